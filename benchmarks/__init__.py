@@ -1,0 +1,1 @@
+"""`bench`: a running model becomes records, and records become reports."""

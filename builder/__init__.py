@@ -1,0 +1,1 @@
+"""`builder`: a checkpoint becomes proven artifacts in a model repository."""

@@ -1,0 +1,1 @@
+"""`client`: images become answers, from Triton or from any artifact."""

@@ -1,0 +1,57 @@
+"""A checkpoint: one `.safetensors` file with the weights, and the ModelSpec in its header.
+
+Opening one runs no code of the file's author, and needs no torch. Format: github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import CheckpointError
+from model.files import written_beside
+from model.spec import METADATA_KEY, ModelSpec
+
+Weights = dict[str, NDArray[Any]]
+
+
+def write_checkpoint(path: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Write weights and spec as one file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    contiguous = {key: np.ascontiguousarray(array) for key, array in weights.items()}
+    with written_beside(path) as beside:
+        save_file(contiguous, beside, metadata={METADATA_KEY: spec.to_json()})
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read the ModelSpec of a checkpoint. Raises CheckpointError, SpecError."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: has weights but no model spec, so it was not written by `train`. To bring in someone "
+            f"else's weights: builder export {path} --model TIMM_NAME --labels FILE"
+        )
+    return ModelSpec.from_json(metadata[METADATA_KEY], origin=str(path))
+
+
+def read_weights(path: Path) -> Weights:
+    """Read all tensors of a `.safetensors` file by name. Raises CheckpointError."""
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from error

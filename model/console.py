@@ -1,0 +1,70 @@
+"""How every command talks: one error line and an exit code, tables on a terminal, or one JSON document.
+
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from model.errors import OutsideError, RefusedError, TritonkitError
+
+Arguments = ParamSpec("Arguments")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+
+
+def application(help_text: str) -> typer.Typer:
+    """A command-line application in the form all five share."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+
+
+def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn our errors into one message on stderr (with `--json`, also a document on stdout) and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except TritonkitError as error:
+            if kwargs.get("as_json"):
+                print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+            fail(str(error), code=exit_code(error))
+        except KeyboardInterrupt:
+            fail("stopped by the keyboard", code=130)
+
+    return wrapped
+
+
+def exit_code(error: TritonkitError) -> int:
+    """The exit code an error becomes."""
+    if isinstance(error, RefusedError):
+        return 1
+    return 3 if isinstance(error, OutsideError) else 2
+
+
+def fail(message: str, code: int) -> None:
+    """Print `error: message` on stderr and leave with `code`."""
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout; pydantic values are dumped."""
+    print(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)

@@ -1,0 +1,113 @@
+"""The network of a spec: cast, normalise, backbone and head, and the task's last layer, as one torch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from model.checkpoint import read_spec, read_weights, write_checkpoint
+from model.errors import CheckpointError, SpecError
+from model.preprocess import Preprocess
+from model.spec import Architecture, ModelSpec, Normalize
+from model.tasks import task_of
+
+_LAST_LAYERS: dict[str, type[nn.Module]] = {"multiclass": nn.Softmax}
+
+
+class Network(nn.Module):
+    """uint8 images [N, H, W, 3] in, the task's outputs out; everything in between is inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec, pretrained: bool = False) -> None:
+        """Build with random weights, or with the library's `pretrained` ones. Raises SpecError."""
+        super().__init__()
+        task_of(spec)
+        self.spec = spec
+        self.backbone = _backbone(spec.architecture, classes=len(spec.labels), pretrained=pretrained)
+        # Channel-first statistics on pixels in 0..255. The spec is their home, so no checkpoint holds them.
+        self.register_buffer("mean", _per_channel(spec.normalize.mean), persistent=False)
+        self.register_buffer("std", _per_channel(spec.normalize.std), persistent=False)
+        self.last = _LAST_LAYERS[spec.task](dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the loss wants: the head's raw values, float32 [N, C], from uint8 [N, H, W, 3]."""
+        # Cast before the transpose: TensorRT for RTX resizes no uint8 tensor that was transposed.
+        pixels = images.to(self.mean.dtype).permute(0, 3, 1, 2)
+        raw: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return raw
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The answers, in the order of the spec's outputs: what is exported and served."""
+        return (self.last(self.logits(image)),)
+
+
+def load_network(checkpoint: Path) -> Network:
+    """The trained network of a checkpoint, ready to infer. Raises CheckpointError, SpecError."""
+    network = Network(read_spec(checkpoint))
+    weights = {key: torch.from_numpy(array) for key, array in read_weights(checkpoint).items()}
+    load_weights(network, weights, origin=str(checkpoint))
+    return network.eval()
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Load a state dict that must fit exactly. Raises CheckpointError naming what does not."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{origin}: the weights do not fit the network: {error}") from error
+
+
+def save_network(path: Path, network: Network, spec: ModelSpec | None = None) -> None:
+    """Write a network as a checkpoint; `spec` replaces its own (a lineage is known only after training)."""
+    weights = {key: tensor.detach().cpu().numpy() for key, tensor in network.state_dict().items()}
+    write_checkpoint(path, spec or network.spec, weights)
+
+
+def architecture_of(name: str, height: int, width: int) -> Architecture:
+    """The timm architecture `name` for images of this size. Raises SpecError for an unknown name."""
+    config = _timm_config(name)
+    # Networks with position tables are built for one size; others take any and know no such argument.
+    arguments: dict[str, Any] = {"img_size": [height, width]} if config.fixed_input_size else {}
+    return Architecture(name=name, arguments=arguments)
+
+
+def timm_normalize(name: str) -> Normalize:
+    """The mean and std that timm's weights of this name were trained with."""
+    config = _timm_config(name)
+    return Normalize(mean=config.mean, std=config.std)
+
+
+def timm_preprocess(name: str) -> Preprocess:
+    """The evaluation size, crop ratio and interpolation that timm documents for this name."""
+    config = _timm_config(name)
+    _, height, width = config.input_size
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    return Preprocess(height=height, width=width, crop_ratio=config.crop_pct or 1.0, interpolation=interpolation)
+
+
+def _timm_config(name: str) -> Any:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
+    return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+
+
+def _backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
+    _timm_config(architecture.name)
+    arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
+    try:
+        network: nn.Module = timm.create_model(architecture.name, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError(f"timm cannot build {architecture.name} {architecture.arguments}: {error}") from error
+    return network
+
+
+def _per_channel(values: tuple[float, float, float]) -> Tensor:
+    return (torch.tensor(values, dtype=torch.float64) * 255).float().view(1, 3, 1, 1)

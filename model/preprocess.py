@@ -1,0 +1,202 @@
+"""From the bytes of a picture to the uint8 array a model takes, and back to places in the picture.
+
+This is the only implementation: training, evaluation, the client and server-side decoding all call
+`load_image`. It needs Pillow and numpy and nothing of ours, so that the file can be carried to a server.
+
+What is done, in this order: decode (the first frame of an animation), turn as EXIF says, 16 bit to 8,
+transparency onto white, RGB, then crop, pad or squash to the model's size with Pillow's antialiased resize.
+Colour profiles are not applied, as in torchvision and timm.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+"""Pictures with more pixels than this are refused before they are decoded."""
+MAX_BYTES = 256 * 2**20
+"""Files larger than this are refused before they are read."""
+MAX_SIDE = 8192
+"""The largest height or width a model may ask for."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Only these decoders are tried, whatever a file is named."""
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+)
+"""File names that end so are pictures when a folder is searched."""
+
+ImageArray: TypeAlias = NDArray[np.uint8]
+Box: TypeAlias = tuple[float, float, float, float]
+
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# EXIF 2.32, tag 274: how the stored picture must be turned to stand upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 274
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes `height` x `width`.
+
+    fit: `crop` keeps the centre, `crop_ratio` of the largest box of the right shape; `pad` keeps everything
+    and fills the rest with `fill` (letterbox); `squash` keeps everything and changes the shape.
+    """
+
+    height: int
+    width: int
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    crop_ratio: float = 1.0
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for side in (self.height, self.width):
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"a model's height and width lie in 1..{MAX_SIDE}, got {side}")
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio lies in (0, 1], got {self.crop_ratio}")
+        if not all(0 <= level <= 255 for level in self.fill):
+            raise ValueError(f"fill levels lie in 0..255, got {self.fill}")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of the upright picture lies where in the model's input, both as (left, top, right, bottom)."""
+
+    source_size: tuple[int, int]
+    """Width and height of the upright picture."""
+    source_box: Box
+    target_box: Box
+
+    def to_source(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point of the model's input to the upright picture, in pixels."""
+        source, target = self.source_box, self.target_box
+        return (
+            source[0] + (x - target[0]) * (source[2] - source[0]) / (target[2] - target[0]),
+            source[1] + (y - target[1]) * (source[3] - source[1]) / (target[3] - target[1]),
+        )
+
+
+def load_image(data: bytes, how: Preprocess) -> tuple[ImageArray, Geometry]:
+    """Decode a picture's bytes and fit it.
+
+    Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
+    """
+    return fit_image(decode_image(data), how)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode bytes to an upright 8-bit RGB picture. Raises ImageError."""
+    if not data:
+        raise ImageError("the file is empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    image = _open(data)
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} in all are decoded")
+    orientation = _orientation(image)
+    try:
+        image.seek(0)
+        image.load()
+        rgb = _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"the {image.format} data is broken or cut short ({error})") from error
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def fit_image(image: Image.Image, how: Preprocess) -> tuple[ImageArray, Geometry]:
+    """Crop, pad or squash an RGB picture to uint8 [height, width, 3]."""
+    box, (left, top, width, height) = _layout(image.width, image.height, how)
+    resized = image.resize((width, height), _RESAMPLE[how.interpolation], box=box)
+    if (width, height) != (how.width, how.height):
+        canvas = Image.new("RGB", (how.width, how.height), how.fill)
+        canvas.paste(resized, (left, top))
+        resized = canvas
+    target = (float(left), float(top), float(left + width), float(top + height))
+    return np.array(resized, dtype=np.uint8), Geometry(image.size, box, target)
+
+
+def _layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
+    """The box taken from the source, and (left, top, width, height) of where it goes."""
+    if how.fit == "squash":
+        return (0.0, 0.0, float(width), float(height)), (0, 0, how.width, how.height)
+    if how.fit == "pad":
+        scale = min(how.width / width, how.height / height)
+        inner_width = max(1, min(how.width, round(width * scale)))
+        inner_height = max(1, min(how.height, round(height * scale)))
+        left, top = (how.width - inner_width) // 2, (how.height - inner_height) // 2
+        return (0.0, 0.0, float(width), float(height)), (left, top, inner_width, inner_height)
+    scale = min(width / how.width, height / how.height) * how.crop_ratio
+    box_width, box_height = how.width * scale, how.height * scale
+    x, y = (width - box_width) / 2, (height - box_height) / 2
+    # Rounding must not reach past the picture by an epsilon: Pillow refuses such a box.
+    return (max(0.0, x), max(0.0, y), min(float(width), x + box_width), min(float(height), y + box_height)), (
+        0,
+        0,
+        how.width,
+        how.height,
+    )
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not a picture; {', '.join(FORMATS)} can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too many pixels; at most {MAX_PIXELS:,} are decoded ({error})") from error
+    except Exception as error:
+        raise ImageError(f"the picture's header is broken ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001 - a broken EXIF block does not make the picture unusable
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_integers(image)
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """Grey with 16 bits a pixel, which Pillow would clip to white instead of scaling."""
+    levels: NDArray[Any] = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ImageError("grey levels outside 0..65535; save it with 8 or 16 bits a channel")
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,34 @@
+"""Run a checkpoint's network in process: the reference all artifacts are judged against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from model.network import Network, load_network
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+
+
+class TorchRunner(Runner):
+    """A network on the CPU, or on the GPU where torch sees one."""
+
+    def __init__(self, network: Network, origin: str) -> None:
+        self.spec = network.spec
+        self.origin = origin
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.eval().to(self._device)
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, threads: int = 0) -> TorchRunner:
+        """Open a checkpoint. Raises CheckpointError, SpecError."""
+        if threads:
+            torch.set_num_threads(threads)
+        return cls(load_network(path), origin=str(path))
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        with torch.inference_mode():
+            answers = self._network(torch.from_numpy(batch).to(self._device))
+        names = [output.name for output in self.spec.outputs]
+        return {name: answer.cpu().numpy() for name, answer in zip(names, answers, strict=True)}

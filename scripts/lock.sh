@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Resolve requirements/*.lock again: hashed, for every Python the project supports, no registry's address inside.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+  "$UV" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+    --custom-compile-command "make lock" --upgrade "$@"
+}
+compile pyproject.toml --extra dev --constraint requirements/constraints.txt --output-file requirements/dev.lock
+compile pyproject.toml --extra client --output-file requirements/client.lock
+compile requirements/triton.in --output-file requirements/triton.lock
+compile requirements/data.in --no-deps --output-file requirements/data.lock
+echo "uv" | compile - --output-file requirements/uv.lock

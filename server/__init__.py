@@ -1,0 +1,1 @@
+"""`server`: a model repository becomes a running Triton."""

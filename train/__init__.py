@@ -1,0 +1,1 @@
+"""`train`: a data folder and a YAML become a checkpoint."""
