@@ -18,12 +18,15 @@ from model.spec import METADATA_KEY, ModelSpec
 
 Weights = dict[str, NDArray[Any]]
 
+_NOT_IN_NUMPY = ("BF16", "F8_", "F6_", "F4")
+
 
 def write_checkpoint(path: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> None:
     """Write weights and spec as one file, whole or not at all."""
     from safetensors.numpy import save_file
 
-    contiguous = {key: np.ascontiguousarray(array) for key, array in weights.items()}
+    # Not ascontiguousarray, which gives a scalar an axis.
+    contiguous = {key: np.asarray(array, order="C") for key, array in weights.items()}
     with written_beside(path) as beside:
         save_file(contiguous, beside, metadata={METADATA_KEY: spec.to_json()})
 
@@ -43,7 +46,15 @@ def read_spec(path: Path) -> ModelSpec:
 def read_weights(path: Path) -> Weights:
     """Read all tensors of a `.safetensors` file by name. Raises CheckpointError."""
     with _opened(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        return {key: _tensor(file, key, path) for key in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _tensor(file: Any, key: str, path: Path) -> NDArray[Any]:
+    kind: str = file.get_slice(key).get_dtype()
+    if kind.startswith(_NOT_IN_NUMPY):
+        raise CheckpointError(f"{path}: {key} is of type {kind}, which numpy lacks; save the weights as float32")
+    array: NDArray[Any] = file.get_tensor(key)
+    return array
 
 
 def _opened(path: Path) -> Any:

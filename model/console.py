@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -64,6 +65,39 @@ def fail(message: str, code: int) -> None:
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; pydantic values are dumped."""
     print(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout, as wide as the terminal, or as its text where there is none."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(drawn)
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done; the function given tells of the next step."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(first) as status:
+        if not console.is_terminal:
+            console.print(first, style=None, markup=False, highlight=False)
+
+        def report(step: str) -> None:
+            status.update(step)
+            if not console.is_terminal:
+                console.print(step, style=None, markup=False, highlight=False)
+
+        yield report
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from model.files import written_beside
 from model.preprocess import ImageArray
 from model.runners.base import Outputs
 
+GOLDEN_FILE = "golden.npz"
 MAX_IMAGES = 32
 _OUTPUT = "output."
 
@@ -45,19 +45,31 @@ class Golden:
         """Read an `.npz` without unpickling anything. Raises ArtifactError."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(
+                golden = cls(
                     images=arrays["images"],
                     outputs={k.removeprefix(_OUTPUT): arrays[k] for k in arrays.files if k.startswith(_OUTPUT)},
                     targets=arrays["targets"] if "targets" in arrays.files else None,
                     source=str(arrays["source"]),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, zlib and numpy share no base class
             raise ArtifactError(f"{path}: not a readable golden sample ({error})") from error
+        golden._check(path)
+        return golden
+
+    def _check(self, path: Path) -> None:
+        images = self.images
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ArtifactError(
+                f"{path}: golden images are uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
+            )
+        for name, array in {**self.outputs, "targets": self.targets}.items():
+            if array is not None and array.shape[:1] != images.shape[:1]:
+                raise ArtifactError(f"{path}: {len(images)} images, but {name} is {list(array.shape)}")
 
 
 def beside_checkpoint(checkpoint: Path) -> Golden | None:
     """The golden sample of a checkpoint: `<stem>.golden.npz`, or the folder's `golden.npz`; None without one."""
-    for candidate in (checkpoint.with_suffix(".golden.npz"), checkpoint.with_name("golden.npz")):
+    for candidate in (checkpoint.with_suffix(".golden.npz"), checkpoint.with_name(GOLDEN_FILE)):
         if candidate.is_file():
             return Golden.load(candidate)
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint import read_spec, read_weights, write_checkpoint
-from model.errors import CheckpointError, SpecError
+from model.errors import CheckpointError, OutsideError, SpecError
 from model.preprocess import Preprocess
 from model.spec import Architecture, ModelSpec, Normalize
 from model.tasks import task_of
+
+_NOT_IN_A_SPEC = ("checkpoint_path", "num_classes", "pretrained")
+"""Arguments of timm that would say again what a spec says, or open files that it does not carry."""
 
 _LAST_LAYERS: dict[str, type[nn.Module]] = {"multiclass": nn.Softmax}
 
@@ -44,7 +49,22 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The answers, in the order of the spec's outputs: what is exported and served."""
-        return (self.last(self.logits(image)),)
+        return self.answers(self.logits(image))
+
+    def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """The last layer alone: the answers that the head's raw values mean."""
+        return (self.last(logits),)
+
+    def with_normalize(self, normalize: Normalize) -> Network:
+        """The same weights behind another normalisation; the backbone is shared, not copied."""
+        other = copy.copy(self)
+        other._buffers = {
+            **self._buffers,
+            "mean": _per_channel(normalize.mean),
+            "std": _per_channel(normalize.std),
+        }
+        other.spec = self.spec.model_copy(update={"normalize": normalize})
+        return other
 
 
 def load_network(checkpoint: Path) -> Network:
@@ -93,17 +113,25 @@ def timm_preprocess(name: str) -> Preprocess:
 
 def _timm_config(name: str) -> Any:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
-    return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    try:
+        return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as error:  # a tag after the dot that the model does not have
+        raise SpecError(f"timm {timm.__version__} has no weights {name!r}. See timm.list_pretrained().") from error
 
 
 def _backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
     _timm_config(architecture.name)
+    refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
+    if refused:
+        raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
     arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
     try:
         network: nn.Module = timm.create_model(architecture.name, **arguments)
+    except OSError as error:
+        raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise SpecError(f"timm cannot build {architecture.name} {architecture.arguments}: {error}") from error
     return network

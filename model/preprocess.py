@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels than this are refused before they are decoded."""
+MAX_SOURCE_SIDE = 65_535
+"""The longest side a JPEG can have. Resizing a longer line of pixels takes gigabytes, however thin it is."""
 MAX_BYTES = 256 * 2**20
 """Files larger than this are refused before they are read."""
 MAX_SIDE = 8192
@@ -33,6 +36,8 @@ SUFFIXES = frozenset(
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]
+Fit: TypeAlias = Literal["crop", "pad", "squash"]
+Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -67,14 +72,19 @@ class Preprocess:
 
     height: int
     width: int
-    fit: Literal["crop", "pad", "squash"] = "crop"
+    fit: Fit = "crop"
     crop_ratio: float = 1.0
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     fill: tuple[int, int, int] = (0, 0, 0)
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        # Pydantic has checked these two, but the file also stands alone.
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"fit is one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        if self.interpolation not in _RESAMPLE:
+            raise ValueError(f"interpolation is one of {', '.join(_RESAMPLE)}, got {self.interpolation!r}")
         for side in (self.height, self.width):
             if not 1 <= side <= MAX_SIDE:
                 raise ValueError(f"a model's height and width lie in 1..{MAX_SIDE}, got {side}")
@@ -102,6 +112,19 @@ class Geometry:
         )
 
 
+def load_file(path: Path, how: Preprocess) -> tuple[ImageArray, Geometry]:
+    """`load_image` of a file, whose size is looked at before it is read. Raises ImageError."""
+    try:
+        if not path.is_file():
+            raise ImageError("no such file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error
+    return load_image(data, how)
+
+
 def load_image(data: bytes, how: Preprocess) -> tuple[ImageArray, Geometry]:
     """Decode a picture's bytes and fit it.
 
@@ -117,9 +140,11 @@ def decode_image(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
     image = _open(data)
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} in all are decoded")
-    orientation = _orientation(image)
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SOURCE_SIDE:
+        raise ImageError(
+            f"{image.width:,} x {image.height:,} pixels; "
+            f"at most {MAX_PIXELS:,} in all and {MAX_SOURCE_SIDE:,} a side are decoded"
+        )
     try:
         image.seek(0)
         image.load()
@@ -128,6 +153,8 @@ def decode_image(data: bytes) -> Image.Image:
         raise
     except Exception as error:
         raise ImageError(f"the {image.format} data is broken or cut short ({error})") from error
+    # Read after decoding: Pillow turns a TIFF itself while it loads, and forgets the tag.
+    orientation = _orientation(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     JsonValue,
     PositiveFloat,
     PositiveInt,
@@ -38,7 +39,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Frozen(BaseModel):
     """Base of values that never change and refuse unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no NaN: as null a metric that diverged could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class TensorSpec(Frozen):
@@ -62,6 +64,8 @@ class Architecture(Frozen):
 
 class Normalize(Frozen):
     """First layer of the network, per RGB channel on pixels in 0..1: `(pixel - mean) / std`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -92,7 +96,7 @@ class ModelSpec(Frozen):
     preprocess: Preprocess
     normalize: Normalize
     labels: tuple[str, ...] = ()
-    thresholds: dict[str, float] = {}
+    thresholds: dict[str, FiniteFloat] = {}
     lineage: Lineage = Lineage()
 
     @model_validator(mode="after")
@@ -101,6 +105,13 @@ class ModelSpec(Frozen):
         if self.input != expected:
             raise ValueError(f"input is {self.input}, but preprocessing makes {expected}")
         return self
+
+    def renamed(self, name: str) -> ModelSpec:
+        """The same model under another name. Raises SpecError when it would not be a safe folder name."""
+        try:
+            return ModelSpec.model_validate({**self.model_dump(), "name": name})
+        except ValidationError as error:
+            raise SpecError(f"{name!r} cannot name a model:\n{problems_of(error)}") from error
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -114,7 +125,7 @@ class ModelSpec(Frozen):
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep
             raise SpecError(f"{origin}: the model's spec is not JSON ({error})") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -33,9 +33,7 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
     """
     opener = OPENERS.get(path.suffix)
     if opener is None:
-        raise ArtifactError(
-            f"{path}: cannot run a {path.suffix or 'suffixless'} file; known: {', '.join(OPENERS)}"
-        )
+        raise ArtifactError(f"{path}: cannot run a {path.suffix or 'suffixless'} file; known: {', '.join(OPENERS)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

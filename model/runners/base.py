@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import BatchError
@@ -35,7 +36,7 @@ class Runner(ABC):
                 f"{self.origin}: input {self.spec.input} takes uint8 [N, {', '.join(map(str, expected))}], "
                 f"got {batch.dtype} {list(batch.shape)}. Use model.preprocess.load_image."
             )
-        return self._infer(batch)
+        return self._infer(np.require(batch, requirements=["C", "W"]))  # torch takes no other memory
 
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...

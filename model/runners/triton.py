@@ -48,7 +48,8 @@ class TritonServer:
 
     def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0) -> None:
         scheme, separator, address = url.rpartition("://")
-        if (separator and scheme not in ("grpc", "http")) or ":" not in address:
+        port = address.rpartition(":")[2]
+        if (separator and scheme not in ("grpc", "http")) or ":" not in address or not port.isdecimal():
             raise InputError(f"{url}: expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT")
         self.url = url
         self.protocol: Literal["grpc", "http"] = "http" if scheme == "http" else "grpc"
@@ -116,9 +117,7 @@ class TritonServer:
     @property
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
-            limits = (
-                {"network_timeout": self._timeout_s, "connection_timeout": 10.0} if self.protocol == "http" else {}
-            )
+            limits = {"network_timeout": self._timeout_s, "connection_timeout": 10.0} if self.protocol == "http" else {}
             self._local.client = self._module.InferenceServerClient(self._address, **limits)
         return self._local.client
 

@@ -39,4 +39,8 @@ class Task(ABC):
 
     @abstractmethod
     def caption(self, answer: Answer) -> str:
-        """An answer in a few words, for a table or a contact sheet."""
+        """An answer in a few words, for a contact sheet."""
+
+    @abstractmethod
+    def cells(self, answer: Answer) -> list[str]:
+        """An answer as the cells of a table row, the best first."""

@@ -43,4 +43,7 @@ class Multiclass(Task):
         return {**ranking[0], "top": ranking}
 
     def caption(self, answer: Answer) -> str:
-        return f"{answer['label']} {answer['probability']:.2f}"
+        return self.cells(answer)[0]
+
+    def cells(self, answer: Answer) -> list[str]:
+        return [f"{ranked['label']} {ranked['probability']:.2f}" for ranked in answer["top"]]

@@ -1,0 +1,121 @@
+"""ONNX from a network, and what an ONNX file says of itself."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+
+from model.errors import ArtifactError
+from model.network import Network
+from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
+
+OPSET = 20
+_TRITON_TYPES: dict[int, DType] = {
+    onnx.TensorProto.BOOL: "BOOL",
+    onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.INT16: "INT16",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.FLOAT16: "FP16",
+    onnx.TensorProto.BFLOAT16: "BF16",
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.DOUBLE: "FP64",
+    onnx.TensorProto.STRING: "BYTES",
+}
+
+
+def onnx_from_network(network: Network, path: Path) -> None:
+    """Write the network as an fp32 graph with a dynamic batch axis, the spec in its metadata.
+
+    Raises ArtifactError when torch cannot export the network.
+    """
+    spec = network.spec
+    # An example batch of one would make the exporter take the batch axis for a constant.
+    example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network.cpu().eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                input_names=[spec.input.name],
+                output_names=[output.name for output in spec.outputs],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            cause = str(error).strip().splitlines()[0]
+            raise ArtifactError(f"{spec.name}: torch cannot export {spec.architecture.name}: {cause}") from error
+    if program is None:
+        raise ArtifactError(f"{spec.name}: torch exported nothing")
+    model = program.model_proto
+    _without_traces(model)
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of an ONNX file, without their batch axis. Raises ArtifactError, also for a fixed batch."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # protobuf's errors share no base class with OSError
+        raise ArtifactError(f"{path}: not a readable ONNX file ({error})") from error
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = tuple(_tensor(value, path) for value in graph.input if value.name not in weights)
+    return inputs, tuple(_tensor(value, path) for value in graph.output)
+
+
+def onnx_precision(path: Path) -> str:
+    """The float type that holds most of the weights, in lower case: `fp32`, `fp16`, `bf16`."""
+    elements: dict[DType, int] = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        dtype = _TRITON_TYPES.get(tensor.data_type, "BYTES")
+        if dtype in ("FP32", "FP16", "BF16"):
+            elements[dtype] = elements.get(dtype, 0) + int(torch.Size(tensor.dims).numel())
+    return max(elements, key=lambda dtype: elements[dtype]).lower() if elements else "none"
+
+
+def spec_in_onnx(path: Path) -> ModelSpec | None:
+    """The spec a graph carries, None without one. Raises SpecError for a broken one."""
+    for entry in onnx.load(path, load_external_data=False).metadata_props:
+        if entry.key == METADATA_KEY:
+            return ModelSpec.from_json(entry.value, origin=str(path))
+    return None
+
+
+def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    if not dims or not isinstance(dims[0], str) or any(isinstance(dim, str) for dim in dims[1:]):
+        raise ArtifactError(f"{path}: {value.name} is {dims}; expected a dynamic batch axis first, then fixed sizes")
+    return TensorSpec(name=value.name, dtype=_TRITON_TYPES[tensor.elem_type], shape=tuple(map(int, dims[1:])))
+
+
+def _without_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: Python stack traces with the paths of this machine."""
+    graph = model.graph
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
+        del item.metadata_props[:]
+    del model.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,113 @@
+"""`config.pbtxt`, made and read with Triton's own protobuf, never by string templates.
+
+Schema: triton-inference-server/common, protobuf/model_config.proto, as `tritonclient` ships it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from model.errors import ArtifactError
+from model.spec import METADATA_KEY, ModelSpec, TensorSpec
+
+CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
+ARTIFACTS = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+"""The file Triton's backends look for in a version folder."""
+LAST_VERSION = "last_version"
+"""Parameter with the highest version ever published, so that a number is not used again after a deletion."""
+
+ModelConfig = Any
+"""Triton's `ModelConfig` message; the generated module carries no types."""
+
+
+def config_for(
+    spec: ModelSpec,
+    interface: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+    max_batch: int,
+    version: int,
+    present: ModelConfig | None = None,
+) -> ModelConfig:
+    """The configuration of an artifact, whose own inputs and outputs are `interface`.
+
+    What was tuned in the `present` configuration of the model (instances, batching, …) is kept.
+
+    Raises ArtifactError when the artifact's interface is not the spec's.
+    """
+    if interface != ((spec.input,), spec.outputs):
+        found = "; ".join(", ".join(map(str, side)) for side in interface)
+        raise ArtifactError(
+            f"{spec.name}: the artifact has {found}; its spec says {spec.input}; {', '.join(map(str, spec.outputs))}"
+        )
+    config = model_config_pb2.ModelConfig()
+    if present is None:
+        config.dynamic_batching.SetInParent()
+    else:
+        config.CopyFrom(present)
+        del config.input[:], config.output[:]
+    config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch
+    for tensor in interface[0]:
+        config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
+    for tensor in interface[1]:
+        labelled = spec.labels and tensor.shape == (len(spec.labels),)
+        config.output.add(
+            name=tensor.name,
+            data_type=_data_type(tensor),
+            dims=tensor.shape,
+            label_filename=LABELS_FILE if labelled else "",
+        )
+    config.parameters[METADATA_KEY].string_value = public_json(spec)
+    config.parameters[LAST_VERSION].string_value = str(version)
+    return config
+
+
+def public_json(spec: ModelSpec) -> str:
+    """The spec as clients see it: without its lineage, which tells of the training machine."""
+    return spec.model_copy(update={"lineage": type(spec.lineage)()}).to_json()
+
+
+def config_to_text(config: ModelConfig) -> str:
+    """The text of `config.pbtxt`; reading it back must give the same message."""
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    if config_from_text(text, origin=config.name) != config:
+        raise ArtifactError(f"{config.name}: its configuration does not survive being written as text")
+    return text
+
+
+def config_from_text(text: str, origin: str) -> ModelConfig:
+    """Parse a `config.pbtxt`. Raises ArtifactError with the line and what is wrong."""
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ArtifactError(f"{origin}: not a Triton model configuration ({error})") from error
+
+
+def read_config(model_folder: Path) -> ModelConfig:
+    """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
+    path = model_folder / CONFIG_FILE
+    try:
+        return config_from_text(path.read_text(encoding="utf-8"), origin=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error})") from error
+
+
+def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
+    """A configuration's `input` or `output` as tensor specs."""
+    names = model_config_pb2.DataType
+    return tuple(
+        TensorSpec(
+            name=entry.name,
+            dtype=names.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES"),
+            shape=tuple(entry.dims),
+        )
+        for entry in entries
+    )
+
+
+def _data_type(tensor: TensorSpec) -> int:
+    number: int = model_config_pb2.DataType.Value("TYPE_" + tensor.dtype.replace("BYTES", "STRING"))
+    return number

@@ -1,0 +1,121 @@
+"""Someone else's weights: read without running their code, and matched to a network's tensors."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import read_weights
+from model.errors import CheckpointError
+
+State = dict[str, Tensor]
+
+_NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+# Counts training steps; no answer depends on it, and older files lack it.
+_UNUSED = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Weights under the network's own keys, and in words how they were matched."""
+
+    weights: State
+    how: str
+
+
+def read_foreign_weights(path: Path) -> State:
+    """The tensors of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        return {key: torch.from_numpy(array) for key, array in read_weights(path).items()}
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds pickled Python objects, which can run code and are not loaded. Save the weights alone, "
+            "torch.save(model.state_dict(), FILE) or safetensors, where the file comes from."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({error})") from error
+    return _state_in(document, path)
+
+
+def _state_in(document: Any, path: Path) -> State:
+    if isinstance(document, Mapping):
+        inner = next((document[key] for key in _NESTED_IN if isinstance(document.get(key), Mapping)), document)
+        state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+        if state:
+            return state
+    raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
+
+
+def map_weights(source: State, target: State, origin: str) -> Matched:
+    """Match weights by name, else by a stripped prefix, else by order where count and shapes agree.
+
+    Raises CheckpointError that says what is missing or of another shape.
+    """
+    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
+    counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
+    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
+    for prefix in ("", *_prefixes(given, wanted)):
+        named = {key: given[prefix + key] for key in wanted if prefix + key in given}
+        if len(named) == len(wanted):
+            _check_shapes(named, wanted, origin)
+            return Matched({**counters, **named}, _said(prefix, unused=len(given) - len(named)))
+    if [t.shape for t in given.values()] == [t.shape for t in wanted.values()]:
+        ordered = dict(zip(wanted, given.values(), strict=True))
+        _check_variances(ordered, origin)
+        return Matched({**counters, **ordered}, f"{len(ordered)} tensors matched by order (names differ)")
+    raise CheckpointError(_why_not(given, wanted, origin))
+
+
+def _prefixes(given: State, wanted: State) -> list[str]:
+    first = next(iter(wanted))
+    return [key.removesuffix(first) for key in given if key.endswith("." + first)]
+
+
+def _said(prefix: str, unused: int) -> str:
+    how = f"matched by name after stripping {prefix!r}" if prefix else "matched by name"
+    return how + (f"; {unused} tensors of the file are not used" if unused else "")
+
+
+def _check_shapes(named: State, wanted: State, origin: str) -> None:
+    wrong = [
+        f"  {key}: expected {list(wanted[key].shape)}, got {list(tensor.shape)}"
+        for key, tensor in named.items()
+        if tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{origin}: {len(wrong)} tensors have another shape than the network's. If only the last layer differs, "
+            "the labels file has another number of classes than the weights; otherwise --model is another size.\n"
+            + "\n".join(wrong[:10])
+        )
+
+
+def _check_variances(ordered: State, origin: str) -> None:
+    """Means and variances have one shape, so only their values can tell that an order is wrong."""
+    negative = [key for key, tensor in ordered.items() if key.endswith("running_var") and bool((tensor < 0).any())]
+    if negative:
+        raise CheckpointError(
+            f"{origin}: matched by order, {negative[0]} would hold negative variances, so the order differs too. "
+            "Rename the file's keys to timm's, or name the right --model."
+        )
+
+
+def _why_not(given: State, wanted: State, origin: str) -> str:
+    missing = [key for key in wanted if key not in given]
+    extra = [key for key in given if key not in wanted]
+    return (
+        f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name, nor by a stripped "
+        f"prefix, nor by order. Missing {len(missing)}: {', '.join(missing[:3])}, …; "
+        f"not known {len(extra)}: {', '.join(extra[:3])}, …. Is --model the right one?"
+    )

@@ -1,0 +1,47 @@
+"""Which pictures are meant: files, folders and globs."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.errors import InputError
+from model.preprocess import SUFFIXES
+
+
+def find_images(given: Sequence[str]) -> list[Path]:
+    """The pictures that files, folders (searched by suffix, with all below) and globs stand for, each once.
+
+    Raises InputError that names everything that stands for nothing.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for text in given:
+        paths = _paths(text)
+        if not paths:
+            problems.append(f"  {text}: {_why_nothing(text)}")
+        found.update(dict.fromkeys(paths))
+    if problems:
+        raise InputError("\n".join(["no pictures to be found:", *problems]))
+    return list(found)
+
+
+def _paths(text: str) -> list[Path]:
+    path = Path(text)
+    if path.is_dir():
+        return _pictures_below(path)
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute patterns too
+    return [picture for match in matches for picture in (_pictures_below(match) if match.is_dir() else [match])]
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _why_nothing(text: str) -> str:
+    if Path(text).is_dir():
+        return f"the folder holds no file that ends in {', '.join(sorted(SUFFIXES))}"
+    return "the pattern matches nothing" if glob.has_magic(text) else "no such file or folder"

@@ -1,0 +1,43 @@
+"""Ports: are they free, and if not, who holds them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import psutil
+
+from model.errors import ServerError
+
+
+def check_free(host: str, ports: dict[str, int]) -> None:
+    """Raise ServerError naming every port that cannot be bound and, where the system tells, its holder."""
+    problems = [problem for title, port in ports.items() if (problem := _problem(host, title, port))]
+    if len(set(ports.values())) < len(ports):
+        problems.append("two of the ports are the same")
+    if problems:
+        raise ServerError("; ".join(problems) + ". Choose others with --http-port, --grpc-port, --metrics-port.")
+
+
+def _problem(host: str, title: str, port: int) -> str | None:
+    with socket.socket() as probe:
+        # As Triton does: a port whose last connections still linger is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"{title} port {port} is in use by {_holder(port)}"
+            return f"{title} port {port} on {host}: {error.strerror}"
+    return None
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"{process.name()} (pid {process.pid}: {' '.join(process.cmdline())[:80]})"
+    except psutil.Error:
+        pass  # another user's processes are hidden
+    return "a process this user cannot see"
