@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.verdict import LIMITS, MIDDLE_BATCH, Comparison, Limits, Problem, Verdict, batch_sizes, compare
+from builder.verdict import LIMITS, MIDDLE_BATCH, Comparison, Limits, Problem, Verdict, batch_sizes, compare, rounding
 from model.errors import TritonkitError
 from model.golden import Golden
 from model.preprocess import ImageArray
@@ -69,7 +69,7 @@ class _Trial:
         expected = np.concatenate([array.reshape(len(array), -1) for array in self.expected.values()], axis=1)
         if not np.isfinite(expected).all():
             self._refuse("reference", "the checkpoint itself answers NaN or infinity: nothing can be proven with it")
-        elif float(np.abs(expected - expected[0]).max()) < self.limits.max_abs / 100:
+        elif (np.abs(expected - expected[0]) <= 2 * rounding(expected)).all():
             self._refuse(
                 "reference",
                 "the checkpoint gives every image the same answer, so a wrong graph would not show. Export trained "

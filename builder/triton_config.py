@@ -91,8 +91,10 @@ def read_config(model_folder: Path) -> ModelConfig:
     path = model_folder / CONFIG_FILE
     try:
         return config_from_text(path.read_text(encoding="utf-8"), origin=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: is not UTF-8 text ({error})") from error
 
 
 def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:

@@ -23,6 +23,8 @@ from model.spec import Frozen
 from model.tasks import Task
 
 MIDDLE_BATCH = 3
+ROUNDINGS = 16
+"""A last layer such as softmax adds up to about so many roundings of its values."""
 
 
 class Limits(Frozen):
@@ -105,8 +107,17 @@ def compare(asked: str, task: Task, expected: Outputs, actual: Outputs) -> Compa
 
 
 def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """Norm of the error over the norm of the expected values' variation between images."""
+    """Norm of the error over the norm of the expected values' variation between images.
+
+    What is within the rounding of a value's own type is no error: untrained networks vary by little more than that.
+    """
     reference = expected.astype(np.float64)
     variation = float(np.linalg.norm(reference - reference.mean(axis=0)))
-    error = float(np.linalg.norm(actual.astype(np.float64) - reference))
+    beyond_rounding = np.abs(actual - reference) - rounding(expected)
+    error = float(np.linalg.norm(np.maximum(beyond_rounding, 0)))
     return error / variation if variation else float(error > 0)
+
+
+def rounding(values: NDArray[Any]) -> NDArray[np.float64]:
+    """How far two right computations of these values may lie apart, for their floating-point type."""
+    return ROUNDINGS * float(np.finfo(values.dtype).eps) * np.abs(values).astype(np.float64)

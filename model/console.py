@@ -89,14 +89,13 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     with console.status(first) as status:
-        if not console.is_terminal:
-            console.print(first, style=None, markup=False, highlight=False)
 
         def report(step: str) -> None:
             status.update(step)
             if not console.is_terminal:
-                console.print(step, style=None, markup=False, highlight=False)
+                print(step, file=sys.stderr)
 
+        report(first)
         yield report
 
 

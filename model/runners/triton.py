@@ -66,18 +66,17 @@ class TritonServer:
         rows = index.get("models", []) if isinstance(index, dict) else index
         return [ModelState(**{key: str(value) for key, value in row.items()}) for row in rows]
 
-    def config(self, model: str) -> dict[str, Any]:
-        """A model's configuration. Raises InferenceError, naming the models there are."""
+    def config(self, model: str, version: str = "") -> dict[str, Any]:
+        """A model's configuration. Raises InferenceError, or InputError that names the models there are."""
         try:
             with self._translated(f"read the configuration of {model!r}"):
-                config = self._client.get_model_config(model, **self._as_json)
+                config = self._client.get_model_config(model, version, **self._as_json)
         except InferenceError as error:
             if "unknown model" not in str(error):
                 raise
+            asked = f"{model!r} version {version}" if version else repr(model)
             ready = sorted({row.name for row in self.models() if row.state == "READY"})
-            raise InputError(
-                f"{self.url} has no model {model!r}; it serves: {', '.join(ready) or 'nothing'}"
-            ) from error
+            raise InputError(f"{self.url} has no model {asked}; it serves: {', '.join(ready) or 'nothing'}") from error
         unwrapped: dict[str, Any] = config.get("config", config)
         return unwrapped
 
@@ -86,6 +85,11 @@ class TritonServer:
         with self._translated(f"read the metadata of {model!r}"):
             versions = self._client.get_model_metadata(model, **self._as_json).get("versions", [])
         return str(max(map(int, versions))) if versions else ""
+
+    def release(self) -> str:
+        """The server's own version, such as 2.51.0. Raises InferenceError."""
+        with self._translated("tell its version"):
+            return str(self._client.get_server_metadata(**self._as_json)["version"])
 
     def counters(self, model: str) -> Counters:
         """What the server has counted for a model, all versions together. Raises InferenceError."""
@@ -150,7 +154,7 @@ class TritonRunner(Runner):
         self.model = model
         self.version = version
         self.origin = f"{server.url}/{model}"
-        config = server.config(model)
+        config = server.config(model, version)
         self.max_batch = int(config.get("max_batch_size", 0))
         parameter = config.get("parameters", {}).get(METADATA_KEY)
         if parameter is None:

@@ -1,0 +1,82 @@
+"""`builder check` finds what Triton would refuse, and what it would serve although it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from builder.check import Finding, check_repository
+from builder.publish import staging_folder
+from model.errors import InputError
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def flip_a_weight(path: Path) -> None:
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(-np.array(numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(model, path)
+
+
+def errors(findings: list[Finding]) -> str:
+    return "\n".join(f"{finding.path}: {finding.problem}" for finding in findings if finding.severity == "error")
+
+
+def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path) -> None:
+    assert check_repository(tiny_repository) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda m: (m / "config.pbtxt").unlink(), "cannot be read"),
+        (lambda m: replace_in(m / "config.pbtxt", "max_batch_size", "max_batch_sise"), "not a Triton model config"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "config.pbtxt"),
+        (lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'), "config.pbtxt"),
+        (lambda m: replace_in(m / "config.pbtxt", 'name: "pets"', 'name: "cars"'), "named 'cars'"),
+        (lambda m: replace_in(m / "labels.txt", "cat", "cow"), "is not the 3 labels"),
+        (lambda m: replace_in(m / "model.json", '"cat"', '"cow"'), "another spec in config.pbtxt"),
+        (lambda m: (m / "model.json").write_text("{"), "not JSON"),
+        (lambda m: (m / "1/model.onnx").unlink(), "has no model.onnx"),
+        (lambda m: (m / "1/model.onnx").write_bytes(b"onnx"), "was changed since it was published"),
+        (lambda m: flip_a_weight(m / "1/model.onnx"), "was changed since it was published"),
+        (lambda m: (m / "1/verdict.json").write_text("{}"), "was changed since it was published"),
+        (lambda m: (m / "1/manifest.json").write_text("["), "cannot be read"),
+        (lambda m: (m / "1").rename(m / "v1"), "has no version folder"),
+        (lambda m: (m.parent / ".hidden").mkdir(), "hidden folder"),
+    ],
+)
+def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(tiny_repository / "pets")
+    assert said in errors(check_repository(tiny_repository))
+
+
+def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> None:
+    (staging_folder(tiny_repository) / "pets-1234").mkdir(parents=True)
+    (tiny_repository / "pets" / "02").mkdir()
+    findings = check_repository(tiny_repository)
+    assert not errors(findings)
+    assert {"left by an interrupted export", "Triton ignores it: a version is a number without leading zeros"} == {
+        finding.problem for finding in findings
+    }
+
+
+def test_check_reports_all_models_at_once(tiny_repository: Path) -> None:
+    for name in ("a", "b"):
+        (tiny_repository / name).mkdir()
+    assert errors(check_repository(tiny_repository)).count("config.pbtxt") == 2
+
+
+def test_check_refuses_a_missing_repository(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such model repository"):
+        check_repository(tmp_path / "nowhere")

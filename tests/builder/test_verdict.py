@@ -1,0 +1,190 @@
+"""The verdict passes what is right, and refuses each planted fault with a reason that names it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from builder.verdict import Verdict, compare
+from model.network import Network
+from model.spec import Normalize
+from model.tasks import TASKS
+
+Judge = Callable[..., Verdict]
+Make = Callable[[str], Network]
+
+
+class ChannelsSwapped(Network):
+    """Takes BGR."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return super().logits(images.flip(-1))
+
+
+class HeightAndWidthSwapped(Network):
+    """Takes images on their side."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return super().logits(images.transpose(1, 2))
+
+
+class LabelsShifted(Network):
+    """Answers class k at place k + 1."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (super().forward(image)[0].roll(1, dims=1),)
+
+
+class DependsOnPlace(Network):
+    """Gives the first class more, the later an image stands in the batch."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        raw = super().logits(images)
+        place = torch.arange(raw.shape[0], dtype=raw.dtype)[:, None]
+        return raw + place * torch.tensor([0.01, 0.0, 0.0])
+
+
+class NanForBrightImages(Network):
+    """The square root of a negative number, once a picture is bright enough."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        darkness = 110 - images.float().mean(dim=(1, 2, 3))
+        return super().logits(images) + 0 * darkness.sqrt()[:, None]
+
+
+def as_faulty(kind: type[Network], network: Network) -> Network:
+    faulty = copy.copy(network)
+    faulty.__class__ = kind
+    return faulty
+
+
+def causes(verdict: Verdict) -> str:
+    return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_of: Judge, architecture: str) -> None:
+    network = make_network(architecture)
+    verdict = judge_graph_of(network, network)
+    assert verdict.passed, causes(verdict)
+    assert [c.asked for c in verdict.comparisons] == ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    assert verdict.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (ChannelsSwapped, "cause: channels are swapped"),
+        (HeightAndWidthSwapped, "cause: height and width are swapped"),
+        (LabelsShifted, "cause: labels are shifted by +1"),
+        (DependsOnPlace, "batch_position: the answer depends on the place in the batch"),
+        (NanForBrightImages, "nan: batch 1: output probabilities holds NaN for"),
+    ],
+)
+def test_verdict_names_the_fault_when_the_graph_has_one(
+    make_network: Make, judge_graph_of: Judge, kind: type[Network], named: str
+) -> None:
+    network = make_network("test_resnet")
+    verdict = judge_graph_of(as_faulty(kind, network), network)
+    assert not verdict.passed
+    assert named in causes(verdict)
+
+
+@pytest.mark.parametrize(
+    "normalize",
+    [
+        Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        Normalize(mean=(0.51, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.33)),
+    ],
+)
+def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
+    make_network: Make, judge_graph_of: Judge, normalize: Normalize
+) -> None:
+    network = make_network("test_resnet")
+    verdict = judge_graph_of(network.with_normalize(normalize), network)
+    assert "cause: mean or std is wrong" in causes(verdict)
+
+
+def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, judge_graph_of: Judge) -> None:
+    network = make_network("test_vit")
+    damaged = copy.deepcopy(network)
+    with torch.no_grad():
+        damaged.get_parameter("backbone.blocks.0.norm1.weight").zero_()
+    verdict = judge_graph_of(damaged, network)
+    assert "cause: weight tensor backbone.blocks.0.norm1.weight [64] is all zeros" in causes(verdict)
+
+
+def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, judge_graph_of: Judge) -> None:
+    network = make_network("test_resnet")
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.2)
+    assert "the graph is of another checkpoint" in causes(judge_graph_of(other, network))
+
+
+def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge_graph_of: Judge) -> None:
+    def fix_batch(path: Path) -> None:
+        model = onnx.load(path)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(model, path)
+
+    network = make_network("test_resnet")
+    verdict = judge_graph_of(network, network, fix_batch)
+    assert "batch: the batch axis is fixed: answers a batch of 1, but not of 3, 8" in causes(verdict)
+    assert "interface:" in causes(verdict)
+
+
+def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, judge_graph_of: Judge) -> None:
+    def spoil(path: Path) -> None:
+        model = onnx.load(path)
+        tensor = next(t for t in model.graph.initializer if t.name.endswith("fc.weight"))
+        array = numpy_helper.to_array(tensor).copy()
+        array[0, 0] = np.nan
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        onnx.save(model, path)
+
+    network = make_network("test_resnet")
+    verdict = judge_graph_of(network, network, spoil)
+    assert "holds NaN" in causes(verdict)
+    assert "backbone.fc.weight holds NaN" in causes(verdict)
+
+
+def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judge_graph_of: Judge) -> None:
+    def rename(path: Path) -> None:
+        model = onnx.load(path)
+        old, model.graph.output[0].name = model.graph.output[0].name, "scores"
+        for node in model.graph.node:
+            node.output[:] = ["scores" if name == old else name for name in node.output]
+        onnx.save(model, path)
+
+    network = make_network("test_resnet")
+    assert "has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
+
+
+def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(
+    make_network: Make, judge_graph_of: Judge
+) -> None:
+    network = make_network("test_resnet")
+    constant = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in constant.parameters():
+            parameter.zero_()
+    assert "gives every image the same answer" in causes(judge_graph_of(constant, constant))
+
+
+def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:
+    expected = {"probabilities": np.array([[0.5, 0.4999, 0.0001], [0.9, 0.1, 0.0]], np.float32)}
+    actual = {"probabilities": np.array([[0.4999, 0.5, 0.0001], [0.1, 0.9, 0.0]], np.float32)}
+    assert compare("batch 1", TASKS["multiclass"], expected, actual).decisions_kept == 0.5

@@ -1,0 +1,130 @@
+"""Someone else's weights find their places, or are refused with what does not fit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from builder.options import Foreign, foreign_from
+from builder.sources import source_from_state_dict
+from builder.weights import State, map_weights, read_foreign_weights
+from model.errors import CheckpointError, InputError
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(1)
+    return dict(timm.create_model("test_resnet", num_classes=3).state_dict())
+
+
+def same(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_weights_are_matched_by_name(state: State) -> None:
+    matched = map_weights(state, state, "x")
+    assert same(matched.weights, state)
+    assert matched.how == "matched by name"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.backbone.", "_orig_mod."])
+def test_weights_are_matched_by_stripped_prefix(state: State, prefix: str) -> None:
+    extra = {"loss.margin": torch.zeros(1)}
+    matched = map_weights({prefix + key: value for key, value in state.items()} | extra, state, "x")
+    assert same(matched.weights, state)
+    assert f"after stripping {prefix!r}; 1 tensors of the file are not used" in matched.how
+
+
+def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> None:
+    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+    matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
+    assert same(matched.weights, state)
+    assert matched.how == f"{len(values)} tensors matched by order (names differ)"
+
+
+def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
+    wanted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    given = {
+        f"layer_{i}": -torch.ones_like(value) if key.endswith("running_var") else value
+        for i, (key, value) in enumerate(wanted.items())
+    }
+    with pytest.raises(CheckpointError, match="negative variances"):
+        map_weights(given, wanted, "x")
+
+
+def test_weights_are_refused_when_the_class_count_differs(state: State) -> None:
+    other = dict(timm.create_model("test_resnet", num_classes=7).state_dict())
+    with pytest.raises(CheckpointError, match=r"another number of classes[^$]*fc.weight: expected \[3,"):
+        map_weights(other, state, "w.pth")
+
+
+def test_weights_are_refused_when_nothing_fits(state: State) -> None:
+    with pytest.raises(CheckpointError, match="neither by name, nor by a stripped prefix, nor by order"):
+        map_weights({"a": torch.zeros(1)}, state, "w.pth")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])
+def test_state_dict_is_found_when_nested(tmp_path: Path, state: State, key: str) -> None:
+    torch.save({key: state, "epoch": 3}, tmp_path / "w.pth")
+    assert same(read_foreign_weights(tmp_path / "w.pth"), state)
+
+
+def test_state_dict_is_read_from_safetensors(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    assert same(read_foreign_weights(tmp_path / "w.safetensors"), state)
+
+
+class Payload:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path("/tmp/tritonkit-was-here").write_text, ("x",))
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    marker = Path("/tmp/tritonkit-was-here")
+    marker.unlink(missing_ok=True)
+    torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Payload()))
+    for name in ("w.pth", "raw.pth"):
+        with pytest.raises(CheckpointError, match="pickled Python objects"):
+            read_foreign_weights(tmp_path / name)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_foreign_weights(tmp_path / "w.pth")
+
+
+def test_source_takes_mean_std_and_size_from_the_options(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    foreign = foreign_from("test_resnet", tmp_path / "labels.txt", "0.1,0.2,0.3", "0.4,0.5,0.6", "48x64")
+    assert foreign is not None
+    spec = source_from_state_dict(tmp_path / "w.pth", foreign).network.spec
+    assert spec.input.shape == (48, 64, 3)
+    assert (spec.normalize.mean, spec.normalize.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert spec.labels == ("a", "b", "c")
+    assert "matched by name" in (spec.lineage.note or "")
+
+
+def test_labels_are_refused_when_a_line_is_blank(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    (tmp_path / "labels.txt").write_text("a\n\nc\n")
+    with pytest.raises(InputError, match="no label in line 2"):
+        source_from_state_dict(tmp_path / "w.pth", Foreign("test_resnet", tmp_path / "labels.txt"))
+
+
+def test_options_are_refused_all_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        foreign_from("resnet18", None, "1,2", "0,1,1", "0x5")
+    for part in ("--model and --labels", "--mean 1,2", "--std 0,1,1", "--size 0x5"):
+        assert part in str(caught.value)

@@ -1,0 +1,190 @@
+"""Fixtures that several rooms share: real data, tiny networks, a real Triton."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from typer.testing import CliRunner, Result
+
+from builder.export import Order, export_onnx
+from builder.options import Foreign
+from builder.sources import source_from_checkpoint, source_from_state_dict
+from model.network import Network, architecture_of, save_network
+from model.preprocess import Preprocess
+from model.spec import ModelSpec, Normalize, TensorSpec, image_input
+from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+
+DATA = Path(__file__).parents[1] / ".cache" / "data"
+LABELS = ("cat", "dog", "bird")
+FAMILIES = ("resnet18", "efficientnet_b0", "vit_tiny_patch16_224")
+ROOMS = {"bench": "benchmarks"}
+
+Command = Callable[..., Result]
+
+
+def _fetched(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.fail(f"{folder} is missing: run `make data` first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """Four real photographs, as JPEG."""
+    return _fetched(DATA / "photos")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """Handwritten digits, a folder a label, as PNG."""
+    return _fetched(DATA / "digits")
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Path:
+    """ImageNet weights as a foreign state dict, and their labels."""
+    return _fetched(DATA / "lite0")
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run a console script's application in this process: command("client", "infer", path, ...)."""
+
+    def run(name: str, *arguments: object) -> Result:
+        app = importlib.import_module(f"{ROOMS.get(name, name)}.cli").app
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    """A residual network of three classes at 32 x 32 pixels."""
+    how = Preprocess(height=32, width=32)
+    return ModelSpec(
+        name="pets",
+        task="multiclass",
+        architecture=architecture_of("test_resnet", 32, 32),
+        input=image_input(how),
+        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
+        preprocess=how,
+        normalize=Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        labels=LABELS,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_network(spec: ModelSpec) -> Callable[[str], Network]:
+    """Build a network of a timm architecture with random weights that are the same every time."""
+
+    def made(architecture: str) -> Network:
+        torch.manual_seed(0)
+        built = architecture_of(architecture, 32, 32)
+        return Network(spec.model_copy(update={"architecture": built})).eval()
+
+    return made
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, make_network: Callable[[str], Network]) -> Path:
+    """A checkpoint of the residual network."""
+    path = tmp_path / "pets.safetensors"
+    save_network(path, make_network("test_resnet"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """A repository with the residual network, to be copied from."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_network(folder / "pets.safetensors", make_network("test_resnet"))
+    order = Order(folder / "repository", max_batch=8)
+    export_onnx(source_from_checkpoint(folder / "pets.safetensors"), order, lambda step: None)
+    return order.repository
+
+
+@pytest.fixture
+def tiny_repository(tmp_path: Path, exported_once: Path) -> Path:
+    """A repository of one's own with the model `pets`, version 1."""
+    return Path(shutil.copytree(exported_once, tmp_path / "tiny" / "repository"))
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of three timm families at their own sizes, with random weights and ten labels."""
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "labels.txt").write_text("\n".join(f"label {i}" for i in range(10)))
+    checkpoints = {}
+    for family in FAMILIES:
+        torch.manual_seed(0)
+        torch.save(timm.create_model(family, num_classes=10).state_dict(), folder / f"{family}.pth")
+        source = source_from_state_dict(folder / f"{family}.pth", Foreign(family, folder / "labels.txt"))
+        checkpoints[family] = folder / f"{family}.safetensors"
+        save_network(checkpoints[family], source.network)
+    return checkpoints
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, families: dict[str, Path], lite0: Path) -> Path:
+    """A repository with the three families and real ImageNet weights, each with a passed verdict."""
+    order = Order(tmp_path_factory.mktemp("served") / "repository", max_batch=8)
+    for path in families.values():
+        export_onnx(source_from_checkpoint(path), order, lambda step: None)
+    foreign = Foreign("tf_efficientnet_lite0", lite0 / "labels.txt")
+    source = source_from_state_dict(lite0 / "efficientnet_lite0.pth", foreign, name="imagenet")
+    export_onnx(source, order, lambda step: None)
+    return order.repository
+
+
+def _free_ports() -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def free_ports() -> Callable[[], list[str]]:
+    """The options of `server up` for three ports that nobody uses."""
+
+    def options() -> list[str]:
+        http, grpc, metrics = map(str, _free_ports())
+        return ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
+
+    return options
+
+
+@pytest.fixture(scope="session")
+def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Triton that serves `repository`, stopped with the tests, however they end."""
+    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
+    http, grpc, metrics = _free_ports()
+    server = start(
+        Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics), stops_with_parent=True
+    )
+    wait_until_ready(server, timeout_s=120)
+    yield server
+    os.environ[STATE_VARIABLE] = str(server.folder.parent)
+    stop(server)
+    del os.environ[STATE_VARIABLE]
+
+
+@pytest.fixture(scope="session")
+def served(triton: Server) -> str:
+    """Triton's gRPC address."""
+    return f"127.0.0.1:{triton.options.grpc_port}"
+
+
+@pytest.fixture(scope="session")
+def served_http(triton: Server) -> str:
+    """Triton's HTTP address."""
+    return f"http://127.0.0.1:{triton.options.http_port}"

@@ -1,0 +1,86 @@
+"""How commands end: one line on stderr and an exit code; with --json one document on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model.console import JsonOption, application, print_json, progress, reports_errors, table
+from model.errors import BatchError, ConfigError, InferenceError, RefusedError, ServerError, TritonkitError
+from model.spec import TensorSpec
+
+ERRORS: dict[str, BaseException] = {
+    error.__class__.__name__: error
+    for error in (
+        RefusedError("the verdict failed"),
+        ConfigError("epochs: 0"),
+        BatchError("wrong shape"),
+        ServerError("no answer"),
+        InferenceError("refused"),
+        TritonkitError("anything"),
+        KeyboardInterrupt(),
+    )
+}
+CODES = {"RefusedError": 1, "ServerError": 3, "InferenceError": 3, "KeyboardInterrupt": 130}
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = application("Raise errors.")
+
+    @made.callback()
+    def group() -> None:
+        """Have subcommands."""
+
+    @made.command()
+    @reports_errors
+    def fail(kind: str, as_json: JsonOption = False) -> None:
+        raise ERRORS[kind]
+
+    return made
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_command_ends_with_one_line_and_a_code_when_an_error_is_ours(app: typer.Typer, kind: str) -> None:
+    result = CliRunner().invoke(app, ["fail", kind])
+    assert result.exit_code == CODES.get(kind, 2)
+    assert result.stdout == ""
+    assert result.stderr == f"error: {str(ERRORS[kind]) or 'stopped by the keyboard'}\n"
+
+
+def test_command_prints_a_document_when_json_is_wanted(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["fail", "RefusedError", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"error": {"type": "RefusedError", "message": "the verdict failed"}}
+
+
+def test_command_shows_its_help_when_called_without_arguments(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "Raise errors." in result.output
+
+
+def test_table_shows_a_cell_as_it_is_when_it_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["file", "reason"], [["[red]a.jpg", "x" * 120], ["b.jpg", "empty"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [["file", "reason"], ["[red]a.jpg", "x" * 120], ["b.jpg", "empty"]]
+
+
+def test_progress_goes_to_stderr_when_stdout_holds_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("reading") as report:
+        report("writing [1/2]")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["reading", "writing [1/2]"]
+
+
+def test_print_json_writes_our_values_when_they_are_nested(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"spec": [TensorSpec(name="é", dtype="FP32", shape=(3,))], "path": Path("a/b")})
+    assert json.loads(capsys.readouterr().out) == {
+        "spec": [{"name": "é", "dtype": "FP32", "shape": [3]}],
+        "path": "a/b",
+    }

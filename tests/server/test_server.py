@@ -1,0 +1,184 @@
+"""`server` on a real Triton: it starts, tells why when it does not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+from typer.testing import Result
+
+from server.log import failures
+from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
+
+Command = Callable[..., Result]
+Ports = Callable[[], list[str]]
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def gone(processes: list[psutil.Process], within_s: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_serves_until_told_to_stop(command: Command, tiny_repository: Path, free_ports: Ports) -> None:
+    ports = free_ports()
+    up = command("server", "up", "--repository", tiny_repository, *ports)
+    assert up.exit_code == 0, up.stderr
+    assert "ready: gRPC 127.0.0.1:" in up.stdout
+    status = command("server", "status")
+    assert re.search(r"pets\s+1\s+READY", status.stdout)
+    processes = family(running_servers()[0].pid)
+    assert len(processes) > 1, "tritonserver and its Python stub"
+    addresses = {c.laddr[0] for p in processes for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    down = command("server", "down")
+    assert down.exit_code == 0
+    assert gone(processes, within_s=1)
+    assert "no server is running" in command("server", "status").stdout
+    assert not list(state_folder().rglob("server.json"))
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_names_the_reason_when_a_model_fails_to_load(
+    command: Command, tiny_repository: Path, free_ports: Ports
+) -> None:
+    artifact = tiny_repository / "pets" / "1" / "model.onnx"
+    artifact.write_bytes(artifact.read_bytes()[:5000])
+    up = command("server", "up", "--repository", tiny_repository, *free_ports())
+    assert up.exit_code == 3
+    assert "model pets version 1:" in up.stderr
+    assert "Protobuf parsing failed" in up.stderr or "InvalidProtobuf" in up.stderr
+    assert "Traceback" not in up.stderr
+    assert not running_servers()
+    assert "failed to load" in command("server", "logs").stdout
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_names_the_reason_when_the_configuration_is_wrong(
+    command: Command, tiny_repository: Path, free_ports: Ports
+) -> None:
+    config = tiny_repository / "pets" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "probabilities"', 'name: "scores"'))
+    up = command("server", "up", "--repository", tiny_repository, *free_ports())
+    assert up.exit_code == 3
+    assert "config.pbtxt names the outputs ['scores'], the graph has ['probabilities']" in up.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_names_the_holder_when_a_port_is_in_use(
+    command: Command, tiny_repository: Path, free_ports: Ports
+) -> None:
+    ports = free_ports()
+    port = ports[ports.index("--grpc-port") + 1]
+    holder = subprocess.Popen(
+        [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1"], stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not psutil.Process(holder.pid).net_connections() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        up = command("server", "up", "--repository", tiny_repository, *ports)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert up.exit_code == 3
+    assert f"gRPC port {port} is in use by python" in up.stderr
+    assert f"pid {holder.pid}" in up.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_server_stops_when_its_parent_ends(tiny_repository: Path, free_ports: Ports, number: signal.Signals) -> None:
+    command = ["server", "up", "--foreground", "--repository", str(tiny_repository), *free_ports()]
+    parent = subprocess.Popen(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline().startswith("ready")
+    processes = family(parent.pid)[1:]
+    assert len(processes) > 1
+    os.kill(parent.pid, number)
+    assert gone(processes, within_s=30)
+    parent.wait(30)
+    assert running_servers() == []
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_refuses_a_folder_without_models(command: Command, tmp_path: Path) -> None:
+    up = command("server", "up", "--repository", tmp_path / "nothing")
+    assert up.exit_code == 2
+    assert "make one with `builder export`" in up.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_says_how_to_get_triton_when_it_is_missing(
+    command: Command, tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONKIT_TRITON_ENV", str(tmp_path / "none"))
+    up = command("server", "up", "--repository", tiny_repository)
+    assert up.exit_code == 3
+    assert "make setup" in up.stderr
+
+
+@pytest.fixture
+def fussy(fussy_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    http, grpc, metrics = map(int, free_ports()[1::2])
+    options = Options(repository=fussy_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    wait_until_ready(server, 60)
+    yield server
+    stop(server)
+
+
+def look_up(client: tritonclient.grpc.InferenceServerClient, index: int) -> float | str:
+    tensor = tritonclient.grpc.InferInput("index", [1, 1], "INT64")
+    tensor.set_data_from_numpy(np.array([[index]], np.int64))
+    try:
+        return float(client.infer("fussy", [tensor]).as_numpy("value")[0, 0])
+    except InferenceServerException as error:
+        return str(error.message())
+
+
+def test_backend_batches_requests_and_fails_only_the_wrong_one(fussy: Server) -> None:
+    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{fussy.options.grpc_port}")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda index: look_up(client, index), [0, 1, 2, 99, 4, 5, 6, 7]))
+    wrong = answers.pop(3)
+    assert answers == [0.0, 10.0, 20.0, 40.0, 50.0, 60.0, 70.0]
+    assert isinstance(wrong, str)
+    assert "onnxruntime:" in wrong
+    assert "indices element out of data bounds" in wrong
+    statistics = client.get_inference_statistics("fussy", as_json=True)["model_stats"][0]
+    assert int(statistics["execution_count"]) < 8, "several requests ran as one batch"
+
+
+def test_log_gives_triton_s_reason_without_python_frames() -> None:
+    log = (
+        "E1121 10:22:59.1 1 model_lifecycle.cc:642] \"failed to load 'm' version 2: Internal: ValueError: bad\\n"
+        "\\nAt:\\n"
+        '  /x/model.py(3): initialize\\n"\n'
+        "E1121 10:22:59.1 1 model_repository_manager.cc:724] \"failed to load model 'n': at least one version\"\n"
+    )
+    assert failures(log) == ["model m version 2: Internal: ValueError: bad", "model n: at least one version"]
