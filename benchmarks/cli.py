@@ -1,0 +1,136 @@
+"""The `bench` command."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model.console import JsonOption, application, fail, print_json, reports_errors
+
+if TYPE_CHECKING:
+    from benchmarks.record import Record
+    from benchmarks.run import Plan
+
+app = application("Measure a running model: records of what it does, reports that show them.")
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model the server has loaded.")]
+UrlOption = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC, or http://HOST:PORT.")]
+ConcurrencyOption = Annotated[
+    str, typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight: one number, a doubling range, or a list.")
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images in one request.")]
+RepositoryOption = Annotated[Path, typer.Option(help="The model repository that is served.")]
+ArtifactOption = Annotated[
+    Path | None,
+    typer.Option(help="The served file, to call in process for the limit. Else the repository's model.onnx."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Threads of the in-process calls; 0 is all cores. Else as the server's config says."),
+]
+WindowOption = Annotated[float, typer.Option(min=0.1, help="Seconds in one window.")]
+MaxWindowsOption = Annotated[int, typer.Option(min=3, help="Give up waiting for three that agree after so many.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="A folder of pictures to send. Else the model's golden sample.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Where to write the record. Else bench-MODEL-TIME.json here; none with --json.")
+]
+RecordsArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that `bench run` wrote.")]
+HtmlOption = Annotated[Path | None, typer.Option(help="Write one page that works offline, instead of tables.")]
+
+
+@app.command("run")
+@reports_errors
+def run_command(
+    model: ModelArgument,
+    url: UrlOption = "127.0.0.1:8001",
+    concurrency: ConcurrencyOption = "1:64",
+    batch: BatchOption = 1,
+    repository: RepositoryOption = Path("model_repository"),
+    artifact: ArtifactOption = None,
+    threads: ThreadsOption = None,
+    window_s: WindowOption = 5.0,
+    max_windows: MaxWindowsOption = 10,
+    images: ImagesOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a served model under closed-loop load, beside the same artifact called in process.
+
+    Each level runs until three windows agree within 10 %, counted as perf_analyzer counts. Exit code 1 when
+    some requests failed.
+
+    Examples:
+
+        bench run cats
+
+        bench run cats --concurrency 1,8,32 --output cats.json
+
+        bench run cats --url http://127.0.0.1:8000 --batch 8 --window-s 2 --json
+    """
+    from benchmarks.load import Timing, concurrency_levels
+    from benchmarks.record import write_record
+    from benchmarks.run import Plan
+    from benchmarks.table import print_record
+
+    timing = Timing(window_s=window_s, max_windows=max_windows)
+    levels = concurrency_levels(concurrency)
+    record = _watched(Plan(model, url, levels, batch, repository, artifact, threads, images, timing))
+    if output is None and not as_json:
+        output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    if output is not None:
+        write_record(output, record)
+    if as_json:
+        print_json(record)
+    else:
+        print_record(record)
+        typer.echo(f"record: {output}")
+    failed = sum(level.errors for level in record.levels)
+    if failed:
+        fail(f"{failed} requests failed", code=1)
+
+
+@app.command("report")
+@reports_errors
+def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
+    """Show records, on the terminal or as one self-contained page; several are laid over each other.
+
+    Examples:
+
+        bench report bench-cats-*.json
+
+        bench report before.json after.json --html report.html
+    """
+    from benchmarks.record import read_record
+
+    read = [read_record(path) for path in records]
+    if html is not None:
+        from benchmarks.report import write_report
+
+        write_report(html, read)
+    if as_json:
+        print_json({"records": [record.model_dump(mode="json") for record in read], "html": html})
+    elif html is not None:
+        typer.echo(f"report: {html}")
+    else:
+        from benchmarks.table import print_record
+
+        for record in read:
+            print_record(record)
+
+
+def _watched(plan: Plan) -> Record:
+    """Run a plan with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from benchmarks.run import run
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("connecting", total=plan.phases)
+        return run(plan, lambda text, done: progress.update(task, description=text, completed=done))

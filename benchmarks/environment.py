@@ -1,0 +1,55 @@
+"""What a measurement ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from benchmarks.record import Environment
+
+PACKAGES = ("tritonkit", "numpy", "onnxruntime", "tritonclient")
+
+
+def environment_now(triton: str) -> Environment:
+    """This machine and the packages in use; `triton` is the server's own version."""
+    return Environment(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=_gpus(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        packages={name: found for name in PACKAGES if (found := _installed(name))},
+        triton=triton,
+        load_average=round(psutil.getloadavg()[0], 2),
+    )
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpus() -> tuple[str, ...]:
+    """Name and driver of each GPU, as nvidia-smi tells them; empty without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - fixed words
+    return tuple(answer.stdout.strip().splitlines()) if answer.returncode == 0 else ()
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

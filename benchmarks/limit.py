@@ -1,0 +1,88 @@
+"""The limit beside the figure: how fast the same artifact is with no server around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import batches_of
+from benchmarks.record import Limit, LimitPoint, best_of
+from model.errors import ArtifactError
+from model.preprocess import ImageArray
+from model.runners import open_artifact
+from model.runners.base import Runner
+from model.spec import ModelSpec
+
+MIN_CALLS = 3
+
+
+def server_threads(config: Mapping[str, Any]) -> int:
+    """Intra-op threads a server's model configuration gives the model, all instances together; 0 for its default.
+
+    Parameter: github.com/triton-inference-server/onnxruntime_backend, "intra_op_thread_count".
+    """
+    parameter = config.get("parameters", {}).get("intra_op_thread_count", {})
+    threads = int(parameter.get("string_value", 0))
+    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
+    return threads * max(1, instances)
+
+
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `max_batch` itself."""
+    return (*(1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch), max_batch)
+
+
+def open_reference(path: Path, threads: int, served: ModelSpec) -> Runner:
+    """Open the artifact to compare a server with.
+
+    Raises ArtifactError when it is not the model `served` describes, and what opening it raises.
+    """
+    runner = open_artifact(path, threads=threads)
+    for what, ours, theirs in (
+        ("input", (runner.spec.input,), (served.input,)),
+        ("outputs", runner.spec.outputs, served.outputs),
+    ):
+        if ours != theirs:
+            raise ArtifactError(
+                f"{path}: its {what} {', '.join(map(str, ours))}, the served model's "
+                f"{', '.join(map(str, theirs))}; give the file that is served with --artifact"
+            )
+    return runner
+
+
+def measure_points(
+    runner: Runner,
+    images: ImageArray,
+    sizes: Sequence[int],
+    seconds: float,
+    on_size: Callable[[int], None] = lambda size: None,
+) -> tuple[LimitPoint, ...]:
+    """Call `runner` one batch after another for `seconds` at each batch size.
+
+    images: uint8 [N, H, W, 3]. on_size is told each size before it is measured. Raises what the runner raises.
+    """
+    points = []
+    for size in sizes:
+        on_size(size)
+        points.append(_point(runner, batches_of(images, size), seconds))
+    return tuple(points)
+
+
+def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
+    """The better of both halves, so that a machine that slowed down or sped up flatters no server."""
+    best = best_of(before + after)
+    return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)
+
+
+def _point(runner: Runner, batches: Sequence[ImageArray], seconds: float) -> LimitPoint:
+    for _ in range(2):  # the first calls allocate and choose kernels
+        runner.infer(batches[0])
+    calls, start, elapsed_s = 0, time.perf_counter(), 0.0
+    while elapsed_s < seconds or calls < MIN_CALLS:
+        runner.infer(batches[calls % len(batches)])
+        calls += 1
+        elapsed_s = time.perf_counter() - start
+    size = len(batches[0])
+    return LimitPoint(batch=size, images_per_s=calls * size / elapsed_s, mean_ms=elapsed_s / calls * 1e3)

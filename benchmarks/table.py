@@ -1,0 +1,85 @@
+"""A record on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.record import Level, Record, best_of
+
+PIPE_WIDTH = 120
+"""Columns when the output is a file or a pipe, whose width nobody knows."""
+MAX_DRIFT = 0.1
+
+
+def print_record(record: Record) -> None:
+    """Print a record's levels, its limit, and what to know about both."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)
+    console.print(_levels(record))
+    for line in remarks(record):
+        console.print(Text(line))
+    console.print()
+
+
+def remarks(record: Record) -> list[str]:
+    """What a reader must know to judge the figures, a sentence each."""
+    lines = [_limit(record)]
+    if any(level.errors for level in record.levels):
+        first = next(level.first_error for level in record.levels if level.first_error)
+        lines.append(f"ERRORS: {sum(level.errors for level in record.levels)} requests failed; the first: {first}")
+    if not all(level.stable for level in record.levels):
+        lines.append(
+            f"unstable: no three windows in a row agreed within 10 % in {record.load.max_windows}; "
+            "the figures are those of the last three. Is the machine busy with something else?"
+        )
+    if record.limit and abs(record.limit.drift) > MAX_DRIFT:
+        lines.append(f"drift: the limit changed by {record.limit.drift:+.0%} between before and after the load")
+    return lines
+
+
+def notes(level: Level) -> str:
+    """What is wrong with a level's figures, in a word or two; empty when nothing is."""
+    words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
+    return ", ".join(words)
+
+
+def _limit(record: Record) -> str:
+    limit = record.limit
+    if limit is None:
+        return f"limit: none, {record.limit_missing}"
+    threads = f"{limit.threads} threads" if limit.threads else "all cores"
+    before, after = best_of(limit.before).images_per_s, best_of(limit.after).images_per_s
+    return (
+        f"limit: {limit.images_per_s:,.1f} images/s, the same artifact in process at batch {limit.batch} on "
+        f"{threads} ({before:,.1f} before the load, {after:,.1f} after)"
+    )
+
+
+def _levels(record: Record) -> Table:
+    title = f"{record.name} at {record.subject.url}, batch {record.load.batch}, {record.started_utc:%Y-%m-%d %H:%M} UTC"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    for heading in ("concurrency", "images/s", "of limit", "p50 ms", "p90 ms", "p95 ms", "p99 ms"):
+        table.add_column(heading, justify="right")
+    for heading in ("mean batch", "queue µs", "requests"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes", style="yellow")
+    for level in record.levels:
+        table.add_row(*_row(level), style="bold" if level is record.best else "")
+    return table
+
+
+def _row(level: Level) -> list[str]:
+    latencies = (level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms)
+    return [
+        str(level.concurrency),
+        f"{level.images_per_s:,.1f}",
+        "" if level.share_of_limit is None else f"{level.share_of_limit:.0%}",
+        *(f"{latency:,.2f}" for latency in latencies),
+        "" if level.mean_batch is None else f"{level.mean_batch:.2f}",
+        "" if level.queue_us is None else f"{level.queue_us:,.0f}",
+        f"{level.requests:,}",
+        notes(level),
+    ]

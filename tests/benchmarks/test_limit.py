@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
+from benchmarks.record import LimitPoint
+from model.errors import ArtifactError
+from model.spec import ModelSpec, TensorSpec
+
+
+@pytest.mark.parametrize(
+    ("config", "threads"),
+    [
+        ({}, 0),
+        ({"parameters": {"intra_op_thread_count": {"string_value": "2"}}}, 2),
+        (
+            {
+                "parameters": {"intra_op_thread_count": {"string_value": "2"}},
+                "instance_group": [{"count": 2, "kind": "KIND_CPU"}, {"kind": "KIND_CPU"}],
+            },
+            6,
+        ),
+        ({"instance_group": [{"count": 4}]}, 0),
+    ],
+)
+def test_threads_are_those_of_all_instances(config: dict[str, Any], threads: int) -> None:
+    assert server_threads(config) == threads
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))])
+def test_batch_sizes_end_with_the_largest(most: int, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(most) == sizes
+
+
+def test_every_batch_size_is_measured(onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8]) -> None:
+    told: list[int] = []
+    with open_reference(onnx_file, 1, spec) as runner:
+        points = measure_points(runner, images, (1, 2, 8), seconds=0.05, on_size=told.append)
+    assert [point.batch for point in points] == told == [1, 2, 8]
+    for point in points:
+        assert point.images_per_s == pytest.approx(point.batch / point.mean_ms * 1e3)
+
+
+def test_the_limit_is_the_best_of_both_halves() -> None:
+    before = (LimitPoint(batch=1, images_per_s=100, mean_ms=10), LimitPoint(batch=2, images_per_s=90, mean_ms=22))
+    after = (LimitPoint(batch=1, images_per_s=80, mean_ms=12), LimitPoint(batch=2, images_per_s=120, mean_ms=17))
+    limit = limit_of(before, after, threads=2)
+    assert (limit.images_per_s, limit.batch) == (120, 2)
+    assert limit.drift == pytest.approx(0.2)
+
+
+def test_another_model_is_refused_as_the_limit(onnx_file: Path, spec: ModelSpec) -> None:
+    other = spec.model_copy(update={"outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(4,)),)})
+    with pytest.raises(ArtifactError, match=r"outputs probabilities FP32 \[N, 3\].* \[N, 4\].*--artifact"):
+        open_reference(onnx_file, 1, other)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from benchmarks.environment import environment_now
+from benchmarks.record import Record, read_record, write_record
+from model.errors import InputError
+
+
+def test_a_record_comes_back_as_it_was_written(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    write_record(path, record)
+    assert read_record(path) == record
+    assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_record_does_not_change(record: Record) -> None:
+    with pytest.raises(ValidationError):
+        record.limit_missing = "changed"
+
+
+def test_the_best_level_is_sound(record: Record) -> None:
+    assert record.best.concurrency == 4
+    only_unsound = record.model_copy(update={"levels": record.levels[2:]})
+    assert only_unsound.best.concurrency == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a record written by `bench run`"),
+        ("[]", "not a record"),
+        ('{"kind": "something"}', "not a record"),
+        ('{"kind": "tritonkit-benchmark", "schema_version": 2}', "newer tritonkit"),
+        ('{"kind": "tritonkit-benchmark", "schema_version": 1}', "subject: Field required"),
+    ],
+)
+def test_what_is_no_record_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_record(tmp_path / "none.json")
+
+
+def test_unknown_fields_are_refused(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({**record.model_dump(mode="json"), "surprise": 1}))
+    with pytest.raises(InputError, match="surprise"):
+        read_record(path)
+
+
+def test_the_environment_names_this_machine() -> None:
+    environment = environment_now(triton="2.51.0")
+    assert environment.cpu
+    assert environment.cores >= 1
+    assert environment.memory_gib > 0
+    assert {"numpy", "onnxruntime", "tritonclient"} <= set(environment.packages)
