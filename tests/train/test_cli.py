@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+from typer.testing import Result
+
+from train.fit import Fitted
+
+Command = Callable[..., Result]
+TRAIN = "from train.cli import app; app()"
+
+
+def test_help_loads_no_heavy_library_when_asked() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from train.cli import app\n"
+        "for words in (['--help'], ['fit', '--help'], ['test', '--help']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 0\n"
+        "print({'torch', 'numpy', 'lightning', 'timm', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_config_loads_no_torch_when_read() -> None:
+    code = "import sys, train.config, train.data; print({'torch', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_fit_prints_the_checkpoint_last_when_done(
+    command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "name=renamed")
+    assert result.exit_code == 0
+    path = Path(result.stdout.splitlines()[-1])
+    assert path == tmp_path / "runs" / "renamed" / "1" / "best.safetensors"
+    assert path.is_file()
+    assert "epoch 1/1" in result.stderr
+    assert "epoch 1/1" not in result.stdout
+
+
+def test_fit_prints_one_document_when_asked_for_json(
+    command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "--json")
+    document = json.loads(result.stdout)
+    assert set(document) == {"checkpoint", "run", "metrics"}
+    assert set(document["metrics"]) == {"val_accuracy", "val_macro_f1", "test_accuracy", "test_macro_f1"}
+
+
+def test_test_prints_accuracy_and_f1_when_run(command: Command, trained: Fitted) -> None:
+    result = command("train", "test", trained.checkpoint)
+    assert result.exit_code == 0
+    assert "accuracy" in result.stdout
+    assert "macro_f1" in result.stdout
+
+
+def test_test_measures_other_data_when_given(command: Command, trained: Fitted, folder: Path) -> None:
+    result = command("train", "test", trained.checkpoint, "--data", folder, "--json")
+    document = json.loads(result.stdout)
+    assert (document["images"], document["data"]) == (36, str(folder))
+    assert set(document["metrics"]) == {"accuracy", "macro_f1"}
+
+
+def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path: Path, trained: Fitted) -> None:
+    for words in (("fit", tmp_path / "no.yaml"), ("test", tmp_path / "no.safetensors"), ("test", tmp_path)):
+        result = command("train", *words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith("error: ")
+    result = command("train", "test", trained.checkpoint, "--data", tmp_path / "no", "--json")
+    assert json.loads(result.stdout)["error"]["type"] == "DataError"
+
+
+@pytest.mark.slow
+def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, write_config: Callable[..., Path]) -> None:
+    config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
+    words = [sys.executable, "-c", TRAIN, "fit", str(config)]
+    expected = {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+    runs = {sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True) for sent in expected}
+    for sent, run in runs.items():
+        assert run.stderr is not None
+        assert "epoch 1/1000" in run.stderr.readline()
+        run.send_signal(sent)
+        stdout, stderr = run.communicate(timeout=60)
+        assert (run.returncode, stdout) == (expected[sent], "")
+        assert "Traceback" not in stderr
+    assert {path.parent.name for path in tmp_path.rglob("runs/tiny/*/config.yaml")} == {"1", "2"}
+    assert not list(tmp_path.rglob("*.safetensors*"))

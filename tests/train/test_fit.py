@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import read_spec, read_weights
+from model.errors import ConfigError, DataError, SpecError
+from model.golden import Golden, beside_checkpoint
+from model.runners import open_artifact
+from train.augment import augmentation
+from train.config import AugmentConfig, Config, SchedulerConfig, load_config
+from train.data import read_splits
+from train.dataset import Pictures
+from train.evaluate import evaluate
+from train.fit import Fitted, fit
+from train.module import learning_rate_factor
+from train.run_folder import RunFolder
+
+WriteConfig = Callable[..., Path]
+
+
+def golden_of(checkpoint: Path) -> Golden:
+    golden = beside_checkpoint(checkpoint)
+    assert golden is not None
+    return golden
+
+
+def test_run_has_all_its_files_when_finished(trained: Fitted) -> None:
+    names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
+    assert names == {
+        "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
+        "splits/train.csv", "splits/val.csv", "splits/test.csv", "lightning/best.ckpt", "lightning/last.ckpt",
+    }  # fmt: skip
+
+
+def test_training_learns_when_run(trained: Fitted) -> None:
+    assert trained.metrics["test_accuracy"] > 0.6  # a guess is right a third of the time
+    with (trained.run / "metrics.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+
+
+def test_batch_statistics_are_learned_when_training(trained: Fitted) -> None:
+    weights = read_weights(trained.checkpoint)
+    assert not np.allclose(weights["backbone.bn1.running_mean"], 0)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: Fitted, which: str) -> None:
+    path = trained.run / f"{which}.safetensors"
+    golden = golden_of(path)
+    with open_artifact(path) as runner:
+        outputs = runner.infer(golden.images)
+    np.testing.assert_allclose(outputs["probabilities"], golden.outputs["probabilities"], atol=1e-5)
+
+
+def test_golden_images_are_spread_over_the_labels_when_written(trained: Fitted) -> None:
+    golden = golden_of(trained.checkpoint)
+    assert golden.targets is not None
+    assert len(golden.images) == 32
+    assert set(Counter(golden.targets.tolist()).values()) == {10, 11}
+
+
+def test_best_is_the_epoch_with_the_best_accuracy_when_training_ends(trained: Fitted) -> None:
+    with (trained.run / "metrics.csv").open() as file:
+        accuracies = [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
+    assert trained.metrics["val_accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
+    assert read_spec(trained.run / "last.safetensors").lineage.metrics["val_accuracy"] == pytest.approx(
+        accuracies[-1], abs=1e-5
+    )
+
+
+def test_lineage_tells_where_the_model_comes_from_when_trained(trained: Fitted, trained_config: Config) -> None:
+    lineage = read_spec(trained.checkpoint).lineage
+    assert Config.model_validate(lineage.config) == trained_config
+    assert lineage.data_fingerprint == read_splits(trained_config.data, trained_config.seed).fingerprint
+    assert (lineage.seed, lineage.metrics) == (0, trained.metrics)
+
+
+def test_resolved_config_is_the_same_when_read_again(trained: Fitted, trained_config: Config) -> None:
+    assert load_config(trained.run / "config.yaml") == trained_config
+
+
+def test_test_metrics_are_measured_again_when_evaluated(trained: Fitted) -> None:
+    evaluation = evaluate(trained.checkpoint)
+    assert evaluation.images == 36
+    for name, value in evaluation.metrics.items():
+        assert value == pytest.approx(trained.metrics[f"test_{name}"], abs=1e-6)
+
+
+def test_evaluation_is_refused_when_no_test_pictures_are_known(trained: Fitted, tmp_path: Path) -> None:
+    lonely = tmp_path / "lonely.safetensors"
+    lonely.write_bytes(trained.checkpoint.read_bytes())
+    with pytest.raises(DataError, match="name labelled pictures with --data"):
+        evaluate(lonely)
+
+
+def test_training_repeats_itself_when_the_seed_is_the_same(
+    folder: Path, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    config = load_config(write_config(tmp_path / "config.yaml", folder))
+    first, second = fit(config), fit(config)
+    assert (first.run.name, second.run.name) == ("1", "2")
+    answers = [golden_of(run.checkpoint).outputs["probabilities"] for run in (first, second)]
+    np.testing.assert_allclose(*answers, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "expected"),
+    [
+        ("model.name=resnet18x", SpecError, "has no model 'resnet18x'"),
+        ("model.arguments={nonsense: 1}", SpecError, "timm cannot build test_resnet"),
+        ("model.arguments={in_chans: 1}", ConfigError, "test_resnet takes no images"),
+        ("precision=16-mixed", ConfigError, "16-mixed needs a CUDA GPU"),
+        ("data.path=missing", DataError, "got nothing there"),
+        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "the training diverged"),
+    ],
+)
+def test_fit_is_refused_with_its_reason_when_the_config_cannot_work(
+    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[Exception], expected: str
+) -> None:
+    if "16-mixed" in override and torch.cuda.is_available():
+        pytest.skip("a GPU takes this precision")
+    config = load_config(write_config(tmp_path / "config.yaml", folder), [override])
+    with pytest.raises(error, match=expected):
+        fit(config)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_fit_is_refused_when_there_is_one_label(
+    copy_digits: Callable[..., Path], tmp_path: Path, write_config: WriteConfig
+) -> None:
+    data = copy_digits(tmp_path / "data", labels="3")
+    with pytest.raises(DataError, match="multiclass needs at least two labels, got 1: 3"):
+        fit(load_config(write_config(tmp_path / "config.yaml", data)))
+
+
+def test_run_folders_differ_when_runs_start_at_once(trained_config: Config, tmp_path: Path) -> None:
+    config = trained_config.model_copy(update={"output": tmp_path})
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda _: RunFolder.create(config).path.name, range(32)))
+    assert sorted(map(int, runs)) == list(range(1, 33))
+
+
+def test_images_are_what_the_model_takes_when_augmented(folder: Path, trained_config: Config) -> None:
+    samples = read_splits(trained_config.data, 0).val
+    how = trained_config.image.preprocess
+    plain = Pictures(samples, np.zeros(len(samples), np.int64), how)
+    augmented = Pictures(samples, plain.targets, how, augmentation(AugmentConfig(), how.fill))
+    for pictures in (plain, augmented):
+        image, _ = pictures[0]
+        assert (image.dtype, tuple(image.shape)) == (torch.uint8, (32, 32, 3))
+    assert not torch.equal(augmented[0][0], plain[0][0])
+    assert torch.equal(plain[0][0], plain[0][0])
+
+
+def test_augmentation_changes_nothing_when_turned_off(folder: Path) -> None:
+    image = torch.randint(0, 255, (3, 32, 32), dtype=torch.uint8)
+    zeros = AugmentConfig(flip=0, shift=0, scale=0, rotate=0, color=0)
+    for config in (zeros, AugmentConfig(enabled=False)):
+        assert torch.equal(augmentation(config, (0, 0, 0))(image), image)
+
+
+def test_learning_rate_rises_then_falls_when_scheduled() -> None:
+    factors = [learning_rate_factor(step, 100, SchedulerConfig(warmup=0.1)) for step in range(101)]
+    assert factors[0] < 0.1
+    assert max(factors) == factors[10] == 1.0
+    assert factors[-1] == pytest.approx(0)
+    assert factors[:11] == sorted(factors[:11])
+    assert learning_rate_factor(99, 100, SchedulerConfig(name="constant", warmup=0)) == 1.0
