@@ -120,4 +120,5 @@ def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
 
 def rounding(values: NDArray[Any]) -> NDArray[np.float64]:
     """How far two right computations of these values may lie apart, for their floating-point type."""
-    return ROUNDINGS * float(np.finfo(values.dtype).eps) * np.abs(values).astype(np.float64)
+    magnitude: NDArray[np.float64] = np.abs(values).astype(np.float64)
+    return ROUNDINGS * float(np.finfo(values.dtype).eps) * magnitude

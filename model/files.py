@@ -14,8 +14,11 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.touch()
+    mode = beside.stat().st_mode
     try:
         yield beside
+        beside.chmod(mode)  # some libraries write files that only their owner can read
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         beside.replace(path)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +27,11 @@ Ports = Callable[[], list[str]]
 
 
 @pytest.fixture
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    yield
+    for left in running_servers():  # a failed test must leave no server either
+        stop(left)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -142,7 +145,9 @@ def test_server_says_how_to_get_triton_when_it_is_missing(
 
 
 @pytest.fixture
-def fussy(fussy_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def fussy(
+    fussy_repository: Path, free_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     http, grpc, metrics = map(int, free_ports()[1::2])
     options = Options(repository=fussy_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The whole way on real data: train, export with a verdict, serve, ask, measure. Results land in demo/.
+set -eu
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+data=.cache/data
+demo=demo
+ports=(--http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}")
+url=127.0.0.1:${GRPC_PORT:-8001}
+
+step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+rm -rf "$demo"
+mkdir -p "$demo/held_out"
+
+step "1. train on 5,000 handwritten digits"
+checkpoint=$(train fit examples/digits.yaml "output=$demo/runs" | tee /dev/stderr | tail -n 1)
+train test "$checkpoint" --json > "$demo/test.json"
+
+step "2. export it, proven against the checkpoint"
+builder export "$checkpoint" --repository "$demo/model_repository"
+
+step "3. import ImageNet weights that someone else trained"
+builder export "$data/lite0/efficientnet_lite0.pth" --model tf_efficientnet_lite0 \
+  --labels "$data/lite0/labels.txt" --name imagenet --repository "$demo/model_repository"
+builder check "$demo/model_repository"
+
+step "4. start NVIDIA Triton"
+server up --repository "$demo/model_repository" "${ports[@]}"
+trap 'server down --grpc-port "${GRPC_PORT:-8001}" > /dev/null' EXIT
+
+step "5. ask it about pictures"
+python -m scripts.held_out "$(dirname "$checkpoint")/splits/test.csv" "$demo/held_out"
+client infer "$demo/held_out" --model digits --url "$url" \
+  --output "$demo/digits.jsonl" --gallery "$demo/digits.html" > /dev/null
+client infer "$data/photos" --model imagenet --url "$url" \
+  --output "$demo/photos.jsonl" --gallery "$demo/photos.html"
+
+step "6. measure it"
+bench run imagenet --url "$url" --repository "$demo/model_repository" --concurrency 1:16 \
+  --window-s 2 --max-windows 5 --output "$demo/record.json"
+bench report "$demo/record.json" --html "$demo/report.html"
+
+step "7. check the answers and stop the server"
+python -m scripts.demo_answers "$demo"
+
+cat <<END
+
+Everything lies in $demo/. Open in a browser:
+  $demo/index.html              pictures with their answers, and the performance report
+  $demo/model_repository/       what Triton served: artifacts, verdicts, manifests
+Next, with an NVIDIA GPU and Docker: MODEL_REPOSITORY=./$demo/model_repository docker compose up triton
+Or serve it again without either:    .venv/bin/server up --repository $demo/model_repository
+END

@@ -1,0 +1,171 @@
+"""`builder` from the command line: published whole and proven, or refused and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from typer.testing import Result
+
+from builder.check import check_repository
+from builder.publish import leftovers, staging_folder, versions_of
+from builder.sources import builtin_golden
+from model.checkpoint import read_spec
+from model.golden import Golden
+from model.network import Network
+from model.runners.pytorch import TorchRunner
+from model.spec import ModelSpec
+from server.process import Options, start, stop, wait_until_ready
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Network]) -> Path:
+    """A golden sample beside the checkpoint, as training leaves it."""
+    images = builtin_golden(spec.preprocess).images
+    outputs = TorchRunner(make_network("test_resnet"), "x").infer(images)
+    path = checkpoint.with_name("golden.npz")
+    Golden(images, outputs, outputs["probabilities"].argmax(axis=1)).save(path)
+    return path
+
+
+def test_export_publishes_a_version_that_explains_itself(
+    command: Command, checkpoint: Path, golden: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    result = command("builder", "export", checkpoint, "--repository", repository, "--max-batch", 4, "--json")
+    assert result.exit_code == 0, result.stderr
+    published = json.loads(result.stdout)
+    assert (published["model"], published["version"]) == ("pets", 1)
+    assert sorted(path.name for path in (repository / "pets").iterdir()) == [
+        "1",
+        "config.pbtxt",
+        "labels.txt",
+        "model.json",
+    ]
+    verdict = json.loads((repository / "pets/1/verdict.json").read_text())
+    assert verdict["passed"]
+    assert [c["asked"] for c in verdict["comparisons"]][:3] == ["batch 1", "batch 3", "batch 4"]
+    assert verdict["comparisons"][-1]["asked"] == "training"
+    assert verdict["quality"] == {"checkpoint": {"accuracy": 1.0}, "artifact": {"accuracy": 1.0}}
+    manifest = json.loads((repository / "pets/1/manifest.json").read_text())
+    assert set(manifest["files"]) == {"model.onnx", "verdict.json", "golden.npz"}
+    assert check_repository(repository) == []
+    assert str(checkpoint.parent) not in (repository / "pets/1/model.onnx").read_bytes().decode("latin-1")
+
+
+def test_export_is_refused_when_the_checkpoint_changed_since_training(
+    command: Command, checkpoint: Path, golden: Path, tmp_path: Path
+) -> None:
+    sample = Golden.load(golden)
+    outputs = {"probabilities": np.roll(sample.outputs["probabilities"], 1, axis=1)}
+    Golden(sample.images, outputs, sample.targets).save(golden)
+    repository = tmp_path / "repository"
+    command("builder", "export", checkpoint, "--repository", repository, "--images", "builder/photos")
+    refused = command("builder", "export", checkpoint, "--repository", repository)
+    assert refused.exit_code == 1
+    assert "training: the checkpoint does not give the answers recorded" in refused.stderr
+    assert versions_of(repository / "pets") == [1]
+    forced = command("builder", "export", checkpoint, "--repository", repository, "--force")
+    assert forced.exit_code == 0
+    assert "PUBLISHED ALTHOUGH THE VERDICT FAILED" in forced.stdout
+    assert json.loads((repository / "pets/2/verdict.json").read_text())["forced"]
+    assert [finding.severity for finding in check_repository(repository)] == ["warning"]
+
+
+def test_verify_tells_a_right_artifact_from_a_wrong_one(
+    command: Command, checkpoint: Path, tiny_repository: Path
+) -> None:
+    artifact = tiny_repository / "pets/1/model.onnx"
+    assert command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 4).exit_code == 0
+    model = onnx.load(artifact)
+    tensor = next(t for t in model.graph.initializer if t.name == "backbone.conv1.0.weight")
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(model, artifact)
+    result = command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 4)
+    assert result.exit_code == 1
+    assert "weight tensor backbone.conv1.0.weight" in result.stdout
+    assert "is all zeros" in result.stdout
+
+
+def test_foreign_weights_are_exported_and_the_matching_is_told(
+    command: Command, lite0: Path, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model", "tf_efficientnet_lite0", "--labels", lite0 / "labels.txt", "--name", "imagenet"]
+    where = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
+    result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *where)
+    assert result.exit_code == 0, result.stderr
+    assert "247 tensors matched by order (names differ)" in result.stdout
+    shown = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
+    assert shown["spec"]["preprocess"]["crop_ratio"] == 0.875
+    assert shown["verdict"]["images"].startswith("4 pictures of")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
+        (["weights.pth"], "need --model TIMM_NAME and --labels FILE"),
+        (["weights.pth", "--model", "resnet18"], "need both --model and --labels"),
+        (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
+        (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: only fp32"),
+        (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder of pictures"),
+        (["{labels}", "--model", "resnet_18", "--labels", "{labels}"], "no model 'resnet_18'"),
+    ],
+)
+def test_wrong_use_gets_one_error(
+    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    labels = tmp_path / "labels.pth"
+    labels.write_text("a\nb\n")
+    filled = [argument.format(checkpoint=checkpoint, labels=labels) for argument in arguments]
+    result = command("builder", "export", *filled, "--repository", tmp_path / "repository")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not any((tmp_path / "repository").glob("*"))
+
+
+def test_repository_loads_when_an_export_was_killed_at_any_moment(
+    checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole exports, killed at moments spread over all their time; then a real Triton loads what is there."""
+    monkeypatch.setenv("TRITONKIT_STATE", str(checkpoint.parent / "state"))
+    before = read_spec(checkpoint)
+    arguments = ["export", str(checkpoint), "--repository", str(tiny_repository), "--max-batch", "4"]
+    program = [str(Path(sys.executable).with_name("builder")), *arguments]
+    began = time.monotonic()
+    subprocess.run(program, check=True, capture_output=True)
+    whole_s = time.monotonic() - began
+    chance = random.Random(1)
+    killed = 0
+    for moment in range(5):
+        builder = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            builder.wait(whole_s * (moment + chance.random()) / 5)
+        except subprocess.TimeoutExpired:
+            os.kill(builder.pid, signal.SIGKILL)
+            builder.wait()
+            killed += 1
+        assert [f for f in check_repository(tiny_repository) if f.severity == "error"] == []
+    assert killed >= 3
+    http, grpc, metrics = map(int, free_ports()[1::2])
+    options = Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    wait_until_ready(server, 60)
+    stop(server)
+    subprocess.run(program, check=True, capture_output=True)
+    assert leftovers(tiny_repository) == []
+    assert not staging_folder(tiny_repository).exists()
+    assert read_spec(checkpoint) == before

@@ -1,0 +1,71 @@
+"""The shell blocks of README and docs are run, in order, in the project's folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NEEDS = re.compile(r"^# needs (.+)$", re.MULTILINE)
+
+
+def shell_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def runnable(page: Path) -> list[str]:
+    return [block for block in shell_blocks(page) if not NEEDS.search(block)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
+def test_shell_blocks_run(page: Path) -> None:
+    script = "\n".join(["set -eux", *runnable(page)])
+    # Pytest's own environment must not reach the commands: they are typed in a fresh shell.
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "TRITONKIT", "MAKE"))}
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    if page.name == "README.md":
+        assert "ok   the cat is called" in done.stdout
+        assert (ROOT / "demo" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in shell_blocks(page) if NEEDS.search(block)],
+    ids=lambda b: b.split()[-1],
+)
+def test_shell_block_runs_when_what_it_needs_is_there(block: str) -> None:
+    needed = NEEDS.search(block)
+    assert needed is not None
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        pytest.skip(f"needs {needed[1]}: no Docker engine answers here")
+    if "GPU" in needed[1] and not shutil.which("nvidia-smi"):
+        pytest.skip(f"needs {needed[1]}: no NVIDIA GPU here")
+    subprocess.run(["bash", "-euc", block], cwd=ROOT, check=True, timeout=1800)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    dead = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not dead
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 250
+
+
+def test_tests_named_in_the_systems_table_exist() -> None:
+    named = set(re.findall(r"tests/[\w/]+\.py", (ROOT / "docs" / "systems.md").read_text()))
+    assert named
+    assert not [path for path in named if not (ROOT / path).is_file()]
