@@ -71,8 +71,16 @@ def measure_points(
 
 
 def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
-    """The better of both halves, so that a machine that slowed down or sped up flatters no server."""
-    best = best_of(before + after)
+    """The batch size that is best on average over both halves: the load ran between them, on the same machine."""
+    points = [
+        LimitPoint(
+            batch=first.batch,
+            images_per_s=(first.images_per_s + last.images_per_s) / 2,
+            mean_ms=(first.mean_ms + last.mean_ms) / 2,
+        )
+        for first, last in zip(before, after, strict=True)
+    ]
+    best = best_of(tuple(points))
     return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)
 
 

@@ -76,7 +76,7 @@ class LimitPoint(Frozen):
 
 
 class Limit(Frozen):
-    """What the same artifact reaches in process: the best over all batch sizes, before and after the load."""
+    """What the same artifact reaches in process: the best over all batch sizes, each the mean of before and after."""
 
     images_per_s: PositiveFloat
     batch: PositiveInt

@@ -1,4 +1,4 @@
-"""The shell blocks of README and docs are run, in order, in the project's folder."""
+"""The shell blocks of README and docs are run, in order, in a copy of the project's folder."""
 
 from __future__ import annotations
 
@@ -23,17 +23,35 @@ def runnable(page: Path) -> list[str]:
     return [block for block in shell_blocks(page) if not NEEDS.search(block)]
 
 
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a clone would have it, with the environments and data that `make setup data` made."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    for made in (".venv", ".venv-triton", ".cache"):
+        (folder / made).symlink_to(ROOT / made)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
-def test_shell_blocks_run(page: Path) -> None:
+def test_shell_blocks_run(page: Path, workplace: Path) -> None:
     script = "\n".join(["set -eux", *runnable(page)])
     # Pytest's own environment must not reach the commands: they are typed in a fresh shell.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "TRITONKIT", "MAKE"))}
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(["bash", "-c", script], cwd=workplace, env=clean, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     if page.name == "README.md":
         assert "ok   the cat is called" in done.stdout
-        assert (ROOT / "demo" / "index.html").is_file()
+        assert (workplace / "demo" / "index.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ How such backends work: github.com/triton-inference-server/backend, docs/python_
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,16 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests Triton batched: in one run, or, where that fails, each by itself."""
-        batches = [self._arrays(request) for request in requests]
         try:
-            return self._respond(batches, self._run_together(batches))
+            return self._answer(requests)
         except Exception as error:  # noqa: BLE001 - whatever fails, Triton needs a response for each request
             if len(requests) == 1:
-                return [_failure(error)]
-        responses = []
-        for batch in batches:
-            try:
-                responses += self._respond([batch], self._run_together([batch]))
-            except Exception as error:  # noqa: BLE001 - as above
-                responses.append(_failure(error))
-        return responses
+                return [pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnxruntime: {error}"))]
+        return [response for request in requests for response in self.execute([request])]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        batches = [self._arrays(request) for request in requests]
+        return self._respond(batches, self._run_together(batches))
 
     def _arrays(self, request: Any) -> list[Any]:
         return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs]
@@ -55,22 +53,28 @@ class TritonPythonModel:
         return answers
 
     def _respond(self, batches: list[list[Any]], answers: list[Any]) -> list[Any]:
-        """Cut the joined answers where the requests were joined."""
+        """Cut the joined answers where the requests were joined. One request has all of them, whatever their shape."""
+        if len(batches) == 1:
+            return [self._response(answers)]
         responses, start = [], 0
         for batch in batches:
             stop = start + len(batch[0])
-            tensors = [
-                pb_utils.Tensor(name, array[start:stop]) for name, array in zip(self._outputs, answers, strict=True)
-            ]
-            responses.append(pb_utils.InferenceResponse(tensors))
+            responses.append(self._response([array[start:stop] for array in answers]))
             start = stop
         return responses
 
+    def _response(self, arrays: list[Any]) -> Any:
+        tensors = [pb_utils.Tensor(name, array) for name, array in zip(self._outputs, arrays, strict=True)]
+        return pb_utils.InferenceResponse(tensors)
+
 
 def _options(config: dict[str, Any]) -> Any:
-    """The session options that NVIDIA's backend reads from the same parameters."""
+    """The session options that NVIDIA's backend reads from the same parameters; else the instances share the cores."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Triton starts two instances on a CPU unless told otherwise; each with all cores, they would stall one another.
+    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
+    options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) // max(1, instances))
     for parameter, attribute in (
         ("intra_op_thread_count", "intra_op_num_threads"),
         ("inter_op_thread_count", "inter_op_num_threads"),
@@ -96,7 +100,3 @@ def _check_names(kind: str, configured: list[str], found: list[Any], path: Path)
         raise pb_utils.TritonModelException(
             f"{path}: config.pbtxt names the {kind} {configured}, the graph has {names}"
         )
-
-
-def _failure(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnxruntime: {error}"))
