@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, application, fail, print_json, reports_errors
+from model.console import DEFAULT_URL, JsonOption, application, fail, print_json, reports_errors
 
 if TYPE_CHECKING:
     from benchmarks.record import Record
@@ -47,7 +47,7 @@ HtmlOption = Annotated[Path | None, typer.Option(help="Write one page that works
 @reports_errors
 def run_command(
     model: ModelArgument,
-    url: UrlOption = "127.0.0.1:8001",
+    url: UrlOption = DEFAULT_URL,
     concurrency: ConcurrencyOption = "1:64",
     batch: BatchOption = 1,
     repository: RepositoryOption = Path("model_repository"),

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model.errors import DataError, InputError
-from model.golden import MAX_IMAGES, Golden
-from model.preprocess import SUFFIXES, ImageArray, ImageError, Preprocess, load_image
+from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
+from model.preprocess import ImageArray, ImageError, Preprocess, load_file, pictures_below
 
 
 class Pictures(NamedTuple):
@@ -27,7 +27,7 @@ def pictures_for(how: Preprocess, folder: Path | None, published: Path) -> Pictu
     """
     if folder is not None:
         return _from_folder(folder, how)
-    golden = published / "golden.npz"
+    golden = published / GOLDEN_FILE
     if not golden.is_file():
         raise InputError(
             f"{golden}: no such file, so there are no pictures to send; give --repository the folder that is "
@@ -38,13 +38,13 @@ def pictures_for(how: Preprocess, folder: Path | None, published: Path) -> Pictu
 
 
 def _from_folder(folder: Path, how: Preprocess) -> Pictures:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:MAX_IMAGES]
+    paths = pictures_below(folder)[:MAX_IMAGES]
     if not paths:
         raise InputError(f"--images {folder}: no pictures in it; expected files like *.jpg or *.png")
     images = []
     for path in paths:
         try:
-            images.append(load_image(path.read_bytes(), how)[0])
-        except (OSError, ImageError) as error:
+            images.append(load_file(path, how)[0])
+        except ImageError as error:
             raise DataError(f"{path}: {error}; take it out of --images {folder}") from error
     return Pictures(np.stack(images), str(folder))

@@ -64,7 +64,14 @@ class Loop:
     """Requests as the senders finish them."""
 
     ended: list[Request] = field(default_factory=list)
-    errors: list[TritonkitError] = field(default_factory=list)
+    failed: int = 0
+    first_error: TritonkitError | None = None
+    """Only the first is kept: an error holds on to the request it came from."""
+
+    def fail(self, error: TritonkitError) -> None:
+        """Count a failed request."""
+        self.failed += 1
+        self.first_error = self.first_error or error
 
 
 def concurrency_levels(text: str) -> tuple[int, ...]:
@@ -115,8 +122,8 @@ def measure_level(
             due_ns = boundaries[0].time_ns + int(len(boundaries) * timing.window_s * 1e9)
             time.sleep(max(0, due_ns - time.perf_counter_ns()) / 1e9)
             boundaries.append(_boundary(counters))
-            if loop.errors and not loop.ended:
-                raise loop.errors[0]
+            if loop.first_error and not loop.ended:
+                raise loop.first_error
             stable = is_stable(_windows(boundaries, loop))
             on_window(len(boundaries) - 1)
     # Again, now that senders have noted what ended just before the last boundary.
@@ -137,8 +144,8 @@ def _summary(concurrency: int, boundaries: Sequence[Boundary], loop: Loop, stabl
     windows = _windows(boundaries, loop)
     figures = merged(windows)
     if figures is None:
-        if loop.errors:
-            raise loop.errors[0]
+        if loop.first_error:
+            raise loop.first_error
         raise InputError(
             f"concurrency {concurrency}: no request ended within {len(windows)} windows of "
             f"{windows[0].duration_s:.3g} s; ask for longer ones with --window-s"
@@ -150,8 +157,8 @@ def _summary(concurrency: int, boundaries: Sequence[Boundary], loop: Loop, stabl
         figures=figures,
         stable=stable,
         windows=len(boundaries) - 1,
-        errors=len(loop.errors),
-        first_error=str(loop.errors[0]) if loop.errors else None,
+        errors=loop.failed,
+        first_error=str(loop.first_error) if loop.first_error else None,
         mean_batch=mean_batch,
         queue_us=queue_us,
         client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
@@ -193,6 +200,6 @@ def _send(runner: Runner, batches: Sequence[ImageArray], index: int, loop: Loop,
         try:
             infer(batch)
         except TritonkitError as error:
-            loop.errors.append(error)
+            loop.fail(error)
         else:
             ended(Request(start_ns, clock()))

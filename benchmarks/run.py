@@ -95,7 +95,7 @@ def _served(plan: Plan) -> Served:
     server = TritonServer(plan.url)
     config = server.config(plan.model)
     runner = TritonRunner(server, plan.model, server.version(plan.model))
-    max_batch = max(1, runner.max_batch)
+    max_batch = runner.max_batch or 1
     if plan.batch > max_batch:
         raise InputError(f"--batch {plan.batch}: {runner.origin} takes at most {max_batch} images a request")
     backend = config.get("backend") or config.get("platform") or "unknown"

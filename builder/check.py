@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from builder.manifest import MANIFEST_FILE, Manifest
 from builder.onnx_export import onnx_interface
 from builder.publish import leftovers, versions_of
-from builder.triton_config import ARTIFACTS, LABELS_FILE, ModelConfig, public_json, read_config, tensors_of
+from builder.triton_config import ARTIFACTS, LABELS_FILE, ModelConfig, labels_text, public_json, read_config, tensors_of
 from builder.verdict import Verdict
 from model.errors import InputError, TritonkitError
 from model.files import sha256_of
@@ -90,7 +90,7 @@ def _check_spec(model: Path, config: ModelConfig) -> Iterator[Finding]:
         return
     if config.parameters[METADATA_KEY].string_value != public_json(spec):
         yield _error(path, "clients are told another spec in config.pbtxt", "export the model again")
-    if spec.labels and _lines(model / LABELS_FILE) != list(spec.labels):
+    if spec.labels and _content(model / LABELS_FILE) != labels_text(spec).encode():
         yield _error(model / LABELS_FILE, f"is not the {len(spec.labels)} labels of the model", "export it again")
     wanted = ((spec.input,), spec.outputs)
     if (tensors_of(config.input), tensors_of(config.output)) != wanted:
@@ -151,8 +151,8 @@ def _check_verdict(folder: Path) -> Iterator[Finding]:
             yield _error(folder, f"its verdict failed:\n{verdict.summary()}", "export the model again")
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _error(path: Path, problem: str, fix: str) -> Finding:

@@ -45,7 +45,9 @@ def export(
     onnx: Annotated[str, typer.Option(help="Precision of the ONNX graph: fp32.")] = "fp32",
     name: Annotated[str | None, typer.Option(help="Name to serve it under.")] = None,
     repository: Repository = Path("model_repository"),
-    max_batch: MaxBatch = 32,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Largest batch to prove and serve; default: as before, or 32.")
+    ] = None,
     images: Images = None,
     force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
     model: Annotated[str | None, typer.Option(help="Someone else's weights: their timm model name.")] = None,
@@ -58,6 +60,12 @@ def export(
     """Export, prove against the source on real images, and publish as the next version.
 
     Nothing is published unless the verdict passes.
+
+    Examples:
+
+    * builder export runs/digits/1/best.safetensors --name digits --max-batch 16
+
+    * builder export resnet18.pth --model resnet18 --labels imagenet.txt --images photos/
     """
     if onnx != "fp32":
         raise InputError(f"--onnx {onnx}: only fp32 can be proven by this version")
@@ -87,14 +95,17 @@ def verify(
     images: Images = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge any artifact against a checkpoint; exit 1 when it fails."""
+    """Judge an ONNX file against a checkpoint; exit 1 when it fails.
+
+    Example: builder verify model.onnx --against runs/digits/1/best.safetensors
+    """
     from builder.export import golden_for, verdict_on
     from builder.sources import source_from_checkpoint
 
     with progress("comparing with the checkpoint"):
         source = source_from_checkpoint(against)
         golden = golden_for(source.network.spec, source.golden, images)
-        verdict = verdict_on(artifact, source.network, golden, max_batch)
+        verdict = verdict_on(artifact, source.network, golden, max_batch, source.golden)
     if as_json:
         print_json(verdict)
     else:
@@ -109,7 +120,10 @@ def check(
     repository: Annotated[Path, typer.Argument(help="The model repository.")] = Path("model_repository"),
     as_json: JsonOption = False,
 ) -> None:
-    """Lint a whole repository offline; exit 1 on an error."""
+    """Lint a whole repository offline; exit 1 on an error.
+
+    Example: builder check model_repository --json
+    """
     from builder.check import check_repository
 
     findings = check_repository(repository)
@@ -132,7 +146,10 @@ def show_command(
     path: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, or a published model's folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show spec, verdict and manifest of anything."""
+    """Show spec, verdict and manifest of anything.
+
+    Example: builder show model_repository/digits
+    """
     from builder.show import show
 
     shown = show(path)
@@ -155,15 +172,9 @@ def _open_source(path: Path, foreign: Foreign | None, name: str | None) -> Sourc
 def _rows(shown: Shown) -> list[list[str]]:
     rows: list[list[str]] = []
     if (spec := shown.spec) is not None:
-        how = spec.preprocess
         rows += [
-            ["name, task", f"{spec.name}, {spec.task}"],
-            ["architecture", f"{spec.architecture.library} {spec.architecture.name}"],
-            ["input", str(spec.input)],
-            *(["output", str(output)] for output in spec.outputs),
-            ["preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"],
-            ["normalize", f"mean {spec.normalize.mean}, std {spec.normalize.std}"],
-            ["labels", f"{len(spec.labels)}: {', '.join(spec.labels[:6])}{', …' if len(spec.labels) > 6 else ''}"],
+            ["name", spec.name],
+            *map(list, spec.described()),
             ["metrics", ", ".join(f"{key} {value:.4f}" for key, value in spec.lineage.metrics.items())],
             ["from", spec.lineage.note or spec.lineage.parent or ""],
         ]

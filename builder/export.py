@@ -13,7 +13,15 @@ from builder.manifest import MANIFEST_FILE, manifest_of
 from builder.onnx_export import onnx_from_network, onnx_interface, onnx_precision
 from builder.publish import Publication, publication
 from builder.sources import Source, builtin_golden, golden_from_images
-from builder.triton_config import CONFIG_FILE, LABELS_FILE, config_for, config_to_text, read_config
+from builder.triton_config import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    ModelConfig,
+    config_for,
+    config_to_text,
+    labels_text,
+    read_config,
+)
 from builder.verdict import Problem, Verdict
 from model.errors import ArtifactError, RefusedError
 from model.files import written_beside
@@ -23,6 +31,7 @@ from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.runners.pytorch import TorchRunner
 from model.spec import METADATA_KEY, Frozen, ModelSpec
 
+DEFAULT_MAX_BATCH = 32
 Report = Callable[[str], None]
 """Told of each step as it begins."""
 
@@ -32,7 +41,8 @@ class Order:
     """What to export to where."""
 
     repository: Path
-    max_batch: int = 32
+    max_batch: int | None = None
+    """None keeps that of the model already published, or takes 32."""
     images: Path | None = None
     force: bool = False
 
@@ -54,18 +64,21 @@ def export_onnx(source: Source, order: Order, report: Report) -> Published:
     """
     network, spec = source.network, source.network.spec
     golden = golden_for(spec, source.golden, order.images)
+    present = _present_config(order.repository / spec.name)
+    max_batch = order.max_batch or (present.max_batch_size if present is not None else DEFAULT_MAX_BATCH)
     with publication(order.repository, spec.name) as prepared:
         artifact = prepared.version_folder / "model.onnx"
         report("exporting to ONNX")
         onnx_from_network(network, artifact)
         report("comparing with the checkpoint")
-        verdict = verdict_on(artifact, network, golden, order.max_batch)
+        verdict = verdict_on(artifact, network, golden, max_batch, source.golden)
         if not verdict.passed and not order.force:
-            raise RefusedError(f"{spec.name}: the verdict failed, nothing was published.\n{verdict.summary()}")
+            reasons = verdict.summary()
+            raise RefusedError(f"{spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
         verdict = verdict.model_copy(update={"forced": not verdict.passed})
         report("publishing")
         _write_version(prepared, network, golden, verdict, source)
-        _write_model(prepared, spec, artifact, order.max_batch)
+        _write_model(prepared, spec, artifact, max_batch, present)
     return Published(
         model=spec.name,
         version=prepared.version,
@@ -75,10 +88,13 @@ def export_onnx(source: Source, order: Order, report: Report) -> Published:
     )
 
 
-def verdict_on(artifact: Path, network: Network, golden: Golden, max_batch: int) -> Verdict:
+def verdict_on(
+    artifact: Path, network: Network, golden: Golden, max_batch: int, recorded: Golden | None = None
+) -> Verdict:
     """Judge an ONNX file against a network, with the causes where it fails. Raises ArtifactError if it cannot load."""
     candidate = OnnxRuntimeRunner(artifact, spec=network.spec)
-    verdict = judge(TorchRunner(network, origin="the checkpoint"), candidate, golden, max_batch, precision="fp32")
+    reference = TorchRunner(network, origin="the checkpoint")
+    verdict = judge(reference, candidate, golden, max_batch, "fp32", recorded)
     verdict = with_causes(verdict, network, candidate, golden, artifact)
     problems = (*_interface_problems(artifact, network.spec), *verdict.problems)
     return verdict.model_copy(
@@ -105,6 +121,10 @@ def _interface_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:
     return [Problem(code="interface", message=f"the graph has {found}; expected {expected}")]
 
 
+def _present_config(model: Path) -> ModelConfig | None:
+    return read_config(model) if (model / CONFIG_FILE).is_file() else None
+
+
 def _write_version(prepared: Publication, network: Network, golden: Golden, verdict: Verdict, source: Source) -> None:
     """The files beside the artifact. The manifest comes last: it hashes the others."""
     folder = prepared.version_folder
@@ -115,14 +135,15 @@ def _write_version(prepared: Publication, network: Network, golden: Golden, verd
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
 
 
-def _write_model(prepared: Publication, spec: ModelSpec, artifact: Path, max_batch: int) -> None:
+def _write_model(
+    prepared: Publication, spec: ModelSpec, artifact: Path, max_batch: int, present: ModelConfig | None
+) -> None:
     """The files that all versions share; replaced, never written into: they are hard links to those being served."""
-    present = read_config(prepared.model) if (prepared.model / CONFIG_FILE).is_file() else None
     config = config_for(spec, onnx_interface(artifact), max_batch, prepared.version, present)
     texts = {
         CONFIG_FILE: config_to_text(config),
         METADATA_KEY: spec.to_json(),
-        LABELS_FILE: "".join(f"{label}\n" for label in spec.labels),
+        LABELS_FILE: labels_text(spec),
     }
     for name, text in texts.items():
         with written_beside(prepared.model / name) as beside:

@@ -97,7 +97,10 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
     if not dims or not isinstance(dims[0], str) or any(isinstance(dim, str) for dim in dims[1:]):
         raise ArtifactError(f"{path}: {value.name} is {dims}; expected a dynamic batch axis first, then fixed sizes")
-    return TensorSpec(name=value.name, dtype=_TRITON_TYPES[tensor.elem_type], shape=tuple(map(int, dims[1:])))
+    dtype = _TRITON_TYPES.get(tensor.elem_type)
+    if dtype is None or not all(int(dim) > 0 for dim in dims[1:]):
+        raise ArtifactError(f"{path}: {value.name} has a type or size that no image model has ({dims})")
+    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(map(int, dims[1:])))
 
 
 def _without_traces(model: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def _channels(option: str, text: str | None, problems: list[str]) -> tuple[float
     except ValueError:
         problems.append(f"{option} {text}: expected three numbers, as in 0.485,0.456,0.406")
         return None
-    if max(red, green, blue) > 2:
+    if not all(map(math.isfinite, (red, green, blue))) or max(red, green, blue) > 2:
         problems.append(f"{option} {text}: expected values for pixels in 0..1, divide them by 255")
     return red, green, blue
 

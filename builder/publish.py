@@ -23,6 +23,8 @@ from model.errors import ArtifactError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_ASIDE = ".aside"
+_SUFFIX_LENGTH = len("-01234567")
 
 
 class Publication:
@@ -40,9 +42,13 @@ def publication(repository: Path, name: str) -> Iterator[Publication]:
 
     Raises ArtifactError when another builder is publishing to the repository, or the file system forbids it.
     """
-    repository.mkdir(parents=True, exist_ok=True)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{repository}: cannot be a model repository ({error.strerror})") from error
     staging = staging_folder(repository)
     with _only_builder(repository):
+        _recover(staging, repository)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         live, staged = repository / name, staging / f"{name}-{uuid4().hex[:8]}"
@@ -92,12 +98,17 @@ def _only_builder(repository: Path) -> Iterator[None]:
     """Hold a lock on the repository's folder; the kernel lets go of it when this process ends, however it ends."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, repository)
         yield
-    except BlockingIOError as error:
-        raise ArtifactError(f"{repository}: another builder is publishing here; try again when it is done") from error
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, repository: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ArtifactError(f"{repository}: another builder is publishing here; try again when it is done") from error
 
 
 def _link_tree(live: Path, staged: Path) -> None:
@@ -143,7 +154,24 @@ def _exchange(first: Path, second: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise OSError(code, os.strerror(code))
-    aside = first.with_name(f"{first.name}.old")
+    exchange_in_two(first, second)
+
+
+def exchange_in_two(first: Path, second: Path) -> None:
+    """Swap by renames; what was aside when the builder was killed is put back by the next one."""
+    aside = first.with_name(f"{first.name}{_ASIDE}")
     second.rename(aside)
-    first.rename(second)
+    try:
+        first.rename(second)
+    except BaseException:
+        aside.rename(second)
+        raise
     aside.rename(first)
+
+
+def _recover(staging: Path, repository: Path) -> None:
+    """Put back a model that an interrupted exchange in two steps left aside."""
+    for aside in staging.glob(f"*{_ASIDE}"):
+        live = repository / aside.name.removesuffix(_ASIDE)[:-_SUFFIX_LENGTH]
+        if not live.exists():
+            aside.rename(live)

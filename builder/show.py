@@ -57,14 +57,21 @@ def _shown_onnx(path: Path) -> Shown:
 
 
 def _shown_version(folder: Path, versions: tuple[int, ...]) -> Shown:
-    spec = folder.parent / METADATA_KEY
     return Shown(
         path=folder,
-        spec=ModelSpec.from_json(spec.read_text(encoding="utf-8"), origin=str(spec)) if spec.is_file() else None,
+        spec=_spec_of_version(folder),
         versions=versions,
         verdict=_json(folder / VERDICT_FILE),
         manifest=_json(folder / MANIFEST_FILE),
     )
+
+
+def _spec_of_version(folder: Path) -> ModelSpec | None:
+    """Its own graph's, else the newest version's, which all share beside them."""
+    graph, shared = folder / "model.onnx", folder.parent / METADATA_KEY
+    if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
+        return spec
+    return ModelSpec.from_json(shared.read_text(encoding="utf-8"), origin=str(shared)) if shared.is_file() else None
 
 
 def _json(path: Path) -> JsonValue:

@@ -22,7 +22,7 @@ from model.network import (
     timm_normalize,
     timm_preprocess,
 )
-from model.preprocess import SUFFIXES, ImageError, Preprocess, load_file
+from model.preprocess import ImageError, Preprocess, load_file, pictures_below
 from model.spec import Lineage, ModelSpec, Normalize, image_input
 from model.tasks import TASKS
 
@@ -64,7 +64,7 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
     """Up to 32 pictures of a folder, evenly picked, preprocessed. Raises DataError when fewer than two can be read."""
     if not images.is_dir():
         raise DataError(f"{images}: not a folder of pictures")
-    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = pictures_below(images)
     loaded, broken = [], []
     for path in _evenly(files, MAX_IMAGES):
         try:
@@ -104,7 +104,7 @@ def _spec_of(foreign: Foreign) -> ModelSpec:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the labels ({error}); expected one a line, in UTF-8") from error
     while labels and not labels[-1]:

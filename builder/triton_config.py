@@ -49,6 +49,8 @@ def config_for(
     else:
         config.CopyFrom(present)
         del config.input[:], config.output[:]
+        config.ClearField("default_model_filename")
+        _fit_preferred_sizes(config, max_batch)
     config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch
     for tensor in interface[0]:
         config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
@@ -68,6 +70,11 @@ def config_for(
 def public_json(spec: ModelSpec) -> str:
     """The spec as clients see it: without its lineage, which tells of the training machine."""
     return spec.model_copy(update={"lineage": type(spec.lineage)()}).to_json()
+
+
+def labels_text(spec: ModelSpec) -> str:
+    """The content of `labels.txt`: one label a line, in the order of the classes."""
+    return "".join(f"{label}\n" for label in spec.labels)
 
 
 def config_to_text(config: ModelConfig) -> str:
@@ -108,6 +115,15 @@ def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
         )
         for entry in entries
     )
+
+
+def _fit_preferred_sizes(config: ModelConfig, max_batch: int) -> None:
+    """Triton refuses a preferred batch above the maximum."""
+    if config.HasField("dynamic_batching"):
+        sizes = config.dynamic_batching.preferred_batch_size
+        fitting = [size for size in sizes if size <= max_batch]
+        del sizes[:]
+        sizes.extend(fitting)
 
 
 def _data_type(tensor: TensorSpec) -> int:

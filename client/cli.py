@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, application, print_json, reports_errors, table
+from model.console import DEFAULT_URL, JsonOption, application, print_json, reports_errors, table
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ MAX_TABLE_ROWS = 100
 app = application("Ask a served model, or any artifact, about pictures.")
 
 Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or http://HOST:PORT.")]
-DEFAULT_URL = "127.0.0.1:8001"
 
 
 @app.callback()
@@ -66,7 +65,7 @@ def infer(
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(_open(source, url, model, version))
-        pace = Pace(batch=min(batch, getattr(runner, "max_batch", batch) or 1), in_flight=in_flight)
+        pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=in_flight)
         sink = _sink(stack, output)
         for row in _with_progress(infer_files(runner, found, top, pace), len(found)):
             sink(row)
@@ -112,16 +111,7 @@ def show(
     if as_json:
         print_json(spec)
         return
-    how = spec.preprocess
-    rows = [
-        ["task", spec.task],
-        ["input", str(spec.input)],
-        *(["output", str(output)] for output in spec.outputs),
-        ["preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"],
-        ["labels", f"{len(spec.labels)}: {', '.join(spec.labels[:8])}{', …' if len(spec.labels) > 8 else ''}"],
-        ["largest batch", str(runner.max_batch)],
-    ]
-    table(["", spec.name], rows)
+    table(["", spec.name], [*spec.described(), ("largest batch", str(runner.max_batch))])
 
 
 def _open(source: Path | None, url: str, model: str | None, version: str) -> Runner:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from client.infer import Row
 from model.files import written_beside
-from model.preprocess import ImageError, decode_image
+from model.preprocess import ImageError, decode_image, read_picture
 from model.spec import Frozen, ModelSpec
 from model.tasks import task_of
 
@@ -50,8 +50,8 @@ def _tile(row: Row, spec: ModelSpec) -> Tile:
 def _thumbnail(path: Path) -> str | None:
     """The picture as a data URL, None when it has gone since it was answered."""
     try:
-        image = decode_image(path.read_bytes())
-    except (ImageError, OSError):
+        image = decode_image(read_picture(path))
+    except ImageError:
         return None
     image.thumbnail(_THUMBNAIL)
     data = io.BytesIO()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError
-from model.preprocess import SUFFIXES
+from model.preprocess import SUFFIXES, pictures_below
 
 
 def find_images(given: Sequence[str]) -> list[Path]:
@@ -29,19 +30,18 @@ def find_images(given: Sequence[str]) -> list[Path]:
 
 def _paths(text: str) -> list[Path]:
     path = Path(text)
-    if path.is_dir():
-        return _pictures_below(path)
-    if path.exists():
-        return [path]
+    try:
+        if path.is_dir():
+            return pictures_below(path)
+        if path.exists():
+            return [path]
+    except OSError:
+        return []  # a name that the file system cannot have
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute patterns too
-    return [picture for match in matches for picture in (_pictures_below(match) if match.is_dir() else [match])]
-
-
-def _pictures_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [picture for match in matches for picture in (pictures_below(match) if match.is_dir() else [match])]
 
 
 def _why_nothing(text: str) -> str:
-    if Path(text).is_dir():
+    if not glob.has_magic(text) and os.path.isdir(text):  # noqa: PTH112 - false also for impossible names
         return f"the folder holds no file that ends in {', '.join(sorted(SUFFIXES))}"
     return "the pattern matches nothing" if glob.has_magic(text) else "no such file or folder"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ import typer
 from model.errors import OutsideError, RefusedError, TritonkitError
 
 Arguments = ParamSpec("Arguments")
+
+DEFAULT_URL = "127.0.0.1:8001"
+TRACEBACK_VARIABLE = "TRITONKIT_TRACEBACK"
+"""Set in the environment, it lets unexpected errors through with their traceback."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
@@ -41,10 +46,20 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
             command(*args, **kwargs)
         except TritonkitError as error:
             if kwargs.get("as_json"):
-                print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+                found = {"document": error.document} if isinstance(error, RefusedError) and error.document else {}
+                print_json({"error": {"type": type(error).__name__, "message": str(error)}, **found})
             fail(str(error), code=exit_code(error))
         except KeyboardInterrupt:
             fail("stopped by the keyboard", code=130)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except OSError as error:
+            fail(f"{error.filename or 'input or output'}: {error.strerror or error}", code=2)
+        except Exception as error:
+            if os.environ.get(TRACEBACK_VARIABLE):
+                raise
+            what = f"{type(error).__name__}: {error}"
+            fail(f"unexpected {what}. Please report it with the output of {TRACEBACK_VARIABLE}=1", code=3)
 
     return wrapped
 

@@ -56,7 +56,11 @@ class BatchError(InputError):
 
 
 class RefusedError(TritonkitError):
-    """The work was done and its answer is no: a verdict failed, a check found errors."""
+    """The work was done and its answer is no: a verdict failed. `document` is what `--json` shows of it."""
+
+    def __init__(self, message: str, document: object = None) -> None:
+        super().__init__(message)
+        self.document = document
 
 
 class OutsideError(TritonkitError):

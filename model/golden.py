@@ -62,6 +62,8 @@ class Golden:
             raise ArtifactError(
                 f"{path}: golden images are uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
             )
+        if not 1 <= len(images) <= MAX_IMAGES:
+            raise ArtifactError(f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}")
         for name, array in {**self.outputs, "targets": self.targets}.items():
             if array is not None and array.shape[:1] != images.shape[:1]:
                 raise ArtifactError(f"{path}: {len(images)} images, but {name} is {list(array.shape)}")

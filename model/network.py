@@ -22,6 +22,9 @@ _NOT_IN_A_SPEC = ("checkpoint_path", "num_classes", "pretrained")
 
 _LAST_LAYERS: dict[str, type[nn.Module]] = {"multiclass": nn.Softmax}
 
+# timm's crop modes: `border` shows the whole picture with a margin, which is `pad` without the margin.
+_FITS: dict[str, Literal["pad", "squash"]] = {"squash": "squash", "border": "pad"}
+
 
 class Network(nn.Module):
     """uint8 images [N, H, W, 3] in, the task's outputs out; everything in between is inside."""
@@ -108,7 +111,13 @@ def timm_preprocess(name: str) -> Preprocess:
     config = _timm_config(name)
     _, height, width = config.input_size
     interpolation: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
-    return Preprocess(height=height, width=width, crop_ratio=config.crop_pct or 1.0, interpolation=interpolation)
+    return Preprocess(
+        height=height,
+        width=width,
+        fit=_FITS.get(config.crop_mode, "crop"),
+        crop_ratio=config.crop_pct or 1.0,
+        interpolation=interpolation,
+    )
 
 
 def _timm_config(name: str) -> Any:
@@ -132,7 +141,7 @@ def _backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.
         network: nn.Module = timm.create_model(architecture.name, **arguments)
     except OSError as error:
         raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a constructor fails in its own way on arguments it does not expect
         raise SpecError(f"timm cannot build {architecture.name} {architecture.arguments}: {error}") from error
     return network
 

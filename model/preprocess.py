@@ -112,17 +112,27 @@ class Geometry:
         )
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """The files below a folder that are named like pictures, in order; hidden ones are left out."""
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in named if path.is_file())
+
+
 def load_file(path: Path, how: Preprocess) -> tuple[ImageArray, Geometry]:
-    """`load_image` of a file, whose size is looked at before it is read. Raises ImageError."""
+    """`load_image` of a file. Raises ImageError."""
+    return load_image(read_picture(path), how)
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of a file, whose size is looked at first. Raises ImageError."""
     try:
         if not path.is_file():
             raise ImageError("no such file")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ImageError(f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror})") from error
-    return load_image(data, how)
 
 
 def load_image(data: bytes, how: Preprocess) -> tuple[ImageArray, Geometry]:

@@ -18,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -99,6 +100,14 @@ class ModelSpec(Frozen):
     thresholds: dict[str, FiniteFloat] = {}
     lineage: Lineage = Lineage()
 
+    @field_validator("labels")
+    @classmethod
+    def _labels_fit_on_a_line(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        broken = [label for label in labels if not label or "\n" in label or "\r" in label]
+        if broken:
+            raise ValueError(f"a label is one line of text, got {broken[0]!r}")
+        return labels
+
     @model_validator(mode="after")
     def _input_is_what_preprocessing_makes(self) -> ModelSpec:
         expected = image_input(self.preprocess)
@@ -112,6 +121,19 @@ class ModelSpec(Frozen):
             return ModelSpec.model_validate({**self.model_dump(), "name": name})
         except ValidationError as error:
             raise SpecError(f"{name!r} cannot name a model:\n{problems_of(error)}") from error
+
+    def described(self) -> list[tuple[str, str]]:
+        """What it takes and gives, as rows of a table."""
+        how, labels = self.preprocess, ", ".join(self.labels[:8])
+        return [
+            ("task", self.task),
+            ("architecture", f"{self.architecture.library} {self.architecture.name}"),
+            ("input", str(self.input)),
+            *(("output", str(output)) for output in self.outputs),
+            ("preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"),
+            ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
+            ("labels", f"{len(self.labels)}: {labels}{', …' if len(self.labels) > 8 else ''}"),
+        ]
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -27,7 +27,7 @@ class RuntimeName(StrEnum):
     docker = "docker"
 
 
-GrpcPort = Annotated[int | None, typer.Option(help="Which server, by its gRPC port; default: the only one.")]
+GrpcPort = Annotated[int | None, typer.Option(help="One server, by its gRPC port.")]
 
 
 @app.callback()
@@ -56,7 +56,10 @@ def up(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop Triton when this ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start Triton on the loopback address and wait until every model is ready."""
+    """Start Triton on the loopback address and wait until every model is ready.
+
+    Example: server up --repository model_repository --grpc-port 9001
+    """
     if runtime is RuntimeName.docker:
         raise InputError("NVIDIA's image is run by Compose: docker compose up triton (or triton-cpu without a GPU)")
     from server.process import Options, start, stop, wait_until_ready
@@ -78,7 +81,7 @@ def up(
         try:
             _wait(started)
         finally:
-            stop(started)
+            stop(started, keep_log=started.process() is None)
 
 
 @app.command()
@@ -109,11 +112,17 @@ def status(as_json: JsonOption = False) -> None:
 def logs(
     grpc_port: GrpcPort = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the end of a server's log, also of one that failed to start."""
     from server.process import log_of
 
-    typer.echo("\n".join(log_of(grpc_port).read_text(errors="replace").splitlines()[-lines:]))
+    log = log_of(grpc_port)
+    last = log.read_text(errors="replace").splitlines()[-lines:]
+    if as_json:
+        print_json({"log": log, "lines": last})
+    else:
+        typer.echo("\n".join(last))
 
 
 @app.command()
@@ -141,7 +150,7 @@ def _document(running: Server, ready: bool, models: list[Any]) -> dict[str, Any]
 def _wait(running: Server) -> None:
     while running.process() is not None:
         time.sleep(0.2)
-    raise ServerError(f"Triton ended by itself; see {running.log}")
+    raise ServerError(f"Triton ended; its log: {running.log}")
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

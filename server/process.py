@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -10,7 +11,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,7 @@ from model.errors import InputError, ServerError
 from model.files import written_beside
 from model.spec import Frozen
 from server.log import failures
-from server.pip_runtime import find_pip_runtime
+from server.pip_runtime import PipRuntime, find_pip_runtime
 from server.ports import check_free
 
 STATE_VARIABLE = "TRITONKIT_STATE"
@@ -98,8 +100,14 @@ def start(options: Options, stops_with_parent: bool = False) -> Server:
         raise InputError(f"{options.repository}: no model repository here; make one with `builder export`")
     options = options.model_copy(update={"repository": options.repository.resolve()})
     runtime = find_pip_runtime()
-    check_free(options.host, options.ports)
     folder = state_folder() / str(options.grpc_port)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        check_free(options.host, options.ports)
+        return _start(options, runtime, folder, stops_with_parent)
+
+
+def _start(options: Options, runtime: PipRuntime, folder: Path, stops_with_parent: bool) -> Server:
     runtime.lay_out_backends(folder / "backends")
     arguments = [str(runtime.binary), *_arguments(options, folder / "backends")]
     with (folder / _LOG_FILE).open("wb") as log:
@@ -113,16 +121,32 @@ def start(options: Options, stops_with_parent: bool = False) -> Server:
             start_new_session=True,
             preexec_fn=_stop_with_parent() if stops_with_parent else None,
         )
-    server = Server(options=options, pid=process.pid, started=psutil.Process(process.pid).create_time())
-    with written_beside(folder / _STATE_FILE) as beside:
-        beside.write_text(server.model_dump_json())
+    try:
+        server = Server(options=options, pid=process.pid, started=psutil.Process(process.pid).create_time())
+        with written_beside(folder / _STATE_FILE) as beside:
+            beside.write_text(server.model_dump_json())
+    except BaseException:
+        process.kill()  # a server that nobody remembers could not be stopped
+        raise
     return server
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep two starts on one port from laying out their backends over each other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
     """Return when all models are loaded. Stops the server and raises ServerError with the reason otherwise."""
     deadline = time.monotonic() + timeout_s
     try:
+        _check_starting(server, late=False)
         while not server.is_ready():
             _check_starting(server, late=time.monotonic() > deadline)
             time.sleep(0.1)
@@ -135,12 +159,9 @@ def stop(server: Server, keep_log: bool = False) -> None:
     """Ask Triton to end, wait, and end what is left of it and its children."""
     process = server.process()
     if process is not None:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
-        for left in alive:
-            left.kill()
-        psutil.wait_procs(alive, timeout=5)
+        _end(process)
+    if _remembered(server.folder / _STATE_FILE) not in (None, server):
+        return  # another server has taken the port, and the folder
     (server.folder / _STATE_FILE).unlink(missing_ok=True)
     shutil.rmtree(server.folder / "backends", ignore_errors=True)
     if not keep_log:
@@ -148,17 +169,11 @@ def stop(server: Server, keep_log: bool = False) -> None:
 
 
 def running_servers() -> list[Server]:
-    """The servers that were started here and still run; those that ended are forgotten, their logs kept."""
+    """The servers that were started here and still run."""
     found = []
     for path in sorted(state_folder().glob(f"*/{_STATE_FILE}")):
-        try:
-            server = Server.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
-            path.unlink(missing_ok=True)
-            continue
-        if server.process() is None:
-            path.unlink(missing_ok=True)
-        else:
+        server = _remembered(path)
+        if server is not None and server.process() is not None:
             found.append(server)
     return found
 
@@ -170,6 +185,27 @@ def log_of(grpc_port: int | None) -> Path:
     if not logs:
         raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
     return logs[-1]
+
+
+def _remembered(path: Path) -> Server | None:
+    try:
+        return Server.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _end(process: psutil.Process) -> None:
+    """Ask a process to end, and kill what is left of it and its children after a while."""
+    try:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
+    for left in alive:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
+    psutil.wait_procs(alive, timeout=5)
 
 
 def _arguments(options: Options, backends: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.runners.triton import TritonServer
+from model.runners.triton import Counters, TritonServer
 from model.spec import Frozen
 from server.process import Server
 
@@ -24,12 +24,13 @@ def model_rows(running: Server) -> list[ModelRow]:
     server = TritonServer(f"{running.options.host}:{running.options.grpc_port}")
     rows = []
     for state in server.models():
-        counted = server.counters(state.name)
+        ready = state.state == "READY"
+        counted = server.counters(state.name, state.version) if ready else Counters()
         rows.append(
             ModelRow(
                 model=state.name,
                 version=state.version,
-                state=state.state or state.reason,
+                state=state.state or state.reason or "NOT LOADED",
                 images=counted.images,
                 mean_batch=round(counted.images / max(1, counted.executions), 2),
                 queue_us=round(counted.queue_ns / max(1, counted.requests) / 1000),

@@ -36,6 +36,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in filter(None, listed.stdout.decode().split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+        # Older than the environments, so that make does not install this copy into them.
+        os.utime(folder / name, (0, 0))
     for made in (".venv", ".venv-triton", ".cache"):
         (folder / made).symlink_to(ROOT / made)
     return folder
@@ -43,10 +45,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
-def test_shell_blocks_run(page: Path, workplace: Path) -> None:
+def test_shell_blocks_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     script = "\n".join(["set -eux", *runnable(page)])
     # Pytest's own environment must not reach the commands: they are typed in a fresh shell.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "TRITONKIT", "MAKE"))}
+    clean["TRITONKIT_STATE"] = str(tmp_path)  # a bare `server down` must not stop the developer's own servers
     done = subprocess.run(["bash", "-c", script], cwd=workplace, env=clean, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     if page.name == "README.md":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +25,8 @@ from train.document import Document
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's words for what a training step computes in."""
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+# os.path's version leaves an unknown user's name as it is; Path's raises RuntimeError.
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, in 0..1."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import DataError
-from model.preprocess import ImageError, decode_image
+from model.preprocess import ImageError, decode_image, read_picture
 from train.config import DataConfig
 from train.samples import Found, Sample, listed, natural, read_samples, subfolders, write_csv
 
@@ -88,9 +88,9 @@ def _inspect(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
 
 def _digest_or_fault(sample: Sample) -> tuple[str, str]:
     try:
-        content = sample.path.read_bytes()
+        content = read_picture(sample.path)
         decode_image(content)
-    except (OSError, ImageError) as error:
+    except ImageError as error:
         return "", f"{sample.path}: {error}"
     return f"{sample.label}\t{hashlib.sha256(content).hexdigest()}\n", ""
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from model.errors import DataError
-from model.preprocess import ImageArray, ImageError, Preprocess, load_image
+from model.preprocess import ImageArray, ImageError, Preprocess, load_file
 from train.samples import Sample
 
 Batch = tuple[Tensor, Tensor]
@@ -47,8 +47,8 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
 def load_sample(sample: Sample, preprocess: Preprocess) -> ImageArray:
     """A sample's picture, uint8 [H, W, 3]. Raises DataError."""
     try:
-        return load_image(sample.path.read_bytes(), preprocess)[0]
-    except (OSError, ImageError) as error:
+        return load_file(sample.path, preprocess)[0]
+    except ImageError as error:
         raise DataError(f"{sample.path}: the picture cannot be read: {error}") from error
 
 

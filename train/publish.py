@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.golden import MAX_IMAGES, Golden
+from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from model.network import Network, save_network
 from model.runners.base import Runner
 from model.runners.pytorch import TorchRunner
@@ -20,7 +20,7 @@ from train.run_folder import RunFolder, git_revision
 from train.samples import Sample, natural
 from train.tasks import TRAINING_TASKS
 
-GOLDEN_NAMES = {"best": "golden.npz", "last": "last.golden.npz"}
+GOLDEN_NAMES = {"best": GOLDEN_FILE, "last": "last.golden.npz"}
 
 
 def publish(which: str, network: Network, splits: Splits, config: Config, run: RunFolder) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.preprocess import SUFFIXES
+from model.preprocess import pictures_below
 
 HEADER = ["image_path", "label"]
 SHOWN = 10
@@ -75,17 +75,12 @@ def _in_class_folders(root: Path) -> Found:
     if not folders:
         found.problems.append(f"{root}: has no class folders; expected {root.name}/<label>/<picture>")
     for folder in folders:
-        pictures = _pictures(folder)
+        pictures = pictures_below(folder)
         found.samples += [Sample(picture, folder.name) for picture in pictures]
         if not pictures:
             empty.append(str(folder))
     found.problems += listed("classes without a picture", empty)
     return found
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
 
 
 def _in_csv(path: Path) -> Found:

@@ -23,6 +23,8 @@ class Runner(ABC):
     spec: ModelSpec
     origin: str
     """The file or address, for messages."""
+    max_batch: int | None = None
+    """The largest batch it takes; None for no limit of its own."""
 
     def infer(self, batch: ImageArray) -> Outputs:
         """Answer a batch.

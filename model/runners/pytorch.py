@@ -18,6 +18,8 @@ class TorchRunner(Runner):
         self.spec = network.spec
         self.origin = origin
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # The reference must have all of fp32's digits; TF32, a GPU's default in convolutions, has fewer.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self._network = network.eval().to(self._device)
 
     @classmethod

@@ -20,8 +20,6 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import METADATA_KEY, Frozen, ModelSpec
 
-DEFAULT_URL = "127.0.0.1:8001"
-
 
 class ModelState(Frozen):
     """A line of the server's model index."""
@@ -46,7 +44,7 @@ class Counters(Frozen):
 class TritonServer:
     """A connection to `HOST:PORT` or `grpc://HOST:PORT` (gRPC), or `http://HOST:PORT`. Made on first use."""
 
-    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
         scheme, separator, address = url.rpartition("://")
         port = address.rpartition(":")[2]
         if (separator and scheme not in ("grpc", "http")) or ":" not in address or not port.isdecimal():
@@ -91,10 +89,10 @@ class TritonServer:
         with self._translated("tell its version"):
             return str(self._client.get_server_metadata(**self._as_json)["version"])
 
-    def counters(self, model: str) -> Counters:
-        """What the server has counted for a model, all versions together. Raises InferenceError."""
+    def counters(self, model: str, version: str = "") -> Counters:
+        """What the server has counted for a model, one version or all together. Raises InferenceError."""
         with self._translated(f"read the statistics of {model!r}"):
-            document = self._client.get_inference_statistics(model, **self._as_json)
+            document = self._client.get_inference_statistics(model, version, **self._as_json)
         total = {"images": 0, "executions": 0, "requests": 0, "queue_ns": 0}
         for row in document.get("model_stats", []):
             queue = row.get("inference_stats", {}).get("queue", {})
@@ -134,8 +132,8 @@ class TritonServer:
             if "UNAVAILABLE" in str(error.status()) or "failed to connect" in message.lower():
                 raise self._unreachable(message) from error
             raise InferenceError(f"{self.url} could not {doing}: {message}") from error
-        except OSError as error:
-            raise self._unreachable(str(error)) from error
+        except Exception as error:  # the HTTP client lets through whatever a port that is not Triton's leads to
+            raise self._unreachable(f"{type(error).__name__}: {error}") from error
 
     def _unreachable(self, why: str) -> InferenceError:
         port = "HTTP (8000)" if self.protocol == "http" else "gRPC (8001)"

@@ -20,7 +20,7 @@ from typer.testing import Result
 
 from builder.check import check_repository
 from builder.publish import leftovers, staging_folder, versions_of
-from builder.sources import builtin_golden
+from builder.sources import PHOTOS, builtin_golden
 from model.checkpoint import read_spec
 from model.golden import Golden
 from model.network import Network
@@ -69,12 +69,12 @@ def test_export_publishes_a_version_that_explains_itself(
 def test_export_is_refused_when_the_checkpoint_changed_since_training(
     command: Command, checkpoint: Path, golden: Path, tmp_path: Path
 ) -> None:
+    repository = tmp_path / "repository"
+    assert command("builder", "export", checkpoint, "--repository", repository).exit_code == 0
     sample = Golden.load(golden)
     outputs = {"probabilities": np.roll(sample.outputs["probabilities"], 1, axis=1)}
     Golden(sample.images, outputs, sample.targets).save(golden)
-    repository = tmp_path / "repository"
-    command("builder", "export", checkpoint, "--repository", repository, "--images", "builder/photos")
-    refused = command("builder", "export", checkpoint, "--repository", repository)
+    refused = command("builder", "export", checkpoint, "--repository", repository, "--images", PHOTOS)
     assert refused.exit_code == 1
     assert "training: the checkpoint does not give the answers recorded" in refused.stderr
     assert versions_of(repository / "pets") == [1]
@@ -107,7 +107,7 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
     where = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
     result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *where)
     assert result.exit_code == 0, result.stderr
-    assert "247 tensors matched by order (names differ)" in result.stdout
+    assert "247 tensors matched by order (names differ): check the answers" in result.stdout
     shown = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
     assert shown["spec"]["preprocess"]["crop_ratio"] == 0.875
     assert shown["verdict"]["images"].startswith("4 pictures of")

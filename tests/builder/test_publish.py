@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from builder.check import check_repository
-from builder.publish import leftovers, next_version, publication, staging_folder, versions_of
+from builder.publish import exchange_in_two, leftovers, next_version, publication, staging_folder, versions_of
 from model.errors import ArtifactError
 
 PUBLISH_FOREVER = """
@@ -71,6 +71,28 @@ def test_version_is_not_reused_when_the_newest_was_deleted(tiny_repository: Path
     assert versions_of(model) == [1]
     shutil.rmtree(model / "1")
     assert next_version(model) == 2
+
+
+def test_model_is_put_back_when_an_exchange_in_two_steps_was_killed(tmp_path: Path) -> None:
+    publish(tmp_path / "r", "m", "a")
+    staging = staging_folder(tmp_path / "r")
+    staging.mkdir()
+    (tmp_path / "r" / "m").rename(staging / "m-01234567.aside")
+    (staging / "m-01234567").mkdir()
+    assert publish(tmp_path / "r", "m", "b") == 2
+    assert (tmp_path / "r/m/1/model.onnx").read_text() == "a"
+
+
+def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    exchange_in_two(tmp_path / "first", tmp_path / "second")
+    assert (tmp_path / "first" / "second").exists()
+    assert (tmp_path / "second" / "first").exists()
+    with pytest.raises(OSError):
+        exchange_in_two(tmp_path / "missing", tmp_path / "second")
+    assert (tmp_path / "second" / "first").exists()
 
 
 def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:

@@ -13,11 +13,18 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from builder.judge import judge
+from builder.sources import builtin_golden
 from builder.verdict import Verdict, compare
+from model.golden import Golden
 from model.network import Network
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+from model.runners.pytorch import TorchRunner
 from model.spec import Normalize
 from model.tasks import TASKS
 
+MAX_BATCH = 4
 Judge = Callable[..., Verdict]
 Make = Callable[[str], Network]
 
@@ -58,6 +65,19 @@ class NanForBrightImages(Network):
     def logits(self, images: Tensor) -> Tensor:
         darkness = 110 - images.float().mean(dim=(1, 2, 3))
         return super().logits(images) + 0 * darkness.sqrt()[:, None]
+
+
+class NanInAnotherOrder(Runner):
+    """Answers as it should, but NaN once a batch begins with certain images."""
+
+    def __init__(self, network: Network, images: ImageArray) -> None:
+        self.right, self.images = TorchRunner(network, "x"), images
+        self.spec, self.origin = network.spec, "x"
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        answers = self.right.infer(batch)
+        spoiled = np.array_equal(batch[: len(self.images)], self.images)
+        return {name: array * np.nan if spoiled else array for name, array in answers.items()}
 
 
 def as_faulty(kind: type[Network], network: Network) -> Network:
@@ -171,6 +191,25 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judg
 
     network = make_network("test_resnet")
     assert "has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
+
+
+def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: Make) -> None:
+    network = make_network("test_resnet")
+    images = (
+        builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
+    )
+    swapped = TorchRunner(as_faulty(ChannelsSwapped, network), "x")
+    verdict = judge(TorchRunner(network, "x"), swapped, Golden(images, {}), MAX_BATCH, "fp32")
+    assert "other colours: values differ" in causes(verdict)
+    assert "batch 1: values differ" not in causes(verdict)
+
+
+def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) -> None:
+    network = make_network("test_resnet")
+    golden = builtin_golden(network.spec.preprocess)
+    candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
+    verdict = judge(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
+    assert "nan: other order" in causes(verdict)
 
 
 def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(

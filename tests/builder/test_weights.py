@@ -44,7 +44,9 @@ def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> No
     values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
     matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
     assert same(matched.weights, state)
-    assert matched.how == f"{len(values)} tensors matched by order (names differ)"
+    assert (
+        matched.how == f"{len(values)} tensors matched by order (names differ): check the answers of pictures you know"
+    )
 
 
 def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
