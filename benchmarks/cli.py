@@ -76,7 +76,9 @@ def run_command(
     from benchmarks.record import write_record
     from benchmarks.run import Plan
     from benchmarks.table import print_record
+    from model.files import check_can_write
 
+    check_can_write(output)
     timing = Timing(window_s=window_s, max_windows=max_windows)
     levels = concurrency_levels(concurrency)
     record = _watched(Plan(model, url, levels, batch, repository, artifact, threads, images, timing))

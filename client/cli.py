@@ -58,9 +58,11 @@ def infer(
     """Answer pictures; exit 1 when any could not be read."""
     from client.infer import Pace, infer_files
     from client.inputs import find_images
+    from model.files import check_can_write
 
     if source is not None and (model or version):
         raise InputError("--from answers in this process; --model and --version are for a server")
+    check_can_write(output, gallery)
     found = find_images(paths)
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:

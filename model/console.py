@@ -53,6 +53,8 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
             fail("stopped by the keyboard", code=130)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except ModuleNotFoundError as error:
+            fail(f"{error.name} is missing; install it with: pip install 'tritonkit[all]'", code=2)
         except OSError as error:
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}", code=2)
         except Exception as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model.errors import InputError
+
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
@@ -24,6 +26,16 @@ def written_beside(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_can_write(*paths: Path | None) -> None:
+    """Find out before the work whether its results can be written. Raises InputError; None is no path."""
+    for path in filter(None, paths):
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give the name of a file to write")
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(f"{path}: cannot be written, {folder} is no folder that one may write to")
 
 
 def sha256_of(path: Path) -> str:

@@ -144,6 +144,9 @@ def test_everything_that_stands_for_nothing_is_named_at_once(command: Command, t
         (["--from", "nowhere.onnx"], 2, "nowhere.onnx: no such file"),
         (["--from", "x.onnx", "--model", "m"], 2, "--model and --version are for a server"),
         (["--from", "x.keras"], 2, "cannot run a"),
+        (["--from", "x.onnx", "--gallery", "."], 2, "is a folder"),
+        (["--from", "x.onnx", "--output", "/etc/passwd/o.jsonl"], 2, "cannot be written"),
+        (["x" * 300], 2, "no such file or folder"),
     ],
 )
 def test_wrong_use_gets_one_error_and_its_exit_code(
