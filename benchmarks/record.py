@@ -150,8 +150,10 @@ def read_record(path: Path) -> Record:
     """Read a record. Raises InputError for anything but one of this schema version or an older one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a record written by `bench run` ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: the record cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a record written by `bench run`; this is not JSON") from error
     if not isinstance(document, dict) or document.get("kind") != "tritonkit-benchmark":
         raise InputError(f"{path}: is JSON, but not a record written by `bench run`")
     version = document.get("schema_version")

@@ -162,6 +162,8 @@ def show_command(
 def _open_source(path: Path, foreign: Foreign | None, name: str | None) -> Source:
     from builder.sources import source_from_checkpoint, source_from_state_dict
 
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
     if foreign is not None:
         return source_from_state_dict(path, foreign, name)
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):

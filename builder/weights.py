@@ -76,6 +76,8 @@ def map_weights(source: State, target: State, origin: str) -> Matched:
             {**counters, **ordered},
             f"{len(ordered)} tensors matched by order (names differ): check the answers of pictures you know",
         )
+    if len(given) == len(wanted):
+        _check_last_layer(dict(zip(wanted, given.values(), strict=True)), wanted, origin)
     raise CheckpointError(_why_not(given, wanted, origin))
 
 
@@ -101,6 +103,13 @@ def _check_shapes(named: State, wanted: State, origin: str) -> None:
             "the labels file has another number of classes than the weights; otherwise --model is another size.\n"
             + "\n".join(wrong[:10])
         )
+
+
+def _check_last_layer(ordered: State, wanted: State, origin: str) -> None:
+    """Where all but the last weight and bias agree by order, the class count is what is wrong."""
+    differing = [key for key, tensor in ordered.items() if tensor.shape != wanted[key].shape]
+    if set(differing) <= set(list(wanted)[-2:]):
+        _check_shapes(ordered, wanted, origin)
 
 
 def _check_variances(ordered: State, origin: str) -> None:

@@ -1,6 +1,7 @@
 """How every command talks: one error line and an exit code, tables on a terminal, or one JSON document.
 
-Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed.
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed,
+130 stopped by the keyboard.
 """
 
 from __future__ import annotations
@@ -44,33 +45,45 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except TritonkitError as error:
-            if kwargs.get("as_json"):
-                found = {"document": error.document} if isinstance(error, RefusedError) and error.document else {}
-                print_json({"error": {"type": type(error).__name__, "message": str(error)}, **found})
-            fail(str(error), code=exit_code(error))
-        except KeyboardInterrupt:
-            fail("stopped by the keyboard", code=130)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except ModuleNotFoundError as error:
-            fail(f"{error.name} is missing; install it with: pip install 'tritonkit[all]'", code=2)
-        except OSError as error:
-            fail(f"{error.filename or 'input or output'}: {error.strerror or error}", code=2)
-        except Exception as error:
-            if os.environ.get(TRACEBACK_VARIABLE):
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get(TRACEBACK_VARIABLE) and not isinstance(error, TritonkitError):
                 raise
-            what = f"{type(error).__name__}: {error}"
-            fail(f"unexpected {what}. Please report it with the output of {TRACEBACK_VARIABLE}=1", code=3)
+            message = _message(error)
+            if kwargs.get("as_json"):
+                found = {"document": error.document} if isinstance(error, RefusedError) and error.document else {}
+                print_json({"error": {"type": type(error).__name__, "message": message}, **found})
+            fail(message, code=exit_code(error))
 
     return wrapped
 
 
-def exit_code(error: TritonkitError) -> int:
+def exit_code(error: BaseException) -> int:
     """The exit code an error becomes."""
     if isinstance(error, RefusedError):
         return 1
-    return 3 if isinstance(error, OutsideError) else 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, OutsideError):
+        return 3
+    return 2 if isinstance(error, TritonkitError | OSError | ModuleNotFoundError) else 3
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case TritonkitError():
+            return str(error)
+        case KeyboardInterrupt():
+            return "stopped by the keyboard"
+        case ModuleNotFoundError():
+            return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
+        case OSError():
+            return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    return (
+        f"unexpected {type(error).__name__}: {error}. Please report it with what the command prints "
+        f"when {TRACEBACK_VARIABLE}=1 is set"
+    )
 
 
 def fail(message: str, code: int) -> None:

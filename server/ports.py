@@ -16,7 +16,11 @@ def check_free(host: str, ports: dict[str, int]) -> None:
     if len(set(ports.values())) < len(ports):
         problems.append("two of the ports are the same")
     if problems:
-        raise ServerError("; ".join(problems) + ". Choose others with --http-port, --grpc-port, --metrics-port.")
+        raise ServerError(
+            "\n  ".join(["ports cannot be had:", *problems])
+            + "\nChoose others with --http-port, --grpc-port, --metrics-port; `server status` shows your own servers, "
+            "`server down` stops them."
+        )
 
 
 def _problem(host: str, title: str, port: int) -> str | None:

@@ -117,7 +117,8 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
     ("arguments", "said"),
     [
         (["nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["weights.pth"], "need --model TIMM_NAME and --labels FILE"),
+        (["weights.pth"], "weights.pth: no such checkpoint"),
+        (["{labels}"], "need --model TIMM_NAME and --labels FILE"),
         (["weights.pth", "--model", "resnet18"], "need both --model and --labels"),
         (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
         (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: only fp32"),

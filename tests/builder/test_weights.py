@@ -65,6 +65,13 @@ def test_weights_are_refused_when_the_class_count_differs(state: State) -> None:
         map_weights(other, state, "w.pth")
 
 
+def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State) -> None:
+    other = timm.create_model("test_resnet", num_classes=7).state_dict()
+    values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
+    with pytest.raises(CheckpointError, match="another number of classes"):
+        map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "w.pth")
+
+
 def test_weights_are_refused_when_nothing_fits(state: State) -> None:
     with pytest.raises(CheckpointError, match="neither by name, nor by a stripped prefix, nor by order"):
         map_weights({"a": torch.zeros(1)}, state, "w.pth")

@@ -84,3 +84,26 @@ def test_print_json_writes_our_values_when_they_are_nested(capsys: pytest.Captur
         "spec": [{"name": "é", "dtype": "FP32", "shape": [3]}],
         "path": "a/b",
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (IsADirectoryError(21, "Is a directory", "out.json"), 2, "out.json: Is a directory"),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 2, "onnx is missing; install it with"),
+        (ZeroDivisionError("division by zero"), 3, "unexpected ZeroDivisionError: division by zero"),
+    ],
+)
+def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, code: int, said: str) -> None:
+    foreign = typer.Typer()
+
+    @foreign.command()
+    @reports_errors
+    def broken(as_json: JsonOption = False) -> None:
+        raise error
+
+    result = CliRunner().invoke(foreign, ["--json"])
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert said in json.loads(result.stdout)["error"]["message"]
+    assert "Traceback" not in result.stderr
