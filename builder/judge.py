@@ -115,7 +115,7 @@ class _Trial:
             return
         change = compare("other order", self.task, answers, moved)
         self.comparisons.append(change)
-        if not change.max_abs <= self.limits.max_abs:
+        if not (change.max_abs <= self.limits.max_abs and change.relative <= self.limits.relative):
             self._refuse(
                 "batch_position",
                 f"the answer depends on the place in the batch: the same image's values move by {change.max_abs:.1e} "
