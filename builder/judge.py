@@ -19,25 +19,34 @@ _COLOURS = np.array([1.0, 0.6, 0.3], dtype=np.float32)
 """Red, green and blue are dimmed differently, so that swapped channels show even on grey pictures."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """What training left: the checkpoint asked as it was trained, and the sample with the answers given then."""
+
+    reference: Runner
+    recorded: Golden
+
+
 def judge(
     reference: Runner,
     candidate: Runner,
     golden: Golden,
     max_batch: int,
     precision: str,
-    recorded: Golden | None = None,
+    training: Training | None = None,
 ) -> Verdict:
     """Compare `candidate` with `reference` on the golden images, as `builder.verdict` describes.
 
-    recorded: the sample that training left; the reference must still give the answers in it.
+    training: where given, the checkpoint must still answer as it did then.
     """
     trial = _Trial(reference, candidate, golden, max_batch, LIMITS[precision])
     if (answers := trial.ask_at_every_batch_size()) is not None:
         trial.ask_in_another_order(answers)
         trial.ask_in_other_colours()
+        trial.look_for_faults(answers)
         trial.weigh_quality(answers)
-    if recorded is not None and recorded.outputs:
-        trial.recall_training(recorded)
+    if training is not None and training.recorded.outputs:
+        trial.recall(training)
     return Verdict(
         passed=not trial.problems,
         precision=precision,
@@ -77,11 +86,11 @@ class _Trial:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.reference.spec)
+        self.geometries = self.golden.fitted
         self.expected = ask(self.reference, self.golden.images, min(8, self.max_batch))
-        expected = np.concatenate([array.reshape(len(array), -1) for array in self.expected.values()], axis=1)
-        if not np.isfinite(expected).all():
+        if not all(np.isfinite(array).all() for array in self.expected.values()):
             self._refuse("reference", "the checkpoint itself answers NaN or infinity: nothing can be proven with it")
-        elif (np.abs(expected - expected[0]) <= 2 * rounding(expected)).all():
+        elif all(_same_for_all(array) for array in self.expected.values()):
             self._refuse(
                 "reference",
                 "the checkpoint gives every image the same answer, so a wrong graph would not show. Export trained "
@@ -113,13 +122,14 @@ class _Trial:
         moved = {name: array[::-1] for name, array in backwards.items()}
         if not self._fits("other order", answers, moved):
             return
-        change = compare("other order", self.task, answers, moved)
+        change = compare("other order", self.task, answers, moved, self.geometries)
         self.comparisons.append(change)
-        if not (change.max_abs <= self.limits.max_abs and change.relative <= self.limits.relative):
+        if not change.within(self.limits) or change.decisions_kept < self.limits.decisions:
             self._refuse(
                 "batch_position",
-                f"the answer depends on the place in the batch: the same image's values move by {change.max_abs:.1e} "
-                f"when a batch of {self.max_batch} is asked in another order",
+                f"the answer depends on the place in the batch: the same image's values move by {change.max_abs:.1e}, "
+                f"{change.decisions_kept:.0%} of decisions are kept, when a batch of {self.max_batch} is asked in "
+                "another order",
             )
 
     def ask_in_other_colours(self) -> None:
@@ -129,28 +139,34 @@ class _Trial:
         if (answers := self._asked("other colours", probes, size)) is not None:
             self._compared("other colours", ask(self.reference, probes, size), answers)
 
+    def look_for_faults(self, answers: Outputs) -> None:
+        """What no answer of this task can be, whatever the checkpoint says."""
+        for fault in self.task.faults(answers):
+            self._refuse("answers", fault)
+
     def weigh_quality(self, answers: Outputs) -> None:
         """Accuracy and the like, where the truth is known."""
-        if self.golden.targets is None:
+        if not self.golden.targets:
             return
         before = self.task.quality(self.expected, self.golden.targets)
         after = self.task.quality(answers, self.golden.targets)
         self.quality = {"checkpoint": before, "artifact": after}
-        if self.task.decisions_kept(self.expected, answers).all():
+        if self.task.decisions_kept(self.task.agreement(self.expected, answers, self.geometries)).all():
             return  # a tie that was broken the other way
         for name, value in before.items():
             if value - after[name] > self.limits.quality:
                 self._refuse("quality", f"{name} falls from {value:.4f} to {after[name]:.4f}")
 
-    def recall_training(self, recorded: Golden) -> None:
+    def recall(self, training: Training) -> None:
         """The checkpoint must still answer as the trained model did."""
-        now = {}
-        if recorded.images.shape[1:] == self.reference.spec.input.shape:
-            now = ask(self.reference, recorded.images, min(8, self.max_batch))
+        reference, recorded = training.reference, training.recorded
+        now: Outputs = {}
+        if recorded.images.shape[1:] == reference.spec.input.shape:
+            now = ask(reference, recorded.images, min(8, self.max_batch))
         if {k: v.shape for k, v in recorded.outputs.items()} != {k: v.shape for k, v in now.items()}:
             self._refuse("training", "the golden sample beside the checkpoint is of another model")
             return
-        drift = compare("training", self.task, recorded.outputs, now)
+        drift = compare("training", task_of(reference.spec), recorded.outputs, now, recorded.fitted)
         self.comparisons.append(drift)
         # The trained model may have answered on a GPU, so decisions count and small differences do not.
         if drift.decisions_kept < 1 or not drift.relative <= 100 * self.limits.relative:
@@ -164,16 +180,20 @@ class _Trial:
         """Compare, note problems, and tell whether the answers could be compared at all."""
         if not self._fits(asked, expected, actual):
             return False
-        comparison = compare(asked, self.task, expected, actual)
+        comparison = compare(asked, self.task, expected, actual, self.geometries)
         self.comparisons.append(comparison)
-        if not (comparison.max_abs <= self.limits.max_abs and comparison.relative <= self.limits.relative):
+        if not comparison.within(self.limits):
             self._refuse(
                 "numbers",
                 f"{asked}: values differ by up to {comparison.max_abs:.1e} (limit {self.limits.max_abs:.0e}), "
                 f"relative {comparison.relative:.1e} (limit {self.limits.relative:.0e})",
             )
         if comparison.decisions_kept < self.limits.decisions:
-            self._refuse("decisions", f"{asked}: {1 - comparison.decisions_kept:.0%} of images change their answer")
+            reached = ", ".join(f"{name} {value:.4f}" for name, value in comparison.agreement.items())
+            self._refuse(
+                "decisions",
+                f"{asked}: {1 - comparison.decisions_kept:.0%} of images change their answer (mean {reached})",
+            )
         return True
 
     def _asked(self, asked: str, images: ImageArray, batch: int) -> Outputs | None:
@@ -192,6 +212,12 @@ class _Trial:
 
     def _refuse(self, code: str, message: str) -> None:
         self.problems.append(Problem(code=code, message=message))
+
+
+def _same_for_all(answers: NDArray[Any]) -> bool:
+    """Does every image get the answer of the first, but for rounding? answers: [N, ...]."""
+    values = answers.astype(np.float64)
+    return bool((np.abs(values - values[0]) <= 2 * rounding(answers)).all())
 
 
 def _unfit(name: str, expected: NDArray[Any], actual: Outputs, asked: str) -> Problem | None:

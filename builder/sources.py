@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from builder.judge import Training
 from builder.options import Foreign
-from builder.weights import map_weights, read_foreign_weights
+from builder.terms import Terms, in_terms
+from model.backbones import architecture_of, timm_normalize, timm_preprocess
 from model.errors import DataError, InputError, SpecError
 from model.files import sha256_of
-from model.golden import MAX_IMAGES, Golden, beside_checkpoint
-from model.network import (
-    Network,
-    architecture_of,
-    load_network,
-    load_weights,
-    timm_normalize,
-    timm_preprocess,
-)
+from model.golden import MAX_IMAGES, Golden, beside_checkpoint, packed
+from model.network import Network, load_network, load_weights
 from model.preprocess import ImageError, Preprocess, load_file, pictures_below
-from model.spec import Lineage, ModelSpec, Normalize, image_input
-from model.tasks import TASKS
+from model.runners.pytorch import TorchRunner
+from model.spec import Lineage, ModelSpec, Normalize, Question, image_input
+from model.tasks import task_for
+from model.weights import map_weights, read_foreign_weights
 
 PHOTOS = Path(__file__).parent / "photos"
 
@@ -37,6 +34,19 @@ class Source:
     network: Network
     golden: Golden | None
     description: str
+    trained: Network | None = None
+    """Where other terms are asked: the network in those it was trained with."""
+
+    @property
+    def training(self) -> Training | None:
+        """What training left to be recalled, None without a golden sample."""
+        if self.golden is None:
+            return None
+        return Training(TorchRunner(self.trained or self.network, origin="the checkpoint"), self.golden)
+
+    def asked_in(self, terms: Terms) -> Source:
+        """The same source asked in other terms. Raises InputError where its task knows no such term."""
+        return replace(self, network=in_terms(self.network, terms), trained=self.network)
 
 
 def source_from_checkpoint(path: Path, name: str | None = None) -> Source:
@@ -68,19 +78,24 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
     loaded, broken = [], []
     for path in _evenly(files, MAX_IMAGES):
         try:
-            loaded.append(load_file(path, preprocess)[0])
+            loaded.append(load_file(path, preprocess))
         except ImageError as error:
             broken.append(f"  {path}: {error}")
     if len(loaded) < 2:
         problems = "\n".join(["", *broken[:10]])
         raise DataError(f"{images}: a verdict needs at least two readable pictures, found {len(loaded)}{problems}")
-    return Golden(np.stack(loaded), {}, source=f"{len(loaded)} pictures of {images}")
+    return Golden(
+        np.stack([image for image, _ in loaded]),
+        {},
+        geometries=packed(geometry for _, geometry in loaded),
+        source=f"{len(loaded)} pictures of {images}",
+    )
 
 
 def builtin_golden(preprocess: Preprocess) -> Golden:
     """The photographs that come with the builder, for sources that bring no pictures."""
     golden = golden_from_images(PHOTOS, preprocess)
-    return Golden(golden.images, {}, source=f"{len(golden.images)} photographs of the builder's own")
+    return replace(golden, source=f"{len(golden.images)} photographs of the builder's own")
 
 
 def _spec_of(foreign: Foreign) -> ModelSpec:
@@ -90,15 +105,15 @@ def _spec_of(foreign: Foreign) -> ModelSpec:
         height, width = foreign.size
         preprocess = Preprocess(height, width, crop_ratio=preprocess.crop_ratio, interpolation=preprocess.interpolation)
     default = timm_normalize(foreign.model)
+    question = Question(task="multiclass", labels=tuple(labels))
     return ModelSpec(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", foreign.model),
-        task="multiclass",
+        **question.model_dump(),
         architecture=architecture_of(foreign.model, preprocess.height, preprocess.width),
         input=image_input(preprocess),
-        outputs=TASKS["multiclass"].outputs(labels),
+        outputs=task_for(question).outputs(image_input(preprocess)),
         preprocess=preprocess,
         normalize=Normalize(mean=foreign.mean or default.mean, std=foreign.std or default.std),
-        labels=tuple(labels),
     )
 
 

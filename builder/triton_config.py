@@ -15,7 +15,8 @@ from model.errors import ArtifactError
 from model.spec import METADATA_KEY, ModelSpec, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
-LABELS_FILE = "labels.txt"
+LABEL_FILES = "labels*.txt"
+"""`labels.txt`, or for each head with labels `labels.HEAD.txt`."""
 ARTIFACTS = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 """The file Triton's backends look for in a version folder."""
 LAST_VERSION = "last_version"
@@ -55,12 +56,11 @@ def config_for(
     for tensor in interface[0]:
         config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=tensor.shape)
     for tensor in interface[1]:
-        labelled = spec.labels and tensor.shape == (len(spec.labels),)
         config.output.add(
             name=tensor.name,
             data_type=_data_type(tensor),
             dims=tensor.shape,
-            label_filename=LABELS_FILE if labelled else "",
+            label_filename=_label_file(spec, tensor),
         )
     config.parameters[METADATA_KEY].string_value = public_json(spec)
     config.parameters[LAST_VERSION].string_value = str(version)
@@ -72,9 +72,12 @@ def public_json(spec: ModelSpec) -> str:
     return spec.model_copy(update={"lineage": type(spec.lineage)()}).to_json()
 
 
-def labels_text(spec: ModelSpec) -> str:
-    """The content of `labels.txt`: one label a line, in the order of the classes."""
-    return "".join(f"{label}\n" for label in spec.labels)
+def label_texts(spec: ModelSpec) -> dict[str, str]:
+    """The files of labels beside a model and their content: one label a line, in the order of the classes."""
+    asked = {f"labels.{name}.txt": head for name, head in spec.heads.items()} or {"labels.txt": spec}
+    return {
+        name: "".join(f"{label}\n" for label in question.labels) for name, question in asked.items() if question.labels
+    }
 
 
 def config_to_text(config: ModelConfig) -> str:
@@ -115,6 +118,14 @@ def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
         )
         for entry in entries
     )
+
+
+def _label_file(spec: ModelSpec, tensor: TensorSpec) -> str:
+    """The file that names an output's values, empty for one whose last axis is no labels, such as a mask."""
+    question = spec.heads.get(tensor.name, spec)
+    if not question.labels or question.embedding_size is not None or tensor.shape != (len(question.labels),):
+        return ""
+    return f"labels.{tensor.name}.txt" if spec.heads else "labels.txt"
 
 
 def _fit_preferred_sizes(config: ModelConfig, max_batch: int) -> None:

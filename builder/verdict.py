@@ -3,21 +3,25 @@
 It is asked about real images at batch 1, a middle size and the maximum, and again with the images in another
 order and in other colours. What is measured:
 
-- error of every output value: largest, mean, 99th percentile;
+- error of every value that is a fraction (a mask's class numbers are not): largest, mean, 99th percentile;
 - relative error: the Frobenius norm of the error over that of the reference's own variation between images.
   A classifier of a thousand classes hides a wrong graph in small absolute errors; this does not let it;
-- the share of images that keep their decision (of the task: top-1, label set, …);
+- agreement, by the task's own measures (top-1, label set, cosine and nearest neighbour, IoU of masks at the picture's
+  size), and the share of images that keep their decision by them;
+- faults that answers have by themselves: no unit length, values that are no probabilities;
 - quality (accuracy, …) of both where the truth is known;
 - NaN and infinity, shapes and types, dependence on the place in the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Frozen
 from model.tasks import Task
@@ -60,7 +64,14 @@ class Comparison(Frozen):
     mean_abs: float
     p99_abs: float
     relative: float
+    """Errors are those of floating-point outputs, 0 where there are none."""
+    agreement: dict[str, float] = {}
+    """By the task's measures, the mean over the images."""
     decisions_kept: float
+
+    def within(self, limits: Limits) -> bool:
+        """Do the values keep to the limits? NaN does not."""
+        return self.max_abs <= limits.max_abs and self.relative <= limits.relative
 
 
 class Verdict(Frozen):
@@ -80,11 +91,15 @@ class Verdict(Frozen):
         """One sentence, or the list of problems."""
         if self.problems:
             return "\n".join(f"  {problem.code}: {problem.message}" for problem in self.problems)
+        sizes = ", ".join(str(size) for size in batch_sizes(self.max_batch))
+        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}"
+
+    def _closeness(self) -> list[str]:
         worst = max(self.comparisons, key=lambda c: c.max_abs)
-        return (
-            f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:.0e}), all decisions kept, "
-            f"at batch {', '.join(str(size) for size in batch_sizes(self.max_batch))}, on {self.images}"
-        )
+        least = {name: min(c.agreement[name] for c in self.comparisons) for name in worst.agreement}
+        # Without floating-point outputs there is no error, and to tell of 0 would be boasting.
+        error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:.0e})"] if worst.max_abs else []
+        return [*error, f"all decisions kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})"]
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -92,18 +107,35 @@ def batch_sizes(max_batch: int) -> list[int]:
     return sorted({1, min(MIDDLE_BATCH, max_batch), max_batch})
 
 
-def compare(asked: str, task: Task, expected: Outputs, actual: Outputs) -> Comparison:
-    """Measure how far `actual` is from `expected`, both finite and of the same shapes."""
-    errors = np.concatenate([np.abs(actual[k] - expected[k]).astype(np.float64).ravel() for k in expected])
+def compare(
+    asked: str, task: Task, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None
+) -> Comparison:
+    """Measure how far `actual` is from `expected`, both finite and of the same shapes.
+
+    geometries: how each image was fitted, where known; masks are then compared at the picture's own size.
+    """
+    floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
+    errors = [_errors(expected[name], actual[name]).ravel() for name in floating]
+    error = np.concatenate(errors) if errors else np.zeros(1)
+    agreement = task.agreement(expected, actual, geometries)
     return Comparison(
         asked=asked,
         images=len(next(iter(expected.values()))),
-        max_abs=float(errors.max()),
-        mean_abs=float(errors.mean()),
-        p99_abs=float(np.percentile(errors, 99)),
-        relative=max(relative_error(expected[name], actual[name]) for name in expected),
-        decisions_kept=float(task.decisions_kept(expected, actual).mean()),
+        max_abs=float(error.max()),
+        mean_abs=float(error.mean()),
+        p99_abs=float(np.percentile(error, 99)),
+        relative=max((relative_error(expected[name], actual[name]) for name in floating), default=0.0),
+        agreement={name: float(values.mean()) for name, values in agreement.items()},
+        decisions_kept=float(task.decisions_kept(agreement).mean()),
     )
+
+
+def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:
+    """How far each value is off, beyond what rounding takes of a large one."""
+    errors: NDArray[np.float64] = np.abs(actual.astype(np.float64) - expected)
+    large = np.abs(expected) > 1
+    errors[large] = np.maximum(errors[large] - rounding(expected[large]), 0)
+    return errors
 
 
 def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
@@ -119,6 +151,8 @@ def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
 
 
 def rounding(values: NDArray[Any]) -> NDArray[np.float64]:
-    """How far two right computations of these values may lie apart, for their floating-point type."""
+    """How far two right computations of these values may lie apart, for their type; whole numbers not at all."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return np.zeros(values.shape)
     magnitude: NDArray[np.float64] = np.abs(values).astype(np.float64)
     return ROUNDINGS * float(np.finfo(values.dtype).eps) * magnitude

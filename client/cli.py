@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from model.console import DEFAULT_URL, JsonOption, application, print_json, reports_errors, table
-from model.errors import InputError
+from model.errors import InputError, SpecError
 
 if TYPE_CHECKING:
     from client.infer import Row
+    from client.sinks import Tally
     from model.runners import Runner
     from model.runners.triton import TritonServer
+    from model.tasks import Task
 
 MAX_TABLE_ROWS = 100
 
@@ -36,6 +38,10 @@ def client() -> None:
 
     * client infer photos/ --from runs/digits/1/best.safetensors
 
+    * client infer photos/ --model people --masks masks/ --cutouts cut/ --background beach.jpg
+
+    * client infer photos/ --model faces --output faces.npy --output faces.parquet
+
     * client models
     """
 
@@ -49,7 +55,16 @@ def infer(
     url: Url = DEFAULT_URL,
     source: Annotated[Path | None, typer.Option("--from", help="Answer from a checkpoint or ONNX file.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the best answers to tell.")] = 3,
-    output: Annotated[Path | None, typer.Option(help="Write the answers to this .jsonl file.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability from which a label holds, or a pixel.")] = None,
+    output: Annotated[
+        list[Path] | None, typer.Option(help="Write answers: .jsonl, .npy, .parquet; repeatable.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Write class numbers as PNG into this folder.")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Write pictures and coloured masks into this folder.")] = None,
+    cutouts: Annotated[Path | None, typer.Option(help="Write pictures on another background into this folder.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Of cutouts: colour, #rrggbb or picture; default: white.")
+    ] = None,
     gallery: Annotated[Path | None, typer.Option(help="Write a contact sheet to this .html file.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in a request, up to the model's maximum.")] = 16,
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests under way at once.")] = 4,
@@ -57,32 +72,31 @@ def infer(
 ) -> None:
     """Answer pictures; exit 1 when any could not be read."""
     from client.infer import Pace, infer_files
-    from client.inputs import find_images
-    from model.files import check_can_write
+    from client.inputs import find_images, places
+    from client.sinks import Tally, Wanted, opened
 
     if source is not None and (model or version):
         raise InputError("--from answers in this process; --model and --version are for a server")
-    check_can_write(output, gallery)
+    _check_threshold(threshold)
+    outputs = output or []
+    wanted = Wanted.checked(outputs, gallery, {"mask": masks, "overlay": overlays, "cutout": cutouts}, background)
     found = find_images(paths)
-    rows: list[Row] = []
+    tally = Tally(None if as_json else MAX_TABLE_ROWS)
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(_open(source, url, model, version))
+        task = _task(runner, threshold)
+        finish, write = stack.enter_context(opened(wanted, runner, task, found, places(paths, found)))
         pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=in_flight)
-        sink = _sink(stack, output)
-        for row in _with_progress(infer_files(runner, found, top, pace), len(found)):
-            sink(row)
-            rows.append(row)
-    if gallery is not None:
-        from client.gallery import write_gallery
-
-        write_gallery(gallery, rows, runner.spec, runner.origin)
-    failed = sum(row.error is not None for row in rows)
+        for row in _with_progress(infer_files(runner, task, found, top, pace, finish), len(found)):
+            write(row)
+            tally.write(row)
     if as_json:
-        print_json({"answered": len(rows) - failed, "failed": failed, "rows": [row.as_json() for row in rows]})
+        rows = [row.as_json() for row in tally.rows]
+        print_json({"answered": tally.answered, "failed": tally.failed, "rows": rows})
     else:
-        _print_table(rows, runner, output)
-        typer.echo(f"{len(rows) - failed} answered, {failed} failed, by {runner.origin}")
-    if failed:
+        _print_table(tally, task, outputs)
+        typer.echo(f"{tally.answered} answered, {tally.failed} failed, by {runner.origin}")
+    if tally.failed:
         raise typer.Exit(1)
 
 
@@ -134,10 +148,21 @@ def _only_model(server: TritonServer) -> str:
     raise InputError(f"{server.url} serves {', '.join(ready) or 'no model'}; choose one with --model")
 
 
-def _sink(stack: contextlib.ExitStack, output: Path | None) -> Callable[[Row], None]:
-    from client.output import json_lines
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"--threshold {threshold}: is a probability between 0 and 1, neither of them included")
 
-    return stack.enter_context(json_lines(output)).write if output is not None else lambda row: None
+
+def _task(runner: Runner, threshold: float | None) -> Task:
+    from model.tasks import task_of
+
+    task = task_of(runner.spec)
+    if threshold is None:
+        return task
+    try:
+        return task.with_threshold(threshold)
+    except SpecError as error:
+        raise InputError(f"--threshold {threshold}: {error} ({runner.origin})") from error
 
 
 def _with_progress(rows: Iterator[Row], total: int) -> Iterator[Row]:
@@ -147,17 +172,12 @@ def _with_progress(rows: Iterator[Row], total: int) -> Iterator[Row]:
     return iter(track(rows, "answering", total=total, console=Console(stderr=True), transient=True))
 
 
-def _print_table(rows: list[Row], runner: Runner, output: Path | None) -> None:
-    from model.tasks import task_of
-
-    task = task_of(runner.spec)
-    cells = [[f"error: {row.error}"] if row.answer is None else task.cells(row.answer) for row in rows[:MAX_TABLE_ROWS]]
-    ranks = max(map(len, cells), default=1)
-    shown = [
-        [row.as_json()["path"], *answer, *[""] * (ranks - len(answer))]
-        for row, answer in zip(rows, cells, strict=False)
-    ]
-    table(["picture", "answer", *[f"{rank}." for rank in range(2, ranks + 1)]], shown)
-    if len(rows) > MAX_TABLE_ROWS:
-        where = f"all are in {output}" if output else "--output FILE.jsonl writes all"
-        typer.echo(f"… and {len(rows) - MAX_TABLE_ROWS} more; {where}")
+def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
+    shown = [[f"error: {row.error}"] if row.answer is None else task.cells(row.answer.told) for row in tally.rows]
+    ranks = max(map(len, shown), default=1)
+    cells = [[row.name, *answer, *[""] * (ranks - len(answer))] for row, answer in zip(tally.rows, shown, strict=True)]
+    table(["picture", "answer", *[""] * (ranks - 1)], cells)
+    if more := tally.answered + tally.failed - len(tally.rows):
+        whole = next((path for path in outputs if path.suffix != ".npy"), None)
+        where = f"all are in {whole}" if whole else "--output FILE.jsonl writes all"
+        typer.echo(f"… and {more} more; {where}")

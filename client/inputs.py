@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,23 @@ def find_images(given: Sequence[str]) -> list[Path]:
     if problems:
         raise InputError("\n".join(["no pictures to be found:", *problems]))
     return list(found)
+
+
+def places(given: Sequence[str], found: Sequence[Path]) -> list[Path]:
+    """Where each picture lies below the innermost folder that holds all that was given: the folder itself for one."""
+    # By their text: a link's target may lie anywhere.
+    files = [os.path.abspath(path) for path in found]  # noqa: PTH100 - resolve() would follow links
+    folders = [os.path.abspath(_folder_of(text)) for text in given]  # noqa: PTH100
+    base = os.path.commonpath([*folders, *map(os.path.dirname, files)])
+    return [Path(os.path.relpath(file, base)) for file in files]
+
+
+def _folder_of(text: str) -> Path:
+    """The folder that is searched, the one a file lies in, or the one before a pattern begins."""
+    path = Path(text)
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def _paths(text: str) -> list[Path]:

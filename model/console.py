@@ -48,7 +48,8 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            if os.environ.get(TRACEBACK_VARIABLE) and not isinstance(error, TritonkitError):
+            # One of ours that has a cause may come from a user's own module.
+            if os.environ.get(TRACEBACK_VARIABLE) and (error.__cause__ or not isinstance(error, TritonkitError)):
                 raise
             message = _message(error)
             if kwargs.get("as_json"):

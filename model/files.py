@@ -38,6 +38,12 @@ def check_can_write(*paths: Path | None) -> None:
             raise InputError(f"{path}: cannot be written, {folder} is no folder that one may write to")
 
 
+def check_is_html(path: Path | None) -> None:
+    """Refuse to write a page under another name. Raises InputError; None is no path."""
+    if path is not None and path.suffix != ".html" and not path.is_dir():
+        raise InputError(f"{path}: is to be a page; end its name in .html")
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as content:

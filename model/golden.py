@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from model.errors import ArtifactError
 from model.files import written_beside
-from model.preprocess import ImageArray
+from model.preprocess import MAX_PIXELS, Geometry, ImageArray
 from model.runners.base import Outputs
+from model.tasks.base import Targets
 
 GOLDEN_FILE = "golden.npz"
 MAX_IMAGES = 32
-_OUTPUT = "output."
+_OUTPUT, _TARGET = "output.", "target."
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,33 @@ class Golden:
     """Up to 32 images after preprocessing, with what is known of them.
 
     images: uint8 [N, H, W, 3]. outputs: each [N, ...], the trained model's; empty when unknown.
-    targets: int64 [N], the true classes, or None. source: where the images come from, in words.
+    targets: what is true of them, as the task's `quality` takes it; empty when unknown.
+    geometries: float64 [N, 10], how each was fitted (size, source box, target box), or None.
+    source: where the images come from, in words.
     """
 
     images: ImageArray
     outputs: Outputs
-    targets: NDArray[np.int64] | None = None
+    targets: Targets = field(default_factory=dict)
+    geometries: NDArray[np.float64] | None = None
     source: str = "validation images"
+
+    @property
+    def fitted(self) -> list[Geometry] | None:
+        """The geometries as values, None when unknown."""
+        if self.geometries is None:
+            return None
+        return [
+            Geometry((int(row[0]), int(row[1])), tuple(row[2:6].tolist()), tuple(row[6:10].tolist()))
+            for row in self.geometries
+        ]
 
     def save(self, path: Path) -> None:
         """Write an `.npz`, whole or not at all."""
         arrays: dict[str, Any] = {f"{_OUTPUT}{name}": v for name, v in self.outputs.items()}
-        if self.targets is not None:
-            arrays["targets"] = self.targets
+        arrays |= {f"{_TARGET}{name}": v for name, v in self.targets.items()}
+        if self.geometries is not None:
+            arrays["geometries"] = self.geometries
         with written_beside(path) as beside, beside.open("wb") as file:
             np.savez_compressed(file, images=self.images, source=np.array(self.source), **arrays)
 
@@ -47,8 +63,9 @@ class Golden:
             with np.load(path, allow_pickle=False) as arrays:
                 golden = cls(
                     images=arrays["images"],
-                    outputs={k.removeprefix(_OUTPUT): arrays[k] for k in arrays.files if k.startswith(_OUTPUT)},
-                    targets=arrays["targets"] if "targets" in arrays.files else None,
+                    outputs=_below(_OUTPUT, arrays),
+                    targets=_below(_TARGET, arrays),
+                    geometries=arrays["geometries"] if "geometries" in arrays.files else None,
                     source=str(arrays["source"]),
                 )
         except Exception as error:  # zipfile, zlib and numpy share no base class
@@ -64,9 +81,33 @@ class Golden:
             )
         if not 1 <= len(images) <= MAX_IMAGES:
             raise ArtifactError(f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}")
-        for name, array in {**self.outputs, "targets": self.targets}.items():
-            if array is not None and array.shape[:1] != images.shape[:1]:
+        beside = {**self.outputs, **{f"target {name}": array for name, array in self.targets.items()}}
+        for name, array in beside.items():
+            if array.shape[:1] != images.shape[:1]:
                 raise ArtifactError(f"{path}: {len(images)} images, but {name} is {list(array.shape)}")
+        if self.geometries is not None and self.geometries.shape != (len(images), 10):
+            raise ArtifactError(f"{path}: {len(images)} images, but geometries is {list(self.geometries.shape)}")
+        if self.geometries is not None and not _sound(self.geometries, images.shape[2], images.shape[1]):
+            raise ArtifactError(f"{path}: geometries are not sizes of pictures and boxes inside them and the images")
+
+
+def packed(geometries: Iterable[Geometry]) -> NDArray[np.float64]:
+    """Geometries as the array a golden sample holds."""
+    return np.array([(*how.source_size, *how.source_box, *how.target_box) for how in geometries], dtype=np.float64)
+
+
+def _sound(geometries: NDArray[Any], width: int, height: int) -> bool:
+    """Masks are resized to the sizes in the file, so it must not ask for endless ones."""
+    if geometries.dtype != np.float64 or not np.isfinite(geometries).all():
+        return False
+    sizes, low, high = geometries[:, :2], geometries[:, [2, 3, 6, 7]], geometries[:, [4, 5, 8, 9]]
+    most = np.concatenate([sizes, np.broadcast_to((width, height), sizes.shape)], axis=1)
+    in_bounds = bool((sizes >= 1).all()) and bool((sizes.prod(axis=1) <= MAX_PIXELS).all())
+    return in_bounds and bool(((low >= 0) & (low < high) & (high <= most)).all())
+
+
+def _below(prefix: str, arrays: Any) -> dict[str, NDArray[Any]]:
+    return {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
 
 
 def beside_checkpoint(checkpoint: Path) -> Golden | None:

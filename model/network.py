@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import copy
-import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
+from model.backbones import build, head_of
 from model.checkpoint import read_spec, read_weights, write_checkpoint
-from model.errors import CheckpointError, OutsideError, SpecError
-from model.preprocess import Preprocess
-from model.spec import Architecture, ModelSpec, Normalize
+from model.errors import CheckpointError, SpecError
+from model.spec import ModelSpec, Normalize
 from model.tasks import task_of
+from model.tasks.heads import Heads
 
-_NOT_IN_A_SPEC = ("checkpoint_path", "num_classes", "pretrained")
-"""Arguments of timm that would say again what a spec says, or open files that it does not carry."""
-
-_LAST_LAYERS: dict[str, type[nn.Module]] = {"multiclass": nn.Softmax}
-
-# timm's crop modes: `border` shows the whole picture with a margin, which is `pad` without the margin.
-_FITS: dict[str, Literal["pad", "squash"]] = {"squash": "squash", "border": "pad"}
+Logits = Tensor | dict[str, Tensor]
+"""What heads give before the last layer, [N, channels, ...]; by name where there are several."""
 
 
 class Network(nn.Module):
@@ -35,28 +29,34 @@ class Network(nn.Module):
     def __init__(self, spec: ModelSpec, pretrained: bool = False) -> None:
         """Build with random weights, or with the library's `pretrained` ones. Raises SpecError."""
         super().__init__()
-        task_of(spec)
+        task = task_of(spec)
         self.spec = spec
-        self.backbone = _backbone(spec.architecture, classes=len(spec.labels), pretrained=pretrained)
+        self.backbone = build(spec.architecture, task.channels, pretrained)
         # Channel-first statistics on pixels in 0..255. The spec is their home, so no checkpoint holds them.
         self.register_buffer("mean", _per_channel(spec.normalize.mean), persistent=False)
         self.register_buffer("std", _per_channel(spec.normalize.std), persistent=False)
-        self.last = _LAST_LAYERS[spec.task](dim=1)
+        self.heads: nn.ModuleDict | None = None
+        if isinstance(task, Heads):
+            features = self._count_features()
+            linear = {f"{name}_head": nn.Linear(features, head.channels) for name, head in task.heads.items()}
+            self.heads = nn.ModuleDict(linear)  # a bare name might be one that modules have, such as `type`
+        self.last = task.last_layer()
 
-    def logits(self, images: Tensor) -> Tensor:
-        """What the loss wants: the head's raw values, float32 [N, C], from uint8 [N, H, W, 3]."""
+    def logits(self, images: Tensor) -> Logits:
+        """What the loss wants: the heads' values before the last layer, from uint8 [N, H, W, 3]."""
         # Cast before the transpose: TensorRT for RTX resizes no uint8 tensor that was transposed.
         pixels = images.to(self.mean.dtype).permute(0, 3, 1, 2)
-        raw: Tensor = self.backbone((pixels - self.mean) / self.std)
-        return raw
+        values: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return values if self.heads is None else {n: self.heads[f"{n}_head"](values) for n in self.spec.heads}
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The answers, in the order of the spec's outputs: what is exported and served."""
         return self.answers(self.logits(image))
 
-    def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """The last layer alone: the answers that the head's raw values mean."""
-        return (self.last(logits),)
+    def answers(self, logits: Logits) -> tuple[Tensor, ...]:
+        """The last layer alone: the answers that the heads' values mean."""
+        outputs: tuple[Tensor, ...] = self.last(logits)
+        return outputs
 
     def with_normalize(self, normalize: Normalize) -> Network:
         """The same weights behind another normalisation; the backbone is shared, not copied."""
@@ -68,6 +68,33 @@ class Network(nn.Module):
         }
         other.spec = self.spec.model_copy(update={"normalize": normalize})
         return other
+
+    def with_spec(self, spec: ModelSpec) -> Network:
+        """The same weights asked in other terms, which only the last layer knows; the rest is shared, not copied."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "last": task_of(spec).last_layer()}
+        other.spec = spec
+        return other
+
+    def frozen_while_heads_learn(self) -> Iterator[nn.Module]:
+        """The modules besides the heads: what a first stage of fine-tuning keeps as it is. Raises SpecError."""
+        kept = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
+        return (module for module in self.backbone.modules() if module not in kept)
+
+    def _count_features(self) -> int:
+        """Of the backbone without its classifier; libraries tell it in too many ways."""
+        image = torch.zeros(1, 3, *self.spec.input.shape[:2])
+        name = self.spec.architecture.name
+        try:
+            with torch.inference_mode():
+                features = self.backbone.eval()(image)
+        except Exception as error:  # networks fail in their own ways on a size they do not take
+            raise SpecError(f"{name} takes no images {list(self.spec.input.shape)}: {error}") from error
+        self.backbone.train()
+        if getattr(features, "ndim", 0) != 2:
+            came = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise SpecError(f"{name} gives {came}, but several heads need features [N, F]")
+        return int(features.shape[1])
 
 
 def load_network(checkpoint: Path) -> Network:
@@ -90,60 +117,6 @@ def save_network(path: Path, network: Network, spec: ModelSpec | None = None) ->
     """Write a network as a checkpoint; `spec` replaces its own (a lineage is known only after training)."""
     weights = {key: tensor.detach().cpu().numpy() for key, tensor in network.state_dict().items()}
     write_checkpoint(path, spec or network.spec, weights)
-
-
-def architecture_of(name: str, height: int, width: int) -> Architecture:
-    """The timm architecture `name` for images of this size. Raises SpecError for an unknown name."""
-    config = _timm_config(name)
-    # Networks with position tables are built for one size; others take any and know no such argument.
-    arguments: dict[str, Any] = {"img_size": [height, width]} if config.fixed_input_size else {}
-    return Architecture(name=name, arguments=arguments)
-
-
-def timm_normalize(name: str) -> Normalize:
-    """The mean and std that timm's weights of this name were trained with."""
-    config = _timm_config(name)
-    return Normalize(mean=config.mean, std=config.std)
-
-
-def timm_preprocess(name: str) -> Preprocess:
-    """The evaluation size, crop ratio and interpolation that timm documents for this name."""
-    config = _timm_config(name)
-    _, height, width = config.input_size
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
-    return Preprocess(
-        height=height,
-        width=width,
-        fit=_FITS.get(config.crop_mode, "crop"),
-        crop_ratio=config.crop_pct or 1.0,
-        interpolation=interpolation,
-    )
-
-
-def _timm_config(name: str) -> Any:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
-    try:
-        return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    except RuntimeError as error:  # a tag after the dot that the model does not have
-        raise SpecError(f"timm {timm.__version__} has no weights {name!r}. See timm.list_pretrained().") from error
-
-
-def _backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
-    _timm_config(architecture.name)
-    refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
-    if refused:
-        raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
-    arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
-    try:
-        network: nn.Module = timm.create_model(architecture.name, **arguments)
-    except OSError as error:
-        raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
-    except Exception as error:  # a constructor fails in its own way on arguments it does not expect
-        raise SpecError(f"timm cannot build {architecture.name} {architecture.arguments}: {error}") from error
-    return network
 
 
 def _per_channel(values: tuple[float, float, float]) -> Tensor:

@@ -111,6 +111,26 @@ class Geometry:
             source[1] + (y - target[1]) * (source[3] - source[1]) / (target[3] - target[1]),
         )
 
+    def mask_to_source(self, mask: ImageArray) -> ImageArray:
+        """Bring class numbers uint8 [h, w] of the model's input to the upright picture's size, [H, W].
+
+        Each pixel takes the value at its middle; what the model did not see is 0, the background.
+        """
+        width, height = self.source_size
+        columns = _nearest(width, self.source_box[0::2], self.target_box[0::2])
+        rows = _nearest(height, self.source_box[1::2], self.target_box[1::2])
+        fitted: ImageArray = np.pad(mask, ((0, 1), (0, 1)))[np.ix_(rows, columns)]
+        return fitted
+
+
+def _nearest(length: int, source: tuple[float, ...], target: tuple[float, ...]) -> NDArray[np.int64]:
+    """For each pixel along a side of the picture, the input's pixel at its middle; -1, a border of 0, for none."""
+    middles = np.arange(length) + 0.5
+    there = target[0] + (middles - source[0]) * (target[1] - target[0]) / (source[1] - source[0])
+    seen = (middles >= source[0]) & (middles <= source[1])
+    inside = np.minimum(np.floor(there), target[1] - 1).astype(np.int64)
+    return np.where(seen, inside, -1)
+
 
 def pictures_below(folder: Path) -> list[Path]:
     """The files below a folder that are named like pictures, in order; hidden ones are left out."""
@@ -178,6 +198,19 @@ def fit_image(image: Image.Image, how: Preprocess) -> tuple[ImageArray, Geometry
         resized = canvas
     target = (float(left), float(top), float(left + width), float(top + height))
     return np.array(resized, dtype=np.uint8), Geometry(image.size, box, target)
+
+
+def fit_mask(mask: ImageArray, how: Preprocess, fill: int) -> ImageArray:
+    """Crop, pad or squash class numbers uint8 [H, W] as `fit_image` does a picture, to uint8 [height, width].
+
+    No values are mixed; borders get the value `fill`.
+    """
+    source_height, source_width = mask.shape
+    box, (left, top, width, height) = _layout(source_width, source_height, how)
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST, box=box)
+    canvas = np.full((how.height, how.width), fill, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = np.asarray(resized)
+    return canvas
 
 
 def _layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -25,14 +26,13 @@ from pydantic import (
 from model.errors import SpecError
 from model.preprocess import Preprocess
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 METADATA_KEY = "model.json"
 """Under this key the JSON stands in checkpoints, ONNX metadata and Triton's config parameters."""
 
 DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
 """Tensor types in the words of Triton and the KServe v2 protocol."""
 
-TaskName = Literal["multiclass"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 """A name that is also a safe folder name."""
 
@@ -56,9 +56,12 @@ class TensorSpec(Frozen):
 
 
 class Architecture(Frozen):
-    """The network's constructor: a model name of a library, and its arguments."""
+    """The network's constructor: a model name of a library, and its arguments.
 
-    library: Literal["timm"] = "timm"
+    `smp` is segmentation-models-pytorch; `plugin` is a constructor of one's own (`model.plugins`).
+    """
+
+    library: Literal["timm", "smp", "plugin"] = "timm"
     name: str
     arguments: dict[str, JsonValue] = {}
 
@@ -85,20 +88,18 @@ class Lineage(Frozen):
     note: str | None = None
 
 
-class ModelSpec(Frozen):
-    """Everything needed to build, check, serve and ask a model."""
+class Question(Frozen):
+    """What a model is asked about a picture: a task and its terms, or, with the task `heads`, several at once."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: Name
-    task: TaskName
-    architecture: Architecture
-    input: TensorSpec
-    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    preprocess: Preprocess
-    normalize: Normalize
+    task: Name
+    """A name in `model.tasks`."""
     labels: tuple[str, ...] = ()
     thresholds: dict[str, FiniteFloat] = {}
-    lineage: Lineage = Lineage()
+    """By label, the probability from which it holds; 0.5 where none is given."""
+    embedding_size: PositiveInt | None = None
+    probability: bool = False
+    """Segmentation: give the foreground's probability beside the mask."""
+    heads: dict[Name, Question] = {}
 
     @field_validator("labels")
     @classmethod
@@ -107,6 +108,30 @@ class ModelSpec(Frozen):
         if broken:
             raise ValueError(f"a label is one line of text, got {broken[0]!r}")
         return labels
+
+    @model_validator(mode="after")
+    def _thresholds_are_of_labels(self) -> Question:
+        if strangers := set(self.thresholds) - set(self.labels):
+            raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(strangers))}")
+        return self
+
+    def described_labels(self) -> str:
+        """How many labels, and the first of them."""
+        return f"{len(self.labels)}: {', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''}"
+
+
+class ModelSpec(Question):
+    """Everything needed to build, check, serve and ask a model."""
+
+    schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
+    """Version 1 lacks fields that have defaults; it is written again as what it is then."""
+    name: Name
+    architecture: Architecture
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    preprocess: Preprocess
+    normalize: Normalize
+    lineage: Lineage = Lineage()
 
     @model_validator(mode="after")
     def _input_is_what_preprocessing_makes(self) -> ModelSpec:
@@ -124,7 +149,8 @@ class ModelSpec(Frozen):
 
     def described(self) -> list[tuple[str, str]]:
         """What it takes and gives, as rows of a table."""
-        how, labels = self.preprocess, ", ".join(self.labels[:8])
+        how = self.preprocess
+        asked: dict[str, Question] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
             ("architecture", f"{self.architecture.library} {self.architecture.name}"),
@@ -132,7 +158,11 @@ class ModelSpec(Frozen):
             *(("output", str(output)) for output in self.outputs),
             ("preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"),
             ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
-            ("labels", f"{len(self.labels)}: {labels}{', …' if len(self.labels) > 8 else ''}"),
+            *(
+                (f"labels {name}".strip(), question.described_labels())
+                for name, question in asked.items()
+                if question.labels
+            ),
         ]
 
     def to_json(self) -> str:

@@ -30,7 +30,7 @@ server up --repository "$demo/model_repository" "${ports[@]}"
 trap 'server down --grpc-port "${GRPC_PORT:-8001}" > /dev/null' EXIT
 
 step "5. ask it about pictures"
-python -m scripts.held_out "$(dirname "$checkpoint")/splits/test.csv" "$demo/held_out"
+python -m scripts.held_out "$(dirname "$checkpoint")/splits" "$demo/held_out"
 client infer "$demo/held_out" --model digits --url "$url" \
   --output "$demo/digits.jsonl" --gallery "$demo/digits.html" > /dev/null
 client infer "$data/photos" --model imagenet --url "$url" \

@@ -1,6 +1,6 @@
-"""Copy some held-out pictures into one folder, each named after its true label.
+"""Copy some pictures that training never saw into one folder, each named after its true label where it has one.
 
-python -m scripts.held_out runs/digits/1/splits/test.csv FOLDER
+python -m scripts.held_out runs/digits/1/splits FOLDER
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from pathlib import Path
 PICTURES = 60
 
 
-def main(split: Path, folder: Path) -> None:
-    """Take every n-th line of the split, so that all labels appear."""
-    with split.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows[:: max(1, len(rows) // PICTURES)][:PICTURES]:
+def main(splits: Path, folder: Path) -> None:
+    """Take pairs of lines all over the test part, or the val part where there is none: labels appear about twice."""
+    rows = next(filter(None, (_rows(splits / f"{part}.csv") for part in ("test", "val"))))
+    step = max(2, 2 * len(rows) // PICTURES)
+    for row in [row for start in range(0, len(rows), step) for row in rows[start : start + 2]][:PICTURES]:
         picture = Path(row["image_path"])
-        shutil.copy(picture, folder / f"{row['label']}_{picture.name}")
+        label = f"{row['label']}_" if "label" in row else ""
+        shutil.copy(picture, folder / f"{label}{picture.name}")
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

@@ -16,4 +16,4 @@ else
   interpreter=("--managed-python" "--python" "3.12")
 fi
 "$UV" venv --quiet --allow-existing "${interpreter[@]}" .venv-triton
-VIRTUAL_ENV=.venv-triton "$UV" pip sync --quiet --require-hashes requirements/triton.lock
+VIRTUAL_ENV=.venv-triton "$UV" pip sync --quiet --compile-bytecode --require-hashes requirements/triton.lock

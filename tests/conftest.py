@@ -17,9 +17,11 @@ from typer.testing import CliRunner, Result
 from builder.export import Order, export_onnx
 from builder.options import Foreign
 from builder.sources import source_from_checkpoint, source_from_state_dict
-from model.network import Network, architecture_of, save_network
+from model.backbones import architecture_of, dense_architecture_of
+from model.network import Network, save_network
 from model.preprocess import Preprocess
-from model.spec import ModelSpec, Normalize, TensorSpec, image_input
+from model.spec import ModelSpec, Normalize, Question, TensorSpec, image_input
+from model.tasks import task_for
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 DATA = Path(__file__).parents[1] / ".cache" / "data"
@@ -91,6 +93,31 @@ def make_network(spec: ModelSpec) -> Callable[[str], Network]:
         return Network(spec.model_copy(update={"architecture": built})).eval()
 
     return made
+
+
+@pytest.fixture(scope="session")
+def network_of() -> Callable[..., Network]:
+    """Build a network that answers a question, with random weights that are the same every time."""
+
+    def built(question: Question, side: int | None = None) -> Network:
+        torch.manual_seed(0)
+        dense = task_for(question).dense
+        side = side or (64 if dense else 32)
+        how = Preprocess(height=side, width=side)
+        spec = ModelSpec(
+            **question.model_dump(),
+            name=f"asked_{question.task}",
+            architecture=dense_architecture_of("Unet", "tu-test_resnet")
+            if dense
+            else architecture_of("test_resnet", side, side),
+            input=image_input(how),
+            outputs=task_for(question).outputs(image_input(how)),
+            preprocess=how,
+            normalize=Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        )
+        return Network(spec).eval()
+
+    return built
 
 
 @pytest.fixture

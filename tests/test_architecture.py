@@ -19,9 +19,27 @@ ROOMS = ("model", *VERBS)
 OURS = {*ROOMS, "scripts", "tests"}
 NOT_SOURCES = {"tests", "demo", "runs", "model_repository"}
 
-NEEDS_A_LIBRARY = {"model.network", "model.runners.pytorch", "model.runners.onnxruntime", "model.runners.triton"}
+NEEDS_A_LIBRARY = {
+    "model.backbones",
+    "model.layers",
+    "model.network",
+    "model.runners.onnxruntime",
+    "model.runners.pytorch",
+    "model.runners.triton",
+    "model.weights",
+}
 HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "tritonclient"}
-HEAVY_FOR_HELP = {"torch", "timm", "lightning", "onnxruntime", "tritonclient", "tensorrt", "plotly"}
+HEAVY_FOR_HELP = {
+    "torch",
+    "timm",
+    "lightning",
+    "onnxruntime",
+    "tritonclient",
+    "tensorrt",
+    "plotly",
+    "matplotlib",
+    "pyarrow",
+}
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

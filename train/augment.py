@@ -1,25 +1,61 @@
-"""Random changes of training pictures, after preprocessing and on uint8."""
+"""Random changes of training pictures, after preprocessing and on uint8; masks move with their pictures."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from train.config import AugmentConfig
+from model.tasks.segmentation import IGNORED
+from train.sections import AugmentConfig
 
 
-def augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.Transform:
-    """A transform of uint8 tensors [3, H, W]; what moves in from outside the picture has the colour `fill`."""
-    if not config.enabled:
-        return v2.Identity()
+def augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.Transform | None:
+    """A transform of images uint8 [3, H, W] and masks [H, W]; None where nothing is to be changed.
+
+    What moves in from outside the picture has the colour `fill`, and is not judged in a mask.
+    """
+    steps = [*_mirrors(config), *_moves(config, fill), *_colours(config)] if config.enabled else []
+    return v2.Compose(steps) if steps else None
+
+
+def _mirrors(config: AugmentConfig) -> list[v2.Transform]:
+    flip = [v2.RandomHorizontalFlip(config.flip)] if config.flip else []
+    return [*flip, *([v2.RandomVerticalFlip(config.flip_vertical)] if config.flip_vertical else [])]
+
+
+def _moves(config: AugmentConfig, fill: tuple[int, int, int]) -> list[v2.Transform]:
+    if not (config.rotate or config.shift or config.scale):
+        return []
     # One resampling for all three: each on its own would blur the picture again.
-    geometry = v2.RandomAffine(
-        degrees=config.rotate,
-        translate=(config.shift, config.shift),
-        scale=(1 - config.scale, 1 + config.scale),
-        interpolation=v2.InterpolationMode.BILINEAR,
-        fill=list(fill),
-    )
-    color = v2.ColorJitter(brightness=config.color, contrast=config.color, saturation=config.color)
-    moves = config.rotate or config.shift or config.scale
-    steps = [v2.RandomHorizontalFlip(config.flip), *([geometry] if moves else []), *([color] if config.color else [])]
-    return v2.Compose(steps)
+    return [
+        v2.RandomAffine(
+            degrees=config.rotate,
+            translate=(config.shift, config.shift),
+            scale=(1 - config.scale, 1 + config.scale),
+            interpolation=v2.InterpolationMode.BILINEAR,
+            fill={tv_tensors.Image: list(fill), tv_tensors.Mask: IGNORED},
+        )
+    ]
+
+
+def _colours(config: AugmentConfig) -> list[v2.Transform]:
+    amount = config.color
+    jitter = [v2.ColorJitter(brightness=amount, contrast=amount, saturation=amount)] if amount else []
+    return [*jitter, *([RandomGamma(config.gamma)] if config.gamma else [])]
+
+
+class RandomGamma(v2.Transform):  # type: ignore[misc] # torchvision is untyped
+    """Gamma in 1 - amount .. 1 + amount."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"gamma": 1 + self.amount * (2 * torch.rand(()).item() - 1)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(v2.functional.adjust_gamma, inpt, **params)

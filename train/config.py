@@ -2,130 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from model.errors import ConfigError
-from model.preprocess import Fit, Interpolation, Preprocess
-from model.spec import Frozen, Name, TaskName
+from model.spec import Name
 from train.document import Document
+from train.sections import (
+    AugmentConfig,
+    Callback,
+    DataConfig,
+    ExportConfig,
+    HeadConfig,
+    ImageConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    UserPath,
+    WeightedHead,
+)
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Lightning's words for what a training step computes in."""
-# os.path's version leaves an unknown user's name as it is; Path's raises RuntimeError.
-UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A part of a whole, in 0..1."""
 
 
-class Section(Frozen):
-    """Base of a configuration's parts: besides unknown keys, NaN and infinity are refused."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    """The pictures. A part that the data does not bring is split off, stratified by label."""
-
-    path: UserPath
-    """A folder of class folders; one with `train/` (and `val/`, `test/`) of class folders; or a CSV."""
-    val_ratio: float = Field(default=0.15, gt=0, lt=1)
-    test_ratio: float = Field(default=0.15, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> DataConfig:
-        if self.val_ratio + self.test_ratio >= 1:
-            raise ValueError(f"val_ratio + test_ratio leave nothing to train on ({self.val_ratio} + {self.test_ratio})")
-        return self
-
-
-class ModelConfig(Section):
-    """The backbone: a name of timm, and extra arguments of its constructor."""
-
-    name: str
-    pretrained: bool = False
-    arguments: dict[str, JsonValue] = {}
-
-
-class ImageConfig(Section):
-    """The size of the model's input, and how a picture is fitted to it (see `model.preprocess.Preprocess`)."""
-
-    size: PositiveInt | None = None
-    """A square's side; or give `height` and `width`."""
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
-    fit: Fit = "crop"
-    crop_ratio: float = 1.0
-    interpolation: Interpolation = "bilinear"
-    fill: tuple[int, int, int] = (0, 0, 0)
-
-    @model_validator(mode="after")
-    def _is_one_size(self) -> ImageConfig:
-        sides = (self.height, self.width)
-        if (None in sides) if self.size is None else (sides != (None, None)):
-            raise ValueError("expected `size`, or both `height` and `width`")
-        _ = self.preprocess
-        return self
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The preprocessing that goes into the model's spec."""
-        height, width = self.height or self.size or 0, self.width or self.size or 0
-        return Preprocess(height, width, self.fit, self.crop_ratio, self.interpolation, self.fill)
-
-
-class AugmentConfig(Section):
-    """Random changes of training pictures; 0 turns one off, `enabled: false` all of them."""
-
-    enabled: bool = True
-    flip: Share = 0.5
-    """Probability of a mirror image, left to right."""
-    shift: Share = 0.05
-    """Largest shift, as a share of the side."""
-    scale: float = Field(default=0.1, ge=0, lt=1)
-    """Zoom in 1 - scale .. 1 + scale."""
-    rotate: float = Field(default=10.0, ge=0, le=180)
-    """Largest turn either way, in degrees."""
-    color: Share = 0.2
-    """Largest relative change of brightness, contrast and saturation."""
-
-
-class OptimizerConfig(Section):
-    """Norms and biases are never decayed."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-
-
-class SchedulerConfig(Section):
-    """The learning rate rises linearly for `warmup` of all steps, then follows the name."""
-
-    name: Literal["cosine", "constant"] = "cosine"
-    warmup: Share = 0.05
-
-
-class Config(Section):
+class Config(HeadConfig):
     """One training run."""
 
     name: Name
     """The model's name; runs are written to `<output>/<name>/<number>`."""
-    task: TaskName = "multiclass"
+    heads: dict[Name, WeightedHead] = {}
+    """With `task: heads`: what each is asked, by name."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     output: UserPath = Path("runs")
+    plugins: tuple[str, ...] = ()
+    """Python modules of one's own to import, which register models, losses, readers, callbacks or tasks."""
     data: DataConfig
     model: ModelConfig
     image: ImageConfig
@@ -133,13 +47,47 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     epochs: PositiveInt = 20
+    frozen_epochs: NonNegativeInt = 0
+    """A first stage of so many epochs in which only the heads learn."""
+    frozen_lr: PositiveFloat | None = None
+    """The learning rate of that stage; default: the optimizer's."""
     # Batch norm cannot learn from a single picture.
     batch_size: int = Field(default=32, ge=2)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are added up before a step."""
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
     """`auto`: mixed on a CUDA GPU, else 32-true."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is measured and kept."""
+    patience: PositiveInt | None = None
+    """Stop after so many epochs without a better one."""
+    keep_best: PositiveInt = 1
+    """So many of the best epochs are kept as checkpoints."""
     workers: NonNegativeInt = 2
-    """Processes that decode and augment."""
+    """Processes that decode and augment. The pictures do not depend on how many; on a CPU, the last digits of sums do,
+    for each takes a core from torch."""
+    callbacks: tuple[Callback, ...] = ()
+    """Lightning callbacks of one's own: names that plugins registered, or module:Class."""
+    export: ExportConfig | None = None
+    """Export the best checkpoint when training ends."""
+
+    @model_validator(mode="after")
+    def _heads_are_there_when_asked_for(self) -> Config:
+        if (self.task == "heads") != bool(self.heads):
+            raise ValueError("`task: heads` and a section `heads` belong together; see train config --task heads")
+        usual = HeadConfig()
+        unheard = [name for name in ("loss", "column", "thresholds", "embedding_size") if self.heads]
+        unheard = [name for name in unheard if getattr(self, name) != getattr(usual, name)]
+        if unheard:
+            raise ValueError(f"{', '.join(unheard)}: each of `heads` has its own; say it there")
+        if self.frozen_lr is not None and not self.frozen_epochs:
+            raise ValueError("frozen_lr is for frozen_epochs, which is 0; raise that, or leave frozen_lr out")
+        return self
+
+    @property
+    def all_epochs(self) -> int:
+        """Of both stages."""
+        return self.frozen_epochs + self.epochs
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

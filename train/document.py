@@ -135,7 +135,7 @@ def _suggestion(key: Key, schema: type[BaseModel]) -> str:
     elsewhere = [path for path in known if path[-1] == key[-1]]
     for path in near + elsewhere:
         return f"; did you mean {'.'.join(path)}?"
-    return f"; known here: {', '.join(section)}"
+    return f"; known here: {', '.join(section)}" if section else ""
 
 
 def _known(schema: type[BaseModel], above: Key) -> Iterator[Key]:

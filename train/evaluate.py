@@ -2,63 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from model.errors import DataError
+from model.checkpoint import read_spec
+from model.errors import DataError, InputError
 from model.runners import open_artifact
 from model.runners.base import Runner
-from model.spec import Frozen
-from train.data import read_labelled
-from train.dataset import load_sample
-from train.samples import Sample
-from train.tasks import TRAINING_TASKS
-
-BATCH_SIZE = 64
+from model.spec import Frozen, ModelSpec
+from train.data import PARTS, labelled_part, read_labelled
+from train.measure import measure
+from train.mistakes import Mistakes
+from train.tasks import training_task_of
 
 
 class Evaluation(Frozen):
     """The figures of one model on one set of pictures."""
 
     checkpoint: Path
+    measured: str
+    """The file or server that answered."""
     data: Path
+    part: str
+    """test, or val where the data has no test part; train for pictures without parts."""
     images: int
+    """Those measured; a gallery that they are looked up in is not counted."""
     metrics: dict[str, float]
 
 
-def evaluate(checkpoint: Path, data: Path | None = None) -> Evaluation:
+def evaluate(
+    checkpoint: Path,
+    data: Path | None = None,
+    masks: Path | None = None,
+    runner: Runner | None = None,
+    mistakes: Path | None = None,
+) -> Evaluation:
     """Measure a model on labelled pictures; without `data`, on the test pictures its run kept apart.
 
-    Raises DataError listing everything wrong with the data, and what `open_artifact` raises.
+    runner: answers in the checkpoint's place: the same model as another artifact, or served. mistakes: a page of the
+    worst ones is written there. Raises DataError listing everything wrong with the data, InputError when the runner's
+    model is another, and what `open_artifact` raises.
     """
-    with open_artifact(checkpoint) as runner:
+    with runner or open_artifact(checkpoint) as answering:
+        # A server does not tell its model's lineage, which says where in a table the truth stands.
+        spec = answering.spec if runner is None else read_spec(checkpoint)
+        _check_same(spec, answering)
+        task = training_task_of(spec)
         source = data or _test_split(checkpoint)
-        samples = read_labelled(source, runner.spec.labels)
-        return Evaluation(checkpoint=checkpoint, data=source, images=len(samples), metrics=measure(runner, samples))
+        samples = read_labelled(source, spec, task, masks)
+        found = Mistakes(task, spec)
+        metrics = measure(answering, samples, task, None if mistakes is None else found.add)
+        if mistakes is not None:
+            found.write(mistakes, f"{answering.origin} on {source}")
+        return Evaluation(
+            checkpoint=checkpoint,
+            measured=answering.origin,
+            data=source,
+            part=labelled_part(source),
+            images=sum(not sample.gallery for sample in samples),
+            metrics=metrics,
+        )
 
 
-def measure(runner: Runner, samples: Sequence[Sample]) -> dict[str, float]:
-    """The metrics of the model's task over samples that it knows the labels of. Raises DataError."""
-    spec = runner.spec
-    task = TRAINING_TASKS[spec.task]
-    metrics = task.metrics(spec.labels)
-    targets = torch.from_numpy(task.targets([sample.label for sample in samples], spec.labels))
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(samples), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            images = np.stack(list(pool.map(lambda sample: load_sample(sample, spec.preprocess), samples[batch])))
-            outputs = runner.infer(images)
-            answers = [torch.from_numpy(outputs[output.name]) for output in spec.outputs]
-            task.update(metrics, answers, targets[batch])
-    return {name: round(float(value), 6) for name, value in metrics.compute().items()}
+def _check_same(expected: ModelSpec, runner: Runner) -> None:
+    """The checkpoint's data must not be put to another model."""
+    differing = [
+        field
+        for field in ("task", "labels", "heads", "thresholds", "preprocess", "outputs")
+        if getattr(expected, field) != getattr(runner.spec, field)
+    ]
+    if differing:
+        raise InputError(f"{runner.origin}: is not the checkpoint's model, their {', '.join(differing)} differ")
 
 
 def _test_split(checkpoint: Path) -> Path:
-    path = checkpoint.parent / "splits" / "test.csv"
-    if not path.is_file():
+    folder = checkpoint.parent / "splits"
+    if not any((folder / f"{part}.csv").is_file() for part in PARTS):
         raise DataError(f"{checkpoint}: no splits/test.csv beside it; name labelled pictures with --data")
-    return path
+    return folder

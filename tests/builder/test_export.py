@@ -37,7 +37,7 @@ def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Netw
     images = builtin_golden(spec.preprocess).images
     outputs = TorchRunner(make_network("test_resnet"), "x").infer(images)
     path = checkpoint.with_name("golden.npz")
-    Golden(images, outputs, outputs["probabilities"].argmax(axis=1)).save(path)
+    Golden(images, outputs, {"probabilities": outputs["probabilities"].argmax(axis=1)}).save(path)
     return path
 
 
@@ -122,8 +122,10 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
         (["weights.pth", "--model", "resnet18"], "need both --model and --labels"),
         (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
         (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: only fp32"),
+        (["{checkpoint}", "--threshold", "0.4"], "--threshold: a multiclass model of 3 labels takes what is most"),
+        (["{checkpoint}", "--probability"], "--probability: a multiclass model has no mask"),
         (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder of pictures"),
-        (["{labels}", "--model", "resnet_18", "--labels", "{labels}"], "no model 'resnet_18'"),
+        (["{labels}", "--model", "resnet_19", "--labels", "{labels}"], "no model 'resnet_19'"),
     ],
 )
 def test_wrong_use_gets_one_error(

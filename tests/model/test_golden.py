@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from model.errors import ArtifactError
-from model.golden import Golden, beside_checkpoint
-from model.preprocess import ImageArray
+from model.golden import Golden, beside_checkpoint, packed
+from model.preprocess import Geometry, ImageArray
 
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
@@ -19,7 +19,9 @@ IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 @pytest.fixture
 def golden(batch: ImageArray) -> Golden:
     probabilities = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
-    return Golden(batch, {"probabilities": probabilities}, np.array([0, 2, 1, 0]), source="four photographs")
+    targets = {"probabilities": np.array([0, 2, 1, 0]), "vector": np.array([7, 7, 2**31, 0])}
+    geometries = [Geometry((600 + i, 400), (0.5, 0.0, 400.25, 400.0), (0.0, 8.0, 32.0, 24.0)) for i in range(4)]
+    return Golden(batch, {"probabilities": probabilities}, targets, packed(geometries), source="four photographs")
 
 
 def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
@@ -29,8 +31,13 @@ def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
     assert np.array_equal(back.images, golden.images)
     assert back.outputs.keys() == {"probabilities"}
     assert back.outputs["probabilities"].tobytes() == golden.outputs["probabilities"].tobytes()
-    assert back.targets is not None
-    assert back.targets.tolist() == [0, 2, 1, 0]
+    assert {name: array.tolist() for name, array in back.targets.items()} == {
+        "probabilities": [0, 2, 1, 0],
+        "vector": [7, 7, 2**31, 0],
+    }
+    assert back.fitted == golden.fitted
+    assert back.fitted is not None
+    assert back.fitted[3] == Geometry((603, 400), (0.5, 0.0, 400.25, 400.0), (0.0, 8.0, 32.0, 24.0))
     assert back.source == "four photographs"
     assert list(tmp_path.iterdir()) == [tmp_path / "golden.npz"]
 
@@ -38,15 +45,25 @@ def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
 def test_golden_says_unknown_when_there_are_no_outputs_or_targets(tmp_path: Path, batch: ImageArray) -> None:
     Golden(batch, {}).save(tmp_path / "golden.npz")
     back = Golden.load(tmp_path / "golden.npz")
-    assert (back.outputs, back.targets) == ({}, None)
+    assert (back.outputs, back.targets, back.geometries, back.fitted) == ({}, {}, None, None)
 
 
 def test_golden_keeps_an_output_apart_when_it_is_named_like_a_field(tmp_path: Path, batch: ImageArray) -> None:
-    Golden(batch, {"images": np.ones((4, 2)), "targets": np.zeros((4, 1))}).save(tmp_path / "golden.npz")
+    outputs = {"images": np.ones((4, 2)), "geometries": np.zeros((4, 1)), "target.x": np.zeros((4, 1))}
+    Golden(batch, outputs).save(tmp_path / "golden.npz")
     back = Golden.load(tmp_path / "golden.npz")
     assert back.outputs["images"].shape == (4, 2)
     assert back.images.shape == batch.shape
-    assert back.targets is None
+    assert back.outputs.keys() == outputs.keys()
+    assert (back.targets, back.geometries) == ({}, None)
+
+
+def test_golden_keeps_masks_as_they_are_when_they_are_truths(tmp_path: Path, batch: ImageArray) -> None:
+    masks = np.random.default_rng(0).integers(0, 256, (4, 32, 32), np.uint8)
+    Golden(batch, {"mask": masks // 2}, {"mask": masks}).save(tmp_path / "golden.npz")
+    back = Golden.load(tmp_path / "golden.npz")
+    assert (back.targets["mask"].dtype, back.outputs["mask"].dtype) == (np.uint8, np.uint8)
+    assert np.array_equal(back.targets["mask"], masks)
 
 
 def test_golden_is_refused_when_it_would_unpickle(tmp_path: Path, batch: ImageArray) -> None:
@@ -104,12 +121,29 @@ def test_golden_raises_no_other_error_when_bytes_are_damaged(tmp_path: Path, gol
         ({"images": IMAGES.transpose(0, 3, 1, 2)}, r"got uint8 \[4, 3, 8, 8\]"),
         ({"output.p": np.zeros((3, 2))}, r"4 images, but p is \[3, 2\]"),
         ({"output.p": np.zeros(())}, r"4 images, but p is \[\]"),
-        ({"targets": np.zeros(5)}, r"4 images, but targets is \[5\]"),
+        ({"target.p": np.zeros(5)}, r"4 images, but target p is \[5\]"),
+        ({"geometries": np.zeros((3, 10))}, r"4 images, but geometries is \[3, 10\]"),
+        ({"geometries": np.zeros((4, 9))}, r"4 images, but geometries is \[4, 9\]"),
     ],
 )
 def test_golden_is_refused_when_arrays_disagree(tmp_path: Path, arrays: dict[str, Any], why: str) -> None:
     np.savez(tmp_path / "golden.npz", source=np.array("x"), **{"images": IMAGES, **arrays})
     with pytest.raises(ArtifactError, match=why):
+        Golden.load(tmp_path / "golden.npz")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, 0.0), (0, 1e9), (1, np.nan), (2, -1.0), (4, 0.0), (4, 101.0), (6, -3.0), (8, 8.5), (9, np.inf)],
+    ids=["no-width", "endless", "nan", "left-of-it", "empty-box", "right-of-it", "before", "behind", "infinite"],
+)
+def test_golden_is_refused_when_a_geometry_is_of_no_picture(tmp_path: Path, place: int, value: float) -> None:
+    geometries = np.tile([100.0, 80.0, 10.0, 0.0, 90.0, 80.0, 0.0, 0.0, 8.0, 8.0], (4, 1))
+    Golden(IMAGES, {}, geometries=geometries).save(tmp_path / "golden.npz")
+    assert Golden.load(tmp_path / "golden.npz").fitted is not None
+    geometries[2, place] = value
+    Golden(IMAGES, {}, geometries=geometries).save(tmp_path / "golden.npz")
+    with pytest.raises(ArtifactError, match=r"geometries are not sizes of pictures and boxes"):
         Golden.load(tmp_path / "golden.npz")
 
 

@@ -9,10 +9,12 @@ import pytest
 import timm
 import torch
 
+from model.backbones import architecture_of, dense_architecture_of, timm_normalize, timm_preprocess
 from model.errors import SpecError
-from model.network import Network, architecture_of, timm_normalize, timm_preprocess
+from model.network import Network
 from model.preprocess import ImageArray, Preprocess
-from model.spec import Architecture, ModelSpec, Normalize
+from model.spec import Architecture, ModelSpec, Normalize, Question
+from model.tasks import task_of
 
 
 def test_network_normalises_inside_when_it_gets_raw_pixels(
@@ -52,7 +54,7 @@ def test_network_answers_alike_when_an_image_is_alone_or_in_a_batch(
 
 @pytest.mark.parametrize("name", ["resnet19", "hf-hub:someone/model", "../resnet18", ""])
 def test_architecture_is_refused_when_timm_does_not_know_it(name: str) -> None:
-    with pytest.raises(SpecError, match="has no model"):
+    with pytest.raises(SpecError, match=r"has no model|is not imported unless you say so"):
         architecture_of(name, 32, 32)
 
 
@@ -77,6 +79,128 @@ def test_network_is_refused_when_timm_knows_no_such_argument(spec: ModelSpec) ->
     architecture = Architecture(name="test_resnet", arguments={"zoom": 2})
     with pytest.raises(SpecError, match=r"cannot build test_resnet \{'zoom': 2\}.*zoom"):
         Network(spec.model_copy(update={"architecture": architecture}))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question(task="multilabel", labels=("cat", "dog")),
+        Question(task="embedding", embedding_size=5),
+        Question(task="segmentation", labels=("background", "cat")),
+        Question(task="segmentation", labels=("background", "cat"), probability=True),
+        Question(task="segmentation", labels=("background", "cat", "dog")),
+        Question(
+            task="heads",
+            heads={
+                "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
+                "traits": Question(task="multilabel", labels=("old", "wet")),
+                "vector": Question(task="embedding", embedding_size=5),
+            },
+        ),
+    ],
+    ids=lambda question: f"{question.task}-{len(question.labels)}-{question.probability}",
+)
+def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., Network], question: Question) -> None:
+    network = network_of(question)
+    side = network.spec.input.shape[0]
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8))
+    with torch.inference_mode():
+        answers = {o.name: a.numpy() for o, a in zip(network.spec.outputs, network(images), strict=True)}
+    types = {"FP32": "float32", "UINT8": "uint8"}
+    for output in network.spec.outputs:
+        assert (answers[output.name].dtype, answers[output.name].shape) == (types[output.dtype], (3, *output.shape))
+    assert task_of(network.spec).faults(answers) == []
+    assert ModelSpec.from_json(network.spec.to_json(), "x") == network.spec
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_network_cuts_its_mask_where_the_threshold_lies(network_of: Callable[..., Network], threshold: float) -> None:
+    question = Question(
+        task="segmentation", labels=("background", "cat"), thresholds={"cat": threshold}, probability=True
+    )
+    network = network_of(question)
+    # With this contrast there are probabilities on both sides of each threshold.
+    logits = 3 * torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    mask, probability = network.answers(logits)
+    assert torch.allclose(probability, logits.softmax(dim=1)[:, 1], atol=1e-6)
+    clear = (probability - threshold).abs() > 1e-6
+    assert torch.equal(mask[clear].bool(), (probability >= threshold)[clear])
+    assert 0.1 < mask.float().mean() < 0.9
+
+
+def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_of: Callable[..., Network]) -> None:
+    network = network_of(Question(task="segmentation", labels=("background", "cat", "dog")))
+    logits = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (mask,) = network.answers(logits)
+    assert mask.dtype == torch.uint8
+    assert torch.equal(mask.long(), logits.argmax(dim=1))
+
+
+def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: Callable[..., Network]) -> None:
+    network = network_of(Question(task="segmentation", labels=("background", "cat")))
+    strict = network.with_spec(network.spec.model_copy(update={"thresholds": {"cat": 0.999}}))
+    images = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert network(images)[0].sum() > strict(images)[0].sum()
+    assert strict.backbone is network.backbone
+    assert network.spec.thresholds == {}
+
+
+def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Network]) -> None:
+    two = Question(
+        task="heads",
+        heads={
+            "a": Question(task="multiclass", labels=("x", "y")),
+            "b": Question(task="multilabel", labels=("z",)),
+        },
+    )
+    questions = {
+        "backbone.fc": Question(task="multiclass", labels=("x", "y")),
+        "heads.a_head": two,
+        "backbone.segmentation_head": Question(task="segmentation", labels=("x", "y")),
+    }
+    for kept, question in questions.items():
+        network = network_of(question)
+        frozen = {id(module) for module in network.frozen_while_heads_learn()}
+        assert id(network.get_submodule(kept)) not in frozen
+        stem = "backbone.encoder" if question.task == "segmentation" else "backbone.conv1"
+        assert id(network.get_submodule(stem)) in frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "said"),
+    [
+        ("Unett", "resnet18", "no network 'unett'; near it: unet"),
+        ("Unet", "resnet19", "no encoder 'resnet19'; near it"),
+    ],
+)
+def test_dense_architecture_names_what_is_near_when_it_is_unknown(name: str, encoder: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        dense_architecture_of(name, encoder)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "known"),
+    [
+        ("ResNet-18", "resnet18"),
+        ("WideResNet-50-2", "wide_resnet50_2"),
+        ("ResNeXt-50 32x4d", "resnext50_32x4d"),
+        ("MobileNetV3 small", "mobilenetv3_small_100"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+    ],
+)
+def test_architecture_is_found_when_it_is_spelled_as_elsewhere(spelled: str, known: str) -> None:
+    assert architecture_of(spelled, 32, 32).name == known
+
+
+def test_heads_may_have_any_name_when_built(network_of: Callable[..., Network]) -> None:
+    """Such as those of torch's own attributes."""
+    names = ("type", "values", "half", "train")
+    heads = {name: Question(task="multiclass", labels=("a", "b")) for name in names}
+    network = network_of(Question(task="heads", heads=heads))
+    answers = network(torch.zeros((1, 32, 32, 3), dtype=torch.uint8))
+    assert [output.name for output in network.spec.outputs] == list(names)
+    assert [tuple(answer.shape) for answer in answers] == [(1, 2)] * 4
 
 
 def test_network_is_refused_when_outputs_disagree_with_the_task(spec: ModelSpec) -> None:

@@ -16,7 +16,16 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from model import preprocess
-from model.preprocess import ImageArray, ImageError, Preprocess, decode_image, fit_image, load_image
+from model.preprocess import (
+    Geometry,
+    ImageArray,
+    ImageError,
+    Preprocess,
+    decode_image,
+    fit_image,
+    fit_mask,
+    load_image,
+)
 
 ORIENTATION = 274
 FITS = ("crop", "pad", "squash")
@@ -370,6 +379,94 @@ def test_to_source_finds_the_spot_when_a_picture_has_one(fit: Any, place: tuple[
     rows, columns = np.nonzero(levels[..., 0] > 60)
     found = geometry.to_source(columns.mean() + 0.5, rows.mean() + 0.5)
     assert found == pytest.approx(place, abs=3)
+
+
+# Masks
+
+MASK_FITS = [
+    Preprocess(height=64, width=96),
+    Preprocess(height=64, width=96, crop_ratio=0.5),
+    Preprocess(height=64, width=64, fit="pad"),
+    Preprocess(height=400, width=200, fit="pad"),
+    Preprocess(height=50, width=70, fit="squash"),
+    Preprocess(height=500, width=700, fit="squash"),
+]
+
+
+def two_halves(geometry: Geometry) -> ImageArray:
+    """A mask whose left half is 1 and right half 2, with a band of 3 on top, at the picture's size."""
+    width, height = geometry.source_size
+    mask = np.where(np.arange(width) < width // 2, 1, 2) * np.ones((height, 1))
+    mask[: height // 4] = 3
+    return mask.astype(np.uint8)
+
+
+@pytest.mark.parametrize("how", MASK_FITS, ids=lambda how: f"{how.fit}-{how.height}x{how.width}-{how.crop_ratio}")
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (37, 41)])
+def test_mask_comes_back_where_it_was_when_it_goes_to_the_input_and_back(
+    how: Preprocess, size: tuple[int, int]
+) -> None:
+    _, geometry = fit_image(Image.new("RGB", size), how)
+    mask = two_halves(geometry)
+    fitted = fit_mask(mask, how, fill=255)
+    assert (fitted.shape, fitted.dtype) == ((how.height, how.width), np.uint8)
+    back = geometry.mask_to_source(fitted)
+    assert (back.shape, back.dtype) == (mask.shape, np.uint8)
+    left, top, right, bottom = geometry.source_box
+    rows, columns = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
+    seen = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+    assert (back[~seen] == 0).all()
+    assert 255 not in back
+    # Only pixels within one of the input's of a border may change sides.
+    scale = max((right - left) / how.width, (bottom - top) / how.height, 1.0)
+    near = (np.abs(columns - size[0] // 2) <= scale) | (np.abs(rows - size[1] // 4) <= scale)[:, None]
+    assert np.array_equal(back[seen & ~near], mask[seen & ~near])
+    assert (seen & ~near).sum() > 0.1 * mask.size
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_mask_lies_where_the_picture_does_when_both_are_fitted(fit: Any) -> None:
+    """What is white in the picture is 1 in the mask; no value but those may appear in it."""
+    picture = np.zeros((200, 300, 3), np.uint8)
+    picture[60:140, 90:210] = 255
+    how = Preprocess(height=80, width=60, fit=fit, interpolation="nearest")
+    levels, _ = fit_image(Image.fromarray(picture), how)
+    fitted = fit_mask((picture[..., 0] > 0).astype(np.uint8), how, fill=0)
+    assert np.array_equal(fitted, (levels[..., 0] > 0).astype(np.uint8))
+    assert 0 < fitted.sum() < fitted.size
+
+
+def test_mask_has_the_fill_where_the_input_has_a_border() -> None:
+    fitted = fit_mask(np.ones((20, 40), np.uint8), Preprocess(height=40, width=40, fit="pad"), fill=255)
+    assert (fitted[:10] == 255).all()
+    assert (fitted[10:30] == 1).all()
+    assert (fitted[30:] == 255).all()
+
+
+def test_mask_to_source_leaves_out_the_border_when_the_input_is_padded() -> None:
+    _, geometry = fit_image(Image.new("RGB", (40, 20)), Preprocess(height=40, width=40, fit="pad"))
+    answer = np.full((40, 40), 7, np.uint8)
+    answer[10:30] = 1
+    assert (geometry.mask_to_source(answer) == 1).all()
+
+
+def test_mask_to_source_is_background_where_the_crop_did_not_see() -> None:
+    _, geometry = fit_image(Image.new("RGB", (60, 40)), Preprocess(height=20, width=20))
+    back = geometry.mask_to_source(np.full((20, 20), 5, np.uint8))
+    assert (back[:, 10:50] == 5).all()
+    assert (back[:, :10] == 0).all()
+    assert (back[:, 50:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3000), (3000, 3), (2, 2)])
+@pytest.mark.parametrize("fit", FITS)
+def test_mask_has_the_pictures_size_when_that_is_extreme(fit: Any, size: tuple[int, int]) -> None:
+    how = Preprocess(height=24, width=40, fit=fit)
+    _, geometry = fit_image(Image.new("RGB", size), how)
+    assert fit_mask(np.ones(size[::-1], np.uint8), how, fill=0).any()
+    back = geometry.mask_to_source(np.ones((24, 40), np.uint8))
+    assert back.shape == size[::-1]
+    assert back.any()
 
 
 # The settings

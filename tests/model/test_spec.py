@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.errors import SpecError
-from model.spec import SCHEMA_VERSION, Lineage, ModelSpec, TensorSpec
+from model.spec import SCHEMA_VERSION, Lineage, ModelSpec, Question, TensorSpec
 
 Document = dict[str, Any]
 
@@ -23,9 +23,50 @@ def test_spec_is_equal_when_read_back(spec: ModelSpec) -> None:
     lineage = Lineage(
         data_fingerprint="1f", config={"epochs": 3, "model": {"name": "a"}}, seed=7, metrics={"accuracy": 0.5}
     )
-    changes = {"lineage": lineage, "thresholds": {"cat": 0.25}, "labels": ("Kätzchen", "犬", "b")}
+    changes = {"lineage": lineage, "thresholds": {"Kätzchen": 0.25}, "labels": ("Kätzchen", "犬", "b")}
     whole = spec.model_copy(update=changes)
     assert ModelSpec.from_json(whole.to_json(), origin="here") == whole
+
+
+def test_spec_is_equal_when_it_has_heads_and_is_read_back(spec: ModelSpec) -> None:
+    heads = {
+        "kind": Question(task="multilabel", labels=("cat", "dog"), thresholds={"dog": 0.7}),
+        "vector": Question(task="embedding", embedding_size=4),
+    }
+    whole = spec.model_copy(update={"task": "heads", "labels": (), "heads": heads})
+    back = ModelSpec.from_json(whole.to_json(), origin="here")
+    assert back == whole
+    assert list(back.heads) == ["kind", "vector"]
+    assert dict(back.described())["labels kind"] == "2: cat, dog"
+
+
+def test_spec_is_read_when_it_was_written_by_the_first_version(document: Document) -> None:
+    for field in ("embedding_size", "probability", "heads"):
+        del document[field]
+    assert read(document | {"schema_version": 1}).labels == ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize("label", ["", "two\nlines", "two\rlines"])
+def test_spec_is_refused_when_a_label_does_not_fit_on_a_line(document: Document, label: str) -> None:
+    with pytest.raises(SpecError, match="a label is one line of text"):
+        read(document | {"labels": ["cat", label, "bird"]})
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "why"),
+    [({"cow": 0.5, "ant": 0.5}, "labels that there are not: ant, cow"), ({"cat": math.nan}, "finite number")],
+)
+def test_spec_is_refused_when_a_threshold_is_of_no_label_or_no_number(
+    document: Document, thresholds: dict[str, float], why: str
+) -> None:
+    with pytest.raises(SpecError, match=why):
+        read(document | {"thresholds": thresholds})
+
+
+def test_spec_is_refused_when_a_head_has_a_problem_inside(document: Document) -> None:
+    head = {"task": "multilabel", "labels": ["old"], "thresholds": {"new": 0.5}}
+    with pytest.raises(SpecError, match=r"heads\.traits: .*labels that there are not: new"):
+        read(document | {"heads": {"traits": head}})
 
 
 def test_spec_is_one_line_when_written(spec: ModelSpec) -> None:
@@ -71,7 +112,7 @@ def test_spec_is_refused_when_its_version_is_none_of_ours(document: Document, ve
 
 
 def test_spec_lists_all_problems_when_there_are_several(document: Document) -> None:
-    document |= {"name": "a/b", "task": "divination", "labels": [1], "surplus": True}
+    document |= {"name": "a/b", "task": "divine it", "labels": [1], "surplus": True}
     with pytest.raises(SpecError) as caught:
         read(document)
     lines = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]

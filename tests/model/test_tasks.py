@@ -1,4 +1,4 @@
-"""The multiclass task: outputs, decisions, quality, and how an answer is told."""
+"""The tasks: outputs, agreement and its ties, faults, quality, and how an answer is told."""
 
 from __future__ import annotations
 
@@ -9,19 +9,45 @@ import pytest
 from numpy.typing import NDArray
 
 from model.errors import SpecError
-from model.spec import ModelSpec, TensorSpec
-from model.tasks import TASKS, task_of
-from model.tasks.multiclass import TIE
+from model.preprocess import Geometry
+from model.spec import ModelSpec, Question, TensorSpec
+from model.tasks import Task, task_for, task_of
+from model.tasks.multiclass import TIE, Multiclass
+from model.tasks.segmentation import IGNORED
 
-TASK = TASKS["multiclass"]
+IMAGE = TensorSpec(name="image", dtype="UINT8", shape=(4, 6, 3))
+WHOLE = Geometry((6, 4), (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 6.0, 4.0))
+PETS = Question(task="multiclass", labels=("cat", "dog", "bird"))
+TRAITS = Question(task="multilabel", labels=("old", "wet", "red"), thresholds={"wet": 0.8})
+VECTOR = Question(task="embedding", embedding_size=2)
+STAMP = Question(task="segmentation", labels=("background", "stamp"))
+REGIONS = Question(task="segmentation", labels=("background", "sky", "grass"))
+HEADS = Question(task="heads", heads={"kind": PETS, "traits": TRAITS, "vector": VECTOR})
 
 
-def rows(*values: list[float]) -> dict[str, NDArray[Any]]:
-    return {"probabilities": np.array(values, dtype=np.float32)}
+def rows(*values: Any, name: str = "probabilities") -> dict[str, NDArray[Any]]:
+    return {name: np.array(values, dtype=np.float32)}
+
+
+def vectors(*degrees: float, length: float = 1.0, name: str = "embedding") -> dict[str, NDArray[Any]]:
+    """Directions in the plane."""
+    angles = np.radians(degrees)
+    return {name: (length * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)}
+
+
+def masks(*values: Any) -> dict[str, NDArray[Any]]:
+    return {"mask": np.array(values, dtype=np.uint8)}
+
+
+def kept(task: Task, expected: dict[str, Any], actual: dict[str, Any]) -> list[bool]:
+    return task.decisions_kept(task.agreement(expected, actual)).tolist()
+
+
+# Any task
 
 
 def test_task_is_found_when_outputs_agree(spec: ModelSpec) -> None:
-    assert task_of(spec) is TASK
+    assert isinstance(task_of(spec), Multiclass)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +66,57 @@ def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSp
     assert str(caught.value).endswith(str(output))
 
 
-@pytest.mark.parametrize("labels", [(), ("only",)])
-def test_task_is_refused_when_there_is_nothing_to_choose(spec: ModelSpec, labels: tuple[str, ...]) -> None:
-    with pytest.raises(SpecError, match=f"at least two labels, got {len(labels)}"):
-        task_of(spec.model_copy(update={"labels": labels}))
+@pytest.mark.parametrize(
+    ("question", "outputs"),
+    [
+        (PETS, ["probabilities FP32 [N, 3]"]),
+        (TRAITS, ["probabilities FP32 [N, 3]"]),
+        (VECTOR, ["embedding FP32 [N, 2]"]),
+        (STAMP, ["mask UINT8 [N, 4, 6]"]),
+        (
+            STAMP.model_copy(update={"probability": True}),
+            ["mask UINT8 [N, 4, 6]", "probability FP32 [N, 4, 6]"],
+        ),
+        (HEADS, ["kind FP32 [N, 3]", "traits FP32 [N, 3]", "vector FP32 [N, 2]"]),
+    ],
+)
+def test_outputs_are_those_of_the_table_when_a_question_is_asked(question: Question, outputs: list[str]) -> None:
+    assert list(map(str, task_for(question).outputs(IMAGE))) == outputs
 
 
 @pytest.mark.parametrize(
-    ("expected", "actual", "kept"),
+    ("question", "why"),
+    [
+        (
+            Question(task="divination"),
+            "no task 'divination'; there are multiclass, multilabel, embedding, segmentation",
+        ),
+        (Question(task="multiclass"), "at least 2 labels, got 0"),
+        (Question(task="multiclass", labels=("only",)), "at least 2 labels, got 1"),
+        (Question(task="multilabel"), "at least 1 labels, got 0"),
+        (Question(task="embedding"), "needs an embedding_size"),
+        (Question(task="segmentation", labels=("background",)), "at least 2 labels, got 1"),
+        (Question(task="segmentation", labels=tuple(map(str, range(256)))), "holds up to 255 labels, got 256"),
+        (REGIONS.model_copy(update={"probability": True}), "of one foreground, but there are 3 labels"),
+        (Question(task="multilabel", labels=("a",), thresholds={"a": 0.0}), "between 0 and 1, got a: 0.0"),
+        (Question(task="segmentation", labels=("a", "b"), thresholds={"b": 1.0}), "between 0 and 1, got b: 1.0"),
+        (Question(task="heads"), "at least one head"),
+        (Question(task="heads", heads={"m": STAMP}), "head m: segmentation cannot share a backbone"),
+        (Question(task="heads", heads={"h": HEADS}), "head h: heads cannot share"),
+        (Question(task="heads", heads={"path": PETS}), "head path: the name means something else"),
+        (Question(task="heads", heads={"a": Question(task="embedding")}), "needs an embedding_size"),
+    ],
+)
+def test_task_is_refused_when_its_terms_are_wrong(question: Question, why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        task_for(question)
+
+
+# Multiclass
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "same"),
     [
         ([0.7, 0.2, 0.1], [0.4, 0.35, 0.25], True),
         ([0.7, 0.2, 0.1], [0.35, 0.4, 0.25], False),
@@ -58,47 +127,335 @@ def test_task_is_refused_when_there_is_nothing_to_choose(spec: ModelSpec, labels
     ],
     ids=["same", "other", "tie", "near-tie", "no-tie", "all-tie"],
 )
-def test_decision_is_kept_when_as_good(expected: list[float], actual: list[float], kept: bool) -> None:
-    assert TASK.decisions_kept(rows(expected), rows(actual)).tolist() == [kept]
+def test_class_is_kept_when_as_good(expected: list[float], actual: list[float], same: bool) -> None:
+    assert kept(task_for(PETS), rows(expected), rows(actual)) == [same]
 
 
 def test_decisions_are_told_apart_when_there_are_several_images() -> None:
-    expected = rows([0.9, 0.1], [0.9, 0.1], [0.1, 0.9])
-    assert TASK.decisions_kept(expected, rows([0.8, 0.2], [0.2, 0.8], [0.3, 0.7])).tolist() == [True, False, True]
+    task = task_for(PETS)
+    expected = rows([0.9, 0.1, 0], [0.9, 0.1, 0], [0.1, 0.9, 0])
+    actual = rows([0.8, 0.2, 0], [0.2, 0.8, 0], [0.3, 0.7, 0])
+    assert task.agreement(expected, actual)["top1"].tolist() == [1, 0, 1]
+    assert kept(task, expected, actual) == [True, False, True]
 
 
 def test_quality_is_the_share_of_hits_when_the_truth_is_known() -> None:
-    assert TASK.quality(rows([0.9, 0.1], [0.2, 0.8], [0.6, 0.4]), np.array([0, 1, 1])) == {
-        "accuracy": pytest.approx(2 / 3)
-    }
+    answers = rows([0.9, 0.1, 0], [0.2, 0.8, 0], [0.6, 0.4, 0])
+    targets = {"probabilities": np.array([0, 1, 1])}
+    assert task_for(PETS).quality(answers, targets) == {"accuracy": pytest.approx(2 / 3)}
+
+
+def test_classes_are_faulty_when_they_do_not_sum_to_one() -> None:
+    task = task_for(PETS)
+    assert task.faults(rows([0.5, 0.5, 0.004])) == []
+    assert task.faults(rows([0.5, 0.5, 0], [3.0, -1.0, 0.5])) == ["probabilities do not sum to 1 (off by 1.5)"]
 
 
 def test_answer_is_sorted_when_classes_are_not() -> None:
-    answer = TASK.answer({"probabilities": np.array([0.2, 0.5, 0.3])}, ["cat", "dog", "bird"], top=2)
-    assert answer == {
+    answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.5, 0.3])}, WHOLE, top=2)
+    assert answer.told == {
         "label": "dog",
         "probability": 0.5,
         "top": [{"label": "dog", "probability": 0.5}, {"label": "bird", "probability": 0.3}],
     }
+    assert (answer.embedding, answer.mask) == (None, None)
 
 
 def test_answer_takes_the_first_class_when_there_is_a_tie() -> None:
-    answer = TASK.answer({"probabilities": np.array([0.2, 0.4, 0.4])}, ["cat", "dog", "bird"], top=3)
-    assert [row["label"] for row in answer["top"]] == ["dog", "bird", "cat"]
+    answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.4, 0.4])}, WHOLE, top=3)
+    assert [row["label"] for row in answer.told["top"]] == ["dog", "bird", "cat"]
 
 
 def test_answer_keeps_the_order_of_labels_when_many_classes_tie() -> None:
     labels = [f"class {number}" for number in range(1000)]
-    answer = TASK.answer({"probabilities": np.tile([0.5e-3, 1.5e-3], 500)}, labels, top=1000)
-    assert [row["label"] for row in answer["top"]] == labels[1::2] + labels[::2]
+    task = task_for(Question(task="multiclass", labels=tuple(labels)))
+    answer = task.answer({"probabilities": np.tile([0.5e-3, 1.5e-3], 500)}, WHOLE, top=1000)
+    assert [row["label"] for row in answer.told["top"]] == labels[1::2] + labels[::2]
 
 
 @pytest.mark.parametrize(("top", "length"), [(-1, 1), (0, 1), (1, 1), (3, 3), (100, 3)])
 def test_answer_has_what_there_is_when_top_is_out_of_range(top: int, length: int) -> None:
-    answer = TASK.answer({"probabilities": np.array([0.2, 0.5, 0.3])}, ["cat", "dog", "bird"], top=top)
-    assert len(answer["top"]) == length
+    answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.5, 0.3])}, WHOLE, top=top)
+    assert len(answer.told["top"]) == length
 
 
-def test_caption_is_short_when_shown() -> None:
-    answer = TASK.answer({"probabilities": np.array([0.126, 0.874])}, ["cat", "dog"], top=1)
-    assert TASK.caption(answer) == "dog 0.87"
+def test_caption_is_the_best_class_when_shown() -> None:
+    task = task_for(PETS)
+    answer = task.answer({"probabilities": np.array([0.126, 0.874, 0])}, WHOLE, top=2)
+    assert task.cells(answer.told) == ["dog 0.87", "cat 0.13"]
+    assert task.captions([answer], ["a.jpg"]) == ["dog 0.87"]
+
+
+# Multilabel
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "same"),
+    [
+        ([0.9, 0.1, 0.6], [0.6, 0.7, 0.9], True),
+        ([0.9, 0.1, 0.6], [0.9, 0.81, 0.6], False),
+        ([0.9, 0.9, 0.6], [0.9, 0.79, 0.6], False),
+        ([0.9, 0.1, 0.6], [0.9, 0.1, 0.4], False),
+        ([0.9, 0.1, 0.5 + TIE / 2], [0.9, 0.1, 0.4], True),
+        ([0.9, 0.8 - TIE / 2, 0.6], [0.9, 0.9, 0.6], True),
+        ([0.9, 0.8 - TIE * 2, 0.6], [0.9, 0.9, 0.6], False),
+    ],
+    ids=["same", "one-more", "one-fewer", "another", "tie", "tie-at-its-threshold", "no-tie"],
+)
+def test_label_set_is_kept_when_no_label_crosses_its_threshold(
+    expected: list[float], actual: list[float], same: bool
+) -> None:
+    assert kept(task_for(TRAITS), rows(expected), rows(actual)) == [same]
+
+
+def test_quality_is_the_share_of_exact_sets_when_the_truth_is_known() -> None:
+    answers = rows([0.9, 0.79, 0.1], [0.9, 0.8, 0.1], [0.5, 0.1, 0.5])
+    targets = {"probabilities": np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1]])}
+    assert task_for(TRAITS).quality(answers, targets) == {"exact_match": pytest.approx(2 / 3)}
+
+
+def test_labels_are_faulty_when_they_are_no_probabilities() -> None:
+    task = task_for(TRAITS)
+    assert task.faults(rows([0.0, 1.0, 0.5])) == []
+    (fault,) = task.faults(rows([0.1, 0.2, 0.3], [-3.0, 0.1, 2.5]))
+    assert fault == "probabilities lie in -3..2.5, expected 0..1: the sigmoid is missing"
+
+
+def test_answer_has_the_labels_that_hold_when_there_are_several() -> None:
+    task = task_for(TRAITS)
+    answer = task.answer({"probabilities": np.array([0.6, 0.7, 0.9])}, WHOLE, top=1)
+    assert answer.told == {
+        "labels": ["red", "old"],
+        # All that hold are told, however few were asked for.
+        "top": [{"label": "red", "probability": 0.9}, {"label": "wet", "probability": 0.7}],
+    }
+
+
+def test_caption_says_none_and_what_was_nearest_when_no_label_holds() -> None:
+    task = task_for(TRAITS)
+    answer = task.answer({"probabilities": np.array([0.1, 0.7, 0.2])}, WHOLE, top=2)
+    assert answer.told["labels"] == []
+    assert task.captions([answer], ["a.jpg"]) == ["none (nearest: wet 0.70)"]
+
+
+# Embedding
+
+
+def test_neighbour_is_kept_when_it_is_the_same_or_as_near() -> None:
+    task = task_for(VECTOR)
+    # Both neighbours of the second lie 10 degrees from it.
+    agreement = task.agreement(vectors(0, 10, 20, 90), vectors(0, 9, 20, 90))
+    assert agreement["neighbour"].tolist() == [1, 1, 1, 1]
+    lost = task.agreement(vectors(0, 10, 25, 90), vectors(0, 16, 25, 90))
+    assert lost["neighbour"].tolist() == [1, 0, 1, 1]
+    assert lost["cosine"][1] == pytest.approx(np.cos(np.radians(6)))
+    assert kept(task, vectors(0, 10, 25, 90), vectors(0, 16, 25, 90)) == [True, False, True, True]
+
+
+def test_embedding_is_kept_when_it_is_alone() -> None:
+    assert kept(task_for(VECTOR), vectors(3), vectors(4)) == [True]
+    assert kept(task_for(VECTOR), vectors(3), vectors(9)) == [False]
+
+
+def test_quality_is_recall_among_classes_that_have_two_when_the_truth_is_known() -> None:
+    task, answers = task_for(VECTOR), vectors(0, 5, 90, 12, 200)
+    targets = {"embedding": np.array([1, 1, 2, 2, 9])}
+    # The third's nearest is the fourth, of its class; the fourth's is the second, of another. Nothing has class 9 too.
+    assert task.quality(answers, targets) == {"recall@1": pytest.approx(3 / 4)}
+    assert task.quality(answers, {"embedding": np.arange(5)}) == {}
+
+
+def test_embedding_is_faulty_when_it_is_not_of_unit_length() -> None:
+    task = task_for(VECTOR)
+    assert task.faults(vectors(10, 20, length=1.004)) == []
+    assert task.faults(vectors(10, 20, length=2.5)) == ["embedding is not normalised: length 2.5, expected 1"]
+    assert "length 0" in task.faults(vectors(10, length=0))[0]
+
+
+def test_caption_names_the_nearest_other_picture_when_there_is_one() -> None:
+    task = task_for(VECTOR)
+    answers = [task.answer({"embedding": row}, WHOLE, 1) for row in vectors(0, 60, 90)["embedding"]]
+    assert answers[1].embedding is not None
+    assert answers[1].embedding.dtype == np.float32
+    assert answers[1].told["embedding"] == pytest.approx([0.5, 0.866025], abs=1e-6)
+    assert task.captions(answers, ["a", "b", "c"]) == ["nearest: b (0.50)", "nearest: c (0.87)", "nearest: b (0.87)"]
+    assert task.captions(answers[:1], ["a"]) == ["2 numbers: 1.000, 0.000, …"]
+
+
+# Segmentation
+
+
+def square(*left_top_side: int, size: int = 20) -> NDArray[np.uint8]:
+    """1 in a square, 0 around it."""
+    left, top, side = left_top_side
+    mask = np.zeros((size, size), np.uint8)
+    mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("actual", "iou"),
+    [
+        (square(5, 5, 10), 1.0),
+        # 10 columns of 11 in common; of the background 290 pixels of 310.
+        (square(6, 5, 10), (90 / 110 + 290 / 310) / 2),
+        (np.zeros((20, 20)), (0 + 300 / 400) / 2),
+    ],
+    ids=["same", "moved", "nothing"],
+)
+def test_masks_agree_by_the_mean_iou_of_their_labels(actual: Any, iou: float) -> None:
+    task, expected = task_for(STAMP), masks(square(5, 5, 10))
+    assert task.agreement(expected, masks(actual))["iou"] == pytest.approx([iou])
+    assert kept(task, expected, masks(actual)) == [iou == 1]
+
+
+def test_labels_that_no_mask_has_do_not_count_when_masks_are_compared() -> None:
+    task = task_for(REGIONS)
+    expected, actual = masks(square(0, 0, 10) * 2), masks(square(0, 0, 8) * 2)
+    assert task.agreement(expected, actual)["iou"] == pytest.approx([(64 / 100 + 300 / 336) / 2])
+    assert task.agreement(masks(np.zeros((4, 4))), masks(np.zeros((4, 4))))["iou"].tolist() == [1]
+
+
+@pytest.mark.parametrize("geometry", [None, Geometry((400, 400), (0.0, 0.0, 400.0, 400.0), (0.0, 0.0, 20.0, 20.0))])
+def test_two_pixels_may_fall_either_way_when_an_object_is_small(geometry: Geometry | None) -> None:
+    """They are the model's pixels: 800 of the picture's, which is twenty times as large."""
+    task, expected, actual = task_for(STAMP), square(5, 5, 3), square(5, 5, 3)
+    geometries = None if geometry is None else [geometry]
+    actual[5, 4] = actual[6, 4] = 1
+    assert task.agreement(masks(expected), masks(actual), geometries)["iou"].tolist() == [1]
+    actual[7, 4] = 1
+    assert task.agreement(masks(expected), masks(actual), geometries)["iou"][0] < 0.9
+
+
+def test_quality_leaves_out_what_the_truth_ignores_when_it_is_known() -> None:
+    truth = square(0, 0, 10)
+    truth[:, 10:] = IGNORED
+    answers = masks(np.ones((20, 20)), np.zeros((20, 20)))
+    answers["mask"][0, 15:] = 0
+    # Of 15 rows answered, 10 are right; right of them nothing is judged. The second mask finds nothing, rightly.
+    targets = {"mask": np.stack([truth, np.zeros((20, 20), np.uint8)])}
+    assert task_for(STAMP).quality(answers, targets) == {"foreground_iou": pytest.approx((100 / 150 + 1) / 2)}
+
+
+def test_quality_counts_the_right_class_alone_when_there_are_several() -> None:
+    truth = {"mask": np.array([[[1, 1, 2, 2]]], np.uint8)}
+    assert task_for(REGIONS).quality(masks([[1, 2, 2, 0]]), truth) == {"foreground_iou": pytest.approx(2 / 4)}
+
+
+def test_mask_is_faulty_when_it_holds_a_class_that_there_is_not() -> None:
+    assert task_for(REGIONS).faults(masks([[0, 1, 2]])) == []
+    assert task_for(REGIONS).faults(masks([[0, 1, 3]])) == ["mask holds the class 3, but there are 3 labels"]
+
+
+def test_answer_has_the_mask_at_the_pictures_size_when_the_input_was_fitted() -> None:
+    """A picture of 40 x 20, padded to 20 x 20: rows 5 to 15 are the picture."""
+    geometry = Geometry((40, 20), (0.0, 0.0, 40.0, 20.0), (0.0, 5.0, 20.0, 15.0))
+    mask = np.full((20, 20), 2, np.uint8)
+    mask[5:15] = 0
+    mask[5:15, :5] = 1
+    task = task_for(REGIONS)
+    answer = task.answer({"mask": mask}, geometry, top=2)
+    assert answer.mask is not None
+    assert answer.mask.shape == (20, 40)
+    assert (answer.mask[:, :10] == 1).all()
+    assert (answer.mask[:, 10:] == 0).all()
+    assert answer.told == {"size": [40, 20], "regions": [{"label": "sky", "share": 0.25}]}
+    assert task.captions([answer], ["a.jpg"]) == ["sky 25%"]
+
+
+def test_caption_names_the_background_when_a_mask_is_empty() -> None:
+    task = task_for(REGIONS)
+    answer = task.answer({"mask": np.zeros((4, 6), np.uint8)}, WHOLE, top=2)
+    assert task.captions([answer], ["a.jpg"]) == ["background only"]
+
+
+def test_regions_are_the_largest_first_and_no_more_than_asked() -> None:
+    mask = np.array([[1, 1, 2, 2, 2, 0]] * 4, np.uint8)
+    task = task_for(REGIONS)
+    told = [task.answer({"mask": mask}, WHOLE, top=top).told["regions"] for top in (5, 1)]
+    assert [region["label"] for region in told[0]] == ["grass", "sky"]
+    assert told[1] == [{"label": "grass", "share": 0.5}]
+
+
+# Heads
+
+
+def of_heads(kind: Any, traits: Any, *degrees: float) -> dict[str, NDArray[Any]]:
+    return {**rows(*kind, name="kind"), **rows(*traits, name="traits"), **vectors(*degrees, name="vector")}
+
+
+def test_each_head_counts_when_decisions_are_compared() -> None:
+    task = task_for(HEADS)
+    kind, traits = ([0.9, 0.1, 0.0],) * 3, ([0.9, 0.1, 0.6],) * 3
+    expected = of_heads(kind, traits, 0, 40, 90)
+    other_kind = of_heads((kind[0], [0.1, 0.9, 0.0], kind[0]), traits, 0, 40, 90)
+    other_trait = of_heads(kind, ([0.9, 0.9, 0.6], *traits[1:]), 0, 40, 90)
+    other_vector = of_heads(kind, traits, 0, 40, 85)
+    measures = {"kind.top1", "traits.label_set", "vector.cosine", "vector.neighbour"}
+    assert task.agreement(expected, expected).keys() == measures
+    assert kept(task, expected, expected) == [True, True, True]
+    assert kept(task, expected, other_kind) == [True, False, True]
+    assert kept(task, expected, other_trait) == [False, True, True]
+    assert kept(task, expected, other_vector) == [True, True, False]
+
+
+def test_quality_and_faults_have_the_heads_names() -> None:
+    task = task_for(HEADS)
+    answers = of_heads(([0.9, 0.1, 0.0], [0.9, 0.1, 0.0]), ([0.9, 0.1, 0.6], [-2.0, 0.1, 0.6]), 0, 5)
+    targets = {"kind": np.array([0, 1]), "traits": np.array([[1, 0, 1], [0, 0, 0]]), "vector": np.array([4, 4])}
+    assert task.quality(answers, targets) == {
+        "kind.accuracy": 0.5,
+        "traits.exact_match": 0.5,
+        "vector.recall@1": 1.0,
+    }
+    assert task.faults(answers) == ["traits lie in -2..0.9, expected 0..1: the sigmoid is missing"]
+
+
+def test_answer_has_what_each_head_says_under_its_name() -> None:
+    task = task_for(HEADS)
+    batch = of_heads(([0.9, 0.1, 0.0], [0.2, 0.8, 0.0]), ([0.9, 0.1, 0.6], [0.1, 0.1, 0.1]), 0, 60)
+    answers = [task.answer({name: array[i] for name, array in batch.items()}, WHOLE, 1) for i in range(2)]
+    assert list(answers[0].told) == ["kind", "traits", "vector"]
+    assert answers[0].told["kind"]["label"] == "cat"
+    assert answers[0].told["traits"]["labels"] == ["old", "red"]
+    assert answers[0].embedding is not None
+    assert answers[0].embedding.tolist() == [1, 0]
+    assert task.cells(answers[0].told)[:2] == ["kind: cat 0.90", "traits: old 0.90, red 0.60"]
+    assert task.captions(answers, ["a", "b"]) == [
+        "kind: cat 0.90 · traits: old 0.90, red 0.60 · vector: nearest: b (0.50)",
+        "kind: dog 0.80 · traits: none (nearest: old 0.10) · vector: nearest: a (0.50)",
+    ]
+
+
+# A threshold to be tried
+
+
+def test_threshold_is_replaced_for_all_labels_when_another_is_tried() -> None:
+    answers = {"probabilities": np.array([0.35, 0.35, 0.2])}
+    assert task_for(TRAITS).with_threshold(0.3).answer(answers, WHOLE, 3).told["labels"] == ["old", "wet"]
+    asked = STAMP.model_copy(update={"probability": True})
+    output = {"mask": np.zeros((4, 6), np.uint8), "probability": np.full((4, 6), 0.4, np.float32)}
+    assert task_for(asked).answer(output, WHOLE, 1).told["regions"] == []
+    assert task_for(asked).with_threshold(0.3).answer(output, WHOLE, 1).told["regions"][0]["share"] == 1
+    heads = task_for(HEADS).with_threshold(0.3)
+    told = heads.answer(
+        {"kind": np.array([1, 0, 0]), "traits": answers["probabilities"], "vector": np.ones(2)}, WHOLE, 1
+    )
+    assert told.told["traits"]["labels"] == ["old", "wet"]
+
+
+@pytest.mark.parametrize(
+    ("question", "threshold", "why"),
+    [
+        (PETS, 0.3, "multiclass has no threshold"),
+        (VECTOR, 0.3, "embedding has no threshold"),
+        (STAMP, 0.3, "inside this model's graph"),
+        (REGIONS, 0.3, "takes the most probable"),
+        (Question(task="heads", heads={"kind": PETS}), 0.3, "none of the heads kind has a threshold"),
+        (TRAITS, 1.5, "between 0 and 1, got old: 1.5"),
+        (TRAITS, float("nan"), "between 0 and 1"),
+    ],
+)
+def test_threshold_is_refused_when_none_decides(question: Question, threshold: float, why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        task_for(question).with_threshold(threshold)

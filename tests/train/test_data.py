@@ -1,49 +1,50 @@
+"""Splits: which pictures are trained on, and how they are told apart from others."""
+
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from model.errors import DataError
-from train.config import DataConfig
-from train.data import Splits, read_labelled, read_splits
-from train.samples import Sample, natural, read_samples
+from model.spec import ModelSpec
+from train.config import Config
+from train.data import PARTS, Splits, read_labelled, read_splits
+from train.sections import DataConfig, HeadConfig
+from train.tasks import TRAINING_TASKS, TrainingTask, training_task, training_task_of
+from train.tasks.base import natural
+
+Table = Callable[..., Path]
+DATA = {"name": "x", "model": {"name": "x"}, "image": {"size": 32}}
 
 
-def split(path: Path, seed: int = 0, **ratios: float) -> Splits:
-    return read_splits(DataConfig(path=path, **ratios), seed)
+def split(path: Path, task: str = "multiclass", seed: int = 0, **data: object) -> Splits:
+    return read_splits(DataConfig(path=path, **data), TRAINING_TASKS[task](HeadConfig(task=task)), seed)
 
 
-def problem(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        split(path)
-    return str(caught.value)
+def split_masks(folder: Path, **data: object) -> Splits:
+    return split(folder / "images", task="segmentation", masks=folder / "masks", **data)
 
 
-def write_rows(path: Path, rows: list[list[str]], header: str = "image_path,label") -> Path:
-    with path.open("w", newline="") as file:
-        file.write(header + "\n")
-        csv.writer(file).writerows(rows)
-    return path
+def labels_of(splits: Splits, part: str) -> Counter[str]:
+    return Counter(sample.truth for sample in getattr(splits, part))
 
 
-def csv_of(folder: Path, name: str = "labels.csv") -> Path:
-    rows = [[str(p.relative_to(folder)), p.parent.name] for p in sorted(folder.rglob("*.png"))]
-    return write_rows(folder / name, rows)
+def all_paths(splits: Splits) -> list[Path]:
+    return [sample.path for part in PARTS for sample in getattr(splits, part)]
 
 
 def test_split_is_stratified_when_a_folder_has_class_folders(folder: Path) -> None:
     splits = split(folder, val_ratio=0.25, test_ratio=0.25)
-    assert splits.labels == ("0", "1", "7")
-    for part, count in ((splits.train, 6), (splits.val, 3), (splits.test, 3)):
-        assert Counter(sample.label for sample in part) == {"0": count, "1": count, "7": count}
-    assert len({sample.path for sample in splits.train + splits.val + splits.test}) == 36
+    assert splits.question.labels == ("0", "1", "7")
+    for part, count in (("train", 6), ("val", 3), ("test", 3)):
+        assert labels_of(splits, part) == {"0": count, "1": count, "7": count}
+    assert len(set(all_paths(splits))) == len(all_paths(splits)) == 36
 
 
 def test_split_is_the_same_when_the_seed_is(folder: Path) -> None:
@@ -51,18 +52,44 @@ def test_split_is_the_same_when_the_seed_is(folder: Path) -> None:
     assert split(folder, seed=3).test != split(folder, seed=4).test
 
 
-def test_fingerprint_follows_the_content_when_the_folder_moves(folder: Path, tmp_path: Path) -> None:
-    before = split(folder).fingerprint
-    moved = folder.rename(tmp_path / "elsewhere")
-    assert split(moved).fingerprint == before
-    first, second = sorted((moved / "0").iterdir())[:2]
-    shutil.copy(first, second)
-    assert split(moved).fingerprint != before
+def test_every_part_has_every_label_when_pictures_have_several(
+    facts_about_digits: Callable[..., list[dict[str, str]]], write_table: Table, tmp_path: Path
+) -> None:
+    rows = [{key: value for key, value in row.items() if key != "digit"} for row in facts_about_digits(8)]
+    # A rare one, which chance alone would leave out of a part.
+    rows = [{**row, "rare": str(int(number % 20 == 0))} for number, row in enumerate(rows)]
+    for seed in range(5):
+        splits = split(write_table(tmp_path / "facts.csv", rows), task="multilabel", seed=seed)
+        for part in ("train", "val", "test"):
+            counts = Counter(label for sample in getattr(splits, part) for label in sample.truth)
+            assert set(counts) == {"round", "odd", "large", "rare"}, (seed, part)
+        assert len(all_paths(splits)) == 80
 
 
-def test_labels_are_in_natural_order_when_they_hold_numbers() -> None:
-    labels = ["b", "10", "2", "a12", "a2", "1a"]
-    assert sorted(labels, key=natural) == ["1a", "2", "10", "a2", "a12", "b"]
+def test_copies_stay_in_one_part_when_split(folder: Path) -> None:
+    for picture in sorted(folder.rglob("*.png")):
+        shutil.copy(picture, picture.with_stem(f"{picture.stem}-copy"))
+    splits = split(folder)
+    assert len(all_paths(splits)) == 72
+    places: dict[bytes, set[str]] = {}
+    for part in PARTS:
+        for sample in getattr(splits, part):
+            places.setdefault(sample.path.read_bytes(), set()).add(part)
+    assert len(places) == 36
+    assert all(len(parts) == 1 for parts in places.values())
+
+
+def test_no_class_is_in_two_parts_when_split_by_class(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
+    data = copy_digits(tmp_path / "data", labels="0123456789", count=4)
+    splits = split(data, task="embedding", val_ratio=0.2, test_ratio=0.2)
+    classes = {part: set(labels_of(splits, part)) for part in ("train", "val", "test")}
+    assert [len(each) for each in classes.values()] == [6, 2, 2]
+    assert set.union(*classes.values()) == set("0123456789")
+    assert split(data, task="embedding", seed=1).test != split(data, task="embedding", seed=0).test
+    # The same task may be split by picture, and another by class.
+    assert set(
+        labels_of(split(data, task="embedding", split_by="picture", val_ratio=0.25, test_ratio=0.25), "val")
+    ) == set("0123456789")
 
 
 def test_parts_are_kept_when_the_folder_has_them(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
@@ -81,149 +108,147 @@ def test_a_part_is_split_off_when_the_folder_lacks_it(copy_digits: Callable[...,
     assert [len(splits.train), len(splits.val), len(splits.test)] == [27, 9, 12]
 
 
-def test_csv_gives_what_its_folder_gives_when_read(folder: Path) -> None:
-    from_csv, from_folder = split(csv_of(folder)), split(folder)
-    assert from_csv == from_folder
+def test_gallery_is_the_base_part_when_the_folder_has_one(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
+    copy_digits(tmp_path / "data" / "train", labels="0123", count=4)
+    copy_digits(tmp_path / "data" / "val", labels="45", count=4)
+    copy_digits(tmp_path / "data" / "base", labels="45", count=4, start=8)
+    splits = split(tmp_path / "data", task="embedding", test_ratio=0)
+    assert {part: len(getattr(splits, part)) for part in PARTS} == {"base": 8, "train": 16, "val": 8, "test": 0}
+    assert all(sample.gallery for sample in splits.base)
+    assert not any(sample.gallery for sample in (*splits.train, *splits.val))
 
 
-def test_splits_are_read_back_when_saved(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder.parent)
-    splits = split(Path("data"))
-    splits.save(tmp_path / "splits")
-    read = read_samples(tmp_path / "splits" / "val.csv")
-    assert read.samples == [Sample(sample.path.absolute(), sample.label) for sample in splits.val]
-
-
-def no_such_folder(folder: Path) -> Path:
-    return folder / "missing"
-
-
-def no_class_folders(folder: Path) -> Path:
-    return folder / "0"
-
-
-def a_class_without_pictures(folder: Path) -> Path:
-    (folder / "9").mkdir()
-    (folder / "9" / "notes.txt").write_text("none yet")
-    return folder
-
-
-def a_class_too_small(folder: Path) -> Path:
-    for picture in sorted((folder / "7").iterdir())[2:]:
-        picture.unlink()
-    return folder
-
-
-def a_picture_cut_short(folder: Path) -> Path:
-    picture = min((folder / "1").iterdir())
-    os.truncate(picture, picture.stat().st_size // 2)
-    return folder
-
-
-def a_stranger_in_val(folder: Path) -> Path:
-    for part in ("train", "val"):
-        shutil.copytree(folder, folder.parent / "parts" / part)
-    shutil.move(folder.parent / "parts" / "val" / "7", folder.parent / "parts" / "val" / "seven")
-    return folder.parent / "parts"
-
-
-def an_unknown_part(folder: Path) -> Path:
-    for part in ("train", "valid"):
-        shutil.copytree(folder, folder.parent / "parts" / part)
-    return folder.parent / "parts"
-
-
-def a_csv_with_another_header(folder: Path) -> Path:
-    return write_rows(folder / "labels.csv", [["0/0000.png", "0"]], header="file,class")
-
-
-def an_empty_csv(folder: Path) -> Path:
-    (folder / "labels.csv").touch()
-    return folder / "labels.csv"
-
-
-def a_csv_without_rows(folder: Path) -> Path:
-    return write_rows(folder / "labels.csv", [])
-
-
-def a_csv_with_a_blank_label(folder: Path) -> Path:
-    return write_rows(folder / "labels.csv", [["0/0000.png", " "]])
-
-
-def a_csv_with_a_missing_picture(folder: Path) -> Path:
-    return write_rows(folder / "labels.csv", [["0/9999.png", "0"]])
-
-
-def a_csv_with_a_picture_twice(folder: Path) -> Path:
-    return write_rows(folder / "labels.csv", [["0/0000.png", "0"], ["0/0000.png", "1"]])
-
-
-@pytest.mark.parametrize(
-    ("broken", "expected"),
-    [
-        (no_such_folder, "expected a folder of class folders or a .csv file, got nothing there"),
-        (no_class_folders, "has no class folders; expected 0/<label>/<picture>"),
-        (a_class_without_pictures, "classes without a picture (1):\n    "),
-        (a_class_too_small, "which takes 3 pictures each (1):\n    7 has 2"),
-        (a_picture_cut_short, "pictures that cannot be read (1):\n    "),
-        (a_stranger_in_val, "val has labels that train lacks: seven"),
-        (an_unknown_part, "besides train, val, test there is also valid"),
-        (a_csv_with_another_header, "expected the header image_path,label, got file,class"),
-        (an_empty_csv, "expected the header image_path,label, got an empty file"),
-        (a_csv_without_rows, "has a header and no rows"),
-        (a_csv_with_a_blank_label, "line 2: '0/0000.png, '"),
-        (a_csv_with_a_missing_picture, "labels.csv that do not exist (1):\n    line 2: "),
-        (a_csv_with_a_picture_twice, "line 3: 0/0000.png, as on line 2"),
-    ],
-)
-def test_data_is_refused_with_its_reason_when_broken(
-    folder: Path, broken: Callable[[Path], Path], expected: str
+@pytest.mark.parametrize("pair", [("train", "val"), ("train", "test"), ("val", "test"), ("base", "val")])
+def test_data_is_refused_when_a_picture_is_in_two_parts(
+    copy_digits: Callable[..., Path], tmp_path: Path, pair: tuple[str, str]
 ) -> None:
-    assert expected in problem(broken(folder))
+    for number, part in enumerate(PARTS):
+        copy_digits(tmp_path / "data" / part, count=3, start=3 * number)
+    source = min((tmp_path / "data" / pair[0] / "0").iterdir())
+    shutil.copy(source, tmp_path / "data" / pair[1] / "0" / "copy.png")
+    with pytest.raises(DataError, match=f"copy.png in {pair[1]} is .* in {pair[0]}"):
+        split(tmp_path / "data")
 
 
-def test_data_lists_all_problems_when_there_are_several(folder: Path) -> None:
-    for breaking in (a_class_without_pictures, a_class_too_small, a_picture_cut_short):
-        breaking(folder)
-    text = problem(folder)
-    for expected in ("classes without a picture (1)", "7 has 2", "the PNG data is broken"):
-        assert expected in text
+def test_top_classes_are_the_most_common_when_asked_for(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
+    for label, count in (("3", 5), ("4", 9), ("5", 7), ("6", 7)):
+        copy_digits(tmp_path / "data", labels=label, count=count)
+    splits = split(tmp_path / "data", top_classes=2, val_ratio=0.25, test_ratio=0.25)
+    assert splits.question.labels == ("4", "5")  # of equally common ones, the first
+    assert len(all_paths(splits)) == 16
 
 
-def test_data_counts_the_rest_when_many_pictures_are_unreadable(folder: Path) -> None:
-    for picture in (folder / "0").iterdir():
-        picture.write_bytes(b"not a picture")
-    text = problem(folder)
-    assert "pictures that cannot be read (12)" in text
-    assert "... and 2 more" in text
-    assert text.count("not a picture") == 10
-
-
-def test_hidden_files_are_left_out_when_a_folder_is_read(folder: Path) -> None:
-    (folder / "0" / "._0000.png").write_bytes(b"what macOS leaves behind")
-    (folder / ".cache").mkdir()
-    assert len(read_samples(folder).samples) == 36
-
-
-def test_split_is_refused_when_the_parts_would_lack_a_class(folder: Path) -> None:
-    with pytest.raises(DataError, match="cannot become test"):
-        split(folder, test_ratio=0.01)
-
-
-def test_labelled_pictures_are_refused_when_the_model_does_not_know_them(folder: Path) -> None:
-    with pytest.raises(DataError, match="does not know these labels: 7; it knows 0, 1"):
-        read_labelled(folder, ["0", "1"])
-
-
-def test_labelled_pictures_are_the_test_part_when_the_folder_has_one(
+def test_top_classes_of_train_count_in_all_parts_when_there_are_parts(
     copy_digits: Callable[..., Path], tmp_path: Path
 ) -> None:
-    copy_digits(tmp_path / "data" / "train")
-    copy_digits(tmp_path / "data" / "test", count=2, start=20)
-    assert len(read_labelled(tmp_path / "data", ["0", "1", "7"])) == 6
+    for label, count in (("3", 5), ("4", 9), ("5", 7)):
+        copy_digits(tmp_path / "data" / "train", labels=label, count=count)
+        copy_digits(tmp_path / "data" / "val", labels=label, count=14 - count, start=20)
+    splits = split(tmp_path / "data", top_classes=2, test_ratio=0)
+    assert set(labels_of(splits, "val")) == {"4", "5"}
+    assert len(splits.val) == 5 + 7
+
+
+def test_fingerprint_follows_the_content_when_the_folder_moves(folder: Path, tmp_path: Path) -> None:
+    before = split(folder).fingerprint
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert split(moved).fingerprint == before
+    assert split(moved, seed=1).fingerprint == before
+    first, second = sorted((moved / "0").iterdir())[:2]
+    shutil.copy(first, second)
+    assert split(moved).fingerprint != before
+
+
+def test_fingerprint_differs_when_one_label_does(folder: Path) -> None:
+    before = split(folder).fingerprint
+    picture = min((folder / "0").iterdir())
+    picture.rename(folder / "1" / "was-a-zero.png")
+    assert split(folder).fingerprint != before
+
+
+def test_fingerprint_differs_when_one_mask_does(masked: Path, tmp_path: Path) -> None:
+    before = split_masks(masked).fingerprint
+    moved = masked.rename(tmp_path / "elsewhere")
+    assert split_masks(moved).fingerprint == before
+    mask = np.array(Image.open(moved / "masks" / "03.png"))
+    mask[0, 0] ^= 255
+    Image.fromarray(mask).save(moved / "masks" / "03.png")
+    assert split_masks(moved).fingerprint != before
+
+
+@pytest.mark.parametrize("columns", [["image_path", "round", "odd"], ["image_path", "odd", "round"]])
+def test_fingerprint_is_the_same_when_the_columns_change_places(
+    facts_about_digits: Callable[..., list[dict[str, str]]], write_table: Table, tmp_path: Path, columns: list[str]
+) -> None:
+    rows = facts_about_digits(4)
+    asked = split(write_table(tmp_path / "asked.csv", [{c: row[c] for c in columns} for row in rows]), "multilabel")
+    told = [{"image_path": r["image_path"], "labels": [n for n in ("odd", "round") if r[n] == "1"]} for r in rows]
+    listed = split(write_table(tmp_path / "listed.json", told), "multilabel")
+    assert asked.fingerprint == listed.fingerprint
+    assert asked.question == listed.question
+    assert all_paths(asked) == all_paths(listed)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "segmentation", "embedding", "heads"])
+def test_splits_are_the_same_when_saved_and_read_back(
+    facts_about_digits: Callable[..., list[dict[str, str]]], write_table: Table, masked: Path, tmp_path: Path, task: str
+) -> None:
+    rows = facts_about_digits(8)
+    data: dict[str, object] = {"path": tmp_path / "rows.csv"}
+    own: dict[str, object] = {"column": "digit"}
+    if task == "heads":
+        rows = [{**row, "seen": "odd|large" if row["odd"] == "1" else "|"} for row in rows]
+        heads = {
+            "digit": {"task": "multiclass"},
+            "seen": {"task": "multilabel"},
+            "alike": {"task": "embedding", "column": "digit"},
+        }
+        own = {"heads": heads}
+    if task == "multilabel":
+        rows, own = [{key: row[key] for key in ("image_path", "round", "large", "odd")} for row in rows], {}
+    if task == "segmentation":
+        data, own = {"path": masked / "images", "masks": masked / "masks"}, {}
+    write_table(tmp_path / "rows.csv", rows)
+    training = training_task(Config.model_validate({**DATA, "task": task, "data": data, **own}))
+    splits = read_splits(DataConfig.model_validate(data), training, seed=0)
+    splits.save(tmp_path / "splits", training)
+    again = read_splits(DataConfig(path=tmp_path / "splits"), training, seed=5)
+    assert again == splits
+
+
+def test_labels_are_in_natural_order_when_they_hold_numbers() -> None:
+    labels = ["b", "10", "2", "a12", "a2", "1a"]
+    assert sorted(labels, key=natural) == ["1a", "2", "10", "a2", "a12", "b"]
 
 
 def test_pictures_of_any_mode_are_accepted_when_they_decode(folder: Path) -> None:
     Image.new("RGBA", (40, 30), (255, 0, 0, 128)).save(folder / "0" / "alpha.PNG")
-    assert len(read_samples(folder).samples) == 37
-    assert split(folder).labels == ("0", "1", "7")
+    assert len(all_paths(split(folder))) == 37
+
+
+def multiclass(labels: tuple[str, ...], spec: ModelSpec) -> tuple[ModelSpec, TrainingTask]:
+    asked = spec.model_copy(update={"labels": labels})
+    return asked, training_task_of(asked)
+
+
+def test_labelled_pictures_are_refused_when_the_model_does_not_know_them(folder: Path, spec: ModelSpec) -> None:
+    with pytest.raises(DataError, match="does not know these labels: 7; it knows 0, 1"):
+        read_labelled(folder, *multiclass(("0", "1"), spec))
+
+
+def test_labelled_pictures_are_the_test_part_when_the_folder_has_one(
+    copy_digits: Callable[..., Path], tmp_path: Path, spec: ModelSpec
+) -> None:
+    for part, start in (("train", 0), ("test", 20)):
+        copy_digits(tmp_path / "data" / part, count=2, start=start)
+    assert {s.path.parents[1].name for s in read_labelled(tmp_path / "data", *multiclass(("0", "1", "7"), spec))} == {
+        "test"
+    }
+
+
+def test_labelled_pictures_are_read_when_other_folders_lie_beside_the_test_part(
+    copy_digits: Callable[..., Path], tmp_path: Path, spec: ModelSpec
+) -> None:
+    copy_digits(tmp_path / "data" / "test", count=2)
+    copy_digits(tmp_path / "data" / "drafts", count=2, start=9)
+    assert len(read_labelled(tmp_path / "data", *multiclass(("0", "1", "7"), spec))) == 6

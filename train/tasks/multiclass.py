@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import Tensor, nn
+from torchmetrics import ClasswiseWrapper, Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassAveragePrecision,
+    MulticlassF1Score,
+)
 
-from train.tasks.base import TrainingTask
+from model.preprocess import Preprocess
+from model.runners.base import Outputs
+from model.spec import Question
+from model.tasks.base import Targets
+from train.losses import MULTICLASS, weighted_sum
+from train.samples import LABEL, Row, Truth
+from train.tasks.base import Batched, TrainingTask
+from train.tasks.confusion import Confusion, crossed
+from train.tasks.measures import Measures
 
 
 class MulticlassTraining(TrainingTask):
@@ -19,21 +32,48 @@ class MulticlassTraining(TrainingTask):
 
     name = "multiclass"
     monitor = "accuracy"
+    column = LABEL
+    usual_loss = "cross_entropy"
 
-    def targets(self, truths: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
-        number = {label: index for index, label in enumerate(labels)}
-        return np.array([number[truth] for truth in truths], dtype=np.int64)
+    def truth(self, row: Row) -> Truth:
+        return self._cell(row, "a label")
 
-    def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+        return {self.truth_column: truth}
 
-    def metrics(self, labels: Sequence[str]) -> MetricCollection:
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(len(labels), average="micro"),
-                "macro_f1": MulticlassF1Score(len(labels), average="macro"),
-            }
-        )
+    def classes(self, truth: Truth) -> Sequence[str]:
+        return (truth,)
 
-    def update(self, metrics: MetricCollection, answers: Sequence[Tensor], targets: Tensor) -> None:
-        metrics.update(answers[0], targets)
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+        return question.labels.index(truth)
+
+    def golden_targets(self, targets: Batched) -> Targets:
+        return {self.output or "probabilities": targets.numpy()}
+
+    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+        return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, question)
+
+    def metrics(self, question: Question, detailed: bool) -> Measures:
+        count, labels = len(question.labels), list(question.labels)
+        metrics: dict[str, Metric] = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+        }
+        if detailed:
+            metrics["auroc"] = MulticlassAUROC(count)
+            metrics["map"] = MulticlassAveragePrecision(count)
+            metrics["f1"] = ClasswiseWrapper(MulticlassF1Score(count, average="none"), labels, prefix="f1/")
+        return Measures(metrics, self._count)
+
+    def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
+        metric.update(outputs[self.output or "probabilities"], targets)
+
+    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+        probabilities, truth = self._answers(outputs, question), self._answers(targets, question)
+        wrong = probabilities.argmax(axis=1) != truth
+        doubt = 1 - np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
+        return np.where(wrong, doubt, 0.0).astype(np.float64)
+
+    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+        chosen = self._answers(outputs, question).argmax(axis=1)
+        return crossed(self._answers(targets, question), chosen, question.labels)

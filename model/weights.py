@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ State = dict[str, Tensor]
 _NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 # Counts training steps; no answer depends on it, and older files lack it.
 _UNUSED = "num_batches_tracked"
+_GOOD_PART = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,54 @@ def map_weights(source: State, target: State, origin: str) -> Matched:
     if len(given) == len(wanted):
         _check_last_layer(dict(zip(wanted, given.values(), strict=True)), wanted, origin)
     raise CheckpointError(_why_not(given, wanted, origin))
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What fine-tuning starts from: tensors to load, and the names of those not taken or not found."""
+
+    weights: State
+    skipped: tuple[str, ...]
+    """In the file, not in the network or of another shape there."""
+    remade: tuple[str, ...]
+    """In the network, not taken from the file: they start anew."""
+
+
+def transfer_weights(source: State, target: State, origin: str) -> Transferred:
+    """Take what fits by name and shape, for a network that may have other heads, or sit in another (an encoder).
+
+    A prefix on either side may differ; the pair of prefixes that brings most tensors is taken.
+
+    Raises CheckpointError when nothing of it fits.
+    """
+    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
+    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
+    pairs = [(theirs, ours) for theirs in _starts(given, depth=2) for ours in _starts(wanted, depth=3)]
+    best = max((_fitting(given, wanted, *pair) for pair in pairs), key=len)
+    if not best:
+        raise CheckpointError(
+            f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}; "
+            f"it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
+        )
+    taken = {key: given[name] for key, name in best.items()}
+    return Transferred(
+        taken,
+        skipped=tuple(name for name in given if name not in best.values()),
+        remade=tuple(key for key in wanted if key not in taken),
+    )
+
+
+def _fitting(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
+    """The network's keys whose tensor the file has under another prefix, and the file's key for each."""
+    named = {key: theirs + key.removeprefix(ours) for key in wanted if key.startswith(ours)}
+    return {key: name for key, name in named.items() if name in given and given[name].shape == wanted[key].shape}
+
+
+def _starts(state: State, depth: int) -> list[str]:
+    """What a good part of the keys begin with, up to so many names deep; first of all, nothing."""
+    names = [key.split(".")[:-1] for key in state]
+    counts = Counter("".join(f"{part}." for part in parts[:n]) for n in range(1, depth + 1) for parts in names)
+    return ["", *(prefix for prefix, count in counts.items() if count >= len(state) * _GOOD_PART)]
 
 
 def _prefixes(given: State, wanted: State) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from safetensors.torch import save_file
 
 from builder.options import Foreign, foreign_from
 from builder.sources import source_from_state_dict
-from builder.weights import State, map_weights, read_foreign_weights
 from model.errors import CheckpointError, InputError
+from model.network import Network
+from model.spec import Question
+from model.weights import State, map_weights, read_foreign_weights, transfer_weights
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,55 @@ def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State
 def test_weights_are_refused_when_nothing_fits(state: State) -> None:
     with pytest.raises(CheckpointError, match="neither by name, nor by a stripped prefix, nor by order"):
         map_weights({"a": torch.zeros(1)}, state, "w.pth")
+
+
+def ours(state: State) -> State:
+    return {f"backbone.{key}": value for key, value in state.items()}
+
+
+HEAD = ("fc.weight", "fc.bias")
+
+
+def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_other_classes(state: State) -> None:
+    other = ours(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
+    transferred = transfer_weights(other, ours(state), "x")
+    assert transferred.skipped == transferred.remade == tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.weights.keys() == {
+        key for key in ours(state) if not key.endswith(("num_batches_tracked", *HEAD))
+    }
+    assert all(torch.equal(transferred.weights[key], other[key]) for key in transferred.weights)
+
+
+def test_weights_are_transferred_whole_when_the_classes_are_as_many(state: State) -> None:
+    transferred = transfer_weights(ours(state), ours(state), "x")
+    assert (transferred.skipped, transferred.remade) == ((), ())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "model."])
+def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: State, prefix: str) -> None:
+    foreign = {prefix + key: value for key, value in state.items()} | {"loss.margin": torch.zeros(1)}
+    transferred = transfer_weights(foreign, ours(state), "w.pth")
+    assert transferred.remade == ()
+    assert transferred.skipped == ("loss.margin",)
+    assert all(torch.equal(value, ours(state)[key]) for key, value in transferred.weights.items())
+
+
+def test_backbone_is_transferred_when_the_network_has_several_heads(
+    state: State, network_of: Callable[..., Network]
+) -> None:
+    heads = {"a": Question(task="multiclass", labels=("x", "y")), "b": Question(task="embedding", embedding_size=4)}
+    target = network_of(Question(task="heads", heads=heads)).state_dict()
+    transferred = transfer_weights(state, dict(target), "w.pth")
+    assert transferred.skipped == HEAD
+    assert transferred.remade == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
+
+
+def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
+    other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth: none of its \d+ tensors has name and shape .* wanted backbone\."
+    ):
+        transfer_weights(other, ours(state), "w.pth")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])

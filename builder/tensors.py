@@ -1,0 +1,52 @@
+"""Which tensors of a graph are not those of a fresh export: damaged ones, or another checkpoint's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from builder.onnx_export import onnx_from_network
+from model.network import Network
+
+MANY = 5
+"""More tensors than this differing means another checkpoint, not one damaged tensor."""
+
+
+def changed_tensors(artifact: Path, network: Network) -> Iterator[str]:
+    """Compare the graph's tensors by name with those of a fresh export, which folds the same ones."""
+    if artifact.suffix != ".onnx":
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "model.onnx"
+        onnx_from_network(network, fresh)
+        expected, actual = _initializers(fresh), _initializers(artifact)
+    common = [name for name in expected if name in actual and expected[name].shape == actual[name].shape]
+    changed = [name for name in common if not np.allclose(expected[name], actual[name], rtol=1e-3, atol=1e-6)]
+    if len(changed) > MANY:
+        yield f"{len(changed)} of {len(common)} weight tensors differ: the graph is of another checkpoint"
+        return
+    for name in changed:
+        yield _change(name, expected[name], actual[name])
+
+
+def _change(name: str, expected: NDArray[Any], actual: NDArray[Any]) -> str:
+    if name in ("mean", "std"):
+        given, wanted = ((array.ravel() / 255).round(4).tolist() for array in (actual, expected))
+        return f"mean or std is wrong: the graph's {name} is {given}, expected {wanted}"
+    if not np.isfinite(actual).all():
+        return f"weight tensor {name} holds NaN or infinity"
+    if not actual.any():
+        return f"weight tensor {name} {list(actual.shape)} is all zeros; the checkpoint's is not"
+    return f"weight tensor {name} {list(actual.shape)} differs by up to {float(np.abs(actual - expected).max()):.2e}"
+
+
+def _initializers(path: Path) -> dict[str, NDArray[Any]]:
+    graph = onnx.load(path).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

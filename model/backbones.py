@@ -1,0 +1,186 @@
+"""Networks by name: any of timm's, any of segmentation-models-pytorch's, or one's own."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Literal, cast
+
+import segmentation_models_pytorch as smp
+import timm
+from torch import nn
+
+from model.errors import OutsideError, SpecError
+from model.plugins import find, plugged_in
+from model.preprocess import Preprocess
+from model.spec import Architecture, Normalize
+
+ALIASES = {
+    "mobilenetv2": "mobilenetv2_100",
+    "mobilenetv3small": "mobilenetv3_small_100",
+    "mobilenetv3large": "mobilenetv3_large_100",
+    "wideresnet502": "wide_resnet50_2",
+    "wideresnet1012": "wide_resnet101_2",
+    "inceptionv4": "inception_v4",
+    "inceptionresnetv2": "inception_resnet_v2",
+}
+"""Names that other libraries use, in lower case and without `-`, `_` and spaces, and timm's for them."""
+_SPELLED = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d"),
+    *("wide_resnet50_2", "wide_resnet101_2", "efficientnet_b0", "efficientnet_b3", "efficientnet_b4"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+)
+"""timm's names of networks that people also write as ResNet-18 or WideResNet-50-2."""
+_NOT_IN_A_SPEC = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
+"""Arguments that would say again what a spec says, or open files that it does not carry."""
+
+# timm's crop modes: `border` shows the whole picture with a margin, which is `pad` without the margin.
+_FITS: dict[str, Literal["pad", "squash"]] = {"squash": "squash", "border": "pad"}
+
+
+def timm_name(name: str) -> str:
+    """timm's name for a network that may be spelled as elsewhere: ResNet-18, WideResNet-50-2, MobileNetV3 small."""
+    if timm.is_model(name):
+        return name
+    spelled = {_plain(known): known for known in _SPELLED} | ALIASES
+    return spelled.get(_plain(name), name)
+
+
+def architecture_of(name: str, height: int, width: int) -> Architecture:
+    """The timm architecture `name` for images of this size, or a plugin's. Raises SpecError for an unknown name."""
+    if name in plugged_in("model") or ":" in name:
+        find("model", name)
+        return Architecture(library="plugin", name=name)
+    name = timm_name(name)
+    config = _timm_config(name)
+    # Networks with position tables are built for one size; others take any and know no such argument.
+    arguments: dict[str, Any] = {"img_size": [height, width]} if config.fixed_input_size else {}
+    return Architecture(name=name, arguments=arguments)
+
+
+def dense_architecture_of(name: str, encoder: str) -> Architecture:
+    """A network of segmentation-models-pytorch over a named encoder, or a plugin's. Raises SpecError."""
+    if name in plugged_in("model") or ":" in name:
+        find("model", name)
+        return Architecture(library="plugin", name=name)
+    _check_known(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
+    if not _is_encoder(encoder) and timm.is_model(timm_name(encoder)):
+        encoder = f"tu-{timm_name(encoder)}"
+    _check_encoder(encoder)
+    return Architecture(library="smp", name=name, arguments={"encoder_name": encoder})
+
+
+def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
+    """From normalised pixels float32 [N, 3, H, W] to raw values [N, classes] or [N, classes, H, W].
+
+    With 0 classes, to features [N, F]. Raises SpecError, or OutsideError where pretrained weights cannot be fetched.
+    """
+    refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
+    if refused:
+        raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
+    builder = {"timm": _timm, "smp": _smp, "plugin": _plugin}[architecture.library]
+    try:
+        network: nn.Module = builder(architecture, classes, pretrained)
+    except SpecError:
+        raise
+    except OSError as error:
+        raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
+    except Exception as error:  # a constructor fails in its own way on arguments it does not expect
+        raise SpecError(
+            f"{architecture.library} cannot build {architecture.name} {architecture.arguments}: {error}"
+        ) from error
+    return network
+
+
+def head_of(backbone: nn.Module) -> nn.Module:
+    """The part of a network that is made for its classes; the rest is what fine-tuning may freeze.
+
+    Raises SpecError for a network of one's own that does not tell.
+    """
+    if hasattr(backbone, "get_classifier"):  # timm's word
+        head: Any = backbone.get_classifier()  # type: ignore[operator] # torch types attributes as tensors
+        # Distilled networks have two.
+        return nn.ModuleList(head) if isinstance(head, tuple) else cast("nn.Module", head)
+    if hasattr(backbone, "encoder"):
+        return nn.ModuleList(module for name, module in backbone.named_children() if name != "encoder")
+    raise SpecError(
+        f"{type(backbone).__name__} does not tell its head from its backbone: give it a method get_classifier() that "
+        "returns the last layer, or train without frozen_epochs"
+    )
+
+
+def timm_normalize(name: str) -> Normalize:
+    """The mean and std that the pretrained weights of this timm model, or of this encoder, expect."""
+    name = timm_name(name.removeprefix("tu-").removeprefix("timm-"))
+    if not timm.is_model(name):
+        return Normalize(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD)
+    config = _timm_config(name)
+    return Normalize(mean=config.mean, std=config.std)
+
+
+def timm_preprocess(name: str) -> Preprocess:
+    """The evaluation size, crop ratio and interpolation that timm documents for this name."""
+    config = _timm_config(timm_name(name))
+    _, height, width = config.input_size
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    return Preprocess(
+        height=height,
+        width=width,
+        fit=_FITS.get(config.crop_mode, "crop"),
+        crop_ratio=config.crop_pct or 1.0,
+        interpolation=interpolation,
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def _check_known(name: str, known: list[str], complaint: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=5)
+        hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:12])}, …"
+        raise SpecError(f"{complaint} {name!r}; {hint}")
+
+
+def _timm_config(name: str) -> Any:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
+    try:
+        return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as error:  # a tag after the dot that the model does not have
+        raise SpecError(f"timm {timm.__version__} has no weights {name!r}. See timm.list_pretrained().") from error
+
+
+def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
+    _timm_config(architecture.name)
+    arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
+    return timm.create_model(architecture.name, **arguments)
+
+
+def _is_encoder(name: str) -> bool:
+    return name in smp.encoders.get_encoder_names() or (
+        name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))
+    )
+
+
+def _check_encoder(name: str) -> None:
+    if not _is_encoder(name):
+        _check_known(name, smp.encoders.get_encoder_names(), "segmentation-models-pytorch has no encoder")
+
+
+def _smp(architecture: Architecture, classes: int, pretrained: bool) -> Any:
+    # A name from a stranger's checkpoint might have timm look on a disk, or on the hub.
+    _check_encoder(str(architecture.arguments.get("encoder_name", "resnet34")))
+    arguments: dict[str, Any] = {**architecture.arguments, "encoder_weights": "imagenet" if pretrained else None}
+    return smp.create_model(architecture.name, in_channels=3, classes=classes, **arguments)
+
+
+def _plugin(architecture: Architecture, classes: int, pretrained: bool) -> Any:
+    if pretrained:
+        raise SpecError(
+            f"{architecture.name}: a model of one's own has no pretrained weights by name; use model.weights"
+        )
+    return find("model", architecture.name)(num_classes=classes, **architecture.arguments)

@@ -1,0 +1,105 @@
+"""Embedding: a direction in D dimensions, near for pictures of the same thing. Output `embedding` FP32 [D]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SpecError
+from model.preprocess import Geometry
+from model.runners.base import Outputs
+from model.spec import Question, TensorSpec
+from model.tasks.base import Agreement, Answer, Targets, Task
+from model.tasks.multiclass import TIE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LENGTH_TOLERANCE = 1e-2
+
+
+class Embedding(Task):
+    """A unit vector a picture."""
+
+    name = "embedding"
+    output_name = "embedding"
+    floors = {"cosine": 0.999, "neighbour": 1.0}
+
+    def __init__(self, question: Question, output: str | None = None) -> None:
+        super().__init__(question, output)
+        if question.embedding_size is None:
+            raise SpecError("embedding needs an embedding_size")
+        self._size = question.embedding_size
+
+    @property
+    def channels(self) -> int:
+        return self._size
+
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (TensorSpec(name=self.output, dtype="FP32", shape=(self._size,)),)
+
+    def last_layer(self) -> nn.Module:
+        from model.layers import UnitLength
+
+        return UnitLength()
+
+    def faults(self, outputs: Outputs) -> list[str]:
+        lengths = np.linalg.norm(outputs[self.output], axis=1)
+        worst = float(lengths[np.abs(lengths - 1).argmax()])
+        if abs(worst - 1) <= LENGTH_TOLERANCE:
+            return []
+        return [f"{self.output} is not normalised: length {worst:.3g}, expected 1"]
+
+    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+        reference, other = expected[self.output], actual[self.output]
+        lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
+        cosine = (reference * other).sum(axis=1) / np.maximum(lengths, 1e-12)
+        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _same_neighbour(reference, other)}
+
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        truth = targets[self.output]
+        # Only a picture whose class has another one can be found again.
+        classes, counts = np.unique(truth, return_counts=True)
+        several = np.isin(truth, classes[counts > 1])
+        if not several.any():
+            return {}
+        nearest = _similarities(outputs[self.output]).argmax(axis=1)
+        return {"recall@1": float((truth[nearest] == truth)[several].mean())}
+
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        values = output[self.output].astype(np.float32)
+        return Answer({"embedding": [round(float(value), 6) for value in values]}, embedding=values)
+
+    def cells(self, told: Mapping[str, Any]) -> list[str]:
+        first = ", ".join(f"{value:.3f}" for value in told["embedding"][:4])
+        return [f"{len(told['embedding'])} numbers: {first}, …"]
+
+    def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
+        """The most similar other picture, which says more than numbers."""
+        if len(answers) < 2:
+            return super().captions(answers, names)
+        similar = _similarities(np.array([answer.told["embedding"] for answer in answers]))
+        paths = [PurePath(name) for name in names]
+        alone = len({path.name for path in paths}) == len(paths)
+        shown = [path.name if alone else f"{path.parent.name}/{path.name}" for path in paths]
+        return [f"nearest: {shown[row.argmax()]} ({row.max():.2f})" for row in similar]
+
+
+def _similarities(vectors: NDArray[Any]) -> NDArray[Any]:
+    """Cosines between all unit vectors [N, D], [N, N]; none is similar to itself."""
+    similar: NDArray[Any] = vectors @ vectors.T
+    np.fill_diagonal(similar, -np.inf)
+    return similar
+
+
+def _same_neighbour(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    if len(reference) < 2:
+        return np.ones(len(reference))
+    expected, chosen = _similarities(reference), _similarities(other).argmax(axis=1)
+    given = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
+    kept: NDArray[np.float64] = (given >= expected.max(axis=1) - TIE).astype(np.float64)
+    return kept

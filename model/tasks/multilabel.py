@@ -1,0 +1,79 @@
+"""Multilabel: any of C labels, each by itself. Output `probabilities` FP32 [C], each in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.preprocess import Geometry
+from model.runners.base import Outputs
+from model.spec import Question, TensorSpec
+from model.tasks.base import Agreement, Answer, Targets, Task
+from model.tasks.multiclass import TIE, ranked
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Multilabel(Task):
+    """The labels whose probability reaches their threshold."""
+
+    name = "multilabel"
+    output_name = "probabilities"
+    floors = {"label_set": 1.0}
+    thresholded = True
+
+    def __init__(self, question: Question, output: str | None = None) -> None:
+        super().__init__(question, output)
+        self._needs_labels(1)
+        self._thresholds = np.array([self._threshold(label) for label in self.labels])
+
+    @property
+    def channels(self) -> int:
+        return len(self.labels)
+
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        return (TensorSpec(name=self.output, dtype="FP32", shape=(len(self.labels),)),)
+
+    def last_layer(self) -> nn.Module:
+        from model.layers import Sigmoid
+
+        return Sigmoid()
+
+    def faults(self, outputs: Outputs) -> list[str]:
+        values = outputs[self.output]
+        if values.min() >= 0 and values.max() <= 1:
+            return []
+        return [f"{self.output} lie in {values.min():.3g}..{values.max():.3g}, expected 0..1: the sigmoid is missing"]
+
+    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+        reference = expected[self.output]
+        same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)
+        tie = np.abs(reference - self._thresholds) <= TIE
+        return {"label_set": (same | tie).all(axis=1).astype(np.float64)}
+
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        right = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
+        return {"exact_match": float(right.all(axis=1).mean())}
+
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        probabilities = output[self.output]
+        above = probabilities >= self._thresholds
+        best_first = np.argsort(-probabilities, kind="stable")
+        return Answer(
+            {
+                "labels": [self.labels[i] for i in best_first if above[i]],
+                "top": ranked(probabilities, self.labels, max(top, int(above.sum()))),
+            }
+        )
+
+    def cells(self, told: Mapping[str, Any]) -> list[str]:
+        held = set(told["labels"])
+        said = [f"{entry['label']} {entry['probability']:.2f}" for entry in told["top"] if entry["label"] in held]
+        if said:
+            return [", ".join(said)]
+        best = told["top"][0]
+        return [f"none (nearest: {best['label']} {best['probability']:.2f})"]

@@ -1,0 +1,435 @@
+"""Each task: what is right is published with a passed verdict, and its own faults are refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import Result
+
+from builder.carried import spec_problems
+from builder.check import check_repository
+from builder.diagnosis import with_causes
+from builder.export import Order, export_onnx, verdict_on
+from builder.judge import judge
+from builder.onnx_export import onnx_from_network
+from builder.sources import builtin_golden, source_from_checkpoint
+from builder.terms import Terms, in_terms
+from builder.triton_config import read_config
+from builder.verdict import Verdict, compare
+from model.errors import InputError
+from model.golden import Golden, packed
+from model.network import Network, save_network
+from model.preprocess import Geometry, ImageArray, Preprocess
+from model.runners.base import Outputs, Runner
+from model.runners.pytorch import TorchRunner
+from model.spec import METADATA_KEY, Lineage, ModelSpec, Question
+from model.tasks import task_of
+
+MAX_BATCH = 4
+Command = Callable[..., Result]
+QUESTIONS = {
+    "multilabel": Question(task="multilabel", labels=("sky", "grass", "cup"), thresholds={"cup": 0.4}),
+    "embedding": Question(task="embedding", embedding_size=8),
+    "segmentation": Question(task="segmentation", labels=("background", "stamp")),
+    "heads": Question(
+        task="heads",
+        heads={
+            "shape": Question(task="multiclass", labels=("round", "square", "long")),
+            "colour": Question(task="multiclass", labels=("red", "green", "blue")),
+            "tags": Question(task="multilabel", labels=("old", "wet")),
+            "vector": Question(task="embedding", embedding_size=8),
+        },
+    ),
+}
+MEASURES = {
+    "multilabel": {"label_set"},
+    "embedding": {"cosine", "neighbour"},
+    "segmentation": {"iou"},
+    "heads": {"shape.top1", "colour.top1", "tags.label_set", "vector.cosine", "vector.neighbour"},
+}
+LABEL_FILES = {
+    "multilabel": {"labels.txt"},
+    "embedding": set(),
+    "segmentation": {"labels.txt"},
+    "heads": {"labels.shape.txt", "labels.colour.txt", "labels.tags.txt"},
+}
+
+
+class WithoutLastLayer(Network):
+    """Gives the head's raw values."""
+
+    def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
+        return (logits,)
+
+
+class MaskTransposed(Network):
+    """Gives a mask on its side."""
+
+    def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output.transpose(1, 2) for output in super().answers(logits))
+
+
+class ChannelsSwapped(Network):
+    """Takes BGR."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return super().logits(images.flip(-1))
+
+
+class OnItsSide(Network):
+    """Takes images on their side."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return super().logits(images.transpose(1, 2))
+
+
+class HeadsSwapped(Network):
+    """Gives the first head's answer for the second's, and the other way round."""
+
+    def answers(self, logits: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        first, second, *others = super().answers(logits)
+        return (second, first, *others)
+
+
+class MaskDependsOnPlace(Network):
+    """Finds more, the later an image stands in the batch."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        raw = super().logits(images)
+        more = torch.arange(raw.shape[0], dtype=raw.dtype)[:, None, None]
+        return torch.stack([raw[:, 0], raw[:, 1] + more], dim=1)
+
+
+class BorderDependsOnPlace(Runner):
+    """Answers right inside the pictures; in the border around them, differently at each place of a batch."""
+
+    def __init__(self, network: Network) -> None:
+        self.right, self.spec, self.origin = TorchRunner(network, "x"), network.spec, "x"
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        border = (batch[..., 0] == 255) & (batch[..., 1] == 0)
+        places = np.arange(len(batch)).reshape(-1, 1, 1)
+        masks = self.right.infer(batch)
+        return {name: np.where(border, places == 1, mask).astype(np.uint8) for name, mask in masks.items()}
+
+
+@pytest.fixture(scope="module")
+def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
+    return {task: network_of(question) for task, question in QUESTIONS.items()}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Network]) -> Path:
+    """A repository with a model of each task."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for task, network in networks.items():
+        save_network(folder / f"{task}.safetensors", network)
+        order = Order(folder / "repository", max_batch=MAX_BATCH)
+        export_onnx(source_from_checkpoint(folder / f"{task}.safetensors"), order, lambda step: None)
+    return folder / "repository"
+
+
+def artifact_of(published: Path, task: str) -> Path:
+    return published / f"asked_{task}/1/model.onnx"
+
+
+def as_faulty(kind: type[Network], network: Network) -> Network:
+    faulty = copy.copy(network)
+    faulty.__class__ = kind
+    return faulty
+
+
+def cut_at(network: Network, threshold: float) -> Network:
+    """A graph with another threshold inside, which its spec does not tell."""
+    shifted = in_terms(network, Terms(threshold=threshold))
+    shifted.spec = network.spec
+    return shifted
+
+
+def problems(verdict: Verdict) -> str:
+    return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
+
+
+def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:
+    """A copy of an artifact that carries another spec, or none."""
+    model = onnx.load(artifact)
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec} if spec is not None else {"made_by": "someone"})
+    onnx.save(model, to)
+    return to
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_verdict_passes_with_the_measures_of_the_task_when_the_graph_is_right(published: Path, task: str) -> None:
+    verdict = Verdict.model_validate_json((published / f"asked_{task}/1/verdict.json").read_bytes())
+    assert verdict.passed, problems(verdict)
+    for comparison in verdict.comparisons:
+        assert set(comparison.agreement) == MEASURES[task]
+        assert min(comparison.agreement.values()) > 0.999
+    assert ("largest error" in verdict.summary()) == (task != "segmentation")
+    assert all(measure in verdict.summary() for measure in MEASURES[task])
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_published_model_has_the_label_files_of_its_outputs(published: Path, task: str) -> None:
+    model = published / f"asked_{task}"
+    assert {path.name for path in model.glob("labels*")} == LABEL_FILES[task]
+    said = {output.name: output.label_filename for output in read_config(model).output}
+    if task == "heads":
+        assert said == {name: f"labels.{name}.txt" if name != "vector" else "" for name in said}
+        assert (model / "labels.colour.txt").read_text() == "red\ngreen\nblue\n"
+    else:
+        assert set(said.values()) == ({"labels.txt"} if task == "multilabel" else {""})
+    assert check_repository(published) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "plant", "named"),
+    [
+        (
+            "embedding",
+            lambda n: as_faulty(WithoutLastLayer, n),
+            (
+                "cause: output embedding is not normalised: the graph ends before its last layer, UnitLength",
+                "answers: embedding is not normalised: length",
+            ),
+        ),
+        (
+            "multilabel",
+            lambda n: as_faulty(WithoutLastLayer, n),
+            (
+                "cause: output probabilities is not normalised: the graph ends before its last layer, Sigmoid",
+                "answers: probabilities lie in",
+                "the sigmoid is missing",
+            ),
+        ),
+        ("segmentation", lambda n: as_faulty(MaskTransposed, n), ("cause: mask is transposed", "decisions: batch 1")),
+        ("segmentation", lambda n: cut_at(n, 0.6), ("cause: threshold is shifted: mask is cut at 0.6, expected 0.5",)),
+        (
+            "heads",
+            lambda n: as_faulty(HeadsSwapped, n),
+            ("cause: heads are swapped: shape answers what colour should, and colour what shape should",),
+        ),
+    ],
+    ids=["not-normalised", "no-sigmoid", "transposed", "threshold", "heads"],
+)
+def test_verdict_names_the_fault_when_the_graph_has_one(
+    networks: dict[str, Network], tmp_path: Path, task: str, plant: Callable[[Network], Network], named: tuple[str, ...]
+) -> None:
+    network = networks[task]
+    onnx_from_network(plant(network), tmp_path / "model.onnx")
+    verdict = verdict_on(tmp_path / "model.onnx", network, builtin_golden(network.spec.preprocess), MAX_BATCH)
+    assert not verdict.passed
+    said = problems(verdict)
+    assert [part for part in named if part not in said] == [], said
+    assert said.count("cause: ") == 1, said
+
+
+def test_verdict_fails_when_a_threshold_is_shifted_in_the_artifacts_spec(
+    networks: dict[str, Network], published: Path, tmp_path: Path
+) -> None:
+    spec = networks["multilabel"].spec
+    shifted = spec.model_copy(update={"thresholds": {"cup": 0.9}})
+    artifact = with_spec(artifact_of(published, "multilabel"), shifted.to_json(), tmp_path / "model.onnx")
+    verdict = verdict_on(artifact, networks["multilabel"], builtin_golden(spec.preprocess), MAX_BATCH)
+    assert [problem.code for problem in verdict.problems] == ["spec"]
+    assert "thresholds.cup is 0.9, the checkpoint's 0.4" in problems(verdict)
+
+
+def renamed_label(spec: ModelSpec) -> dict[str, object]:
+    tags = spec.heads["tags"].model_copy(update={"labels": ("wet", "old"), "thresholds": {"old": 0.3}})
+    return {"heads": {**spec.heads, "tags": tags}}
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "said"),
+    [
+        ("multilabel", lambda s: {"labels": ("sky", "cup", "grass")}, ["labels[1] is 'cup', the checkpoint's 'grass'"]),
+        ("multilabel", lambda s: {"labels": ("sky", "cup")}, ["labels is '2 labels', the checkpoint's '3'"]),
+        ("multilabel", lambda s: {"task": "multiclass"}, ["task is 'multiclass', the checkpoint's 'multilabel'"]),
+        ("multilabel", lambda s: {"thresholds": {}}, ["thresholds.cup is 0.5, the checkpoint's 0.4"]),
+        ("multilabel", lambda s: {"thresholds": {"cup": 0.4, "sky": 0.5}}, []),
+        ("embedding", lambda s: {"embedding_size": 9}, ["embedding_size is 9"]),
+        ("embedding", lambda s: {"preprocess": replace(s.preprocess, fit="pad")}, ["preprocess.fit is 'pad'"]),
+        ("embedding", lambda s: {"outputs": (s.outputs[0].model_copy(update={"shape": (9,)}),)}, ["[N, 9]"]),
+        ("segmentation", lambda s: {"probability": True}, ["probability is True, the checkpoint's False"]),
+        ("heads", renamed_label, ["heads.tags.labels[0] is 'wet'", "heads.tags.thresholds.old is 0.3"]),
+        ("heads", lambda s: {"heads": dict(reversed(s.heads.items()))}, ["heads is ['vector', 'tags',"]),
+        ("heads", lambda s: {"name": "other", "lineage": Lineage(seed=3)}, []),
+    ],
+)
+def test_spec_of_an_artifact_is_refused_when_it_decides_otherwise(
+    networks: dict[str, Network], published: Path, tmp_path: Path, task: str, change: object, said: list[str]
+) -> None:
+    spec = networks[task].spec
+    other = spec.model_copy(update=change(spec))  # type: ignore[operator]
+    artifact = with_spec(artifact_of(published, task), other.to_json(), tmp_path / "model.onnx")
+    found = spec_problems(artifact, spec)
+    assert len(found) == len(said)
+    assert all(part in problem.message for part, problem in zip(said, found, strict=True)), found
+
+
+def test_spec_of_an_artifact_is_not_missed_when_there_is_none_and_refused_when_it_is_broken(
+    networks: dict[str, Network], published: Path, tmp_path: Path
+) -> None:
+    artifact, spec = artifact_of(published, "embedding"), networks["embedding"].spec
+    assert spec_problems(with_spec(artifact, None, tmp_path / "model.onnx"), spec) == []
+    (broken,) = spec_problems(with_spec(artifact, "{", tmp_path / "model.onnx"), spec)
+    assert (broken.code, "not JSON" in broken.message) == ("spec", True)
+
+
+def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Network]) -> None:
+    """No value is near another, so faults are told apart by how well the masks agree."""
+    network = networks["segmentation"]
+    golden, reference = builtin_golden(network.spec.preprocess), TorchRunner(network, "x")
+    for kind, cause in ((ChannelsSwapped, "channels are swapped"), (OnItsSide, "height and width are swapped")):
+        candidate = TorchRunner(as_faulty(kind, network), "x")
+        verdict = judge(reference, candidate, golden, 1, "fp32")
+        found = with_causes(verdict, network, candidate, golden, Path("none.plan")).problems
+        assert [problem.code for problem in found][:2] == ["cause", "decisions"]
+        assert cause in found[0].message
+
+
+def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
+    network = in_terms(networks["segmentation"], Terms(threshold=0.9999))
+    runner = TorchRunner(network, "x")
+    verdict = judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
+    assert "reference: the checkpoint gives every image the same answer" in problems(verdict)
+    both = in_terms(network, Terms(probability=True))
+    runner = TorchRunner(both, "x")
+    assert judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
+
+
+def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: dict[str, Network]) -> None:
+    network = networks["segmentation"]
+    candidate = TorchRunner(as_faulty(MaskDependsOnPlace, network), "x")
+    golden = builtin_golden(network.spec.preprocess)
+    said = problems(judge(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
+    assert "batch_position: the answer depends on the place in the batch" in said
+    assert "decisions: batch 4" in said
+    assert "decisions: batch 1" not in said
+
+
+def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: dict[str, Network]) -> None:
+    """Each picture has its own border, so each must be found again when they are asked in another order."""
+    spec = networks["segmentation"].spec
+    padded = Preprocess(height=64, width=64, fit="pad", fill=(255, 0, 255))
+    network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
+    golden, reference, candidate = builtin_golden(padded), TorchRunner(network, "x"), BorderDependsOnPlace(network)
+    verdict = judge(reference, candidate, golden, MAX_BATCH, "fp32")
+    assert verdict.passed, problems(verdict)
+    assert min(comparison.agreement["iou"] for comparison in verdict.comparisons) == 1
+    said = problems(judge(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
+    assert "batch_position: " in said
+    reversed_ = replace(golden, geometries=packed(reversed(golden.fitted or [])))
+    assert not judge(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
+
+
+def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict[str, Network]) -> None:
+    """A picture of 80 x 20 in 64 x 64: what differs in the border does not exist in the picture."""
+    task = task_of(networks["segmentation"].spec)
+    letterboxed = Geometry((80, 20), (0.0, 0.0, 80.0, 20.0), (0.0, 24.0, 64.0, 40.0))
+    expected = np.zeros((1, 64, 64), np.uint8)
+    expected[:, 24:40, :32] = 1
+    border, inside = expected.copy(), expected.copy()
+    border[:, :8] = 1
+    inside[:, 24:40, 32:40] = 1
+    closest = [
+        compare("x", task, {"mask": expected}, {"mask": actual}, geometries).agreement["iou"]
+        for actual, geometries in ((border, [letterboxed]), (border, None), (inside, [letterboxed]))
+    ]
+    assert closest[0] == 1
+    assert closest[1] < 0.8
+    # 40 columns of 80 before, 50 after: (40/50 + 30/40) / 2.
+    assert closest[2] == pytest.approx((40 / 50 + 30 / 40) / 2)
+
+
+def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
+    command: Command, networks: dict[str, Network], tmp_path: Path
+) -> None:
+    """The golden sample is of the model as it was trained, and must not be taken for that of another."""
+    network, checkpoint, repository = networks["segmentation"], tmp_path / "stamps.safetensors", tmp_path / "repository"
+    save_network(checkpoint, network)
+    sample = builtin_golden(network.spec.preprocess)
+    masks = TorchRunner(network, "x").infer(sample.images)["mask"]
+    truth = np.where(np.arange(64) < 8, 255, masks).astype(np.uint8)
+    replace(sample, outputs={"mask": masks}, targets={"mask": truth}).save(tmp_path / "golden.npz")
+    (repository / "cut").mkdir(parents=True)
+    (repository / "cut/labels.colour.txt").write_text("of another model that had this name\n")
+    terms = ["--threshold", "0.6", "--probability"]
+    result = command(
+        "builder", "export", checkpoint, "--repository", repository, "--name", "cut", "--max-batch", 2, *terms
+    )
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in (repository / "cut").glob("labels*")] == ["labels.txt"]
+    verdict = json.loads((repository / "cut/1/verdict.json").read_text())
+    assert verdict["comparisons"][-1]["asked"] == "training"
+    assert 0 < verdict["quality"]["artifact"]["foreground_iou"] < 1
+    spec = ModelSpec.from_json((repository / "cut/model.json").read_text(), "x")
+    assert (spec.thresholds, spec.probability) == ({"stamp": 0.6}, True)
+    assert list(map(str, spec.outputs)) == ["mask UINT8 [N, 64, 64]", "probability FP32 [N, 64, 64]"]
+    kept = Golden.load(repository / "cut/1/golden.npz")
+    assert np.array_equal(kept.outputs["mask"], kept.outputs["probability"] >= 0.6)
+    assert np.array_equal(kept.targets["mask"], truth)
+    assert kept.fitted == sample.fitted
+    assert check_repository(repository) == []
+
+    artifact = repository / "cut/1/model.onnx"
+    assert command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 2, *terms).exit_code == 0
+    refused = command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 2)
+    assert refused.exit_code == 1
+    assert "thresholds.stamp is 0.6, the checkpoint's 0.5" in refused.stdout
+    assert "cause: threshold is shifted" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("question", "terms", "said"),
+    [
+        (QUESTIONS["embedding"], Terms(threshold=0.4), "--threshold: a embedding model"),
+        (QUESTIONS["heads"].heads["shape"], Terms(threshold=0.4), "takes what is most probable"),
+        (Question(task="segmentation", labels=("a", "b", "c")), Terms(threshold=0.4), "of 3 labels takes what is most"),
+        (Question(task="segmentation", labels=("a", "b", "c")), Terms(probability=True), "there are 3 labels"),
+        (QUESTIONS["multilabel"], Terms(probability=True), "--probability: a multilabel model has no mask"),
+        (QUESTIONS["heads"], Terms(probability=True), "--probability: a heads model has no mask"),
+        (QUESTIONS["multilabel"], Terms(threshold=float("nan")), "--threshold nan: expected a probability between"),
+        (QUESTIONS["multilabel"], Terms(threshold=1.0), "--threshold 1.0: expected a probability between"),
+        (
+            Question(task="heads", heads={"vector": QUESTIONS["embedding"]}),
+            Terms(threshold=0.4),
+            "none of the heads vector decides by one",
+        ),
+    ],
+)
+def test_terms_are_refused_when_the_task_knows_no_such_term(
+    network_of: Callable[..., Network], question: Question, terms: Terms, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        in_terms(network_of(question), terms)
+
+
+def test_threshold_goes_to_the_labels_that_one_decides_on(networks: dict[str, Network]) -> None:
+    asked = {task: in_terms(network, Terms(threshold=0.3)).spec for task, network in networks.items() if task[0] != "e"}
+    assert asked["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
+    assert asked["segmentation"].thresholds == {"stamp": 0.3}
+    heads = asked["heads"].heads
+    assert {name: head.thresholds for name, head in heads.items() if head.thresholds} == {
+        "tags": {"old": 0.3, "wet": 0.3}
+    }
+    assert networks["heads"].spec.heads["tags"].thresholds == {}
+
+
+def test_check_names_the_file_when_the_labels_of_a_head_were_changed(published: Path, tmp_path: Path) -> None:
+    repository = Path(shutil.copytree(published, tmp_path / "repository"))
+    (repository / "asked_heads/labels.tags.txt").write_text("old\ndry\n")
+    (finding,) = check_repository(repository)
+    assert (finding.severity, Path(finding.path).name) == ("error", "labels.tags.txt")
+    assert "is not the 2 labels" in finding.problem

@@ -1,0 +1,427 @@
+"""`client infer` for every task: what is told, and every kind of file that is written of it."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import Result
+
+from model.backbones import architecture_of, dense_architecture_of
+from model.network import Network, save_network
+from model.preprocess import Preprocess, decode_image, load_file
+from model.runners import open_artifact
+from model.spec import Architecture, ModelSpec, Normalize, Question, image_input
+from model.tasks import Answer, task_for, task_of
+
+Command = Callable[..., Result]
+
+TINY, UNET = architecture_of("test_resnet", 32, 32), dense_architecture_of("Unet", "resnet18")
+COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
+TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = Question(task="embedding", embedding_size=8)
+MODELS: dict[str, tuple[Architecture, Question]] = {
+    "colours": (TINY, COLOURS),
+    "tags": (TINY, TAGS),
+    "vector": (TINY, VECTOR),
+    "all": (TINY, Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR})),
+    "mask": (UNET, Question(task="segmentation", labels=("ground", "thing"))),
+    "soft": (UNET, Question(task="segmentation", labels=("ground", "thing"), probability=True)),
+    "three": (UNET, Question(task="segmentation", labels=("ground", "thing", "other"))),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint with random weights for each task."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, (architecture, question) in MODELS.items():
+        torch.manual_seed(0)
+        save_network(folder / f"{name}.safetensors", Network(spec_of(name, architecture, question)))
+    return {name: folder / f"{name}.safetensors" for name in MODELS}
+
+
+def spec_of(name: str, architecture: Architecture, question: Question) -> ModelSpec:
+    how = Preprocess(height=64, width=64, crop_ratio=0.9) if architecture is UNET else Preprocess(height=32, width=32)
+    return ModelSpec(
+        name=name,
+        architecture=architecture,
+        input=image_input(how),
+        outputs=task_for(question).outputs(image_input(how)),
+        preprocess=how,
+        normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+        **question.model_dump(),
+    )
+
+
+@pytest.fixture
+def pictures(photos: Path, tmp_path: Path) -> Path:
+    """Two photographs, a turned one in a folder below, and a file that is no picture."""
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy(photos / "rocket.jpg", folder / "a.jpg")
+    shutil.copy(photos / "coffee_cup.jpg", folder / "c.jpg")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(photos / "cat.jpg").save(folder / "below" / "turned.jpg", exif=exif.tobytes(), quality=95)
+    (folder / "b.png").write_text("not a picture")
+    return folder
+
+
+READABLE = ("a.jpg", "below/turned.jpg", "c.jpg")
+
+
+def expected(checkpoint: Path, picture: Path) -> Answer:
+    """The answer by the model's own words, one picture at a time."""
+    runner = opened_once(checkpoint)
+    image, geometry = load_file(picture, runner.spec.preprocess)
+    outputs = {name: array[0] for name, array in runner.infer(image[None]).items()}
+    return task_of(runner.spec).answer(outputs, geometry, top=3)
+
+
+opened_once = functools.cache(open_artifact)
+
+
+def written(folder: Path, name: str) -> Image.Image:
+    return Image.open((folder / name).with_suffix(".png"))
+
+
+def pixels(image: Image.Image) -> NDArray[np.int64]:
+    return np.asarray(image).astype(np.int64)
+
+
+def numbers(value: Any) -> list[float]:
+    """All numbers of a JSON value, in order."""
+    if isinstance(value, dict):
+        return [number for inner in value.values() for number in numbers(inner)]
+    if isinstance(value, list):
+        return [number for inner in value for number in numbers(inner)]
+    return [value] if isinstance(value, int | float) else []
+
+
+@pytest.mark.parametrize("model", ["colours", "tags", "vector", "all", "soft"])
+def test_json_lines_tell_the_task_s_answers_in_order(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    result = command("client", "infer", pictures, "--from", models[model], "--output", output, "--json")
+    assert result.exit_code == 1, result.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert json.loads(result.stdout) == {"answered": 3, "failed": 1, "rows": rows}
+    assert [Path(row.pop("path")).name for row in rows] == ["a.jpg", "b.png", "turned.jpg", "c.jpg"]
+    assert "not a picture" in rows.pop(1)["error"]
+    for name, row in zip(READABLE, rows, strict=True):
+        told = expected(models[model], pictures / name).told
+        assert row.keys() == told.keys()
+        # Kernels sum a batch in another order than a single picture.
+        assert numbers(row) == pytest.approx(numbers(told), abs=1e-3)
+
+
+@pytest.mark.parametrize(("model", "size"), [("vector", 8), ("all", 8)])
+def test_numpy_file_holds_the_embeddings_of_readable_pictures(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str, size: int
+) -> None:
+    output = tmp_path / "vectors.npy"
+    command("client", "infer", pictures, "--from", models[model], "--output", output, "--batch", 2)
+    vectors = np.load(output, allow_pickle=False)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (3, size))
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    names = json.loads((tmp_path / "vectors.paths.json").read_text())
+    assert names == [str(pictures / name) for name in READABLE]
+    for name, vector in zip(READABLE, vectors, strict=True):
+        assert vector == pytest.approx(expected(models[model], pictures / name).embedding, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["colours", "tags", "vector", "all", "soft"])
+def test_parquet_file_holds_what_json_lines_hold(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str
+) -> None:
+    lines, columns = tmp_path / "a.jsonl", tmp_path / "a.parquet"
+    command("client", "infer", pictures, "--from", models[model], "--output", lines, "--output", columns)
+    table = pyarrow.parquet.read_table(columns)
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    for told, row in zip(rows, table.to_pylist(), strict=True):
+        present = {key: value for key, value in row.items() if value is not None}
+        assert present.keys() == told.keys()
+        assert numbers(present) == pytest.approx(numbers(told), abs=1e-6)
+    assert table.schema.names[:2] == ["path", "error"]
+    if model == "vector":
+        assert str(table.schema.field("embedding").type) == "list<element: float>"
+
+
+def test_parquet_columns_have_their_types_when_the_first_rows_tell_nothing(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    options = ("--from", models["tags"], "--threshold", 0.999999, "--output", tmp_path / "a.parquet")
+    assert command("client", "infer", photos, *options).exit_code == 0
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    assert table.column("labels").to_pylist() == [[], [], [], []]
+    assert str(table.schema.field("labels").type) == "list<element: string>"
+
+
+def test_masks_hold_class_numbers_at_the_picture_s_own_size(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    masks = tmp_path / "masks"
+    result = command("client", "infer", pictures, "--from", models["three"], "--masks", masks, "--json")
+    rows = {Path(row["path"]).name: row for row in json.loads(result.stdout)["rows"]}
+    for name in READABLE:
+        mask = written(masks, name)
+        upright = decode_image((pictures / name).read_bytes())
+        truth = expected(models["three"], pictures / name).mask
+        assert truth is not None
+        assert (mask.mode, mask.size) == ("P", upright.size)
+        assert mask.getpalette()[:3] == [0, 0, 0]
+        assert set(np.unique(truth)) == {0, 1, 2}
+        assert (np.asarray(mask) == truth).mean() > 0.999
+        assert rows[Path(name).name]["mask"] == str((masks / name).with_suffix(".png"))
+    assert written(masks, "below/turned.jpg").size == (300, 451)
+    assert "mask" not in rows["b.png"]
+    assert len(list(masks.rglob("*"))) == 4, "three masks and a folder, nothing left over"
+
+
+def test_overlays_colour_the_regions_and_leave_the_rest(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    folders = ("--masks", tmp_path / "m", "--overlays", tmp_path / "o")
+    command("client", "infer", pictures, "--from", models["three"], *folders)
+    for name in READABLE:
+        mask = written(tmp_path / "m", name)
+        inside = np.asarray(mask) > 0
+        picture = pixels(decode_image((pictures / name).read_bytes()))
+        overlay, colours = pixels(written(tmp_path / "o", name)), pixels(mask.convert("RGB"))
+        assert (overlay[~inside] == picture[~inside]).all()
+        assert np.abs(overlay - (picture + colours) / 2)[inside].max() <= 1
+
+
+@pytest.mark.parametrize("background", [None, "#00ff00", "picture"])
+def test_cutouts_replace_the_background_and_nothing_else(
+    command: Command, models: dict[str, Path], pictures: Path, photos: Path, tmp_path: Path, background: str | None
+) -> None:
+    given = str(photos / "motorcycle.jpg") if background == "picture" else background
+    folders = ("--masks", tmp_path / "m", "--cutouts", tmp_path / "c")
+    chosen = ("--background", given) if given else ()
+    result = command("client", "infer", pictures, "--from", models["soft"], *folders, *chosen)
+    assert result.exit_code == 1, result.stderr
+    for name in READABLE:
+        inside = np.asarray(written(tmp_path / "m", name)) > 0
+        cutout = pixels(written(tmp_path / "c", name))
+        assert inside.any()
+        assert (cutout[inside] == pixels(decode_image((pictures / name).read_bytes()))[inside]).all()
+        behind = cutout[~inside]
+        if background == "picture":
+            assert behind.std() > 20
+            assert behind.mean() == pytest.approx(pixels(Image.open(photos / "motorcycle.jpg")).mean(), abs=15)
+        else:
+            assert (behind == ((0, 255, 0) if background else (255, 255, 255))).all()
+
+
+def test_threshold_replaces_the_model_s_own_when_labels_are_asked_for(
+    command: Command, models: dict[str, Path], photos: Path
+) -> None:
+    for threshold, count in [(0.000001, 3), (0.999999, 0)]:
+        options = ("--from", models["tags"], "--threshold", threshold, "--json")
+        rows = json.loads(command("client", "infer", photos, *options).stdout)["rows"]
+        assert [len(row["labels"]) for row in rows] == [count] * 4
+
+
+def test_threshold_reaches_the_heads_that_have_one(command: Command, models: dict[str, Path], photos: Path) -> None:
+    options = ("--from", models["all"], "--threshold", 0.000001, "--json")
+    rows = json.loads(command("client", "infer", photos, *options).stdout)["rows"]
+    assert all(len(row["tags"]["labels"]) == 3 and "top" in row["colour"] for row in rows)
+
+
+def test_threshold_makes_the_mask_from_the_probability(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    runner = opened_once(models["soft"])
+    image, geometry = load_file(photos / "cat.jpg", runner.spec.preprocess)
+    outputs = runner.infer(image[None])
+    middle = round(float(np.median(outputs["probability"])), 4)
+    for threshold, mask in [(middle, outputs["probability"][0] >= middle), (0.5, outputs["mask"][0])]:
+        options = ("--from", models["soft"], "--threshold", threshold, "--masks", tmp_path / "m")
+        assert command("client", "infer", photos / "cat.jpg", *options).exit_code == 0
+        truth = geometry.mask_to_source(mask.astype(np.uint8))
+        assert 0 < truth.mean() < 1
+        assert (np.asarray(written(tmp_path / "m", "cat.jpg")) == truth).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("model", "caption"),
+    [
+        ("colours", r"(red|green|blue) 0\.\d\d"),
+        ("vector", r"nearest: (a|c|turned)\.jpg \(\d\.\d\d\)"),
+        ("all", r"colour: \w+ 0\.\d\d · tags: .+ · vector: nearest: \S+\.jpg \(.+\)"),
+        ("three", r"\w+ \d+%"),
+    ],
+)
+def test_contact_sheet_says_what_the_task_says(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str, caption: str
+) -> None:
+    sheet = tmp_path / "sheet.html"
+    command("client", "infer", pictures, "--from", models[model], "--gallery", sheet)
+    page = sheet.read_text()
+    assert "4 pictures, 1 failed · answered by" in page
+    captions = re.findall(r"<strong>(.*?)</strong>", page)
+    assert [bool(re.fullmatch(caption, text)) for text in captions] == [True, False, True, True], captions
+    assert "not a picture" in captions[1]
+
+
+def test_contact_sheet_shows_the_overlay_when_the_model_makes_masks(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    command("client", "infer", photos / "cat.jpg", "--from", models["three"], "--gallery", tmp_path / "s.html")
+    encoded = re.findall(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "s.html").read_text())
+    shown = Image.open(io.BytesIO(base64.b64decode(encoded[0])))
+    plain = pixels(Image.open(photos / "cat.jpg").resize(shown.size))
+    mask = expected(models["three"], photos / "cat.jpg").mask
+    assert mask is not None
+    inside = np.asarray(Image.fromarray(mask).resize(shown.size, Image.Resampling.NEAREST)) > 0
+    changed = np.abs(pixels(shown) - plain).mean(axis=2)
+    assert changed[inside].mean() > 3 * changed[~inside].mean()
+
+
+def test_pictures_of_one_name_get_masks_of_their_own(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    names = ("x/cat.jpg", "x/cat.png", "x/cat-2.jpg", "y/cat.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(photos / "cat.jpg").save(tmp_path / name)
+    masks = tmp_path / "masks"
+    given = (tmp_path / "x", f"{tmp_path}/y/*.jpg")
+    result = command("client", "infer", *given, "--from", models["mask"], "--masks", masks, "--json")
+    made = {Path(row["path"]).relative_to(tmp_path): Path(row["mask"]) for row in json.loads(result.stdout)["rows"]}
+    assert {str(picture): str(mask.relative_to(masks)) for picture, mask in made.items()} == {
+        "x/cat-2.jpg": "x/cat-2.png",
+        "x/cat.jpg": "x/cat.png",
+        "x/cat.png": "x/cat-3.png",
+        "y/cat.jpg": "y/cat.png",
+    }
+    assert all(mask.is_file() for mask in made.values())
+
+
+def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here/a/cat.jpg", "there/cat.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(photos / "cat.jpg", tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    options = ("--from", models["mask"], "--masks", "m")
+    assert command("client", "infer", "*/../../there/cat.jpg", "a", *options).exit_code == 0
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    assert made == {"here/m/here/a/cat.png", "here/m/there/cat.png"}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "said"),
+    [
+        ("colours", ["--output", "a.npy"], "a.npy: holds embeddings, but this model's answers have none"),
+        ("colours", ["--masks", "m"], "--masks: the answers of colours have no masks, its task is multiclass"),
+        ("vector", ["--cutouts", "m", "--overlays", "o"], "--overlays, --cutouts: the answers of vector have no masks"),
+        ("colours", ["--threshold", "0.3"], "multiclass has no threshold to be replaced"),
+        ("mask", ["--threshold", "0.3"], "the threshold is inside this model's graph"),
+        ("mask", ["--threshold", "0.3"], "builder export --probability"),
+        ("three", ["--threshold", "0.3"], "takes the most probable"),
+        ("tags", ["--threshold", "1"], "a probability between 0 and 1"),
+        ("tags", ["--threshold", "nan"], "a probability between 0 and 1"),
+        ("colours", ["--output", "a.csv"], "a.csv: answers are written as .jsonl, .npy, .parquet"),
+        ("vector", ["--output", "a.npy", "--output", "a.npy"], "a.npy: would be written twice"),
+        ("mask", ["--masks", "m", "--overlays", "m"], "would be written twice"),
+        ("mask", ["--background", "red"], "is put behind cutouts"),
+        ("mask", ["--cutouts", "c", "--background", "nocolour"], "nocolour: neither a colour"),
+        ("mask", ["--cutouts", "c", "--background", "#00ff0080"], "can be seen through"),
+        ("mask", ["--cutouts", "c", "--background", "pictures/b.png"], "not a picture"),
+        ("mask", ["--masks", "pictures"], "pictures: holds pictures to be answered"),
+        ("mask", ["--masks", "pictures/b.png/m"], "cannot be written"),
+    ],
+)
+def test_wrong_combination_is_refused_in_one_sentence_before_any_work(
+    command: Command,
+    models: dict[str, Path],
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    before = set(pictures.parent.rglob("*"))
+    result = command("client", "infer", "pictures", "--from", models[model], *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert said in result.stderr
+    assert set(pictures.parent.rglob("*")) == before
+
+
+def test_missing_pyarrow_is_named_with_the_extra_that_brings_it(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)  # as in an interpreter that does not have it
+    result = command("client", "infer", photos, "--from", models["colours"], "--output", tmp_path / "a.parquet")
+    assert result.exit_code == 2
+    assert "pip install 'tritonkit[parquet]'" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_half_way_leaves_no_half_written_file(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "below").write_text("a file where a folder is needed")
+    outputs = [word for name in ("a.jsonl", "a.parquet") for word in ("--output", tmp_path / name)]
+    options = ("--masks", tmp_path / "m", "--gallery", tmp_path / "a.html", "--batch", 1, "--in-flight", 1)
+    result = command("client", "infer", pictures, "--from", models["mask"], *outputs, *options)
+    assert result.exit_code == 2
+    assert "below" in result.stderr
+    left = {path.name for path in tmp_path.iterdir()} - {"pictures", "m"}
+    assert left == {"a.jsonl.partial"}
+    assert written(tmp_path / "m", "a.jpg").size == (640, 427)
+
+
+def test_killed_client_leaves_only_whole_files(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    folder, masks = tmp_path / "pictures", tmp_path / "masks"
+    folder.mkdir()
+    for number in range(300):
+        os.link(photos / "motorcycle.jpg", folder / f"{number}.jpg")
+    command = [sys.executable, "-c", "from client.cli import app; app()", "infer", str(folder), "--masks", str(masks)]
+    outputs = ["--output", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "a.parquet"), "--batch", "4"]
+    process = subprocess.Popen([*command, *outputs, "--from", str(models["mask"])], start_new_session=True)
+    while process.poll() is None and len(list(masks.glob("*.png"))) < 20:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    assert not {"a.jsonl", "a.parquet"} & {path.name for path in tmp_path.iterdir()}
+    whole = list(masks.glob("[0-9]*.png"))
+    assert 20 <= len(whole) < 300
+    assert {Image.open(path).convert("RGB").size for path in whole} == {(741, 500)}
+
+
+def test_table_says_how_many_rows_it_leaves_out(
+    command: Command, models: dict[str, Path], digits: Path, tmp_path: Path
+) -> None:
+    chosen = sorted(digits.rglob("*.png"))[:103]
+    result = command("client", "infer", *chosen, "--from", models["colours"])
+    assert "… and 3 more; --output FILE.jsonl writes all" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("103 answered, 0 failed")
+    all_rows = command("client", "infer", *chosen, "--from", models["colours"], "--json").stdout
+    assert len(json.loads(all_rows)["rows"]) == 103

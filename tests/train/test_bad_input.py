@@ -1,0 +1,583 @@
+"""Bad configurations and bad data: each is told in one message, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.numpy import save_file
+from typer.testing import Result
+
+Command = Callable[..., Result]
+
+
+@dataclass
+class Ground:
+    """Good data and a good configuration in a folder, to be broken."""
+
+    root: Path
+    data: Path
+    values: dict[str, Any]
+    write_table: Callable[..., Path]
+    make_masks: Callable[..., Path]
+
+    @property
+    def config(self) -> Path:
+        """The configuration as it is now."""
+        path = self.root / "config.yaml"
+        path.write_text(yaml.safe_dump(self.values, sort_keys=False))
+        return path
+
+    def table(self, *changes: dict[str, Any], name: str = "labels.csv") -> None:
+        """Put the folder's pictures into a table, `changes` in place of its first rows, and train on that."""
+        pictures = sorted(self.data.rglob("*.png"))
+        rows = [{"image_path": str(p.relative_to(self.data)), "label": p.parent.name} for p in pictures]
+        rows[: len(changes)] = [{**row, **change} for row, change in zip(rows, changes, strict=False)]
+        self.values["data"]["path"] = str(self.write_table(self.data / name, rows))
+
+    def facts(self, *cells: str) -> None:
+        """A multilabel table of all pictures with the cells as the first rows' column `seven`."""
+        pictures = sorted(self.data.rglob("*.png"))
+        rows = [{"image_path": str(p), "one": "01"[p.parent.name == "1"], "seven": "0"} for p in pictures]
+        for row, cell in zip(rows, cells, strict=False):
+            row["seven"] = cell
+        self.values |= {"task": "multilabel"}
+        self.values["data"]["path"] = str(self.write_table(self.data / "facts.csv", rows))
+
+    def segments(self, **data: Any) -> Path:
+        """Pictures and masks, to be told apart by a Unet."""
+        masked = self.make_masks(self.root / "masked", count=12)
+        self.values |= {"task": "segmentation", "model": {"name": "Unet", "encoder": "resnet18"}}
+        self.values["image"] = {"size": 64}
+        self.values["data"] |= {"path": str(masked / "images"), "masks": str(masked / "masks"), **data}
+        return masked
+
+    def parts(self) -> Path:
+        """The pictures as the parts train and val."""
+        for part, keep in (("train", slice(0, 8)), ("val", slice(8, None))):
+            for label in "017":
+                pictures = sorted((self.data / label).iterdir())[keep]
+                (self.root / "parts" / part / label).mkdir(parents=True)
+                for picture in pictures:
+                    shutil.copy(picture, self.root / "parts" / part / label)
+        self.values["data"] = {"path": str(self.root / "parts"), "test_ratio": 0.0}
+        return self.root / "parts"
+
+
+@pytest.fixture
+def ground(folder: Path, tmp_path: Path, write_table: Callable[..., Path], make_masks: Callable[..., Path]) -> Ground:
+    values = {
+        "name": "tiny",
+        "output": str(tmp_path / "runs"),
+        "data": {"path": str(folder), "val_ratio": 0.2, "test_ratio": 0.2},
+        "model": {"name": "test_resnet"},
+        "image": {"size": 32},
+        "optimizer": {"lr": 0.005},
+        "epochs": 1,
+        "batch_size": 16,
+        "workers": 0,
+    }
+    return Ground(tmp_path, folder, values, write_table, make_masks)
+
+
+def refused(command: Command, ground: Ground, *overrides: str) -> str:
+    """What `train fit` says of it, which is one message and leaves nothing behind."""
+    result = command("train", "fit", ground.config, *overrides)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("error: ") == 1
+    assert "Traceback" not in result.stderr
+    assert not (ground.root / "runs").exists()
+    return str(result.stderr)
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    # The line of a key is that in Ground.config.
+    "unknown_key": ({"optimizer": {"lrr": 0.1}}, ["line 12, optimizer.lrr: unknown key; did you mean optimizer.lr?"]),
+    "wrong_type": ({"epochs": "many"}, ["line 13, epochs: expected a valid integer", "got 'many'"]),
+    "missing_key": ({"model": {}}, ["line 7, model.name: is required"]),
+    "unknown_task": (
+        {"task": "multi-label"},
+        ["there is no 'multi-label'; there are multiclass, multilabel, embedding, segmentation", "heads"],
+    ),
+    "heads_with_a_loss_for_all": (
+        {"task": "heads", "heads": {"digit": {"column": "label"}}, "loss": "bce"},
+        ["loss: each of `heads` has its own; say it there"],
+    ),
+    "head_with_a_dot": (
+        {"task": "heads", "heads": {"a.b": {"column": "label"}}},
+        ["head a.b: a dot stands between a head and its metric"],
+    ),
+    "thresholds_of_classes": (
+        {"thresholds": {"0": 0.4}},
+        ["multiclass: takes what is most probable, without thresholds"],
+    ),
+    "a_stage_that_the_schedule_does_not_know": (
+        {"scheduler": {"name": "PolynomialLR"}, "frozen_epochs": 1, "frozen_lr": 0.1},
+        ["frozen_lr: PolynomialLR knows no stages; take cosine, linear"],
+    ),
+    "an_export_that_is_too_large": (
+        {"export": {"max_batch": 5000}},
+        ["export.max_batch: expected less than or equal to 4096, got 5000"],
+    ),
+    "unknown_model": ({"model": {"name": "resnet18x"}}, ["has no model 'resnet18x'; near it: ", "resnet18"]),
+    "unknown_dense_model": (
+        {"task": "segmentation", "model": {"name": "Unett"}},
+        ["has no network 'unett'; near it: ", "unet"],
+    ),
+    "unknown_encoder": (
+        {"task": "segmentation", "model": {"name": "Unet", "encoder": "resnet19"}},
+        ["segmentation-models-pytorch has no encoder 'resnet19'; near it: ", "resnet18"],
+    ),
+    "unknown_loss": ({"loss": "dice"}, ["loss: none is named 'dice' for this task; there are cross_entropy, bce"]),
+    "misspelled_loss": ({"loss": "crossentropy"}, ["none is named 'crossentropy'", "did you mean cross_entropy?"]),
+    "unknown_loss_argument": (
+        {"loss": {"name": "cross_entropy", "smoothing": 0.1}},
+        ["loss cross_entropy: its arguments {'smoothing': 0.1} do not fit"],
+    ),
+    "unknown_optimizer": (
+        {"optimizer": {"name": "adamww"}},
+        ["optimizer.name: timm has no optimizer 'adamww'", "adamw"],
+    ),
+    "unknown_optimizer_argument": (
+        {"optimizer": {"name": "sgd", "arguments": {"speed": 1}}},
+        ["optimizer: sgd does not take {'speed': 1}"],
+    ),
+    "unknown_scheduler": (
+        {"scheduler": {"name": "cosin"}},
+        ["scheduler.name: there is no 'cosin'; there are cosine, linear", "torch.optim.lr_scheduler"],
+    ),
+    "scheduler_of_a_metric": (
+        {"scheduler": {"name": "ReduceLROnPlateau"}},
+        ["scheduler.name: there is no 'ReduceLROnPlateau'", "without a metric"],
+    ),
+    "scheduler_arguments": (
+        {"scheduler": {"name": "StepLR", "arguments": {"size": 3}}},
+        ["scheduler: StepLR does not take {'size': 3}", "size"],
+    ),
+    "nothing_left_to_train": (
+        {"data": {"path": "x", "val_ratio": 0.6, "test_ratio": 0.5}},
+        ["line 3, data: val_ratio + test_ratio leave nothing to train on (0.6 + 0.5)"],
+    ),
+    "heads_without_their_task": (
+        {"heads": {"kind": {"task": "multiclass"}}},
+        ["`task: heads` and a section `heads` belong together; see train config"],
+    ),
+    "task_without_heads": ({"task": "heads"}, ["`task: heads` and a section `heads`"]),
+    "two_beginnings": (
+        {"model": {"name": "test_resnet", "pretrained": True, "weights": "x.safetensors"}},
+        ["line 7, model: pretrained and weights both say what to start from; give one"],
+    ),
+    "rate_of_no_stage": ({"frozen_lr": 0.1}, ["frozen_lr is for frozen_epochs, which is 0"]),
+    "missing_plugin": (
+        {"plugins": ["no_such_module_of_ours"]},
+        ["the plugin module 'no_such_module_of_ours' cannot be imported", "ModuleNotFoundError"],
+    ),
+    "plugin_not_named": (
+        {"model": {"name": "os.path:join"}},
+        ["model os.path:join: the module 'os.path' is not imported unless you say so", "name it under `plugins:`"],
+    ),
+    "reader_not_registered": (
+        {"data": {"path": "x", "reader": "parquett"}},
+        ["data.reader: no reader is registered as 'parquett'", "Name its module under `plugins:`"],
+    ),
+    "callback_not_registered": ({"callbacks": ["Ping"]}, ["no callback is registered as 'Ping'"]),
+    "no_value_of_a_choice": ({"precision": "fp16"}, ["line 16, precision: expected 'auto', '32-true'", "got 'fp16'"]),
+    "model_arguments": (
+        {"model": {"name": "test_resnet", "arguments": {"depth": 3}}},
+        ["timm cannot build test_resnet {'depth': 3}"],
+    ),
+    "refused_model_arguments": (
+        {"model": {"name": "test_resnet", "arguments": {"num_classes": 3}}},
+        ["test_resnet: leave out of its arguments: num_classes"],
+    ),
+    "size_for_position_table": (
+        {"model": {"name": "vit_tiny_patch16_224"}, "image": {"height": 33, "width": 8}},
+        ["vit_tiny_patch16_224", "[33, 8, 3]"],
+    ),
+    "threshold_of_a_stranger": (
+        {"task": "multilabel", "thresholds": {"zwei": 0.5}},
+        ["thresholds for labels that there are not: zwei"],
+    ),
+    "threshold_outside": ({"task": "multilabel", "thresholds": {"one": 1.5}}, ["lies between 0 and 1, got one: 1.5"]),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_config_is_refused_in_one_message_when_it_cannot_be_used(command: Command, ground: Ground, kind: str) -> None:
+    changes, expected = CONFIGS[kind]
+    if changes.get("task") == "segmentation":
+        ground.segments()
+    if changes.get("task") == "multilabel":
+        ground.facts("1", "1", "1", "1")
+    ground.values |= changes
+    text = refused(command, ground)
+    for part in expected:
+        assert part in text
+
+
+def test_config_is_refused_when_a_dense_network_does_not_take_the_size(command: Command, ground: Ground) -> None:
+    ground.segments()
+    text = refused(command, ground, "model.name=Linknet", "image={size: 50}")
+    assert "Linknet takes no images [50, 50, 3]" in text
+    assert "(64, 64)" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes this precision")
+def test_config_is_refused_when_half_precision_has_no_gpu(command: Command, ground: Ground) -> None:
+    text = refused(command, ground, "precision=16-mixed")
+    assert "precision: 16-mixed needs a CUDA GPU, and torch sees none; use auto or 32-true" in text
+
+
+def test_config_is_refused_when_a_binary_loss_gets_three_labels(command: Command, ground: Ground) -> None:
+    ground.segments(labels=["nothing", "ink", "paper"])
+    for mask in (ground.root / "masked" / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(mask)) // 255).save(mask)
+    assert "loss bce: is for two labels, there are 3; use cross_entropy" in refused(command, ground, "loss=bce")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs", "override 'epochs': expected KEY=VALUE"),
+        ("optimizer.speed=1", "override 'optimizer.speed=1', optimizer.speed: unknown key"),
+        ("image.size=[", "the value is not YAML"),
+    ],
+)
+def test_override_is_refused_in_one_message_when_it_cannot_be_used(
+    command: Command, ground: Ground, override: str, expected: str
+) -> None:
+    assert expected in refused(command, ground, override)
+
+
+# Bad data: each breaks good ground in one way, and tells what the message has to say.
+
+
+def a_missing_folder(ground: Ground) -> list[str]:
+    ground.values["data"]["path"] = str(ground.root / "missing")
+    return [str(ground.root / "missing"), "expected a folder, a .csv or a .json file, got nothing there"]
+
+
+def a_file_of_another_kind(ground: Ground) -> list[str]:
+    ground.values["data"]["path"] = str(ground.root / "config.yaml")
+    return ["expected a folder, a .csv or a .json file, got a file of another kind"]
+
+
+def no_class_folders(ground: Ground) -> list[str]:
+    ground.values["data"]["path"] = str(ground.data / "0")
+    return ["has no class folders; expected 0/<label>/<picture>"]
+
+
+def a_class_without_pictures(ground: Ground) -> list[str]:
+    (ground.data / "9").mkdir()
+    return ["class folders without a picture, to be filled or deleted (1):", str(ground.data / "9")]
+
+
+def a_class_too_small(ground: Ground) -> list[str]:
+    for picture in sorted((ground.data / "7").iterdir())[2:]:
+        picture.unlink()
+    return ["classes too small to be split, which takes 3 pictures each; bring more, or leave them out", "7 has 2"]
+
+
+def a_single_class(ground: Ground) -> list[str]:
+    for label in "17":
+        shutil.rmtree(ground.data / label)
+    return ["multiclass needs at least 2 labels, got 1: 0"]
+
+
+def a_picture_cut_short(ground: Ground) -> list[str]:
+    picture = min((ground.data / "1").iterdir())
+    os.truncate(picture, picture.stat().st_size // 2)
+    return ["pictures that cannot be read (1):", str(picture), "the PNG data is broken"]
+
+
+def a_label_that_train_lacks(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    (parts / "val" / "7").rename(parts / "val" / "seven")
+    return ["val has labels that train lacks, to be added there or taken out: seven"]
+
+
+def a_part_of_another_name(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    (parts / "val").rename(parts / "valid")
+    return ["besides base, train, val, test there is also valid; rename it to one of them, or move it away"]
+
+
+def no_part_to_train_on(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    (parts / "train").rename(parts / "training")
+    return ["there is nothing to train on: expected pictures, in a part `train`"]
+
+
+def a_picture_in_two_parts(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    picture = min((parts / "train" / "0").iterdir())
+    shutil.copy(picture, parts / "val" / "0" / "copy.png")
+    return ["in two parts", f"{parts / 'val' / '0' / 'copy.png'} in val is {picture} in train"]
+
+
+def another_header(ground: Ground) -> list[str]:
+    path = ground.write_table(ground.data / "labels.csv", [{"file": "0/0000.png", "class": "0"}])
+    ground.values["data"]["path"] = str(path)
+    return [f"{path}: expected a header with image_path and the task's columns, got file,class"]
+
+
+def an_empty_file(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").touch()
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["expected a header with image_path", "got an empty file"]
+
+
+def a_header_alone(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").write_text("image_path,label\n")
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["has a header and no rows"]
+
+
+def no_column_of_the_task(ground: Ground) -> list[str]:
+    ground.table()
+    ground.values["column"] = "species"
+    return ["36 rows of train cannot be used: expected a label in a column species, there are image_path, label"]
+
+
+def a_blank_cell(ground: Ground) -> list[str]:
+    ground.table({"label": " "})
+    return ["without a value for each of 2 columns, image_path,label (1):", "line 2: '0/0000.png, '"]
+
+
+def a_missing_picture(ground: Ground) -> list[str]:
+    ground.table({"image_path": "0/9999.png"})
+    return ["labels.csv that do not exist (1):", f"line 2: {ground.data / '0' / '9999.png'}"]
+
+
+def a_picture_named_twice(ground: Ground) -> list[str]:
+    ground.table({"image_path": "0/0001.png"})
+    return ["labels.csv names twice (1):", "line 3: ", "0001.png, as line 2"]
+
+
+def a_cell_that_is_no_fact(ground: Ground) -> list[str]:
+    ground.facts("1", "yes")
+    return [
+        "rows of train that cannot be used (1):",
+        "line 3: expected a column of 0 or 1 for each label",
+        "seven 'yes'",
+    ]
+
+
+def a_label_that_no_picture_has(ground: Ground) -> list[str]:
+    ground.facts()
+    return ["classes without a picture in train (1):", "seven"]
+
+
+def json_that_is_no_list(ground: Ground) -> list[str]:
+    (ground.data / "labels.json").write_text(json.dumps({"pictures": []}))
+    ground.values["data"]["path"] = str(ground.data / "labels.json")
+    return ["labels.json: expected a list of objects with image_path, got dict"]
+
+
+def json_that_is_none(ground: Ground) -> list[str]:
+    (ground.data / "labels.json").write_text("[{")
+    ground.values["data"]["path"] = str(ground.data / "labels.json")
+    return ["labels.json: not readable JSON in UTF-8"]
+
+
+def a_picture_without_a_mask(ground: Ground) -> list[str]:
+    masked = ground.segments()
+    (masked / "masks" / "03.png").unlink()
+    return ["pictures without a mask of the same name (1):", str(masked / "images" / "03.jpg")]
+
+
+def a_mask_without_a_picture(ground: Ground) -> list[str]:
+    masked = ground.segments()
+    (masked / "images" / "03.jpg").unlink()
+    return ["masks without a picture of the same name (1):", str(masked / "masks" / "03.png")]
+
+
+def a_mask_of_another_size(ground: Ground) -> list[str]:
+    mask = ground.segments() / "masks" / "03.png"
+    Image.open(mask).resize((32, 40)).save(mask)
+    return ["pictures whose truth cannot be used (1):", f"mask {mask}: is 32 x 40, expected its picture's 64 x 64"]
+
+
+def a_mask_with_an_unknown_class(ground: Ground) -> list[str]:
+    masked = ground.segments(labels=["nothing", "ink", "paper"])
+    for path in (masked / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 255 * (7 if path.stem == "03" else 2)).save(path)
+    return [f"mask {masked / 'masks' / '03.png'}: holds 7, expected class numbers below 3 (or 255); data.labels names"]
+
+
+def a_mask_cut_short(ground: Ground) -> list[str]:
+    mask = ground.segments() / "masks" / "03.png"
+    os.truncate(mask, mask.stat().st_size // 2)
+    return [f"mask {mask}: the mask is broken or cut short"]
+
+
+def an_embedding_of_one_class(ground: Ground) -> list[str]:
+    for label in "17":
+        shutil.rmtree(ground.data / label)
+    ground.values["task"] = "embedding"
+    return ["an embedding is learned by comparing classes: train has 1, expected at least 2"]
+
+
+def an_embedding_of_too_few_classes(ground: Ground) -> list[str]:
+    ground.values["task"] = "embedding"
+    return ["3 classes are too few to give val whole ones and keep two to train on", "data.split_by: picture"]
+
+
+def top_classes_of_masks(ground: Ground) -> list[str]:
+    ground.segments(top_classes=2)
+    return ["data.top_classes: the pictures of segmentation have no classes; leave it out"]
+
+
+def a_share_too_small(ground: Ground) -> list[str]:
+    ground.values["data"]["test_ratio"] = 0.01
+    return ["0 of 36 pictures cannot become test and leave each of 3 classes in every part: raise data.test_ratio"]
+
+
+def classes_that_training_does_not_know(ground: Ground) -> list[str]:
+    ground.values["data"]["split_by"] = "class"
+    return ["data.split_by: class is for embeddings; a multiclass model cannot tell unseen classes"]
+
+
+def a_header_that_says_it_twice(ground: Ground) -> list[str]:
+    path = ground.root / "twice.csv"
+    path.write_text("image_path,label,label\n0/a.png,0,1\n")
+    ground.values["data"]["path"] = str(path)
+    return [f"{path}: its header names label more than once"]
+
+
+def json_with_a_number_for_a_path(ground: Ground) -> list[str]:
+    ground.table({"mask_path": 7}, name="labels.json")
+    return ["entries of", "that name no file (1):", "entry 1: expected a path, got 7"]
+
+
+def json_that_lacks_a_label(ground: Ground) -> list[str]:
+    pictures = sorted(ground.data.rglob("*.png"))
+    rows = [{"image_path": str(p), "round": int(p.parent.name == "0"), "odd": 1} for p in pictures]
+    del rows[3]["odd"]
+    ground.values |= {"task": "multilabel"}
+    ground.values["data"]["path"] = str(ground.write_table(ground.root / "facts.json", rows))
+    return ["entry 4: there is no value for odd"]
+
+
+def a_label_that_is_a_column(ground: Ground) -> list[str]:
+    pictures = sorted(ground.data.rglob("*.png"))
+    rows = [
+        {"image_path": str(p), "labels": ["odd", "image_path"] if i % 2 else ["odd"]} for i, p in enumerate(pictures)
+    ]
+    ground.values |= {"task": "multilabel"}
+    ground.values["data"]["path"] = str(ground.write_table(ground.root / "facts.json", rows))
+    return ["a label 'image_path' could not be told from a column or a list; rename it"]
+
+
+def pictures_without_a_folder_of_masks(ground: Ground) -> list[str]:
+    ground.segments()
+    del ground.values["data"]["masks"]
+    return ["images: where are the masks of these pictures? name their folder with data.masks"]
+
+
+def labels_in_a_column_that_is_not_there(ground: Ground) -> list[str]:
+    pictures = sorted(ground.data.rglob("*.png"))
+    rows = [{"image_path": str(path), "odd": number % 2, "even": 1} for number, path in enumerate(pictures)]
+    ground.values |= {"task": "multilabel", "column": "nope"}
+    ground.values["data"]["path"] = str(ground.write_table(ground.root / "facts.csv", rows))
+    return ["expected labels in a column nope, there are image_path, odd, even"]
+
+
+def labels_in_a_column_of_facts(ground: Ground) -> list[str]:
+    labels_in_a_column_that_is_not_there(ground)
+    ground.values["column"] = "even"
+    return ["expected labels in column even, got 1; for a column of 0 or 1 each, leave `column` out"]
+
+
+def weights_that_fit_nothing(ground: Ground) -> list[str]:
+    path = ground.root / "other.safetensors"
+    save_file({"encoder.layer.weight": np.zeros((3, 3), np.float32)}, path)
+    ground.values["model"]["weights"] = str(path)
+    return [f"{path}: none of its 1 tensors has name and shape of one of the network's", "encoder.layer.weight"]
+
+
+def weights_that_are_missing(ground: Ground) -> list[str]:
+    ground.values["model"]["weights"] = str(ground.root / "no.safetensors")
+    return [f"{ground.root / 'no.safetensors'}: no such checkpoint"]
+
+
+DATA = [
+    a_missing_folder, a_file_of_another_kind, no_class_folders, a_class_without_pictures, a_class_too_small,
+    a_single_class, a_picture_cut_short, a_label_that_train_lacks, a_part_of_another_name, no_part_to_train_on,
+    a_picture_in_two_parts, another_header, an_empty_file, a_header_alone, no_column_of_the_task, a_blank_cell,
+    a_missing_picture, a_picture_named_twice, a_cell_that_is_no_fact, a_label_that_no_picture_has,
+    json_that_is_no_list, json_that_is_none, a_picture_without_a_mask, a_mask_without_a_picture,
+    a_mask_of_another_size, a_mask_with_an_unknown_class, a_mask_cut_short, an_embedding_of_one_class,
+    an_embedding_of_too_few_classes, top_classes_of_masks, a_share_too_small, weights_that_fit_nothing,
+    weights_that_are_missing, classes_that_training_does_not_know, a_header_that_says_it_twice,
+    json_with_a_number_for_a_path, json_that_lacks_a_label, a_label_that_is_a_column,
+    pictures_without_a_folder_of_masks, labels_in_a_column_that_is_not_there, labels_in_a_column_of_facts,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", DATA, ids=lambda broken: broken.__name__)
+def test_data_is_refused_in_one_message_when_it_cannot_be_used(
+    command: Command, ground: Ground, broken: Callable[[Ground], list[str]]
+) -> None:
+    expected = broken(ground)
+    text = refused(command, ground)
+    for part in expected:
+        assert part in text
+
+
+def test_message_has_all_problems_when_names_and_data_are_wrong(command: Command, ground: Ground) -> None:
+    ground.table({"image_path": "0/9999.png"})
+    ground.values["model"]["name"] = "resnet18x"
+    ground.values["optimizer"]["name"] = "adamww"
+    ground.values["scheduler"] = {"name": "cosin"}
+    ground.values["callbacks"] = ["Ping"]
+    text = refused(command, ground)
+    for part in ("'resnet18x'", "'adamww'", "'cosin'", "'Ping'", "9999.png"):
+        assert part in text
+
+
+def test_message_has_all_problems_of_the_config_when_there_are_several(command: Command, ground: Ground) -> None:
+    ground.values["optimizer"] |= {"lr": -1, "speed": 3}
+    del ground.values["model"]
+    text = refused(command, ground, "epochs=0", "seed=x")
+    assert "5 problems in the configuration" in text
+    for part in ("optimizer.lr: ", "optimizer.speed: ", "model: is required", "epochs=0", "seed=x"):
+        assert part in text
+
+
+def test_message_has_all_problems_of_the_data_when_there_are_several(command: Command, ground: Ground) -> None:
+    for breaking in (a_class_without_pictures, a_class_too_small, a_picture_cut_short):
+        breaking(ground)
+    text = refused(command, ground)
+    for part in ("class folders without a picture", "7 has 2", "the PNG data is broken"):
+        assert part in text
+
+
+def test_message_counts_the_rest_when_many_pictures_are_unreadable(command: Command, ground: Ground) -> None:
+    for picture in (ground.data / "0").iterdir():
+        picture.write_bytes(b"not a picture")
+    text = refused(command, ground)
+    assert "pictures that cannot be read (12)" in text
+    assert "... and 2 more" in text
+    assert text.count("not a picture") == 10
+
+
+def test_message_is_one_document_when_asked_for_json(command: Command, ground: Ground) -> None:
+    a_missing_picture(ground)
+    result = command("train", "fit", ground.config, "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["type"] == "DataError"
+    assert "9999.png" in error["message"]

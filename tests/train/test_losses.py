@@ -1,0 +1,206 @@
+"""Losses by name, and weighted sums of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.errors import ConfigError
+from model.plugins import register
+from model.spec import Question
+from train.config import Config
+from train.losses import (
+    MULTICLASS,
+    MULTILABEL,
+    PAIRS,
+    SEGMENTATION,
+    ForegroundCrossEntropy,
+    OneForAll,
+    embedding_losses,
+)
+from train.sections import LossTerm
+from train.tasks import training_task
+
+LABELS = ("a", "b", "c")
+IGNORED = 255
+TABLES = {"multiclass": MULTICLASS, "multilabel": MULTILABEL, "segmentation": SEGMENTATION}
+
+
+def loss_of(task: str, loss: Any, labels: tuple[str, ...] = LABELS) -> nn.Module:
+    """The loss as a configuration asks for it."""
+    document = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
+    config = Config.model_validate({**document, "task": task, "loss": loss})
+    if task == "embedding":
+        return embedding_losses(config.loss, "ArcFaceLoss", classes=4, size=8)
+    return training_task(config).loss(Question(task=task, labels=labels), [])
+
+
+def batch(task: str, labels: int = 3) -> tuple[Tensor, Tensor]:
+    """Random logits that want gradients, and targets."""
+    torch.manual_seed(0)
+    logits, targets = {
+        "multiclass": lambda: (torch.randn(6, labels), torch.randint(labels, (6,))),
+        "multilabel": lambda: (torch.randn(6, labels), torch.randint(2, (6, labels)).float()),
+        "segmentation": lambda: (torch.randn(2, labels, 8, 8), torch.randint(labels, (2, 8, 8), dtype=torch.uint8)),
+        "embedding": lambda: (torch.randn(12, 8), torch.arange(12) % 4),
+    }[task]()
+    if task == "segmentation":
+        targets[:, :2] = IGNORED
+    return logits.requires_grad_(), targets
+
+
+def value(loss: nn.Module, task: str, labels: int = 3) -> float:
+    logits, targets = batch(task, labels)
+    result = loss(logits, targets)
+    result.backward()
+    assert result.shape == ()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+    return float(result.item())
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task, table in TABLES.items() for name in table])
+def test_loss_is_finite_and_teaches_when_named(task: str, name: str) -> None:
+    labels = LABELS[:2] if (task, name) == ("segmentation", "bce") else LABELS
+    assert 0 < value(loss_of(task, name, labels), task, len(labels)) < 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *PAIRS,
+        "ArcFaceLoss",
+        "ProxyAnchorLoss",
+        "CosFaceLoss",
+        "NormalizedSoftmaxLoss",
+        "NTXentLoss",
+        "CircleLoss",
+        "MultiSimilarityLoss",
+    ],
+)
+def test_embedding_loss_is_finite_and_teaches_when_named(name: str) -> None:
+    assert math.isfinite(value(loss_of("embedding", name), "embedding"))
+
+
+@pytest.mark.parametrize(
+    "miner", ["MultiSimilarityMiner", "BatchHardMiner", {"name": "TripletMarginMiner", "margin": 0.05}]
+)
+def test_embedding_loss_learns_from_fewer_pairs_when_mined(miner: Any) -> None:
+    loss = loss_of("embedding", {"name": "TripletMarginLoss", "margin": 0.2, "miner": miner})
+    assert value(loss, "embedding") != value(
+        loss_of("embedding", {"name": "TripletMarginLoss", "margin": 0.2}), "embedding"
+    )
+
+
+def test_short_names_are_the_classes_they_stand_for_when_made() -> None:
+    for short, name in PAIRS.items():
+        kinds = [type(loss_of("embedding", each).losses[0].loss) for each in (short, name)]  # type: ignore[index,union-attr]
+        assert kinds[0] is kinds[1]
+        assert kinds[0].__name__ == name
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "segmentation", "embedding"])
+def test_weighted_sum_is_the_sum_of_its_parts_when_weighted(task: str) -> None:
+    first, second = {"embedding": ("TripletMarginLoss", "ContrastiveLoss")}.get(task, tuple(TABLES.get(task, {}))[:2])
+    parts = [value(loss_of(task, name), task) for name in (first, second)]
+    whole = loss_of(task, [{"name": first, "weight": 0.25}, {"name": second, "weight": 3}])
+    assert value(whole, task) == pytest.approx(0.25 * parts[0] + 3 * parts[1], rel=1e-5)
+
+
+def test_arguments_reach_the_loss_when_written_beside_its_name() -> None:
+    logits, targets = batch("multiclass")
+    smooth = loss_of("multiclass", {"name": "cross_entropy", "label_smoothing": 0.2})(logits, targets)
+    assert smooth.item() == pytest.approx(F.cross_entropy(logits, targets, label_smoothing=0.2).item())
+    assert smooth.item() != pytest.approx(F.cross_entropy(logits, targets).item())
+
+
+def test_one_for_all_is_binary_cross_entropy_of_each_class_when_computed() -> None:
+    logits, targets = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]]), torch.tensor([0, 2])
+    sure = logits.sigmoid()
+    by_hand = -(sure[0, 0].log() + (1 - sure[0, 1]).log() + (1 - sure[0, 2]).log())
+    by_hand -= (1 - sure[1, 0]).log() + (1 - sure[1, 1]).log() + sure[1, 2].log()
+    assert OneForAll()(logits, targets).item() == pytest.approx(by_hand.item() / 6, rel=1e-5)
+
+
+def test_foreground_cross_entropy_is_that_of_a_softmax_of_two_when_pixels_are_ignored() -> None:
+    logits, targets = batch("segmentation", labels=2)
+    expected = F.cross_entropy(logits, targets.long(), ignore_index=IGNORED)
+    assert ForegroundCrossEntropy()(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    with torch.no_grad():
+        logits[:, :, :2] = 1e4  # of pixels that are not judged
+    assert ForegroundCrossEntropy()(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_loss_of_masks_does_not_look_at_pixels_when_they_are_ignored(name: str) -> None:
+    labels = LABELS[:2] if name == "bce" else LABELS
+    logits, targets = batch("segmentation", len(labels))
+    loss = loss_of("segmentation", name, labels)
+    before = loss(logits, targets)
+    before.backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, :2].any()
+    with torch.no_grad():
+        logits[:, :, :2] += torch.randn_like(logits[:, :, :2])
+    assert loss(logits, targets).item() == pytest.approx(before.item(), rel=1e-5)
+
+
+def test_dice_is_over_the_foreground_when_masks_are_right() -> None:
+    targets = torch.randint(3, (2, 8, 8), dtype=torch.uint8)
+    right = F.one_hot(targets.long(), 3).permute(0, 3, 1, 2) * 40.0
+    loss = loss_of("segmentation", "dice")
+    assert loss(right, targets).item() == pytest.approx(0, abs=1e-4)
+    assert loss(right.roll(1, dims=1), targets).item() == pytest.approx(1, abs=1e-2)
+
+
+def test_loss_of_a_plugin_is_used_when_registered() -> None:
+    @register("loss", "tests.doubled")
+    class Doubled(nn.Module):
+        def __init__(self, times: float = 2.0) -> None:
+            super().__init__()
+            self.times = times
+
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            return self.times * F.cross_entropy(logits, targets)
+
+    plain = value(loss_of("multiclass", "cross_entropy"), "multiclass")
+    assert value(loss_of("multiclass", "tests.doubled"), "multiclass") == pytest.approx(2 * plain)
+    assert value(loss_of("multiclass", {"name": "tests.doubled", "times": 5}), "multiclass") == pytest.approx(5 * plain)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "expected"),
+    [
+        ("multiclass", "asymmetric", "none is named 'asymmetric' for this task; there are cross_entropy, bce, focal"),
+        ("multilabel", "assymetric", "did you mean asymmetric"),
+        ("segmentation", "bce", "loss bce: is for two labels, there are 3"),
+        ("embedding", "TripletLoss", "did you mean SoftTripleLoss or TripletMarginLoss"),
+        ("embedding", {"name": "TripletMarginLoss", "miner": "HardMiner"}, "miner: none is named 'HardMiner'"),
+        ("embedding", {"name": "ArcFaceLoss", "marign": 2}, "loss ArcFaceLoss: its arguments {'marign': 2} do not fit"),
+        (
+            "multiclass",
+            {"name": "bce", "miner": "BatchHardMiner"},
+            "loss bce: a miner is for the losses of metric learn",
+        ),
+        ("multiclass", "losses:Mine", "the module 'losses' is not imported unless you say so"),
+    ],
+)
+def test_loss_is_refused_with_its_reason_when_it_does_not_fit(task: str, loss: Any, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loss_of(task, loss)
+    assert expected in str(caught.value)
+
+
+def test_terms_are_spelled_out_when_written_short() -> None:
+    config = Config.model_validate(
+        {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}, "loss": "bce"}
+    )
+    assert config.loss == (LossTerm(name="bce"),)
+    again = Config.model_validate(config.model_dump(mode="json"))
+    assert again == config

@@ -1,0 +1,122 @@
+"""`train prepare`: pictures become the tables of a split."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from train.data import read_splits
+from train.prepare import ratios_of
+from train.sections import DataConfig, HeadConfig
+from train.tasks import TRAINING_TASKS
+
+Command = Callable[..., Result]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_prepare_writes_the_parts_when_given_class_folders(command: Command, folder: Path, tmp_path: Path) -> None:
+    result = command("train", "prepare", folder, tmp_path / "splits", "--ratio", "50:25:25")
+    assert result.exit_code == 0, result.output
+    counts, where = result.stdout.splitlines()
+    assert counts.startswith("train 18, val 9, test 9; 3 labels; fingerprint ")
+    assert where == str(tmp_path / "splits")
+    assert {path.name for path in (tmp_path / "splits").iterdir()} == {"train.csv", "val.csv", "test.csv", "data.json"}
+    assert Counter(row["label"] for row in table(tmp_path / "splits" / "val.csv")) == {"0": 3, "1": 3, "7": 3}
+    assert all(Path(row["image_path"]).is_absolute() for row in table(tmp_path / "splits" / "train.csv"))
+
+
+def test_prepare_tells_it_as_a_document_when_asked_for_json(command: Command, folder: Path, tmp_path: Path) -> None:
+    result = command("train", "prepare", folder, tmp_path / "splits", "--ratio", "0.8:0.2", "--json")
+    document = json.loads(result.stdout)
+    facts = json.loads((tmp_path / "splits" / "data.json").read_text())
+    assert document == {
+        "folder": str(tmp_path / "splits"),
+        "fingerprint": facts["fingerprint"],
+        "labels": ["0", "1", "7"],
+        "pictures": {"train": 29, "val": 7},
+    }
+    assert facts["labels"] == ["0", "1", "7"]
+    assert facts["pictures"] == {"base": 0, "train": 29, "val": 7, "test": 0}
+
+
+@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
+def test_prepared_data_is_the_same_when_trained_on(
+    command: Command, folder: Path, masked: Path, tmp_path: Path, task: str
+) -> None:
+    source = [folder] if task == "multiclass" else [masked / "images", "--masks", masked / "masks"]
+    target = tmp_path / "deep" / "splits"
+    result = command("train", "prepare", source[0], target, *source[1:], "--task", task, "--seed", 7, "--json")
+    assert result.exit_code == 0, result.output
+    splits = read_splits(DataConfig(path=target), TRAINING_TASKS[task](HeadConfig(task=task)), seed=0)
+    assert splits.fingerprint == json.loads(result.stdout)["fingerprint"]
+    assert [str(sample.path) for sample in splits.val] == [row["image_path"] for row in table(target / "val.csv")]
+
+
+def test_prepare_keeps_the_most_common_classes_when_asked(command: Command, folder: Path, tmp_path: Path) -> None:
+    for picture in sorted((folder / "1").iterdir())[:4]:
+        picture.unlink()
+    command("train", "prepare", folder, tmp_path / "splits", "--top-classes", 2)
+    assert {row["label"] for row in table(tmp_path / "splits" / "train.csv")} == {"0", "7"}
+
+
+def test_prepare_puts_whole_classes_into_parts_when_split_by_class(
+    command: Command, copy_digits: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = copy_digits(tmp_path / "digits", labels="01234", count=4)
+    result = command("train", "prepare", data, tmp_path / "splits", "--by", "class", "--task", "embedding")
+    assert result.exit_code == 0, result.output
+    parts = [{row["label"] for row in table(tmp_path / "splits" / f"{part}.csv")} for part in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 5
+
+
+def test_prepare_splits_another_way_when_the_seed_is_another(command: Command, folder: Path, tmp_path: Path) -> None:
+    texts = []
+    for number, seed in enumerate((1, 1, 2)):
+        assert command("train", "prepare", folder, tmp_path / str(number), "--seed", seed).exit_code == 0
+        texts.append((tmp_path / str(number) / "val.csv").read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--ratio", "0.8"], "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST"),
+        (["--ratio", "a:b"], "--ratio a:b: expected"),
+        (["--ratio", "1:0:0"], "--ratio 1:0:0: expected"),
+        (["--task", "detection"], "there is no 'detection'; there are multiclass"),
+        (["--by", "folder"], "split_by"),
+        (["--masks", "no"], "no: no such folder"),
+        (["--task", "segmentation"], "where are the masks of these pictures?"),
+    ],
+)
+def test_prepare_is_refused_and_writes_nothing_when_it_cannot(
+    command: Command, folder: Path, tmp_path: Path, words: list[str], expected: str
+) -> None:
+    result = command("train", "prepare", folder, tmp_path / "splits", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert expected in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_prepare_leaves_the_target_alone_when_it_is_there(command: Command, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    result = command("train", "prepare", folder, tmp_path / "splits")
+    assert result.exit_code == 2
+    assert "splits: is there already; name a folder to make, or delete it" in result.stderr
+    assert not list((tmp_path / "splits").iterdir())
+
+
+def test_ratios_are_shares_when_written_as_percent_or_parts() -> None:
+    assert ratios_of("80:20") == (0.2, 0.0)
+    assert ratios_of("0.7:0.15:0.15") == (pytest.approx(0.15), pytest.approx(0.15))
+    assert ratios_of("2:1:1") == (0.25, 0.25)

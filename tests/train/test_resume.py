@@ -1,0 +1,182 @@
+"""A run that is killed, resumed, killed again: it ends as if nothing had happened.
+
+Each run is a process of its own, forked from a server that has imported the trainer once, which takes most of a
+start, and is ended with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import Result
+
+Command = Callable[..., Result]
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["train.cli", "train.fit"])
+RUN = """
+import multiprocessing, os
+multiprocessing.set_start_method("fork", force=True)  # what a process from a shell has
+log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(log, 1), os.dup2(log, 2)
+os.chdir({folder!r})
+from train.cli import app
+app({words!r})
+"""
+DROPOUT = {"name": "test_resnet", "arguments": {"drop_rate": 0.3}}
+PLAIN: dict[str, Any] = {
+    "model": DROPOUT, "epochs": 4, "workers": 1, "augment": {"color": 0.2, "flip": 0.5}, "patience": 4,
+}  # fmt: skip
+AVERAGED: dict[str, Any] = {**PLAIN, "ema": 0.8, "frozen_epochs": 1, "frozen_lr": 0.01, "epochs": 3, "keep_best": 2}
+DYING = """
+import os, signal
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+from model.plugins import register
+
+
+@register("callback", "dying")
+class Dying(Callback):
+    def _die(self, trainer, where):
+        for mark in Path("deaths").glob(f"*-{where}-{trainer.current_epoch}"):
+            mark.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self._die(trainer, f"batch{index}")
+
+    def on_validation_epoch_start(self, trainer, module):
+        self._die(trainer, "validation")
+
+    def on_train_epoch_end(self, trainer, module):
+        self._die(trainer, "between")  # the figures are written, the states are not
+
+    def on_fit_end(self, trainer, module):
+        if any(Path("deaths").glob("*-fitted")):
+            self._die(trainer, "fitted")
+            next(Path("deaths").glob("*-fitted")).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def started(folder: Path, *words: object) -> ForkServerProcess:
+    """`train` with these words in a process of its own."""
+    code = RUN.format(log=str(folder / "log.txt"), folder=str(folder), words=list(map(str, words)))
+    process = FORKED.Process(target=exec, args=(code, {"__name__": "__main__"}))
+    process.start()
+    return process
+
+
+def finished(process: ForkServerProcess) -> int:
+    process.join(timeout=120)
+    assert process.exitcode is not None, "it takes too long"
+    return process.exitcode
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    path = run / "metrics.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+
+
+def wait_for(process: ForkServerProcess, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while process.is_alive() and not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
+
+
+def same_end(one: Path, other: Path, checkpoints: set[str]) -> None:
+    """Both runs left the same checkpoints, bit for bit, and the same figures."""
+    for run in (one, other):
+        assert {path.stem for path in run.glob("*.safetensors")} == checkpoints
+    for name in checkpoints:
+        first, second = (load_file(run / f"{name}.safetensors") for run in (one, other))
+        assert first.keys() == second.keys()
+        assert not [key for key in first if first[key].tobytes() != second[key].tobytes()], name
+    assert rows(one) == rows(other)
+    leftovers = [path for path in other.rglob("*") if "partial" in path.name or "tmp" in path.name]
+    assert not leftovers
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    copy_digits: Callable[..., Path], write_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of a variant's configuration, with a finished run of it."""
+    ready: dict[str, Path] = {}
+    shared = tmp_path_factory.mktemp("resume")
+    copy_digits(shared / "data", count=20)
+
+    def run(variant: str) -> Path:
+        if variant not in ready:
+            root = ready[variant] = shared / variant
+            root.mkdir()
+            (root / "dying.py").write_text(DYING)
+            (root / "deaths").mkdir()
+            changes = {"plain": PLAIN, "averaged": AVERAGED}[variant]
+            write_config(root / "config.yaml", shared / "data", plugins=["dying"], callbacks=["dying"], **changes)
+            assert finished(started(root, "fit", root / "config.yaml")) == 0, (root / "log.txt").read_text()
+        return ready[variant]
+
+    return run
+
+
+def test_run_ends_the_same_when_killed_at_random_moments(undisturbed: Callable[[str], Path]) -> None:
+    root = undisturbed("averaged")
+    run = root / "runs" / "tiny" / "2"
+    draw = random.Random(3)
+    # In the first epoch; in the second; in the third or fourth; while the results are written.
+    moments: list[Callable[[], bool]] = [
+        lambda: (run / "splits" / "data.json").is_file(),
+        lambda: len(rows(run)) >= 1,
+        lambda: len(rows(run)) >= 2,
+        lambda: (run / "last.golden.npz").is_file(),
+    ]
+    words = ["fit", root / "config.yaml"]
+    for moment, patience_s in zip(moments, (0.5, 0.8, 0.8, 0.1), strict=True):
+        process = started(root, *words)
+        wait_for(process, moment)
+        time.sleep(draw.uniform(0, patience_s))
+        process.kill()
+        assert finished(process) == -signal.SIGKILL
+        assert not (run / "best.safetensors").exists()
+        words = ["resume", run]
+    assert finished(started(root, *words)) == 0, (root / "log.txt").read_text()
+    same_end(root / "runs" / "tiny" / "1", run, {"best", "best-2", "last"})
+
+
+def test_resume_is_refused_when_the_run_is_still_going(undisturbed: Callable[[str], Path], command: Command) -> None:
+    root = undisturbed("plain")
+    process = started(root, "fit", root / "config.yaml", "epochs=1000", "name=busy", "callbacks=[]", "patience=null")
+    run = root / "runs" / "busy" / "1"
+    wait_for(process, lambda: len(rows(run)) >= 1)
+    result = command("train", "resume", run)
+    assert process.is_alive()
+    process.kill()
+    finished(process)
+    assert (result.exit_code, f"{run}: another process is training there" in result.stderr) == (2, True), result.output
+
+
+def test_run_ends_the_same_when_killed_at_the_worst_moments(undisturbed: Callable[[str], Path]) -> None:
+    root = undisturbed("plain")
+    run = root / "runs" / "tiny" / "2"
+    deaths = ["1-batch0-0", "2-between-0", "3-validation-2", "4-between-3"]
+    for death in deaths:
+        (root / "deaths" / death).touch()
+    words = ["fit", root / "config.yaml"]
+    for number in range(len(deaths)):
+        assert finished(started(root, *words)) == -signal.SIGKILL
+        assert len(list((root / "deaths").iterdir())) == len(deaths) - number - 1
+        words = ["resume", run]
+    assert finished(started(root, *words)) == 0, (root / "log.txt").read_text()
+    same_end(root / "runs" / "tiny" / "1", run, {"best", "last"})

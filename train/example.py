@@ -1,0 +1,109 @@
+"""Example configurations, commented from the schema itself, and the schema for editors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from model.errors import InputError
+from train.config import Config
+
+_SHARED: dict[str, Any] = {"model": {"name": "resnet18"}, "image": {"size": 224}}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "multiclass": {
+        "name": "flowers",
+        "task": "multiclass",
+        "data": {"path": "flowers"},
+        **_SHARED,
+        "loss": [{"name": "cross_entropy", "label_smoothing": 0.1}],
+    },
+    "multilabel": {"name": "scenes", "task": "multilabel", "data": {"path": "scenes.csv"}, **_SHARED, "loss": "bce"},
+    "embedding": {
+        "name": "products",
+        "task": "embedding",
+        "data": {"path": "products", "per_class": 4},
+        **_SHARED,
+        "loss": [{"name": "TripletMarginLoss", "margin": 0.1, "miner": {"name": "MultiSimilarityMiner"}}],
+    },
+    "segmentation": {
+        "name": "people",
+        "task": "segmentation",
+        "data": {"path": "people/images", "masks": "people/masks"},
+        "model": {"name": "Unet", "encoder": "resnet34"},
+        "image": {"size": 256, "fit": "pad"},
+        "loss": [{"name": "dice"}, {"name": "cross_entropy", "weight": 0.5}],
+    },
+    "heads": {
+        "name": "clothes",
+        "task": "heads",
+        "heads": {"kind": {"task": "multiclass"}, "colour": {"task": "multiclass", "weight": 0.5}},
+        "data": {"path": "clothes.csv"},
+        **_SHARED,
+    },
+}
+"""By task, what a configuration must say; the rest are defaults."""
+HEADER = """\
+# A training configuration for tritonkit, task {task}. Keys left out take the value shown.
+# yaml-language-server: $schema=tritonkit.schema.json
+# (for editors: train config --schema > tritonkit.schema.json)
+
+"""
+
+
+def example_of(task: str) -> str:
+    """A commented YAML for a task. Raises InputError for one there is not."""
+    if task not in EXAMPLES:
+        raise InputError(f"--task {task}: there are {', '.join(EXAMPLES)}")
+    values = EXAMPLES[task]
+    config = Config.model_validate(values)
+    lines = _section(Config, config.model_dump(mode="json"), values, indent="")
+    return HEADER.format(task=task) + "\n".join(lines) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the configuration."""
+    return Config.model_json_schema()
+
+
+def _section(kind: type[BaseModel], values: dict[str, Any], said: dict[str, Any], indent: str) -> Iterator[str]:
+    """The lines of a section: the keys that are said, then the others, as comments where they have no value."""
+    for name in dict.fromkeys([*said, *kind.model_fields]):
+        info = kind.model_fields[name]
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _comment(inspect.cleandoc(inner.__doc__ or ""), indent)
+            yield f"{indent}{name}:"
+            yield from _section(inner, values[name], said.get(name, {}), indent + "  ")
+        else:
+            yield from _comment(info.description or "", indent)
+            yield from _value(name, values[name], indent, active=name in said or _has_value(info, values[name]))
+
+
+def _value(name: str, value: Any, indent: str, active: bool) -> Iterator[str]:
+    text = yaml.safe_dump(_brief(value), sort_keys=False, allow_unicode=True, default_flow_style=True, width=1000)
+    written = text.removesuffix("...\n").rstrip()  # what YAML ends a lone scalar with
+    yield f"{indent}{'' if active else '# '}{name}: {written}"
+
+
+def _brief(value: Any) -> Any:
+    """Without the empty parts of what was spelled out."""
+    if isinstance(value, dict) and "arguments" in value:
+        value = {**value, **value["arguments"], "arguments": None}
+    if isinstance(value, dict):
+        return {key: _brief(each) for key, each in value.items() if each not in (None, {}, [])}
+    return [_brief(each) for each in value] if isinstance(value, list) else value
+
+
+def _has_value(info: FieldInfo, value: Any) -> bool:
+    return value not in (None, {}, []) and info.default is not PydanticUndefined
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield f"{indent}# {line}".rstrip()

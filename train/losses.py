@@ -1,0 +1,179 @@
+"""Losses by name, and weighted sums of them, from torch and the libraries of segmentation and metric learning."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from pytorch_metric_learning import losses as metric_losses
+from pytorch_metric_learning import miners
+from timm.loss.asymmetric_loss import AsymmetricLossMultiLabel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.errors import ConfigError, SpecError
+from model.plugins import find, plugged_in
+from model.spec import Question
+from model.tasks.segmentation import IGNORED
+from train.sections import LossTerm, Named
+
+Factory = Callable[..., nn.Module]
+
+
+class OneForAll(nn.Module):
+    """Binary cross-entropy of each class against the rest, for a single right one. Logits [N, C], classes [N]."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, logits.shape[1]).to(logits.dtype))
+
+
+class ForegroundCrossEntropy(nn.Module):
+    """Binary cross-entropy of the foreground of two classes. Logits [N, 2, H, W], classes [N, H, W]."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        judged = targets != IGNORED
+        margin = (logits[:, 1] - logits[:, 0])[judged]
+        return F.binary_cross_entropy_with_logits(margin, targets[judged].to(margin.dtype))
+
+
+class _OnIntegers(nn.Module):
+    """A loss that wants class numbers as int64."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        value: Tensor = self.loss(logits, targets.long())
+        return value
+
+
+def _of_regions(loss: Factory) -> Factory:
+    """A loss of segmentation-models-pytorch over the foreground classes."""
+
+    def made(question: Question, **arguments: Any) -> nn.Module:
+        foreground = list(range(1, len(question.labels)))
+        return _OnIntegers(loss(mode="multiclass", classes=foreground, **arguments))
+
+    return made
+
+
+def _cross_entropy(question: Question, **arguments: Any) -> nn.Module:
+    return _OnIntegers(nn.CrossEntropyLoss(ignore_index=IGNORED, **arguments))
+
+
+def _binary(question: Question) -> nn.Module:
+    if len(question.labels) != 2:
+        raise ConfigError(f"loss bce: is for two labels, there are {len(question.labels)}; use cross_entropy")
+    return ForegroundCrossEntropy()
+
+
+MULTICLASS: dict[str, Factory] = {
+    "cross_entropy": lambda question, **arguments: nn.CrossEntropyLoss(**arguments),
+    "bce": lambda question: OneForAll(),
+    "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multiclass", **arguments),
+}
+MULTILABEL: dict[str, Factory] = {
+    "bce": lambda question: nn.BCEWithLogitsLoss(),
+    "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multilabel", **arguments),
+    "asymmetric": lambda question, **arguments: AsymmetricLossMultiLabel(**arguments),
+}
+SEGMENTATION: dict[str, Factory] = {
+    "dice": lambda question, **arguments: _of_regions(smp.losses.DiceLoss)(question, ignore_index=IGNORED, **arguments),
+    "cross_entropy": _cross_entropy,
+    "bce": _binary,
+    "focal": lambda question, **arguments: _OnIntegers(
+        smp.losses.FocalLoss(mode="multiclass", ignore_index=IGNORED, **arguments)
+    ),
+}
+PAIRS = {"arcface": "ArcFaceLoss", "triplet": "TripletMarginLoss", "contrastive": "ContrastiveLoss"}
+"""Short names for losses of pytorch-metric-learning; all others go by their class."""
+
+
+def add_up(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of scalars."""
+    return torch.stack(list(parts)).sum()
+
+
+class WeightedSum(nn.Module):
+    """Each loss of (logits, targets) times its weight, added up."""
+
+    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.losses, self.weights = nn.ModuleList(losses), tuple(weights)
+
+    def forward(self, logits: Tensor, targets: Any) -> Tensor:
+        parts = [weight * loss(logits, targets) for weight, loss in zip(self.weights, self.losses, strict=True)]
+        return add_up(parts)
+
+
+def weighted_sum(
+    terms: Sequence[LossTerm] | None, usual: str, table: Mapping[str, Factory], question: Question
+) -> nn.Module:
+    """The losses asked for, from a task's table or a plugin's. Raises ConfigError."""
+    terms = terms or (LossTerm(name=usual),)
+    mining = [term.name for term in terms if term.miner is not None]
+    if mining:
+        raise ConfigError(f"loss {mining[0]}: a miner is for the losses of metric learning")
+    losses = [_made(term, table.get(term.name), [*table], question) for term in terms]
+    return WeightedSum(losses, [term.weight for term in terms])
+
+
+def embedding_losses(terms: Sequence[LossTerm] | None, usual: str, classes: int, size: int) -> nn.Module:
+    """The losses of pytorch-metric-learning asked for, each with its miner. Raises ConfigError."""
+    terms = terms or (LossTerm(name=usual),)
+    known = sorted([*PAIRS, *(name for name in dir(metric_losses) if name.endswith("Loss"))])
+    facts = {"num_classes": classes, "embedding_size": size}
+    losses = []
+    for term in terms:
+        kind = getattr(metric_losses, PAIRS.get(term.name, term.name), None)
+        loss = _made(term, kind and _knowing(kind, facts), known)
+        losses.append(_Mined(loss, None if term.miner is None else _miner(term.miner)))
+    return WeightedSum(losses, [term.weight for term in terms])
+
+
+class _Mined(nn.Module):
+    def __init__(self, loss: nn.Module, miner: nn.Module | None) -> None:
+        super().__init__()
+        self.loss, self.miner = loss, miner
+
+    def forward(self, vectors: Tensor, classes: Tensor) -> Tensor:
+        """The loss over the pairs or triplets that the miner picks."""
+        picked = () if self.miner is None else (self.miner(vectors, classes),)
+        value: Tensor = self.loss(vectors, classes, *picked)
+        return value
+
+
+def _knowing(kind: Factory, facts: Mapping[str, int]) -> Factory:
+    """The class with the facts about the data that its constructor asks for."""
+    asked = {name for each in inspect.getmro(kind) for name in inspect.signature(each.__init__).parameters}  # type: ignore[arg-type,misc]
+    return lambda **arguments: kind(**{name: value for name, value in facts.items() if name in asked}, **arguments)
+
+
+def _miner(miner: Named) -> nn.Module:
+    known = [name for name in dir(miners) if name.endswith("Miner")]
+    return _made(miner, getattr(miners, miner.name, None), known, what="miner")
+
+
+def _made(term: Named, factory: Factory | None, known: Sequence[str], *facts: Any, what: str = "loss") -> nn.Module:
+    """The thing of this name: from the library, or what a plugin has registered as such."""
+    if factory is None and what == "loss" and (":" in term.name or term.name in plugged_in("loss")):
+        try:
+            factory, facts = find("loss", term.name), ()
+        except SpecError as error:
+            raise ConfigError(str(error)) from error
+    if factory is None:
+        near = difflib.get_close_matches(term.name, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+        raise ConfigError(f"{what}: none is named {term.name!r} for this task{hint}")
+    try:
+        made = factory(*facts, **term.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what} {term.name}: its arguments {dict(term.arguments)} do not fit: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"{what} {term.name}: expected a torch module, got {type(made).__name__}")
+    return made

@@ -1,0 +1,219 @@
+"""The parts of a training configuration. Loads without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from model.preprocess import Fit, Interpolation, Preprocess
+from model.spec import Frozen, Name
+
+# os.path's version leaves an unknown user's name as it is; Path's raises RuntimeError.
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, in 0..1."""
+
+
+class Section(Frozen):
+    """Base of a configuration's parts: besides unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Named(Section):
+    """Something found by its name, with arguments: `name: X` and its arguments beside it, or just `X`."""
+
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class LossTerm(Named):
+    """One loss of a weighted sum."""
+
+    weight: PositiveFloat = 1.0
+    miner: Annotated[Named, BeforeValidator(lambda value: _spelled_out(value, Named))] | None = None
+    """For metric learning: which pairs to learn from, a name of pytorch_metric_learning.miners."""
+
+
+def _spelled_out(value: Any, kind: type[Named]) -> Any:
+    """`X` becomes `{name: X}`, and keys that the section does not have become arguments."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict) or "arguments" in value:
+        return value
+    own = {key: entry for key, entry in value.items() if key in kind.model_fields}
+    return {**own, "arguments": {key: entry for key, entry in value.items() if key not in own}}
+
+
+def _terms(value: Any) -> Any:
+    return [_spelled_out(term, LossTerm) for term in (value if isinstance(value, list | tuple) else [value])]
+
+
+Losses = Annotated[tuple[LossTerm, ...], BeforeValidator(_terms), Field(min_length=1)]
+Callback = Annotated[Named, BeforeValidator(lambda value: _spelled_out(value, Named))]
+
+
+class HeadConfig(Section):
+    """What the model is asked, and how it learns the answer."""
+
+    task: Name = "multiclass"
+    """multiclass, multilabel, embedding, segmentation, heads, or a plugin's."""
+    loss: Losses | None = None
+    """A name, or a list of terms with weights; default: the task's usual one."""
+    column: str | None = None
+    """Of a CSV or JSON: where the truth stands; default: the task's usual one, or the head's name."""
+    thresholds: dict[str, FiniteFloat] = {}
+    """By label, the probability from which it holds (multilabel, segmentation of two labels)."""
+    embedding_size: PositiveInt = 128
+    """Length of an embedding."""
+
+
+class WeightedHead(HeadConfig):
+    """One of several heads."""
+
+    weight: PositiveFloat = 1.0
+    """Of its loss in the sum."""
+
+
+class DataConfig(Section):
+    """The pictures. A part that the data does not bring is split off with the run's seed."""
+
+    path: UserPath
+    """A folder of class folders; a CSV or JSON; or a folder with parts `train`, `val`, `test` (and `base`) of those."""
+    reader: str | None = None
+    """folder, csv, json, or a plugin's; default: by what `path` is."""
+    masks: UserPath | None = None
+    """Segmentation: the folder of masks for a `path` that is a folder of pictures; paired by name, any extension."""
+    labels: tuple[str, ...] | None = None
+    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground."""
+    top_classes: PositiveInt | None = None
+    """Keep only the most common classes, so many."""
+    split_by: Literal["picture", "class"] | None = None
+    """class puts whole classes into one part, to measure on unseen ones; default: class for embeddings."""
+    per_class: Annotated[int, Field(ge=2)] | None = None
+    """Pictures of each class in a batch, for losses that compare them; default: pictures come at random."""
+    val_ratio: float = Field(default=0.15, gt=0, lt=1)
+    test_ratio: float = Field(default=0.15, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> DataConfig:
+        if self.val_ratio + self.test_ratio >= 1:
+            raise ValueError(f"val_ratio + test_ratio leave nothing to train on ({self.val_ratio} + {self.test_ratio})")
+        return self
+
+
+class ModelConfig(Section):
+    """The network: a name of timm, for segmentation one of segmentation-models-pytorch, or a plugin's."""
+
+    name: str
+    encoder: str = "resnet34"
+    """Segmentation: the encoder, a name of segmentation-models-pytorch or of timm."""
+    pretrained: bool = False
+    """Start from the library's weights, which are downloaded."""
+    weights: UserPath | None = None
+    """Start from a checkpoint, ours or someone else's; what does not fit (another number of classes) starts anew."""
+    arguments: dict[str, JsonValue] = {}
+    """More arguments of its constructor."""
+
+    @model_validator(mode="after")
+    def _start_from_one(self) -> ModelConfig:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights both say what to start from; give one")
+        return self
+
+
+class ImageConfig(Section):
+    """The size of the model's input, and how a picture is fitted to it (see `model.preprocess.Preprocess`)."""
+
+    size: PositiveInt | None = None
+    """A square's side; or give `height` and `width`."""
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    fit: Fit = "crop"
+    """crop keeps the centre, pad adds borders, squash changes the shape."""
+    crop_ratio: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of borders, red, green, blue in 0..255."""
+
+    @model_validator(mode="after")
+    def _is_one_size(self) -> ImageConfig:
+        sides = (self.height, self.width)
+        if (None in sides) if self.size is None else (sides != (None, None)):
+            raise ValueError("expected `size`, or both `height` and `width`")
+        _ = self.preprocess
+        return self
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that goes into the model's spec."""
+        height, width = self.height or self.size or 0, self.width or self.size or 0
+        return Preprocess(height, width, self.fit, self.crop_ratio, self.interpolation, self.fill)
+
+
+class AugmentConfig(Section):
+    """Random changes of training pictures; 0 turns one off, `enabled: false` all of them."""
+
+    enabled: bool = True
+    flip: Share = 0.5
+    """Probability of a mirror image, left to right."""
+    flip_vertical: Share = 0.0
+    """Probability of a mirror image, upside down."""
+    shift: Share = 0.05
+    """Largest shift, as a share of the side."""
+    scale: float = Field(default=0.1, ge=0, lt=1)
+    """Zoom in 1 - scale .. 1 + scale."""
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    """Largest turn either way, in degrees."""
+    color: Share = 0.2
+    """Largest relative change of brightness, contrast and saturation."""
+    gamma: float = Field(default=0.0, ge=0, lt=1)
+    """Gamma in 1 - gamma .. 1 + gamma."""
+
+
+class OptimizerConfig(Section):
+    """Norms and biases are never decayed."""
+
+    name: str = "adamw"
+    """A name of timm.optim.list_optimizers()."""
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    arguments: dict[str, JsonValue] = {}
+    """More arguments of its constructor, such as momentum."""
+
+
+class SchedulerConfig(Section):
+    """The learning rate rises linearly for `warmup` of all steps, then follows the name."""
+
+    name: str = "cosine"
+    """cosine, linear, constant, multistep, exponential, or a class of torch.optim.lr_scheduler."""
+    warmup: Share = 0.05
+    """As a share of a stage's steps."""
+    milestones: tuple[Share, ...] = (0.6, 0.9)
+    """multistep: after which shares of the steps the rate is multiplied with gamma."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    """multistep: at each milestone; exponential: what is left of the rate at the end."""
+    arguments: dict[str, JsonValue] = {}
+    """Of a class of torch.optim.lr_scheduler, which is stepped after each batch and has no warm-up of ours;
+    total_steps, T_max and total_iters are those of the training where they are left out."""
+
+
+class ExportConfig(Section):
+    """What `builder export` is asked for when training ends."""
+
+    onnx: Literal["fp32"] = "fp32"
+    repository: UserPath = Path("model_repository")
+    max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
