@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NEEDS = re.compile(r"^# needs (.+)$", re.MULTILINE)
+NAMED = re.compile(r"^```(?:python|yaml)\n(# ([\w.]+\.(?:py|yaml))\n.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def shell_blocks(page: Path) -> list[str]:
@@ -21,6 +22,14 @@ def shell_blocks(page: Path) -> list[str]:
 
 def runnable(page: Path) -> list[str]:
     return [block for block in shell_blocks(page) if not NEEDS.search(block)]
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """Python and YAML blocks by the file that their first line names; blocks of one name are one file."""
+    files: dict[str, str] = {}
+    for text, name in NAMED.findall(page.read_text()):
+        files[name] = files.get(name, "") + text
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
 def test_shell_blocks_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     script = "\n".join(["set -eux", *runnable(page)])
+    for name, text in files_of(page).items():
+        (workplace / name).write_text(text)
     # Pytest's own environment must not reach the commands: they are typed in a fresh shell.
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "TRITONKIT", "MAKE"))}
     clean["TRITONKIT_STATE"] = str(tmp_path)  # a bare `server down` must not stop the developer's own servers

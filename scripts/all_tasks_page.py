@@ -1,0 +1,113 @@
+"""Check what the example trainings reached and that it is served unchanged; write the page that shows it.
+
+python -m scripts.all_tasks_page all_tasks NAME...
+
+Exits with 1 when a model is worse than its task allows, or when checkpoint, ONNX file and Triton differ.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+MEASURED = ("checkpoint", "onnx", "triton")
+MAX_DIFFERENCE = 0.001
+AT_LEAST = {
+    "fashion": ("accuracy", 0.88),
+    "mosaics": ("map", 0.80),
+    "units": ("recall@1", 0.93),
+    "stamps": ("iou", 0.75),
+    "heads": ("digit.accuracy", 0.95),
+}
+DRAWN = ("predictions.png", "curves.png", "confusion.png")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one example reached. `metrics`: for each name the value by checkpoint, ONNX file and Triton."""
+
+    name: str
+    task: str
+    seconds: int
+    metric: str
+    least: float
+    metrics: dict[str, list[float]]
+    verdict: str
+    gallery: str
+    drawings: tuple[str, ...]
+
+    @property
+    def reached(self) -> float:
+        """By the checkpoint."""
+        return self.metrics[self.metric][0]
+
+    @property
+    def difference(self) -> float:
+        """The largest between the three, over all metrics."""
+        return max(max(values) - min(values) for values in self.metrics.values())
+
+    @property
+    def good(self) -> bool:
+        """As good as it must be, and served as it was trained."""
+        return self.reached >= self.least and self.difference < MAX_DIFFERENCE
+
+
+def main(folder: Path, names: Sequence[str]) -> int:
+    """Print a line for each example, and write `index.html`."""
+    results = [_result(folder, name) for name in names]
+    for result in results:
+        print(_sentence(result))
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    page = templates.get_template("all_tasks_page.html.jinja").render(results=results, max_difference=MAX_DIFFERENCE)
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    print(f"open {folder / 'index.html'} in a browser")
+    return 0 if all(result.good for result in results) else 1
+
+
+def _sentence(result: Result) -> str:
+    values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
+    return (
+        f"{'ok  ' if result.good else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
+        f"least {result.least}), largest difference of any metric {result.difference:.6f}, "
+        f"trained in {result.seconds} s"
+    )
+
+
+def _result(folder: Path, name: str) -> Result:
+    part, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
+    measured = [_read(part / f"{what}.json")["metrics"] for what in MEASURED]
+    verdict = _read(version / "verdict.json")
+    worst = max(comparison["max_abs"] for comparison in verdict["comparisons"])
+    kept = min(comparison["decisions_kept"] for comparison in verdict["comparisons"])
+    metric, least = AT_LEAST[name]
+    return Result(
+        name=name,
+        task=_read(version.parent / "model.json")["task"],
+        seconds=int((part / "seconds").read_text()),
+        metric=metric,
+        least=least,
+        metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
+        verdict=f"{'passed' if verdict['passed'] else 'failed'}, largest error {worst:.1e}, {kept:.0%} decisions kept",
+        gallery=(part / "answers.html").read_text(encoding="utf-8"),
+        drawings=tuple(_data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _data_url(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,157 @@
+"""Train, export and serve each of eighteen well-known backbones; write the table of docs/backbones.md.
+
+python -m scripts.backbones [--output docs/backbones.md] [NAME...]
+
+Each is trained for one epoch on digits under the name that people know it by, exported with a verdict, loaded by a
+real Triton, and asked for the pictures of its golden sample. Exits with 1 when a step of any fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from rich.progress import track
+
+from builder.export import Order, Published, export_onnx
+from builder.sources import source_from_checkpoint
+from model.backbones import timm_name
+from model.errors import ArtifactError, TritonkitError
+from model.golden import beside_checkpoint
+from model.runners.triton import TritonRunner, TritonServer
+from model.spec import Frozen
+from server.process import Options, start, stop, wait_until_ready
+from train.config import Config
+from train.fit import fit
+
+NAMES = (
+    *("ResNet-18", "ResNet-34", "ResNet-50", "ResNet-101", "MobileNetV2", "MobileNetV3 small", "MobileNetV3 large"),
+    *("ResNeXt-50 32x4d", "ResNeXt-101 32x8d", "WideResNet-50-2", "WideResNet-101-2"),
+    *("EfficientNet-B0", "EfficientNet-B3", "EfficientNet-B4"),
+    *("DenseNet-121", "DenseNet-161", "DenseNet-169", "DenseNet-201"),
+)
+DIGITS = Path(".cache/data/digits")
+PICTURES = 24
+"""Of each of three digits."""
+PORTS = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
+PAGE = """# Backbones that were proven
+
+Any network of timm can be named in `model.name`. These eighteen are also found by the names that papers and other
+libraries give them. Each row is a real run of `python -m scripts.backbones`: trained for one epoch on {pictures} digits
+of 64 x 64 pixels, exported to ONNX with a verdict, loaded by NVIDIA Triton, and asked; the error is the largest
+difference of any probability between the trained checkpoint and Triton's answer.
+
+| name | timm's name | weights | embedding | trained | ONNX | Triton | largest error |
+|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+class Proof(Frozen):
+    """How far one backbone came."""
+
+    name: str
+    trained: bool = False
+    exported: bool = False
+    served: bool = False
+    error: float | None = None
+    """The largest difference of a probability, checkpoint to Triton."""
+
+    def row(self) -> str:
+        """Its line of the table."""
+        built = timm.create_model(timm_name(self.name), num_classes=0).eval()
+        embedding = int(built(torch.zeros(1, 3, 64, 64)).shape[1])
+        weights = sum(weight.numel() for weight in built.parameters()) / 1e6
+        said = [str(step) for step in (self.trained, self.exported, self.served)]
+        error = "" if self.error is None else f"{self.error:.0e}"
+        cells = [self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", str(embedding), *said, error]
+        return f"| {' | '.join(cells)} |"
+
+
+def prove(name: str, data: Path, folder: Path) -> Proof:
+    """Take one backbone as far as it goes; what stopped it is told on stderr."""
+    proof = Proof(name=name)
+    try:
+        fitted = fit(_config(name, data, folder))
+        proof = proof.model_copy(update={"trained": True})
+        order = Order(folder / "repository", max_batch=4)
+        published = export_onnx(source_from_checkpoint(fitted.checkpoint), order, lambda step: None)
+        proof = proof.model_copy(update={"exported": published.verdict.passed})
+        error = _served_error(fitted.checkpoint, published, order.repository)
+        return proof.model_copy(update={"served": error < 1e-4, "error": error})
+    except TritonkitError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return proof
+
+
+def _config(name: str, data: Path, folder: Path) -> Config:
+    document = {
+        "name": timm_name(name),
+        "output": folder / "runs",
+        "data": {"path": data},
+        "model": {"name": name},
+        "image": {"size": 64, "fit": "squash"},
+        "epochs": 1,
+        "batch_size": 8,
+        "workers": 0,
+    }
+    return Config.model_validate(document)
+
+
+def _served_error(checkpoint: Path, published: Published, repository: Path) -> float:
+    golden = beside_checkpoint(checkpoint)
+    if golden is None:
+        raise ArtifactError(f"{checkpoint}: training wrote no golden sample beside it")
+    server = start(Options(repository=repository, **PORTS), stops_with_parent=True)
+    try:
+        wait_until_ready(server, timeout_s=120)
+        with TritonRunner(TritonServer(f"127.0.0.1:{PORTS['grpc_port']}"), published.model) as runner:
+            images = golden.images[:4]
+            answers = runner.infer(images)["probabilities"]
+    finally:
+        stop(server)
+    return float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
+
+
+def _pictures(folder: Path) -> Path:
+    """A table of a few digits."""
+    table = folder / "digits.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_path", "label"])
+        for label in "017":
+            writer.writerows((path.resolve(), label) for path in sorted((DIGITS / label).iterdir())[:PICTURES])
+    return table
+
+
+def _proofs(names: Sequence[str]) -> Iterator[Proof]:
+    for name in track(list(names), "proving backbones"):
+        # Weights and repositories of one at a time: together they are some gigabytes.
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            yield prove(name, _pictures(folder), folder)
+
+
+def main() -> int:
+    """Prove each, write the table, and tell by the exit code whether all steps worked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
+    parser.add_argument("--output", type=Path)
+    words = parser.parse_args()
+    proofs = list(_proofs(words.names))
+    rows = "\n".join(proof.row() for proof in proofs)
+    print(rows)
+    if words.output:
+        words.output.write_text(PAGE.format(rows=rows, pictures=3 * PICTURES), encoding="utf-8")
+    return 0 if all(proof.served for proof in proofs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
