@@ -19,7 +19,7 @@ setup: .venv/.done .venv-triton/.done ## Make both environments: the kit's and T
 demo: setup data ## Train, export, serve, ask and measure on real data (about three minutes)
 	scripts/demo.sh
 
-all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about fifteen minutes)
+all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about ten minutes)
 	scripts/all_tasks.sh
 
 test: setup data ## Run all tests, on a real Triton
