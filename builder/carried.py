@@ -13,7 +13,6 @@ from builder.onnx_export import spec_in_onnx
 from builder.verdict import Problem
 from model.errors import SpecError
 from model.spec import ModelSpec, Question
-from model.tasks.base import DEFAULT_THRESHOLD
 
 _REMEDY = "Export it again, or verify it with the --threshold and --probability it was exported with"
 
@@ -49,7 +48,7 @@ def _of_questions(carried: Question, asked: Question, head: str) -> Iterator[str
     if carried.labels != asked.labels:
         yield _of_labels(head, carried.labels, asked.labels)
     for label in asked.labels:
-        limits = [question.thresholds.get(label, DEFAULT_THRESHOLD) for question in (carried, asked)]
+        limits = [question.threshold(label) for question in (carried, asked)]
         if limits[0] != limits[1]:
             yield _said(f"{head}thresholds.{label}", *limits)
     if list(carried.heads) != list(asked.heads):

@@ -17,7 +17,6 @@ from model.runners.base import Outputs
 from model.runners.pytorch import TorchRunner
 from model.spec import Normalize, Question
 from model.tasks import task_for
-from model.tasks.base import DEFAULT_THRESHOLD
 
 Suspect = tuple[str, Outputs]
 
@@ -124,7 +123,7 @@ def _of_the_threshold(network: Network, probes: ImageArray, actual: Outputs) -> 
     if not 0 < cut < 1:
         return
     expected = ask(TorchRunner(in_terms(network, Terms(threshold=cut)), origin="checkpoint"), probes, 1)
-    wanted = network.spec.thresholds.get(network.spec.labels[1], DEFAULT_THRESHOLD)
+    wanted = network.spec.threshold(network.spec.labels[1])
     yield f"threshold is shifted: {name} is cut at {cut:.3g}, expected {wanted:.3g}", expected
 
 

@@ -27,6 +27,7 @@ from model.errors import SpecError
 from model.preprocess import Preprocess
 
 SCHEMA_VERSION: Final = 2
+DEFAULT_THRESHOLD = 0.5
 METADATA_KEY = "model.json"
 """Under this key the JSON stands in checkpoints, ONNX metadata and Triton's config parameters."""
 
@@ -114,6 +115,10 @@ class Question(Frozen):
         if strangers := set(self.thresholds) - set(self.labels):
             raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(strangers))}")
         return self
+
+    def threshold(self, label: str) -> float:
+        """The probability from which a label holds."""
+        return self.thresholds.get(label, DEFAULT_THRESHOLD)
 
     def described_labels(self) -> str:
         """How many labels, and the first of them."""

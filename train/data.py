@@ -70,6 +70,8 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     read = _read(config, task)
     if config.split_by == "class" and task.split_by != "class":
         read.problems.append(f"data.split_by: class is for embeddings; a {task.name} model cannot tell unseen classes")
+    if config.labels and not task.dense:
+        read.problems.append(f"data.labels: names the numbers in masks; a {task.name} model has labels from its data")
     if config.top_classes:
         read.samples = keep_most_common(read.samples, task, config.top_classes)
         read.declared = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ def are_numbers(paths: Iterable[Path]) -> bool:
 
     Otherwise they are black and white. One file cannot tell: 0 and 255 may be either.
     """
-    return any(_holds_numbers(path) for path in paths)
+    with ThreadPoolExecutor() as pool:
+        try:
+            return any(pool.map(_holds_numbers, paths))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _holds_numbers(path: Path) -> bool:

@@ -18,7 +18,6 @@ from model.spec import Question, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_THRESHOLD = 0.5
 Targets = dict[str, NDArray[Any]]
 """What is known to be true of N images, each [N, ...], by the name of the head's first output."""
 Agreement = dict[str, NDArray[np.float64]]
@@ -62,13 +61,13 @@ class Task(ABC):
             raise SpecError(f"{self.name}: a threshold lies between 0 and 1, got {', '.join(wrong)}")
 
     @property
-    @abstractmethod
     def channels(self) -> int:
-        """How many raw values the network's head gives, for an image or for each pixel of it."""
+        """How many raw values the network's head gives, for an image or for each pixel of it: one a label."""
+        return len(self.labels)
 
-    @abstractmethod
     def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
-        """The outputs of a model with the input `image`."""
+        """The outputs of a model with the input `image`: one, with a number for each raw value."""
+        return (TensorSpec(name=self.output, dtype="FP32", shape=(self.channels,)),)
 
     @abstractmethod
     def last_layer(self) -> nn.Module:
@@ -116,9 +115,6 @@ class Task(ABC):
 
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
-
-    def _threshold(self, label: str) -> float:
-        return self.question.thresholds.get(label, DEFAULT_THRESHOLD)
 
     def _needs_labels(self, least: int) -> None:
         if len(self.labels) < least:

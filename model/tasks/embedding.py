@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question, TensorSpec
+from model.spec import Question
 from model.tasks.base import Agreement, Answer, Targets, Task
 from model.tasks.multiclass import TIE
 
@@ -38,9 +38,6 @@ class Embedding(Task):
     @property
     def channels(self) -> int:
         return self._size
-
-    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
-        return (TensorSpec(name=self.output, dtype="FP32", shape=(self._size,)),)
 
     def last_layer(self) -> nn.Module:
         from model.layers import UnitLength

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question, TensorSpec
+from model.spec import Question
 from model.tasks.base import Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ class Multiclass(Task):
     def __init__(self, question: Question, output: str | None = None) -> None:
         super().__init__(question, output)
         self._needs_labels(2)
-
-    @property
-    def channels(self) -> int:
-        return len(self.labels)
-
-    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
-        return (TensorSpec(name=self.output, dtype="FP32", shape=(len(self.labels),)),)
 
     def last_layer(self) -> nn.Module:
         from model.layers import Softmax

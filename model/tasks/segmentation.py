@@ -43,10 +43,6 @@ class Segmentation(Task):
                 f"segmentation: probability is that of one foreground, but there are {len(self.labels)} labels"
             )
 
-    @property
-    def channels(self) -> int:
-        return len(self.labels)
-
     def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
         mask = TensorSpec(name=self.output, dtype="UINT8", shape=image.shape[:2])
         if not self.question.probability:
@@ -56,7 +52,7 @@ class Segmentation(Task):
     def last_layer(self) -> nn.Module:
         from model.layers import Mask
 
-        threshold = self._threshold(self.labels[1]) if len(self.labels) == 2 else None
+        threshold = self.question.threshold(self.labels[1]) if len(self.labels) == 2 else None
         return Mask(threshold, self.question.probability)
 
     def faults(self, outputs: Outputs) -> list[str]:
@@ -100,7 +96,7 @@ class Segmentation(Task):
         if not self.question.probability:
             return output[self.output]
         # Not the graph's own mask: the threshold may have been replaced.
-        return (output["probability"] >= self._threshold(self.labels[1])).astype(np.uint8)
+        return (output["probability"] >= self.question.threshold(self.labels[1])).astype(np.uint8)
 
     def _same(self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], how: Geometry | None) -> float:
         # Counted as the model gives them: one of its pixels may be hundreds of the picture's.

@@ -481,6 +481,11 @@ def a_label_that_is_a_column(ground: Ground) -> list[str]:
     return ["a label 'image_path' could not be told from a column or a list; rename it"]
 
 
+def names_for_the_numbers_of_no_mask(ground: Ground) -> list[str]:
+    ground.values["data"]["labels"] = ["zero", "one", "seven"]
+    return ["data.labels: names the numbers in masks; a multiclass model has labels from its data"]
+
+
 def pictures_without_a_folder_of_masks(ground: Ground) -> list[str]:
     ground.segments()
     del ground.values["data"]["masks"]
@@ -523,7 +528,8 @@ DATA = [
     an_embedding_of_too_few_classes, top_classes_of_masks, a_share_too_small, weights_that_fit_nothing,
     weights_that_are_missing, classes_that_training_does_not_know, a_header_that_says_it_twice,
     json_with_a_number_for_a_path, json_that_lacks_a_label, a_label_that_is_a_column,
-    pictures_without_a_folder_of_masks, labels_in_a_column_that_is_not_there, labels_in_a_column_of_facts,
+    names_for_the_numbers_of_no_mask, pictures_without_a_folder_of_masks,
+    labels_in_a_column_that_is_not_there, labels_in_a_column_of_facts,
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -31,9 +31,7 @@ def training_task(config: Config) -> TrainingTask:
     if config.task == HeadsTraining.name:
         heads = {name: _one(head, name) for name, head in config.heads.items()}
         return HeadsTraining(config, heads, {name: head.weight for name, head in config.heads.items()})
-    if config.task == SegmentationTraining.name:
-        return SegmentationTraining(config, labels=config.data.labels)
-    return _one(config)
+    return _one(config, named=config.data.labels)
 
 
 def training_task_of(spec: ModelSpec) -> TrainingTask:
@@ -43,9 +41,7 @@ def training_task_of(spec: ModelSpec) -> TrainingTask:
         columns = recorded.get("heads") or {}
         heads = {name: _one(_head_of(head, _section(columns, name)), name) for name, head in spec.heads.items()}
         return HeadsTraining(_head_of(spec, recorded), heads, dict.fromkeys(heads, 1.0))
-    if spec.task == SegmentationTraining.name:
-        return SegmentationTraining(_head_of(spec, recorded), labels=spec.labels)
-    return _one(_head_of(spec, recorded))
+    return _one(_head_of(spec, recorded), named=spec.labels)
 
 
 def _head_of(question: Question, recorded: Mapping[str, JsonValue]) -> HeadConfig:
@@ -60,12 +56,12 @@ def _section(document: JsonValue, name: str) -> Mapping[str, JsonValue]:
     return found if isinstance(found, dict) else {}
 
 
-def _one(config: HeadConfig, output: str | None = None) -> TrainingTask:
+def _one(config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> TrainingTask:
     kinds: dict[str, Any] = {**plugged_in("training task"), **TRAINING_TASKS}
     if config.task not in kinds:
         raise ConfigError(
             f"task: there is no {config.task!r}; there are {', '.join([*kinds, HeadsTraining.name])}. For one of your "
             f"own, name its module under `plugins:`, or in {VARIABLE}"
         )
-    task: TrainingTask = kinds[config.task](config, output)
+    task: TrainingTask = kinds[config.task](config, output, named)
     return task

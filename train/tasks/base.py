@@ -43,9 +43,9 @@ class TrainingTask(ABC):
     has_val_loss: bool = True
     """Whether the loss means something on classes that training does not know."""
 
-    def __init__(self, config: HeadConfig, output: str | None = None) -> None:
-        """`output` is the head's name where there are several."""
-        self.config, self.output = config, output
+    def __init__(self, config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> None:
+        """`output` is the head's name where there are several; `named` are labels that the truths give as numbers."""
+        self.config, self.output, self.named = config, output, named
         self.truth_column = config.column or output or self.column
 
     # What the data says.

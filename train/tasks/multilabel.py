@@ -15,7 +15,7 @@ from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecis
 from model.preprocess import Preprocess
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import DEFAULT_THRESHOLD, Targets
+from model.tasks.base import Targets
 from train.losses import MULTILABEL, weighted_sum
 from train.samples import IMAGE, LABELS, MASK, Row, Truth
 from train.tasks.base import Batched, TrainingTask, natural
@@ -88,7 +88,7 @@ class MultilabelTraining(TrainingTask):
         if detailed:
             metrics["auroc"] = MultilabelAUROC(count)
             metrics["f1"] = ClasswiseWrapper(MultilabelF1Score(count, average="none"), labels, prefix="f1/")
-        thresholds = torch.tensor([question.thresholds.get(label, DEFAULT_THRESHOLD) for label in labels])
+        thresholds = torch.tensor([question.threshold(label) for label in labels])
 
         def count_batch(name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
             """F1 is of what the thresholds decide, the others of the probabilities."""
@@ -113,7 +113,7 @@ class MultilabelTraining(TrainingTask):
         return {"": table}
 
     def _decided(self, outputs: Outputs, question: Question) -> NDArray[np.bool_]:
-        limits = np.array([question.thresholds.get(label, DEFAULT_THRESHOLD) for label in question.labels])
+        limits = np.array([question.threshold(label) for label in question.labels])
         decided: NDArray[np.bool_] = self._answers(outputs, question) >= limits
         return decided
 

@@ -38,9 +38,9 @@ class SegmentationTraining(TrainingTask):
     usual_loss = "dice"
     dense = True
 
-    def __init__(self, config: HeadConfig, output: str | None = None, labels: tuple[str, ...] | None = None) -> None:
-        super().__init__(config, output)
-        self._labels = labels or BINARY
+    def __init__(self, config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> None:
+        super().__init__(config, output, named)
+        self._labels = tuple(named or BINARY)
         self._black_and_white = False
 
     def truth(self, row: Row) -> Truth:
