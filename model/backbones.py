@@ -11,6 +11,7 @@ import timm
 from torch import nn
 
 from model.errors import OutsideError, SpecError
+from model.hub import check_at_hand
 from model.plugins import find, plugged_in
 from model.preprocess import Preprocess
 from model.spec import Architecture, Normalize
@@ -78,10 +79,15 @@ def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Modu
     refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
     if refused:
         raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
+    if architecture.library == "graph":
+        raise SpecError(
+            f"{architecture.name} came as a graph, an ONNX or TorchScript file: there is no network to build from it. "
+            "Use that file, or the checkpoint that it was made from"
+        )
     builder = {"timm": _timm, "smp": _smp, "plugin": _plugin}[architecture.library]
     try:
         network: nn.Module = builder(architecture, classes, pretrained)
-    except SpecError:
+    except (SpecError, OutsideError):
         raise
     except OSError as error:
         raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
@@ -116,6 +122,19 @@ def timm_normalize(name: str) -> Normalize:
         return Normalize(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD)
     config = _timm_config(name)
     return Normalize(mean=config.mean, std=config.std)
+
+
+def timm_weights(name: str) -> Any:
+    """timm's `PretrainedCfg` of the weights it has by this name, `resnet18` or `resnet18.a1_in1k`.
+
+    Raises SpecError where it knows no such model, or has no weights for it.
+    """
+    config = _timm_config(name)
+    if not config.has_weights:
+        others = timm.list_pretrained(f"{name.split('_', 1)[0]}*")[:5]
+        hint = f"; near it: {', '.join(others)}" if others else ""
+        raise SpecError(f"timm {timm.__version__} has no pretrained weights for {name!r}{hint}")
+    return config
 
 
 def timm_preprocess(name: str) -> Preprocess:
@@ -155,7 +174,9 @@ def _timm_config(name: str) -> Any:
 
 
 def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
-    _timm_config(architecture.name)
+    config = _timm_config(architecture.name)
+    if pretrained:
+        check_at_hand(architecture.name, config)
     arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
     return timm.create_model(architecture.name, **arguments)
 

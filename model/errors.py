@@ -73,3 +73,8 @@ class ServerError(OutsideError):
 
 class InferenceError(OutsideError):
     """Triton could not be reached, or refused a request."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong, without the listing it puts below; its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

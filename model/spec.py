@@ -59,10 +59,11 @@ class TensorSpec(Frozen):
 class Architecture(Frozen):
     """The network's constructor: a model name of a library, and its arguments.
 
-    `smp` is segmentation-models-pytorch; `plugin` is a constructor of one's own (`model.plugins`).
+    `smp` is segmentation-models-pytorch; `plugin` is a constructor of one's own (`model.plugins`); `graph` has no
+    constructor: the model came as an ONNX or TorchScript file, and `name` is that file's.
     """
 
-    library: Literal["timm", "smp", "plugin"] = "timm"
+    library: Literal["timm", "smp", "plugin", "graph"] = "timm"
     name: str
     arguments: dict[str, JsonValue] = {}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,17 @@ _NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "
 # Counts training steps; no answer depends on it, and older files lack it.
 _UNUSED = "num_batches_tracked"
 _GOOD_PART = 0.2
+_LAST_LAYER = {"fc", "classifier", "head", "last_linear", "linear"}
+_UNREADABLE = "not a readable PyTorch checkpoint"
+# Values that trainers leave beside weights, and that do nothing when they are made. Nothing else is ever added here.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    PosixPath,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8")),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+]
 
 
 @dataclass(frozen=True)
@@ -31,22 +45,70 @@ class Matched:
     how: str
 
 
+@dataclass(frozen=True)
+class ForeignWeights:
+    """The tensors of a file, and what it says of the network they are for."""
+
+    state: State
+    architecture: str | None = None
+    """timm's trainer and torchvision's write it as `arch`."""
+
+
 def read_foreign_weights(path: Path) -> State:
     """The tensors of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file. Raises CheckpointError."""
+    return read_foreign(path).state
+
+
+def read_foreign(path: Path) -> ForeignWeights:
+    """The tensors of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file: a plain state dict, or that of a trainer.
+
+    Lightning, timm and others keep it under a key, beside their own state. Raises CheckpointError.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
-        return {key: torch.from_numpy(array) for key, array in read_weights(path).items()}
+        return ForeignWeights({key: torch.from_numpy(array) for key, array in read_weights(path).items()})
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds pickled Python objects, which can run code and are not loaded. Save the weights alone, "
-            "torch.save(model.state_dict(), FILE) or safetensors, where the file comes from."
-        ) from error
+        raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE} ({error})") from error
     except Exception as error:  # a damaged file fails wherever the reader happens to be
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({error})") from error
-    return _state_in(document, path)
+        raise CheckpointError(f"{path}: {_UNREADABLE} ({error})") from error
+    named = document.get("arch") if isinstance(document, Mapping) else None
+    return ForeignWeights(_state_in(document, path), named if isinstance(named, str) else None)
+
+
+def class_count(state: State) -> tuple[int, str] | None:
+    """How many values the last layer gives, and the name of its weight; None where none is to be seen.
+
+    It is a layer with a name that libraries give their last one, else the last in the file.
+    """
+    layers = [
+        (int(tensor.shape[0]), key)
+        for key, tensor in state.items()
+        if key.endswith("weight") and tensor.ndim >= 2 and key.removesuffix("weight") + "bias" in state
+    ]
+    named = [layer for layer in layers if _LAST_LAYER.intersection(layer[1].split(".")[-3:])]
+    return (named or layers)[-1] if layers else None
+
+
+def _is_pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"\x80", b"PK"))
+
+
+def _refused(path: Path) -> str:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001 - of the oldest formats it cannot tell, in many ways
+        found = []
+    named = f" ({', '.join(sorted(found)[:4])}{', …' if len(found) > 4 else ''})" if found else ""
+    return (
+        f"{path}: holds pickled Python objects{named}, which can run code and are not loaded. Save the weights alone, "
+        "torch.save(model.state_dict(), FILE) or safetensors, where the file comes from; of a Lightning checkpoint, "
+        'torch.save(checkpoint["state_dict"], FILE).'
+    )
 
 
 def _state_in(document: Any, path: Path) -> State:

@@ -23,7 +23,34 @@ def _onnxruntime(path: Path, threads: int) -> Runner:
     return OnnxRuntimeRunner(path, threads=threads)
 
 
-OPENERS: dict[str, Callable[[Path, int], Runner]] = {".safetensors": _torch, ".onnx": _onnxruntime}
+def _openvino(path: Path, threads: int) -> Runner:
+    from model.runners.openvino import OpenVinoRunner
+
+    return OpenVinoRunner(path, threads=threads)
+
+
+def _torchscript(path: Path, threads: int) -> Runner:
+    from model.runners.torchscript import TorchScriptRunner
+
+    return TorchScriptRunner(path, threads=threads)
+
+
+def _tensorrt(path: Path, threads: int) -> Runner:
+    from model.runners.tensorrt import TensorRtRunner
+
+    return TensorRtRunner(path)
+
+
+OPENERS: dict[str, Callable[[Path, int], Runner]] = {
+    ".safetensors": _torch,
+    ".onnx": _onnxruntime,
+    ".xml": _openvino,
+    ".pt": _torchscript,
+    ".plan": _tensorrt,
+    ".rtx": _tensorrt,
+}
+_EXTRAS = {"openvino": "openvino"}
+"""By library, the extra that brings it, where that is not `builder`."""
 
 
 def open_artifact(path: Path, threads: int = 0) -> Runner:
@@ -41,5 +68,5 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
     except ModuleNotFoundError as error:
         raise ArtifactError(
             f"{path}: running a {path.suffix} file needs {error.name}; install it with: "
-            "pip install 'tritonkit[builder]'"
+            f"pip install 'tritonkit[{_EXTRAS.get(error.name or '', 'builder')}]'"
         ) from error

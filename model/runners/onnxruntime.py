@@ -34,6 +34,7 @@ class OnnxRuntimeRunner(Runner):
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # its errors share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self.on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
         self.spec = spec or self._spec_in_file()
 
     def _spec_in_file(self) -> ModelSpec:

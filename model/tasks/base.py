@@ -23,6 +23,9 @@ Targets = dict[str, NDArray[Any]]
 Agreement = dict[str, NDArray[np.float64]]
 """How far two answers agree on each of N images, by measure, in 0..1; 1 is the same answer."""
 
+TIE = 1e-3
+"""Two answers whose probabilities differ by less than this are equally good, where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -78,7 +81,9 @@ class Task(ABC):
         """What is wrong with answers by themselves: things that no answer of this task can be."""
 
     @abstractmethod
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         """How far both answers agree; a tie may be broken either way.
 
         geometries: how each of the images was fitted, where known.
@@ -107,9 +112,12 @@ class Task(ABC):
         question = self.question.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
         return type(self)(question, self.output)
 
-    def decisions_kept(self, agreement: Agreement) -> NDArray[np.bool_]:
-        """For each of N images: do both answers decide the same?"""
-        kept = [values >= self._floor(measure) for measure, values in agreement.items()]
+    def decisions_kept(self, agreement: Agreement, slack: float = 1) -> NDArray[np.bool_]:
+        """For each of N images: do both answers decide the same?
+
+        slack: by how many times more than usual they may differ, where a reduced precision is judged.
+        """
+        kept = [values >= 1 - slack * (1 - self._floor(measure)) for measure, values in agreement.items()]
         all_kept: NDArray[np.bool_] = np.logical_and.reduce(kept)
         return all_kept
 

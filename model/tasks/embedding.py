@@ -13,8 +13,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import Agreement, Answer, Targets, Task
-from model.tasks.multiclass import TIE
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,11 +50,13 @@ class Embedding(Task):
             return []
         return [f"{self.output} is not normalised: length {worst:.3g}, expected 1"]
 
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
         cosine = (reference * other).sum(axis=1) / np.maximum(lengths, 1e-12)
-        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _same_neighbour(reference, other)}
+        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _same_neighbour(reference, other, tie)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         truth = targets[self.output]
@@ -93,10 +94,10 @@ def _similarities(vectors: NDArray[Any]) -> NDArray[Any]:
     return similar
 
 
-def _same_neighbour(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+def _same_neighbour(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
     if len(reference) < 2:
         return np.ones(len(reference))
     expected, chosen = _similarities(reference), _similarities(other).argmax(axis=1)
     given = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
-    kept: NDArray[np.float64] = (given >= expected.max(axis=1) - TIE).astype(np.float64)
+    kept: NDArray[np.float64] = (given >= expected.max(axis=1) - tie).astype(np.float64)
     return kept

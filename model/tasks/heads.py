@@ -12,7 +12,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question, TensorSpec
-from model.tasks.base import Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,11 +57,13 @@ class Heads(Task):
     def faults(self, outputs: Outputs) -> list[str]:
         return [fault for task in self.heads.values() for fault in task.faults(outputs)]
 
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         return {
             f"{name}.{measure}": values
             for name, task in self.heads.items()
-            for measure, values in task.agreement(expected, actual, geometries).items()
+            for measure, values in task.agreement(expected, actual, geometries, tie).items()
         }
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:

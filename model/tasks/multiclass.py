@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-TIE = 1e-3
-"""Two classes whose probabilities differ by less than this are equally good answers."""
 SUM_TOLERANCE = 1e-2
 """Half precision sums a thousand classes to within this."""
 
@@ -43,10 +41,14 @@ class Multiclass(Task):
         worst = float(np.abs(sums - 1).max())
         return [f"{self.output} do not sum to 1 (off by {worst:.2g})"] if worst > SUM_TOLERANCE else []
 
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         reference, chosen = expected[self.output], actual[self.output].argmax(axis=1)
         given = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]
-        return {"top1": (given >= reference.max(axis=1) - TIE).astype(np.float64)}
+        best = reference.max(axis=1)
+        # Where nothing is probable, next to nothing is far apart.
+        return {"top1": (given >= best - np.minimum(tie, best / 4)).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         return {"accuracy": float((outputs[self.output].argmax(axis=1) == targets[self.output]).mean())}

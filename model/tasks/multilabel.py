@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import Agreement, Answer, Targets, Task
-from model.tasks.multiclass import TIE, ranked
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.multiclass import ranked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,11 +42,13 @@ class Multilabel(Task):
             return []
         return [f"{self.output} lie in {values.min():.3g}..{values.max():.3g}, expected 0..1: the sigmoid is missing"]
 
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         reference = expected[self.output]
         same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)
-        tie = np.abs(reference - self._thresholds) <= TIE
-        return {"label_set": (same | tie).all(axis=1).astype(np.float64)}
+        near = np.abs(reference - self._thresholds) <= tie
+        return {"label_set": (same | near).all(axis=1).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         right = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)

@@ -12,7 +12,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question, TensorSpec
-from model.tasks.base import Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,9 @@ class Segmentation(Task):
             return []
         return [f"{self.output} holds the class {highest}, but there are {len(self.labels)} labels"]
 
-    def agreement(self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None) -> Agreement:
+    def agreement(
+        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+    ) -> Agreement:
         """Mean IoU of the labels that either mask has; at the picture's own size where the geometry is known."""
         fitted: Sequence[Geometry | None] = geometries or [None] * len(expected[self.output])
         each = zip(expected[self.output], actual[self.output], fitted, strict=True)

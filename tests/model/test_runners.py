@@ -139,7 +139,7 @@ def test_torch_runner_infers_when_the_network_was_training(
     assert np.array_equal(TorchRunner(network.train(), "here").infer(batch)["probabilities"], expected)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.bin", "model", "model.onnx.zip"])
+@pytest.mark.parametrize("name", ["model.pth", "model.bin", "model", "model.onnx.zip"])
 def test_open_names_what_it_knows_when_the_suffix_is_unknown(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"cannot run a .*known: \.safetensors, \.onnx"):

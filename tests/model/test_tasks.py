@@ -12,7 +12,8 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.spec import ModelSpec, Question, TensorSpec
 from model.tasks import Task, task_for, task_of
-from model.tasks.multiclass import TIE, Multiclass
+from model.tasks.base import TIE
+from model.tasks.multiclass import Multiclass
 from model.tasks.segmentation import IGNORED
 
 IMAGE = TensorSpec(name="image", dtype="UINT8", shape=(4, 6, 3))

@@ -1,0 +1,73 @@
+"""Weights that timm has by name: on this machine already, or to be fetched from the hub, which is asked once."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+from model.errors import OutsideError
+
+_TIMEOUT_S = 10.0
+_DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm looks for, in this order, where a model's configuration names no file."""
+
+
+def check_at_hand(name: str, config: Any) -> None:
+    """Raise OutsideError when weights are neither on this machine nor to be fetched.
+
+    The hub's library would try for a minute and tell of each try.
+
+    config: timm's `PretrainedCfg`.
+    """
+    if config.file or not config.hf_hub_id or _in_cache(config) is not None:
+        return
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, _files(config)[0], revision=revision or None), timeout=_TIMEOUT_S)
+    except EntryNotFoundError:
+        return  # an older repository, with one of the other names
+    except Exception as error:  # the hub's errors and those of its network library share no base class
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise OutsideError(
+            f"{name}: its pretrained weights ({config.hf_hub_id}) are not on this machine and cannot be fetched: "
+            f"{cause[0]}. Connect it to the network, or bring the weights in a file: "
+            f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training"
+        ) from error
+
+
+def file_of(config: Any) -> Path | None:
+    """Where the weights lie after they were loaded, None when timm has them elsewhere."""
+    if config.file:
+        return Path(config.file)
+    if (cached := _in_cache(config)) is not None:
+        return cached
+    if config.url:
+        import torch
+
+        downloaded = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(config.url).path).name
+        return downloaded if downloaded.is_file() else None
+    return None
+
+
+def _in_cache(config: Any) -> Path | None:
+    if not config.hf_hub_id:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    for file in _files(config):
+        found = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _files(config: Any) -> tuple[str, ...]:
+    named: str | None = config.hf_hub_filename
+    if named is None:
+        return _DEFAULT_FILES
+    return tuple(dict.fromkeys((named.replace("pytorch_model.bin", "model.safetensors"), named)))
