@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from builder.carried import spec_problems
-from builder.check import VERDICT_FILE
-from builder.diagnosis import with_causes
-from builder.judge import Training, ask, judge
-from builder.manifest import MANIFEST_FILE, manifest_of
-from builder.onnx_export import onnx_from_network, onnx_interface, onnx_precision
-from builder.publish import Publication, publication
-from builder.sources import Source, builtin_golden, golden_from_images
-from builder.triton_config import (
+from builder.config.backends import Loading, ModelConfig
+from builder.config.serving import AS_BEFORE, Serving
+from builder.config.serving_config import described_policy, unproven, versions_loaded
+from builder.config.triton_config import (
     CONFIG_FILE,
     LABEL_FILES,
-    ModelConfig,
     config_for,
     config_to_text,
+    given_config,
     label_texts,
     read_config,
 )
-from builder.verdict import Problem, Verdict
-from model.errors import ArtifactError, RefusedError
+from builder.config.warmup import warms_up, warmup_files, write_warmup
+from builder.formats import Format, Job, Report, format_for
+from builder.interface import interface_of
+from builder.onnx_export import onnx_interface
+from builder.proving.judge import ask
+from builder.proving.labelled import labelled_set, train_command
+from builder.proving.page import VERDICT_PAGE, write_page
+from builder.proving.pictured import Answers, answers_of
+from builder.proving.proof import Case, case_of
+from builder.proving.verdict import Limits, Verdict
+from builder.repair import Made, Repair, make
+from builder.repository.check import VERDICT_FILE
+from builder.repository.manifest import MANIFEST_FILE, manifest_of
+from builder.repository.publish import Publication, publication, versions_of
+from builder.repository.retention import Retention, keep_newest
+from builder.sources.base import Source
+from builder.sources.images import builtin_golden, golden_from_images
+from builder.targets import Precision, Target
+from builder.tensorrt.settings import BuildOptions
+from model.errors import InputError, RefusedError, TritonkitError
 from model.files import written_beside
 from model.golden import GOLDEN_FILE, Golden
-from model.network import Network
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.runners.pytorch import TorchRunner
 from model.spec import METADATA_KEY, Frozen, ModelSpec
 
 DEFAULT_MAX_BATCH = 32
-Report = Callable[[str], None]
-"""Told of each step as it begins."""
+ONNX_FP32 = Target()
+ONNX_BF16 = Target(precision="bf16")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is based on."""
+
+    images: Path | None = None
+    """A folder of pictures in place of the golden sample."""
+    data: Path | None = None
+    """A labelled set to measure quality on."""
+    masks: Path | None = None
+    limits: Mapping[Precision, Limits] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +69,27 @@ class Order:
     repository: Path
     max_batch: int | None = None
     """None keeps that of the model already published, or takes 32."""
-    images: Path | None = None
+    target: Target = ONNX_FP32
+    opt_batch: int | None = None
+    """The batch size a plan is tuned for; None takes the largest."""
+    evidence: Evidence = field(default_factory=Evidence)
+    keep_fp32: tuple[str, ...] = ()
+    """Patterns of nodes, operators and tensors that a reduced precision leaves out."""
+    converter: str = "edges"
+    calibration: Path | None = None
+    """Pictures to calibrate int8 and measure ranges on; None takes those of the verdict."""
+    repair: bool = True
     force: bool = False
+    build: BuildOptions | None = None
+    image: str | None = None
+    """The container image to build plans in; None builds right here."""
+    serving: Serving = AS_BEFORE
+    config: Path | None = None
+    """A hand-written config.pbtxt to respect."""
+    keep: int | None = None
+    """Delete all but so many versions afterwards."""
+    page: Path | None = None
+    """Where to write the verdict as a page, also when it fails."""
 
 
 class Published(Frozen):
@@ -56,52 +100,77 @@ class Published(Frozen):
     artifact: Path
     source: str
     verdict: Verdict
+    retention: Retention | None = None
+    warnings: tuple[str, ...] = ()
+    """What the verdict does not speak of."""
 
 
-def export_onnx(source: Source, order: Order, report: Report) -> Published:
-    """Export to ONNX fp32, judge, and publish.
+def export(source: Source, order: Order, report: Report) -> Published:
+    """Export to the order's target, judge, repair where a reduced precision fails, and publish.
 
     Raises RefusedError when the verdict failed and was not forced; then nothing is published.
     """
-    network, spec = source.network, source.network.spec
-    golden = golden_for(spec, source.golden, order.images)
-    present = _present_config(order.repository / spec.name)
-    max_batch = order.max_batch or (present.max_batch_size if present is not None else DEFAULT_MAX_BATCH)
-    with publication(order.repository, spec.name) as prepared:
-        artifact = prepared.version_folder / "model.onnx"
+    name, kind = source.spec.name, format_for(order.target.format, order.build, order.image)
+    _check_order(source, order, kind)
+    given = None if order.config is None else given_config(order.config)
+    live = order.repository / name
+    with publication(order.repository, name) as prepared, tempfile.TemporaryDirectory() as scratch:
+        present = read_config(live) if (live / CONFIG_FILE).is_file() else None
+        held = versions_loaded(present, versions_of(live)) if present is not None else set()
+        case = _case(source, order, given, present)
+        served = _Served(kind, order.serving, given, present, versions_of(live))
+        job = Job(
+            source=source,
+            graph=Path(scratch) / "model.onnx",
+            precision=order.target.precision,
+            folder=prepared.version_folder,
+            max_batch=case.max_batch,
+            opt_batch=order.opt_batch,
+            report=report,
+        )
+        served.config(case, job, prepared.version)  # what Triton would refuse, before the work
         report("exporting to ONNX")
-        onnx_from_network(network, artifact)
-        report("comparing with the checkpoint")
-        verdict = verdict_on(artifact, network, golden, max_batch, source.training)
-        if not verdict.passed and not order.force:
-            reasons = verdict.summary()
-            raise RefusedError(f"{spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
-        verdict = verdict.model_copy(update={"forced": not verdict.passed})
-        report("publishing")
-        _write_version(prepared, network, golden, verdict, source)
-        _write_model(prepared, spec, artifact, max_batch, present)
-    return Published(
-        model=spec.name,
-        version=prepared.version,
-        artifact=order.repository / spec.name / str(prepared.version) / artifact.name,
-        source=source.description,
-        verdict=verdict,
+        source.write_graph(job.graph)
+        made = make(case, job, order.target, kind, _repair(case, order))
+        with closing(made.judged.runner):
+            verdict = _recorded(made, case, order)
+        config = served.config(case, made.job, prepared.version)
+        _write_model(prepared, case.spec, config, case.golden)
+    artifact = live / str(prepared.version) / made.artifact.name
+    done = Published(
+        model=name, version=prepared.version, artifact=artifact, source=source.description, verdict=verdict
     )
+    return _followed_up(done, order, config, held)
 
 
-def verdict_on(
-    artifact: Path, network: Network, golden: Golden, max_batch: int, training: Training | None = None
-) -> Verdict:
-    """Judge an ONNX file against a network, with the causes where it fails. Raises ArtifactError if it cannot load."""
-    candidate = OnnxRuntimeRunner(artifact, spec=network.spec)
-    reference = TorchRunner(network, origin="the checkpoint")
-    verdict = judge(reference, candidate, golden, max_batch, "fp32", training)
-    verdict = with_causes(verdict, network, candidate, golden, artifact)
-    spec = network.spec
-    problems = (*_interface_problems(artifact, spec), *spec_problems(artifact, spec), *verdict.problems)
-    return verdict.model_copy(
-        update={"precision": onnx_precision(artifact), "problems": problems, "passed": not problems}
-    )
+def _check_order(source: Source, order: Order, kind: Format) -> None:
+    """Raise InputError or ArtifactError for what cannot come to a good end, before any work."""
+    kind.check_possible()
+    source.check_takes(order.target.precision)
+    if order.evidence.data is not None:
+        train_command()
+    accelerated = any(one.name == "tensorrt" for one in order.serving.accelerators or ())
+    if order.target == ONNX_BF16 and not accelerated:
+        raise InputError(
+            "--onnx bf16: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
+            "with --accelerator tensorrt, or take --trt bf16 or --openvino bf16"
+        )
+
+
+def _followed_up(done: Published, order: Order, config: ModelConfig, held: Collection[int]) -> Published:
+    """What comes after a version stands: old ones go, and what the verdict did not see is told."""
+    folder = order.repository / done.model
+    warnings = unproven(config)
+    if done.version not in versions_loaded(config, versions_of(folder)):
+        warnings.append(
+            f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}"
+        )
+    retention = None
+    try:
+        retention = None if order.keep is None else keep_newest(folder, order.keep, before=held)
+    except TritonkitError as error:
+        warnings.append(f"older versions were not deleted: {error}")
+    return done.model_copy(update={"retention": retention, "warnings": tuple(warnings)})
 
 
 def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
@@ -111,37 +180,104 @@ def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Gold
     return own or builtin_golden(spec.preprocess)
 
 
-def _interface_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:
-    try:
-        inputs, outputs = onnx_interface(artifact)
-    except ArtifactError as error:
-        return [Problem(code="interface", message=str(error))]
-    if (inputs, outputs) == ((spec.input,), spec.outputs):
-        return []
-    found = "; ".join(", ".join(map(str, side)) for side in (inputs, outputs))
-    expected = f"{spec.input}; {', '.join(map(str, spec.outputs))}"
-    return [Problem(code="interface", message=f"the graph has {found}; expected {expected}")]
+def _case(source: Source, order: Order, given: ModelConfig | None, present: ModelConfig | None) -> Case:
+    golden = golden_for(source.spec, source.golden, order.evidence.images)
+    said = [config.max_batch_size for config in (given, present) if config is not None]
+    max_batch = next(filter(None, [order.max_batch, *said]), DEFAULT_MAX_BATCH)
+    return case_of(source, golden, max_batch, order.evidence.limits)
 
 
-def _present_config(model: Path) -> ModelConfig | None:
-    return read_config(model) if (model / CONFIG_FILE).is_file() else None
+def _repair(case: Case, order: Order) -> Repair:
+    images = case.golden.images
+    if order.calibration is not None:
+        images = golden_from_images(order.calibration, case.spec.preprocess).images
+    return Repair(images, order.keep_fp32, order.repair, order.force, order.converter)
 
 
-def _write_version(prepared: Publication, network: Network, golden: Golden, verdict: Verdict, source: Source) -> None:
-    """The files beside the artifact. The manifest comes last: it hashes the others."""
-    folder = prepared.version_folder
-    outputs = ask(TorchRunner(network, origin="the checkpoint"), golden.images, 1)
-    replace(golden, outputs=outputs).save(folder / GOLDEN_FILE)
-    (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2))
-    manifest = manifest_of(folder, source.path, source.description)
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+def _recorded(made: Made, case: Case, order: Order) -> Verdict:
+    """The last word on an artifact, written beside it. Raises RefusedError when it failed and is not forced."""
+    job = made.job
+    verdict = _weighed(made, order.evidence)
+    verdict = verdict.model_copy(update={"forced": order.force and not verdict.passed})
+    dossier = _Dossier(job.source, made, verdict, case)
+    if order.page is not None:
+        dossier.write_page(order.page)
+    if not verdict.passed and not order.force:
+        reasons = verdict.summary()
+        raise RefusedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
+    job.report("publishing")
+    dossier.write_version(job.folder)
+    return verdict
 
 
-def _write_model(
-    prepared: Publication, spec: ModelSpec, artifact: Path, max_batch: int, present: ModelConfig | None
-) -> None:
+def _weighed(made: Made, evidence: Evidence) -> Verdict:
+    """The verdict, with the quality on a labelled set where there is one."""
+    if evidence.data is None:
+        return made.verdict
+    made.job.report("measuring on labelled pictures")
+    with labelled_set(made.job.source, evidence.data, evidence.masks) as pictures:
+        return pictures.weighed(made.verdict, made.judged.file)
+
+
+@dataclass(frozen=True)
+class _Dossier:
+    """What lies beside an artifact, to tell what it is and why it can be trusted."""
+
+    source: Source
+    made: Made
+    verdict: Verdict
+    case: Case
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return answers_of(self.case.reference, self.made.judged.runner, self.case.golden, self.case.max_batch)
+
+    def write_page(self, path: Path) -> None:
+        facts = {"Source": self.source.description, "Artifact": self.made.artifact.name}
+        write_page(path, self.source.spec.name, self.verdict, self._answers, facts)
+
+    def write_version(self, folder: Path) -> None:
+        """The files beside the artifact. The manifest comes last: it hashes the others."""
+        golden, reference = self.case.golden, self.case.reference
+        replace(golden, outputs=ask(reference, golden.images, 1)).save(folder / GOLDEN_FILE)
+        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
+        self.write_page(folder / VERDICT_PAGE)
+        manifest = manifest_of(folder, self.source.path, self.source.description)
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+
+
+@dataclass(frozen=True)
+class _Served:
+    """How a model is to be served: what was asked, what a file says, and what the present configuration does."""
+
+    kind: Format
+    serving: Serving
+    given: ModelConfig | None
+    present: ModelConfig | None
+    older: Collection[int]
+    """The versions that stay beside the new one."""
+
+    def config(self, case: Case, job: Job, version: int) -> ModelConfig:
+        """The configuration of an artifact. Raises InputError with all that contradicts it or Triton's rules."""
+        spec = case.spec
+        interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(spec)
+        return config_for(
+            spec,
+            interface,
+            case.max_batch,
+            version,
+            self.present,
+            loading=Loading(self.kind.backend, self.kind.artifact, self.kind.parameters(job)),
+            serving=self.serving,
+            given=self.given,
+            older=self.older,
+        )
+
+
+def _write_model(prepared: Publication, spec: ModelSpec, config: ModelConfig, golden: Golden) -> None:
     """The files that all versions share; replaced, never written into: they are hard links to those being served."""
-    config = config_for(spec, onnx_interface(artifact), max_batch, prepared.version, present)
+    if warms_up(config):
+        write_warmup(prepared.model, warmup_files(golden.images))
     texts = {CONFIG_FILE: config_to_text(config), METADATA_KEY: spec.to_json(), **label_texts(spec)}
     for stale in prepared.model.glob(LABEL_FILES):
         stale.unlink()

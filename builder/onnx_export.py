@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 import torch
 
-from model.errors import ArtifactError
+from builder.targets import Precision
+from model.errors import ArtifactError, first_line
 from model.network import Network
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 
@@ -29,6 +30,9 @@ _TRITON_TYPES: dict[int, DType] = {
     onnx.TensorProto.DOUBLE: "FP64",
     onnx.TensorProto.STRING: "BYTES",
 }
+
+_PRECISIONS: dict[int, Precision] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
 def onnx_from_network(network: Network, path: Path) -> None:
@@ -52,7 +56,7 @@ def onnx_from_network(network: Network, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            cause = str(error).strip().splitlines()[0]
+            cause = first_line(error)
             raise ArtifactError(f"{spec.name}: torch cannot export {spec.architecture.name}: {cause}") from error
     if program is None:
         raise ArtifactError(f"{spec.name}: torch exported nothing")
@@ -65,31 +69,37 @@ def onnx_from_network(network: Network, path: Path) -> None:
 
 def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of an ONNX file, without their batch axis. Raises ArtifactError, also for a fixed batch."""
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's errors share no base class with OSError
-        raise ArtifactError(f"{path}: not a readable ONNX file ({error})") from error
+    graph = _loaded(path).graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_tensor(value, path) for value in graph.input if value.name not in weights)
     return inputs, tuple(_tensor(value, path) for value in graph.output)
 
 
-def onnx_precision(path: Path) -> str:
-    """The float type that holds most of the weights, in lower case: `fp32`, `fp16`, `bf16`."""
-    elements: dict[DType, int] = {}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-        dtype = _TRITON_TYPES.get(tensor.data_type, "BYTES")
-        if dtype in ("FP32", "FP16", "BF16"):
-            elements[dtype] = elements.get(dtype, 0) + int(torch.Size(tensor.dims).numel())
-    return max(elements, key=lambda dtype: elements[dtype]).lower() if elements else "none"
+def onnx_precision(path: Path) -> Precision:
+    """The lowest precision that anything in the graph is computed in. Raises ArtifactError."""
+    graph = _loaded(path).graph
+    if any(node.op_type in _QUANTIZED for node in graph.node):
+        return "int8"
+    weights = {tensor.data_type for tensor in graph.initializer}
+    for dtype, precision in _PRECISIONS.items():
+        if dtype in weights:
+            return precision
+    return "fp32"
 
 
 def spec_in_onnx(path: Path) -> ModelSpec | None:
     """The spec a graph carries, None without one. Raises SpecError for a broken one."""
-    for entry in onnx.load(path, load_external_data=False).metadata_props:
+    for entry in _loaded(path).metadata_props:
         if entry.key == METADATA_KEY:
             return ModelSpec.from_json(entry.value, origin=str(path))
     return None
+
+
+def _loaded(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors share no base class with OSError
+        raise ArtifactError(f"{path}: not a readable ONNX file ({error})") from error
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:

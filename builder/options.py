@@ -1,46 +1,82 @@
-"""Options of `builder export` that say what a foreign state dict does not. No torch at import."""
+"""Options of `builder export` that say what someone else's model does not say of itself. No torch at import."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal, TypeVar, get_args
 
 from model.errors import InputError
 from model.preprocess import MAX_SIDE
 
+Layout = Literal["NCHW", "NHWC"]
+"""Where a graph's image input has its three colours."""
+ForeignTask = Literal["multiclass", "multilabel", "embedding", "segmentation"]
+"""What someone else's model can be asked; several heads are a network of ours alone."""
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What is to be added to a graph's last values."""
+Channels = tuple[float, float, float]
+Word = TypeVar("Word", bound=str)
+
 
 @dataclass(frozen=True)
 class Foreign:
-    """What someone else's weights do not say about themselves; None leaves it to timm's defaults for the model."""
+    """What was said of someone else's model; None leaves it to the file, or to timm's defaults for the model."""
 
-    model: str
-    labels: Path
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    model: str | None = None
+    labels: Path | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     size: tuple[int, int] | None = None
+    layout: Layout | None = None
+    task: ForeignTask | None = None
+    activation: Activation | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, as they are written."""
+        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
+
+    def refuse(self, options: Iterable[str], because: str) -> None:
+        """Raise InputError where one of the options was given."""
+        if wrong := [option for option in self.given if option in options]:
+            raise InputError(f"{because}; leave out {' and '.join(wrong)}")
 
 
 def foreign_from(
-    model: str | None, labels: Path | None, mean: str | None, std: str | None, size: str | None
+    model: str | None,
+    labels: Path | None,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+    layout: str | None = None,
+    task: str | None = None,
+    activation: str | None = None,
 ) -> Foreign | None:
-    """None when no option was given: the source is a checkpoint of ours. Raises InputError, all problems at once."""
-    if (model, labels, mean, std, size) == (None,) * 5:
+    """None when no option was given. Raises InputError, all problems at once."""
+    if (model, labels, mean, std, size, layout, task, activation) == (None,) * 8:
         return None
     problems: list[str] = []
-    if model is None or labels is None:
-        problems.append("someone else's weights need both --model and --labels")
     means = _channels("--mean", mean, problems)
     stds = _channels("--std", std, problems)
     if stds and min(stds) <= 0:
         problems.append(f"--std {std}: expected numbers above 0")
     sides = _sides(size, problems)
-    if problems or model is None or labels is None:
+    laid = _word("--layout", layout and layout.upper(), get_args(Layout), problems)
+    asked = _word("--task", task, get_args(ForeignTask), problems)
+    added = _word("--activation", activation, get_args(Activation), problems)
+    if labels is not None and not labels.is_file():
+        problems.append(f"--labels {labels}: no such file; expected one label a line")
+    if asked == "embedding" and labels is not None:
+        problems.append("--labels: an embedding has none; leave it out")
+    if problems:
         raise InputError("; ".join(problems))
-    return Foreign(model, labels, means, stds, sides)
+    return Foreign(model, labels, means, stds, sides, laid, asked, added)
 
 
-def _channels(option: str, text: str | None, problems: list[str]) -> tuple[float, float, float] | None:
+def _channels(option: str, text: str | None, problems: list[str]) -> Channels | None:
     if text is None:
         return None
     try:
@@ -61,3 +97,12 @@ def _sides(text: str | None, problems: list[str]) -> tuple[int, int] | None:
         problems.append(f"--size {text}: expected N or HEIGHTxWIDTH, each in 1..{MAX_SIDE}")
         return None
     return int(parts[0]), int(parts[-1])
+
+
+def _word(option: str, text: str | None, known: tuple[Word, ...], problems: list[str]) -> Word | None:
+    for word in known:
+        if text == word:
+            return word
+    if text is not None:
+        problems.append(f"{option} {text}: expected {', '.join(known)}")
+    return None

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from builder.check import VERDICT_FILE
-from builder.manifest import MANIFEST_FILE
-from builder.onnx_export import onnx_interface, onnx_precision, spec_in_onnx
-from builder.publish import versions_of
+from builder.artifacts import READERS, told_by
+from builder.onnx_export import spec_in_onnx
+from builder.repository.check import VERDICT_FILE
+from builder.repository.manifest import MANIFEST_FILE
+from builder.repository.publish import versions_of
 from model.checkpoint import read_spec
 from model.errors import ArtifactError, InputError
+from model.plans import BUILD_FILE, PlanHeader
 from model.spec import METADATA_KEY, Frozen, ModelSpec
 
 
@@ -23,35 +25,45 @@ class Shown(Frozen):
     spec: ModelSpec | None = None
     interface: tuple[str, ...] = ()
     precision: str | None = None
+    header: PlanHeader | None = None
+    """Of a TensorRT plan, or of an engine of TensorRT for RTX."""
+    build: JsonValue = None
+    """The record of its build."""
     versions: tuple[int, ...] = ()
     verdict: JsonValue = None
     manifest: JsonValue = None
 
 
 def show(path: Path) -> Shown:
-    """Read a checkpoint, an ONNX file, a version folder or a model folder. Raises InputError for anything else."""
+    """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
         return Shown(path=path, spec=read_spec(path))
-    if path.suffix == ".onnx":
-        return _shown_onnx(path)
+    if path.suffix in READERS:
+        return _shown_artifact(path)
     if (path / METADATA_KEY).is_file():
         versions = versions_of(path)
         newest = path / str(versions[-1]) if versions else path
         return _shown_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _shown_version(path, ())
-    raise InputError(f"{path}: expected a .safetensors or .onnx file, or the folder of a published model or version")
+    known = ", ".join((".safetensors", *READERS))
+    raise InputError(f"{path}: expected a file {known}, or the folder of a published model or version")
 
 
-def _shown_onnx(path: Path) -> Shown:
-    inputs, outputs = onnx_interface(path)
+def _shown_artifact(path: Path) -> Shown:
+    """What the file says, and what stands beside it: the precision of a plan is that of its verdict."""
+    told = told_by(path)
     around = _shown_version(path.parent, ())
+    judged = around.verdict.get("precision") if isinstance(around.verdict, dict) else None
+    own = told.precision if path.suffix == ".onnx" else judged or told.precision
     return around.model_copy(
         update={
             "path": path,
-            "spec": spec_in_onnx(path) or around.spec,
-            "interface": tuple(map(str, (*inputs, *outputs))),
-            "precision": onnx_precision(path),
+            "spec": told.spec or around.spec,
+            "interface": tuple(str(tensor) for side in told.interface or () for tensor in side),
+            "precision": own,
+            "header": told.header,
+            "build": _json(path.parent / BUILD_FILE) if told.header is not None else None,
         }
     )
 

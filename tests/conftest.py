@@ -14,7 +14,7 @@ import timm
 import torch
 from typer.testing import CliRunner, Result
 
-from builder.export import Order, export_onnx
+from builder.export import Order, export
 from builder.options import Foreign
 from builder.sources import source_from_checkpoint, source_from_state_dict
 from model.backbones import architecture_of, dense_architecture_of
@@ -134,7 +134,7 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: Callab
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
     order = Order(folder / "repository", max_batch=8)
-    export_onnx(source_from_checkpoint(folder / "pets.safetensors"), order, lambda step: None)
+    export(source_from_checkpoint(folder / "pets.safetensors"), order, lambda step: None)
     return order.repository
 
 
@@ -164,10 +164,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory, families: dict[str, Pat
     """A repository with the three families and real ImageNet weights, each with a passed verdict."""
     order = Order(tmp_path_factory.mktemp("served") / "repository", max_batch=8)
     for path in families.values():
-        export_onnx(source_from_checkpoint(path), order, lambda step: None)
+        export(source_from_checkpoint(path), order, lambda step: None)
     foreign = Foreign("tf_efficientnet_lite0", lite0 / "labels.txt")
     source = source_from_state_dict(lite0 / "efficientnet_lite0.pth", foreign, name="imagenet")
-    export_onnx(source, order, lambda step: None)
+    export(source, order, lambda step: None)
     return order.repository
 
 

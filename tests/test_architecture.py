@@ -24,16 +24,20 @@ NEEDS_A_LIBRARY = {
     "model.layers",
     "model.network",
     "model.runners.onnxruntime",
+    "model.runners.openvino",
     "model.runners.pytorch",
+    "model.runners.torchscript",
     "model.runners.triton",
+    "model.torchscript",
     "model.weights",
 }
-HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "tritonclient"}
+HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient"}
 HEAVY_FOR_HELP = {
     "torch",
     "timm",
     "lightning",
     "onnxruntime",
+    "openvino",
     "tritonclient",
     "tensorrt",
     "plotly",

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from builder.check import Finding, check_repository
-from builder.publish import staging_folder
+from builder.repository.check import Finding, check_repository
+from builder.repository.publish import staging_folder
 from model.errors import InputError
 
 
@@ -41,8 +41,15 @@ def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path)
     [
         (lambda m: (m / "config.pbtxt").unlink(), "cannot be read"),
         (lambda m: replace_in(m / "config.pbtxt", "max_batch_size", "max_batch_sise"), "not a Triton model config"),
-        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "config.pbtxt"),
-        (lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'), "config.pbtxt"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "the graph has image UINT8 [N, 32, 32, 3]"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "its spec says image UINT8 [N, 32, 32, 3]"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: -1"), "dims [-1, -1, 3]; expected"),
+        (lambda m: replace_in(m / "config.pbtxt", "data_type: TYPE_UINT8", ""), "'image' has no data_type and dims"),
+        (
+            lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'),
+            "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says "
+            "image UINT8 [N, 32, 32, 3] -> scores FP32 [N, 3]",
+        ),
         (lambda m: replace_in(m / "config.pbtxt", 'name: "pets"', 'name: "cars"'), "named 'cars'"),
         (lambda m: replace_in(m / "labels.txt", "cat", "cow"), "is not the 3 labels"),
         (lambda m: replace_in(m / "model.json", '"cat"', '"cow"'), "another spec in config.pbtxt"),
@@ -59,6 +66,15 @@ def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path)
 def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], said: str) -> None:
     damage(tiny_repository / "pets")
     assert said in errors(check_repository(tiny_repository))
+
+
+@pytest.mark.parametrize(("old", "new"), [("dims: 32", "dims: -1"), ("data_type: TYPE_UINT8", "")])
+def test_check_tells_once_of_a_tensor_that_the_configuration_leaves_open(
+    tiny_repository: Path, old: str, new: str
+) -> None:
+    replace_in(tiny_repository / "pets/config.pbtxt", old, new)
+    (found,) = check_repository(tiny_repository)
+    assert found.path == str(tiny_repository / "pets/config.pbtxt")
 
 
 def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> None:

@@ -18,9 +18,9 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.check import check_repository
-from builder.publish import leftovers, staging_folder, versions_of
-from builder.sources import PHOTOS, builtin_golden
+from builder.repository.check import check_repository
+from builder.repository.publish import leftovers, staging_folder, versions_of
+from builder.sources.images import PHOTOS, builtin_golden
 from model.checkpoint import read_spec
 from model.golden import Golden
 from model.network import Network
@@ -29,6 +29,7 @@ from model.spec import ModelSpec
 from server.process import Options, start, stop, wait_until_ready
 
 Command = Callable[..., Result]
+KILLS = 3
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_export_publishes_a_version_that_explains_itself(
     assert verdict["comparisons"][-1]["asked"] == "training"
     assert verdict["quality"] == {"checkpoint": {"accuracy": 1.0}, "artifact": {"accuracy": 1.0}}
     manifest = json.loads((repository / "pets/1/manifest.json").read_text())
-    assert set(manifest["files"]) == {"model.onnx", "verdict.json", "golden.npz"}
+    assert set(manifest["files"]) == {"model.onnx", "verdict.json", "verdict.html", "golden.npz"}
     assert check_repository(repository) == []
     assert str(checkpoint.parent) not in (repository / "pets/1/model.onnx").read_bytes().decode("latin-1")
 
@@ -118,10 +119,20 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
     [
         (["nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
         (["weights.pth"], "weights.pth: no such checkpoint"),
-        (["{labels}"], "need --model TIMM_NAME and --labels FILE"),
-        (["weights.pth", "--model", "resnet18"], "need both --model and --labels"),
+        (["{labels}"], "labels.pth: not a readable PyTorch checkpoint"),
+        (["weights.pth", "--model", "resnet18"], "weights.pth: no such checkpoint"),
         (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
-        (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: only fp32"),
+        (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
+        (["{checkpoint}", "--onnx", "fp16", "--rtx", "fp16"], "--onnx and --rtx: one format at a time"),
+        (["{checkpoint}", "--onnx", "fp16", "--keep-fp32", "blocks.*"], "--keep-fp32 blocks.*: matches no node"),
+        (["{checkpoint}", "--onnx", "fp16", "--converter", "magic"], "--converter magic: expected edges or autocast"),
+        (["{checkpoint}", "--trt", "fp16"], "--in-container"),
+        (["{checkpoint}", "--dry-run"], "--dry-run: shows what --in-container would run"),
+        (["{checkpoint}", "--workspace-mib", "64"], "--workspace-mib: for plans"),
+        (["{checkpoint}", "--limit", "sharpness=1"], "sharpness"),
+        (["{checkpoint}", "--kind", "tpu"], "--kind tpu: expected auto, cpu, gpu"),
+        (["{checkpoint}", "--config", "nowhere.pbtxt"], "nowhere.pbtxt: cannot be read"),
+        (["{checkpoint}", "--report", "page.txt"], "page.txt: is to be a page"),
         (["{checkpoint}", "--threshold", "0.4"], "--threshold: a multiclass model of 3 labels takes what is most"),
         (["{checkpoint}", "--probability"], "--probability: a multiclass model has no mask"),
         (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder of pictures"),
@@ -143,7 +154,10 @@ def test_wrong_use_gets_one_error(
 def test_repository_loads_when_an_export_was_killed_at_any_moment(
     checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole exports, killed at moments spread over all their time; then a real Triton loads what is there."""
+    """Whole processes, killed at moments spread over all their time; then a real Triton loads what is there.
+
+    `test_kills.py` kills many more, which share one start.
+    """
     monkeypatch.setenv("TRITONKIT_STATE", str(checkpoint.parent / "state"))
     before = read_spec(checkpoint)
     arguments = ["export", str(checkpoint), "--repository", str(tiny_repository), "--max-batch", "4"]
@@ -153,16 +167,16 @@ def test_repository_loads_when_an_export_was_killed_at_any_moment(
     whole_s = time.monotonic() - began
     chance = random.Random(1)
     killed = 0
-    for moment in range(5):
+    for moment in range(KILLS):
         builder = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            builder.wait(whole_s * (moment + chance.random()) / 5)
+            builder.wait(whole_s * (moment + chance.random()) / KILLS)
         except subprocess.TimeoutExpired:
             os.kill(builder.pid, signal.SIGKILL)
             builder.wait()
             killed += 1
         assert [f for f in check_repository(tiny_repository) if f.severity == "error"] == []
-    assert killed >= 3
+    assert killed >= KILLS - 1  # the last may have ended first
     http, grpc, metrics = map(int, free_ports()[1::2])
     options = Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)

@@ -13,15 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from builder.check import check_repository
-from builder.publish import exchange_in_two, leftovers, next_version, publication, staging_folder, versions_of
+from builder.repository.check import check_repository
+from builder.repository.publish import (
+    exchange_in_two,
+    leftovers,
+    next_version,
+    publication,
+    staging_folder,
+    versions_of,
+)
 from model.errors import ArtifactError
 
 PUBLISH_FOREVER = """
 import shutil, sys
 from pathlib import Path
-from builder.publish import publication
-from builder.triton_config import LAST_VERSION, config_to_text, read_config
+from builder.repository.publish import publication
+from builder.config.triton_config import LAST_VERSION, config_to_text, read_config
 from model.files import written_beside
 version, repository = Path(sys.argv[1]), Path(sys.argv[2])
 print("started", flush=True)

@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.carried import spec_problems
-from builder.check import check_repository
-from builder.diagnosis import with_causes
-from builder.export import Order, export_onnx, verdict_on
-from builder.judge import judge
+from builder.config.triton_config import read_config
+from builder.export import Evidence, Order, export
 from builder.onnx_export import onnx_from_network
-from builder.sources import builtin_golden, source_from_checkpoint
+from builder.proving.carried import spec_problems
+from builder.proving.diagnosis import with_causes
+from builder.proving.judge import judge
+from builder.proving.verdict import Verdict, compare
+from builder.proving.verify import verified
+from builder.repository.check import check_repository
+from builder.sources import source_from_checkpoint
+from builder.sources.base import NetworkSource
+from builder.sources.images import builtin_golden
 from builder.terms import Terms, in_terms
-from builder.triton_config import read_config
-from builder.verdict import Verdict, compare
 from model.errors import InputError
 from model.golden import Golden, packed
 from model.network import Network, save_network
@@ -123,6 +126,11 @@ class BorderDependsOnPlace(Runner):
         return {name: np.where(border, places == 1, mask).astype(np.uint8) for name, mask in masks.items()}
 
 
+def judged(artifact: Path, network: Network) -> Verdict:
+    source = NetworkSource(artifact, None, "a test", network)
+    return verified(artifact, source, MAX_BATCH, Evidence())
+
+
 @pytest.fixture(scope="module")
 def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
     return {task: network_of(question) for task, question in QUESTIONS.items()}
@@ -135,7 +143,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Netw
     for task, network in networks.items():
         save_network(folder / f"{task}.safetensors", network)
         order = Order(folder / "repository", max_batch=MAX_BATCH)
-        export_onnx(source_from_checkpoint(folder / f"{task}.safetensors"), order, lambda step: None)
+        export(source_from_checkpoint(folder / f"{task}.safetensors"), order, lambda step: None)
     return folder / "repository"
 
 
@@ -227,7 +235,7 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
 ) -> None:
     network = networks[task]
     onnx_from_network(plant(network), tmp_path / "model.onnx")
-    verdict = verdict_on(tmp_path / "model.onnx", network, builtin_golden(network.spec.preprocess), MAX_BATCH)
+    verdict = judged(tmp_path / "model.onnx", network)
     assert not verdict.passed
     said = problems(verdict)
     assert [part for part in named if part not in said] == [], said
@@ -240,7 +248,7 @@ def test_verdict_fails_when_a_threshold_is_shifted_in_the_artifacts_spec(
     spec = networks["multilabel"].spec
     shifted = spec.model_copy(update={"thresholds": {"cup": 0.9}})
     artifact = with_spec(artifact_of(published, "multilabel"), shifted.to_json(), tmp_path / "model.onnx")
-    verdict = verdict_on(artifact, networks["multilabel"], builtin_golden(spec.preprocess), MAX_BATCH)
+    verdict = judged(artifact, networks["multilabel"])
     assert [problem.code for problem in verdict.problems] == ["spec"]
     assert "thresholds.cup is 0.9, the checkpoint's 0.4" in problems(verdict)
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from builder.triton_config import config_for, config_from_text, config_to_text, public_json, tensors_of
-from model.errors import ArtifactError
+from builder.config.backends import Loading
+from builder.config.serving import serving_from
+from builder.config.triton_config import (
+    ModelConfig,
+    config_for,
+    config_from_text,
+    config_to_text,
+    given_config,
+    public_json,
+    tensors_of,
+)
+from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
 
 
@@ -46,3 +58,125 @@ def test_config_survives_labels_of_any_characters(spec: ModelSpec) -> None:
     odd = spec.model_copy(update={"labels": ('say "cat"', "naïve \\ chien", "猫\t")})
     config = config_from_text(config_to_text(config_for(odd, ((odd.input,), odd.outputs), 1, 1)), "x")
     assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x").labels == odd.labels
+
+
+def configured(spec: ModelSpec, given: str, serving: dict[str, int] | None = None) -> ModelConfig:
+    """A configuration up to batch 16, with what a file by hand says and what is asked."""
+    interface, asked = ((spec.input,), spec.outputs), serving_from(**(serving or {}))  # type: ignore[arg-type]
+    return config_for(spec, interface, 16, 1, given=config_from_text(given, "x"), serving=asked)
+
+
+GIVEN = """
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+default_model_filename: "model.onnx"
+output { name: "probabilities" }
+instance_group { count: 3 kind: KIND_CPU }
+dynamic_batching { max_queue_delay_microseconds: 700 }
+optimization { graph { level: 1 } }
+parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+parameters { key: "model.json" value { string_value: "of another model" } }
+version_policy { latest { num_versions: 2 } }
+"""
+
+
+def test_given_config_goes_before_defaults_and_after_what_is_asked(spec: ModelSpec) -> None:
+    config = configured(spec, GIVEN, {"instances": 5})
+    assert (config.max_batch_size, config.instance_group[0].count) == (8, 5)
+    assert config.dynamic_batching.max_queue_delay_microseconds == 700
+    assert config.optimization.graph.level == 1
+    assert config.parameters["intra_op_thread_count"].string_value == "2"
+    assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x") == spec
+    assert (config.backend, config.platform, config.default_model_filename) == ("onnxruntime", "", "")
+    assert tensors_of(config.input) == (spec.input,)
+    assert config.version_policy.latest.num_versions == 2
+
+
+def test_given_config_may_be_the_published_one_itself(spec: ModelSpec) -> None:
+    interface = ((spec.input,), spec.outputs)
+    ours = config_for(spec, interface, 16, 1, serving=serving_from(warmup=True, queue_size=9))
+    assert config_for(spec, interface, 16, 1, given=ours) == ours
+
+
+def test_given_config_is_refused_with_all_it_contradicts(spec: ModelSpec) -> None:
+    with pytest.raises(InputError) as raised:
+        configured(
+            spec,
+            """
+            name: "cars" backend: "tensorrt" max_batch_size: 64 default_model_filename: "model.plan"
+            input { name: "image" data_type: TYPE_FP32 dims: [3, 32, 32] reshape { shape: [3072] } }
+            output { name: "scores" }
+            output { name: "probabilities" label_filename: "classes.txt" }
+            sequence_batching { }
+            cc_model_filenames { key: "8.6" value: "a.plan" }
+            model_warmup { name: "w" inputs { key: "image" value { input_data_file: "mine" } } }
+            """,
+        )
+    assert str(raised.value).splitlines()[1:] == [
+        "  name: the file says 'cars', the model is 'pets'",
+        "  backend: the file says 'tensorrt', the artifact is for 'onnxruntime'",
+        "  max_batch_size: the file says 64, proven is up to 16",
+        "  sequence_batching: the file has it, the artifact is a network without it",
+        "  input 'image': the file says TYPE_FP32, the artifact has TYPE_UINT8",
+        "  input 'image': the file says dims [3, 32, 32], the artifact has [32, 32, 3]",
+        "  input 'image': the file sets reshape, the artifact has none",
+        "  output 'scores': the artifact has 'probabilities'",
+        "  output 'probabilities': the file says labels in 'classes.txt', the model has 'labels.txt'",
+        "  default_model_filename: the file says 'model.plan', the artifact is 'model.onnx'",
+        "  cc_model_filenames '8.6': the file says 'a.plan', the artifact has 'no plan for it'",
+        "  model_warmup: the file reads 'mine', which is not carried along; use random_data, or --warmup",
+    ]
+
+
+def test_given_config_is_refused_when_the_artifact_needs_another_parameter(spec: ModelSpec) -> None:
+    loading = Loading("openvino", parameters={"TARGET_DEVICE": "CPU"})
+    given = config_from_text('parameters { key: "TARGET_DEVICE" value { string_value: "GPU" } }', "x")
+    with pytest.raises(InputError, match="'TARGET_DEVICE': the file says 'GPU', the artifact needs 'CPU'"):
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, given=given)
+
+
+def test_given_config_is_refused_when_triton_would_refuse_it(spec: ModelSpec) -> None:
+    with pytest.raises(InputError, match="preferred batch 16 is not from 1 to max_batch_size 8"):
+        configured(spec, "max_batch_size: 8 dynamic_batching { preferred_batch_size: 16 }")
+
+
+def test_given_config_that_is_no_config_is_refused_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pbtxt"
+    path.write_text("max_batch_size: 8\ninstances: 2")
+    with pytest.raises(ArtifactError, match=r"mine\.pbtxt: not a Triton model configuration \(2:1"):
+        given_config(path)
+
+
+def test_file_is_named_only_when_the_backend_would_not_find_it(spec: ModelSpec) -> None:
+    interface = ((spec.input,), spec.outputs)
+    named = {
+        loading: config_for(spec, interface, 16, 1, loading=Loading(*loading)).default_model_filename
+        for loading in [("openvino", "model.xml"), ("tensorrt", None), ("pytorch", "traced.pt")]
+    }
+    assert list(named.values()) == ["", "", "traced.pt"]
+    plans = Loading("tensorrt", plans={"8.6": "sm86.plan", "9.0": "sm90.plan"})
+    assert dict(config_for(spec, interface, 16, 1, loading=plans).cc_model_filenames) == plans.plans
+
+
+@pytest.mark.parametrize("loading", [Loading("tensorrt"), Loading(filename="small.onnx")])
+def test_version_is_refused_when_the_older_ones_would_no_longer_load(spec: ModelSpec, loading: Loading) -> None:
+    interface = ((spec.input,), spec.outputs)
+    present = config_for(spec, interface, 16, 1)
+    with pytest.raises(InputError, match=r"its versions are model\.onnx for backend onnxruntime.*under another --name"):
+        config_for(spec, interface, 16, 2, present, loading=loading)
+    config = config_for(spec, interface, 16, 2, present, loading=loading, older=())
+    assert config.backend == loading.backend
+
+
+def test_version_is_refused_when_the_older_ones_would_be_computed_otherwise(spec: ModelSpec) -> None:
+    interface = ((spec.input,), spec.outputs)
+    exact, coarse = Loading("openvino"), Loading("openvino", parameters={"HINT_BF16": "YES"})
+    for before, after in ((exact, coarse), (coarse, exact)):
+        present = config_for(spec, interface, 16, 1, loading=before)
+        with pytest.raises(InputError, match=r"model\.xml for backend openvino with HINT_BF16 YES.*another --name"):
+            config_for(spec, interface, 16, 2, present, loading=after)
+        assert config_for(spec, interface, 16, 2, present, loading=before).backend == "openvino"
+    alone = config_for(
+        spec, interface, 16, 2, config_for(spec, interface, 16, 1, loading=coarse), loading=exact, older=()
+    )
+    assert "HINT_BF16" not in alone.parameters

@@ -13,9 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from builder.judge import judge
-from builder.sources import builtin_golden
-from builder.verdict import Verdict, compare
+from builder.proving.judge import judge
+from builder.proving.verdict import Verdict, compare
+from builder.sources.images import builtin_golden
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray

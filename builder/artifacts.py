@@ -1,0 +1,115 @@
+"""What an exported file says of itself, read without the library that runs it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import get_args
+from xml.etree import ElementTree
+
+from builder.interface import Interface, interface_of
+from builder.onnx_export import onnx_interface, onnx_precision, spec_in_onnx
+from builder.repository.manifest import record_in
+from model.errors import ArtifactError
+from model.plans import PlanHeader, plan_header
+from model.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
+
+_OPENVINO_TYPES = {"U8": "UINT8", "I8": "INT8", "I16": "INT16", "I32": "INT32", "I64": "INT64", "BOOLEAN": "BOOL"}
+_OPENVINO_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+class Told(Frozen):
+    """What is known from the file; None is not told by such a file."""
+
+    spec: ModelSpec | None = None
+    interface: Interface | None = None
+    precision: str | None = None
+    header: PlanHeader | None = None
+
+
+def told_by(path: Path) -> Told:
+    """Read a file. Raises ArtifactError for one that is damaged, or of no kind that Triton serves."""
+    if path.suffix not in READERS:
+        raise ArtifactError(f"{path}: not an artifact; known: {', '.join(READERS)}")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file")
+    return READERS[path.suffix](path)
+
+
+def _onnx(path: Path) -> Told:
+    return Told(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
+
+
+def _openvino(path: Path) -> Told:
+    """Format: docs.openvino.ai, "OpenVINO IR format"; 2026.4 was tried."""
+    try:
+        root = ElementTree.parse(path).getroot()  # noqa: S314 - expat expands no external entities
+    except (OSError, ElementTree.ParseError) as error:
+        raise ArtifactError(f"{path}: not a readable OpenVINO file ({error})") from error
+    carried = {entry.tag: entry for entry in root.iterfind("rt_info/")}
+    text = carried[METADATA_KEY].get("value") if METADATA_KEY in carried else None
+    hint = root.find("rt_info/runtime_options/INFERENCE_PRECISION_HINT")
+    spec = ModelSpec.from_json(text, origin=str(path)) if text else None
+    return Told(
+        spec=spec,
+        interface=_openvino_interface(root, {output.name for output in spec.outputs} if spec else ()),
+        precision=None if hint is None else _OPENVINO_PRECISIONS.get(hint.get("value", "")),
+    )
+
+
+def _openvino_interface(root: ElementTree.Element, known: Collection[str]) -> Interface | None:
+    inputs, outputs = [], []
+    for layer in root.iterfind("layers/layer"):
+        if layer.get("type") == "Parameter":
+            port = layer.find("output/port")
+            inputs.append(_openvino_tensor(port, "" if port is None else port.get("names", ""), known))
+        elif layer.get("type") == "Result":
+            outputs.append(_openvino_tensor(layer.find("input/port"), layer.get("output_names", ""), known))
+    tensors = [*inputs, *outputs]
+    if not all(tensors):
+        return None
+    return tuple(filter(None, inputs)), tuple(filter(None, outputs))
+
+
+def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collection[str]) -> TensorSpec | None:
+    """A tensor with a free batch axis before fixed sizes; None for another, which such a file may hold too.
+
+    names: all that it goes by, with commas between. known: those to prefer.
+    """
+    if port is None or not names:
+        return None
+    dtype = port.get("precision", "")
+    dtype = _OPENVINO_TYPES.get(dtype, dtype)
+    batch, *sizes = [dim.text or "" for dim in port.iterfind("dim")] or [""]
+    if batch != "-1" or not all(size.isdecimal() and int(size) for size in sizes) or dtype not in get_args(DType):
+        return None
+    name = next((one for one in names.split(",") if one in known), names.split(",")[0])
+    return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
+
+
+def _torchscript(path: Path) -> Told:
+    """The archive has no shapes of its own: its interface is that of the spec in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")), None)
+            text = archive.read(entry).decode() if entry else None
+    except (OSError, RuntimeError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: no TorchScript archive ({error})") from error
+    spec = ModelSpec.from_json(text, origin=str(path)) if text else None
+    return Told(spec=spec, interface=interface_of(spec) if spec else None)
+
+
+def _plan(path: Path) -> Told:
+    record = record_in(path.parent)
+    interface = (record.inputs, record.outputs) if record and record.inputs else None
+    return Told(header=plan_header(path), interface=interface)
+
+
+READERS: dict[str, Callable[[Path], Told]] = {
+    ".onnx": _onnx,
+    ".xml": _openvino,
+    ".pt": _torchscript,
+    ".plan": _plan,
+    ".rtx": _plan,
+}

@@ -1,0 +1,174 @@
+"""`builder export`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from builder.commands import export_options as options
+from builder.commands import serving_options as serve
+from builder.commands.export_options import build_from, called, converter_from
+from builder.config.serving import Serving, serving_from
+from builder.options import foreign_from
+from builder.targets import FormatName, Target, target_from
+from builder.tensorrt.settings import BuildOptions
+from model.console import JsonOption, print_json, progress, reports_errors
+from model.files import check_can_write, check_is_html
+
+if TYPE_CHECKING:
+    from builder.export import Order, Published
+    from model.spec import ModelSpec
+
+
+@reports_errors
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint, someone else's weights, a .onnx or TorchScript file, or timm:NAME.")
+    ],
+    onnx: options.Onnx = None,
+    trt: options.Trt = None,
+    rtx: options.Rtx = None,
+    openvino: options.OpenVino = None,
+    torchscript: options.TorchScript = False,
+    name: Annotated[str | None, typer.Option(help="Name to serve it under.")] = None,
+    repository: options.Repository = Path("model_repository"),
+    max_batch: options.LargestBatch = None,
+    opt_batch: options.OptBatch = None,
+    images: options.Images = None,
+    data: options.Data = None,
+    masks: options.Masks = None,
+    limit: options.Limit = None,
+    report_page: options.ReportPage = None,
+    threshold: options.Threshold = None,
+    probability: options.Probability = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
+    keep: options.Keep = None,
+    keep_fp32: options.KeepFp32 = None,
+    calibration: options.Calibration = None,
+    repair: options.RepairOption = True,
+    converter: options.Converter = "edges",
+    model: options.Model = None,
+    labels: options.Labels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    size: options.Size = None,
+    layout: options.Layout = None,
+    task: options.Task = None,
+    activation: options.Activation = None,
+    in_container: options.InContainer = False,
+    image: options.Image = None,
+    dry_run: options.DryRun = False,
+    workspace_mib: options.Workspace = None,
+    time_limit_s: options.TimeLimit = None,
+    optimization_level: options.OptimizationLevel = None,
+    version_compatible: options.VersionCompatible = False,
+    hardware: options.Hardware = "none",
+    compute_capability: options.ComputeCapability = None,
+    config: serve.Config = None,
+    instances: serve.Instances = None,
+    kind: serve.Kind = None,
+    gpus: serve.Gpus = None,
+    dynamic_batching: serve.DynamicBatching = None,
+    queue_delay_us: serve.QueueDelay = None,
+    preferred_batch: serve.PreferredBatch = None,
+    queue_timeout_ms: serve.QueueTimeout = None,
+    queue_timeout_action: serve.QueueTimeoutAction = None,
+    queue_timeout_override: serve.QueueTimeoutOverride = None,
+    queue_size: serve.QueueSize = None,
+    cuda_graphs: serve.CudaGraphsOption = None,
+    warmup: serve.Warmup = None,
+    versions: serve.Versions = None,
+    response_cache: serve.ResponseCache = None,
+    accelerator: serve.AcceleratorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export, prove against the source on real images, and publish as the next version.
+
+    Nothing is published unless the verdict passes. A reduced precision that fails gives up nodes, then itself.
+
+    Examples:
+
+    * builder export runs/digits/1/best.safetensors --onnx fp16 --max-batch 16
+
+    * builder export runs/digits/1/best.safetensors --trt fp16 --opt-batch 8
+
+    * builder export resnet18.pth --model resnet18 --labels imagenet.txt --images photos/
+
+    * builder export theirs.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
+    """
+    words = dict(locals())  # the options by name, as the readers of each group take them
+    asked: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
+    target = target_from({**asked, "torchscript": "fp32" if torchscript else None})
+    foreign, serving = called(foreign_from, words), called(serving_from, words)
+    build = called(build_from, {**words, "target": target})
+    check_is_html(report_page)
+    check_can_write(report_page)
+    from builder.export import export as exported
+    from builder.sources import open_source
+    from builder.terms import Terms
+
+    order = _order(words, target, serving, build)
+    with progress("reading the source") as report:
+        opened = open_source(source, foreign, name).asked_in(Terms(threshold, probability))
+        published = None if dry_run else exported(opened, order, report)
+    if published is None:
+        command = _build_command(opened.spec, order)
+        print_json({"command": command}) if as_json else typer.echo(command)
+    elif as_json:
+        print_json(published)
+    else:
+        _tell(published)
+
+
+def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None) -> Order:
+    from builder.export import Evidence, Order
+    from builder.proving.limits import limits_from
+    from builder.proving.verdict import LIMITS
+    from builder.tensorrt.compatibility import image_for
+
+    same = ("repository", "max_batch", "opt_batch", "calibration", "repair", "force", "config", "keep")
+    return Order(
+        **{name: words[name] for name in same},
+        target=target,
+        evidence=Evidence(words["images"], words["data"], words["masks"], limits_from(words["limit"] or [], LIMITS)),
+        keep_fp32=tuple(words["keep_fp32"] or ()),
+        converter=converter_from(words["converter"]),
+        build=build,
+        image=(words["image"] or image_for(words["repository"])) if words["in_container"] else None,
+        serving=serving,
+        page=words["report_page"],
+    )
+
+
+def _build_command(spec: ModelSpec, order: Order) -> str:
+    """The container that would build the plan from `model.onnx` of this folder."""
+    from builder.export import DEFAULT_MAX_BATCH
+    from builder.tensorrt.container import run_for
+    from builder.tensorrt.settings import BuildOptions, BuildSettings
+
+    said = (order.build or BuildOptions()).model_dump()
+    settings = BuildSettings(**said, max_batch=order.max_batch or DEFAULT_MAX_BATCH, opt_batch=order.opt_batch)
+    settings.check()
+    return run_for(order.image or "", spec.input, settings, Path.cwd()).line()
+
+
+def _tell(published: Published) -> None:
+    verdict = published.verdict
+    state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
+    typer.echo(f"{state}: {verdict.summary()}")
+    if verdict.asked is not None:
+        typer.echo(f"{verdict.asked} was asked, but does not keep the answers; this is {verdict.precision}")
+    if verdict.tries and verdict.tries[-1].kept:
+        kept = verdict.tries[-1].kept
+        typer.echo(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
+    if verdict.proven_by:
+        typer.echo(f"proven by: {verdict.proven_by}")
+    typer.echo(f"source: {published.source}")
+    if published.retention is not None:
+        typer.echo(published.retention.summary())
+    for warning in published.warnings:
+        typer.echo(f"warning: {warning}")
+    typer.echo(f"published: {published.artifact}")

@@ -1,0 +1,260 @@
+"""How a model is to be served, in Triton's words, and the command line words that say so.
+
+None everywhere means: as the model's present configuration says, else as is sensible for an image model: dynamic
+batching on, nothing else set. Triton then runs one instance a GPU (two on a CPU for ONNX Runtime), loads the newest
+version, and answers the first request before it has run the network once. Warm-up is off unless asked for, as in
+Triton itself: it lengthens every start by a run of the largest batch for each instance of each version.
+
+This module is imported for `--help`, and imports no protobuf.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from model.errors import InputError
+from model.spec import Frozen
+
+Kind = Literal["auto", "cpu", "gpu"]
+TimeoutAction = Literal["reject", "delay"]
+KINDS: tuple[Kind, ...] = ("auto", "cpu", "gpu")
+ACTIONS: tuple[TimeoutAction, ...] = ("reject", "delay")
+ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
+"""Execution accelerators of Triton's onnxruntime backend, and the instances they are for."""
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+class Instances(Frozen):
+    """An instance group. On GPUs `count` is per GPU; no `gpus` means all there are."""
+
+    count: PositiveInt | None = None
+    kind: Kind | None = None
+    gpus: tuple[NonNegativeInt, ...] | None = None
+
+
+class Batching(Frozen):
+    """Dynamic batching and the policy of its queue. A timeout or size of 0 is none."""
+
+    enabled: bool | None = None
+    max_queue_delay_us: NonNegativeInt | None = None
+    preferred_sizes: tuple[PositiveInt, ...] | None = None
+    """Triton advises against them for most models, plans with several profiles excepted."""
+    timeout_us: NonNegativeInt | None = None
+    timeout_action: TimeoutAction | None = None
+    allow_timeout_override: bool | None = None
+    max_queue_size: NonNegativeInt | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything but on or off is said."""
+        return any(value is not None for name, value in self if name != "enabled")
+
+
+class CudaGraphs(Frozen):
+    """Which batch sizes of a plan are captured as CUDA graphs; none named: powers of two up to the largest batch."""
+
+    enabled: bool = True
+    batch_sizes: tuple[PositiveInt, ...] = ()
+
+    def sizes(self, max_batch: int) -> tuple[int, ...]:
+        """The batch sizes to capture, ascending."""
+        powers = {1 << power for power in range(max_batch.bit_length())} | {max_batch}
+        return tuple(sorted(self.batch_sizes or powers))
+
+
+class VersionPolicy(Frozen):
+    """Which versions Triton loads: `versions`, else the `latest` so many, else all."""
+
+    latest: PositiveInt | None = None
+    versions: tuple[PositiveInt, ...] = ()
+
+
+class Accelerator(Frozen):
+    """An execution provider for ONNX Runtime with the parameters that Triton's backend hands on."""
+
+    name: str
+    parameters: dict[str, str] = {}
+
+
+class Serving(Frozen):
+    """What is asked of `config.pbtxt` beyond what the artifact says."""
+
+    instances: Instances | None = None
+    batching: Batching = Batching()
+    cuda_graphs: CudaGraphs | None = None
+    warmup: bool | None = None
+    version_policy: VersionPolicy | None = None
+    response_cache: bool | None = None
+    """Only a server started with `--cache-config` keeps answers."""
+    accelerators: tuple[Accelerator, ...] | None = None
+    """An empty tuple removes those of the present configuration."""
+
+
+AS_BEFORE = Serving()
+"""Nothing asked."""
+
+
+def serving_from(
+    *,
+    instances: int | None = None,
+    kind: str | None = None,
+    gpus: str | None = None,
+    dynamic_batching: bool | None = None,
+    queue_delay_us: int | None = None,
+    preferred_batch: str | None = None,
+    queue_timeout_ms: float | None = None,
+    queue_timeout_action: str | None = None,
+    queue_timeout_override: bool | None = None,
+    queue_size: int | None = None,
+    cuda_graphs: str | None = None,
+    warmup: bool | None = None,
+    versions: str | None = None,
+    response_cache: bool | None = None,
+    accelerator: Sequence[str] = (),
+) -> Serving:
+    """What command line words ask for.
+
+    gpus, preferred_batch: numbers with commas. cuda_graphs: `on`, `off`, or batch sizes with commas. versions: `all`,
+    `latest:N`, or version numbers with commas. accelerator: `NAME` or `NAME:key=value,key=value`, or `none` alone.
+    Raises InputError that lists all that is wrong.
+    """
+    words = _Words()
+    group = Instances(
+        count=words.number("--instances", instances, 1),
+        kind=words.one_of("--kind", kind, KINDS),
+        gpus=words.given("--gpus", gpus, lambda text: _numbers(text, 0)),
+    )
+    batching = Batching(
+        enabled=dynamic_batching,
+        max_queue_delay_us=words.number("--queue-delay-us", queue_delay_us, 0),
+        preferred_sizes=words.given("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1)),
+        timeout_us=words.given("--queue-timeout-ms", queue_timeout_ms, _microseconds),
+        timeout_action=words.one_of("--queue-timeout-action", queue_timeout_action, ACTIONS),
+        allow_timeout_override=queue_timeout_override,
+        max_queue_size=words.number("--queue-size", queue_size, 0),
+    )
+    serving = Serving(
+        instances=None if group == Instances() else group,
+        batching=batching,
+        cuda_graphs=words.given("--cuda-graphs", cuda_graphs, _cuda_graphs),
+        warmup=warmup,
+        version_policy=words.given("--versions", versions, _version_policy),
+        response_cache=response_cache,
+        accelerators=words.given("--accelerator", accelerator or None, _accelerators),
+    )
+    if problems := [*words.problems, *contradictions(serving)]:
+        raise InputError("\n".join(problems))
+    return serving
+
+
+def contradictions(serving: Serving) -> list[str]:
+    """What cannot be asked for together."""
+    found = []
+    group, batching = serving.instances, serving.batching
+    if group is not None and group.kind == "cpu" and group.gpus:
+        found.append(f"--gpus {','.join(map(str, group.gpus))}: instances of --kind cpu are on no GPU; use --kind gpu")
+    if batching.enabled is False and batching.asks:
+        found.append("the queue's delay, sizes and policy are those of dynamic batching, which is turned off")
+    if group is not None and group.kind == "cpu":
+        found += [
+            f"--accelerator {accelerator.name}: runs on a GPU, but --kind is cpu"
+            for accelerator in serving.accelerators or ()
+            if ACCELERATORS.get(accelerator.name) == "gpu"
+        ]
+    return found
+
+
+class _Words:
+    """Reads one option after another, and remembers what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def given(self, option: str, word: Value | None, read: Callable[[Value], Result]) -> Result | None:
+        if word is None:
+            return None
+        try:
+            return read(word)
+        except ValueError as error:
+            said = ",".join(word) if isinstance(word, list | tuple) else word
+            self.problems.append(f"{option} {said}: {error}")
+            return None
+
+    def number(self, option: str, number: int | None, least: int) -> int | None:
+        return self.given(option, number, lambda value: _at_least(value, least))
+
+    def one_of(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
+        return self.given(option, word, lambda text: _choice(text, choices))
+
+
+def _at_least(number: int, least: int) -> int:
+    if number < least:
+        raise ValueError(f"expected {least} or more")
+    return number
+
+
+def _choice(word: str, choices: tuple[Result, ...]) -> Result:
+    for choice in choices:
+        if word.lower() == choice:
+            return choice
+    raise ValueError(f"expected {', '.join(map(str, choices))}")
+
+
+def _numbers(text: str, least: int) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]+", word) and int(word) >= least for word in words):
+        raise ValueError(f"expected whole numbers from {least}, with commas between them")
+    if len({int(word) for word in words}) < len(words):
+        raise ValueError("names a number twice")
+    return tuple(int(word) for word in words)
+
+
+def _microseconds(milliseconds: float) -> int:
+    if not 0 <= milliseconds < 1e12:
+        raise ValueError("expected milliseconds, 0 for no timeout")
+    if milliseconds and round(milliseconds * 1000) == 0:
+        raise ValueError("is less than a microsecond, Triton's unit; 0 is no timeout")
+    return round(milliseconds * 1000)
+
+
+def _cuda_graphs(text: str) -> CudaGraphs:
+    if text in ("on", "off"):
+        return CudaGraphs(enabled=text == "on")
+    try:
+        return CudaGraphs(batch_sizes=_numbers(text, 1))
+    except ValueError as error:
+        raise ValueError(f"expected on, off, or batch sizes such as 1,8,32 ({error})") from error
+
+
+def _version_policy(text: str) -> VersionPolicy:
+    if text == "all":
+        return VersionPolicy()
+    name, _, number = text.partition(":")
+    try:
+        if name == "latest":
+            (latest,) = _numbers(number, 1)
+            return VersionPolicy(latest=latest)
+        return VersionPolicy(versions=_numbers(text, 1))
+    except ValueError as error:
+        raise ValueError("expected all, latest:N, or version numbers such as 3,5") from error
+
+
+def _accelerators(texts: Sequence[str]) -> tuple[Accelerator, ...]:
+    if list(texts) == ["none"]:
+        return ()
+    return tuple(map(_accelerator, texts))
+
+
+def _accelerator(text: str) -> Accelerator:
+    name, separator, rest = text.partition(":")
+    if name not in ACCELERATORS:
+        raise ValueError(f"expected {', '.join(ACCELERATORS)}, or none alone")
+    pairs = [pair.partition("=") for pair in rest.split(",")] if separator else []
+    if not all(key and equals and value for key, equals, value in pairs):
+        raise ValueError("parameters are written NAME:key=value,key=value")
+    return Accelerator(name=name, parameters={key: value for key, _, value in pairs})

@@ -1,0 +1,260 @@
+"""What is asked of serving, put into Triton's `ModelConfig`, and what Triton would refuse of it.
+
+The rules are those of model_config.proto and of Triton's own checks (core, model_config_utils.cc), which name only
+the first thing wrong, and only when the model is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from builder.config.backends import ARTIFACTS, ModelConfig, backend_of
+from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
+from builder.config.warmup import add_warmup, remove_warmup
+from model.errors import InputError
+from model.spec import TensorSpec
+
+PRECISION_MODES = ("FP32", "FP16", "INT8")
+
+_KIND = model_config_pb2.ModelInstanceGroup.Kind
+_ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
+
+
+def tune(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
+    """Write what is asked into a configuration whose tensors and largest batch are those of the artifact.
+
+    Warm-up that was there is made again for the image and the largest batch as they are now.
+    """
+    if serving.instances is not None:
+        _group(config, serving.instances)
+    _batch(config, serving.batching)
+    if serving.cuda_graphs is not None:
+        _capture(config, serving.cuda_graphs, image)
+    if serving.accelerators is not None:
+        _accelerate(config, serving.accelerators)
+    if serving.version_policy is not None:
+        _load(config, serving.version_policy)
+    if serving.response_cache is not None:
+        config.ClearField("response_cache")
+        config.response_cache.enable = serving.response_cache
+    had_warmup = remove_warmup(config)
+    if had_warmup if serving.warmup is None else serving.warmup:
+        add_warmup(config, image, model_config_pb2.DataType.Value(f"TYPE_{image.dtype}"))
+
+
+def check_accepted(config: ModelConfig) -> None:
+    """Raise InputError that lists all that Triton would refuse."""
+    if found := list(refusals(config)):
+        raise InputError(
+            "\n".join([f"{config.name}: Triton would refuse this configuration:", *map("  ".__add__, found)])
+        )
+
+
+def unproven(config: ModelConfig) -> list[str]:
+    """What makes a served model compute in another way than the verdict saw."""
+    return [
+        f"execution accelerator {entry.name}{_at_precision(entry)}: the answers are those of another runtime than "
+        "the one that was judged"
+        for entry in _accelerators(config)
+        if entry.name != "cuda"
+    ]
+
+
+def refusals(config: ModelConfig) -> Iterator[str]:
+    """All that Triton would refuse, or silently leave undone, a sentence each."""
+    yield from _group_refusals(config)
+    yield from _batching_refusals(config)
+    yield from _cuda_refusals(config)
+    yield from _accelerator_refusals(config)
+    yield from _other_refusals(config)
+
+
+def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
+    """Those that Triton loads by the version policy of a `ModelConfig`: the newest one, unless it says otherwise."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return set(versions)
+    if policy.HasField("specific"):
+        return set(versions) & set(policy.specific.versions)
+    count = policy.latest.num_versions if policy.HasField("latest") else 1
+    return set(sorted(versions, reverse=True)[:count])
+
+
+def described_policy(config: ModelConfig) -> str:
+    """A version policy in the words that `--versions` takes."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return "all"
+    if policy.HasField("specific"):
+        return ",".join(map(str, policy.specific.versions))
+    return f"latest:{policy.latest.num_versions if policy.HasField('latest') else 1}"
+
+
+def _group(config: ModelConfig, asked: Instances) -> None:
+    """Change the first group, which remains alone."""
+    del config.instance_group[1:]
+    group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
+    if asked.count is not None:
+        group.count = asked.count
+    if asked.kind is not None:
+        group.kind = _KIND.Value(f"KIND_{asked.kind.upper()}")
+    if asked.gpus is not None or asked.kind == "cpu":
+        group.gpus[:] = asked.gpus or ()
+    if asked.gpus and asked.kind is None:
+        group.kind = _KIND.Value("KIND_GPU")
+
+
+def _batch(config: ModelConfig, asked: Batching) -> None:
+    if asked.enabled is False:
+        config.ClearField("dynamic_batching")
+        return
+    if asked.enabled or asked.asks:
+        config.dynamic_batching.SetInParent()
+    batching = config.dynamic_batching
+    if asked.max_queue_delay_us is not None:
+        batching.max_queue_delay_microseconds = asked.max_queue_delay_us
+    if asked.preferred_sizes is not None:
+        batching.preferred_batch_size[:] = asked.preferred_sizes
+    for name, value in (
+        ("default_timeout_microseconds", asked.timeout_us),
+        ("timeout_action", asked.timeout_action and _ACTION.Value(asked.timeout_action.upper())),
+        ("allow_timeout_override", asked.allow_timeout_override),
+        ("max_queue_size", asked.max_queue_size),
+    ):
+        if value is not None:
+            setattr(batching.default_queue_policy, name, value)
+
+
+def _capture(config: ModelConfig, asked: CudaGraphs, image: TensorSpec) -> None:
+    """Name each size: with dynamic batching Triton would capture the preferred sizes and the largest alone."""
+    cuda = config.optimization.cuda
+    cuda.graphs = asked.enabled
+    del cuda.graph_spec[:]
+    for size in asked.sizes(config.max_batch_size) if asked.enabled else ():
+        cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
+
+
+def _accelerate(config: ModelConfig, asked: tuple[Accelerator, ...]) -> None:
+    config.optimization.ClearField("execution_accelerators")
+    for accelerator in asked:
+        section = config.optimization.execution_accelerators
+        place = (
+            section.cpu_execution_accelerator
+            if ACCELERATORS.get(accelerator.name) == "cpu"
+            else section.gpu_execution_accelerator
+        )
+        place.add(name=accelerator.name, parameters=accelerator.parameters)
+
+
+def _load(config: ModelConfig, asked: VersionPolicy) -> None:
+    config.ClearField("version_policy")
+    if asked.versions:
+        config.version_policy.specific.versions.extend(asked.versions)
+    elif asked.latest is not None:
+        config.version_policy.latest.num_versions = asked.latest
+    else:
+        config.version_policy.all.SetInParent()
+
+
+def _group_refusals(config: ModelConfig) -> Iterator[str]:
+    if config.HasField("ensemble_scheduling") and config.instance_group:
+        yield "instance_group: an ensemble has no instances of its own"
+    for number, group in enumerate(config.instance_group):
+        where, kind = f"instance_group {number}", _KIND.Name(group.kind)
+        if group.count < 0:
+            yield f"{where}: count is {group.count}, expected 1 or more"
+        if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
+            yield f"{where}: {kind} takes no gpus, got {list(group.gpus)}"
+        if group.profile and backend_of(config) != "tensorrt":
+            yield f"{where}: profiles are those of backend tensorrt, not of {backend_of(config)}"
+        if kind == "KIND_CPU" and backend_of(config) == "tensorrt":
+            yield f"{where}: backend tensorrt runs on GPUs, got {kind}"
+
+
+def _batching_refusals(config: ModelConfig) -> Iterator[str]:
+    if not config.HasField("dynamic_batching"):
+        return
+    batching, largest = config.dynamic_batching, config.max_batch_size
+    for size in batching.preferred_batch_size:
+        if not 0 < size <= largest:
+            yield f"dynamic_batching: preferred batch {size} is not from 1 to max_batch_size {largest}"
+    policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+    delays = any(policy.default_timeout_microseconds and policy.timeout_action for policy in policies)
+    if batching.preserve_ordering and delays:
+        yield "dynamic_batching: preserve_ordering and the timeout action DELAY exclude each other"
+    if batching.preserve_ordering and batching.priority_levels > 1:
+        yield f"dynamic_batching: preserve_ordering allows one priority level, got {batching.priority_levels}"
+    if batching.priority_levels and not 0 < batching.default_priority_level <= batching.priority_levels:
+        yield (
+            f"dynamic_batching: default_priority_level {batching.default_priority_level} is not from 1 to "
+            f"priority_levels {batching.priority_levels}"
+        )
+
+
+def _cuda_refusals(config: ModelConfig) -> Iterator[str]:
+    cuda = config.optimization.cuda
+    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != "tensorrt":
+        yield f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}"
+    for spec in cuda.graph_spec:
+        if not 0 < spec.batch_size <= config.max_batch_size:
+            yield (
+                f"optimization.cuda: graph batch {spec.batch_size} is not from 1 to max_batch_size "
+                f"{config.max_batch_size}"
+            )
+
+
+def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
+    entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
+    if backend != "onnxruntime":  # one that is not ours may know accelerators of its own
+        if entries and backend in ARTIFACTS:
+            names = ", ".join(entry.name for entry in entries)
+            yield f"execution_accelerators: {names} are for backend onnxruntime, not for {backend}"
+        return
+    section = config.optimization.execution_accelerators
+    for place, found in (("gpu", section.gpu_execution_accelerator), ("cpu", section.cpu_execution_accelerator)):
+        known = [name for name, kind in ACCELERATORS.items() if kind == place]
+        for entry in found:
+            if entry.name not in known:
+                yield f"{place}_execution_accelerator: expected {' or '.join(known)}, got {entry.name!r}"
+            mode = entry.parameters.get("precision_mode", "FP32")
+            if entry.name == "tensorrt" and mode not in PRECISION_MODES:
+                yield f"accelerator tensorrt: precision_mode is one of {', '.join(PRECISION_MODES)}, got {mode!r}"
+    if section.gpu_execution_accelerator and groups and all(group.kind == _KIND.Value("KIND_CPU") for group in groups):
+        yield "gpu_execution_accelerator: all instances are on the CPU, where it is never used"
+
+
+def _other_refusals(config: ModelConfig) -> Iterator[str]:
+    policy = config.version_policy
+    if policy.HasField("latest") and not policy.latest.num_versions:
+        yield "version_policy: latest 0 loads nothing"
+    if policy.HasField("specific") and not policy.specific.versions:
+        yield "version_policy: specific names no version"
+    for sample in config.model_warmup:
+        if not 0 <= sample.batch_size <= config.max_batch_size:
+            yield (
+                f"model_warmup {sample.name!r}: batch {sample.batch_size} is above max_batch_size "
+                f"{config.max_batch_size}"
+            )
+        if missing := [tensor.name for tensor in config.input if tensor.name not in sample.inputs]:
+            yield f"model_warmup {sample.name!r}: gives no {', '.join(missing)}"
+    if config.response_cache.enable and config.HasField("sequence_batching"):
+        yield "response_cache: cannot be combined with sequence_batching"
+    if config.response_cache.enable and config.model_transaction_policy.decoupled:
+        yield "response_cache: cannot be combined with a decoupled model"
+    for capability in config.cc_model_filenames:
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
+            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
+
+
+def _accelerators(config: ModelConfig) -> list[Any]:
+    section = config.optimization.execution_accelerators
+    return [*section.gpu_execution_accelerator, *section.cpu_execution_accelerator]
+
+
+def _at_precision(entry: Any) -> str:
+    mode = entry.parameters.get("precision_mode")
+    return f" in {mode}" if mode else ""

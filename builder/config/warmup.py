@@ -1,0 +1,74 @@
+"""Warm-up from a golden image: Triton runs it, at batch 1 and at the largest batch, before it says that it is ready.
+
+`input_data_file` is read from `<model folder>/warmup/`, as the raw bytes of one image: for a batch of N Triton sends
+N requests with the same bytes in one run (core, backend_model_instance.cc).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from model.files import written_beside
+from model.preprocess import ImageArray
+from model.spec import TensorSpec
+
+WARMUP_FOLDER = "warmup"
+WARMUP_FILE = "golden_image.raw"
+_SAMPLE = "golden image, batch "
+
+
+def warmup_files(images: ImageArray) -> dict[str, bytes]:
+    """The files for the warm-up folder of a model, by name. images: uint8 [N, H, W, 3], the first is taken."""
+    return {WARMUP_FILE: images[0].tobytes()}
+
+
+def write_warmup(model: Path, files: dict[str, bytes]) -> None:
+    """Put the files into a model folder's warm-up folder, each replaced: what is there may be linked to elsewhere."""
+    for name, content in files.items():
+        with written_beside(model / WARMUP_FOLDER / name) as beside:
+            beside.write_bytes(content)
+
+
+def add_warmup(config: Any, image: TensorSpec, data_type: int) -> None:
+    """Have a `ModelConfig` warm up with the golden image, at batch 1 and at its largest."""
+    for size in sorted({1, config.max_batch_size}):
+        sample = config.model_warmup.add(name=f"{_SAMPLE}{size}", batch_size=size)
+        entry = sample.inputs[image.name]
+        entry.data_type, entry.input_data_file = data_type, WARMUP_FILE
+        entry.dims.extend(image.shape)
+
+
+def remove_warmup(config: Any) -> bool:
+    """Take the golden image's samples out of a `ModelConfig`, and tell whether there were any; others stay."""
+    others = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
+    there_were = len(others) < len(config.model_warmup)
+    del config.model_warmup[:]
+    config.model_warmup.extend(others)
+    return there_were
+
+
+def warms_up(config: Any) -> bool:
+    """Whether a `ModelConfig` reads the golden image, which then must stand in the warm-up folder."""
+    return WARMUP_FILE in warmup_sizes(config)
+
+
+def warmup_sizes(config: Any) -> dict[str, int]:
+    """The warm-up files a `ModelConfig` reads, and how many bytes each must have at least."""
+    wanted: dict[str, int] = {}
+    for name, size in _reads(config):
+        wanted[name] = max(size, wanted.get(name, 0))
+    return wanted
+
+
+def _reads(config: Any) -> Iterator[tuple[str, int]]:
+    for sample in config.model_warmup:
+        for entry in sample.inputs.values():
+            if entry.input_data_file:
+                yield entry.input_data_file, prod(entry.dims) * _BYTES.get(entry.data_type, 1)
+
+
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 2, 8: 4, 9: 8, 10: 2, 11: 4, 12: 8, 13: 0, 14: 2}
+"""By the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16; a string's length is its own."""

@@ -1,0 +1,34 @@
+"""ONNX, served by Triton's `onnxruntime` backend."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from builder.formats.base import Format, Job
+from model.runners.base import Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
+
+
+class Onnx(Format):
+    """The graph as it is."""
+
+    name = "onnx"
+    backend = "onnxruntime"
+    artifact = "model.onnx"
+
+    def write(self, job: Job) -> Path:
+        artifact = job.folder / self.artifact
+        shutil.copyfile(job.graph, artifact)
+        return artifact
+
+    def candidate(self, artifact: Path, job: Job) -> Runner | None:
+        if job.precision == "bf16":  # ONNX Runtime has no such kernels on a CPU
+            return None
+        runner = OnnxRuntimeRunner(artifact, spec=job.source.spec)
+        if job.precision == "fp16" and not runner.on_gpu:  # on a CPU it computes in fp32, which proves nothing
+            runner.infer(np.zeros((1, *job.source.spec.input.shape), dtype=np.uint8))
+            return None
+        return runner

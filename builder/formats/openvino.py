@@ -1,0 +1,84 @@
+"""OpenVINO, served on the CPU by Triton's `openvino` backend.
+
+What NVIDIA's backend does (triton-inference-server/openvino_backend, src/openvino.cc and README.md):
+
+- it fixes the batch axis to `max_batch_size` and refuses every smaller batch, unless `ENABLE_BATCH_PADDING` is YES:
+  then it fills each batch up, and computes the largest one every time. A small `--max-batch` wastes least;
+- `HINT_BF16`: YES asks for bf16. Nothing asks for f32, so on a CPU with bf16 it runs every file in it.
+
+The kit's own backend (`server/backends/openvino`) takes any batch, and runs a file in the precision it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.formats.base import Format, Job
+from model.errors import ArtifactError
+from model.runners.base import Runner
+from model.spec import METADATA_KEY
+
+if TYPE_CHECKING:
+    from builder.targets import Precision
+
+_TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""By precision, the type of what the graph does not quantise, in OpenVINO's words."""
+
+
+class OpenVino(Format):
+    """`model.xml` and `model.bin`, with the spec and the precision in them."""
+
+    name = "openvino"
+    backend = "openvino"
+    artifact = "model.xml"
+    casts = False
+
+    def check_possible(self) -> None:
+        if find_spec("openvino") is None:
+            raise ArtifactError("--openvino needs OpenVINO; install it with: pip install 'tritonkit[openvino]'")
+
+    def write(self, job: Job) -> Path:
+        import openvino
+
+        from model.runners.openvino import PRECISION_KEY
+
+        artifact = job.folder / self.artifact
+        for stale in (artifact, artifact.with_suffix(".bin")):
+            stale.unlink(missing_ok=True)  # not written into: a runner of an earlier try may have it mapped
+        try:
+            model = openvino.Core().read_model(job.graph)
+            if model.has_rt_info(["framework"]):
+                del model.rt_info["framework"]  # the ONNX file's metadata, which is the spec once more
+            model.set_rt_info(_TYPES[job.precision], PRECISION_KEY)
+            model.set_rt_info(job.source.spec.to_json(), [METADATA_KEY])
+            openvino.save_model(model, artifact, compress_to_fp16=False)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ArtifactError(f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}") from error
+        return artifact
+
+    def candidate(self, artifact: Path, job: Job) -> Runner:
+        from model.runners.openvino import OpenVinoRunner
+
+        runner = OpenVinoRunner(artifact)
+        wanted = _TYPES[job.precision]
+        if runner.precision != wanted:
+            raise ArtifactError(
+                f"{artifact.name}: wants {wanted}, but OpenVINO runs it in {runner.precision} here, so a verdict would "
+                f"be of another arithmetic. For {job.precision} export on a CPU that has it (avx512_bf16 or amx_bf16 "
+                "in /proc/cpuinfo), or export --openvino fp32."
+            )
+        return runner
+
+    def proven_by(self, job: Job) -> str:
+        own = f"the artifact itself, run by OpenVINO in {_TYPES[job.precision]}"
+        if job.precision == "bf16":
+            return own
+        return f"{own}; NVIDIA's openvino backend cannot be told so, and takes bf16 on a CPU that has it"
+
+    def parameters(self, job: Job) -> Mapping[str, str]:
+        hint = {"HINT_BF16": "YES"} if job.precision == "bf16" else {}
+        return {"ENABLE_BATCH_PADDING": "YES", **hint}

@@ -1,0 +1,154 @@
+"""TensorRT plans for Triton, and engines of TensorRT for RTX that ride along with an ONNX model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.formats.base import Format, Job
+from builder.formats.farthest import Farthest
+from builder.formats.onnx import Onnx
+from builder.onnx_export import onnx_interface
+from builder.tensorrt.settings import BuildOptions, BuildRecord, BuildSettings
+from model.errors import ArtifactError
+from model.gpu import Gpu, find_gpu
+from model.plans import BUILD_FILE, Flavour, find_tensorrt
+from model.runners.base import Runner
+
+ENGINE = "model.rtx"
+
+
+class Trt(Format):
+    """A plan, served by Triton's `tensorrt` backend in the TensorRT that built it."""
+
+    name = "trt"
+    backend = "tensorrt"
+    artifact = "model.plan"
+    takes_bf16 = True
+    dialect = "tensorrt"
+
+    def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
+        """options: how plans are built. image: the container image to build and prove in; None builds right here."""
+        self.options = options or BuildOptions()
+        self.image = image
+
+    def check_possible(self) -> None:
+        if self.image is None:
+            find_tensorrt("tensorrt")
+        else:
+            from builder.tensorrt.container import docker_here
+
+            docker_here()
+
+    def write(self, job: Job) -> Path:
+        plan = job.folder / self.artifact
+        settings = settings_of(self.options, "tensorrt", job)
+        if self.image is None:
+            from builder.tensorrt.build import build
+
+            record = build(job.graph, plan, settings, job.report)
+        else:
+            from builder.tensorrt.container import build_in_container
+
+            tensor = job.source.spec.input
+            record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
+        keep_record(record, plan, job)
+        return plan
+
+    def candidate(self, artifact: Path, job: Job) -> Runner:
+        if self.image is None:
+            from model.runners.tensorrt import TensorRtRunner
+
+            return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=self.options.version_compatible)
+        from builder.tensorrt.served import ServedPlan
+
+        compatible = self.options.version_compatible
+        return ServedPlan(artifact, job.graph, job.source.spec, job.max_batch, self.image, compatible)
+
+    def proven_by(self, job: Job) -> str:
+        if self.image is not None:
+            return f"the plan itself, served by Triton in {self.image}"
+        gpu = find_gpu()
+        return f"the plan itself, run by TensorRT on {gpu.name if gpu else 'a GPU'}"
+
+
+class Rtx(Format):
+    """An ONNX model for Triton, and beside it the engine of the very same graph for RTX machines.
+
+    Triton has no backend for these engines: a version is served by `onnxruntime` from `model.onnx`, and `model.rtx` is
+    for `client infer --from`. bf16 is refused: ONNX Runtime has no such kernels for most operators.
+    """
+
+    name = "rtx"
+    backend = Onnx.backend
+    artifact = Onnx.artifact
+    dialect = "tensorrt"
+
+    def __init__(self, options: BuildOptions | None = None) -> None:
+        """options: how engines are built."""
+        self.options = options or BuildOptions()
+
+    def check_possible(self) -> None:
+        find_tensorrt("rtx")
+
+    def write(self, job: Job) -> Path:
+        if job.precision == "bf16":
+            raise ArtifactError(
+                "--rtx bf16: Triton serves such a version by ONNX Runtime, which does not compute in bf16. "
+                "Take --rtx fp16, or --trt bf16"
+            )
+        from builder.tensorrt.build import build
+
+        artifact = Onnx().write(job)
+        engine = job.folder / ENGINE
+        record = build(job.graph, engine, settings_of(self.options, "rtx", job), job.report)
+        keep_record(record, engine, job)
+        return artifact
+
+    def candidate(self, artifact: Path, job: Job) -> Runner | None:
+        graph = Onnx().candidate(artifact, job)
+        gpu = find_gpu()
+        if gpu is None or not self._runs_on(gpu, job):
+            return graph
+        from model.runners.tensorrt import TensorRtRunner
+
+        engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
+        return engine if graph is None else Farthest(job.source.reference, (engine, graph))
+
+    def proven_by(self, job: Job) -> str:
+        gpu = find_gpu()
+        run = _runs_as_served(job)
+        graph = "its graph, run by onnxruntime" if run else "its graph, by a simulation of its rounding"
+        if gpu is not None and self._runs_on(gpu, job):
+            both = f"{ENGINE}, run by TensorRT for RTX on {gpu.name}, and {graph}"
+            return f"{both}; of each picture the answer farther off counts" if run else both
+        why = f"{gpu.name} is none of the GPUs it is for" if gpu is not None else "no GPU here"
+        return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
+
+    def _runs_on(self, gpu: Gpu, job: Job) -> bool:
+        return settings_of(self.options, "rtx", job).runs_on(gpu.compute_capability)
+
+
+def _runs_as_served(job: Job) -> bool:
+    """Whether ONNX Runtime computes here in the graph's own precision; fp16 on a CPU it computes in fp32."""
+    import onnxruntime
+
+    return job.precision != "fp16" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def settings_of(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
+    """The options, with what the job says."""
+    return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
+
+
+def keep_record(record: BuildRecord, plan: Path, job: Job) -> None:
+    """Write the record beside the plan, with the interface of its graph.
+
+    Raises ArtifactError where the plan is not of the precision it is for.
+    """
+    from builder.tensorrt.precision import precision_problems
+
+    if problems := precision_problems(plan, job.graph, job.precision, record):
+        raise ArtifactError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))
+    inputs, outputs = onnx_interface(job.graph)
+    whole = record.model_copy(update={"inputs": inputs, "outputs": outputs})
+    (job.folder / BUILD_FILE).write_text(whole.model_dump_json(indent=2), encoding="utf-8")

@@ -1,0 +1,23 @@
+"""What a model takes and gives, and how that differs from what somebody says of it."""
+
+from __future__ import annotations
+
+from model.spec import ModelSpec, TensorSpec
+
+Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+"""Inputs and outputs, without their batch axis."""
+
+
+def interface_of(spec: ModelSpec) -> Interface:
+    """What a model of this spec takes and gives."""
+    return (spec.input,), spec.outputs
+
+
+def difference(found: Interface, said: Interface, by: str) -> str | None:
+    """`has …; BY …` in words, such as `has …; its spec says …`; None where both are the same, order included."""
+    return None if found == said else f"has {_described(found)}; {by} {_described(said)}"
+
+
+def _described(interface: Interface) -> str:
+    inputs, outputs = (", ".join(map(str, side)) or "nothing" for side in interface)
+    return f"{inputs} -> {outputs}"

@@ -1,0 +1,62 @@
+"""NVIDIA ModelOpt's AutoCast in place of the kit's own converter: the same call, another hand.
+
+An optional extra. Which nodes stay in fp32 is decided by the guard and the repair, as always; AutoCast places casts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from builder.precision.cast import Reduced
+from builder.precision.graph import flattened, margins, wiring_of
+from model.errors import ArtifactError
+
+
+def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
+    """The graph with its float arithmetic in `precision`, as `builder.precision.cast.reduced` says.
+
+    Raises ArtifactError where ModelOpt is not installed.
+    """
+    try:
+        from modelopt.onnx.autocast import convert_to_mixed_precision
+    except ImportError as error:
+        raise ArtifactError(
+            f"--converter autocast needs NVIDIA ModelOpt ({error}); install it with: pip install 'tritonkit[autocast]'"
+        ) from error
+    flat = flattened(model)
+    out = margins(flat, wiring_of(flat)) | set(keep)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "fp32.onnx"
+        onnx.save(flat, path)
+        converted: ModelProto = convert_to_mixed_precision(
+            str(path),
+            low_precision_type=precision,
+            nodes_to_exclude=[f"^{re.escape(name)}$" for name in sorted(out)],
+            data_max=float("inf"),
+            init_max=float("inf"),
+            keep_io_types=True,
+        )
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("modelopt")
+    root, level = logging.getLogger(), logger.level
+    handlers = root.handlers[:]
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        root.handlers[:] = handlers  # it sets up logging for the whole process

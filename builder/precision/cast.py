@@ -1,0 +1,170 @@
+"""fp16 and bf16 by casts on edges: a node computes in the reduced type unless it is kept, inputs and outputs stay.
+
+Types are in the graph, so that a strongly typed TensorRT build, of any version, computes what the graph says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx.version_converter
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from builder.precision.graph import Wiring, captured, flattened, has_subgraph, margins, wiring_of
+from model.errors import ArtifactError, first_line
+
+Reduced = Literal["fp16", "bf16"]
+
+_BF16_OPSET = 22
+"""From here on convolutions and pools are defined for bfloat16."""
+TYPES: dict[Reduced, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_ALWAYS_FP32 = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Range", "ConstantOfShape", "EyeLike"),
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"),
+        *("NonMaxSuppression", "CumSum", "TopK"),
+    }
+)
+"""Their types are bound to fp32 or to whole numbers, or runtimes have no other kernel."""
+_FP32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
+"""Inputs that are fp32 by the operator's definition, whatever type it computes in: region and scales."""
+
+
+def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
+    """The graph with its float arithmetic in `precision`, but for the nodes named in `keep` and the margins.
+
+    Types of inputs and outputs do not change. Raises ArtifactError for a graph without arithmetic.
+    """
+    flat = flattened(_with_opset_for(precision, model))
+    wiring = wiring_of(flat)
+    low = low_nodes(flat, wiring, keep)
+    well_typed = _type_problem(flat) is None
+    _Conversion(flat, wiring, low, TYPES[precision]).run()
+    del flat.graph.value_info[:]
+    onnx.checker.check_model(flat)
+    if well_typed and (problem := _type_problem(flat)) is not None:
+        raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}")
+    return flat
+
+
+def _with_opset_for(precision: Reduced, model: ModelProto) -> ModelProto:
+    has = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if precision == "fp16" or has >= _BF16_OPSET:
+        return model
+    return onnx.version_converter.convert_version(model, _BF16_OPSET)
+
+
+def _type_problem(model: ModelProto) -> str | None:
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        return first_line(error)
+    return None
+
+
+def low_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> set[str]:
+    """The names of the nodes that take the reduced type."""
+    out, inside = margins(flat, wiring) | set(keep), captured(flat)
+    return {
+        node.name
+        for node in flat.graph.node
+        if node.name not in out
+        and wiring.is_known(node)
+        and not inside & set(node.output)
+        and node.op_type not in _ALWAYS_FP32
+        and not has_subgraph(node)
+        and any(wiring.is_float(name) for name in (*node.input, *node.output))
+        # A custom operator may have no kernel for another type.
+        and node.domain in ("", "ai.onnx")
+    }
+
+
+@dataclass
+class _Conversion:
+    model: ModelProto
+    wiring: Wiring
+    low: set[str]
+    low_type: int
+    casts: dict[tuple[str, int], str] = field(default_factory=dict)
+    nodes: list[NodeProto] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self.made_low = {
+            name
+            for node in graph.node
+            if node.name in self.low
+            for name in node.output
+            if name and self.wiring.is_float(name)
+        }
+
+    def run(self) -> None:
+        graph = self.model.graph
+        for node in list(graph.node):
+            self._inputs(node)
+            self.nodes.append(node)
+            self._outputs(node)
+        del graph.node[:]
+        graph.node.extend(self.nodes)
+        used = captured(self.model) | {name for node in graph.node for name in node.input}
+        for name, tensor in self.weights.items():
+            if name not in used and name not in self.outputs:
+                graph.initializer.remove(tensor)
+
+    def _inputs(self, node: NodeProto) -> None:
+        exempt = _FP32_INPUTS.get(node.op_type, set())
+        for place, name in enumerate(node.input):
+            if not self.wiring.is_float(name):
+                continue
+            wanted = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
+            has = self.low_type if name in self.made_low else TensorProto.FLOAT
+            if wanted != has:
+                node.input[place] = self._as_type(name, wanted)
+
+    def _outputs(self, node: NodeProto) -> None:
+        if node.name not in self.low:
+            return
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = self.low_type
+        for place, name in enumerate(node.output):
+            if name in self.outputs and name in self.made_low:
+                node.output[place] = self._own(name)
+                self.nodes.append(_cast(node.output[place], name, TensorProto.FLOAT))
+
+    def _own(self, output: str) -> str:
+        """The name of a graph output before its cast back: those who take it take this."""
+        name = f"{output}__low"
+        self.casts[output, TensorProto.FLOAT] = output
+        for node in self.wiring.consumers.get(output, []):
+            node.input[:] = [name if given == output else given for given in node.input]
+        self.wiring.types[name] = TensorProto.FLOAT
+        self.made_low.add(name)
+        return name
+
+    def _as_type(self, name: str, wanted: int) -> str:
+        key = (name, wanted)
+        if key not in self.casts:
+            other = f"{name}__{TensorProto.DataType.Name(wanted).lower()}"
+            self.casts[key] = other
+            if name in self.weights:
+                self.model.graph.initializer.append(_weight_as(self.weights[name], other, wanted))
+            else:
+                self.nodes.append(_cast(name, other, wanted))
+        return self.casts[key]
+
+
+def _cast(source: str, target: str, wanted: int) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"Cast__{target}", to=wanted)
+
+
+def _weight_as(tensor: TensorProto, name: str, wanted: int) -> TensorProto:
+    array = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        return numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(wanted)), name)

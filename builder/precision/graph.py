@@ -1,0 +1,171 @@
+"""What the converters ask of an ONNX graph: types, who makes and who takes a tensor, and where the arithmetic is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from model.errors import ArtifactError
+
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
+"""The operators whose speed is why one reduces precision."""
+_LARGE = 1024
+"""Elements; shapes, axes and the like have fewer."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A graph's tensors by name: their element types, and the nodes that make and take them."""
+
+    types: dict[str, int]
+    producer: dict[str, NodeProto]
+    consumers: dict[str, list[NodeProto]]
+
+    def is_float(self, tensor: str) -> bool:
+        """Is it fp32, the type that a conversion reduces?"""
+        return self.types.get(tensor) == TensorProto.FLOAT
+
+    def is_known(self, node: NodeProto) -> bool:
+        """Have all its tensors a known type? Those around operators of other libraries may not."""
+        return all(self.types.get(name) for name in (*node.input, *node.output) if name)
+
+
+def flattened(model: ModelProto) -> ModelProto:
+    """A copy with local functions inlined, constants as initialisers, and a name for every node.
+
+    Raises ArtifactError for a graph without arithmetic.
+    """
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    if copied.functions:
+        copied = onnx.inliner.inline_local_functions(copied)
+    _constants_to_initializers(copied.graph)
+    taken: set[str] = set()
+    for place, node in enumerate(copied.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{place}"
+        taken.add(node.name)
+    if not any(node.op_type in HEAVY for node in copied.graph.node):
+        raise ArtifactError("the graph has no convolution or matrix product: nothing is gained by another precision")
+    return copied
+
+
+def wiring_of(model: ModelProto) -> Wiring:
+    """Types by ONNX's own inference; tensors that it cannot type are left out, and so left as they are."""
+    graph = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    producer = {name: node for node in model.graph.node for name in node.output if name}
+    consumers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    return Wiring(types, producer, consumers)
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """The same graph, large initialisers as inputs: inference copies all it gets, and reads but small values."""
+    whole = model.graph
+    large = [tensor for tensor in whole.initializer if np.prod(tensor.dims) > _LARGE]
+    apart = {tensor.name for tensor in large} - {value.name for value in whole.input}
+    graph = helper.make_graph(
+        whole.node,
+        whole.name,
+        [*whole.input, *(_described(tensor) for tensor in large if tensor.name in apart)],
+        whole.output,
+        [tensor for tensor in whole.initializer if np.prod(tensor.dims) <= _LARGE],
+        value_info=whole.value_info,
+    )
+    return helper.make_model(
+        graph, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version
+    )
+
+
+def _described(tensor: TensorProto) -> ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+
+
+def margins(model: ModelProto, wiring: Wiring) -> set[str]:
+    """The nodes before the first heavy operator and after the last: normalisation, softmax, thresholds.
+
+    They cost next to nothing and decide a lot, so they stay in fp32.
+    """
+    after = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _takers(node, wiring))
+    before = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _makers(node, wiring))
+    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY}
+    return {node.name for node in model.graph.node} - (after & before) - heavy
+
+
+def float_tensors(model: ModelProto, wiring: Wiring) -> list[str]:
+    """The fp32 tensors that nodes make, in their order."""
+    return [name for node in model.graph.node for name in node.output if name and wiring.is_float(name)]
+
+
+def has_subgraph(node: NodeProto) -> bool:
+    """Does it hold graphs of its own (If, Loop, Scan)?"""
+    return any(_subgraphs(node))
+
+
+def captured(model: ModelProto) -> set[str]:
+    """The tensors that graphs inside of nodes take from around them, which no node names as its input."""
+    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _taken_inside(graph)}
+
+
+def _subgraphs(node: NodeProto) -> list[GraphProto]:
+    single = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return single + [graph for a in node.attribute if a.type == AttributeProto.GRAPHS for graph in a.graphs]
+
+
+def _taken_inside(graph: GraphProto) -> set[str]:
+    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _taken_inside(inner)}
+    return deeper | {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+
+
+def _constants_to_initializers(graph: GraphProto) -> None:
+    constants = [node for node in graph.node if node.op_type == "Constant" and _value(node) is not None]
+    for node in constants:
+        value = _value(node)
+        if value is not None:
+            value.name = node.output[0]
+            graph.initializer.append(value)
+            graph.node.remove(node)
+
+
+def _value(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node, None for a sparse one or a text."""
+    (attribute,) = node.attribute
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    plain = {"value_float": attribute.f, "value_int": attribute.i}
+    lists = {"value_floats": attribute.floats, "value_ints": attribute.ints}
+    numbers = plain.get(attribute.name, list(lists[attribute.name]) if attribute.name in lists else None)
+    if numbers is None:
+        return None
+    dtype = np.float32 if "float" in attribute.name else np.int64
+    return numpy_helper.from_array(np.array(numbers, dtype=dtype))
+
+
+def _takers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+    return [taker for name in node.output for taker in wiring.consumers.get(name, [])]
+
+
+def _makers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+    return [wiring.producer[name] for name in node.input if name in wiring.producer]
+
+
+def _reached(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
+    """The names of all nodes that lie beyond the first ones."""
+    reached: set[str] = set()
+    edge = [node for start in first for node in following(start)]
+    while edge:
+        node = edge.pop()
+        if node.name not in reached:
+            reached.add(node.name)
+            edge += following(node)
+    return reached

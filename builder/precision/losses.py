@@ -1,0 +1,59 @@
+"""Where a reduced graph loses: the nodes in which the error grows most, so that they can be kept in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, ValueInfoProto
+
+from builder.precision.graph import Wiring, float_tensors
+from builder.precision.simulate import simulated
+from model.preprocess import ImageArray
+
+_IMAGES = 2
+_EPSILON = 1e-4
+"""Errors below this are those of rounding itself; their growth says nothing."""
+
+Values = dict[str, NDArray[Any]]
+
+
+def lossiest(flat: ModelProto, wiring: Wiring, reduced: ModelProto, images: ImageArray) -> list[str]:
+    """The nodes by how much larger the relative error of what they make is than of what they take, the worst first.
+
+    flat: the fp32 graph; reduced: the same one with casts; images: uint8 [N, H, W, 3].
+    """
+    few, tensors = images[:_IMAGES], float_tensors(flat, wiring)
+    right = _values(flat, tensors, few)
+    wrong = _values(simulated(reduced), tensors, few)
+    errors = {name: _error(right[name], wrong[name]) for name in right if name in wrong}
+    growth = {}
+    for node in flat.graph.node:
+        made = max((errors.get(name, 0.0) for name in node.output), default=0.0)
+        taken = max((errors.get(name, 0.0) for name in node.input), default=0.0)
+        growth[node.name] = made / max(taken, _EPSILON)
+    return sorted(growth, key=lambda name: -growth[name])
+
+
+def _values(model: ModelProto, tensors: list[str], images: ImageArray) -> Values:
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    made = {name for node in watched.graph.node for name in node.output}
+    outputs = {value.name for value in watched.graph.output}
+    seen = [name for name in tensors if name in made]
+    watched.graph.output.extend(ValueInfoProto(name=name) for name in seen if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(seen, session.run(seen, {watched.graph.input[0].name: images}), strict=True))
+
+
+def _error(right: NDArray[Any], wrong: NDArray[Any]) -> float:
+    """Relative error in the Frobenius norm; infinity where a value is no number."""
+    if not np.isfinite(wrong).all():
+        return float("inf")
+    size = float(np.linalg.norm(right.astype(np.float64)))
+    return float(np.linalg.norm(wrong.astype(np.float64) - right)) / size if size else 0.0

@@ -1,0 +1,98 @@
+"""int8 by QDQ nodes, calibrated on real images, in the dialect of the runtime that will serve it.
+
+ONNX Runtime's CPU kernels are fastest with U8 activations and S8 weights; TensorRT's parser takes symmetric S8 alone,
+and no quantised bias. So they are two artifacts of one model.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from builder.precision.graph import margins, wiring_of
+from builder.targets import Dialect
+from model.preprocess import ImageArray
+
+Method = Literal["minmax", "percentile"]
+
+_METHODS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
+_DIALECTS: dict[Dialect, dict[str, Any]] = {
+    "onnxruntime": {"activation_type": QuantType.QUInt8, "extra_options": {}},
+    "tensorrt": {
+        "activation_type": QuantType.QInt8,
+        "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    },
+}
+_PRODUCTS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
+"""What lies between convolutions: quantised too, ONNX Runtime does not leave int8 from one to the next."""
+
+
+def quantized(
+    flat: ModelProto, images: ImageArray, dialect: Dialect, method: Method = "minmax", keep: Collection[str] = ()
+) -> ModelProto:
+    """The graph with QDQ pairs around what can be int8, weights by channel; `keep` and the margins stay in fp32.
+
+    flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], what activations are calibrated on.
+    """
+    out = sorted(margins(flat, wiring_of(flat)) | set(keep))
+    chosen = _DIALECTS[dialect]
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(flat, source)
+        quantize_static(
+            source,
+            target,
+            _Images(flat.graph.input[0].name, images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_operators(flat, dialect),
+            nodes_to_exclude=out,
+            per_channel=True,
+            activation_type=chosen["activation_type"],
+            weight_type=QuantType.QInt8,
+            calibrate_method=_METHODS[method],
+            extra_options=chosen["extra_options"],
+        )
+        model = onnx.load(target)
+    del model.metadata_props[:]
+    model.metadata_props.extend(flat.metadata_props)
+    return model
+
+
+def _operators(flat: ModelProto, dialect: Dialect) -> list[str]:
+    # TensorRT fuses around products by itself. A transformer's residual stream loses its small values in eight bits.
+    if dialect == "tensorrt" or any(node.op_type in ("MatMul", "LayerNormalization") for node in flat.graph.node):
+        return _PRODUCTS
+    return _PRODUCTS + _BETWEEN
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
+    """One image at a time: the calibrator keeps what it sees."""
+
+    def __init__(self, name: str, images: ImageArray) -> None:
+        self._batches = ({name: images[i : i + 1]} for i in range(len(images)))
+
+    def get_next(self) -> dict[str, ImageArray] | None:
+        return next(self._batches, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice to preprocess, which the exporter already did."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):  # the calibrator prints
+            yield
+    finally:
+        logger.setLevel(level)

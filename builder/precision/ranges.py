@@ -1,0 +1,75 @@
+"""How large a graph's values get on real images of varied contrast, and which nodes that is too much for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from builder.precision.graph import Wiring, float_tensors
+from model.preprocess import ImageArray
+
+MAX_IMAGES = 8
+"""Taken of the golden images; each is shown in several contrasts."""
+Ranges = dict[str, float]
+"""By tensor, the largest magnitude seen; infinity where a value was no number."""
+
+
+def contrast_varied(images: ImageArray) -> ImageArray:
+    """Up to 8 of the images as they are, at three times the contrast, and as negatives, and one white, one black.
+
+    images: uint8 [N, H, W, 3]. Trained networks meet pictures in production that no sample has.
+    """
+    few = images[np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGES)).round().astype(int)]
+    harsh = np.clip((few.astype(np.float32) - 128) * 3 + 128, 0, 255).astype(np.uint8)
+    blank = np.zeros_like(few[:1])
+    return np.concatenate([few, harsh, 255 - few, blank, 255 - blank])
+
+
+def ranges_of(flat: ModelProto, wiring: Wiring, images: ImageArray) -> Ranges:
+    """Run the fp32 graph on uint8 images [N, H, W, 3]; the largest magnitude of each tensor and weight."""
+    tensors = float_tensors(flat, wiring)
+    session = _session(_with_maxima(flat, tensors).SerializeToString())
+    name = flat.graph.input[0].name
+    wanted = [f"{tensor}__max" for tensor in tensors]
+    seen: NDArray[np.float64] = np.zeros(len(tensors))
+    for image in images:  # one at a time: all tensors live until a run's end, and larger batches are no faster
+        values = np.array(session.run(wanted, {name: image[None]}), dtype=np.float64)
+        seen = np.maximum(seen, np.where(np.isfinite(values), values, np.inf))
+    weights = {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
+        for tensor in flat.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+    }
+    return weights | dict(zip(tensors, seen.tolist(), strict=True))
+
+
+def beyond(flat: ModelProto, ranges: Mapping[str, float], bound: float) -> list[str]:
+    """The nodes that take, hold or make a value of this magnitude or more, in the graph's order."""
+    return [
+        node.name
+        for node in flat.graph.node
+        if any(ranges.get(name, 0) >= bound for name in (*node.input, *node.output))
+    ]
+
+
+def _with_maxima(flat: ModelProto, tensors: list[str]) -> ModelProto:
+    model = ModelProto()
+    model.CopyFrom(flat)
+    graph = model.graph
+    for tensor in tensors:
+        graph.node.append(helper.make_node("Abs", [tensor], [f"{tensor}__abs"]))
+        graph.node.append(helper.make_node("ReduceMax", [f"{tensor}__abs"], [f"{tensor}__max"], keepdims=0))
+        graph.output.append(ValueInfoProto(name=f"{tensor}__max"))
+    return model
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Where every tensor is asked for, more optimisation is no faster, and keeps all weights in a second layout.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

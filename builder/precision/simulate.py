@@ -1,0 +1,95 @@
+"""What hardware that rounds to fp16 or bf16 would answer, computed on a CPU.
+
+ONNX Runtime runs fp16 operators on a CPU in fp32 and rounds nothing between them, so an overflow does not show; bf16 it
+does not run at all. Here every node of reduced type computes in fp32 and its result is rounded by a pair of casts,
+which tracks `torch.half`, infinities and NaN included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from builder.precision.graph import wiring_of
+from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.spec import ModelSpec
+
+LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+"""The reduced types that a simulation rounds to."""
+TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
+"""Attributes by which a node says of which type its output is."""
+
+
+def simulated(model: ModelProto) -> ModelProto:
+    """The same graph in fp32, with a rounding after every node that has a reduced type."""
+    types = wiring_of(model).types
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    ends = {value.name for value in (*copied.graph.input, *copied.graph.output)}
+    low = {name: kind for name, kind in types.items() if kind in LOW and name not in ends}
+    _widen_all(copied.graph, low)
+    return copied
+
+
+def widened(model: ModelProto) -> ModelProto:
+    """The same graph in fp32 throughout, its inputs and outputs too: what it computes before it is rounded."""
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    _widen_all(copied.graph, {})
+    for value in (*copied.graph.input, *copied.graph.output):
+        if value.type.tensor_type.elem_type in LOW:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return copied
+
+
+def _widen_all(graph: GraphProto, rounded: Mapping[str, int]) -> None:
+    """Have a graph compute in fp32; `rounded` are the tensors to round, each to a type."""
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    nodes: list[NodeProto] = []
+    for node in list(graph.node):
+        low = {name: rounded[name] for name in node.output if name in rounded}
+        _widen(node)
+        exact = {name: f"{name}__exact" for name in low}
+        node.output[:] = [exact.get(name, name) for name in node.output]
+        nodes.append(node)
+        for name, low_type in low.items():
+            nodes += _rounding(exact[name], name, low_type)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+
+
+def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeRunner:
+    """A runner for the simulation of a reduced graph; its file is written into `folder`."""
+    path = simulation_of(graph, folder)
+    onnx.save(simulated(onnx.load(graph)), path)
+    return OnnxRuntimeRunner(path, spec=spec)
+
+
+def simulation_of(graph: Path, folder: Path) -> Path:
+    """Where the simulation of a graph is written in a folder."""
+    return folder / f"{graph.stem}.simulated.onnx"
+
+
+def _widen(node: NodeProto) -> None:
+    """Have a node compute in fp32 what it would in a reduced type."""
+    for attribute in node.attribute:
+        if attribute.name in TYPE_ATTRIBUTES and attribute.i in LOW:
+            attribute.i = TensorProto.FLOAT
+        if attribute.HasField("t"):
+            _widen_tensor(attribute.t)
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in LOW:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+
+
+def _rounding(exact: str, name: str, low_type: int) -> list[NodeProto]:
+    down = helper.make_node("Cast", [exact], [f"{name}__rounded"], name=f"Round__{name}", to=low_type)
+    up = helper.make_node("Cast", [f"{name}__rounded"], [name], name=f"Widen__{name}", to=TensorProto.FLOAT)
+    return [down, up]

@@ -1,0 +1,86 @@
+"""The case of one source: all its artifacts are judged by the same reference, pictures and limits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.interface import difference, interface_of
+from builder.onnx_export import onnx_interface
+from builder.proving.carried import spec_problems
+from builder.proving.diagnosis import with_causes
+from builder.proving.judge import Training, judge
+from builder.proving.verdict import LIMITS, Limits, Problem, Verdict
+from builder.sources.base import Source
+from builder.targets import Precision
+from model.errors import ArtifactError
+from model.golden import Golden
+from model.network import Network
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+from model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Case:
+    """What artifacts are judged by."""
+
+    reference: Runner
+    golden: Golden
+    max_batch: int
+    network: Network | None = None
+    """Where there is one, causes are looked for by trying known faults on it."""
+    training: Training | None = None
+    limits: Mapping[Precision, Limits] = field(default_factory=lambda: LIMITS)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the model as it was given."""
+        return self.reference.spec
+
+    def verdict(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
+        """Judge what answers for an artifact, with the causes where it fails and they are wanted.
+
+        graph: the ONNX file that the artifact is, or was made from.
+        """
+        verdict = self.verdict_of_answers(candidate, precision)
+        if causes and self.network is not None:
+            verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
+        problems = (*_interface_problems(graph, self.spec), *spec_problems(graph, self.spec), *verdict.problems)
+        return verdict.model_copy(update={"problems": problems, "passed": not problems})
+
+    def verdict_of_answers(self, candidate: Runner, precision: Precision) -> Verdict:
+        """Judge by answers alone, where there is no graph to look into."""
+        limits = self.limits[precision]
+        return judge(self.reference, candidate, self.golden, self.max_batch, precision, self.training, limits)
+
+
+def case_of(source: Source, golden: Golden, max_batch: int, limits: Mapping[Precision, Limits] | None = None) -> Case:
+    """The case of a source; `limits` in place of the usual ones."""
+    reference = Remembering(source.reference)
+    return Case(reference, golden, max_batch, source.network, source.training, limits or LIMITS)
+
+
+class Remembering(Runner):
+    """A reference that is asked the same batches for each of several artifacts, and computes them once."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
+        self._runner = runner
+        self._answers: dict[bytes, Outputs] = {}
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        key = hashlib.blake2b(batch.tobytes() + str(batch.shape).encode()).digest()
+        if key not in self._answers:
+            self._answers[key] = self._runner.infer(batch)
+        return self._answers[key]
+
+
+def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
+    try:
+        other = difference(onnx_interface(graph), interface_of(spec), "expected")
+    except ArtifactError as error:
+        return [Problem(code="interface", message=str(error))]
+    return [Problem(code="interface", message=f"the graph {other}")] if other else []

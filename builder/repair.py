@@ -1,0 +1,207 @@
+"""An artifact in the wanted precision with its verdict, or, where that fails, in the nearest one that passes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.formats import Format, Job
+from builder.precision.autocast import autocast
+from builder.precision.cast import Reduced, reduced
+from builder.precision.ladder import Converter, Ladder, Step
+from builder.precision.simulate import simulated_runner, simulation_of
+from builder.proving.proof import Case
+from builder.proving.verdict import Problem, Try, Verdict
+from builder.targets import Target, target_from
+from model.errors import ArtifactError, first_line
+from model.preprocess import ImageArray
+from model.runners.base import Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
+
+_SELF_CONTAINED = (".onnx", ".xml", ".pt")
+"""Artifacts that carry their spec, and so can be opened by themselves."""
+CONVERTERS: dict[str, Converter] = {"edges": reduced, "autocast": autocast}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How a precision is reached."""
+
+    images: ImageArray
+    """uint8 [N, H, W, 3]: ranges are measured and int8 is calibrated on them."""
+    keep: Sequence[str] = ()
+    """Patterns of nodes, operators and tensors to keep in fp32."""
+    allowed: bool = True
+    """Whether more may be given up than was asked."""
+    force: bool = False
+    """Whether the artifact is wanted although it fails."""
+    converter: str = "edges"
+    """Who places the casts: `edges`, the kit's own, or `autocast`, NVIDIA ModelOpt's."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact in the version folder, and what was found of it."""
+
+    artifact: Path
+    job: Job
+    """What it was made from: `job.graph` is the ONNX graph in its precision."""
+    judged: Judged
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was found."""
+        return self.judged.verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, and what answered for the artifact."""
+
+    verdict: Verdict
+    runner: Runner
+    file: Path
+    """What `train test --from` opens to measure the same: a plan's graph, where the plan is not opened by its file."""
+
+    def noted(self, **update: object) -> Judged:
+        """The same, with fields of the verdict replaced."""
+        return replace(self, verdict=self.verdict.model_copy(update=update))
+
+
+def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> Made:
+    """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself."""
+    tries: list[Try] = []
+    made: Made | None = None
+    reduced_before = kind.casts and job.source.held != "fp32"
+    if reduced_before:  # exported as it is, and judged as what it is
+        target = target_from({target.format: job.source.held})
+    if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
+        broken = broken.noted(format=target.format, asked=target.precision, tries=tuple(tries))
+        return _forced(Made(job.folder / kind.artifact, replace(job, precision="fp32"), broken), kind, repair)
+    for step in _steps(kind, job, target, repair):
+        job.report(f"{target.format} {step.precision}: {step.how}")
+        if made is not None:
+            made.judged.runner.close()
+        try:
+            made, tried = _tried(case, job, kind, step)
+        except ArtifactError as error:
+            if not repair.allowed or step.precision == "fp32":
+                raise
+            tries.append(_unusable(step, error))
+            continue
+        tries.append(tried)
+        if made.verdict.passed or not repair.allowed:
+            break
+    if made is None:
+        raise ArtifactError(f"{target}: there is no way to make it")
+    made = _forced(made, kind, repair)
+    asked = None if made.verdict.precision == target.precision else target.precision
+    shown = tuple(tries) if target.precision != "fp32" else ()
+    return replace(made, judged=made.judged.noted(format=target.format, asked=asked, tries=shown))
+
+
+def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
+    if target.precision == "fp32" or (kind.casts and job.source.held != "fp32"):
+        return iter([_as_it_is(job, target)])
+    if not kind.casts and target.precision != "int8":
+        return iter([_as_it_is(job, target), _as_it_is(job, Target(format=target.format))])
+    ladder = Ladder(job.graph, repair.images, repair.keep, CONVERTERS[repair.converter])
+    casts: tuple[Reduced, ...] = ("fp16", "bf16") if kind.takes_bf16 else ("fp16",)
+    return ladder.steps(target.precision, kind.dialect, casts if kind.casts else ())
+
+
+def _as_it_is(job: Job, target: Target) -> Step:
+    """The source's graph: the precision, if not the graph's own, is the runtime's to bring."""
+
+    def write(path: Path) -> Sequence[str]:
+        path.write_bytes(job.graph.read_bytes())
+        return ()
+
+    return Step(target.precision, "the whole model", write)
+
+
+def _tried(case: Case, job: Job, kind: Format, step: Step) -> tuple[Made, Try]:
+    """The step's graph, judged by what rounds as hardware does, then the artifact, where it runs here."""
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(dir=job.graph.parent))
+    graph = folder / job.graph.name
+    kept = tuple(step.write(graph))
+    own = replace(job, graph=graph, precision=step.precision)
+    judged = _simulated(case, own) if kind.casts and step.precision in ("fp16", "bf16") else None
+    if judged is None or judged.verdict.passed:
+        judged = _written(case, own, kind) or judged
+    if judged is None:
+        raise ArtifactError(f"{kind.name} {step.precision}: nothing on this machine can run it, so nothing proves it")
+    tried = _told(step, judged.verdict, kept, began)
+    return Made(job.folder / kind.artifact, own, judged), tried
+
+
+def _simulated(case: Case, job: Job) -> Judged:
+    stand_in = simulated_runner(job.graph, case.spec, job.graph.parent)
+    verdict = case.verdict(stand_in, job.precision, job.graph, causes=False)
+    judged = Judged(verdict, stand_in, Path(stand_in.origin))
+    return judged.noted(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
+
+
+def _written(case: Case, job: Job, kind: Format) -> Judged | None:
+    """The verdict of the artifact itself, None where it does not run on this machine."""
+    artifact = kind.write(job)
+    runner = kind.candidate(artifact, job)
+    if runner is None:
+        return None
+    try:
+        verdict = case.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
+    except BaseException:
+        runner.close()
+        raise
+    rounded = simulation_of(job.graph, job.graph.parent)
+    graph = rounded if rounded.is_file() else job.graph
+    measured = artifact if artifact.suffix in _SELF_CONTAINED else graph
+    return Judged(verdict, runner, measured).noted(proven_by=kind.proven_by(job))
+
+
+def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
+    """The verdict of the fp32 graph, where it fails: then precision is not what is wrong.
+
+    A subtle fault of the graph would be within what a reduced precision may lose, so it is looked for before.
+    """
+    began = time.monotonic()
+    job.report("comparing the fp32 graph with the checkpoint")
+    runner = OnnxRuntimeRunner(job.graph, spec=case.spec)
+    verdict = case.verdict(runner, "fp32", job.graph)
+    tries.append(_told(Step("fp32", "the graph, before it is reduced", _nothing), verdict, (), began))
+    return None if verdict.passed else Judged(verdict, runner, job.graph)
+
+
+def _nothing(path: Path) -> Sequence[str]:
+    return ()
+
+
+def _unusable(step: Step, error: ArtifactError) -> Try:
+    """A try whose graph could not even be loaded."""
+    problem = Problem(code="run", message=first_line(error))
+    return Try(precision=step.precision, how=step.how, passed=False, nodes=step.nodes, seconds=0, problems=(problem,))
+
+
+def _forced(made: Made, kind: Format, repair: Repair) -> Made:
+    """The same, with the artifact written where it is wanted although its graph failed."""
+    if repair.force and not made.artifact.exists():
+        kind.write(made.job)
+    return made
+
+
+def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> Try:
+    return Try(
+        precision=step.precision,
+        how=step.how,
+        passed=verdict.passed,
+        kept=kept,
+        nodes=step.nodes,
+        max_abs=max((c.max_abs for c in verdict.comparisons), default=None),
+        relative=max((c.relative for c in verdict.comparisons), default=None),
+        seconds=round(time.monotonic() - began, 2),
+        problems=verdict.problems,
+    )

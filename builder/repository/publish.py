@@ -1,0 +1,188 @@
+"""Publishing a version so that the repository is loadable at every moment, also when the builder is killed.
+
+Triton takes every folder in a repository for a model, hidden ones too. So a version is built in a staging folder
+beside the repository, `.<repository>.staging/`, as the whole model folder it will become: the versions there are, as
+hard links, and the new one with its configuration. One rename puts it in place; where the model exists already,
+Linux's RENAME_EXCHANGE swaps both folders in one step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from builder.config.triton_config import CONFIG_FILE, LAST_VERSION, read_config
+from model.errors import ArtifactError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_ASIDE = ".aside"
+_SUFFIX_LENGTH = len("-01234567")
+
+
+class Publication:
+    """A model folder being prepared: `model` is the folder, `version_folder` the new version in it."""
+
+    def __init__(self, model: Path, version: int) -> None:
+        self.model = model
+        self.version = version
+        self.version_folder = model / str(version)
+
+
+@contextmanager
+def publication(repository: Path, name: str) -> Iterator[Publication]:
+    """Prepare a new version; it is published when the block ends without an error, and vanishes otherwise.
+
+    Raises ArtifactError when another builder is publishing to the repository, or the file system forbids it.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{repository}: cannot be a model repository ({error.strerror})") from error
+    with staging(repository) as folder:
+        live, staged = repository / name, folder / f"{name}-{uuid4().hex[:8]}"
+        version = next_version(live)
+        _link_tree(live, staged)
+        prepared = Publication(staged, version)
+        prepared.version_folder.mkdir(parents=True)
+        yield prepared
+        _flush(staged)
+        _put_in_place(staged, live)
+
+
+@contextmanager
+def staging(repository: Path) -> Iterator[Path]:
+    """Be the only builder, with an empty staging folder, which is removed with all that is left in it.
+
+    What is moved into it is deleted, also when the builder is killed: by the next one.
+    Raises ArtifactError when another builder is at work in the repository.
+    """
+    folder = staging_folder(repository)
+    with _only_builder(repository):
+        _recover(folder, repository)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def staging_folder(repository: Path) -> Path:
+    """Where versions are prepared: beside the repository, on the same file system."""
+    resolved = repository.resolve()
+    return resolved.parent / f".{resolved.name}.staging"
+
+
+def leftovers(repository: Path) -> list[Path]:
+    """Folders that an interrupted builder left in the staging folder."""
+    staging = staging_folder(repository)
+    return sorted(path for path in staging.iterdir() if path.is_dir()) if staging.is_dir() else []
+
+
+def versions_of(model: Path) -> list[int]:
+    """The published versions of a model folder, ascending, as Triton counts them."""
+    if not model.is_dir():
+        return []
+    names = [path.name for path in model.iterdir() if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and not name.startswith("0"))
+
+
+def next_version(model: Path) -> int:
+    """One more than any version there is or was."""
+    last = 0
+    if (model / CONFIG_FILE).is_file():
+        text = read_config(model).parameters[LAST_VERSION].string_value
+        last = int(text) if text.isdecimal() else 0
+    return max([last, *versions_of(model)]) + 1
+
+
+@contextmanager
+def _only_builder(repository: Path) -> Iterator[None]:
+    """Hold a lock on the repository's folder; the kernel lets go of it when this process ends, however it ends."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        _lock(descriptor, repository)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, repository: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ArtifactError(f"{repository}: another builder is publishing here; try again when it is done") from error
+
+
+def _link_tree(live: Path, staged: Path) -> None:
+    if not live.is_dir():
+        staged.mkdir()
+        return
+    try:
+        shutil.copytree(live, staged, copy_function=os.link)
+    except (OSError, shutil.Error) as error:
+        raise ArtifactError(
+            f"{live}: cannot be hard-linked into {staged.parent} ({error}). The repository's parent folder must be "
+            "writable and on the same file system."
+        ) from error
+
+
+def _flush(folder: Path) -> None:
+    """Have the new files on disk before anything points to them."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _put_in_place(staged: Path, live: Path) -> None:
+    try:
+        if live.is_dir():
+            _exchange(staged, live)
+        else:
+            staged.rename(live)
+    except OSError as error:
+        raise ArtifactError(f"{live}: cannot be put in place from {staged.parent} ({error})") from error
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swap two folders in one step (renameat2(2)); on file systems without it, in two with a gap between them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    rename = getattr(libc, "renameat2", None)
+    if rename is not None:
+        if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise OSError(code, os.strerror(code))
+    exchange_in_two(first, second)
+
+
+def exchange_in_two(first: Path, second: Path) -> None:
+    """Swap by renames; what was aside when the builder was killed is put back by the next one."""
+    aside = first.with_name(f"{first.name}{_ASIDE}")
+    second.rename(aside)
+    try:
+        first.rename(second)
+    except BaseException:
+        aside.rename(second)
+        raise
+    aside.rename(first)
+
+
+def _recover(staging: Path, repository: Path) -> None:
+    """Put back a model that an interrupted exchange in two steps left aside."""
+    for aside in staging.glob(f"*{_ASIDE}"):
+        live = repository / aside.name.removesuffix(_ASIDE)[:-_SUFFIX_LENGTH]
+        if not live.exists():
+            aside.rename(live)

@@ -1,0 +1,36 @@
+"""Where a model comes from. `open_source` picks by what the file holds and what was said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.options import Foreign
+from builder.sources.base import Source
+from builder.sources.foreign import source_from_state_dict
+from builder.sources.kinds import kind_of
+from builder.sources.onnx import source_from_onnx
+from builder.sources.ours import source_from_checkpoint
+from builder.sources.pretrained import PREFIX, source_from_timm
+from builder.sources.torchscript import source_from_torchscript
+
+__all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
+
+
+def open_source(source: str | Path, foreign: Foreign | None, name: str | None) -> Source:
+    """Open what is to be exported: a file, or `timm:NAME`.
+
+    Raises InputError, and what the readers of each kind raise.
+    """
+    told = foreign or Foreign()
+    if str(source).startswith(PREFIX):
+        return source_from_timm(str(source).removeprefix(PREFIX), told, name)
+    path = Path(source)
+    kind = kind_of(path)
+    if kind == "onnx":
+        return source_from_onnx(path, told, name)
+    if kind == "torchscript":
+        return source_from_torchscript(path, told, name)
+    if kind == "weights" or told.model is not None:
+        return source_from_state_dict(path, told, name)
+    told.refuse(told.given, f"{path} is a checkpoint that carries its own spec")
+    return source_from_checkpoint(path, name)

@@ -1,0 +1,49 @@
+"""The pictures that a verdict is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import DataError
+from model.golden import MAX_IMAGES, Golden, packed
+from model.preprocess import ImageError, Preprocess, load_file, pictures_below
+
+PHOTOS = Path(__file__).parents[1] / "photos"
+
+
+def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
+    """Up to 32 pictures of a folder, evenly picked, preprocessed. Raises DataError when fewer than two can be read."""
+    if not images.is_dir():
+        raise DataError(f"{images}: not a folder of pictures")
+    files = pictures_below(images)
+    loaded, broken = [], []
+    for path in _evenly(files, MAX_IMAGES):
+        try:
+            loaded.append(load_file(path, preprocess))
+        except ImageError as error:
+            broken.append(f"  {path}: {error}")
+    if len(loaded) < 2:
+        problems = "\n".join(["", *broken[:10]])
+        raise DataError(f"{images}: a verdict needs at least two readable pictures, found {len(loaded)}{problems}")
+    return Golden(
+        np.stack([image for image, _ in loaded]),
+        {},
+        geometries=packed(geometry for _, geometry in loaded),
+        source=f"{len(loaded)} pictures of {images}",
+    )
+
+
+def builtin_golden(preprocess: Preprocess) -> Golden:
+    """The photographs that come with the builder, for sources that bring no pictures."""
+    golden = golden_from_images(PHOTOS, preprocess)
+    return replace(golden, source=f"{len(golden.images)} photographs of the builder's own")
+
+
+def _evenly(files: Sequence[Path], count: int) -> Sequence[Path]:
+    if len(files) <= count:
+        return files
+    return [files[i] for i in np.linspace(0, len(files) - 1, count).round().astype(int)]

@@ -1,0 +1,93 @@
+"""`timm:NAME`: a network with the pretrained weights that timm has by that name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+from builder.options import Foreign
+from builder.sources.base import NetworkSource
+from builder.sources.foreign import network_spec
+from builder.sources.labels import read_labels
+from model.backbones import timm_name, timm_weights
+from model.errors import InputError, OutsideError, SpecError
+from model.files import sha256_of
+from model.hub import file_of
+from model.network import Network
+from model.spec import Lineage, Question
+
+PREFIX = "timm:"
+
+
+def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
+    """The timm network `name` with its pretrained weights.
+
+    Raises SpecError for a name that timm does not know, InputError where its labels are not known, OutsideError
+    where the weights are neither on this machine nor to be fetched.
+    """
+    name = timm_name(name)
+    foreign.refuse(("--model", "--layout", "--activation"), f"{PREFIX}{name} says which network it is")
+    config = timm_weights(name)
+    network = _embedding(name, config, foreign) if foreign.task == "embedding" or not config.num_classes else None
+    if network is None:
+        network = Network(network_spec(name, _question(name, config, foreign), foreign), pretrained=True)
+    path = file_of(config)
+    if path is None:
+        raise OutsideError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
+    licence = f", {config.license}" if getattr(config, "license", None) else ""
+    note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
+    lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
+    network.spec = network.spec.model_copy(update={"lineage": lineage})
+    if rename:
+        network.spec = network.spec.renamed(rename)
+    return NetworkSource(Path(path), None, note, network.eval())
+
+
+def _question(name: str, config: Any, foreign: Foreign) -> Question:
+    if foreign.task == "segmentation":
+        raise InputError(f"--task segmentation: {PREFIX}{name} gives one answer a picture, not one a pixel")
+    task, count = foreign.task or "multiclass", int(config.num_classes)
+    labels = _imagenet_labels(config) if foreign.labels is None else read_labels(foreign.labels)
+    if labels is None:
+        raise InputError(
+            f"{PREFIX}{name}: its {count} outputs are not the classes of an ImageNet; give --task embedding where they "
+            f"are features, as of CLIP, or --labels FILE with {count} lines"
+        )
+    if len(labels) != count:
+        raise SpecError(f"{foreign.labels}: {len(labels)} labels, but {PREFIX}{name} has {count} classes")
+    return Question(task=task, labels=labels)
+
+
+def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
+    """The labels, in words, of the ImageNet that has so many classes; None where none has."""
+    if config.label_names:
+        return tuple(map(str, config.label_names))
+    subset = infer_imagenet_subset({"num_classes": config.num_classes})
+    if subset is None:
+        return None
+    info: Any = ImageNetInfo(subset)
+    return tuple(info.index_to_description(number) for number in range(info.num_classes()))
+
+
+def _embedding(name: str, config: Any, foreign: Foreign) -> Network:
+    """The features before a classifier, or the projection that a network of an image and text model ends in."""
+    foreign.refuse(("--labels",), f"{PREFIX}{name} gives an embedding, which has no labels")
+    if foreign.task not in (None, "embedding"):
+        raise InputError(f"--task {foreign.task}: {PREFIX}{name} has no classifier; leave it out for its embedding")
+    count = int(config.num_classes)
+    if count and infer_imagenet_subset({"num_classes": count}) is None:
+        return Network(network_spec(name, _of_size(count), foreign), pretrained=True)
+    # As many classes as the weights have, so that timm loads all of them; then their head is taken off.
+    network = Network(network_spec(name, _of_size(count or 1), foreign), pretrained=True)
+    headless: Any = network.backbone.eval()
+    headless.reset_classifier(0)
+    with torch.inference_mode():
+        size = headless(torch.zeros(1, 3, *network.spec.input.shape[:2])).shape[1]
+    return network.with_spec(network_spec(name, _of_size(size), foreign))
+
+
+def _of_size(size: int) -> Question:
+    return Question(task="embedding", embedding_size=size)

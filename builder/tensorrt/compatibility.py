@@ -1,0 +1,217 @@
+"""Whether a plan will load where it is to be served: TensorRT versions, GPUs, and the source it was made from.
+
+Triton itself only says "unable to load plan file to auto complete config".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from builder.repository.manifest import IMAGE_TAG, Manifest
+from builder.tensorrt.settings import BuildRecord
+from model.errors import InputError, TritonkitError
+from model.plans import TITLES, numbers, plan_header, same_release
+from model.spec import Frozen
+
+IMAGE_VARIABLE = "TRITON_IMAGE"
+ENV_FILE = ".env"
+DEFAULT_IMAGE = f"nvcr.io/nvidia/tritonserver:{IMAGE_TAG}"
+"""What `docker-compose.yml` runs where nothing else is said."""
+SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
+PLANS = (".plan", ".rtx")
+_GRAPH = "model.onnx"
+_OLDEST_AMPERE = (8, 0)
+
+
+class Release(Frozen):
+    """A release of NVIDIA's Triton image, `YY.MM`, and what is in it; None where that is not known."""
+
+    release: str
+    triton: str
+    tensorrt: str | None
+    cuda: str
+    driver: str
+    """The NVIDIA driver it was made with; data centre GPUs take some older ones."""
+    compute_capability: str | None
+    """The least it supports."""
+    source: str
+
+
+class PlanProblem(NamedTuple):
+    """What speaks against a plan being served there, and the way out."""
+
+    severity: Literal["error", "warning"]
+    problem: str
+    fix: str
+
+
+@cache
+def releases() -> tuple[Release, ...]:
+    """All known releases, the oldest first."""
+    text = resources.files("builder.tensorrt").joinpath("releases.json").read_text(encoding="utf-8")
+    return tuple(Release.model_validate(row) for row in json.loads(text))
+
+
+def release_of(image: str) -> Release | None:
+    """The release of an image or a tag, such as `…/tritonserver:26.06-py3`; None for one that is not listed."""
+    found = re.match(r"(\d\d\.\d\d)-py3", image.rpartition(":")[2])
+    return next((one for one in releases() if found and one.release == found.group(1)), None)
+
+
+def image_for(repository: Path) -> str:
+    """The image that will serve a repository: TRITON_IMAGE as Docker Compose would read it, or the default.
+
+    From the environment, else from `.env` beside the repository or in the working folder. Raises InputError for an
+    `.env` that cannot be read.
+    """
+    if os.environ.get(IMAGE_VARIABLE):
+        return os.environ[IMAGE_VARIABLE]
+    for folder in (repository.absolute().parent, Path.cwd()):
+        path = folder / ENV_FILE
+        if path.is_file():
+            for line in _lines(path):
+                name, separator, value = line.strip().removeprefix("export ").partition("=")
+                if separator and name.strip() == IMAGE_VARIABLE:
+                    return value.strip().strip("\"'")
+    return DEFAULT_IMAGE
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: {IMAGE_VARIABLE} cannot be read from it ({error}); save it as UTF-8 text, or set "
+            f"{IMAGE_VARIABLE} in the environment"
+        ) from error
+
+
+def plan_problems(manifest: Manifest, image_tag: str, compute_capability: str | None = None) -> list[PlanProblem]:
+    """What speaks against serving a version's plan from an image on a GPU; nothing for a version without a plan.
+
+    image_tag: the image, or its tag. compute_capability: that of the GPU there, such as 8.9; None is not known.
+    """
+    record = manifest.build
+    if record is None or record.flavour == "rtx":
+        return []
+    release = release_of(image_tag)
+    problems = _version_problems(record.tensorrt, record.settings.version_compatible, image_tag, release)
+    if compute_capability is not None:
+        problems += _hardware_problems(record, compute_capability, release)
+    return problems
+
+
+def header_problems(plan: Path, image: str) -> list[PlanProblem]:
+    """What speaks against Triton serving a plan that has no record of its build, by its first bytes alone.
+
+    Whether it is version-compatible they do not tell. Raises ArtifactError for a file that is no whole plan.
+    """
+    header = plan_header(plan)
+    if header.flavour == "rtx":
+        said = f"{plan.name} is an engine of {TITLES[header.flavour]}, which Triton has no backend for"
+        return [PlanProblem("error", said, "export again with --trt, or with --rtx, which serves the graph")]
+    found = _version_problems(header.version, None, image, release_of(image))
+    unknown = f"{plan.name} has no record of its build: its GPU and precision are not known"
+    return found or [PlanProblem("warning", unknown, "export it with `builder export --trt`")]
+
+
+def _version_problems(
+    built_by: str, version_compatible: bool | None, image: str, release: Release | None
+) -> list[PlanProblem]:
+    """version_compatible: None is not known."""
+    add = f"start Triton with {SERVE_COMPATIBLE}"
+    # Also in the TensorRT that built it: the code in it that loads it is refused unless allowed.
+    always = "the plan is version-compatible: Triton loads it only if told so, as such plans hold code of their own"
+    opted = [PlanProblem("warning", always, add)] if version_compatible else []
+    if release is None or release.tensorrt is None:
+        ask = f"docker run --rm --entrypoint printenv {image} TRT_VERSION"
+        return [
+            *opted,
+            PlanProblem(
+                "warning",
+                f"which TensorRT is in {image} is not known here; the plan needs {built_by}",
+                f"ask the image: {ask}",
+            ),
+        ]
+    if same_release(built_by, release.tensorrt):
+        return opted
+    older_server = numbers(release.tensorrt) < numbers(built_by)
+    said = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
+    if older_server:
+        return [PlanProblem("error", f"{said}: an older TensorRT never loads it", _fix(built_by, image))]
+    if version_compatible:
+        return [PlanProblem("warning", f"{said}: it loads only if Triton is told so", add)]
+    if version_compatible is None:
+        either = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
+        return [PlanProblem("error", f"{said}, and nothing says that it is version-compatible", either)]
+    return [PlanProblem("error", f"{said}, and it is not version-compatible", _fix(built_by, image))]
+
+
+def _fix(built_by: str, image: str) -> str:
+    fitting = [one.release for one in releases() if one.tensorrt and same_release(built_by, one.tensorrt)]
+    tags = " or ".join(f"{release}-py3" for release in fitting)
+    again = f"export again with --trt … --in-container --image {image}"
+    return f"set {IMAGE_VARIABLE} in {ENV_FILE} to a tag {tags}, or {again}" if tags else again
+
+
+def _hardware_problems(record: BuildRecord, there: str, release: Release | None) -> list[PlanProblem]:
+    problems = []
+    if release is not None and release.compute_capability and numbers(there) < numbers(release.compute_capability):
+        least = release.compute_capability
+        problems.append(
+            PlanProblem(
+                "error", f"release {release.release} supports compute capability {least} and later", "take an older one"
+            )
+        )
+    if record.compute_capabilities and not _runs_on(record, there):
+        made = f"{record.gpu or 'a GPU'} (compute capability {', '.join(record.compute_capabilities)})"
+        problems.append(
+            PlanProblem(
+                "error",
+                f"the plan was built for {made}, the GPU there has {there}",
+                "export again on such a GPU, or with --hardware ampere_plus for all from Ampere on",
+            )
+        )
+    return problems
+
+
+def _runs_on(record: BuildRecord, there: str) -> bool:
+    if record.settings.hardware == "ampere_plus":
+        return numbers(there) >= _OLDEST_AMPERE
+    return there in record.compute_capabilities
+
+
+def stale_problems(manifest: Manifest) -> list[PlanProblem]:
+    """Whether a version's plan was made from something else than it stands beside.
+
+    By the manifest: `build.sha256` is the plan's hash when it was built, `build.graph_sha256` that of its graph, which
+    for an engine of TensorRT for RTX is the `model.onnx` beside it.
+    """
+    problems = []
+    again = "export the model again"
+    record = manifest.build
+    if record is not None:
+        plan = next((name for name in manifest.files if name.endswith(PLANS)), None)
+        if plan is not None and manifest.files[plan].sha256 != record.sha256:
+            problems.append(PlanProblem("error", f"{plan} is not the plan whose build is recorded", again))
+        graph = manifest.files.get(_GRAPH)
+        if graph is not None and graph.sha256 != record.graph_sha256:
+            problems.append(
+                PlanProblem("error", f"stale plan: {plan} was built from another graph than {_GRAPH}", again)
+            )
+    return problems
+
+
+def damage(plan: Path) -> str | None:
+    """Why a plan whose hash is wrong is so, as far as its header shows; None where the header is whole."""
+    try:
+        plan_header(plan)
+    except TritonkitError as error:
+        return str(error).removeprefix(f"{plan}: ")
+    return None

@@ -1,0 +1,214 @@
+"""Build a plan in the very image that will serve it, and ask it there: for machines with Docker and a GPU.
+
+NVIDIA's Triton images hold no Python module of TensorRT, but its command `trtexec`; so that is what builds here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from builder.targets import Report
+from builder.tensorrt.precision import precision_of_engine
+from builder.tensorrt.settings import BuildRecord, BuildSettings, timing_cache_path
+from model.errors import ArtifactError
+from model.files import sha256_of, written_beside
+from model.plans import plan_header
+from model.spec import TensorSpec
+
+Docker = tuple[ModuleType, Any]
+"""The SDK and a client of it."""
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+_WORK, _CACHE = "/work", "/cache"
+_GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
+_HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A container to run: one GPU machine's worth of `docker run`, with no network and no root."""
+
+    image: str
+    command: tuple[str, ...]
+    """The program first."""
+    folders: tuple[tuple[Path, str], ...]
+    """Folders here, and where they are seen in the container, to be written to."""
+
+    @property
+    def user(self) -> str:
+        """Files it writes belong to whoever runs this."""
+        return f"{os.getuid()}:{os.getgid()}"
+
+    def line(self) -> str:
+        """The command line that does the same."""
+        mounts = [word for here, there in self.folders for word in ("--volume", f"{here}:{there}")]
+        program, *arguments = self.command
+        words = ["docker", "run", "--rm", "--gpus", "all", "--network", "none", "--user", self.user, *mounts]
+        return shlex.join([*words, "--entrypoint", program, self.image, *arguments])
+
+
+def run_for(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path) -> Run:
+    """The container that builds `model.plan` from `model.onnx` in the folder `work`.
+
+    tensor: the one input; its shape is without the batch axis.
+    """
+    cache = timing_cache_path("tensorrt", image.rpartition("/")[2], "container")
+    return Run(
+        image=image,
+        command=(TRTEXEC, *trtexec_arguments(tensor, settings, cache.name)),
+        folders=((work.absolute(), _WORK), *(((cache.parent, _CACHE),) if settings.timing_cache else ())),
+    )
+
+
+def trtexec_arguments(tensor: TensorSpec, settings: BuildSettings, cache: str) -> list[str]:
+    """Options that trtexec of TensorRT 10.13 and of 11 take alike: on 11 `--stronglyTyped` does nothing."""
+    sizes = {"min": 1, "opt": settings.optimal_batch, "max": settings.max_batch}
+    dims = "x".join(map(str, tensor.shape))
+    arguments = [
+        f"--onnx={_WORK}/{_GRAPH}",
+        f"--saveEngine={_WORK}/{_PLAN}",
+        "--stronglyTyped",
+        *(f"--{which}Shapes={tensor.name}:{size}x{dims}" for which, size in sizes.items()),
+        "--profilingVerbosity=detailed",
+        f"--exportLayerInfo={_WORK}/{_LAYERS}",
+        "--skipInference",
+        "--noTF32",
+    ]
+    if settings.workspace_mib is not None:
+        arguments.append(f"--memPoolSize=workspace:{settings.workspace_mib}M")
+    if settings.optimization_level is not None:
+        arguments.append(f"--builderOptimizationLevel={settings.optimization_level}")
+    if settings.version_compatible:
+        arguments.append("--versionCompatible")
+    if settings.hardware != "none":
+        arguments.append(f"--hardwareCompatibilityLevel={_HARDWARE[settings.hardware]}")
+    if settings.timing_cache:
+        arguments.append(f"--timingCacheFile={_CACHE}/{cache}")
+    return arguments
+
+
+def build_in_container(
+    graph: Path,
+    plan: Path,
+    tensor: TensorSpec,
+    settings: BuildSettings,
+    image: str,
+    report: Report,
+    docker: Docker | None = None,
+) -> BuildRecord:
+    """Build `plan` from `graph` with the TensorRT of an image. The plan is written beside and renamed.
+
+    Raises InputError for settings that do not fit together, ArtifactError where Docker does not answer, the image
+    cannot be run, the time limit passes, or trtexec refuses the graph.
+    """
+    settings.check()
+    docker = docker or docker_here()
+    report(f"building in {image}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
+        work = Path(folder)
+        shutil.copyfile(graph, work / _GRAPH)
+        run = run_for(image, tensor, settings, work)
+        for here, _ in run.folders:
+            here.mkdir(parents=True, exist_ok=True)
+        log = _ended(docker, run, settings.time_limit_s)
+        with written_beside(plan) as beside:
+            shutil.copyfile(work / _PLAN, beside)
+            header = plan_header(beside)
+        layers = work / _LAYERS
+        engine = precision_of_engine(layers.read_text(encoding="utf-8")) if layers.is_file() else {}
+    return BuildRecord(
+        flavour="tensorrt",
+        tensorrt=header.version,
+        gpu=_told(log, r"Selected Device: (.+)"),
+        compute_capabilities=tuple(filter(None, [_told(log, r"Compute Capability: ([\d.]+)")])),
+        seconds=round(time.monotonic() - began, 2),
+        bytes=plan.stat().st_size,
+        sha256=sha256_of(plan),
+        graph_sha256=sha256_of(graph),
+        engine=engine,
+        settings=settings,
+        image=image,
+    )
+
+
+def docker_here() -> Docker:
+    """The Docker SDK and a client whose daemon answers. Raises ArtifactError with what to do."""
+    try:
+        docker = importlib.import_module("docker")
+    except ModuleNotFoundError as error:
+        raise ArtifactError(
+            "--in-container needs Docker's SDK; install it with: pip install 'tritonkit[container]'"
+        ) from error
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        raise ArtifactError(
+            f"no Docker daemon answers at {where} ({error}). Start it, be a member of the group `docker`, or set "
+            "DOCKER_HOST; --dry-run prints the command line to run elsewhere"
+        ) from error
+    return docker, client
+
+
+def gpus(docker: ModuleType) -> list[Any]:
+    """The request for all GPUs: `--gpus all`."""
+    return [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+
+
+def _ended(docker: Docker, run: Run, limit_s: float) -> str:
+    """Run to the end and give the log."""
+    module, client = docker
+    program, *arguments = run.command
+    try:
+        container = client.containers.run(
+            run.image,
+            arguments,
+            entrypoint=program,
+            device_requests=gpus(module),
+            network_mode="none",
+            user=run.user,
+            volumes={str(here): {"bind": there, "mode": "rw"} for here, there in run.folders},
+            detach=True,
+        )
+    except module.errors.DockerException as error:
+        raise ArtifactError(_not_run(run.image, error)) from error
+    try:
+        code = container.wait(timeout=limit_s)["StatusCode"]
+        log: str = container.logs().decode(errors="replace")
+    except OSError as error:  # requests' timeouts are such
+        raise ArtifactError(
+            f"building in {run.image} took more than {limit_s:g} s, the time limit, and was stopped"
+        ) from error
+    finally:
+        container.remove(force=True)
+    if code != 0:
+        said = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["it said nothing"]
+        raise ArtifactError(f"trtexec in {run.image} ended with code {code}: {said[0].strip()}")
+    return log
+
+
+def _not_run(image: str, error: Exception) -> str:
+    """Docker's reason, and what mends it."""
+    reason = getattr(error, "explanation", None) or str(error)
+    way = "look whether the image is right, and pull it with: docker pull " + image
+    if "could not select device driver" in reason or "nvidia" in reason.lower():
+        way = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
+    elif TRTEXEC in reason:
+        way = "the image has no trtexec: take a full release of Triton, or NVIDIA's TensorRT image of the same release"
+    return f"{image} cannot be run: {reason}; {way}"
+
+
+def _told(log: str, pattern: str) -> str | None:
+    found = re.search(pattern, log)
+    return found.group(1).strip() if found else None

@@ -1,0 +1,95 @@
+"""Random weights that behave like trained ones, for where none can be had: signals keep their size, answers vary.
+
+A network as its library initialises it answers nearly the same for every picture; an error hides in that, or drowns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from builder.sources.images import builtin_golden
+from model.backbones import architecture_of, head_of, timm_name, timm_normalize, timm_preprocess
+from model.network import Network
+from model.preprocess import ImageArray
+from model.spec import ModelSpec, Question, image_input
+from model.tasks import task_for
+
+CLASSES = 100
+SPREAD = 2.0
+"""The standard deviation that each class's logit gets over the images: that of a classifier which is often sure."""
+LINEAR = 1.0
+"""The bias of each norm: most units stay on the straight part of what follows. A deep network of random norms and
+rectifiers at 0 is chaotic, as no trained one is: it makes a rounding in its first layer as large as an answer."""
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+
+
+def network_of(name: str) -> Network:
+    """A network of timm at its own size, with calibrated weights and a hundred classes. Raises SpecError."""
+    torch.manual_seed(0)
+    how = timm_preprocess(name)
+    question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    spec = ModelSpec(
+        name=timm_name(name),
+        **question.model_dump(),
+        architecture=architecture_of(name, how.height, how.width),
+        input=image_input(how),
+        outputs=task_for(question).outputs(image_input(how)),
+        preprocess=how,
+        normalize=timm_normalize(name),
+    )
+    return calibrated(Network(spec).eval(), builtin_golden(how).images)
+
+
+def calibrated(network: Network, images: ImageArray) -> Network:
+    """Fit batch-norm statistics and the last layer to uint8 images [N, H, W, 3], N of 4 or more; in place."""
+    with torch.no_grad():
+        _open_branches(network)
+        _fit_norms(network, images)
+        for layer in _last_layers(network):
+            _fit_logits(network, layer, images)
+    return network.eval()
+
+
+def _open_branches(network: Network) -> None:
+    """Residual branches begin as nothing, and would hide what they compute: norms at 0, layer scales near 0."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1 and name.endswith(("weight", "gamma", "gamma_1", "gamma_2", "layer_scale.scale")):
+            small = parameter.abs() < 0.1
+            parameter[small] = 0.5
+
+
+def _fit_norms(network: Network, images: ImageArray) -> None:
+    network.eval()
+    norms = [module for module in network.modules() if isinstance(module, _NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.bias.fill_(LINEAR)
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # the mean over all that it sees
+    network.logits(torch.from_numpy(images))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def _last_layers(network: Network) -> Iterator[nn.Linear | nn.Conv2d]:
+    heads = head_of(network.backbone).modules()
+    layers = [module for module in heads if isinstance(module, nn.Linear | nn.Conv2d)]
+    yield from layers[-1:]
+
+
+def _fit_logits(network: Network, layer: nn.Linear | nn.Conv2d, images: ImageArray) -> None:
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, given, made: seen.append(made))
+    network.logits(torch.from_numpy(images))
+    handle.remove()
+    made = seen[0].movedim(1, -1) if isinstance(layer, nn.Conv2d) else seen[0]
+    values = made.reshape(-1, made.shape[-1])
+    gain = SPREAD / values.std(dim=0).mean().clamp(min=1e-6)
+    layer.weight.mul_(gain)
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias - values.mean(dim=0)) * gain)

@@ -1,0 +1,183 @@
+"""What exported files say of themselves, for `builder show` and for comparing them with their configuration."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from builder.artifacts import READERS, told_by
+from builder.formats import FORMATS, Job
+from builder.interface import interface_of
+from builder.precision.cast import reduced
+from builder.repository.check import Finding, check_repository
+from builder.show import show
+from builder.sources.base import NetworkSource
+from builder.targets import FormatName
+from builder.tensorrt import compatibility
+from builder.tensorrt.settings import BuildRecord, BuildSettings
+from model.errors import ArtifactError
+from model.network import Network
+from model.plans import BUILD_FILE
+from model.spec import ModelSpec
+
+BACKENDS = {".onnx": "onnxruntime", ".xml": "openvino", ".pt": "pytorch", ".plan": "tensorrt"}
+PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
+
+
+def record_of(spec: ModelSpec) -> BuildRecord:
+    return BuildRecord(
+        flavour="tensorrt",
+        tensorrt="11.1.0.106",
+        seconds=1,
+        bytes=1,
+        sha256="a",
+        graph_sha256="b",
+        inputs=(spec.input,),
+        outputs=spec.outputs,
+        settings=BuildSettings(max_batch=8),
+    )
+
+
+@pytest.fixture(scope="session")
+def artifacts_once(
+    tmp_path_factory: pytest.TempPathFactory, exported_once: Path, make_network: Callable[[str], Network]
+) -> Path:
+    """One artifact of each kind, of the same network."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    network = make_network("test_resnet")
+    shutil.copy(exported_once / "pets/1/model.onnx", folder)
+    job = Job(
+        NetworkSource(folder / "model.onnx", None, "a test", network),
+        folder / "model.onnx",
+        "fp32",
+        folder,
+        8,
+        None,
+        lambda step: None,
+    )
+    names: tuple[FormatName, ...] = ("openvino", "torchscript")
+    for name in names:
+        FORMATS[name].write(job)
+    (folder / "model.plan").write_bytes(PLAN)
+    (folder / BUILD_FILE).write_text(record_of(network.spec).model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def artifacts(artifacts_once: Path, tmp_path: Path) -> Path:
+    """One's own artifacts."""
+    return Path(shutil.copytree(artifacts_once, tmp_path / "1"))
+
+
+@pytest.fixture
+def published(artifacts: Path, tiny_repository: Path) -> Callable[[str], Path]:
+    """Have the model of a repository be served from the artifact with that suffix."""
+
+    def placed(suffix: str) -> Path:
+        for name in {".xml": ("model.xml", "model.bin"), ".plan": ("model.plan", BUILD_FILE)}.get(
+            suffix, (f"model{suffix}",)
+        ):
+            shutil.copy(artifacts / name, tiny_repository / "pets/1")
+        change(tiny_repository / "pets/config.pbtxt", '"onnxruntime"', f'"{BACKENDS[suffix]}"')
+        change(tiny_repository / "pets/config.pbtxt", '"model.onnx"', f'"model{suffix}"', at_least=0)
+        return tiny_repository
+
+    return placed
+
+
+def change(path: Path, old: str, new: str, at_least: int = 1) -> None:
+    text = path.read_text()
+    assert text.count(old) >= at_least
+    path.write_text(text.replace(old, new))
+
+
+def found_in(repository: Path, suffix: str) -> list[Finding]:
+    return [one for one in check_repository(repository) if one.path.endswith(f"1/model{suffix}")]
+
+
+@pytest.mark.parametrize("suffix", BACKENDS)
+def test_artifact_tells_its_interface(artifacts: Path, spec: ModelSpec, suffix: str) -> None:
+    told = told_by(artifacts / f"model{suffix}")
+    assert told.interface == interface_of(spec)
+    if suffix != ".plan":
+        assert told.spec == spec
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(ArtifactError, match=f"model{suffix}: no such file"):
+        told_by(path)
+    path.write_bytes(b"\x00damaged")
+    with pytest.raises(ArtifactError, match=f"model{suffix}: "):
+        told_by(path)
+
+
+@pytest.mark.parametrize("suffix", BACKENDS)
+def test_check_compares_every_kind_of_artifact_with_the_configuration(
+    published: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setenv(compatibility.IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
+    repository = published(suffix)
+    # A stray plan has no record in the manifest, which is told; of its interface nothing is.
+    assert [one.problem for one in found_in(repository, suffix) if "the graph" in one.problem] == []
+    change(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
+    said = "; ".join(one.problem for one in found_in(repository, suffix) if one.severity == "error")
+    assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in said
+
+
+def test_check_compares_every_version_with_the_configuration(tiny_repository: Path) -> None:
+    model = tiny_repository / "pets"
+    shutil.copytree(model / "1", model / "2")
+    path = model / "1/model.onnx"
+    graph = onnx.load(path)
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+    onnx.save(graph, path)
+
+    def said() -> list[str]:
+        return [f.severity for f in found_in(tiny_repository, ".onnx") if "the graph has" in f.problem]
+
+    assert said() == ["warning"]
+    with (model / "config.pbtxt").open("a") as config:
+        config.write("version_policy { all { } }\n")
+    assert said() == ["error"]
+
+
+def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) -> None:
+    path = tiny_repository / "pets/1/model.onnx"
+    onnx.save(reduced(onnx.load(path), "bf16"), path)
+    warned = [one for one in found_in(tiny_repository, ".onnx") if one.severity == "warning"]
+    assert len(warned) == 1
+    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warned[0].problem
+    with (tiny_repository / "pets/config.pbtxt").open("a") as config:
+        config.write('optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }\n')
+    assert not [one for one in found_in(tiny_repository, ".onnx") if "bf16" in one.problem]
+
+
+def test_check_tells_once_that_the_env_file_cannot_be_read(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(compatibility.IMAGE_VARIABLE, raising=False)
+    (tiny_repository.parent / ".env").write_bytes(b"OWNER=M\xfcller\n")
+    (found,) = check_repository(tiny_repository)
+    assert found.severity == "error"
+    assert "TRITON_IMAGE cannot be read" in found.problem
+
+
+@pytest.mark.parametrize(("suffix", "precision"), [(".onnx", "fp32"), (".xml", "fp32"), (".pt", None), (".plan", None)])
+def test_show_tells_of_every_kind_of_artifact(artifacts: Path, spec: ModelSpec, suffix: str, precision: str) -> None:
+    (artifacts.parent / "model.json").write_text(spec.to_json())
+    shown = show(artifacts / f"model{suffix}")
+    assert shown.spec == spec
+    assert shown.interface == (str(spec.input), *map(str, spec.outputs))
+    assert shown.precision == precision
+    if suffix == ".plan":
+        assert shown.header is not None
+        assert shown.header.version == "11.1.0.106"
+        assert isinstance(shown.build, dict)
+        assert shown.build["graph_sha256"] == "b"

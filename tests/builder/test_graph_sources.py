@@ -1,0 +1,271 @@
+"""Someone else's ONNX and TorchScript files are exported and proven against themselves, or refused with a reason."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from builder.export import Order, Published, export
+from builder.options import Foreign
+from builder.proving.proof import case_of
+from builder.repository.check import check_repository
+from builder.show import show
+from builder.sources import Source, open_source
+from builder.sources.images import builtin_golden
+from builder.terms import Terms
+from model.errors import ArtifactError, InputError, SpecError
+from model.network import Network
+from model.runners.onnxruntime import OnnxRuntimeRunner
+
+SIDE = 32
+MakeOnnx = Callable[..., Path]
+
+
+class Around(nn.Module):
+    """A classifier with something of its own before and after it."""
+
+    def __init__(self, net: nn.Module, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def to_nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def pixels(x: Tensor) -> Tensor:
+    return to_nchw(x.float()) / 255
+
+
+def softmax(x: Tensor) -> Tensor:
+    return x.softmax(1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return x.sigmoid()
+
+
+@pytest.fixture
+def make_onnx(tmp_path: Path) -> MakeOnnx:
+    """Write a module as a stranger would."""
+
+    def made(
+        module: nn.Module,
+        shape: tuple[int, ...] = (3, SIDE, SIDE),
+        dtype: torch.dtype = torch.float32,
+        opset: int = 17,
+        batch: int | None = None,
+        open_sizes: bool = False,
+        names: tuple[str, str] = ("input", "output"),
+    ) -> Path:
+        path = tmp_path / "given.onnx"
+        axes = {0: "N", **({2: "H", 3: "W"} if open_sizes else {})}
+        with warnings.catch_warnings(action="ignore"):
+            torch.onnx.export(
+                module.eval(),
+                (torch.zeros(batch or 2, *shape, dtype=dtype),),
+                path,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_axes=None if batch else {names[0]: axes, names[1]: {0: "N"}},
+            )
+        return path
+
+    return made
+
+
+def published(source: Source, repository: Path) -> Published:
+    done = export(source, Order(repository, max_batch=4), lambda step: None)
+    assert done.verdict.passed
+    assert check_repository(repository) == []
+    return done
+
+
+@pytest.mark.parametrize(
+    ("before", "shape", "dtype", "said"),
+    [
+        (same, (3, SIDE, SIDE), torch.float32, "takes 'input' as float32 NCHW 32 x 32 RGB, mean 0.485,0.456,0.406"),
+        (to_nchw, (SIDE, SIDE, 3), torch.float32, "takes 'input' as float32 NHWC 32 x 32 RGB, mean 0.485,0.456,0.406"),
+        (pixels, (SIDE, SIDE, 3), torch.uint8, "takes 'input' as uint8 NHWC 32 x 32 RGB, pixels as they are"),
+    ],
+)
+def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
+    before: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    said: str,
+    net: nn.Module,
+    labels: Path,
+    make_onnx: MakeOnnx,
+    tmp_path: Path,
+) -> None:
+    given = make_onnx(Around(net, before, same), shape, dtype)
+    done = published(open_source(str(given), Foreign(labels=labels), "pets"), tmp_path / "repository")
+    assert said in done.source
+    assert "softmax added" in done.source
+    shown = show(done.artifact)
+    assert shown.spec is not None
+    assert (shown.spec.architecture.library, shown.spec.architecture.name) == ("graph", "given")
+    assert shown.spec.labels == ("cat", "dog", "bird")
+    with pytest.raises(SpecError, match="given came as a graph"):
+        Network(shown.spec)
+
+
+def test_assumed_mean_and_std_are_told_since_no_verdict_can_judge_them(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx
+) -> None:
+    given = make_onnx(net)
+    assumed = open_source(given, Foreign(labels=labels), None)
+    assert "(mean and std: ImageNet's, assumed)" in assumed.description
+    told = open_source(given, Foreign(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None)
+    assert "assumed" not in told.description
+    like = open_source(given, Foreign("test_resnet", labels, size=(SIDE, SIDE)), None)
+    assert "timm's for test_resnet" in like.description
+    assert like.spec.preprocess.crop_ratio == 0.95
+
+
+def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    source = open_source(make_onnx(net), Foreign(labels=labels), None)
+    right = tmp_path / "right.onnx"
+    source.write_graph(right)
+    wrong = onnx.load(right)
+    (mean,) = [tensor for tensor in wrong.graph.initializer if tensor.name == "tritonkit.mean"]
+    mean.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(mean)[:, ::-1].copy() * 0.5, mean.name))
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    case = case_of(source, builtin_golden(source.spec.preprocess), max_batch=4)
+    verdicts = [case.verdict(OnnxRuntimeRunner(path), "fp32", path) for path in (right, tmp_path / "wrong.onnx")]
+    assert verdicts[0].passed
+    assert "numbers" in {problem.code for problem in verdicts[1].problems}
+
+
+def test_softmax_is_not_added_when_the_graph_has_one(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    given = make_onnx(Around(net, same, softmax), names=("image", "probabilities"))
+    done = published(open_source(given, Foreign(labels=labels), None), tmp_path / "repository")
+    assert "as they are" in done.source
+    assert "added" not in done.source
+
+
+@pytest.mark.parametrize(
+    ("foreign", "after", "said"),
+    [
+        (Foreign(task="embedding"), same, "brought to length 1"),
+        (Foreign(task="multilabel", labels=Path("labels.txt")), same, "sigmoid added"),
+        (Foreign(task="multilabel", labels=Path("labels.txt")), sigmoid, "as they are"),
+        (Foreign(labels=Path("labels.txt"), activation="softmax"), sigmoid, "softmax added, as --activation says"),
+    ],
+)
+def test_onnx_is_published_when_another_task_or_activation_is_said(
+    foreign: Foreign,
+    after: Callable[[Tensor], Tensor],
+    said: str,
+    net: nn.Module,
+    labels: Path,
+    make_onnx: MakeOnnx,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = published(open_source(make_onnx(Around(net, same, after)), foreign, None), tmp_path / "repository")
+    assert said in done.source
+
+
+@pytest.mark.parametrize(("channels", "names"), [(1, "sky\nground\n"), (2, "sky\nground\n"), (3, "a\nb\nc\n")])
+def test_onnx_masks_are_published_when_segmentation_is_said(
+    channels: int, names: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    labels.write_text(names)
+    given = make_onnx(nn.Conv2d(3, channels, 3, padding=1), (3, 64, 64))
+    done = published(open_source(given, Foreign(labels=labels, task="segmentation"), None), tmp_path / "repository")
+    assert done.verdict.comparisons[0].agreement["iou"] == 1
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
+def test_fixed_batch_is_made_dynamic_when_the_graph_allows(
+    architecture: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    sized = {"img_size": SIDE} if "vit" in architecture else {}
+    given = make_onnx(timm.create_model(architecture, num_classes=3, **sized), batch=1)
+    done = published(open_source(given, Foreign(labels=labels), None), tmp_path / "repository")
+    assert "its batch of 1 made dynamic" in done.source
+
+
+def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_onnx: MakeOnnx) -> None:
+    class Stuck(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
+
+    with pytest.raises(ArtifactError, match=r"its batch axis is fixed.*dynamic_axes"):
+        open_source(make_onnx(Stuck(), batch=1), Foreign(labels=labels), None)
+
+
+def test_old_opset_is_converted_and_told(net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path) -> None:
+    done = published(open_source(make_onnx(net, opset=11), Foreign(labels=labels), None), tmp_path / "repository")
+    assert "opset 11 converted to 17" in done.source
+
+
+def test_open_height_and_width_are_set_by_size(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    given = make_onnx(net, open_sizes=True)
+    with pytest.raises(InputError, match="does not say for which height"):
+        open_source(given, Foreign(labels=labels), None)
+    source = open_source(given, Foreign(labels=labels, size=(48, 64)), None)
+    assert source.spec.input.shape == (48, 64, 3)
+    published(source, tmp_path / "repository")
+
+
+def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    from onnxconverter_common import float16
+
+    given = make_onnx(net)
+    with warnings.catch_warnings(action="ignore"):
+        onnx.save(float16.convert_float_to_float16(onnx.load(given)), given)
+    source = open_source(given, Foreign(labels=labels), None)
+    assert "float16" in source.description
+    published(source, tmp_path / "repository")
+    with pytest.raises(InputError, match="it is fp16 already"):
+        source.check_takes("int8")
+
+
+def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path: Path) -> None:
+    source = open_source(tiny_repository / "pets/1/model.onnx", None, "renamed")
+    assert source.spec.name == "renamed"
+    assert source.golden is not None
+    done = published(source, tmp_path / "repository")
+    assert show(done.artifact).spec == source.spec
+    with pytest.raises(InputError, match="carries its own spec; leave out --size"):
+        open_source(tiny_repository / "pets/1/model.onnx", Foreign(size=(8, 8)), None)
+
+
+def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx
+) -> None:
+    given = make_onnx(net)
+    with pytest.raises(InputError, match="this is a graph"):
+        open_source(given, Foreign(labels=labels), None).asked_in(Terms(threshold=0.3))
+    multilabel = open_source(given, Foreign(labels=labels, task="multilabel"), None).asked_in(Terms(threshold=0.3))
+    assert multilabel.spec.threshold("dog") == 0.3

@@ -1,0 +1,47 @@
+"""Exports killed at random moments, each time in front of a real Triton; and that the drill would tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.errors import InferenceError
+from model.golden import Golden
+from scripts.explicit_triton import explicit_triton
+
+ROOT = Path(__file__).parents[2]
+KILLS = 50
+
+
+@pytest.mark.slow
+def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_moments(tmp_path: Path) -> None:
+    """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
+    record = tmp_path / "drill.json"
+    command = [sys.executable, "-m", "scripts.kill_drill", "--kills", str(KILLS), "--output", str(record)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert record.is_file(), done.stderr
+    drill = json.loads(record.read_text())
+    assert drill["failures"] == []
+    assert done.returncode == 0
+    assert sum(drill["kills"].values()) == KILLS
+    assert len(drill["kills"]) > 2, "all kills fell into the same step"
+    assert drill["interrupted"] > KILLS // 2, "kills hit no work in progress"
+
+
+def test_drill_would_tell_when_a_version_does_not_load(tiny_repository: Path, tmp_path: Path) -> None:
+    version = tiny_repository / "pets" / "1"
+    golden = Golden.load(version / "golden.npz")
+    with explicit_triton(tiny_repository, tmp_path) as triton:
+        triton.load("pets")
+        number, answers = triton.infer("pets", golden.images[:2])
+        assert number == 1
+        assert answers == pytest.approx(golden.outputs["probabilities"][:2], abs=1e-4)
+        triton.unload("pets")
+        whole = (version / "model.onnx").read_bytes()
+        (version / "model.onnx").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InferenceError, match="Triton refused repository/models/pets/load"):
+            triton.load("pets")

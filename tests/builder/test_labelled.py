@@ -1,0 +1,242 @@
+"""Quality on labelled pictures: measured by the training side's own command, judged here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import Result
+
+from builder.onnx_export import onnx_from_network
+from builder.proving import labelled
+from builder.proving.labelled import Measured, labelled_set, measure, quality_problems
+from builder.proving.verdict import LIMITS, Problem, Verdict
+from builder.sources import source_from_checkpoint
+from builder.sources.base import NetworkSource, Source
+from builder.terms import Terms, in_terms
+from model.errors import InputError, OutsideError
+from model.network import Network, save_network
+from model.runners.base import Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.spec import ModelSpec, Question
+from train.tasks import training_task_of
+
+Make = Callable[[str], Network]
+NetworkOf = Callable[..., Network]
+FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]
+PASSED = Verdict(passed=True, precision="fp32", images="a test", max_batch=4, limits=FP32)
+QUESTIONS = {
+    "multiclass": Question(task="multiclass", labels=("cat", "dog", "bird")),
+    "multilabel": Question(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
+    "embedding": Question(task="embedding", embedding_size=8),
+    "segmentation": Question(task="segmentation", labels=("background", "stamp", "seal")),
+    "heads": Question(
+        task="heads",
+        heads={
+            "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
+            "vector": Question(task="embedding", embedding_size=8),
+        },
+    ),
+}
+HIGHER_IS_BETTER = {
+    "multiclass": {"accuracy", "macro_f1", "auroc", "map", "f1/cat", "f1/dog", "f1/bird"},
+    "multilabel": {"map", "macro_f1", "auroc", "f1/sky", "f1/grass"},
+    "embedding": {"recall@1", "recall@5", "recall@10"},
+    "segmentation": {"iou", "dice", "iou/background", "iou/stamp", "iou/seal"},
+    "heads": {
+        "mean",
+        *(f"kind.{name}" for name in ("accuracy", "macro_f1", "auroc", "map", "f1/cat", "f1/dog", "f1/bird")),
+        *(f"vector.recall@{k}" for k in (1, 5, 10)),
+    },
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve pictures of noise as PNG, with truths for every question, in one CSV."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        picture, mask = folder / f"{number}.png", folder / f"mask{number}.png"
+        pixels = random.integers(0, 255, (64, 64, 3)) // (1 + number % 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(picture)
+        Image.fromarray(random.integers(0, 3, (64, 64)).astype(np.uint8)).save(mask)
+        label = ("cat", "dog", "bird")[number % 3]
+        rows.append({"image_path": picture, "label": label, "kind": label, "vector": label, "mask_path": mask})
+        rows[-1] |= {"labels": "|".join(("sky", "grass")[: number % 3]) or "|"}
+    with (folder / "all.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "all.csv"
+
+
+@dataclass(frozen=True)
+class GraphSource(Source):
+    """A source that has an ONNX file and no network."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.reference.spec
+
+    @property
+    def reference(self) -> Runner:
+        return OnnxRuntimeRunner(self.path)
+
+    def write_graph(self, path: Path) -> None:
+        path.write_bytes(self.path.read_bytes())
+
+    def asked_in(self, terms: Terms) -> GraphSource:
+        return self
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
+    task: str, network_of: NetworkOf, data: Path, tmp_path: Path
+) -> None:
+    network = network_of(QUESTIONS[task])
+    source = NetworkSource(tmp_path / "x.pth", None, "someone else's weights", network)
+    onnx_from_network(network, tmp_path / "model.onnx")
+    with labelled_set(source, data) as labelled_pictures:
+        verdict = labelled_pictures.weighed(PASSED, tmp_path / "model.onnx")
+    assert verdict.passed, verdict.problems
+    assert list(verdict.quality) == [f"checkpoint on 12 pictures of {data}", f"artifact on 12 pictures of {data}"]
+    before, after = verdict.quality.values()
+    assert set(before) == HIGHER_IS_BETTER[task] == set(after)
+    assert before == pytest.approx(after, abs=0.1)
+
+
+def test_train_test_takes_a_graph_in_the_checkpoints_place(
+    command: Callable[..., Result], make_network: Make, data: Path, tmp_path: Path
+) -> None:
+    graph = tmp_path / "given.onnx"
+    onnx_from_network(make_network("test_resnet"), graph)
+    for source in ((), ("--from", graph)):
+        result = command("train", "test", graph, *source, "--data", data, "--json")
+        assert result.exit_code == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert (found["images"], found["classes"]) == (12, {"cat": 4, "dog": 4, "bird": 4})
+        assert set(found["metrics"]) == HIGHER_IS_BETTER["multiclass"]
+
+
+@pytest.mark.slow
+def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
+    make_network: Make, data: Path, tmp_path: Path
+) -> None:
+    network = make_network("test_resnet")
+    onnx_from_network(network, tmp_path / "given.onnx")
+    with torch.no_grad():
+        network.backbone.get_classifier().weight.mul_(-1)
+    onnx_from_network(network, tmp_path / "model.onnx")
+    with labelled_set(GraphSource(tmp_path / "given.onnx", None, "a graph without a network"), data) as pictures:
+        assert pictures.reference.suffix == ".onnx"
+        verdict = pictures.weighed(PASSED, tmp_path / "model.onnx")
+        assert pictures.before.classes == {"cat": 4, "dog": 4, "bird": 4}
+    assert not verdict.passed
+    assert {problem.code for problem in verdict.problems} == {"quality"}
+    assert any("on 12 labelled pictures, a loss of 0 is allowed" in problem.message for problem in verdict.problems)
+
+
+def test_labelled_pictures_that_do_not_fit_are_one_error(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fish").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "fish" / "a.png")
+    with pytest.raises(InputError, match=r"(?s)the data cannot be used.*the model does not know these labels: fish"):
+        measure(checkpoint, None, tmp_path)
+    assert "error: " not in capfd.readouterr().err
+
+
+def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
+    network_of: NetworkOf, tmp_path: Path
+) -> None:
+    network = network_of(QUESTIONS["multilabel"])
+    save_network(tmp_path / "asked.safetensors", network)
+    asked = source_from_checkpoint(tmp_path / "asked.safetensors").asked_in(Terms(threshold=0.9))
+    with labelled_set(asked, tmp_path) as pictures:
+        found = source_from_checkpoint(pictures.reference).spec
+    assert found.thresholds == {"sky": 0.9, "grass": 0.9}
+    assert not pictures.reference.exists()
+    assert in_terms(network, Terms(threshold=0.9)).spec == found
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: NetworkOf) -> None:
+    spec = network_of(QUESTIONS[task]).spec
+    names = HIGHER_IS_BETTER[task]
+    assert training_task_of(spec).monitor in names
+    counts = dict.fromkeys(("cat", "dog", "bird", "kind=cat", "kind=dog", "kind=bird", "sky", "grass"), 100)
+    before = Measured(dict.fromkeys(names, 0.9), 1000, counts)
+    assert quality_problems(before, before, INT8) == []
+    for name in names:
+        after = Measured({**before.metrics, name: 0.7}, 1000, counts)
+        assert [problem.message for problem in quality_problems(before, after, INT8)] == [
+            f"{name} falls from 0.9000 to 0.7000 on 1000 labelled pictures, a loss of 0.02 is allowed"
+        ]
+
+
+def test_what_a_few_pictures_weigh_is_no_loss() -> None:
+    before = Measured({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
+    one = Measured({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
+    assert quality_problems(before, one, FP32) == []
+    more = Measured({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
+    assert [problem.message.split()[0] for problem in quality_problems(before, more, FP32)] == [
+        "accuracy",
+        "f1/rare",
+        "f1/common",
+    ]
+
+
+def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is() -> None:
+    before = Measured({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
+    after = Measured({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
+    found = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
+    assert found == ["auroc", "f1/loss"]
+
+
+def test_nothing_is_measured_when_the_artifact_gives_no_answers(tmp_path: Path) -> None:
+    broken = PASSED.model_copy(update={"passed": False, "problems": (Problem(code="nan", message="x"),)})
+    pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
+    assert pictures.weighed(broken, tmp_path / "no.onnx") == broken
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        (None, InputError, r"the `train` command is missing; install it with: pip install 'tritonkit\[train\]'"),
+        (
+            'echo \'{"error": {"type": "ModuleNotFoundError", "message": "torchmetrics is missing; x"}}\'; exit 2',
+            InputError,
+            r"torchmetrics is missing; install it with: pip install 'tritonkit\[train\]', or leave --data out",
+        ),
+        ("echo reading >&2; echo 'error: boom' >&2; exit 3", OutsideError, "`train test` ended with 3: see above"),
+        ("exit 130", KeyboardInterrupt, "^$"),
+    ],
+)
+def test_training_side_that_does_not_work_is_told_clearly(
+    script: str | None,
+    error: type[BaseException],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(labelled.sys, "executable", str(tmp_path / "python"))
+    if script is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        (tmp_path / "train").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "train").chmod(0o755)
+    with pytest.raises(error, match=message):
+        measure(tmp_path / "x.safetensors", None, tmp_path)
+    assert capsys.readouterr().err == ("reading\n" if script and "reading" in script else "")

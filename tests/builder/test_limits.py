@@ -1,0 +1,73 @@
+"""Limits of one's own: `--limit NAME=NUMBER`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.proving.limits import limits_from
+from builder.proving.verdict import LIMITS, Limits
+from model.errors import InputError
+
+
+def test_limits_are_the_usual_ones_when_none_is_given() -> None:
+    assert limits_from([], LIMITS) == LIMITS
+
+
+def test_a_limit_counts_for_all_precisions_and_that_of_one_precision_counts_more() -> None:
+    found = limits_from(["fp16.relative=0.1", "decisions = 0.98", "relative=0.3"], LIMITS)
+    assert {name: limits.relative for name, limits in found.items()} == {
+        "fp32": 0.3,
+        "fp16": 0.1,
+        "bf16": 0.3,
+        "int8": 0.3,
+    }
+    assert {limits.decisions for limits in found.values()} == {0.98}
+    assert {name: limits.max_abs for name, limits in found.items()} == {n: x.max_abs for n, x in LIMITS.items()}
+
+
+def test_every_field_can_be_set() -> None:
+    found = limits_from([f"{name}=0.5" for name in Limits.model_fields], LIMITS)
+    assert found["int8"] == Limits(max_abs=0.5, relative=0.5, decisions=0.5, quality=0.5, tie=0.5, slack=0.5)
+
+
+def test_all_problems_are_told_at_once_when_limits_are_wrong() -> None:
+    words = ["accuracy=1", "fp8.max_abs=1", "decisions=98", "relative=", "max_abs=nan", "slack", "tie=1", "tie=1"]
+    with pytest.raises(InputError) as caught:
+        limits_from([*words, "quality=-0.1", "max_abs=inf", "=3"], LIMITS)
+    told = str(caught.value).splitlines()
+    assert told[0] == "limits cannot be used:"
+    for line, part in zip(
+        told[1:],
+        (
+            "there is no limit 'accuracy'; expected NAME=NUMBER with one of max_abs, relative, decisions",
+            "there is no precision 'fp8'; expected one of fp32, fp16, bf16, int8",
+            "--limit decisions=98: expected a number from 0 to 1",
+            "--limit relative=: expected a number of at least 0",
+            "--limit max_abs=nan: expected",
+            "--limit slack: expected",
+            "--limit tie=1: is given twice",
+            "--limit quality=-0.1: expected a number from 0 to 1",
+            "--limit max_abs=inf: expected",
+            "there is no limit ''",
+        ),
+        strict=True,
+    ):
+        assert part in line
+
+
+def test_limits_in_the_docs_are_those_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|(.+)\|$", page, re.MULTILINE)
+    told = {name: [float(cell) for cell in cells.split("|")[: len(LIMITS)]] for name, cells in rows}
+    assert f"| limit | {' | '.join(LIMITS)} |" in page
+    assert told == {name: [getattr(limits, name) for limits in LIMITS.values()] for name in Limits.model_fields}
+
+
+def test_limits_load_no_torch() -> None:
+    code = "import sys, builder.proving.limits; assert not {'torch', 'onnxruntime'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

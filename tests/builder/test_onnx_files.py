@@ -1,0 +1,258 @@
+"""Someone else's ONNX files that are damaged, reach outside their folder, or are not what was said of them."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxconverter_common import float16
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from torch import nn
+
+from builder.export import Order, export
+from builder.options import Foreign
+from builder.precision.simulate import simulated_runner
+from builder.proving.proof import case_of
+from builder.sources import open_source
+from builder.sources.images import builtin_golden
+from builder.targets import Precision
+from model.errors import ArtifactError, InputError, TritonkitError
+
+
+@pytest.fixture(scope="module")
+def graph(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small classifier as a stranger would export it."""
+    path = tmp_path_factory.mktemp("given") / "given.onnx"
+    axes = {"input": {0: "N"}, "output": {0: "N"}}
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            net,
+            (torch.zeros(2, 3, 32, 32),),
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes=axes,
+        )
+    return path.read_bytes()
+
+
+@pytest.fixture
+def given(graph: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "given.onnx"
+    path.write_bytes(graph)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dims", "layout", "said"),
+    [
+        (["N", 3, 8, 3], None, "which axis are the colours"),
+        (["N", 3, 8, 8], "NHWC", "which is NCHW, not --layout NHWC"),
+        (["N", 1, 8, 8], None, "expected three colours"),
+        (["N", 8], None, "expected pixels"),
+    ],
+)
+def test_input_is_refused_when_it_is_no_image_or_unclear(
+    dims: list[str | int], layout: str | None, said: str, tmp_path: Path
+) -> None:
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
+    node = helper.make_node("Flatten", ["x"], ["y"])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", None])
+    model = helper.make_model(helper.make_graph([node], "g", [image], [answer]), ir_version=8)
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(InputError, match=said):
+        open_source(tmp_path / "x.onnx", Foreign(layout=layout), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "said"),
+    [
+        (Foreign(), "gives 3 values for a picture; name them with --labels FILE"),
+        (Foreign(task="segmentation"), "a segmentation model answers"),
+        (Foreign(size=(8, 8)), "takes height 32, but 8 was said"),
+        (Foreign(task="embedding", activation="softmax"), "leave out --activation"),
+    ],
+)
+def test_onnx_is_refused_when_what_was_said_does_not_fit(foreign: Foreign, said: str, given: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        open_source(given, foreign, None)
+
+
+@pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "..\\secret", "linked.bin", ""])
+def test_external_data_is_not_opened_when_it_lies_outside_the_folder(
+    location: str, given: Path, labels: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "linked.bin").symlink_to("/etc/passwd")
+    model = onnx.load(given)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    given.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"outside the model's folder|not beside it"):
+        open_source(given, Foreign(labels=labels), None)
+
+
+def test_external_data_is_taken_when_it_lies_beside(given: Path, labels: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(given), given, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    done = export(open_source(given, Foreign(labels=labels), None), Order(tmp_path / "repository"), lambda step: None)
+    assert not list(done.artifact.parent.glob("*.bin"))
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"'weights\.bin', which is not beside it"):
+        open_source(given, Foreign(labels=labels), None)
+
+
+def test_onnx_is_refused_when_it_is_cut_short(graph: bytes, labels: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(graph[: len(graph) // 2])
+    with pytest.raises(ArtifactError, match="damaged, or cut short"):
+        open_source(damaged, Foreign(labels=labels), None)
+
+
+def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
+    graph: bytes, given: Path, labels: Path, tmp_path: Path
+) -> None:
+    damaged, chance = tmp_path / "damaged.onnx", random.Random(0)
+    whole = open_source(given, Foreign(labels=labels), None)
+    case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
+    images = case.golden.images
+    expected = whole.reference.infer(images)["probabilities"]
+    refusals: list[str] = []
+    for _ in range(30):
+        place = chance.randrange(min(len(graph), 4000))
+        damaged.write_bytes(graph[:place] + bytes([graph[place] ^ 1 << chance.randrange(8)]) + graph[place + 1 :])
+        try:
+            source = open_source(damaged, Foreign(labels=labels), None)
+        except TritonkitError as error:
+            refusals.append(str(error))
+            continue
+        verdict = case.verdict_of_answers(source.reference, "fp32")
+        answers = source.reference.infer(images)["probabilities"]
+        assert verdict.passed == bool(np.abs(answers - expected).max() < 1e-4), verdict.summary()
+    assert all(text.startswith(f"{damaged}: ") for text in refusals)
+    assert 0 < len(refusals) < 30
+
+
+class Noise(CalibrationDataReader):  # type: ignore[misc]
+    """Two batches to quantise by."""
+
+    def __init__(self) -> None:
+        chance = np.random.default_rng(0)
+        self._batches = iter([{"input": chance.normal(size=(1, 3, 32, 32)).astype(np.float32)} for _ in range(2)])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._batches, None)
+
+
+def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path, labels: Path, tmp_path: Path) -> None:
+    quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
+    source = open_source(tmp_path / "quantised.onnx", Foreign(labels=labels), None)
+    assert export(source, Order(tmp_path / "repository"), lambda step: None).verdict.passed
+    with pytest.raises(InputError, match="it is int8 already, so it can only be exported as it is"):
+        source.check_takes("fp16")
+    source.check_takes("int8")
+
+
+def reduced(given: Path, to: int, keep_io: bool) -> Path:
+    """The graph with all its weights in fp16, or bf16."""
+    with warnings.catch_warnings(action="ignore"):
+        model = float16.convert_float_to_float16(onnx.load(given), keep_io_types=keep_io)
+    if to == TensorProto.BFLOAT16:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT16:
+                values = numpy_helper.to_array(tensor).astype(np.float32).astype(ml_dtypes.bfloat16)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        for attribute in (attribute for node in model.graph.node for attribute in node.attribute):
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.BFLOAT16
+        del model.graph.value_info[:]
+    path = given.with_name("reduced.onnx")
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "keep_io"),
+    [
+        (TensorProto.FLOAT16, "fp16", True),
+        (TensorProto.FLOAT16, "fp16", False),
+        (TensorProto.BFLOAT16, "bf16", True),
+    ],
+)
+def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
+    to: int, precision: Precision, keep_io: bool, given: Path, labels: Path
+) -> None:
+    whole = open_source(given, Foreign(labels=labels), None)
+    source = open_source(reduced(given, to, keep_io), Foreign(labels=labels), None)
+    assert (whole.held, source.held) == ("fp32", precision)
+    assert f"{precision} judged against itself in fp32" in source.description
+    for allowed in ("fp32", precision):
+        source.check_takes(allowed)
+    with pytest.raises(InputError, match=f"it is {precision} already, so it can only be exported as it is"):
+        source.check_takes("int8")
+    case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
+    assert case.verdict_of_answers(source.reference, precision).passed
+
+
+@pytest.mark.parametrize("keep_io", [True, False])
+def test_reduced_graph_of_a_stranger_fails_its_simulation_when_it_overflows(
+    keep_io: bool, labels: Path, tmp_path: Path
+) -> None:
+    graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
+    source = open_source(graph, Foreign(labels=labels), None)
+    source.write_graph(tmp_path / "written.onnx")
+    case = case_of(source, builtin_golden(source.spec.preprocess), max_batch=2)
+    with simulated_runner(tmp_path / "written.onnx", source.spec, tmp_path) as runner:
+        verdict = case.verdict(runner, "fp16", tmp_path / "written.onnx")
+    assert "NaN" in verdict.summary()
+    assert not verdict.passed
+
+
+def overflowing(path: Path) -> Path:
+    """A graph whose values pass 65504 on their way, and come back."""
+    nodes = [
+        helper.make_node("Mul", ["input", "large"], ["larger"]),
+        helper.make_node("Mul", ["larger", "large"], ["largest"]),
+        helper.make_node("Div", ["largest", "large"], ["smaller"]),
+        helper.make_node("Div", ["smaller", "large"], ["as_before"]),
+        helper.make_node("GlobalAveragePool", ["as_before"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["output"]),
+    ]
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])
+    answer = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 3])
+    large = numpy_helper.from_array(np.array(1000, dtype=np.float32), "large")
+    graph = helper.make_graph(nodes, "g", [image], [answer], [large])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_graph_is_refused_when_it_is_reduced_within_its_control_flow(labels: Path, tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 192])
+    inner = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    branch = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("Cast", ["flat"], ["low"], to=TensorProto.FLOAT16),
+            helper.make_node("Cast", ["low"], ["z"], to=TensorProto.FLOAT),
+        ],
+        "branch",
+        [],
+        [inner],
+    )
+    node = helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch)
+    always = numpy_helper.from_array(np.array(True), "always")
+    graph = helper.make_graph([node], "g", [image], [answer], [always])
+    onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "x.onnx")
+    with pytest.raises(InputError, match="within If, Loop or Scan"):
+        open_source(tmp_path / "x.onnx", Foreign(labels=labels), None)

@@ -1,0 +1,145 @@
+"""`--openvino`: a file that carries its spec and its precision, and is judged in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from builder.export import Order, export
+from builder.formats import FORMATS, Job
+from builder.sources import source_from_checkpoint
+from builder.sources.images import builtin_golden
+from builder.targets import Precision, Target
+from model.errors import ArtifactError
+from model.network import Network, load_network, save_network
+from model.runners import open_artifact
+from model.runners.openvino import OpenVinoRunner
+from model.runners.pytorch import TorchRunner
+from model.spec import ModelSpec, Question
+
+BF16_HERE = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(not BF16_HERE, reason="this CPU has no bf16")
+HEADS = Question(
+    task="heads",
+    heads={
+        "colour": Question(task="multiclass", labels=("red", "blue")),
+        "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """A folder with the residual network's checkpoint and graph."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_network(folder / "pets.safetensors", make_network("test_resnet"))
+    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "graph.onnx")
+    return folder
+
+
+@pytest.fixture
+def job(exported: Path, tmp_path: Path) -> Job:
+    """The residual network's graph, to be made into an fp32 artifact."""
+    source = source_from_checkpoint(exported / "pets.safetensors")
+    return Job(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
+def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
+    target = Target(format="openvino", precision=precision)
+    order = Order(tmp_path / "repository", max_batch=4, target=target)
+    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    assert published.verdict.passed
+    assert published.verdict.precision == precision
+    assert published.artifact.name == "model.xml"
+    files = {path.name for path in published.artifact.parent.iterdir()}
+    assert {"model.xml", "model.bin"} <= files
+    assert str(tmp_path) not in published.artifact.read_text()
+
+
+@needs_bf16
+def test_file_brings_its_precision_where_the_library_would_take_another(job: Job, spec: ModelSpec) -> None:
+    images = builtin_golden(spec.preprocess).images
+    expected = TorchRunner(load_network(job.source.path), "checkpoint").infer(images)["probabilities"]
+    errors = {}
+    for precision in ("fp32", "bf16"):
+        artifact = FORMATS["openvino"].write(replace(job, precision=precision))
+        with open_artifact(artifact) as runner:
+            assert isinstance(runner, OpenVinoRunner)
+            assert runner.spec == job.source.spec
+            assert runner.precision == {"fp32": "f32", "bf16": "bf16"}[precision]
+            errors[precision] = np.abs(runner.infer(images)["probabilities"] - expected).max()
+    assert errors["fp32"] < 1e-6
+    assert 1e-6 < errors["bf16"] < 0.05
+    default = openvino.Core().compile_model(artifact, "CPU").get_property("INFERENCE_PRECISION_HINT")
+    assert default.to_string() == "bf16", "the library's own default, which the file must not be left to"
+
+
+def test_candidate_is_refused_when_the_library_runs_another_precision(job: Job) -> None:
+    kind = FORMATS["openvino"]
+    artifact = kind.write(job)
+    with pytest.raises(ArtifactError, match=r"wants bf16, but OpenVINO runs it in f32 here.*avx512_bf16"):
+        kind.candidate(artifact, replace(job, precision="bf16"))
+
+
+def test_parameters_are_those_of_nvidia_s_backend(job: Job) -> None:
+    kind = FORMATS["openvino"]
+    assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
+    assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
+    assert "cannot be told so" in kind.proven_by(job)
+
+
+def test_outputs_keep_their_names_and_any_batch_is_taken(
+    network_of: Callable[..., Network], job: Job, tmp_path: Path
+) -> None:
+    network = network_of(HEADS)
+    source = replace(job.source, module=network)
+    source.write_graph(tmp_path / "heads.onnx")
+    artifact = FORMATS["openvino"].write(replace(job, source=source, graph=tmp_path / "heads.onnx"))
+    reference = TorchRunner(network, "network")
+    runner = OpenVinoRunner(artifact, threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (7, *network.spec.input.shape), dtype=np.uint8)
+    for batch in (images[:1], images[:3], images):
+        answers = runner.infer(batch)
+        assert list(answers) == [output.name for output in network.spec.outputs]
+        for name, expected in reference.infer(batch).items():
+            np.testing.assert_allclose(answers[name], expected, atol=1e-5)
+
+
+def test_runner_answers_several_threads_at_once(job: Job) -> None:
+    runner = OpenVinoRunner(FORMATS["openvino"].write(job))
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
+    alone = runner.infer(images)["probabilities"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: runner.infer(images[i : i + 1])["probabilities"][0], range(32)))
+    np.testing.assert_allclose(answers, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("text", "Error parsing element"),
+        ("weights", "Incorrect weights in bin file"),
+        ("no weights", "bin file cannot be found"),
+        ("no spec", "carries no model spec"),
+    ],
+)
+def test_broken_file_gets_one_reason(job: Job, broken: str, said: str) -> None:
+    artifact = FORMATS["openvino"].write(job)
+    if broken == "text":
+        artifact.write_text("<net is not")
+    elif broken == "weights":
+        artifact.with_suffix(".bin").write_bytes(b"short")
+    elif broken == "no weights":
+        artifact.with_suffix(".bin").unlink()
+    else:
+        artifact.write_text(artifact.read_text().replace("model.json", "model.txt"))
+    with pytest.raises(ArtifactError, match=said) as caught:
+        open_artifact(artifact)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,227 @@
+"""The page of a verdict: what stands on it, for every task and outcome."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.proving.judge import ask, judge
+from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
+from builder.proving.pictured import LARGEST, Answers, pictured
+from builder.proving.pictured import answers_of as asked
+from builder.proving.verdict import LIMITS, Problem, Try, Verdict
+from builder.sources.images import builtin_golden
+from model.network import Network
+from model.runners.base import Outputs
+from model.runners.pytorch import TorchRunner
+from model.spec import Question
+from model.tasks import task_of
+
+NetworkOf = Callable[..., Network]
+VOID = {"meta", "img", "br"}
+QUESTIONS = {
+    "multiclass": Question(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),
+    "multilabel": Question(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
+    "embedding": Question(task="embedding", embedding_size=8),
+    "segmentation": Question(task="segmentation", labels=("background", "stamp")),
+    "heads": Question(
+        task="heads",
+        heads={
+            "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
+            "vector": Question(task="embedding", embedding_size=8),
+        },
+    ),
+}
+PASSED = Verdict(passed=True, precision="fp16", images="9 pictures", max_batch=4, limits=LIMITS["fp16"])
+
+
+class Balanced(HTMLParser):
+    """Finds tags that are not closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def answers_of(network_of: NetworkOf) -> Callable[..., Answers]:
+    """A network's answers about the builder's photographs, and the same with those of some images changed."""
+
+    def answered(question: Question, change: Callable[[Outputs], Outputs] | None = None) -> Answers:
+        network = network_of(question)
+        golden = builtin_golden(network.spec.preprocess)
+        expected = ask(TorchRunner(network, origin="x"), golden.images, 4)
+        copied = {name: array.copy() for name, array in expected.items()}
+        return Answers(golden, task_of(network.spec), expected, change(copied) if change else copied)
+
+    return answered
+
+
+def moved(outputs: Outputs) -> Outputs:
+    """The first two images get another class, set of labels, direction and mask."""
+    for array in outputs.values():
+        array[:2] = 1 - array[:2] if array.dtype == np.uint8 else np.roll(array[:2], 1, axis=-1)
+    return outputs
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_page_shows_both_answers_of_changed_images_when_some_changed(
+    task: str, answers_of: Callable[..., Answers]
+) -> None:
+    answers = answers_of(QUESTIONS[task], moved)
+    shown = pictured(answers, LIMITS["fp32"])
+    assert shown is not None
+    assert shown.lost
+    assert shown.lost <= set(range(9))
+    changed = [tile for tile in shown.tiles if tile.changed]
+    assert {tile.name for tile in changed} == {f"image {number + 1}" for number in shown.lost}
+    assert shown.tiles[: len(changed)] == tuple(changed)
+    first = next(tile for tile in changed if tile.name in ("image 1", "image 2"))
+    assert first.expected != first.actual
+    assert len(first.pictures) == (3 if task == "segmentation" else 1)
+    page = page_of("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
+    Balanced(page)
+    assert page.count("<figure") == len(shown.tiles)
+    assert "<b>cat</b>" not in page
+
+
+def test_page_needs_nothing_from_elsewhere_and_is_whole(answers_of: Callable[..., Answers], tmp_path: Path) -> None:
+    write_page(tmp_path / "verdict.html", "asked", PASSED, answers_of(QUESTIONS["heads"]), {"Source": "a test & more"})
+    page = (tmp_path / "verdict.html").read_text()
+    Balanced(page)
+    assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
+    assert "a test &amp; more" in page
+    assert [path.name for path in tmp_path.iterdir()] == ["verdict.html"]
+
+
+def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> None:
+    network = network_of(QUESTIONS["multiclass"])
+    runner = TorchRunner(network, origin="x")
+    golden = builtin_golden(network.spec.preprocess)
+    answers = asked(runner, runner, golden, 4)
+    page = page_of("asked", judge(runner, runner, golden, 4, "fp32"), answers)
+    Balanced(page)
+    for told in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
+        assert told in page
+
+
+def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..., Answers]) -> None:
+    def shifted(outputs: Outputs) -> Outputs:
+        steps = np.linspace(1e-6, 9e-6, 9, dtype=np.float32)[:, None]
+        return {name: array + steps for name, array in outputs.items()}
+
+    shown = pictured(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
+    assert shown is not None
+    assert not shown.lost
+    assert [tile.name for tile in shown.tiles] == [f"image {number}" for number in range(9, 9 - LARGEST, -1)]
+
+
+def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., Answers]) -> None:
+    def broken(outputs: Outputs) -> Outputs:
+        outputs["probabilities"][3, 0] = np.nan
+        return outputs
+
+    shown = pictured(answers_of(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
+    assert shown is not None
+    assert shown.lost == {3}
+    assert shown.tiles[0].actual == ("NaN or infinity",)
+    assert math.isinf(shown.distances[3])
+
+
+@pytest.mark.parametrize("actual", [None, {}, {"probabilities": np.zeros((9, 5), np.float32)}])
+def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
+    actual: Outputs | None, answers_of: Callable[..., Answers]
+) -> None:
+    given = answers_of(QUESTIONS["multiclass"])
+    refused = Verdict(
+        passed=False,
+        precision="fp32",
+        images="none",
+        max_batch=4,
+        limits=LIMITS["fp32"],
+        problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
+    )
+    page = page_of("asked", refused, Answers(given.golden, given.task, given.expected, actual))
+    Balanced(page)
+    assert "<figure" not in page
+    assert "&lt;here&gt;" in page
+    assert "failed" in page
+
+
+def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf) -> None:
+    right, wrong = (TorchRunner(network_of(QUESTIONS["multiclass"], side), origin="x") for side in (32, 64))
+    golden = builtin_golden(right.spec.preprocess)
+    assert asked(right, wrong, golden, 4).actual is None
+
+
+def test_tries_and_quality_are_told_with_what_they_cost() -> None:
+    reason = Problem(code="nan", message="batch 1: output holds NaN")
+    tries = (
+        Try(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
+        Try(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
+    )
+    where = " on 100 pictures of val.csv"
+    quality = {
+        f"checkpoint{where}": {"accuracy": 0.9, "f1/cat": 0.8},
+        f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
+    }
+    verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
+    page = page_of("asked", verdict)
+    Balanced(page)
+    for told in (
+        "fp16 was asked for, fp32 passed",
+        "3.5 s in all",
+        "output holds NaN",
+        "node_7",
+        "100 pictures of val.csv",
+        "-0.0500",
+        "by class: 1 figures",
+    ):
+        assert told in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "passed"),
+        ({"asked": "fp16"}, "passed"),
+        ({"asked": "int8"}, "repaired"),
+        ({"tries": (Try(precision="fp16", how="all", passed=False, seconds=1),)}, "repaired"),
+        ({"passed": False}, "failed"),
+        ({"passed": False, "forced": True}, "forced"),
+    ],
+)
+def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
+    verdict = PASSED.model_copy(update=changes)
+    assert state_of(verdict) == state
+    assert f'<span class="pill">{state}</span>' in page_of("asked", verdict)
+
+
+def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
+    assert bar(0.02, 0.02).percent == pytest.approx(LIMIT_AT)
+    assert [bar(value, 0.02).grade for value in (0, 0.001, 0.019, 0.021, math.nan, math.inf)] == [
+        "good",
+        "good",
+        "near",
+        "bad",
+        "bad",
+        "bad",
+    ]
+    assert bar(0, 0) == (0, 0, "good")
+    assert bar(1e-9, 0).percent == 100
+    assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_AT < bar(1e9, 0.02).percent == 100

@@ -1,0 +1,368 @@
+"""Plans after they are built: what their header says, where they load, and building them in a container."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import struct
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import docker
+import pytest
+
+from builder.config.triton_config import read_config
+from builder.repository.check import check_repository
+from builder.repository.manifest import IMAGE_TAG, MANIFEST_FILE, Manifest, manifest_of
+from builder.tensorrt import compatibility
+from builder.tensorrt.build import build
+from builder.tensorrt.compatibility import (
+    SERVE_COMPATIBLE,
+    damage,
+    header_problems,
+    image_for,
+    plan_problems,
+    release_of,
+    releases,
+    stale_problems,
+)
+from builder.tensorrt.container import TRTEXEC, build_in_container, docker_here, run_for
+from builder.tensorrt.served import served_in_container, write_repository
+from builder.tensorrt.settings import BuildRecord, BuildSettings
+from model.errors import ArtifactError, InputError
+from model.plans import BUILD_FILE, plan_header
+from model.spec import ModelSpec
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
+"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+
+
+def record_of(tensorrt: str, **changed: Any) -> BuildRecord:
+    settings = BuildSettings(max_batch=8, **changed)
+    return BuildRecord(
+        flavour="tensorrt",
+        tensorrt=tensorrt,
+        gpu="NVIDIA L4",
+        compute_capabilities=("8.9",),
+        seconds=1,
+        bytes=1,
+        sha256="a",
+        graph_sha256="b",
+        settings=settings,
+    )
+
+
+def manifest_with(record: BuildRecord | None) -> Manifest:
+    return Manifest.model_validate(
+        {
+            "files": {},
+            "created": "2026-11-01T00:00:00Z",
+            "tools": {},
+            "python": "3.11",
+            "source": "checkpoint best.safetensors",
+            "source_sha256": "c",
+            "build": record,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) -> Path:
+    """A repository whose version has an engine for RTX machines beside its graph, to be copied from."""
+    repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("built") / "repository"))
+    folder = repository / "pets" / "1"
+    record = build(
+        folder / "model.onnx", folder / "model.rtx", BuildSettings(flavour="rtx", max_batch=8), lambda step: None
+    )
+    (folder / BUILD_FILE).write_text(record.model_dump_json())
+    source = folder / "model.onnx"
+    (folder / MANIFEST_FILE).write_text(manifest_of(folder, source, "a test").model_dump_json())
+    return repository
+
+
+@pytest.fixture
+def version(built_once: Path, tmp_path: Path) -> Path:
+    """A published version of one's own, with an engine for RTX machines beside its graph."""
+    return Path(shutil.copytree(built_once, tmp_path / "own" / "repository")) / "pets" / "1"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (PLAN[:10], "is cut short: 10 bytes"),
+        (PLAN[:64], "is cut short: its header says 128 bytes, the file has 64"),
+        (b"\x08\x00\x00\x00" + b'{"a": 1}' + PLAN, r"Ultralytics .* begins at byte 12: tail -c \+13"),
+        (b"\x08\x07onnx and so on", "is no TensorRT plan"),
+    ],
+)
+def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "model.plan"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=said):
+        plan_header(path)
+
+
+def test_header_tells_flavour_and_version(tmp_path: Path) -> None:
+    path = tmp_path / "model.plan"
+    path.write_bytes(PLAN)
+    header = plan_header(path)
+    assert (header.flavour, header.version, header.bytes) == ("tensorrt", "11.1.0.106", 128)
+
+
+def test_manifest_of_a_version_with_an_engine_says_how_it_was_built(version: Path) -> None:
+    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    assert manifest.tensorrt == plan_header(version / "model.rtx").version
+    assert manifest.compute_capability == "8.6, 8.9, 12.0"
+    assert {"model.rtx", BUILD_FILE} < manifest.files.keys()
+    assert check_repository(version.parents[1]) == []
+    assert stale_problems(manifest) == []
+
+
+def test_manifest_written_before_there_were_plans_is_still_read(tiny_repository: Path) -> None:
+    path = tiny_repository / "pets" / "1" / MANIFEST_FILE
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
+    assert plan_problems(Manifest.model_validate(old), IMAGE) == []
+
+
+def test_check_reports_a_plan_when_it_is_cut_short(version: Path) -> None:
+    engine = version / "model.rtx"
+    engine.write_bytes(engine.read_bytes()[:-1000])
+    said = [finding.problem for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
+    assert len(said) == 1
+    assert said[0].startswith("is cut short: its header says")
+
+
+def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
+    engine = version / "model.rtx"
+    content = bytearray(engine.read_bytes())
+    content[len(content) // 2] ^= 1
+    engine.write_bytes(content)
+    assert any("its hash differs" in finding.problem for finding in check_repository(version.parents[1]))
+    assert damage(engine) is None
+
+
+def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
+    (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes() + b" ")
+    (version / "model.rtx").write_bytes(b"another")
+    again = manifest_of(version, version / "model.onnx", "a test")
+    said = [problem.problem for problem in stale_problems(again)]
+    assert said == [
+        "model.rtx is not the plan whose build is recorded",
+        "stale plan: model.rtx was built from another graph than model.onnx",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "changed", "image", "severity", "said", "fix"),
+    [
+        ("11.2.1.7", {}, IMAGE, "error", "older TensorRT never loads it", "a tag 26.08-py3, or export again"),
+        ("10.13.3.9", {}, IMAGE, "error", "not version-compatible", "25.10-py3"),
+        ("10.13.3.9", {"version_compatible": True}, IMAGE, "warning", "told so", "version-compatible=true"),
+        ("11.2.1.7", {"version_compatible": True}, IMAGE, "error", "never loads it", "26.08-py3"),
+        ("11.1.0.106", {}, "our/triton:mine", "warning", "not known here", "TRT_VERSION"),
+        ("10.99.0.1", {}, IMAGE, "error", "not version-compatible", "--in-container"),
+        ("11.1.0.106", {"version_compatible": True}, IMAGE, "warning", "code of their own", SERVE_COMPATIBLE),
+    ],
+)
+def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
+    tensorrt: str, changed: dict[str, Any], image: str, severity: str, said: str, fix: str
+) -> None:
+    (problem,) = plan_problems(manifest_with(record_of(tensorrt, **changed)), image)
+    assert problem.severity == severity
+    assert said in problem.problem
+    assert fix in problem.fix
+
+
+def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compatible() -> None:
+    problems = plan_problems(manifest_with(record_of("11.1.0.106", version_compatible=True)), "our/triton:mine")
+    assert [SERVE_COMPATIBLE in problem.fix for problem in problems] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("header", "severity", "said"),
+    [
+        ((b"ftrt", 11, 2), "error", "an older TensorRT never loads it"),
+        ((b"ftrt", 10, 13), "error", "nothing says that it is version-compatible"),
+        ((b"ftrt", 11, 1), "warning", "no record of its build"),
+        ((b"vtrt", 1, 7), "error", "an engine of TensorRT for RTX"),
+    ],
+)
+def test_check_compares_a_plan_without_a_record_with_the_image(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, said: str
+) -> None:
+    monkeypatch.setenv(compatibility.IMAGE_VARIABLE, IMAGE)
+    magic, major, minor = header
+    plan = tiny_repository / "pets/1/model.plan"
+    plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
+    (found,) = check_repository(tiny_repository)
+    assert (found.severity, found.path) == (severity, str(plan))
+    assert said in found.problem
+    assert [problem.problem for problem in header_problems(plan, IMAGE)] == [found.problem]
+
+
+def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
+    assert plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, "8.9") == []
+    assert plan_problems(manifest_with(record_of("11.1.0.106", hardware="ampere_plus")), IMAGE, "12.0") == []
+    assert plan_problems(manifest_with(None), IMAGE, "8.9") == []
+
+
+@pytest.mark.parametrize(("there", "count"), [("8.6", 1), ("7.0", 2)])
+def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None:
+    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, there)
+    assert len(problems) == count
+    assert f"the GPU there has {there}" in problems[-1].problem
+
+
+def test_releases_are_in_order_and_name_their_sources() -> None:
+    rows = releases()
+    assert [row.release for row in rows] == sorted(row.release for row in rows)
+    assert all(row.source for row in rows)
+    assert release_of(f"any/tritonserver:{IMAGE_TAG}") is not None
+
+
+def test_image_is_read_from_env_file_when_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(compatibility.IMAGE_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    repository = tmp_path / "models" / "repository"
+    assert image_for(repository) == compatibility.DEFAULT_IMAGE
+    assert compatibility.DEFAULT_IMAGE in (ROOT / "docker-compose.yml").read_text()
+    (tmp_path / ".env").write_text("# ours\nHTTP_PORT=1\n")
+    assert image_for(repository) == compatibility.DEFAULT_IMAGE
+    (tmp_path / ".env").write_text(f"TRITON_IMAGE='{IMAGE}'\n")
+    assert image_for(repository) == IMAGE
+    (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
+    with pytest.raises(InputError, match=r"\.env: TRITON_IMAGE cannot be read from it .*UTF-8"):
+        image_for(repository)
+
+
+def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
+    settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
+    words = shlex.split(run_for(IMAGE, spec.input, settings, tmp_path).line())
+    assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
+    assert f"{tmp_path}:/work" in words
+    assert words[words.index("--entrypoint") + 1 :][:2] == [TRTEXEC, IMAGE]
+    assert {
+        "--onnx=/work/model.onnx",
+        "--saveEngine=/work/model.plan",
+        "--stronglyTyped",
+        "--minShapes=image:1x32x32x3",
+        "--optShapes=image:4x32x32x3",
+        "--maxShapes=image:8x32x32x3",
+        "--skipInference",
+        "--noTF32",
+        "--memPoolSize=workspace:512M",
+        "--builderOptimizationLevel=2",
+        "--hardwareCompatibilityLevel=ampere+",
+    } < set(words)
+    assert not [word for word in words if word in ("--fp16", "--int8", "--best")]
+
+
+def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(ArtifactError, match=r"no Docker daemon answers at .*none\.sock.*--dry-run"):
+        docker_here()
+
+
+class Containers:
+    """A Docker client that runs one container: `write` stands for the program in it."""
+
+    def __init__(self, code: int = 0, log: str = "", write: Any = None) -> None:
+        self.containers = self
+        self.code, self.log, self.write = code, log, write
+        self.asked: dict[str, Any] = {}
+        self.status, self.ports, self.removed = "exited", {}, False
+
+    def run(self, image: str, command: list[str], **how: Any) -> Containers:
+        self.asked = {"image": image, "command": command, **how}
+        if self.write is not None:
+            self.write(Path(next(iter(how["volumes"]))))
+        return self
+
+    def wait(self, timeout: float) -> dict[str, int]:
+        return {"StatusCode": self.code}
+
+    def logs(self, **how: Any) -> bytes:
+        return self.log.encode()
+
+    def reload(self) -> None:
+        pass
+
+    def remove(self, force: bool) -> None:
+        self.removed = force
+
+
+def in_container(client: Containers, tmp_path: Path, spec: ModelSpec) -> BuildRecord:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"a graph")
+    module: ModuleType = docker
+    settings = BuildSettings(max_batch=8, timing_cache=False)
+    return build_in_container(
+        graph, tmp_path / "model.plan", spec.input, settings, IMAGE, lambda step: None, (module, client)
+    )
+
+
+def test_container_build_is_recorded_from_what_trtexec_leaves(tmp_path: Path, spec: ModelSpec) -> None:
+    def write(work: Path) -> None:
+        (work / "model.plan").write_bytes(PLAN)
+        layers = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"Name": "x", "DataType": "Half"}]}]
+        (work / "layers.json").write_text(json.dumps({"Layers": layers}))
+
+    client = Containers(log="[I] Selected Device: NVIDIA L4\n[I] Compute Capability: 8.9\n", write=write)
+    record = in_container(client, tmp_path, spec)
+    assert (tmp_path / "model.plan").read_bytes() == PLAN
+    assert (record.tensorrt, record.gpu, record.compute_capabilities) == ("11.1.0.106", "NVIDIA L4", ("8.9",))
+    assert (record.engine, record.image) == ({"fp16": 1}, IMAGE)
+    assert client.asked["network_mode"] == "none"
+    assert client.asked["entrypoint"] == TRTEXEC
+    assert client.removed
+
+
+def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Path, spec: ModelSpec) -> None:
+    client = Containers(code=1, log="[I] fine\n[E] Antialiasing is not supported\n[E] more")
+    with pytest.raises(ArtifactError, match=r"ended with code 1: \[E\] Antialiasing"):
+        in_container(client, tmp_path, spec)
+    assert client.removed
+    assert not (tmp_path / "model.plan").exists()
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
+    tmp_path: Path, tiny_repository: Path, spec: ModelSpec, compatible: bool
+) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    client, graph = Containers(), tiny_repository / "pets/1/model.onnx"
+    with (
+        pytest.raises(ArtifactError, match="did not load"),
+        served_in_container(
+            tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client), version_compatible=compatible
+        ),
+    ):
+        pass
+    assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
+
+
+def test_served_plan_gives_tritons_last_words_when_it_does_not_load(
+    tmp_path: Path, tiny_repository: Path, spec: ModelSpec
+) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    client = Containers(log="unable to load plan file to auto complete config")
+    graph = tiny_repository / "pets/1/model.onnx"
+    with (
+        pytest.raises(ArtifactError, match="unable to load plan file"),
+        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
+    ):
+        pass
+    assert client.removed
+
+
+def test_served_repository_is_one_that_triton_reads(tmp_path: Path, tiny_repository: Path, spec: ModelSpec) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    write_repository(tmp_path / "models", tmp_path / "model.plan", tiny_repository / "pets/1/model.onnx", spec, 8)
+    config = read_config(tmp_path / "models" / "pets")
+    assert (config.backend, config.max_batch_size) == ("tensorrt", 8)
+    assert (tmp_path / "models/pets/1/model.plan").read_bytes() == PLAN

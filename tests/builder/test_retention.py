@@ -1,0 +1,262 @@
+"""Old versions are deleted whole, and never one that is marked or served, whatever happens to the builder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from builder.commands.versions import versions
+from builder.config.serving import VersionPolicy
+from builder.config.triton_config import LAST_VERSION, config_to_text, read_config
+from builder.repository.check import check_repository
+from builder.repository.publish import leftovers, next_version, publication, staging_folder, versions_of
+from builder.repository.retention import keep_newest
+from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
+from model.errors import ArtifactError, InputError
+from model.files import written_beside
+from model.runners.triton import TritonServer
+from server.process import Options, start, stop, wait_until_ready
+
+RETAIN_FOREVER = """
+import shutil, sys
+from pathlib import Path
+from builder.repository.publish import publication, versions_of
+from builder.repository.retention import keep_newest
+from builder.config.triton_config import LAST_VERSION, config_to_text, read_config
+from model.files import written_beside
+model = Path(sys.argv[1])
+print("started", flush=True)
+while True:
+    for _ in range(2):
+        with publication(model.parent, model.name) as prepared:
+            shutil.copytree(model / str(versions_of(model)[-1]), prepared.version_folder, dirs_exist_ok=True)
+            config = read_config(model)
+            config.parameters[LAST_VERSION].string_value = str(prepared.version)
+            with written_beside(prepared.model / "config.pbtxt") as beside:
+                beside.write_text(config_to_text(config))
+    keep_newest(model, 2)
+"""
+
+
+def publish_copies(model: Path, count: int) -> None:
+    """The newest version again, so many times."""
+    for _ in range(count):
+        newest = versions_of(model)[-1]
+        with publication(model.parent, model.name) as prepared:
+            for path in (model / str(newest)).iterdir():
+                if path.name != MARK_FILE:
+                    (prepared.version_folder / path.name).hardlink_to(path)
+            config = read_config(model)
+            config.parameters[LAST_VERSION].string_value = str(prepared.version)
+            with written_beside(prepared.model / "config.pbtxt") as beside:
+                beside.write_text(config_to_text(config))
+
+
+def serve_by(model: Path, policy: VersionPolicy) -> None:
+    config = read_config(model)
+    config.ClearField("version_policy")
+    if policy.versions:
+        config.version_policy.specific.versions.extend(policy.versions)
+    elif policy.latest:
+        config.version_policy.latest.num_versions = policy.latest
+    else:
+        config.version_policy.all.SetInParent()
+    (model / "config.pbtxt").write_text(config_to_text(config))
+
+
+@pytest.fixture
+def pets(tiny_repository: Path) -> Path:
+    """A model with versions 1 to 5."""
+    publish_copies(tiny_repository / "pets", 4)
+    return tiny_repository / "pets"
+
+
+@contextmanager
+def running(repository: Path, ports: list[str]) -> Iterator[str]:
+    http, grpc, metrics = map(int, ports[1::2])
+    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    try:
+        wait_until_ready(server, 60)
+        yield f"127.0.0.1:{grpc}"
+    finally:
+        stop(server)
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(versions)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_versions_tell_what_each_is(pets: Path) -> None:
+    mark(pets, 2, "the one of the paper")
+    model = model_versions(pets)
+    assert [version.version for version in model.versions] == [1, 2, 3, 4, 5]
+    assert [version.version for version in model.versions if version.served] == [5]
+    second = model.versions[1]
+    assert (second.precision, second.verdict, second.mark and second.mark.note) == (
+        "fp32",
+        "passed",
+        "the one of the paper",
+    )
+    assert second.created is not None
+    assert second.bytes > (pets / "2/model.onnx").stat().st_size
+    assert (model.policy, second.loaded) == ("latest:1", None)
+
+
+def test_old_versions_are_deleted_but_those_marked_or_served(pets: Path) -> None:
+    mark(pets, 2)
+    serve_by(pets, VersionPolicy(versions=(1, 5)))
+    done = keep_newest(pets, 1)
+    assert versions_of(pets) == [1, 2, 5]
+    assert done.deleted == (3, 4)
+    assert done.freed_bytes > 0
+    assert [(spared.version, spared.reason) for spared in done.spared] == [
+        (1, "the version policy 1,5 serves it"),
+        (2, "marked"),
+    ]
+    assert check_repository(pets.parent) == []
+    assert not staging_folder(pets.parent).exists()
+
+
+def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
+    serve_by(pets, VersionPolicy())
+    done = keep_newest(pets, 1)
+    assert versions_of(pets) == [1, 2, 3, 4, 5]
+    assert done.summary().startswith("pets: deleted nothing (1 stays: the version policy all serves it;")
+
+
+def test_version_served_until_now_stays_when_a_newer_one_takes_its_place(pets: Path) -> None:
+    done = keep_newest(pets, 1, before={4})
+    assert versions_of(pets) == [4, 5]
+    assert [(spared.version, spared.reason) for spared in done.spared] == [(4, "served until now")]
+
+
+def test_nothing_is_deleted_when_there_are_not_more(pets: Path) -> None:
+    assert keep_newest(pets, 9).deleted == ()
+    with pytest.raises(InputError, match="--keep 0: expected 1 or more"):
+        keep_newest(pets, 0)
+
+
+def test_version_number_is_not_used_again_when_versions_were_deleted(pets: Path) -> None:
+    keep_newest(pets, 1)
+    publish_copies(pets, 1)
+    assert versions_of(pets) == [5, 6]
+
+
+def test_mark_stays_when_a_version_is_added_and_goes_when_it_is_taken_away(pets: Path) -> None:
+    mark(pets, 1, "first")
+    mark(pets, 1, "again")
+    publish_copies(pets, 1)
+    keep_newest(pets, 1)
+    assert versions_of(pets) == [1, 6]
+    assert check_repository(pets.parent) == []
+    unmark(pets, 1)
+    unmark(pets, 1)
+    assert keep_newest(pets, 1).deleted == (1,)
+    with pytest.raises(InputError, match="pets: has no version 1; it has 6"):
+        mark(pets, 1)
+
+
+def test_nothing_is_deleted_when_a_mark_cannot_be_read(pets: Path) -> None:
+    (pets / "1" / MARK_FILE).write_text("{")
+    with pytest.raises(ArtifactError, match=r"mark\.json: is no mark that can be read"):
+        keep_newest(pets, 1)
+    assert versions_of(pets) == [1, 2, 3, 4, 5]
+
+
+def test_nothing_is_deleted_while_another_builder_publishes(pets: Path) -> None:
+    with publication(pets.parent, "other"), pytest.raises(ArtifactError, match="another builder"):
+        keep_newest(pets, 1)
+    assert len(versions_of(pets)) == 5
+
+
+def test_model_is_found_by_name_and_by_folder(pets: Path) -> None:
+    assert find_model("pets", pets.parent) == find_model(str(pets), Path("nowhere")) == pets.resolve()
+    with pytest.raises(InputError, match=r"cars: no model of that name in .*; it has pets"):
+        find_model("cars", pets.parent)
+
+
+def test_what_a_running_server_holds_is_not_deleted(
+    pets: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was started when other versions were to be served; it goes on answering from them."""
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    serve_by(pets, VersionPolicy(versions=(2, 3)))
+    with running(pets.parent, free_ports()) as url:
+        serve_by(pets, VersionPolicy(latest=1))
+        result = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert versions_of(pets) == [2, 3, 5]
+        document = json.loads(result.stdout)
+        assert document["retention"]["spared"][0] == {"version": 2, "reason": "the server holds it"}
+        assert [version["loaded"] for version in document["versions"]] == [True, True, False]
+        assert {row.version for row in TritonServer(url).models()} == {"2", "3"}
+
+
+def test_nothing_is_deleted_when_the_server_does_not_answer(pets: Path, free_ports: Callable[[], list[str]]) -> None:
+    result = run("pets", "--repository", pets.parent, "--keep", 1, "--url", f"127.0.0.1:{free_ports()[3]}")
+    assert result.exit_code == 3
+    assert "no Triton answers" in result.stderr
+    assert len(versions_of(pets)) == 5
+
+
+def test_command_lists_marks_and_deletes(pets: Path) -> None:
+    assert run(pets, "--mark", 2, "--note", "the best").exit_code == 0
+    shown = run(pets, "--keep", 2)
+    assert shown.exit_code == 0, shown.stderr
+    assert "pets: deleted 1, 3 (2 stays: marked (the best))" in shown.stdout
+    assert "3 versions, Triton serves latest:1" in shown.stdout
+    assert run(pets, "--unmark", 2, "--keep", 2).exit_code == 0
+    assert versions_of(pets) == [4, 5]
+    wrong = run(pets, "--note", "why")
+    assert (wrong.exit_code, "name that version with --mark" in wrong.stderr) == (2, True)
+
+
+def test_next_builder_finishes_when_one_was_killed_while_deleting(pets: Path) -> None:
+    aside = staging_folder(pets.parent)
+    aside.mkdir()
+    (pets / "1").rename(aside / "pets-1-01234567")
+    assert len(leftovers(pets.parent)) == 1
+    assert [version.version for version in model_versions(pets).versions] == [2, 3, 4, 5]
+    assert keep_newest(pets, 3).deleted == (2,)
+    assert not aside.exists()
+
+
+def test_marked_and_served_versions_are_whole_when_the_builder_is_killed(pets: Path) -> None:
+    """Kills within the first moments of publishing and deleting over and over."""
+    chance = random.Random(0)
+    root = Path(__file__).parents[2]
+    mark(pets, 2, "kept")
+    serve_by(pets, VersionPolicy(versions=(1, 4)))
+    interrupted, highest = 0, 5
+    for _ in range(12):
+        builder = subprocess.Popen([sys.executable, "-c", RETAIN_FOREVER, str(pets)], stdout=subprocess.PIPE, cwd=root)
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == b"started\n"
+        time.sleep(chance.uniform(0.005, 0.2))
+        os.kill(builder.pid, signal.SIGKILL)
+        builder.wait()
+        interrupted += bool(leftovers(pets.parent))
+        findings = check_repository(pets.parent)
+        assert not [finding for finding in findings if finding.severity == "error"], findings
+        assert {1, 2, 4} <= set(versions_of(pets))
+        assert next_version(pets) > highest
+        highest = next_version(pets) - 1
+    assert interrupted, "no kill hit a moment with something in the staging folder"
+    keep_newest(pets, 1)
+    assert versions_of(pets) == [1, 2, 4, highest]
+    assert leftovers(pets.parent) == []

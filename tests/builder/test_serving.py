@@ -1,0 +1,296 @@
+"""What is asked of serving becomes Triton's own words, or one error with all that is wrong; a real Triton loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder.config.backends import Loading
+from builder.config.serving import Accelerator, Batching, CudaGraphs, Serving, VersionPolicy, serving_from
+from builder.config.serving_config import unproven, versions_loaded
+from builder.config.triton_config import ModelConfig, config_for, config_from_text, config_to_text, read_config
+from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, warms_up, warmup_files, write_warmup
+from builder.repository.check import check_repository
+from builder.repository.publish import publication
+from model.errors import InputError, ServerError
+from model.files import written_beside
+from model.golden import GOLDEN_FILE, Golden
+from model.runners.triton import TritonRunner, TritonServer
+from model.spec import METADATA_KEY, ModelSpec
+from server.process import Options, start, stop, wait_until_ready
+
+PLAN = Loading("tensorrt")
+
+
+def served(
+    spec: ModelSpec, serving: Serving, loading: Loading = PLAN, present: ModelConfig | None = None
+) -> ModelConfig:
+    """A configuration, written and read back."""
+    interface = ((spec.input,), spec.outputs)
+    config = config_for(spec, interface, 16, 1, present, loading=loading, serving=serving)
+    assert config_from_text(config_to_text(config), "x") == config
+    return config
+
+
+@contextmanager
+def running(repository: Path, ports: list[str]) -> Iterator[TritonServer]:
+    http, grpc, metrics = map(int, ports[1::2])
+    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    try:
+        wait_until_ready(server, 60)
+        yield TritonServer(f"127.0.0.1:{grpc}")
+    finally:
+        stop(server)
+
+
+def republish(repository: Path, serving: Serving) -> None:
+    """Version 1 again, as the next one, served as asked."""
+    with publication(repository, "pets") as prepared:
+        spec = ModelSpec.from_json((prepared.model / METADATA_KEY).read_text(), "x")
+        for path in (prepared.model / "1").iterdir():
+            (prepared.version_folder / path.name).hardlink_to(path)
+        present = read_config(prepared.model)
+        config = config_for(spec, ((spec.input,), spec.outputs), 8, prepared.version, present, serving=serving)
+        with written_beside(prepared.model / "config.pbtxt") as beside:
+            beside.write_text(config_to_text(config))
+        if warms_up(config):
+            golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
+            write_warmup(prepared.model, warmup_files(golden.images))
+
+
+def test_words_become_what_triton_calls_it(spec: ModelSpec) -> None:
+    asked = serving_from(
+        instances=2,
+        kind="gpu",
+        gpus="0,1",
+        queue_delay_us=300,
+        preferred_batch="4,8",
+        queue_timeout_ms=1.5,
+        queue_timeout_action="delay",
+        queue_timeout_override=True,
+        queue_size=64,
+        cuda_graphs="1,8",
+        warmup=True,
+        versions="latest:2",
+        response_cache=True,
+    )
+    config = served(spec, asked)
+    (group,) = config.instance_group
+    assert (group.count, group.kind, list(group.gpus)) == (2, type(group).KIND_GPU, [0, 1])
+    assert config.dynamic_batching.max_queue_delay_microseconds == 300
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+    policy = config.dynamic_batching.default_queue_policy
+    assert (policy.default_timeout_microseconds, policy.timeout_action) == (1500, type(policy).DELAY)
+    assert (policy.allow_timeout_override, policy.max_queue_size) == (True, 64)
+    assert config.optimization.cuda.graphs
+    assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 8]
+    assert list(config.optimization.cuda.graph_spec[0].input["image"].dim) == [32, 32, 3]
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 16]
+    assert config.version_policy.latest.num_versions == 2
+    assert config.response_cache.enable
+
+
+def test_nothing_asked_is_dynamic_batching_alone(spec: ModelSpec) -> None:
+    assert serving_from() == Serving()
+    config = served(spec, Serving())
+    assert config.HasField("dynamic_batching")
+    for name in ("optimization", "version_policy", "response_cache"):
+        assert not config.HasField(name)
+    assert not config.instance_group
+    assert not config.model_warmup
+
+
+def test_words_are_refused_all_at_once() -> None:
+    with pytest.raises(InputError) as raised:
+        serving_from(
+            instances=0,
+            kind="tpu",
+            gpus="0,x",
+            queue_delay_us=-1,
+            queue_timeout_ms=-5,
+            queue_timeout_action="drop",
+            cuda_graphs="1,0",
+            versions="newest",
+            accelerator=["tensorrt:precision_mode", "openvino"],
+        )
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "--instances 0: expected 1 or more"
+    assert "--kind tpu: expected auto, cpu, gpu" in lines
+    assert "--versions newest: expected all, latest:N, or version numbers such as 3,5" in lines
+    assert len(lines) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"kind": "cpu", "gpus": "0"}, "--gpus 0: instances of --kind cpu are on no GPU"),
+        ({"dynamic_batching": False, "queue_delay_us": 5}, "dynamic batching, which is turned off"),
+        ({"kind": "cpu", "accelerator": ["cuda"]}, "--accelerator cuda: runs on a GPU, but --kind is cpu"),
+        ({"queue_timeout_ms": 0.0001}, "less than a microsecond"),
+        ({"gpus": "1,1"}, "names a number twice"),
+        ({"accelerator": ["none", "cuda"]}, "or none alone"),
+    ],
+)
+def test_words_that_exclude_each_other_are_refused(words: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        serving_from(**words)  # type: ignore[arg-type]
+
+
+def test_graphs_are_captured_at_powers_of_two_when_no_sizes_are_named() -> None:
+    assert CudaGraphs().sizes(24) == (1, 2, 4, 8, 16, 24)
+    assert CudaGraphs().sizes(1) == (1,)
+
+
+def test_triton_refusals_are_told_all_at_once(spec: ModelSpec) -> None:
+    asked = Serving(
+        batching=Batching(preferred_sizes=(4, 64)),
+        cuda_graphs=CudaGraphs(batch_sizes=(32,)),
+        accelerators=(Accelerator(name="tensorrt", parameters={"precision_mode": "FP8"}), Accelerator(name="npu")),
+    )
+    with pytest.raises(InputError) as raised:
+        served(spec, asked, Loading())
+    for said in (
+        "preferred batch 64 is not from 1 to max_batch_size 16",
+        "CUDA graphs are for backend tensorrt, not for onnxruntime",
+        "graph batch 32 is not from 1 to max_batch_size 16",
+        "precision_mode is one of FP32, FP16, INT8, got 'FP8'",
+        "gpu_execution_accelerator: expected tensorrt or cuda, got 'npu'",
+    ):
+        assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("instance_group { kind: KIND_MODEL gpus: 0 }", "KIND_MODEL takes no gpus"),
+        ("instance_group { kind: KIND_CPU }", "backend tensorrt runs on GPUs"),
+        ("dynamic_batching { priority_levels: 2 }", "default_priority_level 0 is not from 1 to priority_levels 2"),
+        ("dynamic_batching { preserve_ordering: true priority_levels: 2 }", "allows one priority level"),
+        ("version_policy { latest { } }", "latest 0 loads nothing"),
+        ("version_policy { specific { } }", "names no version"),
+        ('cc_model_filenames { key: "sm86" value: "a.plan" }', "compute capability such as 8.6, got 'sm86'"),
+        ('model_warmup { name: "w" batch_size: 99 }', "batch 99 is above max_batch_size 16"),
+        (
+            'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }',
+            "not for tensorrt",
+        ),
+        ("model_transaction_policy { decoupled: true } response_cache { enable: true }", "decoupled"),
+        ("ensemble_scheduling { } instance_group { count: 1 }", "an ensemble has no instances"),
+    ],
+)
+def test_check_tells_what_triton_would_refuse(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets/config.pbtxt").write_text(f'platform: "tensorrt_plan" max_batch_size: 16 {text}')
+    problems = [finding.problem for finding in check_repository(tmp_path) if finding.severity == "error"]
+    assert any(said in problem for problem in problems), problems
+
+
+def test_tuning_changes_only_what_is_asked(spec: ModelSpec) -> None:
+    asked = serving_from(instances=3, kind="gpu", gpus="0", queue_delay_us=100, queue_size=8, warmup=True)
+    present = served(spec, asked)
+    config = served(spec, serving_from(instances=2, queue_size=4), present=present)
+    assert (config.instance_group[0].count, list(config.instance_group[0].gpus)) == (2, [0])
+    assert config.dynamic_batching.max_queue_delay_microseconds == 100
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 4
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 16]
+    off = served(spec, serving_from(warmup=False, dynamic_batching=False, kind="auto", versions="all"), present=config)
+    assert not off.model_warmup
+    assert not off.HasField("dynamic_batching")
+    assert versions_loaded(off, [1, 2, 5]) == {1, 2, 5}
+
+
+def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -> None:
+    present = served(spec, serving_from(cuda_graphs="on", warmup=True, preferred_batch="2,16"))
+    config = config_for(spec, ((spec.input,), spec.outputs), 4, 2, present, loading=PLAN)
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
+    assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 2, 4]
+    assert list(config.dynamic_batching.preferred_batch_size) == [2]
+
+
+def test_accelerators_stand_by_their_device_and_are_told_to_be_unproven(spec: ModelSpec) -> None:
+    words = ["tensorrt:precision_mode=FP16,trt_engine_cache_enable=1", "openvino"]
+    config = served(spec, serving_from(accelerator=words), Loading())
+    section = config.optimization.execution_accelerators
+    assert dict(section.gpu_execution_accelerator[0].parameters)["precision_mode"] == "FP16"
+    assert [entry.name for entry in section.cpu_execution_accelerator] == ["openvino"]
+    assert [line.partition(":")[0] for line in unproven(config)] == [
+        "execution accelerator tensorrt in FP16",
+        "execution accelerator openvino",
+    ]
+    assert unproven(served(spec, serving_from(accelerator=["none"]), Loading(), config)) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "loads"),
+    [
+        (None, {7}),
+        (VersionPolicy(latest=2), {5, 7}),
+        (VersionPolicy(versions=(2, 9)), {2}),
+        (VersionPolicy(), {2, 5, 7}),
+    ],
+)
+def test_version_policy_loads_what_it_says(spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]) -> None:
+    assert versions_loaded(served(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
+
+
+def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: Path) -> None:
+    republish(tiny_repository, serving_from(warmup=True))
+    assert check_repository(tiny_repository) == []
+    path = tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE
+    path.write_bytes(b"short")
+    assert "has 5 bytes of the 3072" in check_repository(tiny_repository)[0].problem
+    path.unlink()
+    (finding,) = check_repository(tiny_repository)
+    assert (finding.severity, finding.path) == ("error", str(path))
+
+
+def test_check_notices_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
+    republish(tiny_repository, serving_from(versions="8,9"))
+    (finding,) = check_repository(tiny_repository)
+    assert "loads none of the versions" in finding.problem
+
+
+def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp_path: Path) -> None:
+    model = tiny_repository / "pets"
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    write_warmup(model, warmup_files(images))
+    (tmp_path / "linked").hardlink_to(model / WARMUP_FOLDER / WARMUP_FILE)
+    write_warmup(model, warmup_files(images + 1))
+    assert set((tmp_path / "linked").read_bytes()) == {0}
+
+
+def test_triton_loads_and_answers_when_everything_is_asked(
+    tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warm-up, a queue policy, two instances, a version policy: read back from the server, and seen in its counters."""
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    words = {"instances": 2, "kind": "cpu", "queue_delay_us": 200, "queue_timeout_ms": 500, "queue_size": 64}
+    for _ in range(2):
+        republish(tiny_repository, serving_from(**words, warmup=True, versions="1,3", response_cache=True))  # type: ignore[arg-type]
+    assert check_repository(tiny_repository) == []
+    with running(tiny_repository, free_ports()) as server:
+        assert {row.version for row in server.models() if row.state == "READY"} == {"1", "3"}
+        warmed = server.counters("pets", "3")
+        assert (warmed.images, warmed.executions) == (18, 4), "each instance runs batch 1 and batch 8"
+        config = server.config("pets")
+        assert config["instance_group"][0]["count"] == 2
+        assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 64
+        golden = Golden.load(tiny_repository / "pets/1" / GOLDEN_FILE)
+        answers = TritonRunner(server, "pets").infer(golden.images[:2])["probabilities"]
+        np.testing.assert_allclose(answers, golden.outputs["probabilities"][:2], atol=1e-4)
+
+
+def test_triton_does_not_load_when_a_warmup_file_is_missing(
+    tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is why `builder check` calls it an error."""
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    republish(tiny_repository, serving_from(warmup=True))
+    (tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE).unlink()
+    with pytest.raises(ServerError, match=WARMUP_FILE), running(tiny_repository, free_ports()):
+        pass

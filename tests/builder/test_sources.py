@@ -1,0 +1,255 @@
+"""What a source is, is found by its content; timm's weights and trainers' checkpoints are taken."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from builder.export import Order, Published, export
+from builder.options import Foreign, foreign_from
+from builder.sources import Source, open_source
+from model.errors import CheckpointError, InputError, SpecError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Put random weights of a timm model where the hub's library keeps what it has fetched."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(name: str) -> Path:
+        torch.manual_seed(0)
+        network = timm.create_model(name)
+        folder = tmp_path / "hub" / f"models--{network.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        weights = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+        weights.parent.mkdir(parents=True)
+        save_file(network.state_dict(), weights)
+        return weights
+
+    return put
+
+
+def published(source: Source, repository: Path) -> Published:
+    done = export(source, Order(repository, max_batch=4), lambda step: None)
+    assert done.verdict.passed
+    return done
+
+
+def test_timm_weights_are_published_with_imagenets_labels_when_they_are_at_hand(
+    in_cache: Callable[[str], Path], tmp_path: Path
+) -> None:
+    in_cache("test_resnet")
+    source = open_source("timm:test_resnet", Foreign(size=(32, 32)), "small")
+    assert source.spec.labels[:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
+    assert len(source.spec.labels) == 1000
+    done = published(source, tmp_path / "repository")
+    assert done.source.startswith("timm test_resnet, weights timm/test_resnet.r160_in1k")
+    assert done.model == "small"
+
+
+def test_timm_features_are_published_when_an_embedding_is_asked(
+    in_cache: Callable[[str], Path], tmp_path: Path
+) -> None:
+    weights = in_cache("test_resnet")
+    source = open_source("timm:test_resnet", Foreign(size=(32, 32), task="embedding"), None)
+    assert source.spec.outputs[0].shape == (96,)
+    published(source, tmp_path / "repository")
+    assert source.spec.lineage.parent is not None
+    assert source.path == weights
+
+
+def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path) -> None:
+    code = "from builder.sources import open_source; open_source('timm:test_resnet', None, None)"
+    # Nobody listens there, whatever machine this runs on.
+    nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = done.stderr.strip().splitlines()
+    assert said[-1].startswith("model.errors.OutsideError: test_resnet: its pretrained weights")
+    assert "builder export FILE --model test_resnet --labels FILE" in said[-1]
+    assert "Retrying" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign", "error", "said"),
+    [
+        ("no_such_net", Foreign(), SpecError, "no model 'no_such_net'"),
+        ("test_resnet.no_tag", Foreign(), SpecError, "no weights 'test_resnet.no_tag'"),
+        ("test_resnet", Foreign(model="resnet18"), InputError, "leave out --model"),
+        ("test_resnet", Foreign(task="segmentation"), InputError, "one answer a picture"),
+        ("vit_base_patch16_clip_224.openai", Foreign(), InputError, "its 512 outputs are not the classes"),
+    ],
+)
+def test_timm_name_is_refused_when_it_cannot_be_what_was_said(
+    name: str, foreign: Foreign, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        open_source(f"timm:{name}", foreign, None)
+
+
+def test_timm_checkpoint_of_a_training_names_its_model_and_its_average_is_taken(
+    net: nn.Module, labels: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    document = {
+        "arch": "test_resnet",
+        "state_dict": timm.create_model("test_resnet", num_classes=3).state_dict(),
+        "state_dict_ema": {f"module.{key}": value for key, value in net.state_dict().items()},
+        "args": argparse.Namespace(lr=0.1, output=Path("runs")),
+    }
+    torch.save(document, path)
+    source = open_source(path, Foreign(labels=labels, size=(32, 32)), None)
+    assert "into timm test_resnet, as the file says: matched by name after stripping 'module.'" in source.description
+    assert source.network is not None
+    assert torch.equal(source.network.backbone.state_dict()["fc.weight"], net.state_dict()["fc.weight"])
+    published(source, tmp_path / "repository")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "backbone.", "module.model."])
+def test_lightning_checkpoint_is_taken_when_its_settings_are_plain(
+    prefix: str, net: nn.Module, labels: Path, tmp_path: Path
+) -> None:
+    state = {prefix + key: value for key, value in net.state_dict().items()}
+    document = {"state_dict": state, "hyper_parameters": {"lr": 0.1}, "pytorch-lightning_version": "2.6", "epoch": 3}
+    torch.save(document, tmp_path / "last.ckpt")
+    source = open_source(tmp_path / "last.ckpt", Foreign("test_resnet", labels), None)
+    assert f"after stripping '{prefix}'" in source.description
+
+
+class Settings:
+    """A stranger's class, in a pickle."""
+
+
+def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": net.state_dict(), "hyper_parameters": Settings()}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"pickled Python objects \(.*Settings\).*checkpoint\[.state_dict.\]"):
+        open_source(tmp_path / "last.ckpt", Foreign("test_resnet", labels), None)
+
+
+def test_whole_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    torch.save(net, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="pickled Python objects"):
+        open_source(tmp_path / "model.pt", Foreign("test_resnet", labels), None)
+
+
+def test_safetensors_of_timm_are_weights_whatever_their_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    for metadata in (None, {"format": "pt"}):
+        save_file(net.state_dict(), tmp_path / "model.safetensors", metadata=metadata)
+        with pytest.raises(InputError, match=r"need --model TIMM_NAME and --labels FILE .*, 3 of them .* fc\.weight"):
+            open_source(tmp_path / "model.safetensors", None, None)
+        source = open_source(tmp_path / "model.safetensors", Foreign("test_resnet", labels), None)
+        assert source.spec.labels == ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"__metadata__": None}, "need --model TIMM_NAME and --labels FILE"),
+        ({"__metadata__": 5}, "not a readable .safetensors file"),
+        ({"__metadata__": ["tritonkit.spec"]}, "not a readable .safetensors file"),
+        ([], "not a readable .safetensors file"),
+    ],
+)
+def test_safetensors_get_one_error_when_their_metadata_is_no_object(header: object, said: str, tmp_path: Path) -> None:
+    if isinstance(header, dict):
+        header["fc.weight"] = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    text = json.dumps(header).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(InputError, match=said):
+        open_source(tmp_path / "m.safetensors", None, None)
+
+
+PLAN = b"ptrt" + bytes(60)
+DESCRIPTION = json.dumps({"description": "YOLO11n-cls", "task": "classify"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m.plan", PLAN, "is a TensorRT plan. A plan cannot be proven without its model"),
+        ("m.bin", b"ftrt" + bytes(60), "is a TensorRT plan"),
+        ("m.plan", b"vtrt" + bytes(60), "is a TensorRT for RTX plan"),
+        ("m.plan", b"ftrt", "is cut short: 4 bytes"),
+        (
+            "m.engine",
+            struct.pack("<I", len(DESCRIPTION)) + DESCRIPTION + PLAN,
+            "is an engine with 50 bytes of JSON before it",
+        ),
+        ("m.engine", b"whatever it is", "is no TensorRT plan"),
+        ("m.tflite", b"\x1c\x00\x00\x00TFL3", "not a file that can be exported; expected a checkpoint that"),
+        ("m.pth", b"", "is empty"),
+        ("m.pth", b"not a checkpoint", "not a readable PyTorch checkpoint"),
+        ("m.pth", b"PK\x03\x04 cut short", "not a readable PyTorch checkpoint"),
+        ("m.onnx", b"not a graph", "not a readable ONNX file"),
+        ("m.safetensors", b"short", "not a readable .safetensors file"),
+    ],
+)
+def test_file_is_refused_with_the_way_out_when_it_is_no_source(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        open_source(tmp_path / name, None, None)
+    assert said in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_zip_archive_is_refused_when_torch_did_not_write_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/readme", "hello")
+    with pytest.raises(InputError, match=r"neither torch.save nor torch\.jit\.save wrote it"):
+        open_source(tmp_path / "m.pt", None, None)
+
+
+def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "1"
+    run.mkdir(parents=True)
+    checkpoint.rename(run / "best.safetensors")
+    for folder in (run, run.parent):
+        with pytest.raises(InputError, match=f"give the file in it: {run}/best.safetensors"):
+            open_source(folder, None, None)
+
+
+def test_checkpoint_of_ours_is_refused_when_its_spec_would_be_overruled(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="carries its own spec; leave out --size and --task"):
+        open_source(checkpoint, Foreign(size=(8, 8), task="multilabel"), None)
+
+
+def test_options_are_refused_all_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        foreign_from("m", tmp_path / "no.txt", "1,2", "0,1,1", "0x5", "HWC", "detection", "relu")
+    for part in (
+        "no.txt: no such",
+        "--mean",
+        "--std",
+        "--size",
+        "--layout HWC",
+        "--task detection",
+        "--activation relu",
+    ):
+        assert part in str(caught.value)
+    assert foreign_from(None, None, None, None, None) is None
+    assert foreign_from(None, None, None, None, None, "nhwc") == Foreign(layout="NHWC")

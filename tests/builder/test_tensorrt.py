@@ -1,0 +1,371 @@
+"""Plans are really built here, by TensorRT for RTX, which needs no GPU for that."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from builder.formats import FORMATS, Job
+from builder.formats.farthest import Farthest
+from builder.formats.tensorrt import ENGINE, Rtx, Trt
+from builder.onnx_export import onnx_from_network
+from builder.precision.cast import reduced
+from builder.precision.quantize import quantized
+from builder.sources.base import NetworkSource
+from builder.targets import Precision
+from builder.tensorrt.build import build
+from builder.tensorrt.network import Built, kept_timings
+from builder.tensorrt.precision import precision_of_engine, precision_problems
+from builder.tensorrt.settings import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
+from model.errors import ArtifactError, InputError
+from model.files import sha256_of
+from model.gpu import find_gpu
+from model.network import Network
+from model.plans import BUILD_FILE, find_tensorrt, plan_header
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+from model.spec import ModelSpec
+
+SETTINGS = BuildSettings(flavour="rtx", max_batch=8)
+BEFORE = (
+    helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT, name="cast"),
+    helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2], name="transpose"),
+)
+
+
+def silent(step: str) -> None:
+    pass
+
+
+def weight(name: str, *shape: int, dtype: type = np.float32) -> TensorProto:
+    values = np.random.default_rng(0).standard_normal(shape) / 50
+    return numpy_helper.from_array(values.astype(dtype), name)
+
+
+def write_graph(path: Path, *nodes: NodeProto, weights: tuple[TensorProto, ...] = (), opset: str = "") -> Path:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 32, 32, 3])
+    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", "channels", "rows", "columns"])
+    graph = helper.make_graph([*BEFORE, *nodes], "graph", [image], [answer], list(weights))
+    imports = [helper.make_opsetid("", 20), *([helper.make_opsetid(opset, 1)] if opset else [])]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """`fp32.onnx`, the residual network, and the same in fp16, bf16 and int8."""
+    folder = tmp_path_factory.mktemp("graphs")
+    network = make_network("test_resnet")
+    onnx_from_network(network, folder / "fp32.onnx")
+    model = onnx.load(folder / "fp32.onnx")
+    onnx.save(reduced(model, "fp16"), folder / "fp16.onnx")
+    onnx.save(reduced(model, "bf16"), folder / "bf16.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    onnx.save(quantized(model, images, dialect="tensorrt"), folder / "int8.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`fp32.onnx`, convolutions with 9 MB of weights, and the same in fp16."""
+    folder = tmp_path_factory.mktemp("wide")
+    convolutions = (
+        helper.make_node("Conv", ["planes", "stem"], ["wide"], pads=[1] * 4, name="stem"),
+        helper.make_node("Conv", ["wide", "body"], ["deep"], pads=[1] * 4, name="body"),
+        helper.make_node("Relu", ["deep"], ["answer"], name="relu"),
+    )
+    weights = (weight("stem", 500, 3, 3, 3), weight("body", 500, 500, 3, 3))
+    path = write_graph(folder / "fp32.onnx", *convolutions, weights=weights)
+    onnx.save(reduced(onnx.load(path), "fp16"), folder / "fp16.onnx")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "computes"), [("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"), ("int8", "int8")]
+)
+def test_build_keeps_the_graphs_own_types(tmp_path: Path, graphs: Path, precision: Precision, computes: str) -> None:
+    graph, plan = graphs / f"{precision}.onnx", tmp_path / "model.rtx"
+    record = build(graph, plan, SETTINGS, silent)
+    header = plan_header(plan)
+    assert (header.flavour, header.bytes, header.version) == ("rtx", plan.stat().st_size, record.tensorrt)
+    assert record.sha256 == sha256_of(plan)
+    assert record.graph_sha256 == sha256_of(graph)
+    assert record.compute_capabilities == RTX_TARGETS
+    assert max(record.computed, key=lambda kind: record.computed[kind]) == computes
+    assert record.seconds > 0
+    assert (record.peak_memory_mib or 0) > 50
+    assert precision_problems(plan, graph, precision, record) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model.rtx"]
+
+
+def test_build_draws_its_progress_when_stderr_is_a_terminal(
+    tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, told.append)
+    assert told[0] == "building for TensorRT for RTX"
+    assert any("%" in line for line in told[1:])
+
+
+def test_build_is_refused_when_an_fp32_engine_is_said_to_be_fp16(tmp_path: Path, wide: Path) -> None:
+    plan = tmp_path / "model.rtx"
+    record = build(wide / "fp32.onnx", plan, SETTINGS, silent)
+    problems = precision_problems(plan, wide / "fp32.onnx", "fp16", record)
+    assert [problem.code for problem in problems] == ["precision", "precision"]
+    assert "2 in fp32" in problems[0].message
+    assert "bytes a weight" in problems[1].message
+
+
+def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Path, wide: Path) -> None:
+    plan = tmp_path / "model.rtx"
+    right = build(wide / "fp16.onnx", tmp_path / "right.rtx", SETTINGS, silent)
+    build(wide / "fp32.onnx", plan, SETTINGS, silent)
+    forged = right.model_copy(update={"sha256": sha256_of(plan)})
+    assert "bytes a weight" in precision_problems(plan, wide / "fp16.onnx", "fp16", forged)[0].message
+    assert precision_problems(tmp_path / "right.rtx", wide / "fp16.onnx", "fp16", right) == []
+    assert [problem.code for problem in precision_problems(plan, wide / "fp32.onnx", "fp16", right)][:2] == ["plan"] * 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"fp32": 10}, "no convolution or matrix product of the engine computes in it: 10 in fp32"),
+        ({"fp32": 9, "fp16": 1}, "the engine computes 1 in fp16, 9 in fp32, where the network"),
+        ({"fp32": 3, "fp16": 7}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("in_container", [False, True])
+def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_said(
+    tmp_path: Path, graphs: Path, engine: dict[str, int], said: str | None, in_container: bool
+) -> None:
+    graph, plan = graphs / "fp16.onnx", tmp_path / "model.plan"
+    plan.write_bytes(b"a plan")
+    record = BuildRecord(
+        flavour="tensorrt",
+        tensorrt="11.1.0.106",
+        seconds=1,
+        bytes=6,
+        sha256=sha256_of(plan),
+        graph_sha256=sha256_of(graph),
+        computed={} if in_container else {"fp16": 9, "fp32": 1},
+        engine=engine,
+        settings=BuildSettings(max_batch=8),
+    )
+    problems = precision_problems(plan, graph, "fp16", record)
+    assert [problem.code for problem in problems] == (["precision"] if said else [])
+    assert not said or said in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "opset", "said"),
+    [
+        (
+            [helper.make_node("Resize", ["planes", "", "half"], ["answer"], mode="linear", antialias=1, name="shrink")],
+            (numpy_helper.from_array(np.array([1, 1, 0.5, 0.5], np.float32), "half"),),
+            "",
+            ("operator Resize (node 'shrink')", "no antialiased Resize", "--onnx"),
+        ),
+        ([helper.make_node("Det", ["planes"], ["answer"], name="det")], (), "", ("operator Det", "Replace the layer")),
+        (
+            [helper.make_node("Odd", ["planes"], ["answer"], name="odd", domain="my.own")],
+            (),
+            "my.own",
+            ("operator Odd (node 'odd')", "Replace the layer"),
+        ),
+        (
+            [helper.make_node("Conv", ["planes", "w"], ["answer"], name="conv")],
+            (weight("w", 4, 3, 3, 3, dtype=np.float16),),
+            "",
+            ("(node 'conv')", "`input` type is Float", "Put a Cast"),
+        ),
+    ],
+)
+def test_build_names_operator_node_and_way_out_when_the_parser_refuses(
+    tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, said: tuple[str, ...]
+) -> None:
+    graph = write_graph(tmp_path / "bad.onnx", *nodes, weights=weights, opset=opset)
+    with pytest.raises(ArtifactError) as refused:
+        build(graph, tmp_path / "model.rtx", SETTINGS, silent)
+    message = str(refused.value)
+    assert message.startswith("bad.onnx: TensorRT for RTX 1.")
+    assert "\n" not in message
+    assert not [part for part in said if part not in message], message
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def test_build_names_the_missing_file_when_weights_lie_outside(tmp_path: Path) -> None:
+    convolution = helper.make_node("Conv", ["planes", "w"], ["answer"], name="conv")
+    model = onnx.load(write_graph(tmp_path / "bad.onnx", convolution, weights=(weight("w", 4, 3, 3, 3),)))
+    onnx.save(model, tmp_path / "bad.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"weights\.bin is missing"):
+        build(tmp_path / "bad.onnx", tmp_path / "model.rtx", SETTINGS, silent)
+
+
+def test_build_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"hello world")
+    with pytest.raises(ArtifactError, match="holds no graph"):
+        build(tmp_path / "bad.onnx", tmp_path / "model.rtx", SETTINGS, silent)
+
+
+def test_build_stops_when_the_time_limit_passes(tmp_path: Path, graphs: Path) -> None:
+    hurried = SETTINGS.model_copy(update={"time_limit_s": 0.05})
+    with pytest.raises(ArtifactError, match=r"more than 0\.05 s, the time limit"):
+        build(graphs / "fp32.onnx", tmp_path / "model.rtx", hurried, silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_build_names_the_targets_there_are_when_one_is_unknown(tmp_path: Path, graphs: Path) -> None:
+    odd = SETTINGS.model_copy(update={"compute_capabilities": ("8.6", "3.5")})
+    with pytest.raises(ArtifactError, match=r"compute capability 3\.5; for 7\.5, 8\.0, 8\.6"):
+        build(graphs / "fp32.onnx", tmp_path / "model.rtx", odd, silent)
+
+
+def test_settings_tell_all_problems_at_once() -> None:
+    wrong = BuildSettings(
+        flavour="rtx", max_batch=4, opt_batch=8, optimization_level=9, version_compatible=True, workspace_mib=64
+    )
+    with pytest.raises(InputError, match=r"tune for is 8.*level 9.*no version- or hardware-compatible"):
+        wrong.check()
+
+
+def test_timings_are_kept_when_a_cache_is_given(tmp_path: Path, graphs: Path) -> None:
+    shares: list[float] = []
+    settings = BuildSettings(max_batch=4, workspace_mib=256, optimization_level=1)
+    built = Built(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
+    cache = tmp_path / "timings" / "one.cache"
+    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX times nothing, and says so
+        plan = built.plan(cache, lambda share, phase: shares.append(share))
+    assert plan.nbytes > 1000
+    assert cache.stat().st_size > 0
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
+
+
+def test_timings_start_anew_when_the_library_refuses_those_kept(tmp_path: Path) -> None:
+    class Config:
+        """The part of TensorRT's builder configuration that opens timings."""
+
+        def create_timing_cache(self, timings: bytes) -> bytes | None:
+            return None if timings == b"damaged" else timings + b" opened"
+
+    (tmp_path / "one.cache").write_bytes(b"damaged")
+    assert kept_timings(Config(), tmp_path / "one.cache") == b" opened"
+    assert kept_timings(Config(), tmp_path / "none.cache") == b" opened"
+    (tmp_path / "one.cache").write_bytes(b"whole")
+    assert kept_timings(Config(), tmp_path / "one.cache") == b"whole opened"
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
+def test_tensorrt_says_what_is_missing_and_the_two_ways_that_work() -> None:
+    with pytest.raises(ArtifactError, match="an NVIDIA GPU with its driver") as refused:
+        Trt().check_possible()
+    assert "--in-container" in str(refused.value)
+    assert "--rtx" in str(refused.value)
+    FORMATS["rtx"].check_possible()
+
+
+@pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
+@pytest.mark.parametrize(("told", "kind"), [("Half", "fp16"), ("Row major linear FP32", "fp32"), ("BFloat16", "bf16")])
+def test_inspector_tells_the_precision_of_an_engine(key: str, told: str, kind: str) -> None:
+    layers = [
+        {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: told}]},
+        {"Name": "reformat", "LayerType": "Reformat", "Inputs": [{"Name": "x", key: "Float"}]},
+    ]
+    assert precision_of_engine(json.dumps({"Layers": layers})) == {kind: 1}
+
+
+def test_inspector_is_refused_when_it_tells_no_layers() -> None:
+    with pytest.raises(ArtifactError, match="not understood"):
+        precision_of_engine("[]")
+
+
+@pytest.fixture
+def job(tmp_path: Path, graphs: Path, checkpoint: Path, make_network: Callable[[str], Network]) -> Job:
+    folder = tmp_path / "1"
+    folder.mkdir()
+    source = NetworkSource(checkpoint, None, "a test", make_network("test_resnet"))
+    return Job(source, graphs / "fp16.onnx", "fp16", folder, 8, None, silent)
+
+
+def test_rtx_writes_the_graph_and_the_engine_of_it(job: Job) -> None:
+    kind = Rtx(BuildOptions(compute_capabilities=("8.6",)))
+    artifact = kind.write(job)
+    record = BuildRecord.model_validate_json((job.folder / BUILD_FILE).read_bytes())
+    assert artifact.name == "model.onnx"
+    assert record.graph_sha256 == sha256_of(artifact)
+    assert record.sha256 == sha256_of(job.folder / ENGINE)
+    assert record.compute_capabilities == ("8.6",)
+    assert (record.inputs, record.outputs) == ((job.source.spec.input,), job.source.spec.outputs)
+    if find_gpu() is None:
+        assert "not run: no GPU here" in kind.proven_by(job)
+
+
+@pytest.mark.parametrize(
+    ("options", "capability", "runs"),
+    [
+        ({"flavour": "rtx"}, "8.9", True),
+        ({"flavour": "rtx"}, "9.0", False),
+        ({"flavour": "rtx", "compute_capabilities": ("9.0",)}, "9.0", True),
+        ({}, "9.0", True),
+    ],
+)
+def test_engine_is_opened_only_on_a_gpu_it_was_built_for(
+    options: dict[str, object], capability: str, runs: bool
+) -> None:
+    assert BuildSettings.model_validate({"max_batch": 8, **options}).runs_on(capability) == runs
+
+
+class Says(Runner):
+    """Answers what it was told, for each picture."""
+
+    origin = "a test"
+
+    def __init__(self, spec: ModelSpec, *answers: object) -> None:
+        self.spec, self.answers = spec, np.array(answers, np.float32)
+        self.closed = False
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        return {"probabilities": self.answers}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_farthest_gives_of_each_picture_the_answer_farther_off(spec: ModelSpec) -> None:
+    batch = np.zeros((3, 32, 32, 3), np.uint8)
+    reference = Says(spec, [0, 1], [0, 1], [0, 1])
+    engine = Says(spec, [0, 0.9], [0, 1], [np.nan, 1])
+    graph = Says(spec, [0.2, 1], [0, 0.5], [0, 0])
+    with Farthest(reference, (engine, graph)) as both:
+        np.testing.assert_allclose(both.infer(batch)["probabilities"], [[0.2, 1], [0, 0.5], [np.nan, 1]])
+    assert (engine.closed, graph.closed, reference.closed) == (True, True, False)
+    misfit = Says(spec, [0], [0], [0])
+    assert Farthest(reference, (engine, misfit)).infer(batch)["probabilities"].shape == (3, 1)
+
+
+def test_rtx_refuses_bf16_that_triton_could_not_serve(job: Job) -> None:
+    with pytest.raises(ArtifactError, match="--trt bf16"):
+        Rtx().write(replace(job, precision="bf16"))
+
+
+def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: Job, graphs: Path) -> None:
+    with pytest.raises(ArtifactError, match="said to be fp16"):
+        Rtx().write(replace(job, graph=graphs / "fp32.onnx"))
+    assert not (job.folder / BUILD_FILE).exists()
+
+
+def test_build_leaves_no_process_behind(tmp_path: Path, graphs: Path) -> None:
+    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, silent)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

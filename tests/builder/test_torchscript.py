@@ -1,0 +1,142 @@
+"""`--torchscript`: a trace that takes any batch, names its outputs as the spec does, and carries the spec."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from builder.export import Order, export
+from builder.formats import FORMATS, Job
+from builder.sources import source_from_checkpoint
+from builder.sources.base import NetworkSource
+from builder.targets import Target
+from model.errors import ArtifactError, BatchError, InputError
+from model.network import Network
+from model.runners import open_artifact
+from model.runners.pytorch import TorchRunner
+from model.spec import Question
+
+TORCHSCRIPT = FORMATS["torchscript"]
+
+
+class OfAGraph(NetworkSource):
+    """A source without a network, as one of a graph is."""
+
+    @property
+    def network(self) -> Network | None:
+        return None
+
+
+@pytest.fixture
+def job_of(tmp_path: Path) -> Callable[[Network], Job]:
+    def made(network: Network) -> Job:
+        folder = tmp_path / "1"
+        folder.mkdir(exist_ok=True)
+        source = NetworkSource(tmp_path / "given.onnx", None, "a test", network)
+        return Job(source, tmp_path / "model.onnx", "fp32", folder, 8, None, lambda step: None)
+
+    return made
+
+
+def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
+    order = Order(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    assert published.verdict.passed
+    assert published.artifact.name == "model.pt"
+    with zipfile.ZipFile(published.artifact) as archive:
+        contents = b"".join(archive.read(name) for name in archive.namelist())
+    for here in (tmp_path, Path(__file__).parents[2], Path(torch.__file__).parent):
+        assert str(here).encode() not in contents
+    assert not list(published.artifact.parent.glob("*.whole"))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question(task="segmentation", labels=("back", "front"), probability=True),
+        Question(task="embedding", embedding_size=8),
+        Question(
+            task="heads",
+            heads={
+                "colour__1": Question(task="multiclass", labels=("red", "blue")),
+                "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
+            },
+        ),
+    ],
+    ids=lambda question: question.task,
+)
+def test_answers_are_the_network_s_under_the_spec_s_names(
+    network_of: Callable[..., Network], job_of: Callable[[Network], Job], question: Question
+) -> None:
+    network = network_of(question)
+    artifact = TORCHSCRIPT.write(job_of(network))
+    reference = TorchRunner(network, "network")
+    images = np.random.default_rng(0).integers(0, 256, (7, *network.spec.input.shape), dtype=np.uint8)
+    with open_artifact(artifact) as runner:
+        assert runner.spec == network.spec
+        for batch in (images[:1], images[:3], images):
+            answers, expected = runner.infer(batch), reference.infer(batch)
+            assert list(answers) == list(expected)
+            for name, array in expected.items():
+                np.testing.assert_allclose(answers[name], array, atol=1e-5)
+        with ThreadPoolExecutor(4) as pool:
+            alone = list(pool.map(lambda i: runner.infer(images[i : i + 1]), range(7)))
+        with pytest.raises(BatchError, match="takes uint8"):
+            runner.infer(images[:, :-1])
+    for name, array in expected.items():
+        np.testing.assert_allclose([one[name][0] for one in alone], array, atol=1e-5)
+
+
+def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
+    make_network: Callable[[str], Network], job_of: Callable[[Network], Job]
+) -> None:
+    """What Triton's pytorch backend goes by: it takes no dictionary, and names inputs as forward does."""
+    module = torch.jit.load(TORCHSCRIPT.write(job_of(make_network("test_vit"))))
+    schema = module.forward.schema
+    assert [argument.name for argument in schema.arguments] == ["self", "image"]
+    assert str(schema.returns[0].type).startswith("Tuple[Tensor")
+
+
+def test_source_without_a_network_is_refused(
+    make_network: Callable[[str], Network], job_of: Callable[[Network], Job]
+) -> None:
+    job = job_of(make_network("test_resnet"))
+    graph = OfAGraph(job.source.path, None, "a test", make_network("test_resnet"))
+    with pytest.raises(InputError, match=r"given.onnx is a graph, and TorchScript is traced from a torch network"):
+        TORCHSCRIPT.write(replace(job, source=graph))
+
+
+def test_output_names_that_triton_would_take_for_other_places_are_refused(
+    network_of: Callable[..., Network], job_of: Callable[[Network], Job]
+) -> None:
+    heads = {name: Question(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
+    with pytest.raises(ArtifactError, match="takes the number after __ for the output's place"):
+        TORCHSCRIPT.write(job_of(network_of(Question(task="heads", heads=heads))))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("text", "no TorchScript archive that torch can load"),
+        ("weights", "no TorchScript archive that torch can load"),
+        ("stranger", "carries no model spec"),
+    ],
+)
+def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "some.pt"
+    if content == "text":
+        path.write_text("not an archive")
+    elif content == "weights":
+        torch.save({"weight": torch.zeros(1)}, path)
+    else:
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
+    with pytest.raises(ArtifactError, match=said) as caught:
+        open_artifact(path)
+    assert len(str(caught.value).splitlines()) == 1

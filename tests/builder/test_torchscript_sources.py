@@ -1,0 +1,89 @@
+"""TorchScript files of strangers are exported and proven against themselves, or refused with a reason."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from builder.export import Order, export
+from builder.options import Foreign
+from builder.show import show
+from builder.sources import open_source
+from builder.terms import Terms
+from model.errors import ArtifactError, InputError
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced", "traced for one"])
+def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        if how == "scripted":
+            torch.jit.script(net).save(tmp_path / "given.pt")
+        elif how == "traced":
+            torch.jit.trace(net, torch.zeros(2, 3, 32, 32)).save(tmp_path / "given.pt")
+        else:
+            vit = timm.create_model("test_vit", num_classes=3, img_size=32).eval()
+            torch.jit.trace(vit, torch.zeros(1, 3, 32, 32)).save(tmp_path / "given.pt")
+    source = open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+    assert source.description.startswith("given.pt (TorchScript")
+    assert "softmax added" in source.description
+    done = export(source, Order(tmp_path / "repository", max_batch=4), lambda step: None)
+    assert done.verdict.passed
+    spec = show(done.artifact).spec
+    assert spec is not None
+    assert spec.architecture.library == "graph"
+    with pytest.raises(InputError, match="this is a graph"):
+        source.asked_in(Terms(threshold=0.3))
+
+
+def test_torchscript_is_refused_when_its_size_is_not_said(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(net).save(tmp_path / "given.pt")
+    with pytest.raises(InputError, match="give --size"):
+        open_source(tmp_path / "given.pt", Foreign(labels=labels), None)
+
+
+def test_torchscript_gets_one_error_when_its_code_is_damaged(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+    path = tmp_path / "given.pt"
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(net).save(path)
+    with zipfile.ZipFile(path) as archive:
+        entry = next(entry for entry in archive.infolist() if entry.filename.endswith(".py"))
+    damaged = bytearray(path.read_bytes())
+    place = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
+    damaged[place : place + 64] = bytes(64)
+    path.write_bytes(damaged)
+    with pytest.raises(ArtifactError) as caught:
+        open_source(path, Foreign(labels=labels, size=(32, 32)), None)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+class WritesFiles(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, "/tmp/tritonkit-was-here")
+        return x
+
+
+class ReadsFiles(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):
+            x = x + torch.from_file("/etc/hostname", False, 4, dtype=torch.uint8).sum()
+        return x
+
+
+@pytest.mark.parametrize(("module", "called"), [(WritesFiles, "save"), (ReadsFiles, "from_file")])
+def test_torchscript_is_not_run_when_it_does_more_than_compute(
+    module: type[nn.Module], called: str, labels: Path, tmp_path: Path
+) -> None:
+    Path("/tmp/tritonkit-was-here").unlink(missing_ok=True)
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(module()).save(tmp_path / "given.pt")
+    with pytest.raises(InputError, match=rf"calls {called} \(in code.*\), which may do more than compute"):
+        open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+    assert not Path("/tmp/tritonkit-was-here").exists()
