@@ -52,6 +52,9 @@ def up(
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    cache_mib: Annotated[
+        int, typer.Option(min=0, help="Memory for answers of models exported with --response-cache; 0 keeps none.")
+    ] = 0,
     timeout_s: Annotated[float, typer.Option(min=1, help="Seconds to wait until all models are loaded.")] = 120,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop Triton when this ends.")] = False,
     as_json: JsonOption = False,
@@ -64,7 +67,8 @@ def up(
         raise InputError("NVIDIA's image is run by Compose: docker compose up triton (or triton-cpu without a GPU)")
     from server.process import Options, start, stop, wait_until_ready
 
-    options = Options(repository=repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    options = Options(repository=repository, cache_mib=cache_mib, **ports)
     if foreground:
         signal.signal(signal.SIGTERM, _as_interrupt)
     with progress(f"starting Triton on {repository}"):

@@ -1,21 +1,25 @@
 """Triton without Docker: NVIDIA's `tritonserver` binary from the nvidia-pytriton wheel, in an environment of its own.
 
-The binary's Python backend runs our backend for ONNX models (`server/backends/`), so the repository is the same one
-that NVIDIA's image serves.
+The binary's Python backend runs our backends for ONNX, OpenVINO and TorchScript (`server/backends/`), so the repository
+is the same one that NVIDIA's image serves.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import ServerError
 
 ENVIRONMENT_VARIABLE = "TRITONKIT_TRITON_ENV"
+TORCH_VARIABLE = "TRITONKIT_TORCH_SITE"
+"""A site-packages folder with torch for the pytorch backend; unset, the kit's own where its Python is Triton's."""
 _ROOT = Path(__file__).parents[1]
 _BACKENDS = Path(__file__).parent / "backends"
 _ASK_INTERPRETER = """
@@ -47,6 +51,11 @@ class PipRuntime:
         """The `tritonserver` program."""
         return self._package / "bin" / "tritonserver"
 
+    @property
+    def caches(self) -> Path:
+        """The folder of Triton's response caches, `local` among them."""
+        return self._package / "caches"
+
     def environment(self) -> dict[str, str]:
         """The variables `tritonserver` and its Python stubs need: their libraries and packages, none of ours."""
         libraries = [f"{self.interpreter.site}/nvidia_pytriton.libs", *self.interpreter.libraries]
@@ -57,6 +66,7 @@ class PipRuntime:
             "PATH": f"{self.folder.resolve() / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "LD_LIBRARY_PATH": ":".join(libraries),
             "OMP_WAIT_POLICY": "PASSIVE",
+            TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._own_torch(),
         }
 
     def lay_out_backends(self, folder: Path) -> None:
@@ -70,7 +80,16 @@ class PipRuntime:
         for backend in _BACKENDS.iterdir():
             if (backend / "model.py").is_file():
                 (folder / backend.name).mkdir()
-                shutil.copy(backend / "model.py", folder / backend.name)
+                for module in (*backend.glob("*.py"), _BACKENDS / "batching.py"):
+                    shutil.copy(module, folder / backend.name)
+
+    def _own_torch(self) -> str:
+        """The folder of the kit's own torch, empty without one that Triton's Python can load."""
+        found = importlib.util.find_spec("torch")
+        own_version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if found is None or found.origin is None or self.interpreter.version != own_version:
+            return ""
+        return str(Path(found.origin).parents[1])
 
     @property
     def _package(self) -> Path:

@@ -39,6 +39,8 @@ class Options(Frozen):
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    cache_mib: int = 0
+    """Memory for the answers of models whose configuration enables `response_cache`; 0 is no cache."""
 
     @property
     def ports(self) -> dict[str, int]:
@@ -109,7 +111,7 @@ def start(options: Options, stops_with_parent: bool = False) -> Server:
 
 def _start(options: Options, runtime: PipRuntime, folder: Path, stops_with_parent: bool) -> Server:
     runtime.lay_out_backends(folder / "backends")
-    arguments = [str(runtime.binary), *_arguments(options, folder / "backends")]
+    arguments = [str(runtime.binary), *_arguments(options, folder / "backends"), *_cache(options, runtime)]
     with (folder / _LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             arguments,
@@ -220,6 +222,12 @@ def _arguments(options: Options, backends: Path) -> list[str]:
         f"--metrics-port={options.metrics_port}",
         "--exit-timeout-secs=20",
     ]
+
+
+def _cache(options: Options, runtime: PipRuntime) -> list[str]:
+    if not options.cache_mib:
+        return []
+    return [f"--cache-config=local,size={options.cache_mib * 2**20}", f"--cache-directory={runtime.caches}"]
 
 
 def _stop_with_parent() -> Callable[[], None]:

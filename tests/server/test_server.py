@@ -166,6 +166,23 @@ def look_up(client: tritonclient.grpc.InferenceServerClient, index: int) -> floa
         return str(error.message())
 
 
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(("cache_mib", "hits"), [(0, 0), (4, 2)])
+def test_server_keeps_answers_when_it_is_given_memory_for_them(
+    command: Command, fussy_repository: Path, free_ports: Ports, cache_mib: int, hits: int
+) -> None:
+    with (fussy_repository / "fussy" / "config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }")
+    ports = free_ports()
+    up = command("server", "up", "--repository", fussy_repository, "--cache-mib", cache_mib, *ports)
+    assert up.exit_code == 0, up.stderr
+    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports[ports.index('--grpc-port') + 1]}")
+    assert [look_up(client, index) for index in (3, 4, 3, 3)] == [30.0, 40.0, 30.0, 30.0]
+    counted = client.get_inference_statistics("fussy", as_json=True)["model_stats"][0]
+    assert int(counted["inference_stats"].get("cache_hit", {}).get("count", 0)) == hits
+    assert int(counted["execution_count"]) == 4 - hits
+
+
 def test_backend_batches_requests_and_fails_only_the_wrong_one(fussy: Server) -> None:
     client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{fussy.options.grpc_port}")
     with ThreadPoolExecutor(8) as pool:

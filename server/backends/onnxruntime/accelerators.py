@@ -1,0 +1,82 @@
+"""Execution accelerators of `config.pbtxt` as ONNX Runtime's providers, as NVIDIA's onnxruntime backend takes them.
+
+Source: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc, `ModelState::LoadModel`. Accelerators for GPUs
+are for instances on GPUs, and are passed over by others; those for CPUs are for all. One that is unknown, or that this
+ONNX Runtime was built without, fails the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+Provider = tuple[str, dict[str, Any]]
+"""A provider's name in ONNX Runtime, and its options."""
+
+_TENSORRT, _CUDA, _OPENVINO = "TensorrtExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
+_PRECISION_MODES: dict[str, dict[str, str]] = {
+    "FP32": {},
+    "FP16": {"trt_fp16_enable": "1"},
+    "BF16": {"trt_bf16_enable": "1"},
+    "INT8": {"trt_int8_enable": "1"},
+}
+_RENAMED = {
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "int8_calibration_table_name": "trt_int8_calibration_table_name",
+    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
+}
+
+
+def providers_for(config: Mapping[str, Any], args: Mapping[str, str], available: Collection[str]) -> list[Provider]:
+    """The providers of one instance, the most wanted first.
+
+    config: the model's. args: what Triton tells the instance. Raises TritonModelException.
+    """
+    asked = config.get("optimization", {}).get("execution_accelerators", {})
+    for_gpu, for_cpu = (asked.get(f"{kind}_execution_accelerator", []) for kind in ("gpu", "cpu"))
+    on_gpu = args["model_instance_kind"] == "GPU"
+    if for_gpu and not on_gpu:
+        names = ", ".join(entry["name"] for entry in for_gpu)
+        pb_utils.Logger.log_warn(f"{config.get('name')}: {names} is for instances on a GPU; this one is on the CPU")
+    chosen = [_for_gpu(entry, args["model_instance_device_id"]) for entry in for_gpu if on_gpu]
+    if on_gpu and _CUDA in available and _CUDA not in [name for name, _ in chosen]:
+        chosen.append((_CUDA, {"device_id": args["model_instance_device_id"]}))
+    chosen.sort(key=lambda provider: provider[0] == _CUDA)  # it takes what the others leave, wherever it is named
+    chosen += [_for_cpu(entry) for entry in for_cpu]
+    for name, _ in chosen:
+        if name not in available:
+            raise pb_utils.TritonModelException(
+                f"the execution accelerator {name} is not in this ONNX Runtime, which has {', '.join(available)}: "
+                "serve with NVIDIA's image, or take it out of config.pbtxt (optimization.execution_accelerators)"
+            )
+    return [*chosen, ("CPUExecutionProvider", {})]
+
+
+def _for_gpu(entry: Mapping[str, Any], device: str) -> Provider:
+    parameters: dict[str, str] = entry.get("parameters", {})
+    if entry["name"] == "cuda":
+        return _CUDA, {**parameters, "device_id": device}
+    if entry["name"] != "tensorrt":
+        raise _unknown(entry)
+    options: dict[str, Any] = {"device_id": device}
+    for name, value in parameters.items():
+        if name == "precision_mode" and value in _PRECISION_MODES:
+            options |= _PRECISION_MODES[value]
+        elif name in _RENAMED or name.startswith("trt_"):
+            options[_RENAMED.get(name) or name] = value
+        else:
+            raise pb_utils.TritonModelException(f"execution accelerator tensorrt: unknown parameter {name} = {value!r}")
+    return _TENSORRT, options
+
+
+def _for_cpu(entry: Mapping[str, Any]) -> Provider:
+    if entry["name"] != "openvino":
+        raise _unknown(entry)
+    return _OPENVINO, {"device_type": "CPU"}
+
+
+def _unknown(entry: Mapping[str, Any]) -> Exception:
+    error: Exception = pb_utils.TritonModelException(f"unknown execution accelerator {entry['name']!r} is requested")
+    return error

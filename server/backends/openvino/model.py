@@ -1,0 +1,86 @@
+"""Triton backend `openvino`, in Python: runs `model.xml` of a model repository made for NVIDIA's own backend.
+
+It reads the parameters that NVIDIA's backend reads (triton-inference-server/openvino_backend, README.md), with these
+differences:
+
+- it takes any batch, so it pads none: `ENABLE_BATCH_PADDING`, `SKIP_OV_DYNAMIC_BATCHSIZE` and `RESHAPE_IO_LAYERS`
+  mean nothing here;
+- a file that carries its precision is run in it, and `HINT_BF16` counts for other files; without either it runs f32,
+  where the library, and with it NVIDIA's backend, takes bf16 on a CPU that has it.
+
+It runs inside Triton's Python stub with numpy and openvino. How such backends work:
+github.com/triton-inference-server/backend, docs/python_based_backends.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import openvino
+import triton_python_backend_utils as pb_utils
+from openvino.frontend import FrontEndManager
+
+if TYPE_CHECKING:
+    from server.backends.batching import BatchingModel
+else:  # it lies beside this file in Triton's backend folder
+    from batching import BatchingModel
+
+PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
+
+
+class TritonPythonModel(BatchingModel):
+    """One instance of a model."""
+
+    library = "openvino"
+    default_filename = "model.xml"
+
+    def open(self, args: dict[str, str]) -> None:
+        """Compile the model for the CPU, on a machine with GPUs too: NVIDIA's backend knows no other device."""
+        try:
+            # Not by `read_model`, which tries the readers of all other formats too, and tells of each.
+            reader = FrontEndManager().load_by_framework("ir")
+            model = reader.convert(reader.load(str(self.path)))
+            compiled = openvino.Core().compile_model(model, "CPU", self._settings(model))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise pb_utils.TritonModelException(f"{self.path}: OpenVINO cannot load it: {reason}") from error
+        self.check_names("inputs", self.inputs, [tensor.get_any_name() for tensor in compiled.inputs])
+        self.check_names("outputs", self.outputs, [tensor.get_any_name() for tensor in compiled.outputs])
+        self._tell_precision(compiled, self._precision(model))
+        self._request = compiled.create_infer_request()
+
+    def run(self, arrays: list[Any]) -> list[Any]:
+        """Infer one batch."""
+        answers = self._request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
+        return [answers[name] for name in self.outputs]
+
+    def _settings(self, model: openvino.Model) -> dict[str, Any]:
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._precision(model)}
+        # The number is that of all instances: NVIDIA's share one compiled model, ours are processes.
+        threads = self._number("INFERENCE_NUM_THREADS")
+        settings["INFERENCE_NUM_THREADS"] = max(1, threads // self.instances) if threads else self.cores
+        if compiling := self._number("COMPILATION_NUM_THREADS"):
+            settings["COMPILATION_NUM_THREADS"] = compiling
+        for name in ("NUM_STREAMS", "PERFORMANCE_HINT"):
+            if value := self.parameter(name):
+                settings[name] = value.upper()
+        return settings
+
+    def _precision(self, model: openvino.Model) -> str:
+        if model.has_rt_info(PRECISION_KEY):
+            return str(model.get_rt_info(PRECISION_KEY).astype(str))
+        return "bf16" if self.parameter("HINT_BF16").lower() == "yes" else "f32"
+
+    def _number(self, name: str) -> int:
+        value = self.parameter(name)
+        if value and not value.isdecimal():
+            raise pb_utils.TritonModelException(f"parameter {name}: expected a non-negative number, got {value!r}")
+        return int(value or 0)
+
+    def _tell_precision(self, compiled: openvino.CompiledModel, wanted: str) -> None:
+        got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {got}")
+        if got != wanted:
+            pb_utils.Logger.log_warn(f"{self.path}: is for {wanted}, which this CPU has not; OpenVINO runs it in {got}")
+        if got == "f32" and self.parameter("HINT_BF16"):
+            pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is not followed, the file is for {wanted}")
