@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.checkpoint import read_spec
@@ -12,7 +14,8 @@ from model.spec import Frozen, ModelSpec
 from train.data import PARTS, labelled_part, read_labelled
 from train.measure import measure
 from train.mistakes import Mistakes
-from train.tasks import training_task_of
+from train.samples import Sample
+from train.tasks import TrainingTask, training_task_of
 
 
 class Evaluation(Frozen):
@@ -26,6 +29,8 @@ class Evaluation(Frozen):
     """test, or val where the data has no test part; train for pictures without parts."""
     images: int
     """Those measured; a gallery that they are looked up in is not counted."""
+    classes: dict[str, int] = {}
+    """How many of them have each of the model's labels; as `HEAD=LABEL` where it has several heads."""
     metrics: dict[str, float]
 
 
@@ -44,7 +49,7 @@ def evaluate(
     """
     with runner or open_artifact(checkpoint) as answering:
         # A server does not tell its model's lineage, which says where in a table the truth stands.
-        spec = answering.spec if runner is None else read_spec(checkpoint)
+        spec = answering.spec if runner is None else _spec_of(checkpoint)
         _check_same(spec, answering)
         task = training_task_of(spec)
         source = data or _test_split(checkpoint)
@@ -59,8 +64,23 @@ def evaluate(
             data=source,
             part=labelled_part(source),
             images=sum(not sample.gallery for sample in samples),
+            classes=_counted(samples, task, spec),
             metrics=metrics,
         )
+
+
+def _spec_of(checkpoint: Path) -> ModelSpec:
+    """Of a checkpoint, or of anything exported from one."""
+    if checkpoint.suffix == ".safetensors":
+        return read_spec(checkpoint)  # without building the network
+    with open_artifact(checkpoint) as opened:
+        return opened.spec
+
+
+def _counted(samples: Sequence[Sample], task: TrainingTask, spec: ModelSpec) -> dict[str, int]:
+    known = {*spec.labels, *(f"{name}={label}" for name, head in spec.heads.items() for label in head.labels)}
+    told = Counter(label for sample in samples if not sample.gallery for label in task.classes(sample.truth))
+    return {label: count for label, count in told.items() if label in known}
 
 
 def _check_same(expected: ModelSpec, runner: Runner) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -48,6 +48,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
 }
 """By task, what a configuration must say; the rest are defaults."""
+_SHOWN: dict[str, dict[str, Any]] = {"export": {"onnx": "fp32"}}
+"""Sections that there are only when they are given: what is shown of them, commented out."""
 HEADER = """\
 # A training configuration for tritonkit, task {task}. Keys left out take the value shown.
 # yaml-language-server: $schema=tritonkit.schema.json
@@ -80,9 +82,20 @@ def _section(kind: type[BaseModel], values: dict[str, Any], said: dict[str, Any]
             yield from _comment(inspect.cleandoc(inner.__doc__ or ""), indent)
             yield f"{indent}{name}:"
             yield from _section(inner, values[name], said.get(name, {}), indent + "  ")
+        elif values[name] is None and (absent := _section_of(inner)) is not None:
+            yield from _comment(info.description or "", indent)
+            shown = absent.model_validate(_SHOWN.get(name, {})).model_dump(mode="json")
+            yield f"{indent}# {name}:"
+            yield from _comment("\n".join(_section(absent, shown, _SHOWN.get(name, {}), "  ")), indent)
         else:
             yield from _comment(info.description or "", indent)
             yield from _value(name, values[name], indent, active=name in said or _has_value(info, values[name]))
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section in `Section | None`."""
+    kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return kinds[0] if kinds else None
 
 
 def _value(name: str, value: Any, indent: str, active: bool) -> Iterator[str]:

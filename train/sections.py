@@ -13,13 +13,17 @@ from pydantic import (
     Field,
     FiniteFloat,
     JsonValue,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from model.preprocess import Fit, Interpolation, Preprocess
 from model.spec import Frozen, Name
+from train.export_rules import FORMATS, contradiction, known_accelerator
 
 # os.path's version leaves an unknown user's name as it is; Path's raises RuntimeError.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
@@ -211,9 +215,61 @@ class SchedulerConfig(Section):
     total_steps, T_max and total_iters are those of the training where they are left out."""
 
 
-class ExportConfig(Section):
-    """What `builder export` is asked for when training ends."""
+Accelerators = Annotated[
+    tuple[Annotated[str, AfterValidator(known_accelerator)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
 
-    onnx: Literal["fp32"] = "fp32"
+
+class ExportConfig(Section):
+    """What `builder export` is asked for when training ends: one format, ONNX in fp32 where none is named."""
+
+    onnx: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """ONNX, in fp32, fp16, bf16 or int8."""
+    trt: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """A TensorRT plan, in fp32, fp16, bf16 or int8; needs a GPU."""
+    rtx: Literal["fp32", "fp16", "int8"] | None = None
+    """ONNX with an engine of TensorRT for RTX beside it, in fp32, fp16 or int8."""
+    openvino: Literal["fp32", "bf16", "int8"] | None = None
+    """OpenVINO, in fp32, bf16 or int8."""
+    torchscript: bool = False
+    """A TorchScript trace."""
+    in_container: bool = False
+    """A plan is built and proven in the Triton image of .env, by Docker."""
     repository: UserPath = Path("model_repository")
     max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """The largest batch to prove and serve; default: as before, or 32."""
+    config: UserPath | None = None
+    """A config.pbtxt of one's own: what it says of serving is taken over. The keys below go before it."""
+    kind: Literal["auto", "cpu", "gpu"] | None = None
+    """Where instances run."""
+    instances: PositiveInt | None = None
+    """Instances of the model; on GPUs, of each."""
+    gpus: tuple[NonNegativeInt, ...] | None = None
+    """The GPUs to run on, such as [0, 1]; default: all."""
+    dynamic_batching: bool | None = None
+    """Whether Triton puts requests together; default: as before, or yes."""
+    accelerator: Accelerators = ()
+    """Of ONNX: tensorrt, cuda or openvino, with parameters as NAME:key=value,…; none removes those of before."""
+    keep: PositiveInt | None = None
+    """Versions to keep; older ones are deleted, unless they are marked or served."""
+
+    @field_validator(*FORMATS, "in_container", "kind", "gpus", "accelerator")
+    @classmethod
+    def _fits_what_stands_above(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and (problem := contradiction(str(info.field_name), value, info.data)):
+            raise ValueError(problem)
+        return value
+
+    @model_validator(mode="after")
+    def _bf16_has_kernels(self) -> ExportConfig:
+        if self.onnx == "bf16" and not any(word.startswith("tensorrt") for word in self.accelerator):
+            raise ValueError(
+                "onnx bf16 has no kernels in ONNX Runtime itself; give accelerator: tensorrt, or take fp16"
+            )
+        return self
+
+    @property
+    def format(self) -> str:
+        """The one that is named, ONNX where none is."""
+        return next((name for name in FORMATS if getattr(self, name)), "onnx")
