@@ -2,8 +2,9 @@
 
 python -m scripts.backbones [--output docs/backbones.md] [NAME...]
 
-Each is trained for one epoch on digits under the name that people know it by, exported with a verdict, loaded by a
-real Triton, and asked for the pictures of its golden sample. Exits with 1 when a step of any fails.
+Each is trained for one epoch on digits under the name that people know it by, exported to ONNX and to TorchScript with
+a verdict, the ONNX loaded by a real Triton, and asked for the pictures of its golden sample. Exits with 1 when a step
+of any fails.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import timm
 import torch
 from rich.progress import track
 
-from builder.export import Order, Published, export_onnx
+from builder.export import Order, Published, export
 from builder.sources import source_from_checkpoint
+from builder.targets import Target
 from model.backbones import timm_name
 from model.errors import ArtifactError, TritonkitError
 from model.golden import beside_checkpoint
@@ -40,16 +42,18 @@ NAMES = (
 DIGITS = Path(".cache/data/digits")
 PICTURES = 24
 """Of each of three digits."""
+MAX_BATCH = 4
 PORTS = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
 PAGE = """# Backbones that were proven
 
 Any network of timm can be named in `model.name`. These eighteen are also found by the names that papers and other
 libraries give them. Each row is a real run of `python -m scripts.backbones`: trained for one epoch on {pictures} digits
 of 64 x 64 pixels, exported to ONNX with a verdict, loaded by NVIDIA Triton, and asked; the error is the largest
-difference of any probability between the trained checkpoint and Triton's answer.
+difference of any probability between the trained checkpoint and Triton's answer. `TorchScript` says whether the trace
+of `builder export --torchscript` passed a verdict of its own, against the same checkpoint.
 
-| name | timm's name | weights | embedding | trained | ONNX | Triton | largest error |
-|---|---|---|---|---|---|---|---|
+| name | timm's name | weights | embedding | trained | ONNX | TorchScript | Triton | largest error |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 """
 
@@ -60,6 +64,8 @@ class Proof(Frozen):
     name: str
     trained: bool = False
     exported: bool = False
+    traced: bool = False
+    """Exported to TorchScript too."""
     served: bool = False
     error: float | None = None
     """The largest difference of a probability, checkpoint to Triton."""
@@ -69,7 +75,7 @@ class Proof(Frozen):
         built = timm.create_model(timm_name(self.name), num_classes=0).eval()
         embedding = int(built(torch.zeros(1, 3, 64, 64)).shape[1])
         weights = sum(weight.numel() for weight in built.parameters()) / 1e6
-        said = [str(step) for step in (self.trained, self.exported, self.served)]
+        said = [str(step) for step in (self.trained, self.exported, self.traced, self.served)]
         error = "" if self.error is None else f"{self.error:.0e}"
         cells = [self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", str(embedding), *said, error]
         return f"| {' | '.join(cells)} |"
@@ -81,10 +87,11 @@ def prove(name: str, data: Path, folder: Path) -> Proof:
     try:
         fitted = fit(_config(name, data, folder))
         proof = proof.model_copy(update={"trained": True})
-        order = Order(folder / "repository", max_batch=4)
-        published = export_onnx(source_from_checkpoint(fitted.checkpoint), order, lambda step: None)
+        published = _exported(fitted.checkpoint, Target(), folder / "repository")
         proof = proof.model_copy(update={"exported": published.verdict.passed})
-        error = _served_error(fitted.checkpoint, published, order.repository)
+        traced = _exported(fitted.checkpoint, Target(format="torchscript"), folder / "torchscript")
+        proof = proof.model_copy(update={"traced": traced.verdict.passed})
+        error = _served_error(fitted.checkpoint, published, folder / "repository")
         return proof.model_copy(update={"served": error < 1e-4, "error": error})
     except TritonkitError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -103,6 +110,11 @@ def _config(name: str, data: Path, folder: Path) -> Config:
         "workers": 0,
     }
     return Config.model_validate(document)
+
+
+def _exported(checkpoint: Path, target: Target, repository: Path) -> Published:
+    order = Order(repository, max_batch=MAX_BATCH, target=target)
+    return export(source_from_checkpoint(checkpoint), order, lambda step: None)
 
 
 def _served_error(checkpoint: Path, published: Published, repository: Path) -> float:
@@ -150,7 +162,7 @@ def main() -> int:
     print(rows)
     if words.output:
         words.output.write_text(PAGE.format(rows=rows, pictures=3 * PICTURES), encoding="utf-8")
-    return 0 if all(proof.served for proof in proofs) else 1
+    return 0 if all(proof.traced and proof.served for proof in proofs) else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Run ten families on a GPU in every way that is installed; compare errors and rates, write one JSON and a table.
+
+scripts/gpu_check.sh [--output FILE.json] [--cpu] [NAME...]
+
+Errors are relative to torch in fp32 on the CPU. `simulation` is the graph whose rounding stands for fp16 hardware in a
+verdict; what the hardware makes of fp16 is also held against it. Rates are medians, in images a second, of one batch
+at a time, from the host's memory and back. The JSON is written anew after each network. Exits with 0 where all that is
+installed ran within the limits, 1 where something did not, 2 where a package is missing, 3 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.installed import installed
+
+if TYPE_CHECKING:
+    from scripts.gpu_report import Report
+
+FAMILIES = (
+    *("resnet18", "resnet50", "mobilenetv3_small_100", "efficientnet_b0", "densenet121"),
+    *("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny", "regnety_004", "eva02_tiny_patch14_224"),
+)
+NEEDED = (
+    *("torch", "torchvision", "timm", "segmentation-models-pytorch", "onnx", "onnxscript", "onnxruntime"),
+    *("numpy", "pydantic", "safetensors", "pillow"),
+)
+OPTIONAL = ("tensorrt", "tensorrt-rtx")
+MISSING, NO_GPU = 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check all families and tell by the exit code whether fp16 and fp32 kept to their limits."""
+    words = _parser().parse_args(arguments)
+    found, missing = installed([*NEEDED, *OPTIONAL])
+    print("found: " + ", ".join(f"{tool} {version}" for tool, version in found.items()))
+    print("missing: " + (", ".join(f"{tool} ({reason})" for tool, reason in missing.items()) or "nothing"))
+    if set(missing) & set(NEEDED):
+        print(f"nothing was checked: needed are {', '.join(NEEDED)}", file=sys.stderr)
+        return MISSING
+    from scripts.gpu_report import HEAD  # what these import was only now found to be here
+    from scripts.gpu_ways import Effort, check
+
+    effort = Effort("cpu", batch=4, runs=1) if words.cpu else Effort("cuda", batch=32, runs=20)
+    report = _begun(effort.device, found, missing, effort.batch, effort.runs)
+    if report.gpu is None and not words.cpu:
+        print("no NVIDIA GPU here: nothing was checked (--cpu tries the script itself)", file=sys.stderr)
+        return NO_GPU
+    print(HEAD)
+    for name in words.names:
+        ways = tuple(check(name, effort))
+        print("\n".join(way.row() for way in ways), flush=True)
+        report = report.model_copy(update={"ways": (*report.ways, *ways)})
+        _write(report, words.output)
+    return 0 if report.passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_check.json"))
+    parser.add_argument("--cpu", action="store_true", help="try the script itself where there is no GPU, quickly")
+    return parser
+
+
+def _begun(device: str, found: dict[str, str], missing: dict[str, str], batch: int, runs: int) -> Report:
+    import torch
+
+    from model.gpu import find_gpu
+    from scripts.gpu_report import Report
+
+    gpu = find_gpu()
+    cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
+    return Report(
+        device=device,
+        gpu=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        driver=_driver(),
+        versions={"python": platform.python_version(), **found, **cuda},
+        missing=missing,
+        batch=batch,
+        runs=runs,
+    )
+
+
+def _driver() -> str | None:
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return None
+    asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return said.stdout.splitlines()[0].strip() if said.returncode == 0 and said.stdout.strip() else None
+
+
+def _write(report: Report, path: Path) -> None:
+    from model.files import written_beside
+
+    with written_beside(path) as beside:
+        beside.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

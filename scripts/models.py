@@ -1,0 +1,195 @@
+"""Prove thirty well-known networks in fp32 and fp16, build both with TensorRT for RTX; write docs/models.md.
+
+python -m scripts.models [--output docs/models.md] [--results benchmarks/results/models.json] [--trust] [NAME...]
+
+Weights are random and calibrated, as no hub is asked: batch-norm statistics and the last layer fit real photographs.
+What was proven is kept in the results as it comes, with the versions of the tools, so that a run that was stopped goes
+on where it was; what other versions made is made again. Exits with 1 when a step of any network fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from rich.progress import track
+
+from builder.export import Order, export
+from builder.proving.verdict import Verdict
+from builder.sources.base import NetworkSource
+from builder.targets import Precision, Target
+from builder.tensorrt.build import build
+from builder.tensorrt.settings import BuildSettings
+from model.backbones import timm_name
+from model.errors import TritonkitError
+from model.files import written_beside
+from model.spec import Frozen
+from scripts.backbones import NAMES
+from scripts.calibrated import network_of
+from scripts.installed import installed
+
+FAMILIES = (
+    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnextv2_atto"),
+    *("maxvit_rmlp_pico_rw_256", "tf_efficientnetv2_b0", "regnety_004", "mobilevit_xxs", "eva02_tiny_patch14_224"),
+    *("poolformer_s12", "ghostnet_100", "lcnet_050"),
+)
+MAX_BATCH = 4
+RESULTS = Path("benchmarks/results/models.json")
+TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
+"""Another version of one of these may give another result."""
+PAGE = """# Models that were proven
+
+Each row is a real run of `python -m scripts.models`: a network of timm at its own size, with random weights whose
+statistics and last layer were calibrated on photographs, exported to ONNX in fp32 and fp16 and traced to TorchScript,
+and both graphs built by TensorRT for RTX on the CPU (no engine was run). A number under ONNX or TorchScript is the
+largest error of a passed verdict against torch, relative: its norm over that of the answers' variation between
+pictures. `3e-06 as fp32` means that fp16 kept no answers and fp32 was published in its place; `no` means that the step
+failed, and Exceptions say why. `kept` counts the nodes that the guard or the repair kept in fp32, of all nodes that
+fp16 could take.
+
+Made with {made_with}.
+
+| network | timm's name | weights | ONNX fp32 | ONNX fp16 | kept | TorchScript | RTX fp32 | RTX fp16 |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+class Proof(Frozen):
+    """How far one network came; what did not work says why."""
+
+    name: str
+    weights_millions: float
+    fp32: str = ""
+    fp16: str = ""
+    kept: str = ""
+    torchscript: str = ""
+    rtx_fp32: str = ""
+    rtx_fp16: str = ""
+    exceptions: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    """Of the tools it was made with; empty in results from before they were kept."""
+
+    def row(self) -> str:
+        """Its line of the table."""
+        steps = (self.fp32, self.fp16, self.kept, self.torchscript, self.rtx_fp32, self.rtx_fp16)
+        return f"| {self.name} | `{timm_name(self.name)}` | {self.weights_millions:.1f} M | {' | '.join(steps)} |"
+
+
+_KEPT = TypeAdapter(list[Proof])
+
+
+class _ExportedOnce(NetworkSource):
+    """A network whose fp32 graph is written once for all its exports."""
+
+    def write_graph(self, path: Path) -> None:
+        if not self.path.is_file():
+            super().write_graph(self.path)
+        shutil.copyfile(self.path, path)
+
+
+def prove(name: str, folder: Path) -> Proof:
+    """Take one network through all steps."""
+    network = network_of(name)
+    weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    source = _ExportedOnce(folder / "fp32.onnx", None, "calibrated weights", network)
+    found: dict[str, str] = {}
+    exceptions: list[str] = []
+    steps: dict[str, Callable[[], str]] = {
+        "fp32": lambda: _exported(source, Target(), folder, found),
+        "fp16": lambda: _exported(source, Target(precision="fp16"), folder, found),
+        "torchscript": lambda: _exported(source, Target(format="torchscript"), folder, found),
+        "rtx_fp32": lambda: _built(folder, "fp32"),
+        "rtx_fp16": lambda: _built(folder, "fp16"),
+    }
+    for step, take in steps.items():
+        try:
+            found[step] = take()
+        except TritonkitError as error:
+            found[step] = "no"
+            exceptions.append(f"{step}: {str(error).splitlines()[0]}")
+    return Proof(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **found)
+
+
+def _exported(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
+    """The worst relative error of a passed verdict, and the fp16 graph beside, for the engine."""
+    repository = folder / f"{target.format}-{target.precision}"
+    published = export(source, Order(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
+    verdict = published.verdict
+    if target.precision == "fp16":
+        shutil.copyfile(published.artifact, folder / "fp16.onnx")
+        found["kept"] = _kept(verdict)
+    worst = max(comparison.relative for comparison in verdict.comparisons)
+    return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
+
+
+def _kept(verdict: Verdict) -> str:
+    last = verdict.tries[-1]
+    return f"{len(last.kept)} of {len(last.kept) + last.nodes}"
+
+
+def _built(folder: Path, precision: Precision) -> str:
+    settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
+    record = build(folder / f"{precision}.onnx", folder / f"{precision}.rtx", settings, lambda step: None)
+    return f"{record.bytes / 1e6:.0f} MB"
+
+
+def _versions() -> dict[str, str]:
+    return installed(TOOLS)[0]
+
+
+def _page(proofs: list[Proof]) -> str:
+    made_with = dict.fromkeys(
+        ", ".join(f"{tool} {version}" for tool, version in proof.versions.items()) or "versions that were not kept"
+        for proof in proofs
+    )
+    page = PAGE.format(rows="\n".join(proof.row() for proof in proofs), made_with="; ".join(made_with))
+    exceptions = [f"- {proof.name}, {reason}" for proof in proofs for reason in proof.exceptions]
+    return page + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
+
+
+def _known(results: Path) -> dict[str, Proof]:
+    """What was proven before, by name."""
+    proofs = _KEPT.validate_json(results.read_bytes()) if results.is_file() else []
+    return {proof.name: proof for proof in proofs}
+
+
+def _missing(names: list[str], known: dict[str, Proof], trust: bool) -> list[str]:
+    """The names without a proof by the versions that are here; with `trust`, one that tells no versions will do."""
+    here = _versions()
+    current = {proof.name for proof in known.values() if proof.versions == here or (trust and not proof.versions)}
+    return [name for name in names if name not in current]
+
+
+def _write(path: Path, content: bytes) -> None:
+    with written_beside(path) as beside:
+        beside.write_bytes(content)
+
+
+def main() -> int:
+    """Prove each, write results and table, and tell by the exit code whether all steps worked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=[*NAMES, *FAMILIES], metavar="NAME")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--trust", action="store_true", help="also keep results that do not tell their versions")
+    words = parser.parse_args()
+    known = _known(words.results)
+    for name in track(_missing(words.names, known, words.trust), "proving networks"):
+        with tempfile.TemporaryDirectory() as folder:
+            known[name] = prove(name, Path(folder))
+        print(known[name].row(), *known[name].exceptions, sep="\n", flush=True)
+        _write(words.results, _KEPT.dump_json(list(known.values()), indent=1))
+    proofs = [known[name] for name in words.names]
+    if words.output:
+        _write(words.output, _page(proofs).encode())
+    return 1 if any(proof.exceptions for proof in proofs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Served images per second of one network as OpenVINO bf16, OpenVINO fp32 and ONNX Runtime fp32, on a CPU.
+
+python -m scripts.openvino_rate [--model resnet18] [--rounds 5] [--concurrency 16] [--output FILE.json]
+
+One Triton from the pip wheel serves the three, with the same instances and dynamic batching. They are loaded by turns:
+so many single images in flight, counted as `bench run` counts them. What bf16 brings depends on the CPU: much where
+`amx_bf16` multiplies whole tiles, less where there is only `avx512_bf16`; the record tells which of them this one has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import timm
+import torch
+
+from benchmarks.environment import environment_now
+from benchmarks.load import Timing, batches_of, measure_level
+from builder.config.triton_config import CONFIG_FILE, config_for, config_to_text, label_texts
+from builder.formats import FORMATS, Job
+from builder.onnx_export import onnx_interface
+from builder.options import Foreign
+from builder.sources import source_from_state_dict
+from builder.sources.images import builtin_golden
+from builder.targets import Target
+from model.runners.triton import TritonRunner, TritonServer
+from server.pip_runtime import find_pip_runtime
+from server.process import Options, start, stop, wait_until_ready
+
+WAYS = {
+    "openvino bf16": Target(format="openvino", precision="bf16"),
+    "openvino fp32": Target(format="openvino"),
+    "onnxruntime fp32": Target(),
+}
+MAX_BATCH = 32
+CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+
+
+def write_repository(folder: Path, architecture: str, instances: int) -> Path:
+    """The network with random weights in all three formats; speed does not depend on what it has learned."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
+    (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
+    source = source_from_state_dict(folder / "weights.pth", Foreign(architecture, folder / "labels.txt"))
+    source.write_graph(folder / "model.onnx")
+    for way, target in WAYS.items():
+        model = folder / "repository" / way.replace(" ", "_")
+        (model / "1").mkdir(parents=True)
+        job = Job(source, folder / "model.onnx", target.precision, model / "1", MAX_BATCH, None, print)
+        kind = FORMATS[target.format]
+        kind.write(job)
+        config = config_for(source.spec.renamed(model.name), onnx_interface(job.graph), MAX_BATCH, 1)
+        config.backend = kind.backend
+        group = config.instance_group.add(count=instances)
+        group.kind = group.KIND_CPU
+        for key, value in kind.parameters(job).items():
+            config.parameters[key].string_value = value
+        for name, text in {CONFIG_FILE: config_to_text(config), **label_texts(source.spec)}.items():
+            (model / name).write_text(text)
+    return folder / "repository"
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[TritonServer]:
+    """A Triton of our own on free ports."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    http, grpc, metrics = (one.getsockname()[1] for one in held)
+    for one in held:
+        one.close()
+    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    try:
+        wait_until_ready(server, 120)
+        yield TritonServer(f"127.0.0.1:{grpc}")
+    finally:
+        stop(server)
+
+
+def measured(server: TritonServer, words: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
+    """Images per second of each way, and whether each figure was stable, round by round; the order turns over."""
+    runners = {way: TritonRunner(server, way.replace(" ", "_")) for way in WAYS}
+    batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
+    timing = Timing(words.window_s, words.max_windows, warm_up_s=min(2.0, words.window_s))
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    stable: dict[str, list[bool]] = {way: [] for way in WAYS}
+    for number in range(words.rounds):
+        for way in list(WAYS) if number % 2 else reversed(WAYS):
+            level = measure_level(runners[way], batches, words.concurrency, timing)
+            if level.errors:
+                raise SystemExit(f"{way}: {level.errors} requests failed: {level.first_error}")
+            rates[way].append(round(level.figures.requests_per_s, 1))
+            stable[way].append(level.stable)
+            print(f"{way}: {rates[way][-1]:.1f} images/s{'' if level.stable else ' (not stable)'}", flush=True)
+    return rates, stable
+
+
+def machine(triton: str) -> dict[str, object]:
+    """The CPU with what it has of the instructions that matter, and what served."""
+    now = environment_now(triton=triton)
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    site = find_pip_runtime().interpreter.site
+    found = [next(iter(Distribution.discover(name=n, path=[site])), None) for n in ("openvino", "onnxruntime")]
+    return {
+        "cpu": now.cpu,
+        "cores": now.cores,
+        "cpu_has": {name: name in flags.split() for name in CAPABILITIES},
+        "triton": triton,
+        **{one.metadata["Name"]: one.version for one in found if one is not None},
+    }
+
+
+def main() -> int:
+    """Measure, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet18", help="a timm architecture")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--instances", type=int, default=2, help="of each model; they share the cores")
+    parser.add_argument("--window-s", type=float, default=5.0)
+    parser.add_argument("--max-windows", type=int, default=10)
+    parser.add_argument("--output", type=Path)
+    words = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(write_repository(Path(folder), words.model, words.instances)) as server,
+    ):
+        rates, stable = measured(server, words)
+        here = machine(server.release())
+    medians = {way: statistics.median(values) for way, values in rates.items()}
+    ratios = {f"openvino bf16 to {way}": round(medians["openvino bf16"] / medians[way], 3) for way in list(WAYS)[1:]}
+    asked = {key: value for key, value in vars(words).items() if key != "output"}
+    record = {**asked, "machine": here, "images_per_s": rates, "stable": stable, "median": medians, "ratio": ratios}
+    print(json.dumps({"median": medians, "ratio": ratios, "machine": here}, indent=2))
+    if words.output:
+        words.output.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
