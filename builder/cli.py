@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,9 @@ from model.plans import TITLES
 
 if TYPE_CHECKING:
     from builder.show import Shown
+
+# Torch's threads would spin between batches of one, and take the cores from ONNX Runtime's. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Turn a checkpoint into proven artifacts in a Triton model repository.")
 

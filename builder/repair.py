@@ -13,8 +13,8 @@ from builder.precision.autocast import autocast
 from builder.precision.cast import Reduced, reduced
 from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
-from builder.proving.proof import Case
-from builder.proving.verdict import Problem, Try, Verdict
+from builder.proving.proof import Case, Remembering
+from builder.proving.verdict import MIDDLE_BATCH, Problem, Try, Verdict
 from builder.targets import Target, target_from
 from model.errors import ArtifactError, first_line
 from model.preprocess import ImageArray
@@ -140,7 +140,7 @@ def _tried(case: Case, job: Job, kind: Format, step: Step) -> tuple[Made, Try]:
 
 
 def _simulated(case: Case, job: Job) -> Judged:
-    stand_in = simulated_runner(job.graph, case.spec, job.graph.parent)
+    stand_in = Remembering(simulated_runner(job.graph, case.spec, job.graph.parent))
     verdict = case.verdict(stand_in, job.precision, job.graph, causes=False)
     judged = Judged(verdict, stand_in, Path(stand_in.origin))
     return judged.noted(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
@@ -149,9 +149,10 @@ def _simulated(case: Case, job: Job) -> Judged:
 def _written(case: Case, job: Job, kind: Format) -> Judged | None:
     """The verdict of the artifact itself, None where it does not run on this machine."""
     artifact = kind.write(job)
-    runner = kind.candidate(artifact, job)
-    if runner is None:
+    opened = kind.candidate(artifact, job)
+    if opened is None:
         return None
+    runner = Remembering(opened)
     try:
         verdict = case.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
     except BaseException:
@@ -171,7 +172,9 @@ def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
     began = time.monotonic()
     job.report("comparing the fp32 graph with the checkpoint")
     runner = OnnxRuntimeRunner(job.graph, spec=case.spec)
-    verdict = case.verdict(runner, "fp32", job.graph)
+    # The largest batch is asked of the reduced graph, which has the same shapes.
+    small = replace(case, max_batch=min(MIDDLE_BATCH, case.max_batch))
+    verdict = small.verdict(runner, "fp32", job.graph)
     tries.append(_told(Step("fp32", "the graph, before it is reduced", _nothing), verdict, (), began))
     return None if verdict.passed else Judged(verdict, runner, job.graph)
 

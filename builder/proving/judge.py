@@ -77,6 +77,12 @@ def in_other_colours(images: ImageArray) -> ImageArray:
     return (images * _COLOURS).astype(np.uint8)
 
 
+def even_batch(count: int, max_batch: int) -> int:
+    """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
+    rounds = -(-count // min(8, max_batch))
+    return -(-count // rounds)
+
+
 def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
     """Answers for N images in batches of exactly `batch`: the last one is filled up from the start."""
     count = len(images)
@@ -100,7 +106,7 @@ class _Trial:
     def __post_init__(self) -> None:
         self.task = task_of(self.reference.spec)
         self.geometries = self.golden.fitted
-        self.expected = ask(self.reference, self.golden.images, min(8, self.max_batch))
+        self.expected = ask(self.reference, self.golden.images, even_batch(len(self.golden.images), self.max_batch))
         if not all(np.isfinite(array).all() for array in self.expected.values()):
             self._refuse("reference", "the checkpoint itself answers NaN or infinity: nothing can be proven with it")
         elif all(_same_for_all(array) for array in self.expected.values()):
@@ -129,7 +135,8 @@ class _Trial:
 
     def ask_in_another_order(self, answers: Outputs) -> None:
         """The same images, back to front: each must get the answer it got before."""
-        backwards = self._asked("other order", self.golden.images[::-1], self.max_batch)
+        together = min(self.max_batch, len(self.golden.images))
+        backwards = self._asked("other order", self.golden.images[::-1], together)
         if backwards is None:
             return
         moved = {name: array[::-1] for name, array in backwards.items()}
@@ -141,7 +148,7 @@ class _Trial:
             self._refuse(
                 "batch_position",
                 f"the answer depends on the place in the batch: the same image's values move by {change.max_abs:.1e}, "
-                f"{change.decisions_kept:.0%} of decisions are kept, when a batch of {self.max_batch} is asked in "
+                f"{change.decisions_kept:.0%} of decisions are kept, when a batch of {together} is asked in "
                 "another order",
             )
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.proving.judge import ask
+from builder.proving.judge import ask, even_batch
 from builder.proving.verdict import Limits
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
@@ -77,7 +77,7 @@ def answers_of(reference: Runner, candidate: Runner, golden: Golden, max_batch: 
 
     A candidate that cannot answer is no error here: the verdict tells why.
     """
-    expected = ask(reference, golden.images, min(8, max_batch))
+    expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
     try:
         actual = ask(candidate, golden.images, max_batch)
     except TritonkitError:

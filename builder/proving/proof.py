@@ -64,7 +64,7 @@ def case_of(source: Source, golden: Golden, max_batch: int, limits: Mapping[Prec
 
 
 class Remembering(Runner):
-    """A reference that is asked the same batches for each of several artifacts, and computes them once."""
+    """What is asked the same batches several times, and computes each once."""
 
     def __init__(self, runner: Runner) -> None:
         self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
@@ -76,6 +76,9 @@ class Remembering(Runner):
         if key not in self._answers:
             self._answers[key] = self._runner.infer(batch)
         return self._answers[key]
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
