@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from model.network import Network
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 
 OPSET = 20
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TRITON_TYPES: dict[int, DType] = {
     onnx.TensorProto.BOOL: "BOOL",
     onnx.TensorProto.UINT8: "UINT8",
@@ -38,33 +41,67 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMu
 def onnx_from_network(network: Network, path: Path) -> None:
     """Write the network as an fp32 graph with a dynamic batch axis, the spec in its metadata.
 
-    Raises ArtifactError when torch cannot export the network.
+    By torch's exporter of today, or, for the few networks that it cannot take apart (MaxViT), by the one that traces.
+    Raises ArtifactError when neither can.
     """
     spec = network.spec
     # An example batch of one would make the exporter take the batch axis for a constant.
     example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
     with _quiet():
+        network.cpu().eval()
         try:
-            program = torch.onnx.export(
-                network.cpu().eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-                input_names=[spec.input.name],
-                output_names=[output.name for output in spec.outputs],
-                verbose=False,
-            )
+            model = _captured(network, example)
         except torch.onnx.errors.OnnxExporterError as error:
-            cause = first_line(error)
-            raise ArtifactError(f"{spec.name}: torch cannot export {spec.architecture.name}: {cause}") from error
-    if program is None:
-        raise ArtifactError(f"{spec.name}: torch exported nothing")
-    model = program.model_proto
+            model = _traced(network, example, _COLOURS.sub("", first_line(error.__cause__ or error)))
     _without_traces(model)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _captured(network: Network, example: torch.Tensor) -> onnx.ModelProto:
+    inputs, outputs = _names(network.spec)
+    program = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        input_names=inputs,
+        output_names=outputs,
+        verbose=False,
+    )
+    if program is None:
+        raise ArtifactError(f"{network.spec.name}: torch exported nothing")
+    return program.model_proto
+
+
+def _traced(network: Network, example: torch.Tensor, before: str) -> onnx.ModelProto:
+    """Export by tracing; `before` says why the other exporter could not."""
+    inputs, outputs = _names(network.spec)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(
+                network,
+                (example,),
+                path,
+                dynamo=False,
+                opset_version=OPSET,
+                dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
+                input_names=inputs,
+                output_names=outputs,
+                verbose=False,
+            )
+        except Exception as error:  # it fails wherever the network's code takes it
+            name = network.spec.architecture.name
+            reason = f"torch cannot export {name}: {before}; nor by a trace: {first_line(error)}"
+            raise ArtifactError(f"{network.spec.name}: {reason}") from error
+        return onnx.load(path)
+
+
+def _names(spec: ModelSpec) -> tuple[list[str], list[str]]:
+    return [spec.input.name], [output.name for output in spec.outputs]
 
 
 def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -171,7 +171,7 @@ def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
     """
     began = time.monotonic()
     job.report("comparing the fp32 graph with the checkpoint")
-    runner = OnnxRuntimeRunner(job.graph, spec=case.spec)
+    runner = OnnxRuntimeRunner(job.graph, spec=case.spec, spinning=False)
     # The largest batch is asked of the reduced graph, which has the same shapes.
     small = replace(case, max_batch=min(MIDDLE_BATCH, case.max_batch))
     verdict = small.verdict(runner, "fp32", job.graph)

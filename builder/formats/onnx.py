@@ -27,7 +27,7 @@ class Onnx(Format):
     def candidate(self, artifact: Path, job: Job) -> Runner | None:
         if job.precision == "bf16":  # ONNX Runtime has no such kernels on a CPU
             return None
-        runner = OnnxRuntimeRunner(artifact, spec=job.source.spec)
+        runner = OnnxRuntimeRunner(artifact, spec=job.source.spec, spinning=False)
         if job.precision == "fp16" and not runner.on_gpu:  # on a CPU it computes in fp32, which proves nothing
             runner.infer(np.zeros((1, *job.source.spec.input.shape), dtype=np.uint8))
             return None

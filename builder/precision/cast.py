@@ -14,7 +14,7 @@ import onnx
 import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from builder.precision.graph import Wiring, captured, flattened, has_subgraph, margins, wiring_of
+from builder.precision.graph import Wiring, captured, flattened, has_subgraph, margins, wiring_of, without_weights
 from model.errors import ArtifactError, first_line
 
 Reduced = Literal["fp16", "bf16"]
@@ -60,7 +60,7 @@ def _with_opset_for(precision: Reduced, model: ModelProto) -> ModelProto:
 
 def _type_problem(model: ModelProto) -> str | None:
     try:
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
         return first_line(error)
     return None

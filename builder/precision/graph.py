@@ -57,7 +57,7 @@ def flattened(model: ModelProto) -> ModelProto:
 
 def wiring_of(model: ModelProto) -> Wiring:
     """Types by ONNX's own inference; tensors that it cannot type are left out, and so left as they are."""
-    graph = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     producer = {name: node for node in model.graph.node for name in node.output if name}
@@ -68,7 +68,7 @@ def wiring_of(model: ModelProto) -> Wiring:
     return Wiring(types, producer, consumers)
 
 
-def _without_weights(model: ModelProto) -> ModelProto:
+def without_weights(model: ModelProto) -> ModelProto:
     """The same graph, large initialisers as inputs: inference copies all it gets, and reads but small values."""
     whole = model.graph
     large = [tensor for tensor in whole.initializer if np.prod(tensor.dims) > _LARGE]

@@ -12,14 +12,14 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from builder.precision.graph import Wiring, float_tensors
 from model.preprocess import ImageArray
 
-MAX_IMAGES = 8
+MAX_IMAGES = 6
 """Taken of the golden images; each is shown in several contrasts."""
 Ranges = dict[str, float]
 """By tensor, the largest magnitude seen; infinity where a value was no number."""
 
 
 def contrast_varied(images: ImageArray) -> ImageArray:
-    """Up to 8 of the images as they are, at three times the contrast, and as negatives, and one white, one black.
+    """Up to 6 of the images as they are, at three times the contrast, and as negatives, and one white, one black.
 
     images: uint8 [N, H, W, 3]. Trained networks meet pictures in production that no sample has.
     """

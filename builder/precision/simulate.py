@@ -67,7 +67,7 @@ def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeR
     """A runner for the simulation of a reduced graph; its file is written into `folder`."""
     path = simulation_of(graph, folder)
     onnx.save(simulated(onnx.load(graph)), path)
-    return OnnxRuntimeRunner(path, spec=spec)
+    return OnnxRuntimeRunner(path, spec=spec, spinning=False)
 
 
 def simulation_of(graph: Path, folder: Path) -> Path:
