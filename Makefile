@@ -22,8 +22,8 @@ demo: setup data ## Train, export, serve, ask and measure on real data (about th
 all-tasks: setup data data-tasks ## Take each task from YAML to an answer on real data (about ten minutes)
 	scripts/all_tasks.sh
 
-test: setup data ## Run all tests, on a real Triton
-	pytest
+test: setup data ## Run all tests, on a real Triton, two files at a time
+	pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.done ## Check style and format
 	ruff check
