@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
@@ -83,7 +84,9 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
     words = [sys.executable, "-c", TRAIN, "fit", str(config)]
     expected = {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
-    runs = {sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True) for sent in expected}
+    # A test runner's worker may ignore the keyboard, which its children would inherit.
+    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    runs = {sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heeding) for sent in expected}
     for sent, run in runs.items():
         assert run.stderr is not None
         assert "epoch 1/1000" in run.stderr.readline()
