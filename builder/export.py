@@ -25,14 +25,12 @@ from builder.config.warmup import warms_up, warmup_files, write_warmup
 from builder.formats import Format, Job, Report, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
-from builder.proving.judge import ask, even_batch
 from builder.proving.labelled import labelled_set, train_command
 from builder.proving.page import VERDICT_PAGE, write_page
 from builder.proving.pictured import Answers, answers_of
 from builder.proving.proof import Case, case_of
-from builder.proving.verdict import Limits, Verdict
+from builder.proving.verdict import VERDICT_FILE, Limits, Verdict
 from builder.repair import Made, Repair, make
-from builder.repository.check import VERDICT_FILE
 from builder.repository.manifest import MANIFEST_FILE, manifest_of
 from builder.repository.publish import Publication, publication, versions_of
 from builder.repository.retention import Retention, keep_newest
@@ -238,10 +236,7 @@ class _Dossier:
 
     def write_version(self, folder: Path) -> None:
         """The files beside the artifact. The manifest comes last: it hashes the others."""
-        golden, reference = self.case.golden, self.case.reference
-        replace(
-            golden, outputs=ask(reference, golden.images, even_batch(len(golden.images), self.case.max_batch))
-        ).save(folder / GOLDEN_FILE)
+        replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
         self.write_page(folder / VERDICT_PAGE)
         manifest = manifest_of(folder, self.source.path, self.source.description)

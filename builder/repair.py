@@ -75,7 +75,7 @@ def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> 
     """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself."""
     tries: list[Try] = []
     made: Made | None = None
-    reduced_before = kind.casts and job.source.held != "fp32"
+    reduced_before = job.source.held != "fp32" and (kind.casts or job.source.held == target.precision)
     if reduced_before:  # exported as it is, and judged as what it is
         target = target_from({target.format: job.source.held})
     if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
@@ -104,7 +104,7 @@ def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> 
 
 
 def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
-    if target.precision == "fp32" or (kind.casts and job.source.held != "fp32"):
+    if target.precision in ("fp32", job.source.held) or (kind.casts and job.source.held != "fp32"):
         return iter([_as_it_is(job, target)])
     if not kind.casts and target.precision != "int8":
         return iter([_as_it_is(job, target), _as_it_is(job, Target(format=target.format))])

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from builder.artifacts import READERS, told_by
 from builder.onnx_export import spec_in_onnx
-from builder.repository.check import VERDICT_FILE
+from builder.proving.verdict import VERDICT_FILE
 from builder.repository.manifest import MANIFEST_FILE
 from builder.repository.publish import versions_of
 from model.checkpoint import read_spec

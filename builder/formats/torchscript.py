@@ -10,7 +10,7 @@ How that backend names tensors (triton-inference-server/pytorch_backend, src/pt/
   order, and only names that look like indices, but of other places, cannot be served.
 
 The trace is not frozen: the weights of a frozen module are constants of the graph, which cannot be moved to a GPU
-(pytorch issue 57569).
+(github.com/pytorch/pytorch, 57569).
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from model.spec import Frozen
 from model.tasks import Task
 from model.tasks.base import TIE
 
+VERDICT_FILE = "verdict.json"
 MIDDLE_BATCH = 3
 ROUNDINGS = 16
 """A last layer such as softmax adds up to about so many roundings of its values."""

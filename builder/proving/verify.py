@@ -15,8 +15,7 @@ from builder.proving.labelled import labelled_set
 from builder.proving.page import write_page
 from builder.proving.pictured import answers_of
 from builder.proving.proof import case_of
-from builder.proving.verdict import Verdict
-from builder.repository.check import VERDICT_FILE
+from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
 from model.runners import open_artifact

@@ -15,10 +15,9 @@ from builder.config.serving_config import refusals, unproven, versions_loaded
 from builder.config.triton_config import CONFIG_FILE, label_texts, public_json, read_config, tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.interface import Interface, difference, interface_of
-from builder.proving.verdict import Verdict
+from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repository.manifest import MANIFEST_FILE, Manifest
 from builder.repository.publish import leftovers, versions_of
-from builder.repository.versions import VERDICT_FILE as VERDICT_FILE
 from builder.tensorrt.compatibility import (
     PLANS,
     PlanProblem,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from builder.config.serving_config import described_policy, versions_loaded
 from builder.config.triton_config import CONFIG_FILE, read_config
-from builder.proving.verdict import Verdict
+from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repository.manifest import MANIFEST_FILE, Manifest
 from builder.repository.publish import staging, versions_of
 from model.errors import ArtifactError, InputError
@@ -21,7 +21,6 @@ from model.spec import Frozen
 if TYPE_CHECKING:
     from model.runners.triton import TritonServer
 
-VERDICT_FILE = "verdict.json"
 MARK_FILE = "mark.json"
 """In a version's folder: it goes where the version goes, and no other file changes with it."""
 
