@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from client.commands.infer import infer
+from client.commands.options import Url
 from model.console import DEFAULT_URL, JsonOption, application, print_json, reports_errors, table
-from model.errors import InputError, SpecError
-
-if TYPE_CHECKING:
-    from client.infer import Row
-    from client.sinks import Tally
-    from model.runners import Runner
-    from model.runners.triton import TritonServer
-    from model.tasks import Task
-
-MAX_TABLE_ROWS = 100
 
 app = application("Ask a served model, or any artifact, about pictures.")
-
-Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or http://HOST:PORT.")]
 
 
 @app.callback()
@@ -46,58 +33,7 @@ def client() -> None:
     """
 
 
-@app.command()
-@reports_errors
-def infer(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, globs.")],
-    model: Annotated[str | None, typer.Option(help="The served model; default: the only one.")] = None,
-    version: Annotated[str, typer.Option(help="A version of it; default: the server's choice.")] = "",
-    url: Url = DEFAULT_URL,
-    source: Annotated[Path | None, typer.Option("--from", help="Answer from a checkpoint or ONNX file.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best answers to tell.")] = 3,
-    threshold: Annotated[float | None, typer.Option(help="Probability from which a label holds, or a pixel.")] = None,
-    output: Annotated[
-        list[Path] | None, typer.Option(help="Write answers: .jsonl, .npy, .parquet; repeatable.")
-    ] = None,
-    masks: Annotated[Path | None, typer.Option(help="Write class numbers as PNG into this folder.")] = None,
-    overlays: Annotated[Path | None, typer.Option(help="Write pictures and coloured masks into this folder.")] = None,
-    cutouts: Annotated[Path | None, typer.Option(help="Write pictures on another background into this folder.")] = None,
-    background: Annotated[
-        str | None, typer.Option(help="Of cutouts: colour, #rrggbb or picture; default: white.")
-    ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="Write a contact sheet to this .html file.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in a request, up to the model's maximum.")] = 16,
-    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests under way at once.")] = 4,
-    as_json: JsonOption = False,
-) -> None:
-    """Answer pictures; exit 1 when any could not be read."""
-    from client.infer import Pace, infer_files
-    from client.inputs import find_images, places
-    from client.sinks import Tally, Wanted, opened
-
-    if source is not None and (model or version):
-        raise InputError("--from answers in this process; --model and --version are for a server")
-    _check_threshold(threshold)
-    outputs = output or []
-    wanted = Wanted.checked(outputs, gallery, {"mask": masks, "overlay": overlays, "cutout": cutouts}, background)
-    found = find_images(paths)
-    tally = Tally(None if as_json else MAX_TABLE_ROWS)
-    with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(_open(source, url, model, version))
-        task = _task(runner, threshold)
-        finish, write = stack.enter_context(opened(wanted, runner, task, found, places(paths, found)))
-        pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=in_flight)
-        for row in _with_progress(infer_files(runner, task, found, top, pace, finish), len(found)):
-            write(row)
-            tally.write(row)
-    if as_json:
-        rows = [row.as_json() for row in tally.rows]
-        print_json({"answered": tally.answered, "failed": tally.failed, "rows": rows})
-    else:
-        _print_table(tally, task, outputs)
-        typer.echo(f"{tally.answered} answered, {tally.failed} failed, by {runner.origin}")
-    if tally.failed:
-        raise typer.Exit(1)
+app.command()(infer)
 
 
 @app.command()
@@ -128,56 +64,3 @@ def show(
         print_json(spec)
         return
     table(["", spec.name], [*spec.described(), ("largest batch", str(runner.max_batch))])
-
-
-def _open(source: Path | None, url: str, model: str | None, version: str) -> Runner:
-    from model.runners import open_artifact
-
-    if source is not None:
-        return open_artifact(source)
-    from model.runners.triton import TritonRunner, TritonServer
-
-    server = TritonServer(url)
-    return TritonRunner(server, model or _only_model(server), version)
-
-
-def _only_model(server: TritonServer) -> str:
-    ready = sorted({state.name for state in server.models() if state.state == "READY"})
-    if len(ready) == 1:
-        return ready[0]
-    raise InputError(f"{server.url} serves {', '.join(ready) or 'no model'}; choose one with --model")
-
-
-def _check_threshold(threshold: float | None) -> None:
-    if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold}: is a probability between 0 and 1, neither of them included")
-
-
-def _task(runner: Runner, threshold: float | None) -> Task:
-    from model.tasks import task_of
-
-    task = task_of(runner.spec)
-    if threshold is None:
-        return task
-    try:
-        return task.with_threshold(threshold)
-    except SpecError as error:
-        raise InputError(f"--threshold {threshold}: {error} ({runner.origin})") from error
-
-
-def _with_progress(rows: Iterator[Row], total: int) -> Iterator[Row]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(rows, "answering", total=total, console=Console(stderr=True), transient=True))
-
-
-def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
-    shown = [[f"error: {row.error}"] if row.answer is None else task.cells(row.answer.told) for row in tally.rows]
-    ranks = max(map(len, shown), default=1)
-    cells = [[row.name, *answer, *[""] * (ranks - len(answer))] for row, answer in zip(tally.rows, shown, strict=True)]
-    table(["picture", "answer", *[""] * (ranks - 1)], cells)
-    if more := tally.answered + tally.failed - len(tally.rows):
-        whole = next((path for path in outputs if path.suffix != ".npy"), None)
-        where = f"all are in {whole}" if whole else "--output FILE.jsonl writes all"
-        typer.echo(f"… and {more} more; {where}")

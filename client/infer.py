@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.preprocess import Geometry, ImageArray, ImageError, load_file
+from client.picture import Picture
+from model.preprocess import Geometry, ImageArray, ImageError
 from model.runners.base import Runner
 from model.tasks import Answer, Task
 
@@ -21,16 +22,12 @@ from model.tasks import Answer, Task
 class Row:
     """What became of one picture: an answer, or the reason why there is none."""
 
-    path: Path
+    name: str
+    """The picture's."""
     answer: Answer | None = None
     error: str | None = None
     thumbnail: str | None = None
     """A data URL, where a contact sheet is to show the picture."""
-
-    @property
-    def name(self) -> str:
-        """The path as text that every file and every terminal can hold."""
-        return as_text(self.path)
 
     def as_json(self) -> dict[str, Any]:
         """The row as it is told: the path, and what was answered or why nothing was."""
@@ -38,8 +35,8 @@ class Row:
         return {"path": self.name, **said}
 
 
-Finish: TypeAlias = Callable[[Row], Row]
-"""What is done with each answered row while its mask is at hand; called from several threads."""
+Finish: TypeAlias = Callable[[Picture, Answer], Row]
+"""Makes the row of an answered picture while its mask is at hand; called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +49,20 @@ class Pace:
     """Threads that decode pictures and finish answers."""
 
 
-def as_text(path: Path) -> str:
-    """A path in valid Unicode, which JSON must be and a file name need not."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+def plain_row(picture: Picture, answer: Answer) -> Row:
+    """The answer, and nothing done with it."""
+    return Row(picture.name, answer)
 
 
-def infer_files(
-    runner: Runner, task: Task, paths: Sequence[Path], top: int, pace: Pace, finish: Finish = lambda row: row
+def infer_pictures(
+    runner: Runner, task: Task, pictures: Iterable[Picture], top: int, pace: Pace, finish: Finish = plain_row
 ) -> Iterator[Row]:
-    """Rows in the order of `paths`, as they come. A picture that cannot be read is a row with an error.
+    """Rows in the order of `pictures`, as they come. A picture that cannot be read is a row with an error.
 
-    task: the runner's, perhaps with another threshold. finish: makes the row that is given of an answered one. Many
-    rows wait for those before them, so it should drop what is large.
-    Raises InferenceError when the model's host fails, and what `finish` raises.
+    pictures: taken as they are needed, a few batches ahead.
+    task: the runner's, perhaps with another threshold. finish: many rows wait for those before them, so it should drop
+    what is large.
+    Raises InferenceError when the model's host fails, and what `pictures` and `finish` raise.
     """
     with (
         ThreadPoolExecutor(pace.workers, "picture") as workers,
@@ -72,10 +70,10 @@ def infer_files(
     ):
         job = _Job(runner, task, top, finish, workers)
         pending: deque[Future[list[Row]]] = deque()
+        coming = iter(pictures)
         try:
-            for start in range(0, len(paths), pace.batch):
-                chunk = paths[start : start + pace.batch]
-                images = [workers.submit(load_file, path, runner.spec.preprocess) for path in chunk]
+            while chunk := list(islice(coming, pace.batch)):
+                images = [workers.submit(picture.load, runner.spec.preprocess) for picture in chunk]
                 pending.append(senders.submit(job.rows, chunk, images))
                 # As many again are being decoded while those in flight are answered.
                 if len(pending) >= 2 * pace.in_flight:
@@ -97,20 +95,20 @@ class _Job:
     finish: Finish
     workers: Executor
 
-    def rows(self, paths: Sequence[Path], images: Sequence[Future[tuple[ImageArray, Geometry]]]) -> list[Row]:
+    def rows(self, pictures: Sequence[Picture], images: Sequence[Future[tuple[ImageArray, Geometry]]]) -> list[Row]:
         """Answer one batch, in the thread of a sender."""
-        rows: dict[Path, Row | Future[Row]] = {}
-        readable: dict[Path, tuple[ImageArray, Geometry]] = {}
-        for path, image in zip(paths, images, strict=True):
+        rows: dict[str, Row | Future[Row]] = {}
+        readable: list[tuple[Picture, ImageArray, Geometry]] = []
+        for picture, image in zip(pictures, images, strict=True):
             try:
-                readable[path] = image.result()
+                readable.append((picture, *image.result()))
             except ImageError as error:
-                rows[path] = Row(path, error=str(error))
-        outputs = self.runner.infer(np.stack([pixels for pixels, _ in readable.values()])) if readable else {}
-        for number, (path, (_, geometry)) in enumerate(readable.items()):
+                rows[picture.name] = Row(picture.name, error=str(error))
+        outputs = self.runner.infer(np.stack([pixels for _, pixels, _ in readable])) if readable else {}
+        for number, (picture, _, geometry) in enumerate(readable):
             own = {name: array[number] for name, array in outputs.items()}
-            rows[path] = self.workers.submit(self._row, path, own, geometry)
-        return [row if isinstance(row := rows[path], Row) else row.result() for path in paths]
+            rows[picture.name] = self.workers.submit(self._row, picture, own, geometry)
+        return [row if isinstance(row := rows[picture.name], Row) else row.result() for picture in pictures]
 
-    def _row(self, path: Path, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
-        return self.finish(Row(path, self.task.answer(output, geometry, self.top)))
+    def _row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
+        return self.finish(picture, self.task.answer(output, geometry, self.top))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
-from client.output import Write
+from client.outputs.files import Write
 from model.gallery import MAX_TILES, Tile, write_gallery
 from model.tasks import Task
 

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
-from client.infer import Row, as_text
+from client.infer import Row
+from client.picture import Picture, as_text
 from model.errors import InputError
 from model.files import check_can_write, written_beside
 from model.gallery import foreground, overlay, paletted, thumbnail
-from model.preprocess import ImageError, decode_image, read_picture
+from model.preprocess import ImageError, decode_image, pictures_below, read_picture
+from model.tasks import Answer
 
 SUFFIX = ".png"
 _COMPRESSION = 1
@@ -32,13 +34,13 @@ _COMPRESSION = 1
 class Subject:
     """An answered picture and its mask, class numbers uint8 [H, W]."""
 
-    path: Path
+    source: Picture
     mask: NDArray[np.uint8]
 
     @cached_property
     def picture(self) -> Image.Image:
         """The upright RGB picture, decoded when first asked for. Raises ImageError."""
-        picture = decode_image(read_picture(self.path))
+        picture = self.source.whole()
         if (picture.height, picture.width) != self.mask.shape:
             raise ImageError("the file was changed while it was being answered")
         return picture
@@ -91,78 +93,76 @@ def _background(text: str) -> tuple[int, ...] | Image.Image:
 class Drawings:
     """What is drawn of each answered picture, and where it goes."""
 
-    draws: Mapping[str, Draw]
+    draws: Mapping[str, Draw] = field(default_factory=dict)
     """By the key under which a row tells the file."""
-    files: Mapping[str, Mapping[Path, Path]]
-    """By key, the file for each picture."""
-    shown: frozenset[Path] = field(default=frozenset())
-    """The pictures that a contact sheet shows."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """By key; a drawing lies below it where its picture lay below what was searched."""
+    shown: Container[str] = frozenset()
+    """The names of the pictures that a contact sheet shows."""
 
-    def finish(self, row: Row) -> Row:
-        """Draw everything of one answered picture; the row then tells the files, and has let go of its mask.
+    def finish(self, picture: Picture, answer: Answer) -> Row:
+        """Draw everything of one answered picture; the row tells the files, and has let go of the mask.
 
         A picture that can no longer be read becomes a row with an error. Raises OSError when a file cannot be written.
         """
-        if row.answer is None:
-            return row
         try:
-            written = {} if row.answer.mask is None else self._draw(Subject(row.path, row.answer.mask))
+            written = {} if answer.mask is None else self._draw(Subject(picture, answer.mask), picture.place)
         except ImageError as error:
-            return Row(row.path, error=str(error))
-        small = self._thumbnail(row) if row.path in self.shown else None
-        return replace(row, answer=replace(row.answer, told=row.answer.told | written, mask=None), thumbnail=small)
+            return Row(picture.name, error=str(error))
+        small = self._thumbnail(picture, answer) if picture.name in self.shown else None
+        return Row(picture.name, replace(answer, told=answer.told | written, mask=None), thumbnail=small)
 
-    def _draw(self, subject: Subject) -> dict[str, str]:
+    def _draw(self, subject: Subject, place: PurePath) -> dict[str, str]:
         written = {}
         for key, draw in self.draws.items():
-            path = self.files[key][subject.path]
+            path = self.folders[key] / place.with_suffix(SUFFIX)
             with written_beside(path) as beside:
                 draw(subject).save(beside, "PNG", compress_level=_COMPRESSION)
             written[key] = as_text(path)
         return written
 
-    def _thumbnail(self, row: Row) -> str | None:
+    def _thumbnail(self, picture: Picture, answer: Answer) -> str | None:
         try:
-            if row.answer is None or row.answer.mask is None:
-                return thumbnail(decode_image(read_picture(row.path)))
-            return thumbnail(draw_overlay(Subject(row.path, row.answer.mask)))
+            if answer.mask is None:
+                return thumbnail(picture.whole())
+            return thumbnail(draw_overlay(Subject(picture, answer.mask)))
         except ImageError:
             return None
 
 
-def plan_files(
-    folders: Mapping[str, Path], pictures: Sequence[Path], places: Sequence[Path]
-) -> dict[str, dict[Path, Path]]:
-    """By key, for each picture the file that is drawn of it: where it lies among the pictures, below the key's folder.
+def each_in_its_place(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """The pictures, in places that differ in more than the suffix: all but the first of such get a number."""
+    taken = set[PurePath]()
+    for picture in pictures:
+        place = picture.place.with_suffix(SUFFIX)
+        numbered = (place.with_stem(f"{place.stem}-{number}") for number in itertools.count(2))
+        free = place if place not in taken else next(other for other in numbered if other not in taken)
+        taken.add(free)
+        yield replace(picture, place=free)
 
-    Of pictures whose names differ in the suffix alone, all but the first get a number. Raises InputError when a folder
-    cannot be written to or holds pictures to be answered, or when two drawings would be one file.
+
+def check_folders(folders: Mapping[str, Path], given: Sequence[str]) -> None:
+    """Refuse folders for drawings that cannot be written to, are one and the same, or hold what is to be answered.
+
+    Raises InputError.
     """
-    names = _each_once([place.with_suffix(SUFFIX) for place in places])
     for folder in folders.values():
         check_can_write(folder / SUFFIX)
-        _check_holds_none(folder, pictures)
-    counts = Counter(folder.absolute() / name for folder in folders.values() for name in names)
-    if twice := next((path for path, count in counts.items() if count > 1), None):
-        raise InputError(f"{twice}: would be written twice; give masks, overlays and cutouts folders of their own")
-    return {
-        key: {path: folder / name for path, name in zip(pictures, names, strict=True)}
-        for key, folder in folders.items()
-    }
+        _check_holds_none(folder.resolve(), given)
+    counts = Counter(folder.absolute() for folder in folders.values())
+    if twice := next((folder for folder, count in counts.items() if count > 1), None):
+        raise InputError(f"{twice}: give masks, overlays and cutouts folders of their own")
 
 
-def _check_holds_none(folder: Path, pictures: Sequence[Path]) -> None:
-    within = folder.resolve()
-    if inside := next((path for path in pictures if path.resolve().is_relative_to(within)), None):
-        raise InputError(f"{folder}: holds pictures to be answered, such as {inside}; write to another folder")
-
-
-def _each_once(names: Sequence[Path]) -> list[Path]:
-    """The names, those that came before with a number that makes them new."""
-    plain, taken, unique = set(names), set[Path](), list[Path]()
-    for name in names:
-        numbered = (name.with_stem(f"{name.stem}-{number}") for number in itertools.count(2))
-        free = (other for other in numbered if other not in taken and other not in plain)
-        unique.append(name if name not in taken else next(free))
-        taken.add(unique[-1])
-    return unique
+def _check_holds_none(folder: Path, given: Sequence[str]) -> None:
+    if not folder.is_dir():
+        return
+    for text in given:
+        try:
+            path = Path(text).resolve()
+            within = path.is_relative_to(folder) and path.exists()
+            held = folder.is_relative_to(path) and path.is_dir() and pictures_below(folder)
+        except OSError:
+            continue  # a name that the file system cannot have
+        if within or held:
+            raise InputError(f"{folder}: holds pictures to be answered, those of {text}; write to another folder")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from client.drawings import Draw, Drawings, cutout_on, draw_mask, draw_overlay, plan_files
-from client.gallery import contact_sheet
 from client.infer import Finish, Row
-from client.output import OUTPUTS, Write, paths_beside
+from client.outputs.drawings import Draw, Drawings, check_folders, cutout_on, draw_mask, draw_overlay
+from client.outputs.files import OUTPUTS, Write, paths_beside
+from client.outputs.gallery import contact_sheet
 from model.errors import InputError
 from model.files import check_can_write, check_is_html
-from model.gallery import MAX_TILES
 from model.preprocess import Geometry
 from model.runners import Runner
 from model.tasks import Answer, Task
@@ -37,14 +36,21 @@ class Wanted:
 
     @classmethod
     def checked(
-        cls, outputs: Sequence[Path], gallery: Path | None, folders: Mapping[str, Path | None], background: str | None
+        cls,
+        outputs: Sequence[Path],
+        gallery: Path | None,
+        folders: Mapping[str, Path | None],
+        background: str | None,
+        given: Sequence[str],
     ) -> Wanted:
         """Check what can be checked before anything is opened. Raises InputError.
 
         folders: for `mask`, `overlay` and `cutout`, where they go; None for what is not wanted.
+        given: what is to be answered.
         """
         _check_files(outputs, gallery)
         chosen = {key: folder for key, folder in folders.items() if folder is not None}
+        check_folders(chosen, given)
         if background is not None and "cutout" not in chosen:
             raise InputError(f"--background {background}: is put behind cutouts; say where they go with --cutouts DIR")
         draws: dict[str, Draw] = {"mask": draw_mask, "overlay": draw_overlay}
@@ -69,20 +75,18 @@ def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
 
 @contextmanager
 def opened(
-    wanted: Wanted, runner: Runner, task: Task, pictures: Sequence[Path], places: Sequence[Path]
+    wanted: Wanted, runner: Runner, task: Task, shown: Container[str] = frozenset()
 ) -> Iterator[tuple[Finish, Write]]:
     """What is done with each answer, in any thread, and where each finished row is written, in order.
 
-    places: where each picture lies below the folder that was searched.
+    shown: the names of the pictures that the contact sheet shows.
     Raises InputError when the model's answers have not what is wanted, or a file cannot be.
     """
     example = example_answer(runner, task)
     if wanted.draws and example.mask is None:
         asked = ", ".join(f"--{key}s" for key in wanted.draws)
         raise InputError(f"{asked}: the answers of {runner.spec.name} have no masks, its task is {runner.spec.task}")
-    files = plan_files(wanted.folders, pictures, places)
-    example = replace(example, told=example.told | dict.fromkeys(files, ""))
-    shown = frozenset(pictures[:MAX_TILES] if wanted.gallery else ())
+    example = replace(example, told=example.told | dict.fromkeys(wanted.folders, ""))
     with contextlib.ExitStack() as stack:
         # Lines stay as far as they came; so they are begun when nothing else can be refused any more.
         files_first = sorted(wanted.outputs, key=lambda path: path.suffix == ".jsonl")
@@ -95,7 +99,7 @@ def opened(
             for one in writes:
                 one(row)
 
-        yield Drawings(wanted.draws, files, shown).finish, write
+        yield Drawings(wanted.draws, wanted.folders, shown).finish, write
 
 
 def example_answer(runner: Runner, task: Task) -> Answer:

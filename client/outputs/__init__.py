@@ -1,0 +1,1 @@
+"""What is written of the answers: files of rows, pictures of masks, a contact sheet."""
