@@ -12,14 +12,12 @@ import typer
 
 from client.commands.options import Url
 from model.console import DEFAULT_URL, JsonOption, print_json, reports_errors, table
-from model.errors import InputError, SpecError
+from model.errors import InputError
 
 if TYPE_CHECKING:
     from client.infer import Row
     from client.outputs.wanted import Tally
     from client.picture import Picture
-    from model.runners import Runner
-    from model.runners.triton import TritonServer
     from model.tasks import Task
 
 MAX_TABLE_ROWS = 100
@@ -50,6 +48,7 @@ def infer(
 ) -> None:
     """Answer pictures; exit 1 when any could not be read."""
     from client.infer import Pace, infer_pictures
+    from client.opening import check_threshold, open_runner, task_with
     from client.outputs.drawings import each_in_its_place
     from client.outputs.wanted import Tally, Wanted, opened
     from client.sources import find
@@ -57,7 +56,7 @@ def infer(
 
     if source is not None and (model or version):
         raise InputError("--from answers in this process; --model and --version are for a server")
-    _check_threshold(threshold)
+    check_threshold(threshold)
     outputs = output or []
     wanted = Wanted.checked(
         outputs, gallery, {"mask": masks, "overlay": overlays, "cutout": cutouts}, background, paths
@@ -66,8 +65,8 @@ def infer(
     shown = set[str]()
     tally = Tally(None if as_json else MAX_TABLE_ROWS)
     with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(_open(source, url, model, version))
-        task = _task(runner, threshold)
+        runner = stack.enter_context(open_runner(source, url, model, version))
+        task = task_with(runner, threshold)
         finish, write = stack.enter_context(opened(wanted, runner, task, shown))
         pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=in_flight)
         pictures = _noted(each_in_its_place(found.pictures), shown, MAX_TILES if gallery else 0)
@@ -82,41 +81,6 @@ def infer(
         typer.echo(f"{tally.answered} answered, {tally.failed} failed, by {runner.origin}")
     if tally.failed:
         raise typer.Exit(1)
-
-
-def _open(source: Path | None, url: str, model: str | None, version: str) -> Runner:
-    from model.runners import open_artifact
-
-    if source is not None:
-        return open_artifact(source)
-    from model.runners.triton import TritonRunner, TritonServer
-
-    server = TritonServer(url)
-    return TritonRunner(server, model or _only_model(server), version)
-
-
-def _only_model(server: TritonServer) -> str:
-    ready = sorted({state.name for state in server.models() if state.state == "READY"})
-    if len(ready) == 1:
-        return ready[0]
-    raise InputError(f"{server.url} serves {', '.join(ready) or 'no model'}; choose one with --model")
-
-
-def _check_threshold(threshold: float | None) -> None:
-    if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold}: is a probability between 0 and 1, neither of them included")
-
-
-def _task(runner: Runner, threshold: float | None) -> Task:
-    from model.tasks import task_of
-
-    task = task_of(runner.spec)
-    if threshold is None:
-        return task
-    try:
-        return task.with_threshold(threshold)
-    except SpecError as error:
-        raise InputError(f"--threshold {threshold}: {error} ({runner.origin})") from error
 
 
 def _noted(pictures: Iterable[Picture], shown: set[str], most: int) -> Iterator[Picture]:
