@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from builder.interface import Interface, interface_of
 from builder.onnx_export import onnx_interface, onnx_precision, spec_in_onnx
-from builder.repository.manifest import record_in
 from model.errors import ArtifactError
+from model.manifest import record_in
 from model.plans import PlanHeader, plan_header
 from model.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 

@@ -10,6 +10,7 @@ import typer
 
 from builder.commands import export_options as options
 from builder.commands.export import export
+from builder.commands.promote import promote, rollback
 from builder.commands.versions import versions
 from builder.options import foreign_from
 from model.console import JsonOption, application, print_json, progress, reports_errors, table
@@ -28,6 +29,8 @@ MaxBatch = Annotated[int, typer.Option(min=1, max=4096, help="The largest batch 
 
 app.command("export")(export)
 app.command("versions")(versions)
+app.command("promote")(promote)
+app.command("rollback")(rollback)
 
 
 @app.callback()

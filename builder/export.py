@@ -9,19 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from builder.config.backends import Loading, ModelConfig
 from builder.config.serving import AS_BEFORE, Serving
-from builder.config.serving_config import described_policy, unproven, versions_loaded
-from builder.config.triton_config import (
-    CONFIG_FILE,
-    LABEL_FILES,
-    config_for,
-    config_to_text,
-    given_config,
-    label_texts,
-    read_config,
-)
-from builder.config.warmup import warms_up, warmup_files, write_warmup
+from builder.config.serving_config import unproven
+from builder.config.triton_config import config_for
 from builder.formats import Format, Job, Report, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
@@ -29,19 +19,31 @@ from builder.proving.labelled import labelled_set, train_command
 from builder.proving.page import VERDICT_PAGE, write_page
 from builder.proving.pictured import Answers, answers_of
 from builder.proving.proof import Case, case_of
-from builder.proving.verdict import VERDICT_FILE, Limits, Verdict
+from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repair import Made, Repair, make
-from builder.repository.manifest import MANIFEST_FILE, manifest_of
-from builder.repository.publish import Publication, publication, versions_of
+from builder.repository.encoded import check_names, follow, leave
+from builder.repository.manifest import manifest_of
+from builder.repository.publish import publication
 from builder.repository.retention import Retention, keep_newest
+from builder.repository.shared_files import Shared, beyond_proof, for_the_loaded
 from builder.sources.base import Source
 from builder.sources.images import builtin_golden, golden_from_images
 from builder.targets import Precision, Target
-from builder.tensorrt.settings import BuildOptions
+from model.build_record import BuildOptions
+from model.comparison import Limits
 from model.errors import InputError, RefusedError, TritonkitError
-from model.files import written_beside
 from model.golden import GOLDEN_FILE, Golden
+from model.manifest import MANIFEST_FILE
 from model.spec import METADATA_KEY, Frozen, ModelSpec
+from model.triton_backends import Loading, ModelConfig
+from model.triton_config import (
+    CONFIG_FILE,
+    described_policy,
+    given_config,
+    read_config,
+    versions_loaded,
+    versions_of,
+)
 
 DEFAULT_MAX_BATCH = 32
 ONNX_FP32 = Target()
@@ -88,6 +90,8 @@ class Order:
     """Delete all but so many versions afterwards."""
     page: Path | None = None
     """Where to write the verdict as a page, also when it fails."""
+    encoded: bool = True
+    """Publish `NAME_encoded` beside the model, which takes JPEG, PNG and WebP as they are."""
 
 
 class Published(Frozen):
@@ -132,8 +136,12 @@ def export(source: Source, order: Order, report: Report) -> Published:
         made = make(case, job, order.target, kind, _repair(case, order))
         with closing(made.judged.runner):
             verdict = _recorded(made, case, order)
-        config = served.config(case, made.job, prepared.version)
-        _write_model(prepared, case.spec, config, case.golden)
+        added = Shared(case.spec, served.config(case, made.job, prepared.version), case.golden.images)
+        config = for_the_loaded(prepared.model, added, order.serving, given).write(prepared.model)
+        if order.encoded:
+            follow(prepared.neighbours, order.repository, config)
+        else:
+            leave(prepared.neighbours, order.repository, name)
     artifact = live / str(prepared.version) / made.artifact.name
     done = Published(
         model=name, version=prepared.version, artifact=artifact, source=source.description, verdict=verdict
@@ -145,6 +153,7 @@ def _check_order(source: Source, order: Order, kind: Format) -> None:
     """Raise InputError or ArtifactError for what cannot come to a good end, before any work."""
     kind.check_possible()
     source.check_takes(order.target.precision)
+    check_names(order.repository, source.spec.name, order.encoded)
     if order.evidence.data is not None:
         train_command()
     accelerated = any(one.name == "tensorrt" for one in order.serving.accelerators or ())
@@ -161,8 +170,10 @@ def _followed_up(done: Published, order: Order, config: ModelConfig, held: Colle
     warnings = unproven(config)
     if done.version not in versions_loaded(config, versions_of(folder)):
         warnings.append(
-            f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}"
+            f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}. "
+            f"Serve it with: builder promote {done.model} {done.version}"
         )
+    warnings += beyond_proof(folder, config)
     retention = None
     try:
         retention = None if order.keep is None else keep_newest(folder, order.keep, before=held)
@@ -239,6 +250,7 @@ class _Dossier:
         replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
         self.write_page(folder / VERDICT_PAGE)
+        (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")
         manifest = manifest_of(folder, self.source.path, self.source.description)
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
 
@@ -269,15 +281,3 @@ class _Served:
             given=self.given,
             older=self.older,
         )
-
-
-def _write_model(prepared: Publication, spec: ModelSpec, config: ModelConfig, golden: Golden) -> None:
-    """The files that all versions share; replaced, never written into: they are hard links to those being served."""
-    if warms_up(config):
-        write_warmup(prepared.model, warmup_files(golden.images))
-    texts = {CONFIG_FILE: config_to_text(config), METADATA_KEY: spec.to_json(), **label_texts(spec)}
-    for stale in prepared.model.glob(LABEL_FILES):
-        stale.unlink()
-    for name, text in texts.items():
-        with written_beside(prepared.model / name) as beside:
-            beside.write_text(text, encoding="utf-8")

@@ -14,8 +14,9 @@ from builder.precision.cast import Reduced, reduced
 from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import Case, Remembering
-from builder.proving.verdict import MIDDLE_BATCH, Problem, Try, Verdict
+from builder.proving.verdict import Problem, Try, Verdict
 from builder.targets import Target, target_from
+from model.comparison import MIDDLE_BATCH
 from model.errors import ArtifactError, first_line
 from model.preprocess import ImageArray
 from model.runners.base import Runner

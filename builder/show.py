@@ -10,12 +10,12 @@ from pydantic import JsonValue
 from builder.artifacts import READERS, told_by
 from builder.onnx_export import spec_in_onnx
 from builder.proving.verdict import VERDICT_FILE
-from builder.repository.manifest import MANIFEST_FILE
-from builder.repository.publish import versions_of
 from model.checkpoint import read_spec
 from model.errors import ArtifactError, InputError
+from model.manifest import MANIFEST_FILE
 from model.plans import BUILD_FILE, PlanHeader
 from model.spec import METADATA_KEY, Frozen, ModelSpec
+from model.triton_config import versions_of
 
 
 class Shown(Frozen):

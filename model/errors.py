@@ -7,11 +7,18 @@ TritonkitError
 │   ├── SpecError         the JSON of a ModelSpec
 │   ├── CheckpointError   a checkpoint, ours or someone else's
 │   ├── ArtifactError     an ONNX file, a golden sample, a model repository
-│   └── BatchError        an array that does not fit a model's input
+│   ├── BatchError        an array that does not fit a model's input
+│   ├── UnknownModelError a server has no model, or no version, of that name
+│   └── TokenError        a server asks for a token that was not given, or for another
 ├── RefusedError          the work was done, and its answer is no
 └── OutsideError          something outside this program failed
     ├── ServerError       Triton could not be started, or stopped
     └── InferenceError    Triton could not be reached, or refused a request
+        ├── UnreachableError  nobody answers at the address
+        ├── CertificateError  TLS could not be agreed on
+        ├── NotReadyError     the server or the model is loading, or ending
+        ├── BusyError         the server has more to do than it takes
+        └── DeadlineError     no answer came in time
 
 A picture that cannot be read raises `model.preprocess.ImageError`, a ValueError: that file stands alone,
 so that a server can carry it. Whoever reads pictures turns it into a row or a DataError.
@@ -55,6 +62,14 @@ class BatchError(InputError):
     """An array does not fit a model's input."""
 
 
+class UnknownModelError(InputError):
+    """A server has no model, or no version of it, of the name that was asked for."""
+
+
+class TokenError(InputError):
+    """A server asks for a token that was not given, or for another one."""
+
+
 class RefusedError(TritonkitError):
     """The work was done and its answer is no: a verdict failed. `document` is what `--json` shows of it."""
 
@@ -73,6 +88,26 @@ class ServerError(OutsideError):
 
 class InferenceError(OutsideError):
     """Triton could not be reached, or refused a request."""
+
+
+class UnreachableError(InferenceError):
+    """Nobody answers at the address, or the connection broke. Worth asking again."""
+
+
+class CertificateError(InferenceError):
+    """TLS could not be agreed on: a certificate is missing, expired, of another host, or not trusted."""
+
+
+class NotReadyError(InferenceError):
+    """The server or the model is loading, or ending. Worth asking again."""
+
+
+class BusyError(InferenceError):
+    """The server has more to do than it takes: its queue is full. Worth asking again, and less at once."""
+
+
+class DeadlineError(InferenceError):
+    """No answer came in time. Worth asking again."""
 
 
 def first_line(error: BaseException) -> str:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from builder.onnx_export import onnx_from_network
 from builder.precision.ladder import Ladder
 from builder.precision.simulate import simulated, simulated_runner
-from builder.proving.verdict import relative_error
 from builder.sources.images import builtin_golden
 from builder.targets import Precision
 from builder.tensorrt.build import build
-from builder.tensorrt.settings import BuildSettings
+from model.build_record import BuildSettings
+from model.comparison import relative_error
 from model.errors import ArtifactError
 from model.gpu import find_gpu
 from model.network import Network

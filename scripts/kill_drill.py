@@ -5,46 +5,44 @@ python -m scripts.kill_drill [--kills 50] [--whole] [--seed 0] [--output FILE.js
 By turns a first export to ONNX fp16, a first export with an engine of TensorRT for RTX, and one more version of a model
 that is there, of which two are kept. Two kills of three fall anywhere in an export's time, the third after it said
 `publishing`, when files move. Only the builder is killed, as the kernel does for want of memory. Then `builder check`
-may find no error, and one Triton, told to load the model, must answer as the version's golden sample says.
+may find no error, and one Triton, told to load the model, must answer as the version's golden sample says, and load
+what stands beside it for encoded pictures.
 
 Exports run in forks of a process that has imported torch, so that a kill costs no start, and of a network that torch
-has exported before: that takes most of an export's time, and touches no repository. `--whole` has each export do it
-again. Exits with 1 after a failure.
+has exported before; with `--whole` each exports again. Exits with 1 after a failure.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import select
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from builder.export import Order, export
 from builder.repository.check import check_repository
-from builder.repository.publish import leftovers, staging_folder, versions_of
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.targets import Target
 from model.backbones import architecture_of
+from model.encoded import decoder_of, ensemble_of
 from model.errors import TritonkitError
 from model.files import written_beside
 from model.golden import GOLDEN_FILE, Golden
 from model.network import Network, save_network
 from model.preprocess import Preprocess
 from model.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
+from model.staging import leftovers, staging_folder
+from model.triton_config import CONFIG_FILE, versions_of
 from scripts.explicit_triton import ExplicitTriton, explicit_triton
+from scripts.forked import Forked, started
 
 WAYS = {
     "first_onnx": Target(precision="fp16"),
@@ -71,66 +69,6 @@ class Drill(Frozen):
     seconds: float
 
 
-@dataclass
-class Export:
-    """An export in a process of its own."""
-
-    pid: int
-    steps: int
-    """The pipe's end from which its steps are read, a line each."""
-    said: bytes = b""
-
-    def wait(self, seconds: float | None, step: str | None = None) -> bool:
-        """Wait until it has ended, or said that it began a step; False when the time was over first."""
-        ends = None if seconds is None else time.monotonic() + seconds
-        while step is None or f"{step}\n".encode() not in self.said:
-            left = None if ends is None else max(0.0, ends - time.monotonic())
-            ready, _, _ = select.select([self.steps], [], [], left)
-            if not ready:
-                return False
-            chunk = os.read(self.steps, 4096)
-            if not chunk:  # it has ended, and with it its end of the pipe
-                return True
-            self.said += chunk
-        return True
-
-    @property
-    def step(self) -> str:
-        """The last that it began."""
-        lines = self.said.decode().splitlines()
-        return lines[-1].partition(":")[0] if lines else "reading the source"
-
-    def end(self, kill: bool) -> int:
-        """Kill it if wanted, and alone; return its exit code, below 0 for a signal."""
-        if kill:
-            os.kill(self.pid, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        os.close(self.steps)
-        return code
-
-
-def started(work: Callable[[Callable[[str], None]], None]) -> Export:
-    """Do `work` in a fork and a session of its own; it is given what tells of steps."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writing)
-        return Export(pid, reading)
-    code = 1
-    try:
-        os.setsid()
-        work(lambda step: _tell(writing, step))
-        code = 0
-    except Exception:  # noqa: BLE001 - told, and shown by the exit code; nothing of the parent may run here
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _tell(pipe: int, step: str) -> None:
-    os.write(pipe, f"{step}\n".encode())
-
-
 class _ExportedOnce(NetworkSource):
     """A checkpoint whose graph lies beside it."""
 
@@ -148,7 +86,7 @@ class Range:
         self._chance = random.Random(seed)  # noqa: S311 - moments, no secrets
         torch.set_num_threads(1)  # the threads of a pool do not live on in a fork, and a fork would wait for them
         self._whole = whole
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, int] = {}
         save_network(self._checkpoint, tiny_network())
         # Before the forks, so that all that torch imports for it is there.
         source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(".onnx"))
@@ -184,16 +122,19 @@ class Range:
         found = [f"{finding.path}: {finding.problem}" for finding in errors]
         if (self.repository / way).is_dir():
             found += self._wrong_answers(way)
+        if (self.repository / ensemble_of(way)).is_dir():
+            found += self._not_loaded(decoder_of(way), ensemble_of(way))
         return found
 
     def clear(self, way: str) -> None:
         """Have the next first export be a first one again."""
-        if way != "replacing" and (self.repository / way).is_dir():
-            if way in self._loaded:
-                self._triton.unload(way)
-            shutil.rmtree(self.repository / way)
+        for name in () if way == "replacing" else (ensemble_of(way), decoder_of(way), way):
+            if self._loaded.pop(name, None):
+                self._triton.unload(name)
+            if (self.repository / name).is_dir():
+                shutil.rmtree(self.repository / name)
 
-    def _started(self, way: str) -> Export:
+    def _started(self, way: str) -> Forked:
         source = source_from_checkpoint(self._checkpoint, way)
         if not self._whole:
             source = _ExportedOnce(source.path, source.golden, source.description, source.module)
@@ -209,13 +150,25 @@ class Range:
         golden = Golden.load(self.repository / name / str(newest) / GOLDEN_FILE)
         try:
             self._triton.load(name)
-            self._loaded.add(name)
+            self._loaded[name] = newest
             version, answers = self._triton.infer(name, golden.images[:MAX_BATCH])
         except TritonkitError as error:
             return [str(error)]
         off = float(abs(answers - golden.outputs["probabilities"][:MAX_BATCH]).max())
         wrong = [] if off <= TOLERANCE else [f"{name}: answers are off by {off:.1e}"]
         return wrong if version == newest else [*wrong, f"{name}: Triton answers by {version}, the newest is {newest}"]
+
+    def _not_loaded(self, *names: str) -> list[str]:
+        """Why those that were put there since do not load."""
+        try:
+            for name in names:
+                written = (self.repository / name / CONFIG_FILE).stat().st_mtime_ns
+                if self._loaded.get(name) != written:
+                    self._triton.load(name)
+                    self._loaded[name] = written
+        except TritonkitError as error:
+            return [str(error)]
+        return []
 
 
 def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> Drill:
@@ -262,15 +215,15 @@ def _after(place: Range) -> list[str]:
     return failures
 
 
-def tiny_network() -> Network:
-    """A residual network of three classes at 32 x 32 pixels, random weights."""
-    torch.manual_seed(0)
-    how = Preprocess(height=32, width=32)
+def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:
+    """A residual network of three classes at `side` x `side` pixels, random weights."""
+    torch.manual_seed(seed)
+    how = Preprocess(height=side, width=side)
     spec = ModelSpec(
-        name="tiny",
+        name=name,
         task="multiclass",
         labels=("cat", "dog", "bird"),
-        architecture=architecture_of("test_resnet", 32, 32),
+        architecture=architecture_of("test_resnet", side, side),
         input=image_input(how),
         outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
         preprocess=how,

@@ -9,5 +9,6 @@ compile() {
 compile pyproject.toml --extra dev --constraint requirements/constraints.txt --output-file requirements/dev.lock
 compile pyproject.toml --extra client --output-file requirements/client.lock
 compile requirements/triton.in --output-file requirements/triton.lock
+compile requirements/decode.in --constraint requirements/triton.lock --output-file requirements/decode.lock
 compile requirements/data.in --no-deps --output-file requirements/data.lock
 echo "uv" | compile - --output-file requirements/uv.lock

@@ -24,8 +24,8 @@ from builder.proving.verdict import Verdict
 from builder.sources.base import NetworkSource
 from builder.targets import Precision, Target
 from builder.tensorrt.build import build
-from builder.tensorrt.settings import BuildSettings
 from model.backbones import timm_name
+from model.build_record import BuildSettings
 from model.errors import TritonkitError
 from model.files import written_beside
 from model.spec import Frozen

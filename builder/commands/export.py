@@ -14,7 +14,7 @@ from builder.commands.export_options import build_from, called, converter_from
 from builder.config.serving import Serving, serving_from
 from builder.options import foreign_from
 from builder.targets import FormatName, Target, target_from
-from builder.tensorrt.settings import BuildOptions
+from model.build_record import BuildOptions
 from model.console import JsonOption, print_json, progress, reports_errors
 from model.files import check_can_write, check_is_html
 
@@ -46,6 +46,7 @@ def export(
     probability: options.Probability = False,
     force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
     keep: options.Keep = None,
+    encoded: options.Encoded = True,
     keep_fp32: options.KeepFp32 = None,
     calibration: options.Calibration = None,
     repair: options.RepairOption = True,
@@ -127,9 +128,9 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
     from builder.export import Evidence, Order
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
-    from builder.tensorrt.compatibility import image_for
+    from model.releases import image_for
 
-    same = ("repository", "max_batch", "opt_batch", "calibration", "repair", "force", "config", "keep")
+    same = ("repository", "max_batch", "opt_batch", "calibration", "repair", "force", "config", "keep", "encoded")
     return Order(
         **{name: words[name] for name in same},
         target=target,
@@ -147,7 +148,7 @@ def _build_command(spec: ModelSpec, order: Order) -> str:
     """The container that would build the plan from `model.onnx` of this folder."""
     from builder.export import DEFAULT_MAX_BATCH
     from builder.tensorrt.container import run_for
-    from builder.tensorrt.settings import BuildOptions, BuildSettings
+    from model.build_record import BuildOptions, BuildSettings
 
     said = (order.build or BuildOptions()).model_dump()
     settings = BuildSettings(**said, max_batch=order.max_batch or DEFAULT_MAX_BATCH, opt_batch=order.opt_batch)

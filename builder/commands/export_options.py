@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from builder.targets import Target
-from builder.tensorrt.settings import BuildOptions
-from builder.tensorrt.settings import Hardware as HardwareName
+from model.build_record import BuildOptions
+from model.build_record import Hardware as HardwareName
 from model.errors import InputError
 
 CONVERTER_NAMES = ("edges", "autocast")
@@ -26,6 +26,10 @@ LargestBatch = Annotated[
 ]
 Keep = Annotated[
     int | None, typer.Option(min=1, help="Versions to keep; older ones go, unless they are marked or served.")
+]
+Encoded = Annotated[
+    bool,
+    typer.Option("--encoded/--no-encoded", help="Publish NAME_encoded beside it, which takes JPEG, PNG and WebP."),
 ]
 
 Onnx = Annotated[

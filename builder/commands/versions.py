@@ -69,7 +69,9 @@ def versions(
 
 def _show(model: Model) -> None:
     table(_HEADER, [_row(version) for version in model.versions])
-    typer.echo(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}")
+    pinned = not (model.policy.startswith("latest") or model.policy == "all")
+    way = f"; `builder promote {model.name} latest` follows the newest again" if pinned else ""
+    typer.echo(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{way}")
 
 
 def _row(version: Version) -> list[str]:

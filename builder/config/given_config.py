@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from builder.config.backends import ModelConfig, backend_of, loading_of
 from builder.config.warmup import WARMUP_FILE, warmup_sizes
 from model.errors import InputError
+from model.triton_backends import ModelConfig, backend_of, loading_of
 
 _OF_THE_ARTIFACT = {
     "name",

@@ -7,16 +7,16 @@ the first thing wrong, and only when the model is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.backends import ARTIFACTS, ModelConfig, backend_of
 from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
 from model.errors import InputError
 from model.spec import TensorSpec
+from model.triton_backends import ARTIFACTS, ModelConfig, backend_of
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 
@@ -71,27 +71,6 @@ def refusals(config: ModelConfig) -> Iterator[str]:
     yield from _cuda_refusals(config)
     yield from _accelerator_refusals(config)
     yield from _other_refusals(config)
-
-
-def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
-    """Those that Triton loads by the version policy of a `ModelConfig`: the newest one, unless it says otherwise."""
-    policy = config.version_policy
-    if policy.HasField("all"):
-        return set(versions)
-    if policy.HasField("specific"):
-        return set(versions) & set(policy.specific.versions)
-    count = policy.latest.num_versions if policy.HasField("latest") else 1
-    return set(sorted(versions, reverse=True)[:count])
-
-
-def described_policy(config: ModelConfig) -> str:
-    """A version policy in the words that `--versions` takes."""
-    policy = config.version_policy
-    if policy.HasField("all"):
-        return "all"
-    if policy.HasField("specific"):
-        return ",".join(map(str, policy.specific.versions))
-    return f"latest:{policy.latest.num_versions if policy.HasField('latest') else 1}"
 
 
 def _group(config: ModelConfig, asked: Instances) -> None:

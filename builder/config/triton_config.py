@@ -1,4 +1,4 @@
-"""`config.pbtxt`, made and read with Triton's own protobuf, never by string templates.
+"""`config.pbtxt`, made with Triton's own protobuf, never by string templates.
 
 Schema: triton-inference-server/common, protobuf/model_config.proto, as `tritonclient` ships it.
 """
@@ -7,27 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, get_args
 
 from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.backends import Loading, ModelConfig, loading_of
 from builder.config.given_config import merged
 from builder.config.serving import AS_BEFORE, Serving
 from builder.config.serving_config import check_accepted, tune
 from builder.interface import Interface, difference, interface_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
-
-CONFIG_FILE = "config.pbtxt"
-LABEL_FILES = "labels*.txt"
-"""`labels.txt`, or for each head with labels `labels.HEAD.txt`."""
-LAST_VERSION = "last_version"
-"""Parameter with the highest version ever published, so that a number is not used again after a deletion."""
-
+from model.triton_backends import Loading, ModelConfig, loading_of
+from model.triton_config import LAST_VERSION, config_from_text
 
 ONNX = Loading()
 
@@ -102,7 +95,7 @@ def _base(present: ModelConfig | None, max_batch: int) -> ModelConfig:
         config.ClearField(name)
     for key in loading_of(present).parameters:
         del config.parameters[key]
-    _fit_sizes(config, max_batch)
+    fit_sizes(config, max_batch)
     return config
 
 
@@ -139,34 +132,6 @@ def config_to_text(config: ModelConfig) -> str:
     return text
 
 
-def config_from_text(text: str, origin: str) -> ModelConfig:
-    """Parse a `config.pbtxt`. Raises ArtifactError with the line and what is wrong."""
-    try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise ArtifactError(f"{origin}: not a Triton model configuration ({error})") from error
-
-
-def read_config(model_folder: Path) -> ModelConfig:
-    """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
-    path = model_folder / CONFIG_FILE
-    return given_config(path)
-
-
-def given_config(path: Path) -> ModelConfig:
-    """Read a `config.pbtxt` that someone wrote. Raises ArtifactError with the line and what is wrong."""
-    return config_from_text(_read_text(path), origin=str(path))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: is not UTF-8 text ({error})") from error
-
-
 def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
     """A configuration's `input` or `output` as tensor specs.
 
@@ -195,7 +160,7 @@ def _label_file(spec: ModelSpec, tensor: TensorSpec) -> str:
     return f"labels.{tensor.name}.txt" if spec.heads else "labels.txt"
 
 
-def _fit_sizes(config: ModelConfig, max_batch: int) -> None:
+def fit_sizes(config: ModelConfig, max_batch: int) -> None:
     """Triton refuses a preferred batch or a CUDA graph above the maximum."""
     if config.HasField("dynamic_batching"):
         sizes = config.dynamic_batching.preferred_batch_size

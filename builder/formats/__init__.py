@@ -8,7 +8,7 @@ from builder.formats.openvino import OpenVino
 from builder.formats.tensorrt import Rtx, Trt
 from builder.formats.torchscript import TorchScript
 from builder.targets import FormatName, Report
-from builder.tensorrt.settings import BuildOptions
+from model.build_record import BuildOptions
 
 __all__ = ["FORMATS", "Format", "Job", "Report", "format_for"]
 

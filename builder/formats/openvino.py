@@ -43,13 +43,13 @@ class OpenVino(Format):
     def write(self, job: Job) -> Path:
         import openvino
 
-        from model.runners.openvino import PRECISION_KEY
+        from model.runners.openvino import PRECISION_KEY, core
 
         artifact = job.folder / self.artifact
         for stale in (artifact, artifact.with_suffix(".bin")):
             stale.unlink(missing_ok=True)  # not written into: a runner of an earlier try may have it mapped
         try:
-            model = openvino.Core().read_model(job.graph)
+            model = core().read_model(job.graph)
             if model.has_rt_info(["framework"]):
                 del model.rt_info["framework"]  # the ONNX file's metadata, which is the spec once more
             model.set_rt_info(_TYPES[job.precision], PRECISION_KEY)

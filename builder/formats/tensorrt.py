@@ -8,7 +8,7 @@ from builder.formats.base import Format, Job
 from builder.formats.farthest import Farthest
 from builder.formats.onnx import Onnx
 from builder.onnx_export import onnx_interface
-from builder.tensorrt.settings import BuildOptions, BuildRecord, BuildSettings
+from model.build_record import BuildOptions, BuildRecord, BuildSettings
 from model.errors import ArtifactError
 from model.gpu import Gpu, find_gpu
 from model.plans import BUILD_FILE, Flavour, find_tensorrt

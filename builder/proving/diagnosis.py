@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.judge import ask, in_other_colours
+from builder.proving.judge import in_other_colours
 from builder.proving.suspects import suspects
 from builder.proving.tensors import changed_tensors
-from builder.proving.verdict import Limits, Problem, Verdict, relative_error
+from builder.proving.verdict import Problem, Verdict
+from model.comparison import Limits, ask, relative_error
 from model.errors import TritonkitError
 from model.golden import Golden
 from model.network import Network

@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.verdict import (
-    LIMITS,
-    MIDDLE_BATCH,
-    Comparison,
-    Limits,
-    Problem,
-    Verdict,
-    batch_sizes,
-    compare,
-    rounding,
-)
+from builder.proving.verdict import LIMITS, Problem, Verdict
 from builder.targets import Precision
+from model.comparison import MIDDLE_BATCH, Comparison, Limits, ask, batch_sizes, compare, rounding
 from model.errors import TritonkitError
 from model.golden import Golden
 from model.preprocess import ImageArray
@@ -81,15 +72,6 @@ def even_batch(count: int, max_batch: int) -> int:
     """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
     rounds = -(-count // min(8, max_batch))
     return -(-count // rounds)
-
-
-def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
-    """Answers for N images in batches of exactly `batch`: the last one is filled up from the start."""
-    count = len(images)
-    places = np.arange(-(-count // batch) * batch) % count
-    parts = [runner.infer(images[places[i : i + batch]]) for i in range(0, len(places), batch)]
-    names = [output.name for output in runner.spec.outputs if output.name in parts[0]]
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in names}
 
 
 @dataclass

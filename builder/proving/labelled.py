@@ -19,8 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from builder.proving.verdict import Limits, Problem, Verdict
+from builder.proving.verdict import Problem, Verdict
 from builder.sources.base import Source
+from model.comparison import Limits
 from model.errors import InputError, OutsideError
 from model.network import save_network
 

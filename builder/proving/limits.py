@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from builder.proving.verdict import Limits
 from builder.targets import Precision
+from model.comparison import Limits
 from model.errors import InputError
 
 _RANGES: dict[str, tuple[float, float]] = {

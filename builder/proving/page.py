@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from builder.proving.pictured import Answers, Pictured, pictured
-from builder.proving.verdict import NEGLIGIBLE, Limits, Verdict, batch_sizes
+from builder.proving.verdict import Verdict
+from model.comparison import NEGLIGIBLE, Limits, batch_sizes
 from model.files import written_beside
 
 VERDICT_PAGE = "verdict.html"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.proving.judge import ask, even_batch
-from builder.proving.verdict import Limits
+from builder.proving.judge import even_batch
+from model.comparison import Limits, ask
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
 from model.golden import Golden

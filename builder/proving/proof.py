@@ -12,9 +12,10 @@ from builder.onnx_export import onnx_interface
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
 from builder.proving.judge import Training, judge
-from builder.proving.verdict import LIMITS, Limits, Problem, Verdict
+from builder.proving.verdict import LIMITS, Problem, Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
+from model.comparison import Limits
 from model.errors import ArtifactError
 from model.golden import Golden
 from model.network import Network

@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from builder.proving.judge import ask
 from builder.terms import Terms, in_terms
+from model.comparison import ask
 from model.errors import InputError
 from model.network import Network
 from model.preprocess import ImageArray

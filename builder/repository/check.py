@@ -5,44 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
 from builder.artifacts import READERS, Told, told_by
-from builder.config.backends import ARTIFACTS, ModelConfig, backend_of, loading_of
-from builder.config.serving_config import refusals, unproven, versions_loaded
-from builder.config.triton_config import CONFIG_FILE, label_texts, public_json, read_config, tensors_of
+from builder.config.serving_config import refusals, unproven
+from builder.config.triton_config import label_texts, public_json, tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.interface import Interface, difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
-from builder.repository.manifest import MANIFEST_FILE, Manifest
-from builder.repository.publish import leftovers, versions_of
-from builder.tensorrt.compatibility import (
-    PLANS,
-    PlanProblem,
-    damage,
-    header_problems,
-    image_for,
-    plan_problems,
-    stale_problems,
-)
+from builder.repository.check_ensemble import check_encoded
+from builder.repository.shared_files import promotable
+from model.compatibility import PLANS, PlanProblem, damage, header_problems, plan_problems, stale_problems
+from model.encoded import belongs_to
+from model.ensemble import check_ensemble
 from model.errors import InputError, TritonkitError
 from model.files import sha256_of
+from model.finding import Finding, error, warning
 from model.gpu import find_gpu
-from model.spec import METADATA_KEY, Frozen, ModelSpec
+from model.manifest import MANIFEST_FILE, Manifest
+from model.releases import image_for
+from model.spec import METADATA_KEY, ModelSpec
+from model.staging import leftovers
+from model.triton_backends import ARTIFACTS, ModelConfig, backend_of, loading_of
+from model.triton_config import CONFIG_FILE, read_config, versions_loaded, versions_of
 
 SHARED_FOLDERS = (WARMUP_FOLDER, "initial_state", "configs")
 """Folders of a model that Triton reads and that are no versions."""
-
-
-class Finding(Frozen):
-    """One thing wrong: an error makes a model fail or answer wrongly, a warning does not."""
-
-    severity: Literal["error", "warning"]
-    path: str
-    problem: str
-    fix: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +51,12 @@ def check_repository(repository: Path) -> list[Finding]:
     unread = []
     try:
         place = _Place(image_for(repository), place.compute_capability)
-    except InputError as error:
-        unread = [_error(repository, str(error), "until then no plan is compared with the image that serves it")]
-    findings = unread + [_warning(path, "left by an interrupted export", "delete it") for path in leftovers(repository)]
+    except InputError as reason:
+        unread = [error(repository, str(reason), "until then no plan is compared with the image that serves it")]
+    findings = unread + [warning(path, "left by an interrupted export", "delete it") for path in leftovers(repository)]
     models = sorted(path for path in repository.iterdir() if path.is_dir())
     if not models:
-        findings.append(_warning(repository, "holds no model", "publish one with `builder export`"))
+        findings.append(warning(repository, "holds no model", "publish one with `builder export`"))
     for model in models:
         findings.extend(_check_model(model, place))
     return findings
@@ -75,27 +64,27 @@ def check_repository(repository: Path) -> list[Finding]:
 
 def _check_model(model: Path, place: _Place) -> Iterator[Finding]:
     if model.name.startswith("."):
-        yield _error(model, "Triton takes a hidden folder for a model too", "move it out of the repository")
+        yield error(model, "Triton takes a hidden folder for a model too", "move it out of the repository")
         return
     try:
         config = read_config(model)
-    except TritonkitError as error:
-        yield _error(model, str(error), "export the model again")
+    except TritonkitError as reason:
+        yield error(model, str(reason), "export the model again")
         return
     if config.name not in ("", model.name):
-        yield _error(model, f"its configuration is named {config.name!r}", "name the folder so, or remove `name`")
+        yield error(model, f"its configuration is named {config.name!r}", "name the folder so, or remove `name`")
     for refusal in refusals(config):
-        yield _error(model / CONFIG_FILE, refusal, "correct it, or export the model again")
-    if config.HasField("ensemble_scheduling"):
-        yield from _check_ensemble(model, config)
+        yield error(model / CONFIG_FILE, refusal, "correct it, or export the model again")
+    if config.HasField("ensemble_scheduling") or belongs_to(config):
+        yield from _check_around(model, config)
         return
     yield from _check_folders(model)
     yield from _check_serving(model, config)
     said = None
     try:
         said = (tensors_of(config.input), tensors_of(config.output))
-    except TritonkitError as error:
-        yield _error(model / CONFIG_FILE, str(error), "correct it, or export the model again")
+    except TritonkitError as reason:
+        yield error(model / CONFIG_FILE, str(reason), "correct it, or export the model again")
     yield from _check_spec(model, config, said)
     versions = versions_of(model)
     loaded = versions_loaded(config, versions)
@@ -104,63 +93,65 @@ def _check_model(model: Path, place: _Place) -> Iterator[Finding]:
         yield from _check_plans(model / str(version), place)
 
 
+def _check_around(model: Path, config: ModelConfig) -> Iterator[Finding]:
+    """What has no artifact of its own: an ensemble, or the decoder of one."""
+    if config.HasField("ensemble_scheduling"):
+        yield from check_ensemble(model, config)
+    if belongs_to(config):
+        yield from check_encoded(model, config)
+        for version in versions_of(model):
+            yield from _check_manifest(model / str(version))
+
+
 def _check_folders(model: Path) -> Iterator[Finding]:
     versions = versions_of(model)
     if not versions:
-        yield _error(model, "has no version folder", "export the model again, or delete the folder")
+        yield error(model, "has no version folder", "export the model again, or delete the folder")
     for folder in sorted(path for path in model.iterdir() if path.is_dir()):
         if folder.name not in (*map(str, versions), *SHARED_FOLDERS):
-            yield _warning(folder, "Triton ignores it: a version is a number without leading zeros", "delete it")
+            yield warning(folder, "Triton ignores it: a version is a number without leading zeros", "delete it")
 
 
 def _check_serving(model: Path, config: ModelConfig) -> Iterator[Finding]:
     for doubt in unproven(config):
-        yield _warning(model / CONFIG_FILE, doubt, "compare its answers on the machine that serves it")
+        yield warning(model / CONFIG_FILE, doubt, "compare its answers on the machine that serves it")
     versions = versions_of(model)
     if versions and not versions_loaded(config, versions):
-        yield _error(
-            model / CONFIG_FILE, "its version policy loads none of the versions here", "export with --versions"
-        )
+        yield error(model / CONFIG_FILE, "its version policy loads none of the versions here", "export with --versions")
     for name, size in warmup_sizes(config).items():
         path = model / WARMUP_FOLDER / name
         found = path.stat().st_size if path.is_file() else -1
         if found < size:
             problem = f"has {found} bytes of the {size} warm-up reads" if found >= 0 else "missing: warm-up reads it"
-            yield _error(path, f"{problem}, so the model will not load", "export the model again")
-
-
-def _check_ensemble(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    for step in config.ensemble_scheduling.step:
-        if not (model.parent / step.model_name).is_dir():
-            yield _error(model, f"a step calls {step.model_name!r}, which is not here", "export that model")
+            yield error(path, f"{problem}, so the model will not load", "export the model again")
 
 
 def _check_spec(model: Path, config: ModelConfig, said: Interface | None) -> Iterator[Finding]:
     """model.json, the parameter clients read, and the files of labels must say the same."""
     path = model / METADATA_KEY
     if not path.is_file():
-        yield _warning(path, "missing: not published by `builder`", "export the model with `builder export`")
+        yield warning(path, "missing: not published by `builder`", "export the model with `builder export`")
         return
     try:
         spec = ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    except (TritonkitError, UnicodeDecodeError) as error:
-        yield _error(path, str(error), "export the model again")
+    except (TritonkitError, UnicodeDecodeError) as reason:
+        yield error(path, str(reason), "export the model again")
         return
     if config.parameters[METADATA_KEY].string_value != public_json(spec):
-        yield _error(path, "clients are told another spec in config.pbtxt", "export the model again")
+        yield error(path, "clients are told another spec in config.pbtxt", "export the model again")
     for name, text in label_texts(spec).items():
         if _content(model / name) != text.encode():
             count = text.count("\n")
-            yield _error(model / name, f"is not the {count} labels of the model", "export it again")
+            yield error(model / name, f"is not the {count} labels of the model", "export it again")
     if said is not None and (other := difference(said, interface_of(spec), "its spec says")):
-        yield _error(model, f"{CONFIG_FILE} {other}", "export the model again")
+        yield error(model, f"{CONFIG_FILE} {other}", "export the model again")
 
 
 def _check_version(folder: Path, config: ModelConfig, said: Interface | None, loaded: bool) -> Iterator[Finding]:
     loading = loading_of(config)
     wanted = loading.plans.values() or ([loading.file] if loading.backend in ARTIFACTS else [])
     if missing := [name for name in wanted if not (folder / name).is_file()]:
-        yield _error(folder, f"has no {', '.join(missing)}, which backend {loading.backend} loads", "export it again")
+        yield error(folder, f"has no {', '.join(missing)}, which backend {loading.backend} loads", "export it again")
         return
     yield from _check_manifest(folder)
     yield from _check_verdict(folder)
@@ -172,18 +163,18 @@ def _check_version(folder: Path, config: ModelConfig, said: Interface | None, lo
 def _check_artifact(artifact: Path, config: ModelConfig, said: Interface | None, loaded: bool) -> Iterator[Finding]:
     try:
         told = told_by(artifact)
-    except TritonkitError as error:
-        yield _error(artifact, str(error), "export the model again")
+    except TritonkitError as reason:
+        yield error(artifact, str(reason), "export the model again")
         return
     other = difference(told.interface, said, f"{CONFIG_FILE} says") if told.interface and said else None
     if other and loaded:
-        yield _error(artifact, f"the graph {other}", "export the model again")
-    elif other:
-        yield _warning(
-            artifact, f"the graph {other}: it can not be loaded again", "delete it, or export under another --name"
+        yield error(artifact, f"the graph {other}", "export the model again")
+    elif other and not promotable(artifact.parent, told):
+        yield warning(
+            artifact, f"the graph {other}, and has no such spec of its own: it cannot be promoted", "delete the version"
         )
     if _bf16_on_cpu(told, config):
-        yield _warning(
+        yield warning(
             artifact,
             "computes in bf16, which ONNX Runtime has no kernels for on a CPU: only a Triton with a GPU may load it",
             "export it with --accelerator tensorrt for a GPU, or with --onnx fp16",
@@ -200,19 +191,19 @@ def _check_manifest(folder: Path) -> Iterator[Finding]:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except FileNotFoundError:
-        yield _warning(folder, f"has no {MANIFEST_FILE}: its files cannot be verified", "export it with `builder`")
+        yield warning(folder, f"has no {MANIFEST_FILE}: its files cannot be verified", "export it with `builder`")
         return
-    except (OSError, ValidationError) as error:
-        yield _error(folder / MANIFEST_FILE, f"cannot be read ({error})", "export the model again")
+    except (OSError, ValidationError) as reason:
+        yield error(folder / MANIFEST_FILE, f"cannot be read ({reason})", "export the model again")
         return
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            yield _error(path, "is in the manifest but missing", "export the model again")
+            yield error(path, "is in the manifest but missing", "export the model again")
         elif path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
             damaged = damage(path) if path.suffix in PLANS else None
             said = damaged or "was changed since it was published (its hash differs)"
-            yield _error(path, said, "export the model again")
+            yield error(path, said, "export the model again")
     for one in stale_problems(manifest):
         yield _about_plan(folder, one)
 
@@ -242,14 +233,14 @@ def _check_verdict(folder: Path) -> Iterator[Finding]:
     try:
         verdict = Verdict.model_validate_json((folder / VERDICT_FILE).read_bytes())
     except FileNotFoundError:
-        yield _warning(folder, "has no verdict: nobody compared it with its checkpoint", "export it with `builder`")
-    except (OSError, ValidationError) as error:
-        yield _error(folder / VERDICT_FILE, f"cannot be read ({error})", "export the model again")
+        yield warning(folder, "has no verdict: nobody compared it with its checkpoint", "export it with `builder`")
+    except (OSError, ValidationError) as reason:
+        yield error(folder / VERDICT_FILE, f"cannot be read ({reason})", "export the model again")
     else:
         if verdict.forced:
-            yield _warning(folder, f"published with --force:\n{verdict.summary()}", "export it again without --force")
+            yield warning(folder, f"published with --force:\n{verdict.summary()}", "export it again without --force")
         elif not verdict.passed:
-            yield _error(folder, f"its verdict failed:\n{verdict.summary()}", "export the model again")
+            yield error(folder, f"its verdict failed:\n{verdict.summary()}", "export the model again")
 
 
 def _content(path: Path) -> bytes:
@@ -258,11 +249,3 @@ def _content(path: Path) -> bytes:
 
 def _about_plan(path: Path, told: PlanProblem) -> Finding:
     return Finding(severity=told.severity, path=str(path), problem=told.problem, fix=told.fix)
-
-
-def _error(path: Path, problem: str, fix: str) -> Finding:
-    return Finding(severity="error", path=str(path), problem=problem, fix=fix)
-
-
-def _warning(path: Path, problem: str, fix: str) -> Finding:
-    return Finding(severity="warning", path=str(path), problem=problem, fix=fix)

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a published version consists of and what made it."""
+"""Making the manifest of a version: every file hashed, and the tools noted."""
 
 from __future__ import annotations
 
@@ -7,43 +7,10 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from builder.tensorrt.settings import BuildRecord
-from model.errors import ArtifactError
 from model.files import sha256_of
-from model.plans import BUILD_FILE
-from model.spec import Frozen
+from model.manifest import MANIFEST_FILE, FileEntry, Manifest, record_in
 
-MANIFEST_FILE = "manifest.json"
-IMAGE_TAG = "26.06-py3"
-"""The oldest release of NVIDIA's Triton image a repository is meant for."""
-_TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "tritonclient")
-
-
-class FileEntry(Frozen):
-    """A file of the version folder."""
-
-    sha256: str
-    bytes: int
-
-
-class Manifest(Frozen):
-    """Hashes, tools and the target a version was made for. The GPU and TensorRT fields are those of a plan."""
-
-    files: dict[str, FileEntry]
-    created: datetime
-    tools: dict[str, str]
-    python: str
-    source: str
-    source_sha256: str
-    triton_image: str = IMAGE_TAG
-    tensorrt: str | None = None
-    gpu: str | None = None
-    compute_capability: str | None = None
-    """Where a plan is for several GPUs, with commas between."""
-    build: BuildRecord | None = None
-    """Of a version with a plan or an engine, from `build.json`."""
+_TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tritonclient")
 
 
 def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
@@ -67,17 +34,6 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
         build=build,
         **({"triton_image": build.image.rpartition(":")[2]} if build and build.image else {}),
     )
-
-
-def record_in(folder: Path) -> BuildRecord | None:
-    """The record of the build in a version folder, None without one. Raises ArtifactError for a broken one."""
-    path = folder / BUILD_FILE
-    if not path.is_file():
-        return None
-    try:
-        return BuildRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: not the record of a build; export the model again ({error})") from error
 
 
 def _tool_versions() -> dict[str, str]:

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from builder.config.triton_config import CONFIG_FILE, LAST_VERSION, read_config
 from model.errors import ArtifactError
+from model.staging import staging_folder
+from model.triton_config import CONFIG_FILE, last_version, read_config, versions_of
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -27,11 +28,64 @@ _ASIDE = ".aside"
 _SUFFIX_LENGTH = len("-01234567")
 
 
-class Publication:
-    """A model folder being prepared: `model` is the folder, `version_folder` the new version in it."""
+class Neighbours:
+    """Other models that change with a model: what no longer fits it goes before it changes, what fits comes after.
 
-    def __init__(self, model: Path, version: int) -> None:
+    So a builder that is killed in between leaves less to serve, but nothing that does not load.
+    """
+
+    def __init__(self, repository: Path, aside: Path) -> None:
+        """aside: the staging folder."""
+        self._repository, self._aside = repository, aside
+        self._going: list[str] = []
+        self._coming: dict[str, Path] = {}
+
+    def go(self, name: str) -> None:
+        """Have a model leave the repository, where it is there."""
+        self._going.append(name)
+
+    def come(self, name: str) -> Path:
+        """An empty folder to write a model into. They are put in place in the order of these calls."""
+        folder = self._coming[name] = _staged(self._aside, name)
+        folder.mkdir()
+        return folder
+
+    def goes(self, name: str) -> bool:
+        """Whether `go` was asked for it."""
+        return name in self._going
+
+    @contextmanager
+    def moved_around(self) -> Iterator[None]:
+        """Change the model in the block. Where that fails, all stays as it was."""
+        for folder in self._coming.values():
+            _flush(folder)
+        gone = []
+        try:
+            for live in (self._repository / name for name in self._going):
+                if live.is_dir():
+                    gone.append((live, live.rename(_staged(self._aside, live.name))))
+            yield
+        except BaseException:
+            for live, away in gone:
+                away.rename(live)
+            raise
+        for name, folder in self._coming.items():
+            _put_in_place(folder, self._repository / name)
+
+
+class Replacement:
+    """A model folder being prepared, `model`, and what changes with it."""
+
+    def __init__(self, model: Path, neighbours: Neighbours) -> None:
         self.model = model
+        self.neighbours = neighbours
+
+
+class Publication(Replacement):
+    """One with a new version: `version_folder` is the folder of it."""
+
+    def __init__(self, model: Path, version: int, neighbours: Neighbours) -> None:
+        super().__init__(model, neighbours)
         self.version = version
         self.version_folder = model / str(version)
 
@@ -46,15 +100,30 @@ def publication(repository: Path, name: str) -> Iterator[Publication]:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"{repository}: cannot be a model repository ({error.strerror})") from error
-    with staging(repository) as folder:
-        live, staged = repository / name, folder / f"{name}-{uuid4().hex[:8]}"
-        version = next_version(live)
-        _link_tree(live, staged)
-        prepared = Publication(staged, version)
+    with replacement(repository, name) as changed:
+        prepared = Publication(changed.model, next_version(repository / name), changed.neighbours)
         prepared.version_folder.mkdir(parents=True)
         yield prepared
+
+
+@contextmanager
+def replacement(repository: Path, name: str) -> Iterator[Replacement]:
+    """Prepare a model's folder anew, from what is there; it takes its place when the block ends without an error.
+
+    Raises ArtifactError when another builder is at work in the repository, or the file system forbids it.
+    """
+    with staging(repository) as folder:
+        live, staged = repository / name, _staged(folder, name)
+        _link_tree(live, staged)
+        prepared = Replacement(staged, Neighbours(repository, folder))
+        yield prepared
         _flush(staged)
-        _put_in_place(staged, live)
+        with prepared.neighbours.moved_around():
+            _put_in_place(staged, live)
+
+
+def _staged(aside: Path, name: str) -> Path:
+    return aside / f"{name}-{uuid4().hex[:8]}"
 
 
 @contextmanager
@@ -75,32 +144,11 @@ def staging(repository: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def staging_folder(repository: Path) -> Path:
-    """Where versions are prepared: beside the repository, on the same file system."""
-    resolved = repository.resolve()
-    return resolved.parent / f".{resolved.name}.staging"
-
-
-def leftovers(repository: Path) -> list[Path]:
-    """Folders that an interrupted builder left in the staging folder."""
-    staging = staging_folder(repository)
-    return sorted(path for path in staging.iterdir() if path.is_dir()) if staging.is_dir() else []
-
-
-def versions_of(model: Path) -> list[int]:
-    """The published versions of a model folder, ascending, as Triton counts them."""
-    if not model.is_dir():
-        return []
-    names = [path.name for path in model.iterdir() if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and not name.startswith("0"))
-
-
 def next_version(model: Path) -> int:
     """One more than any version there is or was."""
     last = 0
     if (model / CONFIG_FILE).is_file():
-        text = read_config(model).parameters[LAST_VERSION].string_value
-        last = int(text) if text.isdecimal() else 0
+        last = last_version(read_config(model))
     return max([last, *versions_of(model)]) + 1
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from builder.config.serving_config import described_policy, versions_loaded
-from builder.config.triton_config import CONFIG_FILE, read_config
 from builder.proving.verdict import VERDICT_FILE, Verdict
-from builder.repository.manifest import MANIFEST_FILE, Manifest
-from builder.repository.publish import staging, versions_of
+from builder.repository.publish import staging
+from model.encoded import without_encoded
 from model.errors import ArtifactError, InputError
+from model.manifest import MANIFEST_FILE, Manifest
 from model.spec import Frozen
+from model.triton_config import CONFIG_FILE, described_policy, read_config, versions_loaded, versions_of
 
 if TYPE_CHECKING:
     from model.runners.triton import TritonServer
@@ -62,7 +62,7 @@ def find_model(model: str, repository: Path) -> Path:
     for folder in (Path(model), repository / model):
         if (folder / CONFIG_FILE).is_file():
             return folder.resolve()
-    there = sorted(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
+    there = without_encoded(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
     raise InputError(f"{model}: no model of that name in {repository}; it has {', '.join(there) or 'none'}")
 
 

@@ -15,8 +15,8 @@ from typing import IO
 from pydantic import ValidationError
 
 from builder.targets import Report
-from builder.tensorrt.settings import BuildRecord, BuildSettings
 from builder.tensorrt.worker import Outcome, Reply, Request
+from model.build_record import BuildRecord, BuildSettings
 from model.errors import ArtifactError
 from model.files import sha256_of, written_beside
 from model.plans import TITLES

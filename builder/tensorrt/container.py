@@ -5,7 +5,6 @@ NVIDIA's Triton images hold no Python module of TensorRT, but its command `trtex
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shlex
@@ -14,19 +13,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from builder.targets import Report
 from builder.tensorrt.precision import precision_of_engine
-from builder.tensorrt.settings import BuildRecord, BuildSettings, timing_cache_path
+from builder.tensorrt.timing_cache import timing_cache_path
+from model.build_record import BuildRecord, BuildSettings
+from model.docker_engine import Docker, all_gpus, docker_engine
 from model.errors import ArtifactError
 from model.files import sha256_of, written_beside
 from model.plans import plan_header
 from model.spec import TensorSpec
 
-Docker = tuple[ModuleType, Any]
-"""The SDK and a client of it."""
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 _WORK, _CACHE = "/work", "/cache"
 _GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
@@ -143,27 +140,11 @@ def build_in_container(
 
 def docker_here() -> Docker:
     """The Docker SDK and a client whose daemon answers. Raises ArtifactError with what to do."""
-    try:
-        docker = importlib.import_module("docker")
-    except ModuleNotFoundError as error:
-        raise ArtifactError(
-            "--in-container needs Docker's SDK; install it with: pip install 'tritonkit[container]'"
-        ) from error
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise ArtifactError(
-            f"no Docker daemon answers at {where} ({error}). Start it, be a member of the group `docker`, or set "
-            "DOCKER_HOST; --dry-run prints the command line to run elsewhere"
-        ) from error
-    return docker, client
-
-
-def gpus(docker: ModuleType) -> list[Any]:
-    """The request for all GPUs: `--gpus all`."""
-    return [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    return docker_engine(
+        ArtifactError,
+        needed_for="--in-container",
+        otherwise="--dry-run prints the command line to run elsewhere",
+    )
 
 
 def _ended(docker: Docker, run: Run, limit_s: float) -> str:
@@ -175,7 +156,7 @@ def _ended(docker: Docker, run: Run, limit_s: float) -> str:
             run.image,
             arguments,
             entrypoint=program,
-            device_requests=gpus(module),
+            device_requests=all_gpus(module),
             network_mode="none",
             user=run.user,
             volumes={str(here): {"bind": there, "mode": "rw"} for here, there in run.folders},

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from builder.tensorrt.refusals import Refusal, sentence
-from builder.tensorrt.settings import BuildSettings
+from model.build_record import BuildSettings
 from model.errors import ArtifactError
 from model.files import written_beside
 from model.plans import TITLES, logger_for

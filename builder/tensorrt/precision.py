@@ -17,7 +17,7 @@ from typing import Any
 
 from builder.proving.verdict import Problem
 from builder.targets import Precision
-from builder.tensorrt.settings import BuildRecord
+from model.build_record import BuildRecord
 from model.errors import ArtifactError
 from model.files import sha256_of
 from model.plans import logger_for

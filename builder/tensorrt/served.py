@@ -10,15 +10,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from builder.config.triton_config import CONFIG_FILE, config_for, config_to_text
+from builder.config.triton_config import config_for, config_to_text
 from builder.onnx_export import onnx_interface
-from builder.tensorrt.compatibility import SERVE_COMPATIBLE
-from builder.tensorrt.container import Docker, docker_here, gpus
+from builder.tensorrt.container import docker_here
+from model.compatibility import SERVE_COMPATIBLE
+from model.docker_engine import Docker, all_gpus
 from model.errors import ArtifactError, TritonkitError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import ModelSpec
+from model.triton_config import CONFIG_FILE
 
 READY_S = 180.0
 _GRPC = "8001/tcp"
@@ -75,7 +77,7 @@ def served_in_container(
             container = client.containers.run(
                 image,
                 [*_TRITON, *([SERVE_COMPATIBLE] if version_compatible else [])],
-                device_requests=gpus(module),
+                device_requests=all_gpus(module),
                 ports={_GRPC: ("127.0.0.1", None)},
                 volumes={str(repository): {"bind": "/models", "mode": "ro"}},
                 user="1000:1000",
@@ -91,7 +93,7 @@ def served_in_container(
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
     """A repository with this one plan, which anyone may read: Triton runs as another user."""
-    from builder.config.backends import Loading
+    from model.triton_backends import Loading
 
     model = repository / spec.name
     (model / "1").mkdir(parents=True)

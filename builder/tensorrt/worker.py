@@ -20,7 +20,8 @@ from pydantic import Field
 
 from builder.tensorrt.network import Built
 from builder.tensorrt.precision import engine_information, precision_of_engine
-from builder.tensorrt.settings import BuildSettings, timing_cache_path
+from builder.tensorrt.timing_cache import timing_cache_path
+from model.build_record import BuildSettings
 from model.errors import TritonkitError
 from model.gpu import find_gpu
 from model.plans import find_tensorrt

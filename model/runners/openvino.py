@@ -8,6 +8,7 @@ docs.openvino.ai, "Precision Control"; 2026.4 was tried.
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 
 import openvino
@@ -20,6 +21,16 @@ from model.spec import METADATA_KEY, ModelSpec
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 """Where in a file's `rt_info` its precision stands, as OpenVINO names its types: f32 or bf16."""
+
+
+@cache
+def core() -> openvino.Core:
+    """The one entry to OpenVINO in this process, which is never let go of.
+
+    Its CPU plugin gives the thread that loads it another stack for signals. When the last of it goes in another thread,
+    the memory is freed but the first thread keeps pointing there, and dies of the next signal.
+    """
+    return openvino.Core()
 
 
 class OpenVinoRunner(Runner):
@@ -42,7 +53,7 @@ class OpenVinoRunner(Runner):
             settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": wanted}
             if threads:
                 settings["INFERENCE_NUM_THREADS"] = threads
-            self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+            self._compiled = core().compile_model(model, "CPU", settings)
             self.precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             raise ArtifactError(f"{path}: OpenVINO cannot load it: {_reason(error)}") from error

@@ -6,18 +6,18 @@ address and a model name are all a client needs.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import tritonclient.grpc
-import tritonclient.http
-from tritonclient.utils import InferenceServerException
-
-from model.errors import ArtifactError, InferenceError, InputError
+from model.connection import Connection, Protocol
+from model.encoded import without_encoded
+from model.errors import ArtifactError, InferenceError, TokenError, TritonkitError, UnknownModelError
+from model.patience import PASSING, Patience
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
+from model.runners.shared_memory import SharedInputs
+from model.runners.triton_errors import MemoryForgottenError
+from model.runners.triton_transport import Transport, TritonRegistry
 from model.spec import METADATA_KEY, Frozen, ModelSpec
 
 
@@ -41,58 +41,68 @@ class Counters(Frozen):
     queue_ns: int = 0
 
 
-class TritonServer:
-    """A connection to `HOST:PORT` or `grpc://HOST:PORT` (gRPC), or `http://HOST:PORT`. Made on first use."""
+class Answered(NamedTuple):
+    """The outputs of a request, and the version of the model that gave them."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
-        scheme, separator, address = url.rpartition("://")
-        port = address.rpartition(":")[2]
-        if (separator and scheme not in ("grpc", "http")) or ":" not in address or not port.isdecimal():
-            raise InputError(f"{url}: expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT")
-        self.url = url
-        self.protocol: Literal["grpc", "http"] = "http" if scheme == "http" else "grpc"
-        self._address = address
-        self._timeout_s = timeout_s
-        self._module = tritonclient.http if self.protocol == "http" else tritonclient.grpc
-        # tritonclient's HTTP client belongs to the thread that made it; a gRPC channel would not mind.
-        self._local = threading.local()
+    outputs: Outputs
+    version: str
+
+
+class TritonServer:
+    """A connection to a server, made with the first request. Safe to use from several threads.
+
+    The tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN` are shown where they are set.
+    Every method raises InferenceError in its kinds, and TokenError, UnknownModelError or BatchError.
+    """
+
+    def __init__(self, where: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
+        """where: an address, asked once, or the terms of a connection.
+
+        on_failure: told of each failed request before it is repeated, in the thread that asks.
+        Raises InputError for an address or files that cannot be used, TokenError.
+        """
+        self.connection = Connection(url=where) if isinstance(where, str) else where
+        self.url = self.connection.url
+        self.protocol: Protocol = self.connection.address.protocol
+        self._transport = Transport(self.connection)
+        told = on_failure or (lambda error: None)
+        self._patience = Patience(self.connection.patience_s, told)
+        self._waiting = Patience(self.connection.wait_s, told, self._patience.over)
+        wants_memory = self.connection.shared_memory and self.connection.address.is_loopback
+        self._memory = SharedInputs(TritonRegistry(self._transport)) if wants_memory else None
 
     def models(self) -> list[ModelState]:
-        """All models of the server's repository, loaded or not. Raises InferenceError."""
-        with self._translated("list the models"):
-            index = self._client.get_model_repository_index(**self._as_json)
+        """The models of the server's repository; without the token for it, those that are loaded."""
+        try:
+            index = self._waited("list the models", "get_model_repository_index", admin=True)
+        except TokenError:
+            rows = self._waited("list the models", "get_inference_statistics").get("model_stats", [])
+            return [ModelState(name=row["name"], version=str(row["version"]), state="READY") for row in rows]
         rows = index.get("models", []) if isinstance(index, dict) else index
         return [ModelState(**{key: str(value) for key, value in row.items()}) for row in rows]
 
     def config(self, model: str, version: str = "") -> dict[str, Any]:
-        """A model's configuration. Raises InferenceError, or InputError that names the models there are."""
+        """A model's configuration. Raises UnknownModelError that names the models there are."""
         try:
-            with self._translated(f"read the configuration of {model!r}"):
-                config = self._client.get_model_config(model, version, **self._as_json)
-        except InferenceError as error:
-            if "unknown model" not in str(error):
-                raise
+            config = self._waited(f"read the configuration of {model!r}", "get_model_config", model, version)
+        except UnknownModelError as error:
             asked = f"{model!r} version {version}" if version else repr(model)
-            ready = sorted({row.name for row in self.models() if row.state == "READY"})
-            raise InputError(f"{self.url} has no model {asked}; it serves: {', '.join(ready) or 'nothing'}") from error
+            raise UnknownModelError(f"{self.url} has no model {asked}; {self._served()}") from error
         unwrapped: dict[str, Any] = config.get("config", config)
         return unwrapped
 
     def version(self, model: str) -> str:
         """The version Triton answers with when none is asked for: the highest that is loaded."""
-        with self._translated(f"read the metadata of {model!r}"):
-            versions = self._client.get_model_metadata(model, **self._as_json).get("versions", [])
-        return str(max(map(int, versions))) if versions else ""
+        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
+        return str(max(map(int, metadata.get("versions", [])), default=""))
 
     def release(self) -> str:
-        """The server's own version, such as 2.51.0. Raises InferenceError."""
-        with self._translated("tell its version"):
-            return str(self._client.get_server_metadata(**self._as_json)["version"])
+        """The server's own version, such as 2.51.0."""
+        return str(self._waited("tell its version", "get_server_metadata")["version"])
 
     def counters(self, model: str, version: str = "") -> Counters:
-        """What the server has counted for a model, one version or all together. Raises InferenceError."""
-        with self._translated(f"read the statistics of {model!r}"):
-            document = self._client.get_inference_statistics(model, version, **self._as_json)
+        """What the server has counted for a model, one version or all together."""
+        document = self._waited(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
         total = {"images": 0, "executions": 0, "requests": 0, "queue_ns": 0}
         for row in document.get("model_stats", []):
             queue = row.get("inference_stats", {}).get("queue", {})
@@ -102,44 +112,56 @@ class TritonServer:
             total["queue_ns"] += int(queue.get("ns", 0))
         return Counters(**total)
 
-    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Outputs:
-        """Send one batch. Raises InferenceError."""
-        tensor = self._module.InferInput(spec.input.name, list(batch.shape), spec.input.dtype)
-        tensor.set_data_from_numpy(batch)
-        wanted = [self._module.InferRequestedOutput(output.name) for output in spec.outputs]
-        limit = {"client_timeout": self._timeout_s} if self.protocol == "grpc" else {}
-        with self._translated(f"ask {model!r}"):
-            result = self._client.infer(model, [tensor], model_version=version, outputs=wanted, **limit)
-        return {output.name: result.as_numpy(output.name) for output in spec.outputs}
+    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+        """Answer one batch, uint8 [N, H, W, 3]; asked again for `patience_s` while the server is away or too busy."""
+        return self._patience.ask(lambda: self._infer(model, version, spec, batch), option="--patience")
 
-    @property
-    def _as_json(self) -> dict[str, bool]:
-        return {"as_json": True} if self.protocol == "grpc" else {}
+    def close(self) -> None:
+        """End the connection. Requests that are being repeated end with their last error."""
+        self._patience.over.set()
+        if self._memory is not None:
+            self._memory.close()
+        self._transport.close()
 
-    @property
-    def _client(self) -> Any:
-        if not hasattr(self._local, "client"):
-            limits = {"network_timeout": self._timeout_s, "connection_timeout": 10.0} if self.protocol == "http" else {}
-            self._local.client = self._module.InferenceServerClient(self._address, **limits)
-        return self._local.client
+    def _infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+        if self._memory is not None:
+            try:
+                with self._memory.lent(batch.nbytes) as region:
+                    if region is not None:
+                        region.write(batch)
+                        return self._asked(model, version, spec, batch, region.name)
+            except MemoryForgottenError:
+                pass  # the server was started anew, and did not look at the request
+        return self._asked(model, version, spec, batch)
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except InferenceServerException as error:
-            message = error.message() or ""
-            if "UNAVAILABLE" in str(error.status()) or "failed to connect" in message.lower():
-                raise self._unreachable(message) from error
-            raise InferenceError(f"{self.url} could not {doing}: {message}") from error
-        except Exception as error:  # the HTTP client lets through whatever a port that is not Triton's leads to
-            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+    def _asked(self, model: str, version: str, spec: ModelSpec, batch: ImageArray, region: str = "") -> Answered:
+        module = self._transport.module
+        tensor = module.InferInput(spec.input.name, list(batch.shape), spec.input.dtype)
+        if region:
+            tensor.set_shared_memory(region, batch.nbytes)
+        else:
+            tensor.set_data_from_numpy(batch)
+        wanted = [module.InferRequestedOutput(output.name) for output in spec.outputs]
+        doing = f"ask {model!r}"
+        result = self._transport.call(doing, "infer", model, [tensor], model_version=version, outputs=wanted)
+        outputs = {output.name: result.as_numpy(output.name) for output in spec.outputs}
+        for name, array in outputs.items():
+            if array is None or len(array) != len(batch):
+                got = "nothing" if array is None else f"{list(array.shape)}"
+                raise InferenceError(f"{self.url} could not {doing}: expected {name} of {len(batch)} images, got {got}")
+        response = result.get_response()
+        answering = response["model_version"] if self.protocol == "http" else response.model_version
+        return Answered(outputs, str(answering))
 
-    def _unreachable(self, why: str) -> InferenceError:
-        port = "HTTP (8000)" if self.protocol == "http" else "gRPC (8001)"
-        return InferenceError(
-            f"no Triton answers at {self.url} ({why.splitlines()[0] if why else 'no reason given'}). "
-            f"Start one with `server up`, or give the address of its {port} port with --url."
+    def _served(self) -> str:
+        ready = without_encoded(row.name for row in self.models() if row.state == "READY")
+        return f"it serves: {', '.join(ready) or 'nothing'}"
+
+    def _waited(self, doing: str, method: str, *arguments: Any, admin: bool = False) -> Any:
+        return self._waiting.ask(
+            lambda: self._transport.document(doing, method, *arguments, admin=admin),
+            (*PASSING, UnknownModelError),
+            "--wait",
         )
 
 
@@ -162,5 +184,22 @@ class TritonRunner(Runner):
             )
         self.spec = ModelSpec.from_json(parameter["string_value"], origin=self.origin)
 
+    def pinned(self) -> TritonRunner:
+        """The same model, of the version that the server answers with now, however many are loaded later.
+
+        Raises as the constructor does.
+        """
+        return self if self.version else TritonRunner(self.server, self.model, self.server.version(self.model))
+
     def _infer(self, batch: ImageArray) -> Outputs:
-        return self.server.infer(self.model, self.version, self.spec, batch)
+        try:
+            return self.server.infer(self.model, self.version, self.spec, batch).outputs
+        except UnknownModelError as error:  # it was there when its spec was read
+            which = f"version {self.version} of it" if self.version else "it"
+            raise InferenceError(
+                f"{self.origin}: the server no longer serves {which} ({error}). Load it again to go on, or start over"
+            ) from error
+
+    def close(self) -> None:
+        """End the connection: what is being repeated ends with its last error."""
+        self.server.close()

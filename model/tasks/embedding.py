@@ -70,7 +70,8 @@ class Embedding(Task):
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         values = output[self.output].astype(np.float32)
-        return Answer({"embedding": [round(float(value), 6) for value in values]}, embedding=values)
+        # Nine digits are enough to read the very same float32 again.
+        return Answer({"embedding": [float(f"{value:.9g}") for value in values.tolist()]}, embedding=values)
 
     def cells(self, told: Mapping[str, Any]) -> list[str]:
         first = ", ".join(f"{value:.3f}" for value in told["embedding"][:4])

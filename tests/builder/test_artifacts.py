@@ -18,11 +18,11 @@ from builder.repository.check import Finding, check_repository
 from builder.show import show
 from builder.sources.base import NetworkSource
 from builder.targets import FormatName
-from builder.tensorrt import compatibility
-from builder.tensorrt.settings import BuildRecord, BuildSettings
+from model.build_record import BuildRecord, BuildSettings
 from model.errors import ArtifactError
 from model.network import Network
 from model.plans import BUILD_FILE
+from model.releases import IMAGE_VARIABLE
 from model.spec import ModelSpec
 
 BACKENDS = {".onnx": "onnxruntime", ".xml": "openvino", ".pt": "pytorch", ".plan": "tensorrt"}
@@ -122,7 +122,7 @@ def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> Non
 def test_check_compares_every_kind_of_artifact_with_the_configuration(
     published: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setenv(compatibility.IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
+    monkeypatch.setenv(IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
     repository = published(suffix)
     # A stray plan has no record in the manifest, which is told; of its interface nothing is.
     assert [one.problem for one in found_in(repository, suffix) if "the graph" in one.problem] == []
@@ -162,7 +162,7 @@ def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) ->
 def test_check_tells_once_that_the_env_file_cannot_be_read(
     tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(compatibility.IMAGE_VARIABLE, raising=False)
+    monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     (tiny_repository.parent / ".env").write_bytes(b"OWNER=M\xfcller\n")
     (found,) = check_repository(tiny_repository)
     assert found.severity == "error"

@@ -11,8 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from builder.repository.check import Finding, check_repository
-from builder.repository.publish import staging_folder
+from builder.repository.publish import staging
 from model.errors import InputError
+from model.staging import staging_folder
 
 
 def replace_in(path: Path, old: str, new: str) -> None:
@@ -85,6 +86,12 @@ def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> No
     assert {"left by an interrupted export", "Triton ignores it: a version is a number without leading zeros"} == {
         finding.problem for finding in findings
     }
+
+
+def test_check_tells_of_no_leftovers_while_a_builder_is_at_work(tiny_repository: Path) -> None:
+    with staging(tiny_repository) as folder:
+        (folder / "pets-1234").mkdir()
+        assert check_repository(tiny_repository) == []
 
 
 def test_check_reports_all_models_at_once(tiny_repository: Path) -> None:

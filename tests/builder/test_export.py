@@ -19,13 +19,14 @@ from onnx import numpy_helper
 from typer.testing import Result
 
 from builder.repository.check import check_repository
-from builder.repository.publish import leftovers, staging_folder, versions_of
 from builder.sources.images import PHOTOS, builtin_golden
 from model.checkpoint import read_spec
 from model.golden import Golden
 from model.network import Network
 from model.runners.pytorch import TorchRunner
 from model.spec import ModelSpec
+from model.staging import leftovers, staging_folder
+from model.triton_config import versions_of
 from server.process import Options, start, stop, wait_until_ready
 
 Command = Callable[..., Result]
@@ -62,7 +63,7 @@ def test_export_publishes_a_version_that_explains_itself(
     assert verdict["comparisons"][-1]["asked"] == "training"
     assert verdict["quality"] == {"checkpoint": {"accuracy": 1.0}, "artifact": {"accuracy": 1.0}}
     manifest = json.loads((repository / "pets/1/manifest.json").read_text())
-    assert set(manifest["files"]) == {"model.onnx", "verdict.json", "verdict.html", "golden.npz"}
+    assert set(manifest["files"]) == {"model.onnx", "model.json", "verdict.json", "verdict.html", "golden.npz"}
     assert check_repository(repository) == []
     assert str(checkpoint.parent) not in (repository / "pets/1/model.onnx").read_bytes().decode("latin-1")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from builder.proving.limits import limits_from
-from builder.proving.verdict import LIMITS, Limits
+from builder.proving.verdict import LIMITS
+from model.comparison import Limits
 from model.errors import InputError
 
 

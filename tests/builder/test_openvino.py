@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from builder.export import Order, export
@@ -19,11 +18,11 @@ from builder.targets import Precision, Target
 from model.errors import ArtifactError
 from model.network import Network, load_network, save_network
 from model.runners import open_artifact
-from model.runners.openvino import OpenVinoRunner
+from model.runners.openvino import OpenVinoRunner, core
 from model.runners.pytorch import TorchRunner
 from model.spec import ModelSpec, Question
 
-BF16_HERE = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16_HERE = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not BF16_HERE, reason="this CPU has no bf16")
 HEADS = Question(
     task="heads",
@@ -77,7 +76,7 @@ def test_file_brings_its_precision_where_the_library_would_take_another(job: Job
             errors[precision] = np.abs(runner.infer(images)["probabilities"] - expected).max()
     assert errors["fp32"] < 1e-6
     assert 1e-6 < errors["bf16"] < 0.05
-    default = openvino.Core().compile_model(artifact, "CPU").get_property("INFERENCE_PRECISION_HINT")
+    default = core().compile_model(artifact, "CPU").get_property("INFERENCE_PRECISION_HINT")
     assert default.to_string() == "bf16", "the library's own default, which the file must not be left to"
 
 

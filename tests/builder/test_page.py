@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.proving.judge import ask, judge
+from builder.proving.judge import judge
 from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
 from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
 from builder.proving.verdict import LIMITS, Problem, Try, Verdict
 from builder.sources.images import builtin_golden
+from model.comparison import ask
 from model.network import Network
 from model.runners.base import Outputs
 from model.runners.pytorch import TorchRunner

@@ -13,27 +13,19 @@ from typing import Any
 import docker
 import pytest
 
-from builder.config.triton_config import read_config
 from builder.repository.check import check_repository
-from builder.repository.manifest import IMAGE_TAG, MANIFEST_FILE, Manifest, manifest_of
-from builder.tensorrt import compatibility
+from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
-from builder.tensorrt.compatibility import (
-    SERVE_COMPATIBLE,
-    damage,
-    header_problems,
-    image_for,
-    plan_problems,
-    release_of,
-    releases,
-    stale_problems,
-)
 from builder.tensorrt.container import TRTEXEC, build_in_container, docker_here, run_for
 from builder.tensorrt.served import served_in_container, write_repository
-from builder.tensorrt.settings import BuildRecord, BuildSettings
+from model.build_record import BuildRecord, BuildSettings
+from model.compatibility import SERVE_COMPATIBLE, damage, header_problems, plan_problems, stale_problems
 from model.errors import ArtifactError, InputError
+from model.manifest import MANIFEST_FILE, Manifest
 from model.plans import BUILD_FILE, plan_header
+from model.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 from model.spec import ModelSpec
+from model.triton_config import read_config
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
@@ -195,7 +187,7 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
 def test_check_compares_a_plan_without_a_record_with_the_image(
     tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, said: str
 ) -> None:
-    monkeypatch.setenv(compatibility.IMAGE_VARIABLE, IMAGE)
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
     magic, major, minor = header
     plan = tiny_repository / "pets/1/model.plan"
     plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
@@ -226,13 +218,13 @@ def test_releases_are_in_order_and_name_their_sources() -> None:
 
 
 def test_image_is_read_from_env_file_when_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(compatibility.IMAGE_VARIABLE, raising=False)
+    monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     repository = tmp_path / "models" / "repository"
-    assert image_for(repository) == compatibility.DEFAULT_IMAGE
-    assert compatibility.DEFAULT_IMAGE in (ROOT / "docker-compose.yml").read_text()
+    assert image_for(repository) == DEFAULT_IMAGE
+    assert DEFAULT_IMAGE in (ROOT / "docker-compose.yml").read_text()
     (tmp_path / ".env").write_text("# ours\nHTTP_PORT=1\n")
-    assert image_for(repository) == compatibility.DEFAULT_IMAGE
+    assert image_for(repository) == DEFAULT_IMAGE
     (tmp_path / ".env").write_text(f"TRITON_IMAGE='{IMAGE}'\n")
     assert image_for(repository) == IMAGE
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")

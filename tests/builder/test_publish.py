@@ -14,21 +14,17 @@ from pathlib import Path
 import pytest
 
 from builder.repository.check import check_repository
-from builder.repository.publish import (
-    exchange_in_two,
-    leftovers,
-    next_version,
-    publication,
-    staging_folder,
-    versions_of,
-)
+from builder.repository.publish import Neighbours, exchange_in_two, next_version, publication
 from model.errors import ArtifactError
+from model.staging import leftovers, staging_folder
+from model.triton_config import versions_of
 
 PUBLISH_FOREVER = """
 import shutil, sys
 from pathlib import Path
 from builder.repository.publish import publication
-from builder.config.triton_config import LAST_VERSION, config_to_text, read_config
+from builder.config.triton_config import config_to_text
+from model.triton_config import LAST_VERSION, read_config
 from model.files import written_beside
 version, repository = Path(sys.argv[1]), Path(sys.argv[2])
 print("started", flush=True)
@@ -100,6 +96,18 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         exchange_in_two(tmp_path / "missing", tmp_path / "second")
     assert (tmp_path / "second" / "first").exists()
+
+
+def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Path) -> None:
+    names = ("first", "n" * 250)  # no room for what is added to its name
+    neighbours = Neighbours(tmp_path / "r", tmp_path / "aside")
+    (tmp_path / "aside").mkdir()
+    for name in names:
+        (tmp_path / "r" / name).mkdir(parents=True)
+        neighbours.go(name)
+    with pytest.raises(OSError, match="too long"), neighbours.moved_around():
+        pass
+    assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
 
 
 def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.config.backends import Loading
 from builder.config.serving import Accelerator, Batching, CudaGraphs, Serving, VersionPolicy, serving_from
-from builder.config.serving_config import unproven, versions_loaded
-from builder.config.triton_config import ModelConfig, config_for, config_from_text, config_to_text, read_config
+from builder.config.serving_config import unproven
+from builder.config.triton_config import config_for, config_to_text
 from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, warms_up, warmup_files, write_warmup
 from builder.repository.check import check_repository
 from builder.repository.publish import publication
@@ -21,6 +20,8 @@ from model.files import written_beside
 from model.golden import GOLDEN_FILE, Golden
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import METADATA_KEY, ModelSpec
+from model.triton_backends import Loading, ModelConfig
+from model.triton_config import config_from_text, read_config, versions_loaded
 from server.process import Options, start, stop, wait_until_ready
 
 PLAN = Loading("tensorrt")
@@ -274,7 +275,7 @@ def test_triton_loads_and_answers_when_everything_is_asked(
         republish(tiny_repository, serving_from(**words, warmup=True, versions="1,3", response_cache=True))  # type: ignore[arg-type]
     assert check_repository(tiny_repository) == []
     with running(tiny_repository, free_ports()) as server:
-        assert {row.version for row in server.models() if row.state == "READY"} == {"1", "3"}
+        assert {row.version for row in server.models() if (row.name, row.state) == ("pets", "READY")} == {"1", "3"}
         warmed = server.counters("pets", "3")
         assert (warmed.images, warmed.executions) == (18, 4), "each instance runs batch 1 and batch 8"
         config = server.config("pets")

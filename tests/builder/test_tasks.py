@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.config.triton_config import read_config
 from builder.export import Evidence, Order, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
 from builder.proving.judge import judge
-from builder.proving.verdict import Verdict, compare
+from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
 from builder.repository.check import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.terms import Terms, in_terms
+from model.comparison import compare
 from model.errors import InputError
 from model.golden import Golden, packed
 from model.network import Network, save_network
@@ -37,6 +37,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import METADATA_KEY, Lineage, ModelSpec, Question
 from model.tasks import task_of
+from model.triton_config import read_config
 
 MAX_BATCH = 4
 Command = Callable[..., Result]

@@ -6,19 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.config.backends import Loading
 from builder.config.serving import serving_from
-from builder.config.triton_config import (
-    ModelConfig,
-    config_for,
-    config_from_text,
-    config_to_text,
-    given_config,
-    public_json,
-    tensors_of,
-)
+from builder.config.triton_config import config_for, config_to_text, public_json, tensors_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
+from model.triton_backends import Loading, ModelConfig
+from model.triton_config import config_from_text, given_config
 
 
 def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:

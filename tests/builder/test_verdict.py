@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from builder.proving.judge import judge
-from builder.proving.verdict import Verdict, compare
+from builder.proving.verdict import Verdict
 from builder.sources.images import builtin_golden
+from model.comparison import compare
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray

@@ -1,18 +1,46 @@
-"""The Triton runner without a Triton: addresses, and what is said when nobody answers."""
+"""The Triton runner: addresses, what is said when nobody answers, and what failures mean."""
 
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from model.errors import InferenceError, InputError
+from model.connection import TOKEN_VARIABLE, Connection
+from model.errors import (
+    BatchError,
+    BusyError,
+    DeadlineError,
+    InferenceError,
+    InputError,
+    NotReadyError,
+    TokenError,
+    TritonkitError,
+    UnknownModelError,
+    UnreachableError,
+)
+from model.patience import Patience
 from model.runners.triton import TritonRunner, TritonServer
+from model.runners.triton_errors import error_of_answer
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost", "localhost:", "localhost:grpc", "ftp://localhost:21", "grpc://", "http://localhost:8000/v2"],
+    [
+        "",
+        "localhost",
+        "localhost:",
+        "localhost:grpc",
+        "localhost:99999",
+        ":8001",
+        "://localhost:1",
+        "ftp://localhost:21",
+        "grpc://",
+        "http://localhost:8000/v2",
+    ],
 )
 def test_server_says_what_it_takes_when_the_address_is_malformed(url: str) -> None:
     with pytest.raises(InputError, match="expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT"):
@@ -27,10 +55,138 @@ def test_server_picks_the_protocol_when_the_address_says_it(url: str, protocol: 
     assert TritonServer(url).protocol == protocol
 
 
+@pytest.mark.parametrize(
+    ("url", "tls", "loopback"),
+    [
+        ("127.0.0.1:8001", False, True),
+        ("grpcs://localhost:8001", True, True),
+        ("http://[::1]:8000", False, True),
+        ("https://triton.example:443", True, False),
+        ("127.0.0.1.example:8001", False, False),
+        ("10.0.0.1:8001", False, False),
+    ],
+)
+def test_address_tells_of_tls_and_of_this_machine(url: str, tls: bool, loopback: bool) -> None:
+    address = Connection(url=url).address
+    assert (address.tls, address.is_loopback) == (tls, loopback)
+
+
+def test_certificates_are_refused_when_the_address_is_one_without_tls(pytestconfig: pytest.Config) -> None:
+    with pytest.raises(InputError, match="is an address without TLS; certificates go with grpcs"):
+        TritonServer(Connection(url="grpc://localhost:8001", tls_ca=pytestconfig.rootpath / "pyproject.toml"))
+
+
 @pytest.mark.parametrize("scheme", ["", "grpc://", "http://"])
 def test_runner_tells_how_to_start_a_server_when_nothing_listens(scheme: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
         url = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(InferenceError, match=rf"no Triton answers at {url} .*`server up`.*--url"):
-            TritonRunner(TritonServer(url, timeout_s=5), "pets")
+        with pytest.raises(UnreachableError, match=rf"no Triton answers at {url} .*`server up`.*--url"):
+            TritonRunner(TritonServer(Connection(url=url, deadline_s=5)), "pets")
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_deadline_is_told_when_a_server_listens_and_says_nothing(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DeadlineError, match=r"did not read the configuration of 'pets' within 0\.3 s.*--deadline"):
+            TritonRunner(TritonServer(Connection(url=url, deadline_s=0.3)), "pets")
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nbreak", "ключ"])
+def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    with pytest.raises(TokenError, match=r"\$TRITONKIT_TOKEN: a token holds letters"):
+        TritonServer("localhost:8001")
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'x' is not found", UnknownModelError),
+        ("404", "Request for unknown model: 'x' version 7 is not found", UnknownModelError),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'x' has no available versions", NotReadyError),
+        ("503", "Request for unknown model: 'x' version 1 is not at ready state", NotReadyError),
+        ("StatusCode.UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting", NotReadyError),
+        ("StatusCode.UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", BusyError),
+        ("StatusCode.RESOURCE_EXHAUSTED", "no more memory", BusyError),
+        ("429", "slow down", BusyError),
+        ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'tritonkit-token'", TokenError),
+        ("403", "This API is restricted, expecting header 'tritonkit-token'", TokenError),
+        ("401", "", TokenError),
+        ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineError),
+        ("StatusCode.UNAVAILABLE", "Socket closed", UnreachableError),
+        ("502", "an exception occurred in the client while decoding the response", UnreachableError),
+        ("StatusCode.INVALID_ARGUMENT", "[request id: 1] unexpected shape for input 'image'. NOTE: …", BatchError),
+        ("400", "inference input 'image' data-type is 'FP32', but model 'x' expects 'UINT8'", BatchError),
+        ("StatusCode.INTERNAL", "the backend failed", InferenceError),
+        ("None", "", InferenceError),
+    ],
+)
+def test_failure_is_of_its_kind_when_triton_says_so(status: str, message: str, kind: type[TritonkitError]) -> None:
+    error = error_of_answer(Connection(url="127.0.0.1:9"), "ask 'x'", status, message)
+    assert type(error) is kind
+    assert "127.0.0.1:9" in str(error)
+    assert "request id" not in str(error)
+    assert "NOTE" not in str(error)
+
+
+def failing(*errors: TritonkitError) -> Callable[[], str]:
+    coming = iter(errors)
+
+    def ask() -> str:
+        for error in coming:
+            raise error
+        return "answer"
+
+    return ask
+
+
+def test_request_is_repeated_when_its_failure_may_pass() -> None:
+    seen: list[TritonkitError] = []
+    errors = UnreachableError("a"), NotReadyError("b"), BusyError("c"), DeadlineError("d")
+    assert Patience(60, seen.append).ask(failing(*errors)) == "answer"
+    assert seen == list(errors)
+
+
+@pytest.mark.parametrize("error", [InferenceError("x"), BatchError("x"), UnknownModelError("x"), TokenError("x")])
+def test_request_is_not_repeated_when_its_failure_will_not_pass(error: TritonkitError) -> None:
+    seen: list[TritonkitError] = []
+    with pytest.raises(type(error)):
+        Patience(60, seen.append).ask(failing(error))
+    assert not seen
+
+
+def test_last_failure_tells_for_how_long_it_was_borne() -> None:
+    with pytest.raises(BusyError, match=r"^full Asked again for 0\.1 s \(--patience\)\.$"):
+        Patience(0.1).ask(failing(*[BusyError("full")] * 100), option="--patience")
+    with pytest.raises(BusyError, match=r"^full$"):
+        Patience(0).ask(failing(BusyError("full")))
+
+
+def test_nothing_is_repeated_when_it_is_over() -> None:
+    over = threading.Event()
+    seen: list[TritonkitError] = []
+
+    def told(error: TritonkitError) -> None:
+        seen.append(error)
+        over.set()
+
+    with pytest.raises(BusyError, match=r"^second$"):
+        Patience(60, told, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("fixture", ["served", "served_http"])
+def test_answers_are_the_same_when_pictures_go_through_shared_memory(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    url: str = request.getfixturevalue(fixture)
+    images = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    with (
+        TritonRunner(TritonServer(url), "resnet18") as plain,
+        TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), "resnet18") as sharing,
+    ):
+        for size in (8, 3, 5):
+            expected = plain.infer(images[:size])["probabilities"]
+            assert np.allclose(sharing.infer(images[:size])["probabilities"], expected, atol=1e-5)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -104,10 +101,3 @@ class BuildRecord(Frozen):
     settings: BuildSettings
     image: str | None = None
     """The container it was built in."""
-
-
-def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
-    """Where timings are kept: they hold for one version and one model of GPU."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
-    return Path(base) / "tritonkit" / "timing" / f"{name}.cache"

@@ -5,42 +5,20 @@ Triton itself only says "unable to load plan file to auto complete config".
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from builder.repository.manifest import IMAGE_TAG, Manifest
-from builder.tensorrt.settings import BuildRecord
-from model.errors import InputError, TritonkitError
+from model.build_record import BuildRecord
+from model.env_file import ENV_FILE
+from model.errors import TritonkitError
+from model.manifest import Manifest
 from model.plans import TITLES, numbers, plan_header, same_release
-from model.spec import Frozen
+from model.releases import IMAGE_VARIABLE, Release, release_of, releases
 
-IMAGE_VARIABLE = "TRITON_IMAGE"
-ENV_FILE = ".env"
-DEFAULT_IMAGE = f"nvcr.io/nvidia/tritonserver:{IMAGE_TAG}"
-"""What `docker-compose.yml` runs where nothing else is said."""
 SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 PLANS = (".plan", ".rtx")
 _GRAPH = "model.onnx"
 _OLDEST_AMPERE = (8, 0)
-
-
-class Release(Frozen):
-    """A release of NVIDIA's Triton image, `YY.MM`, and what is in it; None where that is not known."""
-
-    release: str
-    triton: str
-    tensorrt: str | None
-    cuda: str
-    driver: str
-    """The NVIDIA driver it was made with; data centre GPUs take some older ones."""
-    compute_capability: str | None
-    """The least it supports."""
-    source: str
 
 
 class PlanProblem(NamedTuple):
@@ -49,47 +27,6 @@ class PlanProblem(NamedTuple):
     severity: Literal["error", "warning"]
     problem: str
     fix: str
-
-
-@cache
-def releases() -> tuple[Release, ...]:
-    """All known releases, the oldest first."""
-    text = resources.files("builder.tensorrt").joinpath("releases.json").read_text(encoding="utf-8")
-    return tuple(Release.model_validate(row) for row in json.loads(text))
-
-
-def release_of(image: str) -> Release | None:
-    """The release of an image or a tag, such as `…/tritonserver:26.06-py3`; None for one that is not listed."""
-    found = re.match(r"(\d\d\.\d\d)-py3", image.rpartition(":")[2])
-    return next((one for one in releases() if found and one.release == found.group(1)), None)
-
-
-def image_for(repository: Path) -> str:
-    """The image that will serve a repository: TRITON_IMAGE as Docker Compose would read it, or the default.
-
-    From the environment, else from `.env` beside the repository or in the working folder. Raises InputError for an
-    `.env` that cannot be read.
-    """
-    if os.environ.get(IMAGE_VARIABLE):
-        return os.environ[IMAGE_VARIABLE]
-    for folder in (repository.absolute().parent, Path.cwd()):
-        path = folder / ENV_FILE
-        if path.is_file():
-            for line in _lines(path):
-                name, separator, value = line.strip().removeprefix("export ").partition("=")
-                if separator and name.strip() == IMAGE_VARIABLE:
-                    return value.strip().strip("\"'")
-    return DEFAULT_IMAGE
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: {IMAGE_VARIABLE} cannot be read from it ({error}); save it as UTF-8 text, or set "
-            f"{IMAGE_VARIABLE} in the environment"
-        ) from error
 
 
 def plan_problems(manifest: Manifest, image_tag: str, compute_capability: str | None = None) -> list[PlanProblem]:

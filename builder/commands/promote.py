@@ -1,0 +1,72 @@
+"""`builder promote` and `builder rollback`: which version of a model Triton serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model.console import JsonOption, print_json, reports_errors
+from model.errors import InputError
+
+if TYPE_CHECKING:
+    from builder.repository.promote import Promotion
+
+ModelArgument = Annotated[str, typer.Argument(help="A model's name, or its folder.")]
+Repository = Annotated[Path, typer.Option(help="The model repository.")]
+Force = Annotated[bool, typer.Option("--force", help="Serve a version although its verdict did not pass.")]
+LATEST = "latest"
+
+
+@reports_errors
+def promote(
+    model: ModelArgument,
+    version: Annotated[str, typer.Argument(help="A version's number, or `latest`: the newest, now and later.")],
+    repository: Repository = Path("model_repository"),
+    force: Force = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pin the version of a model that Triton serves, or follow the newest one again.
+
+    The pin stands in config.pbtxt, and with it the version's own labels and preprocessing. A running server takes it
+    up with `server reload`.
+
+    Examples:
+
+    * builder promote digits 3
+
+    * builder promote digits latest
+    """
+    if version != LATEST and not (version.isdecimal() and int(version)):
+        raise InputError(f"{version}: expected the number of a version, or {LATEST}; `builder versions {model}` lists")
+    from builder.repository import promote as promotion
+    from builder.repository.versions import find_model
+
+    number = None if version == LATEST else int(version)
+    _tell(promotion.promote(find_model(model, repository), number, force), as_json)
+
+
+@reports_errors
+def rollback(
+    model: ModelArgument,
+    repository: Repository = Path("model_repository"),
+    force: Force = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the newest version below the present one whose verdict passed.
+
+    Example: builder rollback digits
+    """
+    from builder.repository import promote as promotion
+    from builder.repository.versions import find_model
+
+    _tell(promotion.rollback(find_model(model, repository), force), as_json)
+
+
+def _tell(done: Promotion, as_json: bool) -> None:
+    following = f"server reload {' '.join(done.changed)}"
+    if as_json:
+        print_json({**done.model_dump(mode="json"), "next": following})
+    else:
+        typer.echo(f"{done.summary()}\nA running server takes it up with: {following}")

@@ -1,0 +1,1 @@
+"""What the builder puts beside a model so that it takes encoded pictures."""

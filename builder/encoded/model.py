@@ -1,0 +1,99 @@
+"""Triton model of the Python backend: encoded pictures in, what the model beside it takes out.
+
+`builder export` copies this file into the version folder of `NAME_decode`, beside `preprocess.py`, the very file that
+the kit decodes with, and `preprocess.json`, the model's `Preprocess`. It runs inside Triton's Python stub with numpy
+and Pillow.
+How such models work: github.com/triton-inference-server/python_backend, README.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from model.preprocess import ImageArray
+
+_MODULE = "tritonkit_preprocess"
+"""A name that nothing else in Triton's environment has: folders on its path could hold another `preprocess`."""
+
+
+class TritonPythonModel:
+    """The one instance: Pillow lets go of Python's lock while it decodes, so threads keep all cores busy."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read how pictures are fitted. Without Pillow the model loads all the same, and each request is told why.
+
+        A model that does not load would keep Triton from starting, and with it the models that need no Pillow.
+        """
+        config: dict[str, Any] = json.loads(args["model_config"])
+        self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        threads = config.get("parameters", {}).get("decoders", {}).get("string_value", "")
+        self._pool = ThreadPoolExecutor(int(threads or len(os.sched_getaffinity(0))), "decode")
+        self._missing = ""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        try:
+            self._preprocess = _carried(folder / "preprocess.py")
+        except ImportError as error:
+            self._missing = (
+                f"{args['model_name']}: Triton's Python has no Pillow ({error}); install it there, or ask the model "
+                "itself with uint8 pixels"
+            )
+            pb_utils.Logger.log_error(self._missing)
+            return
+        how = json.loads((folder / "preprocess.json").read_bytes())
+        self._how = self._preprocess.Preprocess(**{**how, "fill": tuple(how["fill"])})
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests Triton batched. All their pictures are decoded together, and each fails by itself."""
+        if self._missing:
+            return [_refused(self._missing, pb_utils.TritonError.UNAVAILABLE) for _ in requests]
+        pending = [[self._pool.submit(self._decoded, data) for data in self._pictures(request)] for request in requests]
+        return [self._response(pictures) for pictures in pending]
+
+    def finalize(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _pictures(self, request: Any) -> list[bytes]:
+        """The encoded pictures of a request, [N, 1]."""
+        return list(pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel())
+
+    def _decoded(self, data: bytes) -> ImageArray:
+        pixels: ImageArray = self._preprocess.load_image(data, self._how)[0]
+        return pixels
+
+    def _response(self, pictures: list[Future[ImageArray]]) -> Any:
+        decoded = []
+        for number, picture in enumerate(pictures):
+            where = f"picture {number} of {len(pictures)}: " if len(pictures) > 1 else ""
+            try:
+                decoded.append(picture.result())
+            except self._preprocess.ImageError as error:
+                return _refused(f"{where}{error}", pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # noqa: BLE001 - whatever fails, Triton needs a response for each request
+                return _refused(f"{where}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])
+
+
+def _refused(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _carried(path: Path) -> Any:
+    """The module of a file. Raises ImportError where it needs what is not there."""
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,16 @@
+"""The timings of kernels, kept between builds."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from model.plans import Flavour
+
+
+def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
+    """Where timings are kept: they hold for one version and one model of GPU."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
+    return Path(base) / "tritonkit" / "timing" / f"{name}.cache"

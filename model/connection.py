@@ -1,0 +1,116 @@
+"""How a server is reached: its address, TLS, tokens, and for how long one bears with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from model.errors import InputError, TokenError
+from model.spec import Frozen
+
+TOKEN_VARIABLE = "TRITONKIT_TOKEN"  # noqa: S105 - its name
+ADMIN_TOKEN_VARIABLE = "TRITONKIT_ADMIN_TOKEN"  # noqa: S105 - its name
+TOKEN_HEADER = "tritonkit-token"  # noqa: S105 - its name
+GRPC_TOKEN_HEADER = f"triton-grpc-protocol-{TOKEN_HEADER}"
+"""Triton puts its own prefix before a restricted protocol's key on gRPC."""
+
+Protocol = Literal["grpc", "http"]
+
+_SCHEMES: dict[str, tuple[Protocol, bool]] = {
+    "": ("grpc", False),
+    "grpc": ("grpc", False),
+    "grpcs": ("grpc", True),
+    "http": ("http", False),
+    "https": ("http", True),
+}
+_EXPECTED = "expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT, and grpcs:// or https:// with TLS"
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    protocol: Protocol
+    tls: bool
+    host: str
+    """A name or an IP address; brackets around IPv6."""
+    port: int
+
+    @property
+    def netloc(self) -> str:
+        """HOST:PORT."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def bare_host(self) -> str:
+        """The host as sockets take it: IPv6 without brackets."""
+        return self.host.strip("[]")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can be meant."""
+        return _LOOPBACK.fullmatch(self.host) is not None
+
+
+class Connection(Frozen):
+    """An address and the terms on which it is asked."""
+
+    url: str
+    """HOST:PORT or grpc://HOST:PORT, grpcs:// with TLS; http:// or https://, the latter through a proxy."""
+    tls_ca: Path | None = None
+    """PEM file of who signed the server's certificate; where None, authorities that all the world trusts."""
+    tls_cert: Path | None = None
+    """PEM file of the certificate to show."""
+    tls_key: Path | None = None
+    deadline_s: float = 60.0
+    """How long one request may take."""
+    patience_s: float = 0.0
+    """For how long a request that is safe to repeat is repeated, counted from its first failure."""
+    wait_s: float = 0.0
+    """How long to wait at first, for a server that is starting or a model that is loading."""
+    shared_memory: bool = False
+    """Whether pictures may go through memory that is shared with a server on this machine."""
+
+    @property
+    def address(self) -> Address:
+        """The parts of `url`. Raises InputError."""
+        scheme, separator, netloc = self.url.rpartition("://")
+        host, _, port = netloc.rpartition(":")
+        known = scheme in _SCHEMES and bool(scheme) == bool(separator)
+        if not known or not host or "/" in host or not port.isdecimal() or int(port) > 0xFFFF:
+            raise InputError(f"{self.url}: {_EXPECTED}")
+        protocol, tls = _SCHEMES[scheme]
+        if self.tls_ca or self.tls_cert or self.tls_key:
+            if scheme not in ("", "grpcs", "https"):
+                raise InputError(f"{self.url}: is an address without TLS; certificates go with grpcs:// or https://")
+            tls = True
+        return Address(protocol, tls, host, int(port))
+
+
+class Tokens(NamedTuple):
+    """What is shown in the header `tritonkit-token`; None shows nothing."""
+
+    use: str | None
+    """For models, inference and statistics."""
+    admin: str | None
+    """For the model repository."""
+
+    def headers(self, protocol: Protocol, admin: bool = False) -> dict[str, str] | None:
+        """The header of a request, if there is any."""
+        token = (self.admin if admin else None) or self.use
+        return {TOKEN_HEADER if protocol == "http" else GRPC_TOKEN_HEADER: token} if token else None
+
+
+def tokens_from_environment() -> Tokens:
+    """The tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for what can be none."""
+    return Tokens(_token(TOKEN_VARIABLE), _token(ADMIN_TOKEN_VARIABLE))
+
+
+def _token(variable: str) -> str | None:
+    token = os.environ.get(variable, "")
+    if token and not _TOKEN.fullmatch(token):
+        raise TokenError(f"${variable}: a token holds letters, digits and . _ ~ - alone")
+    return token or None

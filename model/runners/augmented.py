@@ -1,0 +1,98 @@
+"""Test-time augmentation: several views of each image are answered, and their answers are made one.
+
+Probabilities are averaged, unit vectors averaged and brought to unit length again. Of masks the foreground's
+probability is averaged where the model gives it; where it gives class numbers alone, each pixel takes the class that
+most views saw there, and the plain view decides a tie. It costs as many answers as there are views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import InputError
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+from model.spec import Question
+from model.tasks import task_of
+
+_ROWS, _COLUMNS = 1, 2
+VIEWS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "flip": ((), (_COLUMNS,)),
+    "flips": ((), (_COLUMNS,), (_ROWS,), (_ROWS, _COLUMNS)),
+}
+"""By name, the axes of [N, H, W, …] that each view turns around; the plain one comes first."""
+
+
+class AugmentedRunner(Runner):
+    """A model asked about several views of each image."""
+
+    def __init__(self, runner: Runner, views: str) -> None:
+        """views: a name of `VIEWS`. Raises InputError for another name, or too few views to vote on masks."""
+        if views not in VIEWS:
+            raise InputError(f"--tta {views}: there is no such set of views; there are {', '.join(VIEWS)}")
+        self._runner = runner
+        self._axes = VIEWS[views]
+        self._task = task_of(runner.spec)
+        self.spec, self.max_batch = runner.spec, runner.max_batch
+        self.origin = f"{runner.origin}, {len(self._axes)} views"
+        if self._task.dense and not self.spec.probability and len(self._axes) < 3:
+            raise InputError(
+                f"--tta {views}: {runner.origin} gives class numbers alone, and two views cannot outvote one another. "
+                "Take --tta flips, or export the model with `builder export --probability`"
+            )
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        views = [self._runner.infer(np.flip(batch, axes)) for axes in self._axes]
+        return self._masks(views) if self._task.dense else {name: self._mean(name, views) for name in views[0]}
+
+    def _mean(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
+        mean = _mean([view[name] for view in views])
+        question: Question = self.spec.heads.get(name, self.spec)
+        if question.embedding_size is None:
+            return mean
+        lengths = np.linalg.norm(mean, axis=1, keepdims=True)
+        return np.where(lengths > 0, mean / np.maximum(lengths, 1e-12), views[0][name])
+
+    def _masks(self, views: Sequence[Outputs]) -> Outputs:
+        upright = [
+            {name: np.flip(array, axes) for name, array in view.items()}
+            for view, axes in zip(views, self._axes, strict=True)
+        ]
+        mask = self._task.output
+        if not self.spec.probability:
+            return {mask: _most_seen([view[mask] for view in upright])}
+        probability = _mean([view["probability"] for view in upright])
+        threshold = self.spec.threshold(self.spec.labels[1])
+        return {mask: (probability >= threshold).astype(np.uint8), "probability": probability}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._runner.close()
+
+
+def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = np.stack(arrays).astype(np.float32).mean(axis=0)
+    return mean
+
+
+def _most_seen(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """For each pixel the class that most masks have there; of several, the first mask's or else the least number."""
+    best, most = masks[0].copy(), _votes(masks, masks[0])
+    for label in np.unique(np.stack(masks)):
+        votes = _votes(masks, label)
+        more = votes > most
+        best[more], most[more] = label, votes[more]
+    return best
+
+
+def _votes(masks: Sequence[NDArray[np.uint8]], label: Any) -> NDArray[np.uint8]:
+    return sum((mask == label for mask in masks), start=np.zeros(masks[0].shape, dtype=np.uint8))
+
+
+def augmented(runner: Runner, views: str | None) -> Runner:
+    """The runner, asked about views where some are wanted."""
+    return runner if views is None else AugmentedRunner(runner, views)

@@ -1,0 +1,190 @@
+"""Pictures given to a Triton on the same machine through system shared memory, instead of through its socket.
+
+Only inputs go this way: a request that was given up may still be answered, and would write its answer over another's.
+A region is unlinked as soon as the server has mapped it, so no file is left however this process ends; what the server
+still maps for a process that was killed is let go by the next one.
+Source: triton-inference-server/server, docs/protocol/extension_shared_memory.md.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import DeadlineError, TritonkitError, UnreachableError
+from model.patience import PASSING
+from model.preprocess import ImageArray
+
+FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open opens
+PREFIX = "tritonkit-"
+LEAST_BYTES = 128 * 2**10
+"""Below it, saying where the pictures lie costs as much as sending them."""
+MOST_BYTES = 256 * 2**20
+"""Of all regions together."""
+
+
+class Registry(ABC):
+    """A server's list of the regions that it has mapped. All methods raise what the connection raises."""
+
+    @abstractmethod
+    def register(self, region: str, size: int) -> None:
+        """Have the server map the region of this name, which is also its key."""
+
+    @abstractmethod
+    def unregister(self, region: str) -> None:
+        """Have the server let go of it. Refused while a request uses it."""
+
+    @abstractmethod
+    def registered(self) -> list[str]:
+        """Names of all regions that it has mapped. Fails where the server cannot be trusted with regions."""
+
+
+class Region:
+    """Memory that a server has mapped too."""
+
+    def __init__(self, registry: Registry, size: int) -> None:
+        """Raises OSError without room for it, and what the registry raises."""
+        self.size = size
+        self.name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
+        path = FOLDER / self.name
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # a write where there is no room would end the process
+            self._memory = mmap.mmap(descriptor, size)
+            registry.register(self.name, size)
+        finally:
+            os.close(descriptor)
+            path.unlink()
+
+    def write(self, batch: ImageArray) -> None:
+        """Put a batch at its beginning."""
+        np.copyto(np.ndarray(batch.shape, batch.dtype, self._memory), batch)
+
+    def close(self) -> None:
+        """Let go of our side of it."""
+        self._memory.close()
+
+
+class SharedInputs:
+    """Regions that requests borrow, one each. Safe to use from several threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._idle: list[Region] = []
+        self._held = 0
+        self._left: list[str] = []
+        """Dropped, but perhaps still mapped by the server."""
+        self._usable: bool | None = None
+
+    @contextmanager
+    def lent(self, size: int) -> Iterator[Region | None]:
+        """A region of at least so many bytes while the block lasts, or None where there is none to be had.
+
+        A region whose block ends with an error is not lent again: the server may still read it.
+        """
+        region = self._borrowed(size) if size >= LEAST_BYTES else None
+        try:
+            yield region
+        except BaseException:
+            if region is not None:
+                self._drop(region)
+            raise
+        if region is not None:
+            with self._lock:
+                self._idle.append(region)
+
+    def close(self) -> None:
+        """Give everything back; a server that is away is told of the first region alone, and so not waited for long."""
+        with self._lock:
+            idle, self._idle, self._usable = self._idle, [], False
+        for region in idle:
+            region.close()
+            self._held -= region.size
+        for name in [*(region.name for region in idle), *self._left]:
+            try:
+                self._registry.unregister(name)
+            except (UnreachableError, DeadlineError):
+                break
+            except TritonkitError:
+                continue  # the next process lets go of it
+
+    def _borrowed(self, size: int) -> Region | None:
+        with self._lock:
+            if self._usable is None:
+                self._usable = self._sweep()
+            if not self._usable:
+                return None
+            fitting = [region for region in self._idle if region.size >= size]
+            if fitting:
+                self._idle.remove(fitting[-1])
+                return fitting[-1]
+            small = self._idle.pop() if self._idle else None
+            room = MOST_BYTES - self._held + (small.size if small else 0)
+            if size <= room:
+                self._held += size
+        if small is not None:
+            self._drop(small)
+        return self._made(size) if size <= room else None
+
+    def _made(self, size: int) -> Region | None:
+        try:
+            return Region(self._registry, size)
+        except (OSError, TritonkitError) as error:
+            with self._lock:
+                self._held -= size
+            if not isinstance(error, PASSING):  # a server that is away says so when it is asked
+                self._usable = False
+            return None
+
+    def _drop(self, region: Region) -> None:
+        region.close()
+        with self._lock:
+            self._held -= region.size
+        if not self._unregister(region.name):
+            self._left.append(region.name)
+
+    def _unregister(self, name: str) -> bool:
+        try:
+            self._registry.unregister(name)
+        except TritonkitError:
+            return False
+        return True
+
+    def _sweep(self) -> bool | None:
+        """Let go of what ended processes of this machine left. Returns whether regions can be used; None: not known."""
+        if not FOLDER.is_dir():
+            return False
+        try:
+            names = [name for name in self._registry.registered() if name.startswith(PREFIX)]
+        except TritonkitError as error:
+            return None if isinstance(error, PASSING) else False
+        for name in filter(_is_orphan, names):
+            self._unregister(name)
+        for path in FOLDER.glob(f"{PREFIX}*"):
+            if _is_orphan(path.name):
+                path.unlink(missing_ok=True)
+        return True
+
+
+def _is_orphan(name: str) -> bool:
+    """Whether the process that a region is named after has ended."""
+    pid, _, started = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
+    return pid.isdecimal() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks after boot; empty when there is none (proc_pid_stat(5), field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]

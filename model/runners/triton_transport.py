@@ -1,0 +1,184 @@
+"""One way to ask Triton's gRPC or HTTP client: with tokens, deadline and TLS, failing with our errors."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, tokens_from_environment
+from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
+from model.runners.shared_memory import Registry
+from model.runners.triton_errors import error_of_answer, error_of_connection
+from model.tls import check_files
+
+# What gRPC logs of a failed handshake is told by our errors.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+_CONNECT_S = 10.0
+_REGISTRY_S = 2.0
+"""For a request about shared memory over gRPC: pictures can go without it."""
+_COUNTS_USERS = (2, 50)
+"""The release, 24.09, from which Triton keeps a region that a request uses (server, pull request 7567)."""
+_CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that comes back is noticed within seconds; by default it may take two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+class Transport:
+    """Requests to one server. Safe to use from several threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Connect with the first request. Raises InputError for files that cannot be used, TokenError."""
+        self.connection = connection
+        self.address = connection.address
+        self._tokens = tokens_from_environment()
+        if self.address.tls:
+            check_files(connection)
+        self._worked = False
+        # tritonclient's HTTP client belongs to the thread that made it. A gRPC channel is for all of them.
+        self._local = threading.local()
+        self._made_by_threads: list[Any] = []
+        self._shared = None if self.address.protocol == "http" else self._made()
+
+    @property
+    def module(self) -> Any:
+        """`tritonclient.grpc` or `tritonclient.http`."""
+        if self.address.protocol == "http":
+            import tritonclient.http as module
+        else:
+            import tritonclient.grpc as module
+        return module
+
+    def call(
+        self, doing: str, method: str, *arguments: Any, admin: bool = False, most_s: float = math.inf, **options: Any
+    ) -> Any:
+        """Call a method of tritonclient's client.
+
+        doing: for messages, as in "could not ...". admin: show the token for the model repository.
+        most_s: over gRPC, to wait less than the deadline.
+        Raises UnknownModelError, TokenError, BatchError, and InferenceError in its kinds.
+        """
+        if self._shared is not None:
+            options["client_timeout"] = min(self.connection.deadline_s, most_s)
+        headers = self._headers(admin)
+        with self._translated(doing):
+            answer = getattr(self._client, method)(*arguments, headers=headers, **options)
+        self._worked = True
+        return answer
+
+    def document(self, doing: str, method: str, *arguments: Any, admin: bool = False, most_s: float = math.inf) -> Any:
+        """As `call`, for methods that answer with a document: its JSON."""
+        form = {} if self._shared is None else {"as_json": True}
+        return self.call(doing, method, *arguments, admin=admin, most_s=most_s, **form)
+
+    def _headers(self, admin: bool) -> dict[str, str] | None:
+        """With the token, which is shown to nobody on the way. Raises TokenError."""
+        headers = self._tokens.headers(self.address.protocol, admin)
+        if headers and not self.address.tls and not self.address.is_loopback:
+            raise TokenError(
+                f"{self.connection.url}: a token would be sent there without TLS, for all on the way to read. Use "
+                f"grpcs:// or https://, or unset ${TOKEN_VARIABLE} and ${ADMIN_TOKEN_VARIABLE}"
+            )
+        return headers
+
+    def close(self) -> None:
+        """End the connection; requests under way over gRPC fail."""
+        if self._shared is not None:
+            self._shared.close()
+        # gevent keeps the clients of threads that have ended, and Triton waits for open connections before it ends.
+        while self._made_by_threads:
+            self._made_by_threads.pop().close()
+        self._local = threading.local()
+
+    @property
+    def _client(self) -> Any:
+        if self._shared is not None:
+            return self._shared
+        if not hasattr(self._local, "client"):
+            self._local.client = self._made()
+            self._made_by_threads.append(self._local.client)
+        return self._local.client
+
+    def _made(self) -> Any:
+        return _http_client(self.connection) if self.address.protocol == "http" else _grpc_client(self.connection)
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            raise self._passing(
+                error_of_answer(self.connection, doing, str(error.status()), error.message() or "")
+            ) from error
+        except Exception as error:  # the HTTP client lets through whatever a port that is not Triton's leads to
+            raise self._passing(error_of_connection(self.connection, doing, error)) from error
+
+    def _passing(self, error: TritonkitError) -> TritonkitError:
+        """Certificates that were good are good: a server that ends in the middle of a handshake looks alike."""
+        return UnreachableError(str(error)) if self._worked and isinstance(error, CertificateError) else error
+
+
+class TritonRegistry(Registry):
+    """The regions of shared memory that a server has mapped."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(self, region: str, size: int) -> None:
+        """As Registry says."""
+        self._asked("map shared memory", "register_system_shared_memory", region, f"/{region}", size)
+
+    def unregister(self, region: str) -> None:
+        """As Registry says."""
+        self._asked("let go of shared memory", "unregister_system_shared_memory", region)
+
+    def registered(self) -> list[str]:
+        """As Registry says."""
+        release = str(self._document("tell its version", "get_server_metadata")["version"])
+        if tuple(map(int, release.split(".")[:2])) < _COUNTS_USERS:
+            raise InferenceError(f"Triton {release} ends when it is to let go of memory that it still reads")
+        found = self._document("list shared memory", "get_system_shared_memory_status")
+        return list(found.get("regions", {})) if isinstance(found, dict) else [str(row["name"]) for row in found]
+
+    def _asked(self, doing: str, method: str, *arguments: Any) -> None:
+        self._transport.call(doing, method, *arguments, most_s=_REGISTRY_S)
+
+    def _document(self, doing: str, method: str) -> Any:
+        return self._transport.document(doing, method, most_s=_REGISTRY_S)
+
+
+def _grpc_client(connection: Connection) -> Any:
+    import tritonclient.grpc
+
+    address = connection.address
+    files: dict[str, Any] = {}
+    if address.tls:
+        given = {
+            "root_certificates": connection.tls_ca,
+            "certificate_chain": connection.tls_cert,
+            "private_key": connection.tls_key,
+        }
+        files = {"ssl": True, **{name: str(path) for name, path in given.items() if path is not None}}
+    return tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=list(_CHANNEL), **files)
+
+
+def _http_client(connection: Connection) -> Any:
+    import gevent.ssl  # type: ignore[import-untyped]
+    import tritonclient.http
+
+    options: dict[str, Any] = {"network_timeout": connection.deadline_s, "connection_timeout": _CONNECT_S}
+    if connection.address.tls:
+        given = {"ca_certs": connection.tls_ca, "certfile": connection.tls_cert, "keyfile": connection.tls_key}
+        files = {name: str(path) for name, path in given.items() if path is not None}
+        options |= {"ssl": True, "ssl_options": files, "ssl_context_factory": gevent.ssl.create_default_context}
+    return tritonclient.http.InferenceServerClient(connection.address.netloc, **options)

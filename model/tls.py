@@ -1,0 +1,139 @@
+"""Why TLS with a server fails: gRPC tells only that nobody answers, so Python's ssl shakes hands once more."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+from model.connection import Address, Connection
+from model.errors import InputError
+
+_WITHIN_S = 3.0
+_EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_IP = 10, 9, 62, 64
+"""Verify codes of OpenSSL (x509_vfy.h); any other means that nobody who is trusted signed it."""
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4" + bytes(5)
+"""The preface and an empty SETTINGS frame (RFC 9113, 3.4)."""
+
+
+def check_files(connection: Connection) -> None:
+    """Find out before the first request what its PEM files are good for. Raises InputError."""
+    ca, certificate, key = connection.tls_ca, connection.tls_cert, connection.tls_key
+    if (certificate is None) != (key is None):
+        raise InputError("--tls-cert and --tls-key are given together")
+    for option, path in (("--tls-ca", ca), ("--tls-cert", certificate), ("--tls-key", key)):
+        if path is not None and not path.is_file():
+            raise InputError(f"{option} {path}: no such file")
+    try:
+        _context(connection)
+    except OSError as error:  # ssl.SSLError among them
+        if certificate is not None and "KEY_VALUES_MISMATCH" in str(error):
+            raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
+        files = ", ".join(str(path) for path in (ca, certificate, key) if path is not None)
+        raise InputError(f"{files}: expected certificates and a key in PEM, without a password ({error})") from error
+    if certificate is not None and key is not None and _has_expired(certificate, key):
+        raise InputError(f"--tls-cert {certificate}: has expired; get a new one from who made it")
+
+
+def tls_problem(connection: Connection) -> str | None:
+    """What keeps both sides from talking, and what to do about it; None when TLS is not to blame."""
+    address = connection.address
+    try:
+        if not address.tls:
+            return _wants_tls(address)
+        return _refusal(connection, address)
+    except ssl.SSLCertVerificationError as error:
+        return _distrust(error, connection)
+    except ssl.SSLError as error:
+        return f"it does not speak TLS as asked ({error.reason or error}); is it the right port, and TLS on?"
+    except OSError:
+        return None
+
+
+def tls_reason(error: ssl.SSLError, connection: Connection) -> str:
+    """What an error of Python's ssl means, and what to do about it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _distrust(error, connection)
+    if "ALERT" in (error.reason or ""):
+        return _unwelcome(connection)
+    return f"TLS failed ({error.reason or error}); is it the right port, and TLS on?"
+
+
+def _distrust(error: ssl.SSLCertVerificationError, connection: Connection) -> str:
+    match error.verify_code:
+        case code if code == _EXPIRED:
+            return "its certificate has expired; whoever runs the server has to renew it"
+        case code if code == _NOT_YET_VALID:
+            return "its certificate is not valid yet; compare the clocks of both machines"
+        case code if code in (_WRONG_NAME, _WRONG_IP):
+            host = connection.address.host
+            return f"its certificate is not for {host} ({error.verify_message}); use the name it was made for in --url"
+    signed_by = f"{connection.tls_ca} did not sign it" if connection.tls_ca else "nobody whom this machine trusts did"
+    return f"its certificate is not trusted: {signed_by} ({error.verify_message}); name who did with --tls-ca"
+
+
+def _unwelcome(connection: Connection) -> str:
+    if connection.tls_cert is None:
+        return "it asks for a certificate of ours; show one with --tls-cert and --tls-key"
+    return f"it does not accept our certificate {connection.tls_cert}; ask its keeper for one of its own authority"
+
+
+def _context(connection: Connection) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=connection.tls_ca)
+    if connection.tls_cert is not None:
+        context.load_cert_chain(connection.tls_cert, connection.tls_key, password=_refuse_password)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _refusal(connection: Connection, address: Address) -> str | None:
+    """A server that wants another certificate shakes hands first, and then ends the connection."""
+    with (
+        socket.create_connection((address.bare_host, address.port), _WITHIN_S) as plain,
+        _context(connection).wrap_socket(plain, server_hostname=address.bare_host) as secure,
+    ):
+        secure.sendall(_HTTP2_HELLO)
+        try:
+            heard = secure.recv(1)
+        except (ssl.SSLError, ConnectionError):
+            heard = b""
+    return None if heard else _unwelcome(connection)
+
+
+def _wants_tls(address: Address) -> str | None:
+    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    blind.check_hostname = False
+    blind.verify_mode = ssl.CERT_NONE  # nothing is sent: it is asked only whether it would encrypt
+    try:
+        with socket.create_connection((address.bare_host, address.port), _WITHIN_S) as plain, blind.wrap_socket(plain):
+            return f"it speaks TLS; ask it as {address.protocol}s://{address.netloc}, with --tls-ca FILE"
+    except OSError:
+        return None
+
+
+def _has_expired(certificate: Path, key: Path) -> bool:
+    """Show it in memory to a server that trusts the certificate itself."""
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.check_hostname = False
+    ours.verify_mode = ssl.CERT_NONE
+    for context in (ours, theirs):
+        context.load_cert_chain(certificate, key)
+    theirs.verify_mode = ssl.CERT_REQUIRED
+    theirs.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    theirs.load_verify_locations(certificate)
+    to_ours, to_theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = ours.wrap_bio(to_ours, to_theirs)
+    answering = theirs.wrap_bio(to_theirs, to_ours, server_side=True)
+    try:
+        for side in (asking, answering, asking, answering):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_code == _EXPIRED
+    return False
+
+
+def _refuse_password() -> str:
+    raise InputError("--tls-key: is locked with a password; give it without one")

@@ -1,0 +1,40 @@
+"""Publish a model again and again, as one that takes pictures of another size: `python -m tests.builder.republish`.
+
+It imports no torch, so that a test may start and kill it many times.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from builder.config.triton_config import config_for, config_to_text
+from builder.interface import interface_of
+from builder.repository.encoded import follow
+from builder.repository.publish import publication
+from model.preprocess import Preprocess
+from model.spec import METADATA_KEY, ModelSpec
+from model.triton_config import CONFIG_FILE, read_config
+
+
+def republish(repository: Path, how: Preprocess) -> None:
+    """Publish `pets`, as it is there, as a model that has pictures prepared so."""
+    model = repository / "pets"
+    spec = ModelSpec.from_json((model / METADATA_KEY).read_text(), origin="the model")
+    image = spec.input.model_copy(update={"shape": (how.height, how.width, 3)})
+    spec = spec.model_copy(update={"preprocess": how, "input": image})
+    with publication(repository, "pets") as prepared:
+        prepared.version_folder.rmdir()
+        config = config_for(spec, interface_of(spec), 8, 1, read_config(model))
+        for name, text in ((CONFIG_FILE, config_to_text(config)), (METADATA_KEY, spec.to_json())):
+            (prepared.model / name).unlink()
+            (prepared.model / name).write_text(text)
+        follow(prepared.neighbours, repository, config)
+
+
+if __name__ == "__main__":
+    print("started", flush=True)
+    side = 32
+    while True:
+        side = 96 - side
+        republish(Path(sys.argv[1]), Preprocess(height=side, width=side))

@@ -1,0 +1,233 @@
+"""What has a model take encoded pictures is published beside it, follows it, and is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from builder.config.encoded import decoder_config, ensemble_config
+from builder.config.triton_config import config_for, config_to_text
+from builder.export import Order, export
+from builder.interface import interface_of
+from builder.repository.check import check_repository
+from builder.repository.encoded import CODE, check_names
+from builder.repository.publish import publication
+from builder.sources import source_from_checkpoint
+from model.encoded import decoder_of, ensemble_of, without_encoded
+from model.errors import InputError
+from model.network import Network
+from model.preprocess import Preprocess
+from model.spec import METADATA_KEY, ModelSpec, Question
+from model.triton_config import CONFIG_FILE, read_config
+from tests.builder.republish import republish
+
+Command = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+QUESTIONS = {
+    "multiclass": Question(task="multiclass", labels=("cat", "dog", "bird")),
+    "multilabel": Question(task="multilabel", labels=("sky", "grass")),
+    "embedding": Question(task="embedding", embedding_size=8),
+    "segmentation": Question(task="segmentation", labels=("background", "stamp"), probability=True),
+    "heads": Question(
+        task="heads",
+        heads={
+            "shape": Question(task="multiclass", labels=("round", "square")),
+            "vector": Question(task="embedding", embedding_size=8),
+        },
+    ),
+}
+
+
+def findings(repository: Path) -> list[tuple[str, str]]:
+    """Severity and problem of what is found in the decoder and the ensemble."""
+    return [(one.severity, one.problem) for one in check_repository(repository) if "pets_" in one.path]
+
+
+def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository: Path) -> None:
+    version = tiny_repository / "pets_decode" / "1"
+    assert (version / "preprocess.py").read_bytes() == (ROOT / "model" / "preprocess.py").read_bytes()
+    spec = ModelSpec.from_json((tiny_repository / "pets" / METADATA_KEY).read_text(), origin="the model")
+    assert json.loads((version / "preprocess.json").read_text()) == {**vars(spec.preprocess), "fill": [0, 0, 0]}
+    assert set(json.loads((version / "manifest.json").read_text())["files"]) == {*CODE, "preprocess.json"}
+    assert check_repository(tiny_repository) == []
+
+
+def test_ensemble_takes_a_file_and_gives_what_the_model_gives(tiny_repository: Path) -> None:
+    model, ensemble = (read_config(tiny_repository / name) for name in ("pets", "pets_encoded"))
+    assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.input] == [("encoded", [1])]
+    assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.output] == [("probabilities", [3])]
+    assert ensemble.max_batch_size == model.max_batch_size == 8
+    assert [(step.model_name, step.model_version) for step in ensemble.ensemble_scheduling.step] == [
+        ("pets_decode", -1),
+        ("pets", -1),
+    ]
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_ensemble_fits_the_model_whatever_its_task(
+    tmp_path: Path, network_of: Callable[..., Network], task: str
+) -> None:
+    spec = network_of(QUESTIONS[task]).spec
+    config = config_for(spec, interface_of(spec), 4, 1)
+    for one in (config, decoder_config(config), ensemble_config(config)):
+        (tmp_path / one.name / "1").mkdir(parents=True)
+        (tmp_path / one.name / CONFIG_FILE).write_text(config_to_text(one))
+    found = [one for one in check_repository(tmp_path) if one.path.startswith(str(tmp_path / ensemble_of(spec.name)))]
+    assert not [one for one in found if one.severity == "error"]
+    outputs = [tensor.name for tensor in read_config(tmp_path / ensemble_of(spec.name)).output]
+    assert outputs == [tensor.name for tensor in spec.outputs]
+
+
+def test_both_are_left_alone_when_a_version_changes_nothing_for_them(tiny_repository: Path) -> None:
+    before = {path: path.stat() for path in tiny_repository.glob("pets_*/**/*")}
+    republish(tiny_repository, Preprocess(height=32, width=32))
+    assert {path: path.stat().st_ino for path in tiny_repository.glob("pets_*/**/*")} == {
+        path: stat.st_ino for path, stat in before.items()
+    }
+
+
+@pytest.mark.parametrize("how", [Preprocess(32, 32, crop_ratio=0.5), Preprocess(48, 40, fit="pad", fill=(1, 2, 3))])
+def test_both_follow_when_the_model_has_pictures_prepared_otherwise(tiny_repository: Path, how: Preprocess) -> None:
+    republish(tiny_repository, how)
+    said = json.loads((tiny_repository / "pets_decode" / "1" / "preprocess.json").read_text())
+    assert (said["height"], said["crop_ratio"], said["fill"]) == (how.height, how.crop_ratio, list(how.fill))
+    (image,) = read_config(tiny_repository / "pets_decode").output
+    assert list(image.dims) == [how.height, how.width, 3]
+    assert not findings(tiny_repository)
+
+
+def test_code_of_an_older_kit_is_replaced_when_the_model_is_exported_again(tiny_repository: Path) -> None:
+    carried = tiny_repository / "pets_decode" / "1" / "preprocess.py"
+    carried.write_text("# older")
+    assert [severity for severity, _ in findings(tiny_repository)] == ["warning", "error"]  # the manifest knows better
+    republish(tiny_repository, Preprocess(height=32, width=32))
+    assert not findings(tiny_repository)
+
+
+def test_what_was_tuned_is_kept_when_they_are_made_again(tiny_repository: Path) -> None:
+    path = tiny_repository / "pets_decode" / CONFIG_FILE
+    config = read_config(path.parent)
+    config.dynamic_batching.max_queue_delay_microseconds = 300
+    config.parameters["decoders"].string_value = "3"
+    path.write_text(config_to_text(config))
+    republish(tiny_repository, Preprocess(height=48, width=48))
+    again = read_config(path.parent)
+    assert again.dynamic_batching.max_queue_delay_microseconds == 300
+    assert again.parameters["decoders"].string_value == "3"
+    assert list(again.output[0].dims) == [48, 48, 3]
+
+
+def test_both_go_when_the_model_is_exported_without(
+    command: Command, tiny_repository: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = ["--repository", tiny_repository, "--max-batch", 8]
+    done = command("builder", "export", checkpoint, "--no-encoded", *options)
+    assert done.exit_code == 0, done.stderr
+    assert [path.name for path in tiny_repository.iterdir()] == ["pets"]
+
+
+def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) -> None:
+    def fails() -> None:
+        with publication(tiny_repository, "pets") as prepared:
+            prepared.neighbours.go("pets_encoded")
+            shutil.rmtree(tiny_repository / "pets")  # so that it cannot be put in place
+            (tiny_repository / "pets").write_text("in the way")
+
+    with pytest.raises(Exception, match="cannot be put in place"):
+        fails()
+    assert (tiny_repository / "pets_encoded" / CONFIG_FILE).is_file()
+
+
+def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repository: Path, checkpoint: Path) -> None:
+    (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
+    with pytest.raises(InputError, match=r"pets_decode: stands where .* with --no-encoded"):
+        export(source_from_checkpoint(checkpoint), Order(tiny_repository), lambda step: None)
+    check_names(tiny_repository, "pets", encoded=False)
+
+
+def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="pets_encoded: is how pets takes encoded pictures; take another --name"):
+        export(source_from_checkpoint(checkpoint, "pets_encoded"), Order(tiny_repository), lambda step: None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "severity", "said"),
+    [
+        (lambda r: shutil.rmtree(r / "pets_decode"), "error", "a step calls 'pets_decode', which is not here"),
+        (lambda r: shutil.rmtree(r / "pets_encoded" / "1"), "error", "has no version folder: Triton wants one"),
+        (lambda r: (r / "pets_decode/1/model.py").write_text(""), "error", "was changed since it was published"),
+        (lambda r: (r / "pets_decode/1/preprocess.json").write_text("{}"), "error", "is not how pets has pictures"),
+        (
+            lambda r: edit(r / "pets_encoded", "max_batch_size: 8", "max_batch_size: 9"),
+            "error",
+            "its max_batch_size is 9",
+        ),
+        (lambda r: edit(r / "pets_decode", "dims: 32", "dims: 31"), "error", "'image' has another type or other sizes"),
+        (
+            lambda r: edit(r / "pets_encoded", 'key: "image"', 'key: "picture"'),
+            "error",
+            "step pets has no input picture",
+        ),
+        (lambda r: edit(r / "pets_encoded", 'key: "image"', 'key: "picture"'), "error", "gives step pets no image"),
+        (lambda r: edit(r / "pets_encoded", 'name: "encoded"', 'name: "other"'), "error", "nothing gives 'encoded'"),
+        (lambda r: shutil.rmtree(r / "pets"), "warning", "is for encoded pictures of pets, which is not here"),
+    ],
+)
+def test_check_names_what_keeps_encoded_pictures_from_being_answered(
+    tiny_repository: Path, damage: Callable[[Path], object], severity: str, said: str
+) -> None:
+    damage(tiny_repository)
+    assert {one for one, problem in findings(tiny_repository) if said in problem} == {severity}
+
+
+def edit(model: Path, old: str, new: str) -> None:
+    text = (model / CONFIG_FILE).read_text()
+    assert old in text
+    (model / CONFIG_FILE).write_text(text.replace(old, new))
+
+
+def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ensemble(tiny_repository: Path) -> None:
+    """Models that take turns in two sizes: an ensemble of the other size would not load."""
+    chance = random.Random(0)
+    seen = set()
+    for _ in range(8):
+        builder = subprocess.Popen(
+            [sys.executable, "-m", "tests.builder.republish", tiny_repository], stdout=subprocess.PIPE, cwd=ROOT
+        )
+        assert builder.stdout is not None
+        builder.stdout.readline()
+        time.sleep(chance.uniform(0.005, 0.12))
+        os.kill(builder.pid, signal.SIGKILL)
+        builder.wait()
+        seen.add((tiny_repository / "pets_encoded").is_dir())
+        errors = [problem for severity, problem in findings(tiny_repository) if severity == "error"]
+        assert not errors
+    republish(tiny_repository, Preprocess(height=32, width=32))
+    assert check_repository(tiny_repository) == []
+    assert True in seen
+
+
+def test_names_of_models_alone_are_told_from_those_beside_them() -> None:
+    names = ["pets_encoded", "pets_decode", "pets", "cars_encoded", "code"]
+    assert without_encoded(names) == ["cars_encoded", "code", "pets"]
+    assert decoder_of("pets") in names
+
+
+def test_both_environments_decode_by_the_same_pillow() -> None:
+    locked = {
+        name: re.findall(r"^pillow==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE)
+        for name in ("dev.lock", "client.lock", "triton.lock", "decode.lock")
+    }
+    assert len({tuple(versions) for versions in locked.values()}) == 1, locked

@@ -1,0 +1,259 @@
+"""Which version is served: promoting, rolling back, and publishing beside a version that is pinned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import Result
+
+from builder.config.serving import serving_from
+from builder.config.triton_config import config_to_text
+from builder.export import Order, export
+from builder.proving.verdict import VERDICT_FILE
+from builder.repository.check import check_repository
+from builder.repository.promote import promote, rollback
+from builder.repository.publish import publication
+from builder.repository.shared_files import described_version, spec_of
+from builder.sources import source_from_checkpoint
+from model.backbones import architecture_of
+from model.encoded import decoder_of, ensemble_of
+from model.errors import ArtifactError, InputError, RefusedError
+from model.golden import GOLDEN_FILE, Golden
+from model.network import Network, save_network
+from model.preprocess import Preprocess
+from model.spec import METADATA_KEY, ModelSpec, TensorSpec, image_input
+from model.staging import staging_folder
+from model.triton_config import last_version, read_config, versions_loaded, versions_of
+from scripts.explicit_triton import explicit_triton
+
+OTHER_LABELS = ("ant", "bee", "cow", "doe", "eel")
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) -> Path:
+    """Another network of the same name: five labels, larger pictures, squashed."""
+    torch.manual_seed(1)
+    how = Preprocess(height=48, width=48, fit="squash")
+    changed = spec.model_copy(
+        update={
+            "architecture": architecture_of("test_resnet", 48, 48),
+            "input": image_input(how),
+            "outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(5,)),),
+            "preprocess": how,
+            "labels": OTHER_LABELS,
+        }
+    )
+    path = tmp_path_factory.mktemp("other") / "pets.safetensors"
+    save_network(path, Network(changed).eval())
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
+    """A repository whose `pets` has a version 2 of other labels and another size, proven at larger batches."""
+    repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("two") / "repository"))
+    export(source_from_checkpoint(other_checkpoint), Order(repository, max_batch=16), lambda step: None)
+    return repository
+
+
+@pytest.fixture
+def pets(tmp_path: Path, two_once: Path) -> Path:
+    """The model of one's own."""
+    return Path(shutil.copytree(two_once, tmp_path / "own" / "repository")) / "pets"
+
+
+def served(pets: Path) -> set[int]:
+    return versions_loaded(read_config(pets), versions_of(pets))
+
+
+def told(pets: Path) -> tuple[int, tuple[str, ...], list[int], int]:
+    """What the shared files say: the labels' file, the labels, the picture's size, the largest batch."""
+    config = read_config(pets)
+    spec = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin="config.pbtxt")
+    lines = (pets / "labels.txt").read_text().split()
+    assert tuple(lines) == spec.labels == ModelSpec.from_json((pets / METADATA_KEY).read_text(), "model.json").labels
+    return len(lines), spec.labels, list(config.input[0].dims), config.max_batch_size
+
+
+def copy_newest(pets: Path) -> int:
+    """The newest version again, as the next one."""
+    with publication(pets.parent, pets.name) as prepared:
+        shutil.copytree(pets / str(versions_of(pets)[-1]), prepared.version_folder, dirs_exist_ok=True)
+    return prepared.version
+
+
+def fail_verdict(pets: Path, version: int) -> None:
+    path = pets / str(version) / VERDICT_FILE
+    document = {**json.loads(path.read_text()), "passed": False, "forced": True}
+    path.unlink()
+    path.write_text(json.dumps(document))
+
+
+def test_promote_serves_an_older_version_in_its_own_terms(pets: Path) -> None:
+    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+    done = promote(pets, 1)
+    assert (done.version, done.policy, done.policy_before, done.served_before) == (1, "1", "latest:1", (2,))
+    assert served(pets) == {1}
+    assert told(pets) == (3, ("cat", "dog", "bird"), [32, 32, 3], 8)
+    assert last_version(read_config(pets)) == 2
+    assert check_repository(pets.parent) == []
+    assert not staging_folder(pets.parent).exists()
+
+
+def test_promote_latest_follows_the_newest_again(pets: Path) -> None:
+    before = (pets / "config.pbtxt").read_text()
+    promote(pets, 1)
+    assert promote(pets, None).policy == "latest:1"
+    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+    assert read_config(pets).version_policy.latest.num_versions == 1
+    assert [line for line in before.splitlines() if line not in (pets / "config.pbtxt").read_text().splitlines()] == []
+    assert check_repository(pets.parent) == []
+
+
+def test_promotion_changes_the_ensemble_that_takes_encoded_pictures(pets: Path) -> None:
+    ensemble, decoder = (pets.parent / name(pets.name) for name in (ensemble_of, decoder_of))
+    assert list(read_config(decoder).output[0].dims) == [48, 48, 3]
+    done = promote(pets, 1)
+    assert done.changed == ("pets", "pets_decode", "pets_encoded")
+    assert list(read_config(decoder).output[0].dims) == [32, 32, 3]
+    assert (list(read_config(ensemble).output[0].dims), read_config(ensemble).max_batch_size) == ([3], 8)
+
+
+def test_promotion_keeps_what_was_tuned(pets: Path) -> None:
+    config = read_config(pets)
+    config.instance_group.add(count=3)
+    config.dynamic_batching.max_queue_delay_microseconds = 700
+    (pets / "config.pbtxt").unlink()  # a link, of all copies
+    (pets / "config.pbtxt").write_text(config_to_text(config))
+    promote(pets, 1)
+    tuned = read_config(pets)
+    assert (tuned.instance_group[0].count, tuned.dynamic_batching.max_queue_delay_microseconds) == (3, 700)
+
+
+def test_rollback_takes_the_newest_older_version_that_passed(pets: Path) -> None:
+    copy_newest(pets)
+    copy_newest(pets)
+    fail_verdict(pets, 3)
+    assert served(pets) == {4}
+    assert rollback(pets).version == 2
+    assert rollback(pets).version == 1
+    with pytest.raises(InputError, match="no version below 1 has passed its verdict, for there is none"):
+        rollback(pets)
+    promote(pets, None)
+    assert rollback(pets, force=True).version == 3
+    fail_verdict(pets, 1)
+    fail_verdict(pets, 2)
+    with pytest.raises(InputError, match=r"there are 1 \(FORCED\), 2 \(FORCED\), which --force allows"):
+        rollback(pets)
+
+
+def test_promote_refuses_when_the_verdict_failed(pets: Path) -> None:
+    fail_verdict(pets, 1)
+    before = (pets / "config.pbtxt").read_bytes()
+    with pytest.raises(RefusedError, match=r"the verdict of version 1 is FORCED, not passed; .*builder show .*--force"):
+        promote(pets, 1)
+    assert (pets / "config.pbtxt").read_bytes() == before
+    assert promote(pets, 1, force=True).verdict == "FORCED"
+
+
+def test_promote_refuses_a_version_that_is_not_there(pets: Path) -> None:
+    with pytest.raises(InputError, match="pets: has no version 7; it has 1, 2"):
+        promote(pets, 7)
+
+
+def test_promote_refuses_while_another_builder_is_at_work(pets: Path) -> None:
+    with publication(pets.parent, "other"), pytest.raises(ArtifactError, match="another builder"):
+        promote(pets, 1)
+    assert served(pets) == {2}
+
+
+def test_spec_is_read_from_the_artifact_when_a_version_was_published_without_one(pets: Path) -> None:
+    (pets / "1" / METADATA_KEY).unlink()
+    assert spec_of(pets, 1).labels == ("cat", "dog", "bird")
+    promote(pets, 1)
+    assert told(pets)[1] == ("cat", "dog", "bird")
+
+
+def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) -> None:
+    import onnx
+
+    for version in "12":
+        (pets / version / METADATA_KEY).unlink()
+        graph = onnx.load(pets / version / "model.onnx")
+        del graph.metadata_props[:]
+        (pets / version / "model.onnx").unlink()
+        onnx.save(graph, pets / version / "model.onnx")
+    assert described_version(pets) == 2
+    assert spec_of(pets, 2).labels == OTHER_LABELS
+    with pytest.raises(ArtifactError, match=r"labels and preprocessing are not known; export it again"):
+        promote(pets, 1)
+    assert served(pets) == {2}
+
+
+def test_export_leaves_the_pinned_version_in_its_terms(pets: Path, other_checkpoint: Path) -> None:
+    promote(pets, 1)
+    done = export(
+        source_from_checkpoint(other_checkpoint),
+        Order(pets.parent, max_batch=16, serving=serving_from(instances=2)),
+        lambda step: None,
+    )
+    assert done.version == 3
+    assert any("does not load version 3" in one and "builder promote pets 3" in one for one in done.warnings)
+    assert (served(pets), told(pets)) == ({1}, (3, ("cat", "dog", "bird"), [32, 32, 3], 8))
+    assert (last_version(read_config(pets)), read_config(pets).instance_group[0].count) == (3, 2)
+    assert list(read_config(pets.parent / "pets_decode").output[0].dims) == [32, 32, 3]
+    assert check_repository(pets.parent) == []
+    promote(pets, None)
+    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+
+
+def test_export_warns_when_an_older_served_version_gets_a_larger_batch(
+    exported_once: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
+    order = Order(repository, max_batch=16, serving=serving_from(versions="all"))
+    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    assert done.warnings == ("max_batch_size 16 holds for version 1 too, which is served and was judged up to 8",)
+
+
+def test_commands_tell_what_is_served_and_what_comes_next(pets: Path, command: Callable[..., Result]) -> None:
+    where = ("--repository", pets.parent)
+    done = command("builder", "rollback", "pets", *where)
+    assert done.exit_code == 0, done.stderr
+    assert "pets: serves version 1 (pinned); before: 2 (policy latest:1)" in done.stdout
+    assert "server reload pets pets_decode pets_encoded" in done.stdout
+    listed = command("builder", "versions", "pets", *where)
+    assert "Triton serves 1" in listed.stdout
+    assert "builder promote pets latest" in listed.stdout
+    document = json.loads(command("builder", "promote", "pets", "latest", *where, "--json").stdout)
+    assert (document["version"], document["policy"], document["served_before"]) == (2, "latest:1", [1])
+    for wrong in ("0", "newest", "-1", "../1"):
+        refused = command("builder", "promote", "pets", "--", wrong)
+        assert (refused.exit_code, "Traceback" in refused.stderr) == (2, False), wrong
+    fail_verdict(pets, 1)
+    assert command("builder", "promote", "pets", 1, *where).exit_code == 1
+
+
+def test_triton_answers_with_the_promoted_version_when_it_loads_the_model_again(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "triton").mkdir()
+    with explicit_triton(pets.parent, tmp_path / "triton") as triton:
+
+        def answers_as(version: int) -> None:
+            golden = Golden.load(pets / str(version) / GOLDEN_FILE)
+            for name in ("pets_decode", "pets", "pets_encoded"):
+                triton.load(name)
+            answered, output = triton.infer("pets", golden.images[:2])
+            assert answered == version
+            assert np.allclose(output, golden.outputs["probabilities"][:2], atol=1e-4)
+
+        answers_as(2)
+        rollback(pets)
+        answers_as(1)
+        promote(pets, None)
+        answers_as(2)

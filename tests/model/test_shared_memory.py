@@ -1,0 +1,169 @@
+"""Memory shared with a server: lent, let go of, and never in the way of an answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.connection import Connection
+from model.errors import InferenceError, TokenError, TritonkitError, UnreachableError
+from model.preprocess import ImageArray
+from model.runners.shared_memory import FOLDER, LEAST_BYTES, MOST_BYTES, PREFIX, Registry, SharedInputs
+from model.runners.triton import TritonRunner, TritonServer
+from model.runners.triton_transport import Transport, TritonRegistry
+
+ENOUGH = LEAST_BYTES
+
+
+class KeptRegistry(Registry):
+    """A list in this process, with the content that each region has in the file system while it is registered."""
+
+    def __init__(self) -> None:
+        self.regions: dict[str, int] = {}
+        self.failing: TritonkitError | None = None
+        self.in_use: set[str] = set()
+        self.asked = 0
+
+    def register(self, region: str, size: int) -> None:
+        if self.failing is not None:
+            raise self.failing
+        assert (FOLDER / region).stat().st_size == size
+        assert (FOLDER / region).stat().st_mode & 0o077 == 0, "pictures are nobody else's business"
+        self.regions[region] = size
+
+    def unregister(self, region: str) -> None:
+        self.asked += 1
+        if self.failing is not None:
+            raise self.failing
+        if region in self.in_use:
+            raise InferenceError("it is currently in use")
+        self.regions.pop(region, None)
+
+    def registered(self) -> list[str]:
+        return list(self.regions)
+
+
+def ours() -> list[str]:
+    return [path.name for path in FOLDER.glob(f"{PREFIX}{os.getpid()}-*")]
+
+
+def test_region_is_lent_again_when_a_request_is_done() -> None:
+    registry = KeptRegistry()
+    memory = SharedInputs(registry)
+    for size in (ENOUGH + 5, ENOUGH, ENOUGH + 5):
+        with memory.lent(size) as region:
+            assert region is not None
+            assert region.size == ENOUGH + 5
+            assert ours() == [], "the server has mapped it, and nobody else can"
+    with memory.lent(ENOUGH) as first, memory.lent(ENOUGH) as second:
+        assert first is not None
+        assert second is not None
+        assert first.name != second.name
+    memory.close()
+    assert registry.regions == {}
+
+
+def test_larger_region_takes_the_place_of_one_that_is_too_small() -> None:
+    registry = KeptRegistry()
+    memory = SharedInputs(registry)
+    for size in (ENOUGH, 2 * ENOUGH, ENOUGH):
+        with memory.lent(size):
+            pass
+    assert list(registry.regions.values()) == [2 * ENOUGH]
+
+
+@pytest.mark.parametrize("size", [LEAST_BYTES - 1, MOST_BYTES + 1])
+def test_nothing_is_lent_when_a_batch_is_too_small_or_too_large(size: int) -> None:
+    with SharedInputs(KeptRegistry()).lent(size) as region:
+        assert region is None
+
+
+def test_region_is_not_lent_again_when_its_request_failed() -> None:
+    """The server may still read it, and would take the next pictures for those of the request that was given up."""
+    registry = KeptRegistry()
+    memory = SharedInputs(registry)
+    with suppress(InferenceError), memory.lent(ENOUGH) as failed:
+        assert failed is not None
+        registry.in_use.add(failed.name)
+        raise InferenceError("too late")
+    with memory.lent(ENOUGH) as following:
+        assert following is not None
+        assert following.name != failed.name
+    assert failed.name in registry.regions
+    registry.in_use.clear()
+    memory.close()
+    assert registry.regions == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "asked_again"),
+    [(InferenceError("cannot open"), False), (TokenError("closed"), False), (UnreachableError("away"), True)],
+)
+def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError, asked_again: bool) -> None:
+    registry = KeptRegistry()
+    registry.failing = error
+    memory = SharedInputs(registry)
+    with memory.lent(ENOUGH) as region:
+        assert region is None
+    assert ours() == []
+    registry.failing = None
+    with memory.lent(ENOUGH) as region:
+        assert (region is not None) is asked_again
+    memory.close()
+
+
+def test_server_that_is_away_is_told_once_when_all_is_given_back() -> None:
+    registry = KeptRegistry()
+    inputs = SharedInputs(registry)
+    with inputs.lent(ENOUGH), inputs.lent(ENOUGH), inputs.lent(ENOUGH):
+        pass
+    registry.failing = UnreachableError("gone")
+    inputs.close()
+    assert (registry.asked, len(registry.regions)) == (1, 3)
+
+
+def test_regions_of_ended_processes_are_let_go_of_when_the_next_one_begins() -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    orphan = f"{PREFIX}{int(ended.stdout)}-1-00"
+    alive = f"{PREFIX}{os.getpid()}-{Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}-00"
+    reused = f"{PREFIX}{os.getpid()}-1-00"
+    registry = KeptRegistry()
+    registry.regions = dict.fromkeys([orphan, alive, reused, "somebody-else-s"], 1)
+    (FOLDER / orphan).touch()
+    with SharedInputs(registry).lent(ENOUGH) as region:
+        assert region is not None
+        assert registry.regions.keys() == {alive, "somebody-else-s", region.name}
+    assert not (FOLDER / orphan).exists()
+
+
+@pytest.fixture
+def batch_of() -> Callable[[int], ImageArray]:
+    def made(seed: int) -> ImageArray:
+        return np.random.default_rng(seed).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+
+    return made
+
+
+def test_answers_stay_right_when_the_server_forgot_all_regions(
+    served: str, batch_of: Callable[[int], ImageArray]
+) -> None:
+    connection = Connection(url=served, shared_memory=True)
+    with closing(TritonServer(connection)) as server, closing(TritonServer(served)) as plain:
+        spec = TritonRunner(server, "resnet18").spec
+        registry = TritonRegistry(Transport(Connection(url=served)))
+        for seed in range(3):
+            expected = plain.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
+            answered = server.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
+            assert np.allclose(answered, expected, atol=1e-5)
+            mine = [name for name in registry.registered() if name.startswith(f"{PREFIX}{os.getpid()}-")]
+            assert seed == 1 or len(mine) == 1, "the request after one that was forgotten is sent as it is"
+            for name in mine:
+                registry.unregister(name)
+    assert registry.registered() == []
