@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from model.errors import InferenceError, ServerError
 from model.preprocess import ImageArray
+from scripts.ports import free_ports
 from server.pip_runtime import find_pip_runtime
 
 _PR_SET_PDEATHSIG = 1
@@ -76,7 +76,7 @@ def explicit_triton(repository: Path, folder: Path) -> Iterator[ExplicitTriton]:
     """Start one that has loaded nothing yet; its backends and log lie in `folder`. Raises ServerError."""
     runtime = find_pip_runtime()
     runtime.lay_out_backends(folder / "backends")
-    http, grpc, metrics = _free_ports()
+    http, grpc, metrics = free_ports()
     arguments = {
         "model-repository": repository,
         "backend-directory": folder / "backends",
@@ -115,11 +115,3 @@ def _wait_until_ready(triton: ExplicitTriton, process: subprocess.Popen[bytes], 
             last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             raise ServerError(f"Triton did not start:\n{last}")
         time.sleep(0.1)
-
-
-def _free_ports() -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return [int(port) for port in ports]

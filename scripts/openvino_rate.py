@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import torch
 
 from benchmarks.environment import environment_now
 from benchmarks.load import Timing, batches_of, measure_level
-from builder.config.triton_config import CONFIG_FILE, config_for, config_to_text, label_texts
+from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.formats import FORMATS, Job
 from builder.onnx_export import onnx_interface
 from builder.options import Foreign
@@ -33,6 +32,8 @@ from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from builder.targets import Target
 from model.runners.triton import TritonRunner, TritonServer
+from model.triton_config import CONFIG_FILE
+from scripts.ports import free_ports
 from server.pip_runtime import find_pip_runtime
 from server.process import Options, start, stop, wait_until_ready
 
@@ -72,10 +73,7 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
 @contextmanager
 def served(repository: Path) -> Iterator[TritonServer]:
     """A Triton of our own on free ports."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    http, grpc, metrics = (one.getsockname()[1] for one in held)
-    for one in held:
-        one.close()
+    http, grpc, metrics = free_ports()
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
     try:

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import signal
 import time
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, application, print_json, progress, reports_errors, table
+from model.console import JsonOption, application, print_json, progress, reports_errors
 from model.errors import InputError, ServerError
+from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
+from server.model_commands import GrpcPort, register
 
 if TYPE_CHECKING:
-    from server.process import Server
+    from server.runtime import Server
 
 app = application("Run NVIDIA Triton on a model repository.")
-
-
-class RuntimeName(StrEnum):
-    """Ways to run Triton."""
-
-    pip = "pip"
-    docker = "docker"
-
-
-GrpcPort = Annotated[int | None, typer.Option(help="One server, by its gRPC port.")]
 
 
 @app.callback()
@@ -40,6 +31,8 @@ def server() -> None:
 
     * server status
 
+    * server reload digits
+
     * server down
     """
 
@@ -48,67 +41,72 @@ def server() -> None:
 @reports_errors
 def up(
     repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
-    runtime: Annotated[RuntimeName, typer.Option(help="pip: NVIDIA's binary from a wheel.")] = RuntimeName.pip,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="Load this model alone, and what it needs; may be repeated.")
+    ] = None,
+    runtime: Annotated[
+        RuntimeName, typer.Option(help="pip: NVIDIA's binary from a wheel; docker: an image.")
+    ] = RuntimeName.pip,
+    image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    host: Annotated[str, typer.Option(help="The IPv4 address to answer on; others can reach it with --expose.")] = (
+        "127.0.0.1"
+    ),
+    expose: Annotated[bool, typer.Option("--expose", help="Let other machines reach --host.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="With --expose: do so without TLS.")] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="TLS for gRPC: the server's certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Mutual TLS: let in those whose certificates this authority signed (PEM).")
+    ] = None,
     cache_mib: Annotated[
         int, typer.Option(min=0, help="Memory for answers of models exported with --response-cache; 0 keeps none.")
     ] = 0,
     timeout_s: Annotated[float, typer.Option(min=1, help="Seconds to wait until all models are loaded.")] = 120,
+    force: Annotated[bool, typer.Option("--force", help="Start in spite of what `server doctor` finds.")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop Triton when this ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start Triton on the loopback address and wait until every model is ready.
 
+    What `server doctor` finds is told first; an error keeps it from starting.
+
     Example: server up --repository model_repository --grpc-port 9001
     """
-    if runtime is RuntimeName.docker:
-        raise InputError("NVIDIA's image is run by Compose: docker compose up triton (or triton-cpu without a GPU)")
-    from server.process import Options, start, stop, wait_until_ready
+    from server.options import Options
+    from server.process import start, stop, wait_until_ready
+    from server.security import Security
 
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    options = Options(repository=repository, cache_mib=cache_mib, **ports)
+    options = Options(
+        repository=repository,
+        models=tuple(models or ()),
+        runtime=runtime.value,
+        image=image,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        security=Security(tls_certificate=tls_cert, tls_key=tls_key, tls_ca=tls_ca, expose=expose, plaintext=insecure),
+        cache_mib=cache_mib,
+    )
     if foreground:
         signal.signal(signal.SIGTERM, _as_interrupt)
-    with progress(f"starting Triton on {repository}"):
-        started = start(options, stops_with_parent=foreground)
+    refuse_when_unfit(options, force)
+    with progress(f"starting Triton on {repository}") as report:
+        started = start(options, stops_with_parent=foreground, report=report)
         wait_until_ready(started, timeout_s)
-    if as_json:
-        print_json(started)
-    else:
-        typer.echo(
-            f"ready: gRPC {options.host}:{grpc_port}, http://{options.host}:{http_port}, "
-            f"metrics http://{options.host}:{metrics_port}/metrics (pid {started.pid})"
-        )
+    _tell(started, as_json)
     if foreground:
         try:
             _wait(started)
         finally:
-            stop(started, keep_log=started.process() is None)
+            stop(started, keep_log=not started.runtime.is_alive(started))
 
 
-@app.command()
-@reports_errors
-def status(as_json: JsonOption = False) -> None:
-    """Show the running servers and their models; exit 1 when one is not ready."""
-    from server.process import running_servers
-    from server.status import model_rows
-
-    servers = running_servers()
-    ready = {running.pid: running.is_ready() for running in servers}
-    models = {running.pid: model_rows(running) if ready[running.pid] else [] for running in servers}
-    if as_json:
-        print_json([_document(one, ready[one.pid], models[one.pid]) for one in servers])
-    for running in () if as_json else servers:
-        state = "ready" if ready[running.pid] else "NOT READY"
-        typer.echo(f"{running.options.repository}: {state}, gRPC {running.options.grpc_port}, pid {running.pid}")
-        rows = [list(row.model_dump().values()) for row in models[running.pid]]
-        table(["model", "version", "state", "images", "mean batch", "queue us"], [list(map(str, row)) for row in rows])
-    if not servers and not as_json:
-        typer.echo("no server is running; start one with `server up`")
-    if not all(ready.values()):
-        raise typer.Exit(1)
+app.command()(doctor)
+register(app)
 
 
 @app.command()
@@ -135,25 +133,40 @@ def down(grpc_port: GrpcPort = None, as_json: JsonOption = False) -> None:
     """Stop the running servers, or the one on a port, and all their processes."""
     from server.process import running_servers, stop
 
-    chosen = [one for one in running_servers() if grpc_port in (None, one.options.grpc_port)]
+    chosen = running_servers(grpc_port)
     if grpc_port is not None and not chosen:
         raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
     with progress(f"stopping {len(chosen)} server(s)"):
         for running in chosen:
             stop(running)
     if as_json:
-        print_json({"stopped": [running.pid for running in chosen]})
+        print_json({"stopped": [running.pid or running.container for running in chosen]})
     else:
         typer.echo(f"stopped {len(chosen)} server(s)")
 
 
-def _document(running: Server, ready: bool, models: list[Any]) -> dict[str, Any]:
-    return {"pid": running.pid, "ready": ready, "options": running.options, "models": models}
+def _tell(started: Server, as_json: bool) -> None:
+    """Say where it answers, and on stderr what is open to others or unwise."""
+    from server.exposure import opened, warnings
+
+    options = started.options
+    for sentence in opened(options, started.tokens):
+        typer.echo(sentence, err=True)
+    for warning in warnings(options):
+        typer.echo(f"warning: {warning}", err=True)
+    if as_json:
+        document: dict[str, Any] = started.model_dump(mode="json", exclude={"tokens"})
+        print_json({**document, "state": started.folder / "server.json"})
+        return
+    typer.echo(
+        f"ready: gRPC {options.host}:{options.grpc_port}, {options.http_url}, "
+        f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
+    )
 
 
 def _wait(running: Server) -> None:
-    while running.process() is not None:
-        time.sleep(0.2)
+    while running.runtime.is_alive(running):
+        time.sleep(running.runtime.poll_s)
     raise ServerError(f"Triton ended; its log: {running.log}")
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Mapping
 
 import psutil
 
 from model.errors import ServerError
 
 
-def check_free(host: str, ports: dict[str, int]) -> None:
-    """Raise ServerError naming every port that cannot be bound and, where the system tells, its holder."""
-    problems = [problem for title, port in ports.items() if (problem := _problem(host, title, port))]
-    if len(set(ports.values())) < len(ports):
+def check_free(bound: Mapping[str, tuple[str, int]]) -> None:
+    """Raise ServerError naming every port that cannot be bound and, where the system tells, its holder.
+
+    bound: address and port by what they are for, such as {"gRPC": ("127.0.0.1", 8001)}.
+    """
+    problems = [problem for title, (host, port) in bound.items() if (problem := _problem(host, title, port))]
+    if len({port for _, port in bound.values()}) < len(bound):
         problems.append("two of the ports are the same")
     if problems:
         raise ServerError(

@@ -1,7 +1,9 @@
-"""docker-compose.yml says what production needs, and is valid for Compose."""
+"""docker-compose.yml and what it runs: closed to the outside, valid for Compose, and one with `server up`."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,22 +12,42 @@ from typing import Any
 import pytest
 import yaml
 
+from model.releases import DEFAULT_IMAGE
+from server.docker_image import CPU_IMAGE
+from server.options import Options, triton_arguments
+from server.security import Security, Tokens
+
 ROOT = Path(__file__).parents[1]
+ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
+TRITONS = ("triton", "triton-cpu")
+ADMIN = {"TRITONKIT_ADMIN_TOKEN": "admin"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     services: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return services
 
 
-@pytest.mark.parametrize("name", ["triton", "triton-cpu"])
+@pytest.mark.parametrize("name", [*TRITONS, "prometheus", "grafana"])
 def test_service_is_closed_to_the_outside(services: dict[str, Any], name: str) -> None:
     service = services[name]
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert service["user"] == "1000:1000"
-    assert [volume.rpartition(":")[2] for volume in service["volumes"]] == ["ro"]
-    assert "v2/health/ready" in service["healthcheck"]["test"][-1]
+    assert all(port.startswith(("127.0.0.1:", "${GRPC_ADDRESS:-127.0.0.1}:")) for port in service["ports"])
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    mounted = [volume for volume in service["volumes"] if volume.startswith((".", "$"))]
+    assert {volume.rpartition(":")[2] for volume in mounted} == {"ro"}
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_triton_runs_without_root_and_is_asked_for_its_health(services: dict[str, Any], name: str) -> None:
+    assert services[name]["user"] == "1000:1000"
+    assert "v2/health/ready" in services[name]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_triton_is_not_started_for_ever_when_it_cannot_start(services: dict[str, Any], name: str) -> None:
+    assert services[name]["restart"] == "on-failure:5"
 
 
 def test_only_the_first_service_reserves_a_gpu(services: dict[str, Any]) -> None:
@@ -34,18 +56,41 @@ def test_only_the_first_service_reserves_a_gpu(services: dict[str, Any]) -> None
     assert "deploy" not in services["triton-cpu"]
 
 
-def test_image_is_new_enough_and_the_example_settings_are_the_defaults(services: dict[str, Any]) -> None:
-    settings = dict(
-        line.split("=", 1)
-        for line in (ROOT / ".env.example").read_text().splitlines()
-        if "=" in line and line[0] != "#"
-    )
-    image = services["triton"]["image"]
-    assert image == f"${{TRITON_IMAGE:-{settings['TRITON_IMAGE']}}}"
+def test_compose_and_the_docker_runtime_serve_by_the_same_images(services: dict[str, Any]) -> None:
+    assert services["triton"]["image"] == f"${{TRITON_IMAGE:-{DEFAULT_IMAGE}}}"
+    assert services["triton-cpu"]["image"] == f"${{TRITON_CPU_IMAGE:-{CPU_IMAGE}}}"
+    assert services["triton-cpu"]["build"]["target"] == "cpu"
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert f"ARG TRITON_IMAGE={DEFAULT_IMAGE}\n" in dockerfile
+
+
+def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
     release = settings["TRITON_IMAGE"].rpartition(":")[2].removesuffix("-py3")
     assert tuple(map(int, release.split("."))) >= (26, 6)
     text = (ROOT / "docker-compose.yml").read_text()
-    assert all(f"${{{key}:-{value}}}" in text for key, value in settings.items())
+    assert not [key for key, value in settings.items() if f"${{{key}:-{value}}}" not in text]
+
+
+def test_pictures_are_decoded_by_one_pillow_everywhere() -> None:
+    locks = [ROOT / "requirements" / f"{name}.lock" for name in ("dev", "triton", "decode")]
+    assert len({re.findall(r"^pillow==\S+", lock.read_text(), re.MULTILINE)[0] for lock in locks}) == 1
+
+
+def test_images_of_others_are_pinned(services: dict[str, Any]) -> None:
+    for name in ("prometheus", "grafana"):
+        tag = services[name]["image"].rpartition(":")[2].rstrip("}")
+        assert tag[-1].isdecimal()
+        assert tag.count(".") == 2
+
+
+def test_grafana_does_not_start_when_no_password_is_set(services: dict[str, Any]) -> None:
+    service = services["grafana"]
+    assert service["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "${GRAFANA_ADMIN_PASSWORD:-}"
+    command = [part.replace("$$", "$") for part in service["entrypoint"]]
+    refused = subprocess.run(command, env={"GF_SECURITY_ADMIN_PASSWORD": ""}, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (2, "error: set GRAFANA_ADMIN_PASSWORD in .env\n")
 
 
 def test_compose_accepts_the_file() -> None:
@@ -58,5 +103,89 @@ def test_compose_accepts_the_file() -> None:
     if not usable:
         pytest.skip("neither docker-compose nor docker compose is installed")
     for command in usable:
-        checked = subprocess.run([*command, "config"], cwd=ROOT, capture_output=True, text=True)
+        profiles = ["--profile", "cpu", "--profile", "monitoring"]
+        checked = subprocess.run([*command, *profiles, "config"], cwd=ROOT, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("pets", "other"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    return tmp_path / "models"
+
+
+def entered(models: Path, settings: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the entrypoint with a program that stands in for Triton's; its output is Triton's command line."""
+    programs = models.parent / "bin"
+    programs.mkdir(exist_ok=True)
+    (programs / "tritonserver").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (programs / "tritonserver").chmod(0o755)
+    environment = {"PATH": f"{programs}:{os.defpath}", "MODELS_FOLDER": str(models), **settings}
+    command = ["/bin/sh", str(ENTRYPOINT), *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_entrypoint_says_what_server_up_says(models: Path) -> None:
+    certificates = models.parent / "tls"
+    certificates.mkdir()
+    for name in ("server.pem", "server.key", "clients.pem"):
+        (certificates / name).touch()
+    settings = {
+        **ADMIN,
+        "TRITONKIT_TOKEN": "use",
+        "TLS_MOUNT": str(certificates),
+        "TLS_CERTIFICATE": "server.pem",
+        "TLS_KEY": "server.key",
+        "TLS_CA": "clients.pem",
+        "GRPC_ADDRESS": "0.0.0.0",
+        "MODELS": "pets, other",
+        "CACHE_MIB": "3",
+    }
+    security = Security(
+        tls_certificate=certificates / "server.pem",
+        tls_key=certificates / "server.key",
+        tls_ca=certificates / "clients.pem",
+        expose=True,
+    )
+    options = Options(repository=models, host="0.0.0.0", models=("pets", "other"), cache_mib=3, security=security)
+    wanted = triton_arguments(options, Tokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
+    done = entered(models, settings)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(wanted)
+
+
+def test_entrypoint_says_what_server_up_says_when_nothing_is_set(models: Path) -> None:
+    options = Options(repository=models, runtime="docker")
+    wanted = triton_arguments(options, Tokens(admin="admin"), str(models), bind="0.0.0.0")
+    assert sorted(entered(models, ADMIN).stdout.splitlines()) == sorted(wanted)
+
+
+def test_entrypoint_gives_further_options_the_last_word(models: Path) -> None:
+    assert entered(models, ADMIN, "--http-port=9000").stdout.splitlines()[-1] == "--http-port=9000"
+    assert entered(models, {}, "tritonserver", "--help").stdout == "--help\n"
+
+
+def test_entrypoint_closes_the_repository_api_when_no_token_is_set(models: Path) -> None:
+    first, second = entered(models, {}), entered(models, {})
+    assert "nobody can load or unload models" in first.stderr
+    assert "--http-restricted-api=model-repository,trace,logging,shared-memory:tritonkit-token=" in first.stdout
+    assert first.stdout != second.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"GRPC_ADDRESS": "0.0.0.0"}, "lets other machines ask in plain text"),
+        ({"TRITONKIT_TOKEN": "two words"}, "TRITONKIT_TOKEN: a token holds letters, digits"),
+        ({"TLS_CERTIFICATE": "gone.pem", "TLS_KEY": "gone.key"}, "gone.pem cannot be read by user"),
+        ({"TLS_CERTIFICATE": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "TLS_CERTIFICATE needs TLS_KEY"),
+        ({"TLS_CERTIFICATE": "monitoring", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "monitoring cannot be read by user"),
+        ({"TLS_CA": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "which needs TLS_CERTIFICATE"),
+    ],
+)
+def test_entrypoint_refuses_settings_that_do_not_fit(models: Path, settings: dict[str, str], reason: str) -> None:
+    done = entered(models, settings)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stdout == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import sys
 import time
 import types
@@ -15,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from onnx import TensorProto, helper
 from typer.testing import Result
 
-from builder.config.triton_config import CONFIG_FILE, config_for, config_to_text, label_texts, read_config
+from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.formats import FORMATS, Job
 from builder.onnx_export import onnx_interface
 from builder.sources.base import NetworkSource
@@ -28,8 +26,11 @@ from builder.targets import FormatName, Precision
 from model.errors import ServerError
 from model.network import Network
 from model.runners import open_artifact
+from model.runners.openvino import core
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import Question
+from model.triton_config import CONFIG_FILE, read_config
+from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 Command = Callable[..., Result]
@@ -41,7 +42,7 @@ HEADS = Question(
         "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
     },
 )
-BF16_HERE = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16_HERE = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 MODELS: dict[str, tuple[FormatName, Precision]] = {
     "onnx_fp32": ("onnx", "fp32"),
     "openvino_fp32": ("openvino", "fp32"),
@@ -78,10 +79,7 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A Triton that serves them all."""
     before = os.environ.get(STATE_VARIABLE)
     os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    http, grpc, metrics = (one.getsockname()[1] for one in held)
-    for one in held:
-        one.close()
+    http, grpc, metrics = ports.free_ports()
     server = start(Options(repository=exported, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
     try:
         wait_until_ready(server, 120)

@@ -19,8 +19,11 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
+from server.binary import BinaryRuntime
 from server.log import failures
 from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
+from server.runtime import Runtime
+from server.security import Tokens
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
@@ -68,7 +71,10 @@ def test_server_names_the_reason_when_a_model_fails_to_load(
 ) -> None:
     artifact = tiny_repository / "pets" / "1" / "model.onnx"
     artifact.write_bytes(artifact.read_bytes()[:5000])
-    up = command("server", "up", "--repository", tiny_repository, *free_ports())
+    unfit = command("server", "up", "--repository", tiny_repository, *free_ports())
+    assert unfit.exit_code == 1
+    assert "not started; --force starts it all the same" in unfit.stderr
+    up = command("server", "up", "--force", "--repository", tiny_repository, *free_ports())
     assert up.exit_code == 3
     assert "model pets version 1:" in up.stderr
     assert "Protobuf parsing failed" in up.stderr or "InvalidProtobuf" in up.stderr
@@ -83,7 +89,7 @@ def test_server_names_the_reason_when_the_configuration_is_wrong(
 ) -> None:
     config = tiny_repository / "pets" / "config.pbtxt"
     config.write_text(config.read_text().replace('name: "probabilities"', 'name: "scores"'))
-    up = command("server", "up", "--repository", tiny_repository, *free_ports())
+    up = command("server", "up", "--force", "--repository", tiny_repository, *free_ports())
     assert up.exit_code == 3
     assert "config.pbtxt names the outputs ['scores'], the graph has ['probabilities']" in up.stderr
 
@@ -128,6 +134,29 @@ def test_server_stops_when_its_parent_ends(tiny_repository: Path, free_ports: Po
 
 
 @pytest.mark.usefixtures("own_state")
+class TakenWhileEnding(Server):
+    """A server whose port another one takes as soon as it has ended."""
+
+    @property
+    def runtime(self) -> Runtime:
+        state = self.folder / "server.json"
+
+        class Ending(BinaryRuntime):
+            def end(self, server: Server) -> None:
+                state.write_text(Server(options=server.options, tokens=Tokens(admin="another")).model_dump_json())
+
+        return Ending()
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("keep_log", [True, False])
+def test_stop_leaves_the_folder_alone_when_another_server_has_taken_the_port(tmp_path: Path, keep_log: bool) -> None:
+    server = TakenWhileEnding(options=Options(repository=tmp_path), tokens=Tokens(admin="a"))
+    (server.folder / "backends").mkdir(parents=True)
+    stop(server, keep_log)
+    assert sorted(path.name for path in server.folder.iterdir()) == ["backends", "server.json"]
+
+
 def test_server_refuses_a_folder_without_models(command: Command, tmp_path: Path) -> None:
     up = command("server", "up", "--repository", tmp_path / "nothing")
     assert up.exit_code == 2
@@ -140,7 +169,7 @@ def test_server_says_how_to_get_triton_when_it_is_missing(
 ) -> None:
     monkeypatch.setenv("TRITONKIT_TRITON_ENV", str(tmp_path / "none"))
     up = command("server", "up", "--repository", tiny_repository)
-    assert up.exit_code == 3
+    assert up.exit_code == 1
     assert "make setup" in up.stderr
 
 

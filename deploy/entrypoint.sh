@@ -1,0 +1,85 @@
+#!/bin/sh
+# Triton's command line from the settings of .env: what `server up --runtime docker` says, for Compose alone.
+# Options given to the container come last, and win.
+set -eu
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+say() {
+  echo "tritonkit: $*" >&2
+}
+
+case "${1:-}" in
+  '' | -*) ;;
+  *) exec "$@" ;; # a command of its own, as with `docker run IMAGE tritonserver …`
+esac
+
+models=${MODELS_FOLDER:-/models}
+certificates=${TLS_MOUNT:-/tls}
+
+check_token() {
+  case "$2" in
+    *[!A-Za-z0-9._~-]*) fail "$1: a token holds letters, digits and . _ ~ - alone; make one: openssl rand -hex 24" ;;
+  esac
+}
+
+check_file() {
+  { [ -f "$2" ] && [ -r "$2" ]; } \
+    || fail "$1: $2 cannot be read by user $(id -u); put the file into TLS_FOLDER of .env and let it be read"
+}
+
+administration=model-repository,trace,logging,shared-memory
+case "${GRPC_ADDRESS:-127.0.0.1}" in
+  127.* | localhost) ;;
+  *)
+    [ -n "${TLS_CERTIFICATE:-}" ] || [ "${PLAINTEXT:-}" = yes ] \
+      || fail "GRPC_ADDRESS=$GRPC_ADDRESS lets other machines ask in plain text; name TLS_CERTIFICATE and TLS_KEY in" \
+        ".env, or consent with PLAINTEXT=yes"
+    ;;
+esac
+
+admin=${TRITONKIT_ADMIN_TOKEN:-}
+check_token TRITONKIT_ADMIN_TOKEN "$admin"
+check_token TRITONKIT_TOKEN "${TRITONKIT_TOKEN:-}"
+if [ -z "$admin" ]; then
+  admin=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
+  say "no TRITONKIT_ADMIN_TOKEN in .env: nobody can load or unload models, only a restart does"
+fi
+
+# guard APIS TOKEN: these APIs ask for a token, over HTTP and gRPC.
+guard() {
+  guarded="$guarded --http-restricted-api=$1:tritonkit-token=$2 --grpc-restricted-protocol=$1:tritonkit-token=$2"
+}
+guarded=
+guard "$administration" "$admin"
+[ -z "${TRITONKIT_TOKEN:-}" ] || guard inference,metadata,model-config,statistics "$TRITONKIT_TOKEN"
+
+set -f # the star that means all models is Triton's, not the shell's
+loaded=$(echo "${MODELS:-}" | tr ',' ' ')
+[ -n "$loaded" ] || loaded='*'
+
+if [ -n "${TLS_CERTIFICATE:-}" ]; then
+  check_file TLS_CERTIFICATE "$certificates/$TLS_CERTIFICATE"
+  [ -n "${TLS_KEY:-}" ] || fail "TLS_CERTIFICATE needs TLS_KEY, the name of its key in TLS_FOLDER; set both in .env"
+  check_file TLS_KEY "$certificates/$TLS_KEY"
+  set -- "--grpc-use-ssl=true" "--grpc-server-cert=$certificates/$TLS_CERTIFICATE" \
+    "--grpc-server-key=$certificates/$TLS_KEY" "$@"
+fi
+if [ -n "${TLS_CA:-}" ]; then
+  check_file TLS_CA "$certificates/$TLS_CA"
+  [ -n "${TLS_CERTIFICATE:-}" ] || fail "TLS_CA asks clients for certificates, which needs TLS_CERTIFICATE and TLS_KEY"
+  set -- "--grpc-use-ssl-mutual=true" "--grpc-root-cert=$certificates/$TLS_CA" "$@"
+fi
+[ "${CACHE_MIB:-0}" -eq 0 ] || set -- "--cache-config=local,size=$((CACHE_MIB * 1048576))" "$@"
+# shellcheck disable=SC2086 # one word an option: tokens and Triton's names of models have no blanks
+set -- $guarded "$@"
+for model in $loaded; do set -- "--load-model=$model" "$@"; done
+set -- tritonserver "--model-repository=$models" --http-address=0.0.0.0 --grpc-address=0.0.0.0 \
+  --metrics-address=0.0.0.0 --http-port=8000 --grpc-port=8001 --metrics-port=8002 \
+  --model-control-mode=explicit --strict-readiness=false --exit-timeout-secs=20 "$@"
+# NVIDIA's own start finds the libraries for older drivers.
+[ ! -x /opt/nvidia/nvidia_entrypoint.sh ] || set -- /opt/nvidia/nvidia_entrypoint.sh "$@"
+exec "$@"

@@ -1,0 +1,62 @@
+"""What `scripts/docker_test.sh` leaves to Python: free ports, a Compose file for the host's network, equal answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from scripts.ports import free_ports
+
+app = typer.Typer(add_completion=False)
+TOLERANCE = 1e-5
+
+
+@app.command()
+def ports() -> None:
+    """Print three ports of the loopback address that nobody uses: HTTP, gRPC, metrics."""
+    print(*free_ports())
+
+
+@app.command()
+def host_network(http: int, grpc: int, metrics: int) -> None:
+    """Put the services of a resolved Compose file, on standard input, on the machine's own network, loopback alone."""
+    document: dict[str, Any] = yaml.safe_load(sys.stdin)
+    service = document["services"]["triton-cpu"]
+    addresses = {"http": http, "grpc": grpc, "metrics": metrics}
+    del service["ports"]
+    service.pop("networks", None)
+    service["network_mode"] = "host"
+    service["build"]["network"] = "host"
+    service["command"] = [f"--{kind}-address=127.0.0.1" for kind in addresses]
+    service["command"] += [f"--{kind}-port={port}" for kind, port in addresses.items()]
+    service["healthcheck"]["test"][-1] = f"http://127.0.0.1:{http}/v2/health/ready"
+    service["healthcheck"]["interval"] = "1s"
+    kept = {"version": document["version"], "services": {"triton-cpu": service}}
+    json.dump(kept, sys.stdout, indent=1)
+
+
+@app.command()
+def same(expected: Path, served: Path) -> None:
+    """Compare two documents of `client infer --json`: the same files, labels and scores to within 1e-5."""
+    left, right = (_scores(path) for path in (expected, served))
+    if left.keys() != right.keys() or not left:
+        raise SystemExit(f"answers for {sorted(left)}, but {sorted(right)}")
+    furthest = max(abs(left[key] - right[key]) for key in left)
+    if furthest > TOLERANCE:
+        raise SystemExit(f"scores differ by {furthest:g}, more than {TOLERANCE:g}")
+    print(f"{len(left)} scores agree to within {furthest:.1g}")
+
+
+def _scores(path: Path) -> dict[tuple[str, str], float]:
+    """Probabilities by picture and label."""
+    rows = json.loads(path.read_text())["rows"]
+    return {(row["path"], entry["label"]): float(entry["probability"]) for row in rows for entry in row["top"]}
+
+
+if __name__ == "__main__":
+    app()

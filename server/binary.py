@@ -1,0 +1,88 @@
+"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel as a process of this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from server.options import Options, triton_arguments
+from server.pip_runtime import find_pip_runtime
+from server.runtime import LOG_FILE, Report, Runtime, Server
+from server.security import Tokens
+
+_PR_SET_PDEATHSIG = 1
+_STOP_TIMEOUT_S = 30.0
+
+
+class BinaryRuntime(Runtime):
+    """Triton without Docker."""
+
+    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+        """Start the binary with backends laid out in `folder`. Raises ServerError when there is none."""
+        environment = find_pip_runtime()
+        backends = folder.resolve() / "backends"
+        environment.lay_out_backends(backends)
+        arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
+        if options.cache_mib:
+            arguments.append(f"--cache-directory={environment.caches}")
+        with (folder / LOG_FILE).open("wb") as log:
+            process = subprocess.Popen(
+                [str(environment.binary), *arguments],
+                env=environment.environment(),
+                cwd=folder,  # the Python stubs import `model`, and would find ours in the kit's own folder
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_stop_with_parent() if stops_with_parent else None,
+            )
+        try:
+            started = psutil.Process(process.pid).create_time()
+        except BaseException:
+            process.kill()  # a server that nobody remembers could not be stopped
+            raise
+        return Server(options=options, tokens=tokens, pid=process.pid, started=started)
+
+    def is_alive(self, server: Server) -> bool:
+        """Whether the process runs, and is the one that was started."""
+        return _process(server) is not None
+
+    def end(self, server: Server) -> None:
+        """Ask the process to end, and kill what is left of it and its children after a while."""
+        process = _process(server)
+        if process is not None:
+            _end(process)
+
+
+def _process(server: Server) -> psutil.Process | None:
+    try:
+        process = psutil.Process(server.pid)
+        same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+def _end(process: psutil.Process) -> None:
+    try:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
+    for left in alive:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _stop_with_parent() -> Callable[[], None]:
+    """What the child runs before it becomes Triton: prctl(2), PR_SET_PDEATHSIG. The library is loaded beforehand."""
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

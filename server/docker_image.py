@@ -1,0 +1,144 @@
+"""The image that serves: NVIDIA's where the engine has GPUs, else one built of Debian and the pip runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.docker_engine import Docker
+from model.env_file import setting
+from model.errors import ServerError, first_line
+from model.releases import image_for
+from server.options import Options
+from server.runtime import Report
+
+CPU_IMAGE = "tritonkit/triton-cpu"
+"""The same as in docker-compose.yml, so that either builds it for both."""
+_CPU_IMAGE_VARIABLE = "TRITON_CPU_IMAGE"
+_DEBIAN_VARIABLE = "DEBIAN_IMAGE"
+_BUILD_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_ROOT = Path(__file__).parents[1]
+_DOCKERFILE = "deploy/Dockerfile"
+_BUILD_LINE = f"docker build --target cpu --tag {CPU_IMAGE} --file {_DOCKERFILE} ."
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of an engine."""
+
+    docker: Docker
+    host_network: bool
+    """Whether builds use the machine's own network, as containers do."""
+    report: Report
+
+    def for_serving(self, options: Options, gpu: bool) -> str:
+        """The image to run, there when this returns: pulled, or built.
+
+        gpu: whether the engine gives containers a GPU. Raises ServerError.
+        """
+        if options.image is not None:
+            return self._pulled(options.image)
+        if gpu:
+            return self._pulled(image_for(options.repository))
+        chosen = setting(_CPU_IMAGE_VARIABLE, options.repository) or CPU_IMAGE
+        if self._is_here(chosen):
+            return chosen
+        if chosen != CPU_IMAGE:
+            return self._pulled(chosen)
+        return self._built(setting(_DEBIAN_VARIABLE, options.repository))
+
+    def _is_here(self, image: str) -> bool:
+        docker, client = self.docker
+        with engine_asked(docker, f"look for the image {image}"):
+            try:
+                client.images.get(image)
+            except docker.errors.ImageNotFound:
+                return False
+        return True
+
+    def _pulled(self, image: str) -> str:
+        if self._is_here(image):
+            return image
+        docker, client = self.docker
+        name, tag = docker.utils.parse_repository_tag(image)
+        advice = "see whether its name is right, or build one as docs/docker.md says and give it by --image"
+        with engine_asked(docker, f"pull {image}", advice):
+            for step in pull_progress(client.api.pull(name, tag=tag or "latest", stream=True, decode=True)):
+                self.report(f"pulling {image}: {step}")
+        return image
+
+    def _built(self, debian: str | None) -> str:
+        if not (_ROOT / _DOCKERFILE).is_file():
+            raise ServerError(
+                f"this engine has no GPU and no image {CPU_IMAGE}; build that in the project's own folder with: "
+                f"{_BUILD_LINE}, or name another by --image"
+            )
+        docker, client = self.docker
+        given = {name: value for name in _BUILD_VARIABLES if (value := os.environ.get(name))}
+        with engine_asked(docker, f"build {CPU_IMAGE}", f"try it by hand: {_BUILD_LINE}"):
+            answers = client.api.build(
+                path=str(_ROOT),
+                dockerfile=_DOCKERFILE,
+                target="cpu",
+                tag=CPU_IMAGE,
+                buildargs={**given, **({_DEBIAN_VARIABLE: debian} if debian else {})},
+                network_mode="host" if self.host_network else None,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for step in build_progress(answers):
+                self.report(f"building {CPU_IMAGE}: {step}")
+        return CPU_IMAGE
+
+
+@contextmanager
+def engine_asked(docker: Any, doing: str, advice: str = "") -> Iterator[None]:
+    """Translate what Docker says when it cannot.
+
+    docker: the SDK. doing: what it was asked for. advice: what to do then. Raises ServerError.
+    """
+    after = f". What to do: {advice}" if advice else ""
+    try:
+        yield
+    except docker.errors.DockerException as error:
+        reason = getattr(error, "explanation", None) or error
+        raise ServerError(f"Docker cannot {doing}: {reason}{after}") from error
+    except OSError as error:  # requests' time limits and lost connections are such
+        raise ServerError(f"Docker does not answer, asked to {doing}: {first_line(error)}{after}") from error
+
+
+def pull_progress(answers: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What has arrived, each time it is ten MiB more. answers: as the engine streams them. Raises ServerError."""
+    layers: dict[str, tuple[int, int]] = {}
+    told = -1
+    for answer in answers:
+        _check(answer)
+        detail = answer.get("progressDetail") or {}
+        if "total" in detail and answer.get("status") == "Downloading":
+            layers[answer["id"]] = (detail["current"], detail["total"])
+        done, total = (sum(column) // _MIB for column in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        if done // 10 > told:
+            told = done // 10
+            yield f"{done} of {total} MiB so far known of"
+
+
+def build_progress(answers: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The steps of a build. answers: as the engine streams them. Raises ServerError with the last words of one."""
+    last = ""
+    for answer in answers:
+        said = str(answer.get("stream", "")).strip()
+        last = said or last
+        if said.startswith("Step "):
+            yield said[:100]
+        _check(answer, last)
+
+
+def _check(answer: dict[str, Any], before: str = "") -> None:
+    if "error" in answer:
+        raise ServerError(" ".join(filter(None, [before, str(answer["error"]).strip()])))

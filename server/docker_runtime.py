@@ -1,0 +1,210 @@
+"""The docker runtime: `tritonserver` in a container that was closed as docker-compose.yml closes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from model.docker_engine import Docker, all_gpus, docker_engine
+from model.env_file import setting
+from model.errors import InputError, ServerError
+from server.docker_image import Images, engine_asked
+from server.options import Options, triton_arguments
+from server.runtime import Report, Runtime, Server
+from server.security import Security, Tokens
+
+LABEL = "tritonkit"
+"""On every container: `docker ps --filter label=tritonkit=server` lists them."""
+_NETWORK_VARIABLE, _SHM_VARIABLE = "TRITON_NETWORK", "SHM_SIZE"
+_HOST = "host"
+_DEFAULT_SHM = "1gb"
+_MODELS, _TLS = "/models", "/tls"
+_USER = 1000
+"""NVIDIA's `triton-server`, taken where root starts the server."""
+_STOP_TIMEOUT_S = 30
+
+
+class DockerRuntime(Runtime):
+    """Triton in a container of the engine that DOCKER_HOST names, or this machine's."""
+
+    poll_s = 2.0
+
+    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+        """Pull or build the image where it is missing, and run it.
+
+        Raises InputError for files that the container's user cannot read, ServerError for what Docker cannot.
+        """
+        with _engine() as docker:
+            with engine_asked(docker[0], "tell about itself"):
+                gpu = has_gpu(docker[1].info())
+            network = _network(docker, options)
+            image = Images(docker, network == _HOST, report).for_serving(options, gpu)
+            options = options.model_copy(update={"image": image})
+            started = _run(docker, options, tokens, network, gpu)
+        if stops_with_parent:
+            _stop_with_this_process(started)
+        return Server(options=options, tokens=tokens, container=started)
+
+    def is_alive(self, server: Server) -> bool:
+        """Whether the container runs. Raises ServerError where no engine answers: it may run all the same."""
+        with _container(server) as container:
+            return container is not None and container.status == "running"
+
+    def end(self, server: Server) -> None:
+        """Stop the container and remove it."""
+        with _container(server) as container:
+            if container is not None:
+                container.stop(timeout=_STOP_TIMEOUT_S)
+                container.remove(force=True, v=True)
+
+    def save_log(self, server: Server) -> None:
+        """Write what the container has printed into the server's state folder."""
+        with _container(server) as container:
+            if container is not None:
+                server.log.write_bytes(container.logs())
+
+
+def has_gpu(info: dict[str, Any]) -> bool:
+    """Whether an engine gives containers NVIDIA GPUs. info: what `docker info` tells, as a document."""
+    discovered = (str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ())
+    return "nvidia" in (info.get("Runtimes") or {}) or any(name.startswith("nvidia.com/gpu") for name in discovered)
+
+
+def container_settings(options: Options, tokens: Tokens, network: str | None) -> dict[str, Any]:
+    """What `docker run` is told, in the words of Docker's SDK, without image and GPUs.
+
+    options: with an absolute repository. network: None is the engine's own. Raises InputError for a file that the
+    user in the container cannot read.
+    """
+    user, group = (_USER, _USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    security, files = _security_inside(options.security)
+    _check_readable(user, [options.repository, *files], key=options.security.tls_key)
+    arguments = triton_arguments(
+        options.model_copy(update={"security": security}),
+        tokens,
+        _MODELS,
+        bind=None if network == _HOST else "0.0.0.0",  # noqa: S104
+    )
+    published = {f"{port}/tcp": (host, port) for host, port in options.bound.values()}
+    return {
+        "command": ["tritonserver", *arguments],
+        "name": f"tritonkit-{options.grpc_port}",
+        "labels": {
+            LABEL: "server",
+            f"{LABEL}.repository": str(options.repository),
+            f"{LABEL}.grpc-port": str(options.grpc_port),
+        },
+        "user": f"{user}:{group}",
+        "read_only": True,
+        "tmpfs": {"/tmp": ""},  # noqa: S108 - in the container
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "shm_size": setting(_SHM_VARIABLE, options.repository) or _DEFAULT_SHM,
+        "volumes": {
+            str(options.repository): {"bind": _MODELS, "mode": "ro"},
+            **{str(here): {"bind": there, "mode": "ro"} for here, there in files.items()},
+        },
+        **({"network_mode": _HOST} if network == _HOST else {"ports": published}),
+        **({"network": network} if network not in (None, _HOST) else {}),
+    }
+
+
+def _run(docker: Docker, options: Options, tokens: Tokens, network: str | None, gpu: bool) -> str:
+    """The id of a container that was started; one that failed to start is gone again."""
+    module, client = docker
+    settings = container_settings(options, tokens, network)
+    advice = "install the NVIDIA Container Toolkit, or see what `docker run --gpus all` says" if gpu else ""
+    with engine_asked(module, f"run {options.image}", advice):
+        _remove_ended(docker, settings["name"])
+        container = client.containers.create(
+            options.image, **settings, device_requests=all_gpus(module) if gpu else None
+        )
+        try:
+            container.start()
+        except BaseException:
+            container.remove(force=True, v=True)
+            raise
+        identifier: str = container.id
+    return identifier
+
+
+def _remove_ended(docker: Docker, name: str) -> None:
+    """A container of ours that has ended, and that no state folder remembers, would keep its name."""
+    module, client = docker
+    try:
+        left = client.containers.get(name)
+    except module.errors.NotFound:
+        return
+    if left.labels.get(LABEL) == "server" and left.status != "running":
+        left.remove(force=True, v=True)
+
+
+@contextmanager
+def _engine() -> Iterator[Docker]:
+    docker = docker_engine(
+        ServerError, needed_for="--runtime docker", otherwise="without Docker there is --runtime pip, for CPUs"
+    )
+    try:
+        yield docker
+    finally:
+        docker[1].close()
+
+
+def _network(docker: Docker, options: Options) -> str | None:
+    """The network of `.env` where there is one of that name; Compose makes its own when it starts."""
+    name = setting(_NETWORK_VARIABLE, options.repository)
+    if name in (None, _HOST):
+        return name
+    with engine_asked(docker[0], "list its networks"):
+        return name if any(one.name == name for one in docker[1].networks.list(names=[name])) else None
+
+
+@contextmanager
+def _container(server: Server) -> Iterator[Any]:
+    """The server's container, None when it is gone. Raises ServerError."""
+    with _engine() as (module, client), engine_asked(module, f"manage the container {server.container[:12]}"):
+        try:
+            container = client.containers.get(server.container)
+        except module.errors.NotFound:
+            container = None
+        yield container
+
+
+def _security_inside(security: Security) -> tuple[Security, dict[Path, str]]:
+    """The same with files as the container sees them, and by file of this machine where it is seen."""
+    files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
+    seen = {name: f"{_TLS}/{name}.pem" for name, path in files.items() if path is not None}
+    inside = security.model_copy(update={name: Path(there) for name, there in seen.items()})
+    return inside, {path: seen[name] for name, path in files.items() if path is not None}
+
+
+def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
+    """Raises InputError for the first file or folder that another user could not read."""
+    if user == os.geteuid():
+        return
+    for root in paths:
+        for path in (root, *(root.rglob("*") if root.is_dir() else ())):
+            status = path.stat()
+            needed = 0o5 if path.is_dir() else 0o4
+            if status.st_uid != user and status.st_mode & needed != needed:
+                advice = f"chown {user} {key} && chmod 400 {key}" if path == key else f"chmod -R o+rX {root}"
+                raise InputError(
+                    f"{path}: user {user}, as whom Triton runs in the container, cannot read it; let it with: {advice}"
+                )
+
+
+def _stop_with_this_process(container: str) -> None:
+    """Have a process wait for the end of this one, however it ends, and remove the container then."""
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "server.docker_guard", container], stdin=subprocess.PIPE, start_new_session=True
+    )
+    _GUARDS.append(guard)
+
+
+_GUARDS: list[subprocess.Popen[bytes]] = []
+"""Their standard input closes when this process ends."""

@@ -1,0 +1,62 @@
+"""The command that exports a version again, by what the builder left beside it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from model.errors import TritonkitError
+from model.spec import METADATA_KEY, ModelSpec
+from server.doctor.served import manifest_in
+
+_VERDICT_FILE = "verdict.json"
+_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
+"""How a description begins that names a file, blanks and all."""
+
+
+class _Proven(BaseModel):
+    """What is read of a verdict; `builder` knows the rest."""
+
+    format: str
+    precision: str
+    max_batch: int
+
+
+def export_command(version: Path, repository: Path, image: str | None = None) -> str:
+    """Such as `builder export best.safetensors --trt fp16 --name digits …`; SOURCE where that is not known.
+
+    image: the one to build a plan in.
+    """
+    manifest = manifest_in(version)
+    source = _FILE.match(manifest.source) if manifest else None
+    words = ["builder", "export", source["name"] if source else "SOURCE"]
+    if manifest and source and not manifest.source.startswith("checkpoint "):
+        words += _told(version)
+    words += _target(version)
+    if image and "--trt" in words:
+        words += ["--in-container", "--image", image]
+    return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
+
+
+def _told(version: Path) -> list[str]:
+    """What was said of someone else's weights, which do not say it themselves."""
+    try:
+        spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
+    except (OSError, UnicodeDecodeError, TritonkitError):
+        return []
+    if spec.architecture.library != "timm":
+        return []
+    labels = version.parent / "labels.txt"
+    return ["--model", spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
+
+
+def _target(version: Path) -> list[str]:
+    try:
+        proven = _Proven.model_validate_json((version / _VERDICT_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return ["--trt", "fp16"] if list(version.glob("*.plan")) else []
+    precision = [] if proven.format == "torchscript" else [proven.precision]
+    return [f"--{proven.format}", *precision, "--max-batch", str(proven.max_batch)]

@@ -1,0 +1,58 @@
+"""All findings of a repository at a place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.errors import InputError, ServerError
+from model.finding import Finding, error, warning
+from model.staging import leftovers
+from server.doctor.machine import Machine
+from server.doctor.model_checks import check_model
+from server.doctor.place import Place, place_for
+from server.doctor.plan_checks import check_plans
+from server.doctor.resource_checks import check_resources
+from server.doctor.served import served_models
+from server.exposure import check_exposure, warnings
+from server.options import Options
+from server.ports import check_free
+
+
+def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Finding]:
+    """What speaks against serving a repository so, errors first: with one, a model does not load or answers wrongly.
+
+    deep: hash large files too. Raises InputError without a repository, or without a model that was named.
+    """
+    repository = options.repository
+    if not repository.is_dir():
+        raise InputError(f"{repository}: no model repository here; make one with `builder export`")
+    place, findings = place_for(options, machine)
+    return sorted([*findings, *_of_repository(place, deep)], key=lambda one: one.severity != "error")
+
+
+def before_start(options: Options) -> list[Finding]:
+    """What `server up` would refuse anyway: ports, addresses and certificates; and what is not wise."""
+    findings = [warning(options.repository, said, "see docs/security.md") for said in warnings(options)]
+    try:
+        check_exposure(options)
+        check_free(options.bound)
+    except (InputError, ServerError) as reason:
+        problem, _, fix = str(reason).rpartition("\n")
+        findings.append(error(Path(options.host), problem or fix, fix if problem else "give what it asks for"))
+    return findings
+
+
+def _of_repository(place: Place, deep: bool) -> list[Finding]:
+    named = place.options.models
+    missing = [name for name in named if not (place.repository / name).is_dir()]
+    if missing:
+        there = ", ".join(sorted(path.name for path in place.repository.iterdir() if path.is_dir())) or "none"
+        raise InputError(f"{place.repository}: has no model {', '.join(missing)}; it has {there}")
+    models, findings = served_models(place.repository, named)
+    for one in models:
+        findings += [*check_model(one, place, deep), *check_plans(one, place)]
+    findings += check_resources(models, place)
+    return [
+        *findings,
+        *(warning(path, "left by an interrupted export", "delete it") for path in leftovers(place.repository)),
+    ]

@@ -1,0 +1,72 @@
+"""What this machine has to serve with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from model.gpu import Gpu, find_gpu
+from model.spec import Frozen
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its segments there
+_CGROUP = Path("/sys/fs/cgroup")
+_MIB = 2**20
+
+
+class Machine(Frozen):
+    """Memory, and the first GPU that programs see."""
+
+    memory_bytes: int
+    """What programs can still have."""
+    shared_memory_bytes: int
+    """What is free of /dev/shm."""
+    gpu: Gpu | None = None
+    gpu_memory_bytes: int | None = None
+    """What is free of the GPU's; None is not known."""
+
+
+def this_machine() -> Machine:
+    """Ask the system and the driver."""
+    gpu = find_gpu()
+    return Machine(
+        memory_bytes=min(psutil.virtual_memory().available, _left_to_group()),
+        shared_memory_bytes=_free(SHARED_MEMORY),
+        gpu=gpu,
+        gpu_memory_bytes=_free_on_gpu() if gpu else None,
+    )
+
+
+def _left_to_group() -> int:
+    """What a container may still take, where this is one with a limit. Format: docs.kernel.org, cgroup-v2."""
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        reclaimed = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return int(limit) - int(used) + int(reclaimed.get("inactive_file", 0))
+    except (OSError, ValueError):  # no such file, or "max"
+        return psutil.virtual_memory().total
+
+
+def _free(folder: Path) -> int:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+def _free_on_gpu() -> int | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    asked = subprocess.run(
+        [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first = asked.stdout.strip().partition("\n")[0]
+    return int(first) * _MIB if asked.returncode == 0 and first.isdecimal() else None

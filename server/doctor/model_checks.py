@@ -1,0 +1,124 @@
+"""What a model needs of the server: its backend, its files, and the models it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model.compatibility import PLANS, damage
+from model.ensemble import check_ensemble
+from model.files import sha256_of
+from model.finding import Finding, error, warning
+from model.manifest import FileEntry
+from model.triton_config import CONFIG_FILE, described_policy, versions_of
+from server.doctor.again import export_command
+from server.doctor.place import ENSEMBLE, Place
+from server.doctor.served import Served, manifest_in
+
+WARMUP_FOLDER = "warmup"
+HASHED_BYTES = 64 * 2**20
+"""Larger files are hashed only when asked: a server's start should not wait for gigabytes to be read."""
+_LOADED = {".onnx", ".data", ".plan", ".rtx", ".xml", ".bin", ".pt", ".py"}
+_EXPORT_AGAIN = "export the model again"
+
+
+def check_model(model: Served, place: Place, deep: bool) -> Iterator[Finding]:
+    """Findings of one model. deep: hash large files too."""
+    config = model.folder / CONFIG_FILE
+    if model.config.name not in ("", model.name):
+        yield error(config, f"its configuration is named {model.config.name!r}", "name the folder so, or remove `name`")
+    yield from _check_backend(model, place)
+    if model.backend == ENSEMBLE:
+        yield from check_ensemble(model.folder, model.config)
+        return
+    yield from _check_versions(model)
+    yield from _check_shared_files(model)
+    for version in model.versions:
+        yield from _check_files(version, model.files, place.repository, deep)
+    yield from _check_processors(model, place)
+    if model.config.response_cache.enable and not place.options.cache_mib:
+        yield warning(config, "asks for a response cache, and the server keeps none", "start it with --cache-mib 64")
+
+
+def _check_backend(model: Served, place: Place) -> Iterator[Finding]:
+    if place.backends is None or not model.backend or model.backend in place.backends:
+        return
+    path = model.folder / CONFIG_FILE
+    again = export_command(model.versions[-1] if model.versions else model.folder / "1", place.repository)
+    if model.backend == "tensorrt":
+        onnx = again.replace("--trt", "--onnx")
+        elsewhere = "server up --runtime docker, on a machine with a GPU"
+        yield error(path, f"{place.title} has no TensorRT, which {model.name} needs", f"{elsewhere}; or {onnx}")
+    elif model.backend in ("onnxruntime", "openvino", "pytorch"):
+        library = {"pytorch": "torch"}.get(model.backend, model.backend)
+        yield error(path, f"{place.title} has no {library}, which {model.name} needs", f"install {library} there")
+    else:
+        there = ", ".join(sorted(place.backends))
+        yield error(
+            path, f"{place.title} has no backend {model.backend!r}; it has {there}", "server up --runtime docker"
+        )
+
+
+def _check_versions(model: Served) -> Iterator[Finding]:
+    numbers = versions_of(model.folder)
+    if not numbers:
+        yield error(model.folder, "has no version folder", f"{_EXPORT_AGAIN}, or move it elsewhere")
+    elif not model.versions:
+        policy, there = described_policy(model.config), ", ".join(map(str, numbers))
+        yield error(
+            model.folder / CONFIG_FILE,
+            f"its version policy loads {policy}, and there are versions {there}",
+            f"builder promote {model.name} latest",
+        )
+
+
+def _check_shared_files(model: Served) -> Iterator[Finding]:
+    """Triton loads no model whose labels or warm-up cannot be read."""
+    for output in model.config.output:
+        if output.label_filename and not (model.folder / output.label_filename).is_file():
+            path = model.folder / output.label_filename
+            yield error(path, f"missing: the labels of output {output.name!r}", _EXPORT_AGAIN)
+    files = {entry.input_data_file for sample in model.config.model_warmup for entry in sample.inputs.values()}
+    for name in sorted(filter(None, files)):
+        if not (model.folder / WARMUP_FOLDER / name).is_file():
+            yield error(model.folder / WARMUP_FOLDER / name, "missing: warm-up reads it", _EXPORT_AGAIN)
+
+
+def _check_files(version: Path, wanted: Sequence[str], repository: Path, deep: bool) -> Iterator[Finding]:
+    again = export_command(version, repository)
+    for name in wanted:
+        if not (version / name).is_file():
+            yield error(version / name, "missing: the backend loads it", again)
+    manifest = manifest_in(version)
+    for name, entry in manifest.files.items() if manifest else ():
+        path = version / name
+        if path.suffix not in _LOADED:
+            continue
+        if not path.is_file():
+            if name not in wanted:
+                yield error(path, "is in the manifest but missing", again)
+        elif said := _changed(path, entry, deep):
+            yield error(path, said, again)
+
+
+def _changed(path: Path, entry: FileEntry, deep: bool) -> str | None:
+    if path.suffix in PLANS and (said := damage(path)):
+        return said
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"has {size} bytes, it was published with {entry.bytes}"
+    if (deep or size <= HASHED_BYTES) and sha256_of(path) != entry.sha256:
+        return "was changed since it was published (its hash differs)"
+    return None
+
+
+def _check_processors(model: Served, place: Place) -> Iterator[Finding]:
+    if place.machine.gpu is not None:
+        return
+    on_gpu = [group for group in model.config.instance_group if group.kind == group.KIND_GPU]
+    if on_gpu or (model.backend == "tensorrt" and place.image):
+        yield error(
+            model.folder / CONFIG_FILE,
+            f"{model.name} needs a GPU, and this machine has none that its driver tells of",
+            "see that `nvidia-smi` lists it; or export with --onnx fp32 --kind cpu",
+        )

@@ -1,0 +1,66 @@
+"""Where a repository is to be served: how the server is started, what it can run, and the machine below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import InputError, ServerError
+from model.finding import Finding, error
+from model.releases import image_for
+from server.doctor.machine import Machine
+from server.options import Options
+from server.pip_runtime import TORCH_VARIABLE, PipRuntime, find_pip_runtime
+
+ENSEMBLE = "ensemble"
+OWN_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
+"""Those that `server/backends` runs on Triton's Python backend."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a repository meets."""
+
+    options: Options
+    machine: Machine
+    image: str | None = None
+    """NVIDIA's image, or one like it; None is Triton from the wheel, in a container or not, which has no TensorRT."""
+    backends: frozenset[str] | None = None
+    """What it can run; None is not known."""
+
+    @property
+    def title(self) -> str:
+        """The runtime in words."""
+        return "the pip runtime" if self.options.runtime == "pip" else f"the image {self.image or 'without a GPU'}"
+
+    @property
+    def repository(self) -> Path:
+        """The folder with the models."""
+        return self.options.repository
+
+    def python_based(self, backend: str) -> bool:
+        """Whether a model of this backend runs in a Python process for each instance."""
+        return backend == "python" or (self.image is None and backend in OWN_BACKENDS)
+
+
+def place_for(options: Options, machine: Machine) -> tuple[Place, list[Finding]]:
+    """The place, and what speaks against it whatever is to be served."""
+    if options.runtime == "docker":
+        image = options.image
+        try:
+            image = image or (image_for(options.repository) if machine.gpu else None)
+        except InputError as reason:
+            return Place(options, machine), [error(options.repository, str(reason), "then ask again")]
+        own = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
+        return Place(options, machine, image, None if image else own), []
+    try:
+        return Place(options, machine, backends=frozenset(_backends(find_pip_runtime()))), []
+    except ServerError as reason:
+        return Place(options, machine), [error(options.repository, str(reason), "make setup")]
+
+
+def _backends(runtime: PipRuntime) -> set[str]:
+    site = Path(runtime.interpreter.site)
+    found = {name for name in ("onnxruntime", "openvino") if (site / name).is_dir()}
+    torch = {"pytorch"} if runtime.environment()[TORCH_VARIABLE] else set()
+    return {"python", ENSEMBLE} | found | torch

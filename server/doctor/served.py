@@ -1,0 +1,98 @@
+"""The models and versions that a server would load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from model.errors import TritonkitError
+from model.finding import Finding, error
+from model.manifest import MANIFEST_FILE, Manifest
+from model.triton_backends import ARTIFACTS, ModelConfig, backend_of, loading_of
+from model.triton_config import CONFIG_FILE, read_config, versions_loaded, versions_of
+from server.doctor.place import ENSEMBLE
+
+_WEIGHTS = {".xml": ".bin", ".onnx": ".onnx.data"}
+"""Where a format keeps its weights beside the file that is loaded."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that would be loaded."""
+
+    folder: Path
+    config: ModelConfig
+
+    @property
+    def name(self) -> str:
+        """Its name in the repository."""
+        return self.folder.name
+
+    @property
+    def backend(self) -> str:
+        """The backend, empty where that is left to Triton."""
+        return ENSEMBLE if self.config.HasField("ensemble_scheduling") else backend_of(self.config)
+
+    @cached_property
+    def versions(self) -> list[Path]:
+        """The folders of the versions that its policy loads, oldest first."""
+        loaded = versions_loaded(self.config, versions_of(self.folder))
+        return [self.folder / str(number) for number in sorted(loaded)]
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files its backend opens in a version folder; none where that is not known."""
+        loading = loading_of(self.config)
+        known = self.backend in {*ARTIFACTS, "python"}
+        return sorted({*loading.plans.values()} or ({loading.file or "model.py"} if known else set()))
+
+    @property
+    def instances(self) -> int:
+        """How many copies of a version run."""
+        return sum(max(group.count, 1) * max(len(group.gpus), 1) for group in self.config.instance_group) or 1
+
+    @property
+    def weights_bytes(self) -> int:
+        """The size of what its versions load, once."""
+        paths = [version / name for version in self.versions for name in self.files]
+        beside = [path.with_suffix(_WEIGHTS[path.suffix]) for path in paths if path.suffix in _WEIGHTS]
+        return sum(path.stat().st_size for path in {*paths, *beside} if path.is_file())
+
+
+def served_models(repository: Path, named: Sequence[str]) -> tuple[list[Served], list[Finding]]:
+    """The models that would be loaded: those named with what their ensembles call, or with none all there are.
+
+    And findings for those whose configuration cannot be read.
+    """
+    folders = {path.name: path for path in sorted(repository.iterdir()) if path.is_dir()}
+    wanted, models, findings = [*(named or folders)], {}, []
+    while wanted:
+        name = wanted.pop(0)
+        if name in models or name not in folders:
+            continue
+        try:
+            models[name] = Served(folders[name], read_config(folders[name]))
+        except TritonkitError as reason:
+            findings.append(_unread(folders[name], reason))
+            folders.pop(name)
+            continue
+        wanted += [step.model_name for step in models[name].config.ensemble_scheduling.step]
+    return list(models.values()), findings
+
+
+def _unread(folder: Path, reason: TritonkitError) -> Finding:
+    if (folder / CONFIG_FILE).exists():
+        return error(folder / CONFIG_FILE, str(reason), "correct it, or export the model again")
+    return error(folder, f"has no {CONFIG_FILE}, and Triton takes every folder for a model", "move it elsewhere")
+
+
+def manifest_in(version: Path) -> Manifest | None:
+    """What `builder` wrote of a version; None without, or where that cannot be read, of which `builder check` tells."""
+    try:
+        return Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None

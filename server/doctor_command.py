@@ -1,0 +1,107 @@
+"""`server doctor`, and what `server up` makes of its findings."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model.console import JsonOption, print_json, reports_errors, table
+from model.errors import RefusedError
+
+if TYPE_CHECKING:
+    from model.finding import Finding
+    from server.options import Options
+
+
+class RuntimeName(StrEnum):
+    """Ways to run Triton."""
+
+    pip = "pip"
+    docker = "docker"
+
+
+@reports_errors
+def doctor(
+    repository: Annotated[Path, typer.Option(help="The model repository to be served.")] = Path("model_repository"),
+    models: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
+    runtime: Annotated[RuntimeName, typer.Option(help="What is to serve it.")] = RuntimeName.pip,
+    image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    host: Annotated[str, typer.Option(help="The address to answer on; this and what follows as for `server up`.")] = (
+        "127.0.0.1"
+    ),
+    expose: Annotated[bool, typer.Option("--expose")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure")] = False,
+    tls_cert: Annotated[Path | None, typer.Option()] = None,
+    tls_key: Annotated[Path | None, typer.Option()] = None,
+    tls_ca: Annotated[Path | None, typer.Option()] = None,
+    cache_mib: Annotated[int, typer.Option(min=0)] = 0,
+    deep: Annotated[bool, typer.Option("--deep", help="Hash large files too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what speaks against serving a repository here, and the fix; exit 1 on an error.
+
+    Examples:
+
+    * server doctor --repository model_repository
+
+    * server doctor --runtime docker --image nvcr.io/nvidia/tritonserver:26.07-py3 --deep
+    """
+    from server.doctor.diagnosis import before_start, diagnose
+    from server.doctor.machine import this_machine
+    from server.options import Options
+    from server.security import Security
+
+    options = Options(
+        repository=repository,
+        models=tuple(models or ()),
+        runtime=runtime.value,
+        image=image,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        host=host,
+        security=Security(tls_certificate=tls_cert, tls_key=tls_key, tls_ca=tls_ca, expose=expose, plaintext=insecure),
+        metrics_port=metrics_port,
+        cache_mib=cache_mib,
+    )
+    findings = [*diagnose(options, this_machine(), deep), *before_start(options)]
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        print_json({"errors": errors, "findings": findings})
+    else:
+        if findings:
+            rows = [[one.severity, one.path, one.problem, one.fix] for one in findings]
+            table(["", "where", "what is wrong", "what to do"], rows)
+        typer.echo(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)
+
+
+def refuse_when_unfit(options: Options, force: bool = False) -> None:
+    """Look before a start: print warnings on stderr, and raise RefusedError for errors, which `force` makes warnings.
+
+    What `start` itself refuses is left to it. Raises InputError without a repository.
+    """
+    from server.doctor.diagnosis import diagnose
+    from server.doctor.machine import this_machine
+
+    findings = diagnose(options, this_machine())
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in findings if force else [one for one in findings if one not in errors]:
+        print(f"warning: {_line(finding)}", file=sys.stderr)
+    if errors and not force:
+        said = [f"  {_line(finding)}" for finding in errors]
+        raise RefusedError(
+            "\n".join([f"{options.repository}: not started; --force starts it all the same:", *said]),
+            {"findings": findings},
+        )
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.path}: {finding.problem}. Fix: {finding.fix}"

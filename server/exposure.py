@@ -1,0 +1,141 @@
+"""What a server opens to other machines, and whether the certificates for it can be used: asked before the start."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import time
+from pathlib import Path
+
+from model.connection import TOKEN_VARIABLE
+from model.errors import InputError
+from server.options import Options
+from server.security import Security, Tokens
+
+
+def check_exposure(options: Options) -> None:
+    """Refuse an address or certificates that were not asked for in full. Raises InputError."""
+    security = options.security
+    check_certificates(security)
+    if security.expose and not options.exposed:
+        raise InputError("--expose opens the address of --host; give one that others can reach, such as 0.0.0.0")
+    if options.exposed and not security.expose:
+        raise InputError(f"--host {options.host} can be reached from other machines; say --expose if it is to be")
+    if security.plaintext and not security.expose:
+        raise InputError("--insecure lets other machines ask without TLS; it goes with --expose")
+    if options.exposed and not (security.tls or security.plaintext):
+        raise InputError(
+            f"--expose without TLS: whoever reaches {options.host} could ask every model, and pictures, answers and "
+            "tokens could be read on the way. Give --tls-cert FILE and --tls-key FILE, or --insecure to do so all "
+            "the same"
+        )
+
+
+def check_certificates(security: Security) -> None:
+    """Find out before the start what would fail every connection after it. Raises InputError."""
+    certificate, key, ca = security.tls_certificate, security.tls_key, security.tls_ca
+    if (certificate is None) != (key is None):
+        raise InputError("--tls-cert and --tls-key are given together")
+    if ca is not None:
+        if certificate is None:
+            raise InputError("--tls-ca asks clients for certificates, and needs --tls-cert and --tls-key for its own")
+        _check_authority(ca)
+    if certificate is not None and key is not None:
+        _check_pair(certificate, key)
+
+
+def opened(options: Options, tokens: Tokens) -> list[str]:
+    """Sentences that say what other machines can reach, and what they need; none on the loopback address."""
+    if not options.exposed:
+        return []
+    where = f"{options.host}:{options.grpc_port}"
+    who = f"whoever shows the token of ${TOKEN_VARIABLE}" if tokens.use else "whoever reaches it"
+    if not options.security.tls:
+        ports = f"{options.http_port} (HTTP) and {options.metrics_port} (metrics)"
+        return [
+            f"open without encryption: gRPC {where}, and on the same address {ports}; {who} can ask every model. "
+            "Pictures, answers and tokens can be read on the way.",
+        ]
+    client = f" and a certificate of {options.security.tls_ca}" if options.security.tls_ca else ""
+    return [
+        f"open with TLS: gRPC {where}; {who}{client} can ask every model.",
+        f"HTTP and metrics stay on {options.http_host}: Triton has no TLS for them.",
+    ]
+
+
+def warnings(options: Options) -> list[str]:
+    """What works and is not wise."""
+    found = []
+    if os.geteuid() == 0 and options.runtime == "pip":
+        found.append("Triton runs as root: run it as a user of its own, who may only read the model repository")
+    key = options.security.tls_key
+    if key is not None and key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        found.append(f"{key}: others can read this key; chmod 600 it")
+    return found
+
+
+def _check_authority(path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _read(path, "--tls-ca")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise InputError(f"--tls-ca {path}: holds no certificate in PEM") from error
+    expiries = [ssl.cert_time_to_seconds(str(found["notAfter"])) for found in context.get_ca_certs()]
+    if not expiries:
+        raise InputError(
+            f"--tls-ca {path}: holds no certificate of an authority (CA:TRUE), so no client could be let in"
+        )
+    if max(expiries) < time.time():
+        raise InputError(f"--tls-ca {path}: has expired; get a new one from who made it")
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Load both as a server would, and shake hands with ourselves: that finds an expired certificate too."""
+    _read(certificate, "--tls-cert")
+    _read(key, "--tls-key")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(certificate, key, password=_refuse_password)
+    except ssl.SSLError as error:
+        if "KEY_VALUES_MISMATCH" in str(error):
+            raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
+        raise InputError(
+            f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM"
+        ) from error
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this very certificate, whoever signed it
+    client.load_verify_locations(certificate)
+    try:
+        _shake_hands(server, client)
+    except ssl.SSLCertVerificationError as error:
+        raise InputError(f"--tls-cert {certificate}: {error.verify_message}; get a new one from who made it") from error
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """In memory. Raises ssl.SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(to_client, to_server, server_side=False),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while sides:
+        for side in tuple(sides):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            sides.remove(side)
+
+
+def _read(path: Path, option: str) -> None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}") from error
+
+
+def _refuse_password() -> str:
+    raise InputError("--tls-key: is locked with a password, which Triton cannot ask for; give it without one")

@@ -1,0 +1,114 @@
+"""Models of a running server: loaded again, loaded, unloaded, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model.encoded import ensemble_of
+from model.errors import InputError, RefusedError
+from model.spec import Frozen
+from server.control import Control, VersionState, check_name
+from server.log import failures
+from server.runtime import Server
+
+
+class Change(Frozen):
+    """What a model answered with before and after, and why it could not be loaded, if it could not."""
+
+    model: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Versions that answer."""
+    problem: str = ""
+
+
+def load(control: Control, server: Server | None, models: Sequence[str] = ()) -> list[Change]:
+    """Load models, with what the ensembles among them need; Triton passes over those whose files have not changed.
+
+    server: the one of this machine behind `control`: its log tells more, and its options which models it is to have.
+    models: none are all that the server is to have: those it has, and, where it loads whatever its repository holds,
+    those that came since; none that somebody unloaded.
+    Raises InputError for a name that the repository does not have.
+    """
+    index = control.index()
+    names = check_known(index, models, control.url) if models else _wanted(index, takes_new=_takes_all(server))
+    there = {row.name for row in index if not row.unloaded}
+    changes = []
+    for name in names:
+        # In one step with the models that take encoded pictures: they would not fit another size of it.
+        if (ensemble := ensemble_of(name)) in there:
+            _refusal(control, ensemble)
+        changes.append(_loaded(control, server, name, _ready(index, name)))
+    return changes
+
+
+def unload(control: Control, models: Sequence[str]) -> list[Change]:
+    """Unload models; a Change for each model that stopped answering. Raises InputError for an unknown name."""
+    before = control.index()
+    for name in check_known(before, models, control.url):
+        control.unload(name)
+    after = control.index()
+    changes = [
+        Change(model=name, before=_ready(before, name), after=_ready(after, name))
+        for name in dict.fromkeys(row.name for row in before)
+    ]
+    return [change for change in changes if change.model in models or change.before != change.after]
+
+
+def check_known(index: Sequence[VersionState], models: Sequence[str], url: str) -> list[str]:
+    """The names, once each. Raises InputError naming what the repository has."""
+    names = sorted({row.name for row in index})
+    for model in models:
+        check_name(model)
+        if model not in names:
+            raise InputError(f"the repository of {url} has no model {model!r}; it has: {', '.join(names) or 'none'}")
+    return list(dict.fromkeys(models))
+
+
+def _wanted(index: Sequence[VersionState], takes_new: bool) -> list[str]:
+    """Models with a version that answers or failed; those never loaded too where all are to be served."""
+    rows = [row for row in index if not row.unloaded or (takes_new and not row.state)]
+    return list(dict.fromkeys(row.name for row in rows))
+
+
+def _takes_all(server: Server | None) -> bool:
+    return server is not None and not server.options.models
+
+
+def _ready(index: Sequence[VersionState], model: str) -> tuple[str, ...]:
+    return tuple(row.version for row in index if row.name == model and row.state == "READY")
+
+
+def _loaded(control: Control, server: Server | None, model: str, before: tuple[str, ...]) -> Change:
+    said = len(_log(server))
+    problem = _refusal(control, model)
+    index = control.index()
+    if problem:
+        problem = _reason(index, model, _log(server)[said:]) or problem
+    return Change(model=model, before=before, after=_ready(index, model), problem=problem)
+
+
+def _refusal(control: Control, model: str) -> str:
+    """Load a model; why Triton refuses, empty where it does not."""
+    try:
+        control.load(model)
+    except RefusedError as refusal:
+        return str(refusal)
+    return ""
+
+
+def _reason(index: Sequence[VersionState], model: str, log: str) -> str:
+    """What the log says, which is all that tells of a config.pbtxt that cannot be read, else the index."""
+    begins = (f"model {model} ", f"model {model}:")
+    told = [line.removeprefix(f"model {model} ") for line in failures(log) if line.startswith(begins)]
+    if not told:
+        bad = [row for row in index if row.name == model and row.failed]
+        told = [f"version {row.version}: {row.reason.splitlines()[0]}" for row in bad]
+    return "; ".join(told)
+
+
+def _log(server: Server | None) -> str:
+    if server is None:
+        return ""
+    server.runtime.save_log(server)
+    return server.log.read_text(errors="replace") if server.log.is_file() else ""

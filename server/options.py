@@ -1,0 +1,111 @@
+"""How a repository is served, and the command line of `tritonserver` that says so, for every runtime."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+
+from model.errors import InputError
+from model.spec import Frozen
+from server.security import Security, Tokens, security_arguments
+
+LOOPBACK = "127.0.0.1"
+RuntimeName = Literal["pip", "docker"]
+
+
+class Options(Frozen):
+    """How to serve a repository. Raises InputError for a host that is no IPv4 address."""
+
+    repository: Path
+    host: str = LOOPBACK
+    """The IPv4 address that answers. With TLS it is gRPC's alone: Triton's HTTP has none and stays on loopback."""
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    cache_mib: int = 0
+    """Memory for the answers of models whose configuration enables `response_cache`; 0 is no cache."""
+    models: tuple[str, ...] = ()
+    """Models to load at the start, with the members of the ensembles among them; none are all."""
+    runtime: RuntimeName = "pip"
+    image: str | None = None
+    """The image of the docker runtime."""
+    security: Security = Security()
+
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, host: str) -> str:
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError as error:
+            raise InputError(f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0") from error
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The three ports by what they serve."""
+        return {"HTTP": self.http_port, "gRPC": self.grpc_port, "metrics": self.metrics_port}
+
+    @property
+    def bound(self) -> dict[str, tuple[str, int]]:
+        """Address and port, on this machine, by what they serve."""
+        addresses = {"HTTP": self.http_host, "gRPC": self.host, "metrics": self.http_host}
+        return {title: (addresses[title], port) for title, port in self.ports.items()}
+
+    @property
+    def http_host(self) -> str:
+        """The address of HTTP and metrics."""
+        return LOOPBACK if self.exposed and self.security.tls else self.host
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines may reach it."""
+        return not ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def http_url(self) -> str:
+        """Where HTTP answers this machine."""
+        return f"http://{reachable(self.http_host)}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Where gRPC answers this machine, HOST:PORT."""
+        return f"{reachable(self.host)}:{self.grpc_port}"
+
+
+def reachable(host: str) -> str:
+    """An address to ask at, for an address to listen on: every address of this machine includes loopback."""
+    return LOOPBACK if ipaddress.ip_address(host).is_unspecified else host
+
+
+def triton_arguments(
+    options: Options,
+    tokens: Tokens,
+    repository: str,
+    bind: str | None = None,
+    backend_directory: str | None = None,
+) -> list[str]:
+    """The options of `tritonserver`, without the program.
+
+    repository, backend_directory, and the files of `options.security`: as the program will see them.
+    bind: one address for all ports, such as 0.0.0.0 in a container whose ports are published; None as `options` say.
+    """
+    addresses = {title.lower(): bind or host for title, (host, _) in options.bound.items()}
+    arguments = [f"--model-repository={repository}"]
+    if backend_directory is not None:
+        arguments.append(f"--backend-directory={backend_directory}")
+    arguments += [f"--{title}-address={address}" for title, address in addresses.items()]
+    arguments += [f"--{title.lower()}-port={port}" for title, port in options.ports.items()]
+    if options.cache_mib:
+        arguments.append(f"--cache-config=local,size={options.cache_mib * 2**20}")
+    return [
+        *arguments,
+        "--model-control-mode=explicit",
+        "--strict-readiness=false",  # a version that did not load is no reason to take the one that answers away
+        *(f"--load-model={model}" for model in options.models or ("*",)),
+        "--exit-timeout-secs=20",
+        *security_arguments(
+            options.security, tokens, shared_memory_is_admin=options.exposed or options.runtime == "docker"
+        ),
+    ]

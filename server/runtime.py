@@ -1,0 +1,107 @@
+"""A server that was started, and the seam behind which a runtime starts and ends it."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from model.spec import Frozen
+from server.options import Options, RuntimeName
+from server.security import Tokens
+
+STATE_VARIABLE = "TRITONKIT_STATE"
+LOG_FILE = "triton.log"
+
+Report = Callable[[str], None]
+
+
+class Server(Frozen):
+    """A server that was started; it may have ended since. Its JSON is the state file: it holds the tokens."""
+
+    options: Options
+    tokens: Tokens
+    pid: int = 0
+    """The process, of the pip runtime."""
+    started: float = 0.0
+    """The process's creation time, which tells it from a later one with the same pid."""
+    container: str = ""
+    """The container's id, of the docker runtime."""
+
+    @property
+    def folder(self) -> Path:
+        """Its state folder."""
+        return state_folder() / str(self.options.grpc_port)
+
+    @property
+    def log(self) -> Path:
+        """What Triton printed; `Runtime.save_log` brings it up to date."""
+        return self.folder / LOG_FILE
+
+    @property
+    def label(self) -> str:
+        """What tells it apart on its machine, to be shown."""
+        return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
+
+    def is_ready(self) -> bool:
+        """Whether Triton answers health checks."""
+        try:
+            with urllib.request.urlopen(f"{self.options.http_url}/v2/health/ready", timeout=2) as answer:  # noqa: S310 - http
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    @property
+    def runtime(self) -> Runtime:
+        """What started it, and can end it."""
+        return runtime_named(self.options.runtime)
+
+
+class Runtime(ABC):
+    """A way to run `tritonserver`. It keeps nothing of its own: a Server says what it is about."""
+
+    poll_s: float = 0.2
+    """Seconds between two looks at whether a server still runs."""
+
+    @abstractmethod
+    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+        """Start Triton and return at once, not waiting for its models.
+
+        options: checked, with an absolute repository and absolute files of `security`; its ports are free.
+        folder: the state folder of the server, there and private; the runtime may put its own files into it.
+        stops_with_parent: end it when the calling process ends.
+        report: told of steps that take long, such as the pulling of an image.
+        Raises ServerError when the runtime is not there; whatever it has begun is undone then.
+        """
+
+    @abstractmethod
+    def is_alive(self, server: Server) -> bool:
+        """Whether what was launched still runs, ready or not. Raises ServerError where that cannot be found out."""
+
+    @abstractmethod
+    def end(self, server: Server) -> None:
+        """Ask it to end, wait, kill what is left, and remove what `launch` made outside the state folder."""
+
+    def save_log(self, server: Server) -> None:  # noqa: B027 - most runtimes write it themselves
+        """Bring the file `server.log` up to date, where Triton does not write to it itself."""
+
+
+def runtime_named(name: RuntimeName) -> Runtime:
+    """The runtime of a name."""
+    if name == "docker":
+        from server.docker_runtime import DockerRuntime
+
+        return DockerRuntime()
+    from server.binary import BinaryRuntime
+
+    return BinaryRuntime()
+
+
+def state_folder() -> Path:
+    """Where running servers are remembered: `$TRITONKIT_STATE`, or the user's state folder."""
+    chosen = os.environ.get(STATE_VARIABLE)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(chosen) if chosen else Path(base) / "tritonkit" / "servers"

@@ -1,0 +1,223 @@
+"""The docker runtime, as far as it goes without an engine. `scripts/docker_test.sh` runs it against a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import yaml
+from typer.testing import Result
+
+from model.env_file import setting
+from model.errors import InputError, ServerError, TokenError
+from server.docker_image import Images, build_progress, engine_asked, pull_progress
+from server.docker_runtime import container_settings, has_gpu
+from server.options import Options
+from server.runtime import Server
+from server.security import Security, Tokens, server_tokens
+
+ROOT = Path(__file__).parents[2]
+TOKENS = Tokens(admin="admin")
+ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="another user's containers run as that user")
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    repository = tmp_path / "repository"
+    (repository / "pets").mkdir(parents=True)
+    (repository / "pets" / "config.pbtxt").touch()
+    repository.chmod(0o755)
+    return Options(repository=repository, http_port=9000, grpc_port=9001, metrics_port=9002, runtime="docker")
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, True),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, True),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": None}, False),
+    ],
+)
+def test_engine_has_a_gpu_when_it_knows_nvidia(info: dict[str, Any], expected: bool) -> None:
+    assert has_gpu(info) is expected
+
+
+def test_container_is_as_closed_as_compose_s(options: Options) -> None:
+    settings = container_settings(options, TOKENS, network=None)
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton-cpu"]
+    for key in ("read_only", "cap_drop", "security_opt"):
+        assert settings[key] == service[key]
+    assert settings["shm_size"] in service["shm_size"]
+    assert not settings["user"].startswith("0:")
+    assert {mount["mode"] for mount in settings["volumes"].values()} == {"ro"}
+    assert settings["labels"]["tritonkit"] == "server"
+
+
+def test_container_answers_on_loopback_alone(options: Options) -> None:
+    settings = container_settings(options, TOKENS, network=None)
+    ports = {9000, 9001, 9002}
+    assert settings["ports"] == {f"{port}/tcp": ("127.0.0.1", port) for port in ports}
+    assert "--http-address=0.0.0.0" in settings["command"], "of the container's own network"
+
+
+def test_container_listens_on_loopback_when_the_network_is_the_machine_s(options: Options) -> None:
+    settings = container_settings(options, TOKENS, network="host")
+    assert settings["network_mode"] == "host"
+    assert "ports" not in settings
+    assert {f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")} <= set(settings["command"])
+
+
+def test_container_publishes_grpc_alone_when_it_is_exposed_with_tls(options: Options, tmp_path: Path) -> None:
+    for name in ("server.pem", "server.key"):
+        (tmp_path / name).touch()
+    security = Security(tls_certificate=tmp_path / "server.pem", tls_key=tmp_path / "server.key", expose=True)
+    exposed = options.model_copy(update={"host": "0.0.0.0", "security": security})
+    settings = container_settings(exposed, TOKENS, network="models")
+    hosts = {port: host for host, port in settings["ports"].values()}
+    assert hosts == {9000: "127.0.0.1", 9001: "0.0.0.0", 9002: "127.0.0.1"}
+    assert settings["network"] == "models"
+    assert settings["volumes"][str(tmp_path / "server.key")] == {"bind": "/tls/tls_key.pem", "mode": "ro"}
+    assert "--grpc-server-key=/tls/tls_key.pem" in settings["command"]
+
+
+@ROOT_ALONE
+def test_container_is_refused_when_its_user_cannot_read_the_repository(options: Options) -> None:
+    (options.repository / "pets" / "config.pbtxt").chmod(0o600)
+    with pytest.raises(InputError, match=r"pets/config\.pbtxt: user 1000, .* cannot read it; .* chmod -R o\+rX"):
+        container_settings(options, TOKENS, network=None)
+
+
+@ROOT_ALONE
+def test_container_is_refused_when_its_user_cannot_read_the_key(options: Options, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    certificate.touch()
+    key.touch(mode=0o600)
+    closed = options.model_copy(update={"security": Security(tls_certificate=certificate, tls_key=key)})
+    with pytest.raises(InputError, match=rf"chown 1000 {key} && chmod 400 {key}$"):
+        container_settings(closed, TOKENS, network=None)
+
+
+def test_tokens_come_from_the_settings_when_the_environment_has_none(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITONKIT_ADMIN_TOKEN", raising=False)
+    monkeypatch.setenv("TRITONKIT_TOKEN", "of-the-environment")
+    env_file = options.repository.parent / ".env"
+    env_file.write_text("TRITONKIT_ADMIN_TOKEN=of-the-file # keep\nTRITONKIT_TOKEN=of-the-file\n")
+    assert server_tokens(options.repository) == Tokens(admin="of-the-file", use="of-the-environment")
+    env_file.write_text("TRITONKIT_ADMIN_TOKEN='two words'\n")
+    with pytest.raises(TokenError, match=r"TRITONKIT_ADMIN_TOKEN of \.env"):
+        server_tokens(options.repository)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("2gb # enough", "2gb"), ("'2gb' # enough", "2gb"), ('"a #b"', "a #b"), ("a#b", "a#b"), (" # none", None)],
+)
+def test_setting_ends_where_its_comment_begins(options: Options, line: str, expected: str | None) -> None:
+    (options.repository.parent / ".env").write_text(f"A_SETTING={line}\n")
+    assert setting("A_SETTING", options.repository) == expected
+
+
+def test_container_is_not_taken_for_ended_when_no_engine_answers(
+    options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
+    started = Server(options=options, tokens=TOKENS, container="0123")
+    with pytest.raises(ServerError, match="no Docker daemon answers"):
+        started.runtime.is_alive(started)
+
+
+def test_shared_memory_and_network_come_from_the_settings(options: Options) -> None:
+    (options.repository.parent / ".env").write_text("# more\nSHM_SIZE=2gb\n")
+    assert container_settings(options, TOKENS, network=None)["shm_size"] == "2gb"
+
+
+def test_pull_tells_how_much_has_arrived() -> None:
+    mib = 2**20
+    answers: list[dict[str, Any]] = [
+        {"status": "Pulling from x", "id": "1"},
+        {"status": "Downloading", "id": "a", "progressDetail": {"current": 5 * mib, "total": 20 * mib}},
+        {"status": "Downloading", "id": "a", "progressDetail": {"current": 6 * mib, "total": 20 * mib}},
+        {"status": "Downloading", "id": "b", "progressDetail": {"current": 9 * mib, "total": 10 * mib}},
+        {"status": "Download complete", "id": "b", "progressDetail": {}},
+    ]
+    assert list(pull_progress(answers)) == ["0 of 0 MiB so far known of", "15 of 30 MiB so far known of"]
+
+
+def test_pull_fails_with_the_engine_s_reason() -> None:
+    with pytest.raises(ServerError, match="manifest unknown"):
+        list(pull_progress([{"error": "manifest unknown"}]))
+
+
+def test_build_tells_its_steps_and_why_it_failed() -> None:
+    answers = [{"stream": "Step 1/2 : FROM debian\n"}, {"stream": "No package\n"}, {"error": "returned a code: 100"}]
+    steps = build_progress(answers)
+    assert next(steps) == "Step 1/2 : FROM debian"
+    with pytest.raises(ServerError, match="No package returned a code: 100"):
+        next(steps)
+
+
+def test_engine_s_refusal_says_what_was_asked_and_what_to_do() -> None:
+    refused = docker.errors.NotFound("404", explanation="no such image")
+    with (
+        pytest.raises(ServerError, match=r"Docker cannot pull x: no such image\. What to do: look"),
+        engine_asked(docker, "pull x", "look"),
+    ):
+        raise refused
+
+
+class OfOneImage:
+    """An engine that has one image."""
+
+    def __init__(self, image: str) -> None:
+        self.images = self
+        self._image = image
+
+    def get(self, image: str) -> None:
+        if image != self._image:
+            raise docker.errors.ImageNotFound(f"no {image}")
+
+
+def images_of(engine: OfOneImage) -> Images:
+    return Images((docker, engine), host_network=False, report=lambda step: None)
+
+
+def test_image_is_nvidia_s_when_there_is_a_gpu(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
+    monkeypatch.setenv("TRITON_CPU_IMAGE", "cpu:1")
+    assert images_of(OfOneImage("nvidia:26.06-py3")).for_serving(options, gpu=True) == "nvidia:26.06-py3"
+    assert images_of(OfOneImage("cpu:1")).for_serving(options, gpu=False) == "cpu:1"
+    named = options.model_copy(update={"image": "mine:2"})
+    assert images_of(OfOneImage("mine:2")).for_serving(named, gpu=True) == "mine:2"
+
+
+def test_server_says_what_to_do_when_no_engine_answers(
+    command: Command,
+    tiny_repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    free_ports: Callable[[], list[str]],
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    up = command("server", "up", "--runtime", "docker", "--repository", tiny_repository, *free_ports())
+    assert up.exit_code == 3, up.output
+    assert "no Docker daemon answers at" in up.stderr
+    assert "--runtime pip" in up.stderr
+
+
+def test_cpu_image_is_built_of_files_that_need_nothing_of_ours() -> None:
+    """The Dockerfile copies a few modules; what they import must be among them."""
+    copied = [word for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines() for word in line.split()]
+    assert {"model/errors.py", "server/pip_runtime.py"} <= set(copied)
+    code = "import sys, server.pip_runtime; print(*sorted(m for m in sys.modules if m.startswith(('model', 'server'))))"
+    loaded = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "model model.errors server server.pip_runtime", loaded.stderr

@@ -1,0 +1,337 @@
+"""What `server doctor` finds before a start: each fault planted gives one finding, with the way out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from builder.config.triton_config import config_to_text
+from model.build_record import BuildRecord, BuildSettings
+from model.errors import InputError, RefusedError
+from model.finding import Finding
+from model.gpu import Gpu
+from model.manifest import MANIFEST_FILE, FileEntry, Manifest
+from model.staging import staging_folder
+from model.triton_config import read_config
+from server.cli import app
+from server.doctor.again import export_command
+from server.doctor.diagnosis import before_start, diagnose
+from server.doctor.machine import Machine, this_machine
+from server.doctor_command import refuse_when_unfit
+from server.options import Options
+
+GIB = 2**30
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+LAPTOP = Machine(memory_bytes=8 * GIB, shared_memory_bytes=GIB)
+L4 = Machine(
+    memory_bytes=8 * GIB,
+    shared_memory_bytes=GIB,
+    gpu=Gpu(name="NVIDIA L4", compute_capability="8.9"),
+    gpu_memory_bytes=20 * GIB,
+)
+PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
+"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+
+
+def found(repository: Path, machine: Machine = LAPTOP, deep: bool = False, **options: Any) -> list[Finding]:
+    return diagnose(Options(repository=repository, **options), machine, deep)
+
+
+def configure(model: Path, change: Callable[[Any], object]) -> None:
+    """Change a model's configuration; the file itself is a link of other copies."""
+    config = read_config(model)
+    change(config)
+    (model / "config.pbtxt").unlink()
+    (model / "config.pbtxt").write_text(config_to_text(config))
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def with_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True, **settings: Any) -> Path:
+    """Make `pets` a model with a plan for an L4; the plan's file."""
+    version = repository / "pets" / "1"
+    plan = version / "model.plan"
+    plan.write_bytes(PLAN)
+    (version / "model.onnx").unlink()
+    sha256 = hashlib.sha256(PLAN).hexdigest()
+    built = BuildRecord(
+        flavour="tensorrt",
+        tensorrt=tensorrt,
+        gpu="NVIDIA L4",
+        compute_capabilities=("8.9",),
+        seconds=1,
+        bytes=len(PLAN),
+        sha256=sha256,
+        graph_sha256="b",
+        settings=BuildSettings(max_batch=8, **settings),
+    )
+    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    files = {plan.name: FileEntry(sha256=sha256, bytes=len(PLAN))}
+    changed = manifest.model_copy(update={"files": files, "build": built if record else None})
+    replace(version / MANIFEST_FILE, changed.model_dump_json().encode())
+    verdict = json.loads((version / "verdict.json").read_bytes())
+    replace(version / "verdict.json", json.dumps({**verdict, "format": "trt", "precision": "fp16"}).encode())
+    configure(repository / "pets", lambda config: setattr(config, "backend", "tensorrt"))
+    return plan
+
+
+def only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def test_doctor_finds_nothing_when_all_is_well(tiny_repository: Path) -> None:
+    assert found(tiny_repository, deep=True) == []
+    assert found(tiny_repository, L4, runtime="docker", image=IMAGE) == []
+    with_plan(tiny_repository)
+    assert found(tiny_repository, L4, runtime="docker", image=IMAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "settings", "image", "severity", "problem", "fix"),
+    [
+        (
+            "11.2.1",
+            {},
+            IMAGE,
+            "error",
+            "an older TensorRT never loads it",
+            "set TRITON_IMAGE in .env to a tag 26.08-py3",
+        ),
+        ("11.0.0", {}, IMAGE, "error", "not version-compatible", "a tag 26.06-py3"),
+        ("11.0.0", {"version_compatible": True}, IMAGE, "warning", "only if Triton is told so", "compatible=true"),
+        ("11.1.0", {}, "mine/triton:1", "warning", "is not known here", "printenv mine/triton:1 TRT_VERSION"),
+    ],
+)
+def test_doctor_compares_a_plan_with_the_image(
+    tiny_repository: Path, tensorrt: str, settings: dict[str, Any], image: str, severity: str, problem: str, fix: str
+) -> None:
+    plan = with_plan(tiny_repository, tensorrt, **settings)
+    told = [one for one in found(tiny_repository, L4, runtime="docker", image=image) if problem in one.problem]
+    assert {(one.severity, one.path) for one in told} == {(severity, str(plan))}
+    assert any(fix in one.fix for one in told)
+    if severity == "error":
+        again = f"builder export pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
+        assert again in told[0].fix
+
+
+def test_doctor_reads_the_header_when_a_plan_has_no_record(tiny_repository: Path) -> None:
+    with_plan(tiny_repository, record=False)
+    told = only(found(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3"))
+    assert "built by TensorRT 11.1.0.106" in told.problem
+
+
+def test_doctor_compares_a_plan_with_the_gpu(tiny_repository: Path) -> None:
+    with_plan(tiny_repository)
+    older = L4.model_copy(update={"gpu": Gpu(name="NVIDIA A10", compute_capability="8.6")})
+    told = only(found(tiny_repository, older, runtime="docker", image=IMAGE))
+    assert "built for NVIDIA L4 (compute capability 8.9), the GPU there has 8.6" in told.problem
+    assert "--hardware ampere_plus" in told.fix
+    none = only(found(tiny_repository, LAPTOP, runtime="docker", image=IMAGE))
+    assert "needs a GPU, and this machine has none" in none.problem
+
+
+def test_doctor_says_that_the_pip_runtime_has_no_tensorrt(tiny_repository: Path) -> None:
+    with_plan(tiny_repository)
+    told = only(found(tiny_repository))
+    assert (told.severity, told.problem) == ("error", "the pip runtime has no TensorRT, which pets needs")
+    assert "server up --runtime docker" in told.fix
+    assert "builder export pets.safetensors --onnx fp16 --max-batch 8 --name pets" in told.fix
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (PLAN[:100], "is cut short: its header says 128 bytes, the file has 100"),
+        (PLAN[:-1] + b"\1", "was changed since it was published"),
+        (b"not a plan", "is no TensorRT plan"),
+    ],
+)
+def test_doctor_finds_a_damaged_plan(tiny_repository: Path, content: bytes, problem: str) -> None:
+    plan = with_plan(tiny_repository)
+    replace(plan, content)
+    told = only(found(tiny_repository, L4, runtime="docker", image=IMAGE))
+    assert (told.severity, told.path) == ("error", str(plan))
+    assert problem in told.problem
+    assert told.fix.startswith("builder export pets.safetensors --trt fp16")
+
+
+def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path) -> None:
+    pets = tiny_repository / "pets"
+    replace(pets / "1" / "model.onnx", b"short")
+    assert "has 5 bytes, it was published with" in only(found(tiny_repository)).problem
+    (pets / "1" / "model.onnx").unlink()
+    told = only(found(tiny_repository))
+    assert (told.path, told.problem) == (str(pets / "1" / "model.onnx"), "missing: the backend loads it")
+    assert told.fix == (
+        f"builder export pets.safetensors --onnx fp32 --max-batch 8 --name pets --repository {tiny_repository}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "problem", "fix"),
+    [
+        (lambda c: setattr(c, "backend", "dali"), "error", "has no backend 'dali'; it has ensemble, onnx", "docker"),
+        (lambda c: setattr(c, "name", "cats"), "error", "named 'cats'", "name the folder so"),
+        (lambda c: setattr(c.response_cache, "enable", True), "warning", "keeps none", "--cache-mib 64"),
+        (lambda c: c.instance_group.add(count=1, kind=1), "error", "needs a GPU", "--kind cpu"),
+        (
+            lambda c: c.version_policy.specific.versions.append(9),
+            "error",
+            "loads 9, and there are versions 1",
+            "latest",
+        ),
+        (lambda c: c.instance_group.add(count=60000), "error", "weights take", "load fewer with --model"),
+    ],
+)
+def test_doctor_finds_what_a_configuration_asks_in_vain(
+    tiny_repository: Path, change: Callable[[Any], object], severity: str, problem: str, fix: str
+) -> None:
+    configure(tiny_repository / "pets", change)
+    told = [one for one in found(tiny_repository) if problem in one.problem]
+    assert only(told).severity == severity
+    assert fix in told[0].fix
+
+
+def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
+    pets = tiny_repository / "pets"
+    (pets / "labels.txt").unlink()
+
+    def warm(config: Any) -> None:
+        config.model_warmup.add(name="one", batch_size=1).inputs["image"].input_data_file = "golden_image.raw"
+
+    configure(pets, warm)
+    labels, warmup = found(tiny_repository)
+    assert (labels.path, labels.problem) == (
+        str(pets / "labels.txt"),
+        "missing: the labels of output 'probabilities'",
+    )
+    assert (warmup.severity, warmup.problem) == ("error", "missing: warm-up reads it")
+
+
+def test_doctor_finds_a_step_that_is_not_there(tiny_repository: Path) -> None:
+    (tiny_repository / "pets_decode").rename(tiny_repository.parent / "pets_decode")
+    told = found(tiny_repository)
+    assert (told[0].severity, told[0].problem) == ("error", "a step calls 'pets_decode', which is not here")
+    assert [one.problem for one in told[1:]] == ["nothing gives 'image', which pets takes"]
+    assert found(tiny_repository, models=("pets",)) == []
+    assert found(tiny_repository, models=("pets_encoded",)) == told
+
+
+def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) -> None:
+    (tiny_repository / "notes").mkdir()
+    (tiny_repository / "empty").mkdir()
+    (tiny_repository / "empty" / "config.pbtxt").write_text('backend: "onnxruntime"')
+    (tiny_repository / "broken").mkdir()
+    (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
+    (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
+    told = {Path(one.path).name: (one.severity, one.problem) for one in found(tiny_repository)}
+    assert told["notes"] == ("error", "has no config.pbtxt, and Triton takes every folder for a model")
+    assert told["empty"] == ("error", "has no version folder")
+    assert "not a Triton model configuration" in told["config.pbtxt"][1]
+    assert told["pets-01234567"] == ("warning", "left by an interrupted export")
+    assert len(told) == 4
+    with pytest.raises(InputError, match=r"has no model cats; it has broken, empty, notes, pets"):
+        found(tiny_repository, models=("cats",))
+
+
+def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
+    small = LAPTOP.model_copy(update={"shared_memory_bytes": 2**20})
+    told = only(found(tiny_repository, small))
+    assert (told.severity, told.path) == ("warning", "/dev/shm")
+    assert "of shared memory at full batches; 1 MiB are free" in told.problem
+    assert "remount,size=" in told.fix
+    (tiny_repository.parent / ".env").write_text("SHM_SIZE=1m\n")
+    python = only(found(tiny_repository, LAPTOP, runtime="docker"))
+    assert (python.severity, "set SHM_SIZE=" in python.fix) == ("warning", True)
+    (tiny_repository.parent / ".env").unlink()
+    full = L4.model_copy(update={"gpu_memory_bytes": 10})
+    told = only(found(tiny_repository, full, runtime="docker", image=IMAGE))
+    assert "of the GPU's memory" in told.problem
+
+
+def test_doctor_warns_of_an_image_with_known_faults(tiny_repository: Path) -> None:
+    told = only(found(tiny_repository, L4, runtime="docker", image="nvcr.io/nvidia/tritonserver:25.10-py3"))
+    assert (told.severity, "CVE-2026-47627" in told.problem) == ("warning", True)
+    assert "TRITON_IMAGE to 26.06-py3 or newer" in told.fix
+
+
+def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        options = Options(repository=tiny_repository, http_port=port, grpc_port=port + 1, metrics_port=port + 2)
+        told = [one for one in before_start(options) if one.severity == "error"]
+    assert f"HTTP port {port} is in use" in only(told).problem
+    assert "--http-port" in told[0].fix
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("checkpoint my best.pth", "'my best.pth'"),
+        ("my pets.onnx (made by torch 2.9): as told", "'my pets.onnx'"),
+        ("pets.pth into timm resnet18: all weights", "pets.pth"),
+        ("timm resnet18, weights timm/resnet18.a1_in1k", "SOURCE"),
+    ],
+)
+def test_command_to_export_again_names_the_whole_file_or_none(tiny_repository: Path, source: str, named: str) -> None:
+    version = tiny_repository / "pets" / "1"
+    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    replace(version / MANIFEST_FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
+    assert export_command(version, tiny_repository).startswith(f"builder export {named} --")
+
+
+@pytest.mark.parametrize("size", ["1.5g", "1gib", "1500mb", "1 g"])
+def test_doctor_reads_sizes_as_docker_does(tiny_repository: Path, size: str) -> None:
+    (tiny_repository.parent / ".env").write_text(f"SHM_SIZE={size}\n")
+    configure(tiny_repository / "pets", lambda config: setattr(config, "backend", "python"))
+    options = Options(repository=tiny_repository, runtime="docker")
+    assert not [one for one in diagnose(options, this_machine()) if "shared memory" in one.problem]
+
+
+def test_this_machine_has_memory() -> None:
+    machine = this_machine()
+    assert machine.memory_bytes > 2**20
+    assert machine.shared_memory_bytes >= 0
+
+
+def test_start_is_refused_unless_forced(tiny_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_when_unfit(Options(repository=tiny_repository))
+    (tiny_repository / "pets" / "labels.txt").unlink()
+    with pytest.raises(RefusedError, match=r"not started; --force starts it .*\n  .*labels.txt: missing.*Fix: export"):
+        refuse_when_unfit(Options(repository=tiny_repository))
+    capsys.readouterr()
+    refuse_when_unfit(Options(repository=tiny_repository), force=True)
+    assert "warning: " in capsys.readouterr().err
+
+
+def run_doctor(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+
+
+def test_command_exits_with_1_when_there_is_an_error(
+    tiny_repository: Path, free_ports: Callable[[], list[str]]
+) -> None:
+    where = ("--repository", tiny_repository, *free_ports())
+    well = run_doctor(*where)
+    assert (well.exit_code, "0 errors" in well.stdout) == (0, True), well.stdout
+    (tiny_repository / "pets" / "labels.txt").unlink()
+    document = json.loads(run_doctor(*where, "--json").stdout)
+    assert document["errors"] == 1
+    assert document["findings"][0].keys() == {"severity", "path", "problem", "fix"}
+    assert run_doctor(*where).exit_code == 1
+    told = json.loads(run_doctor(*where, "--host", "0.0.0.0", "--expose", "--json").stdout)
+    assert any("--expose without TLS" in one["problem"] + one["fix"] for one in told["findings"])
+    nowhere = run_doctor("--repository", tiny_repository / "none")
+    assert (nowhere.exit_code, "Traceback" in nowhere.stderr) == (2, False)

@@ -1,0 +1,233 @@
+"""A real Triton takes JPEG, PNG and WebP as they are, and sees the very pixels that the kit's clients send."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+from typer.testing import Result
+
+from builder.export import Order, export
+from builder.sources import source_from_checkpoint
+from model.network import Network, save_network
+from model.preprocess import ImageArray, Preprocess, load_file, load_image
+from model.runners.triton import TritonRunner, TritonServer
+from model.spec import ModelSpec, Question, image_input
+from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+
+Command = Callable[..., Result]
+HEADS = Question(
+    task="heads",
+    heads={
+        "shape": Question(task="multiclass", labels=("round", "square")),
+        "tags": Question(task="multilabel", labels=("old", "wet")),
+        "vector": Question(task="embedding", embedding_size=8),
+    },
+)
+MASK = Question(task="segmentation", labels=("background", "stamp"), probability=True)
+HOW = Preprocess(height=48, width=40, fit="pad", interpolation="bicubic", fill=(9, 8, 7))
+MODELS = ("pets", "asked_heads", "asked_segmentation")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network_of: Callable[..., Network]) -> Path:
+    """Models of several tasks, and one whose decoder finds no Pillow."""
+    folder = tmp_path_factory.mktemp("encoded")
+    padded = spec.model_copy(update={"preprocess": HOW, "input": image_input(HOW)})
+    for network in (Network(padded).eval(), network_of(HEADS), network_of(MASK)):
+        path = folder / f"{network.spec.name}.safetensors"
+        save_network(path, network)
+        export(source_from_checkpoint(path), Order(folder / "repository", max_batch=4), lambda step: None)
+    for part in ("", "_decode", "_encoded"):
+        config = shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/bare{part}") / "config.pbtxt"
+        config.write_text(config.read_text().replace('"pets', '"bare'))
+    carried = folder / "repository/bare_decode/1/preprocess.py"
+    carried.write_text(carried.read_text().replace("from PIL import", "from no_pillow_here import"))
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def server(
+    published: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
+) -> Iterator[Server]:
+    """A Triton that serves them all."""
+    before = os.environ.get(STATE_VARIABLE)
+    os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
+    http, grpc, metrics = module_ports
+    running = start(Options(repository=published, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
+    try:
+        wait_until_ready(running, 120)
+        yield running
+    finally:
+        stop(running)
+        del os.environ[STATE_VARIABLE]
+        if before is not None:
+            os.environ[STATE_VARIABLE] = before
+
+
+@pytest.fixture(scope="module")
+def cat(photos: Path) -> Path:
+    """A photograph."""
+    return photos / "cat.jpg"
+
+
+def curl(server: Server, model: str, picture: Path) -> tuple[int, dict[str, Any], bytes]:
+    """Send a file as it is: status, JSON part and binary part of the answer."""
+    url = f"http://127.0.0.1:{server.options.http_port}/v2/models/{model}/infer"
+    header = [
+        "--header",
+        "Inference-Header-Content-Length: 0",
+        "--write-out",
+        "\n%{http_code} %header{inference-header-content-length}",
+    ]
+    command = ["curl", "--silent", "--data-binary", f"@{picture}", *header, url]
+    answer, _, told = subprocess.run(command, capture_output=True, check=True).stdout.rpartition(b"\n")
+    status, *length = told.split()
+    cut = int(length[0]) if length else len(answer)
+    return int(status), json.loads(answer[:cut]), answer[cut:]
+
+
+def ask(server: Server, model: str, *pictures: bytes) -> dict[str, Any]:
+    """Send pictures in one request; outputs by name. Raises InferenceServerException."""
+    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.options.http_port}")
+    tensor = tritonclient.http.InferInput("encoded", [len(pictures), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(pictures, dtype=object).reshape(-1, 1))
+    answer = client.infer(model, [tensor])
+    return {output["name"]: answer.as_numpy(output["name"]) for output in answer.get_response()["outputs"]}
+
+
+def runner(server: Server, model: str) -> TritonRunner:
+    return TritonRunner(TritonServer(f"127.0.0.1:{server.options.grpc_port}"), model)
+
+
+def decoded(server: Server, data: bytes) -> ImageArray:
+    pixels: ImageArray = ask(server, "pets_decode", data)["image"][0]
+    return pixels
+
+
+def test_curl_gets_the_probabilities_of_the_client(server: Server, cat: Path, command: Command, tmp_path: Path) -> None:
+    status, told, values = curl(server, "pets_encoded", cat)
+    assert (status, told["outputs"][0]["shape"]) == (200, [1, 3])
+    url, output = f"127.0.0.1:{server.options.grpc_port}", tmp_path / "answers.jsonl"
+    done = command("client", "infer", cat, "--model", "pets", "--url", url, "--top", 3, "--output", output)
+    assert done.exit_code == 0, done.stderr
+    said = {one["label"]: one["probability"] for one in json.loads(output.read_text())["top"]}
+    expected = [said[label] for label in ("cat", "dog", "bird")]
+    assert list(np.frombuffer(values, "<f4")) == pytest.approx(expected, abs=1e-5)
+
+
+def encodings(cat: Path) -> dict[str, bytes]:
+    image = Image.open(cat)
+    turned = Image.Exif()
+    turned[274] = 6
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {},
+        "WEBP": {"quality": 90},
+        "JPEG": {"exif": turned},
+        "GIF": {},
+        "TIFF": {},
+    }
+    files = {}
+    for name, words in options.items():
+        with io.BytesIO() as file:
+            image.save(file, name, **words)
+            files[name] = file.getvalue()
+    return files
+
+
+def test_model_sees_the_very_pixels_that_the_client_sends(server: Server, photos: Path) -> None:
+    for photo in sorted(photos.glob("*.jpg")):
+        assert np.array_equal(decoded(server, photo.read_bytes()), load_file(photo, HOW)[0]), photo
+
+
+def test_model_sees_the_same_pixels_whatever_the_format(server: Server, cat: Path) -> None:
+    for name, data in encodings(cat).items():
+        assert np.array_equal(decoded(server, data), load_image(data, HOW)[0]), name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_ensemble_answers_as_the_model_does_whatever_its_task(server: Server, photos: Path, model: str) -> None:
+    files = sorted(photos.glob("*.jpg"))
+    own = runner(server, model)
+    expected = own.infer(np.stack([load_file(path, own.spec.preprocess)[0] for path in files]))
+    answers = ask(server, f"{model}_encoded", *(path.read_bytes() for path in files))
+    assert set(answers) == set(expected)
+    for name, values in expected.items():
+        assert answers[name] == pytest.approx(values, abs=1e-5)
+
+
+def test_label_is_told_when_the_ensemble_is_asked_for_the_best(server: Server, cat: Path) -> None:
+    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.options.http_port}")
+    tensor = tritonclient.http.InferInput("encoded", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[cat.read_bytes()]], dtype=object))
+    best = tritonclient.http.InferRequestedOutput("probabilities", class_count=1)
+    (answer,) = client.infer("pets_encoded", [tensor], outputs=[best]).as_numpy("probabilities").ravel()
+    assert answer.decode().split(":")[2] in ("cat", "dog", "bird")
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 12,000 x 12,000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]
+    parts = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"no picture", "not a picture; JPEG, PNG, WEBP"),
+        (b"", "the file is empty"),
+        (bomb(), "12,000 x 12,000 pixels; at most 100,000,000"),
+    ],
+)
+def test_broken_picture_is_refused_with_the_reason(server: Server, tmp_path: Path, data: bytes, said: str) -> None:
+    if data:
+        (tmp_path / "broken.jpg").write_bytes(data)
+        status, told, _ = curl(server, "pets_encoded", tmp_path / "broken.jpg")
+        assert status == 400
+        assert said in told["error"]
+    with pytest.raises(InferenceServerException, match=said):
+        ask(server, "pets_encoded", data)
+
+
+def test_picture_is_named_when_one_of_several_is_broken(server: Server, cat: Path) -> None:
+    whole = cat.read_bytes()
+    with pytest.raises(InferenceServerException, match=r"picture 1 of 3: the JPEG data is broken or cut short"):
+        ask(server, "pets_encoded", whole, whole[: len(whole) // 2], whole)
+
+
+def test_broken_picture_fails_only_its_own_request_when_others_are_in_flight(server: Server, cat: Path) -> None:
+    whole = cat.read_bytes()
+    expected = ask(server, "pets_encoded", whole)["probabilities"]
+
+    def one(number: int) -> bool:
+        if number % 3:
+            return bool(np.allclose(ask(server, "pets_encoded", whole)["probabilities"], expected, atol=1e-5))
+        with pytest.raises(InferenceServerException, match="broken or cut short"):
+            ask(server, "pets_encoded", whole[:9000])
+        return True
+
+    with ThreadPoolExecutor(8) as clients:
+        assert all(clients.map(one, range(48)))
+
+
+def test_models_are_served_when_triton_has_no_pillow(server: Server, cat: Path) -> None:
+    own = runner(server, "bare")
+    assert own.infer(load_file(cat, HOW)[0][np.newaxis])["probabilities"].shape == (1, 3)
+    with pytest.raises(InferenceServerException, match="bare_decode: Triton's Python has no Pillow"):
+        ask(server, "bare_encoded", cat.read_bytes())

@@ -1,0 +1,327 @@
+"""Who may ask a real Triton for what: tokens, TLS, and what leaves the loopback address."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+from typer.testing import Result
+
+from model.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
+from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.security import Security
+
+Command = Callable[..., Result]
+Ports = Callable[[], list[str]]
+ADMIN, USE = "the-keeper-s-token", "the-user-s-token"
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def new_request(folder: Path, name: str) -> None:
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", *kind, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr", "-subj", f"/CN={name}")
+
+
+def sign(folder: Path, name: str, days: int = 2) -> None:
+    by = ("-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial")
+    request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "names.cnf")
+    openssl("x509", *request, *by, "-out", folder / f"{name}.pem")
+
+
+def make_authority(folder: Path, name: str, days: int = 2) -> None:
+    new_request(folder, name)
+    request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "authority.cnf")
+    openssl("x509", *request, "-signkey", folder / f"{name}.key", "-out", folder / f"{name}.pem")
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, a server's and a client's certificate, and some that are of no use."""
+    folder = tmp_path_factory.mktemp("pki")
+    (folder / "names.cnf").write_text("subjectAltName = IP:127.0.0.1, DNS:localhost\n")
+    (folder / "authority.cnf").write_text("basicConstraints = critical, CA:TRUE\n")
+    for name, days in (("ca", 2), ("stranger", 2), ("old-ca", -1)):
+        make_authority(folder, name, days)
+    for name, days in (("server", 2), ("client", 2), ("old", -1)):
+        new_request(folder, name)
+        sign(folder, name, days)
+    openssl("ec", "-aes128", "-passout", "pass:secret", "-in", folder / "server.key", "-out", folder / "locked.key")
+    (folder / "junk.pem").write_text("no certificate")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guarded") / "repository"
+    shutil.copytree(exported_once / "pets", folder / "pets")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    repository: Path, pki: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
+) -> Iterator[Server]:
+    """A server on every address, with mutual TLS and both tokens."""
+    security = Security(
+        tls_certificate=pki / "server.pem", tls_key=pki / "server.key", tls_ca=pki / "ca.pem", expose=True
+    )
+    http, grpc, metrics = module_ports
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(STATE_VARIABLE, str(tmp_path_factory.mktemp("state")))
+        environment.setenv("TRITONKIT_ADMIN_TOKEN", ADMIN)
+        environment.setenv("TRITONKIT_TOKEN", USE)
+        options = Options(
+            repository=repository,
+            host="0.0.0.0",  # the point of the test
+            http_port=http,
+            grpc_port=grpc,
+            metrics_port=metrics,
+            security=security,
+        )
+        server = start(options, stops_with_parent=True)
+        wait_until_ready(server, 60)
+        yield server
+        stop(server)
+
+
+def over_grpc(
+    server: Server, method: str, token: str | None = None, *arguments: str, files: Mapping[str, Path] | None = None
+) -> str:
+    """What one call comes to: "done", or the error."""
+    tls = {name: str(path) for name, path in (files or {}).items()}
+    client = tritonclient.grpc.InferenceServerClient(server.options.grpc_url, ssl=bool(tls), **tls)
+    headers = {GRPC_TOKEN_HEADER: token} if token else {}
+    try:
+        getattr(client, method)(*arguments, headers=headers, client_timeout=10)
+    except InferenceServerException as error:
+        return str(error.message())
+    finally:
+        client.close()
+    return "done"
+
+
+def over_http(server: Server, path: str, token: str | None = None, body: bytes | None = b"{}") -> int:
+    """The HTTP status of one call."""
+    headers = {TOKEN_HEADER: token} if token else {}
+    request = urllib.request.Request(f"{server.options.http_url}/v2/{path}".rstrip("/"), body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def mutual(pki: Path) -> dict[str, Path]:
+    return {
+        "root_certificates": pki / "ca.pem",
+        "certificate_chain": pki / "client.pem",
+        "private_key": pki / "client.key",
+    }
+
+
+ADMIN_CALLS = {
+    "get_model_repository_index": (),
+    "load_model": ("pets",),
+    "unload_model": ("nothing",),
+    "get_trace_settings": (),
+    "get_log_settings": (),
+    "get_system_shared_memory_status": (),
+    "get_cuda_shared_memory_status": (),
+}
+USE_CALLS = {
+    "get_server_metadata": (),
+    "get_model_metadata": ("pets",),
+    "get_model_config": ("pets",),
+    "get_inference_statistics": (),
+}
+ADMIN_PATHS = (
+    "repository/index",
+    "repository/models/pets/load",
+    "repository/models/nothing/unload",
+    "logging",
+    "trace/setting",
+)
+
+
+@pytest.mark.parametrize(
+    ("calls", "right", "wrong"), [(ADMIN_CALLS, ADMIN, USE), (USE_CALLS, USE, ADMIN)], ids=["admin", "use"]
+)
+def test_grpc_is_closed_without_the_token_and_open_with_it(
+    guarded: Server, pki: Path, calls: dict[str, tuple[str, ...]], right: str, wrong: str
+) -> None:
+    for method, arguments in calls.items():
+        for token in (None, wrong, right[:-1], right + "x"):
+            assert "is restricted" in over_grpc(guarded, method, token, *arguments, files=mutual(pki)), method
+        assert over_grpc(guarded, method, right, *arguments, files=mutual(pki)) == "done", method
+
+
+def test_http_is_closed_without_the_token_and_open_with_it(guarded: Server) -> None:
+    for path in ADMIN_PATHS:
+        body = None if path in ("logging", "trace/setting") else b"{}"
+        assert [over_http(guarded, path, token, body) for token in (None, USE)] == [403, 403], path
+        assert over_http(guarded, path, ADMIN, body) == 200, path
+    assert over_http(guarded, "systemsharedmemory/status", USE, None) == 403
+    assert over_http(guarded, "models/pets/infer") == 403
+    assert over_http(guarded, "models/pets/infer", USE) in (400, 500), "an empty request, but one that is looked at"
+    for path in ("models/pets/config", "models/pets/stats", "models/pets", ""):
+        assert over_http(guarded, path, None, None) == 403, path
+        assert over_http(guarded, path, USE, None) == 200, path
+    assert over_http(guarded, "health/ready", None, None) == 200
+
+
+def test_client_certificate_is_required_when_an_authority_is_named(guarded: Server, pki: Path) -> None:
+    assert over_grpc(guarded, "is_server_ready", files=mutual(pki)) == "done"
+    wrong: list[dict[str, Path]] = [
+        {},
+        {"root_certificates": pki / "ca.pem"},
+        {**mutual(pki), "certificate_chain": pki / "stranger.pem", "private_key": pki / "stranger.key"},
+        {**mutual(pki), "root_certificates": pki / "stranger.pem"},
+    ]
+    for files in wrong:
+        assert "failed to connect" in over_grpc(guarded, "is_server_ready", files=files), files
+
+
+def test_only_grpc_leaves_the_loopback_address_when_exposed(guarded: Server) -> None:
+    listening = {
+        connection.laddr[1]: connection.laddr[0].removeprefix("::ffff:")
+        for connection in psutil.Process(guarded.pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    options = guarded.options
+    assert listening[options.http_port] == listening[options.metrics_port] == "127.0.0.1"
+    assert listening[options.grpc_port] in ("0.0.0.0", "::")
+
+
+def test_tokens_are_kept_where_only_their_owner_reads_them(guarded: Server, command: Command) -> None:
+    state = guarded.folder / "server.json"
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert guarded.folder.stat().st_mode & 0o777 == 0o700
+    assert ADMIN in state.read_text()
+    shown = command("server", "status", "--json").stdout + command("server", "logs", "-n", 1000).stdout + repr(guarded)
+    assert ADMIN not in shown
+    assert USE not in shown
+
+
+def test_server_elsewhere_is_asked_with_certificates_and_tokens(
+    guarded: Server, pki: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"grpcs://{guarded.options.grpc_url}"
+    files = ("--tls-ca", pki / "ca.pem", "--tls-cert", pki / "client.pem", "--tls-key", pki / "client.key")
+    status = command("server", "status", "--url", url, *files, "--json")
+    assert json.loads(status.stdout)[0]["models"][0]["state"] == "READY", status.stderr
+    assert "pets: version 1, as before" in command("server", "reload", "pets", "--url", url, *files).stdout
+    outside = command("server", "reload", "--url", url, "--tls-ca", pki / "stranger.pem", *files[2:])
+    assert outside.exit_code == 3
+    assert "name who did with --tls-ca" in outside.stderr
+    plain = command("server", "reload", "--url", guarded.options.grpc_url)
+    assert plain.exit_code == 3
+    assert "it speaks TLS; ask it as grpcs://" in plain.stderr
+    monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "a-guess")
+    guess = command("server", "reload", "--url", url, *files)
+    assert guess.exit_code == 2
+    assert "does not list its models without its token" in guess.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+def test_admin_api_asks_for_a_token_that_nobody_chose_when_none_is_set(
+    command: Command, repository: Path, free_ports: Ports
+) -> None:
+    up = command("server", "up", "--repository", repository, "--json", *free_ports())
+    assert up.exit_code == 0, up.stderr
+    try:
+        document: dict[str, Any] = json.loads(up.stdout)
+        server = Server.model_validate_json(Path(document["state"]).read_bytes())
+        assert len(server.tokens.admin) >= 32
+        assert "tokens" not in document
+        assert over_http(server, "repository/index") == 403
+        assert over_http(server, "repository/index", server.tokens.admin) == 200
+        assert "is restricted" in over_grpc(server, "get_model_repository_index")
+        assert over_grpc(server, "get_model_repository_index", server.tokens.admin) == "done"
+        assert over_grpc(server, "get_inference_statistics") == "done", "use is open on the loopback address"
+        assert over_grpc(server, "get_system_shared_memory_status") == "done"
+    finally:
+        assert command("server", "down").exit_code == 0
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("TRITONKIT_ADMIN_TOKEN", "TRITONKIT_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+
+
+EXPOSED = ("--host", "0.0.0.0", "--expose")
+PAIR = ("--tls-cert", "server.pem", "--tls-key", "server.key")
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--host", "0.0.0.0"), "say --expose if it is to be"),
+        (("--host", "0.0.0.0", "--insecure"), "say --expose if it is to be"),
+        (("--host", "0.0.0.0", *PAIR), "say --expose if it is to be"),
+        (EXPOSED, "--expose without TLS"),
+        (("--insecure",), "it goes with --expose"),
+        (("--expose",), "give one that others can reach"),
+        (("--host", "example"), "expected an IPv4 address"),
+        (("--host", "::1"), "expected an IPv4 address"),
+        ((*EXPOSED, "--tls-cert", "server.pem"), "--tls-cert and --tls-key are given together"),
+        (("--tls-ca", "ca.pem"), "needs --tls-cert and --tls-key"),
+        (("--tls-cert", "none.pem", "--tls-key", "server.key"), "none.pem: No such file"),
+        (("--tls-cert", "junk.pem", "--tls-key", "server.key"), "expected a certificate and its key in PEM"),
+        (("--tls-cert", "server.pem", "--tls-key", "junk.pem"), "expected a certificate and its key in PEM"),
+        (("--tls-cert", "server.pem", "--tls-key", "client.key"), "client.key: is not the key of"),
+        (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is locked with a password"),
+        (("--tls-cert", "old.pem", "--tls-key", "old.key"), "old.pem: certificate has expired"),
+        ((*PAIR, "--tls-ca", "junk.pem"), "junk.pem: holds no certificate in PEM"),
+        ((*PAIR, "--tls-ca", "client.pem"), "holds no certificate of an authority"),
+        ((*PAIR, "--tls-ca", "old-ca.pem"), "old-ca.pem: has expired"),
+    ],
+)
+def test_server_is_not_started_when_its_address_or_certificates_are_wrong(
+    command: Command, repository: Path, pki: Path, options: tuple[str, ...], said: str
+) -> None:
+    arguments = [pki / option if option.endswith((".pem", ".key")) else option for option in options]
+    up = command("server", "up", "--repository", repository, *arguments)
+    assert up.exit_code == 2, up.stderr
+    assert said in up.stderr
+    assert up.stderr.count("error: ") == 1
+    assert "Traceback" not in up.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("token", ["with space", "comma,", "equals=", "ünïcode"])
+def test_token_that_triton_could_not_take_is_refused(
+    command: Command, repository: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONKIT_TOKEN", token)
+    up = command("server", "up", "--repository", repository)
+    assert up.exit_code == 2
+    assert "$TRITONKIT_TOKEN: a token holds letters, digits" in up.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+def test_server_says_what_is_open_to_whom_when_it_is_exposed_without_tls(
+    command: Command, repository: Path, free_ports: Ports
+) -> None:
+    up = command("server", "up", "--repository", repository, *EXPOSED, "--insecure", *free_ports())
+    try:
+        assert up.exit_code == 0, up.stderr
+        assert "open without encryption: gRPC 0.0.0.0:" in up.stderr
+        assert "whoever reaches it can ask every model" in up.stderr
+    finally:
+        command("server", "down")
