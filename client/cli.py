@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.commands.check import check
 from client.commands.infer import infer
-from client.commands.options import Url
-from model.console import DEFAULT_URL, JsonOption, application, print_json, reports_errors, table
+from client.commands.options import connects
+from model.console import JsonOption, application, print_json, reports_errors, table
+
+if TYPE_CHECKING:
+    from model.connection import Connection
 
 app = application("Ask a served model, or any artifact, about pictures.")
 
@@ -30,19 +34,23 @@ def client() -> None:
     * client infer photos/ --model faces --output faces.npy --output faces.parquet
 
     * client models
+
+    * client check --all
     """
 
 
 app.command()(infer)
+app.command()(check)
 
 
 @app.command()
 @reports_errors
-def models(url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+@connects()
+def models(connection: Connection, as_json: JsonOption = False) -> None:
     """List the models of a server."""
-    from model.runners.triton import TritonServer
+    from client.connection import server_at
 
-    states = TritonServer(url).models()
+    states = server_at(connection).models()
     if as_json:
         print_json(states)
     else:
@@ -52,13 +60,17 @@ def models(url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
 @app.command()
 @reports_errors
+@connects()
 def show(
-    model: Annotated[str, typer.Argument(help="A served model.")], url: Url = DEFAULT_URL, as_json: JsonOption = False
+    model: Annotated[str, typer.Argument(help="A served model.")],
+    connection: Connection,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a served model takes and gives."""
-    from model.runners.triton import TritonRunner, TritonServer
+    from client.connection import server_at
+    from model.runners.triton import TritonRunner
 
-    with TritonRunner(TritonServer(url), model) as runner:
+    with TritonRunner(server_at(connection), model) as runner:
         spec = runner.spec
     if as_json:
         print_json(spec)

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import Url
-from model.console import DEFAULT_URL, JsonOption, print_json, reports_errors, table
+from client.commands.options import connects
+from model.console import JsonOption, print_json, reports_errors, table
 from model.errors import InputError
 
 if TYPE_CHECKING:
     from client.infer import Row
     from client.outputs.wanted import Tally
-    from client.picture import Picture
+    from model.connection import Connection
     from model.tasks import Task
 
 MAX_TABLE_ROWS = 100
+WHAT_IS_TAKEN = "Pictures, folders, globs, addresses, zip, tar, videos, CSVs; - for a list on standard input."
 
 
 @reports_errors
+@connects(many=True)
 def infer(
-    paths: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, globs.")],
+    paths: Annotated[list[str], typer.Argument(help=WHAT_IS_TAKEN)],
+    connection: Connection,
     model: Annotated[str | None, typer.Option(help="The served model; default: the only one.")] = None,
     version: Annotated[str, typer.Option(help="A version of it; default: the server's choice.")] = "",
-    url: Url = DEFAULT_URL,
     source: Annotated[Path | None, typer.Option("--from", help="Answer from a checkpoint or ONNX file.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of a CSV that names pictures.")] = None,
+    null: Annotated[bool, typer.Option("--null", help="The list on standard input ends its entries with NUL.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Of a video's frames, take each so many-th.")] = 25,
     top: Annotated[int, typer.Option(min=1, help="How many of the best answers to tell.")] = 3,
     threshold: Annotated[float | None, typer.Option(help="Probability from which a label holds, or a pixel.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Show only answers with this label; repeatable.")
+    ] = None,
+    min_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Show only answers that are this probable.")
+    ] = None,
+    tta: Annotated[str | None, typer.Option(help="Answer several views of each picture: flip, flips.")] = None,
     output: Annotated[
-        list[Path] | None, typer.Option(help="Write answers: .jsonl, .npy, .parquet; repeatable.")
+        list[Path] | None, typer.Option(help="Write or continue answers: .jsonl, .csv, .parquet, .npy; repeatable.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Write class numbers as PNG into this folder.")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Write pictures and coloured masks into this folder.")] = None,
@@ -41,55 +52,61 @@ def infer(
     background: Annotated[
         str | None, typer.Option(help="Of cutouts: colour, #rrggbb or picture; default: white.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over, whatever --output holds.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Answer again what got no answer before, as --output says.")
+    ] = False,
     gallery: Annotated[Path | None, typer.Option(help="Write a contact sheet to this .html file.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in a request, up to the model's maximum.")] = 16,
-    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests under way at once.")] = 4,
+    in_flight: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Requests under way at once; default: what the server can take."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer pictures; exit 1 when any could not be read."""
+    from client.filters import Filter, filtered
     from client.infer import Pace, infer_pictures
     from client.opening import check_threshold, open_runner, task_with
-    from client.outputs.drawings import each_in_its_place
+    from client.outputs.terms import terms_of
     from client.outputs.wanted import Tally, Wanted, opened
-    from client.sources import find
-    from model.gallery import MAX_TILES
+    from client.pace import InFlight
+    from client.sources import fetched_ahead, find
+    from model.runners.augmented import augmented
 
     if source is not None and (model or version):
         raise InputError("--from answers in this process; --model and --version are for a server")
     check_threshold(threshold)
     outputs = output or []
-    wanted = Wanted.checked(
-        outputs, gallery, {"mask": masks, "overlay": overlays, "cutout": cutouts}, background, paths
-    )
-    found = find(paths)
-    shown = set[str]()
+    folders = {"mask": masks, "overlay": overlays, "cutout": cutouts}
+    wanted = Wanted.checked(outputs, gallery, folders, background, paths, overwrite, retry_failed)
+    found = find(paths, column=column, null=null, every=every)
     tally = Tally(None if as_json else MAX_TABLE_ROWS)
     with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(open_runner(source, url, model, version))
+        requests = InFlight(in_flight)
+        runner = stack.enter_context(open_runner(source, connection, model, version, requests.failed, bool(outputs)))
         task = task_with(runner, threshold)
-        finish, write = stack.enter_context(opened(wanted, runner, task, shown))
-        pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=in_flight)
-        pictures = _noted(each_in_its_place(found.pictures), shown, MAX_TILES if gallery else 0)
-        for row in _with_progress(infer_pictures(runner, task, pictures, top, pace, finish), found.total):
-            write(row)
+        chosen = Filter.checked(runner.spec, classes or (), min_probability)
+        terms = terms_of(runner, source, top, threshold, tta, classes or (), min_probability)
+        runner = augmented(runner, tta)
+        writing = stack.enter_context(opened(wanted, runner, task, terms, _say))
+        pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=requests)
+        finish = filtered(writing.finish, chosen)
+        rows = infer_pictures(runner, task, fetched_ahead(writing.missing(found.pictures)), top, pace, finish)
+        for row in _with_progress(rows, writing.left(found.total)):
+            writing.write(row)
             tally.write(row)
     if as_json:
-        rows = [row.as_json() for row in tally.rows]
-        print_json({"answered": tally.answered, "failed": tally.failed, "rows": rows})
+        print_json(writing.document(tally))
     else:
         _print_table(tally, task, outputs)
-        typer.echo(f"{tally.answered} answered, {tally.failed} failed, by {runner.origin}")
-    if tally.failed:
+        typer.echo(writing.summary(tally, runner.origin))
+    if tally.failed or writing.earlier_failed:
         raise typer.Exit(1)
 
 
-def _noted(pictures: Iterable[Picture], shown: set[str], most: int) -> Iterator[Picture]:
-    """The pictures; the names of the first so many are noted as they are taken."""
-    coming = iter(pictures)
-    for picture in islice(coming, most):
-        shown.add(picture.name)
-        yield picture
-    yield from coming
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 def _with_progress(rows: Iterator[Row], total: int | None) -> Iterator[Row]:
@@ -103,8 +120,9 @@ def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
     shown = [[f"error: {row.error}"] if row.answer is None else task.cells(row.answer.told) for row in tally.rows]
     ranks = max(map(len, shown), default=1)
     cells = [[row.name, *answer, *[""] * (ranks - len(answer))] for row, answer in zip(tally.rows, shown, strict=True)]
-    table(["picture", "answer", *[""] * (ranks - 1)], cells)
-    if more := tally.answered + tally.failed - len(tally.rows):
+    if cells:
+        table(["picture", "answer", *[""] * (ranks - 1)], cells)
+    if more := tally.answered + tally.failed - tally.left_out - len(tally.rows):
         whole = next((path for path in outputs if path.suffix != ".npy"), None)
         where = f"all are in {whole}" if whole else "--output FILE.jsonl writes all"
         typer.echo(f"… and {more} more; {where}")

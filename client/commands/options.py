@@ -2,8 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or http://HOST:PORT.")]
+from model.console import DEFAULT_URL
+
+Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT.")]
+TlsCa = Annotated[Path | None, typer.Option(help="Who signed the server's certificate (PEM): asks by TLS.")]
+TlsCert = Annotated[Path | None, typer.Option(help="The certificate to show (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(help="Its key (PEM).")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is starting.")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")]
+Patience = Annotated[float, typer.Option(min=0, help="Seconds to repeat requests while the server is away.")]
+SharedMemory = Annotated[
+    bool, typer.Option("--shared-memory/--no-shared-memory", help="Share memory with a server on this machine.")
+]
+
+_DEFAULTS = {"url": DEFAULT_URL, "tls_ca": None, "tls_cert": None, "tls_key": None, "wait": 0.0, "deadline": 60.0}
+_KINDS = {"url": Url, "tls_ca": TlsCa, "tls_cert": TlsCert, "tls_key": TlsKey, "wait": Wait, "deadline": Deadline}
+_TO_INFER = {"patience": (Patience, 60.0), "shared_memory": (SharedMemory, True)}
+_PLACE = "connection"
+
+
+def connects(many: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a connection in place of its parameter `connection`, a model.connection.Connection.
+
+    many: whether it asks so much that repeating requests, and shared memory, are worth it.
+    """
+    options = {name: (_KINDS[name], default) for name, default in _DEFAULTS.items()} | (_TO_INFER if many else {})
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def connected(**given: Any) -> None:
+            from client.connection import connection_of
+
+            terms = {name: given.pop(name) for name in options}
+            command(**given, **{_PLACE: connection_of(**terms)})
+
+        # Connection is no name at run time: the help of a command loads no more than it must.
+        hints = typing.get_type_hints(command, localns={"Connection": object}, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command).parameters.items():
+            found = options if name == _PLACE else {name: (hints[name], parameter.default)}
+            parameters += [
+                inspect.Parameter(one, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                for one, (kind, default) in found.items()
+            ]
+        connected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        connected.__annotations__ = {one.name: one.annotation for one in parameters}
+        return connected
+
+    return decorated

@@ -6,7 +6,7 @@ They are drawn by the threads that decode, one file after the other, so that no 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
+from client.outputs.names import digest_of
 from client.picture import Picture, as_text
 from model.errors import InputError
 from model.files import check_can_write, written_beside
@@ -103,7 +104,8 @@ class Drawings:
     def finish(self, picture: Picture, answer: Answer) -> Row:
         """Draw everything of one answered picture; the row tells the files, and has let go of the mask.
 
-        A picture that can no longer be read becomes a row with an error. Raises OSError when a file cannot be written.
+        A picture that can no longer be read becomes a row with an error. Raises OSError when a file cannot be written,
+        InputError when it would take the place of a picture.
         """
         try:
             written = {} if answer.mask is None else self._draw(Subject(picture, answer.mask), picture.place)
@@ -116,6 +118,7 @@ class Drawings:
         written = {}
         for key, draw in self.draws.items():
             path = self.folders[key] / place.with_suffix(SUFFIX)
+            _check_spares(path, subject.source)
             with written_beside(path) as beside:
                 draw(subject).save(beside, "PNG", compress_level=_COMPRESSION)
             written[key] = as_text(path)
@@ -132,26 +135,44 @@ class Drawings:
 
 def each_in_its_place(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The pictures, in places that differ in more than the suffix: all but the first of such get a number."""
-    taken = set[PurePath]()
+    taken = set[bytes]()
+    last: dict[bytes, int] = {}
+    """The last number of each place that came more than once."""
     for picture in pictures:
-        place = picture.place.with_suffix(SUFFIX)
-        numbered = (place.with_stem(f"{place.stem}-{number}") for number in itertools.count(2))
-        free = place if place not in taken else next(other for other in numbered if other not in taken)
-        taken.add(free)
+        free = place = picture.place.with_suffix(SUFFIX)
+        if (key := _of(place)) in taken:
+            numbers = itertools.count(last.get(key, 1) + 1)
+            numbered = ((number, place.with_stem(f"{place.stem}-{number}")) for number in numbers)
+            last[key], free = next((number, other) for number, other in numbered if _of(other) not in taken)
+        taken.add(_of(free))
         yield replace(picture, place=free)
 
 
+def _of(place: PurePath) -> bytes:
+    """What stands for a place in a set of a million."""
+    return digest_of(str(place))
+
+
+def _check_spares(path: Path, picture: Picture) -> None:
+    """Refuse to draw beside the picture's own file, or over it: globs, lists and CSVs tell only now where it lies."""
+    if not os.path.exists(picture.name):  # noqa: PTH110 - false also for what can be no path
+        return
+    own = Path(picture.name)
+    if path.parent.resolve() == own.parent.resolve() or (path.exists() and path.samefile(own)):
+        raise InputError(f"{path.parent}: holds pictures to be answered, {own} for one; write to another folder")
+
+
 def check_folders(folders: Mapping[str, Path], given: Sequence[str]) -> None:
-    """Refuse folders for drawings that cannot be written to, are one and the same, or hold what is to be answered.
+    """Refuse folders for drawings that cannot be written to, lie in one another, or hold what is to be answered.
 
     Raises InputError.
     """
     for folder in folders.values():
         check_can_write(folder / SUFFIX)
         _check_holds_none(folder.resolve(), given)
-    counts = Counter(folder.absolute() for folder in folders.values())
-    if twice := next((folder for folder, count in counts.items() if count > 1), None):
-        raise InputError(f"{twice}: give masks, overlays and cutouts folders of their own")
+    for one, other in itertools.permutations(folders.values(), 2):
+        if one.resolve().is_relative_to(other.resolve()):
+            raise InputError(f"{one}: lies in {other}; give masks, overlays and cutouts folders of their own")
 
 
 def _check_holds_none(folder: Path, given: Sequence[str]) -> None:

@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import itertools
 from pathlib import Path
+from typing import Any
 
+from client.filters import left_out
 from client.infer import Row
-from client.outputs.files import Write
-from model.gallery import MAX_TILES, Tile, write_gallery
-from model.tasks import Task
+from client.outputs.journal import Journal
+from client.picture import Picture
+from model.gallery import MAX_TILES, Tile, thumbnail, write_gallery
+from model.preprocess import ImageError
+from model.tasks import Answer, Task
 
 
-@contextmanager
-def contact_sheet(path: Path, task: Task, title: str, origin: str) -> Iterator[Write]:
-    """Write the sheet of the first rows when all have come; after an error there is none."""
-    first: list[Row] = []
-    total = failed = 0
+class ContactSheet:
+    """The sheet of a job's first rows: what an interrupted client answered, then this one's."""
 
-    def write(row: Row) -> None:
-        nonlocal total, failed
-        total += 1
-        failed += row.answer is None
-        if total <= MAX_TILES:
-            first.append(row)
+    def __init__(self, task: Task, journal: Journal | None = None) -> None:
+        """journal: of this job, with what an interrupted client answered; None where there is none."""
+        self._task = task
+        earlier = (row for row in map(_row, journal.rows() if journal else ()) if not left_out(row))
+        self._rows = list(itertools.islice(earlier, MAX_TILES))
+        self._told = {row.name: number for number, row in enumerate(self._rows)}
+        self.total, self.failed = (journal.length, journal.failed) if journal else (0, 0)
 
-    yield write
-    write_gallery(path, _tiles(first, task), title, f"answered by {origin}", total, failed)
+    @property
+    def has_room(self) -> bool:
+        """Whether it shows the next picture too."""
+        return len(self._rows) < MAX_TILES
+
+    def show_again(self, picture: Picture) -> None:
+        """Make the small picture of an earlier row again, where the sheet shows it; nothing is drawn on it."""
+        number = self._told.get(picture.name)
+        if number is None or self._rows[number].answer is None:
+            return
+        row = self._rows[number]
+        try:
+            self._rows[number] = Row(row.name, row.answer, thumbnail=thumbnail(picture.whole()))
+        except ImageError:
+            return  # it was answered, and has gone since: its tile has the words alone
+
+    def write(self, row: Row) -> None:
+        """Take a row of this client."""
+        if left_out(row):
+            return
+        self.total += 1
+        self.failed += row.answer is None
+        if self.has_room:
+            self._rows.append(row)
+
+    def save(self, path: Path, title: str, origin: str) -> None:
+        """Write the page. Raises OSError."""
+        write_gallery(path, self._tiles(), title, f"answered by {origin}", self.total, self.failed)
+
+    def _tiles(self) -> list[Tile]:
+        answered = [row for row in self._rows if row.answer is not None]
+        captions = iter(
+            self._task.captions([row.answer for row in answered if row.answer], [row.name for row in answered])
+        )
+        return [
+            Tile(name=row.name, image=row.thumbnail, caption=next(captions))
+            if row.answer is not None
+            else Tile(name=row.name, image=None, caption=row.error or "", failed=True)
+            for row in self._rows
+        ]
 
 
-def _tiles(rows: Sequence[Row], task: Task) -> list[Tile]:
-    answered = [row for row in rows if row.answer is not None]
-    captions = iter(task.captions([row.answer for row in answered if row.answer], [row.name for row in answered]))
-    return [
-        Tile(name=row.name, image=row.thumbnail, caption=next(captions))
-        if row.answer is not None
-        else Tile(name=row.name, image=None, caption=row.error or "", failed=True)
-        for row in rows
-    ]
+def _row(told: dict[str, Any]) -> Row:
+    if "error" in told:
+        return Row(told["path"], error=told["error"])
+    return Row(told["path"], Answer({key: value for key, value in told.items() if key != "path"}))

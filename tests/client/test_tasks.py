@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import Result
 
+from client.outputs.drawings import each_in_its_place
+from client.picture import Picture
 from model.backbones import architecture_of, dense_architecture_of
 from model.network import Network, save_network
 from model.preprocess import Preprocess, decode_image, load_file
@@ -344,9 +346,10 @@ def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
         ("three", ["--threshold", "0.3"], "takes the most probable"),
         ("tags", ["--threshold", "1"], "a probability between 0 and 1"),
         ("tags", ["--threshold", "nan"], "a probability between 0 and 1"),
-        ("colours", ["--output", "a.csv"], "a.csv: answers are written as .jsonl, .npy, .parquet"),
+        ("colours", ["--output", "a.txt"], "a.txt: answers are written as .jsonl, .csv, .parquet, .npy"),
         ("vector", ["--output", "a.npy", "--output", "a.npy"], "a.npy: would be written twice"),
-        ("mask", ["--masks", "m", "--overlays", "m"], "would be written twice"),
+        ("mask", ["--masks", "m", "--overlays", "m"], "folders of their own"),
+        ("mask", ["--masks", "m", "--overlays", "m/o"], "m/o: lies in m; give masks"),
         ("mask", ["--background", "red"], "is put behind cutouts"),
         ("mask", ["--cutouts", "c", "--background", "nocolour"], "nocolour: neither a colour"),
         ("mask", ["--cutouts", "c", "--background", "#00ff0080"], "can be seen through"),
@@ -372,6 +375,26 @@ def test_wrong_combination_is_refused_in_one_sentence_before_any_work(
     assert set(pictures.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("folder", ["pictures", "link"])
+def test_pictures_are_not_drawn_over_when_a_glob_names_them(
+    command: Command, models: dict[str, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    Path("link").symlink_to(pictures)
+    before = {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()}
+    result = command("client", "infer", "pictures/*.jpg", "--from", models["mask"], "--masks", folder)
+    assert result.exit_code == 2, result.stdout
+    assert f"{folder}: holds pictures to be answered, pictures/" in result.stderr
+    assert {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()} == before
+
+
+def test_equal_places_get_numbers_of_their_own() -> None:
+    names = ["a.jpg", "a.png", "a-2.png", "a.gif", "b.png"]
+    given = [Picture(f"{number}", PurePath(name), bytes) for number, name in enumerate(names)]
+    places = [str(picture.place) for picture in each_in_its_place(given)]
+    assert places == ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "b.png"]
+
+
 def test_missing_pyarrow_is_named_with_the_extra_that_brings_it(
     command: Command, models: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +417,7 @@ def test_failure_half_way_leaves_no_half_written_file(
     assert result.exit_code == 2
     assert "below" in result.stderr
     left = {path.name for path in tmp_path.iterdir()} - {"pictures", "m"}
-    assert left == {"a.jsonl.partial"}
+    assert left == {"a.jsonl.partial", "a.jsonl.made.json"}
     assert written(tmp_path / "m", "a.jpg").size == (640, 427)
 
 

@@ -1,0 +1,196 @@
+"""The client for Python: pictures in, typed results out, by the same way as `client infer`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncIterator, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import count
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from client.infer import Pace, Row, infer_pictures
+from client.opening import check_threshold, open_runner, task_with
+from client.picture import Picture, picture_of_file
+from client.results import Result, result_of
+from model.connection import Connection
+from model.console import DEFAULT_URL
+from model.errors import InputError
+from model.preprocess import ImageError, check_size
+from model.runners import Runner
+from model.runners.augmented import augmented
+from model.spec import ModelSpec
+
+Input: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A file, the bytes of one, a Pillow picture, or uint8 RGB [H, W, 3]."""
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F")  # F is refused, having no agreed range
+_ASKING_AT_ONCE = 16
+"""Threads that wait for single answers; Triton makes batches of what they ask."""
+
+
+class Client:
+    """A model to ask. Safe to use from several threads; `close` it, or use it in a `with` block."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        url: str | Connection = DEFAULT_URL,
+        version: str = "",
+        *,
+        top: int = 3,
+        threshold: float | None = None,
+        tta: str | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """Open a model of a running Triton.
+
+        model: its name; None is the only one there. url: its gRPC port, HOST:PORT, or with TLS, deadlines and patience
+        a `model.connection.Connection`; tokens come from the environment. version: empty for the server's choice.
+        top: how many of the best labels are told. threshold: in place of the model's own.
+        tta: test-time augmentation, `flip` or `flips`. pace: how much a stream does at once.
+        Raises InputError, ArtifactError, InferenceError, SpecError.
+        """
+        pace = pace or Pace()
+        runner = open_runner(None, url, model, version, pace.in_flight.failed)
+        self._open(runner, top, threshold, tta, pace)
+
+    @classmethod
+    def from_artifact(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 3,
+        threshold: float | None = None,
+        tta: str | None = None,
+        pace: Pace | None = None,
+    ) -> Self:
+        """Open a checkpoint, an ONNX file or any other artifact in this process. Raises as the constructor does."""
+        client = cls.__new__(cls)
+        client._open(open_runner(Path(path), "", None, ""), top, threshold, tta, pace or Pace())
+        return client
+
+    def _open(self, runner: Runner, top: int, threshold: float | None, tta: str | None, pace: Pace) -> None:
+        try:
+            check_threshold(threshold)
+            self._runner = augmented(runner, tta)
+            self._task = task_with(runner, threshold)
+        except BaseException:
+            runner.close()
+            raise
+        self._top = top
+        self._pace = Pace(min(pace.batch, runner.max_batch or pace.batch), pace.in_flight, pace.workers)
+        self._threads = ThreadPoolExecutor(_ASKING_AT_ONCE, "ask")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives: labels, preprocessing, outputs."""
+        return self._runner.spec
+
+    @property
+    def origin(self) -> str:
+        """The address or file that answers."""
+        return self._runner.origin
+
+    def infer(self, picture: Input) -> Result:
+        """Answer one picture. Raises ImageError when it cannot be read, InferenceError when the server fails."""
+        given = _picture(picture, 0)
+        try:
+            pixels, geometry = given.load(self.spec.preprocess)
+        except ImageError as error:
+            raise ImageError(f"{given.name}: {error}") from error
+        output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}
+        return result_of(Row(given.name, self._task.answer(output, geometry, self._top)), self.spec)
+
+    def infer_many(self, pictures: Iterable[Input]) -> list[Result]:
+        """Answer pictures, in their order; one that cannot be read has a `Failed` in its place."""
+        return list(self.stream(pictures))
+
+    def stream(self, pictures: Iterable[Input]) -> Generator[Result]:
+        """Answer pictures as they come, in their order, with several requests in flight.
+
+        One that cannot be read gives a `Failed`. `pictures` is read a few batches ahead. Raises InferenceError.
+        """
+        named = (_picture(given, number) for number, given in zip(count(), pictures))
+        for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
+            yield result_of(row, self.spec)
+
+    async def infer_async(self, picture: Input) -> Result:
+        """`infer`, without holding up the event loop; what is awaited together is answered together."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, picture)
+
+    async def stream_async(self, pictures: Iterable[Input]) -> AsyncIterator[Result]:
+        """`stream`, without holding up the event loop."""
+        results = self.stream(pictures)
+        taken: Future[Result | None] | None = None
+        try:
+            while True:
+                taken = self._threads.submit(next, results, None)
+                if (result := await asyncio.wrap_future(taken)) is None:
+                    return
+                yield result
+        finally:
+            # Cancelling does not end the thread that takes the next one.
+            await asyncio.wrap_future(self._threads.submit(_end, results, taken))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _end(results: Generator[Result], taken: Future[Result | None] | None) -> None:
+    """Close a stream when the result that is being taken has come."""
+    wait([taken] if taken else [])
+    results.close()
+
+
+def _picture(given: Any, number: int) -> Picture:
+    """The picture, under its file's name or its number among those that were given. Raises InputError."""
+    match given:
+        case str() | os.PathLike():
+            path = Path(given)
+            return picture_of_file(path, PurePath(path.name))
+        case bytes():
+            return Picture(f"#{number}", PurePath(str(number)), lambda: given)
+        case Image.Image():
+            return Picture(f"#{number}", PurePath(str(number)), partial(_encoded, given))
+        case np.ndarray():
+            return Picture(f"#{number}", PurePath(str(number)), partial(_from_array, given))
+    raise InputError(
+        f"picture {number}: expected a file, bytes, a Pillow picture or uint8 [H, W, 3], got {type(given).__name__}"
+    )
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """A Pillow picture as a file without loss, so that transparency, 16 bits and EXIF are read as in any file."""
+    buffer = io.BytesIO()
+    try:
+        kept = image if image.mode in _PNG_MODES else image.convert("RGB")
+        kept.save(buffer, "PNG", compress_level=0, exif=image.getexif())
+    except (OSError, ValueError) as error:
+        raise ImageError(f"a picture of mode {image.mode} cannot be used ({error})") from error
+    return buffer.getvalue()
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise ImageError(f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
+    check_size(array.shape[1], array.shape[0])
+    return Image.fromarray(array)

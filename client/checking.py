@@ -1,0 +1,139 @@
+"""The verdict, continued in production: does a running server still give the checkpoint's answers?
+
+The golden images of the version that answers are sent through the server, one by one, in batches of a middle size and
+of the maximum, and compared with the checkpoint's answers within the limits that the version's verdict had.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from model.comparison import FP32_LIMITS, Comparison, Limits, ask, batch_sizes, compare
+from model.errors import ArtifactError, InputError
+from model.golden import GOLDEN_FILE, Golden, beside_checkpoint
+from model.runners import Outputs
+from model.spec import Frozen
+from model.tasks import task_of
+
+if TYPE_CHECKING:
+    from model.runners.triton import TritonRunner
+
+_VERDICT_FILE = "verdict.json"
+
+
+class Checked(Frozen):
+    """What came of one model."""
+
+    model: str
+    version: str
+    origin: str
+    images: str
+    limits: Limits
+    comparisons: tuple[Comparison, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the server gives the checkpoint's answers."""
+        return not self.problems
+
+
+class _Verdict(BaseModel):
+    """The part of `verdict.json` that is needed here."""
+
+    limits: Limits
+
+
+class Evidence(Frozen):
+    """Where the images and answers to compare with come from; the first that is given counts."""
+
+    golden: Path | None = None
+    """An `.npz` file, with the limits of a `verdict.json` beside it."""
+    checkpoint: Path | None = None
+    """The answers recorded when it was trained."""
+    repository: Path = Path("model_repository")
+
+    def of(self, model: str, version: str) -> tuple[Golden, Limits]:
+        """The golden sample of a version, with answers, and the limits. Raises InputError, ArtifactError."""
+        folder = self.repository / model / version
+        path = self.golden or folder / GOLDEN_FILE
+        if self.golden is None and self.checkpoint is not None:
+            found = beside_checkpoint(self.checkpoint)
+            path = self.checkpoint
+        else:
+            found = Golden.load(path) if path.is_file() else None
+        if found is None or not found.outputs:
+            raise InputError(
+                f"{path}: no golden sample with answers for {model} version {version}. Name the repository that the "
+                "server serves with --repository, a golden.npz with --golden, or the checkpoint with --against"
+            )
+        return found, _limits(self.golden.parent if self.golden else folder)
+
+
+def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
+    """Compare what a served model answers now with the checkpoint's answers.
+
+    Raises InputError without a golden sample of this model, InferenceError when the server does not answer.
+    """
+    runner = runner.pinned()  # the version whose golden sample is read, also when another is loaded meanwhile
+    golden, limits = evidence.of(runner.model, runner.version)
+    if golden.images.shape[1:] != runner.spec.input.shape:
+        expected, got = list(runner.spec.input.shape), list(golden.images.shape[1:])
+        raise InputError(f"{runner.origin}: takes images of {expected}, the golden sample has {got}: of another model?")
+    problems: list[str] = []
+    comparisons = []
+    for size in batch_sizes(max(1, runner.max_batch or 1)):
+        answers = ask(runner, golden.images, size)
+        if (other := _unlike(golden.outputs, answers)) is not None:
+            problems.append(other)
+            break
+        comparison = compare(f"batch {size}", task_of(runner.spec), golden.outputs, answers, golden.fitted, limits)
+        comparisons.append(comparison)
+        problems += _problems(comparison, limits)
+    told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
+    return Checked(**told, limits=limits, comparisons=tuple(comparisons), problems=tuple(problems))
+
+
+def unchecked(runner: TritonRunner, problem: InputError) -> Checked:
+    """What is told of a model that could not be checked."""
+    told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": ""}
+    return Checked(**told, limits=FP32_LIMITS, comparisons=(), problems=(str(problem),))
+
+
+def _unlike(expected: Outputs, actual: Outputs) -> str | None:
+    """Why answers cannot be compared; None where they can. What was recorded is finite."""
+    for name, array in expected.items():
+        if name not in actual:
+            return f"the server gives {', '.join(actual)}, but no {name}"
+        if actual[name].shape != array.shape:
+            return f"{name}: the server gives {list(actual[name].shape)}, the checkpoint {list(array.shape)}"
+        if np.issubdtype(actual[name].dtype, np.floating) and not np.isfinite(actual[name]).all():
+            return f"{name}: the server gives NaN or Inf"
+    return None
+
+
+def _problems(found: Comparison, limits: Limits) -> list[str]:
+    problems = []
+    if not found.within(limits):
+        problems.append(
+            f"{found.asked}: values differ by up to {found.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+            f"relative {found.relative:.1e} (limit {limits.relative:.0e})"
+        )
+    if found.decisions_kept < limits.decisions:
+        problems.append(f"{found.asked}: {1 - found.decisions_kept:.0%} of images change their answer")
+    return problems
+
+
+def _limits(folder: Path) -> Limits:
+    """Those of the verdict in a version folder; fp32's where there is none. Raises ArtifactError."""
+    path = folder / _VERDICT_FILE
+    try:
+        return _Verdict.model_validate_json(path.read_bytes()).limits
+    except FileNotFoundError:
+        return FP32_LIMITS
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{path}: no verdict that can be read ({error}); export the model again") from error

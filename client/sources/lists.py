@@ -1,0 +1,96 @@
+"""Lists of paths and addresses: lines of a stream, or a column of a CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from client.picture import as_text
+from model.errors import InputError
+from model.preprocess import ImageError
+
+COLUMNS = ("image_path", "path", "image", "file", "url")
+"""The columns that hold pictures where none is named, the first of them that there is."""
+CSV_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+"""Ends of names, and what stands between columns."""
+_MAX_LINE = 2**16
+_MAX_CSV_LINE = 2**20
+
+
+def lines(stream: BinaryIO, null: bool) -> Iterator[str]:
+    """The lines of a stream as they come, without empty ones; they end with a NUL for `null`.
+
+    Raises ImageError for what is no list.
+    """
+    end, rest = b"\0" if null else b"\n", b""
+    # Not read(): a pipe may bring the next line in an hour.
+    read = getattr(stream, "read1", stream.read)
+    while chunk := read(_MAX_LINE):
+        *whole, rest = (rest + chunk).split(end)
+        yield from filter(None, (_line(line, null) for line in whole))
+        if len(rest) > _MAX_LINE:
+            raise ImageError(f"a line of more than {_MAX_LINE:,} bytes; expected a list of paths")
+    if last := _line(rest, null):
+        yield last
+
+
+def _line(line: bytes, null: bool) -> str:
+    if not null:
+        line = line.removesuffix(b"\r")
+        if b"\0" in line:
+            raise ImageError("holds NUL bytes; expected a path a line, or, with --null, paths that end with NUL")
+    return os.fsdecode(line)
+
+
+@dataclass(frozen=True)
+class Column:
+    """The column of a CSV that names pictures, in UTF-8; other bytes are kept, as in names of files."""
+
+    path: Path
+    wanted: str | None
+    """Its name; None for the first of `COLUMNS`."""
+
+    def check(self) -> None:
+        """Raises InputError when it cannot be read, or has no such column."""
+        try:
+            first = next(self.cells(), None)
+        except ImageError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        if first is None:
+            raise InputError(f"{self.path}: has a header and no rows")
+
+    def cells(self) -> Iterator[tuple[int, str]]:
+        """Number of the line and what the column holds there, which may be nothing.
+
+        Raises InputError for a header without the column, ImageError where it cannot be read on.
+        """
+        try:
+            with self.path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+                rows = csv.reader(_bounded(file), delimiter=CSV_SUFFIXES[self.path.suffix.lower()], strict=True)
+                column = self._number([cell.strip() for cell in next(rows, [])])
+                for row in rows:
+                    if row:
+                        yield rows.line_num, row[column].strip() if column < len(row) else ""
+        except OSError as error:
+            raise ImageError(f"cannot be read ({error.strerror})") from error
+        except csv.Error as error:
+            raise ImageError(f"is not readable as CSV ({error})") from error
+
+    def _number(self, header: list[str]) -> int:
+        found = [name for name in ([self.wanted] if self.wanted else COLUMNS) if name in header]
+        if not found:
+            expected = self.wanted or f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+            came = f"its header has {as_text(', '.join(header)):.200}" if header else "it is empty"
+            raise InputError(f"{self.path}: expected a column {expected}, {came}; name one with --column")
+        return header.index(found[0])
+
+
+def _bounded(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_MAX_CSV_LINE):
+        if len(line) == _MAX_CSV_LINE:
+            raise csv.Error(f"a line of more than {_MAX_CSV_LINE:,} characters")
+        yield line

@@ -1,0 +1,296 @@
+"""What `client infer` through Triton costs, beside the least that the work can cost and beside a plain loop.
+
+python -m scripts.client_cost [--pictures 2000] [--rounds 3] [--model mobilenetv2_100] [--output FILE.json]
+
+Three ways answer the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, by turns:
+`client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
+process at its best batch; and a loop over `tritonclient`, one picture a request, fp32, over HTTP (both stand in
+scripts/client_ways.py). CPU time is that of the client's process and of Triton with all its children. `client infer` is
+counted from the start of its process to its end, the other two without their imports and the opening of the model.
+Exits with 1 when `client infer` takes more than 1.25 times the CPU time of the work in one process, or the loop less
+than 2 times the wall time of `client infer`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from PIL import Image
+
+from benchmarks.environment import environment_now
+from model.errors import InputError, TritonkitError
+from model.files import written_beside
+from model.spec import Frozen
+from scripts.ports import free_ports
+
+MOST_CPU, LEAST_WALL = 1.25, 2.0
+KIT, IN_PROCESS, PLAIN = "client infer", "in process", "plain loop"
+SERVED, SERVED_PLAIN = "network", "plain"
+PACKAGES = ("numpy", "onnxruntime", "pillow", "tritonclient")
+_ROOT = Path(__file__).parents[1]
+_CACHE = _ROOT / ".cache"
+
+
+class Cost(Frozen):
+    """Of one run over all pictures, in seconds."""
+
+    wall_s: float
+    client_cpu_s: float
+    server_cpu_s: float
+    load_average: float
+    """Of the machine, over the minute before."""
+    best: str = ""
+    """Batch and threads that took the least CPU time in process."""
+
+    @property
+    def cpu_s(self) -> float:
+        """Client and server together."""
+        return self.client_cpu_s + self.server_cpu_s
+
+
+class Served(NamedTuple):
+    """A running Triton."""
+
+    grpc: str
+    http: str
+    process: psutil.Process
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the three ways are given."""
+
+    pictures: Path
+    count: int
+    artifact: Path
+    triton: Served
+    folder: Path
+    options: Sequence[str] = ()
+    """More for `client infer`."""
+
+    def cost_of(self, way: str) -> Cost:
+        """Run one way. Raises TritonkitError, with what it said, when it fails."""
+        load, before = psutil.getloadavg()[0], _family_cpu_s(self.triton.process)
+        began = time.perf_counter()
+        said, cpu_s = _run(self._command(way))
+        wall_s = time.perf_counter() - began
+        server_s = _family_cpu_s(self.triton.process) - before
+        told = {} if way == KIT else json.loads(said)
+        return Cost(
+            wall_s=round(told.get("wall_s", wall_s), 3),
+            client_cpu_s=round(told.get("cpu_s", cpu_s), 3),
+            server_cpu_s=0.0 if way == IN_PROCESS else round(server_s, 3),
+            load_average=round(load, 2),
+            best=told.get("best", ""),
+        )
+
+    def _command(self, way: str) -> list[str]:
+        if way == KIT:
+            output = self.folder / "answers.jsonl"
+            output.unlink(missing_ok=True)
+            words = [
+                "infer",
+                self.pictures,
+                "--model",
+                SERVED,
+                "--url",
+                self.triton.grpc,
+                "--output",
+                output,
+                *self.options,
+            ]
+            return [str(Path(sys.executable).with_name("client")), *map(str, words)]
+        words = ["in-process", self.artifact] if way == IN_PROCESS else ["plain", self.triton.http, SERVED_PLAIN]
+        return [sys.executable, "-m", "scripts.client_ways", *map(str, [*words, self.pictures, self.count])]
+
+
+def _run(command: Sequence[str]) -> tuple[str, float]:
+    """What a process printed, and the CPU seconds of it and the children it waited for."""
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(command, stdout=said, stderr=told, cwd=_ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        told.seek(0)
+        if process.returncode:
+            raise TritonkitError(f"{' '.join(command[:3])} failed:\n{told.read().decode(errors='replace')}")
+        return said.read().decode(), usage.ru_utime + usage.ru_stime
+
+
+def _family_cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of a process and its children so far."""
+    return float(sum(sum(member.cpu_times()[:2]) for member in [process, *process.children(recursive=True)]))
+
+
+def write_pictures(folder: Path, count: int, photos: Path) -> Path:
+    """JPEGs of about 500 x 400, each another part of a photograph, kept for the next time."""
+    place = folder / f"pictures-{count}"
+    if place.is_dir():
+        return place
+    whole = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.jpg"))]
+    if not whole:
+        raise InputError(f"{photos}: holds no photographs; `make data` fetches them")
+    chance = random.Random(0)  # noqa: S311 - no secret
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
+    beside.mkdir(parents=True)
+    for number in range(count):
+        photo = chance.choice(whole)
+        share = chance.uniform(0.7, 1.0)
+        height = min(photo.height, photo.width * 0.8) * share
+        left, top = chance.uniform(0, photo.width - height * 1.25), chance.uniform(0, photo.height - height)
+        size = chance.randint(470, 530), chance.randint(380, 420)
+        part = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + height * 1.25, top + height))
+        turned = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else part
+        turned.save(beside / f"{number:05}.jpg", quality=90)
+    beside.rename(place)
+    return place
+
+
+def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
+    """The network as the kit publishes it, and beside it as a plain graph that takes normalised fp32."""
+    import torch
+
+    from builder.export import Order, export
+    from builder.sources import source_from_checkpoint
+    from model.network import save_network
+    from scripts.calibrated import network_of
+
+    repository = folder / "repository"
+    network = network_of(architecture)
+    save_network(folder / "network.safetensors", network)
+    source = source_from_checkpoint(folder / "network.safetensors", name=SERVED)
+    export(source, Order(repository, max_batch=max_batch), lambda step: None)
+    place = repository / SERVED_PLAIN / "1"
+    place.mkdir(parents=True)
+    bare = torch.nn.Sequential(network.backbone, torch.nn.Softmax(dim=1)).eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(
+        bare,
+        (torch.zeros(2, 3, 224, 224),),
+        place / "model.onnx",
+        dynamo=True,
+        opset_version=20,
+        dynamic_shapes=shapes,
+        input_names=["input"],
+        output_names=["probabilities"],
+        verbose=False,
+    )
+    (repository / SERVED_PLAIN / "config.pbtxt").write_text(_plain_config(max_batch, len(network.spec.labels)))
+    return repository
+
+
+def _plain_config(max_batch: int, classes: int) -> str:
+    return (
+        f'name: "{SERVED_PLAIN}"\nbackend: "onnxruntime"\nmax_batch_size: {max_batch}\n'
+        'input { name: "input" data_type: TYPE_FP32 dims: [3, 224, 224] }\n'
+        f'output {{ name: "probabilities" data_type: TYPE_FP32 dims: [{classes}] }}\n'
+        "dynamic_batching { }\n"
+    )
+
+
+@contextmanager
+def served(repository: Path, models: Sequence[str]) -> Iterator[Served]:
+    """A Triton of our own on free ports, with some of a repository's models."""
+    from server.process import Options, start, stop, wait_until_ready
+
+    http, grpc, metrics = free_ports()
+    options = Options(repository=repository, models=tuple(models), http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    try:
+        wait_until_ready(server, 120)
+        yield Served(f"127.0.0.1:{grpc}", f"127.0.0.1:{http}", psutil.Process(server.pid))
+    finally:
+        stop(server)
+
+
+def measured(words: argparse.Namespace, folder: Path) -> dict[str, list[Cost]]:
+    """The costs of the ways, round by round; the order turns over."""
+    pictures = write_pictures(_CACHE / "client_cost", words.pictures, _CACHE / "data" / "photos")
+    repository = words.repository or write_repository(folder, words.model, words.max_batch)
+    artifact = repository / SERVED / "1" / "model.onnx"
+    costs: dict[str, list[Cost]] = {way: [] for way in (IN_PROCESS, KIT, PLAIN)}
+    with served(repository, [SERVED, SERVED_PLAIN]) as triton:
+        bench = Bench(pictures, words.pictures, artifact, triton, folder, words.option)
+        for number in range(words.rounds):
+            for way in list(costs) if number % 2 == 0 else reversed(costs):
+                cost = bench.cost_of(way)
+                costs[way].append(cost)
+                print(f"{way}: {_described(cost, words.pictures)}", flush=True)
+    return costs
+
+
+def _described(cost: Cost, count: int) -> str:
+    each = 1e3 / count
+    best = f", {cost.best}" if cost.best else ""
+    return (
+        f"{cost.wall_s * each:.2f} ms of wall time a picture, {cost.cpu_s * each:.2f} ms of CPU "
+        f"(client {cost.client_cpu_s * each:.2f}, server {cost.server_cpu_s * each:.2f}), "
+        f"load average {cost.load_average:.1f}{best}"
+    )
+
+
+def summary_of(costs: dict[str, list[Cost]]) -> dict[str, Any]:
+    """Medians of the rounds in seconds, and both ratios."""
+    wall = {way: statistics.median(cost.wall_s for cost in each) for way, each in costs.items()}
+    cpu = {way: statistics.median(cost.cpu_s for cost in each) for way, each in costs.items()}
+    ratio = {
+        "cpu, client infer to in process": round(cpu[KIT] / cpu[IN_PROCESS], 3),
+        "wall, plain loop to client infer": round(wall[PLAIN] / wall[KIT], 3),
+    }
+    return {"wall_s": wall, "cpu_s": cpu, "ratio": ratio}
+
+
+def main() -> int:
+    """Measure, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mobilenetv2_100", help="a timm architecture at 224 x 224")
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-batch", type=int, default=32)
+    parser.add_argument("--repository", type=Path, help="one that was made before, with both models")
+    parser.add_argument("--option", action="append", default=[], help="more words for `client infer`; repeatable")
+    parser.add_argument("--output", type=Path)
+    words = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TRITONKIT_STATE", str(Path(folder) / "state"))
+        costs = measured(words, Path(folder))
+    summary = summary_of(costs)
+    print(json.dumps(summary, indent=2))
+    if words.output:
+        now = environment_now(triton="2.51.0")
+        machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
+        record = {
+            "model": words.model,
+            "pictures": words.pictures,
+            "machine": {**machine, **{name: version(name) for name in PACKAGES}},
+            "limits": {"cpu": MOST_CPU, "wall": LEAST_WALL},
+            "rounds": {way: [cost.model_dump() for cost in each] for way, each in costs.items()},
+            **summary,
+        }
+        with written_beside(words.output) as beside:
+            beside.write_text(json.dumps(record, indent=2) + "\n")
+    cpu, wall = summary["ratio"].values()
+    return 0 if cpu <= MOST_CPU and wall >= LEAST_WALL else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

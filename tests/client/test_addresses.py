@@ -1,0 +1,389 @@
+"""Pictures that lie elsewhere: over HTTP from a real server, and in stores through fsspec."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from typer.testing import Result
+
+from client.picture import Picture
+from client.sources import fetched_ahead, find
+from client.sources.content import Fetch
+from client.sources.naming import public_name, without_secrets
+from client.sources.web import Patience
+from model.errors import InputError
+from model.preprocess import MAX_BYTES, ImageError
+
+Command = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+SHORT = Patience(attempts=3, pause_s=0.02, read_s=0.3)
+
+
+def png(level: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        packed.writestr("in/a.png", png(5))
+        packed.writestr("b.png", png(6))
+    return file.getvalue()
+
+
+class Site(BaseHTTPRequestHandler):
+    """What the paths do is in their names; the server counts how often each is asked for."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        with self.server.lock:
+            self.server.asked[path] += 1
+        getattr(self, path.split("/")[1].partition(".")[0], self.missing)()
+
+    def answer(self, status: int = 200, data: bytes = b"", size: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data) if size is None else size))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def ok(self) -> None:
+        self.answer(data=png(1))
+
+    def missing(self) -> None:
+        self.answer(404)
+
+    def packed(self) -> None:
+        self.answer(data=archive())
+
+    def busy(self) -> None:
+        waits = self.server.asked[self.path] < 3
+        self.answer(503, Retry_After="0") if waits else self.ok()
+
+    def later(self) -> None:
+        self.answer(429, Retry_After="3600")
+
+    def broken(self) -> None:
+        self.answer(500)
+
+    def moved(self) -> None:
+        self.answer(302, Location="/ok.png")
+
+    def circle(self) -> None:
+        self.answer(302, Location="/circle.png")
+
+    def cut(self) -> None:
+        self.answer(data=png(1)[:40], size=400)
+        self.close_connection = True
+
+    def slow(self) -> None:
+        self.server.released.wait(5)
+        self.close_connection = True
+
+    def drip(self) -> None:
+        self.answer(size=10**6)
+        while not self.server.released.wait(0.05):
+            self.wfile.write(b"x")
+        self.close_connection = True
+
+    def large(self) -> None:
+        self.answer(size=MAX_BYTES + 1)
+        self.close_connection = True
+
+    def private(self) -> None:
+        # user:pass word
+        known = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
+        self.ok() if known else self.answer(401)
+
+    def log_message(self, *_: object) -> None:
+        """Keeps quiet."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    site.handle_error = lambda *_: None
+    site.asked, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
+    threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()
+    yield site
+    site.released.set()
+    site.shutdown()
+    site.server_close()
+
+
+@pytest.fixture
+def site(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    server.asked.clear()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def told(picture: Picture) -> bytes | str:
+    try:
+        content = picture.content()
+    except ImageError as error:
+        return str(error)
+    assert isinstance(content, bytes)
+    return content
+
+
+def contents(*given: str, **options: Any) -> dict[str, bytes | str]:
+    found = find(given, **{"patience": SHORT, **options})
+    return {picture.name: told(picture) for picture in fetched_ahead(found.pictures)}
+
+
+def test_address_gives_its_picture_after_redirects_and_busy_answers(site: str, server: Any) -> None:
+    addresses = [f"{site}/{name}.png" for name in ("ok", "moved", "busy")]
+    assert contents(*addresses) == dict.fromkeys(addresses, png(1))
+    assert server.asked["/busy.png"] == 3
+    assert find(addresses).total == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "times"),
+    [
+        ("none.png", "cannot be fetched: the host answers 404 Not Found", 1),
+        ("broken.png", "cannot be fetched: the host answers 500 Internal Server Error; tried 3 times", 3),
+        ("circle.png", "leads on to other addresses more than 5 times", 6),
+        ("cut.png", "the connection broke off; tried 3 times", 3),
+        ("slow.png", "nothing came in 0.3 s; tried 3 times", 3),
+        ("large.png", "has 268,435,457 bytes or more; at most 268,435,456 are read", 1),
+        ("private.png", "the host answers 401 Unauthorized", 1),
+        ("none.zip", "the host answers 404 Not Found", 1),
+        ("ok.zip", "is no zip archive that can be opened", 1),
+    ],
+)
+def test_bad_address_is_one_row_and_not_the_end(site: str, server: Any, name: str, said: str, times: int) -> None:
+    found = contents(f"{site}/{name}", f"{site}/ok.png")
+    assert said in str(found[f"{site}/{name}"])
+    assert found[f"{site}/ok.png"] == png(1)
+    assert server.asked[f"/{name}"] == times
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:9/a.png", "no connection (Connection refused); tried 3 times"),
+        ("http://host.invalid/a.png", "the host's name is unknown here; tried 3 times"),
+        ("http://[/a.png", "this is no address of the form https://HOST/PATH"),
+        ("http:///a.png", "this is no address of the form https://HOST/PATH"),
+        ("http://h:port/a.png", "this is no address of the form https://HOST/PATH"),
+        ("nosuch://h/a.png", "rotocol not known: nosuch"),
+        ("memory://none/a.png", "there is nothing of this name"),
+    ],
+)
+def test_address_that_leads_nowhere_is_a_row_in_a_list(site: str, address: str, said: str) -> None:
+    assert said in str(contents("-", stdin=io.BytesIO(address.encode()))[address])
+
+
+def test_connection_that_is_not_safe_is_not_used(site: str) -> None:
+    (said,) = contents(site.replace("http:", "https:") + "/ok.png").values()
+    assert "no safe connection" in str(said)
+
+
+def test_proxy_of_the_environment_is_used(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site)
+    monkeypatch.setenv("no_proxy", "elsewhere.invalid")
+    assert contents("http://host.invalid/ok.png") == {"http://host.invalid/ok.png": png(1)}
+
+
+def test_archive_at_an_address_gives_its_pictures(site: str, server: Any) -> None:
+    pictures = list(find([f"{site}/packed.zip?v=1"]).pictures)
+    assert [picture.name for picture in pictures] == [f"{site}/packed.zip?v=1/in/a.png", f"{site}/packed.zip?v=1/b.png"]
+    assert [told(picture) for picture in pictures] == [png(5), png(6)]
+    assert server.asked["/packed.zip"] == 1
+
+
+def test_nothing_is_fetched_before_its_turn(site: str, server: Any) -> None:
+    coming = iter(find([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
+    assert [picture.name for picture in islice(coming, 1)] == [f"{site}/ok.png"]
+    assert not server.asked
+
+
+def test_fetching_ahead_goes_no_further_than_what_was_taken(site: str, server: Any) -> None:
+    coming = fetched_ahead(find([f"{site}/ok.png?{number}" for number in range(90)]).pictures)
+    first = list(islice(coming, 3))
+    assert [told(picture) for picture in first * 2] == [png(1)] * 6
+    coming.close()  # type: ignore[attr-defined]
+    assert server.asked["/ok.png"] == 3
+
+
+def test_addresses_are_fetched_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def read() -> bytes:
+        both.wait()
+        return png()
+
+    pictures = [Picture(name, PurePath(name), Fetch(read)) for name in "ab"]
+    assert [told(picture) for picture in list(fetched_ahead(pictures))] == [png()] * 2
+
+
+def test_nobody_waits_for_a_host_that_does_not_answer_when_the_job_ends(site: str) -> None:
+    coming = fetched_ahead(find([f"{site}/slow.png?{number}" for number in range(40)]).pictures)
+    pictures = list(islice(coming, 30))
+    coming.close()  # type: ignore[attr-defined]
+    assert {told(picture) for picture in pictures} == {"was not fetched: the job has ended"}
+
+
+def test_password_is_used_and_not_shown(site: str, server: Any) -> None:
+    address = site.replace("//", "//user:pass%20word@")
+    found = contents(f"{address}/private.png", f"{address}/none.png", f"{address}/x.zip")
+    assert found[f"{site}/private.png"] == png(1)
+    assert "pass" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://u:p@h/a.png#part", "https://h/a.png"),
+        ("https://h/a.png?id=17&id=18", "https://h/a.png?id=17&id=18"),
+        ("https://h/a.png?X-Amz-Signature=5f&X-Amz-Date=1&versionId=3", "https://h/a.png?versionId=3"),
+        ("https://h/a.png?sv=2024&sp=r&sig=x%3D", "https://h/a.png"),
+        ("https://h/a.png?sp=r", "https://h/a.png?sp=r"),
+        ("https://h/a.png?Expires=1&Signature=a~b&Key-Pair-Id=K", "https://h/a.png"),
+        ("https://h/a.png?token=abc", "https://h/a.png?token=~ba7816bf"),
+        ("s3://b/a@2x#1?.png", "s3://b/a@2x#1?.png"),
+        ("sftp://u:p@h/a.png", "sftp://h/a.png"),
+    ],
+)
+def test_name_of_an_address_shows_no_credentials_and_stays_its_own(address: str, name: str) -> None:
+    assert public_name(address) == name
+
+
+def test_errors_of_libraries_show_no_credentials() -> None:
+    address = "sftp://u:p4ss@h/a.png"
+    assert without_secrets(f"{address}: login of u with p4ss failed", address) == (
+        "sftp://h/a.png: login of u with *** failed"
+    )
+
+
+def test_picture_that_drips_is_not_waited_for_for_ever(site: str) -> None:
+    address = f"{site}/drip.png"
+    assert contents(address, patience=Patience(picture_s=0.3)) == {address: "has not come whole in 0.3 s"}
+
+
+def test_host_that_asks_for_patience_beyond_ours_is_not_waited_for(site: str, server: Any) -> None:
+    address = f"{site}/later.png"
+    (said,) = contents(address, patience=Patience(picture_s=10)).values()
+    assert said == "cannot be fetched: the host answers 429 Too Many Requests; tried once"
+
+
+def test_csv_elsewhere_is_refused(site: str) -> None:
+    with pytest.raises(InputError, match=r"https://h/t.csv\?x=1: a CSV is read on this machine; download it first"):
+        find(["https://u:p@h/t.csv?x=1"])
+
+
+@pytest.mark.parametrize("library", ["fsspec", "s3fs"])
+def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from client.sources import find; find(['s3://b/a.png'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "InputError" in done.stderr.splitlines()[-2]
+    assert "install it with: pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's own store, in this process."""
+    files = fsspec.filesystem("memory")
+    root = f"/{os.getpid()}-{time.monotonic_ns()}"
+    for number, name in enumerate(["b/c.png", "a.png", "b.png", "b/.hidden.png", "notes.txt"]):
+        files.pipe_file(f"{root}/{name}", png(number))
+    files.pipe_file(f"{root}/z/packed.zip", archive())
+    yield f"memory:/{root}"
+    files.rm(root, recursive=True)
+
+
+def test_folder_and_glob_of_a_store_give_its_pictures_in_order(memory: str) -> None:
+    below = {f"{memory}/a.png": png(1), f"{memory}/b/c.png": png(0), f"{memory}/b.png": png(2)}
+    assert list(contents(memory)) == list(contents(f"{memory}/")) == sorted(below, key=lambda name: name.split("/"))
+    assert contents(memory) == below
+    found = find([f"{memory}/*.png"])
+    assert ([picture.name for picture in found.pictures], found.total) == ([f"{memory}/a.png", f"{memory}/b.png"], 2)
+    assert list(contents(f"{memory}/**/*.zip").values()) == [png(5), png(6)]
+
+
+def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
+    with pytest.raises(InputError) as refused:
+        find([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
+    said = str(refused.value).splitlines()
+    assert [line.split("//")[0].strip() for line in said[1:3]] == ["memory:"] * 2
+    assert "matches nothing" in said[2]
+    assert "nosuch" in said[3]
+    assert "none.png: no such file" in said[4]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a real S3 server on this machine, with the environment that leads there."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "known")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        files = fsspec.filesystem("s3", skip_instance_cache=True)
+        files.mkdir("pictures")
+        for number, name in enumerate(["in/b.png", "in/a.png", "in/deep/c.png", "in/", "in/notes.txt"]):
+            files.pipe_file(f"pictures/{name}", png(number) if name[-1] != "/" else b"")
+        files.pipe_file("pictures/packed.zip", archive())
+        yield "s3://pictures"
+    server.stop()
+
+
+def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucket: str) -> None:
+    below = [f"{bucket}/in/{name}" for name in ("a.png", "b.png", "deep/c.png")]
+    assert contents(f"{bucket}/in/") == dict(zip(below, (png(1), png(0), png(2)), strict=True))
+    assert list(contents(f"{bucket}/in")) == below
+    assert list(contents(f"{bucket}/in/*.png")) == below[:2]
+    assert contents(below[0], f"{bucket}/none.png", "s3://nobucket/a.png") == {
+        below[0]: png(1),
+        f"{bucket}/none.png": "there is nothing of this name",
+        "s3://nobucket/a.png": "there is nothing of this name",
+    }
+    assert list(contents(f"{bucket}/packed.zip").values()) == [png(5), png(6)]
+    with pytest.raises(InputError, match="s3://nobucket/: "):
+        find(["s3://nobucket/"])
+
+
+def test_command_answers_addresses_and_tells_bad_ones(
+    command: Command, checkpoint: Path, site: str, memory: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text(f"name,url\none,{site}/ok.png\ntwo,{site}/none.png\nthree,{memory}/a.png\n")
+    result = command("client", "infer", tmp_path / "t.csv", memory, "--from", checkpoint, "--json")
+    assert result.exit_code == 1, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["path"] for row in rows] == [
+        f"{site}/ok.png",
+        f"{site}/none.png",
+        *(f"{memory}/{name}" for name in ("a.png", "b/c.png", "b.png")),
+    ]
+    assert [row["path"] for row in rows if "error" in row] == [f"{site}/none.png"]

@@ -1,0 +1,214 @@
+"""`from client import Client`: the answers of `client infer` as typed values, awaited or not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result as Ran
+
+from client import Client
+from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
+from model.errors import InputError, SpecError
+from model.network import Network, save_network
+from model.preprocess import ImageError, load_file
+from model.runners import open_artifact
+from model.spec import Question
+
+ROOT = Path(__file__).parents[2]
+COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
+TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = Question(task="embedding", embedding_size=8)
+QUESTIONS = {
+    "multiclass": COLOURS,
+    "multilabel": TAGS,
+    "embedding": VECTOR,
+    "segmentation": Question(task="segmentation", labels=("ground", "thing"), probability=True),
+    "heads": Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "first": VECTOR, "second": VECTOR}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[..., Network]) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("asked")
+    for name, question in QUESTIONS.items():
+        save_network(folder / f"{name}.safetensors", network_of(question))
+    return {name: folder / f"{name}.safetensors" for name in QUESTIONS}
+
+
+@pytest.fixture(scope="module")
+def cat(photos: Path) -> Path:
+    return next(path for path in sorted(photos.iterdir()) if "cat" in path.name)
+
+
+def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], served: str, photos: Path) -> None:
+    ran = command("client", "infer", photos, "--model", "resnet18", "--url", served, "--json")
+    rows = {row.pop("path"): row for row in json.loads(ran.stdout)["rows"]}
+    with Client("resnet18", served) as client:
+        results = client.infer_many(sorted(photos.iterdir()))
+    assert {result.name: result.told["label"] for result in results} == {name: r["label"] for name, r in rows.items()}
+    for result in results:
+        assert isinstance(result, LabelResult)
+        assert result.probability == pytest.approx(rows[result.name]["probability"], abs=1e-5)
+        assert [entry.label for entry in result.top] == [entry["label"] for entry in rows[result.name]["top"]]
+
+
+def test_result_has_the_type_of_its_task(checkpoints: dict[str, Path], cat: Path) -> None:
+    found: dict[str, Result] = {}
+    for name, path in checkpoints.items():
+        with Client.from_artifact(path, top=2) as client:
+            found[name] = client.infer(cat)
+    label, labels, embedding, mask, heads = found.values()
+    assert isinstance(label, LabelResult)
+    assert (len(label.top), label.top[0].label) == (2, label.label)
+    assert isinstance(labels, LabelSetResult)
+    assert set(labels.labels) <= set(TAGS.labels)
+    assert isinstance(embedding, EmbeddingResult)
+    assert np.linalg.norm(embedding.vector) == pytest.approx(1, abs=1e-5)
+    assert isinstance(mask, MaskResult)
+    assert mask.mask.shape == Image.open(cat).size[::-1]
+    assert isinstance(heads, HeadsResult)
+    assert isinstance(heads.heads["colour"], LabelResult)
+    second = heads.heads["second"]
+    assert isinstance(second, EmbeddingResult)
+    with open_artifact(checkpoints["heads"]) as runner:
+        outputs = runner.infer(load_file(cat, runner.spec.preprocess)[0][None])
+    assert second.vector == pytest.approx(outputs["second"][0], abs=1e-5)
+
+
+def test_every_kind_of_input_gives_the_answer_of_the_file(checkpoints: dict[str, Path], cat: Path) -> None:
+    image = Image.open(cat)
+    given = [cat, str(cat), cat.read_bytes(), image, np.asarray(image.convert("RGB"))]
+    with Client.from_artifact(checkpoints["multiclass"]) as client:
+        first, *others = client.infer_many(given)
+        assert [result.told for result in others] == [first.told] * 4
+        assert [result.name for result in others] == [str(cat), "#2", "#3", "#4"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"no picture",
+        Path("there/is/none.jpg"),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        Image.new("F", (4, 4)),
+    ],
+)
+def test_unreadable_picture_raises_alone_and_is_a_result_in_a_stream(
+    checkpoints: dict[str, Path], cat: Path, wrong: object
+) -> None:
+    with Client.from_artifact(checkpoints["multiclass"]) as client:
+        with pytest.raises(ImageError):
+            client.infer(wrong)  # type: ignore[arg-type]
+        good, bad, last = client.stream([cat, wrong, cat])  # type: ignore[list-item]
+    assert isinstance(bad, Failed)
+    assert bad.error
+    assert good.told == last.told
+
+
+def test_wrong_terms_are_refused_when_the_model_is_opened(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="no such set of views"):
+        Client.from_artifact(checkpoints["multiclass"], tta="spin")
+    with pytest.raises(InputError, match="no threshold"):
+        Client.from_artifact(checkpoints["multiclass"], threshold=0.5)
+    with (
+        Client.from_artifact(checkpoints["multiclass"]) as client,
+        pytest.raises(InputError, match="picture 0: expected a file, bytes"),
+    ):
+        client.infer(3)  # type: ignore[arg-type]
+    assert issubclass(SpecError, InputError)
+
+
+def test_awaited_answers_are_those_of_plain_calls(served: str, photos: Path) -> None:
+    paths = sorted(photos.iterdir())
+
+    async def ask(client: Client) -> tuple[list[Result], list[Result]]:
+        together = await asyncio.gather(*(client.infer_async(path) for path in paths * 5))
+        return list(together), [result async for result in client.stream_async(paths)]
+
+    with Client("resnet18", served) as client:
+        plain = client.infer_many(paths)
+        together, streamed = asyncio.run(ask(client))
+    for results in (together[: len(paths)], together[-len(paths) :], streamed):
+        assert [result.told["label"] for result in results] == [result.told["label"] for result in plain]
+
+
+def test_stream_reads_a_few_batches_ahead_and_no_more(checkpoints: dict[str, Path], cat: Path) -> None:
+    taken = 0
+
+    def endless() -> object:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield cat
+
+    with Client.from_artifact(checkpoints["multiclass"]) as client:
+        stream = client.stream(endless())  # type: ignore[arg-type]
+        assert isinstance(next(stream), LabelResult)
+        assert taken <= 1000
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], cat: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Path]:
+        began.set()
+        assert go_on.wait(30)
+        yield cat
+
+    async def cancelled(client: Client) -> None:
+        async def read() -> list[Result]:
+            return [result async for result in client.stream_async(slow())]
+
+        reading = asyncio.create_task(read())
+        await asyncio.to_thread(began.wait, 30)
+        reading.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    with Client.from_artifact(checkpoints["multiclass"]) as client:
+        asyncio.run(cancelled(client))
+        assert isinstance(client.infer(cat), LabelResult)
+
+
+def test_name_client_loads_nothing_heavy_until_it_is_asked_for() -> None:
+    code = "import client, sys; print({'numpy', 'PIL', 'tritonclient', 'pydantic'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "client.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) >= 2
+    places = {
+        "127.0.0.1:8001": served,
+        "imagenet": "resnet18",
+        "cat.jpg": str(cat),
+        "photos/": f"{cat.parent}/",
+        "runs/digits/1/best.safetensors": str(checkpoints["multiclass"]),
+    }
+    words = re.compile("|".join(map(re.escape, places)))
+    for example in examples:
+        text = words.sub(lambda found: places[found[0]], example)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip(), "the example shows nothing"

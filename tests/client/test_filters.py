@@ -1,0 +1,76 @@
+"""Filters: which answers are of interest, for each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.filters import Filter
+from model.errors import InputError
+from model.spec import Question
+from model.tasks import Answer
+
+COLOURS = Question(task="multiclass", labels=("red", "green"))
+TAGS = Question(task="multilabel", labels=("old", "new"))
+MASKS = Question(task="segmentation", labels=("ground", "thing"))
+VECTOR = Question(task="embedding", embedding_size=4)
+RED = {"label": "red", "probability": 0.7, "top": [{"label": "red", "probability": 0.7}]}
+OLD = {"labels": ["old"], "top": [{"label": "old", "probability": 0.9}, {"label": "new", "probability": 0.4}]}
+THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    ("question", "told", "classes", "least", "kept"),
+    [
+        (COLOURS, RED, ["red"], None, True),
+        (COLOURS, RED, ["green"], None, False),
+        (COLOURS, RED, [], 0.6, True),
+        (COLOURS, RED, [], 0.8, False),
+        (COLOURS, RED, ["red", "green"], 0.8, False),
+        (TAGS, OLD, ["old"], None, True),
+        (TAGS, OLD, ["new"], None, False),
+        (TAGS, {"labels": [], "top": OLD["top"]}, [], 0.1, False),
+        (MASKS, THING, ["thing"], None, True),
+        (MASKS, {"size": [4, 4], "regions": []}, ["thing"], None, False),
+        (Question(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["old"], None, True),
+        (Question(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["green"], None, False),
+    ],
+)
+def test_answer_is_kept_when_it_holds_a_wanted_label(
+    question: Question, told: dict[str, Any], classes: list[str], least: float | None, kept: bool
+) -> None:
+    chosen = Filter.checked(question, classes, least)
+    assert chosen is not None
+    assert chosen.keeps(Answer(told)) is kept
+
+
+@pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
+def test_mask_is_kept_when_it_holds_a_class_that_is_not_told(label: str, kept: bool) -> None:
+    labels = ("ground", "one", "two", "three", "four")
+    chosen = Filter.checked(Question(task="segmentation", labels=labels), [label], None)
+    told = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
+    assert chosen is not None
+    assert chosen.keeps(Answer(told, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
+
+
+def test_nothing_is_filtered_when_nothing_is_asked() -> None:
+    assert Filter.checked(COLOURS, [], None) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "classes", "least", "reason"),
+    [
+        (COLOURS, ["gren"], None, "--class gren: the model has no such label; did you mean green?"),
+        (COLOURS, ["xyz"], None, "it has green, red"),
+        (VECTOR, ["red"], None, "no labels to choose from"),
+        (MASKS, [], 0.5, "masks have no probability for each class"),
+    ],
+)
+def test_filter_is_refused_with_the_way_out_when_the_model_cannot_have_it(
+    question: Question, classes: list[str], least: float | None, reason: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        Filter.checked(question, classes, least)
+    assert reason in str(refused.value)

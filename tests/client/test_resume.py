@@ -1,0 +1,462 @@
+"""`client infer --output`: killed at any moment and started again, it ends in the files of an undisturbed run."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from typer.testing import Result
+
+from model.backbones import architecture_of, dense_architecture_of
+from model.network import Network, save_network
+from model.preprocess import Preprocess
+from model.spec import ModelSpec, Normalize, Question, image_input
+from model.tasks import task_for
+from scripts.fault_drill import drill, make_pictures
+from server.process import STATE_VARIABLE
+
+Command = Callable[..., Result]
+
+COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
+TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = Question(task="embedding", embedding_size=8)
+MODELS: dict[str, Question] = {
+    "colours": COLOURS,
+    "tags": TAGS,
+    "vector": VECTOR,
+    "all": Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR}),
+    "mask": Question(task="segmentation", labels=("ground", "thing")),
+}
+COUNT = 60
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".npy")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint with random weights for each task."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, question in MODELS.items():
+        torch.manual_seed(0)
+        how = Preprocess(height=64, width=64) if name == "mask" else Preprocess(height=32, width=32)
+        network = dense_architecture_of("Unet", "tu-test_resnet") if name == "mask" else None
+        spec = ModelSpec(
+            name=name,
+            architecture=network or architecture_of("test_resnet", 32, 32),
+            input=image_input(how),
+            outputs=task_for(question).outputs(image_input(how)),
+            preprocess=how,
+            normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+            **question.model_dump(),
+        )
+        save_network(folder / f"{name}.safetensors", Network(spec))
+    return {name: folder / f"{name}.safetensors" for name in MODELS}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty small pictures, of which one is none."""
+    folder = tmp_path_factory.mktemp("given") / "pictures"
+    make_pictures(folder, COUNT)
+    return folder
+
+
+def outputs(folder: Path, *suffixes: str) -> list[object]:
+    return [word for suffix in suffixes for word in ("--output", folder / f"a{suffix}")]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def interrupt(folder: Path, rows: int, torn: bytes = b'{"path": "/x/0', files_of: str = "a.jsonl") -> None:
+    """Turn a finished job into what a killed client leaves after so many rows."""
+    whole = (folder / "a.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / f"{files_of}.partial").write_bytes(b"".join(whole[:rows]) + torn)
+    for path in folder.glob("a.*"):
+        if path.name not in (f"{files_of}.partial", f"{files_of}.made.json"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 51, COUNT])
+@pytest.mark.parametrize(("model", "suffixes"), [("colours", SUFFIXES[:3]), ("all", SUFFIXES)])
+def test_output_is_the_undisturbed_one_when_a_killed_run_is_continued(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str, suffixes: Any, rows: int
+) -> None:
+    # One picture a batch: kernels sum larger ones in another order.
+    words = ("client", "infer", pictures, "--from", models[model], "--batch", 1, *outputs(tmp_path, *suffixes))
+    assert command(*words).exit_code == 1
+    whole = files(tmp_path)
+    interrupt(tmp_path, rows)
+    assert set(files(tmp_path)) == {"a.jsonl.partial", "a.jsonl.made.json"}
+    result = command(*words, "--json")
+    assert result.exit_code == 1, result.stderr
+    said = json.loads(result.stdout)
+    assert (said["answered"] + said["failed"], said.get("earlier", 0)) == (COUNT - rows, rows)
+    assert files(tmp_path) == whole
+
+
+def test_embeddings_keep_every_bit_when_a_killed_run_is_continued(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", pictures, "--from", models["vector"], "--batch", 1)
+    both = outputs(tmp_path, ".npy", ".jsonl")
+    command(*words, *both)
+    whole = files(tmp_path)
+    interrupt(tmp_path, 40, files_of="a.npy")
+    assert command(*words, *both).exit_code == 1
+    assert files(tmp_path) == whole
+    told = np.array([row["embedding"] for row in lines(tmp_path / "a.jsonl") if "embedding" in row], np.float32)
+    assert (told == np.load(tmp_path / "a.npy")).all()
+    assert np.linalg.norm(told, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_nothing_is_touched_when_a_finished_job_has_nothing_new(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", pictures, "--from", models["colours"], *outputs(tmp_path, *SUFFIXES[:3]))
+    words = (*words, "--gallery", tmp_path / "sheet.html")
+    command(*words)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    result = command(*words)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().startswith(f"nothing new: {tmp_path / 'a.jsonl'} holds all of these pictures, {COUNT}")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("first", SUFFIXES)
+def test_only_new_pictures_are_answered_when_the_folder_grew(
+    command: Command, models: dict[str, Path], tmp_path: Path, first: str
+) -> None:
+    make_pictures(tmp_path / "given", 6)
+    kept = list((tmp_path / "given").iterdir())[3:]
+    (tmp_path / "out").mkdir()
+    others = [suffix for suffix in SUFFIXES if suffix != first]
+    words = ("client", "infer", "--from", models["vector"], "--batch", 1, *outputs(tmp_path / "out", first, *others))
+    assert command(*words, *kept).exit_code == 0
+    result = command(*words, tmp_path / "given", "--json")
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert (said["answered"], said["earlier"]) == (3, 3)
+    rows = lines(tmp_path / "out" / "a.jsonl")
+    assert [row["path"] for row in rows[:3]] == [str(path) for path in kept]
+    names = {str(path) for path in (tmp_path / "given").iterdir()}
+    assert {row["path"] for row in rows} == names
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    assert (np.load(tmp_path / "out" / "a.npy") == vectors).all()
+    listed = json.loads((tmp_path / "out" / "a.paths.json").read_text())
+    columns = pyarrow.parquet.read_table(tmp_path / "out" / "a.parquet")
+    with (tmp_path / "out" / "a.csv").open(newline="") as file:
+        told = [row["path"] for row in csv.DictReader(file)]
+    assert [row["path"] for row in rows] == listed == columns.column("path").to_pylist() == told
+    assert (np.array(columns.column("embedding").to_pylist(), np.float32) == vectors).all()
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_files_agree_when_the_client_is_killed_while_it_adds_to_them(
+    command: Command, models: dict[str, Path], tmp_path: Path
+) -> None:
+    make_pictures(tmp_path / "given", 6)
+    (tmp_path / "out").mkdir()
+    words = ("client", "infer", "--from", models["colours"], "--batch", 1)
+    words = (*words, *outputs(tmp_path / "out", ".jsonl", ".csv", ".parquet"))
+    command(*words, *sorted((tmp_path / "given").iterdir())[:3])
+    old = files(tmp_path / "out")
+    command(*words, tmp_path / "given")
+    new = files(tmp_path / "out")
+    # Killed after the second of three files: the first is still the old one, and the journal is there.
+    (tmp_path / "out" / "a.jsonl").write_bytes(old["a.jsonl"])
+    added = new["a.jsonl"].removeprefix(old["a.jsonl"])
+    (tmp_path / "out" / "a.jsonl.partial").write_bytes(added)
+    (tmp_path / "out" / f".a.parquet.{2**22 + 1}.partial").write_bytes(b"half")
+    result = command(*words, tmp_path / "given")
+    assert result.exit_code == 0, result.stderr
+    assert files(tmp_path / "out") == new
+
+
+def test_failed_pictures_are_answered_again_when_asked_to(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "given")
+    (tmp_path / "given" / "b.jpg").write_bytes(b"not yet")
+    words = ("client", "infer", tmp_path / "given", "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    assert command(*words).exit_code == 1
+    shutil.copy(photos / "cat.jpg", tmp_path / "given" / "b.jpg")
+    assert "nothing new" in command(*words).stdout
+    result = command(*words, "--retry-failed", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [Path(row["path"]).name for row in json.loads(result.stdout)["rows"]] == ["b.jpg"]
+    rows = lines(tmp_path / "a.jsonl")
+    assert sorted(row["path"] for row in rows) == sorted(map(str, (tmp_path / "given").iterdir()))
+    assert not [row for row in rows if "error" in row]
+
+
+def test_failed_pictures_of_an_interrupted_run_have_one_row_when_retried(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", pictures, "--from", models["colours"], *outputs(tmp_path, ".jsonl", ".csv"))
+    command(*words)
+    interrupt(tmp_path, 55)
+    assert command(*words, "--retry-failed").exit_code == 1
+    names = [row["path"] for row in lines(tmp_path / "a.jsonl")]
+    assert len(names) == COUNT == len(set(names))
+    assert sum("error" in row for row in lines(tmp_path / "a.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (["--top", 2], "top: 3 then, 2 now"),
+        (["--from", "tags"], "model: colours then, tags now"),
+        (["--output", "more.csv"], "outputs: ('a.jsonl',) then, ('a.jsonl', 'more.csv') now"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_terms_are_refused_by_name_and_overwrite_starts_over(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, others: Any, said: str, finished: bool
+) -> None:
+    given = [pictures / "000000.png", pictures / "000001.png"]
+    words = ("client", "infer", *given, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    command(*words)
+    if not finished:
+        interrupt(tmp_path, 1, torn=b"")
+    before = files(tmp_path)
+    changed = [models.get(word, tmp_path / word if word == "more.csv" else word) for word in others]
+    result = command(*words, *changed)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "--overwrite" in result.stderr
+    assert files(tmp_path) == before
+    assert command(*words, *changed, "--overwrite").exit_code == 0
+    assert len(lines(tmp_path / "a.jsonl")) == 2
+    assert not (tmp_path / "a.jsonl.partial").exists()
+
+
+def test_output_of_unknown_origin_is_not_written_over(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text("mine\n")
+    words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    result = command(*words)
+    assert result.exit_code == 2
+    assert "a.jsonl.made.json, which says how they were made, is not beside it" in result.stderr
+    assert files(tmp_path) == {"a.jsonl": b"mine\n"}
+    assert command(*words, "--overwrite").exit_code == 1
+
+
+def test_one_of_several_files_is_missed_by_name(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", pictures, "--from", models["colours"], *outputs(tmp_path, ".jsonl", ".csv"))
+    command(*words)
+    (tmp_path / "a.csv").unlink()
+    result = command(*words)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'a.csv'}: is not there, though {tmp_path / 'a.jsonl'}" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--retry-failed"])
+def test_option_about_files_is_refused_when_there_are_none(
+    command: Command, models: dict[str, Path], pictures: Path, option: str
+) -> None:
+    result = command("client", "infer", pictures, "--from", models["colours"], option)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"{option}: is about the files of --output" in result.stderr
+
+
+def test_second_client_is_refused_when_one_writes_the_same_output(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "a.jsonl.partial").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        result = command("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    assert result.exit_code == 2
+    assert "another client is writing it" in result.stderr
+    assert set(files(tmp_path)) == {"a.jsonl.partial"}
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 400, b'{"path": 3}\n', b"\xff\xff\n"])
+def test_torn_end_of_a_journal_is_cut_off(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, garbage: bytes
+) -> None:
+    words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl", "--batch", 1)
+    command(*words)
+    whole = files(tmp_path)
+    interrupt(tmp_path, 51, torn=garbage)
+    assert command(*words).exit_code == 1
+    assert files(tmp_path) == whole
+
+
+def test_journal_stays_whole_when_the_disk_is_full(exported_once: Path, pictures: Path, tmp_path: Path) -> None:
+    graph = exported_once / "pets" / "1" / "model.onnx"
+    words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
+    program = [sys.executable, "-c", "from client.cli import app; app()", *map(str, words)]
+    most = 5000  # bytes that a file may have: the kernel then refuses as it does on a full disk
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    full = subprocess.run(program, preexec_fn=limit, capture_output=True, text=True, timeout=100)
+    assert full.returncode == 3, full.stderr
+    assert "a.jsonl.partial: cannot be written (File too large); make room" in full.stderr
+    assert "Traceback" not in full.stderr
+    kept = lines(tmp_path / "a.jsonl.partial")
+    assert 10 < len(kept) < COUNT
+    assert f"{len(kept)} rows are kept in {tmp_path / 'a.jsonl.partial'}; the same command goes on" in full.stderr
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert lines(tmp_path / "a.jsonl")[: len(kept)] == kept
+    assert len(lines(tmp_path / "a.jsonl")) == COUNT
+
+
+def test_masks_are_all_there_and_named_alike_when_a_killed_run_is_continued(
+    command: Command, models: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("a.png", "a.bmp", "b.png", "a.jpg", "c.png"):
+        (tmp_path / "given").mkdir(exist_ok=True)
+        Image.effect_noise((50, 40), 90).convert("RGB").save(tmp_path / "given" / name)
+    words = ("client", "infer", tmp_path / "given", "--from", models["mask"], "--batch", 1)
+    words = (*words, "--output", tmp_path / "a.jsonl", "--masks", tmp_path / "m")
+    assert command(*words).exit_code == 0
+    whole = files(tmp_path)
+    assert len({row["mask"] for row in lines(tmp_path / "a.jsonl")}) == 5
+    interrupt(tmp_path, 2)
+    for mask in list((tmp_path / "m").iterdir()):
+        if mask.name not in ("a.png", "a-2.png"):
+            mask.unlink()
+    (tmp_path / "m" / f".b.png.{2**22 + 1}.partial").write_bytes(b"half")
+    assert command(*words).exit_code == 0
+    assert files(tmp_path) == whole
+    result = command(*words, "--masks", tmp_path / "elsewhere")
+    assert "folders of pictures" in result.stderr
+
+
+def test_contact_sheet_shows_earlier_rows_when_a_killed_run_is_continued(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", photos, "--from", models["colours"], "--output", tmp_path / "a.jsonl", "--batch", 1)
+    command(*words)
+    interrupt(tmp_path, 2)
+    assert command(*words, "--gallery", tmp_path / "s.html").exit_code == 0
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("<figure") == page.count("data:image/jpeg;base64,") == 4
+    assert "4 pictures · answered by" in page
+
+
+def test_rows_are_kept_and_the_way_on_is_told_when_the_server_fails(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    """Interrupted by a folder that becomes unwritable, which fails as any host of the model does."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "given" / "z").mkdir(parents=True)
+    for name in ("a.png", "b.png", "z/c.png"):
+        shutil.copy(pictures / "000000.png", tmp_path / "given" / name)
+    (tmp_path / "m" / "z").write_text("a file where a folder is needed")
+    words = ("client", "infer", tmp_path / "given", "--from", models["mask"], "--masks", tmp_path / "m", "--batch", 1)
+    words = (*words, "--output", tmp_path / "a.jsonl")
+    result = command(*words)
+    assert result.exit_code == 2
+    assert f"2 rows are kept in {tmp_path / 'a.jsonl.partial'}; the same command goes on from there" in result.stderr
+    (tmp_path / "m" / "z").unlink()
+    assert command(*words).exit_code == 0
+    assert len(lines(tmp_path / "a.jsonl")) == 3
+
+
+def test_keyboard_ends_a_run_that_can_be_continued(exported_once: Path, pictures: Path, tmp_path: Path) -> None:
+    graph = exported_once / "pets" / "1" / "model.onnx"
+    words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = [sys.executable, "-c", f"{heeding}from client.cli import app; app()", *map(str, words)]
+    running = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "a.jsonl.partial"
+    while running.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.001)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    if running.returncode == 1:
+        pytest.skip("it was done before it could be stopped")
+    assert running.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert len(lines(journal)) >= 1
+
+
+def test_csv_has_flat_columns_for_every_task(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    expected = {
+        "colours": "label,probability,label_2,probability_2,label_3,probability_3",
+        "tags": "labels,probability_old,probability_new,probability_rare",
+        "vector": "embedding",
+        "mask": "width,height,label,share",
+    }
+    for model, columns in expected.items():
+        output = tmp_path / f"{model}.csv"
+        command("client", "infer", pictures, "--from", models[model], "--output", output)
+        with output.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file))
+        assert ",".join(header) == f"path,error,{columns}"
+        assert len(rows) == COUNT
+        broken = next(row for row in rows if row[1])
+        assert "not a picture" in broken[1]
+        assert not any(broken[2:])
+
+
+def test_csv_tells_what_json_lines_tell(
+    command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photos / "cat.jpg", tmp_path / 'a "b", c\nд.jpg')
+    words = ("client", "infer", photos, tmp_path, "--from", models["all"], *outputs(tmp_path, ".jsonl", ".csv"))
+    assert command(*words).exit_code == 0
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, told in zip(rows, lines(tmp_path / "a.jsonl"), strict=True):
+        assert row["path"] == told["path"]
+        assert float(row["colour.probability_2"]) == told["colour"]["top"][1]["probability"]
+        assert row["tags.labels"] == "|".join(told["tags"]["labels"])
+        for entry in told["tags"]["top"]:
+            assert float(row[f"tags.probability_{entry['label']}"]) == entry["probability"]
+        assert json.loads(row["vector.embedding"]) == told["vector"]["embedding"]
+
+
+@pytest.fixture
+def own_state(tmp_path: Path) -> Iterator[None]:
+    """A folder of one's own where servers are remembered."""
+    before = os.environ.get(STATE_VARIABLE)
+    os.environ[STATE_VARIABLE] = str(tmp_path / "state")
+    yield
+    del os.environ[STATE_VARIABLE]
+    if before is not None:
+        os.environ[STATE_VARIABLE] = before
+
+
+@pytest.mark.usefixtures("own_state")
+def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2)
+    assert found.failures == ()
+    assert found.faults == {"client": 1, "server": 1, "network": 1}
+    made = json.loads((tmp_path / "drill" / "disturbed" / "answers.jsonl.made.json").read_text())
+    assert (made["model"], made["version"]) == ("pets", "1")
+    said = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
+    assert "answers.jsonl.partial; the same command goes on from there" in said, "a client gave up without the server"
+    assert "Traceback" not in said

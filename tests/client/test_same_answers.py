@@ -1,0 +1,44 @@
+"""One table, whatever answers: the checkpoint and every artifact made of it that runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from builder.export import Order, export
+from builder.sources import source_from_checkpoint
+from builder.targets import Target
+from model.network import Network, save_network
+
+Command = Callable[..., Result]
+FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "openvino": "model.xml"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """A checkpoint, and a repository for each format."""
+    made = tmp_path_factory.mktemp("same")
+    save_network(made / "pets.safetensors", make_network("test_resnet"))
+    for name in FORMATS:
+        target = Target.model_validate({"format": name})
+        order = Order(made / name, max_batch=4, target=target, encoded=False)
+        export(source_from_checkpoint(made / "pets.safetensors"), order, lambda step: None)
+    return made
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_table_is_the_checkpoint_s_when_an_artifact_answers(
+    command: Command, folder: Path, photos: Path, name: str
+) -> None:
+    tables = []
+    for source in (folder / "pets.safetensors", folder / name / "pets" / "1" / FORMATS[name]):
+        told = command("client", "infer", photos, "--from", source)
+        assert told.exit_code == 0, told.stderr
+        *table, last = told.stdout.splitlines()
+        assert last.endswith(str(source))
+        tables.append(table)
+    assert len(tables[0]) == 5
+    assert tables[0] == tables[1]

@@ -1,0 +1,147 @@
+"""Many pictures through little memory, and a pace that is the runner's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from client.infer import Pace, infer_pictures
+from client.pace import InFlight
+from client.picture import Picture
+from model.errors import InferenceError
+from model.preprocess import ImageArray, ImageError, Preprocess
+from model.runners.base import Outputs, Runner
+from model.spec import ModelSpec, image_input
+from model.tasks import task_of
+
+SIDE = 224
+MANY = 3000
+MIB = 2**20
+
+
+class MeanRunner(Runner):
+    """Answers with the mean level of each image, and notes what it was asked."""
+
+    max_batch = 16
+
+    def __init__(self, spec: ModelSpec, fails_at: int = -1) -> None:
+        how = Preprocess(height=SIDE, width=SIDE)
+        self.spec = spec.model_copy(update={"preprocess": how, "input": image_input(how)})
+        self.origin = "a stand-in"
+        self.batches: list[int] = []
+        self.at_once = self.most_at_once = 0
+        self._fails_at = fails_at
+        self._lock = threading.Lock()
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        with self._lock:
+            self.batches.append(len(batch))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            if len(self.batches) == self._fails_at:
+                raise InferenceError("the server is gone")
+        level = batch.reshape(len(batch), -1).mean(axis=1) / 255
+        with self._lock:
+            self.at_once -= 1
+        return {"probabilities": np.stack([level, 1 - level, 0 * level], axis=1).astype(np.float32)}
+
+
+class Pictures:
+    """A stream of so many pictures, grey levels in turn; it counts what was taken from it."""
+
+    def __init__(self, count: int, broken: frozenset[int] = frozenset()) -> None:
+        self.taken = 0
+        self._count, self._broken = count, broken
+        self._levels = [Image.new("RGB", (SIDE, SIDE), (level, level, level)) for level in range(0, 256, 16)]
+
+    def _content(self, number: int) -> Image.Image:
+        if number in self._broken:
+            raise ImageError("the file is empty")
+        return self._levels[number % len(self._levels)]
+
+    def __iter__(self) -> Iterator[Picture]:
+        for number in range(self._count):
+            self.taken += 1
+            yield Picture(f"{number}.png", PurePath(f"{number}.png"), lambda number=number: self._content(number))
+
+
+def test_memory_stays_and_the_first_row_comes_early_when_pictures_are_many(spec: ModelSpec) -> None:
+    runner, pictures = MeanRunner(spec), Pictures(MANY)
+    task = task_of(runner.spec)
+    taken_at_first, held = 0, list[int]()
+    for number, row in enumerate(infer_pictures(runner, task, pictures, 1, Pace())):
+        assert row.name == f"{number}.png"
+        if number == 0:
+            taken_at_first = pictures.taken
+        if number % 250 == 0:
+            held.append(psutil.Process().memory_info().rss)
+    assert number == MANY - 1
+    assert taken_at_first < MANY / 4
+    assert max(held) - held[0] < 220 * MIB  # all of them are 430 MiB once decoded
+    assert sum(runner.batches) == MANY
+
+
+def test_answers_are_those_of_the_right_pictures_when_some_cannot_be_read(spec: ModelSpec) -> None:
+    runner, broken = MeanRunner(spec), frozenset({0, 3, 31, *range(48, 64), 99})
+    rows = list(infer_pictures(runner, task_of(runner.spec), Pictures(100, broken), 3, Pace(batch=16)))
+    assert {number for number, row in enumerate(rows) if row.error} == broken
+    for number, row in enumerate(rows):
+        if row.answer:
+            chances = {entry["label"]: entry["probability"] for entry in row.answer.told["top"]}
+            assert chances["cat"] == pytest.approx(number % 16 * 16 / 255, abs=1e-4)
+    assert sum(runner.batches) == 100 - len(broken)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_requests_under_way_are_no_more_than_was_said(spec: ModelSpec, limit: int) -> None:
+    runner = MeanRunner(spec)
+    rows = list(
+        infer_pictures(runner, task_of(runner.spec), Pictures(200), 1, Pace(batch=4, in_flight=InFlight(limit)))
+    )
+    assert len(rows) == 200
+    assert runner.most_at_once <= limit
+
+
+def test_error_is_raised_and_nothing_more_is_sent_when_the_host_fails(spec: ModelSpec) -> None:
+    runner, pictures = MeanRunner(spec, fails_at=3), Pictures(MANY)
+    rows = infer_pictures(runner, task_of(runner.spec), pictures, 1, Pace(in_flight=InFlight(1)))
+    with pytest.raises(InferenceError, match="the server is gone"):
+        list(rows)
+    assert pictures.taken < MANY
+    assert len(runner.batches) < 8
+
+
+def test_nothing_is_left_at_work_when_the_rows_are_no_longer_wanted(spec: ModelSpec) -> None:
+    runner = MeanRunner(spec)
+    rows = infer_pictures(runner, task_of(runner.spec), Pictures(MANY), 1, Pace())
+    next(rows)
+    rows.close()
+    assert sum(runner.batches) < MANY
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("send", "decode", "finish"))]
+
+
+def test_many_small_files_are_each_answered_when_triton_sets_the_pace(
+    command: Callable[..., Result], served: str, digits: Path, tmp_path: Path
+) -> None:
+    source = next(digits.rglob("*.png"))
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(40):
+        shutil.copy(source, folder / f"{number:03}.png")
+    output = tmp_path / "answers.jsonl"
+    result = command(
+        "client", "infer", folder, "--model", "resnet18", "--url", served, "--output", output, "--batch", 4
+    )
+    assert result.exit_code == 0, result.stderr
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [Path(row["path"]).name for row in rows] == [f"{number:03}.png" for number in range(40)]
+    assert len({row["label"] for row in rows}) == 1
