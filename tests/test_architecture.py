@@ -31,7 +31,7 @@ NEEDS_A_LIBRARY = {
     "model.torchscript",
     "model.weights",
 }
-HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient"}
+HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
 HEAVY_FOR_HELP = {
     "torch",
     "timm",
@@ -41,6 +41,11 @@ HEAVY_FOR_HELP = {
     "tritonclient",
     "tensorrt",
     "plotly",
+    "docker",
+    "fsspec",
+    "s3fs",
+    "urllib3",
+    "av",
     "matplotlib",
     "pyarrow",
 }
