@@ -106,11 +106,12 @@ class Tokens(NamedTuple):
 
 def tokens_from_environment() -> Tokens:
     """The tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for what can be none."""
-    return Tokens(_token(TOKEN_VARIABLE), _token(ADMIN_TOKEN_VARIABLE))
+    found = [checked_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
+    return Tokens(*found)
 
 
-def _token(variable: str) -> str | None:
-    token = os.environ.get(variable, "")
+def checked_token(token: str | None, origin: str) -> str | None:
+    """A token that was set at `origin`, None for an empty one. Raises TokenError for what can be none."""
     if token and not _TOKEN.fullmatch(token):
-        raise TokenError(f"${variable}: a token holds letters, digits and . _ ~ - alone")
+        raise TokenError(f"{origin}: a token holds letters, digits and . _ ~ - alone")
     return token or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from pathlib import Path
 
@@ -10,11 +9,9 @@ from pydantic import Field
 
 from model import connection
 from model.env_file import setting
-from model.errors import TokenError
 from model.spec import Frozen
 
 _ADMIN_APIS = ("model-repository", "trace", "logging")
-_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _USE_APIS = ("inference", "metadata", "model-config", "statistics")
 
 
@@ -65,10 +62,7 @@ def server_tokens(env_file_of: Path | None = None) -> Tokens:
 
 
 def _token(variable: str, repository: Path) -> str | None:
-    token = setting(variable, repository)
-    if token and not _TOKEN.fullmatch(token):
-        raise TokenError(f"{variable} of .env: a token holds letters, digits and . _ ~ - alone")
-    return token
+    return connection.checked_token(setting(variable, repository), f"{variable} of .env")
 
 
 def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
