@@ -149,6 +149,10 @@ server up --runtime docker --repository "$repository" "${ports[@]}"
 server status
 server logs --lines 1 | grep -q 'Started Metrics Service' || fail "server logs does not show the container's"
 check_answers "127.0.0.1:$grpc" "$http"
+kill -KILL "$(docker inspect --format '{{.State.Pid}}' "tritonkit-$grpc")"
+client infer .cache/data/photos --model imagenet --url "127.0.0.1:$grpc" --wait 60 --json > "$work/served.json"
+python -m scripts.docker_drill same "$work/file.json" "$work/served.json"
+server status | grep 'started again 1 time' || fail "the engine did not start a Triton again that died"
 server down
 [[ -z $(docker ps --all --quiet) ]] || fail "server down left a container"
 

@@ -4,8 +4,8 @@ python -m scripts.fault_drill [--pictures 5000] [--kills 20] [--seed 0] [--batch
 
 `client infer` answers small pictures, some of them broken, through a real Triton. SIGKILL hits by turns the client and
 the server with all its children, and after one of four kills the network breaks for a while; each fault falls at a
-random number of rows. The server is started again by the drill, and the same command whenever the client has ended
-without being done; every second client gives up as soon as the server is away, the others wait for it.
+random number of rows. A server that was killed is started again by the drill, and the same command whenever the client
+has ended without being done; every second client gives up as soon as the server is away, the others wait for it.
 
 In the end the files must be those of a job that nobody disturbed: every picture once, in the same order, and with a
 request a picture (`--batch 1`) the same bytes. Larger batches are made up of other pictures after a kill, by which the
@@ -60,6 +60,8 @@ class Drill(Frozen):
     rows: int
     identical: bool
     """Whether all files have the same bytes as the undisturbed ones."""
+    restarts: int
+    """How often Triton died of itself in between, and its keeper started it again."""
     largest_difference: float
     """Between two probabilities of the same picture and label."""
     failures: tuple[str, ...]
@@ -72,6 +74,8 @@ class Triton:
 
     options: Options
     server: Server = field(init=False)
+    restarts: int = 0
+    """By the keepers of those that have ended."""
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -80,6 +84,7 @@ class Triton:
 
     def kill(self) -> None:
         """SIGKILL it and all its children at once."""
+        self.restarts += self.server.runtime.restarts(self.server)
         process = psutil.Process(self.server.pid)
         family = [process, *process.children(recursive=True)]
         for one in family:
@@ -88,6 +93,7 @@ class Triton:
 
     def stop(self) -> None:
         """End it."""
+        self.restarts += self.server.runtime.restarts(self.server)
         stop(self.server)
 
 
@@ -175,6 +181,7 @@ def drill(
         clients=jobs["disturbed"].clients,
         rows=pictures,
         identical=identical,
+        restarts=triton.restarts,
         largest_difference=largest,
         failures=tuple(failures),
         seconds=round(time.monotonic() - began, 1),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import subprocess
-from collections.abc import Callable
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from server import keeper
 from server.options import Options, triton_arguments
 from server.pip_runtime import find_pip_runtime
 from server.runtime import LOG_FILE, Report, Runtime, Server
 from server.security import Tokens
 
-_PR_SET_PDEATHSIG = 1
+_READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -24,23 +23,25 @@ class BinaryRuntime(Runtime):
     """Triton without Docker."""
 
     def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
-        """Start the binary with backends laid out in `folder`. Raises ServerError when there is none."""
+        """Start the binary with backends laid out in `folder`, as a keeper's child. Raises ServerError without one."""
         environment = find_pip_runtime()
         backends = folder.resolve() / "backends"
         environment.lay_out_backends(backends)
         arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
         if options.cache_mib:
             arguments.append(f"--cache-directory={environment.caches}")
+        ready = folder.resolve() / _READY_FILE
+        ready.unlink(missing_ok=True)
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(
-                [str(environment.binary), *arguments],
+                [sys.executable, "-I", keeper.__file__, str(ready), str(environment.binary), *arguments],
                 env=environment.environment(),
                 cwd=folder,  # the Python stubs import `model`, and would find ours in the kit's own folder
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_stop_with_parent() if stops_with_parent else None,
+                preexec_fn=keeper.stop_with_parent() if stops_with_parent else None,
             )
         try:
             started = psutil.Process(process.pid).create_time()
@@ -52,6 +53,14 @@ class BinaryRuntime(Runtime):
     def is_alive(self, server: Server) -> bool:
         """Whether the process runs, and is the one that was started."""
         return _process(server) is not None
+
+    def keep(self, server: Server) -> None:
+        """Leave the mark that the process looks for when Triton dies."""
+        (server.folder / _READY_FILE).touch()
+
+    def restarts(self, server: Server) -> int:
+        """How often the log tells of it."""
+        return server.log.read_text(errors="replace").count(f"\n{keeper.AGAIN}") if server.log.is_file() else 0
 
     def end(self, server: Server) -> None:
         """Ask the process to end, and kill what is left of it and its children after a while."""
@@ -80,9 +89,3 @@ def _end(process: psutil.Process) -> None:
         with suppress(psutil.NoSuchProcess):
             left.kill()
     psutil.wait_procs(alive, timeout=5)
-
-
-def _stop_with_parent() -> Callable[[], None]:
-    """What the child runs before it becomes Triton: prctl(2), PR_SET_PDEATHSIG. The library is loaded beforehand."""
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -53,7 +53,18 @@ class DockerRuntime(Runtime):
     def is_alive(self, server: Server) -> bool:
         """Whether the container runs. Raises ServerError where no engine answers: it may run all the same."""
         with _container(server) as container:
-            return container is not None and container.status == "running"
+            return container is not None and container.status in ("running", "restarting")
+
+    def keep(self, server: Server) -> None:
+        """Have the engine do it, with growing pauses; not after `end`, and not before: settings may be wrong."""
+        with _container(server) as container:
+            if container is not None:
+                container.update(restart_policy={"Name": "on-failure"})
+
+    def restarts(self, server: Server) -> int:
+        """What the engine counted."""
+        with _container(server) as container:
+            return int(container.attrs.get("RestartCount", 0)) if container is not None else 0
 
     def end(self, server: Server) -> None:
         """Stop the container and remove it."""

@@ -206,6 +206,8 @@ def _show(address: str, running: Server | None, found: Status) -> None:
     state = "ready" if found.ready else "NOT READY"
     where = f"{running.options.repository}: {state}, gRPC {address}, {running.label}" if running else ""
     typer.echo(where or f"{address}: {state}")
+    if running is not None and (restarts := running.runtime.restarts(running)):
+        typer.echo(f"started again {restarts} time(s) after it had died: `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in found.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
     for row in found.models:
@@ -215,4 +217,6 @@ def _show(address: str, running: Server | None, found: Status) -> None:
 
 def _document(address: str, running: Server | None, found: Status) -> dict[str, Any]:
     about = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
+    if running is not None:
+        about["restarts"] = running.runtime.restarts(running)
     return {"url": address, **about, **found.model_dump(mode="json")}

@@ -71,13 +71,17 @@ def check_model(repository: Path, model: str) -> None:
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
-    """Return when all models are loaded. Stops the server and raises ServerError with the reason otherwise."""
+    """Return when all models are loaded; from then on the server is started again when it dies.
+
+    Stops the server and raises ServerError with the reason otherwise.
+    """
     deadline = time.monotonic() + timeout_s
     try:
         _check_starting(server, late=False)
         while not server.is_ready():
             _check_starting(server, late=time.monotonic() > deadline)
             time.sleep(0.1)
+        server.runtime.keep(server)
     except BaseException:
         stop(server, keep_log=True)
         raise

@@ -82,6 +82,14 @@ class Runtime(ABC):
         """Whether what was launched still runs, ready or not. Raises ServerError where that cannot be found out."""
 
     @abstractmethod
+    def keep(self, server: Server) -> None:
+        """Have it started again whenever it dies from now on; until then, its first end is the last. It was ready."""
+
+    @abstractmethod
+    def restarts(self, server: Server) -> int:
+        """How often it was started again after it had died."""
+
+    @abstractmethod
     def end(self, server: Server) -> None:
         """Ask it to end, wait, kill what is left, and remove what `launch` made outside the state folder."""
 

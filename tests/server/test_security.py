@@ -197,7 +197,8 @@ def test_client_certificate_is_required_when_an_authority_is_named(guarded: Serv
 def test_only_grpc_leaves_the_loopback_address_when_exposed(guarded: Server) -> None:
     listening = {
         connection.laddr[1]: connection.laddr[0].removeprefix("::ffff:")
-        for connection in psutil.Process(guarded.pid).net_connections("tcp")
+        for process in psutil.Process(guarded.pid).children()
+        for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
     options = guarded.options
