@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, tokens_from_environment
+from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
 from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.runners.shared_memory import Registry
 from model.runners.triton_errors import error_of_answer, error_of_connection
@@ -35,11 +35,14 @@ _CHANNEL = (
 class Transport:
     """Requests to one server. Safe to use from several threads."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Connect with the first request. Raises InputError for files that cannot be used, TokenError."""
+    def __init__(self, connection: Connection, tokens: Tokens | None = None) -> None:
+        """Connect with the first request. Raises InputError for files that cannot be used, TokenError.
+
+        tokens: those of the environment unless given.
+        """
         self.connection = connection
         self.address = connection.address
-        self._tokens = tokens_from_environment()
+        self._tokens = tokens_from_environment() if tokens is None else tokens
         if self.address.tls:
             check_files(connection)
         self._worked = False
