@@ -9,7 +9,8 @@ from typing import get_args
 from xml.etree import ElementTree
 
 from builder.interface import Interface, interface_of
-from builder.onnx_export import onnx_interface, onnx_precision, spec_in_onnx
+from builder.onnx_export import onnx_interface, spec_in_onnx
+from builder.sources.onnx_held import onnx_precision
 from model.errors import ArtifactError
 from model.manifest import record_in
 from model.plans import PlanHeader, plan_header

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.config.serving import AS_BEFORE, Serving
 from builder.config.serving_config import unproven
 from builder.config.triton_config import config_for
+from builder.dossier import Dossier
 from builder.formats import Format, Job, Report, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
 from builder.proving.labelled import labelled_set, train_command
-from builder.proving.page import VERDICT_PAGE, write_page
-from builder.proving.pictured import Answers, answers_of
 from builder.proving.proof import Case, case_of
-from builder.proving.verdict import VERDICT_FILE, Verdict
+from builder.proving.verdict import Verdict
 from builder.repair import Made, Repair, make
 from builder.repository.encoded import check_names, follow, leave
-from builder.repository.manifest import manifest_of
-from builder.repository.publish import publication
+from builder.repository.held import Servers
+from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
+from builder.repository.serving_image import check_build, check_loads
 from builder.repository.shared_files import Shared, beyond_proof, for_the_loaded
 from builder.sources.base import Source
 from builder.sources.images import builtin_golden, golden_from_images
@@ -32,9 +31,9 @@ from builder.targets import Precision, Target
 from model.build_record import BuildOptions
 from model.comparison import Limits
 from model.errors import InputError, RefusedError, TritonkitError
-from model.golden import GOLDEN_FILE, Golden
-from model.manifest import MANIFEST_FILE
-from model.spec import METADATA_KEY, Frozen, ModelSpec
+from model.golden import MAX_IMAGES, Golden
+from model.releases import image_for
+from model.spec import Frozen, ModelSpec
 from model.triton_backends import Loading, ModelConfig
 from model.triton_config import (
     CONFIG_FILE,
@@ -46,6 +45,8 @@ from model.triton_config import (
 )
 
 DEFAULT_MAX_BATCH = 32
+FEW_PICTURES = 8
+"""Fewer tell little of the range that int8 has to hold."""
 ONNX_FP32 = Target()
 ONNX_BF16 = Target(precision="bf16")
 
@@ -88,6 +89,8 @@ class Order:
     """A hand-written config.pbtxt to respect."""
     keep: int | None = None
     """Delete all but so many versions afterwards."""
+    servers: Servers = field(default_factory=Servers)
+    """Whose versions are not to be deleted."""
     page: Path | None = None
     """Where to write the verdict as a page, also when it fails."""
     encoded: bool = True
@@ -102,6 +105,8 @@ class Published(Frozen):
     artifact: Path
     source: str
     verdict: Verdict
+    served: bool = True
+    """The version policy of config.pbtxt has Triton load it."""
     retention: Retention | None = None
     warnings: tuple[str, ...] = ()
     """What the verdict does not speak of."""
@@ -110,16 +115,18 @@ class Published(Frozen):
 def export(source: Source, order: Order, report: Report) -> Published:
     """Export to the order's target, judge, repair where a reduced precision fails, and publish.
 
-    Raises RefusedError when the verdict failed and was not forced; then nothing is published.
+    Raises RefusedError, unless forced, when the verdict failed or the serving image cannot load the plan.
     """
     name, kind = source.spec.name, format_for(order.target.format, order.build, order.image)
     _check_order(source, order, kind)
+    image = image_for(order.repository)
     given = None if order.config is None else given_config(order.config)
     live = order.repository / name
     with publication(order.repository, name) as prepared, tempfile.TemporaryDirectory() as scratch:
         present = read_config(live) if (live / CONFIG_FILE).is_file() else None
         held = versions_loaded(present, versions_of(live)) if present is not None else set()
         case = _case(source, order, given, present)
+        repair = _repair(case, order)
         served = _Served(kind, order.serving, given, present, versions_of(live))
         job = Job(
             source=source,
@@ -130,29 +137,36 @@ def export(source: Source, order: Order, report: Report) -> Published:
             opt_batch=order.opt_batch,
             report=report,
         )
+        kind.check_job(job)
+        check_build(kind.foreseen(job), image, order.force)
         served.config(case, job, prepared.version)  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)
-        made = make(case, job, order.target, kind, _repair(case, order))
+        made = make(case, job, order.target, kind, repair)
         with closing(made.judged.runner):
-            verdict = _recorded(made, case, order)
+            verdict = _recorded(made, case, order, image)
+        unfit = check_loads(made.job.folder, image, order.force)  # what was foreseen may not be what was built
         added = Shared(case.spec, served.config(case, made.job, prepared.version), case.golden.images)
         config = for_the_loaded(prepared.model, added, order.serving, given).write(prepared.model)
-        if order.encoded:
-            follow(prepared.neighbours, order.repository, config)
-        else:
-            leave(prepared.neighbours, order.repository, name)
-    artifact = live / str(prepared.version) / made.artifact.name
-    done = Published(
-        model=name, version=prepared.version, artifact=artifact, source=source.description, verdict=verdict
-    )
-    return _followed_up(done, order, config, held)
+        _follow(prepared, order, name, config)
+    artifact, told = live / str(prepared.version) / made.artifact.name, source.description
+    done = Published(model=name, version=prepared.version, artifact=artifact, source=told, verdict=verdict)
+    return _followed_up(done, order, config, held, [*unfit, *_thinly_calibrated(repair, verdict)])
+
+
+def _follow(prepared: Publication, order: Order, name: str, config: ModelConfig) -> None:
+    """Have `NAME_encoded` fit the model, or leave."""
+    if order.encoded:
+        follow(prepared.neighbours, order.repository, config)
+    else:
+        leave(prepared.neighbours, order.repository, name)
 
 
 def _check_order(source: Source, order: Order, kind: Format) -> None:
-    """Raise InputError or ArtifactError for what cannot come to a good end, before any work."""
+    """Raise InputError or OutsideError for what cannot come to a good end, before any work."""
     kind.check_possible()
     source.check_takes(order.target.precision)
+    _check_reduces(source, order)
     check_names(order.repository, source.spec.name, order.encoded)
     if order.evidence.data is not None:
         train_command()
@@ -164,11 +178,28 @@ def _check_order(source: Source, order: Order, kind: Format) -> None:
         )
 
 
-def _followed_up(done: Published, order: Order, config: ModelConfig, held: Collection[int]) -> Published:
+def _check_reduces(source: Source, order: Order) -> None:
+    """Raise InputError for options of a reduction where none will be."""
+    asked = {
+        "--keep-fp32": order.keep_fp32,
+        "--calibration": order.calibration,
+        "--converter": order.converter != Order.converter,
+    }
+    if source.held != "fp32" and (given := [option for option, value in asked.items() if value]):
+        raise InputError(
+            f"{', '.join(given)}: {source.path.name} is in {source.held} already and is exported as it is; "
+            "leave that out, or give the fp32 model"
+        )
+
+
+def _followed_up(
+    done: Published, order: Order, config: ModelConfig, held: Collection[int], unfit: Sequence[str]
+) -> Published:
     """What comes after a version stands: old ones go, and what the verdict did not see is told."""
     folder = order.repository / done.model
-    warnings = unproven(config)
-    if done.version not in versions_loaded(config, versions_of(folder)):
+    warnings = [*unfit, *unproven(config), *filter(None, [done.verdict.calibration_doubt])]
+    served = done.version in versions_loaded(config, versions_of(folder))
+    if not served:
         warnings.append(
             f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}. "
             f"Serve it with: builder promote {done.model} {done.version}"
@@ -176,10 +207,10 @@ def _followed_up(done: Published, order: Order, config: ModelConfig, held: Colle
     warnings += beyond_proof(folder, config)
     retention = None
     try:
-        retention = None if order.keep is None else keep_newest(folder, order.keep, before=held)
+        retention = None if order.keep is None else keep_newest(folder, order.keep, order.servers, held)
     except TritonkitError as error:
         warnings.append(f"older versions were not deleted: {error}")
-    return done.model_copy(update={"retention": retention, "warnings": tuple(warnings)})
+    return done.model_copy(update={"served": served, "retention": retention, "warnings": tuple(warnings)})
 
 
 def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
@@ -191,9 +222,13 @@ def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Gold
 
 def _case(source: Source, order: Order, given: ModelConfig | None, present: ModelConfig | None) -> Case:
     golden = golden_for(source.spec, source.golden, order.evidence.images)
+    return case_of(source, golden, largest_batch(order, given, present), order.evidence.limits)
+
+
+def largest_batch(order: Order, given: ModelConfig | None, present: ModelConfig | None) -> int:
+    """As asked, else as a file of the user's says, else as the model is configured, else 32."""
     said = [config.max_batch_size for config in (given, present) if config is not None]
-    max_batch = next(filter(None, [order.max_batch, *said]), DEFAULT_MAX_BATCH)
-    return case_of(source, golden, max_batch, order.evidence.limits)
+    return next(filter(None, [order.max_batch, *said]), DEFAULT_MAX_BATCH)
 
 
 def _repair(case: Case, order: Order) -> Repair:
@@ -203,16 +238,23 @@ def _repair(case: Case, order: Order) -> Repair:
     return Repair(images, order.keep_fp32, order.repair, order.force, order.converter)
 
 
-def _recorded(made: Made, case: Case, order: Order) -> Verdict:
+def _thinly_calibrated(repair: Repair, verdict: Verdict) -> list[str]:
+    if verdict.precision != "int8" or len(repair.images) >= FEW_PICTURES:
+        return []
+    few = len(repair.images)
+    return [f"int8 was calibrated on {few} pictures alone; --calibration FOLDER takes up to {MAX_IMAGES}"]
+
+
+def _recorded(made: Made, case: Case, order: Order, image: str) -> Verdict:
     """The last word on an artifact, written beside it. Raises RefusedError when it failed and is not forced."""
     job = made.job
     verdict = _weighed(made, order.evidence)
     verdict = verdict.model_copy(update={"forced": order.force and not verdict.passed})
-    dossier = _Dossier(job.source, made, verdict, case)
+    dossier = Dossier(job.source, made, verdict, case, image)
     if order.page is not None:
         dossier.write_page(order.page)
     if not verdict.passed and not order.force:
-        reasons = verdict.summary()
+        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt)))
         raise RefusedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
     job.report("publishing")
     dossier.write_version(job.folder)
@@ -229,33 +271,6 @@ def _weighed(made: Made, evidence: Evidence) -> Verdict:
 
 
 @dataclass(frozen=True)
-class _Dossier:
-    """What lies beside an artifact, to tell what it is and why it can be trusted."""
-
-    source: Source
-    made: Made
-    verdict: Verdict
-    case: Case
-
-    @cached_property
-    def _answers(self) -> Answers:
-        return answers_of(self.case.reference, self.made.judged.runner, self.case.golden, self.case.max_batch)
-
-    def write_page(self, path: Path) -> None:
-        facts = {"Source": self.source.description, "Artifact": self.made.artifact.name}
-        write_page(path, self.source.spec.name, self.verdict, self._answers, facts)
-
-    def write_version(self, folder: Path) -> None:
-        """The files beside the artifact. The manifest comes last: it hashes the others."""
-        replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
-        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
-        self.write_page(folder / VERDICT_PAGE)
-        (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")
-        manifest = manifest_of(folder, self.source.path, self.source.description)
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
-
-
-@dataclass(frozen=True)
 class _Served:
     """How a model is to be served: what was asked, what a file says, and what the present configuration does."""
 
@@ -268,10 +283,9 @@ class _Served:
 
     def config(self, case: Case, job: Job, version: int) -> ModelConfig:
         """The configuration of an artifact. Raises InputError with all that contradicts it or Triton's rules."""
-        spec = case.spec
-        interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(spec)
+        interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(case.spec)
         return config_for(
-            spec,
+            case.spec,
             interface,
             case.max_batch,
             version,

@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 import torch
 
-from builder.targets import Precision
 from model.errors import ArtifactError, first_line
 from model.network import Network
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
@@ -34,17 +33,18 @@ _TRITON_TYPES: dict[int, DType] = {
     onnx.TensorProto.STRING: "BYTES",
 }
 
-_PRECISIONS: dict[int, Precision] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+_MAX_BYTES = 2**31 - 1
+"""What protobuf can hold in one message."""
 
 
 def onnx_from_network(network: Network, path: Path) -> None:
     """Write the network as an fp32 graph with a dynamic batch axis, the spec in its metadata.
 
     By torch's exporter of today, or, for the few networks that it cannot take apart (MaxViT), by the one that traces.
-    Raises ArtifactError when neither can.
+    Raises ArtifactError when neither can, or when the weights are more than one file can hold.
     """
     spec = network.spec
+    _check_size(network)
     # An example batch of one would make the exporter take the batch axis for a constant.
     example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
     with _quiet():
@@ -57,6 +57,17 @@ def onnx_from_network(network: Network, path: Path) -> None:
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _check_size(network: Network) -> None:
+    """Raise ArtifactError before any work: the graph is written in fp32 first, whatever it is reduced to."""
+    held = (*network.parameters(), *network.buffers())  # tied weights count once
+    size = sum(4 * tensor.numel() for tensor in held if tensor.is_floating_point())
+    if size > _MAX_BYTES:
+        raise ArtifactError(
+            f"{network.spec.name}: its weights take {size / 1e9:.1f} GB in fp32, and one ONNX file holds 2 GB; every "
+            "export goes through one. Take a smaller network of the family"
+        )
 
 
 def _captured(network: Network, example: torch.Tensor) -> onnx.ModelProto:
@@ -110,18 +121,6 @@ def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
     weights = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_tensor(value, path) for value in graph.input if value.name not in weights)
     return inputs, tuple(_tensor(value, path) for value in graph.output)
-
-
-def onnx_precision(path: Path) -> Precision:
-    """The lowest precision that anything in the graph is computed in. Raises ArtifactError."""
-    graph = _loaded(path).graph
-    if any(node.op_type in _QUANTIZED for node in graph.node):
-        return "int8"
-    weights = {tensor.data_type for tensor in graph.initializer}
-    for dtype, precision in _PRECISIONS.items():
-        if dtype in weights:
-            return precision
-    return "fp32"
 
 
 def spec_in_onnx(path: Path) -> ModelSpec | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder.failures import CannotBuildError
 from builder.formats import Format, Job
 from builder.precision.autocast import autocast
 from builder.precision.cast import Reduced, reduced
@@ -15,7 +16,7 @@ from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import Case, Remembering
 from builder.proving.verdict import Problem, Try, Verdict
-from builder.targets import Target, target_from
+from builder.targets import Precision, Target, target_from
 from model.comparison import MIDDLE_BATCH
 from model.errors import ArtifactError, first_line
 from model.preprocess import ImageArray
@@ -73,35 +74,50 @@ class Judged:
 
 
 def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> Made:
-    """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself."""
+    """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself.
+
+    Raises CannotBuildError and OutsideError where a build fails: that says nothing of the precision, and would fail
+    again in the next one.
+    """
     tries: list[Try] = []
-    made: Made | None = None
     reduced_before = job.source.held != "fp32" and (kind.casts or job.source.held == target.precision)
     if reduced_before:  # exported as it is, and judged as what it is
         target = target_from({target.format: job.source.held})
     if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
         broken = broken.noted(format=target.format, asked=target.precision, tries=tuple(tries))
         return _forced(Made(job.folder / kind.artifact, replace(job, precision="fp32"), broken), kind, repair)
+    made = _forced(_nearest(case, job, target, kind, repair, tries), kind, repair)
+    asked = None if made.verdict.precision == target.precision else target.precision
+    shown = tuple(tries) if target.precision != "fp32" else ()
+    return replace(made, judged=made.judged.noted(format=target.format, asked=asked, tries=shown))
+
+
+def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair, tries: list[Try]) -> Made:
+    """The first step that passes, else the last. Every try is added to `tries`."""
+    made: Made | None = None
+    lacking: set[Precision] = set()
     for step in _steps(kind, job, target, repair):
+        if step.precision in lacking:
+            continue
         job.report(f"{target.format} {step.precision}: {step.how}")
         if made is not None:
             made.judged.runner.close()
+        began = time.monotonic()
         try:
             made, tried = _tried(case, job, kind, step)
         except ArtifactError as error:
-            if not repair.allowed or step.precision == "fp32":
+            if not repair.allowed or step.precision == "fp32" or _hopeless(step, target, error):
                 raise
-            tries.append(_unusable(step, error))
+            if isinstance(error, CannotBuildError):
+                lacking.add(step.precision)
+            tries.append(_unusable(step, error, began))
             continue
         tries.append(tried)
         if made.verdict.passed or not repair.allowed:
             break
     if made is None:
         raise ArtifactError(f"{target}: there is no way to make it")
-    made = _forced(made, kind, repair)
-    asked = None if made.verdict.precision == target.precision else target.precision
-    shown = tuple(tries) if target.precision != "fp32" else ()
-    return replace(made, judged=made.judged.noted(format=target.format, asked=asked, tries=shown))
+    return made
 
 
 def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
@@ -159,10 +175,18 @@ def _written(case: Case, job: Job, kind: Format) -> Judged | None:
     except BaseException:
         runner.close()
         raise
+    return Judged(verdict, runner, _answering(opened, artifact, job)).noted(proven_by=kind.proven_by(job))
+
+
+def _answering(opened: Runner, artifact: Path, job: Job) -> Path:
+    """The file whose answers a candidate gives, or the nearest to it that `train test --from` opens."""
+    asked = Path(opened.origin)
+    if asked.is_file():  # also an engine beside the artifact, which may round where its graph does not here
+        return asked
+    if artifact.suffix in _SELF_CONTAINED:  # one of several that were asked
+        return artifact
     rounded = simulation_of(job.graph, job.graph.parent)
-    graph = rounded if rounded.is_file() else job.graph
-    measured = artifact if artifact.suffix in _SELF_CONTAINED else graph
-    return Judged(verdict, runner, measured).noted(proven_by=kind.proven_by(job))
+    return rounded if rounded.is_file() else job.graph
 
 
 def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
@@ -184,10 +208,25 @@ def _nothing(path: Path) -> Sequence[str]:
     return ()
 
 
-def _unusable(step: Step, error: ArtifactError) -> Try:
+def _hopeless(step: Step, target: Target, error: ArtifactError) -> bool:
+    """Whether what was asked for cannot be built.
+
+    A precision that was not, such as bf16 in place of an fp16 that fails, is only left out.
+    """
+    return isinstance(error, CannotBuildError) and step.precision == target.precision
+
+
+def _unusable(step: Step, error: ArtifactError, began: float) -> Try:
     """A try whose graph could not even be loaded."""
-    problem = Problem(code="run", message=first_line(error))
-    return Try(precision=step.precision, how=step.how, passed=False, nodes=step.nodes, seconds=0, problems=(problem,))
+    problem, seconds = Problem(code="run", message=first_line(error)), round(time.monotonic() - began, 2)
+    return Try(
+        precision=step.precision,
+        how=step.how,
+        passed=False,
+        nodes=step.nodes,
+        seconds=seconds,
+        problems=(problem,),
+    )
 
 
 def _forced(made: Made, kind: Format, repair: Repair) -> Made:

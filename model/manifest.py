@@ -32,6 +32,8 @@ class Manifest(Frozen):
     python: str
     source: str
     source_sha256: str
+    source_path: Path | None = None
+    """Where the source lay on the machine that exported it."""
     triton_image: str = IMAGE_TAG
     tensorrt: str | None = None
     gpu: str | None = None

@@ -151,7 +151,10 @@ class ModelSpec(Question):
         try:
             return ModelSpec.model_validate({**self.model_dump(), "name": name})
         except ValidationError as error:
-            raise SpecError(f"{name!r} cannot name a model:\n{problems_of(error)}") from error
+            raise SpecError(
+                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ - alone, the first "
+                "a letter or a digit"
+            ) from error
 
     def described(self) -> list[tuple[str, str]]:
         """What it takes and gives, as rows of a table."""

@@ -25,7 +25,10 @@ _NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "
 _UNUSED = "num_batches_tracked"
 _GOOD_PART = 0.2
 _LAST_LAYER = {"fc", "classifier", "head", "last_linear", "linear"}
-_UNREADABLE = "not a readable PyTorch checkpoint"
+_UNREADABLE = (
+    "not a readable PyTorch checkpoint: it is damaged, or another kind of file; expected a state dict as torch.save "
+    "writes it"
+)
 # Values that trainers leave beside weights, and that do nothing when they are made. Nothing else is ever added here.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -72,9 +75,9 @@ def read_foreign(path: Path) -> ForeignWeights:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE} ({error})") from error
+        raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE}") from error
     except Exception as error:  # a damaged file fails wherever the reader happens to be
-        raise CheckpointError(f"{path}: {_UNREADABLE} ({error})") from error
+        raise CheckpointError(f"{path}: {_UNREADABLE}") from error
     named = document.get("arch") if isinstance(document, Mapping) else None
     return ForeignWeights(_state_in(document, path), named if isinstance(named, str) else None)
 
@@ -239,6 +242,11 @@ def _why_not(given: State, wanted: State, origin: str) -> str:
     extra = [key for key in given if key not in wanted]
     return (
         f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name, nor by a stripped "
-        f"prefix, nor by order. Missing {len(missing)}: {', '.join(missing[:3])}, …; "
-        f"not known {len(extra)}: {', '.join(extra[:3])}, …. Is --model the right one?"
+        f"prefix, nor by order. {'; '.join(filter(None, [_some('Missing', missing), _some('not known', extra)]))}. "
+        "Is --model the right one?"
     )
+
+
+def _some(what: str, keys: list[str]) -> str:
+    """How many there are, and the first of them; empty where there is none."""
+    return f"{what} {len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else ""

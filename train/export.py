@@ -115,6 +115,11 @@ def _check_libraries(how: ExportConfig) -> None:
         if wanted and find_spec(module) is None:
             extra = "container" if module == "docker" else module
             raise ConfigError(f"needs the Python module {module}; install it with: pip install 'tritonkit[{extra}]'")
+    if how.openvino == "bf16":
+        from model.runners.openvino import has_bf16
+
+        if not has_bf16():
+            raise ConfigError("openvino: bf16: this CPU has none (avx512_bf16 or amx_bf16); take fp32 or int8")
 
 
 def _check_config(path: Path | None) -> None:
@@ -134,6 +139,6 @@ def _note(published: dict[str, Any], words: Sequence[str], folder: Path) -> None
     verdict, console = published["verdict"], Console(stderr=True, highlight=False)
     said = list(published.get("warnings", ()))
     if verdict.get("asked"):
-        said.append(f"{verdict['asked']} was asked, but does not keep the answers; this is {verdict['precision']}")
+        said.append(f"{verdict['asked']} was asked, but no try of it passed; this is {verdict['precision']}")
     for sentence in said:
         console.print(f"export: {sentence}", soft_wrap=True, markup=False)

@@ -11,6 +11,8 @@ import typer
 from builder.commands import export_options as options
 from builder.commands import serving_options as serve
 from builder.commands.export_options import build_from, called, converter_from
+from builder.commands.option_rules import unused_options
+from builder.commands.versions import ServersOption, TlsCa, TlsCert, TlsKey
 from builder.config.serving import Serving, serving_from
 from builder.options import foreign_from
 from builder.targets import FormatName, Target, target_from
@@ -21,6 +23,12 @@ from model.files import check_can_write, check_is_html
 if TYPE_CHECKING:
     from builder.export import Order, Published
     from model.spec import ModelSpec
+
+
+_DRY_RUN = (
+    "This is what the export would run, on the graph in its precision as model.onnx. A plan built by hand is neither "
+    "proven nor published: run the export itself where Docker has a GPU."
+)
 
 
 @reports_errors
@@ -46,6 +54,10 @@ def export(
     probability: options.Probability = False,
     force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
     keep: options.Keep = None,
+    url: ServersOption = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     encoded: options.Encoded = True,
     keep_fp32: options.KeepFp32 = None,
     calibration: options.Calibration = None,
@@ -104,7 +116,7 @@ def export(
     asked: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
     target = target_from({**asked, "torchscript": "fp32" if torchscript else None})
     foreign, serving = called(foreign_from, words), called(serving_from, words)
-    build = called(build_from, {**words, "target": target})
+    build = called(build_from, {**words, "target": target, "unused": unused_options(target, words)})
     check_is_html(report_page)
     check_can_write(report_page)
     from builder.export import export as exported
@@ -118,6 +130,7 @@ def export(
     if published is None:
         command = _build_command(opened.spec, order)
         print_json({"command": command}) if as_json else typer.echo(command)
+        typer.echo(_DRY_RUN, err=True)
     elif as_json:
         print_json(published)
     else:
@@ -128,6 +141,7 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
     from builder.export import Evidence, Order
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
+    from builder.repository.held import servers_to_spare
     from model.releases import image_for
 
     same = ("repository", "max_batch", "opt_batch", "calibration", "repair", "force", "config", "keep", "encoded")
@@ -140,18 +154,22 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
         build=build,
         image=(words["image"] or image_for(words["repository"])) if words["in_container"] else None,
         serving=serving,
+        servers=called(servers_to_spare, {**words, "urls": words["url"]}),
         page=words["report_page"],
     )
 
 
 def _build_command(spec: ModelSpec, order: Order) -> str:
-    """The container that would build the plan from `model.onnx` of this folder."""
-    from builder.export import DEFAULT_MAX_BATCH
+    """The container that an export would build the plan in; this folder stands for its temporary one."""
+    from builder.export import largest_batch
     from builder.tensorrt.container import run_for
     from model.build_record import BuildOptions, BuildSettings
+    from model.triton_config import CONFIG_FILE, given_config, read_config
 
+    given, live = None if order.config is None else given_config(order.config), order.repository / spec.name
+    present = read_config(live) if (live / CONFIG_FILE).is_file() else None
     said = (order.build or BuildOptions()).model_dump()
-    settings = BuildSettings(**said, max_batch=order.max_batch or DEFAULT_MAX_BATCH, opt_batch=order.opt_batch)
+    settings = BuildSettings(**said, max_batch=largest_batch(order, given, present), opt_batch=order.opt_batch)
     settings.check()
     return run_for(order.image or "", spec.input, settings, Path.cwd()).line()
 
@@ -161,7 +179,7 @@ def _tell(published: Published) -> None:
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     typer.echo(f"{state}: {verdict.summary()}")
     if verdict.asked is not None:
-        typer.echo(f"{verdict.asked} was asked, but does not keep the answers; this is {verdict.precision}")
+        typer.echo(f"{verdict.asked} was asked, but no try of it passed; this is {verdict.precision}")
     if verdict.tries and verdict.tries[-1].kept:
         kept = verdict.tries[-1].kept
         typer.echo(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
@@ -173,3 +191,5 @@ def _tell(published: Published) -> None:
     for warning in published.warnings:
         typer.echo(f"warning: {warning}")
     typer.echo(f"published: {published.artifact}")
+    if published.served:
+        typer.echo(f"A running server takes it up with: server reload {published.model}")

@@ -173,9 +173,10 @@ def build_from(
     in_container: bool = False,
     image: str | None = None,
     dry_run: bool = False,
+    unused: Sequence[str] = (),
 ) -> BuildOptions | None:
-    """How a plan is built, None where none is. Raises InputError that lists all that is wrong."""
-    problems = []
+    """How a plan is built, None where none is. Raises InputError that lists all that is wrong, and what is `unused`."""
+    problems = [*unused]
     if hardware not in get_args(HardwareName):
         problems.append(f"--hardware {hardware}: expected {', '.join(get_args(HardwareName))}")
     if time_limit_s is not None and not time_limit_s > 0:

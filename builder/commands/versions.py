@@ -13,6 +13,17 @@ from model.errors import InputError
 if TYPE_CHECKING:
     from builder.repository.versions import Model, Version
 
+ServersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url",
+        help="HOST:PORT of a running Triton; versions it holds are not deleted. May be given again. Default: "
+        "127.0.0.1:8001 if one answers; `none` asks nobody.",
+    ),
+]
+TlsCa = Annotated[Path | None, typer.Option("--tls-ca", help="With --url: who signed the server's certificate (PEM).")]
+TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the certificate to show (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="With --url: its key (PEM).")]
 _HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 
 
@@ -24,15 +35,16 @@ def versions(
     mark: Annotated[int | None, typer.Option(help="Keep this version whatever its age.")] = None,
     note: Annotated[str, typer.Option(help="Why it is marked.")] = "",
     unmark: Annotated[int | None, typer.Option(help="Take the mark of this version away.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a running Triton; the versions it holds are not deleted.")
-    ] = None,
+    url: ServersOption = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the versions of a model; mark them, or delete old ones.
 
     Never deleted are versions that are marked, that the version policy of config.pbtxt serves (with the policy `all`
-    that is every one), or that the server at --url holds.
+    that is every one), or that a server at --url holds; without --url, one at 127.0.0.1:8001 if it runs.
 
     Examples:
 
@@ -46,19 +58,17 @@ def versions(
         raise InputError("--note: says why a version is marked; name that version with --mark")
     from builder.repository import retention
     from builder.repository import versions as published
+    from builder.repository.held import Answered, servers_from
 
+    servers = servers_from(url, tls_ca, tls_cert, tls_key)
     folder = published.find_model(model, repository)
     if mark is not None:
         published.mark(folder, mark, note)
     if unmark is not None:
         published.unmark(folder, unmark)
-    server = None
-    if url is not None:
-        from model.runners.triton import TritonServer
-
-        server = TritonServer(url)
-    removed = None if keep is None else retention.keep_newest(folder, keep, server)
-    found = published.model_versions(folder, server)
+    held = servers.holding(folder.name) if url or keep is not None else None
+    removed = None if keep is None or held is None else retention.keep_newest(folder, keep, Answered(held=held))
+    found = published.model_versions(folder, held)
     if as_json:
         print_json({**found.model_dump(mode="json"), "retention": removed})
         return

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from builder.sources.base import Source
 from builder.targets import Dialect, FormatName, Precision, Report
+from model.build_record import BuildRecord
 from model.runners.base import Runner
 
 
@@ -43,17 +44,34 @@ class Format(ABC):
     dialect: ClassVar[Dialect] = "onnxruntime"
 
     def check_possible(self) -> None:  # noqa: B027 - most need nothing more than what is installed
-        """Raise ArtifactError when something it needs is missing here, with the ways out."""
+        """Raise when something it needs is missing here, with the ways out.
+
+        ArtifactError for what is to be installed, BuildStoppedError where Docker does not answer.
+        """
+
+    def check_job(self, job: Job) -> None:  # noqa: B027 - most take every job
+        """Raise when this job cannot come to a good end here. Its graph is not written yet.
+
+        InputError for what was asked, BuildStoppedError where the image to build in cannot be run.
+        """
+
+    def foreseen(self, job: Job) -> BuildRecord | None:
+        """The record of the plan that the job will build, as far as it is known before; None where nothing is."""
+        return None
 
     @abstractmethod
     def write(self, job: Job) -> Path:
-        """Write the artifact into the job's folder and return its path. Raises ArtifactError."""
+        """Write the artifact into the job's folder and return its path.
+
+        Raises CannotBuildError when the target does not take the graph, BuildStoppedError when the build did not end.
+        """
 
     @abstractmethod
     def candidate(self, artifact: Path, job: Job) -> Runner | None:
         """What a verdict asks: the artifact itself. None where this machine cannot run it as its target would.
 
-        A simulation of a reduced graph has passed before. Raises ArtifactError when the artifact does not even load.
+        A simulation of a reduced graph has passed before. Raises CannotBuildError when the target cannot run the
+        artifact as it should, another ArtifactError when this graph does not load and a less reduced one might.
         """
 
     def proven_by(self, job: Job) -> str:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.failures import CannotBuildError
 from builder.formats.base import Format, Job
 from model.errors import ArtifactError
 from model.runners.base import Runner
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """By precision, the type of what the graph does not quantise, in OpenVINO's words."""
+
+_ELSEWHERE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
 
 
 class OpenVino(Format):
@@ -39,6 +42,12 @@ class OpenVino(Format):
     def check_possible(self) -> None:
         if find_spec("openvino") is None:
             raise ArtifactError("--openvino needs OpenVINO; install it with: pip install 'tritonkit[openvino]'")
+
+    def check_job(self, job: Job) -> None:
+        from model.runners.openvino import has_bf16
+
+        if job.precision == "bf16" and not has_bf16():
+            raise CannotBuildError(f"--openvino bf16: OpenVINO has none on this CPU. {_ELSEWHERE}")
 
     def write(self, job: Job) -> Path:
         import openvino
@@ -57,7 +66,7 @@ class OpenVino(Format):
             openvino.save_model(model, artifact, compress_to_fp16=False)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ArtifactError(f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}") from error
+            raise CannotBuildError(f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}") from error
         return artifact
 
     def candidate(self, artifact: Path, job: Job) -> Runner:
@@ -66,10 +75,9 @@ class OpenVino(Format):
         runner = OpenVinoRunner(artifact)
         wanted = _TYPES[job.precision]
         if runner.precision != wanted:
-            raise ArtifactError(
+            raise CannotBuildError(
                 f"{artifact.name}: wants {wanted}, but OpenVINO runs it in {runner.precision} here, so a verdict would "
-                f"be of another arithmetic. For {job.precision} export on a CPU that has it (avx512_bf16 or amx_bf16 "
-                "in /proc/cpuinfo), or export --openvino fp32."
+                f"be of another arithmetic. {_ELSEWHERE if job.precision == 'bf16' else 'Export --openvino fp32'}"
             )
         return runner
 

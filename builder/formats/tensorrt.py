@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from builder.failures import CannotBuildError
 from builder.formats.base import Format, Job
 from builder.formats.farthest import Farthest
 from builder.formats.onnx import Onnx
@@ -12,6 +15,7 @@ from model.build_record import BuildOptions, BuildRecord, BuildSettings
 from model.errors import ArtifactError
 from model.gpu import Gpu, find_gpu
 from model.plans import BUILD_FILE, Flavour, find_tensorrt
+from model.releases import release_of
 from model.runners.base import Runner
 
 ENGINE = "model.rtx"
@@ -39,6 +43,33 @@ class Trt(Format):
 
             docker_here()
 
+    def check_job(self, job: Job) -> None:
+        settings_of(self.options, "tensorrt", job).check()
+        if self.image is not None:
+            from builder.tensorrt.container import check_image
+
+            job.report(f"looking whether {self.image} can build")
+            check_image(self.image)
+
+    def foreseen(self, job: Job) -> BuildRecord | None:
+        if self.image is None:
+            built_by = find_tensorrt("tensorrt").__version__
+        else:
+            release = release_of(self.image)
+            built_by = release.tensorrt if release is not None else None
+        if built_by is None:
+            return None
+        return BuildRecord(
+            flavour="tensorrt",
+            tensorrt=built_by,
+            seconds=0,
+            bytes=0,
+            sha256="",
+            graph_sha256="",
+            settings=settings_of(self.options, "tensorrt", job),
+            image=self.image,
+        )
+
     def write(self, job: Job) -> Path:
         plan = job.folder / self.artifact
         settings = settings_of(self.options, "tensorrt", job)
@@ -50,18 +81,20 @@ class Trt(Format):
             from builder.tensorrt.container import build_in_container
 
             tensor = job.source.spec.input
-            record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
+            with _building():
+                record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
         keep_record(record, plan, job)
         return plan
 
     def candidate(self, artifact: Path, job: Job) -> Runner:
+        compatible = self.options.version_compatible
         if self.image is None:
             from model.runners.tensorrt import TensorRtRunner
 
-            return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=self.options.version_compatible)
+            with _building():
+                return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=compatible)
         from builder.tensorrt.served import ServedPlan
 
-        compatible = self.options.version_compatible
         return ServedPlan(artifact, job.graph, job.source.spec, job.max_batch, self.image, compatible)
 
     def proven_by(self, job: Job) -> str:
@@ -90,9 +123,12 @@ class Rtx(Format):
     def check_possible(self) -> None:
         find_tensorrt("rtx")
 
+    def check_job(self, job: Job) -> None:
+        settings_of(self.options, "rtx", job).check()
+
     def write(self, job: Job) -> Path:
         if job.precision == "bf16":
-            raise ArtifactError(
+            raise CannotBuildError(
                 "--rtx bf16: Triton serves such a version by ONNX Runtime, which does not compute in bf16. "
                 "Take --rtx fp16, or --trt bf16"
             )
@@ -111,7 +147,8 @@ class Rtx(Format):
             return graph
         from model.runners.tensorrt import TensorRtRunner
 
-        engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
+        with _building():
+            engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
         return engine if graph is None else Farthest(job.source.reference, (engine, graph))
 
     def proven_by(self, job: Job) -> str:
@@ -135,6 +172,17 @@ def _runs_as_served(job: Job) -> bool:
     return job.precision != "fp16" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
+@contextmanager
+def _building() -> Iterator[None]:
+    """Whatever is wrong with a plan that was just built, it is not that the graph was reduced too far."""
+    try:
+        yield
+    except CannotBuildError:
+        raise
+    except ArtifactError as error:
+        raise CannotBuildError(str(error)) from error
+
+
 def settings_of(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
     """The options, with what the job says."""
     return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
@@ -143,12 +191,14 @@ def settings_of(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSetti
 def keep_record(record: BuildRecord, plan: Path, job: Job) -> None:
     """Write the record beside the plan, with the interface of its graph.
 
-    Raises ArtifactError where the plan is not of the precision it is for.
+    Raises CannotBuildError where the plan is not of the precision it is for.
     """
     from builder.tensorrt.precision import precision_problems
 
-    if problems := precision_problems(plan, job.graph, job.precision, record):
-        raise ArtifactError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))
+    with _building():
+        problems = precision_problems(plan, job.graph, job.precision, record)
+    if problems:
+        raise CannotBuildError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))
     inputs, outputs = onnx_interface(job.graph)
     whole = record.model_copy(update={"inputs": inputs, "outputs": outputs})
     (job.folder / BUILD_FILE).write_text(whole.model_dump_json(indent=2), encoding="utf-8")

@@ -15,20 +15,20 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from builder.failures import CannotBuildError
 from builder.precision.cast import Reduced
 from builder.precision.graph import flattened, margins, wiring_of
-from model.errors import ArtifactError
 
 
 def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
     """The graph with its float arithmetic in `precision`, as `builder.precision.cast.reduced` says.
 
-    Raises ArtifactError where ModelOpt is not installed.
+    Raises CannotBuildError where ModelOpt is not installed.
     """
     try:
         from modelopt.onnx.autocast import convert_to_mixed_precision
     except ImportError as error:
-        raise ArtifactError(
+        raise CannotBuildError(
             f"--converter autocast needs NVIDIA ModelOpt ({error}); install it with: pip install 'tritonkit[autocast]'"
         ) from error
     flat = flattened(model)

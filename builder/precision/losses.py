@@ -1,7 +1,9 @@
-"""Where a reduced graph loses: the nodes in which the error grows most, so that they can be kept in fp32."""
+"""Where a reduced or quantised graph loses: the nodes in which the error grows most, to be kept in fp32."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,26 +17,38 @@ from model.preprocess import ImageArray
 
 _IMAGES = 2
 _EPSILON = 1e-4
-"""Errors below this are those of rounding itself; their growth says nothing."""
+"""Errors below this count as this one: what takes exact values and loses them itself stands out by it."""
 
 Values = dict[str, NDArray[Any]]
 
 
-def lossiest(flat: ModelProto, wiring: Wiring, reduced: ModelProto, images: ImageArray) -> list[str]:
+def lossiest(flat: ModelProto, wiring: Wiring, lower: ModelProto, images: ImageArray) -> list[str]:
     """The nodes by how much larger the relative error of what they make is than of what they take, the worst first.
 
-    flat: the fp32 graph; reduced: the same one with casts; images: uint8 [N, H, W, 3].
+    flat: the fp32 graph; lower: the same one with casts, or with QDQ pairs and all its activations; images: uint8
+    [N, H, W, 3].
     """
     few, tensors = images[:_IMAGES], float_tensors(flat, wiring)
     right = _values(flat, tensors, few)
-    wrong = _values(simulated(reduced), tensors, few)
+    wrong = _values(simulated(lower), tensors, few)
     errors = {name: _error(right[name], wrong[name]) for name in right if name in wrong}
-    growth = {}
-    for node in flat.graph.node:
-        made = max((errors.get(name, 0.0) for name in node.output), default=0.0)
-        taken = max((errors.get(name, 0.0) for name in node.input), default=0.0)
-        growth[node.name] = made / max(taken, _EPSILON)
+    growth = growths(flat, errors)
     return sorted(growth, key=lambda name: -growth[name])
+
+
+def growths(flat: ModelProto, errors: Mapping[str, float]) -> dict[str, float]:
+    """By node, the error of what it makes over that of what it takes: infinite where an overflow begins, 0 beyond it.
+
+    errors: by tensor; one that is not in it errs as what it is made of.
+    """
+    known, growth = dict(errors), {}
+    for node in flat.graph.node:
+        taken = max((known.get(name, 0.0) for name in node.input), default=0.0)
+        for name in node.output:
+            known.setdefault(name, taken)
+        made = max((known[name] for name in node.output), default=0.0)
+        growth[node.name] = 0.0 if math.isinf(taken) else made / max(taken, _EPSILON)
+    return growth
 
 
 def _values(model: ModelProto, tensors: list[str], images: ImageArray) -> Values:

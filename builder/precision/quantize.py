@@ -38,11 +38,17 @@ _BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
 
 
 def quantized(
-    flat: ModelProto, images: ImageArray, dialect: Dialect, method: Method = "minmax", keep: Collection[str] = ()
+    flat: ModelProto,
+    images: ImageArray,
+    dialect: Dialect,
+    method: Method = "minmax",
+    keep: Collection[str] = (),
+    every_activation: bool = False,
 ) -> ModelProto:
     """The graph with QDQ pairs around what can be int8, weights by channel; `keep` and the margins stay in fp32.
 
-    flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], what activations are calibrated on.
+    flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], what activations are calibrated on;
+    every_activation: keep a Relu that rounding to unsigned numbers makes needless, so that all tensors can be watched.
     """
     out = sorted(margins(flat, wiring_of(flat)) | set(keep))
     chosen = _DIALECTS[dialect]
@@ -54,13 +60,18 @@ def quantized(
             target,
             _Images(flat.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_operators(flat, dialect),
+            op_types_to_quantize=operators_of(flat, dialect),
             nodes_to_exclude=out,
             per_channel=True,
             activation_type=chosen["activation_type"],
             weight_type=QuantType.QInt8,
             calibrate_method=_METHODS[method],
-            extra_options=chosen["extra_options"],
+            extra_options={
+                **chosen["extra_options"],
+                # Whatever the method: one image into the histograms before the next, which else stay in memory whole.
+                "CalibStridedMinMax": 1,
+                "QDQKeepRemovableActivations": every_activation,
+            },
         )
         model = onnx.load(target)
     del model.metadata_props[:]
@@ -68,7 +79,8 @@ def quantized(
     return model
 
 
-def _operators(flat: ModelProto, dialect: Dialect) -> list[str]:
+def operators_of(flat: ModelProto, dialect: Dialect) -> list[str]:
+    """The operators that are quantised in a graph, by its dialect."""
     # TensorRT fuses around products by itself. A transformer's residual stream loses its small values in eight bits.
     if dialect == "tensorrt" or any(node.op_type in ("MatMul", "LayerNormalization") for node in flat.graph.node):
         return _PRODUCTS
@@ -76,10 +88,18 @@ def _operators(flat: ModelProto, dialect: Dialect) -> list[str]:
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
-    """One image at a time: the calibrator keeps what it sees."""
+    """One image at a time: the calibrator keeps what it is shown between one `set_range` and the next."""
 
     def __init__(self, name: str, images: ImageArray) -> None:
-        self._batches = ({name: images[i : i + 1]} for i in range(len(images)))
+        self._name, self._images = name, images
+        self.set_range(0, len(images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        places = range(start_index, end_index)
+        self._batches = ({self._name: self._images[place : place + 1]} for place in places)
 
     def get_next(self) -> dict[str, ImageArray] | None:
         return next(self._batches, None)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from builder.precision.graph import wiring_of
@@ -25,10 +26,12 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 
 def simulated(model: ModelProto) -> ModelProto:
-    """The same graph in fp32, with a rounding after every node that has a reduced type."""
-    types = wiring_of(model).types
+    """The same graph in fp32, with a rounding after every node that has a reduced type, also in local functions."""
     copied = ModelProto()
     copied.CopyFrom(model)
+    if copied.functions:
+        copied = onnx.inliner.inline_local_functions(copied)
+    types = wiring_of(copied).types
     ends = {value.name for value in (*copied.graph.input, *copied.graph.output)}
     low = {name: kind for name, kind in types.items() if kind in LOW and name not in ends}
     _widen_all(copied.graph, low)

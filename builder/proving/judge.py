@@ -68,6 +68,18 @@ def in_other_colours(images: ImageArray) -> ImageArray:
     return (images * _COLOURS).astype(np.uint8)
 
 
+def recalled(runner: Runner, recorded: Golden, batch: int) -> Outputs | None:
+    """What a model answers now to a sample with recorded answers; None where these are another model's.
+
+    batch: how many images are asked together.
+    """
+    if recorded.images.shape[1:] != runner.spec.input.shape:
+        return None
+    now = ask(runner, recorded.images, batch)
+    same = {name: array.shape for name, array in now.items()} == {k: v.shape for k, v in recorded.outputs.items()}
+    return now if same else None
+
+
 def even_batch(count: int, max_batch: int) -> int:
     """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
     rounds = -(-count // min(8, max_batch))
@@ -163,10 +175,8 @@ class _Trial:
     def recall(self, training: Training) -> None:
         """The checkpoint must still answer as the trained model did."""
         reference, recorded = training.reference, training.recorded
-        now: Outputs = {}
-        if recorded.images.shape[1:] == reference.spec.input.shape:
-            now = ask(reference, recorded.images, min(8, self.max_batch))
-        if {k: v.shape for k, v in recorded.outputs.items()} != {k: v.shape for k, v in now.items()}:
+        now = recalled(reference, recorded, min(8, self.max_batch))
+        if now is None:
             self._refuse("training", "the golden sample beside the checkpoint is of another model")
             return
         drift = compare("training", task_of(reference.spec), recorded.outputs, now, recorded.fitted)

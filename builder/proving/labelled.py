@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,13 @@ from typing import Any
 
 from builder.proving.verdict import Problem, Verdict
 from builder.sources.base import Source
+from builder.targets import FormatName
 from model.comparison import Limits
 from model.errors import InputError, OutsideError
 from model.network import save_network
+from model.plans import BUILD_FILE
+from model.runners.tensorrt import TRUST_VARIABLE
+from model.spec import METADATA_KEY, ModelSpec
 
 _SEVERAL = 3
 """So many pictures of a class may change beyond the limits: classes are many, and some are small."""
@@ -31,6 +36,9 @@ _ROUNDING = 2e-6
 """`train test` tells six digits."""
 _CANNOT_ANSWER = {"nan", "interface", "batch"}
 """Problems with which there is nothing to measure."""
+_ENGINES: Mapping[FormatName, str] = {"trt": "model.plan", "rtx": "model.rtx"}
+"""By format, what only a GPU can be asked."""
+_ENGINE_SUFFIXES = {Path(name).suffix for name in _ENGINES.values()}
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class LabelledSet:
     """A checkpoint, or an ONNX file that carries its spec."""
     data: Path
     masks: Path | None = None
+    spec: ModelSpec | None = None
+    """The reference's, which a plan does not carry; None takes what lies beside the plan."""
 
     @cached_property
     def before(self) -> Measured:
@@ -60,17 +70,37 @@ class LabelledSet:
     def weighed(self, verdict: Verdict, artifact: Path) -> Verdict:
         """The verdict with the quality of both on these pictures, failed where too much of it is lost.
 
-        artifact: what `train test --from` opens. One that gives no answers at all is not measured.
+        artifact: what `train test --from` opens. One that gives no answers at all is not measured. Where it is the
+        graph in place of a plan, the verdict says so.
         """
         if _CANNOT_ANSWER & {problem.code for problem in verdict.problems}:
             return verdict
-        after = measure(self.reference, artifact, self.data, self.masks)
-        where = f"{after.images} pictures of {self.data}"
+        with self._opening(artifact) as file:
+            after = measure(self.reference, file, self.data, self.masks)
+        where, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
+        if (engine := _ENGINES.get(verdict.format)) is not None and artifact.suffix not in _ENGINE_SUFFIXES:
+            where += f" (in place of {engine} its graph was asked)"
+            told = f"on the labelled pictures its graph answered, not {engine}"
+            proven_by = f"{proven_by}; {told}" if proven_by else told
         measured = {f"checkpoint on {where}": self.before.metrics, f"artifact on {where}": after.metrics}
         problems = (*verdict.problems, *quality_problems(self.before, after, verdict.limits))
+        quality = {**verdict.quality, **measured}
         return verdict.model_copy(
-            update={"quality": {**verdict.quality, **measured}, "problems": problems, "passed": not problems}
+            update={"quality": quality, "proven_by": proven_by, "problems": problems, "passed": not problems}
         )
+
+    @contextmanager
+    def _opening(self, artifact: Path) -> Iterator[Path]:
+        """The artifact as it can be opened by itself: a plan has its spec beside it, which comes at the very end."""
+        if self.spec is None or artifact.suffix not in _ENGINE_SUFFIXES or artifact.with_name(METADATA_KEY).is_file():
+            yield artifact
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for path in (artifact, artifact.with_name(BUILD_FILE)):
+                if path.is_file():
+                    (Path(folder) / path.name).symlink_to(path.resolve())
+            (Path(folder) / METADATA_KEY).write_text(self.spec.to_json(), encoding="utf-8")
+            yield Path(folder) / artifact.name
 
 
 @contextmanager
@@ -88,7 +118,7 @@ def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Itera
         else:
             reference = Path(scratch) / "reference.onnx"
             source.write_graph(reference)
-        yield LabelledSet(reference, data, masks)
+        yield LabelledSet(reference, data, masks, source.spec)
 
 
 def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> Measured:
@@ -100,7 +130,9 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     words: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
     words += ["--from", artifact] if artifact is not None else []
     words += ["--masks", masks] if masks is not None else []
-    code, document = _told(list(map(str, words)))
+    # A plan that is measured here was built here, or has been opened already.
+    trusted = artifact is not None and artifact.suffix in _ENGINE_SUFFIXES
+    code, document = _told(list(map(str, words)), {TRUST_VARIABLE: "1"} if trusted else {})
     if code == 0:
         metrics = {name: float(value) for name, value in document["metrics"].items()}  # JSON tells NaN as text
         return Measured(metrics, document["images"], document["classes"])
@@ -158,10 +190,12 @@ def _is_loss(name: str) -> bool:
     return metric == "loss" or metric.endswith("_loss")
 
 
-def _told(words: list[str]) -> tuple[int, dict[str, Any]]:
+def _told(words: list[str], environment: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
     """Run our own command: its exit code and the document it printed. What else it says is shown as it says it."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
-        process = subprocess.Popen(words, stdout=printed, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own
+        process = subprocess.Popen(  # noqa: S603 - our own
+            words, stdout=printed, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
         with process:
             ended = False
             for line in process.stderr or ():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.proving.judge import even_batch
-from model.comparison import Limits, ask
+from builder.proving.judge import even_batch, in_other_colours
+from model.comparison import MIDDLE_BATCH, Limits, ask, batch_sizes
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
 from model.golden import Golden
@@ -32,6 +33,17 @@ Measure = Literal["error", "disagreement"]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Images asked about in one way, and what the checkpoint and the artifact say of them."""
+
+    how: str
+    """In the words of a verdict's comparisons: batch 1, other colours."""
+    images: ImageArray
+    expected: Outputs
+    actual: Outputs
+
+
+@dataclass(frozen=True)
 class Answers:
     """What a verdict was judged by: images, and what the checkpoint and the artifact say of them."""
 
@@ -39,7 +51,9 @@ class Answers:
     task: Task
     expected: Outputs
     actual: Outputs | None
-    """None where the artifact gives no answers."""
+    """In the largest batch; None where the artifact gives no answers."""
+    elsewhere: tuple[Asked, ...] = ()
+    """Asked in all other ways."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,9 @@ class Pictured:
     """What there is to see."""
 
     tiles: tuple[Tile, ...]
-    """The changed ones, then those with the largest error."""
+    """The changed ones, then those changed only where asked in another way, then those with the largest error."""
     lost: frozenset[int]
-    """Numbers of the images whose answer changed."""
+    """Numbers of the images whose answer changed in the largest batch."""
     distances: NDArray[np.float64]
     """[N], how far both answers to an image are apart."""
     measure: Measure
@@ -73,39 +87,96 @@ class Pictured:
 
 
 def answers_of(reference: Runner, candidate: Runner, golden: Golden, max_batch: int) -> Answers:
-    """Ask both about the images: in the batches a verdict asks the reference in, and in the largest.
+    """Ask both about the images as a verdict does: in every size of batch, in another order and in other colours.
 
-    A candidate that cannot answer is no error here: the verdict tells why.
+    One that remembers what it answered the verdict is not asked again. A candidate that cannot answer is no error here:
+    the verdict tells why.
     """
-    expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
-    try:
-        actual = ask(candidate, golden.images, max_batch)
-    except TritonkitError:
-        actual = None
-    return Answers(golden, task_of(reference.spec), expected, actual)
+    images = golden.images
+    expected = ask(reference, images, even_batch(len(images), max_batch))
+    actual = _asked(candidate, images, max_batch)
+    probes, middle = in_other_colours(images), min(MIDDLE_BATCH, max_batch)
+    backwards = _asked(candidate, images[::-1], min(max_batch, len(images)))
+    ways = [
+        *((f"batch {size}", images, expected, _asked(candidate, images, size)) for size in batch_sizes(max_batch)[:-1]),
+        ("other order", images, expected, backwards and {name: array[::-1] for name, array in backwards.items()}),
+        ("other colours", probes, ask(reference, probes, middle), _asked(candidate, probes, middle)),
+    ]
+    elsewhere = tuple(Asked(how, seen, right, given) for how, seen, right, given in ways if given is not None)
+    return Answers(golden, task_of(reference.spec), expected, actual, elsewhere)
 
 
 def pictured(answers: Answers, limits: Limits) -> Pictured | None:
     """The images worth a look, None where there are no answers that can be laid beside each other."""
-    expected, actual = answers.expected, answers.actual
-    if actual is None or _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
+    if answers.actual is None:
         return None
-    told = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(axis=1) for a in actual.values()])
-    # What is no number has no answer; it is said so below instead of shown.
-    numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
-    agreement = answers.task.agreement(expected, numbers, answers.golden.fitted, limits.tie)
-    changed = ~(answers.task.decisions_kept(agreement, limits.slack) & told)
-    distances, measure = _distances(expected, actual, agreement)
-    lost = [int(i) for i in np.argsort(-distances, kind="stable") if changed[i]]
-    others = [int(i) for i in np.argsort(-distances, kind="stable") if not changed[i] and distances[i] > 0]
-    tiles = _Tiles(answers, numbers, told, _figures(distances, measure, agreement))
+    whole = Asked("", answers.golden.images, answers.expected, answers.actual)
+    if (beside := _Beside.of(answers, whole, limits)) is None:
+        return None
+    lost = frozenset(beside.changed)
+    elsewhere = dict(_changed_elsewhere(answers, limits, lost))
+    others = [n for n in beside.order if n not in lost and n not in elsewhere and beside.distances[n] > 0]
     return Pictured(
-        tuple(tiles.tile(number, number in lost) for number in [*lost, *others[:LARGEST]]),
-        frozenset(lost),
-        distances,
-        measure,
-        len(told),
+        (
+            *(beside.tile(number) for number in beside.changed),
+            *elsewhere.values(),
+            *(beside.tile(number) for number in others[:LARGEST]),
+        ),
+        lost,
+        beside.distances,
+        beside.measure,
+        len(answers.golden.images),
     )
+
+
+def _asked(candidate: Runner, images: ImageArray, batch: int) -> Outputs | None:
+    try:
+        return ask(candidate, images, batch)
+    except TritonkitError:
+        return None
+
+
+def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[int]) -> Iterator[tuple[int, Tile]]:
+    """Each image that is not shown yet, in the first of the other ways in which its answer changed."""
+    seen = set(shown)
+    for asked in answers.elsewhere:
+        beside = _Beside.of(answers, asked, limits)
+        for number in beside.changed if beside is not None else ():
+            if beside is not None and number not in seen:
+                seen.add(number)
+                yield number, beside.tile(number)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Both answers about images that were asked in one way, laid beside each other."""
+
+    changed: list[int]
+    """Numbers of the images whose answer changed, the farthest first."""
+    order: list[int]
+    """All numbers, the farthest first."""
+    distances: NDArray[np.float64]
+    measure: Measure
+    tiles: _Tiles
+
+    @classmethod
+    def of(cls, answers: Answers, asked: Asked, limits: Limits) -> _Beside | None:
+        """None where their answers are of other shapes or types."""
+        expected, actual = asked.expected, asked.actual
+        if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
+            return None
+        told = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(axis=1) for a in actual.values()])
+        # What is no number has no answer; it is said so below instead of shown.
+        numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
+        agreement = answers.task.agreement(expected, numbers, answers.golden.fitted, limits.tie)
+        lost = ~(answers.task.decisions_kept(agreement, limits.slack) & told)
+        distances, measure = _distances(expected, actual, agreement)
+        order = [int(number) for number in np.argsort(-distances, kind="stable")]
+        tiles = _Tiles(answers.task, asked, numbers, told, _figures(distances, measure, agreement))
+        return cls([number for number in order if lost[number]], order, distances, measure, tiles)
+
+    def tile(self, number: int) -> Tile:
+        return self.tiles.tile(number, number in self.changed)
 
 
 def _shapes(outputs: Outputs) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -128,19 +199,32 @@ def _figures(distances: NDArray[np.float64], measure: Measure, agreement: Agreem
 
 
 class _Tiles:
-    def __init__(self, answers: Answers, numbers: Outputs, told: NDArray[np.bool_], figures: Sequence[str]) -> None:
-        self._images, self._task, self._told, self._figures = answers.golden.images, answers.task, told, figures
-        self._expected = self._answers(answers.expected)
-        self._actual = self._answers(numbers)
-        names = [f"image {number + 1}" for number in range(len(told))]
-        self._captions = [self._task.captions(each, names) for each in (self._expected, self._actual)]
+    def __init__(
+        self, task: Task, asked: Asked, numbers: Outputs, told: NDArray[np.bool_], figures: Sequence[str]
+    ) -> None:
+        self._task, self._asked, self._numbers, self._told, self._figures = task, asked, numbers, told, figures
+        self._images = asked.images
+        self._how = f", {asked.how}" if asked.how else ""
+
+    @cached_property
+    def _expected(self) -> list[Answer]:
+        return self._answers(self._asked.expected)
+
+    @cached_property
+    def _actual(self) -> list[Answer]:
+        return self._answers(self._numbers)
+
+    @cached_property
+    def _captions(self) -> list[Sequence[str]]:
+        names = [f"image {number + 1}" for number in range(len(self._told))]
+        return [self._task.captions(each, names) for each in (self._expected, self._actual)]
 
     def tile(self, number: int, changed: bool) -> Tile:
         before, after = self._expected[number], self._actual[number]
         image = self._images[number]
         said = self._lines(after, self._captions[1][number]) if self._told[number] else ("NaN or infinity",)
         return Tile(
-            name=f"image {number + 1}",
+            name=f"image {number + 1}{self._how}",
             pictures=_pictures(image, before.mask, after.mask if self._told[number] else None),
             expected=self._lines(before, self._captions[0][number]),
             actual=said,

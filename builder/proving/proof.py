@@ -16,11 +16,13 @@ from builder.proving.verdict import LIMITS, Problem, Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
 from model.comparison import Limits
+from model.cpu import adds_int8_exactly
 from model.errors import ArtifactError
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.spec import ModelSpec
 
 
@@ -55,7 +57,10 @@ class Case:
     def verdict_of_answers(self, candidate: Runner, precision: Precision) -> Verdict:
         """Judge by answers alone, where there is no graph to look into."""
         limits = self.limits[precision]
-        return judge(self.reference, candidate, self.golden, self.max_batch, precision, self.training, limits)
+        verdict = judge(self.reference, candidate, self.golden, self.max_batch, precision, self.training, limits)
+        if precision == "int8" and _computes_on_cpu(candidate):
+            return verdict.model_copy(update={"exact_int8": adds_int8_exactly()})
+        return verdict
 
 
 def case_of(source: Source, golden: Golden, max_batch: int, limits: Mapping[Precision, Limits] | None = None) -> Case:
@@ -69,17 +74,25 @@ class Remembering(Runner):
 
     def __init__(self, runner: Runner) -> None:
         self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
-        self._runner = runner
+        self.runner = runner
         self._answers: dict[bytes, Outputs] = {}
 
     def _infer(self, batch: ImageArray) -> Outputs:
         key = hashlib.blake2b(batch.tobytes() + str(batch.shape).encode()).digest()
         if key not in self._answers:
-            self._answers[key] = self._runner.infer(batch)
+            self._answers[key] = self.runner.infer(batch)
         return self._answers[key]
 
     def close(self) -> None:
-        self._runner.close()
+        self.runner.close()
+
+
+def _computes_on_cpu(candidate: Runner) -> bool:
+    """Whether this machine's CPU gives the answers: ONNX Runtime without a GPU, or OpenVINO."""
+    runner = candidate.runner if isinstance(candidate, Remembering) else candidate
+    if isinstance(runner, OnnxRuntimeRunner):
+        return not runner.on_gpu
+    return Path(runner.origin).suffix == ".xml"  # OpenVINO's, which is asked for its CPU plugin alone
 
 
 def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:

@@ -16,7 +16,7 @@ order and in other colours. What is measured:
 from __future__ import annotations
 
 from builder.targets import FormatName, Precision
-from model.comparison import FP32_LIMITS, Comparison, Limits, batch_sizes
+from model.comparison import FP32_LIMITS, NEGLIGIBLE, Comparison, Limits, batch_sizes
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
@@ -64,6 +64,8 @@ class Verdict(Frozen):
     precision: Precision
     proven_by: str | None = None
     """What answered for the artifact, where it cannot run on the machine that made it."""
+    exact_int8: bool | None = None
+    """Of int8: whether the CPU that was asked adds its products exactly (`model.cpu`). Others may answer otherwise."""
     tries: tuple[Try, ...] = ()
     images: str
     max_batch: int
@@ -71,6 +73,17 @@ class Verdict(Frozen):
     comparisons: tuple[Comparison, ...] = ()
     quality: dict[str, dict[str, float]] = {}
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def calibration_doubt(self) -> str | None:
+        """What to look at where int8 was asked for answers and no calibration kept them; None otherwise."""
+        tried = [one for one in self.tries if one.precision == "int8" and one.max_abs is not None]
+        if not tried or any(one.passed for one in tried):
+            return None
+        return (
+            "no calibration of int8 kept the answers: are the pictures it was calibrated on (--calibration, else those "
+            "of the verdict) like the ones that the model will see?"
+        )
 
     def summary(self) -> str:
         """One sentence, or the list of problems."""
@@ -83,7 +96,9 @@ class Verdict(Frozen):
         worst = max(self.comparisons, key=lambda c: c.max_abs)
         least = {name: min(c.agreement[name] for c in self.comparisons) for name in worst.agreement}
         # Without floating-point outputs there is no error, and to tell of 0 would be boasting.
-        error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:.0e})"] if worst.max_abs else []
+        error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
+        if counted := [one.relative for one in self.comparisons if one.max_abs > NEGLIGIBLE]:
+            error.append(f"relative {max(counted):.1e} (limit {self.limits.relative:g})")
         kept = min(comparison.decisions_kept for comparison in self.comparisons)
         shown = "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
         return [*error, f"{shown} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})"]

@@ -17,6 +17,7 @@ from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repository.check_ensemble import check_encoded
 from builder.repository.shared_files import promotable
 from model.compatibility import PLANS, PlanProblem, damage, header_problems, plan_problems, stale_problems
+from model.cpu import adds_int8_exactly, int8_findings
 from model.encoded import belongs_to
 from model.ensemble import check_ensemble
 from model.errors import InputError, TritonkitError
@@ -32,6 +33,9 @@ from model.triton_config import CONFIG_FILE, read_config, versions_loaded, versi
 
 SHARED_FOLDERS = (WARMUP_FOLDER, "initial_state", "configs")
 """Folders of a model that Triton reads and that are no versions."""
+
+_ON_CPUS = {"onnx": "model.onnx", "openvino": "model.xml"}
+"""Files of a verdict's format whose int8 a CPU computes."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,8 @@ def _check_verdict(folder: Path) -> Iterator[Finding]:
             yield warning(folder, f"published with --force:\n{verdict.summary()}", "export it again without --force")
         elif not verdict.passed:
             yield error(folder, f"its verdict failed:\n{verdict.summary()}", "export the model again")
+        if (name := _ON_CPUS.get(verdict.format)) is not None:
+            yield from int8_findings(folder / name, verdict.exact_int8, adds_int8_exactly())
 
 
 def _content(path: Path) -> bytes:

@@ -28,6 +28,7 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
         python=platform.python_version(),
         source=description,
         source_sha256=sha256_of(source),
+        source_path=source.resolve(),
         tensorrt=build.tensorrt if build else None,
         gpu=build.gpu if build else None,
         compute_capability=(", ".join(build.compute_capabilities) or None) if build else None,

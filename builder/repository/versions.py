@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from builder.proving.verdict import VERDICT_FILE, Verdict
+from builder.repository.held import Held
 from builder.repository.publish import staging
 from model.encoded import without_encoded
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE, Manifest
 from model.spec import Frozen
 from model.triton_config import CONFIG_FILE, described_policy, read_config, versions_loaded, versions_of
-
-if TYPE_CHECKING:
-    from model.runners.triton import TritonServer
 
 MARK_FILE = "mark.json"
 """In a version's folder: it goes where the version goes, and no other file changes with it."""
@@ -45,7 +43,7 @@ class Version(Frozen):
     served: bool
     """The version policy of config.pbtxt has Triton load it."""
     loaded: bool | None = None
-    """The server that was asked holds it; None when none was."""
+    """A server that was asked holds it; None when none was."""
 
 
 class Model(Frozen):
@@ -66,24 +64,21 @@ def find_model(model: str, repository: Path) -> Path:
     raise InputError(f"{model}: no model of that name in {repository}; it has {', '.join(there) or 'none'}")
 
 
-def model_versions(folder: Path, server: TritonServer | None = None) -> Model:
-    """Read a model's folder. Raises ArtifactError for a broken configuration, InferenceError for no such server."""
+def model_versions(folder: Path, held: Held | None = None) -> Model:
+    """Read a model's folder. held: what servers said of it, where any was asked.
+
+    Raises ArtifactError for a broken configuration.
+    """
     config = read_config(folder)
     numbers = versions_of(folder)
     served = versions_loaded(config, numbers)
-    held = None if server is None else loaded_by(server, folder.name)
+    loaded = None if held is None or not held.asked else held.by
     return Model(
         name=folder.name,
         folder=folder,
         policy=described_policy(config),
-        versions=tuple(_version(folder / str(number), number in served, held) for number in numbers),
+        versions=tuple(_version(folder / str(number), number in served, loaded) for number in numbers),
     )
-
-
-def loaded_by(server: TritonServer, name: str) -> set[int]:
-    """The versions of a model that a running Triton holds, is loading or is letting go of. Raises InferenceError."""
-    rows = [row for row in server.models() if row.name == name and row.version.isdecimal()]
-    return {int(row.version) for row in rows if row.state not in ("", "UNAVAILABLE")}
 
 
 def mark(folder: Path, version: int, note: str = "") -> None:
@@ -121,7 +116,7 @@ def read_mark(folder: Path) -> Mark | None:
         raise ArtifactError(f"{path}: is no mark that can be read ({error}); delete it, or mark again") from error
 
 
-def _version(folder: Path, served: bool, held: Collection[int] | None) -> Version:
+def _version(folder: Path, served: bool, held: Container[int] | None) -> Version:
     manifest, verdict = _manifest(folder), _verdict(folder)
     return Version(
         version=int(folder.name),

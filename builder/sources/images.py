@@ -28,7 +28,7 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
             broken.append(f"  {path}: {error}")
     if len(loaded) < 2:
         problems = "\n".join(["", *broken[:10]])
-        raise DataError(f"{images}: a verdict needs at least two readable pictures, found {len(loaded)}{problems}")
+        raise DataError(f"{images}: at least two readable pictures are needed, found {len(loaded)}{problems}")
     return Golden(
         np.stack([image for image, _ in loaded]),
         {},

@@ -18,9 +18,9 @@ from builder.sources.onnx_graph import Interface, given_interface
 from builder.sources.onnx_held import held_by, inlined
 from builder.sources.onnx_reference import answering, runner_of
 from builder.sources.onnx_wrap import lifted, wrapped
+from builder.sources.published import recorded_golden
 from builder.sources.told import decided, described, normalize_of, preprocess_of, spec_of
 from model.errors import ArtifactError
-from model.golden import beside_checkpoint
 from model.spec import ModelSpec
 from model.tasks import task_of
 
@@ -73,4 +73,5 @@ def _ours(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> GraphSource:
     if other := difference(onnx_interface(path), interface_of(spec), "the spec it carries says"):
         raise ArtifactError(f"{path}: its graph {other}. Export it again")
     runner = runner_of(model, path, spec)
-    return GraphSource(path, beside_checkpoint(path), f"ONNX file {path.name}", runner, model)
+    golden = recorded_golden(path, runner, held_by(model))
+    return GraphSource(path, golden, f"ONNX file {path.name}", runner, model)

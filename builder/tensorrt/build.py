@@ -14,6 +14,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
 from builder.targets import Report
 from builder.tensorrt.worker import Outcome, Reply, Request
 from model.build_record import BuildRecord, BuildSettings
@@ -28,8 +29,8 @@ _BAR_WIDTH = 24
 def build(graph: Path, plan: Path, settings: BuildSettings, report: Report) -> BuildRecord:
     """Build `plan` from `graph`, whose own types are the precision. The plan is written beside and renamed.
 
-    Raises InputError for settings that do not fit together, ArtifactError when the graph is not taken, the time limit
-    passes, or the process dies.
+    Raises InputError for settings that do not fit together, CannotBuildError when the graph is not taken,
+    BuildStoppedError when the time limit passes, memory is short or the process dies.
     """
     settings.check()
     if not graph.is_file():
@@ -94,11 +95,19 @@ def _ask(request: Request, show: Callable[[Reply], None]) -> Outcome:
             return last.outcome
         name = request.graph.name
         if overdue.is_set():
-            raise ArtifactError(
+            raise BuildStoppedError(
                 f"{name}: building the plan took more than {limit_s:g} s, the time limit, and was stopped. "
                 "Raise the limit, or lower the optimization level"
             )
-        raise ArtifactError(last.error or f"{name}: {_death(process.returncode, errors)}")
+        if last.error is not None:
+            raise _failure(last.error)
+        raise BuildStoppedError(f"{name}: {_death(process.returncode, errors)}")
+
+
+def _failure(said: str) -> BuildStoppedError | CannotBuildError:
+    if tells_of_memory(said):
+        return BuildStoppedError(f"{said}; memory was short: lower the workspace or the largest batch, or free some")
+    return CannotBuildError(said)
 
 
 def _conversation(process: subprocess.Popen[str], request: Request, show: Callable[[Reply], None]) -> Reply:

@@ -14,19 +14,24 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
 from builder.targets import Report
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
 from model.docker_engine import Docker, all_gpus, docker_engine
-from model.errors import ArtifactError
 from model.files import sha256_of, written_beside
 from model.plans import plan_header
 from model.spec import TensorSpec
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+_TRITON = "/opt/tritonserver/bin/tritonserver"
+_NO_TRTEXEC, _NO_TRITON, _LOOK_S = 3, 4, 60.0
+_BY_SIGNAL, _KILLED = 128, 137
+"""Exit codes from here on are 128 and the signal that ended a container; 9 is how the kernel gets memory back."""
 _WORK, _CACHE = "/work", "/cache"
 _GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
+_FULL_RELEASE = "take a full release of NVIDIA's Triton image, such as 26.06-py3"
 _HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
@@ -104,8 +109,9 @@ def build_in_container(
 ) -> BuildRecord:
     """Build `plan` from `graph` with the TensorRT of an image. The plan is written beside and renamed.
 
-    Raises InputError for settings that do not fit together, ArtifactError where Docker does not answer, the image
-    cannot be run, the time limit passes, or trtexec refuses the graph.
+    Raises InputError for settings that do not fit together, CannotBuildError where trtexec refuses the graph,
+    BuildStoppedError where Docker does not answer, the image cannot be run, memory is short, trtexec is killed, or the
+    time limit passes.
     """
     settings.check()
     docker = docker or docker_here()
@@ -139,16 +145,47 @@ def build_in_container(
 
 
 def docker_here() -> Docker:
-    """The Docker SDK and a client whose daemon answers. Raises ArtifactError with what to do."""
+    """The Docker SDK and a client whose daemon answers. Raises BuildStoppedError with what to do."""
     return docker_engine(
-        ArtifactError,
+        BuildStoppedError,
         needed_for="--in-container",
-        otherwise="--dry-run prints the command line to run elsewhere",
+        otherwise="or run the same export on a machine that has Docker with a GPU",
     )
 
 
+def check_image(image: str, docker: Docker | None = None) -> None:
+    """Find out before the work whether a plan can be built in an image, and proven there by its Triton.
+
+    Docker fetches an image that is not here. Raises BuildStoppedError where it cannot be run with a GPU,
+    CannotBuildError where it lacks what it needs.
+    """
+    script = f"test -x {TRTEXEC} || exit {_NO_TRTEXEC}; test -x {_TRITON} || exit {_NO_TRITON}"
+    code, log = _outcome(docker or docker_here(), Run(image, ("/bin/sh", "-c", script), ()), _LOOK_S)
+    if code == _NO_TRTEXEC:
+        raise CannotBuildError(f"{image} has no {TRTEXEC}, which builds plans; {_FULL_RELEASE}")
+    if code == _NO_TRITON:
+        raise CannotBuildError(f"{image} has no Triton, which the plan is to be proven in; {_FULL_RELEASE}")
+    if code != 0:
+        raise BuildStoppedError(f"{image} cannot be looked into: the shell in it ended with code {code}: {log.strip()}")
+
+
 def _ended(docker: Docker, run: Run, limit_s: float) -> str:
-    """Run to the end and give the log."""
+    """Run to a good end and give the log."""
+    code, log = _outcome(docker, run, limit_s)
+    if code == 0:
+        return log
+    said = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["it said nothing"]
+    short = next((line for line in said if "[E]" in line and tells_of_memory(line)), None)
+    ended = f"trtexec in {run.image} ended with code {code}: {(short or said[0]).strip()}"
+    if short is not None or code == _KILLED:
+        raise BuildStoppedError(f"{ended}; memory was short: lower the workspace or the largest batch, or free some")
+    if code >= _BY_SIGNAL:
+        raise BuildStoppedError(f"{ended}; signal {code - _BY_SIGNAL} ended it")
+    raise CannotBuildError(ended)
+
+
+def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
+    """Run to the end, and give the exit code and the log."""
     module, client = docker
     program, *arguments = run.command
     try:
@@ -163,20 +200,16 @@ def _ended(docker: Docker, run: Run, limit_s: float) -> str:
             detach=True,
         )
     except module.errors.DockerException as error:
-        raise ArtifactError(_not_run(run.image, error)) from error
+        raise BuildStoppedError(_not_run(run.image, error)) from error
     try:
-        code = container.wait(timeout=limit_s)["StatusCode"]
-        log: str = container.logs().decode(errors="replace")
+        code: int = container.wait(timeout=limit_s)["StatusCode"]
+        return code, container.logs().decode(errors="replace")
     except OSError as error:  # requests' timeouts are such
-        raise ArtifactError(
-            f"building in {run.image} took more than {limit_s:g} s, the time limit, and was stopped"
+        raise BuildStoppedError(
+            f"running {run.command[0]} in {run.image} took more than {limit_s:g} s, the time limit, and was stopped"
         ) from error
     finally:
         container.remove(force=True)
-    if code != 0:
-        said = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["it said nothing"]
-        raise ArtifactError(f"trtexec in {run.image} ended with code {code}: {said[0].strip()}")
-    return log
 
 
 def _not_run(image: str, error: Exception) -> str:
@@ -186,7 +219,7 @@ def _not_run(image: str, error: Exception) -> str:
     if "could not select device driver" in reason or "nvidia" in reason.lower():
         way = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
     elif TRTEXEC in reason:
-        way = "the image has no trtexec: take a full release of Triton, or NVIDIA's TensorRT image of the same release"
+        way = f"the image has no trtexec: {_FULL_RELEASE}"
     return f"{image} cannot be run: {reason}; {way}"
 
 

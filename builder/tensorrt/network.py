@@ -1,7 +1,7 @@
 """A strongly typed engine from an ONNX graph, with TensorRT 10.13 and newer, 11, and TensorRT for RTX alike.
 
 The library comes in as a value. This is its raw API and not Polygraphy: that takes its library from an environment
-variable at import, leaves what the parser says to its log, and reports no progress.
+variable at import, and leaves what the parser says to its log.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from builder.failures import tells_of_memory
 from builder.tensorrt.refusals import Refusal, sentence
 from model.build_record import BuildSettings
 from model.errors import ArtifactError
@@ -114,7 +115,8 @@ class Built:
             config.set_timing_cache(kept_timings(config, timing_cache), False)
         plan = self._builder.build_serialized_network(self._network, config)
         if plan is None:
-            why = self.logged[-1] if self.logged else "it gave no reason"
+            short = (line for line in self.logged if tells_of_memory(line))  # what comes after it follows from it
+            why = next(short, self.logged[-1] if self.logged else "it gave no reason")
             raise ArtifactError(f"{self._graph.name}: {self._title} cannot build it: {why}")
         if timing_cache is not None:
             _keep(timing_cache, bytes(config.get_timing_cache().serialize()))

@@ -46,17 +46,23 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
 
     graph: the ONNX file it is said to be made from. record: that of the plan's build.
     """
-    problems = []
-    if sha256_of(plan) != record.sha256:
-        problems.append(Problem(code="plan", message=f"{plan.name} is not the plan that the record of its build names"))
+    problems = record_problems(plan, claimed, record)
     if sha256_of(graph) != record.graph_sha256:
         problems.append(Problem(code="plan", message=f"{plan.name} was built from another graph than {graph.name}"))
-    said = (("the network it was built from", record.computed), ("the engine", record.engine))
-    problems += [one for where, layers in said if (one := _type_problem(where, layers, claimed)) is not None]
     if (changed := _share_problem(graph, claimed, record)) is not None:
         problems.append(changed)
     if (too_large := _size_problem(plan, graph, claimed, record)) is not None:
         problems.append(too_large)
+    return problems
+
+
+def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:
+    """The same without the graph: what the record of the plan's build alone says against it."""
+    problems = []
+    if sha256_of(plan) != record.sha256:
+        problems.append(Problem(code="plan", message=f"{plan.name} is not the plan that the record of its build names"))
+    said = (("the network it was built from", record.computed), ("the engine", record.engine))
+    problems += [one for where, layers in said if (one := _type_problem(where, layers, claimed)) is not None]
     return problems
 
 
@@ -108,7 +114,13 @@ def _counted(layers: Mapping[str, int]) -> str:
 
 
 def _size_problem(plan: Path, graph: Path, claimed: Precision, record: BuildRecord) -> Problem | None:
-    """TensorRT for RTX keeps weights as they are; others also keep kernels, so that small plans prove nothing."""
+    """TensorRT for RTX keeps weights as they are; others also keep kernels, so that small plans prove nothing.
+
+    Nor does the size of a version-compatible plan, which carries a runtime of TensorRT's own, larger than many a
+    network (NVIDIA, TensorRT's developer guide, "Version Compatibility").
+    """
+    if record.settings.version_compatible:
+        return None
     weights, elements = _weights_of(graph, claimed)
     size = plan.stat().st_size
     # Doubled weights must stand out of what else a plan holds.

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from builder.config.triton_config import config_for, config_to_text
+from builder.failures import BuildStoppedError, CannotBuildError
 from builder.onnx_export import onnx_interface
 from builder.tensorrt.container import docker_here
 from model.compatibility import SERVE_COMPATIBLE
 from model.docker_engine import Docker, all_gpus
-from model.errors import ArtifactError, TritonkitError
+from model.errors import TritonkitError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.triton import TritonRunner, TritonServer
@@ -66,8 +67,8 @@ def served_in_container(
 
     graph: the ONNX file it was built from. version_compatible: the plan was built so, and Triton is told.
 
-    Raises ArtifactError where Docker does not answer, or Triton does not load the plan within `ready_s` seconds, with
-    the last lines of its log.
+    Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError where Triton
+    does not load the plan within `ready_s` seconds, with the last lines of its log.
     """
     module, client = docker or docker_here()
     with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
@@ -84,7 +85,7 @@ def served_in_container(
                 detach=True,
             )
         except module.errors.DockerException as error:
-            raise ArtifactError(f"{image} cannot be run: {getattr(error, 'explanation', None) or error}") from error
+            raise BuildStoppedError(f"{image} cannot be run: {getattr(error, 'explanation', None) or error}") from error
         try:
             yield _ready(container, spec, ready_s)
         finally:
@@ -121,4 +122,4 @@ def _ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
                 continue
         time.sleep(0.2)
     log = container.logs(tail=20).decode(errors="replace").strip()
-    raise ArtifactError(f"{spec.name}: Triton in the container did not load the plan. Its last words:\n{log}")
+    raise CannotBuildError(f"{spec.name}: Triton in the container did not load the plan. Its last words:\n{log}")

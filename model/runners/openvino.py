@@ -33,6 +33,11 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this CPU."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoRunner(Runner):
     """An OpenVINO model on the CPU."""
 

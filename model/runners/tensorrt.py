@@ -7,6 +7,7 @@ than what an fp32 verdict allows.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from model.runners.base import Outputs, Runner
 from model.spec import METADATA_KEY, ModelSpec
 
 ELSEWHERE = "Ask a Triton that serves it, with --url, or run it on a machine that has one; a graph runs anywhere"
+TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
+"""Set, it lets version-compatible plans run the code they carry, which a record beside a plan alone cannot allow."""
 _PROFILE = 0
 """The builder makes one optimization profile."""
 
@@ -120,7 +123,8 @@ class TensorRtRunner(Runner):
 
         cuda_graphs: record each batch size once and replay it, which spares small models the launch of each kernel.
         version_compatible: the plan was built so, and older than the library it may be; None is what the record of
-        its build says, no without one. Such a plan holds code that is run: open none that you do not trust.
+        its build says, no without one. Such a plan holds code that is run, so what only the record says is refused
+        unless `TRUST_VARIABLE` is 1.
         trt, device: the library and where it computes, found unless given.
 
         Raises ArtifactError for a file that is no whole plan, a missing library or GPU, a version that does not fit:
@@ -129,11 +133,14 @@ class TensorRtRunner(Runner):
         self.origin = str(path)
         header = plan_header(path)
         trt = trt or find_tensorrt(header.flavour, ELSEWHERE)
+        told_by_record = version_compatible is None
         if version_compatible is None:
             version_compatible = _built_version_compatible(path)
         _check_version(path, header, trt.__version__, version_compatible)
         if device is None and find_gpu() is None:
             raise ArtifactError(f"{path}: {TITLES[header.flavour]} needs an NVIDIA GPU to run it. {ELSEWHERE}")
+        if version_compatible and told_by_record:
+            _check_trusted(path)
         self.spec = spec or _spec_beside(path)
         self._device = device or CudaDevice()
         self._logged: list[str] = []
@@ -248,6 +255,15 @@ def _built_version_compatible(path: Path) -> bool:
         raise ArtifactError(f"{record}: cannot be read ({error}); export the model again") from error
     settings = document.get("settings") if isinstance(document, dict) else None
     return isinstance(settings, dict) and settings.get("version_compatible") is True
+
+
+def _check_trusted(path: Path) -> None:
+    """A stranger's plan comes with a stranger's record."""
+    if os.environ.get(TRUST_VARIABLE) != "1":
+        raise ArtifactError(
+            f"{path}: is version-compatible, so it holds code of its own, which would run here with all your rights. "
+            f"Set {TRUST_VARIABLE}=1 if you trust who built it, or ask a Triton that serves it, with --url"
+        )
 
 
 def _check_version(path: Path, header: PlanHeader, library: str, version_compatible: bool) -> None:

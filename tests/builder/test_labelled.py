@@ -17,9 +17,11 @@ from typer.testing import Result
 from builder.onnx_export import onnx_from_network
 from builder.proving import labelled
 from builder.proving.labelled import Measured, labelled_set, measure, quality_problems
+from builder.proving.page import qualities
 from builder.proving.verdict import LIMITS, Problem, Verdict
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
+from builder.targets import FormatName
 from builder.terms import Terms, in_terms
 from model.errors import InputError, OutsideError
 from model.network import Network, save_network
@@ -208,6 +210,54 @@ def test_nothing_is_measured_when_the_artifact_gives_no_answers(tmp_path: Path) 
     broken = PASSED.model_copy(update={"passed": False, "problems": (Problem(code="nan", message="x"),)})
     pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
     assert pictures.weighed(broken, tmp_path / "no.onnx") == broken
+
+
+STAND_IN = """#!/bin/sh
+echo "$@" trusted=$TRITONKIT_TRUST_PLANS >> {told}
+for one in "$@"; do case $one in *.plan) ls "$(dirname "$one")" >> {told};; esac; done
+echo '{{"metrics": {{"accuracy": 0.9}}, "images": 12, "classes": {{}}}}'
+"""
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `train` that measures nothing, and the file where it writes what it was asked and what lies beside a plan."""
+    (tmp_path / "train").write_text(STAND_IN.format(told=tmp_path / "told"))
+    (tmp_path / "train").chmod(0o755)
+    monkeypatch.setattr(labelled.sys, "executable", str(tmp_path / "python"))
+    return tmp_path / "told"
+
+
+@pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
+def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
+    target: FormatName, engine: str, told: Path, tmp_path: Path
+) -> None:
+    ours = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
+    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).weighed(ours, tmp_path / "graph.onnx")
+    where = f"12 pictures of val (in place of {engine} its graph was asked)"
+    assert list(verdict.quality) == [f"checkpoint on {where}", f"artifact on {where}"]
+    assert verdict.proven_by == f"the plan itself; on the labelled pictures its graph answered, not {engine}"
+    assert [quality.measured_on for quality in qualities(verdict)] == [where]
+
+
+def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
+    told: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    for name in ("model.plan", "build.json", "other.txt"):
+        (folder / name).write_text("{}")
+    ours = PASSED.model_copy(update={"format": "trt", "proven_by": "the plan itself"})
+    pictures = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val"), spec=spec)
+    verdict = pictures.weighed(ours, folder / "model.plan")
+    assert list(verdict.quality) == ["checkpoint on 12 pictures of val", "artifact on 12 pictures of val"]
+    assert verdict.proven_by == "the plan itself"
+    asked, *beside = told.read_text().splitlines()[:4]
+    assert "--from" in asked
+    assert asked.endswith("trusted=1")
+    assert told.read_text().endswith("trusted=\n")  # the checkpoint
+    assert beside == ["build.json", "model.json", "model.plan"]
+    assert sorted(path.name for path in folder.iterdir()) == ["build.json", "model.plan", "other.txt"]
 
 
 @pytest.mark.parametrize(

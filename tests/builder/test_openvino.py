@@ -18,11 +18,11 @@ from builder.targets import Precision, Target
 from model.errors import ArtifactError
 from model.network import Network, load_network, save_network
 from model.runners import open_artifact
-from model.runners.openvino import OpenVinoRunner, core
+from model.runners.openvino import OpenVinoRunner, core, has_bf16
 from model.runners.pytorch import TorchRunner
 from model.spec import ModelSpec, Question
 
-BF16_HERE = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16_HERE = has_bf16()
 needs_bf16 = pytest.mark.skipif(not BF16_HERE, reason="this CPU has no bf16")
 HEADS = Question(
     task="heads",

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from builder.proving.judge import judge
+from builder.proving.judge import in_other_colours, judge
 from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
 from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
 from builder.proving.verdict import LIMITS, Problem, Try, Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import ask
+from model.gallery import thumbnail
 from model.network import Network
-from model.runners.base import Outputs
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import Question
 from model.tasks import task_of
@@ -170,6 +173,44 @@ def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf
     assert asked(right, wrong, golden, 4).actual is None
 
 
+class Fickle(Runner):
+    """Answers as another does, but for two pictures: alone one gets another class, in other colours the other."""
+
+    def __init__(self, runner: Runner, alone: ImageArray, coloured: ImageArray) -> None:
+        self.spec, self.origin = runner.spec, "fickle"
+        self._runner, self._alone, self._coloured = runner, alone, coloured
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        answers = {name: array.copy() for name, array in self._runner.infer(batch).items()}
+        for place, image in enumerate(batch):
+            if np.array_equal(image, self._coloured) or (len(batch) == 1 and np.array_equal(image, self._alone)):
+                answers["probabilities"][place] = np.roll(answers["probabilities"][place], 1)
+        return answers
+
+
+def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_largest_batch(
+    network_of: NetworkOf,
+) -> None:
+    network = network_of(QUESTIONS["multiclass"])
+    runner, golden = TorchRunner(network, origin="x"), builtin_golden(network.spec.preprocess)
+    coloured = in_other_colours(golden.images)[5]
+    fickle = Fickle(runner, golden.images[2], coloured)
+    verdict = judge(runner, fickle, golden, 4, "fp32")
+    assert not verdict.passed
+    answers = asked(runner, fickle, golden, 4)
+    assert [way.how for way in answers.elsewhere] == ["batch 1", "batch 3", "other order", "other colours"]
+    shown = pictured(answers, LIMITS["fp32"])
+    assert shown is not None
+    assert not shown.lost
+    changed = [tile for tile in shown.tiles if tile.changed]
+    assert [tile.name for tile in changed] == ["image 3, batch 1", "image 6, other colours"]
+    assert all(tile.expected != tile.actual for tile in changed)
+    assert changed[1].pictures[0][0] == thumbnail(Image.fromarray(coloured))
+    page = page_of("asked", verdict, answers)
+    Balanced(page)
+    assert "2 images change their answer" in page
+
+
 def test_tries_and_quality_are_told_with_what_they_cost() -> None:
     reason = Problem(code="nan", message="batch 1: output holds NaN")
     tries = (
@@ -226,3 +267,11 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
     assert bar(0, 0) == (0, 0, "good")
     assert bar(1e-9, 0).percent == 100
     assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_AT < bar(1e9, 0.02).percent == 100
+
+
+@pytest.mark.parametrize(("exact", "told"), [(True, "adds int8 products exactly"), (False, "off at 16 bits")])
+def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, told: str) -> None:
+    assert "On a CPU that" not in page_of("asked", PASSED)
+    page = page_of("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
+    Balanced(page)
+    assert told in page

@@ -6,17 +6,20 @@ import json
 import shlex
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import docker
 import pytest
+from typer.testing import Result
 
+from builder.failures import BuildStoppedError, CannotBuildError
 from builder.repository.check import check_repository
 from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
-from builder.tensorrt.container import TRTEXEC, build_in_container, docker_here, run_for
+from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, docker_here, run_for
 from builder.tensorrt.served import served_in_container, write_repository
 from model.build_record import BuildRecord, BuildSettings
 from model.compatibility import SERVE_COMPATIBLE, damage, header_problems, plan_problems, stale_problems
@@ -256,7 +259,7 @@ def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path
 
 def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(ArtifactError, match=r"no Docker daemon answers at .*none\.sock.*--dry-run"):
+    with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
         docker_here()
 
 
@@ -320,6 +323,60 @@ def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Pa
         in_container(client, tmp_path, spec)
     assert client.removed
     assert not (tmp_path / "model.plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "said"),
+    [
+        (1, "[I] fine\n[E] Could not build\n[E] Error Code 2: OutOfMemory (no further information)", "OutOfMemory"),
+        (137, "[I] building", "code 137.*memory was short: lower the workspace"),
+        (139, "[I] building", "code 139.*signal 11 ended it"),
+    ],
+)
+def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_is_killed(
+    code: int, log: str, said: str, tmp_path: Path, spec: ModelSpec
+) -> None:
+    with pytest.raises(BuildStoppedError, match=said):
+        in_container(Containers(code=code, log=log), tmp_path, spec)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (3, CannotBuildError, "has no /usr/src/tensorrt/bin/trtexec, which builds plans; take a full release"),
+        (4, CannotBuildError, "has no Triton, which the plan is to be proven in; take a full release"),
+        (127, BuildStoppedError, "ended with code 127: sh: not found"),
+    ],
+)
+def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
+    code: int, kind: type[Exception], said: str
+) -> None:
+    client = Containers(code=code, log="sh: not found\n")
+    with pytest.raises(kind, match=said):
+        check_image(IMAGE, (docker, client))
+    assert client.asked["device_requests"]
+    assert client.removed
+
+
+def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
+    class WithoutGpu(Containers):
+        def run(self, image: str, command: list[str], **how: Any) -> Containers:
+            raise docker.errors.APIError("could not select device driver", explanation="could not select device driver")
+
+    with pytest.raises(BuildStoppedError, match="install the NVIDIA Container Toolkit"):
+        check_image(IMAGE, (docker, WithoutGpu()))
+    check_image(IMAGE, (docker, Containers()))
+
+
+def test_dry_run_prints_the_profile_that_the_export_would_build(
+    command: Callable[..., Result], checkpoint: Path, tiny_repository: Path
+) -> None:
+    words = ["builder", "export", checkpoint, "--trt", "fp16", "--in-container", "--dry-run"]
+    ran = command(*words, "--repository", tiny_repository, "--name", "pets")
+    assert ran.exit_code == 0, ran.stderr
+    assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
+    assert "neither proven nor published" in ran.stderr
+    assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
 
 
 @pytest.mark.parametrize("compatible", [False, True])

@@ -16,7 +16,7 @@ from torch import nn
 
 from builder.config.serving import serving_from
 from builder.export import Evidence, Order, export
-from builder.onnx_export import onnx_from_network, onnx_precision
+from builder.onnx_export import onnx_from_network
 from builder.precision.autocast import autocast
 from builder.precision.cast import reduced
 from builder.precision.graph import flattened, margins, wiring_of
@@ -29,6 +29,7 @@ from builder.proving.proof import case_of
 from builder.proving.verdict import LIMITS, Verdict
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
+from builder.sources.onnx_held import onnx_precision
 from builder.targets import Target
 from model.errors import InputError, RefusedError
 from model.network import Network

@@ -196,15 +196,17 @@ def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) 
     assert served(pets) == {2}
 
 
-def test_export_leaves_the_pinned_version_in_its_terms(pets: Path, other_checkpoint: Path) -> None:
+def test_export_leaves_the_pinned_version_in_its_terms(
+    pets: Path, other_checkpoint: Path, command: Callable[..., Result]
+) -> None:
     promote(pets, 1)
-    done = export(
-        source_from_checkpoint(other_checkpoint),
-        Order(pets.parent, max_batch=16, serving=serving_from(instances=2)),
-        lambda step: None,
+    done = command(
+        "builder", "export", other_checkpoint, "--repository", pets.parent, "--max-batch", 16, "--instances", 2
     )
-    assert done.version == 3
-    assert any("does not load version 3" in one and "builder promote pets 3" in one for one in done.warnings)
+    assert done.exit_code == 0, done.stderr
+    assert "does not load version 3" in done.stdout
+    assert "builder promote pets 3" in done.stdout
+    assert "A running server takes it up" not in done.stdout
     assert (served(pets), told(pets)) == ({1}, (3, ("cat", "dog", "bird"), [32, 32, 3], 8))
     assert (last_version(read_config(pets)), read_config(pets).instance_group[0].count) == (3, 2)
     assert list(read_config(pets.parent / "pets_decode").output[0].dims) == [32, 32, 3]

@@ -21,6 +21,7 @@ from builder.commands.versions import versions
 from builder.config.serving import VersionPolicy
 from builder.config.triton_config import config_to_text
 from builder.repository.check import check_repository
+from builder.repository.held import Servers
 from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
 from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
@@ -206,9 +207,17 @@ def test_what_a_running_server_holds_is_not_deleted(
         assert result.exit_code == 0, result.stderr
         assert versions_of(pets) == [2, 3, 5]
         document = json.loads(result.stdout)
-        assert document["retention"]["spared"][0] == {"version": 2, "reason": "the server holds it"}
+        assert document["retention"]["spared"][0] == {"version": 2, "reason": f"the server at {url} holds it"}
+        assert document["retention"]["asked"] == [url]
         assert [version["loaded"] for version in document["versions"]] == [True, True, False]
         assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
+        publish_copies(pets, 2)
+        done = keep_newest(pets, 1, Servers(usual=url))
+        assert (versions_of(pets), done.asked) == ([2, 3, 7], (url,))
+        both = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--url", "none")
+        assert (both.exit_code, f"--url none: asks nobody, and {url} is to be asked" in both.stderr) == (2, True)
+        again = run("pets", "--repository", pets.parent, "--keep", 1, "--url", "none", "--json")
+        assert json.loads(again.stdout)["retention"]["deleted"] == [2, 3]
 
 
 def test_nothing_is_deleted_when_the_server_does_not_answer(pets: Path, free_ports: Callable[[], list[str]]) -> None:

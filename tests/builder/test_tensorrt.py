@@ -13,6 +13,7 @@ import psutil
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from builder.failures import BuildStoppedError
 from builder.formats import FORMATS, Job
 from builder.formats.farthest import Farthest
 from builder.formats.tensorrt import ENGINE, Rtx, Trt
@@ -220,7 +221,7 @@ def test_build_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 def test_build_stops_when_the_time_limit_passes(tmp_path: Path, graphs: Path) -> None:
     hurried = SETTINGS.model_copy(update={"time_limit_s": 0.05})
-    with pytest.raises(ArtifactError, match=r"more than 0\.05 s, the time limit"):
+    with pytest.raises(BuildStoppedError, match=r"more than 0\.05 s, the time limit"):
         build(graphs / "fp32.onnx", tmp_path / "model.rtx", hurried, silent)
     assert not list(tmp_path.iterdir())
 

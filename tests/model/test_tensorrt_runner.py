@@ -22,7 +22,7 @@ from model.network import Network
 from model.preprocess import ImageArray
 from model.runners import open_artifact
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.runners.tensorrt import Device, TensorRtRunner
+from model.runners.tensorrt import TRUST_VARIABLE, Device, TensorRtRunner
 
 HEADER = struct.Struct("<4s12xQ4B")
 VERSION = "11.1.0.106"
@@ -221,13 +221,29 @@ def test_runner_opens_an_older_plan_when_it_is_version_compatible(plan: Path) ->
 
 @pytest.mark.parametrize("compatible", [False, True])
 def test_runner_reads_from_the_record_beside_a_plan_whether_it_is_version_compatible(
-    plan: Path, compatible: bool
+    plan: Path, compatible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
     calls: list[str] = []
     record = {"tensorrt": VERSION, "settings": {"version_compatible": compatible}}
     plan.with_name("build.json").write_text(json.dumps(record))
     TensorRtRunner(plan, trt=library(calls), device=Host())
     assert ("host code allowed" in calls) == compatible
+
+
+def test_code_in_a_plan_is_not_run_when_only_the_record_beside_it_asks_for_that(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    record = {"tensorrt": VERSION, "settings": {"version_compatible": True}}
+    plan.with_name("build.json").write_text(json.dumps(record))
+    for value in ("", "0", "false"):
+        monkeypatch.setenv(TRUST_VARIABLE, value)
+        with pytest.raises(ArtifactError, match=rf"holds code of its own.*Set {TRUST_VARIABLE}=1 if you trust"):
+            TensorRtRunner(plan, trt=library(calls), device=Host())
+    assert calls == []
+    TensorRtRunner(plan, version_compatible=True, trt=library(calls), device=Host())  # whoever built it says so
+    assert "host code allowed" in calls
 
 
 def test_runner_refuses_a_record_that_cannot_be_read(plan: Path) -> None:

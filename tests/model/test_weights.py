@@ -78,6 +78,10 @@ def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State
 def test_weights_are_refused_when_nothing_fits(state: State) -> None:
     with pytest.raises(CheckpointError, match="neither by name, nor by a stripped prefix, nor by order"):
         map_weights({"a": torch.zeros(1)}, state, "w.pth")
+    named = {key: tensor for key, tensor in state.items() if "conv" in key}
+    with pytest.raises(CheckpointError, match=r"Missing \d+: .*, …\. Is --model the right one") as refused:
+        map_weights(named, state, "w.pth")
+    assert "not known" not in str(refused.value)
 
 
 def ours(state: State) -> State:

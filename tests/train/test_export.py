@@ -88,7 +88,7 @@ def test_run_says_so_when_the_precision_asked_for_does_not_keep_the_answers(
     builder_that_says({"artifact": str(artifact), "verdict": verdict, "warnings": ["Triton does not load version 1"]})
     assert export_checkpoint(tmp_path / "run" / "best.safetensors", ExportConfig(onnx="int8")) == artifact
     said = capfd.readouterr().err
-    assert "export: int8 was asked, but does not keep the answers; this is fp16" in said
+    assert "export: int8 was asked, but no try of it passed; this is fp16" in said
     assert "export: Triton does not load version 1" in said
 
 

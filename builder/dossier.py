@@ -1,0 +1,50 @@
+"""What lies beside an artifact in its version: the verdict, its images, the spec and the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from builder.proving.page import VERDICT_PAGE, write_page
+from builder.proving.pictured import Answers, answers_of
+from builder.proving.proof import Case
+from builder.proving.verdict import VERDICT_FILE, Verdict
+from builder.repair import Made
+from builder.repository.manifest import manifest_of
+from builder.sources.base import Source
+from model.golden import GOLDEN_FILE
+from model.manifest import MANIFEST_FILE
+from model.spec import METADATA_KEY
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """What lies beside an artifact, to tell what it is and why it can be trusted."""
+
+    source: Source
+    made: Made
+    verdict: Verdict
+    case: Case
+    image: str
+    """What serves the repository."""
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return answers_of(self.case.reference, self.made.judged.runner, self.case.golden, self.case.max_batch)
+
+    def write_page(self, path: Path) -> None:
+        """The verdict to look at, also of a model that is not published."""
+        facts = {"Source": self.source.description, "Artifact": self.made.artifact.name}
+        write_page(path, self.source.spec.name, self.verdict, self._answers, facts)
+
+    def write_version(self, folder: Path) -> None:
+        """The files beside the artifact. The manifest comes last: it hashes the others."""
+        replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
+        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
+        self.write_page(folder / VERDICT_PAGE)
+        (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")
+        manifest = manifest_of(folder, self.source.path, self.source.description)
+        if manifest.build is None or manifest.build.image is None:  # else it is for the one it was built in
+            manifest = manifest.model_copy(update={"triton_image": self.image.rpartition(":")[2]})
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))

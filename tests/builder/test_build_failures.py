@@ -1,0 +1,176 @@
+"""A build that fails is told as what it is: only wrong answers are a reason to give a precision up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import nn
+from typer.testing import Result
+
+from builder.failures import BuildStoppedError, CannotBuildError
+from builder.formats import FORMATS, Format, Job
+from builder.formats.onnx import Onnx
+from builder.formats.tensorrt import Rtx
+from builder.onnx_export import onnx_from_network
+from builder.proving.proof import Case, case_of
+from builder.proving.verdict import LIMITS, Verdict
+from builder.repair import Repair, make
+from builder.sources import source_from_checkpoint
+from builder.sources.images import builtin_golden
+from builder.targets import FormatName, Precision, Target
+from model.build_record import BuildOptions
+from model.errors import ArtifactError, InputError, TritonkitError
+from model.network import Network, save_network
+from model.runners.base import Runner
+
+Command = Callable[..., Result]
+STRICT = LIMITS["fp16"].model_copy(update={"relative": 1e-9})
+"""Which no fp16 keeps."""
+
+
+class Failing(Onnx):
+    """Writes its graph, but in one precision."""
+
+    takes_bf16 = True
+
+    def __init__(self, precision: Precision, error: TritonkitError, casts: bool = True) -> None:
+        self.precision, self.error = precision, error
+        self.casts = casts  # type: ignore[misc] # of the class, elsewhere
+        self.written: list[Precision] = []
+
+    def write(self, job: Job) -> Path:
+        self.written.append(job.precision)
+        if job.precision == self.precision:
+            raise self.error
+        return super().write(job)
+
+    def candidate(self, artifact: Path, job: Job) -> Runner | None:
+        return super().candidate(artifact, job) if job.precision == "fp32" else None
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """A folder with the residual network's checkpoint and graph."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_network(folder / "pets.safetensors", make_network("test_resnet"))
+    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+def job(exported: Path, tmp_path: Path) -> Job:
+    source = source_from_checkpoint(exported / "pets.safetensors")
+    graph = tmp_path / "model.onnx"
+    shutil.copyfile(exported / "model.onnx", graph)
+    (tmp_path / "1").mkdir()
+    return Job(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)
+
+
+def case_for(job: Job, fp16_passes: bool = True) -> Case:
+    golden = builtin_golden(job.source.spec.preprocess)
+    return case_of(job.source, golden, job.max_batch, None if fp16_passes else {**LIMITS, "fp16": STRICT})
+
+
+def made_by(
+    kind: Format, job: Job, precision: Precision, fp16_passes: bool = True, name: FormatName = "trt"
+) -> Verdict:
+    case = case_for(job, fp16_passes)
+    made = make(case, job, Target(format=name, precision=precision), kind, Repair(case.golden.images))
+    made.judged.runner.close()
+    return made.verdict
+
+
+@pytest.mark.parametrize("error", [CannotBuildError("refused by the parser"), BuildStoppedError("out of memory")])
+def test_ladder_ends_when_what_was_asked_cannot_be_built(job: Job, error: TritonkitError) -> None:
+    kind = Failing("fp16", error)
+    with pytest.raises(type(error), match=str(error)):
+        made_by(kind, job, "fp16")
+    assert kind.written == ["fp16"]
+
+
+def test_ladder_ends_when_the_runtime_has_another_precision_than_was_asked(job: Job) -> None:
+    kind = Failing("bf16", CannotBuildError("wants bf16, but runs in f32"), casts=False)
+    with pytest.raises(CannotBuildError, match="runs in f32"):
+        made_by(kind, job, "bf16", name="openvino")
+    assert kind.written == ["bf16"]
+
+
+def test_ladder_leaves_out_a_precision_of_its_own_that_the_target_cannot_do(job: Job) -> None:
+    kind = Failing("bf16", CannotBuildError("hardware without bf16"))
+    verdict = made_by(kind, job, "fp16", fp16_passes=False)
+    assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
+    assert [tried.precision for tried in verdict.tries] == ["fp32", *["fp16"] * 4, "bf16", "fp32"]
+    assert verdict.tries[-2].problems[0].message == "hardware without bf16"
+    assert kind.written == ["bf16", "fp32"]
+
+
+def test_ladder_ends_when_a_build_of_its_own_is_stopped(job: Job) -> None:
+    kind = Failing("bf16", BuildStoppedError("the time limit"))
+    with pytest.raises(BuildStoppedError, match="the time limit"):
+        made_by(kind, job, "fp16", fp16_passes=False)
+    assert kind.written == ["bf16"]
+
+
+def test_ladder_ends_when_tensorrt_builds_nothing_for_the_gpu(job: Job) -> None:
+    kind = Rtx(BuildOptions(compute_capabilities=("3.5",)))
+    with pytest.raises(CannotBuildError, match=r"builds nothing for compute capability 3\.5"):
+        made_by(kind, job, "fp16", name="rtx")
+
+
+def test_export_publishes_nothing_when_its_build_is_stopped(command: Command, checkpoint: Path, tmp_path: Path) -> None:
+    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    ran = command("builder", "export", checkpoint, "--rtx", "fp16", "--time-limit-s", 0.05, *where)
+    assert ran.exit_code == 3, ran.stderr
+    assert "more than 0.05 s, the time limit" in ran.stderr
+    assert not (tmp_path / "repository/pets").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--opt-batch", "8"], "the batch to tune for is 8, the largest is 4"),
+        (["--version-compatible"], "no version- or hardware-compatible engines"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_any_work(
+    command: Command, checkpoint: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    ran = command("builder", "export", checkpoint, "--rtx", "fp16", *where, *options)
+    assert ran.exit_code == 2
+    assert said in ran.stderr
+    assert "exporting to ONNX" not in ran.stderr
+
+
+def test_export_in_a_container_fails_from_outside_when_no_docker_answers(
+    command: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    where = ["--repository", tmp_path / "repository"]
+    ran = command("builder", "export", checkpoint, "--trt", "fp16", "--in-container", *where)
+    assert ran.exit_code == 3
+    assert "no Docker daemon answers" in ran.stderr
+
+
+def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
+    make_network: Callable[[str], Network], tmp_path: Path
+) -> None:
+    network = make_network("test_resnet")
+    network.backbone.more = nn.Linear(30_000, 20_000, device="meta")  # which takes no memory
+    with pytest.raises(ArtifactError, match=r"its weights take 2\.4 GB in fp32, and one ONNX file holds 2 GB"):
+        onnx_from_network(network, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: Job) -> None:
+    from model.runners.openvino import core
+
+    bf16 = Job(job.source, job.graph, "bf16", job.folder, 4, None, job.report)
+    if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        FORMATS["openvino"].check_job(bf16)
+    else:
+        with pytest.raises(InputError, match="avx512_bf16"):
+            FORMATS["openvino"].check_job(bf16)

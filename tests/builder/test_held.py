@@ -1,0 +1,129 @@
+"""Versions that servers hold stay: who is asked, and what is told where nobody is."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from builder.repository.held import Answered, Held, Servers, servers_from, servers_to_spare
+from builder.repository.publish import publication
+from builder.repository.retention import keep_newest
+from model.errors import InputError, OutsideError
+from model.triton_config import versions_of
+from server.process import STATE_VARIABLE, Options, start, stop, wait_until_ready
+from server.security import Security
+
+
+@pytest.fixture
+def pets(tiny_repository: Path) -> Path:
+    """A model with versions 1 to 5, of which Triton loads the newest."""
+    model = tiny_repository / "pets"
+    for _ in range(4):
+        with publication(model.parent, model.name) as prepared:
+            for path in (model / "1").iterdir():
+                (prepared.version_folder / path.name).hardlink_to(path)
+    return model
+
+
+def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_address(
+    pets: Path, free_ports: Callable[[], list[str]]
+) -> None:
+    servers = Servers(usual=f"127.0.0.1:{free_ports()[3]}")
+    assert servers.holding("pets") == Held()
+    done = keep_newest(pets, 1, servers)
+    assert done.summary() == (
+        "pets: deleted 1, 2, 3, 4; no server was asked what it holds: name those that run with --url"
+    )
+    assert "no server" not in keep_newest(pets, 1, servers).summary()
+
+
+def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell(pets: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        usual = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(OutsideError, match=r"answers, but does not tell which versions it holds.*--url none"):
+            keep_newest(pets, 1, Servers(usual=usual, usual_deadline_s=0.3))
+    assert len(versions_of(pets)) == 5
+
+
+def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_are_no_address() -> None:
+    assert servers_to_spare(None, None) == servers_from(None) == Servers()
+    assert servers_to_spare(["none"], 2).holding("pets") == Held()
+    with pytest.raises(InputError, match=r"--url: .* it goes with --keep"):
+        servers_to_spare(["127.0.0.1:8001"], None)
+    with pytest.raises(InputError, match="expected HOST:PORT"):
+        servers_to_spare(["nowhere"], 2)
+    with pytest.raises(InputError, match=r"--url none: asks nobody, and 127\.0\.0\.1:8001 is to be asked"):
+        servers_from(["none", "127.0.0.1:8001"])
+
+
+def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use(tmp_path: Path) -> None:
+    missing = tmp_path / "ca.pem"
+    for urls in (None, ["none"]):
+        with pytest.raises(InputError, match="go with --url HOST:PORT"):
+            servers_from(urls, tls_ca=missing)
+    with pytest.raises(InputError, match=r"--tls-ca .*ca\.pem: no such file"):
+        servers_from(["grpcs://127.0.0.1:8001"], tls_ca=missing)
+    with pytest.raises(InputError, match="is an address without TLS"):
+        servers_from(["grpc://127.0.0.1:8001"], tls_ca=missing)
+
+
+def test_servers_are_not_asked_again_when_they_answered() -> None:
+    assert Answered(held=Held({3: "there"}, ("there",))).holding("pets").by == {3: "there"}
+
+
+def test_version_stays_when_a_server_that_speaks_tls_holds_it(
+    pets: Path,
+    command: Callable[..., Result],
+    free_ports: Callable[[], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+    own, key = tmp_path / "own.pem", tmp_path / "own.key"
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    made = ("openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(own), *names)
+    subprocess.run(made, check=True, capture_output=True)
+    http, grpc, metrics = map(int, free_ports()[1::2])
+    server = start(
+        Options(
+            repository=pets.parent,
+            http_port=http,
+            grpc_port=grpc,
+            metrics_port=metrics,
+            security=Security(tls_certificate=own, tls_key=key),
+        ),
+        stops_with_parent=True,
+    )
+    try:
+        wait_until_ready(server, 60)
+        with publication(pets.parent, "pets") as prepared:
+            for path in (pets / "5").iterdir():
+                (prepared.version_folder / path.name).hardlink_to(path)
+        keep = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
+        with pytest.raises(OutsideError, match=r"it speaks TLS; ask it as grpcs://.*--tls-ca where they speak TLS"):
+            keep_newest(pets, 1, Servers(usual=f"127.0.0.1:{grpc}"))
+        done = command(*keep, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", own)
+    finally:
+        stop(server)
+    assert done.exit_code == 0, done.stderr
+    assert f"5 stays: the server at grpcs://127.0.0.1:{grpc} holds it" in " ".join(done.stdout.split())
+    assert versions_of(pets) == [5, 6]
+
+
+def test_export_deletes_nothing_when_a_server_that_was_named_does_not_answer(
+    pets: Path, checkpoint: Path, command: Callable[..., Result], free_ports: Callable[[], list[str]]
+) -> None:
+    order = ("builder", "export", checkpoint, "--repository", pets.parent, "--max-batch", 4, "--keep", 1)
+    silent = command(*order, "--url", f"127.0.0.1:{free_ports()[3]}")
+    assert silent.exit_code == 0, silent.stderr
+    assert "warning: older versions were not deleted: no Triton answers at" in " ".join(silent.stdout.split())
+    assert versions_of(pets) == [1, 2, 3, 4, 5, 6]
+    alone = command(*order, "--url", "none")
+    assert "pets: deleted 1, 2, 3, 4, 5 (6 stays: served until now); no server was asked" in alone.stdout
+    assert versions_of(pets) == [6, 7]

@@ -1,0 +1,237 @@
+"""int8: what is tried where calibration alone does not keep the answers, and what is told of it."""
+
+from __future__ import annotations
+
+import copy
+import html
+import math
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from builder.export import Evidence, Order, export
+from builder.onnx_export import onnx_from_network
+from builder.precision.graph import flattened, wiring_of
+from builder.precision.ladder import Ladder
+from builder.precision.losses import growths
+from builder.precision.quantize import operators_of, quantized
+from builder.precision.spared import int8_nodes, products_of_activations, with_neighbours
+from builder.proving.page import page_of
+from builder.proving.proof import Case, Remembering
+from builder.proving.verdict import LIMITS, Try, Verdict
+from builder.sources import open_source, source_from_checkpoint
+from builder.sources.images import builtin_golden
+from builder.targets import Dialect, Target
+from model.cpu import adds_int8_exactly
+from model.errors import ArtifactError, RefusedError
+from model.golden import Golden
+from model.network import Network
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
+from scripts.calibrated import calibrated
+
+Make = Callable[[str], Network]
+MAX_BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def network(make_network: Make) -> Network:
+    made = copy.deepcopy(make_network("test_resnet"))
+    return calibrated(made, builtin_golden(made.spec.preprocess).images)
+
+
+@pytest.fixture(scope="module")
+def graph(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    onnx_from_network(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(network: Network) -> ImageArray:
+    return builtin_golden(network.spec.preprocess).images
+
+
+def published_in_int8(graph: Path, folder: Path, **order: object) -> Verdict:
+    placed = Order(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **order)  # type: ignore[arg-type]
+    return export(open_source(graph, None, None), placed, lambda step: None).verdict
+
+
+class Elsewhere(Runner):
+    """What another machine, or a GPU, would answer."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.spec, self.origin, self.infer_there = runner.spec, "model.plan in a container", runner.infer
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        return self.infer_there(batch)
+
+
+def with_loud_channel(network: Network, factor: float) -> Network:
+    """The same answers, but one channel inside a block is so loud that eight bits leave the others nothing."""
+    loud = copy.deepcopy(network)
+    block = loud.backbone.layer2[0]  # type: ignore[index]
+    with torch.no_grad():
+        block.bn1.weight[0] *= factor
+        block.bn1.bias[0] *= factor
+        block.conv2.weight[:, 0] /= factor
+    return loud
+
+
+def test_int8_keeps_the_lossy_nodes_in_fp32_when_no_calibration_helps(network: Network, tmp_path: Path) -> None:
+    onnx_from_network(with_loud_channel(network, 1000), tmp_path / "loud.onnx")
+    verdict = published_in_int8(tmp_path / "loud.onnx", tmp_path)
+    assert (verdict.passed, verdict.precision, verdict.asked) == (True, "int8", None)
+    assert verdict.exact_int8 is adds_int8_exactly()
+    _, minmax, percentile, *_, share = verdict.tries
+    assert not minmax.passed
+    assert not percentile.passed
+    assert not minmax.kept
+    assert "lose most in int8" in share.how
+    assert 0 < share.nodes < minmax.nodes
+    assert any("layer2.0.conv2" in name for name in weights_of(tmp_path, share.kept))
+
+
+def test_ruined_calibration_is_refused_and_named_when_no_int8_try_passes(graph: Path, tmp_path: Path) -> None:
+    """Black images: all ranges are those of a constant, and every real picture is cut off."""
+    black = tmp_path / "black"
+    black.mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 32)).save(black / f"{number}.png")
+    with pytest.raises(RefusedError, match=r"(?s)(numbers|decisions).*no calibration of int8 kept") as refused:
+        published_in_int8(graph, tmp_path, calibration=black, repair=False)
+    assert not (tmp_path / "repository" / "pets").exists()
+    strict = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"relative": 0.02})}
+    verdict = published_in_int8(graph, tmp_path, calibration=black, evidence=Evidence(limits=strict))
+    assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp16", "int8")
+    tries = [tried for tried in verdict.tries if tried.precision == "int8"]
+    assert [tried.how.split()[0] for tried in tries] == ["minmax", "percentile", "the", "the"]
+    assert len({tried.kept for tried in tries[1:]}) == 3
+    assert tries[0].nodes > tries[2].nodes > tries[3].nodes > 0
+    assert all(tried.seconds > 0 for tried in tries)
+    for told in (refused.value.document, verdict):
+        assert isinstance(told, Verdict)
+        doubt = told.calibration_doubt
+        assert doubt is not None
+        assert "calibrated on" in doubt
+        assert doubt[1:] in html.unescape(page_of("asked", told))
+
+
+def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
+    runner = OnnxRuntimeRunner(graph)
+    case = Case(runner, Golden(images, {}), max_batch=4)
+    assert case.verdict_of_answers(Remembering(runner), "int8").exact_int8 is adds_int8_exactly()
+    assert case.verdict_of_answers(Remembering(runner), "fp32").exact_int8 is None
+    assert case.verdict_of_answers(Elsewhere(runner), "int8").exact_int8 is None
+
+
+def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
+    passed = Try(precision="int8", how="minmax", passed=True, seconds=1)
+    verdict = Verdict(passed=True, precision="int8", images="9", max_batch=4, limits=LIMITS["int8"])
+    unasked = Try(precision="int8", how="the graph did not load", passed=False, seconds=1)
+    for tries in ((), (passed,), (unasked,), (Try(precision="fp16", how="all", passed=False, seconds=1),)):
+        assert verdict.model_copy(update={"tries": tries}).calibration_doubt is None
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime", "tensorrt"])
+def test_int8_try_counts_the_nodes_that_compute_in_int8(
+    graph: Path, images: ImageArray, tmp_path: Path, dialect: Dialect
+) -> None:
+    step = next(iter(Ladder(graph, images, ["*Gemm*"]).steps("int8", dialect)))
+    assert step.nodes == 0  # not known before it is written
+    kept = step.write(tmp_path / "int8.onnx")
+    written = onnx.load(tmp_path / "int8.onnx")
+    types = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
+    dequantised = {
+        node.output[0]
+        for node in written.graph.node
+        if node.op_type == "DequantizeLinear" and types.get(node.input[0]) == TensorProto.INT8
+    }
+    products = [node.name for node in written.graph.node if dequantised & set(node.input)]
+    assert len(products) <= step.nodes < len(written.graph.node)
+    assert not set(kept) & set(products)
+    if dialect == "tensorrt":  # nothing but products
+        assert step.nodes == len(products)
+
+
+def test_int8_try_is_refused_when_nothing_would_be_left_in_int8(
+    graph: Path, images: ImageArray, tmp_path: Path
+) -> None:
+    step = next(iter(Ladder(graph, images, ["*"]).steps("int8", "onnxruntime")))
+    with pytest.raises(ArtifactError, match="no node would be left in int8"):
+        step.write(tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_calibration_by_percentiles_holds_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
+    """A histogram of all images must not need all their tensors at once."""
+    flat, many = flattened(onnx.load(graph)), np.concatenate([images] * 4)
+    peaks, scales = [], []
+    for shown in (images, many):
+        tracemalloc.start()
+        scales.append(activation_scales(quantized(flat, shown, "onnxruntime", "percentile")))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert scales[1] == pytest.approx(scales[0], rel=0.02)
+
+
+def activation_scales(model: onnx.ModelProto) -> dict[str, float]:
+    return {
+        tensor.name: float(numpy_helper.to_array(tensor))
+        for tensor in model.graph.initializer
+        if tensor.name.endswith("_scale") and not tensor.dims
+    }
+
+
+def test_error_grows_most_where_an_overflow_begins_and_not_beyond_it() -> None:
+    nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc", "cd", "de")]
+    flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
+    growth = growths(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
+    assert growth == {"a": 1.0, "b": pytest.approx(10), "c": math.inf, "d": 0.0, "e": 0.0}
+    unknown = growths(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
+    assert unknown["c"] == pytest.approx(1)
+
+
+def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArray) -> None:
+    """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
+    flat = flattened(onnx.load(graph))
+    low = int8_nodes(quantized(flat, images, "onnxruntime", every_activation=True), operators_of(flat, "onnxruntime"))
+    second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
+    kept = with_neighbours(flat, wiring_of(flat), [second], low)
+    operators = [node.op_type for node in flat.graph.node if node.name in kept]
+    assert operators == ["Conv", "Relu", "Conv"]
+
+
+def weights_of(folder: Path, nodes: tuple[str, ...]) -> set[str]:
+    published = onnx.load(folder / "repository/pets/1/model.onnx")
+    return {name for node in published.graph.node if node.name in nodes for name in node.input}
+
+
+def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_network: Make, tmp_path: Path) -> None:
+    onnx_from_network(make_network("test_vit"), tmp_path / "vit.onnx")
+    verdict = published_in_int8(tmp_path / "vit.onnx", tmp_path)
+    assert (verdict.passed, verdict.precision) == (True, "int8")
+    assert [tried.passed for tried in verdict.tries] == [True, False, False, True]
+    flat = flattened(onnx.load(tmp_path / "vit.onnx"))
+    assert verdict.tries[-1].kept == tuple(products_of_activations(flat, wiring_of(flat)))
+    assert len(verdict.tries[-1].kept) == 12  # two in each of six blocks
+
+
+def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    order = Order(tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True)
+    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    said = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
+    assert done.verdict.precision == "int8"
+    assert said in done.warnings
+    worst = max(one.relative for one in done.verdict.comparisons)
+    if done.verdict.passed:
+        assert f", relative {worst:.1e} (limit 0.4), " in done.verdict.summary()

@@ -1,0 +1,128 @@
+"""A published ONNX file is exported further only where it is what was proven, and what was proven had passed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from typer.testing import Result
+
+from builder.export import Evidence, Order, export
+from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
+from builder.sources import open_source, source_from_checkpoint
+from builder.targets import Target
+from model.errors import ArtifactError
+from model.files import sha256_of
+from model.golden import GOLDEN_FILE, Golden
+from model.manifest import MANIFEST_FILE
+
+
+@pytest.fixture
+def graph(tiny_repository: Path) -> Path:
+    """The file of a version that was proven."""
+    return tiny_repository / "pets/1/model.onnx"
+
+
+def flip_in_weights(graph: Path) -> None:
+    """Flip the highest bit of an exponent, as memory and disks do: no reader of ONNX looks at a checksum."""
+    weights = {tensor.name: tensor.raw_data for tensor in onnx.load(graph).graph.initializer}
+    content = bytearray(graph.read_bytes())
+    place = content.index(weights["backbone.fc.weight"]) + 3
+    content[place] ^= 0x40
+    graph.write_bytes(content)
+    onnx.checker.check_model(onnx.load(graph))
+
+
+def test_file_of_ours_is_refused_when_a_bit_of_its_weights_flipped(
+    graph: Path, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    flip_in_weights(graph)
+    result = command("builder", "export", graph, "--openvino", "fp32", "--repository", tmp_path / "new", "--force")
+    assert result.exit_code == 2
+    assert "was changed since it was published (its hash differs)" in result.stderr
+    assert "Export it again from what it was made of: " in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_file_of_ours_is_refused_when_it_lost_the_answers_recorded_beside_it(graph: Path) -> None:
+    (graph.parent / MANIFEST_FILE).unlink()
+    assert open_source(graph, None, None).golden is not None
+    flip_in_weights(graph)
+    with pytest.raises(ArtifactError, match="does not give the answers that are recorded"):
+        open_source(graph, None, None)
+
+
+@pytest.mark.parametrize("name", [VERDICT_FILE, GOLDEN_FILE])
+def test_file_of_ours_is_refused_when_its_proof_was_changed_or_is_gone(graph: Path, name: str) -> None:
+    (graph.parent / name).write_bytes((graph.parent / name).read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match=rf"{name}: was changed since it was published"):
+        open_source(graph, None, None)
+    (graph.parent / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}: is missing"):
+        open_source(graph, None, None)
+
+
+def test_file_of_ours_is_refused_when_it_was_forced(
+    checkpoint: Path, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
+    order = Order(tmp_path / "repository", max_batch=4, force=True, evidence=Evidence(limits=strict))
+    forced = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    assert forced.verdict.forced
+    result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
+    assert result.exit_code == 2
+    assert "its verdict failed, and it was published with --force" in result.stderr
+    assert "Give what it was made of: checkpoint pets.safetensors" in " ".join(result.stderr.split())
+
+
+def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(checkpoint: Path, tmp_path: Path) -> None:
+    order = Order(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
+    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    assert open_source(done.artifact, None, None).held == done.verdict.precision == "fp16"
+    told = done.artifact.parent / VERDICT_FILE
+    strict = Verdict.model_validate_json(told.read_bytes())
+    (done.artifact.parent / MANIFEST_FILE).unlink()
+    assert open_source(done.artifact, None, None).held == strict.precision
+
+
+def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_otherwise(graph: Path) -> None:
+    path = graph.parent / GOLDEN_FILE
+    golden = Golden.load(path)
+    Golden(golden.images, {name: array[::-1] for name, array in golden.outputs.items()}).save(path)
+    record = graph.parent / MANIFEST_FILE
+    manifest = json.loads(record.read_bytes())
+    manifest["files"][GOLDEN_FILE]["sha256"] = sha256_of(path)
+    record.write_text(json.dumps(manifest))
+    assert open_source(graph, None, None).golden is not None
+
+
+def test_golden_sample_beside_a_file_of_ours_must_be_its_own(graph: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+    assert open_source(alone, None, None).golden is None
+    golden = Golden.load(graph.parent / GOLDEN_FILE)
+    smaller = np.ascontiguousarray(golden.images[:, :16, :16])
+    Golden(smaller, golden.outputs).save(tmp_path / GOLDEN_FILE)
+    with pytest.raises(ArtifactError, match="golden sample beside it is of another model"):
+        open_source(alone, None, None)
+
+
+def test_answers_recorded_in_training_may_differ_as_those_of_a_gpu_do(graph: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+    golden = Golden.load(graph.parent / GOLDEN_FILE)
+    nearly = {name: array * np.float32(1.001) for name, array in golden.outputs.items()}
+    Golden(golden.images, nearly).save(tmp_path / GOLDEN_FILE)
+    assert open_source(alone, None, None).golden is not None
+
+
+def test_file_of_ours_is_taken_when_the_manifest_beside_it_is_of_others(graph: Path) -> None:
+    model = onnx.load(graph)
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).copy(), tensor.name))
+    onnx.save(model, graph.with_name("mine.onnx"))
+    assert open_source(graph.with_name("mine.onnx"), None, None).golden is not None

@@ -1,0 +1,102 @@
+"""A plan that the serving image cannot load is refused before it is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder.export import Order, export
+from builder.formats import FORMATS, Job
+from builder.formats.tensorrt import Trt
+from builder.repository.serving_image import check_build, check_loads
+from builder.sources import source_from_checkpoint
+from model.build_record import BuildRecord, BuildSettings
+from model.errors import InputError, RefusedError
+from model.manifest import MANIFEST_FILE
+from model.plans import BUILD_FILE
+from model.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
+
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A version folder with a plan and the record of its build by TensorRT 11.2."""
+    (tmp_path / "model.plan").write_bytes(b"a plan")
+    record = BuildRecord(
+        flavour="tensorrt",
+        tensorrt="11.2.1.7",
+        seconds=1,
+        bytes=6,
+        sha256="a",
+        graph_sha256="b",
+        settings=BuildSettings(max_batch=8),
+    )
+    (tmp_path / BUILD_FILE).write_text(record.model_dump_json())
+    return tmp_path
+
+
+def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> None:
+    with pytest.raises(RefusedError, match="an older TensorRT never loads it") as refused:
+        check_loads(folder, IMAGE)
+    assert "TRITON_IMAGE in .env" in str(refused.value)
+    assert "--force" in str(refused.value)
+    (told,) = check_loads(folder, IMAGE, force=True)
+    assert "an older TensorRT never loads it" in told
+
+
+def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path) -> None:
+    assert check_loads(folder, "nvcr.io/nvidia/tritonserver:26.08-py3") == []
+    (told,) = check_loads(folder, "our/triton:mine")
+    assert "which TensorRT is in our/triton:mine is not known here" in told
+    built_there = BuildRecord.model_validate_json((folder / BUILD_FILE).read_bytes())
+    built_there = built_there.model_copy(update={"image": "our/triton:mine"})
+    (folder / BUILD_FILE).write_text(built_there.model_dump_json())
+    assert check_loads(folder, "our/triton:mine") == []
+    (folder / BUILD_FILE).unlink()
+    assert check_loads(folder, IMAGE) == []
+
+
+def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
+    order = Order(tmp_path / "repository", max_batch=2)
+    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    manifest = json.loads(published.artifact.with_name(MANIFEST_FILE).read_text())
+    assert manifest["triton_image"] == "26.07-py3"
+
+
+def job_of(checkpoint: Path, folder: Path) -> Job:
+    source = source_from_checkpoint(checkpoint)
+    return Job(source, folder / "model.onnx", "fp16", folder, 4, None, lambda step: None)
+
+
+def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(checkpoint: Path, tmp_path: Path) -> None:
+    job = job_of(checkpoint, tmp_path)
+    newer = Trt(image=IMAGE).foreseen(job)
+    with pytest.raises(RefusedError, match=r"(?s)built by TensorRT 11\.1.*an older TensorRT never loads it"):
+        check_build(newer, DEFAULT_IMAGE)
+    assert check_build(newer, IMAGE) == []
+    assert check_build(newer, DEFAULT_IMAGE, force=True)
+
+
+def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_known(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    job = job_of(checkpoint, tmp_path)
+    assert Trt(image="our/triton:mine").foreseen(job) is None
+    assert [FORMATS[name].foreseen(job) for name in ("onnx", "rtx")] == [None, None]
+    assert check_build(None, IMAGE) == []
+
+
+def test_env_that_cannot_be_read_is_told_before_any_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
+    (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
+    said: list[str] = []
+    with pytest.raises(InputError, match="TRITON_IMAGE cannot be read from it"):
+        export(source_from_checkpoint(checkpoint), Order(tmp_path / "repository", max_batch=2), said.append)
+    assert not said
+    assert not (tmp_path / "repository").exists()

@@ -1,0 +1,98 @@
+"""`builder verify` on graphs of which parts are reduced, whatever their weights say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from builder.export import Evidence
+from builder.onnx_export import onnx_from_network
+from builder.precision.graph import flattened
+from builder.precision.quantize import quantized
+from builder.proving.verdict import Verdict
+from builder.proving.verify import verified
+from builder.sources import open_source
+from builder.sources.images import builtin_golden
+from builder.sources.onnx_held import held_by, onnx_precision
+from model.network import Network
+from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.spec import ModelSpec
+
+Make = Callable[[str], Network]
+Change = Callable[[ModelProto], ModelProto]
+HARMLESS, OVERFLOWING = 2.0, 60000.0
+
+
+def as_it_is(model: ModelProto) -> ModelProto:
+    return model
+
+
+def in_int8(model: ModelProto) -> ModelProto:
+    (spec,) = [entry.value for entry in model.metadata_props]
+    images = builtin_golden(ModelSpec.from_json(spec, origin="the graph").preprocess).images
+    return quantized(flattened(model), images, "onnxruntime")
+
+
+def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False) -> ModelProto:
+    """After the first product: to fp16 by a Cast, times a factor, divided by it, and back; weights are fp32."""
+    detour: Sequence[onnx.NodeProto] = [
+        helper.make_node("Cast", ["x"], ["low"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["by"], ["low_by"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["low", "low_by"], ["large"]),
+        helper.make_node("Div", ["large", "low_by"], ["back"]),
+        helper.make_node("Cast", ["back"], ["y"], to=TensorProto.FLOAT),
+    ]
+    place, first = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type in ("Conv", "Gemm"))
+    made, moved = first.output[0], f"{first.output[0]}__before"
+    first.output[0] = moved
+    model.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "by"))
+    inside = {"x": moved, "y": made}
+    if as_function:
+        opset = [entry for entry in model.opset_import if entry.domain == ""]
+        model.functions.append(helper.make_function("ours", "Detour", ["x", "by"], ["y"], list(detour), opset))
+        model.opset_import.append(helper.make_opsetid("ours", 1))
+        detour = [helper.make_node("Detour", [moved, "by"], [made], domain="ours")]
+    for number, node in enumerate(detour):
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.output[:] = [inside.get(name, name) for name in node.output]
+        model.graph.node.insert(place + 1 + number, node)
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.fixture(scope="module")
+def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "whole.onnx"
+    onnx_from_network(make_network("test_resnet"), path)
+    return path
+
+
+def judged(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
+    """What `builder verify` says of the graph with a detour, against the graph."""
+    onnx.save(with_fp16_detour(change(onnx.load(graph)), factor, as_function), path)
+    return verified(path, open_source(graph, None, None), 3, Evidence())
+
+
+@pytest.mark.parametrize(
+    ("change", "as_function", "precision"),
+    [(as_it_is, False, "fp16"), (as_it_is, True, "fp16"), (in_int8, False, "int8")],
+)
+def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
+    change: Change, as_function: bool, precision: str, graph: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    passed = judged(graph, change, HARMLESS, as_function, path)
+    assert (passed.passed, passed.precision) == (True, precision), passed.summary()
+    # A source of such a kind is judged as what rounds.
+    assert (onnx_precision(path), held_by(onnx.load(path))) == (precision, "fp16")
+    failed = judged(graph, change, OVERFLOWING, as_function, path)
+    assert (failed.passed, failed.precision) == (False, precision)
+    assert {problem.code for problem in failed.problems} & {"nan", "numbers"}
+    plain = OnnxRuntimeRunner(path)
+    hidden = plain.infer(builtin_golden(plain.spec.preprocess).images)["probabilities"]
+    assert np.isfinite(hidden).all()  # what ONNX Runtime answers on a CPU

@@ -1,0 +1,144 @@
+"""A plan is verified with what stands beside it: the records of its build and of its publication."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from typer.testing import Result
+
+from builder.proving.plan_records import recorded_problems, with_stale_reason
+from builder.proving.verdict import LIMITS, VERDICT_FILE, Problem, Verdict
+from builder.proving.verify import precision_of
+from builder.repository.manifest import manifest_of
+from builder.sources import source_from_checkpoint
+from builder.tensorrt.precision import precision_problems
+from model.build_record import BuildRecord, BuildSettings
+from model.files import sha256_of
+from model.manifest import MANIFEST_FILE
+from model.network import Network, save_network
+from model.plans import BUILD_FILE
+
+PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
+"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+PASSED = Verdict(passed=True, format="trt", precision="fp16", images="a test", max_batch=4, limits=LIMITS["fp16"])
+
+
+@pytest.fixture
+def plan(tmp_path: Path, checkpoint: Path) -> Path:
+    """A version folder with a plan in fp16 that was made from the checkpoint, as its records say."""
+    folder = tmp_path / "3"
+    folder.mkdir()
+    path = folder / "model.plan"
+    path.write_bytes(PLAN)
+    record(path)
+    (folder / VERDICT_FILE).write_text(PASSED.model_dump_json())
+    (folder / MANIFEST_FILE).write_text(
+        manifest_of(folder, checkpoint, "checkpoint pets.safetensors").model_dump_json()
+    )
+    return path
+
+
+def record(plan: Path, **engine: int) -> None:
+    written = BuildRecord(
+        flavour="tensorrt",
+        tensorrt="11.1.0.106",
+        compute_capabilities=("8.9",),
+        seconds=1,
+        bytes=len(PLAN),
+        sha256=sha256_of(plan),
+        graph_sha256="b",
+        computed={"fp16": 4},
+        engine=engine or {"fp16": 4},
+        settings=BuildSettings(max_batch=8),
+    )
+    plan.with_name(BUILD_FILE).write_text(written.model_dump_json())
+
+
+def test_plan_has_the_precision_of_its_verdict_when_its_record_is_of_this_plan(plan: Path) -> None:
+    assert (precision_of(plan), recorded_problems(plan, "fp16")) == ("fp16", [])
+    plan.write_bytes(PLAN + b"another")
+    assert precision_of(plan) == "fp32"
+    plan.with_name(BUILD_FILE).unlink()
+    assert (precision_of(plan), recorded_problems(plan, "fp32")) == ("fp32", [])
+
+
+def test_plan_is_refused_when_its_engine_is_not_of_the_precision_said(
+    plan: Path, checkpoint: Path, command: Callable[..., Result]
+) -> None:
+    record(plan, fp32=4)
+    result = command("builder", "verify", plan, "--against", checkpoint)
+    assert result.exit_code == 1
+    assert "FAILED before it was asked, by its records" in result.stderr
+    assert "said to be fp16, but no convolution or matrix product of the engine computes in it: 4 in fp32" in (
+        " ".join(result.stderr.split())
+    )
+
+
+def test_plan_is_refused_when_its_record_is_of_another(
+    plan: Path, checkpoint: Path, command: Callable[..., Result]
+) -> None:
+    plan.write_bytes(PLAN + b"another")
+    result = command("builder", "verify", plan, "--against", checkpoint)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "model.plan is not the plan that the record of its build names" in said
+    assert "said to be" not in said
+
+
+def test_plan_is_told_to_be_stale_when_it_was_made_from_another_file(
+    plan: Path, checkpoint: Path, make_network: Callable[[str], Network], command: Callable[..., Result]
+) -> None:
+    fresh = command("builder", "verify", plan, "--against", checkpoint)
+    assert (fresh.exit_code, "stale" in fresh.stderr) == (2, False)  # no GPU here
+    network = make_network("test_resnet")
+    with torch.no_grad():
+        network.backbone.get_classifier().weight.mul_(1.001)
+    save_network(checkpoint, network)
+    told = f"stale plan: model.plan was made from another file than {checkpoint}"
+    stale = command("builder", "verify", plan, "--against", checkpoint)
+    assert (stale.exit_code, " ".join(told.split()) in " ".join(stale.stderr.split())) == (2, True)
+    source = source_from_checkpoint(checkpoint)
+    assert with_stale_reason(PASSED, plan, source) == PASSED
+    failed = PASSED.model_copy(update={"passed": False, "problems": (Problem(code="numbers", message="x"),)})
+    problems = with_stale_reason(failed, plan, source).problems
+    assert [problem.code for problem in problems] == ["plan", "numbers"]
+    assert problems[0].message.startswith(told)
+    assert problems[0].message.endswith(": checkpoint pets.safetensors")
+
+
+@pytest.mark.parametrize(("version_compatible", "said"), [(False, ["bytes a weight"]), (True, [])])
+def test_size_proves_nothing_when_a_plan_carries_a_runtime_to_load_it(
+    tmp_path: Path, version_compatible: bool, said: list[str]
+) -> None:
+    weights = numpy_helper.from_array(np.zeros((1600, 1600), np.float16), "weights")
+    graph, plan = tmp_path / "model.onnx", tmp_path / "model.plan"
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], [weights])), graph)
+    plan.write_bytes(PLAN + bytes(25 << 20))
+    written = BuildRecord(
+        flavour="tensorrt",
+        tensorrt="11.1.0.106",
+        seconds=1,
+        bytes=plan.stat().st_size,
+        sha256=sha256_of(plan),
+        graph_sha256=sha256_of(graph),
+        computed={"fp16": 4},
+        engine={"fp16": 4},
+        settings=BuildSettings(max_batch=8, version_compatible=version_compatible),
+    )
+    found = [problem.message for problem in precision_problems(plan, graph, "fp16", written)]
+    assert len(found) == len(said)
+    assert all(word in message for word, message in zip(said, found, strict=True))
+    in_fp32 = written.model_copy(update={"engine": {"fp32": 4}})
+    assert "of the engine computes in it" in precision_problems(plan, graph, "fp16", in_fp32)[0].message
+
+
+def test_plan_that_is_not_there_is_one_error(tmp_path: Path, checkpoint: Path, command: Callable[..., Result]) -> None:
+    result = command("builder", "verify", tmp_path / "model.plan", "--against", checkpoint)
+    assert (result.exit_code, "no such file" in result.stderr) == (2, True)
