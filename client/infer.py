@@ -7,6 +7,7 @@ ms of CPU time a picture, for the pixels must come back from them, threads 2.5, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from client.pace import InFlight
 from client.picture import Picture
 from client.sending import Senders
-from model.preprocess import Geometry, ImageArray, ImageError
+from model.pixel_budget import PixelBudget
+from model.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
 from model.runners.base import Runner
 from model.tasks import Answer, Task
 
@@ -64,6 +66,8 @@ class Pace:
     """Requests; give `TritonServer` its `failed`, so that it follows what the server can take."""
     workers: int = field(default_factory=_decoders)
     """Threads that decode pictures, and as many that finish answers."""
+    room: Room = field(default_factory=lambda: PixelBudget.for_threads(_decoders(), at_least=MAX_PIXELS))
+    """For whole pictures, which decoders and finishers share: a few large ones would take all memory otherwise."""
 
 
 def plain_row(picture: Picture, answer: Answer) -> Row:
@@ -87,7 +91,7 @@ def infer_pictures(
         ThreadPoolExecutor(pace.workers, "decode") as decoders,
         ThreadPoolExecutor(pace.workers, "finish") as finishers,
     ):
-        job = _Job(runner, task, top, finish, decoders, senders, finishers)
+        job = _Job(runner, task, top, finish, decoders, senders, finishers, pace.room)
         pending: deque[Future[list[_Coming]]] = deque()
         coming = iter(pictures)
         try:
@@ -130,6 +134,7 @@ class _Job:
     decoders: Executor
     senders: Senders
     finishers: Executor
+    room: Room
 
     def begin(self, pictures: Sequence[Picture]) -> Future[list[_Coming]]:
         """Decode a batch, each picture right into its place, and send it when all are there."""
@@ -139,7 +144,7 @@ class _Job:
 
     def _load(self, picture: Picture, place: ImageArray) -> _Loaded:
         try:
-            place[...], geometry = picture.load(self.runner.spec.preprocess)
+            place[...], geometry = picture.load(self.runner.spec.preprocess, self.room)
         except ImageError as error:
             return error
         return geometry
@@ -165,4 +170,7 @@ class _Job:
         return rows
 
     def _row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
-        return self.finish(picture, self.task.answer(output, geometry, self.top))
+        if self.finish is plain_row:
+            return plain_row(picture, self.task.answer(output, geometry, self.top))
+        with self.room(math.prod(geometry.source_size)):  # it may decode the picture once more, to draw it
+            return self.finish(picture, self.task.answer(output, geometry, self.top))

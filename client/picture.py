@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 
 from PIL import Image
 
-from model.preprocess import Geometry, ImageArray, Preprocess, decode_image, fit_image, load_image, read_picture
+from model.preprocess import Geometry, ImageArray, Preprocess, Room, decode_image, fit_image, load_image, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,10 @@ class Picture:
     content: Callable[[], bytes | Image.Image]
     """Encoded bytes, or an RGB picture such as a video's frame; called from several threads. Raises ImageError."""
 
-    def load(self, how: Preprocess) -> tuple[ImageArray, Geometry]:
+    def load(self, how: Preprocess, room: Room = nullcontext) -> tuple[ImageArray, Geometry]:
         """As `model.preprocess.load_image`. Raises ImageError."""
         content = self.content()
-        return load_image(content, how) if isinstance(content, bytes) else fit_image(content, how)
+        return load_image(content, how, room) if isinstance(content, bytes) else fit_image(content, how)
 
     def whole(self) -> Image.Image:
         """The upright RGB picture at its own size. Raises ImageError."""

@@ -12,6 +12,8 @@ decoded at a half, a quarter or an eighth of its size, where that changes hardly
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -36,16 +38,13 @@ SUFFIXES = frozenset(
 """File names that end so are pictures when a folder is searched."""
 
 ImageArray: TypeAlias = NDArray[np.uint8]
+Room: TypeAlias = Callable[[int], AbstractContextManager[Any]]
+"""Waits until so many pixels may lie in memory, and keeps their place while the block lasts (`PixelBudget`)."""
 Box: TypeAlias = tuple[float, float, float, float]
 Fit: TypeAlias = Literal["crop", "pad", "squash"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
-_RESAMPLE = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_RESAMPLE = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 # EXIF 2.32, tag 274: how the stored picture must be turned to stand upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +56,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 274
+_BAND = 2**20  # pixels that are converted at once, so that what this takes is little beside the picture
 _LEAST_LEFT = 7
 """On 40 photographs and drawings, decoding at half the size changed levels by at most 2 where 7 times were left to be
 resized, 6 where 5 were, 17 where 2 were; a picture of 24 megapixels then takes half the time."""
@@ -159,31 +159,36 @@ def read_picture(path: Path) -> bytes:
         raise ImageError(f"cannot be read ({error.strerror})") from error
 
 
-def load_image(data: bytes, how: Preprocess) -> tuple[ImageArray, Geometry]:
+def load_image(
+    data: bytes, how: Preprocess, room: Room = nullcontext, most: int = MAX_PIXELS
+) -> tuple[ImageArray, Geometry]:
     """Decode a picture's bytes and fit it.
 
+    room: asked before anything is decoded. most: the pixels of the largest picture that is taken.
     Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
     """
-    image, reduction = _decode(data, how)
-    return fit_image(image, how, reduction)
+    image = _open(data, most)
+    reduction = _reduction(image, how)
+    with room(image.width * image.height + how.width * max(image.size)):  # the second is resizing's first pass
+        return fit_image(_decode(image, reduction), how, reduction)
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuse a picture with more pixels than are taken, in all or a side. Raises ImageError."""
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SOURCE_SIDE:
-        most = f"at most {MAX_PIXELS:,} in all and {MAX_SOURCE_SIDE:,} a side are decoded"
-        raise ImageError(f"{width:,} x {height:,} pixels; {most}")
+def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    """Refuse a picture with no pixels, or more than are taken, in all or a side. Raises ImageError."""
+    if not 0 < width * height <= most or max(width, height) > MAX_SOURCE_SIDE:
+        limits = f"{most:,} in all and {MAX_SOURCE_SIDE:,} a side"
+        raise ImageError(f"{width:,} x {height:,} pixels; at most {limits} are decoded")
 
 
 def decode_image(data: bytes) -> Image.Image:
     """Decode bytes to an upright 8-bit RGB picture. Raises ImageError."""
-    return _decode(data, None)[0]
+    return _decode(_open(data, MAX_PIXELS), 1)
 
 
 def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[ImageArray, Geometry]:
     """Crop, pad or squash an RGB picture, decoded `reduction` times smaller than it is, to uint8 [height, width, 3]."""
     size = image.width * reduction, image.height * reduction
-    box, (left, top, width, height) = _layout(*size, how)
+    box, (left, top, width, height) = layout(*size, how)
     part = [side / reduction for side in box]
     resized = image.resize((width, height), _RESAMPLE[how.interpolation], box=(part[0], part[1], part[2], part[3]))
     if (width, height) != (how.width, how.height):
@@ -194,28 +199,22 @@ def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[
     return np.array(resized, dtype=np.uint8), Geometry(size, box, target)
 
 
-def _decode(data: bytes, how: Preprocess | None) -> tuple[Image.Image, int]:
-    """The upright RGB picture, and by how much it is smaller than it was stored: 1, or more where `how` allows it."""
-    if not data:
-        raise ImageError("the file is empty")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
-    image = _open(data)
-    check_size(*image.size)
+def _decode(image: Image.Image, reduction: int) -> Image.Image:
+    """The upright RGB picture, so many times smaller than it is stored. `image` may not be used any more."""
     try:
         image.seek(0)
-        reduction = _reduction(image, how) if how else 1
         if reduction > 1:
             image.draft(None, (image.width // reduction, image.height // reduction))
         image.load()
         rgb = _to_rgb(image)
+        orientation = _orientation(image)  # only now: Pillow turns a TIFF itself while it loads, and forgets the tag
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"the {image.format} data is broken or cut short ({error})") from error
-    # Read after decoding: Pillow turns a TIFF itself while it loads, and forgets the tag.
-    orientation = _orientation(image)
-    return (rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb), reduction
+    if rgb is not image:
+        image.close()  # lets go of its pixels
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
 def _reduction(image: Image.Image, how: Preprocess) -> int:
@@ -226,26 +225,13 @@ def _reduction(image: Image.Image, how: Preprocess) -> int:
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or how.interpolation == "nearest":
         return 1
     size = image.size[::-1] if _orientation(image) >= 5 else image.size  # those put the width upright
-    box, (_, _, width, height) = _layout(*size, how)
+    box, (_, _, width, height) = layout(*size, how)
     scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
     fitting = (by for by in (8, 4, 2) if scale >= by * _LEAST_LEFT and not size[0] % by and not size[1] % by)
     return next(fitting, 1)
 
 
-def fit_mask(mask: ImageArray, how: Preprocess, fill: int) -> ImageArray:
-    """Crop, pad or squash class numbers uint8 [H, W] as `fit_image` does a picture, to uint8 [height, width].
-
-    No values are mixed; borders get the value `fill`.
-    """
-    source_height, source_width = mask.shape
-    box, (left, top, width, height) = _layout(source_width, source_height, how)
-    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST, box=box)
-    canvas = np.full((how.height, how.width), fill, dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = np.asarray(resized)
-    return canvas
-
-
-def _layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
+def layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
     """The box taken from the source, and (left, top, width, height) of where it goes."""
     if how.fit == "squash":
         return (0.0, 0.0, float(width), float(height)), (0, 0, how.width, how.height)
@@ -263,15 +249,22 @@ def _layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, i
     return box, (0, 0, how.width, how.height)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, most: int) -> Image.Image:
+    """A picture whose header has been read, and no more. Raises ImageError."""
+    if not data:
+        raise ImageError("the file is empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(f"not a picture; {', '.join(FORMATS)} can be read") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels; at most {MAX_PIXELS:,} are decoded ({error})") from error
+        raise ImageError(f"too many pixels; at most {most:,} are decoded ({error})") from error
     except Exception as error:
         raise ImageError(f"the picture's header is broken ({error})") from error
+    check_size(*image.size, most)
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -282,14 +275,21 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_integers(image)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits a channel")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if not (image.has_transparency_data or image.mode.startswith("I")):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    convert = _from_integers if image.mode.startswith("I") else _on_white
+    rgb, rows = Image.new("RGB", image.size), max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(convert(image.crop(band)), band)
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
 
 
 def _from_integers(image: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
 """Triton model of the Python backend: encoded pictures in, what the model beside it takes out.
 
-`builder export` copies this file into the version folder of `NAME_decode`, beside `preprocess.py`, the very file that
-the kit decodes with, and `preprocess.json`, the model's `Preprocess`. It runs inside Triton's Python stub with numpy
-and Pillow.
+`builder export` copies this file into the version folder of `NAME_decode`, beside `preprocess.py` and
+`pixel_budget.py`, the very files that the kit decodes with, and `preprocess.json`, the model's `Preprocess`. It runs
+inside Triton's Python stub with numpy and Pillow.
 How such models work: github.com/triton-inference-server/python_backend, README.md.
 """
 
@@ -22,8 +22,8 @@ import triton_python_backend_utils as pb_utils
 if TYPE_CHECKING:
     from model.preprocess import ImageArray
 
-_MODULE = "tritonkit_preprocess"
-"""A name that nothing else in Triton's environment has: folders on its path could hold another `preprocess`."""
+_MODULES = "tritonkit_"
+"""So begin names that nothing else in Triton's environment has: folders on its path could hold another `preprocess`."""
 
 
 class TritonPythonModel:
@@ -36,8 +36,9 @@ class TritonPythonModel:
         """
         config: dict[str, Any] = json.loads(args["model_config"])
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
-        threads = config.get("parameters", {}).get("decoders", {}).get("string_value", "")
-        self._pool = ThreadPoolExecutor(int(threads or len(os.sched_getaffinity(0))), "decode")
+        given = {name: one["string_value"] for name, one in config.get("parameters", {}).items()}
+        threads = int(given.get("decoders") or len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(threads, "decode")
         self._missing = ""
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
@@ -51,24 +52,32 @@ class TritonPythonModel:
             return
         how = json.loads((folder / "preprocess.json").read_bytes())
         self._how = self._preprocess.Preprocess(**{**how, "fill": tuple(how["fill"])})
+        budget, most = _carried(folder / "pixel_budget.py").PixelBudget, self._preprocess.MAX_PIXELS
+        pixels = given.get("decoded_pixels")
+        self._room = budget(int(pixels)) if pixels else budget.for_threads(threads, at_least=most)
+        self._most = min(most, self._room.pixels)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests Triton batched. All their pictures are decoded together, and each fails by itself."""
         if self._missing:
             return [_refused(self._missing, pb_utils.TritonError.UNAVAILABLE) for _ in requests]
-        pending = [[self._pool.submit(self._decoded, data) for data in self._pictures(request)] for request in requests]
-        return [self._response(pictures) for pictures in pending]
+        pending = [self._begun(request) for request in requests]
+        return [self._response(one) if isinstance(one, list) else one for one in pending]
 
     def finalize(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _pictures(self, request: Any) -> list[bytes]:
-        """The encoded pictures of a request, [N, 1]."""
-        return list(pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel())
+    def _begun(self, request: Any) -> Any:
+        """The futures of a request's pictures, [N, 1], or the response where they cannot be had."""
+        try:
+            pictures = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel()
+        except Exception as error:  # noqa: BLE001 - it fails by itself, not with what Triton batched it with
+            return _refused(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        return [self._pool.submit(self._decoded, data) for data in pictures]
 
     def _decoded(self, data: bytes) -> ImageArray:
-        pixels: ImageArray = self._preprocess.load_image(data, self._how)[0]
+        pixels: ImageArray = self._preprocess.load_image(data, self._how, self._room, self._most)[0]
         return pixels
 
     def _response(self, pictures: list[Future[ImageArray]]) -> Any:
@@ -81,7 +90,10 @@ class TritonPythonModel:
                 return _refused(f"{where}{error}", pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - whatever fails, Triton needs a response for each request
                 return _refused(f"{where}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])
+        try:
+            return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])
+        except Exception as error:  # noqa: BLE001 - such as no memory for them together
+            return _refused(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
 
 
 def _refused(message: str, code: Any) -> Any:
@@ -90,10 +102,11 @@ def _refused(message: str, code: Any) -> Any:
 
 def _carried(path: Path) -> Any:
     """The module of a file. Raises ImportError where it needs what is not there."""
-    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    name = f"{_MODULES}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no module")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module

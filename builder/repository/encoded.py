@@ -16,7 +16,7 @@ from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import Neighbours
-from model import preprocess
+from model import pixel_budget, preprocess
 from model.encoded import belongs_to, decoder_of, ensemble_of
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE
@@ -30,6 +30,7 @@ PREPROCESS_FILE = "preprocess.json"
 CODE = {
     "model.py": Path(__file__).parents[1] / "encoded" / "model.py",
     "preprocess.py": Path(preprocess.__file__),
+    "pixel_budget.py": Path(pixel_budget.__file__),
 }
 """What runs in Triton, and where the kit has it."""
 _VERSION = "1"

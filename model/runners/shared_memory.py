@@ -14,7 +14,7 @@ import secrets
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ class Region:
             registry.register(self.name, size)
         finally:
             os.close(descriptor)
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def write(self, batch: ImageArray) -> None:
         """Put a batch at its beginning."""
@@ -171,18 +171,33 @@ class SharedInputs:
             self._unregister(name)
         for path in FOLDER.glob(f"{PREFIX}*"):
             if _is_orphan(path.name):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's, which this one may not delete, or it is gone already
+                    path.unlink()
         return True
 
 
 def _is_orphan(name: str) -> bool:
     """Whether the process that a region is named after has ended."""
     pid, _, started = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
-    return pid.isdecimal() and _started(int(pid)) != started
+    if not pid.isdecimal():
+        return False
+    began = _started(int(pid))
+    return began != started if began else not _is_another_user_s(int(pid))
+
+
+def _is_another_user_s(pid: int) -> bool:
+    """Whether this is a process of another user, which /proc may hide (its option `hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks after boot; empty when there is none (proc_pid_stat(5), field 22)."""
+    """When a process began, in ticks after boot; empty when none is seen (proc_pid_stat(5), field 22)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from client.infer import Pace, infer_pictures
+from client.infer import Pace, Row, infer_pictures
 from client.pace import InFlight
 from client.picture import Picture
 from model.errors import InferenceError
+from model.pixel_budget import PixelBudget
 from model.preprocess import ImageArray, ImageError, Preprocess
 from model.runners.base import Outputs, Runner
 from model.spec import ModelSpec, image_input
@@ -145,3 +147,33 @@ def test_many_small_files_are_each_answered_when_triton_sets_the_pace(
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [Path(row["path"]).name for row in rows] == [f"{number:03}.png" for number in range(40)]
     assert len({row["label"] for row in rows}) == 1
+
+
+def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spec: ModelSpec, photos: Path) -> None:
+    runner, lock = MeanRunner(spec), threading.Lock()
+    at_once, asked = [0, 0], list[int]()
+    only = PixelBudget(1)
+
+    @contextmanager
+    def room(pixels: int) -> Iterator[None]:
+        with only(pixels):
+            with lock:
+                asked.append(pixels)
+                at_once[0] += 1
+                at_once[1] = max(at_once)
+            yield
+            with lock:
+                at_once[0] -= 1
+
+    data = (photos / "cat.jpg").read_bytes()
+    named = [Picture(f"{number}.jpg", PurePath(f"{number}.jpg"), lambda: data) for number in range(8)]
+    drawn = infer_pictures(
+        runner,
+        task_of(runner.spec),
+        named,
+        1,
+        Pace(batch=4, workers=4, room=room),
+        lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.whole().size)),
+    )
+    assert [row.name for row in drawn] == [picture.name for picture in named]
+    assert (at_once[1], len(asked)) == (1, 2 * len(named))

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from model import preprocess
+from model.mask_fitting import fit_mask
 from model.preprocess import (
     Geometry,
     ImageArray,
@@ -23,7 +24,6 @@ from model.preprocess import (
     Preprocess,
     decode_image,
     fit_image,
-    fit_mask,
     load_image,
 )
 
@@ -122,6 +122,15 @@ def test_decode_puts_white_behind_when_pixels_are_transparent(cat: Image.Image, 
     assert (levels[:100] == 255).all()
     assert np.abs(levels[100:200] - (0.2 * colours[100:200] + 0.8 * 255)).max() <= 1
     assert np.array_equal(levels[200:], colours[200:])
+
+
+def test_pixels_are_the_same_when_a_large_picture_is_converted_in_bands(cat: Image.Image) -> None:
+    large = cat.resize((1301, 1707))
+    large.putalpha(cat.convert("L").resize(large.size))
+    white = Image.new("RGBA", large.size, "white")
+    assert np.array_equal(decoded(encoded(large, "PNG")), Image.alpha_composite(white, large).convert("RGB"))
+    levels = np.arange(1301 * 1707, dtype=np.uint16).reshape(1707, 1301)
+    assert np.array_equal(decoded(encoded(Image.fromarray(levels), "PNG"))[..., 0], np.round(levels / 257))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])

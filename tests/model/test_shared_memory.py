@@ -20,6 +20,7 @@ from model.runners.triton import TritonRunner, TritonServer
 from model.runners.triton_transport import Transport, TritonRegistry
 
 ENOUGH = LEAST_BYTES
+ROOT = Path(__file__).parents[2]
 
 
 class KeptRegistry(Registry):
@@ -141,6 +142,42 @@ def test_regions_of_ended_processes_are_let_go_of_when_the_next_one_begins() -> 
         assert region is not None
         assert registry.regions.keys() == {alive, "somebody-else-s", region.name}
     assert not (FOLDER / orphan).exists()
+
+
+def as_another_user(code: str, *within: str) -> str:
+    """Run Python as user 65534, which can import nothing more, by the command `within`; what it printed."""
+    drop = "import os; from tests.model.test_shared_memory import *; os.setgid(65534); os.setuid(65534)\n"
+    command = [*within, sys.executable, "-c", drop + code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_region_is_lent_when_another_user_left_a_file_that_cannot_be_deleted() -> None:
+    left = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
+    left.touch()
+    try:
+        said = as_another_user("with SharedInputs(KeptRegistry()).lent(ENOUGH) as region: print(region is not None)")
+        assert (said, left.exists()) == ("True", True)
+    finally:
+        left.unlink()
+    assert not ours()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_region_of_another_user_is_left_alone_when_its_process_is_hidden() -> None:
+    region = f"{PREFIX}{os.getpid()}-{Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}-00"
+    code = f"""if True:
+        registry = KeptRegistry()
+        registry.regions = {{{region!r}: 1, "{PREFIX}{2**22 + 1}-1-00": 1}}
+        assert not Path("/proc/{os.getpid()}").exists()
+        with SharedInputs(registry).lent(ENOUGH) as lent: print({region!r} in registry.regions, len(registry.regions))
+    """
+    hide = "mount -t proc -o hidepid=2 proc /proc"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", hide], capture_output=True).returncode != 0:
+        pytest.skip("no /proc can be mounted here")
+    assert as_another_user(code, "unshare", "--mount", "sh", "-c", f'{hide} && exec "$0" "$@"') == "True 2"
 
 
 @pytest.fixture

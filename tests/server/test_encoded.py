@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.http
 from PIL import Image
@@ -41,20 +44,27 @@ HEADS = Question(
 MASK = Question(task="segmentation", labels=("background", "stamp"), probability=True)
 HOW = Preprocess(height=48, width=40, fit="pad", interpolation="bicubic", fill=(9, 8, 7))
 MODELS = ("pets", "asked_heads", "asked_segmentation")
+ROOM = 10_000_000
+"""Pixels that `tight_decode` decodes at once."""
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network_of: Callable[..., Network]) -> Path:
-    """Models of several tasks, and one whose decoder finds no Pillow."""
+    """Models of several tasks, one whose decoder finds no Pillow, and one whose decoder has room for few pixels."""
     folder = tmp_path_factory.mktemp("encoded")
     padded = spec.model_copy(update={"preprocess": HOW, "input": image_input(HOW)})
     for network in (Network(padded).eval(), network_of(HEADS), network_of(MASK)):
         path = folder / f"{network.spec.name}.safetensors"
         save_network(path, network)
         export(source_from_checkpoint(path), Order(folder / "repository", max_batch=4), lambda step: None)
-    for part in ("", "_decode", "_encoded"):
-        config = shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/bare{part}") / "config.pbtxt"
-        config.write_text(config.read_text().replace('"pets', '"bare'))
+    for part, name in itertools.product(("", "_decode", "_encoded"), ("bare", "tight")):
+        config = (
+            shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/{name}{part}") / "config.pbtxt"
+        )
+        config.write_text(config.read_text().replace('"pets', f'"{name}'))
+    with (folder / "repository/tight_decode/config.pbtxt").open("a") as file:
+        for key, value in (("decoders", 6), ("decoded_pixels", ROOM)):
+            file.write(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')
     carried = folder / "repository/bare_decode/1/preprocess.py"
     carried.write_text(carried.read_text().replace("from PIL import", "from no_pillow_here import"))
     return folder / "repository"
@@ -224,6 +234,35 @@ def test_broken_picture_fails_only_its_own_request_when_others_are_in_flight(ser
 
     with ThreadPoolExecutor(8) as clients:
         assert all(clients.map(one, range(48)))
+
+
+def of_decoder(server: Server, model: str) -> psutil.Process:
+    """The process in which a decoder runs."""
+    inside = f"{server.options.repository}/{model}/"
+    return next(one for one in psutil.process_iter(["cmdline"]) if inside in " ".join(one.info["cmdline"] or ()))
+
+
+def test_large_pictures_are_decoded_one_after_the_other_when_they_come_at_once(server: Server, cat: Path) -> None:
+    large = io.BytesIO()
+    Image.new("RGBA", (3000, 3000), (200, 100, 50, 99)).save(large, "PNG", compress_level=1)
+    ask(server, "tight_decode", cat.read_bytes())
+    decoder = of_decoder(server, "tight_decode")
+    before, most = decoder.memory_info().rss, []
+    with ThreadPoolExecutor(6) as clients:
+        asked = [clients.submit(ask, server, "tight_decode", large.getvalue()) for _ in range(6)]
+        while not all(one.done() for one in asked):
+            most.append(decoder.memory_info().rss)
+            time.sleep(0.01)
+    expected = load_image(large.getvalue(), HOW)[0]
+    assert all(np.array_equal(one.result()["image"][0], expected) for one in asked)
+    assert max(most) - before < 3 * 8 * 3000**2, "each takes 8 bytes a pixel; the C library keeps some of it"
+
+
+def test_picture_is_refused_when_it_has_more_pixels_than_there_is_room_for(server: Server) -> None:
+    header = io.BytesIO()
+    Image.new("1", (5000, 4000)).save(header, "PNG")
+    with pytest.raises(InferenceServerException, match="5,000 x 4,000 pixels; at most 10,000,000 in all"):
+        ask(server, "tight_encoded", header.getvalue())
 
 
 def test_models_are_served_when_triton_has_no_pillow(server: Server, cat: Path) -> None:

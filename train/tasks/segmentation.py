@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from model.preprocess import ImageArray, ImageError, Preprocess, fit_mask
+from model.mask_fitting import fit_mask
+from model.preprocess import ImageArray, ImageError, Preprocess
 from model.runners.base import Outputs
 from model.spec import Question
 from model.tasks import task_for
