@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePath
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from client.connection import on_terms_of_infer
 from client.infer import Pace, Row, infer_pictures
 from client.opening import check_threshold, open_runner, task_with
 from client.picture import Picture, picture_of_file
@@ -54,13 +56,16 @@ class Client:
         """Open a model of a running Triton.
 
         model: its name; None is the only one there. url: its gRPC port, HOST:PORT, or with TLS, deadlines and patience
-        a `model.connection.Connection`; tokens come from the environment. version: empty for the server's choice.
+        a `model.connection.Connection`; what that leaves out is as for `client infer`: a request is repeated for 60 s
+        while the server is away. Tokens come from the environment.
+        version: empty for the server's choice, also when it loads another later: one with other labels or
+        preprocessing is an InferenceError.
         top: how many of the best labels are told. threshold: in place of the model's own.
         tta: test-time augmentation, `flip` or `flips`. pace: how much a stream does at once.
         Raises InputError, ArtifactError, InferenceError, SpecError.
         """
         pace = pace or Pace()
-        runner = open_runner(None, url, model, version, pace.in_flight.failed)
+        runner = open_runner(None, on_terms_of_infer(url), model, version, pace.in_flight.failed)
         self._open(runner, top, threshold, tta, pace)
 
     @classmethod
@@ -87,7 +92,7 @@ class Client:
             runner.close()
             raise
         self._top = top
-        self._pace = Pace(min(pace.batch, runner.max_batch or pace.batch), pace.in_flight, pace.workers)
+        self._pace = replace(pace, batch=min(pace.batch, runner.max_batch or pace.batch))
         self._threads = ThreadPoolExecutor(_ASKING_AT_ONCE, "ask")
 
     @property
@@ -104,7 +109,7 @@ class Client:
         """Answer one picture. Raises ImageError when it cannot be read, InferenceError when the server fails."""
         given = _picture(picture, 0)
         try:
-            pixels, geometry = given.load(self.spec.preprocess)
+            pixels, geometry = given.load(self.spec.preprocess, self._pace.room)
         except ImageError as error:
             raise ImageError(f"{given.name}: {error}") from error
         output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}

@@ -1,7 +1,8 @@
 """The verdict, continued in production: does a running server still give the checkpoint's answers?
 
 The golden images of the version that answers are sent through the server, one by one, in batches of a middle size and
-of the maximum, and compared with the checkpoint's answers within the limits that the version's verdict had.
+of the maximum, and compared with the checkpoint's answers within the limits that the version's verdict had, or those
+of fp32 where that verdict is not at hand.
 """
 
 from __future__ import annotations
@@ -10,19 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
+from client.evidence import Evidence
 from model.comparison import FP32_LIMITS, Comparison, Limits, ask, batch_sizes, compare
-from model.errors import ArtifactError, InputError
-from model.golden import GOLDEN_FILE, Golden, beside_checkpoint
+from model.errors import InputError, TritonkitError
 from model.runners import Outputs
 from model.spec import Frozen
 from model.tasks import task_of
 
 if TYPE_CHECKING:
     from model.runners.triton import TritonRunner
-
-_VERDICT_FILE = "verdict.json"
 
 
 class Checked(Frozen):
@@ -33,6 +31,8 @@ class Checked(Frozen):
     origin: str
     images: str
     limits: Limits
+    verdict: Path | None = None
+    """Where the limits stand; None for those of fp32."""
     comparisons: tuple[Comparison, ...]
     problems: tuple[str, ...]
 
@@ -42,45 +42,13 @@ class Checked(Frozen):
         return not self.problems
 
 
-class _Verdict(BaseModel):
-    """The part of `verdict.json` that is needed here."""
-
-    limits: Limits
-
-
-class Evidence(Frozen):
-    """Where the images and answers to compare with come from; the first that is given counts."""
-
-    golden: Path | None = None
-    """An `.npz` file, with the limits of a `verdict.json` beside it."""
-    checkpoint: Path | None = None
-    """The answers recorded when it was trained."""
-    repository: Path = Path("model_repository")
-
-    def of(self, model: str, version: str) -> tuple[Golden, Limits]:
-        """The golden sample of a version, with answers, and the limits. Raises InputError, ArtifactError."""
-        folder = self.repository / model / version
-        path = self.golden or folder / GOLDEN_FILE
-        if self.golden is None and self.checkpoint is not None:
-            found = beside_checkpoint(self.checkpoint)
-            path = self.checkpoint
-        else:
-            found = Golden.load(path) if path.is_file() else None
-        if found is None or not found.outputs:
-            raise InputError(
-                f"{path}: no golden sample with answers for {model} version {version}. Name the repository that the "
-                "server serves with --repository, a golden.npz with --golden, or the checkpoint with --against"
-            )
-        return found, _limits(self.golden.parent if self.golden else folder)
-
-
 def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
     """Compare what a served model answers now with the checkpoint's answers.
 
     Raises InputError without a golden sample of this model, InferenceError when the server does not answer.
     """
     runner = runner.pinned()  # the version whose golden sample is read, also when another is loaded meanwhile
-    golden, limits = evidence.of(runner.model, runner.version)
+    golden, limits, verdict = evidence.of(runner)
     if golden.images.shape[1:] != runner.spec.input.shape:
         expected, got = list(runner.spec.input.shape), list(golden.images.shape[1:])
         raise InputError(f"{runner.origin}: takes images of {expected}, the golden sample has {got}: of another model?")
@@ -95,12 +63,12 @@ def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
         comparisons.append(comparison)
         problems += _problems(comparison, limits)
     told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
-    return Checked(**told, limits=limits, comparisons=tuple(comparisons), problems=tuple(problems))
+    return Checked(**told, limits=limits, verdict=verdict, comparisons=tuple(comparisons), problems=tuple(problems))
 
 
-def unchecked(runner: TritonRunner, problem: InputError) -> Checked:
+def unchecked(model: str, version: str, origin: str, problem: TritonkitError) -> Checked:
     """What is told of a model that could not be checked."""
-    told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": ""}
+    told = {"model": model, "version": version, "origin": origin, "images": ""}
     return Checked(**told, limits=FP32_LIMITS, comparisons=(), problems=(str(problem),))
 
 
@@ -126,14 +94,3 @@ def _problems(found: Comparison, limits: Limits) -> list[str]:
     if found.decisions_kept < limits.decisions:
         problems.append(f"{found.asked}: {1 - found.decisions_kept:.0%} of images change their answer")
     return problems
-
-
-def _limits(folder: Path) -> Limits:
-    """Those of the verdict in a version folder; fp32's where there is none. Raises ArtifactError."""
-    path = folder / _VERDICT_FILE
-    try:
-        return _Verdict.model_validate_json(path.read_bytes()).limits
-    except FileNotFoundError:
-        return FP32_LIMITS
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{path}: no verdict that can be read ({error}); export the model again") from error

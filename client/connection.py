@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 OnFailure: TypeAlias = Callable[[TritonkitError], None]
 
+_OF_INFER = {"patience_s": 60.0, "shared_memory": True}
+"""Other than those of a Connection, which is for single questions; a test holds them to the command's own."""
+
 
 def connection_of(
     url: str,
@@ -37,6 +40,13 @@ def connection_of(
         patience_s=patience,
         shared_memory=shared_memory,
     )
+
+
+def on_terms_of_infer(where: str | Connection) -> Connection:
+    """An address, or a connection, that has what it leaves out from the defaults of `client infer`."""
+    given = Connection(url=where) if isinstance(where, str) else where
+    left_out = {name: value for name, value in _OF_INFER.items() if name not in given.model_fields_set}
+    return given.model_copy(update=left_out)
 
 
 def server_at(where: str | Connection, on_failure: OnFailure = lambda error: None) -> TritonServer:

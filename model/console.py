@@ -1,7 +1,7 @@
 """How every command talks: one error line and an exit code, tables on a terminal, or one JSON document.
 
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed,
-130 stopped by the keyboard.
+130 stopped by the keyboard, or by SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ParamSpec
+from types import FrameType
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from model.errors import OutsideError, RefusedError, TritonkitError
 
 Arguments = ParamSpec("Arguments")
+Item = TypeVar("Item")
 
 DEFAULT_URL = "127.0.0.1:8001"
 TRACEBACK_VARIABLE = "TRITONKIT_TRACEBACK"
@@ -76,7 +81,7 @@ def _message(error: BaseException) -> str:
         case TritonkitError():
             return str(error)
         case KeyboardInterrupt():
-            return "stopped by the keyboard"
+            return str(error) or "stopped by the keyboard"
         case ModuleNotFoundError():
             return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
         case OSError():
@@ -128,6 +133,46 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
 
         report(first)
         yield report
+
+
+def counted(items: Iterable[Item], doing: str, total: int | None, every_s: float = 30.0) -> Iterator[Item]:
+    """The items as they come, counted on stderr: by a bar on a terminal, elsewhere by a line now and then.
+
+    total: how many there will be, None where that is not known. every_s: seconds between lines.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(items, doing, total=total, console=console, transient=True)
+        return
+    told = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - told >= every_s:
+            told = time.monotonic()
+            print(f"{doing}: {number}{'' if total is None else f' of {total}'}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """While the block or the decorated function runs, SIGTERM ends it as Ctrl-C does.
+
+    Docker, Kubernetes and Slurm stop a job by it. Where somebody else heeds or ignores SIGTERM, that stays so.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
 def _plain(value: Any) -> Any:

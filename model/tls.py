@@ -12,6 +12,7 @@ from model.errors import InputError
 _WITHIN_S = 3.0
 _EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_IP = 10, 9, 62, 64
 """Verify codes of OpenSSL (x509_vfy.h); any other means that nobody who is trusted signed it."""
+SWAPPED = "--tls-cert holds a key and --tls-key a certificate: they are swapped"
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4" + bytes(5)
 """The preface and an empty SETTINGS frame (RFC 9113, 3.4)."""
 
@@ -29,6 +30,8 @@ def check_files(connection: Connection) -> None:
     except OSError as error:  # ssl.SSLError among them
         if certificate is not None and "KEY_VALUES_MISMATCH" in str(error):
             raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
+        if certificate is not None and key is not None and are_swapped(certificate, key):
+            raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})") from error
         files = ", ".join(str(path) for path in (ca, certificate, key) if path is not None)
         raise InputError(f"{files}: expected certificates and a key in PEM, without a password ({error})") from error
     if certificate is not None and key is not None and _has_expired(certificate, key):
@@ -68,8 +71,20 @@ def _distrust(error: ssl.SSLCertVerificationError, connection: Connection) -> st
         case code if code in (_WRONG_NAME, _WRONG_IP):
             host = connection.address.host
             return f"its certificate is not for {host} ({error.verify_message}); use the name it was made for in --url"
-    signed_by = f"{connection.tls_ca} did not sign it" if connection.tls_ca else "nobody whom this machine trusts did"
-    return f"its certificate is not trusted: {signed_by} ({error.verify_message}); name who did with --tls-ca"
+    who = f"{connection.tls_ca} did not sign it" if connection.tls_ca else "nobody whom this machine trusts signed it"
+    return (
+        f"its certificate is not trusted: {who} ({error.verify_message}); "
+        "give the certificate of who signed it with --tls-ca"
+    )
+
+
+def are_swapped(certificate: Path, key: Path) -> bool:
+    """Whether two PEM files are each what the other should be; False where one cannot be read."""
+    try:
+        begins = [path.read_bytes().partition(b"-----BEGIN ")[2].partition(b"-----")[0] for path in (certificate, key)]
+    except OSError:
+        return False
+    return begins[0].endswith(b"PRIVATE KEY") and begins[1] == b"CERTIFICATE"
 
 
 def _unwelcome(connection: Connection) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands.options import connects
-from model.console import JsonOption, print_json, reports_errors, table
+from client.commands.options import connects, is_said
+from model.console import JsonOption, counted, print_json, reports_errors, sigterm_as_interrupt, table
 from model.errors import InputError
 
 if TYPE_CHECKING:
-    from client.infer import Row
     from client.outputs.wanted import Tally
     from model.connection import Connection
     from model.tasks import Task
@@ -24,10 +23,12 @@ WHAT_IS_TAKEN = "Pictures, folders, globs, addresses, zip, tar, videos, CSVs; - 
 
 
 @reports_errors
+@sigterm_as_interrupt()
 @connects(many=True)
 def infer(
     paths: Annotated[list[str], typer.Argument(help=WHAT_IS_TAKEN)],
     connection: Connection,
+    context: typer.Context,
     model: Annotated[str | None, typer.Option(help="The served model; default: the only one.")] = None,
     version: Annotated[str, typer.Option(help="A version of it; default: the server's choice.")] = "",
     source: Annotated[Path | None, typer.Option("--from", help="Answer from a checkpoint or ONNX file.")] = None,
@@ -76,6 +77,7 @@ def infer(
 
     if source is not None and (model or version):
         raise InputError("--from answers in this process; --model and --version are for a server")
+    _check_video(context, paths, every)
     check_threshold(threshold)
     outputs = output or []
     folders = {"mask": masks, "overlay": overlays, "cutout": cutouts}
@@ -93,35 +95,37 @@ def infer(
         pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=requests)
         finish = filtered(writing.finish, chosen)
         rows = infer_pictures(runner, task, fetched_ahead(writing.missing(found.pictures)), top, pace, finish)
-        for row in _with_progress(rows, writing.left(found.total)):
+        for row in counted(rows, "answering", writing.left(found.total)):
             writing.write(row)
             tally.write(row)
     if as_json:
         print_json(writing.document(tally))
     else:
         _print_table(tally, task, outputs)
-        typer.echo(writing.summary(tally, runner.origin))
+        typer.echo(writing.summary(tally, runner.origin, terms.version))
     if tally.failed or writing.earlier_failed:
         raise typer.Exit(1)
+
+
+def _check_video(context: typer.Context, paths: Sequence[str], every: int) -> None:
+    from client.sources.named import may_hold_video
+
+    if is_said(context, "every") and not may_hold_video(paths):
+        raise InputError(f"--every {every}: is for videos, and none is given")
 
 
 def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def _with_progress(rows: Iterator[Row], total: int | None) -> Iterator[Row]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(rows, "answering", total=total, console=Console(stderr=True), transient=True))
-
-
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
-    shown = [[f"error: {row.error}"] if row.answer is None else task.cells(row.answer.told) for row in tally.rows]
-    ranks = max(map(len, shown), default=1)
-    cells = [[row.name, *answer, *[""] * (ranks - len(answer))] for row, answer in zip(tally.rows, shown, strict=True)]
-    if cells:
+    shown = {row.name: task.cells(row.answer.told) for row in tally.rows if row.answer is not None}
+    ranks = max(map(len, shown.values()), default=1)
+    if shown:
+        cells = [[name, *answer, *[""] * (ranks - len(answer))] for name, answer in shown.items()]
         table(["picture", "answer", *[""] * (ranks - 1)], cells)
+    if failed := [[row.name, row.error or ""] for row in tally.rows if row.answer is None]:
+        table(["picture", "error"], failed)  # in a table of its own: a reason is wider than an answer
     if more := tally.answered + tally.failed - tally.left_out - len(tally.rows):
         whole = next((path for path in outputs if path.suffix != ".npy"), None)
         where = f"all are in {whole}" if whole else "--output FILE.jsonl writes all"

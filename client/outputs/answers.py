@@ -8,21 +8,26 @@ Three states are told apart by what lies beside the first output when a client s
 
 At the end the files are made from the journal, row by row, each written beside and renamed, the first one last; the
 journal goes when all are there. So whenever a client is killed, starting it again ends in the same files.
+
+Only the job's own files are ever replaced. A job begins where none of its files is. Before it puts one into its place
+it notes the digest, so that the next client knows the files of a killed one from those that others put there meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
-from client.outputs.formats import FORMATS, paths_beside
-from client.outputs.journal import Journal
+from client.outputs.formats import FORMATS, Earlier
+from client.outputs.journal import Journal, claimed
 from client.outputs.leftovers import sweep
 from client.outputs.names import Names
-from client.outputs.terms import Terms, check_terms, terms_beside, write_terms
+from client.outputs.terms import Terms, check_terms, has_placed, terms_beside, write_terms
 from model.errors import InputError, OutsideError
+from model.files import sha256_of, written_beside
 from model.tasks import Answer
 
 Say = Callable[[str], None]
@@ -31,13 +36,24 @@ Say = Callable[[str], None]
 class Answers:
     """The files of a job, while it goes on."""
 
-    def __init__(self, paths: Sequence[Path], example: Answer, journal: Journal, finished: Names | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        terms: Terms,
+        example: Answer,
+        journal: Journal,
+        finished: Names | None,
+        placed: Sequence[str] = (),
+    ) -> None:
+        """placed: SHA-256 of the files that an interrupted client put into their places before the first."""
         self.journal = journal
         self.earlier_answered, self.earlier_failed = journal.answered, journal.failed
         """Rows of this job that an interrupted client wrote."""
         self.finished = finished
         """The names in the files of a finished job, which are added to; None where there are none."""
         self._paths = paths
+        self._terms = terms
+        self._placed = set(placed)
         self._example = example
         self._earlier = journal.names
 
@@ -65,7 +81,10 @@ class Answers:
         self.journal.write(row)
 
     def finish(self) -> None:
-        """Make the files from the journal. Raises OutsideError when they cannot be written; the journal stays."""
+        """Make the files from the journal.
+
+        Raises OutsideError when they cannot be written, InputError when there are others now; the journal stays.
+        """
         if self.nothing_new:
             return
         self.journal.sync()
@@ -74,17 +93,34 @@ class Answers:
             for path in others:
                 self._merge(path)
             if first.suffix == ".jsonl" and self.finished is None:
+                _check_own([first], self._placed)
                 self.journal.become(first)
             else:
                 self._merge(first)
+            if self._placed:
+                write_terms(first, self._terms)
         except OSError as error:
             why = error.strerror or error
             raise OutsideError(f"{error.filename or first}: cannot be written ({why})") from error
 
     def _merge(self, path: Path) -> None:
-        new = Names(told["path"] for told in self.journal.rows()) if self.finished is not None else None
-        keep = None if new is None else lambda name: name not in new
-        FORMATS[path.suffix].write(path, self.journal.rows(), self._example, keep)
+        how = FORMATS[path.suffix]
+        files = how.files(path)
+        with contextlib.ExitStack() as stack:
+            # What is entered last takes its place first.
+            beside = [stack.enter_context(written_beside(file)) for file in reversed(files)][::-1]
+            how.write(beside, self.journal.rows(), self._example, self._earlier_in(path))
+            if self.finished is None:
+                _check_own(files, self._placed)
+                self._placed.update(map(sha256_of, beside))
+                write_terms(self.path, self._terms, sorted(self._placed))
+
+    def _earlier_in(self, path: Path) -> Earlier | None:
+        """The finished file, of which all rows stay but those that a killed client had added from the journal."""
+        if self.finished is None:
+            return None
+        new = Names(told["path"] for told in self.journal.rows())
+        return Earlier(path, lambda name: name not in new)
 
 
 @contextmanager
@@ -108,42 +144,79 @@ def answers_in(
     journal = Journal(first)
     begun = False
     try:
-        if overwrite:
-            _remove(paths, journal)
-        answers = _gone_on(paths, terms, example, journal, retry_failed)
-        begun = True
-        yield answers
-        answers.finish()
-        journal.remove()
+        with claimed(paths[1:]):
+            if overwrite:
+                _remove(paths, journal)
+            answers = _gone_on(paths, terms, example, journal, retry_failed)
+            begun = True
+            yield answers
+            answers.finish()
+            journal.remove()
     except BaseException:
         if begun and journal.length:
             but = ", without --overwrite" if overwrite else ""
             say(f"{journal.length} rows are kept in {journal.path}; the same command{but} goes on from there")
         raise
     finally:
-        if not journal.length:
+        if journal.is_empty:
             journal.remove()
-            if begun and not first.exists():
+            if begun and not first.exists() and not has_placed(first):
                 terms_beside(first).unlink(missing_ok=True)
         journal.close()
 
 
 def _gone_on(paths: Sequence[Path], terms: Terms, example: Answer, journal: Journal, retry_failed: bool) -> Answers:
-    first = paths[0]
-    if first.exists() or journal.length:
-        check_terms(first, terms)
+    first, files = paths[0], _files(paths)
+    begun = first.exists() or not journal.is_empty or has_placed(first)
+    placed = check_terms(first, terms) if begun else ()
+    if first.exists():
+        _check_all_there(first, files, journal)
+    elif journal.length or placed:
+        _check_own(files, placed)
     else:
-        write_terms(first, terms)
-    if first.exists() and (missing := [str(path) for path in paths if not path.exists()]):
-        raise InputError(
-            f"{', '.join(missing)}: is not there, though {first}, which was written with it, is; "
-            "start over with --overwrite"
-        )
-    for path in paths:
-        sweep(path)
+        _check_none_there([*files, *map(terms_beside, paths[1:])])
+    journal.cut_torn()
+    for file in files:
+        sweep(file)
     if retry_failed:
         journal.forget_failed()
-    return Answers(paths, example, journal, _finished(paths, retry_failed) if first.exists() else None)
+    if not first.exists():
+        write_terms(first, terms, placed)
+        return Answers(paths, terms, example, journal, None, placed)
+    if placed:  # killed when all was done but this
+        write_terms(first, terms)
+    return Answers(paths, terms, example, journal, _finished(paths, retry_failed))
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """All files that outputs consist of."""
+    return [file for path in paths for file in FORMATS[path.suffix].files(path)]
+
+
+def _check_all_there(first: Path, files: Sequence[Path], journal: Journal) -> None:
+    if missing := [str(file) for file in files if not file.exists()]:
+        rows = f"; or move the other files away, and go on from {journal.length} rows in {journal.path}"
+        raise InputError(
+            f"{', '.join(missing)}: is not there, though {first}, which was written with it, is; "
+            f"start over with --overwrite{rows if journal.length else ''}"
+        )
+
+
+def _check_none_there(files: Sequence[Path]) -> None:
+    if there := [str(file) for file in files if file.exists()]:
+        raise InputError(
+            f"{', '.join(there)}: is there already, and this job did not write it; give another --output, move it "
+            "away, or write over it with --overwrite"
+        )
+
+
+def _check_own(files: Sequence[Path], placed: Collection[str]) -> None:
+    """Refuse to put anything into the place of what has come since the job began, or was changed."""
+    for file in files:
+        if file.exists() and sha256_of(file) not in placed:
+            raise InputError(
+                f"{file}: is not as this job wrote it, or not its own; move it away, and the same command goes on"
+            )
 
 
 def _finished(paths: Sequence[Path], retry_failed: bool) -> Names:
@@ -156,8 +229,5 @@ def _finished(paths: Sequence[Path], retry_failed: bool) -> Names:
 
 def _remove(paths: Sequence[Path], journal: Journal) -> None:
     journal.clear()
-    for path in paths:
-        path.unlink(missing_ok=True)
-        if path.suffix == ".npy":
-            paths_beside(path).unlink(missing_ok=True)
-    terms_beside(paths[0]).unlink(missing_ok=True)
+    for file in [*_files(paths), *map(terms_beside, paths)]:
+        file.unlink(missing_ok=True)

@@ -1,7 +1,10 @@
 """The journal of a job: its rows as JSON lines, each written when it has come, in `<output>.partial`.
 
-Whenever the client is killed, the journal holds whole rows and perhaps the beginning of one, which is cut off when it
-is opened again. It is brought to the disk every second, so that no more is lost when the machine itself fails.
+Whenever the client is killed, the journal holds whole rows and perhaps the beginning of one, which is cut off when the
+job goes on. It is brought to the disk every second, so that no more is lost when the machine itself fails.
+
+Who holds the journal's lock is at the job. The other outputs of a job are claimed by the same lock, on journals that
+stay empty, so that no two jobs write one file.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
@@ -20,17 +24,25 @@ from client.outputs.names import Names
 from model.errors import InputError, OutsideError
 
 _SYNC_S = 1.0
+_ROW_BEGINS = b'{"path": '
+_LOOKED_AT = 4096
+
+
+def journal_beside(path: Path) -> Path:
+    """The file that holds the journal of an output."""
+    return path.with_name(f"{path.name}.partial")
 
 
 class Journal:
     """An open journal that no other client writes to."""
 
     def __init__(self, path: Path) -> None:
-        """Open or begin the journal of the output `path`, and cut a torn row off.
+        """Open or begin the journal of the output `path`; nothing in it is changed yet.
 
-        Raises InputError for a folder that cannot be written to, and when another client is at it.
+        Raises InputError for a folder that cannot be written to, when another client is at it, and for a file of this
+        name that is no journal.
         """
-        self.path = path.with_name(f"{path.name}.partial")
+        self.path = journal_beside(path)
         self.answered = self.failed = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +51,17 @@ class Journal:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
         self._size = 0
         self._synced = time.monotonic()
-        self.names = Names(self._recovered())
+        try:
+            self.names = Names(self._recovered())
+            self._check_is_one()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, not even a torn row."""
+        return os.fstat(self._file).st_size == 0
 
     @property
     def length(self) -> int:
@@ -70,8 +92,12 @@ class Journal:
         """The rows, in order, one in memory at a time."""
         return rows_of(self.path)
 
+    def cut_torn(self) -> None:
+        """Cut off what stands after the last whole row. It must be known that the journal is the job's."""
+        os.ftruncate(self._file, self._size)
+
     def forget_failed(self) -> None:
-        """Drop the rows without an answer, so that those pictures are no longer known."""
+        """Drop the rows without an answer, so that those pictures are no longer known. Nothing in it is torn."""
         if not self.failed:
             return
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
@@ -93,7 +119,7 @@ class Journal:
         self.names = Names()
 
     def remove(self) -> None:
-        """Delete it; what it held stands elsewhere, or there was nothing."""
+        """Delete it; all it held stands elsewhere, or it is empty."""
         if _is(self._file, self.path):  # else it has become an output, and another client may have begun a journal
             self.path.unlink()
 
@@ -109,7 +135,7 @@ class Journal:
         os.close(self._file)
 
     def _recovered(self) -> Iterator[str]:
-        """The names of whole rows, which are counted; all after them is cut off."""
+        """The names of whole rows up to the first that is none, which are counted."""
         with self.path.open("rb") as lines:
             for line in lines:
                 heading = heading_of(line)
@@ -118,13 +144,60 @@ class Journal:
                 self._size += len(line)
                 self._count(heading.failed)
                 yield heading.name
-        os.ftruncate(self._file, self._size)
+
+    def _check_is_one(self) -> None:
+        """Without a whole row it must look like one torn row, or like what a failed machine leaves: zeros."""
+        if self.length or self.is_empty:
+            return
+        with self.path.open("rb") as file:
+            line = file.readline(_LOOKED_AT)
+        is_torn = line.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(line)
+        if line.endswith(b"\n") or not (is_torn or not line.strip(b"\0")):
+            raise InputError(
+                f"{self.path}: is no journal of answers, and the name is needed for one; "
+                "move the file away, or give another --output"
+            )
 
     def _count(self, failed: bool) -> None:
         if failed:
             self.failed += 1
         else:
             self.answered += 1
+
+
+@contextmanager
+def claimed(paths: Iterable[Path]) -> Iterator[None]:
+    """Keep other clients from the outputs of a job besides its first.
+
+    Raises InputError for a folder that cannot be written to, and when another job has one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.callback(_Claim(path).release)
+        yield
+
+
+class _Claim:
+    """An output that is claimed by a lock on the journal that a job of its own would have."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = journal_beside(path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _locked(self._path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        if os.fstat(self._file).st_size:
+            os.close(self._file)
+            raise InputError(
+                f"{self._path}: holds rows of another job that was to write {path.name}; go on with that job, "
+                "move the file away, or give another --output"
+            )
+
+    def release(self) -> None:
+        if _is(self._file, self._path):
+            self._path.unlink()
+        os.close(self._file)
 
 
 def _known(line: bytes) -> Heading:

@@ -88,22 +88,34 @@ def terms_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.made.json")
 
 
-def write_terms(path: Path, terms: Terms) -> None:
-    """Write the terms of the output `path`."""
+class _Made(Terms):
+    """What the file says."""
+
+    placed: tuple[str, ...] = ()
+    """SHA-256 of the files that the job has put into their places while its first output is not there yet."""
+
+
+def write_terms(path: Path, terms: Terms, placed: Sequence[str] = ()) -> None:
+    """Write the terms of the output `path`.
+
+    placed: SHA-256 of the files that the job has put, or is about to put, into their places before the first.
+    """
+    made = _Made(**terms.model_dump(), placed=tuple(placed))
+    text = made.model_dump_json(indent=2, exclude=set() if placed else {"placed"})
     with written_beside(terms_beside(path)) as beside:
-        beside.write_text(terms.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
-def check_terms(path: Path, terms: Terms) -> None:
-    """Refuse to go on with the output `path` on other terms. Raises InputError that names the differences."""
+def check_terms(path: Path, terms: Terms) -> tuple[str, ...]:
+    """Refuse to go on with the output `path` on other terms; what was placed before the first output.
+
+    Raises InputError that names the differences.
+    """
     made = terms_beside(path)
     try:
-        before = Terms.model_validate_json(made.read_bytes())
+        before = _Made.model_validate_json(made.read_bytes())
     except OSError as error:
-        raise InputError(
-            f"{path}: there are answers already, and {made.name}, which says how they were made, is not beside it; "
-            "give another --output, or start over with --overwrite"
-        ) from error
+        raise InputError(f"{path}: {_whose(path)}") from error
     except ValidationError as error:
         raise InputError(f"{made}: cannot be read; start over with --overwrite:\n{problems_of(error)}") from error
     old, new = before.model_dump(), terms.model_dump()
@@ -115,6 +127,31 @@ def check_terms(path: Path, terms: Terms) -> None:
             f"{path}: its answers were made in another way:\n{told}\n"
             "Ask for the same again, give another --output, or start over with --overwrite."
         )
+    return before.placed
+
+
+def has_placed(path: Path) -> bool:
+    """Whether a job with the first output `path` noted files of its own that have taken their place before it."""
+    try:
+        return bool(_Made.model_validate_json(terms_beside(path).read_bytes()).placed)
+    except (OSError, ValidationError):
+        return False
+
+
+def _whose(path: Path) -> str:
+    """Of an output without terms of its own: what is known of where it comes from, and the way on."""
+    for made in sorted(path.parent.glob(terms_beside(Path("*")).name)):
+        try:
+            names = _Made.model_validate_json(made.read_bytes()).outputs
+        except (OSError, ValidationError):
+            continue  # it says nothing of this output
+        if path.name in names:
+            same = " ".join(f"--output {path.with_name(name)}" for name in names)
+            return f"was written together with other files, as {made.name} says; give {same}, or another file"
+    return (
+        f"there are answers already, and {terms_beside(path).name}, which says how they were made, is not beside it; "
+        "give another --output, or start over with --overwrite"
+    )
 
 
 _WORDS = {"file": "the file that answers", "spec": "the model's spec", "drawn": "folders of pictures"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,11 +28,14 @@ from client.outputs.drawings import (
     draw_overlay,
     each_in_its_place,
 )
-from client.outputs.formats import FORMATS, paths_beside
+from client.outputs.formats import FORMATS
 from client.outputs.gallery import ContactSheet
 from client.outputs.leftovers import sweep_folder
 from client.outputs.terms import Terms, terms_beside
 from client.picture import Picture
+from client.sources.finding import STDIN
+from client.sources.lists import CSV_SUFFIXES
+from client.sources.named import files_named
 from model.errors import InputError
 from model.files import check_can_write, check_is_html
 from model.preprocess import Geometry
@@ -73,6 +78,7 @@ class Wanted:
         given: what is to be answered.
         """
         _check_files(outputs, gallery)
+        _check_not_given(outputs, given)
         for option, is_given in {"--overwrite": overwrite, "--retry-failed": retry_failed}.items():
             if is_given and not outputs:
                 raise InputError(f"{option}: is about the files of --output; say which")
@@ -97,7 +103,8 @@ def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
     for path in outputs:
         if path.suffix not in FORMATS:
             raise InputError(f"{path}: answers are written as {', '.join(FORMATS)}; end the name in one of them")
-    files = [*outputs, *(paths_beside(path) for path in outputs if path.suffix == ".npy")]
+    files = [*outputs]  # first, for what was typed is what is told
+    files += [file for path in outputs for file in FORMATS[path.suffix].files(path) if file != path]
     files += map(terms_beside, outputs[:1])
     check_is_html(gallery)
     if gallery is not None:
@@ -106,6 +113,25 @@ def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
     if twice := next((path for path, count in counts.items() if count > 1), None):
         raise InputError(f"{twice}: would be written twice; give each result a file of its own")
     check_can_write(*files)
+
+
+def _check_not_given(outputs: Sequence[Path], given: Sequence[str]) -> None:
+    """Refuse to write over what is to be read."""
+    there = {_identity(path.stat()): path for path in outputs if path.is_file()}
+    if not there:
+        return
+    endings = (*FORMATS, *CSV_SUFFIXES)
+    read = {_identity(os.stat(file)): file for file in files_named(given) if file.lower().endswith(endings)}  # noqa: PTH116
+    if STDIN in given:
+        with contextlib.suppress(OSError, ValueError):  # closed, or no file
+            read[_identity(os.fstat(sys.stdin.fileno()))] = STDIN
+    if both := there.keys() & read.keys():
+        one = both.pop()
+        raise InputError(f"{there[one]}: is to be answered, as {read[one]}; give another --output")
+
+
+def _identity(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
 
 
 @dataclass(frozen=True)
@@ -149,14 +175,15 @@ class Writing:
         without = {"left_out": tally.left_out} if tally.left_out else {}
         return {"answered": tally.answered, "failed": tally.failed, **without, **earlier, "rows": rows}
 
-    def summary(self, tally: Tally, origin: str) -> str:
-        """The last line."""
+    def summary(self, tally: Tally, origin: str, version: str) -> str:
+        """The last line. version: of a served model the one that answers; empty for a file."""
+        told = f"{tally.summary()}, by {origin}{version and f', version {version}'}"
         if not (self.answers and self.answers.earlier):
-            return f"{tally.summary()}, by {origin}"
+            return told
         if self.answers.nothing_new:
             return f"nothing new: {self.answers.path} holds all of these pictures, {self.answers.earlier} rows"
         before = f"; {self.answers.earlier} rows are from before"
-        return f"{tally.summary()}, by {origin}{before}"
+        return f"{told}{before}"
 
     def write(self, row: Row) -> None:
         """Take a finished row, in order. Raises OutsideError when the disk is full."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from client.picture import Picture, as_text
 from client.sources.containers import check, container_of, containers, or_what_is_wrong
 from client.sources.content import Broken, Holder
 from client.sources.entries import Reader, open_file
-from client.sources.lists import CSV_SUFFIXES, Column, lines
+from client.sources.lists import CSV_SUFFIXES, Column, is_list, lines
 from client.sources.local import common_folder, find_files, place_below
 from client.sources.naming import is_address, is_web, path_of, public_name, public_place, safe_place
 from client.sources.stores import Store, has_pattern, open_store, why_nothing
@@ -26,6 +27,7 @@ from model.errors import InputError
 from model.preprocess import ImageError
 
 STDIN = "-"
+_A_LIST = "not a picture, but a list; it is read from standard input: client infer - < {}"
 DEFAULT_EVERY = 25
 """Of a video's frames, each so many-th: about one a second."""
 
@@ -156,6 +158,8 @@ class _Asked:
 
     def _file(self, file: str) -> Iterator[Picture]:
         path, place = Path(file), place_below(self.base, file)
+        if is_list(path):
+            return iter((Picture(as_text(path), place, Broken(_A_LIST.format(shlex.quote(as_text(path))))),))
         if not _is_csv(file):
             return self.reader.file(path, place)
         return or_what_is_wrong(as_text(path), place, self._rows(Column(path, self.column)))

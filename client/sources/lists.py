@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from client.picture import as_text
+from client.sources.naming import is_address
 from model.errors import InputError
 from model.preprocess import ImageError
 
@@ -17,6 +18,7 @@ COLUMNS = ("image_path", "path", "image", "file", "url")
 """The columns that hold pictures where none is named, the first of them that there is."""
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 """Ends of names, and what stands between columns."""
+_LIST_SUFFIXES = {".txt", ".lst", ".list"}
 _MAX_LINE = 2**16
 _MAX_CSV_LINE = 2**20
 
@@ -36,6 +38,18 @@ def lines(stream: BinaryIO, null: bool) -> Iterator[str]:
             raise ImageError(f"a line of more than {_MAX_LINE:,} bytes; expected a list of paths")
     if last := _line(rest, null):
         yield last
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file that is named like text begins with the path or address of something."""
+    if path.suffix.lower() not in _LIST_SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            first = next(lines(file, null=False), "")
+        return is_address(first) or Path(first).is_file()
+    except (OSError, ValueError, ImageError):
+        return False  # then it is answered as any file, which tells what is wrong
 
 
 def _line(line: bytes, null: bool) -> str:

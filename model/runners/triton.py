@@ -7,18 +7,30 @@ address and a model name are all a client needs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from model.connection import Connection, Protocol
 from model.encoded import without_encoded
-from model.errors import ArtifactError, InferenceError, TokenError, TritonkitError, UnknownModelError
+from model.errors import (
+    BatchError,
+    InferenceError,
+    InputError,
+    NotReadyError,
+    TokenError,
+    TritonkitError,
+    UnknownModelError,
+    UnreachableError,
+)
 from model.patience import PASSING, Patience
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
+from model.runners.served_spec import differences, spec_in
 from model.runners.shared_memory import SharedInputs
 from model.runners.triton_errors import MemoryForgottenError
 from model.runners.triton_transport import Transport, TritonRegistry
-from model.spec import METADATA_KEY, Frozen, ModelSpec
+from model.spec import Frozen, ModelSpec
+
+_Answer = TypeVar("_Answer")
 
 
 class ModelState(Frozen):
@@ -81,10 +93,14 @@ class TritonServer:
         rows = index.get("models", []) if isinstance(index, dict) else index
         return [ModelState(**{key: str(value) for key, value in row.items()}) for row in rows]
 
-    def config(self, model: str, version: str = "") -> dict[str, Any]:
-        """A model's configuration. Raises UnknownModelError that names the models there are."""
+    def config(self, model: str, version: str = "", waits: bool = True) -> dict[str, Any]:
+        """A model's configuration; `waits` for a model that is loading. Raises UnknownModelError with those there are.
+
+        Of versions that are loaded together, all have that of the newest.
+        """
+        ask = self._waited if waits else self._transport.document
         try:
-            config = self._waited(f"read the configuration of {model!r}", "get_model_config", model, version)
+            config = ask(f"read the configuration of {model!r}", "get_model_config", model, version)
         except UnknownModelError as error:
             asked = f"{model!r} version {version}" if version else repr(model)
             raise UnknownModelError(f"{self.url} has no model {asked}; {self._served()}") from error
@@ -93,8 +109,14 @@ class TritonServer:
 
     def version(self, model: str) -> str:
         """The version Triton answers with when none is asked for: the highest that is loaded."""
-        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
-        return str(max(map(int, metadata.get("versions", [])), default=""))
+        return _newest(self._waited(f"read the metadata of {model!r}", "get_model_metadata", model))
+
+    def version_now(self, model: str) -> str:
+        """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
+        try:
+            return _newest(self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model))
+        except (NotReadyError, UnknownModelError):
+            return ""
 
     def release(self) -> str:
         """The server's own version, such as 2.51.0."""
@@ -114,7 +136,11 @@ class TritonServer:
 
     def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """Answer one batch, uint8 [N, H, W, 3]; asked again for `patience_s` while the server is away or too busy."""
-        return self._patience.ask(lambda: self._infer(model, version, spec, batch), option="--patience")
+        return self.patiently(lambda: self.infer_once(model, version, spec, batch))
+
+    def patiently(self, request: Callable[[], _Answer]) -> _Answer:
+        """What `request` gives, repeated for `patience_s` while it fails in a way that may pass."""
+        return self._patience.ask(request, option="--patience")
 
     def close(self) -> None:
         """End the connection. Requests that are being repeated end with their last error."""
@@ -123,7 +149,8 @@ class TritonServer:
             self._memory.close()
         self._transport.close()
 
-    def _infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+    def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+        """As `infer`, without asking again."""
         if self._memory is not None:
             try:
                 with self._memory.lent(batch.nbytes) as region:
@@ -166,7 +193,10 @@ class TritonServer:
 
 
 class TritonRunner(Runner):
-    """A model on a running Triton."""
+    """A model on a running Triton.
+
+    Answers of a version loaded later are given on only where its spec reads them as the opened one does.
+    """
 
     def __init__(self, server: TritonServer, model: str, version: str = "") -> None:
         """Ask the server for the model's spec. Raises InputError, ArtifactError, InferenceError, SpecError."""
@@ -176,13 +206,9 @@ class TritonRunner(Runner):
         self.origin = f"{server.url}/{model}"
         config = server.config(model, version)
         self.max_batch = int(config.get("max_batch_size", 0))
-        parameter = config.get("parameters", {}).get(METADATA_KEY)
-        if parameter is None:
-            raise ArtifactError(
-                f"{self.origin}: its config.pbtxt has no {METADATA_KEY} parameter, so labels and preprocessing "
-                "are unknown. Publish it with `builder export`."
-            )
-        self.spec = ModelSpec.from_json(parameter["string_value"], origin=self.origin)
+        self.spec = spec_in(config, self.origin)
+        # Unpinned, the configuration does not tell its version: that of the first answer is compared as any other.
+        self._fitting = {version} if version else set()
 
     def pinned(self) -> TritonRunner:
         """The same model, of the version that the server answers with now, however many are loaded later.
@@ -192,14 +218,66 @@ class TritonRunner(Runner):
         return self if self.version else TritonRunner(self.server, self.model, self.server.version(self.model))
 
     def _infer(self, batch: ImageArray) -> Outputs:
+        return self.server.patiently(lambda: self._answers(batch))
+
+    def _answers(self, batch: ImageArray) -> Outputs:
+        """Answers that the spec describes. Raises NotReadyError where the version is gone, InferenceError."""
         try:
-            return self.server.infer(self.model, self.version, self.spec, batch).outputs
-        except UnknownModelError as error:  # it was there when its spec was read
-            which = f"version {self.version} of it" if self.version else "it"
+            answered = self.server.infer_once(self.model, self.version, self.spec, batch)
+            if answered.version not in self._fitting:
+                self._compare(answered.version, len(batch))
+                self._fitting.add(answered.version)
+        except BatchError:
+            self._compare(self.version, len(batch))
+            raise
+        except UnreachableError:
+            self._fitting.clear()  # what comes up again may have another model under the same number
+            raise
+        except (NotReadyError, UnknownModelError) as error:  # it was there when its spec was read
+            self._fitting.clear()
+            raise self._away(error) from error
+        for output in self.spec.outputs:
+            got = answered.outputs[output.name].shape[1:]
+            if got != output.shape:
+                raise InferenceError(
+                    f"{self.origin} version {answered.version}: expected {output}, got [N, {', '.join(map(str, got))}]."
+                    " Its network is not what its spec says; publish it again with `builder export`"
+                )
+        return answered.outputs
+
+    def _compare(self, version: str, images: int) -> None:
+        """Refuse to go on with a version that takes or gives other things. Raises InferenceError."""
+        which = f"version {version}" if version else "another version"
+        config = self.server.config(self.model, version, waits=False)
+        try:
+            changed = differences(self.spec, spec_in(config, self.origin))
+        except InputError as error:
+            raise InferenceError(f"{self.origin}: {which} answers now, and cannot be understood: {error}") from error
+        if 0 < int(config.get("max_batch_size", 0)) < images:
+            changed.append("max_batch_size")
+        if changed:
             raise InferenceError(
-                f"{self.origin}: the server no longer serves {which} ({error}). Load it again to go on, or start over"
-            ) from error
+                f"{self.origin}: {which} answers now, and differs from the one that was opened in "
+                f"{', '.join(changed)}. Open the model again (start the command again) to ask the new one"
+            )
+
+    def _away(self, error: TritonkitError) -> NotReadyError:
+        """What is wrong, and the way on, when the model or its version is not there any more, or not yet."""
+        now = self.server.version_now(self.model)
+        if not now:
+            return NotReadyError(f"{error}. If it was unloaded, load it again: `server load {self.model}`")
+        if now == self.version or not self.version:
+            return NotReadyError(str(error))
+        return NotReadyError(
+            f"{self.origin}: version {self.version} answered so far, and the server has version {now} in its place. "
+            f"To go on with version {self.version}: `builder promote {self.model} {self.version}`, then `server reload "
+            f"{self.model}`, then the same again; afterwards `builder promote {self.model} latest`"
+        )
 
     def close(self) -> None:
         """End the connection: what is being repeated ends with its last error."""
         self.server.close()
+
+
+def _newest(metadata: dict[str, Any]) -> str:
+    return str(max(map(int, metadata.get("versions", [])), default=""))

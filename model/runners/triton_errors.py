@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -46,8 +47,10 @@ def error_of_answer(connection: Connection, doing: str, status: str, message: st
     url, said = connection.url, _shortened(message)
     low = message.lower()
     if _RESTRICTED in low or status in ("401", "403"):
+        given = " and ".join(f"${name}" for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE) if os.environ.get(name))
+        lacking = f"for the token of {given}" if given else "without its token"
         return TokenError(
-            f"{url} does not {doing} without its token ({said}): set ${TOKEN_VARIABLE}, or ${ADMIN_TOKEN_VARIABLE} "
+            f"{url} does not {doing} {lacking} ({said}): set ${TOKEN_VARIABLE}, or ${ADMIN_TOKEN_VARIABLE} "
             "for its repository, to the one that it was started with"
         )
     if "DEADLINE_EXCEEDED" in status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -18,12 +19,16 @@ from PIL import Image
 from typer.testing import Result as Ran
 
 from client import Client
+from client.commands.infer import infer as infer_command
+from client.connection import connection_of, on_terms_of_infer
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
+from model.connection import Connection
 from model.errors import InputError, SpecError
 from model.network import Network, save_network
 from model.preprocess import ImageError, load_file
 from model.runners import open_artifact
 from model.spec import Question
+from scripts.tcp_proxy import proxy_to
 
 ROOT = Path(__file__).parents[2]
 COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
@@ -61,6 +66,26 @@ def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], se
         assert isinstance(result, LabelResult)
         assert result.probability == pytest.approx(rows[result.name]["probability"], abs=1e-5)
         assert [entry.label for entry in result.top] == [entry["label"] for entry in rows[result.name]["top"]]
+
+
+def test_client_asks_on_the_terms_of_the_command() -> None:
+    options = {one.name: one.default for one in inspect.signature(infer_command).parameters.values()}
+    own = inspect.signature(connection_of).parameters
+    command = connection_of(**{name: default for name, default in options.items() if name in own})
+    assert on_terms_of_infer(command.url) == command
+    assert command.patience_s
+    given = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)
+    assert on_terms_of_infer(given) == given.model_copy(update={"shared_memory": command.shared_memory})
+
+
+def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat: Path) -> None:
+    with proxy_to(int(served.rpartition(":")[2])) as network, Client("resnet18", f"127.0.0.1:{network.port}") as client:
+        before = client.infer(cat)
+        network.cut()
+        mending = threading.Timer(0.5, network.mend)
+        mending.start()
+        assert [result.told["label"] for result in client.stream([cat] * 3)] == [before.told["label"]] * 3
+        mending.join()
 
 
 def test_result_has_the_type_of_its_task(checkpoints: dict[str, Path], cat: Path) -> None:
@@ -202,6 +227,8 @@ def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str,
         "cat.jpg": str(cat),
         "photos/": f"{cat.parent}/",
         "runs/digits/1/best.safetensors": str(checkpoints["multiclass"]),
+        "grpcs://triton.example:8001": served,
+        'Path("ca.pem")': "None",
     }
     words = re.compile("|".join(map(re.escape, places)))
     for example in examples:

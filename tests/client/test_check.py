@@ -71,11 +71,78 @@ def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, 
     assert "no verdict that can be read" in broken.stderr
 
 
-def test_golden_sample_of_another_model_is_refused(command: Command, served: str, repository: Path) -> None:
-    other = repository / "imagenet" / "1" / "golden.npz"
+def test_golden_sample_of_another_model_is_refused(command: Command, served: str, copied: Path) -> None:
+    other = copied / "imagenet" / "1" / "golden.npz"
+    known = command("client", "check", "resnet18", "--url", served, "--golden", other)
+    assert known.exit_code == 2
+    assert "imagenet/1/golden.npz: is of another model than" in known.stderr
+    assert "labels, preprocess differ" in known.stderr
+    (other.parent / "model.json").unlink()  # nothing but the arrays tells
     done = command("client", "check", "resnet18", "--url", served, "--golden", other)
     assert done.exit_code == 1
     assert "probabilities: the server gives [9, 10], the checkpoint [9, 1000]" in done.stdout
+
+
+@pytest.fixture
+def recorded(copied: Path, families: dict[str, Path], tmp_path: Path) -> Path:
+    """The checkpoint of resnet18, and beside it answers that a less precise server gives."""
+    golden = Golden.load(copied / "resnet18" / "1" / "golden.npz")
+    coarse = {name: (array + 2e-3).astype(np.float32) for name, array in golden.outputs.items()}
+    checkpoint = Path(shutil.copy(families["resnet18"], tmp_path / "best.safetensors"))
+    Golden(golden.images, coarse, source=golden.source).save(tmp_path / "best.golden.npz")
+    return checkpoint
+
+
+def loosen(version: Path) -> Path:
+    """Limits as a version of less precision has them."""
+    verdict = version / "verdict.json"
+    said = json.loads(verdict.read_text())
+    said["limits"] |= {"max_abs": 0.01, "relative": 100.0, "tie": 0.01}
+    verdict.write_text(json.dumps(said))
+    return verdict
+
+
+def test_limits_of_fp32_are_told_when_the_verdict_is_not_at_hand(
+    command: Command, served: str, copied: Path, recorded: Path, tmp_path: Path
+) -> None:
+    words = ("client", "check", "resnet18", "--url", served, "--against", recorded)
+    alone = command(*words, "--repository", tmp_path / "nowhere")
+    assert alone.exit_code == 1
+    assert "judged by the limits of fp32, for its verdict.json is not here" in alone.stdout
+    assert "--verdict" in alone.stdout
+    verdict = loosen(copied / "resnet18" / "1")
+    for more in (("--verdict", verdict), ("--repository", copied)):
+        done = command(*words, *more)
+        assert done.exit_code == 0, done.output
+        assert "judged by" not in done.stdout
+    said = json.loads(command(*words, "--verdict", verdict, "--json").stdout)
+    assert said[0]["verdict"] == str(verdict)
+    missing = command(*words, "--verdict", tmp_path / "none.json")
+    assert missing.exit_code == 2
+    assert "none.json: no verdict that can be read" in missing.stderr
+
+
+def test_verdict_of_another_model_lends_no_limits_when_a_checkpoint_is_given(
+    command: Command, served: str, copied: Path, recorded: Path
+) -> None:
+    version = copied / "resnet18" / "1"
+    loosen(version)
+    shutil.copy(copied / "vit_tiny_patch16_224" / "1" / "model.json", version / "model.json")
+    done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--against", recorded)
+    assert done.exit_code == 1
+    assert "judged by the limits of fp32" in done.stdout
+    without = command("client", "check", "imagenet", "--url", served, "--against", recorded)
+    assert without.exit_code == 2
+    assert "best.safetensors: is of another model than" in without.stderr
+
+
+def test_other_models_are_checked_when_a_file_of_one_is_broken(command: Command, served: str, copied: Path) -> None:
+    (copied / "resnet18" / "1" / "golden.npz").write_bytes(b"torn")
+    done = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
+    assert done.exit_code == 1, done.stderr
+    problems = {one["model"]: one["problems"] for one in json.loads(done.stdout)}
+    assert "not a readable golden sample" in problems.pop("resnet18")[0]
+    assert not any(problems.values())
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ def test_tls_is_asked_for_when_the_server_speaks_nothing_else(guarded: Server, p
         ({"tls_cert": "client.pem"}, "--tls-cert and --tls-key are given together"),
         ({"tls_cert": "client.pem", "tls_key": "server.key"}, r"server\.key: is not the key of .*client\.pem"),
         ({"tls_cert": "old.pem", "tls_key": "old.key"}, r"--tls-cert .*old\.pem: has expired"),
+        ({"tls_cert": "client.key", "tls_key": "client.pem"}, r"--tls-key a certificate: they are swapped"),
         ({"tls_ca": "absent.pem"}, r"--tls-ca .*absent\.pem: no such file"),
         ({"tls_ca": "names.cnf"}, r"names\.cnf: expected certificates and a key in PEM"),
     ],
@@ -238,7 +239,7 @@ def test_server_that_wants_a_token_is_told_as_such(
     assert "without its token (This protocol is restricted, expecting header" in refused.stderr
     assert "set $TRITONKIT_TOKEN" in refused.stderr
     monkeypatch.setenv(TOKEN_VARIABLE, "another")
-    assert "without its token" in command(*ask).stderr
+    assert "for the token of $TRITONKIT_TOKEN (This protocol is restricted" in command(*ask).stderr
     monkeypatch.setenv(TOKEN_VARIABLE, "no\ntoken")
     assert "$TRITONKIT_TOKEN: a token holds letters" in command(*ask).stderr
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)

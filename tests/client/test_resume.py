@@ -251,6 +251,22 @@ def test_other_terms_are_refused_by_name_and_overwrite_starts_over(
     assert not (tmp_path / "a.jsonl.partial").exists()
 
 
+def test_outputs_to_name_are_told_when_a_file_was_written_as_one_of_several(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    words = ("client", "infer", pictures / "000000.png", "--from", models["colours"])
+    both = outputs(tmp_path, ".parquet", ".csv")
+    assert command(*words, *both).exit_code == 0
+    before = files(tmp_path)
+    for alone in (outputs(tmp_path, ".csv"), outputs(tmp_path, ".csv", ".parquet")):
+        result = command(*words, *alone, "--top", 2)
+        assert result.exit_code == 2
+        assert "a.csv: was written together with other files, as a.parquet.made.json says" in result.stderr
+        assert " ".join(map(str, both)) in result.stderr
+        assert files(tmp_path) == before
+    assert "nothing new" in command(*words, *both).stdout
+
+
 def test_output_of_unknown_origin_is_not_written_over(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
@@ -381,7 +397,10 @@ def test_rows_are_kept_and_the_way_on_is_told_when_the_server_fails(
     assert len(lines(tmp_path / "a.jsonl")) == 3
 
 
-def test_keyboard_ends_a_run_that_can_be_continued(exported_once: Path, pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGINT, "by the keyboard"), (signal.SIGTERM, "by SIGTERM")])
+def test_signal_ends_a_run_that_can_be_continued(
+    exported_once: Path, pictures: Path, tmp_path: Path, number: int, how: str
+) -> None:
     graph = exported_once / "pets" / "1" / "model.onnx"
     words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -390,12 +409,13 @@ def test_keyboard_ends_a_run_that_can_be_continued(exported_once: Path, pictures
     journal = tmp_path / "a.jsonl.partial"
     while running.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.001)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     said = running.communicate(timeout=60)[1]
-    if running.returncode == 1:
+    if (tmp_path / "a.jsonl").exists():
         pytest.skip("it was done before it could be stopped")
     assert running.returncode == 130, said
     assert "the same command goes on from there" in said
+    assert said.endswith(f"error: stopped {how}\n")
     assert len(lines(journal)) >= 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +22,13 @@ class Heading(NamedTuple):
     failed: bool
 
 
+class Earlier(NamedTuple):
+    """A whole file of answers that others are added to."""
+
+    path: Path
+    stays: Keep
+
+
 class Format(ABC):
     """A kind of file of answers, of one row a picture."""
 
@@ -35,9 +42,14 @@ class Format(ABC):
     def headings(self, path: Path) -> Iterator[Heading]:
         """The rows of a whole file. Raises InputError for one that was not written here."""
 
-    @abstractmethod
-    def write(self, path: Path, rows: Iterable[Told], example: Answer, keep: Keep | None) -> None:
-        """Write a file whole or not at all, row by row.
+    def files(self, path: Path) -> Sequence[Path]:
+        """The files that an output consists of, in the order in which they are to come; the last is `path` itself."""
+        return [path]
 
-        keep: which rows of the file that is there stay; they come first. None: there is none, or it is not wanted.
+    @abstractmethod
+    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+        """Write an output row by row.
+
+        files: stand for those of the output until all are whole. earlier: the output that is there, whose rows that
+        stay come first; None: there is none.
         """

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from client.outputs.formats.base import Format, Heading, Keep, Told
+from client.outputs.formats.base import Earlier, Format, Heading, Told
 from model.errors import InputError
-from model.files import written_beside
 from model.tasks import Answer
 
 _HEAD = ["path", "error"]
@@ -31,13 +31,13 @@ class Csv(Format):
         for row in _lines(path):
             yield Heading(row[0], bool(row[1]))
 
-    def write(self, path: Path, rows: Iterable[Told], example: Answer, keep: Keep | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
         columns = [*_HEAD, *flat(example.told)]
-        with written_beside(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        with files[0].open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
-            if keep is not None:
-                writer.writerows(row for row in _lines(path) if keep(row[0]))
+            if earlier is not None:
+                writer.writerows(row for row in _lines(earlier.path) if earlier.stays(row[0]))
             for row in rows:
                 cells = flat(row)
                 writer.writerow([cells.get(column, "") for column in columns])
@@ -75,9 +75,18 @@ def _ranks(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {f"{name}{suffix}": value for entry, suffix in numbered for name, value in entry.items()}
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """An embedding's JSON is longer than the 128 KiB that Python allows a cell, in all readers or in none."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _lines(path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(_LONGEST_CELL)  # an embedding's JSON is longer than the 128 KiB it allows by itself
-    with path.open(encoding="utf-8", newline="") as file:
+    with _long_cells(), path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         if next(rows, [])[: len(_HEAD)] != _HEAD:
             raise InputError(f"{path}: begins with other columns than path and error; --overwrite starts over")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.outputs.formats.base import Format, Heading, Keep, Told
+from client.outputs.formats.base import Earlier, Format, Heading, Told
 from model.errors import InputError
-from model.files import written_beside
 from model.tasks import Answer
 
 _DECODER = json.JSONDecoder()
@@ -57,16 +56,16 @@ class JsonLines(Format):
                     raise _no_row(path, number)
                 yield heading
 
-    def write(self, path: Path, rows: Iterable[Told], example: Answer, keep: Keep | None) -> None:
-        with written_beside(path) as beside, beside.open("wb") as file:
-            if keep is not None:
-                file.writelines(self._kept(path, keep))
+    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+        with files[0].open("wb") as file:
+            if earlier is not None:
+                file.writelines(self._kept(earlier))
             file.writelines(map(line_of, rows))
 
-    def _kept(self, path: Path, keep: Keep) -> Iterator[bytes]:
-        with path.open("rb") as lines:
-            for line, heading in zip(lines, self.headings(path), strict=True):
-                if keep(heading.name):
+    def _kept(self, earlier: Earlier) -> Iterator[bytes]:
+        with earlier.path.open("rb") as lines:
+            for line, heading in zip(lines, self.headings(earlier.path), strict=True):
+                if earlier.stays(heading.name):
                     yield line if line.endswith(b"\n") else line + b"\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from client.outputs.formats.base import Format, Heading, Keep, Told
+from client.outputs.formats.base import Earlier, Format, Heading, Told
 from model.errors import InputError
-from model.files import written_beside
 from model.tasks import Answer
 
 _KEY = "embedding"
@@ -34,17 +33,17 @@ class Embeddings(Format):
         for name in _listed(paths_beside(path)):
             yield Heading(name, failed=False)
 
-    def write(self, path: Path, rows: Iterable[Told], example: Answer, keep: Keep | None) -> None:
+    def files(self, path: Path) -> Sequence[Path]:
+        """The names come first: vectors that nothing names would be of no use."""
+        return [paths_beside(path), path]
+
+    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
         size = len(example.embedding) if example.embedding is not None else 0
-        with (
-            written_beside(paths_beside(path)) as names_beside,
-            written_beside(path) as beside,
-            names_beside.open("w", encoding="utf-8") as names,
-            beside.open("wb") as file,
-        ):
+        listed, vectors = files
+        with listed.open("w", encoding="utf-8") as names, vectors.open("wb") as file:
             _header(file, (0, size))
             count = _List(names)
-            for name, vector in _kept(path, keep) if keep is not None else ():
+            for name, vector in _kept(earlier) if earlier is not None else ():
                 file.write(vector.tobytes())
                 count.add(name)
             for row in rows:
@@ -86,17 +85,20 @@ def _listed(path: Path) -> Iterator[str]:
         raise InputError(f"{path}: cannot be read ({error}); --overwrite starts over") from error
 
 
-def _kept(path: Path, keep: Keep) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _kept(earlier: Earlier) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    path = earlier.path
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); --overwrite starts over") from error
-    # More vectors than names: rows were added, and then the writer was killed. They are in the journal.
+    # More names than vectors, or more vectors than names: a writer that added rows was killed between the two files.
+    # Those rows are in the journal, so none of them stays.
     for number, name in enumerate(_listed(paths_beside(path))):
-        if number == len(vectors):
+        if not earlier.stays(name):
+            continue
+        if number >= len(vectors):
             raise InputError(f"{path}: has fewer rows than {paths_beside(path)} has names; --overwrite starts over")
-        if keep(name):
-            yield name, vectors[number]
+        yield name, vectors[number]
 
 
 def _numbers(told: Mapping[str, Any]) -> list[float]:

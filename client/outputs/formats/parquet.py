@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.outputs.formats.base import Format, Heading, Keep, Told
+from client.outputs.formats.base import Earlier, Format, Heading, Told
 from model.errors import InputError
-from model.files import written_beside
 from model.tasks import Answer
 
 ROW_GROUP = 1000
@@ -31,14 +30,14 @@ class Parquet(Format):
         for row in _rows(path, ["path", "error"]):
             yield Heading(row["path"], row["error"] is not None)
 
-    def write(self, path: Path, rows: Iterable[Told], example: Answer, keep: Keep | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
         from pyarrow import Table
         from pyarrow.parquet import ParquetWriter
 
         schema = _schema(example.told)
-        kept = (row for row in _rows(path) if keep(row["path"])) if keep is not None else iter(())
+        kept = (row for row in _rows(earlier.path) if earlier.stays(row["path"])) if earlier else iter(())
         everything = itertools.chain(kept, rows)
-        with written_beside(path) as beside, ParquetWriter(beside, schema) as writer:
+        with ParquetWriter(files[0], schema) as writer:
             while held := list(itertools.islice(everything, ROW_GROUP)):
                 writer.write_table(Table.from_pylist(held, schema))
 

@@ -1,0 +1,130 @@
+"""Kill a writer of answers at each of its steps in the file system, go on with the job, and compare the files.
+
+    python killed_writer.py FOLDER SUFFIX...
+
+Once with a job that begins, and once with one that adds to a finished job. Prints a JSON object for each: how many
+steps there were, and for each after which the files were not those of an undisturbed writer what was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.infer import Row
+from client.outputs.answers import answers_in
+from client.outputs.terms import Terms
+from model.errors import TritonkitError
+from model.tasks import Answer
+
+TERMS = Terms(model="m", version="1", spec="0" * 64, top=1)
+STEPS = {"os.rename", "os.remove", "os.truncate"}
+OLD, NEW, BROKEN = ("a", "b", "c"), ("d", "e"), "b"
+
+
+def row(name: str) -> Row:
+    if name == BROKEN:
+        return Row(name, error="not a picture")
+    vector = np.full(4, ord(name), np.float32)
+    return Row(name, Answer({"embedding": vector.tolist()}, embedding=vector))
+
+
+def write(folder: Path, suffixes: Sequence[str], names: Sequence[str]) -> None:
+    """What `client infer` does with its rows."""
+    outputs = [folder / f"out{suffix}" for suffix in suffixes]
+    terms = TERMS.model_copy(update={"outputs": tuple(path.name for path in outputs)})
+    example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
+    with answers_in(outputs, terms, example, lambda said: None) as answers:
+        for name in names:
+            if not answers.has(name):
+                answers.write(row(name))
+
+
+def apart(work: Callable[[], None], folder: Path, kill_at: int = -1) -> int:
+    """Do it in a process of its own, which gets SIGKILL before its step `kill_at`; how many steps it took."""
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        code, done = 1, 0
+
+        def step(event: str, details: tuple[Any, ...]) -> None:
+            nonlocal done
+            if is_step(event, details, folder):
+                if done == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                done += 1
+
+        sys.addaudithook(step)
+        try:
+            work()
+            os.write(writing, str(done).encode())
+            code = 0
+        except (TritonkitError, OSError) as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            os._exit(code)
+    os.close(writing)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        steps = pipe.read()
+    if kill_at >= 0 and os.WIFSIGNALED(status):
+        return kill_at
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError("the writer ended with an error")
+    return int(steps)
+
+
+def is_step(event: str, details: tuple[Any, ...], folder: Path) -> bool:
+    """Whether an event, as Python tells them to audit hooks, is to change a file below the folder, open or by name."""
+    if event == "open":
+        return str(details[0]).startswith(str(folder)) and bool(details[2] & (os.O_WRONLY | os.O_RDWR))
+    return event in STEPS and (isinstance(details[0], int) or str(details[0]).startswith(str(folder)))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def main(folder: Path, suffixes: Sequence[str]) -> None:
+    print(json.dumps({"begun": tried(folder, suffixes, ()), "added to": tried(folder, suffixes, OLD)}))
+
+
+def tried(folder: Path, suffixes: Sequence[str], finished: Sequence[str]) -> dict[str, Any]:
+    """Kill at each step a job that adds to one with these names, or to none."""
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if finished:
+            write(folder, suffixes, finished)
+
+    def work() -> None:
+        write(folder, suffixes, (*OLD, *NEW))
+
+    prepare()
+    steps = apart(work, folder)
+    whole = files(folder)
+    wrong: dict[int, str] = {}
+    for at in range(steps):
+        prepare()
+        apart(work, folder, at)
+        try:
+            apart(work, folder)
+        except RuntimeError as error:
+            wrong[at] = str(error)
+            continue
+        if (found := files(folder)) != whole:
+            names_of = sorted(name for name in found.keys() | whole if found.get(name) != whole.get(name))
+            wrong[at] = f"other files: {', '.join(names_of)}"
+    return {"steps": steps, "wrong": wrong}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
