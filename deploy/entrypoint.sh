@@ -13,11 +13,28 @@ say() {
 }
 
 case "${1:-}" in
-  '' | -*) ;;
+  '' | -* | healthy) ;;
   *) exec "$@" ;; # a command of its own, as with `docker run IMAGE tritonserver …`
 esac
 
 models=${MODELS_FOLDER:-/models}
+set -f # the star that means all models is Triton's, not the shell's
+loaded=$(echo "${MODELS:-}" | tr ',' ' ')
+
+answers() {
+  curl --fail --silent --max-time 2 --output /dev/null "$1"
+}
+
+# healthy [ADDRESS]: the health check. A Triton none of whose models answers is of no use; one that lacks some is.
+if [ "${1:-}" = healthy ]; then
+  address=${2:-http://127.0.0.1:8000}/v2
+  answers "$address/health/ready" || exit 1
+  for model in ${loaded:-$(ls "$models")}; do
+    ! answers "$address/models/$model/ready" || exit 0
+  done
+  echo "no model answers" && exit 1
+fi
+
 certificates=${TLS_MOUNT:-/tls}
 
 check_token() {
@@ -57,10 +74,6 @@ guarded=
 guard "$administration" "$admin"
 [ -z "${TRITONKIT_TOKEN:-}" ] || guard inference,metadata,model-config,statistics "$TRITONKIT_TOKEN"
 
-set -f # the star that means all models is Triton's, not the shell's
-loaded=$(echo "${MODELS:-}" | tr ',' ' ')
-[ -n "$loaded" ] || loaded='*'
-
 if [ -n "${TLS_CERTIFICATE:-}" ]; then
   check_file TLS_CERTIFICATE "$certificates/$TLS_CERTIFICATE"
   [ -n "${TLS_KEY:-}" ] || fail "TLS_CERTIFICATE needs TLS_KEY, the name of its key in TLS_FOLDER; set both in .env"
@@ -73,13 +86,16 @@ if [ -n "${TLS_CA:-}" ]; then
   [ -n "${TLS_CERTIFICATE:-}" ] || fail "TLS_CA asks clients for certificates, which needs TLS_CERTIFICATE and TLS_KEY"
   set -- "--grpc-use-ssl-mutual=true" "--grpc-root-cert=$certificates/$TLS_CA" "$@"
 fi
+case "${CACHE_MIB:-0}" in
+  *[!0-9]* | 0?*) fail "CACHE_MIB=$CACHE_MIB: expected a whole number of MiB in .env, such as 64; 0 keeps no answers" ;;
+esac
 [ "${CACHE_MIB:-0}" -eq 0 ] || set -- "--cache-config=local,size=$((CACHE_MIB * 1048576))" "$@"
 # shellcheck disable=SC2086 # one word an option: tokens and Triton's names of models have no blanks
 set -- $guarded "$@"
-for model in $loaded; do set -- "--load-model=$model" "$@"; done
+for model in ${loaded:-"*"}; do set -- "--load-model=$model" "$@"; done
 set -- tritonserver "--model-repository=$models" --http-address=0.0.0.0 --grpc-address=0.0.0.0 \
   --metrics-address=0.0.0.0 --http-port=8000 --grpc-port=8001 --metrics-port=8002 \
-  --model-control-mode=explicit --strict-readiness=false --exit-timeout-secs=20 "$@"
+  --model-control-mode=explicit --strict-readiness=false --exit-on-error=false --exit-timeout-secs=20 "$@"
 # NVIDIA's own start finds the libraries for older drivers.
 [ ! -x /opt/nvidia/nvidia_entrypoint.sh ] || set -- /opt/nvidia/nvidia_entrypoint.sh "$@"
 exec "$@"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, application, print_json, progress, reports_errors
+from model.console import JsonOption, application, print_json, progress, reports_errors, sigterm_as_interrupt
 from model.errors import InputError, ServerError
 from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
 from server.model_commands import GrpcPort, register
@@ -39,6 +37,7 @@ def server() -> None:
 
 @app.command()
 @reports_errors
+@sigterm_as_interrupt()
 def up(
     repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
     models: Annotated[
@@ -75,6 +74,7 @@ def up(
 
     Example: server up --repository model_repository --grpc-port 9001
     """
+    from server.exposure import check_exposure
     from server.options import Options
     from server.process import start, stop, wait_until_ready
     from server.security import Security
@@ -91,8 +91,7 @@ def up(
         security=Security(tls_certificate=tls_cert, tls_key=tls_key, tls_ca=tls_ca, expose=expose, plaintext=insecure),
         cache_mib=cache_mib,
     )
-    if foreground:
-        signal.signal(signal.SIGTERM, _as_interrupt)
+    check_exposure(options)  # what was asked wrongly is told before what the machine lacks
     refuse_when_unfit(options, force)
     with progress(f"starting Triton on {repository}") as report:
         started = start(options, stops_with_parent=foreground, report=report)
@@ -116,26 +115,37 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the end of a server's log, also of one that failed to start."""
+    """Print the end of a server's log, also of one that failed to start, and on stderr whose it is."""
     from server.process import log_of
 
     log = log_of(grpc_port)
-    last = log.read_text(errors="replace").splitlines()[-lines:]
+    last = log.path.read_text(errors="replace").splitlines()[-lines:]
     if as_json:
-        print_json({"log": log, "lines": last})
+        told = log.model_dump(mode="json", exclude={"path"})
+        print_json({"log": log.path, **told, "lines": last})
     else:
+        typer.echo(log.headline, err=True)
         typer.echo("\n".join(last))
 
 
 @app.command()
 @reports_errors
-def down(grpc_port: GrpcPort = None, as_json: JsonOption = False) -> None:
-    """Stop the running servers, or the one on a port, and all their processes."""
+def down(
+    grpc_port: GrpcPort = None,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every server that was started here.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop the running server and all its processes; of several, the one on a port, or all with --all."""
     from server.process import running_servers, stop
 
+    if everything and grpc_port is not None:
+        raise InputError("--grpc-port names one server, --all means every one: give one of them")
     chosen = running_servers(grpc_port)
     if grpc_port is not None and not chosen:
         raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
+    if len(chosen) > 1 and not everything:
+        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in chosen)
+        raise InputError(f"{len(chosen)} servers are running; choose one, or stop them with --all:\n{listed}")
     with progress(f"stopping {len(chosen)} server(s)"):
         for running in chosen:
             stop(running)
@@ -143,6 +153,8 @@ def down(grpc_port: GrpcPort = None, as_json: JsonOption = False) -> None:
         print_json({"stopped": [running.pid or running.container for running in chosen]})
     else:
         typer.echo(f"stopped {len(chosen)} server(s)")
+        for running in chosen:
+            typer.echo(f"  {running.options.grpc_port}  {running.options.repository}")
 
 
 def _tell(started: Server, as_json: bool) -> None:
@@ -159,7 +171,7 @@ def _tell(started: Server, as_json: bool) -> None:
         print_json({**document, "state": started.folder / "server.json"})
         return
     typer.echo(
-        f"ready: gRPC {options.host}:{options.grpc_port}, {options.http_url}, "
+        f"ready: gRPC {options.grpc_shown}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )
 
@@ -168,7 +180,3 @@ def _wait(running: Server) -> None:
     while running.runtime.is_alive(running):
         time.sleep(running.runtime.poll_s)
     raise ServerError(f"Triton ended; its log: {running.log}")
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

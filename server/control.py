@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from tritonclient.utils import InferenceServerException
 
-from model.connection import Connection, Tokens
+from model.connection import Connection
 from model.errors import (
     CertificateError,
     DeadlineError,
@@ -68,10 +68,10 @@ class Control:
     Every method raises InferenceError, or TokenError for a wrong token.
     """
 
-    def __init__(self, connection: Connection, tokens: Tokens | None = None) -> None:
-        """connection: its deadline is for loading a model; anything else is to take less. Raises InputError."""
-        self.url = connection.url
-        self._transport = Transport(connection, tokens)
+    def __init__(self, transport: Transport) -> None:
+        """transport: its deadline is for loading a model; anything else is to take less."""
+        self.url = transport.connection.url
+        self._transport = transport
 
     def __enter__(self) -> Self:
         return self
@@ -116,14 +116,21 @@ class Control:
             raise RefusedError(_PYTHON_FRAMES.sub("", said or "").strip(" ;\n")) from error
 
 
+class _ToThisMachine(Transport):
+    """Requests to a server of this machine, at whatever address of it: nothing that is sent there leaves it."""
+
+    def _headers(self, admin: bool) -> dict[str, str] | None:
+        return self._tokens.headers(self.address.protocol, admin)
+
+
 def control_of(server: Server, timeout_s: float = _SHORT_S) -> Control:
     """Control of a server of this machine: by HTTP, which never leaves it, with the tokens of the state file."""
-    return Control(Connection(url=server.options.http_url, deadline_s=timeout_s), server.tokens.shown)
+    return Control(_ToThisMachine(Connection(url=server.options.http_url, deadline_s=timeout_s), server.tokens.shown))
 
 
 def control_at(connection: Connection) -> Control:
     """Control of a server elsewhere, with the tokens of the environment. Raises InputError."""
-    return Control(connection)
+    return Control(Transport(connection))
 
 
 def check_name(model: str) -> None:

@@ -1,4 +1,4 @@
-"""The image that serves: NVIDIA's where the engine has GPUs, else one built of Debian and the pip runtime."""
+"""The image that serves: NVIDIA's and Pillow where the engine has GPUs, else one of Debian and the pip runtime."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any
 from model.docker_engine import Docker
 from model.env_file import setting
 from model.errors import ServerError, first_line
-from model.releases import image_for
+from model.releases import IMAGE_VARIABLE, image_for
 from server.options import Options
 from server.runtime import Report
 
 CPU_IMAGE = "tritonkit/triton-cpu"
 """The same as in docker-compose.yml, so that either builds it for both."""
+PILLOW_SUFFIX = "-pillow"
+"""What docker-compose.yml appends to TRITON_IMAGE too, for the image that is built of it; the release still begins the
+tag."""
 _CPU_IMAGE_VARIABLE = "TRITON_CPU_IMAGE"
 _DEBIAN_VARIABLE = "DEBIAN_IMAGE"
 _BUILD_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _ROOT = Path(__file__).parents[1]
-_DOCKERFILE = "deploy/Dockerfile"
+_DOCKERFILE, _GPU_DOCKERFILE = "deploy/Dockerfile", "deploy/Dockerfile.gpu"
 _BUILD_LINE = f"docker build --target cpu --tag {CPU_IMAGE} --file {_DOCKERFILE} ."
 _MIB = 2**20
 
@@ -44,13 +47,32 @@ class Images:
         if options.image is not None:
             return self._pulled(options.image)
         if gpu:
-            return self._pulled(image_for(options.repository))
+            return self._with_pillow(image_for(options.repository))
         chosen = setting(_CPU_IMAGE_VARIABLE, options.repository) or CPU_IMAGE
         if self._is_here(chosen):
             return chosen
         if chosen != CPU_IMAGE:
             return self._pulled(chosen)
-        return self._built(setting(_DEBIAN_VARIABLE, options.repository))
+        debian = setting(_DEBIAN_VARIABLE, options.repository)
+        if not (_ROOT / _DOCKERFILE).is_file():
+            raise ServerError(
+                f"this engine has no GPU and no image {CPU_IMAGE}; build that in the project's own folder with: "
+                f"{_BUILD_LINE}, or name another by --image"
+            )
+        given = {_DEBIAN_VARIABLE: debian} if debian else {}
+        return self._built(CPU_IMAGE, given, f"try it by hand: {_BUILD_LINE}", dockerfile=_DOCKERFILE, target="cpu")
+
+    def _with_pillow(self, base: str) -> str:
+        """NVIDIA's image with what decodes pictures; itself where that cannot be built of it."""
+        image = f"{base}{PILLOW_SUFFIX}"
+        if "@" not in base and self._is_here(image):
+            return image
+        self._pulled(base)
+        if "@" in base or not (_ROOT / _GPU_DOCKERFILE).is_file():  # a digest names no other image
+            self.report(f"serving with {base} itself: without Pillow in it, encoded pictures are refused")
+            return base
+        advice = f"`--image {base}` serves without it, and refuses encoded pictures; docs/docker.md has more"
+        return self._built(image, {IMAGE_VARIABLE: base}, advice, dockerfile=_GPU_DOCKERFILE)
 
     def _is_here(self, image: str) -> bool:
         docker, client = self.docker
@@ -72,29 +94,27 @@ class Images:
                 self.report(f"pulling {image}: {step}")
         return image
 
-    def _built(self, debian: str | None) -> str:
-        if not (_ROOT / _DOCKERFILE).is_file():
-            raise ServerError(
-                f"this engine has no GPU and no image {CPU_IMAGE}; build that in the project's own folder with: "
-                f"{_BUILD_LINE}, or name another by --image"
-            )
+    def _built(self, image: str, given: dict[str, str], advice: str, **recipe: str) -> str:
+        """given: build arguments. recipe: which Dockerfile, and which target in it."""
         docker, client = self.docker
-        given = {name: value for name in _BUILD_VARIABLES if (value := os.environ.get(name))}
-        with engine_asked(docker, f"build {CPU_IMAGE}", f"try it by hand: {_BUILD_LINE}"):
+        passed_on = {name: value for name in _BUILD_VARIABLES if (value := os.environ.get(name))}
+        with engine_asked(docker, f"build {image}", advice):
             answers = client.api.build(
                 path=str(_ROOT),
-                dockerfile=_DOCKERFILE,
-                target="cpu",
-                tag=CPU_IMAGE,
-                buildargs={**given, **({_DEBIAN_VARIABLE: debian} if debian else {})},
+                **recipe,
+                tag=image,
+                buildargs={**passed_on, **given},
                 network_mode="host" if self.host_network else None,
                 rm=True,
                 forcerm=True,
                 decode=True,
             )
-            for step in build_progress(answers):
-                self.report(f"building {CPU_IMAGE}: {step}")
-        return CPU_IMAGE
+            try:
+                for step in build_progress(answers):
+                    self.report(f"building {image}: {step}")
+            except ServerError as error:
+                raise ServerError(f"{image} was not built: {error}. What to do: {advice}") from error
+        return image
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,15 +23,18 @@ LABEL = "tritonkit"
 """On every container: `docker ps --filter label=tritonkit=server` lists them."""
 _NETWORK_VARIABLE, _SHM_VARIABLE = "TRITON_NETWORK", "SHM_SIZE"
 _HOST = "host"
+_COMPOSE_NETWORK = "tritonkit"
+"""What Compose makes where no other is named: it is not there before Compose has run."""
 _DEFAULT_SHM = "1gb"
 _MODELS, _TLS = "/models", "/tls"
 _USER = 1000
 """NVIDIA's `triton-server`, taken where root starts the server."""
 _STOP_TIMEOUT_S = 30
+_LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?/?$")
 
 
 class DockerRuntime(Runtime):
-    """Triton in a container of the engine that DOCKER_HOST names, or this machine's."""
+    """Triton in a container of this machine's engine, whose socket DOCKER_HOST may name."""
 
     poll_s = 2.0
 
@@ -42,7 +46,7 @@ class DockerRuntime(Runtime):
         with _engine() as docker:
             with engine_asked(docker[0], "tell about itself"):
                 gpu = has_gpu(docker[1].info())
-            network = _network(docker, options)
+            network = network_for(docker, options)
             image = Images(docker, network == _HOST, report).for_serving(options, gpu)
             options = options.model_copy(update={"image": image})
             started = _run(docker, options, tokens, network, gpu)
@@ -78,6 +82,12 @@ class DockerRuntime(Runtime):
         with _container(server) as container:
             if container is not None:
                 server.log.write_bytes(container.logs())
+
+
+def engine_has_gpu() -> bool:
+    """Whether the engine gives containers NVIDIA GPUs. Raises ServerError where none answers, InputError."""
+    with _engine() as (module, client), engine_asked(module, "tell about itself"):
+        return has_gpu(client.info())
 
 
 def has_gpu(info: dict[str, Any]) -> bool:
@@ -151,12 +161,13 @@ def _remove_ended(docker: Docker, name: str) -> None:
         left = client.containers.get(name)
     except module.errors.NotFound:
         return
-    if left.labels.get(LABEL) == "server" and left.status != "running":
+    if left.labels.get(LABEL) == "server" and left.status in ("created", "exited", "dead"):
         left.remove(force=True, v=True)
 
 
 @contextmanager
 def _engine() -> Iterator[Docker]:
+    _check_engine_is_here()
     docker = docker_engine(
         ServerError, needed_for="--runtime docker", otherwise="without Docker there is --runtime pip, for CPUs"
     )
@@ -166,13 +177,35 @@ def _engine() -> Iterator[Docker]:
         docker[1].close()
 
 
-def _network(docker: Docker, options: Options) -> str | None:
-    """The network of `.env` where there is one of that name; Compose makes its own when it starts."""
+def network_for(docker: Docker, options: Options) -> str | None:
+    """The network of `.env`; None, the engine's own, where it names none, or Compose has not yet made its own.
+
+    Raises InputError for another that is not there.
+    """
     name = setting(_NETWORK_VARIABLE, options.repository)
     if name in (None, _HOST):
         return name
     with engine_asked(docker[0], "list its networks"):
-        return name if any(one.name == name for one in docker[1].networks.list(names=[name])) else None
+        there = sorted(one.name for one in docker[1].networks.list())
+    if name in there:
+        return name
+    if name == _COMPOSE_NETWORK:
+        return None
+    raise InputError(
+        f"{_NETWORK_VARIABLE}={name}: Docker has no network of that name; it has: {', '.join(there) or 'none'}. Name "
+        f"one of them, or make it: docker compose up does, and docker network create {name}"
+    )
+
+
+def _check_engine_is_here() -> None:
+    """Raises InputError: ports, files and shared memory are looked at on this machine, and would be of another."""
+    named = os.environ.get("DOCKER_HOST", "")
+    scheme, _, where = named.partition("://")
+    if scheme in ("ssh", "tcp", "http", "https") and not _LOOPBACK.match(where):
+        raise InputError(
+            f"DOCKER_HOST={named}: --runtime docker serves on this machine alone; run `server up` on that one, or "
+            "unset DOCKER_HOST"
+        )
 
 
 @contextmanager

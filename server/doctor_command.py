@@ -70,7 +70,7 @@ def doctor(
         metrics_port=metrics_port,
         cache_mib=cache_mib,
     )
-    findings = [*diagnose(options, this_machine(), deep), *before_start(options)]
+    findings = [*diagnose(options, this_machine(options.runtime), deep), *before_start(options)]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json({"errors": errors, "findings": findings})
@@ -91,7 +91,7 @@ def refuse_when_unfit(options: Options, force: bool = False) -> None:
     from server.doctor.diagnosis import diagnose
     from server.doctor.machine import this_machine
 
-    findings = diagnose(options, this_machine())
+    findings = diagnose(options, this_machine(options.runtime))
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in findings if force else [one for one in findings if one not in errors]:
         print(f"warning: {_line(finding)}", file=sys.stderr)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.connection import TOKEN_VARIABLE
 from model.errors import InputError
+from model.tls import SWAPPED, are_swapped
 from server.options import Options
 from server.security import Security, Tokens
 
@@ -101,6 +102,8 @@ def _check_pair(certificate: Path, key: Path) -> None:
     except ssl.SSLError as error:
         if "KEY_VALUES_MISMATCH" in str(error):
             raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
+        if are_swapped(certificate, key):
+            raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})") from error
         raise InputError(
             f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM"
         ) from error

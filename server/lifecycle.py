@@ -55,6 +55,16 @@ def unload(control: Control, models: Sequence[str]) -> list[Change]:
     return [change for change in changes if change.model in models or change.before != change.after]
 
 
+def not_loaded(index: Sequence[VersionState], models: Sequence[str]) -> list[str]:
+    """Names of models that were to be loaded at the start, and were not in every version of their policy.
+
+    models: those that were named; none are all that the repository has.
+    """
+    ready = {row.name for row in index if row.state == "READY"}
+    wanted = set(models) or {row.name for row in index}
+    return sorted((wanted - ready) | {row.name for row in index if row.failed})
+
+
 def check_known(index: Sequence[VersionState], models: Sequence[str], url: str) -> list[str]:
     """The names, once each. Raises InputError naming what the repository has."""
     names = sorted({row.name for row in index})

@@ -144,7 +144,8 @@ def _load(
         changes = load(control, running, models)
     failed = [change for change in changes if change.problem]
     if failed:
-        raise RefusedError("\n".join(map(_problem, failed)), changes)
+        said = [*map(_problem, failed), *_way_back(failed, running)]
+        raise RefusedError("\n".join(said), changes)
     _tell(changes, as_json)
 
 
@@ -202,9 +203,16 @@ def _problem(change: Change) -> str:
     return f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {goes_on}"
 
 
+def _way_back(failed: list[Change], running: Server | None) -> list[str]:
+    """What keeps the versions that go on answering over a restart, which may come by itself."""
+    where = f" --repository {running.options.repository}" if running else ""
+    undo = [f"builder rollback {change.model}{where}" for change in failed if change.after]
+    return [f"A Triton that starts again has only what loads; go back before: {'; '.join(undo)}"] if undo else []
+
+
 def _show(address: str, running: Server | None, found: Status) -> None:
     state = "ready" if found.ready else "NOT READY"
-    where = f"{running.options.repository}: {state}, gRPC {address}, {running.label}" if running else ""
+    where = f"{running.options.repository}: {state}, gRPC {_listens(running)}, {running.label}" if running else ""
     typer.echo(where or f"{address}: {state}")
     if running is not None and (restarts := running.runtime.restarts(running)):
         typer.echo(f"started again {restarts} time(s) after it had died: `server logs`")
@@ -213,6 +221,13 @@ def _show(address: str, running: Server | None, found: Status) -> None:
     for row in found.models:
         if row.reason:
             typer.echo(f"{row.model} version {row.version}: {row.reason}")
+
+
+def _listens(running: Server) -> str:
+    """Where its gRPC listens, and that others can reach it where they can."""
+    options = running.options
+    open_too = " and HTTP" if options.http_host == options.host else ""
+    return f"{options.grpc_shown} (gRPC{open_too} open to other machines)" if options.exposed else options.grpc_shown
 
 
 def _document(address: str, running: Server | None, found: Status) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from model.errors import InputError
 from model.spec import Frozen
@@ -17,7 +17,7 @@ RuntimeName = Literal["pip", "docker"]
 
 
 class Options(Frozen):
-    """How to serve a repository. Raises InputError for a host that is no IPv4 address."""
+    """How to serve a repository. Raises InputError for a host that is no IPv4 address, or an image without Docker."""
 
     repository: Path
     host: str = LOOPBACK
@@ -41,6 +41,12 @@ class Options(Frozen):
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
             raise InputError(f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0") from error
+
+    @model_validator(mode="after")
+    def _has_an_image_for_docker_alone(self) -> Self:
+        if self.image is not None and self.runtime != "docker":
+            raise InputError(f"--image {self.image}: the pip runtime runs no image; add --runtime docker")
+        return self
 
     @property
     def ports(self) -> dict[str, int]:
@@ -73,6 +79,11 @@ class Options(Frozen):
         """Where gRPC answers this machine, HOST:PORT."""
         return f"{reachable(self.host)}:{self.grpc_port}"
 
+    @property
+    def grpc_shown(self) -> str:
+        """Where gRPC listens, and whether with TLS."""
+        return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.tls else ''}"
+
 
 def reachable(host: str) -> str:
     """An address to ask at, for an address to listen on: every address of this machine includes loopback."""
@@ -103,6 +114,7 @@ def triton_arguments(
         *arguments,
         "--model-control-mode=explicit",
         "--strict-readiness=false",  # a version that did not load is no reason to take the one that answers away
+        "--exit-on-error=false",  # nor to take the other models away when Triton is started again after it died
         *(f"--load-model={model}" for model in options.models or ("*",)),
         "--exit-timeout-secs=20",
         *security_arguments(

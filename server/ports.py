@@ -23,7 +23,7 @@ def check_free(bound: Mapping[str, tuple[str, int]]) -> None:
         raise ServerError(
             "\n  ".join(["ports cannot be had:", *problems])
             + "\nChoose others with --http-port, --grpc-port, --metrics-port; `server status` shows your own servers, "
-            "`server down` stops them."
+            "`server down` stops one."
         )
 
 

@@ -8,12 +8,16 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from model.errors import InputError, ServerError
+from model.spec import Frozen
+from server.control import control_of
 from server.exposure import check_exposure
+from server.lifecycle import not_loaded
 from server.log import failures
 from server.options import Options
 from server.ports import check_free
@@ -33,6 +37,27 @@ __all__ = [
 ]
 
 _STATE_FILE = "server.json"
+_REPOSITORY_FILE = "repository.txt"
+"""Which repository the log beside it is of: it stays with the log when the state file goes."""
+
+
+class Log(Frozen):
+    """A log that is kept, and whose it is."""
+
+    path: Path
+    grpc_port: int
+    repository: str
+    """Empty where that is not known."""
+    running: bool
+    written: datetime
+    """When Triton last wrote to it."""
+
+    @property
+    def headline(self) -> str:
+        """One line that tells it from the logs of other servers."""
+        state = "running" if self.running else "no longer running"
+        of = f"of {self.repository}, " if self.repository else ""
+        return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
 
 def start(options: Options, stops_with_parent: bool = False, report: Report = lambda step: None) -> Server:
@@ -49,11 +74,13 @@ def start(options: Options, stops_with_parent: bool = False, report: Report = la
         check_model(options.repository, model)
     check_exposure(options)
     options = _absolute(options)
-    tokens = server_tokens(options.repository if options.runtime == "docker" else None)
+    tokens = server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)
     with _alone(folder):
+        _check_none_alive(folder)
         check_free(options.bound)
         runtime = runtime_named(options.runtime)
+        (folder / _REPOSITORY_FILE).write_text(str(options.repository), encoding="utf-8")
         server = runtime.launch(options, tokens, folder, stops_with_parent, report)
         try:
             _remember(server)
@@ -61,6 +88,18 @@ def start(options: Options, stops_with_parent: bool = False, report: Report = la
             runtime.end(server)  # a server that nobody remembers could not be stopped
             raise
     return server
+
+
+def _check_none_alive(folder: Path) -> None:
+    """A server that is being started again holds no port for a while. Raises ServerError."""
+    present = _remembered(folder / _STATE_FILE)
+    if present is not None and present.runtime.is_alive(present):
+        port = present.options.grpc_port
+        raise ServerError(
+            f"gRPC port {port} is in use by a server of {present.options.repository}, which runs or is being started "
+            f"again. `server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
+            "--metrics-port"
+        )
 
 
 def check_model(repository: Path, model: str) -> None:
@@ -81,6 +120,7 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
         while not server.is_ready():
             _check_starting(server, late=time.monotonic() > deadline)
             time.sleep(0.1)
+        _check_loaded(server)
         server.runtime.keep(server)
     except BaseException:
         stop(server, keep_log=True)
@@ -114,14 +154,23 @@ def running_servers(grpc_port: int | None = None) -> list[Server]:
     return found
 
 
-def log_of(grpc_port: int | None) -> Path:
-    """The log of the server on a port, or of the one started last. Raises InputError when there is none."""
-    for server in running_servers(grpc_port):
+def log_of(grpc_port: int | None) -> Log:
+    """The log of the server on a port, or the one written last. Raises InputError when there is none."""
+    running = running_servers(grpc_port)
+    for server in running:
         server.runtime.save_log(server)
     logs = sorted(state_folder().glob(f"{_folders(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
-    return logs[-1]
+    newest = logs[-1]
+    beside = newest.with_name(_REPOSITORY_FILE)
+    return Log(
+        path=newest,
+        grpc_port=int(newest.parent.name),
+        repository=beside.read_text(encoding="utf-8") if beside.is_file() else "",
+        running=any(server.log == newest for server in running),
+        written=datetime.fromtimestamp(newest.stat().st_mtime).astimezone(),
+    )
 
 
 def _absolute(options: Options) -> Options:
@@ -192,8 +241,17 @@ def _check_starting(server: Server, late: bool) -> None:
         raise ServerError(_reason(server, "Triton was not ready in time (--timeout-s)"))
 
 
+def _check_loaded(server: Server) -> None:
+    """Triton itself is ready without the models that it could not load: a first start is to be whole."""
+    with control_of(server) as control:
+        lost = not_loaded(control.index(), server.options.models)
+    if lost:
+        raise ServerError(_reason(server, f"Triton did not load {', '.join(lost)}"))
+
+
 def _reason(server: Server, headline: str) -> str:
     server.runtime.save_log(server)
     text = server.log.read_text(errors="replace") if server.log.is_file() else ""
-    reasons = failures(text) or text.splitlines()[-3:]
+    lines = text.splitlines()
+    reasons = failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]
     return "\n".join([f"{headline}:", *(f"  {reason}" for reason in reasons), f"The whole log: {server.log}"])

@@ -13,6 +13,7 @@ from model.spec import Frozen
 
 _ADMIN_APIS = ("model-repository", "trace", "logging")
 _USE_APIS = ("inference", "metadata", "model-config", "statistics")
+_SHARED_MEMORY = ("shared-memory",)
 
 
 class Security(Frozen):
@@ -37,9 +38,9 @@ class Tokens(Frozen):
     """What Triton asks for in the header `tritonkit-token`. Kept in the state file, which only its owner can read."""
 
     admin: str = Field(repr=False)
-    """For the repository, tracing and logging."""
+    """For the repository, tracing and logging, and over HTTP for shared memory."""
     use: str | None = Field(default=None, repr=False)
-    """For inference, metadata, configurations and statistics; None leaves these open."""
+    """For inference, metadata, configurations, statistics, and over gRPC shared memory; None leaves these open."""
 
     @property
     def shown(self) -> connection.Tokens:
@@ -47,17 +48,15 @@ class Tokens(Frozen):
         return connection.Tokens(use=self.use, admin=self.admin)
 
 
-def server_tokens(env_file_of: Path | None = None) -> Tokens:
-    """The tokens of `$TRITONKIT_ADMIN_TOKEN`, or a random one, and `$TRITONKIT_TOKEN`.
+def server_tokens(repository: Path) -> Tokens:
+    """The tokens of `$TRITONKIT_ADMIN_TOKEN`, or a random one, and `$TRITONKIT_TOKEN`, both also of `.env`.
 
-    env_file_of: the repository whose `.env` is read where the environment has none; None reads the environment alone.
+    repository: the one to be served, which tells where `.env` is looked for.
     Raises TokenError for what can be none, InputError for an `.env` that cannot be read.
     """
     given = connection.tokens_from_environment()
-    admin, use = given.admin, given.use
-    if env_file_of is not None:
-        admin = admin or _token(connection.ADMIN_TOKEN_VARIABLE, env_file_of)
-        use = use or _token(connection.TOKEN_VARIABLE, env_file_of)
+    admin = given.admin or _token(connection.ADMIN_TOKEN_VARIABLE, repository)
+    use = given.use or _token(connection.TOKEN_VARIABLE, repository)
     return Tokens(admin=admin or secrets.token_urlsafe(24), use=use)
 
 
@@ -66,14 +65,15 @@ def _token(variable: str, repository: Path) -> str | None:
 
 
 def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
-    """The options of `tritonserver` for TLS on gRPC and for APIs that ask for a token, on both protocols."""
-    guarded = [((*_ADMIN_APIS, *(["shared-memory"] if shared_memory_is_admin else [])), tokens.admin)]
-    if tokens.use is not None:
-        guarded.append((_USE_APIS, tokens.use))
-    arguments = []
-    for apis, token in guarded:
-        rule = f"{','.join(apis)}:{connection.TOKEN_HEADER}={token}"
-        arguments += [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
+    """The options of `tritonserver` for TLS on gRPC and for APIs that ask for a token, on both protocols.
+
+    shared_memory_is_admin: over gRPC too, where no client shares this machine's memory with the server. Over HTTP it
+    always is: a page in a browser can send HTTP to this machine, and no client of ours uses it so.
+    """
+    arguments = [
+        *_restricted("--http-restricted-api", tokens, shared_memory_is_admin=True),
+        *_restricted("--grpc-restricted-protocol", tokens, shared_memory_is_admin),
+    ]
     if security.tls:
         arguments += [
             "--grpc-use-ssl=true",
@@ -83,3 +83,11 @@ def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admi
     if security.tls_ca is not None:
         arguments += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={security.tls_ca}"]
     return arguments
+
+
+def _restricted(option: str, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
+    admin, use = (_SHARED_MEMORY, ()) if shared_memory_is_admin else ((), _SHARED_MEMORY)
+    rules = [((*_ADMIN_APIS, *admin), tokens.admin), ((*_USE_APIS, *use), tokens.use)]
+    return [
+        f"{option}={','.join(apis)}:{connection.TOKEN_HEADER}={token}" for apis, token in rules if token is not None
+    ]

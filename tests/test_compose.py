@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from model.releases import DEFAULT_IMAGE
-from server.docker_image import CPU_IMAGE
+from model.releases import DEFAULT_IMAGE, release_of
+from server.docker_image import CPU_IMAGE, PILLOW_SUFFIX
 from server.options import Options, triton_arguments
 from server.security import Security, Tokens
 
@@ -42,7 +44,7 @@ def test_service_is_closed_to_the_outside(services: dict[str, Any], name: str) -
 @pytest.mark.parametrize("name", TRITONS)
 def test_triton_runs_without_root_and_is_asked_for_its_health(services: dict[str, Any], name: str) -> None:
     assert services[name]["user"] == "1000:1000"
-    assert "v2/health/ready" in services[name]["healthcheck"]["test"][-1]
+    assert services[name]["healthcheck"]["test"][-2:] == ["healthy", "http://127.0.0.1:8000"]
 
 
 @pytest.mark.parametrize("name", TRITONS)
@@ -57,11 +59,23 @@ def test_only_the_first_service_reserves_a_gpu(services: dict[str, Any]) -> None
 
 
 def test_compose_and_the_docker_runtime_serve_by_the_same_images(services: dict[str, Any]) -> None:
-    assert services["triton"]["image"] == f"${{TRITON_IMAGE:-{DEFAULT_IMAGE}}}"
+    base = f"${{TRITON_IMAGE:-{DEFAULT_IMAGE}}}"
+    assert services["triton"]["image"] == f"{base}{PILLOW_SUFFIX}"
+    assert services["triton"]["build"]["args"]["TRITON_IMAGE"] == base
     assert services["triton-cpu"]["image"] == f"${{TRITON_CPU_IMAGE:-{CPU_IMAGE}}}"
     assert services["triton-cpu"]["build"]["target"] == "cpu"
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    dockerfile = (ROOT / services["triton"]["build"]["dockerfile"]).read_text()
     assert f"ARG TRITON_IMAGE={DEFAULT_IMAGE}\n" in dockerfile
+    assert release_of(f"{DEFAULT_IMAGE}{PILLOW_SUFFIX}") == release_of(DEFAULT_IMAGE)
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_image_is_built_of_files_that_the_engine_is_given(services: dict[str, Any], name: str) -> None:
+    given = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert copied
+    assert {file for files in copied for file in files} <= set(given)
 
 
 def test_image_is_new_enough_and_the_example_settings_are_the_defaults() -> None:
@@ -182,6 +196,8 @@ def test_entrypoint_closes_the_repository_api_when_no_token_is_set(models: Path)
         ({"TLS_CERTIFICATE": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "TLS_CERTIFICATE needs TLS_KEY"),
         ({"TLS_CERTIFICATE": "monitoring", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "monitoring cannot be read by user"),
         ({"TLS_CA": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "which needs TLS_CERTIFICATE"),
+        ({"CACHE_MIB": "64mb"}, "CACHE_MIB=64mb: expected a whole number of MiB"),
+        ({"CACHE_MIB": "08"}, "CACHE_MIB=08: expected a whole number of MiB"),
     ],
 )
 def test_entrypoint_refuses_settings_that_do_not_fit(models: Path, settings: dict[str, str], reason: str) -> None:
@@ -189,3 +205,35 @@ def test_entrypoint_refuses_settings_that_do_not_fit(models: Path, settings: dic
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("answering", "settings", "code"),
+    [
+        ({"health", "pets"}, {}, 0),
+        ({"health", "pets"}, {"MODELS": "other,pets"}, 0),
+        ({"health", "pets"}, {"MODELS": "other"}, 1),
+        ({"health"}, {}, 1),
+        ({"pets", "other"}, {}, 1),
+        (set(), {}, 1),
+    ],
+)
+def test_container_is_healthy_when_one_of_its_models_answers(
+    models: Path, answering: set[str], settings: dict[str, str], code: int
+) -> None:
+    ready = {"/v2/health/ready"} if "health" in answering else set()
+    ready |= {f"/v2/models/{name}/ready" for name in answering - {"health"}}
+
+    class Triton(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in ready else 400)
+            self.end_headers()
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Triton) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = entered(models, settings, "healthy", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (done.returncode, done.stderr) == (code, "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from model.errors import TritonkitError
+from model.manifest import Manifest
 from model.spec import METADATA_KEY, ModelSpec
 from server.doctor.served import manifest_in
 
@@ -26,19 +27,25 @@ class _Proven(BaseModel):
 
 
 def export_command(version: Path, repository: Path, image: str | None = None) -> str:
-    """Such as `builder export best.safetensors --trt fp16 --name digits …`; SOURCE where that is not known.
+    """Such as `builder export runs/digits/1/best.safetensors --trt fp16 …`; SOURCE where that is not known.
 
     image: the one to build a plan in.
     """
     manifest = manifest_in(version)
     source = _FILE.match(manifest.source) if manifest else None
-    words = ["builder", "export", source["name"] if source else "SOURCE"]
+    words = ["builder", "export", _with_folder(source["name"], manifest) if manifest and source else "SOURCE"]
     if manifest and source and not manifest.source.startswith("checkpoint "):
         words += _told(version)
     words += _target(version)
     if image and "--trt" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
+
+
+def _with_folder(name: str, manifest: Manifest) -> str:
+    """The file where it lay when it was exported; its name alone where that is not known."""
+    path = manifest.source_path
+    return str(path) if path is not None and path.name == name else name
 
 
 def _told(version: Path) -> list[str]:

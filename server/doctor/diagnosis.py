@@ -7,6 +7,7 @@ from pathlib import Path
 from model.errors import InputError, ServerError
 from model.finding import Finding, error, warning
 from model.staging import leftovers
+from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
 from server.doctor.place import Place, place_for
@@ -31,7 +32,7 @@ def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Fin
 
 
 def before_start(options: Options) -> list[Finding]:
-    """What `server up` would refuse anyway: ports, addresses and certificates; and what is not wise."""
+    """What `server up` would refuse anyway: ports, addresses, certificates, Docker; and what is not wise."""
     findings = [warning(options.repository, said, "see docs/security.md") for said in warnings(options)]
     try:
         check_exposure(options)
@@ -39,6 +40,11 @@ def before_start(options: Options) -> list[Finding]:
     except (InputError, ServerError) as reason:
         problem, _, fix = str(reason).rpartition("\n")
         findings.append(error(Path(options.host), problem or fix, fix if problem else "give what it asks for"))
+    if options.runtime == "docker":
+        try:
+            engine_has_gpu()
+        except (InputError, ServerError) as reason:
+            findings.append(error(options.repository, str(reason), "then ask again"))
     return findings
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from model.errors import InputError, ServerError
 from model.gpu import Gpu, find_gpu
 from model.spec import Frozen
+from server.options import RuntimeName
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its segments there
 _CGROUP = Path("/sys/fs/cgroup")
@@ -27,17 +29,33 @@ class Machine(Frozen):
     gpu: Gpu | None = None
     gpu_memory_bytes: int | None = None
     """What is free of the GPU's; None is not known."""
+    containers_have_gpu: bool | None = None
+    """Whether the Docker engine gives containers the GPU; None is not known."""
+
+    def without_gpu(self) -> Machine:
+        """As a container sees it that is given none."""
+        return self.model_copy(update={"gpu": None, "gpu_memory_bytes": None})
 
 
-def this_machine() -> Machine:
-    """Ask the system and the driver."""
+def this_machine(runtime: RuntimeName = "pip") -> Machine:
+    """Ask the system and the driver, and for the docker runtime its engine."""
     gpu = find_gpu()
     return Machine(
         memory_bytes=min(psutil.virtual_memory().available, _left_to_group()),
         shared_memory_bytes=_free(SHARED_MEMORY),
         gpu=gpu,
         gpu_memory_bytes=_free_on_gpu() if gpu else None,
+        containers_have_gpu=_given_to_containers() if runtime == "docker" else None,
     )
+
+
+def _given_to_containers() -> bool | None:
+    from server.docker_runtime import engine_has_gpu
+
+    try:
+        return engine_has_gpu()
+    except (InputError, ServerError):  # `before_start` and the start itself say so
+        return None
 
 
 def _left_to_group() -> int:

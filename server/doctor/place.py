@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import InputError, ServerError
-from model.finding import Finding, error
+from model.finding import Finding, error, warning
 from model.releases import image_for
 from server.doctor.machine import Machine
 from server.options import Options
@@ -15,6 +15,7 @@ from server.pip_runtime import TORCH_VARIABLE, PipRuntime, find_pip_runtime
 ENSEMBLE = "ensemble"
 OWN_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
 """Those that `server/backends` runs on Triton's Python backend."""
+_TOOLKIT = "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,28 @@ class Place:
 def place_for(options: Options, machine: Machine) -> tuple[Place, list[Finding]]:
     """The place, and what speaks against it whatever is to be served."""
     if options.runtime == "docker":
-        image = options.image
-        try:
-            image = image or (image_for(options.repository) if machine.gpu else None)
-        except InputError as reason:
-            return Place(options, machine), [error(options.repository, str(reason), "then ask again")]
-        own = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
-        return Place(options, machine, image, None if image else own), []
+        return _container(options, machine)
     try:
         return Place(options, machine, backends=frozenset(_backends(find_pip_runtime()))), []
     except ServerError as reason:
         return Place(options, machine), [error(options.repository, str(reason), "make setup")]
+
+
+def _container(options: Options, machine: Machine) -> tuple[Place, list[Finding]]:
+    """The engine's word counts: it decides by that which image it runs, and whether the GPU is given to it."""
+    image, findings = options.image, []
+    gpu = machine.gpu
+    given = gpu is not None if machine.containers_have_gpu is None else machine.containers_have_gpu
+    if gpu is not None and not given:
+        said = f"Docker gives containers no GPU, so that this machine's {gpu.name} is not used"
+        findings.append(warning(options.repository, said, _TOOLKIT))
+        machine = machine.without_gpu()
+    try:
+        image = image or (image_for(options.repository) if given else None)
+    except InputError as reason:
+        return Place(options, machine), [*findings, error(options.repository, str(reason), "then ask again")]
+    own = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
+    return Place(options, machine, image, None if image else own), findings
 
 
 def _backends(runtime: PipRuntime) -> set[str]:

@@ -26,7 +26,7 @@ from builder.targets import FormatName, Precision
 from model.errors import ServerError
 from model.network import Network
 from model.runners import open_artifact
-from model.runners.openvino import core
+from model.runners.openvino import has_bf16
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import Question
 from model.triton_config import CONFIG_FILE, read_config
@@ -42,7 +42,7 @@ HEADS = Question(
         "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
     },
 )
-BF16_HERE = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16_HERE = has_bf16()
 MODELS: dict[str, tuple[FormatName, Precision]] = {
     "onnx_fp32": ("onnx", "fp32"),
     "openvino_fp32": ("openvino", "fp32"),

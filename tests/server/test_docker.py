@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker
@@ -17,7 +18,7 @@ from typer.testing import Result
 from model.env_file import setting
 from model.errors import InputError, ServerError, TokenError
 from server.docker_image import Images, build_progress, engine_asked, pull_progress
-from server.docker_runtime import container_settings, has_gpu
+from server.docker_runtime import container_settings, engine_has_gpu, has_gpu, network_for
 from server.options import Options
 from server.runtime import Server
 from server.security import Security, Tokens, server_tokens
@@ -104,6 +105,41 @@ def test_container_is_refused_when_its_user_cannot_read_the_key(options: Options
         container_settings(closed, TOKENS, network=None)
 
 
+class OfTwoNetworks:
+    """An engine that has two networks."""
+
+    def __init__(self) -> None:
+        self.networks = self
+
+    def list(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in ("models", "bridge")]
+
+
+def network_of(options: Options, name: str) -> str | None:
+    (options.repository.parent / ".env").write_text(f"TRITON_NETWORK={name}\n")
+    return network_for((docker, OfTwoNetworks()), options)
+
+
+def test_network_is_refused_when_it_is_not_there(options: Options) -> None:
+    assert [network_of(options, name) for name in ("models", "host", "", "tritonkit")] == ["models", "host", None, None]
+    with pytest.raises(InputError, match=r"TRITON_NETWORK=model: Docker has no network .*; it has: bridge, models"):
+        network_of(options, "model")
+
+
+@pytest.mark.parametrize("address", ["ssh://gpu-box", "tcp://10.0.0.7:2376", "tcp://127.0.0.1.example:2375"])
+def test_engine_of_another_machine_is_refused(
+    options: Options, address: str, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(InputError, match=f"DOCKER_HOST={address}: --runtime docker serves on this machine alone"):
+        engine_has_gpu()
+    told = command("server", "doctor", "--runtime", "docker", "--repository", options.repository, "--json")
+    assert f"DOCKER_HOST={address}" in told.stdout
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    with pytest.raises(ServerError, match="no Docker daemon answers"):
+        engine_has_gpu()
+
+
 def test_tokens_come_from_the_settings_when_the_environment_has_none(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,15 +211,20 @@ def test_engine_s_refusal_says_what_was_asked_and_what_to_do() -> None:
 
 
 class OfOneImage:
-    """An engine that has one image."""
+    """An engine that has one image, and builds others of it."""
 
-    def __init__(self, image: str) -> None:
-        self.images = self
-        self._image = image
+    def __init__(self, image: str, failing: str = "") -> None:
+        self.images = self.api = self
+        self.built: dict[str, Any] = {}
+        self._image, self._failing = image, failing
 
     def get(self, image: str) -> None:
         if image != self._image:
             raise docker.errors.ImageNotFound(f"no {image}")
+
+    def build(self, **order: Any) -> list[dict[str, Any]]:
+        self.built = order
+        return [{"stream": "Step 1/1 : FROM x"}, *([{"error": self._failing}] if self._failing else [])]
 
 
 def images_of(engine: OfOneImage) -> Images:
@@ -193,10 +234,32 @@ def images_of(engine: OfOneImage) -> Images:
 def test_image_is_nvidia_s_when_there_is_a_gpu(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
     monkeypatch.setenv("TRITON_CPU_IMAGE", "cpu:1")
-    assert images_of(OfOneImage("nvidia:26.06-py3")).for_serving(options, gpu=True) == "nvidia:26.06-py3"
+    assert images_of(OfOneImage("nvidia:26.06-py3-pillow")).for_serving(options, gpu=True) == "nvidia:26.06-py3-pillow"
     assert images_of(OfOneImage("cpu:1")).for_serving(options, gpu=False) == "cpu:1"
     named = options.model_copy(update={"image": "mine:2"})
     assert images_of(OfOneImage("mine:2")).for_serving(named, gpu=True) == "mine:2"
+
+
+def test_image_for_encoded_pictures_is_built_of_nvidia_s(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
+    engine = OfOneImage("nvidia:26.06-py3")
+    assert images_of(engine).for_serving(options, gpu=True) == "nvidia:26.06-py3-pillow"
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
+    assert engine.built["dockerfile"] == service["build"]["dockerfile"]
+    assert engine.built["buildargs"].items() >= {"TRITON_IMAGE": "nvidia:26.06-py3"}.items()
+    assert engine.built["tag"] == "nvidia:26.06-py3-pillow"
+    with pytest.raises(ServerError, match=r"not built: .*no index.* `--image nvidia:26\.06-py3` serves without it"):
+        images_of(OfOneImage("nvidia:26.06-py3", failing="no index")).for_serving(options, gpu=True)
+
+
+def test_image_is_nvidia_s_itself_when_it_is_named_by_its_digest(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_IMAGE", "nvidia@sha256:0123")
+    told: list[str] = []
+    images = Images((docker, OfOneImage("nvidia@sha256:0123")), host_network=False, report=told.append)
+    assert images.for_serving(options, gpu=True) == "nvidia@sha256:0123"
+    assert told == ["serving with nvidia@sha256:0123 itself: without Pillow in it, encoded pictures are refused"]
 
 
 def test_server_says_what_to_do_when_no_engine_answers(

@@ -122,8 +122,31 @@ def test_doctor_compares_a_plan_with_the_image(
     assert {(one.severity, one.path) for one in told} == {(severity, str(plan))}
     assert any(fix in one.fix for one in told)
     if severity == "error":
-        again = f"builder export pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
+        again = f"/pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
         assert again in told[0].fix
+
+
+def test_doctor_asks_the_engine_whether_containers_have_the_gpu(tiny_repository: Path) -> None:
+    def told(image: str | None = None) -> list[tuple[str, str]]:
+        given = L4.model_copy(update={"containers_have_gpu": False})
+        return [(one.severity, one.problem) for one in found(tiny_repository, given, runtime="docker", image=image)]
+
+    unused = ("warning", "Docker gives containers no GPU, so that this machine's NVIDIA L4 is not used")
+    assert told() == [unused]
+    with_plan(tiny_repository)
+    (plan, *rest) = told()
+    assert rest == [unused]
+    assert (plan[0], "no TensorRT" in plan[1] or "has no backend 'tensorrt'" in plan[1]) == ("error", True)
+    assert [problem for _, problem in told(IMAGE) if "needs a GPU" in problem]
+    assert (
+        found(tiny_repository, L4.model_copy(update={"containers_have_gpu": True}), runtime="docker", image=IMAGE) == []
+    )
+
+
+def test_image_without_docker_is_refused(tiny_repository: Path) -> None:
+    for verb in ("doctor", "up"):
+        refused = CliRunner().invoke(app, [verb, "--repository", str(tiny_repository), "--image", IMAGE])
+        assert (refused.exit_code, f"--image {IMAGE}: the pip runtime runs no image" in refused.stderr) == (2, True)
 
 
 def test_doctor_reads_the_header_when_a_plan_has_no_record(tiny_repository: Path) -> None:
@@ -147,7 +170,7 @@ def test_doctor_says_that_the_pip_runtime_has_no_tensorrt(tiny_repository: Path)
     told = only(found(tiny_repository))
     assert (told.severity, told.problem) == ("error", "the pip runtime has no TensorRT, which pets needs")
     assert "server up --runtime docker" in told.fix
-    assert "builder export pets.safetensors --onnx fp16 --max-batch 8 --name pets" in told.fix
+    assert "/pets.safetensors --onnx fp16 --max-batch 8 --name pets" in told.fix
 
 
 @pytest.mark.parametrize(
@@ -164,10 +187,10 @@ def test_doctor_finds_a_damaged_plan(tiny_repository: Path, content: bytes, prob
     told = only(found(tiny_repository, L4, runtime="docker", image=IMAGE))
     assert (told.severity, told.path) == ("error", str(plan))
     assert problem in told.problem
-    assert told.fix.startswith("builder export pets.safetensors --trt fp16")
+    assert "/pets.safetensors --trt fp16" in told.fix
 
 
-def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path) -> None:
+def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported_once: Path) -> None:
     pets = tiny_repository / "pets"
     replace(pets / "1" / "model.onnx", b"short")
     assert "has 5 bytes, it was published with" in only(found(tiny_repository)).problem
@@ -175,7 +198,8 @@ def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path) -> None:
     told = only(found(tiny_repository))
     assert (told.path, told.problem) == (str(pets / "1" / "model.onnx"), "missing: the backend loads it")
     assert told.fix == (
-        f"builder export pets.safetensors --onnx fp32 --max-batch 8 --name pets --repository {tiny_repository}"
+        f"builder export {exported_once.parent}/pets.safetensors --onnx fp32 --max-batch 8 --name pets "
+        f"--repository {tiny_repository}"
     )
 
 

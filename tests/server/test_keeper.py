@@ -96,8 +96,9 @@ def test_server_answers_again_after_triton_died(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
-    up = command("server", "up", "--repository", tiny_repository, *free_ports())
-    assert up.exit_code == 0, up.stderr
+    up = ("server", "up", "--repository", tiny_repository, *free_ports())
+    first = command(*up)
+    assert first.exit_code == 0, first.stderr
     running = running_servers()[0]
     try:
         assert json.loads(command("server", "status", "--json").stdout)[0]["restarts"] == 0
@@ -105,6 +106,8 @@ def test_server_answers_again_after_triton_died(
         assert triton.name() == "tritonserver"
         triton.send_signal(signal.SIGSEGV)
         triton.wait(30)
+        assert command(*up).exit_code, "its ports are taken, though nobody may hold them now"
+        assert running_servers() == [running]
         ask = ("client", "infer", photos / "cat.jpg", "--model", "pets", "--url", running.options.grpc_url)
         assert command(*ask, "--wait", 60).exit_code == 0
         until(running.is_ready)

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from socket import AF_INET
 from typing import Any
 
 import psutil
@@ -18,8 +19,9 @@ from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
 from model.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
-from server.security import Security
+from server.options import RuntimeName, triton_arguments
+from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+from server.security import Security, Tokens
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
@@ -154,6 +156,7 @@ ADMIN_PATHS = (
     "logging",
     "trace/setting",
 )
+MEMORY_PATHS = ("systemsharedmemory/status", "cudasharedmemory/status")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,8 @@ def test_http_is_closed_without_the_token_and_open_with_it(guarded: Server) -> N
         body = None if path in ("logging", "trace/setting") else b"{}"
         assert [over_http(guarded, path, token, body) for token in (None, USE)] == [403, 403], path
         assert over_http(guarded, path, ADMIN, body) == 200, path
-    assert over_http(guarded, "systemsharedmemory/status", USE, None) == 403
+    for path in MEMORY_PATHS:
+        assert over_http(guarded, path, USE, None) == 403, path
     assert over_http(guarded, "models/pets/infer") == 403
     assert over_http(guarded, "models/pets/infer", USE) in (400, 500), "an empty request, but one that is looked at"
     for path in ("models/pets/config", "models/pets/stats", "models/pets", ""):
@@ -226,14 +230,23 @@ def test_server_elsewhere_is_asked_with_certificates_and_tokens(
     assert "pets: version 1, as before" in command("server", "reload", "pets", "--url", url, *files).stdout
     outside = command("server", "reload", "--url", url, "--tls-ca", pki / "stranger.pem", *files[2:])
     assert outside.exit_code == 3
-    assert "name who did with --tls-ca" in outside.stderr
+    assert "give the certificate of who signed it with --tls-ca" in outside.stderr
     plain = command("server", "reload", "--url", guarded.options.grpc_url)
     assert plain.exit_code == 3
     assert "it speaks TLS; ask it as grpcs://" in plain.stderr
     monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "a-guess")
     guess = command("server", "reload", "--url", url, *files)
     assert guess.exit_code == 2
-    assert "does not list its models without its token" in guess.stderr
+    assert "does not list its models for the token of $TRITONKIT_TOKEN and $TRITONKIT_ADMIN_TOKEN" in guess.stderr
+    for variable in ("TRITONKIT_TOKEN", "TRITONKIT_ADMIN_TOKEN"):
+        monkeypatch.delenv(variable)
+    assert "does not list its models without its token" in command("server", "reload", "--url", url, *files).stderr
+
+
+def test_status_tells_where_others_reach_a_server(guarded: Server, command: Command) -> None:
+    port = guarded.options.grpc_port
+    status = command("server", "status").stdout
+    assert f"gRPC 0.0.0.0:{port} with TLS (gRPC open to other machines), " in status
 
 
 @pytest.mark.usefixtures("own_state")
@@ -252,9 +265,39 @@ def test_admin_api_asks_for_a_token_that_nobody_chose_when_none_is_set(
         assert "is restricted" in over_grpc(server, "get_model_repository_index")
         assert over_grpc(server, "get_model_repository_index", server.tokens.admin) == "done"
         assert over_grpc(server, "get_inference_statistics") == "done", "use is open on the loopback address"
-        assert over_grpc(server, "get_system_shared_memory_status") == "done"
+        assert over_grpc(server, "get_system_shared_memory_status") == "done", "for clients of this machine"
+        for path in MEMORY_PATHS:
+            assert over_http(server, path, None, None) == 403, "which a page in a browser can ask"
+            assert over_http(server, path, server.tokens.admin, None) == 200
     finally:
         assert command("server", "down").exit_code == 0
+
+
+def test_shared_memory_is_for_users_of_this_machine_and_over_grpc_alone() -> None:
+    def rules(runtime: RuntimeName) -> dict[str, str]:
+        options = Options(repository=Path("models"), runtime=runtime)
+        arguments = triton_arguments(options, Tokens(admin=ADMIN, use=USE), "models")
+        told = [argument.split("=", 2) for argument in arguments if "shared-memory" in argument]
+        return {option: token for option, _, token in told}
+
+    http, grpc = "--http-restricted-api", "--grpc-restricted-protocol"
+    assert rules("pip") == {http: ADMIN, grpc: USE}
+    assert rules("docker") == {http: ADMIN, grpc: ADMIN}
+
+
+READABLE = "a token would be sent there without TLS"
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("url", ["192.0.2.1:8001", "grpc://192.0.2.1:8001", "http://192.0.2.1:8000"])
+@pytest.mark.parametrize("verb", [("reload",), ("load", "pets"), ("unload", "pets")])
+def test_admin_token_is_not_sent_when_others_could_read_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...], url: str
+) -> None:
+    monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", ADMIN)
+    refused = command("server", *verb, "--url", url)
+    assert (refused.exit_code, READABLE in refused.stderr) == (2, True), refused.output
+    assert ADMIN not in refused.output
 
 
 @pytest.fixture
@@ -286,6 +329,7 @@ PAIR = ("--tls-cert", "server.pem", "--tls-key", "server.key")
         (("--tls-cert", "junk.pem", "--tls-key", "server.key"), "expected a certificate and its key in PEM"),
         (("--tls-cert", "server.pem", "--tls-key", "junk.pem"), "expected a certificate and its key in PEM"),
         (("--tls-cert", "server.pem", "--tls-key", "client.key"), "client.key: is not the key of"),
+        (("--tls-cert", "server.key", "--tls-key", "server.pem"), "a certificate: they are swapped (--tls-cert "),
         (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is locked with a password"),
         (("--tls-cert", "old.pem", "--tls-key", "old.key"), "old.pem: certificate has expired"),
         ((*PAIR, "--tls-ca", "junk.pem"), "junk.pem: holds no certificate in PEM"),
@@ -300,6 +344,7 @@ def test_server_is_not_started_when_its_address_or_certificates_are_wrong(
     up = command("server", "up", "--repository", repository, *arguments)
     assert up.exit_code == 2, up.stderr
     assert said in up.stderr
+    assert up.stderr.startswith("error: "), "before what the machine lacks"
     assert up.stderr.count("error: ") == 1
     assert "Traceback" not in up.stderr
 
@@ -307,22 +352,46 @@ def test_server_is_not_started_when_its_address_or_certificates_are_wrong(
 @pytest.mark.usefixtures("own_state")
 @pytest.mark.parametrize("token", ["with space", "comma,", "equals=", "ünïcode"])
 def test_token_that_triton_could_not_take_is_refused(
-    command: Command, repository: Path, token: str, monkeypatch: pytest.MonkeyPatch
+    command: Command, repository: Path, token: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TRITONKIT_TOKEN", token)
     up = command("server", "up", "--repository", repository)
     assert up.exit_code == 2
     assert "$TRITONKIT_TOKEN: a token holds letters, digits" in up.stderr
+    monkeypatch.delenv("TRITONKIT_TOKEN")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"TRITONKIT_TOKEN='{token}'\n")
+    for runtime in ("pip", "docker"):
+        up = command("server", "up", "--repository", repository, "--runtime", runtime)
+        assert (up.exit_code, "TRITONKIT_TOKEN of .env: a token holds" in up.stderr) == (2, True), up.stderr
+
+
+def own_address() -> str:
+    """An address of this machine that others may reach."""
+    found = [one.address for all_of_it in psutil.net_if_addrs().values() for one in all_of_it if one.family == AF_INET]
+    return next((address for address in found if not address.startswith("127.")), "0.0.0.0")
 
 
 @pytest.mark.usefixtures("own_state")
 def test_server_says_what_is_open_to_whom_when_it_is_exposed_without_tls(
-    command: Command, repository: Path, free_ports: Ports
+    command: Command, repository: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    up = command("server", "up", "--repository", repository, *EXPOSED, "--insecure", *free_ports())
+    host, ports = own_address(), free_ports()
+    http, grpc = ports[1], ports[3]
+    up = command("server", "up", "--repository", repository, "--host", host, "--expose", "--insecure", *ports)
     try:
         assert up.exit_code == 0, up.stderr
-        assert "open without encryption: gRPC 0.0.0.0:" in up.stderr
+        assert f"open without encryption: gRPC {host}:" in up.stderr
         assert "whoever reaches it can ask every model" in up.stderr
+        assert f"ready: gRPC {host}:{grpc}, http://{host}:{http}, metrics http://{host}:" in up.stdout
+        assert f"gRPC {host}:{grpc} (gRPC and HTTP open to other machines), " in command("server", "status").stdout
+        assert command("server", "status").exit_code == 0, "what is sent to this machine does not leave it"
+        assert command("server", "reload").exit_code == 0
+        url = f"{host}:{running_servers()[0].options.grpc_port}"
+        assert command("server", "reload", "--url", url).exit_code == 2, "the token is missing"
+        monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", running_servers()[0].tokens.admin)
+        for verb in ("status", "reload"):
+            refused = command("server", verb, "--url", url)
+            assert (refused.exit_code, READABLE in refused.stderr) == (2, True), refused.output
     finally:
         command("server", "down")

@@ -52,6 +52,9 @@ def test_server_serves_until_told_to_stop(command: Command, tiny_repository: Pat
     up = command("server", "up", "--repository", tiny_repository, *ports)
     assert up.exit_code == 0, up.stderr
     assert "ready: gRPC 127.0.0.1:" in up.stdout
+    logs = command("server", "logs")
+    assert f"of gRPC port {ports[3]}, of {tiny_repository}, running, last written 20" in logs.stderr
+    assert "log of" not in logs.stdout
     status = command("server", "status")
     assert re.search(r"pets\s+1\s+READY", status.stdout)
     processes = family(running_servers()[0].pid)
@@ -80,7 +83,30 @@ def test_server_names_the_reason_when_a_model_fails_to_load(
     assert "Protobuf parsing failed" in up.stderr or "InvalidProtobuf" in up.stderr
     assert "Traceback" not in up.stderr
     assert not running_servers()
-    assert "failed to load" in command("server", "logs").stdout
+    logs = command("server", "logs")
+    assert "failed to load" in logs.stdout
+    assert f", of {tiny_repository}, no longer running, last written 20" in logs.stderr
+
+
+@pytest.mark.usefixtures("own_state")
+def test_no_server_is_stopped_when_several_run_and_none_is_named(
+    command: Command, tiny_repository: Path, fussy_repository: Path, free_ports: Ports
+) -> None:
+    ports = {repository: free_ports() for repository in (tiny_repository, fussy_repository)}
+    for repository, chosen in ports.items():
+        http, grpc, metrics = map(int, chosen[1::2])
+        options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+        start(options, stops_with_parent=True)
+    refused = command("server", "down")
+    assert refused.exit_code == 2
+    assert "2 servers are running; choose one, or stop them with --all" in refused.stderr
+    for repository, chosen in ports.items():
+        assert f"--grpc-port {chosen[3]}  {repository}" in refused.stderr
+    assert len(running_servers()) == 2
+    assert command("server", "down", "--all", "--grpc-port", ports[tiny_repository][3]).exit_code == 2
+    down = command("server", "down", "--all")
+    assert (down.exit_code, running_servers()) == (0, [])
+    assert f"  {ports[fussy_repository][3]}  {fussy_repository}" in down.stdout
 
 
 @pytest.mark.usefixtures("own_state")

@@ -1,0 +1,101 @@
+"""A Triton that dies while a version lies there that it cannot load: it comes back with everything else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import Result
+
+from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
+
+Command = Callable[..., Result]
+
+
+def beside(pets: Path, name: str) -> Path:
+    """The same model under another name."""
+    copy = Path(shutil.copytree(pets, pets.parent / name))
+    config = (copy / "config.pbtxt").read_text()
+    (copy / "config.pbtxt").unlink()
+    (copy / "config.pbtxt").write_text(config.replace('name: "pets"', f'name: "{name}"', 1))
+    return copy
+
+
+@pytest.fixture
+def repository(exported_once: Path, tmp_path: Path) -> Path:
+    """Two models, `pets` and `dogs`."""
+    pets = Path(shutil.copytree(exported_once / "pets", tmp_path / "repository" / "pets"))
+    return beside(pets, "dogs").parent
+
+
+@pytest.fixture
+def running(
+    repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+    http, grpc, metrics = map(int, free_ports()[1::2])
+    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    server = start(options, stops_with_parent=True)
+    wait_until_ready(server, 60)
+    yield server
+    stop(server)
+
+
+def damage(version: Path) -> None:
+    content = (version / "model.onnx").read_bytes()[:3000]
+    (version / "model.onnx").unlink()  # it may be a link of other copies
+    (version / "model.onnx").write_bytes(content)
+
+
+def states(command: Command) -> dict[tuple[str, str], str]:
+    models = json.loads(command("server", "status", "--json").stdout)[0]["models"]
+    return {(row["model"], row["version"]): row["state"] for row in models}
+
+
+def test_other_models_answer_again_when_triton_died_beside_a_version_that_does_not_load(
+    running: Server, command: Command, photos: Path
+) -> None:
+    pets = running.options.repository / "pets"
+    shutil.copytree(pets / "1", pets / "2")
+    damage(pets / "2")
+    refused = command("server", "reload")
+    assert refused.exit_code == 1
+    assert "version 1 goes on answering" in refused.stderr
+    undo = f"builder rollback pets --repository {running.options.repository}"
+    assert f"A Triton that starts again has only what loads; go back before: {undo}" in refused.stderr
+
+    (triton,) = psutil.Process(running.pid).children()
+    triton.send_signal(signal.SIGSEGV)
+    triton.wait(30)
+    ask = ("client", "infer", photos / "cat.jpg", "--url", running.options.grpc_url, "--wait", 60)
+    assert command(*ask, "--model", "dogs").exit_code == 0
+    assert states(command) == {("dogs", "1"): "READY", ("pets", "2"): "UNAVAILABLE"}
+    status = command("server", "status")
+    assert (status.exit_code, "started again 1 time" in status.stdout) == (1, True)
+
+    assert command(*undo.split()).exit_code == 0
+    assert "pets: version none -> 1" in command("server", "reload").stdout
+    assert command(*ask, "--model", "pets").exit_code == 0
+
+
+def test_start_fails_and_leaves_nothing_when_some_of_the_models_do_not_load(
+    repository: Path,
+    command: Command,
+    free_ports: Callable[[], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
+    damage(repository / "dogs" / "1")
+    (beside(repository / "pets", "birds") / "config.pbtxt").write_text("nonsense {")
+    up = command("server", "up", "--force", "--repository", repository, *free_ports())
+    assert (up.exit_code, running_servers()) == (3, [])
+    assert "Triton did not load birds, dogs:" in up.stderr
+    assert "model birds: failed to read text proto" in up.stderr
+    assert re.search("model dogs version 1: .*Protobuf", up.stderr)
