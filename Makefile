@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup data data-tasks demo all-tasks test docker-test lint types ci lock clean
+.PHONY: help setup data data-tasks demo all-tasks test docker-test drills lint types ci lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -27,6 +27,11 @@ test: setup data ## Run all tests, on a real Triton, two files at a time
 
 docker-test: setup data ## Serve in real containers, where root and Debian 12 are at hand
 	scripts/docker_test.sh
+
+drills: setup data ## Kill, cut and reload at full size (about five minutes); records in benchmarks/results
+	python -m scripts.fault_drill --output benchmarks/results/fault_drill.json
+	python -m scripts.reload_drill --output benchmarks/results/reload_drill.json
+	python -m scripts.kill_drill --output benchmarks/results/kill_drill.json
 
 lint: .venv/.done ## Check style and format
 	ruff check

@@ -10,11 +10,18 @@ url=127.0.0.1:${GRPC_PORT:-8001}
 
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
+for port in "${ports[@]}"; do
+  [[ $port == --* ]] || ! (: > "/dev/tcp/127.0.0.1/$port") 2> /dev/null || {
+    echo "error: port $port is in use; choose others: HTTP_PORT=9000 GRPC_PORT=9001 METRICS_PORT=9002 make demo" >&2
+    exit 3
+  }
+done
+
 rm -rf "$demo"
 mkdir -p "$demo/held_out"
 
 step "1. train on 5,000 handwritten digits"
-checkpoint=$(train fit examples/digits.yaml "output=$demo/runs" | tee /dev/stderr | tail -n 1)
+checkpoint=$(train fit examples/digits.yaml "output=$demo/runs" | tee >(cat >&2) | tail -n 1)
 train test "$checkpoint" --json > "$demo/test.json"
 
 step "2. export it, proven against the checkpoint"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 import yaml
 
@@ -34,7 +35,7 @@ def host_network(http: int, grpc: int, metrics: int) -> None:
     service["build"]["network"] = "host"
     service["command"] = [f"--{kind}-address=127.0.0.1" for kind in addresses]
     service["command"] += [f"--{kind}-port={port}" for kind, port in addresses.items()]
-    service["healthcheck"]["test"][-1] = f"http://127.0.0.1:{http}/v2/health/ready"
+    service["healthcheck"]["test"][-1] = f"http://127.0.0.1:{http}"
     service["healthcheck"]["interval"] = "1s"
     kept = {"version": document["version"], "services": {"triton-cpu": service}}
     json.dump(kept, sys.stdout, indent=1)
@@ -50,6 +51,21 @@ def same(expected: Path, served: Path) -> None:
     if furthest > TOLERANCE:
         raise SystemExit(f"scores differ by {furthest:g}, more than {TOLERANCE:g}")
     print(f"{len(left)} scores agree to within {furthest:.1g}")
+
+
+@app.command()
+def encoded(served: Path, picture: str, answer: Path) -> None:
+    """Compare what curl got for a picture with a document of `client infer --json`: the same scores to within 1e-5.
+
+    answer: JSON and, right behind it, the probabilities as float32 (the binary tensor data extension).
+    """
+    content = answer.read_bytes()
+    _, end = json.JSONDecoder().raw_decode(content.decode("latin-1"))
+    got = np.sort(np.frombuffer(content[end:], "<f4"))[::-1]
+    expected = [score for (path, _), score in _scores(served).items() if Path(path).name == picture]
+    if not expected or not np.allclose(got[: len(expected)], expected, rtol=0, atol=TOLERANCE):
+        raise SystemExit(f"{picture}: {expected}, but as an encoded picture {got[: len(expected)].tolist()}")
+    print(f"{len(expected)} scores of the encoded picture agree")
 
 
 def _scores(path: Path) -> dict[tuple[str, str], float]:

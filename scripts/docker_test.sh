@@ -102,10 +102,37 @@ check_answers() { # ADDRESS HTTP_PORT
   curl --fail --silent --show-error --output "$work/encoded" --header 'Inference-Header-Content-Length: 0' \
     --data-binary @.cache/data/photos/cat.jpg "http://127.0.0.1:$2/v2/models/imagenet_encoded/infer" \
     || fail "the ensemble for encoded pictures did not answer"
+  python -m scripts.docker_drill encoded "$work/served.json" cat.jpg "$work/encoded"
   [[ $(curl --silent --output /dev/null --write-out '%{http_code}' --request POST \
     "http://127.0.0.1:$2/v2/repository/index") == 403 ]] || fail "the repository API answers without the token"
   curl --fail --silent --output /dev/null --header "tritonkit-token: $TRITONKIT_ADMIN_TOKEN" --request POST \
     "http://127.0.0.1:$2/v2/repository/index" || fail "the repository API does not take the token"
+}
+
+compose() { docker-compose --file "$work/compose.json" "$@"; }
+
+# Containers of this engine have the machine's network or none: the file is the project's own, on that network.
+write_compose() {
+  read -r http grpc metrics <<< "$(python -m scripts.docker_drill ports)"
+  MODEL_REPOSITORY=$repository docker-compose --profile cpu config \
+    | python -m scripts.docker_drill host-network "$http" "$grpc" "$metrics" > "$work/compose.json"
+}
+
+compose_up() {
+  compose up --detach triton-cpu 2> /dev/null
+  local container health=
+  container=$(docker ps --quiet --filter label=com.docker.compose.service=triton-cpu)
+  for _ in {1..300}; do
+    health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
+    [[ $health != healthy ]] || return 0
+    sleep 0.2
+  done
+  fail "the service did not become healthy: $health"
+}
+
+compose_down() {
+  compose down 2> /dev/null
+  [[ -z $(docker ps --all --quiet) ]] || fail "docker-compose down left a container"
 }
 
 start_engine
@@ -119,23 +146,33 @@ builder export .cache/data/lite0/efficientnet_lite0.pth --model tf_efficientnet_
 client infer .cache/data/photos --from "$repository/imagenet/1/model.onnx" --json > "$work/file.json"
 
 step "build the CPU image and start it with Compose"
-read -r http grpc metrics <<< "$(python -m scripts.docker_drill ports)"
-# Containers of this engine have the machine's network or none: the file is the project's own, on that network.
-MODEL_REPOSITORY=$repository docker-compose --profile cpu config \
-  | python -m scripts.docker_drill host-network "$http" "$grpc" "$metrics" > "$work/compose.json"
-docker-compose --file "$work/compose.json" build triton-cpu > "$work/build.log" 2>&1 \
-  || fail "$(tail -n 5 "$work/build.log")"
-docker-compose --file "$work/compose.json" up --detach triton-cpu 2> /dev/null
-container=$(docker ps --quiet --filter label=com.docker.compose.service=triton-cpu)
-for _ in {1..300}; do
-  health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
-  [[ $health != healthy ]] || break
-  sleep 0.2
-done
-[[ $health == healthy ]] || fail "the service did not become healthy: $health"
+write_compose
+compose build triton-cpu > "$work/build.log" 2>&1 || fail "$(tail -n 5 "$work/build.log")"
+compose_up
 check_answers "127.0.0.1:$grpc" "$http"
-docker-compose --file "$work/compose.json" down 2> /dev/null
-[[ -z $(docker ps --all --quiet) ]] || fail "docker-compose down left a container"
+compose_down
+
+step "the same with TLS, certificates of clients, a token to use it, and one model alone"
+mkdir "$work/tls"
+openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/tls/own.key" -out "$work/tls/own.pem" -days 2 \
+  -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 2> /dev/null
+chown 1000 "$work/tls/own.key"
+TRITONKIT_TOKEN=for-use MODELS=imagenet GRPC_ADDRESS=0.0.0.0 TLS_FOLDER=$work/tls TLS_CERTIFICATE=own.pem \
+  TLS_KEY=own.key TLS_CA=own.pem write_compose
+compose_up
+ask=(client infer .cache/data/photos --model imagenet --url "grpcs://127.0.0.1:$grpc" --tls-ca "$work/tls/own.pem" --json)
+shown=(--tls-cert "$work/tls/own.pem" --tls-key "$work/tls/own.key")
+TRITONKIT_TOKEN=for-use "${ask[@]}" "${shown[@]}" > "$work/served.json"
+python -m scripts.docker_drill same "$work/file.json" "$work/served.json"
+! TRITONKIT_TOKEN=for-use "${ask[@]}" > /dev/null 2> "$work/refused" || fail "answered without a client's certificate"
+grep -q 'no TLS with' "$work/refused" || fail "$(cat "$work/refused")"
+! "${ask[@]}" "${shown[@]}" > /dev/null 2> "$work/refused" || fail "answered without the token"
+grep -q 'without its token' "$work/refused" || fail "$(cat "$work/refused")"
+loaded() { curl --silent --output /dev/null --write-out '%{http_code}' --header 'tritonkit-token: for-use' \
+  "http://127.0.0.1:$http/v2/models/$1/ready"; }
+[[ $(loaded imagenet) == 200 ]] || fail "the model that MODELS names is not ready"
+[[ $(loaded imagenet_encoded) == 400 ]] || fail "a model that MODELS does not name was loaded"
+compose_down
 
 step "the same with server up --runtime docker, which builds the image"
 docker tag tritonkit/triton-cpu tritonkit-test/built # what was built stays known to the engine
