@@ -153,9 +153,9 @@ def answers_in(
             answers.finish()
             journal.remove()
     except BaseException:
-        if begun and journal.length:
+        if begun and (kept := journal.rows_kept()):
             but = ", without --overwrite" if overwrite else ""
-            say(f"{journal.length} rows are kept in {journal.path}; the same command{but} goes on from there")
+            say(f"{kept} rows are kept in {journal.path}; the same command{but} goes on from there")
         raise
     finally:
         if journal.is_empty:
