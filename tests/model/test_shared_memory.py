@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -188,6 +189,18 @@ def batch_of() -> Callable[[int], ImageArray]:
     return made
 
 
+def let_go(registry: TritonRegistry, name: str) -> None:
+    """Triton holds a region for a moment after the answer that it was needed for."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return registry.unregister(name)
+        except InferenceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def test_answers_stay_right_when_the_server_forgot_all_regions(
     served: str, batch_of: Callable[[int], ImageArray]
 ) -> None:
@@ -202,5 +215,5 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
             mine = [name for name in registry.registered() if name.startswith(f"{PREFIX}{os.getpid()}-")]
             assert seed == 1 or len(mine) == 1, "the request after one that was forgotten is sent as it is"
             for name in mine:
-                registry.unregister(name)
+                let_go(registry, name)
     assert registry.registered() == []
