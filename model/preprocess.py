@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -169,7 +169,8 @@ def load_image(
     """
     image = _open(data, most)
     reduction = _reduction(image, how)
-    with room(image.width * image.height + how.width * max(image.size)):  # the second is resizing's first pass
+    needed = image.width * image.height + how.width * max(image.size)  # the second is resizing's first pass
+    with room(needed), closing(image):
         return fit_image(_decode(image, reduction), how, reduction)
 
 

@@ -82,7 +82,7 @@ class SharedInputs:
         self._idle: list[Region] = []
         self._held = 0
         self._left: list[str] = []
-        """Dropped, but perhaps still mapped by the server."""
+        """Dropped, but perhaps still mapped by the server: it keeps what the requests that were given up use."""
         self._usable: bool | None = None
 
     @contextmanager
@@ -103,19 +103,13 @@ class SharedInputs:
                 self._idle.append(region)
 
     def close(self) -> None:
-        """Give everything back; a server that is away is told of the first region alone, and so not waited for long."""
+        """Give everything back. What the server keeps even now, the next process lets go of."""
         with self._lock:
             idle, self._idle, self._usable = self._idle, [], False
         for region in idle:
             region.close()
             self._held -= region.size
-        for name in [*(region.name for region in idle), *self._left]:
-            try:
-                self._registry.unregister(name)
-            except (UnreachableError, DeadlineError):
-                break
-            except TritonkitError:
-                continue  # the next process lets go of it
+        self._let_go(*(region.name for region in idle))
 
     def _borrowed(self, size: int) -> Region | None:
         with self._lock:
@@ -136,6 +130,7 @@ class SharedInputs:
         return self._made(size) if size <= room else None
 
     def _made(self, size: int) -> Region | None:
+        self._let_go()
         try:
             return Region(self._registry, size)
         except (OSError, TritonkitError) as error:
@@ -149,15 +144,23 @@ class SharedInputs:
         region.close()
         with self._lock:
             self._held -= region.size
-        if not self._unregister(region.name):
-            self._left.append(region.name)
+        self._let_go(region.name)
 
-    def _unregister(self, name: str) -> bool:
-        try:
-            self._registry.unregister(name)
-        except TritonkitError:
-            return False
-        return True
+    def _let_go(self, *names: str) -> None:
+        """Have the server let go of these, and of what it kept before; one that is away is told of the first alone."""
+        with self._lock:
+            waiting, self._left = [*names, *self._left], []
+        kept = []
+        while waiting:
+            try:
+                self._registry.unregister(waiting[0])
+            except (UnreachableError, DeadlineError):
+                break
+            except TritonkitError:
+                kept.append(waiting[0])
+            del waiting[0]
+        with self._lock:
+            self._left += kept + waiting
 
     def _sweep(self) -> bool | None:
         """Let go of what ended processes of this machine left. Returns whether regions can be used; None: not known."""
@@ -168,7 +171,8 @@ class SharedInputs:
         except TritonkitError as error:
             return None if isinstance(error, PASSING) else False
         for name in filter(_is_orphan, names):
-            self._unregister(name)
+            with suppress(TritonkitError):
+                self._registry.unregister(name)
         for path in FOLDER.glob(f"{PREFIX}*"):
             if _is_orphan(path.name):
                 with suppress(OSError):  # another user's, which this one may not delete, or it is gone already
