@@ -98,6 +98,10 @@ class Tokens(NamedTuple):
     admin: str | None
     """For the model repository."""
 
+    def variable(self, admin: bool = False) -> str:
+        """The variable that a request's token is set by; empty where none is shown."""
+        return ADMIN_TOKEN_VARIABLE if admin and self.admin else TOKEN_VARIABLE if self.use else ""
+
     def headers(self, protocol: Protocol, admin: bool = False) -> dict[str, str] | None:
         """The header of a request, if there is any."""
         token = (self.admin if admin else None) or self.use

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 from collections.abc import Callable
@@ -29,7 +28,7 @@ _FULL = ("exceeds maximum queue size", "request timeout expired")
 _NOT_READY = ("not ready", "not at ready state", "no available versions", "is stopping", "is not healthy", "exiting")
 _UNKNOWN = ("request for unknown model", "is not available")
 _MISFIT = ("unexpected shape", "data-type is", "batch-size must be", "unexpected inference", "expected 1 inputs")
-_FORGOTTEN = ("shared memory region",)
+_FORGOTTEN = ("unable to find shared memory region", "unable to find system shared memory region")
 _BROKEN = ("failed to connect", "socket closed", "connection reset", "stream removed", "goaway", "broken pipe")
 _TOO_MUCH = ("RESOURCE_EXHAUSTED", "429")
 _AWAY = ("UNAVAILABLE", "CANCELLED", "502", "503", "504")
@@ -39,16 +38,18 @@ class MemoryForgottenError(InferenceError):
     """The server does not know the shared memory that a request spoke of: it was started anew."""
 
 
-def error_of_answer(connection: Connection, doing: str, status: str, message: str) -> TritonkitError:
+def error_of_answer(
+    connection: Connection, doing: str, status: str, message: str, token_variable: str = ""
+) -> TritonkitError:
     """The error for a request that was answered with a failure, or by gRPC in the server's place.
 
     doing: what was to be done, as in "could not ...". status: gRPC's, as `StatusCode.UNAVAILABLE`, or HTTP's.
+    token_variable: where the token comes from that was shown, if one was.
     """
     url, said = connection.url, _shortened(message)
     low = message.lower()
     if _RESTRICTED in low or status in ("401", "403"):
-        given = " and ".join(f"${name}" for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE) if os.environ.get(name))
-        lacking = f"for the token of {given}" if given else "without its token"
+        lacking = f"for the token of ${token_variable}" if token_variable else "without its token"
         return TokenError(
             f"{url} does not {doing} {lacking} ({said}): set ${TOKEN_VARIABLE}, or ${ADMIN_TOKEN_VARIABLE} "
             "for its repository, to the one that it was started with"
@@ -99,7 +100,7 @@ def late(connection: Connection, doing: str) -> DeadlineError:
     """The error for an answer that did not come in time."""
     return DeadlineError(
         f"{connection.url} did not {doing} within {connection.deadline_s:g} s. Is it at work on something else? "
-        "Allow more with --deadline, or send less at once"
+        "Allow more with --deadline (--timeout-s of `server`), or send less at once"
     )
 
 

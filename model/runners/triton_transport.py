@@ -69,10 +69,13 @@ class Transport:
         most_s: over gRPC, to wait less than the deadline.
         Raises UnknownModelError, TokenError, BatchError, and InferenceError in its kinds.
         """
+        terms = self.connection
         if self._shared is not None:
-            options["client_timeout"] = min(self.connection.deadline_s, most_s)
+            if most_s < terms.deadline_s:
+                terms = terms.model_copy(update={"deadline_s": most_s})
+            options["client_timeout"] = terms.deadline_s
         headers = self._headers(admin)
-        with self._translated(doing):
+        with self._translated(terms, doing, admin):
             answer = getattr(self._client, method)(*arguments, headers=headers, **options)
         self._worked = True
         return answer
@@ -114,17 +117,17 @@ class Transport:
         return _http_client(self.connection) if self.address.protocol == "http" else _grpc_client(self.connection)
 
     @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
+    def _translated(self, terms: Connection, doing: str, admin: bool) -> Iterator[None]:
         from tritonclient.utils import InferenceServerException
 
         try:
             yield
         except InferenceServerException as error:
-            raise self._passing(
-                error_of_answer(self.connection, doing, str(error.status()), error.message() or "")
-            ) from error
+            said, variable = error.message() or "", self._tokens.variable(admin)
+            translated = error_of_answer(terms, doing, str(error.status()), said, variable)
+            raise self._passing(translated) from error
         except Exception as error:  # the HTTP client lets through whatever a port that is not Triton's leads to
-            raise self._passing(error_of_connection(self.connection, doing, error)) from error
+            raise self._passing(error_of_connection(terms, doing, error)) from error
 
     def _passing(self, error: TritonkitError) -> TritonkitError:
         """Certificates that were good are good: a server that ends in the middle of a handshake looks alike."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from builder.export import Evidence
+from builder.formats import Job
 from builder.onnx_export import onnx_from_network
 from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
+from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from model.network import Network
+from model.network import Network, save_network
 
 MAX_BATCH = 8
 
@@ -48,3 +51,22 @@ def labels(tmp_path: Path) -> Path:
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndog\nbird\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
+    """A folder with the residual network's checkpoint and graph."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_network(folder / "pets.safetensors", make_network("test_resnet"))
+    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+def job(exported: Path, tmp_path: Path) -> Job:
+    """What a format is asked to make of the residual network in fp16."""
+    source = source_from_checkpoint(exported / "pets.safetensors")
+    graph = tmp_path / "model.onnx"
+    shutil.copyfile(exported / "model.onnx", graph)
+    (tmp_path / "1").mkdir()
+    return Job(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from builder.onnx_export import onnx_from_network
 from builder.proving.proof import Case, case_of
 from builder.proving.verdict import LIMITS, Verdict
 from builder.repair import Repair, make
-from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Precision, Target
 from model.build_record import BuildOptions
 from model.errors import ArtifactError, InputError, TritonkitError
-from model.network import Network, save_network
+from model.network import Network
 from model.runners.base import Runner
 
 Command = Callable[..., Result]
@@ -49,24 +47,6 @@ class Failing(Onnx):
 
     def candidate(self, artifact: Path, job: Job) -> Runner | None:
         return super().candidate(artifact, job) if job.precision == "fp32" else None
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
-    """A folder with the residual network's checkpoint and graph."""
-    folder = tmp_path_factory.mktemp("exported")
-    save_network(folder / "pets.safetensors", make_network("test_resnet"))
-    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "model.onnx")
-    return folder
-
-
-@pytest.fixture
-def job(exported: Path, tmp_path: Path) -> Job:
-    source = source_from_checkpoint(exported / "pets.safetensors")
-    graph = tmp_path / "model.onnx"
-    shutil.copyfile(exported / "model.onnx", graph)
-    (tmp_path / "1").mkdir()
-    return Job(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)
 
 
 def case_for(job: Job, fp16_passes: bool = True) -> Case:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,34 +13,14 @@ from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import ENGINE, Rtx
 from builder.proving.proof import case_of
 from builder.repair import Made, Repair, make
-from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Target
 from model.errors import ArtifactError
-from model.network import Network, save_network
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
 HEAVY = ("Conv", "Gemm")
 """All that the residual network multiplies with."""
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
-    """A folder with the residual network's checkpoint and graph."""
-    folder = tmp_path_factory.mktemp("exported")
-    save_network(folder / "pets.safetensors", make_network("test_resnet"))
-    source_from_checkpoint(folder / "pets.safetensors").write_graph(folder / "model.onnx")
-    return folder
-
-
-@pytest.fixture
-def job(exported: Path, tmp_path: Path) -> Job:
-    graph = tmp_path / "model.onnx"
-    shutil.copyfile(exported / "model.onnx", graph)
-    (tmp_path / "1").mkdir()
-    source = source_from_checkpoint(exported / "pets.safetensors")
-    return Job(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)
 
 
 def made_in_fp16(kind: Format, name: FormatName, job: Job, keep: tuple[str, ...] = (), allowed: bool = True) -> Made:

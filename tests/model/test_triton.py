@@ -24,7 +24,7 @@ from model.errors import (
 )
 from model.patience import Patience
 from model.runners.triton import TritonRunner, TritonServer
-from model.runners.triton_errors import error_of_answer
+from model.runners.triton_errors import MemoryForgottenError, error_of_answer
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,8 @@ def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: 
         ("502", "an exception occurred in the client while decoding the response", UnreachableError),
         ("StatusCode.INVALID_ARGUMENT", "[request id: 1] unexpected shape for input 'image'. NOTE: …", BatchError),
         ("400", "inference input 'image' data-type is 'FP32', but model 'x' expects 'UINT8'", BatchError),
+        ("StatusCode.INVALID_ARGUMENT", "Unable to find shared memory region: 'a'", MemoryForgottenError),
+        ("StatusCode.INTERNAL", "Cannot unregister shared memory region 'a', it is currently in use.", InferenceError),
         ("StatusCode.INTERNAL", "the backend failed", InferenceError),
         ("None", "", InferenceError),
     ],

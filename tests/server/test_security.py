@@ -237,7 +237,7 @@ def test_server_elsewhere_is_asked_with_certificates_and_tokens(
     monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "a-guess")
     guess = command("server", "reload", "--url", url, *files)
     assert guess.exit_code == 2
-    assert "does not list its models for the token of $TRITONKIT_TOKEN and $TRITONKIT_ADMIN_TOKEN" in guess.stderr
+    assert "does not list its models for the token of $TRITONKIT_ADMIN_TOKEN (" in guess.stderr
     for variable in ("TRITONKIT_TOKEN", "TRITONKIT_ADMIN_TOKEN"):
         monkeypatch.delenv(variable)
     assert "does not list its models without its token" in command("server", "reload", "--url", url, *files).stderr
