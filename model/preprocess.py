@@ -3,10 +3,10 @@
 This is the only implementation: training, evaluation, the client and server-side decoding all call
 `load_image`. It needs Pillow and numpy and nothing of ours, so that the file can be carried to a server.
 
-What is done, in this order: decode (the first frame of an animation), turn as EXIF says, 16 bit to 8,
-transparency onto white, RGB, then crop, pad or squash to the model's size with Pillow's antialiased resize.
-Colour profiles are not applied, as in torchvision and timm. A JPEG that is to become very much smaller is
-decoded at a half, a quarter or an eighth of its size, where that changes hardly a level by more than 2 (`_LEAST_LEFT`).
+What is done, in this order: decode (the first frame of an animation), turn as EXIF says, 16 bit to 8, transparency onto
+white, RGB, then crop, pad or squash to the model's size with Pillow's antialiased resize. Colour profiles are not
+applied, as in torchvision and timm. A JPEG that is to become very much smaller is decoded at a half, a quarter or an
+eighth of its size, where that changes hardly a level by more than 2 (`_LEAST_LEFT`).
 """
 
 from __future__ import annotations
@@ -169,8 +169,7 @@ def load_image(
     """
     image = _open(data, most)
     reduction = _reduction(image, how)
-    needed = image.width * image.height + how.width * max(image.size)  # the second is resizing's first pass
-    with room(needed), closing(image):
+    with room(image.width * image.height + how.width * max(image.size)), closing(image):  # and resizing's first pass
         return fit_image(_decode(image, reduction), how, reduction)
 
 
