@@ -50,16 +50,16 @@ class Registry(ABC):
 class Region:
     """Memory that a server has mapped too."""
 
-    def __init__(self, registry: Registry, size: int) -> None:
+    def __init__(self, registry: Registry, name: str, size: int) -> None:
         """Raises OSError without room for it, and what the registry raises."""
         self.size = size
-        self.name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
-        path = FOLDER / self.name
+        self.name = name
+        path = FOLDER / name
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)  # a write where there is no room would end the process
             self._memory = mmap.mmap(descriptor, size)
-            registry.register(self.name, size)
+            registry.register(name, size)
         finally:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -130,14 +130,17 @@ class SharedInputs:
         return self._made(size) if size <= room else None
 
     def _made(self, size: int) -> Region | None:
-        self._let_go()
+        name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
         try:
-            return Region(self._registry, size)
+            self._let_go()
+            return Region(self._registry, name, size)
         except (OSError, TritonkitError) as error:
             with self._lock:
                 self._held -= size
-            if not isinstance(error, PASSING):  # a server that is away says so when it is asked
-                self._usable = False
+                if isinstance(error, DeadlineError):
+                    self._left.append(name)  # it may have been mapped all the same
+                if not isinstance(error, PASSING):  # a server that is away says so when it is asked
+                    self._usable = False
             return None
 
     def _drop(self, region: Region) -> None:

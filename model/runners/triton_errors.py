@@ -39,17 +39,17 @@ class MemoryForgottenError(InferenceError):
 
 
 def error_of_answer(
-    connection: Connection, doing: str, status: str, message: str, token_variable: str = ""
+    connection: Connection, doing: str, status: str, message: str, token_shown: str = ""
 ) -> TritonkitError:
     """The error for a request that was answered with a failure, or by gRPC in the server's place.
 
     doing: what was to be done, as in "could not ...". status: gRPC's, as `StatusCode.UNAVAILABLE`, or HTTP's.
-    token_variable: where the token comes from that was shown, if one was.
+    token_shown: where the token that was shown comes from, in words; empty where none was.
     """
     url, said = connection.url, _shortened(message)
     low = message.lower()
     if _RESTRICTED in low or status in ("401", "403"):
-        lacking = f"for the token of ${token_variable}" if token_variable else "without its token"
+        lacking = f"for the token of {token_shown}" if token_shown else "without its token"
         return TokenError(
             f"{url} does not {doing} {lacking} ({said}): set ${TOKEN_VARIABLE}, or ${ADMIN_TOKEN_VARIABLE} "
             "for its repository, to the one that it was started with"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
 from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
+from model.runners.http_threads import HttpThreads
 from model.runners.shared_memory import Registry
 from model.runners.triton_errors import error_of_answer, error_of_connection
 from model.tls import check_files
@@ -43,13 +43,13 @@ class Transport:
         self.connection = connection
         self.address = connection.address
         self._tokens = tokens_from_environment() if tokens is None else tokens
+        self._tokens_are_of_environment = tokens is None
         if self.address.tls:
             check_files(connection)
         self._worked = False
-        # tritonclient's HTTP client belongs to the thread that made it. A gRPC channel is for all of them.
-        self._local = threading.local()
-        self._made_by_threads: list[Any] = []
-        self._shared = None if self.address.protocol == "http" else self._made()
+        http = self.address.protocol == "http"
+        self._threads = HttpThreads(lambda: _http_client(connection)) if http else None
+        self._channel = None if http else _grpc_client(connection)
 
     @property
     def module(self) -> Any:
@@ -70,20 +70,23 @@ class Transport:
         Raises UnknownModelError, TokenError, BatchError, and InferenceError in its kinds.
         """
         terms = self.connection
-        if self._shared is not None:
+        if self._threads is None:
             if most_s < terms.deadline_s:
                 terms = terms.model_copy(update={"deadline_s": most_s})
             options["client_timeout"] = terms.deadline_s
         headers = self._headers(admin)
         with self._translated(terms, doing, admin):
-            answer = getattr(self._client, method)(*arguments, headers=headers, **options)
+            answer = self._ask(lambda client: getattr(client, method)(*arguments, headers=headers, **options))
         self._worked = True
         return answer
 
     def document(self, doing: str, method: str, *arguments: Any, admin: bool = False, most_s: float = math.inf) -> Any:
         """As `call`, for methods that answer with a document: its JSON."""
-        form = {} if self._shared is None else {"as_json": True}
+        form = {"as_json": True} if self._threads is None else {}
         return self.call(doing, method, *arguments, admin=admin, most_s=most_s, **form)
+
+    def _ask(self, request: Callable[[Any], Any]) -> Any:
+        return request(self._channel) if self._threads is None else self._threads.ask(request)
 
     def _headers(self, admin: bool) -> dict[str, str] | None:
         """With the token, which is shown to nobody on the way. Raises TokenError."""
@@ -97,24 +100,10 @@ class Transport:
 
     def close(self) -> None:
         """End the connection; requests under way over gRPC fail."""
-        if self._shared is not None:
-            self._shared.close()
-        # gevent keeps the clients of threads that have ended, and Triton waits for open connections before it ends.
-        while self._made_by_threads:
-            self._made_by_threads.pop().close()
-        self._local = threading.local()
-
-    @property
-    def _client(self) -> Any:
-        if self._shared is not None:
-            return self._shared
-        if not hasattr(self._local, "client"):
-            self._local.client = self._made()
-            self._made_by_threads.append(self._local.client)
-        return self._local.client
-
-    def _made(self) -> Any:
-        return _http_client(self.connection) if self.address.protocol == "http" else _grpc_client(self.connection)
+        if self._channel is not None:
+            self._channel.close()
+        if self._threads is not None:
+            self._threads.close()
 
     @contextmanager
     def _translated(self, terms: Connection, doing: str, admin: bool) -> Iterator[None]:
@@ -123,11 +112,18 @@ class Transport:
         try:
             yield
         except InferenceServerException as error:
-            said, variable = error.message() or "", self._tokens.variable(admin)
-            translated = error_of_answer(terms, doing, str(error.status()), said, variable)
+            said = error.message() or ""
+            translated = error_of_answer(terms, doing, str(error.status()), said, self._token_shown(admin))
             raise self._passing(translated) from error
         except Exception as error:  # the HTTP client lets through whatever a port that is not Triton's leads to
             raise self._passing(error_of_connection(terms, doing, error)) from error
+
+    def _token_shown(self, admin: bool) -> str:
+        """In words; empty where none is shown."""
+        variable = self._tokens.variable(admin)
+        if not variable:
+            return ""
+        return f"${variable}" if self._tokens_are_of_environment else "this server's state file"
 
     def _passing(self, error: TritonkitError) -> TritonkitError:
         """Certificates that were good are good: a server that ends in the middle of a handshake looks alike."""
@@ -175,7 +171,9 @@ def _grpc_client(connection: Connection) -> Any:
             "private_key": connection.tls_key,
         }
         files = {"ssl": True, **{name: str(path) for name, path in given.items() if path is not None}}
-    return tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=list(_CHANNEL), **files)
+    # No proxy of the environment can reach this machine.
+    direct = (("grpc.enable_http_proxy", 0),) if address.is_loopback else ()
+    return tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=[*_CHANNEL, *direct], **files)
 
 
 def _http_client(connection: Connection) -> Any:

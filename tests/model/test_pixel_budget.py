@@ -65,6 +65,7 @@ def test_room_is_given_back_when_a_picture_is_broken() -> None:
 
 
 def test_each_thread_has_room_for_a_photograph() -> None:
+    assert EACH_THREAD >= 6000 * 4000 + 512 * 6000
     assert PixelBudget.for_threads(2, at_least=MAX_PIXELS).pixels == MAX_PIXELS
     assert PixelBudget.for_threads(64, at_least=MAX_PIXELS).pixels == 64 * EACH_THREAD
     with pytest.raises(ValueError, match="1 or more, got 0"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from model.connection import Connection
-from model.errors import InferenceError, TokenError, TritonkitError, UnreachableError
+from model.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.preprocess import ImageArray
 from model.runners.shared_memory import FOLDER, LEAST_BYTES, MOST_BYTES, PREFIX, Registry, SharedInputs
 from model.runners.triton import TritonRunner, TritonServer
@@ -137,6 +137,25 @@ def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError
     memory.close()
 
 
+class LateRegistry(KeptRegistry):
+    """Maps a region, and says so too late."""
+
+    def register(self, region: str, size: int) -> None:
+        super().register(region, size)
+        raise DeadlineError("too late")
+
+
+def test_region_is_let_go_of_when_it_was_mapped_too_late() -> None:
+    registry = LateRegistry()
+    memory = SharedInputs(registry)
+    for _ in range(3):
+        with memory.lent(ENOUGH) as region:
+            assert region is None
+        assert len(registry.regions) == 1, "its predecessor is gone"
+    memory.close()
+    assert registry.regions == {}
+
+
 def test_server_that_is_away_is_told_once_when_all_is_given_back() -> None:
     registry = KeptRegistry()
     inputs = SharedInputs(registry)
@@ -231,6 +250,7 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
             assert np.allclose(answered, expected, atol=1e-5)
             mine = set(registry.registered()) - others
             assert seed == 1 or len(mine) == 1, "the request after one that was forgotten is sent as it is"
+            registry.unregister("tritonkit-of-nobody")  # is no error: one that was perhaps mapped can be let go of
             for name in mine:
                 let_go(registry, name)
     assert set(registry.registered()) <= others
