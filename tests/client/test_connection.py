@@ -240,7 +240,7 @@ def test_server_that_wants_a_token_is_told_as_such(
     assert "set $TRITONKIT_TOKEN" in refused.stderr
     monkeypatch.setenv(TOKEN_VARIABLE, "another")
     assert "for the token of $TRITONKIT_TOKEN (This protocol is restricted" in command(*ask).stderr
-    monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "which is not shown for this")
+    monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "one-that-is-not-shown-here")
     assert "for the token of $TRITONKIT_TOKEN (" in command(*ask).stderr
     monkeypatch.delenv(TOKEN_VARIABLE)
     assert "without its token (" in command(*ask).stderr
