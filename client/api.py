@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 from collections.abc import AsyncIterator, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Self
 
 from client.connection import on_terms_of_infer
+from client.given import Input, picture_given
 from client.infer import Pace, Row, infer_pictures
 from client.opening import check_threshold, open_runner, task_with
-from client.picture import Picture, picture_of_file
 from client.results import Result, result_of
 from model.connection import Connection
 from model.console import DEFAULT_URL
-from model.errors import InputError
-from model.preprocess import ImageError, check_size
+from model.preprocess import ImageError
 from model.runners import Runner
 from model.runners.augmented import augmented
 from model.spec import ModelSpec
 
-Input: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A file, the bytes of one, a Pillow picture, or uint8 RGB [H, W, 3]."""
-
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "F")  # F is refused, having no agreed range
 _ASKING_AT_ONCE = 16
 """Threads that wait for single answers; Triton makes batches of what they ask."""
 
@@ -107,7 +97,7 @@ class Client:
 
     def infer(self, picture: Input) -> Result:
         """Answer one picture. Raises ImageError when it cannot be read, InferenceError when the server fails."""
-        given = _picture(picture, 0)
+        given = picture_given(picture, 0)
         try:
             pixels, geometry = given.load(self.spec.preprocess, self._pace.room)
         except ImageError as error:
@@ -124,7 +114,7 @@ class Client:
 
         One that cannot be read gives a `Failed`. `pictures` is read a few batches ahead. Raises InferenceError.
         """
-        named = (_picture(given, number) for number, given in zip(count(), pictures))
+        named = (picture_given(given, number) for number, given in zip(count(), pictures))
         for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
             yield result_of(row, self.spec)
 
@@ -143,8 +133,9 @@ class Client:
                     return
                 yield result
         finally:
-            # Cancelling does not end the thread that takes the next one.
-            await asyncio.wrap_future(self._threads.submit(_end, results, taken))
+            # Cancelling does not end the thread that takes the next one. In a thread of the loop's: that a reader
+            # breaks off is noticed late, when the client may be closed.
+            await asyncio.get_running_loop().run_in_executor(None, _end, results, taken)
 
     def close(self) -> None:
         """Let go of the model."""
@@ -162,40 +153,7 @@ class Client:
 
 def _end(results: Generator[Result], taken: Future[Result | None] | None) -> None:
     """Close a stream when the result that is being taken has come."""
-    wait([taken] if taken else [])
+    if taken:
+        with suppress(CancelledError):  # `wait` would wait for ever for one that closing the client has cancelled
+            taken.exception()
     results.close()
-
-
-def _picture(given: Any, number: int) -> Picture:
-    """The picture, under its file's name or its number among those that were given. Raises InputError."""
-    match given:
-        case str() | os.PathLike():
-            path = Path(given)
-            return picture_of_file(path, PurePath(path.name))
-        case bytes():
-            return Picture(f"#{number}", PurePath(str(number)), lambda: given)
-        case Image.Image():
-            return Picture(f"#{number}", PurePath(str(number)), partial(_encoded, given))
-        case np.ndarray():
-            return Picture(f"#{number}", PurePath(str(number)), partial(_from_array, given))
-    raise InputError(
-        f"picture {number}: expected a file, bytes, a Pillow picture or uint8 [H, W, 3], got {type(given).__name__}"
-    )
-
-
-def _encoded(image: Image.Image) -> bytes:
-    """A Pillow picture as a file without loss, so that transparency, 16 bits and EXIF are read as in any file."""
-    buffer = io.BytesIO()
-    try:
-        kept = image if image.mode in _PNG_MODES else image.convert("RGB")
-        kept.save(buffer, "PNG", compress_level=0, exif=image.getexif())
-    except (OSError, ValueError) as error:
-        raise ImageError(f"a picture of mode {image.mode} cannot be used ({error})") from error
-    return buffer.getvalue()
-
-
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-        raise ImageError(f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
-    check_size(array.shape[1], array.shape[0])
-    return Image.fromarray(array)

@@ -35,7 +35,7 @@ class Filter:
 
     @classmethod
     def checked(cls, question: Question, classes: Sequence[str], least: float | None) -> Filter | None:
-        """The filter that is asked for, None for none. Raises InputError for labels that the model has not."""
+        """The filter that is asked for, None for none. Raises InputError where the answers have nothing for it."""
         if not classes and least is None:
             return None
         asked = [inner for inner in (question, *question.heads.values()) if inner.labels]
@@ -44,6 +44,11 @@ class Filter:
             raise InputError(f"--class, --min-probability: a model for {question.task} has no labels to choose from")
         if least is not None and all(inner.task == "segmentation" for inner in asked):
             raise InputError("--min-probability: masks have no probability for each class; use --threshold or --class")
+        if KEPT in question.heads:
+            raise InputError(
+                f"--class, --min-probability: a row tells under {KEPT!r} whether it is chosen, but a head of this "
+                "model has that name; leave the options out, and choose among the rows of --output"
+            )
         if problems := [_unknown(label, known) for label in classes if label not in known]:
             raise InputError("\n".join(problems))
         return cls(question, frozenset(classes), least or 0.0)

@@ -82,10 +82,13 @@ def infer_pictures(
 
     pictures: taken as they are needed, a few batches ahead.
     task: the runner's, perhaps with another threshold. finish: many rows wait for those before them, so it should drop
-    what is large.
+    what is large; `plain_row` keeps it, and few such rows are made before they are taken. pace: the batch is smaller
+    where the model's images are large.
     Raises InferenceError when the model's host fails, and what `pictures` and `finish` raise.
     """
-    most = max(2, _PENDING_BYTES // (pace.batch * int(np.prod(runner.spec.input.shape))))
+    image_bytes = math.prod(runner.spec.input.shape)
+    size = max(1, min(pace.batch, _PENDING_BYTES // (2 * image_bytes)))
+    most = max(2, _PENDING_BYTES // (size * image_bytes))
     with (
         Senders(pace.in_flight) as senders,
         ThreadPoolExecutor(pace.workers, "decode") as decoders,
@@ -93,15 +96,17 @@ def infer_pictures(
     ):
         job = _Job(runner, task, top, finish, decoders, senders, finishers, pace.room)
         pending: deque[Future[list[_Coming]]] = deque()
+        rows = _Rows(finishers, pace.workers)
         coming = iter(pictures)
         try:
-            while chunk := list(islice(coming, pace.batch)):
+            while chunk := list(islice(coming, size)):
                 pending.append(job.begin(chunk))
                 # As many again are being decoded while those in flight are answered.
                 while len(pending) >= min(most, 2 * pace.in_flight.limit):
-                    yield from _rows(pending.popleft())
+                    yield from rows.of(pending.popleft())
             while pending:
-                yield from _rows(pending.popleft())
+                yield from rows.of(pending.popleft())
+            yield from rows.begun()
         except KeyboardInterrupt:
             runner.close()  # so that no sender waits any longer for a server that is away
             raise
@@ -114,13 +119,37 @@ def infer_pictures(
             finishers.shutdown(wait=False, cancel_futures=True)
 
 
-_Coming: TypeAlias = "Row | Future[Row]"
+_Coming: TypeAlias = "Row | Future[Row] | Callable[[], Row]"
+"""A row; one that is being finished; or one to be finished shortly before it is taken, for it will be large."""
 _Loaded: TypeAlias = "Geometry | ImageError"
 
 
-def _rows(batch: Future[list[_Coming]]) -> Iterator[Row]:
-    for row in batch.result():
-        yield row if isinstance(row, Row) else row.result()
+class _Rows:
+    """The rows of batches, in order; of those that are large, no more are made than threads can make at once."""
+
+    def __init__(self, finishers: Executor, ahead: int) -> None:
+        self._finishers = finishers
+        self._ahead = ahead
+        self._begun: deque[Row | Future[Row]] = deque()
+
+    def of(self, batch: Future[list[_Coming]]) -> Iterator[Row]:
+        """The rows of a batch when it is answered, but for a few that are still being finished."""
+        # What was answered before neither waits for this batch, nor is lost when it fails.
+        if not batch.done() or batch.exception():
+            yield from self.begun()
+        for row in batch.result():
+            self._begun.append(self._finishers.submit(row) if callable(row) else row)
+            if len(self._begun) > self._ahead:
+                yield self._next()
+
+    def begun(self) -> Iterator[Row]:
+        """The few that are left."""
+        while self._begun:
+            yield self._next()
+
+    def _next(self) -> Row:
+        row = self._begun.popleft()
+        return row if isinstance(row, Row) else row.result()
 
 
 @dataclass(frozen=True)
@@ -166,7 +195,8 @@ class _Job:
             else:
                 number = next(answered)
                 own = {name: array[number] for name, array in outputs.items()}
-                rows.append(self.finishers.submit(self._row, picture, own, one))
+                row = partial(self._row, picture, own, one)
+                rows.append(row if self.finish is plain_row else self.finishers.submit(row))
         return rows
 
     def _row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:

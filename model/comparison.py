@@ -28,7 +28,7 @@ class Limits(Frozen):
     max_abs: float
     """Largest error of any output value."""
     relative: float
-    """Largest relative error, as defined above."""
+    """Largest relative error, as `relative_error` defines it."""
     decisions: float
     """Least share of images that keep their decision."""
     quality: float

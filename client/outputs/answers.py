@@ -16,6 +16,7 @@ it notes the digest, so that the next client knows the files of a killed one fro
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,11 @@ class Answers:
     @property
     def earlier(self) -> int:
         """How many pictures were answered before this client began."""
-        return self.earlier_answered + self.earlier_failed + len(self.finished or ())
+        in_journal = self.earlier_answered + self.earlier_failed
+        if self.finished is None:
+            return in_journal
+        # A client that was killed in the midst of adding rows has left some in both.
+        return in_journal + len(self.finished) - self._earlier.shared_with(self.finished)
 
     @property
     def nothing_new(self) -> bool:
@@ -222,7 +227,9 @@ def _check_own(files: Sequence[Path], placed: Collection[str]) -> None:
 def _finished(paths: Sequence[Path], retry_failed: bool) -> Names:
     """The names in finished files; those without an answer only where they need none."""
     # Embeddings know only answered pictures; any other file knows all.
-    path = min(paths, key=lambda path: path.suffix == ".npy")
+    path, *others = sorted(paths, key=lambda path: path.suffix == ".npy")
+    for other in others:  # to refuse one that somebody changed now, and not when all is answered
+        deque(FORMATS[other.suffix].headings(other), maxlen=0)
     headings = FORMATS[path.suffix].headings(path)
     return Names(heading.name for heading in headings if not (retry_failed and heading.failed))
 

@@ -28,6 +28,10 @@ class Names:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    def shared_with(self, other: Names) -> int:
+        """How many names are in both."""
+        return len(np.intersect1d(self._sorted, other._sorted))
+
 
 def digest_of(name: str) -> bytes:
     """What stands for a name, 16 bytes."""

@@ -44,7 +44,7 @@ class _Coming:
     content: Future[_Bytes]
 
     def __call__(self) -> bytes:
-        """Waits for it. Raises ImageError."""
+        """Waits for it. Raises ImageError, and OutsideError when it could not be held."""
         return self.content.result()()
 
 

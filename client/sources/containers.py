@@ -24,7 +24,8 @@ class Container(Protocol):
     def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
         """The pictures in order, named and placed below the file's name and place.
 
-        Raises ImageError when the file is no such container, or is one no more from here on.
+        Raises ImageError when the file is no such container, or is one no more from here on, OutsideError when what
+        must be held ready cannot be.
         """
 
 

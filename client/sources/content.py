@@ -8,11 +8,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
+from weakref import ref
 
+from model.errors import OutsideError
 from model.preprocess import ImageError
 
 HELD_BYTES = 256 * 2**20
 """What may be held in memory of pictures that had to be read before their turn."""
+_SPILL_BYTES = 256 * 2**20
+"""After which a new temporary file is begun: the disk gets a file's room back when its last content is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,13 @@ class SharedFile:
             offset, size = offset + len(piece), size - len(piece)
         return b"".join(pieces)
 
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes at `offset`. Raises OSError."""
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._file.fileno(), left, offset)
+            offset, left = offset + written, left[written:]
+
     def __del__(self) -> None:
         self._file.close()
 
@@ -84,16 +95,37 @@ class Holder:
         self._held = 0
         # A content may be forgotten, and so be let go of, in the midst of holding another.
         self._lock = threading.RLock()
+        self._spill: ref[SharedFile] | None = None
+        """The last temporary file, which only its contents keep open, and where what is in it ends."""
+        self._end = 0
 
     def hold(self, data: bytes) -> Callable[[], bytes]:
-        """Content that gives these bytes, and gives its room back when it is forgotten. Raises OSError."""
+        """Content that gives these bytes, and gives its room back when it is forgotten.
+
+        Raises OutsideError when a temporary file cannot be written.
+        """
         if self._taken(len(data)):
             return _InMemory(data, self)
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by SharedFile
-        shared = SharedFile(file)
-        file.write(data)
-        file.flush()
-        return Stretch(shared, 0, len(data))
+        try:
+            file, offset = self._room_in_file(len(data))
+            file.write(offset, data)
+        except OSError as error:
+            raise OutsideError(
+                f"the temporary folder: what was read before its turn cannot be kept there ({error.strerror}); "
+                "make room, or name another folder with TMPDIR"
+            ) from error
+        return Stretch(file, offset, len(data))
+
+    def _room_in_file(self, size: int) -> tuple[SharedFile, int]:
+        """Room behind what was put into a file before: a file for each content would be too many open ones."""
+        with self._lock:
+            file = self._spill() if self._spill else None
+            if file is None or self._end >= _SPILL_BYTES:
+                file = SharedFile(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed by SharedFile
+                self._end = 0
+                self._spill = ref(file)
+            offset, self._end = self._end, self._end + size
+        return file, offset
 
     def _taken(self, size: int) -> bool:
         with self._lock:

@@ -198,7 +198,8 @@ class _Asked:
             return Found(self.reader.address(address), None if holds_many else 1)
         store = open_store(address)
         try:
-            if has_pattern(address):
+            # As on this machine, what has the very name comes before what it matches.
+            if has_pattern(address) and store.kind() is None:
                 return self._matching(store)
             if address.endswith("/") or (not holds_many and store.kind() == "directory"):
                 return self._below(store)

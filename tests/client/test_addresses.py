@@ -329,6 +329,16 @@ def test_folder_and_glob_of_a_store_give_its_pictures_in_order(memory: str) -> N
     assert list(contents(f"{memory}/**/*.zip").values()) == [png(5), png(6)]
 
 
+def test_file_whose_name_looks_like_a_glob_is_itself_when_it_is_there(memory: str) -> None:
+    files, root = fsspec.filesystem("memory"), memory.partition(":/")[2]
+    for number, name in enumerate(["img[1].png", "img1.png", "set[2]/a.png"]):
+        files.pipe_file(f"{root}/{name}", png(number))
+    assert contents(f"{memory}/img[1].png") == {f"{memory}/img[1].png": png(0)}
+    assert contents(f"{memory}/set[2]") == {f"{memory}/set[2]/a.png": png(2)}
+    files.rm_file(f"{root}/img[1].png")
+    assert contents(f"{memory}/img[1].png") == {f"{memory}/img1.png": png(1)}
+
+
 def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
     with pytest.raises(InputError) as refused:
         find([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
@@ -355,6 +365,7 @@ def bucket() -> Iterator[str]:
         for number, name in enumerate(["in/b.png", "in/a.png", "in/deep/c.png", "in/", "in/notes.txt"]):
             files.pipe_file(f"pictures/{name}", png(number) if name[-1] != "/" else b"")
         files.pipe_file("pictures/packed.zip", archive())
+        files.pipe_file("pictures/like[a]glob.png", png(9))
         yield "s3://pictures"
     server.stop()
 
@@ -364,6 +375,7 @@ def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucke
     assert contents(f"{bucket}/in/") == dict(zip(below, (png(1), png(0), png(2)), strict=True))
     assert list(contents(f"{bucket}/in")) == below
     assert list(contents(f"{bucket}/in/*.png")) == below[:2]
+    assert contents(f"{bucket}/like[a]glob.png") == {f"{bucket}/like[a]glob.png": png(9)}
     assert contents(below[0], f"{bucket}/none.png", "s3://nobucket/a.png") == {
         below[0]: png(1),
         f"{bucket}/none.png": "there is nothing of this name",

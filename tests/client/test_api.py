@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,6 +210,33 @@ def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], 
     with Client.from_artifact(checkpoints["multiclass"]) as client:
         asyncio.run(cancelled(client))
         assert isinstance(client.infer(cat), LabelResult)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
+    checkpoints: dict[str, Path], cat: Path, goes_on: bool
+) -> None:
+    said: list[dict[str, Any]] = []
+    others = set(threading.enumerate())
+
+    async def broken_off() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        with Client.from_artifact(checkpoints["multiclass"]) as client:
+            async for result in client.stream_async([cat] * 500):
+                assert isinstance(result, LabelResult)
+                break
+        for _ in range(300 if goes_on else 0):
+            if not at_work():
+                return
+            await asyncio.sleep(0.05)
+
+    def at_work() -> set[str]:
+        kinds = {thread.name.partition("_")[0] for thread in set(threading.enumerate()) - others}
+        return kinds & {"decode", "send", "finish", "ask"}
+
+    asyncio.run(broken_off())
+    assert not said
+    assert not at_work()
 
 
 def test_name_client_loads_nothing_heavy_until_it_is_asked_for() -> None:

@@ -66,6 +66,12 @@ def test_nothing_is_filtered_when_nothing_is_asked() -> None:
         (COLOURS, ["xyz"], None, "it has green, red"),
         (VECTOR, ["red"], None, "no labels to choose from"),
         (MASKS, [], 0.5, "masks have no probability for each class"),
+        (
+            Question(task="heads", heads={"kept": COLOURS, "tags": TAGS}),
+            ["red"],
+            None,
+            "but a head of this model has that name",
+        ),
     ],
 )
 def test_filter_is_refused_with_the_way_out_when_the_model_cannot_have_it(

@@ -54,7 +54,8 @@ def interrupted(folder: Path, *names: str) -> None:
     """A job whose client ends after two of its rows."""
     with contextlib.suppress(KeyboardInterrupt), job(folder, *names) as answers:
         for picture in NAMES[:2]:
-            answers.write(row(picture))
+            if not answers.has(picture):
+                answers.write(row(picture))
         raise KeyboardInterrupt
 
 
@@ -73,6 +74,21 @@ def test_files_are_those_of_an_undisturbed_writer_when_it_is_killed_at_any_step(
     for found in json.loads(done.stdout).values():
         assert found["steps"] > 10
         assert found["wrong"] == {}, done.stderr
+
+
+@pytest.mark.parametrize("names", [("a.jsonl",), ("a.npy", "a.csv")])
+def test_rows_count_once_when_a_client_was_killed_after_it_had_added_them(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write(tmp_path, *names, pictures=NAMES[:1])
+    interrupted(tmp_path, *names)
+    journal = tmp_path / f"{names[0]}.partial"
+    rows = journal.read_bytes()
+    assert len(rows.splitlines()) == 1
+    write(tmp_path, *names, pictures=NAMES[:1])
+    journal.write_bytes(rows)
+    with job(tmp_path, *names) as answers:
+        assert answers.earlier == 2
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import Result
 
@@ -20,10 +22,11 @@ from client.pace import InFlight
 from client.picture import Picture
 from model.errors import InferenceError
 from model.pixel_budget import PixelBudget
-from model.preprocess import ImageArray, ImageError, Preprocess
+from model.preprocess import Geometry, ImageArray, ImageError, Preprocess
 from model.runners.base import Outputs, Runner
 from model.spec import ModelSpec, image_input
-from model.tasks import task_of
+from model.tasks import Answer, task_of
+from model.tasks.multiclass import Multiclass
 
 SIDE = 224
 MANY = 3000
@@ -35,8 +38,8 @@ class MeanRunner(Runner):
 
     max_batch = 16
 
-    def __init__(self, spec: ModelSpec, fails_at: int = -1) -> None:
-        how = Preprocess(height=SIDE, width=SIDE)
+    def __init__(self, spec: ModelSpec, fails_at: int = -1, side: int = SIDE) -> None:
+        how = Preprocess(height=side, width=side)
         self.spec = spec.model_copy(update={"preprocess": how, "input": image_input(how)})
         self.origin = "a stand-in"
         self.batches: list[int] = []
@@ -55,6 +58,18 @@ class MeanRunner(Runner):
         with self._lock:
             self.at_once -= 1
         return {"probabilities": np.stack([level, 1 - level, 0 * level], axis=1).astype(np.float32)}
+
+
+class CountedTask(Multiclass):
+    """Counts the answers that were made."""
+
+    made = 0
+    lock = threading.Lock()
+
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        with self.lock:
+            self.made += 1
+        return super().answer(output, geometry, top)
 
 
 class Pictures:
@@ -120,6 +135,38 @@ def test_error_is_raised_and_nothing_more_is_sent_when_the_host_fails(spec: Mode
         list(rows)
     assert pictures.taken < MANY
     assert len(runner.batches) < 8
+
+
+def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -> None:
+    runner, pictures, task = MeanRunner(spec), Pictures(500), CountedTask(spec)
+    rows = infer_pictures(runner, task, pictures, 1, Pace(workers=3))
+    first = next(rows)
+    while sum(runner.batches) < pictures.taken:
+        threading.Event().wait(0.01)
+    others = [next(rows) for _ in range(20)]
+    rows.close()
+    assert [row.name for row in (first, *others)] == [f"{number}.png" for number in range(21)]
+    assert sum(runner.batches) > 100
+    assert task.made <= 21 + 3
+
+
+def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: ModelSpec) -> None:
+    rows = infer_pictures(
+        MeanRunner(spec, fails_at=3), CountedTask(spec), Pictures(100), 1, Pace(batch=4, in_flight=InFlight(1))
+    )
+    named = list[str]()
+    with pytest.raises(InferenceError, match="the server is gone"):
+        named.extend(row.name for row in rows)
+    assert len(named) == 8
+
+
+def test_batches_are_smaller_when_the_model_takes_large_images(spec: ModelSpec) -> None:
+    runner, pictures = MeanRunner(spec, side=2048), Pictures(24)
+    rows = infer_pictures(runner, task_of(runner.spec), pictures, 1, Pace(batch=16))
+    next(rows)
+    assert pictures.taken <= 10
+    assert len(list(rows)) == 23
+    assert max(runner.batches) == 5  # 63 MiB, and as much again is being decoded
 
 
 def test_nothing_is_left_at_work_when_the_rows_are_no_longer_wanted(spec: ModelSpec) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from client.outputs.formats.base import Earlier, Format, Heading, Told
 from model.errors import InputError
@@ -34,13 +34,14 @@ class Csv(Format):
     def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
         columns = [*_HEAD, *flat(example.told)]
         with files[0].open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            if earlier is not None:
-                writer.writerows(row for row in _lines(earlier.path) if earlier.stays(row[0]))
+            write = _writer(file)
+            write(columns)
+            for kept in _lines(earlier.path) if earlier is not None else ():
+                if earlier is None or earlier.stays(kept[0]):
+                    write(kept)
             for row in rows:
                 cells = flat(row)
-                writer.writerow([cells.get(column, "") for column in columns])
+                write([cells.get(column, "") for column in columns])
 
 
 def flat(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,9 +86,52 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _writer(file: TextIO) -> Callable[[Sequence[Any]], Any]:
+    """Writes a row. Before Python 3.13, a carriage return is left without quotes, and readers end the row there."""
+    plain = csv.writer(file, lineterminator="\n").writerow
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow
+
+    def write(cells: Sequence[Any]) -> None:
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plain)(cells)
+
+    return write
+
+
 def _lines(path: Path) -> Iterator[list[str]]:
+    """The rows below the head. Raises InputError for one that was not written here."""
     with _long_cells(), path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if next(rows, [])[: len(_HEAD)] != _HEAD:
-            raise InputError(f"{path}: begins with other columns than path and error; --overwrite starts over")
-        yield from rows
+        rows = csv.reader(file, strict=True)
+        try:
+            head = next(rows, [])
+            if head[: len(_HEAD)] != _HEAD:
+                raise InputError(f"{path}: begins with other columns than path and error; --overwrite starts over")
+            for row in rows:
+                if len(row) != len(head):
+                    raise _no_row(path, rows.line_num, f"{len(row)} cells, expected {len(head)}")
+                yield row
+        except csv.Error as error:
+            raise _no_row(path, rows.line_num, str(error)) from error
+        except UnicodeDecodeError as error:
+            raise _no_row(path, _first_not_utf8(path), "not in UTF-8") from error
+
+
+def _first_not_utf8(path: Path) -> int:
+    """The number of the line: text is decoded in larger pieces."""
+    with path.open("rb") as lines:
+        return next((number for number, line in enumerate(lines, 1) if not _is_utf8(line)), 0)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _no_row(path: Path, number: int, why: str) -> InputError:
+    return InputError(
+        f"{path}: line {number} is no row of answers ({why}); where another program has changed the file, mend it, "
+        "or start over with --overwrite"
+    )

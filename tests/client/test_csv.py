@@ -1,0 +1,88 @@
+"""Answers in a CSV: names of all kinds come back, and a file that another program changed is refused by its line."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from client.infer import Row
+from client.outputs.answers import Answers, answers_in
+from client.outputs.terms import Terms
+from model.errors import InputError
+from model.tasks import Answer
+
+ANSWER = Answer({"label": "thé", "probability": 0.5})
+NAMES = ["plain.jpg", "a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a "b", c.jpg', " thé.jpg"]
+
+
+@contextmanager
+def job(folder: Path, *names: str) -> Iterator[Answers]:
+    """What `client infer` opens for outputs of these names."""
+    terms = Terms(model="m", version="1", spec="0" * 64, top=1, outputs=names)
+    with answers_in([folder / name for name in names], terms, ANSWER, lambda said: None) as answers:
+        yield answers
+
+
+def answer(folder: Path, names: Sequence[str], *outputs: str) -> list[str]:
+    """A whole job; the names that it had not answered before."""
+    with job(folder, *outputs) as answers:
+        new = [name for name in names if not answers.has(name)]
+        for name in new:
+            answers.write(Row(name, ANSWER))
+    return new
+
+
+def names_in(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
+def test_every_name_comes_back_when_a_finished_file_is_added_to(tmp_path: Path) -> None:
+    assert answer(tmp_path, NAMES[:3], "a.csv") == NAMES[:3]
+    assert answer(tmp_path, NAMES, "a.csv") == NAMES[3:]
+    assert answer(tmp_path, NAMES, "a.csv") == []
+    assert names_in(tmp_path / "a.csv") == NAMES
+    assert (tmp_path / "a.csv").read_bytes().startswith("path,error,label,probability\nplain.jpg,,thé,0.5\n".encode())
+
+
+def with_a_blank_line(data: bytes) -> bytes:
+    return data + b"\n"
+
+
+def in_cp1252(data: bytes) -> bytes:
+    return data.decode().encode("cp1252")
+
+
+def without_quotes_around_a_return(data: bytes) -> bytes:
+    return data + b"a\rb.jpg,,th,0.5\n"
+
+
+def cut_within_quotes(data: bytes) -> bytes:
+    return data + b'"a\nb.jpg'
+
+
+CHANGES: list[tuple[Callable[[bytes], bytes], str]] = [
+    (with_a_blank_line, "line 4 is no row of answers (0 cells, expected 4)"),
+    (in_cp1252, "line 2 is no row of answers (not in UTF-8)"),
+    (without_quotes_around_a_return, "line 4 is no row of answers (1 cells, expected 4)"),
+    (cut_within_quotes, "line 5 is no row of answers (unexpected end of data)"),
+]
+
+
+@pytest.mark.parametrize("outputs", [("a.csv",), ("a.jsonl", "a.csv")])
+@pytest.mark.parametrize(("change", "said"), CHANGES)
+def test_changed_file_is_refused_before_anything_is_answered(
+    tmp_path: Path, outputs: tuple[str, ...], change: Callable[[bytes], bytes], said: str
+) -> None:
+    answer(tmp_path, ["1.jpg", "2.jpg"], *outputs)
+    path = tmp_path / "a.csv"
+    path.write_bytes(change(path.read_bytes()))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=f"{re.escape(f'a.csv: {said}')}.*--overwrite"), job(tmp_path, *outputs):
+        pytest.fail("the job has begun")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
