@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import get_args
@@ -95,7 +96,7 @@ def _torchscript(path: Path) -> Told:
         with zipfile.ZipFile(path) as archive:
             entry = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")), None)
             text = archive.read(entry).decode() if entry else None
-    except (OSError, RuntimeError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: no TorchScript archive ({error})") from error
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
     return Told(spec=spec, interface=interface_of(spec) if spec else None)

@@ -25,7 +25,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Turn a checkpoint into proven artifacts in a Triton model repository.")
 
-MaxBatch = Annotated[int, typer.Option(min=1, max=4096, help="The largest batch to prove and to serve.")]
+MaxBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=4096, help="The largest batch to ask for.", show_default="the most that the artifact takes, or 32"
+    ),
+]
 
 app.command("export")(export)
 app.command("versions")(versions)
@@ -54,7 +59,7 @@ def builder() -> None:
 def verify(
     artifact: Annotated[Path, typer.Argument(help="Any artifact: .onnx, .xml, .pt, .plan, .rtx.")],
     against: Annotated[str, typer.Option(help="The checkpoint it should agree with, or what it was exported from.")],
-    max_batch: MaxBatch = 32,
+    max_batch: MaxBatch = None,
     images: options.Images = None,
     data: options.Data = None,
     masks: options.Masks = None,

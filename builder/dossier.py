@@ -41,10 +41,10 @@ class Dossier:
     def write_version(self, folder: Path) -> None:
         """The files beside the artifact. The manifest comes last: it hashes the others."""
         replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
-        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2))
+        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
         self.write_page(folder / VERDICT_PAGE)
         (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")
         manifest = manifest_of(folder, self.source.path, self.source.description)
         if manifest.build is None or manifest.build.image is None:  # else it is for the one it was built in
             manifest = manifest.model_copy(update={"triton_image": self.image.rpartition(":")[2]})
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")

@@ -15,6 +15,7 @@ from builder.dossier import Dossier
 from builder.formats import Format, Job, Report, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
+from builder.precision.autocast import check_converter
 from builder.proving.labelled import labelled_set, train_command
 from builder.proving.proof import Case, case_of
 from builder.proving.verdict import Verdict
@@ -48,7 +49,6 @@ DEFAULT_MAX_BATCH = 32
 FEW_PICTURES = 8
 """Fewer tell little of the range that int8 has to hold."""
 ONNX_FP32 = Target()
-ONNX_BF16 = Target(precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def export(source: Source, order: Order, report: Report) -> Published:
         )
         kind.check_job(job)
         check_build(kind.foreseen(job), image, order.force)
-        served.config(case, job, prepared.version)  # what Triton would refuse, before the work
+        foreseen = Shared(case.spec, served.config(case, job, prepared.version), None)
+        for_the_loaded(prepared.model, foreseen, order.serving, given)  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)
         made = make(case, job, order.target, kind, repair)
@@ -151,7 +152,7 @@ def export(source: Source, order: Order, report: Report) -> Published:
         _follow(prepared, order, name, config)
     artifact, told = live / str(prepared.version) / made.artifact.name, source.description
     done = Published(model=name, version=prepared.version, artifact=artifact, source=told, verdict=verdict)
-    return _followed_up(done, order, config, held, [*unfit, *_thinly_calibrated(repair, verdict)])
+    return _followed_up(done, order, config, held, [*unfit, *_thinly_calibrated(source, repair, verdict)])
 
 
 def _follow(prepared: Publication, order: Order, name: str, config: ModelConfig) -> None:
@@ -167,13 +168,15 @@ def _check_order(source: Source, order: Order, kind: Format) -> None:
     kind.check_possible()
     source.check_takes(order.target.precision)
     _check_reduces(source, order)
+    check_converter(order.converter)
     check_names(order.repository, source.spec.name, order.encoded)
     if order.evidence.data is not None:
         train_command()
     accelerated = any(one.name == "tensorrt" for one in order.serving.accelerators or ())
-    if order.target == ONNX_BF16 and not accelerated:
+    if order.target.format == "onnx" and "bf16" in (order.target.precision, source.held) and not accelerated:
+        asked = "--onnx bf16" if source.held == "fp32" else f"{source.path.name} is in bf16 already"
         raise InputError(
-            "--onnx bf16: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
+            f"{asked}: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
             "with --accelerator tensorrt, or take --trt bf16 or --openvino bf16"
         )
 
@@ -238,8 +241,8 @@ def _repair(case: Case, order: Order) -> Repair:
     return Repair(images, order.keep_fp32, order.repair, order.force, order.converter)
 
 
-def _thinly_calibrated(repair: Repair, verdict: Verdict) -> list[str]:
-    if verdict.precision != "int8" or len(repair.images) >= FEW_PICTURES:
+def _thinly_calibrated(source: Source, repair: Repair, verdict: Verdict) -> list[str]:
+    if verdict.precision != "int8" or source.held != "fp32" or len(repair.images) >= FEW_PICTURES:
         return []
     few = len(repair.images)
     return [f"int8 was calibrated on {few} pictures alone; --calibration FOLDER takes up to {MAX_IMAGES}"]

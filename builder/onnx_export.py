@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from model.errors import ArtifactError, first_line
-from model.network import Network
+from model.network import Network, on_cpu
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 
 OPSET = 20
@@ -47,8 +47,7 @@ def onnx_from_network(network: Network, path: Path) -> None:
     _check_size(network)
     # An example batch of one would make the exporter take the batch axis for a constant.
     example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
-    with _quiet():
-        network.cpu().eval()
+    with _quiet(), on_cpu(network):
         try:
             model = _captured(network, example)
         except torch.onnx.errors.OnnxExporterError as error:
@@ -139,8 +138,11 @@ def _loaded(path: Path) -> onnx.ModelProto:
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    if not isinstance(value.name, str):  # protobuf gives bytes that are no UTF-8 as they are
+        raise ArtifactError(f"{path}: not a readable ONNX file (the name {value.name!r} is no text)")
     tensor = value.type.tensor_type
-    dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    # A size that is neither named nor a number is free too.
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
     if not dims or not isinstance(dims[0], str) or any(isinstance(dim, str) for dim in dims[1:]):
         raise ArtifactError(f"{path}: {value.name} is {dims}; expected a dynamic batch axis first, then fixed sizes")
     dtype = _TRITON_TYPES.get(tensor.elem_type)

@@ -80,7 +80,8 @@ def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> 
     again in the next one.
     """
     tries: list[Try] = []
-    reduced_before = job.source.held != "fp32" and (kind.casts or job.source.held == target.precision)
+    # A format that casts nothing can compute what came in fp16 in fp32; quantised values stay what they are.
+    reduced_before = job.source.held != "fp32" and (kind.casts or job.source.held in (target.precision, "int8"))
     if reduced_before:  # exported as it is, and judged as what it is
         target = target_from({target.format: job.source.held})
     if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
@@ -243,8 +244,8 @@ def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> 
         passed=verdict.passed,
         kept=kept,
         nodes=step.nodes,
-        max_abs=max((c.max_abs for c in verdict.comparisons), default=None),
-        relative=max((c.relative for c in verdict.comparisons), default=None),
+        max_abs=max((comparison.max_abs for comparison in verdict.of_artifact), default=None),
+        relative=verdict.relative,
         seconds=round(time.monotonic() - began, 2),
         problems=verdict.problems,
     )

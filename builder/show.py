@@ -79,11 +79,14 @@ def _shown_version(folder: Path, versions: tuple[int, ...]) -> Shown:
 
 
 def _spec_of_version(folder: Path) -> ModelSpec | None:
-    """Its own graph's, else the newest version's, which all share beside them."""
-    graph, shared = folder / "model.onnx", folder.parent / METADATA_KEY
+    """Its own graph's, else what lies in it, else that of the version being served, which lies beside them all."""
+    graph = folder / "model.onnx"
     if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
         return spec
-    return ModelSpec.from_json(shared.read_text(encoding="utf-8"), origin=str(shared)) if shared.is_file() else None
+    for path in (folder / METADATA_KEY, folder.parent / METADATA_KEY):
+        if path.is_file():
+            return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
+    return None
 
 
 def _json(path: Path) -> JsonValue:

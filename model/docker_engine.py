@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -39,3 +41,30 @@ def docker_engine(refusal: type[TritonkitError], needed_for: str, otherwise: str
 def all_gpus(docker: ModuleType) -> list[Any]:
     """The request for all GPUs: `docker run --gpus all`."""
     return [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+
+
+def started(docker: Docker, image: str, command: Sequence[str], **settings: Any) -> Any:
+    """A container that runs, as `docker run --detach` gives it; an image that is not here is fetched.
+
+    The SDK's own `run` leaves a container behind that was made and could not be started; here it is gone again.
+    settings: in the words of the SDK's `containers.create`. Raises DockerException, and OSError where the engine is
+    lost.
+    """
+    module, client = docker
+    try:
+        container = client.containers.create(image, command, **settings)
+    except module.errors.ImageNotFound:
+        client.images.pull(image)
+        container = client.containers.create(image, command, **settings)
+    try:
+        container.start()
+    except BaseException:
+        discard(docker, container)
+        raise
+    return container
+
+
+def discard(docker: Docker, container: Any) -> None:
+    """End and remove a container. What was learned of it counts more than an engine that cannot do so."""
+    with suppress(docker[0].errors.DockerException, OSError):
+        container.remove(force=True, v=True)

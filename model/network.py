@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -95,6 +96,19 @@ class Network(nn.Module):
             came = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise SpecError(f"{name} gives {came}, but several heads need features [N, F]")
         return int(features.shape[1])
+
+
+@contextmanager
+def on_cpu(network: Network) -> Iterator[Network]:
+    """The network on the CPU, ready to infer, while the block runs; then back on the device that it was on.
+
+    A move is in place, and whoever runs the same network has put it where it asks it.
+    """
+    device = network.mean.device
+    try:
+        yield network.cpu().eval()
+    finally:
+        network.to(device)
 
 
 def load_network(checkpoint: Path) -> Network:

@@ -12,8 +12,6 @@ from model.errors import ArtifactError
 from model.triton_backends import ModelConfig
 
 CONFIG_FILE = "config.pbtxt"
-LABEL_FILES = "labels*.txt"
-"""`labels.txt`, or for each head with labels `labels.HEAD.txt`."""
 LAST_VERSION = "last_version"
 """Parameter with the highest version ever published, so that a number is not used again after a deletion."""
 

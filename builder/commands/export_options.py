@@ -95,7 +95,13 @@ Converter = Annotated[
     str, typer.Option(help="Who places casts: edges, or autocast (NVIDIA ModelOpt).", rich_help_panel=_REDUCED)
 ]
 
-Model = Annotated[str | None, typer.Option(help="A state dict: its timm model name.", rich_help_panel=_FOREIGN)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A timm model name: the network of a state dict, or whose mean, std and fitting a graph has.",
+        rich_help_panel=_FOREIGN,
+    ),
+]
 Labels = Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=_FOREIGN)]
 Mean = Annotated[str | None, typer.Option(help="R,G,B on pixels in 0..1; default: timm's.", rich_help_panel=_FOREIGN)]
 Std = Annotated[str | None, typer.Option(help="R,G,B on pixels in 0..1; default: timm's.", rich_help_panel=_FOREIGN)]

@@ -25,6 +25,8 @@ KINDS: tuple[Kind, ...] = ("auto", "cpu", "gpu")
 ACTIONS: tuple[TimeoutAction, ...] = ("reject", "delay")
 ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
 """Execution accelerators of Triton's onnxruntime backend, and the instances they are for."""
+INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
+"""The largest numbers of the types that the fields of `ModelConfig` have."""
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -125,18 +127,18 @@ def serving_from(
     """
     words = _Words()
     group = Instances(
-        count=words.number("--instances", instances, 1),
+        count=words.number("--instances", instances, 1, INT32),
         kind=words.one_of("--kind", kind, KINDS),
-        gpus=words.given("--gpus", gpus, lambda text: _numbers(text, 0)),
+        gpus=words.given("--gpus", gpus, lambda text: _numbers(text, 0, INT32)),
     )
     batching = Batching(
         enabled=dynamic_batching,
-        max_queue_delay_us=words.number("--queue-delay-us", queue_delay_us, 0),
-        preferred_sizes=words.given("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1)),
+        max_queue_delay_us=words.number("--queue-delay-us", queue_delay_us, 0, UINT64),
+        preferred_sizes=words.given("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1, INT32)),
         timeout_us=words.given("--queue-timeout-ms", queue_timeout_ms, _microseconds),
         timeout_action=words.one_of("--queue-timeout-action", queue_timeout_action, ACTIONS),
         allow_timeout_override=queue_timeout_override,
-        max_queue_size=words.number("--queue-size", queue_size, 0),
+        max_queue_size=words.number("--queue-size", queue_size, 0, UINT32),
     )
     serving = Serving(
         instances=None if group == Instances() else group,
@@ -185,16 +187,18 @@ class _Words:
             self.problems.append(f"{option} {said}: {error}")
             return None
 
-    def number(self, option: str, number: int | None, least: int) -> int | None:
-        return self.given(option, number, lambda value: _at_least(value, least))
+    def number(self, option: str, number: int | None, least: int, most: int) -> int | None:
+        return self.given(option, number, lambda value: _within(value, least, most))
 
     def one_of(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
         return self.given(option, word, lambda text: _choice(text, choices))
 
 
-def _at_least(number: int, least: int) -> int:
+def _within(number: int, least: int, most: int) -> int:
     if number < least:
         raise ValueError(f"expected {least} or more")
+    if number > most:
+        raise ValueError(f"expected {most} or less, the largest number that Triton's configuration holds here")
     return number
 
 
@@ -205,13 +209,20 @@ def _choice(word: str, choices: tuple[Result, ...]) -> Result:
     raise ValueError(f"expected {', '.join(map(str, choices))}")
 
 
-def _numbers(text: str, least: int) -> tuple[int, ...]:
+def _numbers(text: str, least: int, most: int) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(re.fullmatch(r"[0-9]+", word) and int(word) >= least for word in words):
         raise ValueError(f"expected whole numbers from {least}, with commas between them")
     if len({int(word) for word in words}) < len(words):
         raise ValueError("names a number twice")
-    return tuple(int(word) for word in words)
+    return tuple(_within(int(word), least, most) for word in words)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    number, *more = _numbers(text, least, most)
+    if more:
+        raise ValueError("expected one number")
+    return number
 
 
 def _microseconds(milliseconds: float) -> int:
@@ -226,7 +237,7 @@ def _cuda_graphs(text: str) -> CudaGraphs:
     if text in ("on", "off"):
         return CudaGraphs(enabled=text == "on")
     try:
-        return CudaGraphs(batch_sizes=_numbers(text, 1))
+        return CudaGraphs(batch_sizes=_numbers(text, 1, INT32))
     except ValueError as error:
         raise ValueError(f"expected on, off, or batch sizes such as 1,8,32 ({error})") from error
 
@@ -237,11 +248,10 @@ def _version_policy(text: str) -> VersionPolicy:
     name, _, number = text.partition(":")
     try:
         if name == "latest":
-            (latest,) = _numbers(number, 1)
-            return VersionPolicy(latest=latest)
-        return VersionPolicy(versions=_numbers(text, 1))
+            return VersionPolicy(latest=_number(number, 1, UINT32))
+        return VersionPolicy(versions=_numbers(text, 1, INT64))
     except ValueError as error:
-        raise ValueError("expected all, latest:N, or version numbers such as 3,5") from error
+        raise ValueError(f"expected all, latest:N, or version numbers such as 3,5 ({error})") from error
 
 
 def _accelerators(texts: Sequence[str]) -> tuple[Accelerator, ...]:

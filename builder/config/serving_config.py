@@ -117,6 +117,15 @@ def _capture(config: ModelConfig, asked: CudaGraphs, image: TensorSpec) -> None:
         cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
 
 
+def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
+    """Have the CUDA graphs that a configuration captures be of this image, where they say of which they are."""
+    for spec in config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else ():
+        for captured in (spec, spec.graph_lower_bound):
+            if captured.input:
+                captured.ClearField("input")
+                captured.input[image.name].dim.extend(image.shape)
+
+
 def _accelerate(config: ModelConfig, asked: tuple[Accelerator, ...]) -> None:
     config.optimization.ClearField("execution_accelerators")
     for accelerator in asked:
@@ -184,6 +193,22 @@ def _cuda_refusals(config: ModelConfig) -> Iterator[str]:
                 f"optimization.cuda: graph batch {spec.batch_size} is not from 1 to max_batch_size "
                 f"{config.max_batch_size}"
             )
+        yield from _graph_refusals(config, spec)
+
+
+def _graph_refusals(config: ModelConfig, spec: Any) -> Iterator[str]:
+    """Sizes that the model does not take; -1 in it takes any. What a configuration does not say is left to Triton."""
+    inputs = {tensor.name: list(tensor.reshape.shape or tensor.dims) for tensor in config.input}
+    for name, shape in spec.input.items() if inputs else ():
+        takes, dims = inputs.get(name), list(shape.dim)
+        if takes is None:
+            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r}; the inputs are {', '.join(inputs)}"
+        elif takes and not _matches(dims, takes):
+            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {dims}; the model takes {takes}"
+
+
+def _matches(dims: list[int], takes: list[int]) -> bool:
+    return len(dims) == len(takes) and all(size in (-1, dim) for size, dim in zip(takes, dims, strict=True))
 
 
 def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.config.given_config import merged
 from builder.config.serving import AS_BEFORE, Serving
-from builder.config.serving_config import check_accepted, tune
+from builder.config.serving_config import check_accepted, fit_graphs, tune
 from builder.interface import Interface, difference, interface_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
@@ -49,7 +49,7 @@ def config_for(
     _check_interface(spec, interface)
     if present is not None and (older is None or older):
         _check_older_load(spec, present, loading)
-    config = _base(present, max_batch)
+    config = _base(present, max_batch, spec.input)
     config.name, config.backend, config.max_batch_size = spec.name, loading.backend, max_batch
     config.default_model_filename = loading.default_model_filename
     config.cc_model_filenames.update(loading.plans)
@@ -83,8 +83,8 @@ def _check_older_load(spec: ModelSpec, present: ModelConfig, loading: Loading) -
         )
 
 
-def _base(present: ModelConfig | None, max_batch: int) -> ModelConfig:
-    """What is kept of the present configuration, fitted to the largest batch."""
+def _base(present: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
+    """What is kept of the present configuration, fitted to the largest batch and the image as they are now."""
     config = model_config_pb2.ModelConfig()
     if present is None:
         config.dynamic_batching.SetInParent()
@@ -96,6 +96,7 @@ def _base(present: ModelConfig | None, max_batch: int) -> ModelConfig:
     for key in loading_of(present).parameters:
         del config.parameters[key]
     fit_sizes(config, max_batch)
+    fit_graphs(config, image)
     return config
 
 

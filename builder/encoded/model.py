@@ -72,9 +72,9 @@ class TritonPythonModel:
         """The futures of a request's pictures, [N, 1], or the response where they cannot be had."""
         try:
             pictures = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel()
+            return [self._pool.submit(self._decoded, data) for data in pictures]
         except Exception as error:  # noqa: BLE001 - it fails by itself, not with what Triton batched it with
             return _refused(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-        return [self._pool.submit(self._decoded, data) for data in pictures]
 
     def _decoded(self, data: bytes) -> ImageArray:
         pixels: ImageArray = self._preprocess.load_image(data, self._how, self._room, self._most)[0]

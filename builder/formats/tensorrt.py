@@ -17,6 +17,7 @@ from model.gpu import Gpu, find_gpu
 from model.plans import BUILD_FILE, Flavour, find_tensorrt
 from model.releases import release_of
 from model.runners.base import Runner
+from model.runners.onnxruntime import OnnxRuntimeRunner
 
 ENGINE = "model.rtx"
 
@@ -167,9 +168,11 @@ class Rtx(Format):
 
 def _runs_as_served(job: Job) -> bool:
     """Whether ONNX Runtime computes here in the graph's own precision; fp16 on a CPU it computes in fp32."""
-    import onnxruntime
-
-    return job.precision != "fp16" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if job.precision != "fp16":
+        return True
+    # A provider that is installed may still not load; then the session is the CPU's.
+    with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
+        return bool(runner.on_gpu)
 
 
 @contextmanager

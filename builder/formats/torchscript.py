@@ -24,7 +24,7 @@ import torch
 
 from builder.formats.base import Format, Job
 from model.errors import ArtifactError, InputError, first_line
-from model.network import Network
+from model.network import Network, on_cpu
 from model.runners.base import Runner
 from model.runners.torchscript import TorchScriptRunner
 from model.spec import METADATA_KEY
@@ -41,16 +41,14 @@ class TorchScript(Format):
     artifact = "model.pt"
     casts = False
 
+    def check_job(self, job: Job) -> None:
+        _check_names([output.name for output in _network_of(job).spec.outputs])
+
     def write(self, job: Job) -> Path:
-        network = job.source.network
-        if network is None:
-            raise InputError(
-                f"--torchscript: {job.source.path.name} is a graph, and TorchScript is traced from a torch network; "
-                "export a checkpoint, or another format"
-            )
-        _check_names([output.name for output in network.spec.outputs])
+        network = _network_of(job)
         artifact = job.folder / self.artifact
-        _save(_traced(network), network.spec.to_json(), artifact)
+        with on_cpu(network):  # until it is saved: a trace holds the network's own weights
+            _save(_traced(network), network.spec.to_json(), artifact)
         return artifact
 
     def candidate(self, artifact: Path, job: Job) -> Runner:
@@ -60,12 +58,22 @@ class TorchScript(Format):
         return "the artifact itself, run by torch"
 
 
+def _network_of(job: Job) -> Network:
+    network = job.source.network
+    if network is None:
+        raise InputError(
+            f"--torchscript: {job.source.path.name} is a graph, and TorchScript is traced from a torch network; "
+            "export a checkpoint, or another format"
+        )
+    return network
+
+
 def _traced(network: Network) -> torch.jit.ScriptModule:
     # An example batch of one could be taken for a constant.
     example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         try:
-            traced = torch.jit.trace(network.cpu().eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         except Exception as error:  # networks fail in their own ways
             cause = first_line(error)
             raise ArtifactError(f"{network.spec.name}: torch cannot trace it: {cause}") from error

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -28,9 +29,7 @@ def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) 
     try:
         from modelopt.onnx.autocast import convert_to_mixed_precision
     except ImportError as error:
-        raise CannotBuildError(
-            f"--converter autocast needs NVIDIA ModelOpt ({error}); install it with: pip install 'tritonkit[autocast]'"
-        ) from error
+        raise _lacking(str(error)) from error
     flat = flattened(model)
     out = margins(flat, wiring_of(flat)) | set(keep)
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -47,6 +46,18 @@ def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) 
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def check_converter(name: str) -> None:
+    """Raise CannotBuildError where ModelOpt is asked for and missing; looked for only: its import takes seconds."""
+    if name == "autocast" and find_spec("modelopt") is None:
+        raise _lacking("there is no module modelopt")
+
+
+def _lacking(reason: str) -> CannotBuildError:
+    return CannotBuildError(
+        f"--converter autocast needs NVIDIA ModelOpt ({reason}); install it with: pip install 'tritonkit[autocast]'"
+    )
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class _Conversion:
     def _own(self, output: str) -> str:
         """The name of a graph output before its cast back: those who take it take this."""
         name = f"{output}__low"
-        self.casts[output, TensorProto.FLOAT] = output
+        self.casts[name, TensorProto.FLOAT] = output
         for node in self.wiring.consumers.get(output, []):
             node.input[:] = [name if given == output else given for given in node.input]
         self.wiring.types[name] = TensorProto.FLOAT

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.verdict import LIMITS, Problem, Verdict
+from builder.proving.verdict import LIMITS, OF_TRAINING, Problem, Verdict
 from builder.targets import Precision
 from model.comparison import MIDDLE_BATCH, Comparison, Limits, ask, batch_sizes, compare, rounding
 from model.errors import TritonkitError
@@ -80,6 +82,13 @@ def recalled(runner: Runner, recorded: Golden, batch: int) -> Outputs | None:
     return now if same else None
 
 
+def falls(before: Mapping[str, float], after: Mapping[str, float], most: float) -> Iterator[str]:
+    """The figures of quality that fall by more than `most`, or are no number any more, each in words."""
+    for name, value in before.items():
+        if not (math.isnan(value) or value - after[name] <= most):
+            yield f"{name} falls from {value:.4f} to {after[name]:.4f}"
+
+
 def even_batch(count: int, max_batch: int) -> int:
     """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
     rounds = -(-count // min(8, max_batch))
@@ -123,7 +132,7 @@ class _Trial:
             if not self._compared(f"batch {size}", self.expected, answers):
                 return None
         if failed:
-            self._refuse("batch", _failed_sizes(failed, batch_sizes(self.max_batch)))
+            self._refuse("batch", _failed_sizes(failed, batch_sizes(self.max_batch), self.candidate.max_batch))
             return None
         return answers
 
@@ -168,9 +177,8 @@ class _Trial:
         kept = compare("quality", self.task, self.expected, answers, self.geometries, self.limits).decisions_kept
         if kept == 1:
             return  # a tie that was broken the other way
-        for name, value in before.items():
-            if value - after[name] > self.limits.quality:
-                self._refuse("quality", f"{name} falls from {value:.4f} to {after[name]:.4f}")
+        for fall in falls(before, after, self.limits.quality):
+            self._refuse("quality", fall)
 
     def recall(self, training: Training) -> None:
         """The checkpoint must still answer as the trained model did."""
@@ -179,7 +187,7 @@ class _Trial:
         if now is None:
             self._refuse("training", "the golden sample beside the checkpoint is of another model")
             return
-        drift = compare("training", task_of(reference.spec), recorded.outputs, now, recorded.fitted)
+        drift = compare(OF_TRAINING, task_of(reference.spec), recorded.outputs, now, recorded.fitted)
         self.comparisons.append(drift)
         # The trained model may have answered on a GPU, so decisions count and small differences do not.
         if drift.decisions_kept < 1 or not drift.relative <= 100 * LIMITS["fp32"].relative:
@@ -254,10 +262,13 @@ def _unfit(name: str, expected: NDArray[Any], actual: Outputs, asked: str) -> Pr
     return None
 
 
-def _failed_sizes(failed: dict[int, str], sizes: list[int]) -> str:
+def _failed_sizes(failed: dict[int, str], sizes: list[int], most: int | None) -> str:
+    """In words which of the sizes could not be asked; `most` is the largest that the candidate says it takes."""
     works = [str(size) for size in sizes if size not in failed]
     reason = next(iter(failed.values()))
     if not works:
         return f"cannot be run: {reason}"
     broken = ", ".join(map(str, failed))
-    return f"the batch axis is fixed: answers a batch of {', '.join(works)}, but not of {broken} ({reason})"
+    fixed = len(works) == 1 and (most is None or works == [str(most)])
+    said = f"answers a batch of {', '.join(works)}, but not of {broken} ({reason})"
+    return f"the batch axis is fixed: {said}" if fixed else said

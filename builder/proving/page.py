@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from builder.proving.pictured import Answers, Pictured, pictured
-from builder.proving.verdict import Verdict
+from builder.proving.verdict import OF_TRAINING, Verdict
 from model.comparison import NEGLIGIBLE, Limits, batch_sizes
 from model.files import written_beside
 
@@ -31,8 +31,6 @@ HEADLINES: dict[State, str] = {
     "failed": "does not give the answers of its checkpoint",
     "forced": "was published although it does not give the answers of its checkpoint",
 }
-OF_TRAINING = "training"
-"""This comparison is of the checkpoint alone, and has limits of its own."""
 WAYS = {
     "other order": "the same images, back to front",
     "other colours": "red, green and blue dimmed differently",
@@ -154,16 +152,15 @@ def qualities(verdict: Verdict) -> list[Quality]:
 
 def _headline_facts(verdict: Verdict) -> list[tuple[str, str]]:
     """The figures that stand at the top, each with what it is."""
-    of_artifact = [comparison for comparison in verdict.comparisons if comparison.asked != OF_TRAINING]
-    if not of_artifact:
+    if not verdict.of_artifact:
         return []
-    worst = max(of_artifact, key=lambda comparison: comparison.max_abs)
-    kept = min(comparison.decisions_kept for comparison in of_artifact)
-    relative = max(comparison.relative for comparison in of_artifact)
+    worst = max(verdict.of_artifact, key=lambda comparison: comparison.max_abs)
+    kept = min(comparison.decisions_kept for comparison in verdict.of_artifact)
     told = [(f"{kept:.1%}".replace(".0%", "%"), f"decisions kept, of {verdict.limits.decisions:.0%} needed")]
     if _has_errors(verdict):
         told.append((f"{worst.max_abs:.1e}", f"largest error, limit {verdict.limits.max_abs:g}"))
-        told.append((f"{relative:.1e}", f"relative error, limit {verdict.limits.relative:g}"))
+    if verdict.relative is not None:
+        told.append((f"{verdict.relative:.1e}", f"relative error, limit {verdict.limits.relative:g}"))
     return [*told, (str(worst.images), f"images, at batch {', '.join(map(str, batch_sizes(verdict.max_batch)))}")]
 
 

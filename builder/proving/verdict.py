@@ -20,6 +20,8 @@ from model.comparison import FP32_LIMITS, NEGLIGIBLE, Comparison, Limits, batch_
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
+OF_TRAINING = "training"
+"""This comparison is of the checkpoint alone, now and when it was trained, and has limits of its own."""
 LIMITS: dict[Precision, Limits] = {
     "fp32": FP32_LIMITS,
     "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2),
@@ -63,7 +65,7 @@ class Verdict(Frozen):
     """The precision that was wanted, where another was needed."""
     precision: Precision
     proven_by: str | None = None
-    """What answered for the artifact, where it cannot run on the machine that made it."""
+    """What answered for the artifact: it itself, or what stands for it where it cannot run here as on its target."""
     exact_int8: bool | None = None
     """Of int8: whether the CPU that was asked adds its products exactly (`model.cpu`). Others may answer otherwise."""
     tries: tuple[Try, ...] = ()
@@ -75,9 +77,20 @@ class Verdict(Frozen):
     problems: tuple[Problem, ...] = ()
 
     @property
+    def of_artifact(self) -> tuple[Comparison, ...]:
+        """The comparisons that say how far the artifact is off."""
+        return tuple(comparison for comparison in self.comparisons if comparison.asked != OF_TRAINING)
+
+    @property
+    def relative(self) -> float | None:
+        """The artifact's largest relative error that counts; None where all errors are negligible."""
+        return max((one.relative for one in self.of_artifact if one.max_abs > NEGLIGIBLE), default=None)
+
+    @property
     def calibration_doubt(self) -> str | None:
         """What to look at where int8 was asked for answers and no calibration kept them; None otherwise."""
-        tried = [one for one in self.tries if one.precision == "int8" and one.max_abs is not None]
+        # A graph that came in int8 was calibrated elsewhere, and is tried as it is.
+        tried = [one for one in self.tries if one.precision == "int8" and one.nodes and one.max_abs is not None]
         if not tried or any(one.passed for one in tried):
             return None
         return (
@@ -93,12 +106,12 @@ class Verdict(Frozen):
         return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}"
 
     def _closeness(self) -> list[str]:
-        worst = max(self.comparisons, key=lambda c: c.max_abs)
-        least = {name: min(c.agreement[name] for c in self.comparisons) for name in worst.agreement}
+        worst = max(self.of_artifact, key=lambda c: c.max_abs)
+        least = {name: min(c.agreement[name] for c in self.of_artifact) for name in worst.agreement}
         # Without floating-point outputs there is no error, and to tell of 0 would be boasting.
         error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
-        if counted := [one.relative for one in self.comparisons if one.max_abs > NEGLIGIBLE]:
-            error.append(f"relative {max(counted):.1e} (limit {self.limits.relative:g})")
-        kept = min(comparison.decisions_kept for comparison in self.comparisons)
+        if self.relative is not None:
+            error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
+        kept = min(comparison.decisions_kept for comparison in self.of_artifact)
         shown = "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
         return [*error, f"{shown} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})"]

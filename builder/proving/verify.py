@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.export import Evidence, golden_for
+from builder.export import DEFAULT_MAX_BATCH, Evidence, golden_for
 from builder.precision.simulate import simulated_runner
 from builder.proving.carried import problems_of_spec
 from builder.proving.labelled import labelled_set
@@ -19,27 +19,41 @@ from builder.proving.proof import Remembering, case_of
 from builder.proving.verdict import VERDICT_FILE, Problem, Verdict
 from builder.sources.base import Source
 from builder.sources.onnx_held import onnx_precision, onnx_rounding
-from builder.targets import Precision
+from builder.targets import FormatName, Precision
 from model.compatibility import PLANS
 from model.errors import ArtifactError, RefusedError
+from model.files import sha256_of
+from model.manifest import MANIFEST_FILE, Manifest
 from model.runners import open_artifact
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
+_KINDS: dict[str, tuple[FormatName, str]] = {
+    ".onnx": ("onnx", "onnxruntime"),
+    ".xml": ("openvino", "OpenVINO"),
+    ".pt": ("torchscript", "torch"),
+    ".plan": ("trt", "TensorRT"),
+    ".rtx": ("rtx", "TensorRT for RTX"),
+}
+"""By suffix, the format of an artifact, and what runs it here."""
 
-def verified(artifact: Path, source: Source, max_batch: int, evidence: Evidence, page: Path | None = None) -> Verdict:
+
+def verified(
+    artifact: Path, source: Source, max_batch: int | None, evidence: Evidence, page: Path | None = None
+) -> Verdict:
     """Judge an artifact against a source, by the limits of the precision it has.
 
+    max_batch: the largest batch to ask for; None is the most that the artifact takes, and 32 where it tells of none.
     Raises ArtifactError when it cannot be opened here.
     """
     golden = golden_for(source.spec, source.golden, evidence.images)
-    case = case_of(source, golden, max_batch, evidence.limits)
     precision = precision_of(artifact)
     recorded = recorded_problems(artifact, precision) if artifact.suffix in PLANS else []
     with (
         tempfile.TemporaryDirectory() as scratch,
         Remembering(_opened(artifact, source, Path(scratch), recorded)) as runner,
     ):
+        case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits)
         if artifact.suffix == ".onnx":
             verdict = case.verdict(runner, precision, artifact)
         else:
@@ -47,27 +61,54 @@ def verified(artifact: Path, source: Source, max_batch: int, evidence: Evidence,
             problems = (*recorded, *problems_of_spec(runner.spec, source.spec), *verdict.problems)
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
             verdict = with_stale_reason(verdict, artifact, source) if artifact.suffix in PLANS else verdict
+        verdict = verdict.model_copy(update=_answering(artifact, runner))
         if evidence.data is not None:
             with labelled_set(source, evidence.data, evidence.masks) as pictures:
                 verdict = pictures.weighed(verdict, Path(runner.origin))
         if page is not None:
-            write_page(page, source.spec.name, verdict, answers_of(case.reference, runner, golden, max_batch))
+            write_page(page, source.spec.name, verdict, answers_of(case.reference, runner, golden, case.max_batch))
     return verdict
+
+
+def largest_batch(asked: int | None, runner: Runner) -> int:
+    """As asked, else the most that the artifact takes, else 32."""
+    return asked or runner.max_batch or DEFAULT_MAX_BATCH
+
+
+def _answering(artifact: Path, runner: Runner) -> dict[str, str]:
+    """The verdict's fields for what kind of artifact it is, and what answered for it."""
+    if artifact.suffix not in _KINDS:  # a checkpoint, which is no artifact and has no format
+        return {"proven_by": "the checkpoint itself, run by torch"}
+    kind, library = _KINDS[artifact.suffix]
+    if Path(runner.origin) == artifact:
+        return {"format": kind, "proven_by": f"the artifact itself, run by {library}"}
+    return {"format": kind, "proven_by": f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"}
 
 
 def precision_of(artifact: Path) -> Precision:
     """A graph's own; of another artifact what the verdict beside it says, fp32 without one. Raises ArtifactError.
 
-    Of a plan too, where the record of its build is of this very file: its layers are compared with it then.
+    The verdict counts where it is of this very file: by the record of the build of a plan, whose layers are compared
+    with it then, and by the hashes in the manifest of another.
     """
     if artifact.suffix == ".onnx":
         return onnx_precision(artifact)
-    if artifact.suffix in PLANS and not is_recorded(artifact):
+    if not (is_recorded if artifact.suffix in PLANS else _is_published)(artifact):
         return "fp32"
     try:
         return Verdict.model_validate_json(artifact.with_name(VERDICT_FILE).read_bytes()).precision
     except (OSError, ValidationError):
         return "fp32"
+
+
+def _is_published(artifact: Path) -> bool:
+    """Whether the manifest beside an artifact names it and its verdict as they are."""
+    try:
+        files = Manifest.model_validate_json(artifact.with_name(MANIFEST_FILE).read_bytes()).files
+    except (OSError, ValidationError):
+        return False
+    paths = (artifact, artifact.with_name(VERDICT_FILE))
+    return all(path.name in files and path.is_file() and sha256_of(path) == files[path.name].sha256 for path in paths)
 
 
 def _opened(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:

@@ -5,7 +5,7 @@ The pin stands in `config.pbtxt`, because there it survives restarts and holds f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder.config.serving import Serving, VersionPolicy
@@ -50,8 +50,14 @@ def promote(folder: Path, version: int | None, force: bool = False) -> Promotion
     Raises InputError when there is no such version, ArtifactError where it does not say what it needs or another
     builder is at work, RefusedError for a version whose verdict did not pass, unless forced.
     """
+    return _promoted(folder, lambda model: version, force)
+
+
+def _promoted(folder: Path, choose: Callable[[Model], int | None], force: bool) -> Promotion:
+    """`promote`, of the version that is chosen once no other builder can change the model."""
     with replacement(folder.parent, folder.name) as prepared:
         before = model_versions(folder)
+        version = choose(before)
         number = before.versions[-1].version if version is None and before.versions else version or 0
         existing(folder, number)
         verdict = next(one.verdict for one in before.versions if one.version == number)
@@ -81,7 +87,7 @@ def rollback(folder: Path, force: bool = False) -> Promotion:
 
     Raises InputError when there is none, and what `promote` does.
     """
-    return promote(folder, _one_before(model_versions(folder), force), force)
+    return _promoted(folder, lambda model: _one_before(model, force), force)
 
 
 def _one_before(model: Model, force: bool) -> int:

@@ -25,6 +25,8 @@ from model.triton_config import CONFIG_FILE, last_version, read_config, versions
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _ASIDE = ".aside"
+_PROBE = ".builder-probe"
+"""An empty file, which Triton does not look at, should a builder that was killed leave it in the repository."""
 _SUFFIX_LENGTH = len("-01234567")
 
 
@@ -55,19 +57,22 @@ class Neighbours:
         return name in self._going
 
     @contextmanager
-    def moved_around(self) -> Iterator[None]:
-        """Change the model in the block. Where that fails, all stays as it was."""
+    def moved_around(self, model: Path) -> Iterator[None]:
+        """Change the model in the block. Where that fails, all stays as it was; once it has changed, the others go."""
         for folder in self._coming.values():
             _flush(folder)
-        gone = []
+        before, gone = _identity(model), {}
         try:
             for live in (self._repository / name for name in self._going):
                 if live.is_dir():
-                    gone.append((live, live.rename(_staged(self._aside, live.name))))
+                    gone[live] = _staged(self._aside, live.name)
+                    live.rename(gone[live])
             yield
         except BaseException:
-            for live, away in gone:
-                away.rename(live)
+            _recover(self._aside, self._repository)
+            if _identity(model) == before:
+                for live in (live for live, away in gone.items() if away.is_dir()):
+                    gone[live].rename(live)
             raise
         for name, folder in self._coming.items():
             _put_in_place(folder, self._repository / name)
@@ -118,8 +123,13 @@ def replacement(repository: Path, name: str) -> Iterator[Replacement]:
         prepared = Replacement(staged, Neighbours(repository, folder))
         yield prepared
         _flush(staged)
-        with prepared.neighbours.moved_around():
+        with prepared.neighbours.moved_around(live):
             _put_in_place(staged, live)
+
+
+def _identity(folder: Path) -> int | None:
+    """What tells a folder from another one that has taken its place; None where there is none."""
+    return folder.stat().st_ino if folder.is_dir() else None
 
 
 def _staged(aside: Path, name: str) -> Path:
@@ -130,18 +140,36 @@ def _staged(aside: Path, name: str) -> Path:
 def staging(repository: Path) -> Iterator[Path]:
     """Be the only builder, with an empty staging folder, which is removed with all that is left in it.
 
-    What is moved into it is deleted, also when the builder is killed: by the next one.
-    Raises ArtifactError when another builder is at work in the repository.
+    What is moved into it is deleted, also when the builder is killed: by the next one. A model that an exchange in two
+    steps left there is put back.
+    Raises ArtifactError when another builder is at work in the repository, or nothing can be moved into it from here.
     """
     folder = staging_folder(repository)
     with _only_builder(repository):
         _recover(folder, repository)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
         try:
+            _make_staging(folder, repository)
             yield folder
         finally:
+            _recover(folder, repository)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_staging(folder: Path, repository: Path) -> None:
+    """Make it, and find out before the work whether what is prepared there can be moved into the repository."""
+    probe = repository / _PROBE
+    try:
+        folder.mkdir()
+        (folder / _PROBE).touch()
+        (folder / _PROBE).rename(probe)
+        probe.unlink()
+    except OSError as error:
+        raise ArtifactError(
+            f"{repository}: nothing can be moved into it from {folder}, where models are prepared "
+            f"({error.strerror}). Both must be writable and on one file system: where {repository} itself is a "
+            "volume or a mount, take a folder inside it as the repository"
+        ) from error
 
 
 def next_version(model: Path) -> int:
@@ -184,8 +212,8 @@ def _link_tree(live: Path, staged: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Have the new files on disk before anything points to them."""
-    for path in (*folder.rglob("*"), folder):
+    """Have the new files on disk before anything points to them. A link is a user's, and may lead nowhere from here."""
+    for path in (path for path in (*folder.rglob("*"), folder) if not path.is_symlink()):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -222,9 +250,9 @@ def exchange_in_two(first: Path, second: Path) -> None:
     second.rename(aside)
     try:
         first.rename(second)
-    except BaseException:
-        aside.rename(second)
-        raise
+    finally:
+        if not second.exists():
+            aside.rename(second)
     aside.rename(first)
 
 
@@ -232,5 +260,11 @@ def _recover(staging: Path, repository: Path) -> None:
     """Put back a model that an interrupted exchange in two steps left aside."""
     for aside in staging.glob(f"*{_ASIDE}"):
         live = repository / aside.name.removesuffix(_ASIDE)[:-_SUFFIX_LENGTH]
-        if not live.exists():
-            aside.rename(live)
+        try:
+            if not live.exists():
+                aside.rename(live)
+        except OSError as error:
+            raise ArtifactError(
+                f"{live}: is in {aside} and could not be moved back ({error.strerror}); move it there by hand, or run "
+                "the builder again"
+            ) from error

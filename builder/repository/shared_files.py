@@ -6,6 +6,7 @@ a version itself needs to have them made again lies in its own folder: `model.js
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from builder.artifacts import READERS, Told, told_by
 from builder.config.serving import AS_BEFORE, Serving
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.config.warmup import warms_up, warmup_files, write_warmup
-from builder.interface import interface_of
+from builder.interface import Interface, difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
-from model.errors import ArtifactError, TritonkitError
+from model.errors import ArtifactError, InputError, TritonkitError
 from model.files import written_beside
 from model.golden import GOLDEN_FILE, Golden
 from model.preprocess import ImageArray
@@ -25,7 +26,7 @@ from model.spec import METADATA_KEY, ModelSpec
 from model.triton_backends import ModelConfig, loading_of
 from model.triton_config import (
     CONFIG_FILE,
-    LABEL_FILES,
+    described_policy,
     last_version,
     read_config,
     versions_loaded,
@@ -50,12 +51,20 @@ class Shared:
         if self.images is not None and warms_up(self.config):
             write_warmup(model, warmup_files(self.images))
         texts = {CONFIG_FILE: config_to_text(self.config), METADATA_KEY: self.spec.to_json(), **label_texts(self.spec)}
-        for stale in model.glob(LABEL_FILES):
-            stale.unlink()
+        for stale in _label_files(model):
+            (model / stale).unlink(missing_ok=True)
         for name, text in texts.items():
             with written_beside(model / name) as beside:
                 beside.write_text(text, encoding="utf-8")
         return self.config
+
+
+def _label_files(model: Path) -> Collection[str]:
+    """The files of labels that the builder wrote for a model as it is; others are somebody's own."""
+    try:
+        return label_texts(_spec_in(model / METADATA_KEY))
+    except ArtifactError:  # a first version, or `builder check` tells of it
+        return ()
 
 
 def for_the_loaded(model: Path, added: Shared, serving: Serving, given: ModelConfig | None) -> Shared:
@@ -63,13 +72,36 @@ def for_the_loaded(model: Path, added: Shared, serving: Serving, given: ModelCon
     newest version it does load, with what is asked of serving.
 
     model: the folder, with the folder of the added version, and the shared files as they were before.
-    Raises what `shared_for` does.
+    Raises what `shared_for` does, and InputError where the version policy loads another version that they do not fit.
     """
     numbers = versions_of(model)
-    loaded = versions_loaded(added.config, numbers)
-    if not loaded or numbers[-1] in loaded:
+    loaded = sorted(versions_loaded(added.config, numbers))
+    if not loaded:
         return added
-    return shared_for(model, max(loaded), serving, given)
+    shared = added if numbers[-1] in loaded else shared_for(model, loaded[-1], serving, given)
+    _check_fit(model, loaded[:-1], loaded[-1], shared)
+    return shared
+
+
+def _check_fit(model: Path, others: Sequence[int], newest: int, shared: Shared) -> None:
+    """One configuration holds for all versions, and with it the tensors of the newest that is loaded."""
+    said = interface_of(shared.spec)
+    for version in others:
+        interface = _interface(model / str(version), loading_of(shared.config).file)
+        if interface is not None and (other := difference(interface, said, f"version {newest} has")):
+            raise InputError(
+                f"{model.name}: version {version}, which version policy {described_policy(shared.config)} has "
+                f"Triton load too, {other}. Triton has one config.pbtxt for all versions of a model: export under "
+                "another --name, or with --versions latest:1"
+            )
+
+
+def _interface(folder: Path, name: str) -> Interface | None:
+    """What the artifact of a version takes and gives; None where it does not tell, or cannot be read."""
+    try:
+        return _told(folder, name).interface
+    except ArtifactError:  # which `builder check` tells of
+        return None
 
 
 def shared_for(model: Path, version: int, serving: Serving = AS_BEFORE, given: ModelConfig | None = None) -> Shared:

@@ -12,6 +12,7 @@ from builder.sources.onnx import source_from_onnx
 from builder.sources.ours import source_from_checkpoint
 from builder.sources.pretrained import PREFIX, source_from_timm
 from builder.sources.torchscript import source_from_torchscript
+from model.checkpoint import read_spec
 
 __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
 
@@ -32,5 +33,6 @@ def open_source(source: str | Path, foreign: Foreign | None, name: str | None) -
         return source_from_torchscript(path, told, name)
     if kind == "weights" or told.model is not None:
         return source_from_state_dict(path, told, name)
+    read_spec(path)  # a damaged file says so first: it may be someone else's
     told.refuse(told.given, f"{path} is a checkpoint that carries its own spec")
     return source_from_checkpoint(path, name)

@@ -59,7 +59,7 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
     """Weights may lie in files beside the model's, and nowhere else."""
-    folder = path.resolve().parent
+    folder = path.parent.resolve()  # of the name that was given, as it is where they are read from, also of a link
     for tensor in tensors_of(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue

@@ -57,7 +57,11 @@ def _question(name: str, config: Any, foreign: Foreign) -> Question:
             f"are features, as of CLIP, or --labels FILE with {count} lines"
         )
     if len(labels) != count:
-        raise SpecError(f"{foreign.labels}: {len(labels)} labels, but {PREFIX}{name} has {count} classes")
+        whose = foreign.labels or "the configuration of its weights"
+        raise SpecError(
+            f"{whose}: {len(labels)} labels, but {PREFIX}{name} has {count} classes; give --labels FILE with {count} "
+            "lines"
+        )
     return Question(task=task, labels=labels)
 
 

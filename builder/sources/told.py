@@ -44,7 +44,8 @@ def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Fore
         from builder.sources.foreign import preprocess_like
 
         like = preprocess_like(foreign.model, None)
-    height, width = _size_of(path, size, foreign.size or ((like.height, like.width) if like else None))
+    usual = (like.height, like.width) if like else None
+    height, width = _size_of(path, size, foreign.size, usual)
     if like is not None:
         return Preprocess(height, width, like.fit, like.crop_ratio, like.interpolation)
     if foreign.task == "segmentation":
@@ -106,17 +107,18 @@ def described(given: Given, spec: ModelSpec, made: Decided, foreign: Foreign) ->
     """What was found, and what was assumed because nobody said it."""
     how = spec.preprocess
     size = f"{how.height} x {how.width}"
+    like = f"timm's for {foreign.model}" if foreign.model else None
     if given.dtype == "uint8":
         normalised = "pixels as they are"
     else:
         assumed = [option for option, value in (("mean", foreign.mean), ("std", foreign.std)) if value is None]
-        whose = f"timm's for {foreign.model}" if foreign.model else "ImageNet's, assumed"
+        whose = like or "ImageNet's, assumed"
         said = f" ({' and '.join(assumed)}: {whose})" if assumed else ""
         normalised = f"mean {_triple(spec.normalize.mean)}, std {_triple(spec.normalize.std)}{said}"
     kept = f"{how.fit}, keeps {how.crop_ratio:.3g}" if how.fit == "crop" else how.fit
     return (
-        f"takes {given.input!r} as {given.dtype} {given.layout} {size} RGB, {normalised}; pictures: {kept}; "
-        f"gives {given.output!r}: {made.why}"
+        f"takes {given.input!r} as {given.dtype} {given.layout} {size} RGB, {normalised}; "
+        f"pictures: {kept}, {how.interpolation} ({like or 'assumed'}); gives {given.output!r}: {made.why}"
     )
 
 
@@ -124,14 +126,18 @@ def _triple(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
 
-def _size_of(path: Path, found: tuple[int | None, int | None], said: tuple[int, int] | None) -> tuple[int, int]:
-    sides = []
-    for name, own, wanted in zip(("height", "width"), found, said or (None, None), strict=True):
-        if own is None and wanted is None:
-            raise InputError(f"{path}: does not say for which {name} it is; give --size N or HEIGHTxWIDTH")
+def _size_of(
+    path: Path, found: tuple[int | None, int | None], said: tuple[int, int] | None, usual: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The graph's own sides; those it leaves open as was said, else as is usual."""
+    nothing, sides = (None, None), []
+    for name, own, wanted, last in zip(("height", "width"), found, said or nothing, usual or nothing, strict=True):
         if own is not None and wanted is not None and own != wanted:
             raise InputError(f"{path}: takes {name} {own}, but {wanted} was said; leave --size out, or export it anew")
-        sides.append(int(own or wanted or 0))
+        side = own or wanted or last
+        if side is None:
+            raise InputError(f"{path}: does not say for which {name} it is; give --size N or HEIGHTxWIDTH")
+        sides.append(side)
     return sides[0], sides[1]
 
 

@@ -59,7 +59,11 @@ def _answering(module: Any, origin: str) -> Ask:
         if not isinstance(answer, torch.Tensor):
             kind = f"{len(answer)} outputs" if isinstance(answer, tuple | list | dict) else type(answer).__name__
             raise ArtifactError(f"{origin}: gives {kind}; expected one tensor. Script or trace it with that one alone")
-        values: Raw = answer.numpy()
+        try:
+            values: Raw = answer.numpy()
+        except (TypeError, RuntimeError) as error:
+            reason = f"gives {answer.dtype}, which numpy does not take ({torch_reason(error)}); have it give float32"
+            raise ArtifactError(f"{origin}: {reason}") from error
         return values
 
     return ask

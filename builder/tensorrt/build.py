@@ -66,11 +66,12 @@ class _Shown:
 
 
 def _ask(request: Request, show: Callable[[Reply], None]) -> Outcome:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    folders = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])  # an empty one means the working folder
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     limit_s = request.settings.time_limit_s
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "builder.tensorrt.worker"],
+            [sys.executable, "-P", "-m", "builder.tensorrt.worker"],  # -P: a `model` in the working folder is not ours
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -19,7 +19,8 @@ from builder.targets import Report
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
-from model.docker_engine import Docker, all_gpus, docker_engine
+from model.docker_engine import Docker, all_gpus, discard, docker_engine, started
+from model.errors import first_line
 from model.files import sha256_of, written_beside
 from model.plans import plan_header
 from model.spec import TensorSpec
@@ -186,10 +187,12 @@ def _ended(docker: Docker, run: Run, limit_s: float) -> str:
 
 def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
     """Run to the end, and give the exit code and the log."""
-    module, client = docker
+    module, _ = docker
+    failures = (module.errors.DockerException, OSError)  # of requests, which the SDK asks by, where nobody answers
     program, *arguments = run.command
     try:
-        container = client.containers.run(
+        container = started(
+            docker,
             run.image,
             arguments,
             entrypoint=program,
@@ -197,24 +200,32 @@ def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
             network_mode="none",
             user=run.user,
             volumes={str(here): {"bind": there, "mode": "rw"} for here, there in run.folders},
-            detach=True,
         )
-    except module.errors.DockerException as error:
+    except failures as error:
         raise BuildStoppedError(_not_run(run.image, error)) from error
+    began = time.monotonic()
     try:
         code: int = container.wait(timeout=limit_s)["StatusCode"]
         return code, container.logs().decode(errors="replace")
-    except OSError as error:  # requests' timeouts are such
+    except failures as error:
+        what = f"running {program} in {run.image}"
+        if time.monotonic() - began >= limit_s:  # requests has several errors for that
+            raise BuildStoppedError(f"{what} took more than {limit_s:g} s, the time limit, and was stopped") from error
         raise BuildStoppedError(
-            f"running {run.command[0]} in {run.image} took more than {limit_s:g} s, the time limit, and was stopped"
+            f"{what} was stopped, as Docker failed: {reason_of(error)}. Look whether its daemon runs, and export again"
         ) from error
     finally:
-        container.remove(force=True)
+        discard(docker, container)
+
+
+def reason_of(error: Exception) -> str:
+    """What Docker says of an error, in one line."""
+    return getattr(error, "explanation", None) or first_line(error)
 
 
 def _not_run(image: str, error: Exception) -> str:
     """Docker's reason, and what mends it."""
-    reason = getattr(error, "explanation", None) or str(error)
+    reason = reason_of(error)
     way = "look whether the image is right, and pull it with: docker pull " + image
     if "could not select device driver" in reason or "nvidia" in reason.lower():
         way = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"

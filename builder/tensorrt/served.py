@@ -6,16 +6,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.onnx_export import onnx_interface
-from builder.tensorrt.container import docker_here
+from builder.tensorrt.container import docker_here, reason_of
 from model.compatibility import SERVE_COMPATIBLE
-from model.docker_engine import Docker, all_gpus
+from model.docker_engine import Docker, all_gpus, discard, started
 from model.errors import TritonkitError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
@@ -70,26 +70,33 @@ def served_in_container(
     Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError where Triton
     does not load the plan within `ready_s` seconds, with the last lines of its log.
     """
-    module, client = docker or docker_here()
+    docker = docker or docker_here()
+    module, _ = docker
     with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
         repository = Path(folder)
         write_repository(repository, plan, graph, spec, max_batch)
+        failures = (module.errors.DockerException, OSError)  # of requests, which the SDK asks by
         try:
-            container = client.containers.run(
+            container = started(
+                docker,
                 image,
                 [*_TRITON, *([SERVE_COMPATIBLE] if version_compatible else [])],
                 device_requests=all_gpus(module),
                 ports={_GRPC: ("127.0.0.1", None)},
                 volumes={str(repository): {"bind": "/models", "mode": "ro"}},
                 user="1000:1000",
-                detach=True,
             )
-        except module.errors.DockerException as error:
-            raise BuildStoppedError(f"{image} cannot be run: {getattr(error, 'explanation', None) or error}") from error
+        except failures as error:
+            raise BuildStoppedError(f"{image} cannot be run: {reason_of(error)}") from error
         try:
-            yield _ready(container, spec, ready_s)
+            try:
+                runner = _ready(container, spec, ready_s)
+            except failures as error:
+                raise BuildStoppedError(f"{image} was stopped, as Docker failed: {reason_of(error)}") from error
+            with closing(runner):
+                yield runner
         finally:
-            container.remove(force=True)
+            discard(docker, container)
 
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
@@ -115,9 +122,11 @@ def _ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
             break
         bound = container.ports.get(_GRPC)
         if bound:
+            server = TritonServer(f"127.0.0.1:{bound[0]['HostPort']}")
             try:
-                return TritonRunner(TritonServer(f"127.0.0.1:{bound[0]['HostPort']}"), spec.name)
+                return TritonRunner(server, spec.name)
             except TritonkitError:  # not yet
+                server.close()
                 time.sleep(0.5)
                 continue
         time.sleep(0.2)

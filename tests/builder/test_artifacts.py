@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from typer.testing import Result
 
 from builder.artifacts import READERS, told_by
 from builder.formats import FORMATS, Job
 from builder.interface import interface_of
+from builder.onnx_export import onnx_interface
 from builder.precision.cast import reduced
 from builder.repository.check import Finding, check_repository
 from builder.show import show
@@ -96,6 +100,13 @@ def change(path: Path, old: str, new: str, at_least: int = 1) -> None:
     path.write_text(text.replace(old, new))
 
 
+def unreadable_name(path: Path) -> None:
+    """Damage the first byte of the name of an ONNX file's output; in protobuf its length stands before it."""
+    content = path.read_bytes()
+    assert b"\x0a\x0dprobabilities" in content
+    path.write_bytes(content.replace(b"\x0a\x0dprobabilities", b"\x0a\x0d\xe9robabilities"))
+
+
 def found_in(repository: Path, suffix: str) -> list[Finding]:
     return [one for one in check_repository(repository) if one.path.endswith(f"1/model{suffix}")]
 
@@ -116,6 +127,47 @@ def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> Non
     path.write_bytes(b"\x00damaged")
     with pytest.raises(ArtifactError, match=f"model{suffix}: "):
         told_by(path)
+
+
+def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked(artifacts: Path) -> None:
+    path = artifacts / "model.pt"
+    with zipfile.ZipFile(path) as archive:
+        place = archive.start_dir + next(at for at, name in enumerate(archive.namelist()) if "/extra/" in name)
+    content = bytearray(path.read_bytes())
+    assert content[place : place + 4] == b"PK\x01\x02"  # the spec is the first entry of the directory
+    content[place + 10] ^= 8  # stored bytes are said to be deflated
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.pt: no TorchScript archive \(Error -3 while decompressing"):
+        told_by(path)
+
+
+def test_onnx_file_is_refused_by_name_when_a_tensor_s_name_is_no_text(artifacts: Path) -> None:
+    path = artifacts / "model.onnx"
+    unreadable_name(path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx: not a readable ONNX file \(the name b'.*' is no text\)"):
+        told_by(path)
+
+
+def test_check_finds_all_there_is_when_a_tensor_s_name_is_no_text(
+    tiny_repository: Path, command: Callable[..., Result]
+) -> None:
+    unreadable_name(tiny_repository / "pets/1/model.onnx")
+    checked = command("builder", "check", tiny_repository, "--json")
+    assert checked.exit_code == 1
+    said = [finding["problem"] for finding in json.loads(checked.stdout)["findings"]]
+    assert any("its hash differs" in problem for problem in said)
+    assert any("is no text" in problem for problem in said)
+    shown = command("builder", "show", tiny_repository / "pets/1/model.onnx")
+    assert (shown.exit_code, "is no text" in shown.stderr) == (2, True)
+
+
+def test_batch_axis_without_a_name_is_dynamic(artifacts: Path, spec: ModelSpec) -> None:
+    path = artifacts / "model.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].Clear()
+    onnx.save(model, path)
+    assert onnx_interface(path) == interface_of(spec)
 
 
 @pytest.mark.parametrize("suffix", BACKENDS)
@@ -167,6 +219,17 @@ def test_check_tells_once_that_the_env_file_cannot_be_read(
     (found,) = check_repository(tiny_repository)
     assert found.severity == "error"
     assert "TRITON_IMAGE cannot be read" in found.problem
+
+
+def test_show_tells_a_version_s_own_labels_when_another_version_is_served(artifacts: Path, spec: ModelSpec) -> None:
+    own = spec.model_copy(update={"labels": ("hen", "fox", "owl")})
+    (artifacts / "model.json").write_text(own.to_json())
+    (artifacts.parent / "model.json").write_text(spec.to_json())
+    (artifacts / "model.onnx").unlink()
+    for path in (artifacts, artifacts / "model.plan"):
+        shown = show(path).spec
+        assert shown is not None
+        assert shown.labels == own.labels
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(".onnx", "fp32"), (".xml", "fp32"), (".pt", None), (".plan", None)])

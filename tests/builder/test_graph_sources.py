@@ -127,17 +127,25 @@ def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
         Network(shown.spec)
 
 
-def test_assumed_mean_and_std_are_told_since_no_verdict_can_judge_them(
+def test_what_was_assumed_is_told_since_no_verdict_can_judge_it(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
     given = make_onnx(net)
     assumed = open_source(given, Foreign(labels=labels), None)
-    assert "(mean and std: ImageNet's, assumed)" in assumed.description
+    assert "(mean and std: ImageNet's, assumed); pictures: crop, keeps 0.875, bilinear (assumed)" in assumed.description
     told = open_source(given, Foreign(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None)
-    assert "assumed" not in told.description
-    like = open_source(given, Foreign("test_resnet", labels, size=(SIDE, SIDE)), None)
-    assert "timm's for test_resnet" in like.description
-    assert like.spec.preprocess.crop_ratio == 0.95
+    assert "ImageNet's" not in told.description
+
+
+def test_graph_is_prepared_for_as_timm_says_in_its_own_size_when_a_model_is_named(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx
+) -> None:
+    like = open_source(make_onnx(net), Foreign("test_resnet", labels), None)
+    assert "(mean and std: timm's for test_resnet); pictures: crop, keeps 0.95, bilinear (timm's" in like.description
+    assert like.spec.input.shape == (SIDE, SIDE, 3)
+    given = make_onnx(net, open_sizes=True)
+    assert open_source(given, Foreign("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
+    assert open_source(given, Foreign("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (48, 64, 3)
 
 
 def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself(

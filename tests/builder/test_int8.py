@@ -137,7 +137,14 @@ def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() 
     passed = Try(precision="int8", how="minmax", passed=True, seconds=1)
     verdict = Verdict(passed=True, precision="int8", images="9", max_batch=4, limits=LIMITS["int8"])
     unasked = Try(precision="int8", how="the graph did not load", passed=False, seconds=1)
-    for tries in ((), (passed,), (unasked,), (Try(precision="fp16", how="all", passed=False, seconds=1),)):
+    as_it_came = Try(precision="int8", how="the whole model", passed=False, max_abs=1, seconds=1)
+    for tries in (
+        (),
+        (passed,),
+        (unasked,),
+        (as_it_came,),
+        (Try(precision="fp16", how="all", passed=False, seconds=1),),
+    ):
         assert verdict.model_copy(update={"tries": tries}).calibration_doubt is None
 
 
@@ -235,3 +242,14 @@ def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path
     worst = max(one.relative for one in done.verdict.comparisons)
     if done.verdict.passed:
         assert f", relative {worst:.1e} (limit 0.4), " in done.verdict.summary()
+
+
+def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
+    graph: Path, images: ImageArray, photos: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.onnx"
+    onnx.save(quantized(flattened(onnx.load(graph)), images, "onnxruntime"), given)
+    order = Order(tmp_path / "repository", max_batch=2, evidence=Evidence(images=photos))  # four pictures
+    done = export(open_source(given, None, None), order, lambda step: None)
+    assert done.verdict.precision == "int8"
+    assert not [warning for warning in done.warnings if "calibrat" in warning]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -17,13 +18,15 @@ from onnxconverter_common import float16
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from torch import nn
 
+from builder.config.serving import Accelerator, Serving
 from builder.export import Order, export
 from builder.options import Foreign
 from builder.precision.simulate import simulated_runner
 from builder.proving.proof import case_of
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.targets import Precision
+from builder.targets import Precision, Target
+from model.cpu import adds_int8_exactly
 from model.errors import ArtifactError, InputError, TritonkitError
 
 
@@ -112,6 +115,20 @@ def test_external_data_is_taken_when_it_lies_beside(given: Path, labels: Path, t
         open_source(given, Foreign(labels=labels), None)
 
 
+def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
+    given: Path, labels: Path, tmp_path: Path
+) -> None:
+    runs, latest = tmp_path / "runs", tmp_path / "latest.onnx"
+    runs.mkdir()
+    onnx.save(onnx.load(given), runs / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    latest.symlink_to(runs / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"latest\.onnx: its weights are in 'w\.bin', which is not beside it"):
+        open_source(latest, Foreign(labels=labels), None)
+    (tmp_path / "w.bin").symlink_to(runs / "w.bin")  # as in the cache of a hub
+    with pytest.raises(ArtifactError, match=r"'w\.bin', outside the model's folder.*into one folder"):
+        open_source(latest, Foreign(labels=labels), None)
+
+
 def test_onnx_is_refused_when_it_is_cut_short(graph: bytes, labels: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(graph[: len(graph) // 2])
@@ -163,6 +180,14 @@ def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path
     source.check_takes("int8")
 
 
+def test_quantised_graph_is_judged_as_int8_when_openvino_takes_it(given: Path, labels: Path, tmp_path: Path) -> None:
+    quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
+    source = open_source(tmp_path / "quantised.onnx", Foreign(labels=labels), None)
+    order = Order(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
+    verdict = export(source, order, lambda step: None).verdict
+    assert (verdict.precision, verdict.exact_int8) == ("int8", adds_int8_exactly())
+
+
 def reduced(given: Path, to: int, keep_io: bool) -> Path:
     """The graph with all its weights in fp16, or bf16."""
     with warnings.catch_warnings(action="ignore"):
@@ -202,6 +227,17 @@ def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
         source.check_takes("int8")
     case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
     assert case.verdict_of_answers(source.reference, precision).passed
+
+
+def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
+    given: Path, labels: Path, tmp_path: Path
+) -> None:
+    source = open_source(reduced(given, TensorProto.BFLOAT16, keep_io=True), Foreign(labels=labels), None)
+    order = Order(tmp_path / "repository", max_batch=2)
+    with pytest.raises(InputError, match=r"reduced\.onnx is in bf16 already: ONNX Runtime itself has no bf16 kernels"):
+        export(source, order, lambda step: None)
+    accelerated = replace(order, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
+    assert export(source, accelerated, lambda step: None).verdict.precision == "bf16"
 
 
 @pytest.mark.parametrize("keep_io", [True, False])

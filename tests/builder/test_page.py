@@ -18,7 +18,7 @@ from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
 from builder.proving.verdict import LIMITS, Problem, Try, Verdict
 from builder.sources.images import builtin_golden
-from model.comparison import ask
+from model.comparison import Comparison, ask
 from model.gallery import thumbnail
 from model.network import Network
 from model.preprocess import ImageArray
@@ -252,6 +252,18 @@ def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
     assert f'<span class="pill">{state}</span>' in page_of("asked", verdict)
+
+
+def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None:
+    sure = Comparison(
+        asked="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
+    )
+    assert sure.within(PASSED.limits)
+    told = "<span>relative error, limit"
+    assert told not in page_of("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
+    counted = sure.model_copy(update={"asked": "batch 3", "max_abs": 1e-3, "relative": 0.01})
+    page = page_of("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
+    assert f"<b>1.0e-02</b>{told}" in page
 
 
 def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:

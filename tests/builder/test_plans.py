@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import docker
 import pytest
-from typer.testing import Result
 
-from builder.failures import BuildStoppedError, CannotBuildError
 from builder.repository.check import check_repository
 from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
-from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, docker_here, run_for
-from builder.tensorrt.served import served_in_container, write_repository
 from model.build_record import BuildRecord, BuildSettings
 from model.compatibility import SERVE_COMPATIBLE, damage, header_problems, plan_problems, stale_problems
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE, Manifest
 from model.plans import BUILD_FILE, plan_header
 from model.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
-from model.spec import ModelSpec
-from model.triton_config import read_config
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
@@ -233,185 +223,3 @@ def test_image_is_read_from_env_file_when_there_is_one(tmp_path: Path, monkeypat
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
     with pytest.raises(InputError, match=r"\.env: TRITON_IMAGE cannot be read from it .*UTF-8"):
         image_for(repository)
-
-
-def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
-    settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
-    words = shlex.split(run_for(IMAGE, spec.input, settings, tmp_path).line())
-    assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
-    assert f"{tmp_path}:/work" in words
-    assert words[words.index("--entrypoint") + 1 :][:2] == [TRTEXEC, IMAGE]
-    assert {
-        "--onnx=/work/model.onnx",
-        "--saveEngine=/work/model.plan",
-        "--stronglyTyped",
-        "--minShapes=image:1x32x32x3",
-        "--optShapes=image:4x32x32x3",
-        "--maxShapes=image:8x32x32x3",
-        "--skipInference",
-        "--noTF32",
-        "--memPoolSize=workspace:512M",
-        "--builderOptimizationLevel=2",
-        "--hardwareCompatibilityLevel=ampere+",
-    } < set(words)
-    assert not [word for word in words if word in ("--fp16", "--int8", "--best")]
-
-
-def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
-        docker_here()
-
-
-class Containers:
-    """A Docker client that runs one container: `write` stands for the program in it."""
-
-    def __init__(self, code: int = 0, log: str = "", write: Any = None) -> None:
-        self.containers = self
-        self.code, self.log, self.write = code, log, write
-        self.asked: dict[str, Any] = {}
-        self.status, self.ports, self.removed = "exited", {}, False
-
-    def run(self, image: str, command: list[str], **how: Any) -> Containers:
-        self.asked = {"image": image, "command": command, **how}
-        if self.write is not None:
-            self.write(Path(next(iter(how["volumes"]))))
-        return self
-
-    def wait(self, timeout: float) -> dict[str, int]:
-        return {"StatusCode": self.code}
-
-    def logs(self, **how: Any) -> bytes:
-        return self.log.encode()
-
-    def reload(self) -> None:
-        pass
-
-    def remove(self, force: bool) -> None:
-        self.removed = force
-
-
-def in_container(client: Containers, tmp_path: Path, spec: ModelSpec) -> BuildRecord:
-    graph = tmp_path / "graph.onnx"
-    graph.write_bytes(b"a graph")
-    module: ModuleType = docker
-    settings = BuildSettings(max_batch=8, timing_cache=False)
-    return build_in_container(
-        graph, tmp_path / "model.plan", spec.input, settings, IMAGE, lambda step: None, (module, client)
-    )
-
-
-def test_container_build_is_recorded_from_what_trtexec_leaves(tmp_path: Path, spec: ModelSpec) -> None:
-    def write(work: Path) -> None:
-        (work / "model.plan").write_bytes(PLAN)
-        layers = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"Name": "x", "DataType": "Half"}]}]
-        (work / "layers.json").write_text(json.dumps({"Layers": layers}))
-
-    client = Containers(log="[I] Selected Device: NVIDIA L4\n[I] Compute Capability: 8.9\n", write=write)
-    record = in_container(client, tmp_path, spec)
-    assert (tmp_path / "model.plan").read_bytes() == PLAN
-    assert (record.tensorrt, record.gpu, record.compute_capabilities) == ("11.1.0.106", "NVIDIA L4", ("8.9",))
-    assert (record.engine, record.image) == ({"fp16": 1}, IMAGE)
-    assert client.asked["network_mode"] == "none"
-    assert client.asked["entrypoint"] == TRTEXEC
-    assert client.removed
-
-
-def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Path, spec: ModelSpec) -> None:
-    client = Containers(code=1, log="[I] fine\n[E] Antialiasing is not supported\n[E] more")
-    with pytest.raises(ArtifactError, match=r"ended with code 1: \[E\] Antialiasing"):
-        in_container(client, tmp_path, spec)
-    assert client.removed
-    assert not (tmp_path / "model.plan").exists()
-
-
-@pytest.mark.parametrize(
-    ("code", "log", "said"),
-    [
-        (1, "[I] fine\n[E] Could not build\n[E] Error Code 2: OutOfMemory (no further information)", "OutOfMemory"),
-        (137, "[I] building", "code 137.*memory was short: lower the workspace"),
-        (139, "[I] building", "code 139.*signal 11 ended it"),
-    ],
-)
-def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_is_killed(
-    code: int, log: str, said: str, tmp_path: Path, spec: ModelSpec
-) -> None:
-    with pytest.raises(BuildStoppedError, match=said):
-        in_container(Containers(code=code, log=log), tmp_path, spec)
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "said"),
-    [
-        (3, CannotBuildError, "has no /usr/src/tensorrt/bin/trtexec, which builds plans; take a full release"),
-        (4, CannotBuildError, "has no Triton, which the plan is to be proven in; take a full release"),
-        (127, BuildStoppedError, "ended with code 127: sh: not found"),
-    ],
-)
-def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
-    code: int, kind: type[Exception], said: str
-) -> None:
-    client = Containers(code=code, log="sh: not found\n")
-    with pytest.raises(kind, match=said):
-        check_image(IMAGE, (docker, client))
-    assert client.asked["device_requests"]
-    assert client.removed
-
-
-def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
-    class WithoutGpu(Containers):
-        def run(self, image: str, command: list[str], **how: Any) -> Containers:
-            raise docker.errors.APIError("could not select device driver", explanation="could not select device driver")
-
-    with pytest.raises(BuildStoppedError, match="install the NVIDIA Container Toolkit"):
-        check_image(IMAGE, (docker, WithoutGpu()))
-    check_image(IMAGE, (docker, Containers()))
-
-
-def test_dry_run_prints_the_profile_that_the_export_would_build(
-    command: Callable[..., Result], checkpoint: Path, tiny_repository: Path
-) -> None:
-    words = ["builder", "export", checkpoint, "--trt", "fp16", "--in-container", "--dry-run"]
-    ran = command(*words, "--repository", tiny_repository, "--name", "pets")
-    assert ran.exit_code == 0, ran.stderr
-    assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
-    assert "neither proven nor published" in ran.stderr
-    assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
-
-
-@pytest.mark.parametrize("compatible", [False, True])
-def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
-    tmp_path: Path, tiny_repository: Path, spec: ModelSpec, compatible: bool
-) -> None:
-    (tmp_path / "model.plan").write_bytes(PLAN)
-    client, graph = Containers(), tiny_repository / "pets/1/model.onnx"
-    with (
-        pytest.raises(ArtifactError, match="did not load"),
-        served_in_container(
-            tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client), version_compatible=compatible
-        ),
-    ):
-        pass
-    assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
-
-
-def test_served_plan_gives_tritons_last_words_when_it_does_not_load(
-    tmp_path: Path, tiny_repository: Path, spec: ModelSpec
-) -> None:
-    (tmp_path / "model.plan").write_bytes(PLAN)
-    client = Containers(log="unable to load plan file to auto complete config")
-    graph = tiny_repository / "pets/1/model.onnx"
-    with (
-        pytest.raises(ArtifactError, match="unable to load plan file"),
-        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
-    ):
-        pass
-    assert client.removed
-
-
-def test_served_repository_is_one_that_triton_reads(tmp_path: Path, tiny_repository: Path, spec: ModelSpec) -> None:
-    (tmp_path / "model.plan").write_bytes(PLAN)
-    write_repository(tmp_path / "models", tmp_path / "model.plan", tiny_repository / "pets/1/model.onnx", spec, 8)
-    config = read_config(tmp_path / "models" / "pets")
-    assert (config.backend, config.max_batch_size) == ("tensorrt", 8)
-    assert (tmp_path / "models/pets/1/model.plan").read_bytes() == PLAN

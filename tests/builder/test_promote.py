@@ -13,13 +13,14 @@ import torch
 from typer.testing import Result
 
 from builder.config.serving import serving_from
-from builder.config.triton_config import config_to_text
+from builder.config.triton_config import config_for, config_to_text
 from builder.export import Order, export
+from builder.interface import interface_of
 from builder.proving.verdict import VERDICT_FILE
 from builder.repository.check import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication
-from builder.repository.shared_files import described_version, spec_of
+from builder.repository.shared_files import Shared, described_version, spec_of
 from builder.sources import source_from_checkpoint
 from model.backbones import architecture_of
 from model.encoded import decoder_of, ensemble_of
@@ -27,7 +28,7 @@ from model.errors import ArtifactError, InputError, RefusedError
 from model.golden import GOLDEN_FILE, Golden
 from model.network import Network, save_network
 from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec, TensorSpec, image_input
+from model.spec import METADATA_KEY, ModelSpec, Question, TensorSpec, image_input
 from model.staging import staging_folder
 from model.triton_config import last_version, read_config, versions_loaded, versions_of
 from scripts.explicit_triton import explicit_triton
@@ -173,6 +174,31 @@ def test_promote_refuses_while_another_builder_is_at_work(pets: Path) -> None:
     assert served(pets) == {2}
 
 
+def test_rollback_chooses_when_no_other_builder_can_change_the_model(pets: Path) -> None:
+    promote(pets, 1)
+    with publication(pets.parent, "other"), pytest.raises(ArtifactError, match="another builder"):
+        rollback(pets)  # not: there is none before, which may change
+
+
+def test_promotion_leaves_files_of_ones_own(pets: Path) -> None:
+    own = {"labels_de.txt": "Katze", "labels.old.txt": "kitten", "notes.md": "mine"}
+    for name, text in own.items():
+        (pets / name).write_text(text)
+    promote(pets, 1)
+    assert {name: (pets / name).read_text() for name in own} == own
+    assert told(pets)[1] == ("cat", "dog", "bird")
+
+
+def test_labels_go_when_the_version_they_are_of_is_no_longer_served(
+    tmp_path: Path, network_of: Callable[..., Network], spec: ModelSpec
+) -> None:
+    kind = Question(task="multiclass", labels=("cat", "dog"))
+    heads = network_of(Question(task="heads", heads={"kind": kind, "size": kind})).spec
+    for now, files in ((heads, {"labels.kind.txt", "labels.size.txt"}), (spec, {"labels.txt"})):
+        Shared(now, config_for(now, interface_of(now), 8, 1), None).write(tmp_path)
+        assert {path.name for path in tmp_path.glob("labels*")} == files
+
+
 def test_spec_is_read_from_the_artifact_when_a_version_was_published_without_one(pets: Path) -> None:
     (pets / "1" / METADATA_KEY).unlink()
     assert spec_of(pets, 1).labels == ("cat", "dog", "bird")
@@ -222,6 +248,45 @@ def test_export_warns_when_an_older_served_version_gets_a_larger_batch(
     order = Order(repository, max_batch=16, serving=serving_from(versions="all"))
     done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert done.warnings == ("max_batch_size 16 holds for version 1 too, which is served and was judged up to 8",)
+
+
+@pytest.mark.parametrize("policy", ["all", "latest:2", "1,2"])
+def test_export_is_refused_when_an_older_version_that_is_served_has_another_size(
+    tmp_path: Path, exported_once: Path, other_checkpoint: Path, policy: str
+) -> None:
+    repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
+    source, steps = source_from_checkpoint(other_checkpoint), list[str]()
+    with pytest.raises(InputError) as raised:
+        export(source, Order(repository, serving=serving_from(versions=policy)), steps.append)
+    assert f"version 1, which version policy {policy} has Triton load too, has" in str(raised.value)
+    assert "image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; version 2 has image UINT8" in str(raised.value)
+    assert "--versions latest:1" in str(raised.value)
+    assert (steps, versions_of(repository / "pets")) == ([], [1])
+    assert check_repository(repository) == []
+
+
+def test_export_is_refused_when_the_policy_before_has_both_versions_served(
+    tmp_path: Path, exported_once: Path, checkpoint: Path, other_checkpoint: Path
+) -> None:
+    repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
+    every = Order(repository, serving=serving_from(versions="all"))
+    export(source_from_checkpoint(checkpoint), every, lambda step: None)
+    with pytest.raises(InputError, match="version 1, which version policy all has Triton load too"):
+        export(source_from_checkpoint(other_checkpoint), Order(repository), lambda step: None)
+    assert versions_of(repository / "pets") == [1, 2]
+    (repository / "pets/1/model.onnx").unlink()
+    (repository / "pets/1/model.onnx").write_bytes(b"damaged, which `builder check` tells of")
+    assert export(source_from_checkpoint(checkpoint), every, lambda step: None).version == 3
+
+
+def test_export_is_refused_before_the_work_when_triton_would_refuse_it_for_the_pinned_version(
+    pets: Path, other_checkpoint: Path
+) -> None:
+    promote(pets, 1)
+    order, steps = Order(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
+    with pytest.raises(InputError, match="preferred batch 16 is not from 1 to max_batch_size 8"):
+        export(source_from_checkpoint(other_checkpoint), order, steps.append)
+    assert (steps, versions_of(pets)) == ([], [1, 2])
 
 
 def test_commands_tell_what_is_served_and_what_comes_next(pets: Path, command: Callable[..., Result]) -> None:

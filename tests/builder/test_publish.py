@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from builder.repository.check import check_repository
-from builder.repository.publish import Neighbours, exchange_in_two, next_version, publication
+from builder.repository.publish import Neighbours, exchange_in_two, next_version, publication, staging
 from model.errors import ArtifactError
 from model.staging import leftovers, staging_folder
 from model.triton_config import versions_of
@@ -40,6 +42,19 @@ while True:
                 shutil.copy(version.parent / name, beside)
         with written_beside(prepared.model / "config.pbtxt") as beside:
             beside.write_text(config_to_text(config))
+"""
+
+PUBLISH_ONCE = """
+import sys
+from pathlib import Path
+from builder.repository.publish import publication
+from model.errors import ArtifactError
+try:
+    with publication(Path(sys.argv[1]), "m") as prepared:
+        print("at work")
+    print("published", prepared.version)
+except ArtifactError as error:
+    print(error)
 """
 
 
@@ -105,9 +120,98 @@ def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Pa
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
         neighbours.go(name)
-    with pytest.raises(OSError, match="too long"), neighbours.moved_around():
+    with pytest.raises(OSError, match="too long"), neighbours.moved_around(tmp_path / "r" / "m"):
         pass
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
+
+
+def test_model_stays_when_an_exchange_in_two_steps_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment in it: Ctrl-C comes right after a rename, or in its place."""
+    rename = os.rename
+    for moment in range(3):
+        repository = tmp_path / str(moment)
+        publish(repository, "m", "a")
+        renames = iter(range(9))
+
+        def interrupted(old: Path, new: Path, moment: int = moment, renames: Iterator[int] = renames) -> None:
+            rename(old, new)
+            if next(renames) == moment:
+                raise KeyboardInterrupt
+
+        def exchange(repository: Path = repository, interrupted: Callable[..., None] = interrupted) -> None:
+            with staging(repository) as aside, monkeypatch.context() as patched:
+                shutil.copytree(repository / "m", aside / "m-01234567")
+                patched.setattr(os, "rename", interrupted)
+                exchange_in_two(aside / "m-01234567", repository / "m")
+
+        with pytest.raises(KeyboardInterrupt):
+            exchange()
+        assert (repository / "m/1/model.onnx").read_text() == "a"
+        assert not staging_folder(repository).exists()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path, changed: bool) -> None:
+    publish(tmp_path / "r", "m", "a")
+    publish(tmp_path / "r", "m_encoded", "a")
+
+    def interrupted() -> None:
+        with staging(tmp_path / "r") as aside:
+            neighbours = Neighbours(tmp_path / "r", aside)
+            neighbours.go("m_encoded")
+            shutil.copytree(tmp_path / "r" / "m", aside / "m-01234567")
+            with neighbours.moved_around(tmp_path / "r" / "m"):
+                assert not (tmp_path / "r" / "m_encoded").exists()
+                if changed:
+                    exchange_in_two(aside / "m-01234567", tmp_path / "r" / "m")
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "r" / "m_encoded").exists() is not changed
+
+
+@pytest.mark.parametrize("mount", ["mount -t tmpfs none {}", "mount --bind {} {}"])
+def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(tmp_path: Path, mount: str) -> None:
+    repository = tmp_path / "r"
+    repository.mkdir()
+    commands = mount.format(repository, repository)
+    shell = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
+    if subprocess.run([*shell, commands], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts of one's own here")
+    program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PUBLISH_ONCE)} {repository}"
+    done = subprocess.run(
+        [*shell, f"{commands} && {program} && {program}/inside"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    refused, *inside = done.stdout.splitlines()
+    assert f"{repository}: nothing can be moved into it from {staging_folder(repository)}" in refused, done.stderr
+    assert "take a folder inside it" in refused
+    assert inside == ["at work", "published 1"]
+    assert not staging_folder(repository).exists()
+
+
+def test_version_is_added_when_an_older_one_is_a_link_into_another_model(tmp_path: Path) -> None:
+    publish(tmp_path / "r", "other", "shared")
+    publish(tmp_path / "r", "m", "a")
+    (tmp_path / "r/m/1/model.onnx").unlink()
+    (tmp_path / "r/m/1/model.onnx").symlink_to("../../other/1/model.onnx")
+    assert publish(tmp_path / "r", "m", "b") == 2
+    assert (tmp_path / "r/m/1/model.onnx").readlink() == Path("../../other/1/model.onnx")
+    assert (tmp_path / "r/m/1/model.onnx").read_text() == "shared"
+
+
+def test_publication_is_refused_when_the_parent_folder_cannot_be_written(tmp_path: Path) -> None:
+    publish(tmp_path / "r", "m", "a")
+    staging_folder(tmp_path / "r").write_text("a file where the folder should be")
+    with pytest.raises(ArtifactError, match=r"\(File exists\)\. Both must be writable"):
+        publish(tmp_path / "r", "m", "b")
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["m"]
 
 
 def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:

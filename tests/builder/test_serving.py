@@ -122,8 +122,40 @@ def test_words_are_refused_all_at_once() -> None:
     lines = str(raised.value).splitlines()
     assert lines[0] == "--instances 0: expected 1 or more"
     assert "--kind tpu: expected auto, cpu, gpu" in lines
-    assert "--versions newest: expected all, latest:N, or version numbers such as 3,5" in lines
+    assert any(line.startswith("--versions newest: expected all, latest:N, or version numbers") for line in lines)
     assert len(lines) == 9
+
+
+@pytest.mark.parametrize(
+    ("option", "most", "shape"),
+    [
+        ("instances", 2**31 - 1, None),
+        ("gpus", 2**31 - 1, "0,{}"),
+        ("preferred_batch", 2**31 - 1, "{}"),
+        ("cuda_graphs", 2**31 - 1, "1,{}"),
+        ("queue_size", 2**32 - 1, None),
+        ("versions", 2**32 - 1, "latest:{}"),
+        ("versions", 2**63 - 1, "1,{}"),
+        ("queue_delay_us", 2**64 - 1, None),
+    ],
+)
+def test_number_is_refused_when_triton_has_no_room_for_it(
+    spec: ModelSpec, option: str, most: int, shape: str | None
+) -> None:
+    largest, beyond = (shape.format(number) if shape else number for number in (most, most + 1))
+    roomy = config_for(
+        spec,
+        ((spec.input,), spec.outputs),
+        2**31 - 1,
+        1,
+        loading=PLAN,
+        serving=serving_from(
+            **{option: largest}  # type: ignore[arg-type]
+        ),
+    )
+    assert config_from_text(config_to_text(roomy), "x") == roomy
+    with pytest.raises(InputError, match=rf"^--{option.replace('_', '-')} {beyond}: .*expected {most} or less"):
+        serving_from(**{option: beyond})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +243,39 @@ def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 2, 4]
     assert list(config.dynamic_batching.preferred_batch_size) == [2]
+
+
+def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: ModelSpec) -> None:
+    present = served(spec, serving_from(cuda_graphs="1,8"))
+    bound = present.optimization.cuda.graph_spec[1].graph_lower_bound
+    bound.batch_size = 2
+    bound.input["image"].dim.extend([32, 32, 3])
+    present.optimization.cuda.graph_spec.add(batch_size=4)
+    image = spec.input.model_copy(update={"name": "picture", "shape": (64, 64, 3)})
+    larger = spec.model_copy(update={"input": image})
+    graphs = served(larger, Serving(), present=present).optimization.cuda.graph_spec
+    assert [graph.batch_size for graph in graphs] == [1, 8, 4]
+    for captured in (graphs[0], graphs[1], graphs[1].graph_lower_bound):
+        assert {name: list(shape.dim) for name, shape in captured.input.items()} == {"picture": [64, 64, 3]}
+    assert not graphs[2].input
+
+
+@pytest.mark.parametrize(
+    ("dims", "said"),
+    [
+        (
+            '"image" value { dim: [28, 28, 3] }',
+            r"graph batch 8 is of 'image' \[28, 28, 3\]; the model takes \[32, 32, 3\]",
+        ),
+        ('"image" value { dim: [32, 32] }', r"graph batch 8 is of 'image' \[32, 32\]; the model takes"),
+        ('"other" value { dim: [32, 32, 3] }', "graph batch 8 is of 'other'; the inputs are image"),
+    ],
+)
+def test_given_config_is_refused_when_its_graphs_are_of_another_size(spec: ModelSpec, dims: str, said: str) -> None:
+    text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
+    given = config_from_text(text.format(dims), "x")
+    with pytest.raises(InputError, match=said):
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, given=given)
 
 
 def test_accelerators_stand_by_their_device_and_are_told_to_be_unproven(spec: ModelSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import struct
@@ -91,6 +92,13 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
     assert said[-1].startswith("model.errors.OutsideError: test_resnet: its pretrained weights")
     assert "builder export FILE --model test_resnet --labels FILE" in said[-1]
     assert "Retrying" not in done.stderr
+
+
+def test_timm_weights_are_refused_when_the_labels_they_bring_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
+    monkeypatch.setitem(known, name, dataclasses.replace(known[name], label_names=("cat", "dog")))
+    with pytest.raises(SpecError, match=r"configuration of its weights: 2 labels, but .* 1000 classes; give --labels"):
+        open_source(f"timm:{name}", Foreign(), None)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +230,12 @@ def test_zip_archive_is_refused_when_torch_did_not_write_it(tmp_path: Path) -> N
         archive.writestr("m/readme", "hello")
     with pytest.raises(InputError, match=r"neither torch.save nor torch\.jit\.save wrote it"):
         open_source(tmp_path / "m.pt", None, None)
+
+
+def test_damaged_safetensors_is_told_as_such_when_it_is_said_to_be_someone_elses(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match=r"not a readable \.safetensors file"):
+        open_source(tmp_path / "m.safetensors", Foreign(labels=labels), None)
 
 
 def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: Path) -> None:

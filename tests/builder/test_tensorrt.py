@@ -366,6 +366,17 @@ def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: Job, graphs:
     assert not (job.folder / BUILD_FILE).exists()
 
 
+def test_build_takes_its_own_modules_when_the_working_folder_has_some_of_their_names(
+    tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "numpy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('of another project')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, silent).seconds > 0
+
+
 def test_build_leaves_no_process_behind(tmp_path: Path, graphs: Path) -> None:
     before = {child.pid for child in psutil.Process().children()}
     build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, silent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +103,14 @@ def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
     assert str(schema.returns[0].type).startswith("Tuple[Tensor")
 
 
-def test_source_without_a_network_is_refused(
-    make_network: Callable[[str], Network], job_of: Callable[[Network], Job]
+def test_source_without_a_network_is_refused_before_any_work(
+    make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
-    job = job_of(make_network("test_resnet"))
-    graph = OfAGraph(job.source.path, None, "a test", make_network("test_resnet"))
+    graph, told = OfAGraph(tmp_path / "given.onnx", None, "a test", make_network("test_resnet")), list[str]()
+    order = Order(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
     with pytest.raises(InputError, match=r"given.onnx is a graph, and TorchScript is traced from a torch network"):
-        TORCHSCRIPT.write(replace(job, source=graph))
+        export(graph, order, told.append)
+    assert not told
 
 
 def test_output_names_that_triton_would_take_for_other_places_are_refused(
@@ -118,7 +118,7 @@ def test_output_names_that_triton_would_take_for_other_places_are_refused(
 ) -> None:
     heads = {name: Question(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
     with pytest.raises(ArtifactError, match="takes the number after __ for the output's place"):
-        TORCHSCRIPT.write(job_of(network_of(Question(task="heads", heads=heads))))
+        TORCHSCRIPT.check_job(job_of(network_of(Question(task="heads", heads=heads))))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ def test_torchscript_gets_one_error_when_its_code_is_damaged(net: nn.Module, lab
     assert len(str(caught.value).splitlines()) == 1
 
 
+class AnswersInBf16(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3)).to(torch.bfloat16)
+
+
+def test_torchscript_is_refused_when_numpy_does_not_take_its_answers(labels: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(AnswersInBf16()).save(tmp_path / "given.pt")
+    with pytest.raises(ArtifactError, match=r"given\.pt: gives torch\.bfloat16, which numpy does not take .*float32"):
+        open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+
+
 class WritesFiles(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         torch.save(x, "/tmp/tritonkit-was-here")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from builder.proving.judge import judge
+from builder.proving.judge import Training, falls, judge
 from builder.proving.verdict import Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import compare
@@ -211,6 +213,28 @@ def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) 
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
     verdict = judge(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
     assert "nan: other order" in causes(verdict)
+
+
+def test_figure_falls_when_it_is_no_number_any_more() -> None:
+    before = {"accuracy": 0.9, "iou/cat": 0.8, "iou/dog": math.nan}
+    assert list(falls(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
+    told = falls(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
+    assert list(told) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
+
+
+def test_error_told_is_the_artifact_s_when_the_checkpoint_drifted_more_since_training(make_network: Make) -> None:
+    network = make_network("test_resnet")
+    reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
+    answers = reference.infer(golden.images)["probabilities"]
+    on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
+    training = Training(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
+    verdict = judge(reference, reference, golden, MAX_BATCH, "fp32", training)
+    *of_artifact, drift = verdict.comparisons
+    assert verdict.passed, verdict.summary()
+    assert verdict.of_artifact == tuple(of_artifact)
+    assert drift.max_abs > max(one.max_abs for one in of_artifact)
+    assert f"{drift.max_abs:.1e}" not in verdict.summary()
+    assert verdict.relative is None or verdict.relative <= verdict.limits.relative
 
 
 def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(

@@ -1,0 +1,46 @@
+"""How the converters to a reduced precision place casts, and what they need."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from builder.export import Order, export
+from builder.precision.cast import reduced
+from builder.sources import source_from_checkpoint
+from builder.targets import Target
+from model.errors import ArtifactError
+
+
+def two_products() -> ModelProto:
+    """x times a weight is an output, and that times the weight again another."""
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["first"], name="one"),
+        helper.make_node("MatMul", ["first", "weight"], ["second"], name="two"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("x", "first", "second")]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_kept_node_takes_the_graph_s_output_when_that_is_cast_back_already() -> None:
+    nodes = list(reduced(two_products(), "fp16", keep=["two"]).graph.node)
+    assert [node.op_type for node in nodes].count("Cast") == 2  # to fp16 before the first product, and back after it
+    (kept,) = [node for node in nodes if node.name == "two"]
+    assert kept.input[0] == "first"
+
+
+def test_autocast_is_refused_before_any_work_when_modelopt_is_missing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    order = Order(tmp_path / "repository", target=Target(precision="fp16"), converter="autocast")
+    told: list[str] = []
+    with pytest.raises(ArtifactError, match=r"--converter autocast needs NVIDIA ModelOpt .*tritonkit\[autocast\]"):
+        export(source_from_checkpoint(checkpoint), order, told.append)
+    assert not told

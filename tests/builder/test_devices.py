@@ -1,0 +1,71 @@
+"""A network that somebody runs on another device is exported from the CPU, and found where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+
+from builder.export import Order, export
+from builder.formats import FORMATS, Job
+from builder.onnx_export import onnx_from_network
+from builder.sources import source_from_checkpoint
+from builder.sources.base import NetworkSource
+from builder.targets import FormatName, Target
+from model.network import Network, on_cpu
+from model.spec import ModelSpec
+
+Writer = Callable[[Network, Path], object]
+
+
+class Elsewhere(Network):
+    """Stands in for a network on a GPU: its statistics are out of reach until it is moved to the CPU."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.moves: list[str] = []
+        self.here, self.mean = self.mean, self.mean.to("meta")
+
+    def cpu(self) -> Self:
+        self.moves.append("cpu")
+        self.mean = self.here
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        self.moves.append(str(*args))
+        self.mean = self.mean.to(*args)
+        return self
+
+
+def as_torchscript(network: Network, path: Path) -> None:
+    source = NetworkSource(path, None, "a test", network)
+    FORMATS["torchscript"].write(Job(source, path, "fp32", path.parent, 8, None, lambda step: None))
+
+
+@pytest.mark.parametrize("write", [onnx_from_network, as_torchscript])
+def test_network_is_back_on_its_device_when_it_was_written(write: Writer, spec: ModelSpec, tmp_path: Path) -> None:
+    network = Elsewhere(spec)
+    write(network, tmp_path / "model.onnx")
+    assert network.moves == ["cpu", "meta"]
+
+
+def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) -> None:
+    network = Elsewhere(spec)
+    with pytest.raises(ZeroDivisionError), on_cpu(network):
+        _ = 1 / 0
+    assert network.moves == ["cpu", "meta"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_export_is_proven_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
+    source = source_from_checkpoint(checkpoint)
+    order = Order(tmp_path / "repository", max_batch=4, target=Target(format=kind))
+    assert export(source, order, lambda step: None).verdict.passed
+    assert source.network.mean.device.type == "cuda"
+    image = np.zeros((1, *source.spec.input.shape), np.uint8)
+    assert source.reference.infer(image)["probabilities"].shape == (1, 3)

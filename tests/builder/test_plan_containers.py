@@ -1,0 +1,267 @@
+"""Plans that are built and asked in a container: what Docker is told, what is made of its answers, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import docker
+import pytest
+from typer.testing import Result
+
+from builder.failures import BuildStoppedError, CannotBuildError
+from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, docker_here, run_for
+from builder.tensorrt.served import served_in_container, write_repository
+from model.build_record import BuildRecord, BuildSettings
+from model.compatibility import SERVE_COMPATIBLE
+from model.errors import ArtifactError
+from model.spec import ModelSpec
+from model.triton_config import read_config
+
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
+"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+
+
+def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
+    settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
+    words = shlex.split(run_for(IMAGE, spec.input, settings, tmp_path).line())
+    assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
+    assert f"{tmp_path}:/work" in words
+    assert words[words.index("--entrypoint") + 1 :][:2] == [TRTEXEC, IMAGE]
+    assert {
+        "--onnx=/work/model.onnx",
+        "--saveEngine=/work/model.plan",
+        "--stronglyTyped",
+        "--minShapes=image:1x32x32x3",
+        "--optShapes=image:4x32x32x3",
+        "--maxShapes=image:8x32x32x3",
+        "--skipInference",
+        "--noTF32",
+        "--memPoolSize=workspace:512M",
+        "--builderOptimizationLevel=2",
+        "--hardwareCompatibilityLevel=ampere+",
+    } < set(words)
+    assert not [word for word in words if word in ("--fp16", "--int8", "--best")]
+
+
+def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
+        docker_here()
+
+
+NO_GPU = docker.errors.APIError("500 Server Error", explanation="could not select device driver")
+
+
+class Containers:
+    """A Docker client that runs one container: `write` stands for the program in it.
+
+    `broken`: what making, starting or waiting for it fails with, by the name of the method.
+    """
+
+    def __init__(
+        self, code: int = 0, log: str = "", write: Any = None, broken: dict[str, Exception] | None = None
+    ) -> None:
+        self.containers = self.images = self
+        self.code, self.log, self.write, self.broken = code, log, write, broken or {}
+        self.asked: dict[str, Any] = {}
+        self.pulled: list[str] = []
+        self.ports: dict[str, Any] = {}
+        self.status, self.removed = "exited", False
+
+    def create(self, image: str, command: list[str], **how: Any) -> Containers:
+        if not self.pulled:
+            self._fail("create")
+        self.asked = {"image": image, "command": command, **how}
+        return self
+
+    def pull(self, image: str) -> None:
+        self.pulled.append(image)
+
+    def start(self) -> None:
+        self._fail("start")
+        if self.write is not None:
+            self.write(Path(next(iter(self.asked["volumes"]))))
+
+    def wait(self, timeout: float) -> dict[str, int]:
+        self._fail("wait")
+        return {"StatusCode": self.code}
+
+    def _fail(self, step: str) -> None:
+        if step in self.broken:
+            raise self.broken[step]
+
+    def logs(self, **how: Any) -> bytes:
+        return self.log.encode()
+
+    def reload(self) -> None:
+        pass
+
+    def remove(self, force: bool, v: bool) -> None:
+        self.removed = force and v
+
+
+def in_container(client: Containers, tmp_path: Path, spec: ModelSpec, limit_s: float = 3600) -> BuildRecord:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"a graph")
+    module: ModuleType = docker
+    settings = BuildSettings(max_batch=8, timing_cache=False, time_limit_s=limit_s)
+    return build_in_container(
+        graph, tmp_path / "model.plan", spec.input, settings, IMAGE, lambda step: None, (module, client)
+    )
+
+
+def test_container_build_is_recorded_from_what_trtexec_leaves(tmp_path: Path, spec: ModelSpec) -> None:
+    def write(work: Path) -> None:
+        (work / "model.plan").write_bytes(PLAN)
+        layers = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"Name": "x", "DataType": "Half"}]}]
+        (work / "layers.json").write_text(json.dumps({"Layers": layers}))
+
+    client = Containers(log="[I] Selected Device: NVIDIA L4\n[I] Compute Capability: 8.9\n", write=write)
+    record = in_container(client, tmp_path, spec)
+    assert (tmp_path / "model.plan").read_bytes() == PLAN
+    assert (record.tensorrt, record.gpu, record.compute_capabilities) == ("11.1.0.106", "NVIDIA L4", ("8.9",))
+    assert (record.engine, record.image) == ({"fp16": 1}, IMAGE)
+    assert client.asked["network_mode"] == "none"
+    assert client.asked["entrypoint"] == TRTEXEC
+    assert client.removed
+
+
+def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Path, spec: ModelSpec) -> None:
+    client = Containers(code=1, log="[I] fine\n[E] Antialiasing is not supported\n[E] more")
+    with pytest.raises(ArtifactError, match=r"ended with code 1: \[E\] Antialiasing"):
+        in_container(client, tmp_path, spec)
+    assert client.removed
+    assert not (tmp_path / "model.plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "said"),
+    [
+        (1, "[I] fine\n[E] Could not build\n[E] Error Code 2: OutOfMemory (no further information)", "OutOfMemory"),
+        (137, "[I] building", "code 137.*memory was short: lower the workspace"),
+        (139, "[I] building", "code 139.*signal 11 ended it"),
+    ],
+)
+def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_is_killed(
+    code: int, log: str, said: str, tmp_path: Path, spec: ModelSpec
+) -> None:
+    with pytest.raises(BuildStoppedError, match=said):
+        in_container(Containers(code=code, log=log), tmp_path, spec)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (3, CannotBuildError, "has no /usr/src/tensorrt/bin/trtexec, which builds plans; take a full release"),
+        (4, CannotBuildError, "has no Triton, which the plan is to be proven in; take a full release"),
+        (127, BuildStoppedError, "ended with code 127: sh: not found"),
+    ],
+)
+def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
+    code: int, kind: type[Exception], said: str
+) -> None:
+    client = Containers(code=code, log="sh: not found\n")
+    with pytest.raises(kind, match=said):
+        check_image(IMAGE, (docker, client))
+    assert client.asked["device_requests"]
+    assert client.removed
+
+
+def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
+    client = Containers(broken={"start": NO_GPU})
+    with pytest.raises(BuildStoppedError, match="install the NVIDIA Container Toolkit"):
+        check_image(IMAGE, (docker, client))
+    assert client.removed, "the SDK's own run leaves it behind"
+    check_image(IMAGE, (docker, Containers()))
+
+
+def test_image_is_fetched_when_it_is_not_here() -> None:
+    client = Containers(broken={"create": docker.errors.ImageNotFound("no such image")})
+    check_image(IMAGE, (docker, client))
+    assert client.pulled == [IMAGE]
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "error", "said"),
+    [
+        (1e-9, ConnectionError("Read timed out"), "took more than 1e-09 s, the time limit"),
+        (3600, ConnectionError("Connection aborted"), "as Docker failed: Connection aborted. Look whether its daemon"),
+        (3600, docker.errors.APIError("500", explanation="no space left"), "as Docker failed: no space left"),
+    ],
+)
+def test_time_limit_is_blamed_only_when_it_passed(
+    limit_s: float, error: Exception, said: str, tmp_path: Path, spec: ModelSpec
+) -> None:
+    client = Containers(broken={"wait": error})
+    with pytest.raises(BuildStoppedError, match=said):
+        in_container(client, tmp_path, spec, limit_s)
+    assert client.removed
+
+
+def test_dry_run_prints_the_profile_that_the_export_would_build(
+    command: Callable[..., Result], checkpoint: Path, tiny_repository: Path
+) -> None:
+    words = ["builder", "export", checkpoint, "--trt", "fp16", "--in-container", "--dry-run"]
+    ran = command(*words, "--repository", tiny_repository, "--name", "pets")
+    assert ran.exit_code == 0, ran.stderr
+    assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
+    assert "neither proven nor published" in ran.stderr
+    assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
+    tmp_path: Path, tiny_repository: Path, spec: ModelSpec, compatible: bool
+) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    client, graph = Containers(), tiny_repository / "pets/1/model.onnx"
+    with (
+        pytest.raises(ArtifactError, match="did not load"),
+        served_in_container(
+            tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client), version_compatible=compatible
+        ),
+    ):
+        pass
+    assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
+
+
+def test_served_plan_gives_tritons_last_words_when_it_does_not_load(
+    tmp_path: Path, tiny_repository: Path, spec: ModelSpec
+) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    client = Containers(log="unable to load plan file to auto complete config")
+    graph = tiny_repository / "pets/1/model.onnx"
+    with (
+        pytest.raises(ArtifactError, match="unable to load plan file"),
+        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
+    ):
+        pass
+    assert client.removed
+
+
+def test_served_plan_leaves_no_container_when_it_cannot_be_started(
+    tmp_path: Path, tiny_repository: Path, spec: ModelSpec
+) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    client, graph = Containers(broken={"start": NO_GPU}), tiny_repository / "pets/1/model.onnx"
+    with (
+        pytest.raises(BuildStoppedError, match="cannot be run: could not select device driver"),
+        served_in_container(tmp_path / "model.plan", graph, spec, 8, IMAGE, docker=(docker, client)),
+    ):
+        pass
+    assert client.removed
+
+
+def test_served_repository_is_one_that_triton_reads(tmp_path: Path, tiny_repository: Path, spec: ModelSpec) -> None:
+    (tmp_path / "model.plan").write_bytes(PLAN)
+    write_repository(tmp_path / "models", tmp_path / "model.plan", tiny_repository / "pets/1/model.onnx", spec, 8)
+    config = read_config(tmp_path / "models" / "pets")
+    assert (config.backend, config.max_batch_size) == ("tensorrt", 8)
+    assert (tmp_path / "models/pets/1/model.plan").read_bytes() == PLAN

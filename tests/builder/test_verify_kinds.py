@@ -1,0 +1,98 @@
+"""`builder verify` tells what kind of artifact it judged, what answered for it, and asks no more than that takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from typer.testing import Result
+
+from builder.export import DEFAULT_MAX_BATCH, Evidence
+from builder.formats import FORMATS, Job
+from builder.precision.cast import reduced
+from builder.proving.proof import Remembering, case_of
+from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
+from builder.proving.verify import largest_batch, precision_of, verified
+from builder.repository.manifest import manifest_of
+from builder.sources.images import builtin_golden
+from builder.targets import FormatName
+from model.errors import BatchError
+from model.manifest import MANIFEST_FILE
+from model.preprocess import ImageArray
+from model.runners.base import Outputs, Runner
+
+MAX_BATCH = 4
+
+
+class UpTo(Runner):
+    """Answers as another runner, but takes no more than so many images at once, as a plan does."""
+
+    def __init__(self, runner: Runner, most: int) -> None:
+        self.runner, self.spec, self.origin, self.max_batch = runner, runner.spec, "model.plan", most
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        if self.max_batch is not None and len(batch) > self.max_batch:
+            raise BatchError(f"the plan was built for up to {self.max_batch}")
+        return self.runner.infer(batch)
+
+
+def judged(job: Job, most: int, asked: int | None) -> Verdict:
+    """A right runner that takes so many, asked for as many as `builder verify` would."""
+    plan = Remembering(UpTo(job.source.reference, most))
+    golden = builtin_golden(job.source.spec.preprocess)
+    return case_of(job.source, golden, largest_batch(asked, plan)).verdict_of_answers(plan, "fp32")
+
+
+def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: Job) -> None:
+    verdict = judged(job, MAX_BATCH, None)
+    assert (verdict.passed, verdict.max_batch) == (True, MAX_BATCH)
+    assert largest_batch(None, job.source.reference) == DEFAULT_MAX_BATCH
+
+
+@pytest.mark.parametrize(("most", "works"), [(4, "1, 3"), (2, "1")])
+def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(job: Job, most: int, works: str) -> None:
+    (problem,) = judged(job, most, 8).problems
+    assert problem.message.startswith(f"answers a batch of {works}, but not of ")
+    assert problem.message.endswith(f"(the plan was built for up to {most})")
+
+
+def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: Job) -> None:
+    (problem,) = judged(job, 1, 8).problems
+    assert problem.message.startswith("the batch axis is fixed: answers a batch of 1, but not of 3, 8")
+
+
+@pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
+def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
+    job: Job, name: FormatName, library: str
+) -> None:
+    artifact = FORMATS[name].write(replace(job, precision="fp32"))
+    verdict = verified(artifact, job.source, MAX_BATCH, Evidence())
+    assert (verdict.passed, verdict.format) == (True, name)
+    assert verdict.proven_by == f"the artifact itself, run by {library}"
+
+
+def test_verify_tells_of_the_simulation_when_it_answered(
+    exported: Path, job: Job, command: Callable[..., Result]
+) -> None:
+    onnx.save(reduced(onnx.load(job.graph), "fp16"), job.graph)
+    words = ("builder", "verify", job.graph, "--against", exported / "pets.safetensors", "--max-batch", MAX_BATCH)
+    verdict = json.loads(command(*words, "--json").stdout)
+    assert (verdict["format"], verdict["precision"]) == ("onnx", "fp16")
+    assert verdict["proven_by"] == "a simulation that rounds to fp16 where hardware would"
+
+
+def test_precision_is_that_of_the_verdict_only_when_the_manifest_names_both(job: Job, checkpoint: Path) -> None:
+    artifact = job.folder / "model.xml"
+    artifact.write_text("<net/>")
+    told = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])
+    artifact.with_name(VERDICT_FILE).write_text(told.model_dump_json())
+    assert precision_of(artifact) == "fp32"  # a verdict of some other file, for all that is known
+    manifest = manifest_of(job.folder, checkpoint, "a test").model_dump_json()
+    artifact.with_name(MANIFEST_FILE).write_text(manifest)
+    assert precision_of(artifact) == "int8"
+    artifact.write_text("<net></net>")
+    assert precision_of(artifact) == "fp32"
