@@ -22,7 +22,7 @@ set -f # the star that means all models is Triton's, not the shell's
 loaded=$(echo "${MODELS:-}" | tr ',' ' ')
 
 answers() {
-  curl --fail --silent --max-time 2 --output /dev/null "$1"
+  curl --noproxy '*' --fail --silent --max-time 2 --output /dev/null "$1"
 }
 
 # healthy [ADDRESS]: the health check. A Triton none of whose models answers is of no use; one that lacks some is.
@@ -43,10 +43,23 @@ check_token() {
   esac
 }
 
+# check_file SETTING NAME: the mount holds a file of that name, and none outside of it is meant.
 check_file() {
+  case "/$2/" in
+    //* | */../*) fail "$1=$2: expected the name of a file in TLS_FOLDER of .env, such as server.pem" ;;
+  esac
+  set -- "$1" "$certificates/$2"
   { [ -f "$2" ] && [ -r "$2" ]; } \
     || fail "$1: $2 cannot be read by user $(id -u); put the file into TLS_FOLDER of .env and let it be read"
 }
+
+for model in $loaded; do
+  case "$model" in
+    [!A-Za-z0-9_]* | *[!A-Za-z0-9._-]*)
+      fail "MODELS: $model is no model's name: expected names of folders in the model repository, blanks between"
+      ;;
+  esac
+done
 
 administration=model-repository,trace,logging,shared-memory
 case "${GRPC_ADDRESS:-127.0.0.1}" in
@@ -74,15 +87,17 @@ guarded=
 guard "$administration" "$admin"
 [ -z "${TRITONKIT_TOKEN:-}" ] || guard inference,metadata,model-config,statistics "$TRITONKIT_TOKEN"
 
+[ -z "${TLS_KEY:-}" ] || [ -n "${TLS_CERTIFICATE:-}" ] \
+  || fail "TLS_KEY needs TLS_CERTIFICATE, the name of its certificate in TLS_FOLDER; set both in .env, or neither"
 if [ -n "${TLS_CERTIFICATE:-}" ]; then
-  check_file TLS_CERTIFICATE "$certificates/$TLS_CERTIFICATE"
+  check_file TLS_CERTIFICATE "$TLS_CERTIFICATE"
   [ -n "${TLS_KEY:-}" ] || fail "TLS_CERTIFICATE needs TLS_KEY, the name of its key in TLS_FOLDER; set both in .env"
-  check_file TLS_KEY "$certificates/$TLS_KEY"
+  check_file TLS_KEY "$TLS_KEY"
   set -- "--grpc-use-ssl=true" "--grpc-server-cert=$certificates/$TLS_CERTIFICATE" \
     "--grpc-server-key=$certificates/$TLS_KEY" "$@"
 fi
 if [ -n "${TLS_CA:-}" ]; then
-  check_file TLS_CA "$certificates/$TLS_CA"
+  check_file TLS_CA "$TLS_CA"
   [ -n "${TLS_CERTIFICATE:-}" ] || fail "TLS_CA asks clients for certificates, which needs TLS_CERTIFICATE and TLS_KEY"
   set -- "--grpc-use-ssl-mutual=true" "--grpc-root-cert=$certificates/$TLS_CA" "$@"
 fi
@@ -90,6 +105,11 @@ case "${CACHE_MIB:-0}" in
   *[!0-9]* | 0?*) fail "CACHE_MIB=$CACHE_MIB: expected a whole number of MiB in .env, such as 64; 0 keeps no answers" ;;
 esac
 [ "${CACHE_MIB:-0}" -eq 0 ] || set -- "--cache-config=local,size=$((CACHE_MIB * 1048576))" "$@"
+case "${VERSION_COMPATIBLE:-no}" in
+  yes) set -- "--backend-config=tensorrt,version-compatible=true" "$@" ;;
+  no) ;;
+  *) fail "VERSION_COMPATIBLE=$VERSION_COMPATIBLE: expected yes or no in .env" ;;
+esac
 # shellcheck disable=SC2086 # one word an option: tokens and Triton's names of models have no blanks
 set -- $guarded "$@"
 for model in ${loaded:-"*"}; do set -- "--load-model=$model" "$@"; done

@@ -16,6 +16,7 @@ from model.plans import TITLES, numbers, plan_header, same_release
 from model.releases import IMAGE_VARIABLE, Release, release_of, releases
 
 SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
+"""What Triton is told; `server up --version-compatible` and `VERSION_COMPATIBLE=yes` of `.env` say it."""
 PLANS = (".plan", ".rtx")
 _GRAPH = "model.onnx"
 _OLDEST_AMPERE = (8, 0)
@@ -29,43 +30,47 @@ class PlanProblem(NamedTuple):
     fix: str
 
 
-def plan_problems(manifest: Manifest, image_tag: str, compute_capability: str | None = None) -> list[PlanProblem]:
+def plan_problems(
+    manifest: Manifest, image_tag: str, compute_capability: str | None = None, told: bool = False
+) -> list[PlanProblem]:
     """What speaks against serving a version's plan from an image on a GPU; nothing for a version without a plan.
 
     image_tag: the image, or its tag. compute_capability: that of the GPU there, such as 8.9; None is not known.
+    told: Triton is started with SERVE_COMPATIBLE.
     """
     record = manifest.build
     if record is None or record.flavour == "rtx":
         return []
     release = release_of(image_tag)
-    problems = _version_problems(record.tensorrt, record.settings.version_compatible, image_tag, release)
+    problems = _version_problems(record.tensorrt, record.settings.version_compatible, image_tag, release, told)
     if compute_capability is not None:
         problems += _hardware_problems(record, compute_capability, release)
     return problems
 
 
-def header_problems(plan: Path, image: str) -> list[PlanProblem]:
+def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProblem]:
     """What speaks against Triton serving a plan that has no record of its build, by its first bytes alone.
 
-    Whether it is version-compatible they do not tell. Raises ArtifactError for a file that is no whole plan.
+    Whether it is version-compatible they do not tell. told: Triton is started with SERVE_COMPATIBLE. Raises
+    ArtifactError for a file that is no whole plan.
     """
     header = plan_header(plan)
     if header.flavour == "rtx":
         said = f"{plan.name} is an engine of {TITLES[header.flavour]}, which Triton has no backend for"
         return [PlanProblem("error", said, "export again with --trt, or with --rtx, which serves the graph")]
-    found = _version_problems(header.version, None, image, release_of(image))
+    found = _version_problems(header.version, None, image, release_of(image), told)
     unknown = f"{plan.name} has no record of its build: its GPU and precision are not known"
     return found or [PlanProblem("warning", unknown, "export it with `builder export --trt`")]
 
 
 def _version_problems(
-    built_by: str, version_compatible: bool | None, image: str, release: Release | None
+    built_by: str, version_compatible: bool | None, image: str, release: Release | None, told: bool
 ) -> list[PlanProblem]:
     """version_compatible: None is not known."""
-    add = f"start Triton with {SERVE_COMPATIBLE}"
+    add = f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
     # Also in the TensorRT that built it: the code in it that loads it is refused unless allowed.
     always = "the plan is version-compatible: Triton loads it only if told so, as such plans hold code of their own"
-    opted = [PlanProblem("warning", always, add)] if version_compatible else []
+    opted = [PlanProblem("warning", always, add)] if version_compatible and not told else []
     if release is None or release.tensorrt is None:
         ask = f"docker run --rm --entrypoint printenv {image} TRT_VERSION"
         return [
@@ -83,7 +88,10 @@ def _version_problems(
     if older_server:
         return [PlanProblem("error", f"{said}: an older TensorRT never loads it", _fix(built_by, image))]
     if version_compatible:
-        return [PlanProblem("warning", f"{said}: it loads only if Triton is told so", add)]
+        return [] if told else [PlanProblem("warning", f"{said}: it loads only if Triton is told so", add)]
+    if version_compatible is None and told:
+        only = f"{said}: it loads only if it was built version-compatible"
+        return [PlanProblem("warning", only, f"if it was not: {_fix(built_by, image)}")]
     if version_compatible is None:
         either = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
         return [PlanProblem("error", f"{said}, and nothing says that it is version-compatible", either)]

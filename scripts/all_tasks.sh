@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Each task on real data: train from its example configuration, export with a verdict, serve by Triton, ask, and
 # measure the checkpoint, the ONNX file and the server on the same pictures. Results land in all_tasks/.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 out=all_tasks

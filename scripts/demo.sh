@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole way on real data: train, export with a verdict, serve, ask, measure. Results land in demo/.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 data=.cache/data

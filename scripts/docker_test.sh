@@ -131,7 +131,7 @@ compose_up() {
 }
 
 compose_down() {
-  compose down > "$work/down.log" 2>&1 || fail "$(tail -n 5 "$work/down.log")"
+  compose --profile cpu down > "$work/down.log" 2>&1 || fail "$(tail -n 5 "$work/down.log")"
   for _ in {1..50}; do
     [[ -n $(docker ps --all --quiet) ]] || return 0 # the engine may list it for a moment more
     sleep 0.2

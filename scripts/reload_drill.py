@@ -72,8 +72,10 @@ class Drill(Frozen):
     """Answers, by version."""
     left: tuple[str, ...]
     """Versions in the repository at the end."""
+    failed: int
+    """Requests that failed, publications that did, and answers that were wrong."""
     failures: tuple[str, ...]
-    """Requests that failed, publications that did, and answers that were wrong; the first of them."""
+    """The first of them."""
 
 
 @dataclass
@@ -159,12 +161,18 @@ def drill(
                 traffic.over.set()
                 for one in asking:
                     one.join()
+    return outcome(seconds, published, traffic, repository)
+
+
+def outcome(seconds: float, published: int, traffic: Traffic, repository: Path) -> Drill:
+    """What is told of a drill that is over. published: how many versions were, in so many seconds."""
     return Drill(
         seconds=seconds,
         versions=published,
         requests=sum(traffic.answered.values()) + sum(line.startswith("failed") for line in traffic.failures),
         answered_by={str(version): count for version, count in sorted(traffic.answered.items())},
         left=tuple(sorted(path.name for path in (repository / MODEL).iterdir() if path.name.isdecimal())),
+        failed=len(traffic.failures),
         failures=tuple(traffic.failures[:MOST_TOLD]),
     )
 
@@ -251,13 +259,13 @@ def main() -> int:
         except TritonkitError as error:
             print(f"error: {error}", file=sys.stderr)
             return exit_code(error)
-    print(f"{done.requests} requests, {done.versions} versions in {done.seconds:g} s, {len(done.failures)} failures")
+    print(f"{done.requests} requests, {done.versions} versions in {done.seconds:g} s, {done.failed} failures")
     for failure in done.failures:
         print(failure)
     if words.output is not None:
         with written_beside(words.output) as path:
             path.write_text(done.model_dump_json(indent=2))
-    return 1 if done.failures else 0
+    return 1 if done.failed else 0
 
 
 def _words() -> argparse.Namespace:

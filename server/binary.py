@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,6 +18,8 @@ from server.security import Tokens
 
 _READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
+_AGAIN = re.compile(rf"{keeper.AGAIN} in \d+ s: Triton ended with ")
+"""Anywhere in a line: a Triton that dies leaves its last one unfinished."""
 
 
 class BinaryRuntime(Runtime):
@@ -60,7 +63,7 @@ class BinaryRuntime(Runtime):
 
     def restarts(self, server: Server) -> int:
         """How often the log tells of it."""
-        return server.log.read_text(errors="replace").count(f"\n{keeper.AGAIN}") if server.log.is_file() else 0
+        return len(_AGAIN.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
 
     def end(self, server: Server) -> None:
         """Ask the process to end, and kill what is left of it and its children after a while."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, application, print_json, progress, reports_errors, sigterm_as_interrupt
+from model.console import (
+    JsonOption,
+    application,
+    exit_code,
+    fail,
+    print_json,
+    progress,
+    reports_errors,
+    sigterm_as_interrupt,
+)
 from model.errors import InputError, ServerError
 from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
 from server.model_commands import GrpcPort, register
@@ -63,6 +72,9 @@ def up(
     cache_mib: Annotated[
         int, typer.Option(min=0, help="Memory for answers of models exported with --response-cache; 0 keeps none.")
     ] = 0,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Load TensorRT plans built so, which run code of their own.")
+    ] = False,
     timeout_s: Annotated[float, typer.Option(min=1, help="Seconds to wait until all models are loaded.")] = 120,
     force: Annotated[bool, typer.Option("--force", help="Start in spite of what `server doctor` finds.")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop Triton when this ends.")] = False,
@@ -90,6 +102,7 @@ def up(
         metrics_port=metrics_port,
         security=Security(tls_certificate=tls_cert, tls_key=tls_key, tls_ca=tls_ca, expose=expose, plaintext=insecure),
         cache_mib=cache_mib,
+        version_compatible=version_compatible,
     )
     check_exposure(options)  # what was asked wrongly is told before what the machine lacks
     refuse_when_unfit(options, force)
@@ -136,11 +149,11 @@ def down(
     as_json: JsonOption = False,
 ) -> None:
     """Stop the running server and all its processes; of several, the one on a port, or all with --all."""
-    from server.process import running_servers, stop
+    from server.process import known_servers, running_servers, stop
 
     if everything and grpc_port is not None:
         raise InputError("--grpc-port names one server, --all means every one: give one of them")
-    chosen = running_servers(grpc_port)
+    chosen, lost = known_servers() if everything else (running_servers(grpc_port), {})
     if grpc_port is not None and not chosen:
         raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
     if len(chosen) > 1 and not everything:
@@ -155,6 +168,8 @@ def down(
         typer.echo(f"stopped {len(chosen)} server(s)")
         for running in chosen:
             typer.echo(f"  {running.options.grpc_port}  {running.options.repository}")
+    if lost:
+        fail("\n".join(map(str, lost.values())), code=exit_code(next(iter(lost.values()))))
 
 
 def _tell(started: Server, as_json: bool) -> None:

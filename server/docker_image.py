@@ -23,7 +23,8 @@ PILLOW_SUFFIX = "-pillow"
 tag."""
 _CPU_IMAGE_VARIABLE = "TRITON_CPU_IMAGE"
 _DEBIAN_VARIABLE = "DEBIAN_IMAGE"
-_BUILD_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+BUILD_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+"""Passed on from the environment to builds, by Compose too."""
 _ROOT = Path(__file__).parents[1]
 _DOCKERFILE, _GPU_DOCKERFILE = "deploy/Dockerfile", "deploy/Dockerfile.gpu"
 _BUILD_LINE = f"docker build --target cpu --tag {CPU_IMAGE} --file {_DOCKERFILE} ."
@@ -97,7 +98,7 @@ class Images:
     def _built(self, image: str, given: dict[str, str], advice: str, **recipe: str) -> str:
         """given: build arguments. recipe: which Dockerfile, and which target in it."""
         docker, client = self.docker
-        passed_on = {name: value for name in _BUILD_VARIABLES if (value := os.environ.get(name))}
+        passed_on = {name: value for name in BUILD_VARIABLES if (value := os.environ.get(name))}
         with engine_asked(docker, f"build {image}", advice):
             answers = client.api.build(
                 path=str(_ROOT),

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from model.docker_engine import Docker, all_gpus, docker_engine
+from model.docker_engine import Docker, all_gpus, docker_engine, started
 from model.env_file import setting
 from model.errors import InputError, ServerError
+from model.files import written_beside
 from server.docker_image import Images, engine_asked
 from server.options import Options, triton_arguments
 from server.runtime import Report, Runtime, Server
@@ -50,9 +52,14 @@ class DockerRuntime(Runtime):
             image = Images(docker, network == _HOST, report).for_serving(options, gpu)
             options = options.model_copy(update={"image": image})
             started = _run(docker, options, tokens, network, gpu)
+        server = Server(options=options, tokens=tokens, container=started)
         if stops_with_parent:
-            _stop_with_this_process(started)
-        return Server(options=options, tokens=tokens, container=started)
+            try:
+                _stop_with_this_process(started)
+            except BaseException:
+                self.end(server)  # a container that nobody remembers could not be stopped
+                raise
+        return server
 
     def is_alive(self, server: Server) -> bool:
         """Whether the container runs. Raises ServerError where no engine answers: it may run all the same."""
@@ -78,10 +85,11 @@ class DockerRuntime(Runtime):
                 container.remove(force=True, v=True)
 
     def save_log(self, server: Server) -> None:
-        """Write what the container has printed into the server's state folder."""
+        """Bring what the container has printed into the server's state folder, as old as its last line."""
         with _container(server) as container:
             if container is not None:
-                server.log.write_bytes(container.logs())
+                last = container.logs(tail=1, timestamps=True)
+                _save(container.logs(), last, server.log)
 
 
 def engine_has_gpu() -> bool:
@@ -137,21 +145,14 @@ def container_settings(options: Options, tokens: Tokens, network: str | None) ->
 
 def _run(docker: Docker, options: Options, tokens: Tokens, network: str | None, gpu: bool) -> str:
     """The id of a container that was started; one that failed to start is gone again."""
-    module, client = docker
+    module, _ = docker
     settings = container_settings(options, tokens, network)
     advice = "install the NVIDIA Container Toolkit, or see what `docker run --gpus all` says" if gpu else ""
     with engine_asked(module, f"run {options.image}", advice):
         _remove_ended(docker, settings["name"])
-        container = client.containers.create(
-            options.image, **settings, device_requests=all_gpus(module) if gpu else None
-        )
-        try:
-            container.start()
-        except BaseException:
-            container.remove(force=True, v=True)
-            raise
-        identifier: str = container.id
-    return identifier
+        gpus = all_gpus(module) if gpu else None
+        container = started(docker, str(options.image), **settings, device_requests=gpus)
+    return str(container.id)
 
 
 def _remove_ended(docker: Docker, name: str) -> None:
@@ -227,6 +228,16 @@ def _security_inside(security: Security) -> tuple[Security, dict[Path, str]]:
     return inside, {path: seen[name] for name, path in files.items() if path is not None}
 
 
+def _save(printed: bytes, last: bytes, log: Path) -> None:
+    """Write a log that has changed, and give it the time of its last line, which is how it came from the engine."""
+    if not log.is_file() or log.read_bytes() != printed:
+        with written_beside(log) as path:
+            path.write_bytes(printed)
+    if told := last.split():
+        written = datetime.fromisoformat(told[0].decode()).timestamp()
+        os.utime(log, (written, written))
+
+
 def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
     """Raises InputError for the first file or folder that another user could not read."""
     if user == os.geteuid():
@@ -245,7 +256,9 @@ def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
 def _stop_with_this_process(container: str) -> None:
     """Have a process wait for the end of this one, however it ends, and remove the container then."""
     guard = subprocess.Popen(
-        [sys.executable, "-m", "server.docker_guard", container], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-P", "-m", "server.docker_guard", container],  # -P: a folder `model` here is not ours
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     _GUARDS.append(guard)
 

@@ -42,6 +42,7 @@ def doctor(
     tls_key: Annotated[Path | None, typer.Option()] = None,
     tls_ca: Annotated[Path | None, typer.Option()] = None,
     cache_mib: Annotated[int, typer.Option(min=0)] = 0,
+    version_compatible: Annotated[bool, typer.Option("--version-compatible")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Hash large files too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +70,7 @@ def doctor(
         security=Security(tls_certificate=tls_cert, tls_key=tls_key, tls_ca=tls_ca, expose=expose, plaintext=insecure),
         metrics_port=metrics_port,
         cache_mib=cache_mib,
+        version_compatible=version_compatible,
     )
     findings = [*diagnose(options, this_machine(options.runtime), deep), *before_start(options)]
     errors = sum(finding.severity == "error" for finding in findings)

@@ -14,6 +14,9 @@ from model.tls import SWAPPED, are_swapped
 from server.options import Options
 from server.security import Security, Tokens
 
+_NOT_ITS_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""OpenSSL's words for the key of another certificate: of the same kind, of another kind."""
+
 
 def check_exposure(options: Options) -> None:
     """Refuse an address or certificates that were not asked for in full. Raises InputError."""
@@ -71,7 +74,7 @@ def warnings(options: Options) -> list[str]:
     if os.geteuid() == 0 and options.runtime == "pip":
         found.append("Triton runs as root: run it as a user of its own, who may only read the model repository")
     key = options.security.tls_key
-    if key is not None and key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if key is not None and key.is_file() and key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         found.append(f"{key}: others can read this key; chmod 600 it")
     return found
 
@@ -100,10 +103,12 @@ def _check_pair(certificate: Path, key: Path) -> None:
     try:
         server.load_cert_chain(certificate, key, password=_refuse_password)
     except ssl.SSLError as error:
-        if "KEY_VALUES_MISMATCH" in str(error):
+        if error.reason in _NOT_ITS_KEY:
             raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
         if are_swapped(certificate, key):
             raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})") from error
+        if error.reason:  # it was read, and is not taken: too short a key, too weak a hash
+            raise InputError(_unusable(certificate, error)) from error
         raise InputError(
             f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM"
         ) from error
@@ -115,6 +120,14 @@ def _check_pair(certificate: Path, key: Path) -> None:
         _shake_hands(server, client)
     except ssl.SSLCertVerificationError as error:
         raise InputError(f"--tls-cert {certificate}: {error.verify_message}; get a new one from who made it") from error
+    except ssl.SSLError as error:
+        raise InputError(_unusable(certificate, error)) from error
+
+
+def _unusable(certificate: Path, error: ssl.SSLError) -> str:
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    better = "make one with a P-256 key, or an RSA key of 2048 bits"
+    return f"--tls-cert {certificate}: cannot be used for TLS ({reason}); {better}"
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:

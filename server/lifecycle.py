@@ -20,6 +20,8 @@ class Change(Frozen):
     after: tuple[str, ...] = ()
     """Versions that answer."""
     problem: str = ""
+    warning: str = ""
+    """What did not come along with a model that was loaded."""
 
 
 def load(control: Control, server: Server | None, models: Sequence[str] = ()) -> list[Change]:
@@ -36,9 +38,14 @@ def load(control: Control, server: Server | None, models: Sequence[str] = ()) ->
     changes = []
     for name in names:
         # In one step with the models that take encoded pictures: they would not fit another size of it.
-        if (ensemble := ensemble_of(name)) in there:
-            _refusal(control, ensemble)
-        changes.append(_loaded(control, server, name, _ready(index, name)))
+        ensemble = ensemble_of(name)
+        lost = _refusal(control, server, ensemble) if ensemble in there else ""
+        change = _loaded(control, server, name, _ready(index, name))
+        if lost and not change.problem and ensemble not in names:  # which is told of by itself
+            goes_on = "it goes on as it was" if _ready(control.index(), ensemble) else "it does not answer"
+            said = f"{ensemble} could not be loaded along with {name}: {lost.rstrip('.')}; {goes_on}"
+            change = change.model_copy(update={"warning": said})
+        changes.append(change)
     return changes
 
 
@@ -90,27 +97,24 @@ def _ready(index: Sequence[VersionState], model: str) -> tuple[str, ...]:
 
 
 def _loaded(control: Control, server: Server | None, model: str, before: tuple[str, ...]) -> Change:
-    said = len(_log(server))
-    problem = _refusal(control, model)
-    index = control.index()
-    if problem:
-        problem = _reason(index, model, _log(server)[said:]) or problem
-    return Change(model=model, before=before, after=_ready(index, model), problem=problem)
+    problem = _refusal(control, server, model)
+    return Change(model=model, before=before, after=_ready(control.index(), model), problem=problem)
 
 
-def _refusal(control: Control, model: str) -> str:
+def _refusal(control: Control, server: Server | None, model: str) -> str:
     """Load a model; why Triton refuses, empty where it does not."""
+    said = len(_log(server))
     try:
         control.load(model)
     except RefusedError as refusal:
-        return str(refusal)
+        return _reason(control.index(), model, _log(server)[said:]) or str(refusal)
     return ""
 
 
 def _reason(index: Sequence[VersionState], model: str, log: str) -> str:
     """What the log says, which is all that tells of a config.pbtxt that cannot be read, else the index."""
-    begins = (f"model {model} ", f"model {model}:")
-    told = [line.removeprefix(f"model {model} ") for line in failures(log) if line.startswith(begins)]
+    begins = (f"model {model} ", f"model {model}: ")
+    told = [line.removeprefix(begins[0]).removeprefix(begins[1]) for line in failures(log) if line.startswith(begins)]
     if not told:
         bad = [row for row in index if row.name == model and row.failed]
         told = [f"version {row.version}: {row.reason.splitlines()[0]}" for row in bad]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, print_json, progress, reports_errors, table
-from model.errors import InputError, RefusedError
+from model.console import JsonOption, exit_code, fail, print_json, progress, reports_errors, table
+from model.errors import InputError, RefusedError, ServerError
 
 if TYPE_CHECKING:
     from server.control import Control
@@ -47,7 +47,7 @@ def status(
     from server.status import Status, status_of
 
     _check_where(grpc_port, url, (tls_ca, tls_cert, tls_key))
-    servers = [(url, None)] if url else [(one.options.grpc_url, one) for one in _servers(grpc_port)]
+    servers, lost = _asked_for(url, grpc_port)
     shown = []
     for address, running in servers:
         answers = running is None or running.is_ready()
@@ -58,8 +58,10 @@ def status(
     else:
         for one in shown:
             _show(*one)
-        if not shown:
+        if not shown and not lost:
             typer.echo("no server is running; start one with `server up`")
+    if lost:
+        fail("\n".join(map(str, lost)), code=exit_code(lost[0]))
     if not all(found.ready for _, _, found in shown):
         raise typer.Exit(1)
 
@@ -176,6 +178,18 @@ def _servers(grpc_port: int | None) -> list[Server]:
     return found
 
 
+def _asked_for(url: str | None, grpc_port: int | None) -> tuple[list[tuple[str, Server | None]], list[ServerError]]:
+    """Servers by their addresses, and why of others it cannot be found out whether they run. Raises InputError."""
+    from server.process import known_servers
+
+    if url:
+        return [(url, None)], []
+    found, lost = known_servers(grpc_port)
+    if grpc_port is not None and not found and not lost:
+        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
+    return [(one.options.grpc_url, one) for one in found], list(lost.values())
+
+
 def _control(running: Server | None, url: str | None, files: Files, timeout_s: float) -> Control:
     from model.connection import Connection
     from server.control import control_at, control_of
@@ -187,6 +201,8 @@ def _control(running: Server | None, url: str | None, files: Files, timeout_s: f
 
 
 def _tell(changes: list[Change], as_json: bool) -> None:
+    for warned in filter(None, (change.warning for change in changes)):
+        typer.echo(f"warning: {warned}", err=True)
     if as_json:
         print_json(changes)
         return

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from model.compatibility import SERVE_COMPATIBLE
 from model.errors import InputError
 from model.spec import Frozen
 from server.security import Security, Tokens, security_arguments
@@ -17,7 +18,10 @@ RuntimeName = Literal["pip", "docker"]
 
 
 class Options(Frozen):
-    """How to serve a repository. Raises InputError for a host that is no IPv4 address, or an image without Docker."""
+    """How to serve a repository.
+
+    Raises InputError for a host that is no IPv4 address, and for what only images have where none is run.
+    """
 
     repository: Path
     host: str = LOOPBACK
@@ -32,6 +36,8 @@ class Options(Frozen):
     runtime: RuntimeName = "pip"
     image: str | None = None
     """The image of the docker runtime."""
+    version_compatible: bool = False
+    """Load plans that were built so: they hold code of their own, which Triton runs only when told to."""
     security: Security = Security()
 
     @field_validator("host")
@@ -43,9 +49,11 @@ class Options(Frozen):
             raise InputError(f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0") from error
 
     @model_validator(mode="after")
-    def _has_an_image_for_docker_alone(self) -> Self:
+    def _asks_no_image_of_the_binary(self) -> Self:
         if self.image is not None and self.runtime != "docker":
             raise InputError(f"--image {self.image}: the pip runtime runs no image; add --runtime docker")
+        if self.version_compatible and self.runtime != "docker":
+            raise InputError("--version-compatible: the pip runtime has no TensorRT; add --runtime docker")
         return self
 
     @property
@@ -110,6 +118,8 @@ def triton_arguments(
     arguments += [f"--{title.lower()}-port={port}" for title, port in options.ports.items()]
     if options.cache_mib:
         arguments.append(f"--cache-config=local,size={options.cache_mib * 2**20}")
+    if options.version_compatible:
+        arguments.append(SERVE_COMPATIBLE)
     return [
         *arguments,
         "--model-control-mode=explicit",

@@ -28,6 +28,7 @@ __all__ = [
     "STATE_VARIABLE",
     "Options",
     "Server",
+    "known_servers",
     "log_of",
     "running_servers",
     "start",
@@ -48,14 +49,15 @@ class Log(Frozen):
     grpc_port: int
     repository: str
     """Empty where that is not known."""
-    running: bool
+    running: bool | None
+    """None where nobody can tell: the container's engine does not answer."""
     written: datetime
     """When Triton last wrote to it."""
 
     @property
     def headline(self) -> str:
         """One line that tells it from the logs of other servers."""
-        state = "running" if self.running else "no longer running"
+        state = {True: "running", False: "no longer running", None: "not known whether it runs"}[self.running]
         of = f"of {self.repository}, " if self.repository else ""
         return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
@@ -93,7 +95,7 @@ def start(options: Options, stops_with_parent: bool = False, report: Report = la
 def _check_none_alive(folder: Path) -> None:
     """A server that is being started again holds no port for a while. Raises ServerError."""
     present = _remembered(folder / _STATE_FILE)
-    if present is not None and present.runtime.is_alive(present):
+    if present is not None and _is_alive(present):
         port = present.options.grpc_port
         raise ServerError(
             f"gRPC port {port} is in use by a server of {present.options.repository}, which runs or is being started "
@@ -146,17 +148,44 @@ def running_servers(grpc_port: int | None = None) -> list[Server]:
 
     Raises ServerError where that cannot be found out: for a container whose engine does not answer.
     """
-    found = []
-    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{_STATE_FILE}")):
-        server = _remembered(path)
-        if server is not None and server.runtime.is_alive(server):
-            found.append(server)
+    found, lost = known_servers(grpc_port)
+    for reason in lost.values():
+        raise reason
     return found
 
 
+def known_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
+    """The servers that run, and by gRPC port why of others it cannot be found out."""
+    found: list[Server] = []
+    lost: dict[int, ServerError] = {}
+    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{_STATE_FILE}")):
+        server = _remembered(path)
+        try:
+            if server is not None and _is_alive(server):
+                found.append(server)
+        except ServerError as error:
+            lost[int(path.parent.name)] = error
+    return found, lost
+
+
+def _is_alive(server: Server) -> bool:
+    """As its runtime says. Raises ServerError with the way out of an engine that never comes back."""
+    try:
+        return server.runtime.is_alive(server)
+    except ServerError as error:
+        state = server.folder / _STATE_FILE
+        raise ServerError(
+            f"whether the server of gRPC port {server.options.grpc_port} ({server.label}) runs is not known: {error}. "
+            f"If its engine is gone for good, delete {state}; --grpc-port names another server"
+        ) from error
+
+
 def log_of(grpc_port: int | None) -> Log:
-    """The log of the server on a port, or the one written last. Raises InputError when there is none."""
-    running = running_servers(grpc_port)
+    """The log of the server on a port, or the one written last. Raises InputError when there is none.
+
+    That of a container whose engine does not answer is as it was seen last.
+    """
+    running, lost = known_servers(grpc_port)
     for server in running:
         server.runtime.save_log(server)
     logs = sorted(state_folder().glob(f"{_folders(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
@@ -168,7 +197,7 @@ def log_of(grpc_port: int | None) -> Log:
         path=newest,
         grpc_port=int(newest.parent.name),
         repository=beside.read_text(encoding="utf-8") if beside.is_file() else "",
-        running=any(server.log == newest for server in running),
+        running=None if int(newest.parent.name) in lost else any(server.log == newest for server in running),
         written=datetime.fromtimestamp(newest.stat().st_mtime).astimezone(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import shutil
@@ -159,16 +160,36 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return checkpoints
 
 
-@pytest.fixture(scope="session")
-def repository(tmp_path_factory: pytest.TempPathFactory, families: dict[str, Path], lite0: Path) -> Path:
-    """A repository with the three families and real ImageNet weights, each with a passed verdict."""
-    order = Order(tmp_path_factory.mktemp("served") / "repository", max_batch=8)
+def _publish_all(repository: Path, families: dict[str, Path], lite0: Path) -> None:
+    order = Order(repository, max_batch=8)
     for path in families.values():
         export(source_from_checkpoint(path), order, lambda step: None)
     foreign = Foreign("tf_efficientnet_lite0", lite0 / "labels.txt")
     source = source_from_state_dict(lite0 / "efficientnet_lite0.pth", foreign, name="imagenet")
     export(source, order, lambda step: None)
-    return order.repository
+
+
+@pytest.fixture(scope="session")
+def repository(
+    tmp_path_factory: pytest.TempPathFactory, families: dict[str, Path], lite0: Path, worker_id: str
+) -> Path:
+    """A repository with the three families and real ImageNet weights, each with a passed verdict.
+
+    One of pytest-xdist's workers makes it, and all copy it.
+    """
+    mine = tmp_path_factory.mktemp("served") / "repository"
+    if worker_id == "master":
+        _publish_all(mine, families, lite0)
+        return mine
+    made = tmp_path_factory.getbasetemp().parent / "served_by_all"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            part = made.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            _publish_all(part / "repository", families, lite0)
+            part.rename(made)
+    return Path(shutil.copytree(made / "repository", mine))
 
 
 @pytest.fixture

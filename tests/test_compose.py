@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from model.releases import DEFAULT_IMAGE, release_of
-from server.docker_image import CPU_IMAGE, PILLOW_SUFFIX
+from server.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
 from server.options import Options, triton_arguments
 from server.security import Security, Tokens
 
 ROOT = Path(__file__).parents[1]
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
+PAGES = [page for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if "\ndocker compose" in page.read_text()]
 TRITONS = ("triton", "triton-cpu")
 ADMIN = {"TRITONKIT_ADMIN_TOKEN": "admin"}
 
@@ -70,6 +71,14 @@ def test_compose_and_the_docker_runtime_serve_by_the_same_images(services: dict[
 
 
 @pytest.mark.parametrize("name", TRITONS)
+def test_compose_builds_with_the_settings_of_the_environment_that_the_docker_runtime_does(
+    services: dict[str, Any], name: str
+) -> None:
+    given = services[name]["build"]["args"]
+    assert {setting: given.get(setting, "not given") for setting in BUILD_VARIABLES} == dict.fromkeys(BUILD_VARIABLES)
+
+
+@pytest.mark.parametrize("name", TRITONS)
 def test_image_is_built_of_files_that_the_engine_is_given(services: dict[str, Any], name: str) -> None:
     given = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().splitlines()
@@ -97,6 +106,37 @@ def test_images_of_others_are_pinned(services: dict[str, Any]) -> None:
         tag = services[name]["image"].rpartition(":")[2].rstrip("}")
         assert tag[-1].isdecimal()
         assert tag.count(".") == 2
+
+
+def test_grafana_fetches_nothing_when_it_starts(services: dict[str, Any]) -> None:
+    settings = services["grafana"]["environment"]
+    assert settings["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+    asking = ("REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES")
+    assert {settings[f"GF_ANALYTICS_{name}"] for name in asking} == {"false"}
+
+
+def profiles_of(services: dict[str, Any], names: list[str]) -> set[str]:
+    """The profiles of services, and of those that they need."""
+    found: set[str] = set()
+    for service in (services[name] for name in names if name in services):
+        found |= {*service.get("profiles", ()), *profiles_of(services, service.get("depends_on", []))}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_starts_is_stopped_as_it_says(services: dict[str, Any], page: Path) -> None:
+    """`docker compose down` leaves services of profiles that are not named."""
+    started: set[str] = set()
+    for words in re.findall(r"^docker compose (.*)", page.read_text(), re.MULTILINE):
+        said = re.fullmatch(r"((?:--profile \w+ )*)(\w+)(.*)", words)
+        assert said, words
+        options, verb, rest = said.groups()
+        if verb == "up":
+            started = profiles_of(services, rest.split())
+        if verb == "down":
+            assert set(re.findall(r"--profile (\w+)", options)) == started, words
+            started = set()
+    assert not started, "nothing says how to stop it"
 
 
 def test_grafana_does_not_start_when_no_password_is_set(services: dict[str, Any]) -> None:
@@ -155,6 +195,7 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
         "GRPC_ADDRESS": "0.0.0.0",
         "MODELS": "pets, other",
         "CACHE_MIB": "3",
+        "VERSION_COMPATIBLE": "yes",
     }
     security = Security(
         tls_certificate=certificates / "server.pem",
@@ -162,7 +203,15 @@ def test_entrypoint_says_what_server_up_says(models: Path) -> None:
         tls_ca=certificates / "clients.pem",
         expose=True,
     )
-    options = Options(repository=models, host="0.0.0.0", models=("pets", "other"), cache_mib=3, security=security)
+    options = Options(
+        repository=models,
+        runtime="docker",
+        host="0.0.0.0",
+        models=("pets", "other"),
+        cache_mib=3,
+        version_compatible=True,
+        security=security,
+    )
     wanted = triton_arguments(options, Tokens(admin="admin", use="use"), str(models), bind="0.0.0.0")
     done = entered(models, settings)
     assert done.returncode == 0, done.stderr
@@ -196,6 +245,15 @@ def test_entrypoint_closes_the_repository_api_when_no_token_is_set(models: Path)
         ({"TLS_CERTIFICATE": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "TLS_CERTIFICATE needs TLS_KEY"),
         ({"TLS_CERTIFICATE": "monitoring", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "monitoring cannot be read by user"),
         ({"TLS_CA": "entrypoint.sh", "TLS_MOUNT": str(ENTRYPOINT.parent)}, "which needs TLS_CERTIFICATE"),
+        ({"TLS_KEY": "server.key"}, "TLS_KEY needs TLS_CERTIFICATE"),
+        (
+            {"TLS_CERTIFICATE": "../x", "TLS_KEY": "x"},
+            "TLS_CERTIFICATE=../x: expected the name of a file in TLS_FOLDER",
+        ),
+        ({"TLS_CERTIFICATE": "/x", "TLS_KEY": "x"}, "TLS_CERTIFICATE=/x: expected the name of a file in TLS_FOLDER"),
+        ({"MODELS": "pets ../x"}, "MODELS: ../x is no model's name"),
+        ({"MODELS": ".hidden"}, "MODELS: .hidden is no model's name"),
+        ({"VERSION_COMPATIBLE": "true"}, "VERSION_COMPATIBLE=true: expected yes or no"),
         ({"CACHE_MIB": "64mb"}, "CACHE_MIB=64mb: expected a whole number of MiB"),
         ({"CACHE_MIB": "08"}, "CACHE_MIB=08: expected a whole number of MiB"),
     ],

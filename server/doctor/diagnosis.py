@@ -50,10 +50,10 @@ def before_start(options: Options) -> list[Finding]:
 
 def _of_repository(place: Place, deep: bool) -> list[Finding]:
     named = place.options.models
-    missing = [name for name in named if not (place.repository / name).is_dir()]
-    if missing:
-        there = ", ".join(sorted(path.name for path in place.repository.iterdir() if path.is_dir())) or "none"
-        raise InputError(f"{place.repository}: has no model {', '.join(missing)}; it has {there}")
+    there = sorted(path.name for path in place.repository.iterdir() if path.is_dir())
+    if missing := [name for name in named if name not in there]:
+        asked = ", ".join(map(repr, missing))
+        raise InputError(f"{place.repository} has no model {asked}; it has: {', '.join(there) or 'none'}")
     models, findings = served_models(place.repository, named)
     for one in models:
         findings += [*check_model(one, place, deep), *check_plans(one, place)]

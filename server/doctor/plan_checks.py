@@ -22,7 +22,7 @@ def check_plans(model: Served, place: Place) -> Iterator[Finding]:
     capability = gpu.compute_capability if gpu else None
     for version in model.versions:
         for name in _fitting(model, capability):
-            for problem in _problems(version / name, place.image, capability):
+            for problem in _problems(version / name, place, capability):
                 command = export_command(version, place.repository, place.image)
                 fix = problem.fix if problem.severity == "warning" else f"{problem.fix}; the command: {command}"
                 yield Finding(severity=problem.severity, path=str(version / name), problem=problem.problem, fix=fix)
@@ -34,13 +34,14 @@ def _fitting(model: Served, capability: str | None) -> list[str]:
     return [plans[capability]] if capability and capability in plans else model.files
 
 
-def _problems(plan: Path, image: str, capability: str | None) -> list[PlanProblem]:
-    if not plan.is_file():
+def _problems(plan: Path, place: Place, capability: str | None) -> list[PlanProblem]:
+    image, told = place.image, place.options.version_compatible
+    if image is None or not plan.is_file():
         return []  # which is told of with the files
     manifest = manifest_in(plan.parent)
     if manifest is not None and manifest.build is not None:
-        return [*plan_problems(manifest, image, capability), *stale_problems(manifest)]
+        return [*plan_problems(manifest, image, capability, told), *stale_problems(manifest)]
     try:
-        return header_problems(plan, image)
+        return header_problems(plan, image, told)
     except TritonkitError as reason:
         return [PlanProblem("error", str(reason).removeprefix(f"{plan}: "), "copy it again, or export it again")]

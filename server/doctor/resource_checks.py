@@ -36,12 +36,13 @@ def check_resources(models: Sequence[Served], place: Place) -> Iterator[Finding]
 
 
 def _check_memory(models: Sequence[Served], place: Place) -> Iterator[Finding]:
-    needed = sum(one.weights_bytes * one.instances for one in models if not _on_gpu(one, place))
+    in_memory = [one for one in models if not _on_gpu(one, place)]
+    needed = sum(one.weights_bytes * one.instances for one in in_memory)
     if needed > place.machine.memory_bytes:
         yield error(
             place.repository,
             f"the models' weights take {_size(needed)} of memory, times their instances; "
-            f"{_size(place.machine.memory_bytes)} are free. The largest: {_largest(models)}",
+            f"{_size(place.machine.memory_bytes)} are free. The largest: {_largest(in_memory)}",
             "load fewer with --model, or export with fewer --instances",
         )
 

@@ -6,16 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.reload_drill import KEEP, Ledger, Networks, drill
+from model.connection import Connection
+from model.runners.triton import TritonServer
+from model.spec import ModelSpec
+from scripts.reload_drill import KEEP, MODEL, MOST_TOLD, Ledger, Networks, Traffic, drill, outcome
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
     done = drill(tmp_path, seconds=8, every_s=1, threads=2, over="grpc", report=lambda step: None)
-    assert done.failures == ()
+    assert (done.failed, done.failures) == (0, ())
     assert done.versions == 8
     assert len(done.answered_by) > done.versions // 2
     assert sum(done.answered_by.values()) == done.requests
     assert done.left == tuple(sorted(str(version) for version in range(done.versions + 2 - KEEP, done.versions + 2)))
+
+
+def test_failures_are_all_counted_when_there_are_more_than_are_told(spec: ModelSpec, tmp_path: Path) -> None:
+    networks = Networks((), np.zeros((1, 8, 8, 3), np.uint8), ())
+    traffic = Traffic(TritonServer(Connection(url="127.0.0.1:1")), spec, networks, Ledger())
+    traffic.failures += [f"failed: {number}" for number in range(MOST_TOLD + 5)]
+    (tmp_path / MODEL / "1").mkdir(parents=True)
+    done = outcome(1, 3, traffic, tmp_path)
+    assert (done.failed, len(done.failures), done.requests) == (MOST_TOLD + 5, MOST_TOLD, MOST_TOLD + 5)
 
 
 def test_version_counts_as_live_when_it_was_so_at_some_moment_of_the_request() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import struct
 from collections.abc import Callable
@@ -110,7 +111,14 @@ def test_doctor_finds_nothing_when_all_is_well(tiny_repository: Path) -> None:
             "set TRITON_IMAGE in .env to a tag 26.08-py3",
         ),
         ("11.0.0", {}, IMAGE, "error", "not version-compatible", "a tag 26.06-py3"),
-        ("11.0.0", {"version_compatible": True}, IMAGE, "warning", "only if Triton is told so", "compatible=true"),
+        (
+            "11.0.0",
+            {"version_compatible": True},
+            IMAGE,
+            "warning",
+            "only if Triton is told so",
+            "add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: --backend-config",
+        ),
         ("11.1.0", {}, "mine/triton:1", "warning", "is not known here", "printenv mine/triton:1 TRT_VERSION"),
     ],
 )
@@ -124,6 +132,34 @@ def test_doctor_compares_a_plan_with_the_image(
     if severity == "error":
         again = f"/pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
         assert again in told[0].fix
+
+
+@pytest.mark.parametrize("tensorrt", ["11.0.0", "11.1.0.106"])
+def test_doctor_is_silent_about_a_version_compatible_plan_when_triton_is_told_of_it(
+    tiny_repository: Path, tensorrt: str
+) -> None:
+    place: dict[str, Any] = {"runtime": "docker", "image": IMAGE, "version_compatible": True}
+    with_plan(tiny_repository, tensorrt, version_compatible=True)
+    assert found(tiny_repository, L4, **place) == []
+
+
+def test_doctor_still_warns_of_an_older_plan_without_a_record_when_triton_is_told_to_take_any(
+    tiny_repository: Path,
+) -> None:
+    plan = with_plan(tiny_repository, record=False)
+    older = PLAN.replace(bytes((11, 1)), bytes((10, 9)))
+    replace(plan, older)
+    place: dict[str, Any] = {"runtime": "docker", "image": IMAGE}
+    unsaid = [one for one in found(tiny_repository, L4, **place) if "nothing says that it is version" in one.problem]
+    assert only(unsaid).severity == "error"
+    findings = found(tiny_repository, L4, **place, version_compatible=True)
+    told = only([one for one in findings if "TensorRT 10.9" in one.problem])
+    assert (told.severity, "only if it was built version-compatible" in told.problem) == ("warning", True)
+
+
+def test_version_compatible_without_docker_is_refused(tiny_repository: Path) -> None:
+    with pytest.raises(InputError, match=r"--version-compatible: the pip runtime has no TensorRT"):
+        found(tiny_repository, version_compatible=True)
 
 
 def test_doctor_asks_the_engine_whether_containers_have_the_gpu(tiny_repository: Path) -> None:
@@ -266,8 +302,28 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     assert "not a Triton model configuration" in told["config.pbtxt"][1]
     assert told["pets-01234567"] == ("warning", "left by an interrupted export")
     assert len(told) == 4
-    with pytest.raises(InputError, match=r"has no model cats; it has broken, empty, notes, pets"):
+    with pytest.raises(InputError, match=r"has no model 'cats'; it has: broken, empty, notes, pets"):
         found(tiny_repository, models=("cats",))
+
+
+@pytest.mark.parametrize("name", ["../repository", ".", "pets/1", "./pets", ""])
+def test_doctor_refuses_a_name_that_is_no_folder_right_in_the_repository(tiny_repository: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"repository has no model '.*'; it has: pets, pets_decode, pets_encoded"):
+        found(tiny_repository, models=(name,))
+
+
+def test_doctor_names_the_largest_model_of_those_in_this_memory_when_others_are_on_the_gpu(
+    tiny_repository: Path,
+) -> None:
+    shutil.copytree(tiny_repository / "pets", tiny_repository / "small")
+    configure(tiny_repository / "small", lambda config: config.instance_group.add(count=60000, kind=2))
+    configure(tiny_repository / "small", lambda config: setattr(config, "name", "small"))
+    configure(tiny_repository / "pets", lambda config: config.instance_group.add(count=70000, kind=1))
+    roomy = L4.model_copy(update={"gpu_memory_bytes": 2**50})
+    told = found(tiny_repository, roomy, runtime="docker", image=IMAGE)
+    (memory,) = [one for one in told if "of memory, times their instances" in one.problem]
+    assert "The largest: small " in memory.problem
+    assert "pets " not in memory.problem
 
 
 def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
@@ -298,6 +354,16 @@ def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:
         told = [one for one in before_start(options) if one.severity == "error"]
     assert f"HTTP port {port} is in use" in only(told).problem
     assert "--http-port" in told[0].fix
+
+
+def test_doctor_tells_everything_when_the_key_of_tls_is_not_there(tiny_repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.pem").touch()
+    (tiny_repository / "pets" / "labels.txt").unlink()
+    pair = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "gone.key")
+    told = json.loads(run_doctor("--repository", tiny_repository, *pair, "--json").stdout)
+    problems = [one["problem"] + one["fix"] for one in told["findings"]]
+    assert [problem for problem in problems if "missing: the labels" in problem]
+    assert [problem for problem in problems if "gone.key: No such file" in problem], problems
 
 
 @pytest.mark.parametrize(

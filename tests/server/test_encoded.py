@@ -265,6 +265,23 @@ def test_picture_is_refused_when_it_has_more_pixels_than_there_is_room_for(serve
         ask(server, "tight_encoded", header.getvalue())
 
 
+def test_reload_warns_when_the_ensemble_of_a_model_does_not_load_along_with_it(
+    server: Server, command: Command
+) -> None:
+    config = server.options.repository / "tight_encoded" / "config.pbtxt"
+    before = config.read_text()
+    config.write_text(before.replace('value: "probabilities"', 'value: "scores"'))
+    try:
+        told = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
+        assert (told.exit_code, told.stdout) == (0, "tight: version 1, as before\n"), told.output
+        assert "warning: tight_encoded could not be loaded along with tight: ensemble output " in told.stderr
+        assert "; it goes on as it was\n" in told.stderr
+    finally:
+        config.write_text(before)
+        well = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
+    assert (well.exit_code, "warning" in well.stderr) == (0, False), well.output
+
+
 def test_models_are_served_when_triton_has_no_pillow(server: Server, cat: Path) -> None:
     own = runner(server, "bare")
     assert own.infer(load_file(cat, HOW)[0][np.newaxis])["probabilities"].shape == (1, 3)

@@ -179,7 +179,7 @@ def test_versions_change_without_a_failed_request_when_they_are_reloaded_under_l
     assert f"pets: version 1 -> {newer}" in up.stdout, up.stderr
     assert set(seen.versions[:answered]) <= {"1", newer}
     changes = {change["model"]: change for change in json.loads(back.stdout)}
-    assert changes["pets"] == {"model": "pets", "before": [newer], "after": ["1"], "problem": ""}
+    assert changes["pets"] == {"model": "pets", "before": [newer], "after": ["1"], "problem": "", "warning": ""}
     with traffic(live) as later:
         assert command("server", "reload").exit_code == 0
     assert set(later.versions) <= {"1"}

@@ -61,6 +61,9 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
         new_request(folder, name)
         sign(folder, name, days)
     openssl("ec", "-aes128", "-passout", "pass:secret", "-in", folder / "server.key", "-out", folder / "locked.key")
+    for name, kind in (("short", ("rsa:512",)), ("koblitz", ("ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"))):
+        files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
+        openssl("req", "-x509", "-newkey", *kind, "-nodes", *files, "-days", 2, "-subj", f"/CN={name}")
     (folder / "junk.pem").write_text("no certificate")
     return folder
 
@@ -329,6 +332,9 @@ PAIR = ("--tls-cert", "server.pem", "--tls-key", "server.key")
         (("--tls-cert", "junk.pem", "--tls-key", "server.key"), "expected a certificate and its key in PEM"),
         (("--tls-cert", "server.pem", "--tls-key", "junk.pem"), "expected a certificate and its key in PEM"),
         (("--tls-cert", "server.pem", "--tls-key", "client.key"), "client.key: is not the key of"),
+        (("--tls-cert", "server.pem", "--tls-key", "short.key"), "short.key: is not the key of"),
+        (("--tls-cert", "short.pem", "--tls-key", "short.key"), "cannot be used for TLS (ee key too small); make one"),
+        (("--tls-cert", "koblitz.pem", "--tls-key", "koblitz.key"), "koblitz.pem: cannot be used for TLS (no shared c"),
         (("--tls-cert", "server.key", "--tls-key", "server.pem"), "a certificate: they are swapped (--tls-cert "),
         (("--tls-cert", "server.pem", "--tls-key", "locked.key"), "is locked with a password"),
         (("--tls-cert", "old.pem", "--tls-key", "old.key"), "old.pem: certificate has expired"),

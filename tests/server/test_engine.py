@@ -1,0 +1,193 @@
+"""The docker runtime with an engine that is gone, and with one that speaks a little of Docker's own HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from server.options import Options
+from server.process import log_of, running_servers, start, state_folder
+from server.runtime import Server
+from server.security import Tokens
+
+Command = Callable[..., Result]
+CONTAINER = "0123456789ab"
+WRITTEN = "2024-11-21T10:22:59.123456789Z"
+
+
+class Engine(ThreadingHTTPServer):
+    """An engine with one container, that has printed something. Format: Docker Engine API 1.43."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.printed = b"I1121 ready\n"
+        self.asked: list[str] = []
+
+    def answer(self, path: str) -> bytes:
+        """What it says to a question, without the version of the API."""
+        documents: dict[str, object] = {
+            "/version": {"ApiVersion": "1.43"},
+            "/info": {"Runtimes": {"runc": {}}},
+            "/networks": [],
+            "/images/mine:1/json": {"Id": "mine"},
+            "/containers/create": {"Id": CONTAINER},
+            f"/containers/{CONTAINER}/json": {
+                "Id": CONTAINER,
+                "Image": "mine",
+                "State": {"Status": "running"},
+                "Config": {"Tty": True, "Labels": {}},
+            },
+        }
+        where, _, query = path.partition("?")
+        if where.endswith("/logs"):
+            return f"{WRITTEN} I1121 ready\n".encode() if "timestamps=1" in query else self.printed
+        return json.dumps(documents.get(where, {"message": "there is no such thing"})).encode()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """How the engine answers."""
+
+    server: Engine
+
+    def do_GET(self) -> None:
+        """Answer whatever is asked, and remember it."""
+        path = self.path.removeprefix("/v1.43")
+        self.server.asked.append(f"{self.command} {path}")
+        missing = path.startswith("/containers/tritonkit-")
+        content = b"OK" if path == "/_ping" else self.server.answer(path)
+        self.send_response(404 if missing else 201 if "create" in path else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        """The same, after the question's document has been read."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        """The same."""
+        self.do_GET()
+
+    def log_message(self, *said: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The engine of this machine's settings."""
+    with Engine() as engine:
+        threading.Thread(target=engine.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.server_port}")
+        yield engine
+        engine.shutdown()
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server in a container, of port 9001."""
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    (tmp_path / "repository" / "pets").mkdir(parents=True)
+    options = Options(repository=tmp_path / "repository", grpc_port=9001, runtime="docker")
+    server = Server(options=options, tokens=Tokens(admin="a"), container=CONTAINER)
+    server.folder.mkdir(parents=True)
+    (server.folder / "server.json").write_text(server.model_dump_json())
+    return server
+
+
+@pytest.fixture
+def lost(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """One whose engine is gone; its log is still there."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///none.sock")
+    remembered.log.write_text("I1121 the last that was seen\n")
+    return remembered
+
+
+def test_commands_name_the_way_out_when_the_engine_of_a_container_is_gone(
+    command: Command, lost: Server, tmp_path: Path
+) -> None:
+    state = lost.folder / "server.json"
+    way_out = f"If its engine is gone for good, delete {state}; --grpc-port names another server"
+    up = ("up", "--repository", tmp_path / "repository", "--grpc-port", 9001, "--force")
+    for words in (("status",), ("down",), ("down", "--all"), ("reload",), up):
+        told = command("server", *words)
+        assert (told.exit_code, way_out in told.stderr) == (3, True), told.output
+        assert "the server of gRPC port 9001 (container 0123456789ab) runs is not known" in told.stderr
+    state.unlink()
+    assert running_servers() == []
+    assert command("server", "status").exit_code == 0
+
+
+def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Command, lost: Server) -> None:
+    logs = command("server", "logs")
+    assert (logs.exit_code, logs.stdout) == (0, "I1121 the last that was seen\n")
+    assert "log of gRPC port 9001, not known whether it runs, last written" in logs.stderr
+
+
+def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
+    command: Command, lost: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
+) -> None:
+    http, grpc, metrics = map(int, free_ports()[1::2])
+    other = start(Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
+    told = command("server", "status")
+    assert (told.exit_code, f"{tiny_repository}: " in told.stdout) == (3, True), told.output
+    assert command("server", "down", "--all").exit_code == 3
+    assert not other.runtime.is_alive(other)
+    assert lost.folder.is_dir()
+
+
+@pytest.mark.usefixtures("engine")
+def test_log_of_a_container_is_as_old_as_its_last_line(remembered: Server) -> None:
+    log = log_of(None)
+    assert (log.running, log.path) == (True, remembered.log)
+    assert remembered.log.read_bytes() == b"I1121 ready\n"
+    assert log.written == datetime(2024, 11, 21, 10, 22, 59, 123456, tzinfo=UTC)
+    newer = state_folder() / "9005" / "triton.log"
+    newer.parent.mkdir()
+    newer.write_text("of a server that failed since\n")
+    assert log_of(None).path == newer
+
+
+def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: Engine) -> None:
+    log_of(None)
+    before = remembered.log.stat().st_ino
+    log_of(None)
+    assert remembered.log.stat().st_ino == before
+    engine.printed += b"E1121 it failed\n"
+    assert log_of(None).path.read_bytes() == engine.printed
+
+
+def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_of_our_name(
+    tmp_path: Path, engine: Engine
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('not ours')\n")
+    code = f"from server.docker_runtime import _stop_with_this_process as stop; stop({CONTAINER!r})"
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
+    deadline = time.monotonic() + 30
+    while not [asked for asked in engine.asked if asked.startswith(f"DELETE /containers/{CONTAINER}")]:
+        assert time.monotonic() < deadline, engine.asked
+        time.sleep(0.05)
+
+
+def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
+    remembered: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered.options.repository.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", "/none")
+    options = remembered.options.model_copy(update={"image": "mine:1"})
+    with pytest.raises(FileNotFoundError, match="/none"):
+        remembered.runtime.launch(options, remembered.tokens, remembered.folder, True, lambda step: None)
+    assert f"POST /containers/{CONTAINER}/start" in engine.asked
+    assert [asked for asked in engine.asked if asked.startswith(f"DELETE /containers/{CONTAINER}")]
