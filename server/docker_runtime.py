@@ -51,11 +51,11 @@ class DockerRuntime(Runtime):
             network = network_for(docker, options)
             image = Images(docker, network == _HOST, report).for_serving(options, gpu)
             options = options.model_copy(update={"image": image})
-            started = _run(docker, options, tokens, network, gpu)
-        server = Server(options=options, tokens=tokens, container=started)
+            container = _run(docker, options, tokens, network, gpu)
+        server = Server(options=options, tokens=tokens, container=container)
         if stops_with_parent:
             try:
-                _stop_with_this_process(started)
+                _stop_with_this_process(container)
             except BaseException:
                 self.end(server)  # a container that nobody remembers could not be stopped
                 raise
