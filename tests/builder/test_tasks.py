@@ -372,8 +372,6 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
     masks = TorchRunner(network, "x").infer(sample.images)["mask"]
     truth = np.where(np.arange(64) < 8, 255, masks).astype(np.uint8)
     replace(sample, outputs={"mask": masks}, targets={"mask": truth}).save(tmp_path / "golden.npz")
-    (repository / "cut").mkdir(parents=True)
-    (repository / "cut/labels.colour.txt").write_text("of another model that had this name\n")
     terms = ["--threshold", "0.6", "--probability"]
     result = command(
         "builder", "export", checkpoint, "--repository", repository, "--name", "cut", "--max-batch", 2, *terms
