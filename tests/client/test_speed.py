@@ -151,9 +151,8 @@ def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -
 
 
 def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: ModelSpec) -> None:
-    rows = infer_pictures(
-        MeanRunner(spec, fails_at=3), CountedTask(spec), Pictures(100), 1, Pace(batch=4, in_flight=InFlight(1))
-    )
+    in_order = Pace(batch=4, workers=1, in_flight=InFlight(1))
+    rows = infer_pictures(MeanRunner(spec, fails_at=3), CountedTask(spec), Pictures(100), 1, in_order)
     named = list[str]()
     with pytest.raises(InferenceError, match="the server is gone"):
         named.extend(row.name for row in rows)
