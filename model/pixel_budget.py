@@ -45,7 +45,8 @@ class PixelBudget:
         try:
             yield
         finally:
-            if pixels > EACH_THREAD and _trim is not None:
+            # Of such pictures all threads together would keep more than there is room for.
+            if _trim is not None and pixels > min(EACH_THREAD, self.pixels // 2):
                 _trim(0)
             with self._given_back:
                 self._free += share
