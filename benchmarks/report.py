@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from benchmarks import charts
 from benchmarks.record import Record
 from benchmarks.table import notes, remarks
+from model import pages
 from model.errors import InputError
 from model.files import written_beside
 
@@ -53,22 +53,17 @@ def write_report(path: Path, records: Sequence[Record]) -> None:
 
 def report_html(records: Sequence[Record]) -> str:
     """The page for one record, or for several laid over each other."""
-    # Autoescape by hand: select_autoescape looks at the suffix, which here is .jinja.
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = unlike_names(records)
-    return templates.get_template(TEMPLATE).render(
-        records=list(zip(names, records, charts.COLOURS * len(records), strict=False)),
-        charts=_charts(names, records),
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
-        notes=notes,
-        remarks=remarks,
-        font=Markup(charts.FONT),  # noqa: S704 - a constant; CSS wants its quotes unescaped
+    return (
+        pages.templates(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            records=list(zip(names, records, charts.COLOURS * len(records), strict=False)),
+            charts=_charts(names, records),
+            plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
+            notes=notes,
+            remarks=remarks,
+        )
     )
 
 

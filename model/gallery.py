@@ -7,19 +7,21 @@ import colorsys
 import functools
 import io
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from model import pages
 from model.files import written_beside
 from model.spec import Frozen
 
 MAX_TILES = 500
 """More pictures than this do not make a sheet one looks at; the page says how many were left out."""
 _THUMBNAIL = (320, 320)
+_LEAST_SIDE = 160
 _GOLDEN_RATIO = 0.618034
 
 
@@ -42,22 +44,27 @@ def write_gallery(
     total, failed: how many pictures there were and how many failed, where not all of them are among the tiles.
     """
     given = list(tiles)
-    environment = Environment(loader=PackageLoader("model", "."), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("gallery.html.jinja").render(
-        tiles=given[:MAX_TILES],
-        title=title,
-        subtitle=subtitle,
-        total=len(given) if total is None else total,
-        failed=failed or sum(tile.failed for tile in given),
+    page = (
+        pages.templates(Path(pages.__file__).parent)
+        .get_template("gallery.html.jinja")
+        .render(
+            tiles=given[:MAX_TILES],
+            title=title,
+            subtitle=f"{subtitle} · {datetime.now(UTC):%d %B %Y, %H:%M} UTC",
+            total=len(given) if total is None else total,
+            failed=failed or sum(tile.failed for tile in given),
+        )
     )
     with written_beside(path) as beside:
         beside.write_text(page, encoding="utf-8")
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small copy of an RGB picture as a data URL."""
+    """A copy of an RGB picture as a data URL, at the size of a tile: few pixels are shown as squares."""
     small = image.copy()
     small.thumbnail(_THUMBNAIL)
+    if (times := -(-_LEAST_SIDE // max(image.size))) > 1:
+        small = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from model import pages
 
 MEASURED = ("checkpoint", "onnx", "triton")
 MAX_DIFFERENCE = 0.001
@@ -64,8 +64,8 @@ def main(folder: Path, names: Sequence[str]) -> int:
     results = [_result(folder, name) for name in names]
     for result in results:
         print(_sentence(result))
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    page = templates.get_template("all_tasks_page.html.jinja").render(results=results, max_difference=MAX_DIFFERENCE)
+    template = pages.templates(Path(__file__).parent).get_template("all_tasks_page.html.jinja")
+    page = template.render(results=results, max_difference=MAX_DIFFERENCE)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"open {folder / 'index.html'} in a browser")
     return 0 if all(result.good for result in results) else 1

@@ -8,23 +8,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+
+from scripts.demo_page import is_right, rows_of, write_page
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
-PAGE = """<!doctype html><meta charset="utf-8"><title>tritonkit demo</title>
-<style>body{margin:0;background:#f5f6f8}iframe{border:0;width:100%;display:block}</style>
-<iframe src="photos.html" height="480"></iframe>
-<iframe src="digits.html" height="1500"></iframe>
-<iframe src="report.html" height="2600"></iframe>
-"""
 
 
 def main(demo: Path) -> int:
     """Print a line for each expectation, with the figure that was reached."""
     accuracy = json.loads((demo / "test.json").read_text())["metrics"]["accuracy"]
-    photos = {Path(row["path"]).stem: row["label"] for row in _rows(demo / "photos.jsonl")}
-    digits = _rows(demo / "digits.jsonl")
-    right = sum(row["label"] == Path(row["path"]).name.partition("_")[0] for row in digits)
+    photos = {Path(row["path"]).stem: row["label"] for row in rows_of(demo / "photos.jsonl")}
+    digits = rows_of(demo / "digits.jsonl")
+    right = sum(is_right(row) for row in digits)
     record = json.loads((demo / "record.json").read_text())
     best = max(level["share_of_limit"] for level in record["levels"])
     expectations = [
@@ -36,12 +31,8 @@ def main(demo: Path) -> int:
     for reached, sentence in expectations:
         print("ok  " if reached else "FAIL", sentence)
     print(f"     served at {best:.0%} of the in-process rate at the best concurrency")
-    (demo / "index.html").write_text(PAGE)
+    write_page(demo)
     return 0 if all(reached for reached, _ in expectations) else 1
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from train.samples import Sample
 from train.tasks import TrainingTask
 
 MAX_MISTAKES = 100
-_SHOWN_SIDE = 160
-"""Smaller pictures are enlarged to about this, pixel by pixel."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Mistakes:
         truth = self._task.told(mistake.sample.truth)
         return Tile(
             name=f"{mistake.sample.path} · wrong by {mistake.wrongness:.2f}",
-            image=thumbnail(_enlarged(self._picture(mistake))),
+            image=thumbnail(self._picture(mistake)),
             caption=f"{mistake.said} · truth: {truth}",
         )
 
@@ -106,8 +104,3 @@ class Mistakes:
         if answer is None:
             return Image.fromarray(image)
         return judged(image, self._target(sample), answer)
-
-
-def _enlarged(image: Image.Image) -> Image.Image:
-    times = -(-_SHOWN_SIDE // max(image.size))
-    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)

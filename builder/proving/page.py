@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from builder.proving.pictured import Answers, Pictured, pictured
 from builder.proving.verdict import OF_TRAINING, Verdict
+from model import pages
 from model.comparison import NEGLIGIBLE, Limits, batch_sizes
 from model.files import written_beside
 
@@ -82,32 +81,28 @@ def write_page(
 
 def page_of(name: str, verdict: Verdict, answers: Answers | None = None, facts: Mapping[str, str] | None = None) -> str:
     """The page's HTML."""
-    # Autoescape by hand: select_autoescape looks at the suffix, which here is .jinja.
-    templates = Environment(
-        loader=PackageLoader("builder.proving", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = pictured(answers, verdict.limits) if answers is not None else None
-    return templates.get_template(_TEMPLATE).render(
-        name=name,
-        verdict=verdict,
-        state=state_of(verdict),
-        headlines=HEADLINES,
-        headline_facts=_headline_facts(verdict),
-        ways=WAYS,
-        of_training=OF_TRAINING,
-        negligible=NEGLIGIBLE,
-        has_errors=_has_errors(verdict),
-        sizes=batch_sizes(verdict.max_batch),
-        bar=bar,
-        limit_at=LIMIT_AT,
-        quality=qualities(verdict),
-        shown=shown,
-        strip=_strip(shown, verdict.limits) if shown is not None else [],
-        facts=facts or {},
+    return (
+        pages.templates(Path(__file__).parent)
+        .get_template(_TEMPLATE)
+        .render(
+            name=name,
+            verdict=verdict,
+            state=state_of(verdict),
+            headlines=HEADLINES,
+            headline_facts=_headline_facts(verdict),
+            ways=WAYS,
+            of_training=OF_TRAINING,
+            negligible=NEGLIGIBLE,
+            has_errors=_has_errors(verdict),
+            sizes=batch_sizes(verdict.max_batch),
+            bar=bar,
+            limit_at=LIMIT_AT,
+            quality=qualities(verdict),
+            shown=shown,
+            strip=_strip(shown, verdict.limits) if shown is not None else [],
+            facts=facts or {},
+        )
     )
 
 

@@ -177,7 +177,7 @@ class Writing:
 
     def summary(self, tally: Tally, origin: str, version: str) -> str:
         """The last line. version: of a served model the one that answers; empty for a file."""
-        told = f"{tally.summary()}, by {origin}{version and f', version {version}'}"
+        told = f"{tally.summary()}, by {by(origin, version)}"
         if not (self.answers and self.answers.earlier):
             return told
         if self.answers.nothing_new:
@@ -219,7 +219,12 @@ def opened(wanted: Wanted, runner: Runner, task: Task, terms: Terms, say: Say) -
         drawings = Drawings(wanted.draws, wanted.folders, shown)
         yield Writing(drawings.finish, answers, sheet, shown, placed=bool(wanted.draws))
         if sheet and sheet.total and wanted.gallery:
-            sheet.save(wanted.gallery, runner.spec.name, runner.origin)
+            sheet.save(wanted.gallery, runner.spec.name, by(runner.origin, terms.version))
+
+
+def by(origin: str, version: str) -> str:
+    """Name what answers. version: of a served model; empty for a file."""
+    return f"{origin}, version {version}" if version else origin
 
 
 def example_answer(runner: Runner, task: Task, top: int = 1) -> Answer:
