@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -65,7 +66,18 @@ def test_shell_blocks_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     if page.name == "README.md":
         assert "ok   the cat is called" in done.stdout
-        assert (workplace / "demo" / "index.html").is_file()
+        check_demo_page(workplace / "demo")
+
+
+def check_demo_page(demo: Path) -> None:
+    """It shows curves, matrix, photographs and digits, the test's figure, and links that lead somewhere."""
+    index = re.sub(r"<script.*?</script>", "", (demo / "index.html").read_text(), flags=re.DOTALL)
+    shown = [*(demo / "held_out").iterdir(), *(ROOT / ".cache" / "data" / "photos").iterdir()]
+    assert index.count("<figure") == len(shown) + 2
+    assert f"{json.loads((demo / 'test.json').read_text())['metrics']['accuracy']:.2%}" in index
+    links = re.findall(r'<a href="([^"]+)"', index)
+    assert {"model_repository/digits/1/verdict.html", "report.html"} <= set(links)
+    assert not [link for link in links if not (demo / link).exists()]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_every_picture_gets_a_row_when_some_cannot_be_read(
         assert answered[name]["label"] in cats, name
     assert [json.loads(line) for line in output.read_text().splitlines()] == json.loads(result.stdout)["rows"]
     page = sheet.read_text()
+    assert re.search(r"imagenet, version 1 · \d\d \w+ \d{4}, \d\d:\d\d UTC", page)
     assert page.count("<figure") == len(answered)
     assert page.count("data:image/jpeg;base64,") == len(answered) - 3
     assert "катя ñ 猫.jpg" in page
