@@ -94,7 +94,7 @@ def more_bits() -> Iterator[Cell]:
     yield Cell("JPEG 2000 grey 16", saved(Image.fromarray(deep.squeeze()), "JPEG2000"), shown(deep, 16, "", ""))
     for bits in (9, 12):
         few = ramps(1, bits)
-        coded = imagecodecs.jpeg2k_encode(few.squeeze(), level=0, bitspersample=bits)
+        coded = bytes(imagecodecs.jpeg2k_encode(few.squeeze(), level=0, bitspersample=bits))
         yield Cell(f"JPEG 2000 grey {bits}", coded, shown(few, bits, "", ""))
     whole = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
     coded = cv2.imencode(".jp2", colours[..., ::-1], whole)[1].tobytes()
