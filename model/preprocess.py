@@ -1,17 +1,16 @@
 """From the bytes of a picture to the uint8 array a model takes, and back to places in the picture.
 
 This is the only implementation: training, evaluation, the client and server-side decoding all call
-`load_image`. It needs Pillow and numpy and nothing of ours, so that the file can be carried to a server.
+`load_image`. With the files that it imports beside it, it stands alone: it needs Pillow and numpy and nothing else of
+ours, so that they can be carried to a server.
 
-What is done, in this order: decode (the first frame of an animation), turn as EXIF says, 16 bit to 8, transparency onto
-white, RGB, then crop, pad or squash to the model's size with Pillow's antialiased resize. Colour profiles are not
-applied, as in torchvision and timm. A JPEG that is to become very much smaller is decoded at a half, a quarter or an
+What is done, in this order: decode, stand upright, RGB (`picture_decoding.py`), then crop, pad or squash to the model's
+size with Pillow's antialiased resize. A JPEG that is to become very much smaller is decoded at a half, a quarter or an
 eighth of its size, where that changes hardly a level by more than 2 (`_LEAST_LEFT`).
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
@@ -20,22 +19,18 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MAX_PIXELS = 100_000_000
-"""Pictures with more pixels than this are refused before they are decoded."""
-MAX_SOURCE_SIDE = 65_535
-"""The longest side a JPEG can have. Resizing a longer line of pixels takes gigabytes, however thin it is."""
-MAX_BYTES = 256 * 2**20
-"""Files larger than this are refused before they are read."""
+from .picture_decoding import MAX_BYTES as MAX_BYTES
+from .picture_decoding import MAX_PIXELS as MAX_PIXELS
+from .picture_decoding import check_size as check_size
+from .picture_decoding import decode_picture, open_picture, orientation_of
+from .picture_file import ImageError as ImageError
+from .picture_formats import FORMATS as FORMATS
+from .picture_formats import SUFFIXES as SUFFIXES
+
 MAX_SIDE = 8192
 """The largest height or width a model may ask for."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Only these decoders are tried, whatever a file is named."""
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
-"""File names that end so are pictures when a folder is searched."""
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 Room: TypeAlias = Callable[[int], AbstractContextManager[Any]]
@@ -45,25 +40,9 @@ Fit: TypeAlias = Literal["crop", "pad", "squash"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _RESAMPLE = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
-# EXIF 2.32, tag 274: how the stored picture must be turned to stand upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION_TAG = 274
-_BAND = 2**20  # pixels that are converted at once, so that what this takes is little beside the picture
 _LEAST_LEFT = 7
 """On 40 photographs and drawings, decoding at half the size changed levels by at most 2 where 7 times were left to be
 resized, 6 where 5 were, 17 where 2 were; a picture of 24 megapixels then takes half the time."""
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -167,22 +146,15 @@ def load_image(
     room: asked before anything is decoded. most: the pixels of the largest picture that is taken.
     Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
     """
-    image = _open(data, most)
+    file, image = open_picture(data, most)
     reduction = _reduction(image, how)
     with room(image.width * image.height + how.width * max(image.size)), closing(image):  # and resizing's first pass
-        return fit_image(_decode(image, reduction), how, reduction)
-
-
-def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
-    """Refuse a picture with no pixels, or more than are taken, in all or a side. Raises ImageError."""
-    if not 0 < width * height <= most or max(width, height) > MAX_SOURCE_SIDE:
-        limits = f"{most:,} in all and {MAX_SOURCE_SIDE:,} a side"
-        raise ImageError(f"{width:,} x {height:,} pixels; at most {limits} are decoded")
+        return fit_image(decode_picture(file, image, reduction), how, reduction)
 
 
 def decode_image(data: bytes) -> Image.Image:
     """Decode bytes to an upright 8-bit RGB picture. Raises ImageError."""
-    return _decode(_open(data, MAX_PIXELS), 1)
+    return decode_picture(*open_picture(data))
 
 
 def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[ImageArray, Geometry]:
@@ -199,24 +171,6 @@ def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[
     return np.array(resized, dtype=np.uint8), Geometry(size, box, target)
 
 
-def _decode(image: Image.Image, reduction: int) -> Image.Image:
-    """The upright RGB picture, so many times smaller than it is stored. `image` may not be used any more."""
-    try:
-        image.seek(0)
-        if reduction > 1:
-            image.draft(None, (image.width // reduction, image.height // reduction))
-        image.load()
-        rgb = _to_rgb(image)
-        orientation = _orientation(image)  # only now: Pillow turns a TIFF itself while it loads, and forgets the tag
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"the {image.format} data is broken or cut short ({error})") from error
-    if rgb is not image:
-        image.close()  # lets go of its pixels
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
-
-
 def _reduction(image: Image.Image, how: Preprocess) -> int:
     """How many times smaller the JPEG decoder can make a picture: 1, 2, 4 or 8.
 
@@ -224,7 +178,7 @@ def _reduction(image: Image.Image, how: Preprocess) -> int:
     """
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or how.interpolation == "nearest":
         return 1
-    size = image.size[::-1] if _orientation(image) >= 5 else image.size  # those put the width upright
+    size = image.size[::-1] if orientation_of(image) >= 5 else image.size  # those put the width upright
     box, (_, _, width, height) = layout(*size, how)
     scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
     fitting = (by for by in (8, 4, 2) if scale >= by * _LEAST_LEFT and not size[0] % by and not size[1] % by)
@@ -247,54 +201,3 @@ def layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, in
     # Rounding must not reach past the picture by an epsilon: Pillow refuses such a box.
     box = (max(0.0, x), max(0.0, y), min(float(width), x + box_width), min(float(height), y + box_height))
     return box, (0, 0, how.width, how.height)
-
-
-def _open(data: bytes, most: int) -> Image.Image:
-    """A picture whose header has been read, and no more. Raises ImageError."""
-    if not data:
-        raise ImageError("the file is empty")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not a picture; {', '.join(FORMATS)} can be read") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels; at most {most:,} are decoded ({error})") from error
-    except Exception as error:
-        raise ImageError(f"the picture's header is broken ({error})") from error
-    check_size(*image.size, most)
-    return image
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a broken EXIF block does not make the picture unusable
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits a channel")
-    if not (image.has_transparency_data or image.mode.startswith("I")):
-        return image if image.mode == "RGB" else image.convert("RGB")
-    convert = _from_integers if image.mode.startswith("I") else _on_white
-    rgb, rows = Image.new("RGB", image.size), max(1, _BAND // image.width)
-    for top in range(0, image.height, rows):
-        band = (0, top, image.width, min(top + rows, image.height))
-        rgb.paste(convert(image.crop(band)), band)
-    return rgb
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
-
-
-def _from_integers(image: Image.Image) -> Image.Image:
-    """Grey with 16 bits a pixel, which Pillow would clip to white instead of scaling."""
-    levels: NDArray[Any] = np.asarray(image).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ImageError("grey levels outside 0..65535; save it with 8 or 16 bits a channel")
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -1,17 +1,18 @@
 """Triton model of the Python backend: encoded pictures in, what the model beside it takes out.
 
-`builder export` copies this file into the version folder of `NAME_decode`, beside `preprocess.py` and
-`pixel_budget.py`, the very files that the kit decodes with, and `preprocess.json`, the model's `Preprocess`. It runs
-inside Triton's Python stub with numpy and Pillow.
+`builder export` copies this file into the version folder of `NAME_decode`, beside `preprocess.py`, the files that it
+imports, and `pixel_budget.py`, the very files that the kit decodes with, and `preprocess.json`, the model's
+`Preprocess`. It runs inside Triton's Python stub with numpy and Pillow.
 How such models work: github.com/triton-inference-server/python_backend, README.md.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
+import types
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ import triton_python_backend_utils as pb_utils
 if TYPE_CHECKING:
     from model.preprocess import ImageArray
 
-_MODULES = "tritonkit_"
-"""So begin names that nothing else in Triton's environment has: folders on its path could hold another `preprocess`."""
+_PACKAGE = "tritonkit_decoder"
+"""What the files beside this one are imported from: folders on Triton's path could hold another `preprocess`."""
 
 
 class TritonPythonModel:
@@ -42,7 +43,7 @@ class TritonPythonModel:
         self._missing = ""
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
-            self._preprocess = _carried(folder / "preprocess.py")
+            self._preprocess = _carried(folder, "preprocess")
         except ImportError as error:
             self._missing = (
                 f"{args['model_name']}: Triton's Python has no Pillow ({error}); install it there, or ask the model "
@@ -52,7 +53,7 @@ class TritonPythonModel:
             return
         how = json.loads((folder / "preprocess.json").read_bytes())
         self._how = self._preprocess.Preprocess(**{**how, "fill": tuple(how["fill"])})
-        budget, most = _carried(folder / "pixel_budget.py").PixelBudget, self._preprocess.MAX_PIXELS
+        budget, most = _carried(folder, "pixel_budget").PixelBudget, self._preprocess.MAX_PIXELS
         pixels = given.get("decoded_pixels")
         self._room = budget(int(pixels)) if pixels else budget.for_threads(threads, at_least=most)
         self._most = min(most, self._room.pixels)
@@ -100,13 +101,9 @@ def _refused(message: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
-def _carried(path: Path) -> Any:
-    """The module of a file. Raises ImportError where it needs what is not there."""
-    name = f"{_MODULES}{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+def _carried(folder: Path, name: str) -> Any:
+    """A module of the version folder, whose modules import each other. Raises ImportError where one needs another."""
+    package = types.ModuleType(_PACKAGE)
+    package.__path__ = [str(folder)]
+    sys.modules.setdefault(_PACKAGE, package)
+    return importlib.import_module(f"{_PACKAGE}.{name}")

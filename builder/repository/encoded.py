@@ -16,7 +16,7 @@ from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import Neighbours
-from model import pixel_budget, preprocess
+from model import preprocess
 from model.encoded import belongs_to, decoder_of, ensemble_of
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE
@@ -27,10 +27,13 @@ from model.triton_config import CONFIG_FILE, read_config
 
 PREPROCESS_FILE = "preprocess.json"
 """In the decoder's version folder: the model's `Preprocess`."""
+_CARRIED = (
+    *("preprocess", "picture_decoding", "picture_formats", "picture_file", "jpeg_file", "png_file", "tiff_file"),
+    "pixel_budget",
+)
 CODE = {
     "model.py": Path(__file__).parents[1] / "encoded" / "model.py",
-    "preprocess.py": Path(preprocess.__file__),
-    "pixel_budget.py": Path(pixel_budget.__file__),
+    **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in _CARRIED},
 }
 """What runs in Triton, and where the kit has it."""
 _VERSION = "1"

@@ -34,7 +34,6 @@ GIVEN = {
     "I;16.png": (Image.fromarray(GREY), {}),
     "I;16.tif": (Image.fromarray(GREY), {}),
     "I;16B.tif": (Image.fromarray(GREY.astype(">u2")), {}),
-    "I.tif": (in_mode_i(GREY), {}),
     "I.pgm": (Image.fromarray(GREY), {}),
     "LA.png": (GREEN.convert("LA"), {}),
     "P.png": (GREEN.quantize(8), {}),

@@ -201,9 +201,9 @@ def test_decode_leaves_the_picture_as_stored_when_exif_is_broken(cat: Image.Imag
         (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not a picture"),
         (b"\x7fELF\x02\x01\x01" + bytes(200), "not a picture"),
         (b"MZ\x90\x00\x03" + bytes(200), "not a picture"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "not a picture"),
-        (b"\xff\xd8\xff", "header is broken|not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "header is broken|not a picture"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "SVG is not read"),
+        (b"\xff\xd8\xff", "header is broken"),
+        (b"\x89PNG\r\n\x1a\n", "header is broken"),
     ],
     ids=["empty", "text", "html", "elf", "exe", "svg", "jpeg-magic", "png-magic"],
 )
@@ -212,17 +212,11 @@ def test_decode_says_why_when_the_bytes_are_no_picture(data: bytes, why: str) ->
         decode_image(data)
 
 
-@pytest.mark.parametrize("kind", ["PDF", "EPS", "ICO", "TGA"])
-def test_decode_refuses_when_the_format_is_not_listed(cat: Image.Image, kind: str) -> None:
-    with pytest.raises(ImageError, match="not a picture; JPEG, PNG"):
-        decode_image(encoded(cat, kind))
-
-
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"])
 def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: str, kept: float) -> None:
     data = encoded(cat, kind)
-    with pytest.raises(ImageError, match=r"broken|cut short|not a picture"):
+    with pytest.raises(ImageError, match=r"broken|cut short"):
         decode_image(data[: int(len(data) * kept)])
 
 
@@ -235,26 +229,9 @@ def test_decode_refuses_by_the_header_when_it_claims_too_many_pixels(width: int,
         decode_image(bomb)
 
 
-def test_decode_refuses_when_a_text_chunk_inflates_to_megabytes() -> None:
-    text = png_chunk(b"zTXt", b"Comment\x00\x00" + zlib.compress(bytes(50 * 2**20)))
-    with pytest.raises(ImageError, match="header is broken"):
-        decode_image(png(1, 1, 8, 0, text, png_chunk(b"IDAT", zlib.compress(b"\x00\x00"))))
-
-
 def test_decode_refuses_when_the_file_is_too_large() -> None:
     with pytest.raises(ImageError, match="268,435,457 bytes; at most 268,435,456"):
         decode_image(bytes(preprocess.MAX_BYTES + 1))
-
-
-def test_decode_refuses_when_pixels_are_floating_point() -> None:
-    with pytest.raises(ImageError, match="no agreed range"):
-        decode_image(encoded(Image.fromarray(np.eye(4, dtype=np.float32)), "TIFF"))
-
-
-@pytest.mark.parametrize("level", [-1, 65536])
-def test_decode_refuses_when_grey_levels_need_more_than_16_bits(level: int) -> None:
-    with pytest.raises(ImageError, match=r"outside 0\.\.65535"):
-        decode_image(encoded(Image.fromarray(np.full((2, 2), level, dtype=np.int32)), "TIFF"))
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -271,7 +248,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"])
 def test_load_gives_an_image_or_an_image_error_when_bytes_are_damaged(cat: Image.Image, kind: str) -> None:
     chance = random.Random(kind)
     data, refused, wrong = encoded(cat.resize((90, 60)), kind), 0, []

@@ -1,0 +1,131 @@
+"""The segments of a JPEG: what its pixels need, its orientation, and whether all of it is there. Stands alone.
+
+Names and numbers are those of ITU-T T.81, annex B; APP0 and APP14 are of JFIF 1.02 and of Adobe's technical note 5116.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from PIL import Image, ImageChops
+
+from .picture_file import ImageError, PictureFile, not_read
+
+_SOS, _EOI = 0xDA, 0xD9
+_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # and JPEG-LS
+_READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
+_END = b"\xff\xd9"
+_FILLINGS = (b"\x55" * 64, b"\xaa" * 64, b"\xfe" * 64)
+"""Bits that stand for no picture."""
+_GAP = bytes(16)
+
+
+def jpeg_file(data: bytes) -> PictureFile:
+    """Leave out the segments that pixels do not need. Raises ImageError for a kind of JPEG that is not read."""
+    view, exif, at, adobe, channels = memoryview(data), b"", 2, False, 0
+    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    for marker, start, end in _segments(data):
+        body = data[start + 4 : end]
+        if marker in _FRAMES:
+            channels = _check_frame(marker, body)
+        needed = marker not in _APPLICATION
+        if marker == 0xE1 and body[:6] == b"Exif\0\0":
+            exif = exif or body
+        elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+            adobe = needed = True
+        elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:
+            needed = True
+        if needed:
+            kept.append(view[start:end])
+        at = end
+    if channels == 4 and not adobe:
+        raise not_read("JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)")
+    return PictureFile("JPEG", b"".join([*kept, view[at:]]), exif)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment before the first scan, as far as they are whole."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker in (_SOS, _EOI) or end > len(data):
+            return
+        yield marker, at, end
+        at = end
+
+
+def _check_frame(marker: int, body: bytes) -> int:
+    """The channels of a frame. Raises ImageError where its kind is not read."""
+    if len(body) < 6:
+        raise ImageError("the JPEG header is broken (its frame is cut short)")
+    if marker not in _READ_FRAMES:
+        raise not_read("JPEG that is lossless or hierarchical")
+    if body[0] != 8:
+        raise not_read(f"JPEG with {body[0]} bits a channel")
+    if body[5] not in (1, 3, 4):
+        raise not_read(f"JPEG with {body[5]} channels")
+    return body[5]
+
+
+def with_its_end(data: bytes) -> bytes:
+    """A JPEG with its end marker, also where that alone is missing. Raises ImageError where pixels are missing too.
+
+    A decoder makes up missing pixels from the bytes that follow. Where different ones give the same picture, nothing
+    of it was missing.
+    """
+    if data.rfind(_END) >= 0:
+        return data
+    data = data.removesuffix(b"\xff")  # the first half of the marker
+    # A copy that was cut short may have a gap of zeros there.
+    if data.endswith(_GAP) or not (_has_all_scans(data) and _has_all_restarts(data) and _needs_no_more(data)):
+        raise ImageError("the JPEG data is broken or cut short (its end is missing)")
+    return data + _END
+
+
+def _needs_no_more(data: bytes) -> bool:
+    first = _opened(data + _END)
+    others = (_opened(data + filling + _END) for filling in _FILLINGS)  # one after the other, for they may be large
+    return all(ImageChops.difference(first, other).getbbox() is None for other in others)
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=("JPEG",))
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether scans bring every coefficient of every channel to its last bit, as progressive ones do step by step."""
+    missing: set[tuple[int, int]] = set()
+    for marker, start, end in _segments(data):
+        if marker in _FRAMES:
+            missing = {(channel, number) for channel in data[start + 10 : end : 3] for number in range(64)}
+    for scan in re.finditer(rb"\xff\xda..(.)", data, re.DOTALL):
+        count = 2 * scan[1][0]
+        first, last, bits = data[scan.end() + count : scan.end() + count + 3].ljust(3, b"\xff")
+        if not bits & 15:
+            channels = data[scan.end() : scan.end() + count : 2]
+            missing -= {(channel, number) for channel in channels for number in range(first, last + 1)}
+    return not missing
+
+
+def _has_all_restarts(data: bytes) -> bool:
+    """Whether all parts of the scan are there, where it is divided (B.2.4.4). False where there are more scans."""
+    every, width, height, factors = 0, 0, 0, b"\x11"
+    for marker, start, end in _segments(data):
+        if marker == 0xDD:
+            every = int.from_bytes(data[start + 4 : start + 6])
+        elif marker in _FRAMES:
+            height, width = (int.from_bytes(data[at : at + 2]) for at in (start + 5, start + 7))
+            factors = data[start + 11 : end : 3] if data[start + 9] > 1 else b"\x11"
+    if not every:
+        return True
+    across, down = 8 * max(factor >> 4 for factor in factors), 8 * max(factor & 15 for factor in factors)
+    units = -(-width // across) * -(-height // down)
+    restarts = len(re.findall(rb"\xff[\xd0-\xd7]", data))
+    return data.count(b"\xff\xda") == 1 and restarts == -(-units // every) - 1

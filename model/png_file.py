@@ -1,0 +1,56 @@
+"""The chunks of a PNG: those that its pixels need, and its orientation. Stands alone.
+
+Names and numbers are those of the PNG specification, third edition.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from .picture_file import PictureFile, not_read
+
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_GREY, _COLOURS, _PALETTE = 0, 2, 3
+
+
+def png_file(data: bytes) -> PictureFile:
+    """Leave out the chunks that pixels do not need: texts, profiles, times, the further frames of an animation.
+
+    Raises ImageError for a kind of PNG that is not read.
+    """
+    view, exif, clear, at = memoryview(data), b"", None, 8
+    kept: list[bytes | memoryview] = [data[:8]]
+    bits, colour = (data[24:26] + b"\0\0")[:2]
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body, end = data[at + 8 : at + 8 + length] if kind in (b"tRNS", b"eXIf") else b"", at + 12 + length
+        if kind in _NEEDED or not kind.isalpha():  # what is none, Pillow refuses
+            kept.append(view[at:end])
+        elif kind == b"tRNS" and (bits, colour) == (16, _GREY):
+            clear = int.from_bytes(body[:2])
+        elif kind == b"tRNS":
+            kept.append(_transparency(body, bits, colour))
+        elif kind == b"eXIf":
+            exif = exif or b"Exif\0\0" + body
+        elif kind[:1].isupper():  # 5.4: nobody may decode what he does not know
+            raise not_read(f"PNG with a chunk {kind.decode()}")
+        if kind == b"IEND":
+            break
+        at = end
+    return PictureFile("PNG", b"".join(kept), exif, clear_level=clear)
+
+
+def _transparency(body: bytes, bits: int, colour: int) -> bytes:
+    """The chunk tRNS with levels of 8 bits, which Pillow compares it with. Raises ImageError where there are none."""
+    if colour == _COLOURS and bits == 16:
+        raise not_read("PNG with 16 bits a channel and one colour that is transparent")
+    if colour in (_GREY, _COLOURS):
+        most = 2**bits - 1
+        levels = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])
+        body = struct.pack(f">{len(levels)}H", *((level & most) * 255 // most for level in levels))
+    elif colour == _PALETTE:
+        body = body[:256]
+    else:
+        return b""  # 11.3.1.1: there is none beside a channel of alpha
+    return struct.pack(">I4s", len(body), b"tRNS") + body + struct.pack(">I", zlib.crc32(b"tRNS" + body))

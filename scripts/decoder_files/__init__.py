@@ -1,0 +1,1 @@
+"""Small pictures in every layout of every format, each with the pixels that its definition gives it."""
