@@ -120,17 +120,20 @@ class SegmentationTraining(TrainingTask):
     def _example(self) -> str:
         """How to map the values that were found, as far as can be guessed."""
         colour = any(colour for _, colour in self._unknown)
-        values = sorted(value for value, each in self._unknown if each == colour and (colour or value != IGNORED))
-        if len(self._labels) == 2:
-            rest = [value for value in values if value]
-            mapped = in_words(rest, colour) if len(rest) == 1 else "nonzero"
-            pairs = [in_words([0], colour), mapped]
-        else:
-            pairs = [in_words([value], colour) for value in values[: len(self._labels)]]
-        text = ", ".join(f"{label}: {value}" for label, value in zip(self._labels, pairs, strict=False))
-        soft = " (or background: 0-127, foreground: 128-255 for soft edges)" if len(values) > 8 and not colour else ""
-        named = "" if len(self._labels) == 2 else "; data.labels names the classes, from 0"
-        return f"data.mask_values: {{{text}}}{soft}{named}"
+        values = sorted(value for value, each in self._unknown if each == colour)
+        background, first = self._labels[0], self._labels[1]
+        zero = in_words([0], colour)
+        if len(self._labels) > 2:
+            others = [value for value in values if value >= len(self._labels)]
+            pairs = zip(self._labels, [0, *others], strict=False)
+            named = ", ".join(f"{label}: {in_words([value], colour)}" for label, value in pairs)
+            return f"data.labels names the classes, from 0; for other values data.mask_values: {{{named}, …}}"
+        rest = [value for value in values if value and (colour or value != IGNORED or len(values) == 2)]
+        mapped = in_words(rest, colour) if len(rest) == 1 else "nonzero"
+        soft = ""
+        if len(values) > 8 and not colour and IGNORED in values:
+            soft = f" (or {{{background}: 0-127, {first}: 128-255}} where edges are soft)"
+        return f"data.mask_values: {{{background}: {zero}, {first}: {mapped}}}{soft}"
 
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return fit_mask(self._mask(truth), preprocess, fill=IGNORED)
