@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -29,20 +29,26 @@ def _listed(value: Any) -> Any:
     return {name: _entries(entries) for name, entries in value.items()}
 
 
-def _entries(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        return (value,)
-    whole = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
-    return (whole,) if len(whole) == 3 and all(type(entry) is int for entry in whole) else whole
+def _entries(value: Any) -> tuple[Entry, ...]:
+    listed = value if isinstance(value, list | tuple) else [value]
+    whole = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in listed)
+    if isinstance(value, list | tuple) and _is_colour(whole):
+        return (whole,)
+    for entry in whole:
+        found = _RANGE.fullmatch(entry) if isinstance(entry, str) else None
+        is_range = entry == NONZERO or (found is not None and int(found[1]) <= int(found[2]))
+        if not (is_range or type(entry) is int or _is_colour(entry)):
+            raise ValueError(f"expected a number, a range such as 1-255, nonzero, or [red, green, blue], got {entry!r}")
+    return whole
+
+
+def _is_colour(value: Any) -> TypeGuard[Colour]:
+    return isinstance(value, tuple) and len(value) == 3 and all(type(each) is int for each in value)
 
 
 def _checked(values: dict[str, tuple[Entry, ...]]) -> dict[str, tuple[Entry, ...]]:
     if len(values.keys() - {IGNORE}) < 2:
         raise ValueError("expected at least two classes, for example {background: 0, nucleus: [1, 2], ignore: 255}")
-    for entry in (entry for entries in values.values() for entry in entries):
-        found = _RANGE.fullmatch(entry) if isinstance(entry, str) else None
-        if isinstance(entry, str) and entry != NONZERO and (found is None or int(found[1]) > int(found[2])):
-            raise ValueError(f"expected a number, a range such as 1-255, nonzero, or [red, green, blue], got {entry!r}")
     counts = Counter(entry for entries in values.values() for entry in set(entries))
     if twice := [entry for entry, count in counts.items() if count > 1]:
         raise ValueError(f"{_in_words(twice[0])} stands for two classes; give it to one")
