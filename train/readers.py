@@ -95,6 +95,14 @@ def _in_csv(path: Path) -> Table:
     if not lines:
         return Table(problems=[f"{path}: expected a header with {IMAGE} and the task's columns, got an empty file"])
     header = lines[0][1]
+    if any(_PICTURE.search(cell) for cell in header):
+        first = ",".join(header)
+        return Table(
+            problems=[
+                f"{path}: its first line is no header: {first!r:.120}; put one above, such as {IMAGE},{LABEL}, and a comma "
+                "between columns"
+            ]
+        )
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
         return Table(problems=[f"{path}: its header names {', '.join(twice)} more than once"])
     problems = [] if len(lines) > 1 else [f"{path}: has a header and no rows"]
@@ -167,6 +175,9 @@ READERS: dict[str, Reader] = {
     "jsonl": _in_json_lines,
 }
 _LIKE_IMAGE = re.compile(r"(?:image|img|file|picture|photo)?_?(?:path|name|file|id|image|filename|filepath)", re.I)
+
+
+_PICTURE = re.compile(r"\.(?:jpe?g|png|bmp|gif|tiff?|webp)\b", re.I)
 
 
 def _renamed(path: Path, table: Table, columns: Mapping[str, str]) -> Table:
