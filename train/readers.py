@@ -97,12 +97,8 @@ def _in_csv(path: Path) -> Table:
     header = lines[0][1]
     if any(_PICTURE.search(cell) for cell in header):
         first = ",".join(header)
-        return Table(
-            problems=[
-                f"{path}: its first line is no header: {first!r:.120}; put one above, such as {IMAGE},{LABEL}, and a comma "
-                "between columns"
-            ]
-        )
+        cure = f"put one above, such as {IMAGE},{LABEL}, and a comma between columns"
+        return Table(problems=[f"{path}: its first line is no header: {first!r:.120}; {cure}"])
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
         return Table(problems=[f"{path}: its header names {', '.join(twice)} more than once"])
     problems = [] if len(lines) > 1 else [f"{path}: has a header and no rows"]

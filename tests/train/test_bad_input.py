@@ -390,6 +390,18 @@ def a_header_alone(ground: Ground) -> list[str]:
     return ["has a header and no rows"]
 
 
+def a_table_without_a_header(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").write_text("0/0000.png  1.0  mono\n0/0001.png  0.0  mono\n")
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["its first line is no header: '0/0000.png  1.0  mono'; put one above, such as image_path,label"]
+
+
+def a_table_in_latin_1(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").write_bytes("image_path;label\n0/0000.png;schön\n".encode("latin-1"))
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["labels.csv: line 2 is not UTF-8 (byte 0xf6); save it as UTF-8"]
+
+
 def no_column_of_the_task(ground: Ground) -> list[str]:
     ground.table()
     ground.values["column"] = "species"
@@ -768,7 +780,7 @@ DATA = [
     a_label_that_all_pictures_have, a_label_column_that_is_missing, soft_labels, a_column_of_soft_labels, a_blank_fact,
     one_picture_under_two_labels, one_picture_with_two_masks, labels_spelled_in_two_ways, a_group_that_is_no_column,
     a_single_group, a_group_in_two_parts, one_picture_in_two_groups, a_part_that_the_column_does_not_tell,
-    names_without_an_ending, options_of_segmentation,
+    names_without_an_ending, options_of_segmentation, a_table_without_a_header, a_table_in_latin_1,
 ]  # fmt: skip
 
 
