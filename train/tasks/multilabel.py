@@ -100,7 +100,9 @@ class MultilabelTraining(TrainingTask):
     def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
         train = truths["train"]
         always = [label for label in question.labels if train and all(label in truth for truth in train)]
-        constant = listed("labels that each picture of train has, so that nothing can be learned; leave them out", always)
+        constant = listed(
+            "labels that each picture of train has, so that nothing can be learned; leave them out", always
+        )
         return super().unfit(truths, question, least) + constant
 
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
