@@ -34,7 +34,8 @@ METADATA_KEY = "model.json"
 DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
 """Tensor types in the words of Triton and the KServe v2 protocol."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 """A name that is also a safe folder name."""
 
 
@@ -210,5 +211,5 @@ def problems_of(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         where = ".".join(map(str, problem["loc"])) or "document"
-        lines.append(f"  {where}: {problem['msg']} (got {problem['input']!r:.60})")
+        lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
     return "\n".join(lines)

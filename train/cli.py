@@ -116,10 +116,23 @@ def _prepare(
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation.")] = "multiclass",
     masks: MasksOption = None,
-    labels: Annotated[str | None, typer.Option(help="Segmentation: names of the class numbers, a,b,c.")] = None,
+    mask_suffix: Annotated[str, typer.Option(help="What the names of masks have besides, such as _mask.")] = "",
+    mask_values: Annotated[
+        str | None, typer.Option(metavar="MAPPING", help="What masks hold: background: 0, nucleus: 1-255.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Another column: image=filename, label=class.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Segmentation: names of the class numbers; multilabel: columns; a,b,c.")
+    ] = None,
     ratio: Annotated[str, typer.Option(help="TRAIN:VAL:TEST or TRAIN:VAL.")] = "0.7:0.15:0.15",
     top_classes: Annotated[int | None, typer.Option(min=1, help="Keep only the most common classes.")] = None,
     by: Annotated[str | None, typer.Option(help="Split by picture, or by class (for unseen ones).")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A column, such as patient: what is equal there stays in one part.")
+    ] = None,
+    split_column: Annotated[str | None, typer.Option(help="A column of train, val and test.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,10 +143,28 @@ def _prepare(
         train prepare pictures/ splits/ --ratio 0.8:0.2 --top-classes 10
 
         train prepare people/images splits/ --task segmentation --masks people/masks
+
+        train prepare cells.csv splits/ --column image=filename --column label=class --group patient
     """
     from train.prepare import Order, prepare
 
-    prepared = prepare(Order(source, target, task, masks, labels, ratio, top_classes, by, seed))
+    order = Order(
+        source=source,
+        target=target,
+        task=task,
+        masks=masks,
+        mask_suffix=mask_suffix,
+        mask_values=mask_values,
+        columns=tuple(column or ()),
+        labels=labels,
+        ratio=ratio,
+        top_classes=top_classes,
+        by=by,
+        group=group,
+        split_column=split_column,
+        seed=seed,
+    )
+    prepared = prepare(order)
     if as_json:
         print_json(prepared)
         return
@@ -182,9 +213,9 @@ def _test(
     if as_json:
         print_json(evaluation)
         return
+    part = "" if evaluation.part == "train" else f" ({evaluation.part})"  # or without parts
     _print_metrics(
-        f"{evaluation.measured} on {evaluation.images} pictures of {evaluation.data} ({evaluation.part})",
-        evaluation.metrics,
+        f"{evaluation.measured} on {evaluation.images} pictures of {evaluation.data}{part}", evaluation.metrics
     )
     if mistakes is not None:
         print(f"mistakes: {mistakes}")

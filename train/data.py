@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,16 @@ from pydantic import ValidationError
 from model.errors import DataError, SpecError
 from model.preprocess import ImageError, decode_image, read_picture
 from model.spec import ModelSpec, Question
-from train.readers import READERS, read_table, subfolders, write_csv
-from train.samples import IMAGE, MASK, Sample, Table, listed
+from train.label_checks import contradictions, groups_of_copies, leaks, near_labels
+from train.labelled_tables import LabelledRow, LabelledTable, labelled_tables, places_of_parts
+from train.part_names import PARTS
+from train.readers import write_csv
+from train.samples import IMAGE, Sample, Truth, listed
 from train.sections import DataConfig
 from train.splitting import keep_most_common, split_off
+from train.tasks import recorded_data
 from train.tasks.base import TrainingTask, natural
 
-PARTS = ("base", "train", "val", "test")
 FACTS_FILE = "data.json"
 
 
@@ -36,6 +39,8 @@ class Splits:
     question: Question
     fingerprint: str
     """sha256 over the sorted truths and contents: equal for equal data, wherever it lies."""
+    group: str | None = None
+    """The column whose groups stay in one part."""
 
     def save(self, folder: Path, task: TrainingTask) -> None:
         """Write a CSV for each part that has pictures, with absolute paths, and `data.json` with what they hold."""
@@ -49,6 +54,9 @@ class Splits:
             "labels": self.question.labels,
             "pictures": {part: len(getattr(self, part)) for part in PARTS},
         }
+        if self.group is not None:
+            counts = {part: len({sample.group for sample in getattr(self, part)}) for part in PARTS}
+            facts |= {"group": self.group, "groups": counts}
         (folder / FACTS_FILE).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -59,6 +67,7 @@ class _Read:
     samples: dict[str, list[Sample]]
     declared: list[str]
     problems: list[str]
+    notes: list[str]
 
 
 def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
@@ -68,29 +77,62 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     rows that cannot be used, labels that training lacks, classes too small to split, a picture in two parts.
     """
     read = _read(config, task)
-    if config.split_by == "class" and task.split_by != "class":
-        read.problems.append(f"data.split_by: class is for embeddings; a {task.name} model cannot tell unseen classes")
-    if config.labels and not task.dense:
-        read.problems.append(f"data.labels: names the numbers in masks; a {task.name} model has labels from its data")
+    read.problems += _unfit_options(config, task)
     if config.top_classes:
         read.samples = keep_most_common(read.samples, task, config.top_classes)
         read.declared = []
     question = _question(task, read)
-    task.survey([sample.truth for part in read.samples.values() for sample in part])
-    digests, problems = _inspect([s for part in read.samples.values() for s in part], task, question)
-    read.problems += problems + _leaks(read.samples, digests)
+    samples = [sample for part in read.samples.values() for sample in part]
+    task.survey([sample.truth for sample in samples])
+    digests, problems = _inspect(samples, task, question)
+    read.problems += problems + leaks(read.samples, digests) + _checked_labels(samples, digests, task, read.notes)
     missing = _to_split_off(config, read.samples)
     if question is not None:
-        truths = {part: [sample.truth for sample in read.samples[part]] for part in PARTS}
         by_picture = (config.split_by or task.split_by) == "picture"
-        read.problems += task.unfit(truths, question, least=1 + len(missing) * by_picture)
+        read.problems += task.unfit(_truths(read.samples), question, least=1 + len(missing) * by_picture)
     _raise(config.path, read.problems)
-    parts = {part: list(read.samples[part]) for part in PARTS}
-    parts |= split_off(parts["train"], missing, task, config.split_by or task.split_by, seed, digests)
-    ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
+    _tell(config.path, read.notes)
     if question is None:
         raise DataError(f"{config.path}: nothing to train on")
-    return Splits(**ordered, question=question, fingerprint=_fingerprint(digests, task, ordered))
+    parts = {part: list(read.samples[part]) for part in PARTS}
+    by = "group" if config.group is not None else config.split_by or task.split_by
+    parts |= split_off(parts["train"], missing, task, by, seed, digests)
+    _raise(config.path, task.unfit(_truths(parts), question, least=1))
+    ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
+    fingerprint = _fingerprint(digests, task, ordered)
+    return Splits(**ordered, question=question, fingerprint=fingerprint, group=config.group)
+
+
+def _unfit_options(config: DataConfig, task: TrainingTask) -> Iterator[str]:
+    """Keys of `data` that mean nothing to this task."""
+    if config.split_by == "class" and task.split_by != "class":
+        yield f"data.split_by: class is for embeddings; a {task.name} model cannot tell unseen classes"
+    if config.labels and not (task.dense or task.name == "multilabel"):
+        yield "data.labels is for segmentation and multilabel; leave it out"
+    for name in ("masks", "mask_values", "mask_suffix"):
+        if getattr(config, name) and not task.dense:
+            yield f"data.{name} is for segmentation; leave it out"
+    if config.mask_suffix and config.masks is None:
+        yield "data.mask_suffix is for a folder of masks; give data.masks too, or leave it out"
+
+
+def _checked_labels(
+    samples: Sequence[Sample], digests: Mapping[Path, str], task: TrainingTask, notes: list[str]
+) -> list[str]:
+    problems, alike = near_labels(label for sample in samples for label in task.classes(sample.truth))
+    notes += alike
+    return problems + contradictions(samples, digests, task) + groups_of_copies(samples, digests)
+
+
+def _truths(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[Truth]]:
+    return {part: [sample.truth for sample in samples[part]] for part in PARTS}
+
+
+def _tell(origin: Path, notes: Sequence[str]) -> None:
+    from rich.console import Console
+
+    for note in notes:
+        Console(stderr=True, highlight=False).print(f"note: {origin}: {note}", soft_wrap=True, markup=False)
 
 
 def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path | None = None) -> list[Sample]:
@@ -98,14 +140,15 @@ def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path |
 
     Raises DataError listing everything that is wrong, labels that the model does not know among it.
     """
-    part = labelled_part(path)
-    read = _read(DataConfig(path=path, masks=masks), task, ("base", part))
+    part = labelled_part(path, masks)
+    read = _read(recorded_data(spec, path, masks), task, ("base", part))
     samples = read.samples[part]
     task.survey([sample.truth for sample in samples])
     free = tuple(f"{name}=" for name, head in spec.heads.items() if not head.labels)
     labels = {label for sample in samples for label in task.classes(sample.truth)}
     unknown = {label for label in labels - set(_known(spec)) if not label.startswith(free)}
-    problems = read.problems + _inspect(samples, task, spec)[1]
+    digests, unusable = _inspect(samples, task, spec)
+    problems = read.problems + unusable + _checked_labels(samples, digests, task, read.notes)
     if unknown and _known(spec):
         names = ", ".join(sorted(unknown, key=natural))
         problems.append(f"the model does not know these labels: {names:.400}; it knows {', '.join(_known(spec)):.400}")
@@ -115,9 +158,10 @@ def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path |
     return sorted([*samples, *read.samples["base"]], key=lambda sample: sample.path)
 
 
-def labelled_part(path: Path) -> str:
+def labelled_part(path: Path, masks: Path | None = None) -> str:
     """The part of the data that a model is measured on: test, or else val, or all where there are no parts."""
-    return next((part for part in ("test", "val") if _part(path, part)), "train")
+    found = places_of_parts(path, masks)
+    return next((part for part in ("test", "val") if part in found), "train")
 
 
 def _known(spec: ModelSpec) -> list[str]:
@@ -126,57 +170,50 @@ def _known(spec: ModelSpec) -> list[str]:
 
 
 def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _Read:
-    tables = _tables(config, task, parts)
-    read = _Read({part: [] for part in PARTS}, [], [p for table in tables.values() for p in table.problems])
+    tables = labelled_tables(config, task, parts)
+    read = _Read({part: [] for part in PARTS}, [], [], [])
     for part, table in tables.items():
+        read.problems += table.problems
+        read.notes += table.notes
         bad = {}
-        for place, row in table.rows:
-            lacking = [column for column in task.declared(table.columns) if column not in row]
+        for labelled in table.rows:
             try:
-                if lacking:
-                    raise ValueError(f"there is no value for {', '.join(lacking[:5])}")  # noqa: TRY301
-                read.samples[part].append(Sample(row[IMAGE], task.truth(row), gallery=part == "base"))
+                sample = _sample(labelled, table, task, part)
+                read.samples[labelled.part or part or "train"].append(sample)
             except ValueError as error:
-                bad[place] = str(error)
+                bad[labelled.place] = str(error)
         read.problems += _unusable(part, bad)
-    read.declared = list(task.declared(tables["train"].columns)) if "train" in tables else []
+    first = tables.get("train", tables.get(""))
+    read.declared = [] if first is None else list(task.declared(first.columns))
     return read
+
+
+def _sample(labelled: LabelledRow, table: LabelledTable, task: TrainingTask, part: str) -> Sample:
+    """Raises ValueError for a row that cannot be used."""
+    lacking = [column for column in task.declared(table.columns) if labelled.row.get(column) in (None, "")]
+    if lacking:
+        raise ValueError(f"there is no value for {', '.join(lacking[:5])}")
+    if labelled.fault:
+        raise ValueError(labelled.fault)
+    truth = task.truth(labelled.row)
+    return Sample(labelled.row[IMAGE], truth, gallery=part == "base", group=labelled.group)
 
 
 def _unusable(part: str, bad: Mapping[str, str]) -> list[str]:
     """The rows with their reasons; a reason that all have is told once."""
+    of = f" of {part}" if part else ""
     if len(bad) > 1 and len(set(bad.values())) == 1:
-        return [f"{len(bad)} rows of {part} cannot be used: {next(iter(bad.values()))}"]
-    return listed(f"rows of {part} that cannot be used", [f"{place}: {reason}" for place, reason in bad.items()])
+        return [f"{len(bad)} rows{of} cannot be used ({_places(list(bad))}): {next(iter(bad.values()))}"]
+    return listed(f"rows{of} that cannot be used", [f"{place}: {reason}" for place, reason in bad.items()])
 
 
-def _tables(config: DataConfig, task: TrainingTask, parts: Sequence[str]) -> dict[str, Table]:
-    """What each part of the data holds; all of it is the training part where there are no parts."""
-    path, mask_column = config.path, task.truth_column if task.dense else MASK
-    found = {part: place for part in PARTS if (place := _part(path, part)) is not None}
-    if task.dense and path.is_dir() and not found and config.masks is None and config.reader is None:
-        hint = "name their folder with data.masks (or --masks), or give a CSV of image_path and mask_path"
-        return {"train": Table(problems=[f"{path}: where are the masks of these pictures? {hint}"])}
-    if not set(found) & {"train", "val", "test"} or config.masks is not None:
-        return {"train": read_table(path, config.reader, config.masks, mask_column)}
-    tables = {
-        part: read_table(place, config.reader, None, mask_column) for part, place in found.items() if part in parts
-    }
-    others = [folder.name for folder in subfolders(path) if folder.name not in PARTS]
-    if others and "train" in tables and found["train"].is_dir():
-        tables["train"].problems.append(
-            f"{path}: besides {', '.join(PARTS)} there is also {', '.join(others)}; "
-            "rename it to one of them, or move it away"
-        )
-    return tables
-
-
-def _part(path: Path, part: str) -> Path | None:
-    """A folder of class folders, or a table, that has the name of a part."""
-    if (path / part).is_dir() and subfolders(path / part):
-        return path / part
-    files = [path / f"{part}.{suffix}" for suffix in READERS if (path / f"{part}.{suffix}").is_file()]
-    return files[0] if files else None
+def _places(places: Sequence[str]) -> str:
+    """The first few places, `lines 8, 15, 22, …` for lines."""
+    more = ", …" if len(places) > 3 else ""
+    kinds = {place.partition(" ")[0] for place in places}
+    if kinds == {"line"}:
+        return f"lines {', '.join(place.partition(' ')[2] for place in places[:3])}{more}"
+    return ", ".join(places[:3]) + more
 
 
 def _question(task: TrainingTask, read: _Read) -> Question | None:
@@ -227,19 +264,6 @@ def _in_parallel(look: Callable[[Sample], tuple[str, str]], samples: Sequence[Sa
         console = Console(stderr=True)
         hidden = not console.is_terminal
         return list(track(looked, "checking pictures", len(samples), console=console, transient=True, disable=hidden))
-
-
-def _leaks(samples: Mapping[str, Sequence[Sample]], digests: Mapping[Path, str]) -> list[str]:
-    """The same picture in a part to learn from or look up in, and in one to measure on; or in both of the latter."""
-    twice = []
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test"), ("base", "val"), ("base", "test")):
-        places = {digests[sample.path]: sample.path for sample in samples[one] if sample.path in digests}
-        twice += [
-            f"{sample.path} in {other} is {places[digest]} in {one}"
-            for sample in samples[other]
-            if (digest := digests.get(sample.path)) in places
-        ]
-    return listed("pictures that are in two parts, where each belongs into one", twice)
 
 
 def _to_split_off(config: DataConfig, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:

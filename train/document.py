@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from model.errors import ConfigError
+from model.spec import NAME_PATTERN
 
 Key = tuple[str, ...]
 
@@ -25,6 +26,8 @@ class Document:
     origins: dict[Key, str]
     """By dotted key, split: `line 7`, or `override lr=1`."""
     duplicates: list[str] = field(default_factory=list)
+    written: dict[Key, str] = field(default_factory=dict)
+    """By dotted key, split, what stands there as text, before YAML reads it."""
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -48,9 +51,10 @@ class Document:
         return cls._from_lines(values, lines)
 
     @classmethod
-    def _from_lines(cls, values: dict[str, Any], lines: list[tuple[Key, int]]) -> Document:
+    def _from_lines(cls, values: dict[str, Any], lines: list[_Line]) -> Document:
         document = cls(values, {})
-        for key, number in lines:
+        for key, number, text in lines:
+            document.written[key] = text
             if key in document.origins:
                 document.duplicates.append(
                     f"line {number}, {'.'.join(key)}: stands twice, before in {document.origins[key]}"
@@ -65,7 +69,7 @@ class Document:
         if not separator or not all(key):
             return f"override {text!r}: expected KEY=VALUE, for example optimizer.lr=0.001"
         try:
-            value = yaml.safe_load(written)
+            value, node = yaml.safe_load(written), yaml.compose(written, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, ValueError) as error:
             return f"override {text!r}: the value is not YAML ({' '.join(str(error).split())})"
         section = self.values
@@ -76,13 +80,28 @@ class Document:
             if not isinstance(section, dict):
                 return f"override {text!r}: {'.'.join(key[:depth])} is a value, so it holds no {key[depth]!r}"
         section[key[-1]] = value
+        self.written |= {key: _text(node), **{inner: text for inner, _, text in _lines(node, key)}}
         self.origins[key] = f"override {text!r}"
         return None
 
     def describe(self, problem: ErrorDetails, schema: type[BaseModel]) -> str:
         """One line for a problem that pydantic found: where, what was expected, what came."""
         key: Key = tuple(map(str, problem["loc"]))
-        return f"{self._place(key)}{'.'.join(key) or 'document'}: {_complaint(problem, key, schema)}"
+        # Of keys pydantic gives the value as YAML read it.
+        key = key[:-1] if key[-1:] == ("[key]",) else key
+        complaint = self._read_otherwise(problem, key) or _complaint(problem, key, schema)
+        return f"{self._place(key)}{'.'.join(key) or 'document'}: {complaint}"
+
+    def _read_otherwise(self, problem: ErrorDetails, key: Key) -> str | None:
+        """What to do where YAML makes something else of a word that is to be text, such as of `no`."""
+        came = problem["input"]
+        if problem["type"] not in ("string_type", "path_type") or isinstance(came, list | dict | None):
+            return None
+        written = self.written.get(key) or ("no" if came is False else "yes" if came is True else str(came))
+        kind = (
+            str(came).lower() if isinstance(came, bool) else "a number" if isinstance(came, int | float) else "a date"
+        )
+        return f"YAML reads `{written}` as {kind}; write '{written}' in quotes"
 
     def _place(self, key: Key) -> str:
         """The nearest key that stands somewhere: a missing one has no line of its own."""
@@ -92,18 +111,25 @@ class Document:
         return ""
 
 
-def _lines(node: yaml.Node | None, above: Key) -> Iterator[tuple[Key, int]]:
-    """Each key below a node and the line it starts on, counted from 1."""
+_Line = tuple[Key, int, str]
+
+
+def _lines(node: yaml.Node | None, above: Key) -> Iterator[_Line]:
+    """Each key below a node, the line it starts on, counted from 1, and its value as text."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             key = (*above, str(name.value))
-            yield key, name.start_mark.line + 1
+            yield key, name.start_mark.line + 1, _text(value)
             yield from _lines(value, key)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             key = (*above, str(index))
-            yield key, value.start_mark.line + 1
+            yield key, value.start_mark.line + 1, _text(value)
             yield from _lines(value, key)
+
+
+def _text(node: yaml.Node | None) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _located(error: yaml.MarkedYAMLError) -> str:
@@ -121,6 +147,8 @@ def _complaint(problem: ErrorDetails, key: Key, schema: type[BaseModel]) -> str:
             return f"unknown key{_suggestion(key, schema)}"
         case "value_error":
             return problem["msg"].removeprefix("Value error, ")
+        case "string_pattern_mismatch" if problem["ctx"]["pattern"] == NAME_PATTERN:
+            return f"letters, digits, `.`, `_` and `-` only, beginning with a letter or digit, {came}"
         case "model_type":
             return f"expected a section with keys of its own, {came}"
         case _:

@@ -11,9 +11,10 @@ from model.errors import DataError, InputError
 from model.runners import open_artifact
 from model.runners.base import Runner
 from model.spec import Frozen, ModelSpec
-from train.data import PARTS, labelled_part, read_labelled
+from train.data import labelled_part, read_labelled
 from train.measure import measure
 from train.mistakes import Mistakes
+from train.part_names import PARTS
 from train.samples import Sample
 from train.tasks import TrainingTask, training_task_of
 
@@ -62,7 +63,7 @@ def evaluate(
             checkpoint=checkpoint,
             measured=answering.origin,
             data=source,
-            part=labelled_part(source),
+            part=labelled_part(source, masks),
             images=sum(not sample.gallery for sample in samples),
             classes=_counted(samples, task, spec),
             metrics=metrics,

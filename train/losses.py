@@ -37,17 +37,26 @@ class ForegroundCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         judged = targets != IGNORED
         margin = (logits[:, 1] - logits[:, 0])[judged]
+        if not judged.any():
+            return nothing_judged(logits)
         return F.binary_cross_entropy_with_logits(margin, targets[judged].to(margin.dtype))
 
 
+def nothing_judged(logits: Tensor) -> Tensor:
+    """The loss of a batch whose pixels are all ignored; a mean over none of them would be NaN."""
+    return logits.sum() * 0.0
+
+
 class _OnIntegers(nn.Module):
-    """A loss that wants class numbers as int64."""
+    """A loss of pixels that wants class numbers as int64."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if (targets == IGNORED).all():
+            return nothing_judged(logits)
         value: Tensor = self.loss(logits, targets.long())
         return value
 

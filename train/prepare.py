@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from model.errors import DataError, InputError
 from model.spec import Frozen, problems_of
 from train.config import Config
-from train.data import PARTS, read_splits
+from train.data import read_splits
+from train.part_names import PARTS
+from train.samples import COLUMNS
 from train.tasks import training_task
 
 
@@ -32,10 +36,15 @@ class Order:
     target: Path
     task: str = "multiclass"
     masks: Path | None = None
+    mask_suffix: str = ""
+    mask_values: str | None = None
+    columns: tuple[str, ...] = ()
     labels: str | None = None
     ratio: str = "0.7:0.15:0.15"
     top_classes: int | None = None
     by: str | None = None
+    group: str | None = None
+    split_column: str | None = None
     seed: int = 0
 
 
@@ -68,9 +77,14 @@ def _config(order: Order) -> Config:
     data = {
         "path": order.source,
         "masks": order.masks,
+        "mask_suffix": order.mask_suffix,
+        "mask_values": None if order.mask_values is None else _mapping(order.mask_values),
+        "columns": columns_of(order.columns),
         "labels": None if order.labels is None else [label.strip() for label in order.labels.split(",")],
         "top_classes": order.top_classes,
         "split_by": order.by,
+        "group": order.group,
+        "split_column": order.split_column,
         "val_ratio": val_ratio,
         "test_ratio": test_ratio,
     }
@@ -79,6 +93,22 @@ def _config(order: Order) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise InputError(f"these options cannot be used:\n{problems_of(error)}") from error
+
+
+def _mapping(text: str) -> object:
+    """`{background: 0, nucleus: 1-255}`, with or without the braces. Raises InputError."""
+    try:
+        return yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError as error:
+        raise InputError(f"--mask-values {text}: expected CLASS: VALUE, as in background: 0, nucleus: 1-255") from error
+
+
+def columns_of(words: Sequence[str]) -> dict[str, str]:
+    """`image=filename`, `label=class` as data.columns. Raises InputError."""
+    pairs = [word.partition("=") for word in words]
+    if bad := [word for word, (name, _, theirs) in zip(words, pairs, strict=True) if name not in COLUMNS or not theirs]:
+        raise InputError(f"--column {bad[0]}: expected {', '.join(COLUMNS)}, as in image=filename or label=class")
+    return {name: theirs for name, _, theirs in pairs}
 
 
 def ratios_of(text: str) -> tuple[float, float]:

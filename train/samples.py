@@ -14,6 +14,8 @@ Row = Mapping[str, Any]
 
 IMAGE, LABEL, LABELS, MASK = "image_path", "label", "labels", "mask_path"
 """The columns that rows have."""
+COLUMNS = {"image": IMAGE, "label": LABEL, "labels": LABELS, "mask": MASK}
+"""They, by the words of `data.columns`."""
 SHOWN = 10
 """So many problems of a kind are listed; the rest is counted."""
 
@@ -26,6 +28,8 @@ class Sample:
     truth: Truth
     gallery: bool = False
     """Metric learning: stands in the gallery that others are looked up in, and is not looked up itself."""
+    group: str = ""
+    """Pictures of one group, such as a patient, stay in one part."""
 
 
 @dataclass
@@ -35,11 +39,36 @@ class Table:
     columns: Sequence[str] = ()
     rows: list[tuple[str, Row]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is worth to be said, and keeps nobody from training."""
 
 
-def listed(kind: str, items: Sequence[str]) -> list[str]:
-    """Problems of one kind, as one entry: all of them, or the first few and their number."""
+def listed(kind: str, items: Sequence[str], hint: str = "") -> list[str]:
+    """Problems of one kind, as one entry: all of them, or the first few and their number; and what may be the cause."""
     if not items:
         return []
     more = [f"... and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
-    return [f"{kind} ({len(items)}):" + "".join(f"\n    {item}" for item in [*items[:SHOWN], *more])]
+    lines = [*items[:SHOWN], *more, *([hint] if hint else [])]
+    return [f"{kind} ({len(items)}):" + "".join(f"\n    {line}" for line in lines)]
+
+
+def fact(cell: Any) -> bool | None:
+    """Whether a label holds: 1, 1.0, true, or 0, 0.0, false, as programs write them; None for anything else."""
+    text = str(cell).strip().lower()
+    if text in ("true", "false"):
+        return text == "true"
+    value = _number(text)
+    return bool(value) if value in (0.0, 1.0) else None
+
+
+def is_soft(cell: Any) -> bool:
+    """Whether a label holds in part."""
+    value = _number(str(cell))
+    return value is not None and 0 < value < 1
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

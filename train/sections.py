@@ -24,6 +24,7 @@ from pydantic import (
 from model.preprocess import Fit, Interpolation, Preprocess
 from model.spec import Frozen, Name
 from train.export_rules import FORMATS, contradiction, known_accelerator
+from train.mask_values import MaskValues
 
 # os.path's version leaves an unknown user's name as it is; Path's raises RuntimeError.
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
@@ -98,15 +99,28 @@ class DataConfig(Section):
     path: UserPath
     """A folder of class folders; a CSV or JSON; or a folder with parts `train`, `val`, `test` (and `base`) of those."""
     reader: str | None = None
-    """folder, csv, json, or a plugin's; default: by what `path` is."""
+    """folder, csv, json, jsonl, or a plugin's; default: by what `path` is."""
+    columns: dict[Literal["image", "label", "labels", "mask"], str] = {}
+    """Of a table with other column names: which is which, such as {image: filename, label: class}."""
     masks: UserPath | None = None
     """Segmentation: the folder of masks for a `path` that is a folder of pictures; paired by name, any extension."""
+    mask_suffix: str = ""
+    """Segmentation: what the names of masks have besides those of pictures, such as _mask."""
+    mask_values: MaskValues | None = None
+    """Segmentation: by class, the values in masks: a number, a list, a range or a colour, such as
+    {background: 0, nucleus: 1-255, ignore: 65535}; `nonzero` is every other value. What stands under `ignore` is not
+    judged."""
     labels: tuple[str, ...] | None = None
-    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground."""
+    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground.
+    Multilabel: the columns that are labels; default: all but that of the picture."""
     top_classes: PositiveInt | None = None
     """Keep only the most common classes, so many."""
     split_by: Literal["picture", "class"] | None = None
-    """class puts whole classes into one part, to measure on unseen ones; default: class for embeddings."""
+    """class: no class is in two parts (for classes never seen); default: class for embeddings, else picture."""
+    split_column: str | None = None
+    """A column of train, val and test, which says in which part a picture is."""
+    group: str | None = None
+    """A column, such as patient: what is equal there stays in one part."""
     per_class: Annotated[int, Field(ge=2)] | None = None
     """Pictures of each class in a batch, for losses that compare them; default: pictures come at random."""
     val_ratio: float = Field(default=0.15, gt=0, lt=1)
@@ -116,6 +130,8 @@ class DataConfig(Section):
     def _something_is_left_to_train_on(self) -> DataConfig:
         if self.val_ratio + self.test_ratio >= 1:
             raise ValueError(f"val_ratio + test_ratio leave nothing to train on ({self.val_ratio} + {self.test_ratio})")
+        if self.group is not None and self.split_by == "class":
+            raise ValueError("group and split_by: class both say what stays together; give one")
         return self
 
 
@@ -140,7 +156,7 @@ class ModelConfig(Section):
 
 
 class ImageConfig(Section):
-    """The size of the model's input, and how a picture is fitted to it (see `model.preprocess.Preprocess`)."""
+    """The size of the model's input, and how a picture is fitted to it."""
 
     size: PositiveInt | None = None
     """A square's side; or give `height` and `width`."""
@@ -150,6 +166,7 @@ class ImageConfig(Section):
     """crop keeps the centre, pad adds borders, squash changes the shape."""
     crop_ratio: float = 1.0
     interpolation: Interpolation = "bilinear"
+    """nearest, bilinear, bicubic or lanczos."""
     fill: tuple[int, int, int] = (0, 0, 0)
     """Colour of borders, red, green, blue in 0..255."""
 

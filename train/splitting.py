@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from model.errors import ConfigError, DataError
@@ -50,7 +51,7 @@ def split_off(
     parts: dict[str, list[Sample]] = {"train": list(samples)}
     for part, ratio in ratios.items():
         count = round(len(samples) * ratio)
-        divide = _by_class if by == "class" else _stratified
+        divide = {"class": _by_class, "group": _by_group}.get(by, _stratified)
         parts["train"], parts[part] = divide(parts["train"], count, task, seed, digests)
         if not parts[part] or not parts["train"]:
             raise DataError(_why_not(part, count, samples, task, by))
@@ -59,6 +60,9 @@ def split_off(
 
 def _why_not(part: str, count: int, samples: Sequence[Sample], task: TrainingTask, by: str) -> str:
     classes = {label for sample in samples for label in task.classes(sample.truth)}
+    if by == "group":
+        groups = len({sample.group for sample in samples})
+        return f"{groups} groups are too few to give {part} whole ones and keep some to train on: bring more of them"
     if by == "picture":
         change = "raise" if 2 * count < len(samples) else "lower"
         each = f" and leave each of {len(classes)} classes in every part" if classes else ""
@@ -87,6 +91,37 @@ def _by_class(
         total += sizes[label]
     kept = [sample for sample in samples if task.classes(sample.truth)[0] not in taken]
     return kept, [sample for sample in samples if task.classes(sample.truth)[0] in taken]
+
+
+def _by_group(
+    samples: Sequence[Sample], count: int, task: TrainingTask, seed: int, digests: Mapping[Path, str]
+) -> Halves:
+    """Whole groups, as near to the count and to the classes' proportions as they allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = [sample.group for sample in samples]
+    folds = min(max(2, round(len(samples) / max(count, 1))), len(set(groups)))
+    if folds < 2:
+        return list(samples), []
+    counts = Counter(label for sample in samples for label in task.classes(sample.truth))
+    strata = [task.stratum(sample.truth, counts) for sample in samples]
+    if max(Counter(strata).values()) < folds:
+        strata = [""] * len(samples)  # too few of each to be spread
+    with warnings.catch_warnings():
+        # A class with fewer pictures than there are folds cannot be in each.
+        warnings.simplefilter("ignore", UserWarning)
+        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(samples, strata, groups)
+        taken = [set(fold.tolist()) for _, fold in split]
+    fold = min(taken, key=lambda fold: (_lost(samples, fold, task), not fold, abs(len(fold) - count)))
+    return [s for i, s in enumerate(samples) if i not in fold], [s for i, s in enumerate(samples) if i in fold]
+
+
+def _lost(samples: Sequence[Sample], fold: Container[int], task: TrainingTask) -> int:
+    """So many classes would be in the part alone, and unknown to training."""
+    inside, outside = set[str](), set[str]()
+    for number, sample in enumerate(samples):
+        (inside if number in fold else outside).update(task.classes(sample.truth))
+    return len(inside - outside)
 
 
 def _stratified(

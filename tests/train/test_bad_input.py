@@ -243,7 +243,7 @@ def test_config_is_refused_when_half_precision_has_no_gpu(command: Command, grou
 def test_config_is_refused_when_a_binary_loss_gets_three_labels(command: Command, ground: Ground) -> None:
     ground.segments(labels=["nothing", "ink", "paper"])
     for mask in (ground.root / "masked" / "masks").iterdir():
-        Image.fromarray(np.asarray(Image.open(mask)) // 255).save(mask)
+        Image.fromarray(np.asarray(Image.open(mask)) // 255 * (1 + int(mask.stem) % 2)).save(mask)
     assert "loss bce: is for two labels, there are 3; use cross_entropy" in refused(command, ground, "loss=bce")
 
 
@@ -311,13 +311,58 @@ def a_label_that_train_lacks(ground: Ground) -> list[str]:
 def a_part_of_another_name(ground: Ground) -> list[str]:
     parts = ground.parts()
     (parts / "val").rename(parts / "valid")
-    return ["besides base, train, val, test there is also valid; rename it to one of them, or move it away"]
+    return ["the parts of a data set are named base, train, val, test; rename valid to val, or move it away"]
 
 
 def no_part_to_train_on(ground: Ground) -> list[str]:
     parts = ground.parts()
     (parts / "train").rename(parts / "training")
-    return ["there is nothing to train on: expected pictures, in a part `train`"]
+    return ["the parts of a data set are named base, train, val, test; rename training to train"]
+
+
+def a_part_beside_a_stranger(ground: Ground) -> list[str]:
+    shutil.copytree(ground.data / "0", ground.parts() / "drafts" / "0")
+    return ["besides base, train, val, test there is also drafts; rename it to one of them, or move it away"]
+
+
+def parts_in_capitals(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    for part in ("train", "val"):
+        (parts / part).rename(parts / part.capitalize())
+    return [f"{parts}: the parts of a data set are named base, train, val, test; rename Train to train, Val to val"]
+
+
+def parts_of_sets(ground: Ground) -> list[str]:
+    parts = ground.parts()
+    (parts / "train").rename(parts / "training_set")
+    (parts / "val").rename(parts / "VAL2017")
+    return ["rename VAL2017 to val, training_set to train"]
+
+
+def parts_without_class_folders(ground: Ground) -> list[str]:
+    ground.values["data"]["path"] = str(ground.root / "flat")
+    for part, label in (("train", "0"), ("val", "1")):
+        shutil.copytree(ground.data / label, ground.root / "flat" / part)
+    return ["flat: train, val hold no class folders; expected train/<label>/<picture>"]
+
+
+def parts_inside_of_classes(ground: Ground) -> list[str]:
+    (ground.data / "1" / "Training").mkdir()
+    return ["parts inside of class folders, where data/<part>/<label>/<picture> is expected (1):", "1/Training"]
+
+
+def a_part_in_a_table_of_another_name(ground: Ground) -> list[str]:
+    ground.table(name="train.csv")
+    shutil.copy(ground.data / "train.csv", ground.data / "Valid.csv")
+    ground.values["data"]["path"] = str(ground.data)
+    return ["the parts of a data set are named base, train, val, test; rename Valid.csv to val.csv"]
+
+
+def a_layout_of_detection(ground: Ground) -> list[str]:
+    shutil.copytree(ground.data / "0", ground.root / "yolo" / "train" / "images")
+    (ground.root / "yolo" / "train" / "labels").mkdir()
+    ground.values["data"]["path"] = str(ground.root / "yolo")
+    return ["train: holds images, labels, not class folders; for masks give data.path and data.masks"]
 
 
 def a_picture_in_two_parts(ground: Ground) -> list[str]:
@@ -330,7 +375,7 @@ def a_picture_in_two_parts(ground: Ground) -> list[str]:
 def another_header(ground: Ground) -> list[str]:
     path = ground.write_table(ground.data / "labels.csv", [{"file": "0/0000.png", "class": "0"}])
     ground.values["data"]["path"] = str(path)
-    return [f"{path}: expected a header with image_path and the task's columns, got file,class"]
+    return [f"{path}: no column `image_path`; the columns are: file, class", "data.columns: {image: file}"]
 
 
 def an_empty_file(ground: Ground) -> list[str]:
@@ -345,15 +390,27 @@ def a_header_alone(ground: Ground) -> list[str]:
     return ["has a header and no rows"]
 
 
+def a_table_without_a_header(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").write_text("0/0000.png  1.0  mono\n0/0001.png  0.0  mono\n")
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["its first line is no header: '0/0000.png  1.0  mono'; put one above, such as image_path,label"]
+
+
+def a_table_in_latin_1(ground: Ground) -> list[str]:
+    (ground.data / "labels.csv").write_bytes("image_path;label\n0/0000.png;schön\n".encode("latin-1"))
+    ground.values["data"]["path"] = str(ground.data / "labels.csv")
+    return ["labels.csv: line 2 is not UTF-8 (byte 0xf6); save it as UTF-8"]
+
+
 def no_column_of_the_task(ground: Ground) -> list[str]:
     ground.table()
     ground.values["column"] = "species"
-    return ["36 rows of train cannot be used: expected a label in a column species, there are image_path, label"]
+    return ["36 rows cannot be used (lines 2, 3, 4, …): no column `species`; the columns are: image_path, label"]
 
 
 def a_blank_cell(ground: Ground) -> list[str]:
     ground.table({"label": " "})
-    return ["without a value for each of 2 columns, image_path,label (1):", "line 2: '0/0000.png, '"]
+    return ["rows that cannot be used (1):", "line 2: there is no value for label"]
 
 
 def a_missing_picture(ground: Ground) -> list[str]:
@@ -369,7 +426,7 @@ def a_picture_named_twice(ground: Ground) -> list[str]:
 def a_cell_that_is_no_fact(ground: Ground) -> list[str]:
     ground.facts("1", "yes")
     return [
-        "rows of train that cannot be used (1):",
+        "rows that cannot be used (1):",
         "line 3: expected a column of 0 or 1 for each label",
         "seven 'yes'",
     ]
@@ -406,7 +463,7 @@ def a_mask_without_a_picture(ground: Ground) -> list[str]:
 
 def a_mask_of_another_size(ground: Ground) -> list[str]:
     mask = ground.segments() / "masks" / "03.png"
-    Image.open(mask).resize((32, 40)).save(mask)
+    Image.open(mask).resize((32, 40), Image.Resampling.NEAREST).save(mask)
     return ["pictures whose truth cannot be used (1):", f"mask {mask}: is 32 x 40, expected its picture's 64 x 64"]
 
 
@@ -414,7 +471,193 @@ def a_mask_with_an_unknown_class(ground: Ground) -> list[str]:
     masked = ground.segments(labels=["nothing", "ink", "paper"])
     for path in (masked / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 255 * (7 if path.stem == "03" else 2)).save(path)
-    return [f"mask {masked / 'masks' / '03.png'}: holds 7, expected class numbers below 3 (or 255); data.labels names"]
+    return [
+        f"mask {masked / 'masks' / '03.png'}: holds 7, expected class numbers below 3 (or 255)",
+        "data.labels names the classes, from 0; for other values data.mask_values: {nothing: 0, ink: 7, …}",
+    ]
+
+
+def redrawn(ground: Ground, draw: Callable[[np.ndarray], Image.Image], **data: Any) -> None:
+    """Masks that are drawn anew from where their digits are."""
+    for mask in (ground.segments(**data) / "masks").iterdir():
+        draw(np.asarray(Image.open(mask)) > 0).save(mask)
+
+
+def masks_in_a_colour(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there[..., None] * np.array([255, 0, 0], np.uint8)))
+    return [
+        "pictures whose truth cannot be used (12):",
+        "00.png: holds the colours [0, 0, 0], [255, 0, 0], expected 0 and 1 (and 255 for what is not judged), or 0 and",
+        "data.mask_values: {background: [0, 0, 0], foreground: [255, 0, 0]}",
+    ]
+
+
+def masks_of_zero_and_two(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there * np.uint8(2)))
+    return ["00.png: holds 0, 2, expected 0 and 1", "data.mask_values: {background: 0, foreground: 2}"]
+
+
+def masks_of_instances(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there * np.arange(64, dtype=np.uint16) * 9))
+    return ["more, expected 0 and 1", "data.mask_values: {background: 0, foreground: nonzero}"]
+
+
+def masks_with_soft_edges(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there * np.uint8(255)).resize((32, 32)).resize((64, 64)))
+    return ["(or {background: 0-127, foreground: 128-255} where edges are soft)"]
+
+
+def masks_that_are_transparent(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there[..., None] * np.array([255, 0, 0, 255], np.uint8)))
+    return ["00.png: is transparent in parts; save it without transparency, so that each pixel has a value"]
+
+
+def masks_of_nothing(ground: Ground) -> list[str]:
+    redrawn(ground, lambda there: Image.fromarray(there * np.uint8(0)))
+    return ["no mask of train has a pixel of foreground, so that nothing could be learned"]
+
+
+def masks_with_a_value_that_is_not_mapped(ground: Ground) -> list[str]:
+    values = {"background": 0, "ink": 2, "ignore": 9}
+    redrawn(ground, lambda there: Image.fromarray(there * np.uint8(3)), mask_values=values)
+    return ["00.png: holds 3, which data.mask_values does not name"]
+
+
+def mask_values_of_other_labels(ground: Ground) -> list[str]:
+    ground.segments(labels=["background", "ink"], mask_values={"background": 0, "paper": 255})
+    return ["data.mask_values: names background, paper, the labels are background, ink; name each of them"]
+
+
+def masks_with_a_suffix(ground: Ground) -> list[str]:
+    masks = ground.segments() / "masks"
+    for mask in list(masks.iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    return [f"{masks}: all masks end in _mask, so that none has its picture's name; set data.mask_suffix: _mask"]
+
+
+def masks_of_other_names(ground: Ground) -> list[str]:
+    masks = ground.segments() / "masks"
+    for mask in list(masks.iterdir()):
+        mask.rename(mask.with_stem(f"m{mask.stem}"))
+    return ["no mask has its picture's name; pictures are named as 00.jpg, masks as m00.png"]
+
+
+def two_masks_of_a_picture(ground: Ground) -> list[str]:
+    masks = ground.segments() / "masks"
+    Image.open(masks / "00.png").save(masks / "00.bmp")
+    return ["00.jpg: has two masks, ", "00.bmp", "00.png"]
+
+
+def a_column_of_the_split_beside_labels(ground: Ground) -> list[str]:
+    pictures = sorted(ground.data.rglob("*.png"))
+    rows = [
+        {"image_path": str(p), "is_train": i % 2, "patient": f"p{i % 5}", "seven": int(p.parent.name == "7"), "odd": 1}
+        for i, p in enumerate(pictures)
+    ]
+    ground.values |= {"task": "multilabel"}
+    ground.values["data"]["path"] = str(ground.write_table(ground.root / "facts.csv", rows))
+    return [
+        "column is_train seems to say which part a picture is in",
+        "column patient holds 'p0', 'p1', 'p2', 'p3', 'p4', expected 0 or 1 for each label; name the columns that are "
+        "labels with data.labels: [seven, odd]",
+    ]
+
+
+def a_label_that_all_pictures_have(ground: Ground) -> list[str]:
+    a_column_of_the_split_beside_labels(ground)
+    ground.values["data"]["labels"] = ["seven", "odd"]
+    return ["labels that each picture of train has, so that nothing can be learned; leave them out (1):\n    odd"]
+
+
+def a_label_column_that_is_missing(ground: Ground) -> list[str]:
+    a_column_of_the_split_beside_labels(ground)
+    ground.values["data"]["labels"] = ["seven", "eight"]
+    return ["no column `eight`, which data.labels names; the columns are: image_path, is_train, patient, seven, odd"]
+
+
+def soft_labels(ground: Ground) -> list[str]:
+    ground.facts("1", "0.5", "0.9")
+    return ["line 3: expected a column of 0 or 1", "seven '0.5'; labels between 0 and 1 are not learned, round them"]
+
+
+def a_column_of_soft_labels(ground: Ground) -> list[str]:
+    ground.facts(*["0.5", "0.7"] * 18)
+    return ["column seven holds '0.5', '0.7', expected 0 or 1 for each label; labels between 0 and 1 are not learned"]
+
+
+def a_blank_fact(ground: Ground) -> list[str]:
+    ground.facts("1", "", "1.0", "True", "false")
+    return ["line 3: there is no value for seven"]
+
+
+def one_picture_under_two_labels(ground: Ground) -> list[str]:
+    shutil.copy(ground.data / "0" / "0000.png", ground.data / "1" / "same.png")
+    return [
+        "pictures that are there twice, with different truths; keep the right one (1):",
+        f"{ground.data / '1' / 'same.png'} (1) is {ground.data / '0' / '0000.png'} (0)",
+    ]
+
+
+def one_picture_with_two_masks(ground: Ground) -> list[str]:
+    masked = ground.segments()
+    shutil.copy(masked / "images" / "03.jpg", masked / "images" / "04.jpg")
+    return ["with different truths", "04.jpg (mask 04.png) is ", "03.jpg (mask 03.png)"]
+
+
+def labels_spelled_in_two_ways(ground: Ground) -> list[str]:
+    ground.table({"label": "0.0"}, {"label": "00"}, {"label": "cafe\u0301"}, {"label": "caf\u00e9"})
+    return [
+        "labels that differ by their spelling alone; write each in one way (2):",
+        "'0' and '0.0' and '00'",
+        r"'cafe\u0301' and 'caf\xe9'",
+    ]
+
+
+def a_group_that_is_no_column(ground: Ground) -> list[str]:
+    ground.table()
+    ground.values["data"]["group"] = "patient"
+    return ["no column `patient`, which data.group names; the columns are: image_path, label"]
+
+
+def a_single_group(ground: Ground) -> list[str]:
+    ground.table(*[{"patient": "p1"}] * 36)
+    ground.values["data"]["group"] = "patient"
+    return ["1 groups are too few to give test whole ones and keep some to train on"]
+
+
+def a_group_in_two_parts(ground: Ground) -> list[str]:
+    for part, label in (("train", "01"), ("val", "17")):
+        pictures = [picture for each in label for picture in sorted((ground.data / each).iterdir())[:: len(label)]]
+        rows = [{"image_path": str(p), "label": p.parent.name, "patient": p.parent.name} for p in pictures]
+        (ground.root / "parts").mkdir(exist_ok=True)
+        ground.write_table(ground.root / "parts" / f"{part}.csv", rows)
+    ground.values["data"] = {"path": str(ground.root / "parts"), "group": "patient", "test_ratio": 0.0}
+    return ["groups that are in two parts, where each belongs into one (1):\n    1 in train and val"]
+
+
+def one_picture_in_two_groups(ground: Ground) -> list[str]:
+    ground.table(*({"patient": f"p{number // 3}"} for number in range(36)))
+    shutil.copy(ground.data / "0" / "0000.png", ground.data / "0" / "0011.png")
+    names = sorted(path.name for path in (ground.data / "0").iterdir())
+    shutil.copy(ground.data / "0" / names[0], ground.data / "0" / names[-1])
+    ground.values["data"]["group"] = "patient"
+    return ["pictures that are in two groups (1):", "of p3 is ", "of p0"]
+
+
+def a_part_that_the_column_does_not_tell(ground: Ground) -> list[str]:
+    ground.table(*({"split": ("train", "Valid", "later")[number % 3]} for number in range(36)))
+    ground.values["data"]["split_column"] = "split"
+    return ["12 rows cannot be used (lines 4, 7, 10, …): expected train, val or test in column split, got 'later'"]
+
+
+def names_without_an_ending(ground: Ground) -> list[str]:
+    ground.table(*({"image_path": f"a{number}"} for number in range(36)))
+    return ["that do not exist (36):", "the names have no ending; write paths from the folder of labels.csv"]
+
+
+def options_of_segmentation(ground: Ground) -> list[str]:
+    ground.values["data"] |= {"mask_values": {"a": 0, "b": 1}, "mask_suffix": "_mask"}
+    return ["data.mask_values is for segmentation; leave it out", "data.mask_suffix is for segmentation; leave it out"]
 
 
 def a_mask_cut_short(ground: Ground) -> list[str]:
@@ -483,7 +726,7 @@ def a_label_that_is_a_column(ground: Ground) -> list[str]:
 
 def names_for_the_numbers_of_no_mask(ground: Ground) -> list[str]:
     ground.values["data"]["labels"] = ["zero", "one", "seven"]
-    return ["data.labels: names the numbers in masks; a multiclass model has labels from its data"]
+    return ["data.labels is for segmentation and multilabel; leave it out"]
 
 
 def pictures_without_a_folder_of_masks(ground: Ground) -> list[str]:
@@ -497,7 +740,7 @@ def labels_in_a_column_that_is_not_there(ground: Ground) -> list[str]:
     rows = [{"image_path": str(path), "odd": number % 2, "even": 1} for number, path in enumerate(pictures)]
     ground.values |= {"task": "multilabel", "column": "nope"}
     ground.values["data"]["path"] = str(ground.write_table(ground.root / "facts.csv", rows))
-    return ["expected labels in a column nope, there are image_path, odd, even"]
+    return ["no column `nope`; the columns are: image_path, odd, even"]
 
 
 def labels_in_a_column_of_facts(ground: Ground) -> list[str]:
@@ -529,7 +772,15 @@ DATA = [
     weights_that_are_missing, classes_that_training_does_not_know, a_header_that_says_it_twice,
     json_with_a_number_for_a_path, json_that_lacks_a_label, a_label_that_is_a_column,
     names_for_the_numbers_of_no_mask, pictures_without_a_folder_of_masks,
-    labels_in_a_column_that_is_not_there, labels_in_a_column_of_facts,
+    labels_in_a_column_that_is_not_there, labels_in_a_column_of_facts, a_part_beside_a_stranger, parts_in_capitals,
+    parts_of_sets, parts_without_class_folders, parts_inside_of_classes, a_part_in_a_table_of_another_name,
+    a_layout_of_detection, masks_in_a_colour, masks_of_zero_and_two, masks_of_instances, masks_with_soft_edges,
+    masks_that_are_transparent, masks_of_nothing, masks_with_a_value_that_is_not_mapped, mask_values_of_other_labels,
+    masks_with_a_suffix, masks_of_other_names, two_masks_of_a_picture, a_column_of_the_split_beside_labels,
+    a_label_that_all_pictures_have, a_label_column_that_is_missing, soft_labels, a_column_of_soft_labels, a_blank_fact,
+    one_picture_under_two_labels, one_picture_with_two_masks, labels_spelled_in_two_ways, a_group_that_is_no_column,
+    a_single_group, a_group_in_two_parts, one_picture_in_two_groups, a_part_that_the_column_does_not_tell,
+    names_without_an_ending, options_of_segmentation, a_table_without_a_header, a_table_in_latin_1,
 ]  # fmt: skip
 
 

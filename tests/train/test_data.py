@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +14,13 @@ import pytest
 from PIL import Image
 
 from model.errors import DataError
-from model.spec import ModelSpec
+from model.preprocess import Preprocess
+from model.spec import Lineage, ModelSpec
 from train.config import Config
-from train.data import PARTS, Splits, read_labelled, read_splits
+from train.data import Splits, read_labelled, read_splits
+from train.part_names import PARTS
+from train.readers import read_table
+from train.samples import IMAGE
 from train.sections import DataConfig, HeadConfig
 from train.tasks import TRAINING_TASKS, TrainingTask, training_task, training_task_of
 from train.tasks.base import natural
@@ -252,3 +258,184 @@ def test_labelled_pictures_are_read_when_other_folders_lie_beside_the_test_part(
     copy_digits(tmp_path / "data" / "test", count=2)
     copy_digits(tmp_path / "data" / "drafts", count=2, start=9)
     assert len(read_labelled(tmp_path / "data", *multiclass(("0", "1", "7"), spec))) == 6
+
+
+def table_of(folder: Path, name: str, write_table: Table, **columns: Callable[[int, Path], object]) -> Path:
+    """A table of the folder's pictures beside them, with the label and more columns by number and path."""
+    pictures = sorted(folder.rglob("*.png"))
+    rows = [
+        {"image_path": str(p.relative_to(folder)), "label": p.parent.name}
+        | {column: value(number, p) for column, value in columns.items()}
+        for number, p in enumerate(pictures)
+    ]
+    return write_table(folder / name, rows)
+
+
+@pytest.mark.parametrize(
+    ("true", "false"), [("1.0", "0.0"), ("True", "False"), ("true", "false"), ("TRUE", "0"), (1.0, 0.0), (True, False)]
+)
+def test_facts_are_read_when_a_program_writes_them_its_own_way(
+    folder: Path, write_table: Table, true: object, false: object
+) -> None:
+    pictures = sorted(folder.rglob("*.png"))
+
+    def facts(name: str, yes: object, no: object) -> Splits:
+        rows = [
+            {"image_path": str(p), "seven": yes if p.parent.name == "7" else no, "odd": no if "0" in p.parts else yes}
+            for p in pictures
+        ]
+        return split(write_table(folder / name, rows), "multilabel")
+
+    suffix = "csv" if isinstance(true, str) else "json"
+    assert facts(f"facts.{suffix}", true, false) == facts("plain.csv", "1", "0")
+
+
+def test_labels_are_the_named_columns_when_a_multilabel_table_has_others(folder: Path, write_table: Table) -> None:
+    is_label = {label: lambda _, p, label=label: int(p.parent.name == label) for label in "017"}
+    path = table_of(
+        folder, "facts.csv", write_table, is_train=lambda i, _: i % 2, patient=lambda i, _: f"p{i}", **is_label
+    )
+    task = TRAINING_TASKS["multilabel"](HeadConfig(task="multilabel"), None, ("0", "7"))
+    splits = read_splits(DataConfig(path=path, labels=("0", "7")), task, seed=0)
+    assert splits.question.labels == ("0", "7")
+    assert {sample.truth for sample in splits.train} == {("0",), ("7",), ()}
+
+
+def test_labels_lose_their_fraction_when_the_whole_column_has_one(folder: Path, write_table: Table) -> None:
+    whole = table_of(folder, "whole.csv", write_table)
+    fractions = table_of(folder, "fractions.csv", write_table, label=lambda _, p: f"{p.parent.name}.0")
+    assert split(fractions) == split(whole)
+
+
+def test_labels_that_differ_in_capitals_are_told_and_kept(
+    folder: Path, write_table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table_of(folder, "letters.csv", write_table, label=lambda _, p: {"0": "a", "1": "A"}.get(p.parent.name, "b"))
+    assert split(path).question.labels == ("A", "a", "b")
+    assert "labels that differ in capital letters alone, and are learned as different (1):" in capsys.readouterr().err
+
+
+def test_groups_stay_in_one_part_when_they_are_named(folder: Path, write_table: Table) -> None:
+    """Each patient has pictures of two classes; each part still gets all three."""
+    path = table_of(
+        folder, "cells.csv", write_table, patient=lambda i, p: f"p{i % 6}" if p.parent.name != "7" else f"p{i % 12}"
+    )
+    patients = {row[IMAGE]: row["patient"] for _, row in read_table(path).rows}
+    for seed in range(3):
+        splits = split(path, group="patient", seed=seed, val_ratio=0.25, test_ratio=0.25)
+        groups = {
+            part: {patients[sample.path] for sample in getattr(splits, part)} for part in ("train", "val", "test")
+        }
+        assert all(groups.values())
+        assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 12
+        assert all(set(labels_of(splits, part)) == {"0", "1", "7"} for part in groups)
+        assert 6 <= len(splits.val) <= 12
+        assert 6 <= len(splits.test) <= 12
+    assert split(path, group="patient", seed=1) == split(path, group="patient", seed=1)
+
+
+def test_groups_are_counted_in_the_facts_when_they_are_named(folder: Path, write_table: Table, tmp_path: Path) -> None:
+    path = table_of(folder, "cells.csv", write_table, patient=lambda i, _: f"p{i % 9}")
+    split(path, group="patient").save(tmp_path / "splits", TRAINING_TASKS["multiclass"](HeadConfig()))
+    facts = json.loads((tmp_path / "splits" / "data.json").read_text())
+    assert facts["group"] == "patient"
+    assert sum(facts["groups"].values()) == 9
+
+
+def test_parts_are_those_of_the_column_when_it_is_named(folder: Path, write_table: Table) -> None:
+    names = ("train", "Valid", "TEST", "training")
+    path = table_of(folder, "cells.csv", write_table, split=lambda i, _: names[i % 4], is_valid=lambda i, _: i % 4 == 1)
+    splits = split(path, split_column="split")
+    assert [len(getattr(splits, part)) for part in ("train", "val", "test")] == [18, 9, 9]
+    only_val = split(path, split_column="is_valid", test_ratio=0)
+    assert {sample.path for sample in only_val.val} == {sample.path for sample in splits.val}
+    assert len(only_val.train) == 27
+
+
+def test_a_column_of_the_split_is_told_when_it_is_not_used(
+    folder: Path, write_table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split(table_of(folder, "cells.csv", write_table, split=lambda *_: "train"))
+    said = capsys.readouterr().err
+    assert "note: " in said
+    assert "column split is not used; data.split_column: split would take the parts from it" in said
+
+
+def test_class_folders_of_folders_are_told_when_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "deep").mkdir()
+    shutil.move(folder / "7", folder / "deep" / "more")
+    assert set(labels_of(split(folder), "train")) == {"0", "1", "deep"}
+    assert (
+        "class folders that hold only folders, whose pictures are all taken for the class (1):"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["cells.jsonl", "cells.tsv"])
+def test_tables_of_other_kinds_are_read_as_a_csv(folder: Path, write_table: Table, name: str) -> None:
+    path = table_of(folder, "cells.csv", write_table)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    if name.endswith("jsonl"):
+        (folder / name).write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    else:
+        (folder / name).write_text(
+            "".join("\t".join(row) + "\n" for row in [rows[0].keys(), *(r.values() for r in rows)])
+        )
+    assert split(folder / name) == split(path)
+
+
+def test_columns_are_the_named_ones_when_a_table_has_its_own(folder: Path, write_table: Table) -> None:
+    expected = split(table_of(folder, "cells.csv", write_table))
+    pictures = sorted(folder.rglob("*.png"))
+    rows = [
+        {"file": f"{p.parent.name}\\{p.name}", "class": p.parent.name, "label": i, "": i}
+        for i, p in enumerate(pictures)
+    ]
+    path = write_table(folder / "own.csv", rows)
+    assert split(path, columns={"image": "file", "label": "class"}) == expected
+
+
+def test_parts_are_kept_when_pictures_and_masks_have_them(masked: Path) -> None:
+    for kind in ("images", "masks"):
+        for number, file in enumerate(sorted((masked / kind).iterdir())):
+            part = ("train", "train", "val", "test")[number % 4]
+            (masked / kind / part).mkdir(exist_ok=True)
+            file.rename(masked / kind / part / file.name)
+    splits = split_masks(masked)
+    for part, count in (("train", 6), ("val", 3), ("test", 3)):
+        assert {(s.path.parent.name, s.truth.parent.name) for s in getattr(splits, part)} == {(part, part)}
+        assert len(getattr(splits, part)) == count
+
+
+def test_masks_are_paired_by_a_suffix_when_it_is_named(masked: Path) -> None:
+    expected = split_masks(masked).fingerprint
+    for mask in sorted((masked / "masks").iterdir()):
+        mask.rename(masked / "images" / f"{mask.stem}_mask.png")
+    together = split(masked / "images", "segmentation", masks=masked / "images", mask_suffix="_mask")
+    assert together.fingerprint == expected
+    assert {sample.truth.name for sample in together.train} <= {f"{number:02}_mask.png" for number in range(12)}
+
+
+def test_masks_are_read_as_in_training_when_a_model_is_measured(
+    masked: Path, write_table: Table, spec: ModelSpec
+) -> None:
+    """The lineage says which columns and values its data had."""
+    for mask in (masked / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(mask)) // 255 * np.uint8(2)).save(mask)
+    pairs = [{"file": f"images/{n:02}.jpg", "truth": f"masks/{n:02}.png"} for n in range(12)]
+    data = {
+        "path": str(write_table(masked / "pairs.csv", pairs)),
+        "columns": {"image": "file", "mask": "truth"},
+        "mask_values": {"background": 0, "ink": 2},
+    }
+    config = Config.model_validate({**DATA, "task": "segmentation", "data": data})
+    training = training_task(config)
+    splits = read_splits(config.data, training, seed=0)
+    assert splits.question.labels == ("background", "ink")
+    lineage = Lineage(config=config.model_dump(mode="json"))
+    model = spec.model_copy(update={"task": "segmentation", "labels": splits.question.labels, "lineage": lineage})
+    task = training_task_of(model)
+    samples = read_labelled(masked / "pairs.csv", model, task)
+    assert len(samples) == 12
+    assert set(np.unique(task.target(samples[0].truth, False, Preprocess(64, 64), model))) == {0, 1}

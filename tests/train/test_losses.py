@@ -149,6 +149,7 @@ def test_loss_of_masks_does_not_look_at_pixels_when_they_are_ignored(name: str) 
     with torch.no_grad():
         logits[:, :, :2] += torch.randn_like(logits[:, :, :2])
     assert loss(logits, targets).item() == pytest.approx(before.item(), rel=1e-5)
+    assert loss(logits, torch.full_like(targets, IGNORED)).item() == 0  # a mean over none would be NaN
 
 
 def test_dice_is_over_the_foreground_when_masks_are_right() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from train.data import read_splits
@@ -87,9 +88,40 @@ def test_prepare_splits_another_way_when_the_seed_is_another(command: Command, f
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_prepare_takes_columns_and_groups_as_named(
+    command: Command, folder: Path, write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    pictures = sorted(folder.rglob("*.png"))
+    rows = [{"filename": str(p), "class": p.parent.name, "patient": f"p{i % 8}"} for i, p in enumerate(pictures)]
+    path, target = write_table(tmp_path / "cells.csv", rows), tmp_path / "splits"
+    words = ["--column", "image=filename", "--column", "label=class", "--group", "patient", "--json"]
+    result = command("train", "prepare", path, target, *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["labels"] == ["0", "1", "7"]
+    parts = [{row["image_path"] for row in table(target / f"{part}.csv")} for part in ("train", "val", "test")]
+    patients = [{row["patient"] for row in rows if row["filename"] in part} for part in parts]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 8
+    assert json.loads((target / "data.json").read_text())["group"] == "patient"
+
+
+def test_prepare_takes_masks_by_their_suffix_and_values_as_named(
+    command: Command, masked: Path, tmp_path: Path
+) -> None:
+    for mask in list((masked / "masks").iterdir()):
+        Image.open(mask).convert("L").point(lambda level: level // 100).save(mask.with_stem(f"{mask.stem}_mask"))
+        mask.unlink()
+    words = ["--masks", masked / "masks", "--mask-suffix", "_mask", "--mask-values", "background: 0, ink: 2"]
+    result = command("train", "prepare", masked / "images", tmp_path / "s", "--task", "segmentation", *words, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["labels"] == ["background", "ink"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["--column", "picture=file"], "--column picture=file: expected image, label, labels, mask, as in image="),
+        (["--mask-values", "a: ["], "--mask-values a: [: expected CLASS: VALUE, as in background: 0, nucleus: 1-255"),
+        (["--mask-values", "a: x, b: 1"], "expected a number, a range such as 1-255, nonzero, or [red, green, blue]"),
         (["--ratio", "0.8"], "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST"),
         (["--ratio", "a:b"], "--ratio a:b: expected"),
         (["--ratio", "1:0:0"], "--ratio 1:0:0: expected"),

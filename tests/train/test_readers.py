@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from PIL import Image
 
 from model.errors import ConfigError
 from model.plugins import load_plugins
-from model.preprocess import Preprocess
+from model.preprocess import ImageError, Preprocess
 from model.spec import Question
-from train.masks import are_numbers, class_numbers
+from train.mask_values import Meaning
+from train.masks import class_meaning, class_numbers, two_class_meaning
 from train.readers import read_table
 from train.samples import IMAGE, MASK
-from train.sections import HeadConfig
+from train.sections import DataConfig, HeadConfig
 from train.tasks.segmentation import SegmentationTraining
 
 Table = Callable[..., Path]
@@ -94,7 +96,8 @@ def test_json_is_refused_by_entry_when_one_is_no_object(folder: Path) -> None:
     )
     table = read_table(folder / "labels.json")
     assert len(table.rows) == 1
-    assert "that are no object with image_path (2):\n    entry 2\n    entry 3" in table.problems[0]
+    assert "that are no object with image_path (1):\n    entry 2" in table.problems[0]
+    assert "that name no file (1):\n    entry 3: expected a path, got nothing" in table.problems[1]
 
 
 def test_masks_are_paired_by_name_when_their_extension_is_another(masked: Path) -> None:
@@ -132,7 +135,7 @@ def test_own_reader_gives_rows_when_it_is_a_plugin(folder: Path, plugin: str, re
     ("reader", "expected"),
     [
         ("own_readers:broken", "reader own_readers:broken failed on {path}: RuntimeError: no such luck"),
-        ("own_readers:careless", "rows of reader own_readers:careless without image_path (1):\n    row 1"),
+        ("own_readers:careless", "{path}: no column `image_path`; the columns are: picture"),
         ("own_readers:absent", "the module 'own_readers' has no class or function 'absent'"),
         ("other_readers:lines", "the module 'other_readers' is not imported unless you say so"),
     ],
@@ -158,7 +161,6 @@ def test_plugin_is_refused_with_its_own_error_when_it_cannot_be_imported(
     [
         ([0, 255], 2, [0, 1]),
         ([0, 1], 2, [0, 1]),
-        ([0, 127, 128, 254], 2, [0, 0, 1, 1]),
         ([0, 1, 255], 2, [0, 1, 255]),  # 255 is not judged beside a 1
         ([0, 1, 2, 255], 3, [0, 1, 2, 255]),
     ],
@@ -168,25 +170,101 @@ def test_mask_gives_class_numbers_when_read(
 ) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([levels], np.uint8)).save(path)
-    black_and_white = labels == 2 and not are_numbers([path])
-    assert class_numbers(path, labels, black_and_white).tolist() == [expected]
+    meaning = two_class_meaning([path])[0] if labels == 2 else class_meaning(labels)
+    assert class_numbers(path, meaning).tolist() == [expected]
+
+
+def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
+    """What the first of these masks becomes beside the others; refused where they do not tell."""
+    paths = [tmp_path / f"{name}.png" for name in masks]
+    for path, levels in zip(paths, masks.values(), strict=True):
+        Image.fromarray(np.array([levels], np.uint8)).save(path)
+    task = SegmentationTraining(HeadConfig(task="segmentation"))
+    how, question = Preprocess(1, 3, fit="squash"), Question(task="segmentation", labels=("background", "foreground"))
+    task.survey(paths)
+    problems = task.unfit({"train": paths}, question, least=1)
+    if any("say what 255 is" in problem for problem in problems):
+        return []
+    answer: list[list[int]] = task.target(paths[0], False, how, question).tolist()
+    return answer
 
 
 def test_255_means_the_same_in_all_masks_of_a_data_set(tmp_path: Path) -> None:
-    """A mask of nothing but background and void is one of numbers where another one holds a 1."""
-    for name, levels in (("void", [0, 255]), ("object", [0, 1])):
-        Image.fromarray(np.array([levels], np.uint8)).save(tmp_path / f"{name}.png")
-    task = SegmentationTraining(HeadConfig(task="segmentation"))
-    how, question = Preprocess(1, 2, fit="squash"), Question(task="segmentation", labels=("background", "foreground"))
-    meanings = []
-    for names in (("void",), ("void", "object")):
-        task.survey([tmp_path / f"{name}.png" for name in names])
-        meanings.append(task.target(tmp_path / "void.png", False, how, question).tolist())
-    assert meanings == [[[0, 1]], [[0, 255]]]
+    """A mask of nothing but background and void is one of numbers where another one holds all three."""
+    assert meaning_in(tmp_path, void=[0, 0, 255]) == [[0, 0, 1]]
+    assert meaning_in(tmp_path, void=[0, 0, 255], whole=[0, 1, 255]) == [[0, 0, 255]]
+    # Half of the masks written by one program, half by another: 255 may be the same as 1.
+    assert meaning_in(tmp_path, one=[0, 0, 255], other=[0, 0, 1]) == []
+
+
+MAPPED: dict[str, tuple[dict[str, Any], str, list[Any], list[int]]] = {
+    "a number": ({"background": 0, "nucleus": 2}, "L", [0, 2], [0, 1]),
+    "numbers": ({"background": 0, "nucleus": [1, 2, 9]}, "L", [0, 1, 2, 9], [0, 1, 1, 1]),
+    "the background is the first": ({"nucleus": 1, "background": 0}, "L", [0, 1], [0, 1]),
+    "an order without a background": ({"b": 1, "a": 0}, "L", [0, 1], [1, 0]),
+    "instances": ({"background": 0, "nucleus": "nonzero"}, "I;16", [0, 1, 300, 65535], [0, 1, 1, 1]),
+    "a range": ({"background": "0-127", "nucleus": "128-255"}, "L", [0, 127, 128, 255], [0, 0, 1, 1]),
+    "what is named goes before the rest": (
+        {"ignore": 255, "background": 0, "nucleus": "nonzero", "edge": 7},
+        "L",
+        [0, 3, 7, 255],
+        [0, 1, 2, 255],
+    ),
+    "colours": (
+        {"background": [0, 0, 0], "red": [255, 0, 0], "ignore": [255, 255, 255]},
+        "RGB",
+        [(0, 0, 0), (255, 0, 0), (255, 255, 255)],
+        [0, 1, 255],
+    ),
+    "several colours": (
+        {"background": 0, "warm": [[255, 0, 0], [255, 255, 0]]},
+        "RGB",
+        [(0, 0, 0), (255, 0, 0), (255, 255, 0)],
+        [0, 1, 1],
+    ),
+    "any colour": ({"background": 0, "thing": "nonzero"}, "RGB", [(0, 0, 0), (0, 0, 1), (9, 0, 0)], [0, 1, 1]),
+    "a grey mask among coloured ones": ({"background": [0, 0, 0], "red": [255, 0, 0]}, "L", [0, 0], [0, 0]),
+}
+
+
+@pytest.mark.parametrize("kind", MAPPED)
+def test_mask_values_give_classes_when_the_configuration_maps_them(tmp_path: Path, kind: str) -> None:
+    values, mode, pixels, expected = MAPPED[kind]
+    mask = Image.new(mode, (len(pixels), 1))
+    mask.putdata(pixels)
+    mask.save(tmp_path / "mask.png")
+    config = DataConfig.model_validate({"path": ".", "mask_values": values})
+    assert DataConfig.model_validate(config.model_dump(mode="json")) == config
+    meaning = Meaning(config.mask_values or {}, configured=True)
+    assert class_numbers(tmp_path / "mask.png", meaning).tolist() == [expected]
+
+
+def test_palette_gives_colours_when_the_configuration_names_colours(tmp_path: Path) -> None:
+    """A palette's numbers are those of the program that wrote it: here red is 0 and black is 1."""
+    mask = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    mask.putpalette([255, 0, 0, 0, 0, 0])
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"its palette has \[255, 0, 0\] at index 0"):
+        class_numbers(tmp_path / "mask.png", class_meaning(2))
+    config = DataConfig.model_validate({"path": ".", "mask_values": {"background": [0, 0, 0], "red": [255, 0, 0]}})
+    meaning = Meaning(config.mask_values or {}, configured=True)
+    assert class_numbers(tmp_path / "mask.png", meaning).tolist() == [[1, 0]]
+
+
+def test_jpeg_mask_is_cut_at_half_when_it_is_black_and_white(tmp_path: Path) -> None:
+    there = np.zeros((64, 64), np.uint8)
+    there[13:50, 11:47] = 255
+    Image.fromarray(there).save(tmp_path / "mask.jpg", quality=60)
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "mask.jpg")))) > 2
+    numbers = class_numbers(tmp_path / "mask.jpg", two_class_meaning([tmp_path / "mask.jpg"])[0])
+    assert (numbers == there // 255).mean() > 0.99
+    Image.fromarray(there // 3 + 40).save(tmp_path / "grey.jpg", quality=60)
+    with pytest.raises(ImageError, match=r"neither black nor white in 1?[0-9]+% of its pixels"):
+        class_numbers(tmp_path / "grey.jpg", two_class_meaning([tmp_path / "grey.jpg"])[0])
 
 
 def test_mask_gives_its_indices_when_it_has_a_palette(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
     picture.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10])
     picture.save(tmp_path / "mask.png")
-    assert class_numbers(tmp_path / "mask.png", 3, black_and_white=False).tolist() == [[0, 1, 2]]
+    assert class_numbers(tmp_path / "mask.png", class_meaning(3)).tolist() == [[0, 1, 2]]

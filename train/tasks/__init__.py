@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from model.errors import ConfigError
 from model.plugins import VARIABLE, plugged_in
 from model.spec import ModelSpec, Question
 from train.config import Config
-from train.sections import HeadConfig
+from train.mask_values import MaskValues, Meaning
+from train.sections import DataConfig, HeadConfig
 from train.tasks.base import TrainingTask
 from train.tasks.embedding import EmbeddingTraining
 from train.tasks.heads import HeadsTraining
@@ -23,7 +25,7 @@ TRAINING_TASKS: dict[str, type[TrainingTask]] = {
     task.name: task for task in (MulticlassTraining, MultilabelTraining, EmbeddingTraining, SegmentationTraining)
 }
 
-__all__ = ["TRAINING_TASKS", "TrainingTask", "training_task", "training_task_of"]
+__all__ = ["TRAINING_TASKS", "TrainingTask", "recorded_data", "training_task", "training_task_of"]
 
 
 def training_task(config: Config) -> TrainingTask:
@@ -31,17 +33,37 @@ def training_task(config: Config) -> TrainingTask:
     if config.task == HeadsTraining.name:
         heads = {name: _one(head, name) for name, head in config.heads.items()}
         return HeadsTraining(config, heads, {name: head.weight for name, head in config.heads.items()})
-    return _one(config, named=config.data.labels)
+    return _with_data(_one(config, named=config.data.labels), config.data.mask_values)
 
 
 def training_task_of(spec: ModelSpec) -> TrainingTask:
-    """The task of a trained model, to measure it; truths stand in the columns that its lineage names."""
+    """The task of a trained model, to measure it; its lineage says in which columns and values truths stand."""
     recorded = spec.lineage.config
     if spec.heads:
         columns = recorded.get("heads") or {}
         heads = {name: _one(_head_of(head, _section(columns, name)), name) for name, head in spec.heads.items()}
         return HeadsTraining(_head_of(spec, recorded), heads, dict.fromkeys(heads, 1.0))
-    return _one(_head_of(spec, recorded), named=spec.labels)
+    data = recorded_data(spec)
+    named = spec.labels if spec.task == SegmentationTraining.name else data.labels
+    return _with_data(_one(_head_of(spec, recorded), named=named), data.mask_values)
+
+
+def recorded_data(spec: ModelSpec, path: Path = Path(), masks: Path | None = None) -> DataConfig:
+    """How the data of a trained model was written, as far as its lineage says, for other data in its place."""
+    recorded = _section(spec.lineage.config, "data")
+    names = ("columns", "mask_suffix", "mask_values", "labels")
+    try:
+        return DataConfig.model_validate(
+            {name: recorded[name] for name in names if name in recorded} | {"path": path, "masks": masks}
+        )
+    except ValidationError:  # of another version
+        return DataConfig(path=path, masks=masks)
+
+
+def _with_data(task: TrainingTask, values: MaskValues | None) -> TrainingTask:
+    if values is not None and isinstance(task, SegmentationTraining):
+        task.map_values(Meaning(values, configured=True))
+    return task
 
 
 def _head_of(question: Question, recorded: Mapping[str, JsonValue]) -> HeadConfig:

@@ -44,7 +44,7 @@ class TrainingTask(ABC):
     """Whether the loss means something on classes that training does not know."""
 
     def __init__(self, config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> None:
-        """`output` is the head's name where there are several; `named` are labels that the truths give as numbers."""
+        """`output` is the head's name where there are several; `named` are the labels that the configuration names."""
         self.config, self.output, self.named = config, output, named
         self.truth_column = config.column or output or self.column
 
@@ -61,6 +61,15 @@ class TrainingTask(ABC):
     @abstractmethod
     def classes(self, truth: Truth) -> Sequence[str]:
         """The classes that a picture is counted for."""
+
+    @property
+    def label_columns(self) -> Sequence[str]:
+        """The columns that hold one label each."""
+        return ()
+
+    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+        """What is wrong with the columns of a table as a whole; its rows are not looked at then."""
+        return []
 
     def declared(self, columns: Sequence[str]) -> Sequence[str]:
         """Classes that the data's columns name, whether a picture has them or not."""
@@ -150,14 +159,16 @@ class TrainingTask(ABC):
         """A truth in a few words."""
         return ", ".join(self.classes(truth)) or "none"
 
-    def _cell(self, row: Row, what: str) -> str:
+    def _cell(self, row: Row) -> str:
         """What stands in the truth's column, as text. Raises ValueError where there is none."""
         value = row.get(self.truth_column)
-        if isinstance(value, str | int) and value != "":
-            return str(value).strip()
         if self.truth_column not in row:
-            raise ValueError(f"expected {what} in a column {self.truth_column}, there are {', '.join(row)}")
-        raise ValueError(f"expected {what} in column {self.truth_column}, got {value!r:.80}")
+            raise ValueError(f"no column `{self.truth_column}`; the columns are: {', '.join(row)}")
+        if value is None or value == "":
+            raise ValueError(f"there is no value for {self.truth_column}")
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value).strip()
+        raise ValueError(f"expected text in column {self.truth_column}, got {value!r:.80}")
 
     def _answers(self, outputs: Mapping[str, Any], question: Question) -> Any:
         """This task's first output."""

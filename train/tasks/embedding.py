@@ -39,7 +39,11 @@ class EmbeddingTraining(TrainingTask):
     compares = True
 
     def truth(self, row: Row) -> Truth:
-        return self._cell(row, "a class")
+        return self._cell(row)
+
+    @property
+    def label_columns(self) -> Sequence[str]:
+        return (self.truth_column,)
 
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
         return {self.truth_column: truth}

@@ -40,6 +40,10 @@ class HeadsTraining(TrainingTask):
     def truth(self, row: Row) -> Truth:
         return {name: task.truth(row) for name, task in self.heads.items()}
 
+    @property
+    def label_columns(self) -> Sequence[str]:
+        return [column for task in self.heads.values() for column in task.label_columns]
+
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
         return {
             column: cell

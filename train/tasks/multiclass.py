@@ -36,7 +36,11 @@ class MulticlassTraining(TrainingTask):
     usual_loss = "cross_entropy"
 
     def truth(self, row: Row) -> Truth:
-        return self._cell(row, "a label")
+        return self._cell(row)
+
+    @property
+    def label_columns(self) -> Sequence[str]:
+        return (self.truth_column,)
 
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
         return {self.truth_column: truth}

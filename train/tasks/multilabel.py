@@ -17,7 +17,8 @@ from model.runners.base import Outputs
 from model.spec import Question
 from model.tasks.base import Targets
 from train.losses import MULTILABEL, weighted_sum
-from train.samples import IMAGE, LABELS, MASK, Row, Truth
+from train.part_names import tells_split
+from train.samples import IMAGE, LABELS, MASK, Row, Truth, fact, is_soft, listed
 from train.tasks.base import Batched, TrainingTask, natural
 from train.tasks.confusion import Confusion
 from train.tasks.measures import Measures
@@ -25,6 +26,7 @@ from train.tasks.measures import Measures
 NOT_LABELS = {IMAGE, LABELS, MASK}
 SEPARATOR = "|"
 """Between the labels of one cell of a CSV."""
+_SOFT = "; labels between 0 and 1 are not learned, round them"
 
 
 class MultilabelTraining(TrainingTask):
@@ -36,34 +38,72 @@ class MultilabelTraining(TrainingTask):
     usual_loss = "bce"
 
     def truth(self, row: Row) -> Truth:
-        if self.config.column is not None and self.truth_column not in row:
-            raise ValueError(f"expected labels in a column {self.truth_column}, there are {', '.join(row)}")
         if self.truth_column in row:
-            value = row[self.truth_column]
-            if value in ("0", "1"):
-                raise ValueError(
-                    f"expected labels in column {self.truth_column}, got {value}; for a column of 0 or 1 each, leave "
-                    "`column` out"
-                )
-            labels = value.split(SEPARATOR) if isinstance(value, str) else value
-            if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-                raise ValueError(f"expected a list of labels in {self.truth_column}, got {value!r:.80}")
-            held = _in_order(label.strip() for label in labels if label.strip())
-            unfit = [label for label in held if label in NOT_LABELS or SEPARATOR in label]
-            if unfit:
-                raise ValueError(f"a label {unfit[0]!r} could not be told from a column or a list; rename it")
-            return held
-        cells = {label: str(row[label]) for label in self.declared(list(row))}
-        wrong = [f"{label} {cell!r}" for label, cell in cells.items() if cell not in ("0", "1")]
-        if wrong or not cells:
-            came = ", ".join(wrong[:3]) or "no column of a label"
-            raise ValueError(f"expected a column of 0 or 1 for each label, got {came}")
-        return _in_order(label for label, cell in cells.items() if cell == "1")
+            return self._listed(row[self.truth_column])
+        if self.config.column is not None:
+            raise ValueError(f"no column `{self.truth_column}`; the columns are: {', '.join(row)}")
+        cells = {label: row[label] for label in self.declared(list(row))}
+        if not cells:
+            raise ValueError(f"no column of a label; the columns are: {', '.join(row)}")
+        wrong = [f"{label} {cell!r}" for label, cell in cells.items() if fact(cell) is None]
+        if wrong:
+            soft = _SOFT if any(is_soft(cell) for cell in cells.values()) else ""
+            raise ValueError(f"expected a column of 0 or 1 for each label, got {', '.join(wrong[:3])}{soft}")
+        return _in_order(label for label, cell in cells.items() if fact(cell))
+
+    def _listed(self, value: Any) -> Truth:
+        if value is None or value == "":
+            raise ValueError(f"there is no value for {self.truth_column} (`{SEPARATOR}` is no label)")
+        if fact(value) is not None:
+            raise ValueError(
+                f"expected labels in column {self.truth_column}, got {value}; for a column of 0 or 1 each, leave "
+                "`column` out"
+            )
+        labels = value.split(SEPARATOR) if isinstance(value, str) else value
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"expected a list of labels in {self.truth_column}, got {value!r:.80}")
+        held = _in_order(label.strip() for label in labels if label.strip())
+        unfit = [label for label in held if label in NOT_LABELS or SEPARATOR in label]
+        if unfit:
+            raise ValueError(f"a label {unfit[0]!r} could not be told from a column or a list; rename it")
+        return held
+
+    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+        if self.truth_column in columns or self.config.column is not None:
+            return []
+        labels = self.declared(columns)
+        if lacking := [name for name in self.named or () if name not in columns]:
+            there = ", ".join(columns)
+            return [f"no column `{lacking[0]}`, which data.labels names; the columns are: {there:.300}"]
+        split = [name for name in labels if tells_split(name)] if self.named is None else []
+        # A column whose cells are no facts at all is none of a label; single cells are told by their rows.
+        odd = {name: [row[name] for row in rows if name in row and fact(row[name]) is None] for name in labels}
+        others = [name for name in labels if 2 * len(odd[name]) > len(rows)]
+        if not split and not others:
+            return []
+        kept = ", ".join(name for name in labels if name not in {*split, *others})
+        cure = f"; name the columns that are labels with data.labels: [{kept}] (or --labels {kept.replace(', ', ',')})"
+        problems = [f"column {name} seems to say which part a picture is in" for name in split]
+        for name in others:
+            shown = ", ".join(dict.fromkeys(repr(cell) for cell in odd[name]))
+            soft = _SOFT if all(is_soft(cell) for cell in odd[name]) else ""
+            problems.append(f"column {name} holds {shown:.80}, expected 0 or 1 for each label{soft}")
+        return [*problems[:-1], problems[-1] + (cure if kept else "")]
 
     def declared(self, columns: Sequence[str]) -> Sequence[str]:
         if self.truth_column in columns:
             return ()
+        if self.named is not None:
+            return [column for column in columns if column in self.named]
         return [column for column in columns if column not in NOT_LABELS]
+
+    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+        train = truths["train"]
+        always = [label for label in question.labels if train and all(label in truth for truth in train)]
+        constant = listed(
+            "labels that each picture of train has, so that nothing can be learned; leave them out", always
+        )
+        return super().unfit(truths, question, least) + constant
 
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
         if self.output is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
+from model.errors import ConfigError
 from model.mask_fitting import fit_mask
 from model.preprocess import ImageArray, ImageError, Preprocess
 from model.runners.base import Outputs
@@ -20,7 +21,15 @@ from model.tasks import task_for
 from model.tasks.base import Targets
 from model.tasks.segmentation import IGNORED, foreground_iou
 from train.losses import SEGMENTATION, weighted_sum
-from train.masks import are_numbers, class_numbers, mask_content
+from train.mask_values import IGNORE, Meaning, in_words
+from train.masks import (
+    BLACK_AND_WHITE,
+    MaskValueError,
+    class_meaning,
+    class_numbers,
+    mask_content,
+    two_class_meaning,
+)
 from train.samples import MASK, Row, Truth
 from train.sections import HeadConfig
 from train.tasks.base import Batched, TrainingTask
@@ -42,11 +51,25 @@ class SegmentationTraining(TrainingTask):
     def __init__(self, config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> None:
         super().__init__(config, output, named)
         self._labels = tuple(named or BINARY)
-        self._black_and_white = False
+        self._meaning = BLACK_AND_WHITE if len(self._labels) == 2 else class_meaning(len(self._labels))
+        self._ambiguous: str | None = None
+        self._unknown: set[tuple[int, bool]] = set()
+        self._classes: dict[Path, frozenset[int]] = {}
+
+    def map_values(self, meaning: Meaning) -> None:
+        """Take the classes of masks from the configuration. Raises ConfigError when its labels are others."""
+        if self.named is None:
+            self._labels = meaning.labels
+        if set(self._labels) != set(meaning.labels):
+            raise ConfigError(
+                f"data.mask_values: names {', '.join(meaning.labels)}, the labels are {', '.join(self._labels)}; "
+                f"name each of them, and {IGNORE} for what is not judged"
+            )
+        self._meaning = meaning
 
     def truth(self, row: Row) -> Truth:
         value = row.get(self.truth_column)
-        return value if isinstance(value, Path) else Path(self._cell(row, "a mask's path"))
+        return value if isinstance(value, Path) else Path(self._cell(row))
 
     def row(self, truth: Truth, question: Question) -> dict[str, str]:
         return {self.truth_column: str(truth.absolute())}
@@ -60,30 +83,63 @@ class SegmentationTraining(TrainingTask):
         return question
 
     def survey(self, truths: Sequence[Truth]) -> None:
-        self._black_and_white = len(self._labels) == 2 and not are_numbers(truths)
+        if len(self._labels) == 2 and not self._meaning.configured:
+            self._meaning, self._ambiguous = two_class_meaning(truths)
 
     def content(self, truth: Truth) -> bytes:
         return mask_content(truth)
 
     def problem(self, truth: Truth, size: tuple[int, int], question: Question) -> str | None:
         try:
-            mask = self._mask(truth, question)
+            mask = self._mask(truth)
         except ImageError as error:
+            if isinstance(error, MaskValueError):
+                self._unknown |= {(value, error.colour) for value in error.values}
             return f"mask {truth}: {error}"
+        self._classes[truth] = frozenset(np.unique(mask).tolist())
         height, width = mask.shape
         if (width, height) != size:
             return f"mask {truth}: is {width} x {height}, expected its picture's {size[0]} x {size[1]}"
         return None
 
     def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+        problems = [self._ambiguous] if self._ambiguous else []
+        if self._unknown:
+            return [*problems, f"say what the values in masks mean: {self._example()}"]
         count = len(truths["train"])
-        return [] if count >= least else [f"{count} pictures are too few to be split"]
+        if count < least:
+            problems.append(f"{count} pictures are too few to be split")
+        found = set().union(*(self._classes.get(truth, frozenset()) for truth in truths["train"]))
+        # Where each pixel is of one of several classes, there may be no background.
+        least_class = 0 if len(question.labels) == 2 else 1
+        without = [label for n, label in enumerate(question.labels) if n >= least_class and n not in found]
+        if without and not self._ambiguous:
+            problems.append(f"no mask of train has a pixel of {', '.join(without)}, so that nothing could be learned")
+        return problems
+
+    def _example(self) -> str:
+        """How to map the values that were found, as far as can be guessed."""
+        colour = any(colour for _, colour in self._unknown)
+        values = sorted(value for value, each in self._unknown if each == colour)
+        background, first = self._labels[0], self._labels[1]
+        zero = in_words([0], colour)
+        if len(self._labels) > 2:
+            others = [value for value in values if value >= len(self._labels)]
+            pairs = zip(self._labels, [0, *others], strict=False)
+            named = ", ".join(f"{label}: {in_words([value], colour)}" for label, value in pairs)
+            return f"data.labels names the classes, from 0; for other values data.mask_values: {{{named}, …}}"
+        rest = [value for value in values if value and (colour or value != IGNORED or len(values) == 2)]
+        mapped = in_words(rest, colour) if len(rest) == 1 else "nonzero"
+        soft = ""
+        if len(values) > 8 and not colour and IGNORED in values:
+            soft = f" (or {{{background}: 0-127, {first}: 128-255}} where edges are soft)"
+        return f"data.mask_values: {{{background}: {zero}, {first}: {mapped}}}{soft}"
 
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
-        return fit_mask(self._mask(truth, question), preprocess, fill=IGNORED)
+        return fit_mask(self._mask(truth), preprocess, fill=IGNORED)
 
-    def _mask(self, truth: Truth, question: Question) -> ImageArray:
-        return class_numbers(truth, len(question.labels), self._black_and_white)
+    def _mask(self, truth: Truth) -> ImageArray:
+        return class_numbers(truth, self._meaning, self._labels if self._meaning.configured else ())
 
     def golden_targets(self, targets: Batched) -> Targets:
         return {"mask": targets.numpy()}
