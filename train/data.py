@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from model.console import warn
 from model.errors import DataError, SpecError
 from model.preprocess import ImageError, decode_image, read_picture
 from model.spec import ModelSpec, Question
@@ -128,6 +129,7 @@ def _known(spec: ModelSpec) -> list[str]:
 def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _Read:
     tables = _tables(config, task, parts)
     read = _Read({part: [] for part in PARTS}, [], [p for table in tables.values() for p in table.problems])
+    _tell(config.path, [note for table in tables.values() for note in table.notes])
     for part, table in tables.items():
         bad = {}
         for place, row in table.rows:
@@ -141,6 +143,11 @@ def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) 
         read.problems += _unusable(part, bad)
     read.declared = list(task.declared(tables["train"].columns)) if "train" in tables else []
     return read
+
+
+def _tell(origin: Path, notes: Sequence[str]) -> None:
+    for note in notes:
+        warn(f"note: {origin}: {note}")
 
 
 def _unusable(part: str, bad: Mapping[str, str]) -> list[str]:

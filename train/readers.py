@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import SpecError
+from model.picture_files import PictureSearch, is_hidden, pictures_below
 from model.plugins import find
-from model.preprocess import pictures_below
 from train.samples import IMAGE, LABEL, MASK, Row, Table, listed
 
 Reader = Callable[[Path], Table]
@@ -27,7 +27,7 @@ def read_table(path: Path, reader: str | None = None, masks: Path | None = None,
 
 def subfolders(path: Path) -> list[Path]:
     """The folders in a folder, hidden ones left out."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -58,13 +58,22 @@ def _in_class_folders(root: Path) -> Table:
     folders = subfolders(root)
     if not folders:
         table.problems.append(f"{root}: has no class folders; expected {root.name}/<label>/<picture>")
+    search = PictureSearch()
     for folder in folders:
-        pictures = pictures_below(folder)
+        pictures = pictures_below(folder, search)
         table.rows += [(str(p), {IMAGE: p.relative_to(root), LABEL: folder.name}) for p in pictures]
-        if not pictures:
+        if not pictures and str(folder) not in search.errors:
             empty.append(str(folder))
     table.problems += listed("class folders without a picture, to be filled or deleted", empty)
+    table.notes += search_notes(search)
     return table
+
+
+def search_notes(search: PictureSearch) -> list[str]:
+    """What a search for pictures skipped, and what it could not read."""
+    unread = [f"{path}: {why}" for path, why in search.errors.items()]
+    skipped = search.skipped.sentence()
+    return [*([skipped] if skipped else []), *listed("left out, because they cannot be read", unread)]
 
 
 def _beside_masks(root: Path, masks: Path, column: str) -> Table:
@@ -72,14 +81,16 @@ def _beside_masks(root: Path, masks: Path, column: str) -> Table:
     problems = [f"{folder}: no such folder" for folder in (root, masks) if not folder.is_dir()]
     if problems:
         return Table(problems=problems)
-    by_name = {mask.relative_to(masks).with_suffix(""): mask for mask in pictures_below(masks)}
+    search = PictureSearch()
+    by_name = {mask.relative_to(masks).with_suffix(""): mask for mask in pictures_below(masks, search)}
     table, alone = Table(columns=[IMAGE, column]), list[str]()
-    for picture in pictures_below(root):
+    for picture in pictures_below(root, search):
         name = picture.relative_to(root).with_suffix("")
         if (mask := by_name.pop(name, None)) is None:
             alone.append(str(picture))
         else:
             table.rows.append((str(picture), {IMAGE: picture.relative_to(root), column: mask.absolute()}))
+    table.notes += search_notes(search)
     table.problems += listed("pictures without a mask of the same name", alone)
     table.problems += listed("masks without a picture of the same name", [str(mask) for mask in by_name.values()])
     return table
@@ -174,4 +185,4 @@ def _checked(path: Path, table: Table, mask_column: str) -> Table:
     problems = listed(f"entries of {path} that name no file", odd)
     problems += listed(f"pictures of {path} that do not exist", missing)
     problems += listed(f"pictures that {path} names twice", repeated)
-    return Table(table.columns, [kept[picture] for picture in sorted(kept)], table.problems + problems)
+    return Table(table.columns, [kept[picture] for picture in sorted(kept)], table.problems + problems, table.notes)

@@ -35,6 +35,8 @@ class Table:
     columns: Sequence[str] = ()
     rows: list[tuple[str, Row]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is worth to be said, and keeps nobody from training."""
 
 
 def listed(kind: str, items: Sequence[str]) -> list[str]:

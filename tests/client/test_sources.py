@@ -24,7 +24,6 @@ from client.cli import app
 from client.picture import Picture
 from client.sources import find
 from client.sources.content import Holder
-from client.sources.local import pictures_below
 from client.sources.naming import safe_place
 from client.sources.tars import Tar
 from model.errors import InputError
@@ -86,11 +85,6 @@ def test_folder_gives_its_pictures_in_the_order_of_paths(folder: Path) -> None:
 def test_folder_here_is_named_without_a_dot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert list(contents(".", "./b.png", "b/../c.png")) == ["b/a.PNG", "b.png", "c.png", "b/../c.png"]
-
-
-def test_link_to_a_folder_is_not_searched(folder: Path) -> None:
-    (folder / "b" / "around").symlink_to(folder)
-    assert len(list(pictures_below(str(folder)))) == 3
 
 
 def test_list_on_stdin_gives_what_its_lines_name(folder: Path) -> None:
@@ -162,7 +156,7 @@ def test_tsv_with_a_column_of_another_name_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "column", "said"),
     [
-        ("label\ncat\n", None, "expected a column image_path, path, image, file or url, its header has label"),
+        ("label\ncat\n", None, "expected a column image_path, path, .* or url, its header has label"),
         ("image_path\nx.png\n", "scan", "expected a column scan"),
         ("", None, "it is empty"),
         ("image_path\n", None, "has a header and no rows"),
@@ -181,7 +175,7 @@ def test_csv_that_breaks_off_ends_with_a_row_that_tells_it(folder: Path) -> None
     table.write_bytes(b"path\nb.png\n\xff.png\n" + b"x" * 2_000_000)
     found = contents(table)
     assert list(found) == [f"{folder}/b.png", f"{folder}/\\udcff.png", str(table)]
-    assert "breaks off here: is not readable" in str(found[str(table)])
+    assert "breaks off here: has a line of more than" in str(found[str(table)])
 
 
 def test_options_without_use_are_refused(folder: Path) -> None:
