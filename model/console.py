@@ -178,7 +178,7 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
         def report(step: str) -> None:
             status.update(Text(printable(step)))
             if not console.is_terminal:
-                warn(step)
+                warn(printable(step))  # on one line
 
         report(first)
         yield report

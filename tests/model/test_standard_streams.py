@@ -41,7 +41,8 @@ def program(tmp_path: Path) -> str:
 
 def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
-    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    encoding = variables.get("PYTHONIOENCODING", "utf-8")
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, encoding=encoding, check=False)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
