@@ -9,7 +9,8 @@ import numpy as np
 
 from model.errors import DataError, InputError
 from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
-from model.preprocess import ImageArray, ImageError, Preprocess, load_file, pictures_below
+from model.picture_files import pictures_below
+from model.preprocess import ImageArray, ImageError, Preprocess, load_file
 
 
 class Pictures(NamedTuple):

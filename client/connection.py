@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from model.connection import Connection
+from model.console import warn
 from model.errors import TritonkitError
 
 if TYPE_CHECKING:
@@ -70,4 +70,4 @@ class _Told:
         self._on_failure(error)
         if type(error) not in self._told:
             self._told.add(type(error))
-            print(f"waiting: {error}", file=sys.stderr)
+            warn(f"waiting: {error}")

@@ -1,7 +1,8 @@
 """How every command talks: one error line and an exit code, tables on a terminal, or one JSON document.
 
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed,
-130 stopped by the keyboard, or by SIGTERM.
+130 stopped by the keyboard, or by SIGTERM. A file that is not there or may not be read or written is 2; a full disk,
+a failing one, and what the system has no more of are 3. A reader of stdout that goes away (`| head`) changes nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from model.errors import OutsideError, RefusedError, TritonkitError
+from model import standard_streams
+from model.errors import OutsideError, RefusedError, TritonkitError, is_outside
+from model.printable import printable, printable_json
 
 Arguments = ParamSpec("Arguments")
 Item = TypeVar("Item")
@@ -29,12 +32,34 @@ DEFAULT_URL = "127.0.0.1:8001"
 TRACEBACK_VARIABLE = "TRITONKIT_TRACEBACK"
 """Set in the environment, it lets unexpected errors through with their traceback."""
 
+PATH_COLUMNS = frozenset({"picture", "path", "image", "file", "folder", "repository", "artifact", "log"})
+"""Columns of tables whose cells are shortened in front, because their ends tell them apart."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+
+
+class _Application(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        standard_streams.prepare()
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit:
+            _flush()
+            raise
+
+
+def _flush() -> None:
+    """Write what is left for stdout. Exits with 3 where that cannot be."""
+    try:
+        sys.stdout.flush()
+    except OutsideError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(exit_code(error)) from error
 
 
 def application(help_text: str) -> typer.Typer:
     """A command-line application in the form all five share."""
-    return typer.Typer(
+    return _Application(
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
@@ -71,7 +96,7 @@ def exit_code(error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, OutsideError):
+    if isinstance(error, OutsideError) or (isinstance(error, OSError) and is_outside(error)):
         return 3
     return 2 if isinstance(error, TritonkitError | OSError | ModuleNotFoundError) else 3
 
@@ -85,7 +110,7 @@ def _message(error: BaseException) -> str:
         case ModuleNotFoundError():
             return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
         case OSError():
-            return f"{error.filename or 'input or output'}: {error.strerror or error}"
+            return f"{error.filename or 'a file that the system does not name'}: {error.strerror or error}"
     return (
         f"unexpected {type(error).__name__}: {error}. Please report it with what the command prints "
         f"when {TRACEBACK_VARIABLE}=1 is set"
@@ -94,27 +119,50 @@ def _message(error: BaseException) -> str:
 
 def fail(message: str, code: int) -> None:
     """Print `error: message` on stderr and leave with `code`."""
-    print(f"error: {message}", file=sys.stderr)
+    warn(f"error: {message}")
     raise typer.Exit(code)
+
+
+def say(text: str) -> None:
+    """Print text on stdout, as it may be shown on a terminal."""
+    print(printable(text, keep="\n\t"))
+
+
+def warn(text: str) -> None:
+    """Print text on stderr, as it may be shown on a terminal."""
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; pydantic values are dumped."""
-    print(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+    text = json.dumps(document, default=_plain, ensure_ascii=not standard_streams.takes_unicode(), indent=2)
+    print(printable_json(text))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout, as wide as the terminal, or as its text where there is none."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container[str] = PATH_COLUMNS) -> None:
+    """Print a table on stdout, as wide as the terminal, or as its text where there is none.
+
+    paths: the columns whose cells are shortened in front.
+    """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*header, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+    from model.path_cell import PathCell
+
     console = Console()
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        drawn.add_column(Text(printable(name)))
+    kinds = [PathCell if name in paths else Text for name in header]
+    longest = 0
+    for row in rows:
+        cells = [kind(printable(cell)) for kind, cell in zip(kinds, row, strict=True)]
+        drawn.add_row(*cells)
+        longest = max([longest, *(cell_len(cell.path) for cell in cells if isinstance(cell, PathCell))])
     if not console.is_terminal:
-        console.width = max(console.width, 160)
+        console.width = max(console.width, 160, 100 + longest)
     console.print(drawn)
 
 
@@ -122,14 +170,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def progress(first: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being done; the function given tells of the next step."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status(first) as status:
+    with console.status(Text(printable(first))) as status:
 
         def report(step: str) -> None:
-            status.update(step)
+            status.update(Text(printable(step)))
             if not console.is_terminal:
-                print(step, file=sys.stderr)
+                warn(printable(step))  # on one line
 
         report(first)
         yield report
@@ -152,7 +201,7 @@ def counted(items: Iterable[Item], doing: str, total: int | None, every_s: float
         yield item
         if time.monotonic() - told >= every_s:
             told = time.monotonic()
-            print(f"{doing}: {number}{'' if total is None else f' of {total}'}", file=sys.stderr, flush=True)
+            warn(f"{doing}: {number}{'' if total is None else f' of {total}'}")
 
 
 @contextmanager

@@ -29,6 +29,10 @@ Errors of other libraries are translated where they enter. What exit code an err
 
 from __future__ import annotations
 
+import errno
+
+_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE}
+
 
 class TritonkitError(Exception):
     """Base of all errors raised on purpose. The message names the thing, what was expected, and what to do."""
@@ -108,6 +112,11 @@ class BusyError(InferenceError):
 
 class DeadlineError(InferenceError):
     """No answer came in time. Worth asking again."""
+
+
+def is_outside(error: OSError) -> bool:
+    """Whether the machine or the network failed, and not what was given: a full disk, no more files, a lost host."""
+    return error.errno in _OUTSIDE or isinstance(error, ConnectionError | TimeoutError)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.errors import InputError
@@ -13,19 +14,34 @@ from model.errors import InputError
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error."""
+    """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error.
+
+    Raises OSError that names `path` where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.touch()
-    mode = beside.stat().st_mode
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         yield beside
         beside.chmod(mode)  # some libraries write files that only their owner can read
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         beside.replace(path)
+    except OSError as error:
+        raise _naming(error, beside, path) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _naming(error: OSError, beside: Path, path: Path) -> OSError:
+    """The error with the name of the file that was to be written; libraries leave out the name, or the number too."""
+    if type(error) is OSError and error.errno is None:
+        return OSError(errno.EIO, str(error), str(path))
+    if error.errno is None or error.filename not in (None, str(beside)):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def check_can_write(*paths: Path | None) -> None:

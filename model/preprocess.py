@@ -115,12 +115,6 @@ def _nearest(length: int, source: tuple[float, ...], target: tuple[float, ...]) 
     return np.where(seen, inside, -1)
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """The files below a folder that are named like pictures, in order; hidden ones are left out."""
-    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in named if path.is_file())
-
-
 def load_file(path: Path, how: Preprocess) -> tuple[ImageArray, Geometry]:
     """`load_image` of a file. Raises ImageError."""
     return load_image(read_picture(path), how)

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocess import Geometry, ImageArray, load_file, pictures_below
+from model.picture_files import pictures_below
+from model.preprocess import Geometry, ImageArray, load_file
 from model.runners.base import Runner
 
 BATCHES = (1, 4, 8, 16, 32)

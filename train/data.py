@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from model.console import warn
 from model.errors import DataError, SpecError
 from model.preprocess import ImageError, decode_image, read_picture
 from model.spec import ModelSpec, Question
@@ -129,10 +130,8 @@ def _truths(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[Truth]]:
 
 
 def _tell(origin: Path, notes: Sequence[str]) -> None:
-    from rich.console import Console
-
     for note in notes:
-        Console(stderr=True, highlight=False).print(f"note: {origin}: {note}", soft_wrap=True, markup=False)
+        warn(f"note: {origin}: {note}")
 
 
 def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path | None = None) -> list[Sample]:
@@ -155,6 +154,7 @@ def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path |
     if not samples and not problems:
         problems.append(f"there are no pictures to measure in {part}")
     _raise(path, problems)
+    _tell(path, read.notes)
     return sorted([*samples, *read.samples["base"]], key=lambda sample: sample.path)
 
 

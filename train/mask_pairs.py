@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.preprocess import pictures_below
-from train.samples import IMAGE, Table, listed
+from model.picture_files import PictureSearch, pictures_below
+from train.samples import IMAGE, Table, listed, search_notes
 
 
 def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
@@ -14,7 +14,8 @@ def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
     problems = [f"{folder}: no such folder" for folder in (root, masks) if not folder.is_dir()]
     if problems:
         return Table(problems=problems)
-    pictures, files = pictures_below(root), pictures_below(masks)
+    search = PictureSearch()
+    pictures, files = pictures_below(root, search), pictures_below(masks, search)
     if root.resolve() == masks.resolve():
         files = [file for file in files if suffix and file.stem.endswith(suffix)]
         pictures = [picture for picture in pictures if picture not in set(files)]
@@ -23,7 +24,7 @@ def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
     by_name: dict[Path, list[Path]] = {}
     for file in (file for file in files if file.stem.endswith(suffix)):
         by_name.setdefault(_name(file, masks, suffix), []).append(file)
-    table, alone = Table(columns=[IMAGE, column]), list[Path]()
+    table, alone = Table(columns=[IMAGE, column], notes=search_notes(search)), list[Path]()
     for picture in pictures:
         found = by_name.pop(_name(picture, root), [])
         if not found:

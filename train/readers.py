@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from model.errors import SpecError
+from model.picture_files import PictureSearch, is_hidden, pictures_below
 from model.plugins import find
-from model.preprocess import pictures_below
 from model.tables import TableError, path_of, table_rows
 from train.mask_pairs import pair_masks
 from train.part_names import not_classes
-from train.samples import IMAGE, LABEL, MASK, Row, Table, listed
+from train.samples import IMAGE, LABEL, MASK, Row, Table, listed, search_notes
 
 Reader = Callable[[Path], Table]
 
@@ -41,7 +41,7 @@ def read_table(
 
 def subfolders(path: Path) -> list[Path]:
     """The folders in a folder, hidden ones left out."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -75,15 +75,17 @@ def _in_class_folders(root: Path) -> Table:
         return Table(problems=problems)
     if not folders:
         table.problems.append(f"{root}: has no class folders; expected {root.name}/<label>/<picture>")
+    search = PictureSearch()
     for folder in folders:
-        pictures = pictures_below(folder)
+        pictures = pictures_below(folder, search)
         table.rows += [(str(p), {IMAGE: p.relative_to(root), LABEL: folder.name}) for p in pictures]
-        if not pictures:
+        if not pictures and str(folder) not in search.errors:
             empty.append(str(folder))
         elif not any(picture.parent == folder for picture in pictures):
             deep.append(f"{folder}: {', '.join(child.name for child in subfolders(folder)):.80}")
     table.problems += listed("class folders without a picture, to be filled or deleted", empty)
     table.notes += listed("class folders that hold only folders, whose pictures are all taken for the class", deep)
+    table.notes += search_notes(search)
     return table
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.picture_files import PictureSearch
+
 Truth = Any
 """What a picture shows, as its task reads it: a label, a tuple of labels, a mask's path, or one of these a head."""
 Row = Mapping[str, Any]
@@ -72,3 +74,10 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def search_notes(search: PictureSearch) -> list[str]:
+    """Say what a search for pictures skipped, and what it could not read."""
+    unread = [f"{path}: {why}" for path, why in search.errors.items()]
+    skipped = search.skipped.sentence()
+    return [*([skipped] if skipped else []), *listed("left out, because they cannot be read", unread)]

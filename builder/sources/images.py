@@ -10,7 +10,8 @@ import numpy as np
 
 from model.errors import DataError
 from model.golden import MAX_IMAGES, Golden, packed
-from model.preprocess import ImageError, Preprocess, load_file, pictures_below
+from model.picture_files import PictureSearch, pictures_below
+from model.preprocess import ImageError, Preprocess, load_file
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 
@@ -19,7 +20,8 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
     """Up to 32 pictures of a folder, evenly picked, preprocessed. Raises DataError when fewer than two can be read."""
     if not images.is_dir():
         raise DataError(f"{images}: not a folder of pictures")
-    files = pictures_below(images)
+    search = PictureSearch()
+    files = pictures_below(images, search)
     loaded, broken = [], []
     for path in _evenly(files, MAX_IMAGES):
         try:
@@ -27,7 +29,8 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
         except ImageError as error:
             broken.append(f"  {path}: {error}")
     if len(loaded) < 2:
-        problems = "\n".join(["", *broken[:10]])
+        told = [search.skipped.sentence(), *(f"{path}: {why}" for path, why in search.errors.items())]
+        problems = "\n".join(["", *(f"  {line}" for line in told[:10] if line), *broken[:10]])
         raise DataError(f"{images}: at least two readable pictures are needed, found {len(loaded)}{problems}")
     return Golden(
         np.stack([image for image, _ in loaded]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import connects
-from model.console import JsonOption, print_json, progress, reports_errors, table
+from model.console import JsonOption, print_json, progress, reports_errors, say, table
 from model.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def _tell(found: list[Checked]) -> None:
     )
     for one in found:
         for problem in one.problems:
-            typer.echo(f"{one.origin} version {one.version}: {problem}")
+            say(f"{one.origin} version {one.version}: {problem}")
         if one.comparisons and one.verdict is None:
-            typer.echo(
+            say(
                 f"{one.origin} version {one.version}: judged by the limits of fp32, for its verdict.json is not here; "
                 "what was exported in another precision may differ by more. --verdict names the file"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import connects, is_said
-from model.console import JsonOption, counted, print_json, reports_errors, sigterm_as_interrupt, table
+from model.console import JsonOption, counted, print_json, reports_errors, say, sigterm_as_interrupt, table, warn
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def infer(
         chosen = Filter.checked(runner.spec, classes or (), min_probability)
         terms = terms_of(runner, source, top, threshold, tta, classes or (), min_probability)
         runner = augmented(runner, tta)
-        writing = stack.enter_context(opened(wanted, runner, task, terms, _say))
+        writing = stack.enter_context(opened(wanted, runner, task, terms, warn))
         pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=requests)
         finish = filtered(writing.finish, chosen)
         rows = infer_pictures(runner, task, fetched_ahead(writing.missing(found.pictures)), top, pace, finish)
@@ -99,10 +99,12 @@ def infer(
             writing.write(row)
             tally.write(row)
     if as_json:
-        print_json(writing.document(tally))
+        print_json(writing.document(tally, found.skipped))
     else:
         _print_table(tally, task, outputs)
-        typer.echo(writing.summary(tally, runner.origin, terms.version))
+        say(writing.summary(tally, runner.origin, terms.version))
+    if skipped := found.skipped.sentence():
+        warn(skipped)
     if tally.failed or writing.earlier_failed:
         raise typer.Exit(1)
 
@@ -112,10 +114,6 @@ def _check_video(context: typer.Context, paths: Sequence[str], every: int) -> No
 
     if is_said(context, "every") and not may_hold_video(paths):
         raise InputError(f"--every {every}: is for videos, and none is given")
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
 
 
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
@@ -129,4 +127,4 @@ def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
     if more := tally.answered + tally.failed - tally.left_out - len(tally.rows):
         whole = next((path for path in outputs if path.suffix != ".npy"), None)
         where = f"all are in {whole}" if whole else "--output FILE.jsonl writes all"
-        typer.echo(f"… and {more} more; {where}")
+        say(f"… and {more} more; {where}")

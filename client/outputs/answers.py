@@ -92,9 +92,9 @@ class Answers:
         """
         if self.nothing_new:
             return
-        self.journal.sync()
         first, *others = self._paths
         try:
+            self.journal.sync()
             for path in others:
                 self._merge(path)
             if first.suffix == ".jsonl" and self.finished is None:

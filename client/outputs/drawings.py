@@ -23,7 +23,8 @@ from client.picture import Picture, as_text
 from model.errors import InputError
 from model.files import check_can_write, written_beside
 from model.gallery import foreground, overlay, paletted, thumbnail
-from model.preprocess import ImageError, decode_image, pictures_below, read_picture
+from model.picture_files import pictures_below
+from model.preprocess import ImageError, decode_image, read_picture
 from model.tasks import Answer
 
 SUFFIX = ".png"

@@ -21,7 +21,7 @@ from client.infer import Row
 from client.outputs.formats.base import Heading, Told
 from client.outputs.formats.json_lines import heading_of, line_of, rows_of
 from client.outputs.names import Names
-from model.errors import InputError, OutsideError
+from model.errors import InputError, OutsideError, TritonkitError, is_outside
 
 _SYNC_S = 1.0
 _ROW_BEGINS = b'{"path": '
@@ -48,7 +48,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _locked(self.path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise _not_written(path, error) from error
         self._size = 0
         self._synced = time.monotonic()
         try:
@@ -194,7 +194,7 @@ class _Claim:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _locked(self._path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise _not_written(path, error) from error
         if os.fstat(self._file).st_size:
             os.close(self._file)
             raise InputError(
@@ -206,6 +206,11 @@ class _Claim:
         if _is(self._file, self._path):
             self._path.unlink()
         os.close(self._file)
+
+
+def _not_written(path: Path, error: OSError) -> TritonkitError:
+    kind = OutsideError if is_outside(error) else InputError
+    return kind(f"{path}: cannot be written ({error.strerror})")
 
 
 def _known(line: bytes) -> Heading:

@@ -38,6 +38,7 @@ from client.sources.lists import CSV_SUFFIXES
 from client.sources.named import files_named
 from model.errors import InputError
 from model.files import check_can_write, check_is_html
+from model.picture_files import SkippedFiles
 from model.preprocess import Geometry
 from model.runners import Runner
 from model.spec import TensorSpec
@@ -168,12 +169,13 @@ class Writing:
         """How many pictures of this job got no answer before this client went on with it."""
         return self.answers.earlier_failed if self.answers else 0
 
-    def document(self, tally: Tally) -> dict[str, Any]:
-        """What `--json` prints: the rows of this client, and how many are in the files since before."""
+    def document(self, tally: Tally, skipped: SkippedFiles) -> dict[str, Any]:
+        """What `--json` prints: the rows of this client, how many are in the files since before, what was skipped."""
         rows = [row.as_json() for row in tally.rows]
         earlier = {"earlier": self.answers.earlier} if self.answers and self.answers.earlier else {}
         without = {"left_out": tally.left_out} if tally.left_out else {}
-        return {"answered": tally.answered, "failed": tally.failed, **without, **earlier, "rows": rows}
+        passed = {"skipped": dict(skipped.kinds.most_common())} if skipped.kinds else {}
+        return {"answered": tally.answered, "failed": tally.failed, **without, **earlier, **passed, "rows": rows}
 
     def summary(self, tally: Tally, origin: str, version: str) -> str:
         """The last line. version: of a served model the one that answers; empty for a file."""

@@ -12,6 +12,7 @@ from client.sources.tars import Tar
 from client.sources.videos import Video
 from client.sources.zips import Zip
 from model.errors import InputError
+from model.picture_files import SkippedFiles
 from model.preprocess import SUFFIXES, ImageError
 
 
@@ -32,11 +33,15 @@ class Container(Protocol):
 Containers: TypeAlias = Mapping[tuple[str, ...], Container]
 
 
-def containers(every: int, holder: Holder) -> Containers:
-    """By the endings of files' names. every: of a video's frames, each so many-th is taken."""
+def containers(every: int, holder: Holder, skipped: SkippedFiles | None = None) -> Containers:
+    """By the endings of files' names.
+
+    every: of a video's frames, each so many-th is taken. skipped: counts what archives hold besides pictures.
+    """
+    skipped = skipped or SkippedFiles()
     return {
-        (".zip",): Zip(),
-        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): Tar(holder),
+        (".zip",): Zip(skipped),
+        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): Tar(holder, skipped),
         (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"): Video(every, holder),
     }
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePath
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from client.outputs.names import digest_of
 from client.picture import Picture, as_text
-from client.sources.containers import check, container_of, containers, or_what_is_wrong
+from client.sources.containers import Containers, check, container_of, containers, or_what_is_wrong
 from client.sources.content import Broken, Holder
 from client.sources.entries import Reader, open_file
 from client.sources.lists import CSV_SUFFIXES, Column, is_list, lines
@@ -24,7 +24,9 @@ from client.sources.naming import is_address, is_web, path_of, public_name, publ
 from client.sources.stores import Store, has_pattern, open_store, why_nothing
 from client.sources.web import Patience
 from model.errors import InputError
+from model.picture_files import PictureSearch, SkippedFiles
 from model.preprocess import ImageError
+from model.tables import path_of as path_of_cell
 
 STDIN = "-"
 _A_LIST = "not a picture, but a list; it is read from standard input: client infer - < {}"
@@ -40,6 +42,8 @@ class Found:
     """Made one by one, as they are taken; to be gone through once."""
     total: int | None
     """How many there are, where that is known beforehand; of a video, what its header says."""
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    """What folders, archives and stores hold besides pictures; complete when all pictures were taken."""
 
 
 def find(
@@ -59,11 +63,13 @@ def find(
     first picture is looked up, of the list the first line is awaited; an address is not asked.
     Raises InputError that names everything that stands for nothing.
     """
-    reader = Reader(containers(every, Holder()), patience or Patience())
+    search = PictureSearch()
+    reader = Reader(containers(every, Holder(), search.skipped), patience or Patience())
     given = list(dict.fromkeys(given))
     problems: dict[str, str] = {}
-    files = _local_files(given, problems)
-    asked = _Asked(reader, column, null, stdin, common_folder(list(files), chain.from_iterable(files.values())))
+    files = _local_files(given, problems, search)
+    base = common_folder(list(files), chain.from_iterable(files.values()))
+    asked = _Asked(reader, column, null, stdin, base, search, containers(every, Holder()))
     sources = []
     for text in given:
         try:
@@ -81,10 +87,10 @@ def find(
     totals = [source.total for source in sources]
     known = [total for total in totals if total is not None]
     pictures = chain.from_iterable(source.pictures for source in sources)
-    return Found(_each_once(pictures), sum(known) if len(known) == len(totals) else None)
+    return Found(_each_once(pictures), sum(known) if len(known) == len(totals) else None, search.skipped)
 
 
-def _local_files(given: Sequence[str], problems: dict[str, str]) -> dict[str, list[str]]:
+def _local_files(given: Sequence[str], problems: dict[str, str], search: PictureSearch) -> dict[str, list[str]]:
     """The files of each argument of this machine, each file with the first that names it."""
     found: dict[str, list[str]] = {}
     seen = set[str]()
@@ -92,7 +98,7 @@ def _local_files(given: Sequence[str], problems: dict[str, str]) -> dict[str, li
         if text == STDIN or is_address(text):
             continue
         try:
-            files = find_files(text)
+            files = find_files(text, search)
         except InputError as error:
             problems[text] = str(error)
             continue
@@ -127,6 +133,9 @@ class _Asked:
     stdin: BinaryIO | None
     base: str
     """The folder below which files of this machine have their places."""
+    search: PictureSearch
+    checking: Containers
+    """As the reader's, for a first look: what is skipped is not counted twice."""
 
     def files(self, files: Sequence[str]) -> Found:
         """Files of this machine. Raises InputError for all that cannot be opened."""
@@ -144,10 +153,12 @@ class _Asked:
 
     def _checked(self, file: str) -> int | None:
         """How many pictures a file holds, if that is soon known."""
+        if file in self.search.errors:
+            return 1
         if _is_csv(file):
             Column(Path(file), self.column).check()
             return None
-        if (container := container_of(file, self.reader.known)) is None:
+        if (container := container_of(file, self.checking)) is None:
             return 1
         try:
             return check(container, partial(open_file, Path(file)))
@@ -158,6 +169,8 @@ class _Asked:
 
     def _file(self, file: str) -> Iterator[Picture]:
         path, place = Path(file), place_below(self.base, file)
+        if file in self.search.errors:
+            return iter((Picture(as_text(path), place, Broken(self.search.errors[file])),))
         if is_list(path):
             return iter((Picture(as_text(path), place, Broken(_A_LIST.format(shlex.quote(as_text(path))))),))
         if not _is_csv(file):
@@ -167,27 +180,41 @@ class _Asked:
     def _rows(self, column: Column) -> Iterator[Picture]:
         for line, cell in column.cells():
             if cell:
-                yield from self.reader.entry(cell, column.path.parent, safe_place(cell))
+                yield from self._named(cell, column.path.parent)
             else:
                 name = f"{as_text(column.path)}#line {line}"
                 yield Picture(name, PurePath("line"), Broken("this line names no picture"))
 
+    def _named(self, cell: str, folder: Path) -> Iterator[Picture]:
+        if is_address(cell):
+            return self.reader.address(cell)
+        return self.reader.file(path_of_cell(folder, cell), safe_place(cell))
+
     def listed(self) -> Found:
         """The paths and addresses on standard input. Raises InputError for what is no list."""
-        coming = lines(self.stdin or sys.stdin.buffer, self.null)
+        stdin = self.stdin or (sys.stdin and sys.stdin.buffer)  # None where it is closed
+        coming = lines(stdin, self.null) if stdin else iter(())
         try:
             first = next(coming, None)
         except ImageError as error:
             raise InputError(f"{STDIN}: the list on standard input {error}") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"{STDIN}: the list on standard input cannot be read ({why})") from error
         if first is None:
             raise InputError(f"{STDIN}: the list on standard input is empty")
         return Found(or_what_is_wrong(STDIN, PurePath("list"), self._entries(chain([first], coming))), None)
 
     def _entries(self, texts: Iterable[str]) -> Iterator[Picture]:
-        """Folders are passed over: `find` names them beside their files."""
+        """Folders are skipped: `find` names them beside their files. One that cannot be listed is a row."""
         for text in texts:
             if is_address(text) or not os.path.isdir(text):  # noqa: PTH112 - false also for impossible names
                 yield from self.reader.entry(text, Path(), safe_place(text))
+            elif not os.access(text, os.R_OK | os.X_OK):
+                reason = "the folder cannot be listed (Permission denied)"
+                yield Picture(as_text(text), safe_place(text), Broken(reason))
+            else:
+                self.search.skipped.kinds["folders of a list"] += 1
 
     def address(self, address: str) -> Found:
         """An address, or what a folder or glob of a store stands for. Raises InputError for one without pictures."""
@@ -196,7 +223,7 @@ class _Asked:
         holds_many = container_of(path_of(address), self.reader.known) is not None
         if is_web(address):
             return Found(self.reader.address(address), None if holds_many else 1)
-        store = open_store(address)
+        store = open_store(address, self.search.skipped)
         try:
             # As on this machine, what has the very name comes before what it matches.
             if has_pattern(address) and store.kind() is None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from client.picture import as_text
 from client.sources.naming import is_address
 from model.errors import InputError
 from model.preprocess import ImageError
+from model.tables import TableError, table_rows
 
-COLUMNS = ("image_path", "path", "image", "file", "url")
+COLUMNS = ("image_path", "path", "image", "file", "filename", "file_name", "filepath", "image_name", "url")
 """The columns that hold pictures where none is named, the first of them that there is."""
-CSV_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-"""Ends of names, and what stands between columns."""
+CSV_SUFFIXES = frozenset({".csv", ".tsv"})
+"""Ends of tables' names; what stands between columns is seen in the header."""
 _LIST_SUFFIXES = {".txt", ".lst", ".list"}
 _MAX_LINE = 2**16
-_MAX_CSV_LINE = 2**20
 
 
 def lines(stream: BinaryIO, null: bool) -> Iterator[str]:
@@ -62,7 +61,7 @@ def _line(line: bytes, null: bool) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """The column of a CSV that names pictures, in UTF-8; other bytes are kept, as in names of files."""
+    """The column of a table that names pictures; bytes that are no UTF-8 are kept, as in names of files."""
 
     path: Path
     wanted: str | None
@@ -82,17 +81,14 @@ class Column:
 
         Raises InputError for a header without the column, ImageError where it cannot be read on.
         """
+        rows = table_rows(self.path, errors="surrogateescape")
         try:
-            with self.path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-                rows = csv.reader(_bounded(file), delimiter=CSV_SUFFIXES[self.path.suffix.lower()], strict=True)
-                column = self._number([cell.strip() for cell in next(rows, [])])
-                for row in rows:
-                    if row:
-                        yield rows.line_num, row[column].strip() if column < len(row) else ""
-        except OSError as error:
-            raise ImageError(f"cannot be read ({error.strerror})") from error
-        except csv.Error as error:
-            raise ImageError(f"is not readable as CSV ({error})") from error
+            _, header = next(rows, (1, list[str]()))
+            column = self._number(header)
+            for line, row in rows:
+                yield line, row[column] if column < len(row) else ""
+        except TableError as error:
+            raise ImageError(str(error)) from error
 
     def _number(self, header: list[str]) -> int:
         found = [name for name in ([self.wanted] if self.wanted else COLUMNS) if name in header]
@@ -101,10 +97,3 @@ class Column:
             came = f"its header has {as_text(', '.join(header)):.200}" if header else "it is empty"
             raise InputError(f"{self.path}: expected a column {expected}, {came}; name one with --column")
         return header.index(found[0])
-
-
-def _bounded(file: TextIO) -> Iterator[str]:
-    while line := file.readline(_MAX_CSV_LINE):
-        if len(line) == _MAX_CSV_LINE:
-            raise csv.Error(f"a line of more than {_MAX_CSV_LINE:,} characters")
-        yield line

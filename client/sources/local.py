@@ -8,34 +8,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from client.sources.naming import named_like_picture
 from model.errors import InputError
+from model.picture_files import PictureSearch, is_below_hidden, link_error
 from model.preprocess import SUFFIXES
 
 
-def find_files(text: str) -> list[str]:
+def find_files(text: str, search: PictureSearch) -> list[str]:
     """The files that a file, a folder (searched by suffix, with all below) or a glob stands for, in order.
 
+    search: counts what is skipped, and has the reasons for paths among the files that cannot be read.
     Raises InputError when it stands for nothing.
     """
-    files = _files(text)
+    files = _files(text, search)
     if not files:
-        raise InputError(f"{text}: {_why_nothing(text)}")
+        skipped = search.skipped.sentence()
+        raise InputError(f"{text}: {_why_nothing(text)}{skipped and f' ({skipped})'}")
     return files
-
-
-def pictures_below(folder: str) -> Iterator[str]:
-    """The files below a folder that are named like pictures, in the order of their paths' parts.
-
-    Raises InputError for a folder that cannot be listed.
-    """
-    waiting = [(folder, True)]
-    while waiting:
-        path, is_folder = waiting.pop()
-        if is_folder:
-            waiting += sorted(_entries(path), reverse=True)
-        else:
-            yield path
 
 
 def common_folder(given: Sequence[str], found: Iterable[str]) -> str:
@@ -51,21 +39,6 @@ def place_below(folder: str, file: str) -> Path:
     return Path(os.path.relpath(os.path.abspath(file), folder))  # noqa: PTH100 - as above
 
 
-def _entries(folder: str) -> list[tuple[str, bool]]:
-    """Paths of the folders and pictures in a folder, and which of them are folders."""
-    start = "" if folder == "." else folder
-    try:
-        with os.scandir(folder) as entries:
-            kinds = ((entry, entry.is_dir(follow_symlinks=False)) for entry in entries)
-            return [
-                (os.path.join(start, entry.name), is_folder)  # noqa: PTH118 - a million of them
-                for entry, is_folder in kinds
-                if is_folder or (named_like_picture(entry.name) and entry.is_file())
-            ]
-    except OSError as error:
-        raise InputError(f"{folder}: the folder cannot be listed ({error.strerror})") from error
-
-
 def _folder_of(text: str) -> Path:
     """The folder that is searched, the one a file lies in, or the one before a pattern begins."""
     path = Path(text)
@@ -74,18 +47,41 @@ def _folder_of(text: str) -> Path:
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
-def _files(text: str) -> list[str]:
+def _files(text: str, search: PictureSearch) -> list[str]:
     path = Path(text)
     try:
         if path.is_dir():
-            return list(pictures_below(str(path)))
+            return list(search.below(str(path)))
         if path.exists():
             return [str(path)]
+        if path.is_symlink():
+            search.errors[str(path)] = link_error(str(path))
+            return [str(path)]
+    except PermissionError as error:
+        search.errors[str(path)] = f"cannot be read ({error.strerror})"
+        return [str(path)]
     except (OSError, ValueError):
         return []  # a name that the file system cannot have
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute patterns too
-    each = (pictures_below(str(match)) if match.is_dir() else [str(match)] for match in matches)
+    return _matching(text, search) if glob.has_magic(text) else []
+
+
+def _matching(pattern: str, search: PictureSearch) -> list[str]:
+    """The files that a glob stands for, and the folders on its way that cannot be listed."""
+    hidden = is_below_hidden(pattern)
+    found = (match for match in glob.glob(pattern, recursive=True) if hidden or not is_below_hidden(match))  # noqa: PTH207
+    locked = list(_locked(os.path.dirname(pattern)))  # noqa: PTH120
+    search.errors.update(dict.fromkeys(locked, "the folder cannot be listed (Permission denied)"))
+    matches = sorted({str(Path(match)) for match in found} | set(locked))
+    each = (search.below(match) if os.path.isdir(match) and match not in locked else [match] for match in matches)  # noqa: PTH112
     return list(dict.fromkeys(itertools.chain.from_iterable(each)))
+
+
+def _locked(pattern: str) -> Iterator[str]:
+    """The folders that a glob looks into and may not list: it passes over them without a word."""
+    while glob.has_magic(pattern):
+        folders = glob.iglob(os.path.join(pattern, ""), recursive=True)  # noqa: PTH118, PTH207
+        yield from (str(Path(folder)) for folder in folders if not os.access(folder, os.R_OK | os.X_OK))
+        pattern = os.path.dirname(pattern)  # noqa: PTH120
 
 
 def _why_nothing(text: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import PurePath
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from client.picture import as_text
-from model.preprocess import SUFFIXES
+from model.picture_files import SkippedFiles, has_picture_suffix, is_below_hidden
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -30,10 +29,15 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def named_like_picture(name: str) -> bool:
-    """Whether a file of this name is a picture when a folder or an archive is searched; hidden ones are not."""
-    name = name.rpartition("/")[2]
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million
+def named_like_picture(path: str, skipped: SkippedFiles) -> bool:
+    """Whether a file in an archive is named like a picture; others are counted, but for hidden ones."""
+    if is_below_hidden(path):
+        return False
+    name = path.rpartition("/")[2]
+    if not has_picture_suffix(name):
+        skipped.add(name)
+        return False
+    return True
 
 
 def safe_place(text: str) -> PurePath:

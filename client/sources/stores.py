@@ -8,15 +8,16 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from shutil import copyfileobj
 from typing import Any, BinaryIO
 
 from client.picture import Picture
-from client.sources.content import Fetch
+from client.sources.content import Broken, Fetch
 from client.sources.naming import named_like_picture, public_place, split_host, without_secrets
 from model.errors import InputError, first_line
+from model.picture_files import SkippedFiles, is_hidden
 from model.preprocess import MAX_BYTES, SUFFIXES, ImageError
 
 _CHUNK = 2**23
@@ -31,6 +32,7 @@ class Store:
     address: str
     path: str
     """As the file system has it."""
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def kind(self) -> str | None:
         """`file` or `directory`; None where there is nothing, or nothing can be found out."""
@@ -46,7 +48,13 @@ class Store:
         while waiting:
             entry = waiting.pop()
             if entry["type"] == "directory":
-                waiting += sorted(self._entries(entry["name"]), key=_name, reverse=True)
+                try:
+                    waiting += sorted(self._entries(entry["name"]), key=_name, reverse=True)
+                except ImageError as error:
+                    if entry["name"] == self.path or not isinstance(error.__cause__, PermissionError):
+                        raise
+                    name = self.name_of(entry["name"])
+                    yield Picture(name, public_place(name), Broken(f"the folder {error}"))
             else:
                 yield self.picture(entry["name"], entry.get("size"))
 
@@ -93,10 +101,14 @@ class Store:
         # A store lists a marker of the folder itself in it.
         own = folder.rstrip("/")
         inner = [entry for entry in listed if entry["name"].rstrip("/") != own]
-        return [entry for entry in inner if entry["type"] == "directory" or named_like_picture(entry["name"])]
+        seen = [entry for entry in inner if not is_hidden(entry["name"].rstrip("/").rpartition("/")[2])]
+        return [entry for entry in seen if entry["type"] == "directory" or self._is_picture(entry["name"])]
+
+    def _is_picture(self, path: str) -> bool:
+        return named_like_picture(path.rpartition("/")[2], self.skipped)
 
 
-def open_store(address: str) -> Store:
+def open_store(address: str, skipped: SkippedFiles | None = None) -> Store:
     """The store of an address; nothing is asked of it yet. Raises InputError when a library is missing."""
     scheme = address.partition("://")[0]
     try:
@@ -111,7 +123,7 @@ def open_store(address: str) -> Store:
         raise InputError(f"a library for {scheme}:// is missing; {hint}") from error
     except Exception as error:
         raise InputError(without_secrets(first_line(error), address)) from error
-    return Store(files, address, path)
+    return Store(files, address, path, skipped or SkippedFiles())
 
 
 def has_pattern(address: str) -> bool:

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import IO, Any, BinaryIO, TypeAlias, cast
 
@@ -20,6 +20,7 @@ from client.picture import Picture, as_text
 from client.sources.content import Broken, Holder, SharedFile, Stretch
 from client.sources.naming import named_like_picture, safe_place
 from model.errors import first_line
+from model.picture_files import SkippedFiles
 from model.preprocess import MAX_BYTES, ImageError
 
 _PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -50,6 +51,7 @@ class Tar:
     """Links and sparse files in it are not followed, and devices are not opened."""
 
     holder: Holder
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def total(self, file: BinaryIO) -> None:
         """Nobody knows before its end."""
@@ -61,7 +63,7 @@ class Tar:
         file.seek(0)
         unpack = next((unpack for magic, unpack in _PACKED.items() if start.startswith(magic)), None)
         content = cast("IO[bytes]", unpack(file)) if unpack else file
-        for member in _members(content):
+        for member in _members(content, self.skipped):
             inner = as_text(member.name)
             if unpack is None:
                 held: _Content = Stretch(shared, member.offset_data, member.size)
@@ -71,14 +73,17 @@ class Tar:
             yield Picture(f"{name}/{inner}", place / safe_place(inner), Broken(bad) if bad else held)
 
 
-def _members(content: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """Those that are named like pictures, and are no links or devices."""
+def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarInfo]:
+    """Those that are named like pictures, and are no links or devices; other files are counted."""
     careful = _Careful(content)
     with _translated():
         archive = tarfile.open(fileobj=cast("IO[bytes]", careful), mode="r:")  # noqa: SIM115 - nothing to close
     while member := _next(archive):
-        if member.isreg() and named_like_picture(member.name):
-            yield member
+        if not member.isdir() and named_like_picture(member.name, skipped):
+            if member.isreg():
+                yield member
+            else:
+                skipped.kinds["links or devices in an archive"] += 1
         archive.members = []  # type: ignore[attr-defined]  # or it would remember all of them
     # A header that is none looks to tarfile like the end, which is a block of zeros, or nothing.
     if careful.last.strip(b"\0"):

@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import BinaryIO
 from weakref import finalize
@@ -15,6 +15,7 @@ from weakref import finalize
 from client.picture import Picture, as_text
 from client.sources.naming import named_like_picture, safe_place
 from model.errors import first_line
+from model.picture_files import SkippedFiles
 from model.preprocess import MAX_BYTES, ImageError
 
 _ENCRYPTED = 1
@@ -44,9 +45,11 @@ class _Member:
 class Zip:
     """Its table of contents is held in memory, about 600 bytes for each member."""
 
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+
     def total(self, file: BinaryIO) -> int:
         """As the table of contents says. Raises ImageError."""
-        return len({info.filename for info in _members(_opened(file))})
+        return len({info.filename for info in _members(_opened(file), SkippedFiles())})
 
     def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
         """The members that are named like pictures, in the archive's order. Raises ImageError."""
@@ -57,7 +60,7 @@ class Zip:
             raise
         # Members are read long after the last of them was handed out.
         finalize(archive, file.close)
-        for info in _members(archive):
+        for info in _members(archive, self.skipped):
             inner = as_text(info.filename)
             yield Picture(f"{name}/{inner}", place / safe_place(inner), _Member(archive, info))
 
@@ -69,5 +72,6 @@ def _opened(file: BinaryIO) -> zipfile.ZipFile:
         raise ImageError(f"is no zip archive that can be opened ({first_line(error)})") from error
 
 
-def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
-    return (info for info in archive.infolist() if not info.is_dir() and named_like_picture(info.filename))
+def _members(archive: zipfile.ZipFile, skipped: SkippedFiles) -> Iterator[zipfile.ZipInfo]:
+    files = (info for info in archive.infolist() if not info.is_dir())
+    return (info for info in files if named_like_picture(info.filename, skipped))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model.console import JsonOption, application, print_json, progress, reports_errors, table
+from model.console import JsonOption, application, exit_code, print_json, progress, reports_errors, say, table
 from model.errors import BatchError, ConfigError, InferenceError, RefusedError, ServerError, TritonkitError
 from model.spec import TensorSpec
 
@@ -107,3 +108,39 @@ def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, 
     assert said in result.stderr
     assert said in json.loads(result.stdout)["error"]["message"]
     assert "Traceback" not in result.stderr
+
+
+HOSTILE = "a\x1b[2J\x9b\u202eb\n.jpg"
+SHOWN = r"a\x1b[2J\x9b\u202eb\n.jpg"
+
+
+def test_characters_that_control_a_terminal_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["picture", "answer"], [[HOSTILE, HOSTILE]])
+    with progress(HOSTILE):
+        pass
+    say("\x1b]0;title\x07")
+    print_json([HOSTILE])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split() == [SHOWN, SHOWN]
+    assert printed.err == f"{SHOWN}\n"
+    assert r"\x1b]0;title\x07" in printed.out
+    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out)
+    assert json.loads(printed.out[printed.out.index("[\n") :]) == [HOSTILE]
+
+
+def test_path_is_shortened_in_front_where_the_terminal_is_narrow() -> None:
+    from rich.console import Console
+
+    from model.path_cell import PathCell
+
+    console = Console(width=20, color_system=None)
+    with console.capture() as shown:
+        console.print(PathCell("customer/archive/originals/IMG_1.jpg"))
+    assert shown.get().strip() == "…originals/IMG_1.jpg"
+
+
+def test_full_disk_is_the_outside_and_a_missing_file_is_not() -> None:
+    assert exit_code(OSError(errno.ENOSPC, "full", "a.jsonl")) == 3
+    assert exit_code(ConnectionResetError()) == 3
+    assert exit_code(FileNotFoundError(errno.ENOENT, "no such file", "a.jpg")) == 2
+    assert exit_code(PermissionError(errno.EACCES, "denied", "a.jpg")) == 2

@@ -1,0 +1,73 @@
+"""Standard streams that do not take a command's result with them: other encodings, closed pipes, a full disk."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from typing import Any
+
+from model.errors import OutsideError
+
+
+class _Stream(io.FileIO):
+    """A standard stream's file. After its first failure it leads nowhere, so that nothing fails again at exit."""
+
+    def __init__(self, number: int, name: str | None) -> None:
+        """name: what an error calls it; None for a stream whose failure ends nothing."""
+        super().__init__(number, "w", closefd=False)
+        self._called = name
+
+    def write(self, data: Any) -> int:
+        """Write bytes; a reader that has gone away is no error. Raises OutsideError for any other failure."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            _lead_nowhere(self.fileno())
+            if self._called and not isinstance(error, BrokenPipeError):
+                raise OutsideError(f"{self._called}: cannot be written ({error.strerror})") from error
+            return len(memoryview(data).cast("B"))
+
+
+def prepare() -> None:
+    """Make stdin, stdout and stderr fit for any text and any end; streams that are not the process's own stay."""
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            _open_if_closed(number)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process lives
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _text(1, "standard output", sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(2, None, sys.stderr)
+
+
+def takes_unicode() -> bool:
+    """Whether standard output can be written any character."""
+    return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name.startswith("utf")
+
+
+def _text(number: int, name: str | None, before: Any) -> io.TextIOWrapper:
+    if before is not None:
+        before.flush()
+    buffered = io.BufferedWriter(_Stream(number, name))
+    encoding = getattr(before, "encoding", None) or "utf-8"
+    at_once = name is None or buffered.isatty()
+    # Click writes to the buffer itself where it doubts the encoding; write_through keeps the order.
+    return io.TextIOWrapper(buffered, encoding, "backslashreplace", line_buffering=at_once, write_through=True)
+
+
+def _open_if_closed(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        _lead_nowhere(number)
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
