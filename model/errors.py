@@ -18,7 +18,8 @@ TritonkitError
         ├── CertificateError  TLS could not be agreed on
         ├── NotReadyError     the server or the model is loading, or ending
         ├── BusyError         the server has more to do than it takes
-        └── DeadlineError     no answer came in time
+        ├── DeadlineError     no answer came in time
+        └── AnswerError       a model gave values that no answer of its task can have
 
 A picture that cannot be read raises `model.preprocess.ImageError`, a ValueError: that file stands alone,
 so that a server can carry it. Whoever reads pictures turns it into a row or a DataError.
@@ -108,6 +109,10 @@ class BusyError(InferenceError):
 
 class DeadlineError(InferenceError):
     """No answer came in time. Worth asking again."""
+
+
+class AnswerError(InferenceError):
+    """A model gave values that no answer of its task can have, such as NaN."""
 
 
 def first_line(error: BaseException) -> str:
