@@ -20,7 +20,7 @@ from client.opening import check_threshold, open_runner, task_with
 from client.results import Result, result_of
 from model.connection import Connection
 from model.console import DEFAULT_URL
-from model.errors import InputError
+from model.errors import InferenceError, InputError
 from model.preprocess import ImageError
 from model.process import OwnProcess
 from model.runners import Runner
@@ -130,8 +130,12 @@ class Client:
         """
         self._check_usable()
         named = (picture_given(given, number) for number, given in zip(count(), pictures))
-        for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
-            yield result_of(row, self.spec)
+        try:
+            for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
+                yield result_of(row, self.spec)
+        except InferenceError:
+            self._check_usable()  # a server seems to be away when the client was closed meanwhile
+            raise
 
     async def infer_async(self, picture: Input) -> Result:
         """`infer`, without holding up the event loop; what is awaited together is answered together."""

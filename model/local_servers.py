@@ -60,22 +60,22 @@ def recorded_servers() -> list[LocalServer]:
     return found
 
 
-def url_without_option() -> str:
+def url_without_option(usual: str = DEFAULT_URL) -> str:
     """The address to ask where no `--url` is given: Triton's own, or that of the only server that runs here.
 
     Says so on stderr where it is not Triton's own. Raises InputError where several run.
     """
     recorded = recorded_servers()
-    if accepts(DEFAULT_URL) or any(server.url.endswith(DEFAULT_URL) for server in recorded):
-        return DEFAULT_URL
+    if accepts(usual) or any(server.url.endswith(usual) for server in recorded):
+        return usual
     running = [server for server in recorded if server.accepts()]
     if len(running) > 1:
         listed = ", ".join(f"{server.url} ({server.repository})" for server in running)
-        raise InputError(f"nothing answers at {DEFAULT_URL}, and several servers run here; choose by --url: {listed}")
+        raise InputError(f"nothing answers at {usual}, and several servers run here; choose by --url: {listed}")
     if not running:
-        return DEFAULT_URL
+        return usual
     (server,) = running
-    print(f"nothing answers at {DEFAULT_URL}: asking {server.url}, which serves {server.repository}", file=sys.stderr)
+    print(f"nothing answers at {usual}: asking {server.url}, which serves {server.repository}", file=sys.stderr)
     return server.url
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
-from model.errors import CertificateError, InferenceError, InputError, TokenError, TritonkitError, UnreachableError
+from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.process import GRPC_CHANNELS, OwnProcess
 from model.runners.http_threads import HttpThreads
 from model.runners.shared_memory import Registry
@@ -48,7 +48,6 @@ class Transport:
         if self.address.tls:
             check_files(connection)
         self._worked = False
-        self._closed = False
         self.process = OwnProcess(f"the connection to {connection.url}")
         http = self.address.protocol == "http"
         self._threads = HttpThreads(lambda: _http_client(connection)) if http else None
@@ -73,8 +72,6 @@ class Transport:
         Raises UnknownModelError, TokenError, BatchError, InputError, and InferenceError in its kinds.
         """
         self.process.check()
-        if self._closed:
-            raise InputError(f"the connection to {self.connection.url} is closed; open another one")
         terms = self.connection
         if self._threads is None:
             if most_s < terms.deadline_s:
@@ -108,7 +105,6 @@ class Transport:
         """End the connection; requests under way over gRPC fail. In a forked process it is left as it is."""
         if not self.process.is_current():
             return
-        self._closed = True
         if self._channel is not None:
             self._channel.close()
             GRPC_CHANNELS.remove(self._channel)
