@@ -88,8 +88,19 @@ class Task(ABC):
 
     def value_problem(self, outputs: Outputs) -> str | None:
         """Why the answers [N, ...] mean nothing: NaN or infinite values, or a fault; None where they mean something."""
-        problems = [text for name, array in outputs.items() if (text := _not_finite(name, array))]
+        problems = self.layout_problems(outputs) or [
+            text for name, array in outputs.items() if (text := _not_finite(name, array))
+        ]
         return "; ".join(problems or self.faults(outputs)) or None
+
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        """What of the task's own outputs is missing, or has not one value a label."""
+        if self.output not in outputs:
+            return [f"there is no output {self.output}; the model gives {', '.join(outputs)}"]
+        shape = outputs[self.output].shape[1:]
+        if type(self).outputs is not Task.outputs or shape == (self.channels,):
+            return []
+        return [f"output {self.output} has shape {list(shape)} for a picture, expected [{self.channels}]"]
 
     def check_values(self, outputs: Outputs) -> None:
         """Refuse answers [N, ...] that mean nothing. Raises AnswerError."""

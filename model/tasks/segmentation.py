@@ -49,6 +49,11 @@ class Segmentation(Task):
             return (mask,)
         return mask, TensorSpec(name="probability", dtype="FP32", shape=image.shape[:2])
 
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        if self.question.probability and "probability" not in outputs:
+            return [f"there is no output probability; the model gives {', '.join(outputs)}"]
+        return super().layout_problems(outputs)
+
     def last_layer(self) -> nn.Module:
         from model.layers import Mask
 

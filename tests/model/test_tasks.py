@@ -182,6 +182,17 @@ def test_answer_is_refused_when_a_value_is_no_number(
         task.checked_answer(broken, WHOLE, top=1)
 
 
+def test_answer_is_refused_when_an_output_is_missing_or_of_another_size() -> None:
+    with pytest.raises(AnswerError, match=r"there is no output probabilities; the model gives logits"):
+        task_for(PETS).checked_answer({"logits": np.array([0.2, 0.3, 0.5])}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"output probabilities has shape \[2\] for a picture, expected \[3\]"):
+        task_for(PETS).checked_answer({"probabilities": np.array([0.5, 0.5])}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"there is no output vector"):
+        task_for(HEADS).checked_answer({"kind": np.array([1.0, 0, 0]), "traits": np.zeros(3)}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"there is no output probability; the model gives mask"):
+        task_for(SOFT).checked_answer({"mask": np.zeros((4, 6), np.uint8)}, WHOLE, top=1)
+
+
 def test_answer_is_sorted_when_classes_are_not() -> None:
     answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.5, 0.3])}, WHOLE, top=2)
     assert answer.told == {
