@@ -99,8 +99,9 @@ def fail(message: str, code: int) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout; pydantic values are dumped."""
-    print(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+    """Print one JSON document on stdout; pydantic values are dumped, and NaN, which JSON has not, is null."""
+    plain = json.loads(json.dumps(document, default=_plain), parse_constant=lambda constant: None)
+    print(json.dumps(plain, ensure_ascii=False, indent=2))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -107,3 +107,11 @@ def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, 
     assert said in result.stderr
     assert said in json.loads(result.stdout)["error"]["message"]
     assert "Traceback" not in result.stderr
+
+
+def test_json_has_null_when_a_figure_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"figures": [float("nan"), float("-inf"), 0.5], "name": "ñ"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "figures": [None, None, 0.5],
+        "name": "ñ",
+    }
