@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 app = application("Measure a running model: records of what it does, reports that show them.")
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model the server has loaded.")]
-UrlOption = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC, or http://HOST:PORT.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"HOST:PORT of Triton's gRPC, or http://HOST:PORT. Else {DEFAULT_URL}, or the one server that runs here."
+    ),
+]
 ConcurrencyOption = Annotated[
     str, typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight: one number, a doubling range, or a list.")
 ]
@@ -47,7 +52,7 @@ HtmlOption = Annotated[Path | None, typer.Option(help="Write one page that works
 @reports_errors
 def run_command(
     model: ModelArgument,
-    url: UrlOption = DEFAULT_URL,
+    url: UrlOption = None,
     concurrency: ConcurrencyOption = "1:64",
     batch: BatchOption = 1,
     repository: RepositoryOption = Path("model_repository"),
@@ -77,8 +82,10 @@ def run_command(
     from benchmarks.run import Plan
     from benchmarks.table import print_record
     from model.files import check_can_write
+    from model.local_servers import url_without_option
 
     check_can_write(output)
+    url = url or url_without_option()
     timing = Timing(window_s=window_s, max_windows=max_windows)
     levels = concurrency_levels(concurrency)
     record = _watched(Plan(model, url, levels, batch, repository, artifact, threads, images, timing))

@@ -15,6 +15,7 @@ from benchmarks.record import Level, Limit, LimitPoint, Load, Record, Subject
 from model.errors import InputError
 from model.files import sha256_of
 from model.runners.triton import TritonRunner, TritonServer
+from model.tasks import task_of
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0
@@ -74,8 +75,10 @@ def run(plan: Plan, watch: Watch) -> Record:
     pictures = pictures_for(served.runner.spec.preprocess, plan.images, published)
     reference = _reference(plan, published, served.threads)
     environment, started = environment_now(served.runner.server.release()), datetime.now(UTC)
-    # A server that cannot answer is told of before anything is measured.
-    served.runner.infer(batches_of(pictures.images, plan.batch)[0])
+    # A server that cannot answer, or answers NaN, is told of before anything is measured.
+    task = task_of(served.runner.spec)
+    for batch in batches_of(pictures.images, plan.batch):
+        task.check_values(served.runner.infer(batch))
     before = _half_limit(served, pictures, reference, lambda text, part: watch(text, part))
     levels = _levels(plan, served.runner, pictures, watch)
     after = _half_limit(served, pictures, reference, lambda text, part: watch(text, plan.phases - 1 + part))

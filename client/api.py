@@ -20,7 +20,9 @@ from client.opening import check_threshold, open_runner, task_with
 from client.results import Result, result_of
 from model.connection import Connection
 from model.console import DEFAULT_URL
+from model.errors import InferenceError, InputError
 from model.preprocess import ImageError
+from model.process import OwnProcess
 from model.runners import Runner
 from model.runners.augmented import augmented
 from model.spec import ModelSpec
@@ -30,7 +32,11 @@ _ASKING_AT_ONCE = 16
 
 
 class Client:
-    """A model to ask. Safe to use from several threads; `close` it, or use it in a `with` block."""
+    """A model to ask. Safe to use from several threads; `close` it, or use it in a `with` block.
+
+    It belongs to the process that opened it: after a fork (`multiprocessing`, a DataLoader's workers, gunicorn's
+    `--preload`) each process opens its own. Every method raises InputError in another process and after `close`.
+    """
 
     def __init__(
         self,
@@ -84,6 +90,8 @@ class Client:
         self._top = top
         self._pace = replace(pace, batch=min(pace.batch, runner.max_batch or pace.batch))
         self._threads = ThreadPoolExecutor(_ASKING_AT_ONCE, "ask")
+        self._process = OwnProcess(f"the client of {runner.origin}")
+        self._closed = False
 
     @property
     def spec(self) -> ModelSpec:
@@ -96,34 +104,47 @@ class Client:
         return self._runner.origin
 
     def infer(self, picture: Input) -> Result:
-        """Answer one picture. Raises ImageError when it cannot be read, InferenceError when the server fails."""
+        """Answer one picture.
+
+        Raises ImageError when it cannot be read, InferenceError when the server fails, and AnswerError when the
+        answer means nothing, such as NaN.
+        """
+        self._check_usable()
         given = picture_given(picture, 0)
         try:
             pixels, geometry = given.load(self.spec.preprocess, self._pace.room)
         except ImageError as error:
             raise ImageError(f"{given.name}: {error}") from error
         output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}
-        return result_of(Row(given.name, self._task.answer(output, geometry, self._top)), self.spec)
+        return result_of(Row(given.name, self._task.checked_answer(output, geometry, self._top)), self.spec)
 
     def infer_many(self, pictures: Iterable[Input]) -> list[Result]:
-        """Answer pictures, in their order; one that cannot be read has a `Failed` in its place."""
+        """Answer pictures, in their order; one that has no answer has a `Failed` in its place."""
         return list(self.stream(pictures))
 
     def stream(self, pictures: Iterable[Input]) -> Generator[Result]:
         """Answer pictures as they come, in their order, with several requests in flight.
 
-        One that cannot be read gives a `Failed`. `pictures` is read a few batches ahead. Raises InferenceError.
+        One that cannot be read, or whose answer means nothing, gives a `Failed`. `pictures` is read a few batches
+        ahead. Raises InferenceError.
         """
+        self._check_usable()
         named = (picture_given(given, number) for number, given in zip(count(), pictures))
-        for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
-            yield result_of(row, self.spec)
+        try:
+            for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
+                yield result_of(row, self.spec)
+        except InferenceError:
+            self._check_usable()  # a server seems to be away when the client was closed meanwhile
+            raise
 
     async def infer_async(self, picture: Input) -> Result:
         """`infer`, without holding up the event loop; what is awaited together is answered together."""
+        self._check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, picture)
 
     async def stream_async(self, pictures: Iterable[Input]) -> AsyncIterator[Result]:
         """`stream`, without holding up the event loop."""
+        self._check_usable()
         results = self.stream(pictures)
         taken: Future[Result | None] | None = None
         try:
@@ -138,9 +159,20 @@ class Client:
             await asyncio.get_running_loop().run_in_executor(None, _end, results, taken)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Let go of the model. In a forked process, the client of its parent is left as it is."""
+        if not self._process.is_current():
+            return
+        self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._runner.close()
+
+    def _check_usable(self) -> None:
+        self._process.check()
+        if self._closed:
+            raise InputError(f"the client of {self.origin} is closed; open another one")
+
+    def __getstate__(self) -> object:
+        raise InputError(f"the client of {self.origin} cannot be pickled; open one in the process that uses it")
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
@@ -19,12 +20,18 @@ from model.preprocess import ImageError, check_size
 Input: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A file, the bytes of one, a Pillow picture, or uint8 RGB [H, W, 3]."""
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def picture_given(given: Any, number: int) -> Picture:
     """The picture, under its file's name or its number among those that were given. Raises InputError."""
     match given:
+        case str() if _ADDRESS.match(given):
+            raise InputError(
+                f"picture {number} is an address, and Client takes a file, bytes, a Pillow picture or uint8 [H, W, 3]: "
+                "fetch it yourself and give its bytes, or use `client infer`, which fetches addresses"
+            )
         case str() | os.PathLike():
             path = Path(given)
             return picture_of_file(path, PurePath(path.name))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from client.pace import InFlight
 from client.picture import Picture
 from client.sending import Senders
+from model.errors import AnswerError
 from model.pixel_budget import PixelBudget
 from model.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
 from model.runners.base import Runner
@@ -78,7 +79,7 @@ def plain_row(picture: Picture, answer: Answer) -> Row:
 def infer_pictures(
     runner: Runner, task: Task, pictures: Iterable[Picture], top: int, pace: Pace, finish: Finish = plain_row
 ) -> Iterator[Row]:
-    """Rows in the order of `pictures`, as they come. A picture that cannot be read is a row with an error.
+    """Rows in the order of `pictures`, as they come. One that cannot be read or answered is a row with an error.
 
     pictures: taken as they are needed, a few batches ahead.
     task: the runner's, perhaps with another threshold. finish: many rows wait for those before them, so it should drop
@@ -200,7 +201,10 @@ class _Job:
         return rows
 
     def _row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
-        if self.finish is plain_row:
-            return plain_row(picture, self.task.answer(output, geometry, self.top))
-        with self.room(math.prod(geometry.source_size)):  # it may decode the picture once more, to draw it
-            return self.finish(picture, self.task.answer(output, geometry, self.top))
+        try:
+            if self.finish is plain_row:
+                return plain_row(picture, self.task.checked_answer(output, geometry, self.top))
+            with self.room(math.prod(geometry.source_size)):  # it may decode the picture once more, to draw it
+                return self.finish(picture, self.task.checked_answer(output, geometry, self.top))
+        except AnswerError as error:
+            return Row(picture.name, error=str(error))

@@ -81,7 +81,7 @@ class HeadsResult(Result):
 
 @dataclass(frozen=True)
 class Failed(Result):
-    """A picture that could not be read, and why. Only streams have these."""
+    """A picture that could not be read, or whose answer means nothing (NaN), and why. Only streams have these."""
 
     error: str
 

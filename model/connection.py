@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from pydantic import field_validator
 
 from model.errors import InputError, TokenError
 from model.spec import Frozen
@@ -26,6 +29,8 @@ _SCHEMES: dict[str, tuple[Protocol, bool]] = {
     "https": ("http", True),
 }
 _EXPECTED = "expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT, and grpcs:// or https:// with TLS"
+_NETLOC = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*):(?P<port>.*)")
+_USER = re.compile(r"^((?:[^/?#]*://)?)[^/?#]*@")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
 
@@ -55,6 +60,49 @@ class Address(NamedTuple):
         return _LOOPBACK.fullmatch(self.host) is not None
 
 
+def _scheme_problem(scheme: str, separator: str) -> str:
+    """Why requests cannot be made by a scheme; empty where they can."""
+    if scheme in _SCHEMES and bool(scheme) == bool(separator):
+        return ""
+    return f"Triton does not speak {scheme!r}" if scheme else "the scheme is missing before ://"
+
+
+def _netloc_problem(netloc: str, scheme: str) -> str:
+    """Why what stands behind the scheme is no HOST:PORT; empty where it is."""
+    if re.search(r"[\s\x00-\x1f\x7f]", netloc):
+        return "an address holds no spaces or control characters"
+    if "@" in netloc:
+        return f"user and password are not taken; a token is set by ${TOKEN_VARIABLE}"
+    if re.search(r"[/?#\\]", netloc):
+        return "a path is not taken, the client knows Triton's"
+    if netloc.count(":") > 1 and "[" not in netloc:
+        return f"an IPv6 address stands in brackets, as in [::1]:{_usual_port(scheme)}"
+    parts = _NETLOC.fullmatch(netloc)
+    if parts is None:
+        return f"the port is missing; Triton's own is {_usual_port(scheme)}"
+    return _host_problem(parts["host"]) or _port_problem(parts["port"], scheme)
+
+
+def _usual_port(scheme: str) -> int:
+    return 8000 if scheme.startswith("http") else 8001
+
+
+def _host_problem(host: str) -> str:
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return f"{host} is no IPv6 address"
+    return "" if host else "the host is missing"
+
+
+def _port_problem(port: str, scheme: str) -> str:
+    if not port:
+        return f"the port is missing; Triton's own is {_usual_port(scheme)}"
+    known = port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF
+    return "" if known else f"port {port} is not in 1..65535"
+
+
 class Connection(Frozen):
     """An address and the terms on which it is asked."""
 
@@ -74,14 +122,21 @@ class Connection(Frozen):
     shared_memory: bool = False
     """Whether pictures may go through memory that is shared with a server on this machine."""
 
+    @field_validator("url")
+    @classmethod
+    def _as_curl_takes_it(cls, url: str) -> str:
+        """In lower case, as host and scheme are the same in either, and without a bare slash at the end."""
+        return url if "@" in url or url.endswith("://") else url.lower().removesuffix("/")
+
     @property
     def address(self) -> Address:
         """The parts of `url`. Raises InputError."""
         scheme, separator, netloc = self.url.rpartition("://")
+        problem = _scheme_problem(scheme, separator) or _netloc_problem(netloc, scheme)
+        if problem:
+            shown = _USER.sub(r"\1…@", self.url)  # a password is shown to nobody
+            raise InputError(f"{shown}: {problem}; {_EXPECTED}")
         host, _, port = netloc.rpartition(":")
-        known = scheme in _SCHEMES and bool(scheme) == bool(separator)
-        if not known or not host or "/" in host or not port.isdecimal() or int(port) > 0xFFFF:
-            raise InputError(f"{self.url}: {_EXPECTED}")
         protocol, tls = _SCHEMES[scheme]
         if self.tls_ca or self.tls_cert or self.tls_key:
             if scheme not in ("", "grpcs", "https"):

@@ -134,8 +134,13 @@ def warn(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout; pydantic values are dumped."""
-    text = json.dumps(document, default=_plain, ensure_ascii=not standard_streams.takes_unicode(), indent=2)
+    """Print one JSON document on stdout: pydantic values are dumped, and NaN, which JSON has not, is null."""
+    ascii_only = not standard_streams.takes_unicode()
+    try:
+        text = json.dumps(document, default=_plain, ensure_ascii=ascii_only, allow_nan=False, indent=2)
+    except ValueError:
+        plain = json.loads(json.dumps(document, default=_plain), parse_constant=lambda constant: None)
+        text = json.dumps(plain, ensure_ascii=ascii_only, indent=2)
     print(printable_json(text))
 
 

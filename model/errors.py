@@ -11,6 +11,7 @@ TritonkitError
 │   ├── UnknownModelError a server has no model, or no version, of that name
 │   └── TokenError        a server asks for a token that was not given, or for another
 ├── RefusedError          the work was done, and its answer is no
+│   └── AnswerError       a model gave values that no answer of its task can have
 └── OutsideError          something outside this program failed
     ├── ServerError       Triton could not be started, or stopped
     └── InferenceError    Triton could not be reached, or refused a request
@@ -80,6 +81,10 @@ class RefusedError(TritonkitError):
     def __init__(self, message: str, document: object = None) -> None:
         super().__init__(message)
         self.document = document
+
+
+class AnswerError(RefusedError):
+    """A model gave values that no answer of its task can have, such as NaN."""
 
 
 class OutsideError(TritonkitError):

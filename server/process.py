@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import InputError, ServerError
+from model.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
 from model.spec import Frozen
 from server.control import control_of
 from server.exposure import check_exposure
@@ -21,7 +22,7 @@ from server.lifecycle import not_loaded
 from server.log import failures
 from server.options import Options
 from server.ports import check_free
-from server.runtime import LOG_FILE, STATE_VARIABLE, Report, Server, runtime_named, state_folder
+from server.runtime import LOG_FILE, Report, Server, runtime_named
 from server.security import server_tokens
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "wait_until_ready",
 ]
 
-_STATE_FILE = "server.json"
 _REPOSITORY_FILE = "repository.txt"
 """Which repository the log beside it is of: it stays with the log when the state file goes."""
 
@@ -94,7 +94,7 @@ def start(options: Options, stops_with_parent: bool = False, report: Report = la
 
 def _check_none_alive(folder: Path) -> None:
     """A server that is being started again holds no port for a while. Raises ServerError."""
-    present = _remembered(folder / _STATE_FILE)
+    present = _remembered(folder / STATE_FILE)
     if present is not None and _is_alive(present):
         port = present.options.grpc_port
         raise ServerError(
@@ -137,7 +137,7 @@ def stop(server: Server, keep_log: bool = False) -> None:
     with _alone(server.folder):
         if not _has_the_folder(server):
             return  # another server has taken the port since, and the folder
-        (server.folder / _STATE_FILE).unlink(missing_ok=True)
+        (server.folder / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(server.folder / "backends", ignore_errors=True)
         if not keep_log:
             shutil.rmtree(server.folder, ignore_errors=True)
@@ -158,7 +158,7 @@ def known_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int,
     """The servers that run, and by gRPC port why of others it cannot be found out."""
     found: list[Server] = []
     lost: dict[int, ServerError] = {}
-    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{_STATE_FILE}")):
+    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{STATE_FILE}")):
         server = _remembered(path)
         try:
             if server is not None and _is_alive(server):
@@ -173,7 +173,7 @@ def _is_alive(server: Server) -> bool:
     try:
         return server.runtime.is_alive(server)
     except ServerError as error:
-        state = server.folder / _STATE_FILE
+        state = server.folder / STATE_FILE
         raise ServerError(
             f"whether the server of gRPC port {server.options.grpc_port} ({server.label}) runs is not known: {error}. "
             f"If its engine is gone for good, delete {state}; --grpc-port names another server"
@@ -214,7 +214,7 @@ def _absolute(options: Options) -> Options:
 
 def _remember(server: Server) -> None:
     """Write the state file, which holds the tokens: nobody but its owner can ever read it."""
-    path = server.folder / _STATE_FILE
+    path = server.folder / STATE_FILE
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
         state.write(server.model_dump_json())
@@ -226,7 +226,7 @@ def _folders(grpc_port: int | None) -> str:
 
 
 def _has_the_folder(server: Server) -> bool:
-    return _remembered(server.folder / _STATE_FILE) in (None, server)
+    return _remembered(server.folder / STATE_FILE) in (None, server)
 
 
 def _remembered(path: Path) -> Server | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
+from model.local_servers import state_folder
 from model.spec import Frozen
 from server.options import Options, RuntimeName
 from server.security import Tokens
 
-STATE_VARIABLE = "TRITONKIT_STATE"
 LOG_FILE = "triton.log"
 
 Report = Callable[[str], None]
@@ -109,10 +108,3 @@ def runtime_named(name: RuntimeName) -> Runtime:
     from server.binary import BinaryRuntime
 
     return BinaryRuntime()
-
-
-def state_folder() -> Path:
-    """Where running servers are remembered: `$TRITONKIT_STATE`, or the user's state folder."""
-    chosen = os.environ.get(STATE_VARIABLE)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(chosen) if chosen else Path(base) / "tritonkit" / "servers"

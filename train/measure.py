@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
+from model.tasks import task_of
 from train.dataset import load_sample
 from train.samples import Sample
 from train.tasks import TrainingTask
@@ -46,12 +47,15 @@ def measure(
 
 
 def answered(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Iterator[Answered]:
-    """The model's answers, a batch at a time. Raises DataError."""
+    """The model's answers, a batch at a time. Raises DataError, AnswerError for values such as NaN."""
     spec = runner.spec
+    checker = task_of(spec)
     size = min(BATCH_SIZE, runner.max_batch or BATCH_SIZE)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), size):
             batch = samples[start : start + size]
             images = np.stack(list(pool.map(lambda sample: load_sample(sample, spec.preprocess)[0], batch)))
             targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in batch])
-            yield Answered(batch, images, runner.infer(images), targets)
+            outputs = runner.infer(images)
+            checker.check_values(outputs)
+            yield Answered(batch, images, outputs, targets)

@@ -13,6 +13,7 @@ import typer
 
 from model.console import DEFAULT_URL
 from model.errors import InputError
+from model.local_servers import url_without_option
 
 Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Who signed the server's certificate (PEM): asks by TLS.")]
@@ -51,6 +52,8 @@ def connects(many: bool = False) -> Callable[[Callable[..., None]], Callable[...
             if given.get("source") is not None:
                 _check_none_said(context, options)
             terms = {name: given.pop(name) for name in options}
+            if given.get("source") is None and not is_said(context, "url"):
+                terms["url"] = url_without_option()
             own = {_CONTEXT: context} if _CONTEXT in asked else {}
             command(**given, **own, **{_PLACE: connection_of(**terms)})
 

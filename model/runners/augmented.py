@@ -2,7 +2,8 @@
 
 Probabilities are averaged, unit vectors averaged and brought to unit length again. Of masks the foreground's
 probability is averaged where the model gives it; where it gives class numbers alone, each pixel takes the class that
-most views saw there, and the plain view decides a tie. It costs as many answers as there are views.
+most views saw there, and the plain view decides a tie. It costs as many answers as there are views. Where one view's
+answer is faulty, such as NaN, it is the image's answer, so that the mean does not hide it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,20 @@ class AugmentedRunner(Runner):
 
     def _infer(self, batch: ImageArray) -> Outputs:
         views = [self._runner.infer(np.flip(batch, axes)) for axes in self._axes]
-        return self._masks(views) if self._task.dense else {name: self._mean(name, views) for name in views[0]}
+        joined = self._masks(views) if self._task.dense else {name: self._mean(name, views) for name in views[0]}
+        for view in views:
+            self._keep_faults(joined, view)
+        return joined
+
+    def _keep_faults(self, joined: Outputs, view: Outputs) -> None:
+        """Put the faulty answers of a view in the place of the joined ones."""
+        if self._task.value_problem(view) is None:
+            return
+        for image in range(len(next(iter(view.values())))):
+            own = slice(image, image + 1)
+            if self._task.value_problem({name: array[own] for name, array in view.items()}) is not None:
+                for name, array in joined.items():
+                    array[own] = view[name][own]
 
     def _mean(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
         mean = _mean([view[name] for view in views])

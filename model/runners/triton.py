@@ -144,6 +144,8 @@ class TritonServer:
 
     def close(self) -> None:
         """End the connection. Requests that are being repeated end with their last error."""
+        if not self._transport.process.is_current():
+            return  # its regions of shared memory are the other process's
         self._patience.over.set()
         if self._memory is not None:
             self._memory.close()
@@ -151,6 +153,7 @@ class TritonServer:
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
+        self._transport.process.check()  # before any lock, which may be locked for ever
         if self._memory is not None:
             try:
                 with self._memory.lent(batch.nbytes) as region:

@@ -10,6 +10,7 @@ from typing import Any
 
 from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
 from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
+from model.process import GRPC_CHANNELS, OwnProcess
 from model.runners.http_threads import HttpThreads
 from model.runners.shared_memory import Registry
 from model.runners.triton_errors import error_of_answer, error_of_connection
@@ -47,6 +48,7 @@ class Transport:
         if self.address.tls:
             check_files(connection)
         self._worked = False
+        self.process = OwnProcess(f"the connection to {connection.url}")
         http = self.address.protocol == "http"
         self._threads = HttpThreads(lambda: _http_client(connection)) if http else None
         self._channel = None if http else _grpc_client(connection)
@@ -67,8 +69,9 @@ class Transport:
 
         doing: for messages, as in "could not ...". admin: show the token for the model repository.
         most_s: over gRPC, to wait less than the deadline.
-        Raises UnknownModelError, TokenError, BatchError, and InferenceError in its kinds.
+        Raises UnknownModelError, TokenError, BatchError, InputError, and InferenceError in its kinds.
         """
+        self.process.check()
         terms = self.connection
         if self._threads is None:
             if most_s < terms.deadline_s:
@@ -99,9 +102,12 @@ class Transport:
         return headers
 
     def close(self) -> None:
-        """End the connection; requests under way over gRPC fail."""
+        """End the connection; requests under way over gRPC fail. In a forked process it is left as it is."""
+        if not self.process.is_current():
+            return
         if self._channel is not None:
             self._channel.close()
+            GRPC_CHANNELS.remove(self._channel)
         if self._threads is not None:
             self._threads.close()
 
@@ -171,9 +177,12 @@ def _grpc_client(connection: Connection) -> Any:
             "private_key": connection.tls_key,
         }
         files = {"ssl": True, **{name: str(path) for name, path in given.items() if path is not None}}
+    GRPC_CHANNELS.check(connection.url)
     # No proxy of the environment can reach this machine.
     direct = (("grpc.enable_http_proxy", 0),) if address.is_loopback else ()
-    return tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=[*_CHANNEL, *direct], **files)
+    channel = tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=[*_CHANNEL, *direct], **files)
+    GRPC_CHANNELS.add(channel)
+    return channel
 
 
 def _http_client(connection: Connection) -> Any:

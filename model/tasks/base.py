@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import SpecError
+from model.errors import AnswerError, SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question, TensorSpec
@@ -23,6 +23,12 @@ Targets = dict[str, NDArray[Any]]
 Agreement = dict[str, NDArray[np.float64]]
 """How far two answers agree on each of N images, by measure, in 0..1; 1 is the same answer."""
 
+ADVICE = (
+    "Such an answer means nothing: the model's weights are broken, or its precision overflows. Compare a served model "
+    "with its checkpoint by `client check`, a file by `builder verify`"
+)
+RANGE_TOLERANCE = 1e-3
+"""How far a reduced precision may put a probability outside 0..1."""
 TIE = 1e-3
 """Two answers whose probabilities differ by less than this are equally good, where nothing else is said."""
 
@@ -78,7 +84,33 @@ class Task(ABC):
 
     @abstractmethod
     def faults(self, outputs: Outputs) -> list[str]:
-        """What is wrong with answers by themselves: things that no answer of this task can be."""
+        """What is wrong with finite answers by themselves: things that no answer of this task can be."""
+
+    def value_problem(self, outputs: Outputs) -> str | None:
+        """Why the answers [N, ...] mean nothing: NaN or infinite values, or a fault; None where they mean something."""
+        problems = self.layout_problems(outputs) or [
+            text for name, array in outputs.items() if (text := _not_finite(name, array))
+        ]
+        return "; ".join(problems or self.faults(outputs)) or None
+
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        """What of the task's own outputs is missing, or has not one value a label."""
+        if self.output not in outputs:
+            return [f"there is no output {self.output}; the model gives {', '.join(outputs)}"]
+        shape = outputs[self.output].shape[1:]
+        if type(self).outputs is not Task.outputs or shape == (self.channels,):
+            return []
+        return [f"output {self.output} has shape {list(shape)} for a picture, expected [{self.channels}]"]
+
+    def check_values(self, outputs: Outputs) -> None:
+        """Refuse answers [N, ...] that mean nothing. Raises AnswerError."""
+        if (problem := self.value_problem(outputs)) is not None:
+            raise AnswerError(f"{problem}. {ADVICE}")
+
+    def checked_answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        """As `answer`, after a check of the values. Raises AnswerError."""
+        self.check_values({name: array[None] for name, array in output.items()})
+        return self.answer(output, geometry, top)
 
     @abstractmethod
     def agreement(
@@ -127,3 +159,20 @@ class Task(ABC):
     def _needs_labels(self, least: int) -> None:
         if len(self.labels) < least:
             raise SpecError(f"{self.name} needs at least {least} labels, got {self.question.described_labels()}")
+
+
+def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:
+    """Why finite values are no probabilities; none where all lie in 0..1. cause: what is likely wrong."""
+    least, most = float(probabilities.min()), float(probabilities.max())
+    if least >= -RANGE_TOLERANCE and most <= 1 + RANGE_TOLERANCE:
+        return []
+    return [f"{name} lie in {least:.3g}..{most:.3g}, expected 0..1: {cause}"]
+
+
+def _not_finite(name: str, array: NDArray[Any]) -> str:
+    """How many values of a floating-point output are NaN or infinite, in words; empty for none."""
+    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+        return ""
+    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    counts = [f"{count} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return f"output {name} has {' and '.join(counts)} of {array.size} values"

@@ -54,6 +54,9 @@ class Heads(Task):
 
         return Each({name: task.last_layer() for name, task in self.heads.items()})
 
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        return [problem for task in self.heads.values() for problem in task.layout_problems(outputs)]
+
     def faults(self, outputs: Outputs) -> list[str]:
         return [fault for task in self.heads.values() for fault in task.faults(outputs)]
 

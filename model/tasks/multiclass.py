@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,9 +37,11 @@ class Multiclass(Task):
         return Softmax()
 
     def faults(self, outputs: Outputs) -> list[str]:
-        sums = outputs[self.output].sum(axis=1)
+        sums = outputs[self.output].sum(axis=1, dtype=np.float64)
         worst = float(np.abs(sums - 1).max())
-        return [f"{self.output} do not sum to 1 (off by {worst:.2g})"] if worst > SUM_TOLERANCE else []
+        if worst > SUM_TOLERANCE:
+            return [f"{self.output} do not sum to 1 (off by {worst:.2g})"]
+        return outside_range(self.output, outputs[self.output], "the softmax is missing")
 
     def agreement(
         self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 from model.tasks.multiclass import ranked
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ class Multilabel(Task):
         return Sigmoid()
 
     def faults(self, outputs: Outputs) -> list[str]:
-        values = outputs[self.output]
-        if values.min() >= 0 and values.max() <= 1:
-            return []
-        return [f"{self.output} lie in {values.min():.3g}..{values.max():.3g}, expected 0..1: the sigmoid is missing"]
+        return outside_range(self.output, outputs[self.output], "the sigmoid is missing")
 
     def agreement(
         self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE

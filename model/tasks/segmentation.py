@@ -12,7 +12,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import Question, TensorSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +49,11 @@ class Segmentation(Task):
             return (mask,)
         return mask, TensorSpec(name="probability", dtype="FP32", shape=image.shape[:2])
 
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        if self.question.probability and "probability" not in outputs:
+            return [f"there is no output probability; the model gives {', '.join(outputs)}"]
+        return super().layout_problems(outputs)
+
     def last_layer(self) -> nn.Module:
         from model.layers import Mask
 
@@ -57,9 +62,11 @@ class Segmentation(Task):
 
     def faults(self, outputs: Outputs) -> list[str]:
         highest = int(outputs[self.output].max())
-        if highest < len(self.labels):
+        if highest >= len(self.labels):
+            return [f"{self.output} holds the class {highest}, but there are {len(self.labels)} labels"]
+        if not self.question.probability:
             return []
-        return [f"{self.output} holds the class {highest}, but there are {len(self.labels)} labels"]
+        return outside_range("probability", outputs["probability"], "the sigmoid is missing")
 
     def agreement(
         self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE

@@ -86,6 +86,30 @@ def test_two_views_are_refused_when_they_would_vote_on_classes(runner: Callable[
         AugmentedRunner(runner(MASKS), "flip")
 
 
+class SecondViewBroken(Runner):
+    """Answers unit vectors; of what is not asked first, zeros or NaN."""
+
+    origin = "second view broken"
+
+    def __init__(self, spec: ModelSpec, value: float) -> None:
+        self.spec, self._value, self._asked = spec, value, 0
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        self._asked += 1
+        vectors = np.full((len(batch), 4), 0.5, np.float32)
+        if self._asked > 1:
+            vectors[0] = self._value
+        return {"embedding": vectors}
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[Question], Runner], value: float) -> None:
+    vectors = runner(Question(task="embedding", embedding_size=4)).spec
+    answers = AugmentedRunner(SecondViewBroken(vectors, value), "flip").infer(IMAGES)["embedding"]
+    assert np.array_equal(answers[0], np.full(4, value, np.float32), equal_nan=True)
+    assert (answers[1:] == 0.5).all()
+
+
 def test_command_tells_the_augmented_answer(command: Callable[..., Result], checkpoint: Path, photos: Path) -> None:
     plain = json.loads(command("client", "infer", photos, "--from", checkpoint, "--json").stdout)
     asked = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")

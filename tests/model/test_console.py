@@ -144,3 +144,11 @@ def test_full_disk_is_the_outside_and_a_missing_file_is_not() -> None:
     assert exit_code(ConnectionResetError()) == 3
     assert exit_code(FileNotFoundError(errno.ENOENT, "no such file", "a.jpg")) == 2
     assert exit_code(PermissionError(errno.EACCES, "denied", "a.jpg")) == 2
+
+
+def test_json_has_null_when_a_figure_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"figures": [float("nan"), float("-inf"), 0.5], "name": "ñ"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "figures": [None, None, 0.5],
+        "name": "ñ",
+    }

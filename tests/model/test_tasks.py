@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.errors import SpecError
+from model.errors import AnswerError, SpecError
 from model.preprocess import Geometry
 from model.spec import ModelSpec, Question, TensorSpec
 from model.tasks import Task, task_for, task_of
@@ -22,6 +22,7 @@ PETS = Question(task="multiclass", labels=("cat", "dog", "bird"))
 TRAITS = Question(task="multilabel", labels=("old", "wet", "red"), thresholds={"wet": 0.8})
 VECTOR = Question(task="embedding", embedding_size=2)
 STAMP = Question(task="segmentation", labels=("background", "stamp"))
+SOFT = Question(task="segmentation", labels=("background", "stamp"), probability=True)
 REGIONS = Question(task="segmentation", labels=("background", "sky", "grass"))
 HEADS = Question(task="heads", heads={"kind": PETS, "traits": TRAITS, "vector": VECTOR})
 
@@ -150,6 +151,46 @@ def test_classes_are_faulty_when_they_do_not_sum_to_one() -> None:
     task = task_for(PETS)
     assert task.faults(rows([0.5, 0.5, 0.004])) == []
     assert task.faults(rows([0.5, 0.5, 0], [3.0, -1.0, 0.5])) == ["probabilities do not sum to 1 (off by 1.5)"]
+
+
+def test_classes_are_faulty_when_they_sum_to_one_outside_their_range() -> None:
+    (fault,) = task_for(PETS).faults(rows([3.0, -1.0, -1.0]))
+    assert fault == "probabilities lie in -1..3, expected 0..1: the softmax is missing"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("question", "outputs"),
+    [
+        (PETS, {"probabilities": np.array([0.2, 0.3, 0.5], np.float32)}),
+        (TRAITS, {"probabilities": np.array([0.2, 0.3, 0.5], np.float32)}),
+        (VECTOR, {"embedding": np.array([0.6, 0.8], np.float32)}),
+        (SOFT, {"mask": np.zeros((4, 6), np.uint8), "probability": np.full((4, 6), 0.1, np.float32)}),
+    ],
+    ids=["multiclass", "multilabel", "embedding", "segmentation"],
+)
+def test_answer_is_refused_when_a_value_is_no_number(
+    question: Question, outputs: dict[str, NDArray[Any]], value: float
+) -> None:
+    task = task_for(question)
+    task.checked_answer(outputs, WHOLE, top=1)
+    *_, last = outputs
+    broken = {**outputs, last: outputs[last].copy()}
+    broken[last].flat[0] = value
+    word = "NaN" if np.isnan(value) else "infinite"
+    with pytest.raises(AnswerError, match=f"output {last} has 1 {word} of {broken[last].size} values"):
+        task.checked_answer(broken, WHOLE, top=1)
+
+
+def test_answer_is_refused_when_an_output_is_missing_or_of_another_size() -> None:
+    with pytest.raises(AnswerError, match=r"there is no output probabilities; the model gives logits"):
+        task_for(PETS).checked_answer({"logits": np.array([0.2, 0.3, 0.5])}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"output probabilities has shape \[2\] for a picture, expected \[3\]"):
+        task_for(PETS).checked_answer({"probabilities": np.array([0.5, 0.5])}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"there is no output vector"):
+        task_for(HEADS).checked_answer({"kind": np.array([1.0, 0, 0]), "traits": np.zeros(3)}, WHOLE, top=1)
+    with pytest.raises(AnswerError, match=r"there is no output probability; the model gives mask"):
+        task_for(SOFT).checked_answer({"mask": np.zeros((4, 6), np.uint8)}, WHOLE, top=1)
 
 
 def test_answer_is_sorted_when_classes_are_not() -> None:

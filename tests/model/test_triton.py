@@ -48,8 +48,33 @@ def test_server_says_what_it_takes_when_the_address_is_malformed(url: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("::1:8121", "an IPv6 address stands in brackets, as in \\[::1\\]:8001"),
+        ("localhost", "the port is missing; Triton's own is 8001"),
+        ("http://localhost", "the port is missing; Triton's own is 8000"),
+        ("http://localhost:8000/v2", "a path is not taken"),
+        (" localhost:8000", "holds no spaces"),
+        ("tcp://localhost:8000", "Triton does not speak 'tcp'"),
+        ("http://me:hidden@localhost:8000", r"^http://…@localhost:8000: user and password are not taken"),
+        ("localhost:0", "port 0 is not in 1..65535"),
+        ("[zz]:8001", "is no IPv6 address"),
+    ],
+)
+def test_server_says_what_is_wrong_when_the_address_is_malformed(url: str, cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
+        TritonServer(url)
+
+
+@pytest.mark.parametrize(
     ("url", "protocol"),
-    [("localhost:8001", "grpc"), ("grpc://10.0.0.1:8001", "grpc"), ("http://[::1]:8000", "http")],
+    [
+        ("localhost:8001", "grpc"),
+        ("grpc://10.0.0.1:8001", "grpc"),
+        ("http://[::1]:8000", "http"),
+        ("HTTP://Localhost:8000/", "http"),
+        ("localhost:8001/", "grpc"),
+    ],
 )
 def test_server_picks_the_protocol_when_the_address_says_it(url: str, protocol: str) -> None:
     assert TritonServer(url).protocol == protocol

@@ -1,0 +1,119 @@
+"""A model whose answer to one picture is NaN: that picture alone has an error, in every way to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from typer.testing import Result
+
+from client import Client
+from client.results import Failed, LabelResult
+from model.errors import AnswerError, InputError
+from model.preprocess import Preprocess
+from model.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
+
+CAUSE = "output probabilities has 3 NaN of 3 values"
+SIDE = 8
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph that gives each colour's share of the light: of a black picture, 0 / 0."""
+    how = Preprocess(height=SIDE, width=SIDE)
+    spec = ModelSpec(
+        name="shares",
+        task="multiclass",
+        architecture=Architecture(name="test_resnet"),
+        input=image_input(how),
+        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
+        preprocess=how,
+        normalize=Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
+        labels=("red", "green", "blue"),
+    )
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("ReduceSum", ["means", "last"], ["light"], keepdims=1),
+        helper.make_node("Div", ["means", "light"], ["probabilities"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "shares",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("last", TensorProto.INT64, [1], [1]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    path = tmp_path_factory.mktemp("shares") / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A black picture between two coloured ones."""
+    paths = []
+    for name, colour in (("1.png", (200, 10, 10)), ("2.png", (0, 0, 0)), ("3.png", (10, 10, 200))):
+        Image.new("RGB", (SIDE, SIDE), colour).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    return paths
+
+
+@pytest.mark.parametrize("views", [[], ["--tta", "flips"]])
+def test_row_has_an_error_when_the_answer_is_nan(
+    command: Callable[..., Result], shares: Path, pictures: list[Path], tmp_path: Path, views: list[str]
+) -> None:
+    outputs = [tmp_path / f"answers.{kind}" for kind in ("jsonl", "csv", "parquet")]
+    options = [option for path in outputs for option in ("--output", path)]
+    ran = command("client", "infer", *pictures, "--from", shares, *options, *views)
+    assert ran.exit_code == 1
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in outputs[0].read_text().splitlines()]
+    assert [row.get("label") for row in rows] == ["red", None, "blue"]
+    assert rows[1]["error"].startswith(CAUSE)
+    assert "nan" not in outputs[1].read_text().replace("NaN of 3", "").lower()
+
+
+def test_client_raises_or_gives_a_failed_result_when_the_answer_is_nan(shares: Path, pictures: list[Path]) -> None:
+    with Client.from_artifact(shares) as client:
+        with pytest.raises(AnswerError, match=CAUSE):
+            client.infer(pictures[1])
+        with pytest.raises(AnswerError, match=CAUSE):
+            asyncio.run(client.infer_async(pictures[1]))
+        first, broken, last = client.infer_many(pictures)
+    assert isinstance(first, LabelResult)
+    assert isinstance(last, LabelResult)
+    assert isinstance(broken, Failed)
+    assert broken.error.startswith(CAUSE)
+
+
+def test_client_says_that_it_is_closed_when_it_is_asked_later(shares: Path, pictures: list[Path]) -> None:
+    client = Client.from_artifact(shares)
+    client.close()
+    client.close()
+    for ask in (
+        client.infer,
+        lambda path: client.infer_many([path]),
+        lambda path: asyncio.run(client.infer_async(path)),
+    ):
+        with pytest.raises(InputError, match="is closed; open another one"):
+            ask(pictures[0])
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/x.jpg", "s3://bucket/x.jpg", "data:image/png;base64,AA"])
+def test_client_says_what_it_takes_when_it_is_given_an_address(shares: Path, address: str) -> None:
+    with (
+        Client.from_artifact(shares) as client,
+        pytest.raises(InputError, match="is an address, and Client takes a file"),
+    ):
+        client.infer(address)

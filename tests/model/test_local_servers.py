@@ -1,0 +1,73 @@
+"""Which server is asked where no address is given."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model.errors import InputError
+from model.local_servers import STATE_FILE, STATE_VARIABLE, url_without_option
+from scripts import ports
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], int]]:
+    """Write the state file of a server that listens, or has ended; its gRPC port."""
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
+    listening: list[socket.socket] = []
+
+    def recorded(runs: bool) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        if runs:
+            listening.append(listener)
+        else:
+            listener.close()
+        (tmp_path / str(port)).mkdir()
+        options = {"repository": "/srv/models", "host": "0.0.0.0", "http_port": 1, "grpc_port": port}
+        (tmp_path / str(port) / STATE_FILE).write_text(json.dumps({"options": options, "tokens": {}, "pid": 1}))
+        return port
+
+    yield recorded
+    for listener in listening:
+        listener.close()
+
+
+@pytest.fixture
+def usual() -> str:
+    """An address where nothing answers."""
+    return f"127.0.0.1:{ports.free_ports()[0]}"
+
+
+def test_the_only_running_server_is_asked_when_no_address_is_given(
+    record: Callable[[bool], int], usual: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(False)
+    url = f"127.0.0.1:{record(True)}"
+    assert url_without_option(usual) == url
+    told = capsys.readouterr()
+    assert told.err == f"nothing answers at {usual}: asking {url}, which serves /srv/models\n"
+    assert not told.out
+
+
+def test_an_address_is_asked_for_when_several_servers_run(record: Callable[[bool], int], usual: str) -> None:
+    first, second = sorted((record(True), record(True)))
+    with pytest.raises(InputError, match=rf"choose by --url: .*:{first} .*:{second} ") as refused:
+        url_without_option(usual)
+    assert "several servers run here" in str(refused.value)
+
+
+def test_the_usual_address_stays_when_it_answers_or_no_server_runs(
+    record: Callable[[bool], int], usual: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(False)
+    assert url_without_option(usual) == usual
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        record(True)
+        answering = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert url_without_option(answering) == answering
+    assert not capsys.readouterr().err
