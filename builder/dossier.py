@@ -31,7 +31,8 @@ class Dossier:
 
     @cached_property
     def _answers(self) -> Answers:
-        return answers_of(self.case.reference, self.made.judged.runner, self.case.golden, self.case.max_batch)
+        case = self.case
+        return answers_of(case.reference, self.made.judged.runner, case.golden, case.max_batch, case.preferred)
 
     def write_page(self, path: Path) -> None:
         """The verdict to look at, also of a model that is not published."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.judge import in_other_colours
 from builder.proving.suspects import suspects
 from builder.proving.tensors import changed_tensors
 from builder.proving.verdict import Problem, Verdict
+from builder.proving.ways import in_other_colours
 from model.comparison import Limits, ask, relative_error
 from model.errors import TritonkitError
 from model.golden import Golden

@@ -1,7 +1,8 @@
 """The verdict: does an artifact give the answers of the checkpoint it was made from?
 
-It is asked about real images at batch 1, a middle size and the maximum, and again with the images in another
-order and in other colours. What is measured:
+It is asked about real images at batch 1, a middle size and the maximum, in one batch of every size between that a
+server is likely to put together, and again with the images in another order and in other colours; then about
+synthetic probes. What is measured:
 
 - error of every value that is a fraction (a mask's class numbers are not): largest, mean, 99th percentile;
 - relative error: the Frobenius norm of the error over that of the reference's own variation between images.
@@ -16,7 +17,7 @@ order and in other colours. What is measured:
 from __future__ import annotations
 
 from builder.targets import FormatName, Precision
-from model.comparison import FP32_LIMITS, NEGLIGIBLE, Comparison, Limits, batch_sizes
+from model.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
@@ -24,9 +25,9 @@ OF_TRAINING = "training"
 """This comparison is of the checkpoint alone, now and when it was trained, and has limits of its own."""
 LIMITS: dict[Precision, Limits] = {
     "fp32": FP32_LIMITS,
-    "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2),
-    "bf16": Limits(max_abs=0.1, relative=0.2, decisions=0.98, quality=0.01, tie=0.05, slack=10),
-    "int8": Limits(max_abs=0.3, relative=0.4, decisions=0.9, quality=0.02, tie=0.1, slack=20),
+    "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2, probes=5),
+    "bf16": Limits(max_abs=0.1, relative=0.2, decisions=0.98, quality=0.01, tie=0.05, slack=10, probes=5),
+    "int8": Limits(max_abs=0.3, relative=0.4, decisions=0.9, quality=0.02, tie=0.1, slack=20, probes=0),
 }
 """By precision; the reasons are in docs/verdict.md."""
 
@@ -75,11 +76,24 @@ class Verdict(Frozen):
     comparisons: tuple[Comparison, ...] = ()
     quality: dict[str, dict[str, float]] = {}
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the checkpoint itself does that its user should know."""
 
     @property
     def of_artifact(self) -> tuple[Comparison, ...]:
-        """The comparisons that say how far the artifact is off."""
-        return tuple(comparison for comparison in self.comparisons if comparison.asked != OF_TRAINING)
+        """The comparisons on real pictures that say how far the artifact is off."""
+        return tuple(one for one in self.comparisons if one.asked not in (OF_TRAINING, PROBES))
+
+    @property
+    def of_probes(self) -> Comparison | None:
+        """The comparison on synthetic pictures; None where an earlier one failed, or before there were any."""
+        return next((one for one in self.comparisons if one.asked == PROBES), None)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that were compared, or are to be."""
+        compared = {int(one.asked.removeprefix("batch ")) for one in self.comparisons if one.asked.startswith("batch ")}
+        return sorted(compared) or batch_sizes(self.max_batch)
 
     @property
     def relative(self) -> float | None:
@@ -102,8 +116,9 @@ class Verdict(Frozen):
         """One sentence, or the list of problems."""
         if self.problems:
             return "\n".join(f"  {problem.code}: {problem.message}" for problem in self.problems)
-        sizes = ", ".join(str(size) for size in batch_sizes(self.max_batch))
-        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}"
+        sizes = ", ".join(map(str, self.sizes))
+        probes = f" and {self.of_probes.images} synthetic probes" if self.of_probes is not None else ""
+        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}{probes}"
 
     def _closeness(self) -> list[str]:
         worst = max(self.of_artifact, key=lambda c: c.max_abs)
