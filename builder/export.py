@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.config.serving import AS_BEFORE, Serving
@@ -41,6 +41,7 @@ from model.triton_config import (
     described_policy,
     given_config,
     read_config,
+    sizes_named,
     versions_loaded,
     versions_of,
 )
@@ -140,6 +141,7 @@ def export(source: Source, order: Order, report: Report) -> Published:
         kind.check_job(job)
         check_build(kind.foreseen(job), image, order.force)
         foreseen = Shared(case.spec, served.config(case, job, prepared.version), None)
+        case = replace(case, preferred=sizes_named(foreseen.config))
         for_the_loaded(prepared.model, foreseen, order.serving, given)  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)

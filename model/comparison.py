@@ -145,6 +145,16 @@ def compare(
     )
 
 
+def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
+    """For each of N images whether its answer is finite, and one that the task can have."""
+    count = len(next(iter(outputs.values())))
+    finite = [np.isfinite(array.reshape(count, -1)).all(axis=1) for array in outputs.values()]
+    found: NDArray[np.bool_] = np.logical_and.reduce(finite)
+    for number in np.flatnonzero(found):
+        found[number] = not task.faults(taken(outputs, np.array([number])))
+    return found
+
+
 def errors_by_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
     """The largest error of any value, for each of N images; infinity where a value is no number."""
     found = np.zeros(len(next(iter(expected.values()))))

@@ -24,7 +24,7 @@ from model.preprocess import ImageArray
 
 BOUNDS = (8192.0, 1024.0)
 """Nodes with a value of this size stay in fp32. fp16 ends at 65504; networks meet larger values than a sample shows."""
-SHARES = (0.1, 0.3)
+SHARES = {"tenth": 0.1, "three tenths": 0.3}
 """Of the nodes in the precision, those where the error grows most, kept in fp32 when nothing else helps."""
 
 FP16: tuple[Reduced, ...] = ("fp16",)
@@ -92,10 +92,9 @@ class Ladder:
         else:  # bf16 reaches as far as fp32; it lacks digits
             yield self._cast(precision, "all that can be", list)
         worst = cache(partial(self._lossiest, precision))  # in the time of the try that needs it
-        for share in SHARES:
-            how = f"the {share:.0%} of nodes that lose most in fp32"
-            if self._far(precision):
-                how += f", and values of {BOUNDS[-1]:g}"
+        for words, share in SHARES.items():
+            far = f"values of {BOUNDS[-1]:g} and more, and " if self._far(precision) else ""
+            how = f"{far}the {words} of the nodes that lose most, in fp32"
             yield self._cast(precision, how, partial(self._share, share, worst, precision))
 
     def _far(self, precision: Reduced) -> list[str]:
@@ -152,8 +151,8 @@ class Ladder:
             how = "the products of two activations, as attention has them, in fp32"
             yield self._quantized(dialect, "minmax", how, lambda: between)
         worst = cache(partial(self._lossiest_int8, dialect))
-        for share in SHARES:
-            how = f"the {share:.0%} of nodes that lose most in int8, and those around them, in fp32"
+        for words, share in SHARES.items():
+            how = f"the {words} of the nodes that lose most, and those around them, in fp32"
             yield self._quantized(dialect, "minmax", how, partial(self._int8_share, share, worst))
 
     def _lossiest_int8(self, dialect: Dialect) -> list[str]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from builder.proving.suspects import suspects
 from builder.proving.tensors import changed_tensors
 from builder.proving.verdict import Problem, Verdict
-from builder.proving.ways import in_other_colours
 from model.comparison import Limits, ask, relative_error
 from model.errors import TritonkitError
 from model.golden import Golden
@@ -20,6 +19,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.tasks import Task, task_of
+from model.ways import in_other_colours
 
 _SYMPTOMS = ("numbers", "decisions", "answers", "nan", "interface")
 

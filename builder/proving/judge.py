@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builder.proving.verdict import LIMITS, OF_TRAINING, Problem, Verdict
-from builder.proving.ways import Way, backwards_way, colours_way, even_batch, probes_way, ways_between, whole_ways
 from builder.targets import Precision
 from model.comparison import (
-    PROBES,
     Comparison,
     Limits,
     ask,
     batch_sizes,
     compare,
     errors_by_image,
+    possible,
     rounding,
     taken,
 )
@@ -28,6 +27,7 @@ from model.errors import TritonkitError
 from model.golden import Golden
 from model.runners.base import Outputs, Runner
 from model.tasks import task_of
+from model.ways import Way, backwards_way, colours_way, even_batch, probes_way, ways_between, whole_ways
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,14 @@ class _Trial:
         """Synthetic pictures, whose answers in the checkpoint are the truth."""
         way = probes_way(self.golden, self.max_batch)
         right, answers = self._expected(way), self._answered(way)
-        possible = np.array([self._is_possible(taken(right, np.array([i]))) for i in range(len(way.images))])
-        if not possible.all():
-            titles = ", ".join(title for title, good in zip(way.titles, possible, strict=True) if not good)
+        known = possible(self.task, right)
+        if not known.all():
+            titles = ", ".join(title for title, good in zip(way.titles, known, strict=True) if not good)
             self.notes.append(f"the checkpoint itself gives no possible answer for {titles}: NaN, infinity or the like")
-        if answers is None or not possible.any():
+        if answers is None or not known.any():
             return
-        kept = np.flatnonzero(possible)
-        way = replace(way, images=way.images[kept], titles=tuple(way.titles[i] for i in kept))
-        right, answers = taken(right, kept), taken(answers, kept)
+        kept = np.flatnonzero(known)
+        way, right, answers = way.only(kept), taken(right, kept), taken(answers, kept)
         if self._compared(way, right, answers, self.limits.of_probes()):
             for fault in self.task.faults(answers):
                 self._refuse("answers", f"{way.name}: {fault}")
@@ -227,7 +226,7 @@ class _Trial:
         limits, before = limits or self.limits, len(self.problems)
         fits = self._fits(way, expected, actual)
         if fits:
-            varying = self._varying(way, expected)
+            varying = way.varying(expected, self.expected)
             comparison = compare(way.name, self.task, expected, actual, way.geometries, limits, varying)
             self.comparisons.append(comparison)
             self._judge(way, comparison, limits, expected, actual)
@@ -249,12 +248,6 @@ class _Trial:
                 "decisions",
                 f"{way.name}: {1 - found.decisions_kept:.0%} of images change their answer (mean {reached})",
             )
-
-    def _varying(self, way: Way, expected: Outputs) -> Outputs | None:
-        """By which answers' variation errors count: a few images, or probes, may all be answered nearly alike."""
-        if way.name == PROBES:
-            return {name: np.concatenate([array, self.expected[name]]) for name, array in expected.items()}
-        return None if len(way.images) >= len(self.golden.images) else self.expected
 
     def _name_places(self, way: Way, expected: Outputs, actual: Outputs) -> None:
         """Say which places of a batch are wrong, where the same images were right in a smaller one."""
@@ -279,10 +272,6 @@ class _Trial:
         kept = self.task.decisions_kept(agreement, self.limits.slack)
         far: NDArray[np.bool_] = ~(errors_by_image(expected, actual) <= self.limits.max_abs)
         return far | ~kept
-
-    def _is_possible(self, answers: Outputs) -> bool:
-        """Whether answers are finite, and such as the task can have."""
-        return all(np.isfinite(array).all() for array in answers.values()) and not self.task.faults(answers)
 
     def _answered(self, way: Way) -> Outputs | None:
         try:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.proving.ways import Way, all_ways, even_batch
 from model.comparison import PROBES, Limits, ask
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
@@ -20,6 +19,7 @@ from model.preprocess import Geometry, ImageArray
 from model.runners.base import Outputs, Runner
 from model.tasks import Task, task_of
 from model.tasks.base import Agreement, Answer
+from model.ways import Way, all_ways, even_batch
 
 LARGEST = 6
 """So many images are shown for their error alone."""

@@ -17,7 +17,6 @@ from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
 from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
 from builder.proving.verdict import LIMITS, Problem, Try, Verdict
-from builder.proving.ways import in_other_colours
 from builder.sources.images import builtin_golden
 from model.comparison import Comparison, ask
 from model.gallery import thumbnail
@@ -27,6 +26,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import Question
 from model.tasks import task_of
+from model.ways import in_other_colours
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}

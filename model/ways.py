@@ -1,4 +1,4 @@
-"""The ways in which a verdict asks about images: batch sizes, colours, synthetic probes."""
+"""The ways in which a model is asked about images to compare it: batch sizes, orders, colours, synthetic probes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ class Way:
     def expected(self, reference: Runner, of_golden: Outputs) -> Outputs:
         """The right answers. of_golden: those to the golden sample."""
         return self.ask(reference) if self.numbers is None else taken(of_golden, self.numbers)
+
+    def varying(self, expected: Outputs, of_golden: Outputs) -> Outputs | None:
+        """The answers by whose variation errors count, where these few, or these probes, may all be nearly alike."""
+        if self.name == PROBES:
+            return {name: np.concatenate([array, of_golden[name]]) for name, array in expected.items()}
+        return None if len(self.images) >= len(next(iter(of_golden.values()))) else of_golden
+
+    def only(self, rows: NDArray[np.int_]) -> Way:
+        """The same with some of its images; of those that are not of the golden sample."""
+        return replace(self, images=self.images[rows], titles=tuple(self.titles[row] for row in rows))
 
     def ask(self, runner: Runner) -> Outputs:
         """The answers to all images. Raises TritonkitError."""
