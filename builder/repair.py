@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from builder.failures import CannotBuildError
@@ -15,10 +16,10 @@ from builder.precision.cast import Reduced, reduced
 from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import Case, Remembering
-from builder.proving.verdict import Problem, Try, Verdict
+from builder.proving.verdict import Miss, Problem, Try, Verdict
 from builder.targets import Precision, Target, target_from
 from model.comparison import MIDDLE_BATCH
-from model.errors import ArtifactError, first_line
+from model.errors import ArtifactError, RefusedError, first_line
 from model.preprocess import ImageArray
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
@@ -40,6 +41,8 @@ class Repair:
     """Whether more may be given up than was asked."""
     force: bool = False
     """Whether the artifact is wanted although it fails."""
+    strict: bool = False
+    """Whether no other precision will do."""
     converter: str = "edges"
     """Who places the casts: `edges`, the kit's own, or `autocast`, NVIDIA ModelOpt's."""
 
@@ -97,7 +100,8 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
     """The first step that passes, else the last. Every try is added to `tries`."""
     made: Made | None = None
     lacking: set[Precision] = set()
-    for step in _steps(kind, job, target, repair):
+    steps = _steps(kind, job, target, repair)
+    for step in takewhile(lambda step: step.precision == target.precision, steps) if repair.strict else steps:
         if step.precision in lacking:
             continue
         job.report(f"{target.format} {step.precision}: {step.how}")
@@ -116,6 +120,8 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
         tries.append(tried)
         if made.verdict.passed or not repair.allowed:
             break
+    if made is None and repair.strict and tries:
+        raise RefusedError(f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published")
     if made is None:
         raise ArtifactError(f"{target}: there is no way to make it")
     return made
@@ -227,6 +233,7 @@ def _unusable(step: Step, error: ArtifactError, began: float) -> Try:
         nodes=step.nodes,
         seconds=seconds,
         problems=(problem,),
+        miss=Miss(words=problem.message),
     )
 
 
@@ -248,4 +255,5 @@ def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> 
         relative=verdict.relative,
         seconds=round(time.monotonic() - began, 2),
         problems=verdict.problems,
+        miss=verdict.miss,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.evidence import Evidence
-from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, compare, possible, taken
+from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, taken
 from model.errors import InputError, TritonkitError
 from model.golden import Golden
 from model.runners import Outputs
@@ -54,8 +54,8 @@ def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
     runner = runner.pinned()  # the version whose golden sample is read, also when another is loaded meanwhile
     golden, limits, verdict = evidence.of(runner)
     if golden.images.shape[1:] != runner.spec.input.shape:
-        expected, got = list(runner.spec.input.shape), list(golden.images.shape[1:])
-        raise InputError(f"{runner.origin}: takes images of {expected}, the golden sample has {got}: of another model?")
+        takes, has = list(runner.spec.input.shape), list(golden.images.shape[1:])
+        raise InputError(f"{runner.origin}: takes images of {takes}, the golden sample has {has}: of another model?")
     problems: list[str] = []
     comparisons, task = [], task_of(runner.spec)
     for way, expected in _ways(golden, runner):
@@ -64,8 +64,7 @@ def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
         if (other := _unlike(expected, answers)) is not None:
             problems.append(f"{way.name}: {other}")
             break
-        varying = way.varying(expected, golden.outputs)
-        comparison = compare(way.name, task, expected, answers, way.geometries, bounds, varying)
+        comparison = way.compared(task, expected, answers, golden.outputs, bounds)
         comparisons.append(comparison)
         problems += _problems(comparison, bounds)
     told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}

@@ -8,11 +8,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.comparison import MIDDLE_BATCH, PROBES, ask, batch_sizes, images_between, places, sizes_between, taken
+from model.comparison import (
+    MIDDLE_BATCH,
+    PROBES,
+    Comparison,
+    Limits,
+    ask,
+    batch_sizes,
+    compare,
+    errors_by_image,
+    images_between,
+    places,
+    sizes_between,
+    taken,
+)
 from model.golden import Golden
 from model.preprocess import Geometry, ImageArray
 from model.probes import probes_of
 from model.runners.base import Outputs, Runner
+from model.tasks import Task
 
 OTHER_ORDER, OTHER_COLOURS = "other order", "other colours"
 _COLOURS = np.array([1.0, 0.6, 0.3], dtype=np.float32)
@@ -44,8 +58,25 @@ class Way:
         return None if len(self.images) >= len(next(iter(of_golden.values()))) else of_golden
 
     def only(self, rows: NDArray[np.int_]) -> Way:
-        """The same with some of its images; of those that are not of the golden sample."""
-        return replace(self, images=self.images[rows], titles=tuple(self.titles[row] for row in rows))
+        """The same with some of its images."""
+        return replace(
+            self,
+            images=self.images[rows],
+            titles=tuple(self.titles[row] for row in rows),
+            geometries=self.geometries and [self.geometries[row] for row in rows],
+            numbers=None if self.numbers is None else self.numbers[rows],
+        )
+
+    def compared(
+        self, task: Task, expected: Outputs, actual: Outputs, of_golden: Outputs, limits: Limits
+    ) -> Comparison:
+        """How far answers of the same shapes are apart; of an image that has several places, the one farthest off."""
+        way = self
+        if self.numbers is not None and len(self.numbers) > len(set(self.numbers.tolist())):
+            rows = _farthest(self.numbers, _distances(expected, actual))
+            way, expected, actual = self.only(rows), taken(expected, rows), taken(actual, rows)
+        varying = way.varying(expected, of_golden)
+        return compare(way.name, task, expected, actual, way.geometries, limits, varying)
 
     def ask(self, runner: Runner) -> Outputs:
         """The answers to all images. Raises TritonkitError."""
@@ -101,6 +132,22 @@ def even_batch(count: int, max_batch: int) -> int:
     """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
     rounds = -(-count // min(8, max_batch))
     return -(-count // rounds)
+
+
+def _distances(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
+    """For each of N images the largest error; of whole numbers, such as a mask, the share of values that differ."""
+    found = errors_by_image(expected, actual)
+    for name, array in expected.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            found = np.maximum(found, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
+    return found
+
+
+def _farthest(numbers: NDArray[np.int_], distances: NDArray[np.float64]) -> NDArray[np.int_]:
+    """For each image the row with the largest distance, in the order of the images."""
+    order = np.lexsort((-distances, numbers))
+    _, first = np.unique(numbers[order], return_index=True)
+    return order[first]
 
 
 def _sized(golden: Golden, size: int, numbers: NDArray[np.int_]) -> Way:

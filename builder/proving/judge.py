@@ -226,8 +226,7 @@ class _Trial:
         limits, before = limits or self.limits, len(self.problems)
         fits = self._fits(way, expected, actual)
         if fits:
-            varying = way.varying(expected, self.expected)
-            comparison = compare(way.name, self.task, expected, actual, way.geometries, limits, varying)
+            comparison = way.compared(self.task, expected, actual, self.expected, limits)
             self.comparisons.append(comparison)
             self._judge(way, comparison, limits, expected, actual)
         if not before and self.problems and way.numbers is not None:

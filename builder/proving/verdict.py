@@ -16,6 +16,9 @@ synthetic probes. What is measured:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from builder.targets import FormatName, Precision
 from model.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
 from model.spec import Frozen
@@ -39,6 +42,14 @@ class Problem(Frozen):
     message: str
 
 
+class Miss(Frozen):
+    """By how much a try missed the limits, at its worst."""
+
+    words: str
+    excess: float | None = None
+    """How many times the limit; None where there is no figure, as for NaN."""
+
+
 class Try(Frozen):
     """One attempt at a precision: what was done, what came of it, and what it cost."""
 
@@ -54,6 +65,8 @@ class Try(Frozen):
     relative: float | None = None
     seconds: float
     problems: tuple[Problem, ...] = ()
+    miss: Miss | None = None
+    """None where it passed, and in verdicts from before this was kept."""
 
 
 class Verdict(Frozen):
@@ -101,6 +114,47 @@ class Verdict(Frozen):
         return max((one.relative for one in self.of_artifact if one.max_abs > NEGLIGIBLE), default=None)
 
     @property
+    def miss(self) -> Miss | None:
+        """The figure that is farthest beyond its limit; the first problem where none is; None where all is well."""
+        if not self.problems:
+            return None
+        found = [one for comparison in self.comparisons for one in self._misses(comparison)]
+        if not found:
+            return Miss(words=self.problems[0].message.splitlines()[0])
+        worst = max(found, key=lambda one: one.excess or 0)
+        kept = min((one.decisions_kept for one in self.of_artifact), default=0.0)
+        if "decisions" in worst.words:
+            return worst
+        return worst.model_copy(update={"words": f"{worst.words}; {decisions_in_words(kept)} kept"})
+
+    def _misses(self, comparison: Comparison) -> Iterator[Miss]:
+        if comparison.asked == OF_TRAINING:
+            return
+        limits = self.limits.of_probes() if comparison.asked == PROBES else self.limits
+        where = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
+        figures = {"error": (comparison.max_abs, limits.max_abs)}
+        if comparison.max_abs > NEGLIGIBLE:
+            figures["relative error"] = (comparison.relative, limits.relative)
+        for name, (value, limit) in figures.items():
+            if value > limit:
+                words = f"{name} {value:.2g}, limit {limit:g}, {where}"
+                yield Miss(words=words, excess=value / limit if limit else None)
+        if (kept := comparison.decisions_kept) < limits.decisions:
+            words = f"{decisions_in_words(kept)} kept, limit {limits.decisions:.0%}, {where}"
+            yield Miss(words=words, excess=limits.decisions / kept if kept else None)
+
+    @property
+    def nearest_tries(self) -> str:
+        """Of each precision that failed, the try that came nearest, with its figure and limit; empty without one."""
+        nearest: dict[str, Try] = {}
+        for one in self.tries:
+            best = nearest.get(one.precision)
+            counts = not one.passed and (one.precision != self.precision or not self.passed)
+            if counts and (best is None or _excess(one) < _excess(best)):
+                nearest[one.precision] = one
+        return ", ".join(f"{precision} failed ({_why(one)})" for precision, one in nearest.items())
+
+    @property
     def calibration_doubt(self) -> str | None:
         """What to look at where int8 was asked for answers and no calibration kept them; None otherwise."""
         # A graph that came in int8 was calibrated elsewhere, and is tried as it is.
@@ -128,5 +182,22 @@ class Verdict(Frozen):
         if self.relative is not None:
             error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
         kept = min(comparison.decisions_kept for comparison in self.of_artifact)
-        shown = "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
-        return [*error, f"{shown} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})"]
+        return [
+            *error,
+            f"{decisions_in_words(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})",
+        ]
+
+
+def decisions_in_words(kept: float) -> str:
+    """A share of decisions: all decisions, 89% of decisions."""
+    return "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
+
+
+def _excess(one: Try) -> float:
+    return one.miss.excess if one.miss is not None and one.miss.excess is not None else math.inf
+
+
+def _why(one: Try) -> str:
+    if one.miss is not None:
+        return one.miss.words
+    return one.problems[0].message if one.problems else one.how
