@@ -104,7 +104,7 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
     for step in takewhile(lambda step: step.precision == target.precision, steps) if repair.strict else steps:
         if step.precision in lacking:
             continue
-        job.report(f"{target.format} {step.precision}: {step.how}")
+        job.report(f"try {len(tries) + 1}: {target.format} {step.precision}, {step.how}")
         if made is not None:
             made.judged.runner.close()
         began = time.monotonic()

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from builder.proving.pictured import Answers, Pictured, pictured
 from builder.proving.verdict import OF_TRAINING, Verdict
-from model.comparison import NEGLIGIBLE, Limits, batch_sizes
+from model.comparison import NEGLIGIBLE, PROBES, Limits
 from model.files import written_beside
 
 VERDICT_PAGE = "verdict.html"
@@ -34,6 +34,7 @@ HEADLINES: dict[State, str] = {
 WAYS = {
     "other order": "the same images, back to front",
     "other colours": "red, green and blue dimmed differently",
+    PROBES: "synthetic: flat, noisy, harsh, very dark and very bright pictures",
     OF_TRAINING: "the checkpoint now, and when it was trained",
 }
 
@@ -101,7 +102,9 @@ def page_of(name: str, verdict: Verdict, answers: Answers | None = None, facts: 
         of_training=OF_TRAINING,
         negligible=NEGLIGIBLE,
         has_errors=_has_errors(verdict),
-        sizes=batch_sizes(verdict.max_batch),
+        sizes=verdict.sizes,
+        probes=PROBES,
+        probe_limits=verdict.limits.of_probes(),
         bar=bar,
         limit_at=LIMIT_AT,
         quality=qualities(verdict),
@@ -161,7 +164,7 @@ def _headline_facts(verdict: Verdict) -> list[tuple[str, str]]:
         told.append((f"{worst.max_abs:.1e}", f"largest error, limit {verdict.limits.max_abs:g}"))
     if verdict.relative is not None:
         told.append((f"{verdict.relative:.1e}", f"relative error, limit {verdict.limits.relative:g}"))
-    return [*told, (str(worst.images), f"images, at batch {', '.join(map(str, batch_sizes(verdict.max_batch)))}")]
+    return [*told, (str(worst.images), f"images, at batch {', '.join(map(str, verdict.sizes))}")]
 
 
 def _has_errors(verdict: Verdict) -> bool:
