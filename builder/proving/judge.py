@@ -266,11 +266,12 @@ class _Trial:
             )
 
     def _wrong(self, way: Way, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
-        numbers = {name: np.nan_to_num(actual[name]) for name in expected}
-        agreement = self.task.agreement(expected, numbers, way.geometries, self.limits.tie)
-        kept = self.task.decisions_kept(agreement, self.limits.slack)
+        """For each place whether its values are too far off; of class numbers alone, whether the decision changed."""
         far: NDArray[np.bool_] = ~(errors_by_image(expected, actual) <= self.limits.max_abs)
-        return far | ~kept
+        if any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
+            return far  # an agreement may be one between places, such as that of neighbours
+        agreement = self.task.agreement(expected, actual, way.geometries, self.limits.tie)
+        return ~self.task.decisions_kept(agreement, self.limits.slack)
 
     def _answered(self, way: Way) -> Outputs | None:
         try:

@@ -275,9 +275,9 @@ def test_value_that_is_no_number_for_a_flat_picture_is_refused(
 
 
 def test_fault_at_a_preferred_batch_is_refused_when_the_server_prefers_it(reference: Runner) -> None:
-    candidate = Planted(reference, at_batch(6))
+    candidate = Planted(reference, at_batch(7))
     assert judged(reference, candidate).passed, "no sample shows all sizes"
-    assert "every answer of a batch of 6 is wrong" in problems(judged(reference, candidate, preferred=(6,)))
+    assert "every answer of a batch of 7 is wrong" in problems(judged(reference, candidate, preferred=(7,)))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
