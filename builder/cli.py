@@ -101,6 +101,8 @@ def verify(
         print_json(verdict)
     else:
         typer.echo(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
+        for note in verdict.notes:
+            typer.echo(f"warning: {note}")
     if not verdict.passed:
         raise typer.Exit(1)
 

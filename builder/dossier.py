@@ -13,6 +13,7 @@ from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repair import Made
 from builder.repository.manifest import manifest_of
 from builder.sources.base import Source
+from model.comparison import PROBES
 from model.golden import GOLDEN_FILE
 from model.manifest import MANIFEST_FILE
 from model.spec import METADATA_KEY
@@ -31,7 +32,8 @@ class Dossier:
 
     @cached_property
     def _answers(self) -> Answers:
-        return answers_of(self.case.reference, self.made.judged.runner, self.case.golden, self.case.max_batch)
+        case = self.case
+        return answers_of(case.reference, self.made.judged.runner, case.golden, case.max_batch, case.preferred)
 
     def write_page(self, path: Path) -> None:
         """The verdict to look at, also of a model that is not published."""
@@ -40,7 +42,8 @@ class Dossier:
 
     def write_version(self, folder: Path) -> None:
         """The files beside the artifact. The manifest comes last: it hashes the others."""
-        replace(self.case.golden, outputs=self._answers.expected).save(folder / GOLDEN_FILE)
+        probed = next((one.expected for one in self._answers.elsewhere if one.way.name == PROBES), {})
+        replace(self.case.golden, outputs=self._answers.expected, probed=probed).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
         self.write_page(folder / VERDICT_PAGE)
         (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")

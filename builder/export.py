@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.config.serving import AS_BEFORE, Serving
@@ -41,6 +41,7 @@ from model.triton_config import (
     described_policy,
     given_config,
     read_config,
+    sizes_named,
     versions_loaded,
     versions_of,
 )
@@ -81,6 +82,8 @@ class Order:
     """Pictures to calibrate int8 and measure ranges on; None takes those of the verdict."""
     repair: bool = True
     force: bool = False
+    strict: bool = False
+    """Refuse where another precision than that of the target would be published."""
     build: BuildOptions | None = None
     image: str | None = None
     """The container image to build plans in; None builds right here."""
@@ -110,6 +113,8 @@ class Published(Frozen):
     retention: Retention | None = None
     warnings: tuple[str, ...] = ()
     """What the verdict does not speak of."""
+    instead: str | None = None
+    """Why it is in another precision than the one ordered; None where it is in that."""
 
 
 def export(source: Source, order: Order, report: Report) -> Published:
@@ -140,6 +145,7 @@ def export(source: Source, order: Order, report: Report) -> Published:
         kind.check_job(job)
         check_build(kind.foreseen(job), image, order.force)
         foreseen = Shared(case.spec, served.config(case, job, prepared.version), None)
+        case = replace(case, preferred=sizes_named(foreseen.config))
         for_the_loaded(prepared.model, foreseen, order.serving, given)  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)
@@ -151,7 +157,15 @@ def export(source: Source, order: Order, report: Report) -> Published:
         config = for_the_loaded(prepared.model, added, order.serving, given).write(prepared.model)
         _follow(prepared, order, name, config)
     artifact, told = live / str(prepared.version) / made.artifact.name, source.description
-    done = Published(model=name, version=prepared.version, artifact=artifact, source=told, verdict=verdict)
+    other = _instead(order, source, verdict)
+    done = Published(
+        model=name,
+        version=prepared.version,
+        artifact=artifact,
+        source=told,
+        verdict=verdict,
+        instead=other and f"{other}; published in {verdict.precision}",
+    )
     return _followed_up(done, order, config, held, [*unfit, *_thinly_calibrated(source, repair, verdict)])
 
 
@@ -200,7 +214,7 @@ def _followed_up(
 ) -> Published:
     """What comes after a version stands: old ones go, and what the verdict did not see is told."""
     folder = order.repository / done.model
-    warnings = [*unfit, *unproven(config), *filter(None, [done.verdict.calibration_doubt])]
+    warnings = [*unfit, *done.verdict.notes, *unproven(config), *filter(None, [done.verdict.calibration_doubt])]
     served = done.version in versions_loaded(config, versions_of(folder))
     if not served:
         warnings.append(
@@ -238,7 +252,7 @@ def _repair(case: Case, order: Order) -> Repair:
     images = case.golden.images
     if order.calibration is not None:
         images = golden_from_images(order.calibration, case.spec.preprocess).images
-    return Repair(images, order.keep_fp32, order.repair, order.force, order.converter)
+    return Repair(images, order.keep_fp32, order.repair, order.force, order.strict, order.converter)
 
 
 def _thinly_calibrated(source: Source, repair: Repair, verdict: Verdict) -> list[str]:
@@ -257,11 +271,22 @@ def _recorded(made: Made, case: Case, order: Order, image: str) -> Verdict:
     if order.page is not None:
         dossier.write_page(order.page)
     if not verdict.passed and not order.force:
-        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt)))
+        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt, verdict.nearest_tries)))
         raise RefusedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
+    if order.strict and (other := _instead(order, job.source, verdict)) is not None:
+        raise RefusedError(f"{case.spec.name}: {other}; --strict takes nothing else, nothing was published", verdict)
     job.report("publishing")
     dossier.write_version(job.folder)
     return verdict
+
+
+def _instead(order: Order, source: Source, verdict: Verdict) -> str | None:
+    """Why a verdict is of another precision than the one ordered; None where it is of that."""
+    if verdict.precision == order.target.precision:
+        return None
+    if verdict.asked is None:
+        return f"{source.path.name} is in {verdict.precision} already, and not in {order.target.precision}"
+    return verdict.nearest_tries or f"{verdict.asked} was not tried, as the graph fails in fp32 already"
 
 
 def _weighed(made: Made, evidence: Evidence) -> Verdict:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from builder.failures import CannotBuildError
@@ -15,10 +16,10 @@ from builder.precision.cast import Reduced, reduced
 from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import Case, Remembering
-from builder.proving.verdict import Problem, Try, Verdict
+from builder.proving.verdict import Miss, Problem, Try, Verdict
 from builder.targets import Precision, Target, target_from
 from model.comparison import MIDDLE_BATCH
-from model.errors import ArtifactError, first_line
+from model.errors import ArtifactError, RefusedError, TritonkitError, first_line
 from model.preprocess import ImageArray
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
@@ -40,6 +41,8 @@ class Repair:
     """Whether more may be given up than was asked."""
     force: bool = False
     """Whether the artifact is wanted although it fails."""
+    strict: bool = False
+    """Whether no other precision will do."""
     converter: str = "edges"
     """Who places the casts: `edges`, the kit's own, or `autocast`, NVIDIA ModelOpt's."""
 
@@ -97,10 +100,10 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
     """The first step that passes, else the last. Every try is added to `tries`."""
     made: Made | None = None
     lacking: set[Precision] = set()
-    for step in _steps(kind, job, target, repair):
+    for number, step in enumerate(_steps(kind, job, target, repair), 1):
         if step.precision in lacking:
             continue
-        job.report(f"{target.format} {step.precision}: {step.how}")
+        job.report(f"try {number}: {target.format} {step.precision}, {step.how}")
         if made is not None:
             made.judged.runner.close()
         began = time.monotonic()
@@ -117,11 +120,24 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
         if made.verdict.passed or not repair.allowed:
             break
     if made is None:
-        raise ArtifactError(f"{target}: there is no way to make it")
+        raise _no_way(target, repair, tries)
     return made
 
 
+def _no_way(target: Target, repair: Repair, tries: Sequence[Try]) -> TritonkitError:
+    """What is raised where no step could be made into a graph that loads."""
+    if repair.strict and tries:
+        return RefusedError(f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published")
+    return ArtifactError(f"{target}: there is no way to make it")
+
+
 def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
+    """The steps to take; those of the precision alone where no other will do."""
+    steps = _all_steps(kind, job, target, repair)
+    return takewhile(lambda step: step.precision == target.precision, steps) if repair.strict else steps
+
+
+def _all_steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
     if target.precision in ("fp32", job.source.held) or (kind.casts and job.source.held != "fp32"):
         return iter([_as_it_is(job, target)])
     if not kind.casts and target.precision != "int8":
@@ -227,6 +243,7 @@ def _unusable(step: Step, error: ArtifactError, began: float) -> Try:
         nodes=step.nodes,
         seconds=seconds,
         problems=(problem,),
+        miss=Miss(words=problem.message),
     )
 
 
@@ -248,4 +265,5 @@ def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> 
         relative=verdict.relative,
         seconds=round(time.monotonic() - began, 2),
         problems=verdict.problems,
+        miss=verdict.miss,
     )

@@ -1,23 +1,27 @@
 """The verdict, continued in production: does a running server still give the checkpoint's answers?
 
 The golden images of the version that answers are sent through the server, one by one, in batches of a middle size and
-of the maximum, and compared with the checkpoint's answers within the limits that the version's verdict had, or those
-of fp32 where that verdict is not at hand.
+of the maximum, and in one batch of each size between; then the synthetic probes, where the version's sample has their
+answers. All is compared with the checkpoint's answers within the limits that the version's verdict had, or those of
+fp32 where that verdict is not at hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from client.evidence import Evidence
-from model.comparison import FP32_LIMITS, Comparison, Limits, ask, batch_sizes, compare
+from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, taken
 from model.errors import InputError, TritonkitError
+from model.golden import Golden
 from model.runners import Outputs
 from model.spec import Frozen
 from model.tasks import task_of
+from model.ways import Way, probes_way, ways_between, whole_ways
 
 if TYPE_CHECKING:
     from model.runners.triton import TritonRunner
@@ -50,20 +54,38 @@ def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
     runner = runner.pinned()  # the version whose golden sample is read, also when another is loaded meanwhile
     golden, limits, verdict = evidence.of(runner)
     if golden.images.shape[1:] != runner.spec.input.shape:
-        expected, got = list(runner.spec.input.shape), list(golden.images.shape[1:])
-        raise InputError(f"{runner.origin}: takes images of {expected}, the golden sample has {got}: of another model?")
+        takes, has = list(runner.spec.input.shape), list(golden.images.shape[1:])
+        raise InputError(f"{runner.origin}: takes images of {takes}, the golden sample has {has}: of another model?")
     problems: list[str] = []
-    comparisons = []
-    for size in batch_sizes(max(1, runner.max_batch or 1)):
-        answers = ask(runner, golden.images, size)
-        if (other := _unlike(golden.outputs, answers)) is not None:
-            problems.append(other)
+    comparisons, task = [], task_of(runner.spec)
+    for way, expected in _ways(golden, runner):
+        bounds = limits.of_probes() if way.name == PROBES else limits
+        answers = way.ask(runner)
+        if (other := _unlike(expected, answers)) is not None:
+            problems.append(f"{way.name}: {other}")
             break
-        comparison = compare(f"batch {size}", task_of(runner.spec), golden.outputs, answers, golden.fitted, limits)
+        comparison = way.compared(task, expected, answers, golden.outputs, bounds)
         comparisons.append(comparison)
-        problems += _problems(comparison, limits)
+        problems += _problems(comparison, bounds)
     told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
     return Checked(**told, limits=limits, verdict=verdict, comparisons=tuple(comparisons), problems=tuple(problems))
+
+
+def _ways(golden: Golden, runner: TritonRunner) -> Iterator[tuple[Way, Outputs]]:
+    """What is asked of a server, with the right answers: the golden images, then the probes where these are known."""
+    largest = max(1, runner.max_batch or 1)
+    for way in (*whole_ways(golden, largest), *ways_between(golden, largest, _preferred(runner))):
+        yield way, way.expected(runner, golden.outputs)
+    if golden.probed:
+        kept = np.flatnonzero(possible(task_of(runner.spec), golden.probed))
+        if len(kept):
+            yield probes_way(golden, largest).only(kept), taken(golden.probed, kept)
+
+
+def _preferred(runner: TritonRunner) -> list[int]:
+    """The batch sizes that the server's configuration prefers."""
+    batching = runner.server.config(runner.model, runner.version).get("dynamic_batching", {})
+    return [int(size) for size in batching.get("preferred_batch_size", ())]
 
 
 def unchecked(model: str, version: str, origin: str, problem: TritonkitError) -> Checked:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from model.tasks import Task
 from model.tasks.base import TIE
 
 MIDDLE_BATCH = 3
+PROBES = "probes"
+"""The comparison of synthetic pictures, in the words of `Comparison.asked`."""
+GROSS_DECISIONS = 0.5
+"""Where probes are judged for gross errors alone, so many of them keep their decision at least."""
 ROUNDINGS = 16
 """A last layer such as softmax adds up to about so many roundings of its values."""
 
@@ -37,6 +42,17 @@ class Limits(Frozen):
     """Two answers whose probabilities are so near in the reference are equally good."""
     slack: float = 1
     """How many times more than in fp32 an embedding may turn or a mask may change and still be the same decision."""
+    probes: float = 1
+    """How many times more the values of probes may be off. 1 is as strict as for real pictures, decisions included;
+    above it, half of the decisions may change; 0 asks for finite and possible answers alone."""
+
+    def of_probes(self) -> Limits:
+        """The limits for synthetic pictures."""
+        if self.probes == 0:
+            return self.model_copy(update={"max_abs": math.inf, "relative": math.inf, "decisions": 0.0})
+        wider = {"max_abs": self.max_abs * self.probes, "relative": self.relative * self.probes}
+        decisions = self.decisions if self.probes <= 1 else min(self.decisions, GROSS_DECISIONS)
+        return self.model_copy(update={**wider, "decisions": decisions})
 
 
 FP32_LIMITS = Limits(max_abs=1e-4, relative=1e-3, decisions=1.0, quality=0.0)
@@ -66,15 +82,36 @@ class Comparison(Frozen):
 def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
     """Answers for N images in batches of exactly `batch`: the last one is filled up from the start."""
     count = len(images)
-    places = np.arange(-(-count // batch) * batch) % count
-    parts = [runner.infer(images[places[i : i + batch]]) for i in range(0, len(places), batch)]
+    numbers = places(count, batch)
+    parts = [runner.infer(images[numbers[i : i + batch]]) for i in range(0, len(numbers), batch)]
     names = [output.name for output in runner.spec.outputs if output.name in parts[0]]
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in names}
 
 
+def places(count: int, batch: int) -> NDArray[np.int_]:
+    """The number of the image at each place, where `count` images fill whole batches and begin anew at their end."""
+    return np.arange(-(-count // batch) * batch) % count
+
+
 def batch_sizes(max_batch: int) -> list[int]:
-    """The batch sizes a verdict asks at: 1, a middle one, the maximum."""
+    """The batch sizes that all images are asked at: 1, a middle one, the maximum."""
     return sorted({1, min(MIDDLE_BATCH, max_batch), max_batch})
+
+
+def sizes_between(max_batch: int, preferred: Iterable[int] = ()) -> list[int]:
+    """The other sizes, one batch each: the powers of two, and those that a configuration prefers."""
+    powers = {2**power for power in range(1, max_batch.bit_length())}
+    return sorted(size for size in powers.union(preferred) - {*batch_sizes(max_batch)} if 0 < size < max_batch)
+
+
+def images_between(count: int, size: int) -> NDArray[np.int_]:
+    """The numbers of the images in the one batch of a size between; each size begins with another image."""
+    return (size + np.arange(size)) % count
+
+
+def taken(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
+    """The answers to the images of these numbers."""
+    return {name: array[numbers] for name, array in outputs.items()}
 
 
 def compare(
@@ -84,11 +121,14 @@ def compare(
     actual: Outputs,
     geometries: Sequence[Geometry] | None = None,
     limits: Limits = FP32_LIMITS,
+    varying: Outputs | None = None,
 ) -> Comparison:
     """Measure how far `actual` is from `expected`, both finite and of the same shapes.
 
     geometries: how each image was fitted, where known; masks are then compared at the picture's own size.
+    varying: right answers whose variation errors are measured by, where `expected` are too few or too much alike.
     """
+    scale = varying or expected
     floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
     errors = [_errors(expected[name], actual[name]).ravel() for name in floating]
     error = np.concatenate(errors) if errors else np.zeros(1)
@@ -99,10 +139,30 @@ def compare(
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
         p99_abs=float(np.percentile(error, 99)),
-        relative=max((relative_error(expected[name], actual[name]) for name in floating), default=0.0),
+        relative=max((relative_error(expected[name], actual[name], scale[name]) for name in floating), default=0.0),
         agreement={name: float(values.mean()) for name, values in agreement.items()},
         decisions_kept=float(task.decisions_kept(agreement, limits.slack).mean()),
     )
+
+
+def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
+    """For each of N images whether its answer is finite, and one that the task can have."""
+    count = len(next(iter(outputs.values())))
+    finite = [np.isfinite(array.reshape(count, -1)).all(axis=1) for array in outputs.values()]
+    found: NDArray[np.bool_] = np.logical_and.reduce(finite)
+    for number in np.flatnonzero(found):
+        found[number] = not task.faults(taken(outputs, np.array([number])))
+    return found
+
+
+def errors_by_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
+    """The largest error of any value, for each of N images; infinity where a value is no number."""
+    found = np.zeros(len(next(iter(expected.values()))))
+    for name, array in expected.items():
+        if np.issubdtype(array.dtype, np.floating):
+            apart = _errors(array, actual[name]).reshape(len(found), -1).max(axis=1)
+            found = np.maximum(found, np.where(np.isfinite(apart), apart, np.inf))
+    return found
 
 
 def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:
@@ -113,13 +173,14 @@ def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]
     return errors
 
 
-def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """Norm of the error over the norm of the expected values' variation between images.
+def relative_error(expected: NDArray[Any], actual: NDArray[Any], varying: NDArray[Any] | None = None) -> float:
+    """Norm of the error over the norm of the variation between images, of the expected values or those of `varying`.
 
     What is within the rounding of a value's own type is no error: untrained networks vary by little more than that.
     """
     reference = expected.astype(np.float64)
-    variation = float(np.linalg.norm(reference - reference.mean(axis=0)))
+    spread = reference if varying is None else varying.astype(np.float64)
+    variation = float(np.linalg.norm(spread - spread.mean(axis=0)))
     beyond_rounding = np.abs(actual - reference) - rounding(expected)
     error = float(np.linalg.norm(np.maximum(beyond_rounding, 0)))
     return error / variation if variation else float(error > 0)

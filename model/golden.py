@@ -18,7 +18,7 @@ from model.tasks.base import Targets
 
 GOLDEN_FILE = "golden.npz"
 MAX_IMAGES = 32
-_OUTPUT, _TARGET = "output.", "target."
+_OUTPUT, _TARGET, _PROBE = "output.", "target.", "probe."
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Golden:
     targets: Targets = field(default_factory=dict)
     geometries: NDArray[np.float64] | None = None
     source: str = "validation images"
+    probed: Outputs = field(default_factory=dict)
+    """The right answers to the probes of these images (`model.probes`), each [P, ...]; empty when unknown."""
 
     @property
     def fitted(self) -> list[Geometry] | None:
@@ -51,6 +53,7 @@ class Golden:
         """Write an `.npz`, whole or not at all."""
         arrays: dict[str, Any] = {f"{_OUTPUT}{name}": v for name, v in self.outputs.items()}
         arrays |= {f"{_TARGET}{name}": v for name, v in self.targets.items()}
+        arrays |= {f"{_PROBE}{name}": v for name, v in self.probed.items()}
         if self.geometries is not None:
             arrays["geometries"] = self.geometries
         with written_beside(path) as beside, beside.open("wb") as file:
@@ -67,6 +70,7 @@ class Golden:
                     targets=_below(_TARGET, arrays),
                     geometries=arrays["geometries"] if "geometries" in arrays.files else None,
                     source=str(arrays["source"]),
+                    probed=_below(_PROBE, arrays),
                 )
         except Exception as error:  # zipfile, zlib and numpy share no base class
             raise ArtifactError(f"{path}: not a readable golden sample ({error})") from error

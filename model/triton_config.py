@@ -72,6 +72,12 @@ def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
     return set(sorted(versions, reverse=True)[:count])
 
 
+def sizes_named(config: ModelConfig) -> tuple[int, ...]:
+    """The batch sizes that a configuration names: those it prefers, and those captured as CUDA graphs."""
+    captured = (spec.batch_size for spec in config.optimization.cuda.graph_spec)
+    return tuple(sorted({*config.dynamic_batching.preferred_batch_size, *captured} - {0}))
+
+
 def described_policy(config: ModelConfig) -> str:
     """A version policy in the words that `--versions` takes."""
     policy = config.version_policy

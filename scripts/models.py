@@ -124,7 +124,7 @@ def _exported(source: NetworkSource, target: Target, folder: Path, found: dict[s
     if target.precision == "fp16":
         shutil.copyfile(published.artifact, folder / "fp16.onnx")
         found["kept"] = _kept(verdict)
-    worst = max(comparison.relative for comparison in verdict.comparisons)
+    worst = max(comparison.relative for comparison in verdict.of_artifact)
     return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
 
 

@@ -91,6 +91,8 @@ def _options(how: ExportConfig) -> Iterator[str]:
     if how.format != "torchscript":
         yield precision or "fp32"
     yield from ("--repository", str(how.repository))
+    if how.strict:
+        yield "--strict"
     if how.in_container:
         yield "--in-container"
     if how.dynamic_batching is not None:
@@ -136,9 +138,6 @@ def _note(published: dict[str, Any], words: Sequence[str], folder: Path) -> None
     ):
         with written_beside(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    verdict, console = published["verdict"], Console(stderr=True, highlight=False)
-    said = list(published.get("warnings", ()))
-    if verdict.get("asked"):
-        said.append(f"{verdict['asked']} was asked, but no try of it passed; this is {verdict['precision']}")
-    for sentence in said:
+    console = Console(stderr=True, highlight=False)
+    for sentence in filter(None, [*published.get("warnings", ()), published.get("instead")]):
         console.print(f"export: {sentence}", soft_wrap=True, markup=False)

@@ -251,6 +251,8 @@ class ExportConfig(Section):
     """OpenVINO, in fp32, bf16 or int8."""
     torchscript: bool = False
     """A TorchScript trace."""
+    strict: bool = False
+    """Whether nothing is published where the precision does not keep the answers, in place of another one."""
     in_container: bool = False
     """A plan is built and proven in the Triton image of .env, by Docker."""
     repository: UserPath = Path("model_repository")

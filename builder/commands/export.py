@@ -62,6 +62,7 @@ def export(
     keep_fp32: options.KeepFp32 = None,
     calibration: options.Calibration = None,
     repair: options.RepairOption = True,
+    strict: options.Strict = False,
     converter: options.Converter = "edges",
     model: options.Model = None,
     labels: options.Labels = None,
@@ -144,7 +145,18 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
     from builder.repository.held import servers_to_spare
     from model.releases import image_for
 
-    same = ("repository", "max_batch", "opt_batch", "calibration", "repair", "force", "config", "keep", "encoded")
+    same = (
+        "repository",
+        "max_batch",
+        "opt_batch",
+        "calibration",
+        "repair",
+        "force",
+        "strict",
+        "config",
+        "keep",
+        "encoded",
+    )
     return Order(
         **{name: words[name] for name in same},
         target=target,
@@ -178,8 +190,6 @@ def _tell(published: Published) -> None:
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     typer.echo(f"{state}: {verdict.summary()}")
-    if verdict.asked is not None:
-        typer.echo(f"{verdict.asked} was asked, but no try of it passed; this is {verdict.precision}")
     if verdict.tries and verdict.tries[-1].kept:
         kept = verdict.tries[-1].kept
         typer.echo(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
@@ -193,3 +203,5 @@ def _tell(published: Published) -> None:
     typer.echo(f"published: {published.artifact}")
     if published.served:
         typer.echo(f"A running server takes it up with: server reload {published.model}")
+    if published.instead is not None:
+        typer.echo(published.instead)

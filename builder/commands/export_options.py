@@ -91,6 +91,10 @@ RepairOption = Annotated[
         "--repair/--no-repair", help="Give up nodes, then the precision, where it fails.", rich_help_panel=_REDUCED
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit 1 and publish nothing but the precision named.", rich_help_panel=_REDUCED),
+]
 Converter = Annotated[
     str, typer.Option(help="Who places casts: edges, or autocast (NVIDIA ModelOpt).", rich_help_panel=_REDUCED)
 ]

@@ -42,6 +42,11 @@ _RULES = (
         "places casts; give --onnx, --trt or --rtx in fp16, bf16 or int8",
     ),
     _Rule(
+        "strict",
+        lambda target, words: not words["force"],
+        "publishes nothing but what passes; leave out --force",
+    ),
+    _Rule(
         "masks",
         lambda target, words: words["data"] is not None,
         "are the masks of labelled pictures; give those with --data",

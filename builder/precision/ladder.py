@@ -24,7 +24,7 @@ from model.preprocess import ImageArray
 
 BOUNDS = (8192.0, 1024.0)
 """Nodes with a value of this size stay in fp32. fp16 ends at 65504; networks meet larger values than a sample shows."""
-SHARES = (0.1, 0.3)
+SHARES = {"tenth": 0.1, "three tenths": 0.3}
 """Of the nodes in the precision, those where the error grows most, kept in fp32 when nothing else helps."""
 
 FP16: tuple[Reduced, ...] = ("fp16",)
@@ -88,14 +88,13 @@ class Ladder:
     def _cast_steps(self, precision: Reduced) -> Iterator[Step]:
         if precision == "fp16":
             for bound in BOUNDS:
-                yield self._cast(precision, f"values of {bound:g} and more in fp32", partial(self._beyond, bound))
+                yield self._cast(precision, f"fp32 for values of {bound:g} and more", partial(self._beyond, bound))
         else:  # bf16 reaches as far as fp32; it lacks digits
             yield self._cast(precision, "all that can be", list)
         worst = cache(partial(self._lossiest, precision))  # in the time of the try that needs it
-        for share in SHARES:
-            how = f"the {share:.0%} of nodes that lose most in fp32"
-            if self._far(precision):
-                how += f", and values of {BOUNDS[-1]:g}"
+        for words, share in SHARES.items():
+            far = f"values of {BOUNDS[-1]:g} and more and for " if self._far(precision) else ""
+            how = f"fp32 for {far}the {words} of the nodes that lose most"
             yield self._cast(precision, how, partial(self._share, share, worst, precision))
 
     def _far(self, precision: Reduced) -> list[str]:
@@ -149,11 +148,11 @@ class Ladder:
         for method in methods:
             yield self._quantized(dialect, method, f"{method} calibration on {len(self._images)} images", list)
         if between := products_of_activations(self._flat, self._wiring):
-            how = "the products of two activations, as attention has them, in fp32"
+            how = "fp32 for the products of two activations, as attention has them"
             yield self._quantized(dialect, "minmax", how, lambda: between)
         worst = cache(partial(self._lossiest_int8, dialect))
-        for share in SHARES:
-            how = f"the {share:.0%} of nodes that lose most in int8, and those around them, in fp32"
+        for words, share in SHARES.items():
+            how = f"fp32 for the {words} of the nodes that lose most and those around them"
             yield self._quantized(dialect, "minmax", how, partial(self._int8_share, share, worst))
 
     def _lossiest_int8(self, dialect: Dialect) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.judge import in_other_colours
 from builder.proving.suspects import suspects
 from builder.proving.tensors import changed_tensors
 from builder.proving.verdict import Problem, Verdict
@@ -20,6 +19,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.tasks import Task, task_of
+from model.ways import in_other_colours
 
 _SYMPTOMS = ("numbers", "decisions", "answers", "nan", "interface")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 
 from builder.proving.verdict import LIMITS, OF_TRAINING, Problem, Verdict
 from builder.targets import Precision
-from model.comparison import MIDDLE_BATCH, Comparison, Limits, ask, batch_sizes, compare, rounding
+from model.comparison import (
+    Comparison,
+    Limits,
+    ask,
+    batch_sizes,
+    compare,
+    errors_by_image,
+    possible,
+    rounding,
+    taken,
+)
 from model.errors import TritonkitError
 from model.golden import Golden
-from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.tasks import task_of
-
-_COLOURS = np.array([1.0, 0.6, 0.3], dtype=np.float32)
-"""Red, green and blue are dimmed differently, so that swapped channels show even on grey pictures."""
+from model.ways import Way, backwards_way, colours_way, even_batch, probes_way, ways_between, whole_ways
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,13 @@ def judge(
     precision: Precision,
     training: Training | None = None,
     limits: Limits | None = None,
+    preferred: Collection[int] = (),
 ) -> Verdict:
     """Compare `candidate` with `reference` on the golden images, as `builder.proving.verdict` describes.
 
     training: where given, the checkpoint must still answer as it did then.
     limits: in place of the usual ones of the precision.
+    preferred: batch sizes that the model will be served at, besides the powers of two.
     """
     trial = _Trial(reference, candidate, golden, max_batch, limits or LIMITS[precision])
     if (answers := trial.ask_at_every_batch_size()) is not None:
@@ -51,6 +60,9 @@ def judge(
         trial.ask_in_other_colours()
         trial.look_for_faults(answers)
         trial.weigh_quality(answers)
+        if not trial.problems:  # else they would say nothing new, at the same cost
+            trial.ask_at_sizes_between(preferred)
+            trial.ask_on_probes()
     if training is not None and training.recorded.outputs:
         trial.recall(training)
     return Verdict(
@@ -62,12 +74,8 @@ def judge(
         comparisons=tuple(trial.comparisons),
         quality=trial.quality,
         problems=tuple(trial.problems),
+        notes=tuple(trial.notes),
     )
-
-
-def in_other_colours(images: ImageArray) -> ImageArray:
-    """The images with red, green and blue dimmed differently, uint8 [N, H, W, 3]."""
-    return (images * _COLOURS).astype(np.uint8)
 
 
 def recalled(runner: Runner, recorded: Golden, batch: int) -> Outputs | None:
@@ -89,12 +97,6 @@ def falls(before: Mapping[str, float], after: Mapping[str, float], most: float) 
             yield f"{name} falls from {value:.4f} to {after[name]:.4f}"
 
 
-def even_batch(count: int, max_batch: int) -> int:
-    """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
-    rounds = -(-count // min(8, max_batch))
-    return -(-count // rounds)
-
-
 @dataclass
 class _Trial:
     reference: Runner
@@ -104,6 +106,7 @@ class _Trial:
     limits: Limits
     comparisons: list[Comparison] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,44 +126,62 @@ class _Trial:
         """The answers of the largest batch, None when some size failed."""
         failed: dict[int, str] = {}
         answers = None
-        for size in batch_sizes(self.max_batch):
+        for way in whole_ways(self.golden, self.max_batch):
             try:
-                answers = ask(self.candidate, self.golden.images, size)
+                answers = way.ask(self.candidate)
             except TritonkitError as error:
-                failed[size] = str(error)
+                failed[way.batch] = str(error)
                 continue
-            if not self._compared(f"batch {size}", self.expected, answers):
+            if not self._compared(way, self._expected(way), answers):
                 return None
-        if failed:
+        if failed or answers is None:
             self._refuse("batch", _failed_sizes(failed, batch_sizes(self.max_batch), self.candidate.max_batch))
             return None
-        return answers
+        return {name: array[: len(self.golden.images)] for name, array in answers.items()}
+
+    def ask_at_sizes_between(self, preferred: Collection[int]) -> None:
+        """One batch of each size that a server may put together, besides those that all images were asked at."""
+        for way in ways_between(self.golden, self.max_batch, preferred):
+            if (answers := self._answered(way)) is not None:
+                self._compared(way, self._expected(way), answers)
+
+    def ask_on_probes(self) -> None:
+        """Synthetic pictures, whose answers in the checkpoint are the truth."""
+        way = probes_way(self.golden, self.max_batch)
+        right, answers = self._expected(way), self._answered(way)
+        known = possible(self.task, right)
+        if not known.all():
+            titles = ", ".join(title for title, good in zip(way.titles, known, strict=True) if not good)
+            self.notes.append(f"the checkpoint itself gives no possible answer for {titles}: NaN, infinity or the like")
+        if answers is None or not known.any():
+            return
+        kept = np.flatnonzero(known)
+        way, right, answers = way.only(kept), taken(right, kept), taken(answers, kept)
+        if self._compared(way, right, answers, self.limits.of_probes()):
+            for fault in self.task.faults(answers):
+                self._refuse("answers", f"{way.name}: {fault}")
 
     def ask_in_another_order(self, answers: Outputs) -> None:
         """The same images, back to front: each must get the answer it got before."""
-        together = min(self.max_batch, len(self.golden.images))
-        backwards = self._asked("other order", self.golden.images[::-1], together)
-        if backwards is None:
+        way = backwards_way(self.golden, self.max_batch)
+        moved, before = self._answered(way), way.expected(self.candidate, answers)
+        if moved is None or not self._fits(way, before, moved):
             return
-        moved = {name: array[::-1] for name, array in backwards.items()}
-        if not self._fits("other order", answers, moved):
-            return
-        change = compare("other order", self.task, answers, moved, self.geometries, self.limits)
+        change = compare(way.name, self.task, before, moved, way.geometries, self.limits)
         self.comparisons.append(change)
         if not change.within(self.limits) or change.decisions_kept < self.limits.decisions:
             self._refuse(
                 "batch_position",
                 f"the answer depends on the place in the batch: the same image's values move by {change.max_abs:.1e}, "
-                f"{change.decisions_kept:.0%} of decisions are kept, when a batch of {together} is asked in "
+                f"{change.decisions_kept:.0%} of decisions are kept, when a batch of {way.batch} is asked in "
                 "another order",
             )
 
     def ask_in_other_colours(self) -> None:
         """Grey pictures would hide swapped channels."""
-        probes = in_other_colours(self.golden.images)
-        size = min(MIDDLE_BATCH, self.max_batch)
-        if (answers := self._asked("other colours", probes, size)) is not None:
-            self._compared("other colours", ask(self.reference, probes, size), answers)
+        way = colours_way(self.golden, self.max_batch)
+        if (answers := self._answered(way)) is not None:
+            self._compared(way, self._expected(way), answers)
 
     def look_for_faults(self, answers: Outputs) -> None:
         """What no answer of this task can be, whatever the checkpoint says."""
@@ -197,36 +218,71 @@ class _Trial:
                 f"{drift.decisions_kept:.0%} of decisions kept): weights or golden sample were changed since",
             )
 
-    def _compared(self, asked: str, expected: Outputs, actual: Outputs) -> bool:
+    def _expected(self, way: Way) -> Outputs:
+        return way.expected(self.reference, self.expected)
+
+    def _compared(self, way: Way, expected: Outputs, actual: Outputs, limits: Limits | None = None) -> bool:
         """Compare, note problems, and tell whether the answers could be compared at all."""
-        if not self._fits(asked, expected, actual):
-            return False
-        comparison = compare(asked, self.task, expected, actual, self.geometries, self.limits)
-        self.comparisons.append(comparison)
-        if not comparison.within(self.limits):
+        limits, before = limits or self.limits, len(self.problems)
+        fits = self._fits(way, expected, actual)
+        if fits:
+            comparison = way.compared(self.task, expected, actual, self.expected, limits)
+            self.comparisons.append(comparison)
+            self._judge(way, comparison, limits, expected, actual)
+        if not before and self.problems and way.numbers is not None:
+            self._name_places(way, expected, actual)
+        return fits
+
+    def _judge(self, way: Way, found: Comparison, limits: Limits, expected: Outputs, actual: Outputs) -> None:
+        if not found.within(limits):
+            worst = way.titles[int(errors_by_image(expected, actual).argmax())]
             self._refuse(
                 "numbers",
-                f"{asked}: values differ by up to {comparison.max_abs:.1e} (limit {self.limits.max_abs:.0e}), "
-                f"relative {comparison.relative:.1e} (limit {self.limits.relative:.0e})",
+                f"{way.name}: values differ by up to {found.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+                f"relative {found.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
             )
-        if comparison.decisions_kept < self.limits.decisions:
-            reached = ", ".join(f"{name} {value:.4f}" for name, value in comparison.agreement.items())
+        if found.decisions_kept < limits.decisions:
+            reached = ", ".join(f"{name} {value:.4f}" for name, value in found.agreement.items())
             self._refuse(
                 "decisions",
-                f"{asked}: {1 - comparison.decisions_kept:.0%} of images change their answer (mean {reached})",
+                f"{way.name}: {1 - found.decisions_kept:.0%} of images change their answer (mean {reached})",
             )
-        return True
 
-    def _asked(self, asked: str, images: ImageArray, batch: int) -> Outputs | None:
+    def _name_places(self, way: Way, expected: Outputs, actual: Outputs) -> None:
+        """Say which places of a batch are wrong, where the same images were right in a smaller one."""
+        smaller = [one.asked for one in self.comparisons if one.asked != way.name and one.asked.startswith("batch")]
+        if not smaller or any(problem.code == "interface" for problem in self.problems):
+            return
+        wrong = self._wrong(way, expected, actual)
+        found = sorted({place % way.batch for place in np.flatnonzero(wrong).tolist()})
+        if wrong.all():
+            right = f"{', '.join(smaller)} {'is' if len(smaller) == 1 else 'are'} answered rightly"
+            self._refuse("batch", f"every answer of a batch of {way.batch} is wrong, while {right}")
+        elif found:
+            self._refuse(
+                "batch_position",
+                f"in a batch of {way.batch} the answers at {_in_words(found)} are wrong, though the same images are "
+                f"answered rightly at {smaller[0]}",
+            )
+
+    def _wrong(self, way: Way, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
+        """For each place whether its values are too far off; of class numbers alone, whether the decision changed."""
+        far: NDArray[np.bool_] = ~(errors_by_image(expected, actual) <= self.limits.max_abs)
+        if any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
+            return far  # an agreement may be one between places, such as that of neighbours
+        agreement = self.task.agreement(expected, actual, way.geometries, self.limits.tie)
+        return ~self.task.decisions_kept(agreement, self.limits.slack)
+
+    def _answered(self, way: Way) -> Outputs | None:
         try:
-            return ask(self.candidate, images, batch)
+            return way.ask(self.candidate)
         except TritonkitError as error:
-            self._refuse("run", f"{asked}: {error}")
+            self._refuse("run", f"{way.name}: {error}")
             return None
 
-    def _fits(self, asked: str, expected: Outputs, actual: Outputs) -> bool:
+    def _fits(self, way: Way, expected: Outputs, actual: Outputs) -> bool:
         for name, array in expected.items():
-            if (problem := _unfit(name, array, actual, asked)) is not None:
+            if (problem := _unfit(name, array, actual, way)) is not None:
                 self.problems.append(problem)
                 return False
         return True
@@ -241,14 +297,14 @@ def _same_for_all(answers: NDArray[Any]) -> bool:
     return bool((np.abs(values - values[0]) <= 2 * rounding(answers)).all())
 
 
-def _unfit(name: str, expected: NDArray[Any], actual: Outputs, asked: str) -> Problem | None:
+def _unfit(name: str, expected: NDArray[Any], actual: Outputs, way: Way) -> Problem | None:
     if name not in actual:
         return Problem(code="interface", message=f"has no output {name!r}; it has {', '.join(actual)}")
     array = actual[name]
     if array.shape != expected.shape or array.dtype != expected.dtype:
         return Problem(
             code="interface",
-            message=f"{asked}: output {name} is {array.dtype} {list(array.shape)}, "
+            message=f"{way.name}: output {name} is {array.dtype} {list(array.shape)}, "
             f"expected {expected.dtype} {list(expected.shape)}",
         )
     bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
@@ -256,10 +312,21 @@ def _unfit(name: str, expected: NDArray[Any], actual: Outputs, asked: str) -> Pr
         kind = "NaN" if np.isnan(array).any() else "infinity"
         return Problem(
             code="nan",
-            message=f"{asked}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
-            f"first for image {int(bad.argmax())}",
+            message=f"{way.name}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
+            f"first for {way.titles[int(bad.argmax())]}",
         )
     return None
+
+
+def _in_words(places: Sequence[int]) -> str:
+    """Places counted from 0 as people count them: place 3, places 10 to 32, places 1, 4 and 2 more."""
+    first, last = places[0] + 1, places[-1] + 1
+    if len(places) == 1:
+        return f"place {first}"
+    if last - first + 1 == len(places):
+        return f"places {first} to {last}"
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"places {', '.join(str(place + 1) for place in places[:3])}{more}"
 
 
 def _failed_sizes(failed: dict[int, str], sizes: list[int], most: int | None) -> str:

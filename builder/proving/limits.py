@@ -16,6 +16,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "quality": (0, 1),
     "tie": (0, 1),
     "slack": (0, math.inf),
+    "probes": (0, math.inf),
 }
 """What a limit may be, by the field of `Limits`."""
 

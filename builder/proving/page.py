@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from builder.proving.pictured import Answers, Pictured, pictured
 from builder.proving.verdict import OF_TRAINING, Verdict
 from model import pages
-from model.comparison import NEGLIGIBLE, Limits, batch_sizes
+from model.comparison import NEGLIGIBLE, PROBES, Limits
 from model.files import written_beside
 
 VERDICT_PAGE = "verdict.html"
@@ -33,6 +33,7 @@ HEADLINES: dict[State, str] = {
 WAYS = {
     "other order": "the same images, back to front",
     "other colours": "red, green and blue dimmed differently",
+    PROBES: "synthetic: flat, noisy, harsh, very dark and very bright pictures",
     OF_TRAINING: "the checkpoint now, and when it was trained",
 }
 
@@ -82,27 +83,26 @@ def write_page(
 def page_of(name: str, verdict: Verdict, answers: Answers | None = None, facts: Mapping[str, str] | None = None) -> str:
     """The page's HTML."""
     shown = pictured(answers, verdict.limits) if answers is not None else None
-    return (
-        pages.templates(Path(__file__).parent)
-        .get_template(_TEMPLATE)
-        .render(
-            name=name,
-            verdict=verdict,
-            state=state_of(verdict),
-            headlines=HEADLINES,
-            headline_facts=_headline_facts(verdict),
-            ways=WAYS,
-            of_training=OF_TRAINING,
-            negligible=NEGLIGIBLE,
-            has_errors=_has_errors(verdict),
-            sizes=batch_sizes(verdict.max_batch),
-            bar=bar,
-            limit_at=LIMIT_AT,
-            quality=qualities(verdict),
-            shown=shown,
-            strip=_strip(shown, verdict.limits) if shown is not None else [],
-            facts=facts or {},
-        )
+    template = pages.templates(Path(__file__).parent).get_template(_TEMPLATE)
+    return template.render(
+        name=name,
+        verdict=verdict,
+        state=state_of(verdict),
+        headlines=HEADLINES,
+        headline_facts=_headline_facts(verdict),
+        ways=WAYS,
+        of_training=OF_TRAINING,
+        negligible=NEGLIGIBLE,
+        has_errors=_has_errors(verdict),
+        sizes=verdict.sizes,
+        probes=PROBES,
+        probe_limits=verdict.limits.of_probes(),
+        bar=bar,
+        limit_at=LIMIT_AT,
+        quality=qualities(verdict),
+        shown=shown,
+        strip=_strip(shown, verdict.limits) if shown is not None else [],
+        facts=facts or {},
     )
 
 
@@ -156,7 +156,7 @@ def _headline_facts(verdict: Verdict) -> list[tuple[str, str]]:
         told.append((f"{worst.max_abs:.1e}", f"largest error, limit {verdict.limits.max_abs:g}"))
     if verdict.relative is not None:
         told.append((f"{verdict.relative:.1e}", f"relative error, limit {verdict.limits.relative:g}"))
-    return [*told, (str(worst.images), f"images, at batch {', '.join(map(str, batch_sizes(verdict.max_batch)))}")]
+    return [*told, (str(worst.images), f"images, at batch {', '.join(map(str, verdict.sizes))}")]
 
 
 def _has_errors(verdict: Verdict) -> bool:

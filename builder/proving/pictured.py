@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.proving.judge import even_batch, in_other_colours
-from model.comparison import MIDDLE_BATCH, Limits, ask, batch_sizes
+from model.comparison import PROBES, Limits, ask
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
 from model.golden import Golden
@@ -20,6 +19,7 @@ from model.preprocess import Geometry, ImageArray
 from model.runners.base import Outputs, Runner
 from model.tasks import Task, task_of
 from model.tasks.base import Agreement, Answer
+from model.ways import Way, all_ways, even_batch
 
 LARGEST = 6
 """So many images are shown for their error alone."""
@@ -36,9 +36,7 @@ Measure = Literal["error", "disagreement"]
 class Asked:
     """Images asked about in one way, and what the checkpoint and the artifact say of them."""
 
-    how: str
-    """In the words of a verdict's comparisons: batch 1, other colours."""
-    images: ImageArray
+    way: Way
     expected: Outputs
     actual: Outputs
 
@@ -53,7 +51,7 @@ class Answers:
     actual: Outputs | None
     """In the largest batch; None where the artifact gives no answers."""
     elsewhere: tuple[Asked, ...] = ()
-    """Asked in all other ways."""
+    """Asked in every way."""
 
 
 @dataclass(frozen=True)
@@ -86,36 +84,34 @@ class Pictured:
     images: int
 
 
-def answers_of(reference: Runner, candidate: Runner, golden: Golden, max_batch: int) -> Answers:
-    """Ask both about the images as a verdict does: in every size of batch, in another order and in other colours.
+def answers_of(
+    reference: Runner, candidate: Runner, golden: Golden, max_batch: int, preferred: Collection[int] = ()
+) -> Answers:
+    """Ask both about the images as a verdict does: in every size of batch, order and colour, and about the probes.
 
     One that remembers what it answered the verdict is not asked again. A candidate that cannot answer is no error here:
     the verdict tells why.
     """
-    images = golden.images
-    expected = ask(reference, images, even_batch(len(images), max_batch))
-    actual = _asked(candidate, images, max_batch)
-    probes, middle = in_other_colours(images), min(MIDDLE_BATCH, max_batch)
-    backwards = _asked(candidate, images[::-1], min(max_batch, len(images)))
-    ways = [
-        *((f"batch {size}", images, expected, _asked(candidate, images, size)) for size in batch_sizes(max_batch)[:-1]),
-        ("other order", images, expected, backwards and {name: array[::-1] for name, array in backwards.items()}),
-        ("other colours", probes, ask(reference, probes, middle), _asked(candidate, probes, middle)),
-    ]
-    elsewhere = tuple(Asked(how, seen, right, given) for how, seen, right, given in ways if given is not None)
-    return Answers(golden, task_of(reference.spec), expected, actual, elsewhere)
+    expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
+    ways = [(way, _asked(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
+    elsewhere = [Asked(way, way.expected(reference, expected), actual) for way, actual in ways if actual is not None]
+    in_largest = next((one.actual for one in elsewhere if one.way.name == f"batch {max_batch}"), None)
+    actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
+    return Answers(golden, task_of(reference.spec), expected, actual, tuple(elsewhere))
 
 
 def pictured(answers: Answers, limits: Limits) -> Pictured | None:
     """The images worth a look, None where there are no answers that can be laid beside each other."""
     if answers.actual is None:
         return None
-    whole = Asked("", answers.golden.images, answers.expected, answers.actual)
+    golden = answers.golden
+    titles = tuple(f"image {number + 1}" for number in range(len(golden.images)))
+    whole = Asked(Way("", golden.images, len(titles), titles, golden.fitted), answers.expected, answers.actual)
     if (beside := _Beside.of(answers, whole, limits)) is None:
         return None
     lost = frozenset(beside.changed)
-    elsewhere = dict(_changed_elsewhere(answers, limits, lost))
-    others = [n for n in beside.order if n not in lost and n not in elsewhere and beside.distances[n] > 0]
+    elsewhere = dict(_changed_elsewhere(answers, limits, {titles[number] for number in lost}))
+    others = [n for n in beside.order if n not in lost and titles[n] not in elsewhere and beside.distances[n] > 0]
     return Pictured(
         (
             *(beside.tile(number) for number in beside.changed),
@@ -129,22 +125,23 @@ def pictured(answers: Answers, limits: Limits) -> Pictured | None:
     )
 
 
-def _asked(candidate: Runner, images: ImageArray, batch: int) -> Outputs | None:
+def _asked(candidate: Runner, way: Way) -> Outputs | None:
     try:
-        return ask(candidate, images, batch)
+        return way.ask(candidate)
     except TritonkitError:
         return None
 
 
-def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[int]) -> Iterator[tuple[int, Tile]]:
-    """Each image that is not shown yet, in the first of the other ways in which its answer changed."""
+def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[str]) -> Iterator[tuple[str, Tile]]:
+    """Each image that is not shown yet, in the first of the ways in which its answer changed, by what it is."""
     seen = set(shown)
     for asked in answers.elsewhere:
         beside = _Beside.of(answers, asked, limits)
         for number in beside.changed if beside is not None else ():
-            if beside is not None and number not in seen:
-                seen.add(number)
-                yield number, beside.tile(number)
+            title = asked.way.titles[number]
+            if beside is not None and title not in seen:
+                seen.add(title)
+                yield title, beside.tile(number)
 
 
 @dataclass(frozen=True)
@@ -165,18 +162,30 @@ class _Beside:
         expected, actual = asked.expected, asked.actual
         if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
             return None
-        told = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(axis=1) for a in actual.values()])
+        told, known = _finite(actual), _finite(expected)
         # What is no number has no answer; it is said so below instead of shown.
         numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
-        agreement = answers.task.agreement(expected, numbers, answers.golden.fitted, limits.tie)
-        lost = ~(answers.task.decisions_kept(agreement, limits.slack) & told)
-        distances, measure = _distances(expected, actual, agreement)
+        right = {name: np.nan_to_num(array) for name, array in expected.items()}
+        agreement = answers.task.agreement(right, numbers, asked.way.geometries, limits.tie)
+        distances, measure = _distances(right, actual, agreement)
+        kept = answers.task.decisions_kept(agreement, limits.slack)
+        if asked.way.name == PROBES and limits.probes != 1:  # decisions on them may change
+            kept = distances <= limits.of_probes().max_abs
+        lost = known & ~(kept & told)
         order = [int(number) for number in np.argsort(-distances, kind="stable")]
         tiles = _Tiles(answers.task, asked, numbers, told, _figures(distances, measure, agreement))
         return cls([number for number in order if lost[number]], order, distances, measure, tiles)
 
     def tile(self, number: int) -> Tile:
         return self.tiles.tile(number, number in self.changed)
+
+
+def _finite(outputs: Outputs) -> NDArray[np.bool_]:
+    """For each of N images whether all values are numbers."""
+    whole: NDArray[np.bool_] = np.logical_and.reduce(
+        [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
+    )
+    return whole
 
 
 def _shapes(outputs: Outputs) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -203,8 +212,8 @@ class _Tiles:
         self, task: Task, asked: Asked, numbers: Outputs, told: NDArray[np.bool_], figures: Sequence[str]
     ) -> None:
         self._task, self._asked, self._numbers, self._told, self._figures = task, asked, numbers, told, figures
-        self._images = asked.images
-        self._how = f", {asked.how}" if asked.how else ""
+        self._images = asked.way.images
+        self._how = f", {asked.way.name}" if asked.way.name else ""
 
     @cached_property
     def _expected(self) -> list[Answer]:
@@ -216,15 +225,14 @@ class _Tiles:
 
     @cached_property
     def _captions(self) -> list[Sequence[str]]:
-        names = [f"image {number + 1}" for number in range(len(self._told))]
-        return [self._task.captions(each, names) for each in (self._expected, self._actual)]
+        return [self._task.captions(each, self._asked.way.titles) for each in (self._expected, self._actual)]
 
     def tile(self, number: int, changed: bool) -> Tile:
         before, after = self._expected[number], self._actual[number]
         image = self._images[number]
         said = self._lines(after, self._captions[1][number]) if self._told[number] else ("NaN or infinity",)
         return Tile(
-            name=f"image {number + 1}{self._how}",
+            name=f"{self._asked.way.titles[number]}{self._how}",
             pictures=_pictures(image, before.mask, after.mask if self._told[number] else None),
             expected=self._lines(before, self._captions[0][number]),
             actual=said,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Case:
     """Where there is one, causes are looked for by trying known faults on it."""
     training: Training | None = None
     limits: Mapping[Precision, Limits] = field(default_factory=lambda: LIMITS)
+    preferred: tuple[int, ...] = ()
+    """Batch sizes that it will be served at, besides the powers of two."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -57,16 +59,31 @@ class Case:
     def verdict_of_answers(self, candidate: Runner, precision: Precision) -> Verdict:
         """Judge by answers alone, where there is no graph to look into."""
         limits = self.limits[precision]
-        verdict = judge(self.reference, candidate, self.golden, self.max_batch, precision, self.training, limits)
+        verdict = judge(
+            self.reference,
+            candidate,
+            self.golden,
+            self.max_batch,
+            precision,
+            self.training,
+            limits,
+            self.preferred,
+        )
         if precision == "int8" and _computes_on_cpu(candidate):
             return verdict.model_copy(update={"exact_int8": adds_int8_exactly()})
         return verdict
 
 
-def case_of(source: Source, golden: Golden, max_batch: int, limits: Mapping[Precision, Limits] | None = None) -> Case:
-    """The case of a source; `limits` in place of the usual ones."""
+def case_of(
+    source: Source,
+    golden: Golden,
+    max_batch: int,
+    limits: Mapping[Precision, Limits] | None = None,
+    preferred: Collection[int] = (),
+) -> Case:
+    """The case of a source; `limits` in place of the usual ones. preferred: batch sizes that it will be served at."""
     reference = Remembering(source.reference)
-    return Case(reference, golden, max_batch, source.network, source.training, limits or LIMITS)
+    return Case(reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred))
 
 
 class Remembering(Runner):

@@ -1,7 +1,8 @@
 """The verdict: does an artifact give the answers of the checkpoint it was made from?
 
-It is asked about real images at batch 1, a middle size and the maximum, and again with the images in another
-order and in other colours. What is measured:
+It is asked about real images at batch 1, a middle size and the maximum, in one batch of every size between that a
+server is likely to put together, and again with the images in another order and in other colours; then about
+synthetic probes. What is measured:
 
 - error of every value that is a fraction (a mask's class numbers are not): largest, mean, 99th percentile;
 - relative error: the Frobenius norm of the error over that of the reference's own variation between images.
@@ -15,8 +16,11 @@ order and in other colours. What is measured:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from builder.targets import FormatName, Precision
-from model.comparison import FP32_LIMITS, NEGLIGIBLE, Comparison, Limits, batch_sizes
+from model.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
@@ -24,9 +28,9 @@ OF_TRAINING = "training"
 """This comparison is of the checkpoint alone, now and when it was trained, and has limits of its own."""
 LIMITS: dict[Precision, Limits] = {
     "fp32": FP32_LIMITS,
-    "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2),
-    "bf16": Limits(max_abs=0.1, relative=0.2, decisions=0.98, quality=0.01, tie=0.05, slack=10),
-    "int8": Limits(max_abs=0.3, relative=0.4, decisions=0.9, quality=0.02, tie=0.1, slack=20),
+    "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2, probes=5),
+    "bf16": Limits(max_abs=0.1, relative=0.2, decisions=0.98, quality=0.01, tie=0.05, slack=10, probes=5),
+    "int8": Limits(max_abs=0.3, relative=0.4, decisions=0.9, quality=0.02, tie=0.1, slack=20, probes=0),
 }
 """By precision; the reasons are in docs/verdict.md."""
 
@@ -36,6 +40,14 @@ class Problem(Frozen):
 
     code: str
     message: str
+
+
+class Miss(Frozen):
+    """By how much a try missed the limits, at its worst."""
+
+    words: str
+    excess: float | None = None
+    """How many times the limit; None where there is no figure, as for NaN."""
 
 
 class Try(Frozen):
@@ -53,6 +65,8 @@ class Try(Frozen):
     relative: float | None = None
     seconds: float
     problems: tuple[Problem, ...] = ()
+    miss: Miss | None = None
+    """None where it passed, and in verdicts from before this was kept."""
 
 
 class Verdict(Frozen):
@@ -75,16 +89,70 @@ class Verdict(Frozen):
     comparisons: tuple[Comparison, ...] = ()
     quality: dict[str, dict[str, float]] = {}
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the checkpoint itself does that its user should know."""
 
     @property
     def of_artifact(self) -> tuple[Comparison, ...]:
-        """The comparisons that say how far the artifact is off."""
-        return tuple(comparison for comparison in self.comparisons if comparison.asked != OF_TRAINING)
+        """The comparisons on real pictures that say how far the artifact is off."""
+        return tuple(one for one in self.comparisons if one.asked not in (OF_TRAINING, PROBES))
+
+    @property
+    def of_probes(self) -> Comparison | None:
+        """The comparison on synthetic pictures; None where an earlier one failed, or before there were any."""
+        return next((one for one in self.comparisons if one.asked == PROBES), None)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that were compared, or are to be."""
+        compared = {int(one.asked.removeprefix("batch ")) for one in self.comparisons if one.asked.startswith("batch ")}
+        return sorted(compared) or batch_sizes(self.max_batch)
 
     @property
     def relative(self) -> float | None:
         """The artifact's largest relative error that counts; None where all errors are negligible."""
         return max((one.relative for one in self.of_artifact if one.max_abs > NEGLIGIBLE), default=None)
+
+    @property
+    def miss(self) -> Miss | None:
+        """The figure that is farthest beyond its limit; the first problem where none is; None where all is well."""
+        if not self.problems:
+            return None
+        found = [one for comparison in self.comparisons for one in self._misses(comparison)]
+        if not found:
+            return Miss(words=self.problems[0].message.splitlines()[0])
+        worst = max(found, key=lambda one: one.excess or 0)
+        kept = min((one.decisions_kept for one in self.of_artifact), default=0.0)
+        if "decisions" in worst.words:
+            return worst
+        return worst.model_copy(update={"words": f"{worst.words}; {decisions_in_words(kept)} kept"})
+
+    def _misses(self, comparison: Comparison) -> Iterator[Miss]:
+        if comparison.asked == OF_TRAINING:
+            return
+        limits = self.limits.of_probes() if comparison.asked == PROBES else self.limits
+        where = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
+        figures = {"error": (comparison.max_abs, limits.max_abs)}
+        if comparison.max_abs > NEGLIGIBLE:
+            figures["relative error"] = (comparison.relative, limits.relative)
+        for name, (value, limit) in figures.items():
+            if value > limit:
+                words = f"{name} {value:.2g}, limit {limit:g}, {where}"
+                yield Miss(words=words, excess=value / limit if limit else None)
+        if (kept := comparison.decisions_kept) < limits.decisions:
+            words = f"{decisions_in_words(kept)} kept, limit {limits.decisions:.0%}, {where}"
+            yield Miss(words=words, excess=limits.decisions / kept if kept else None)
+
+    @property
+    def nearest_tries(self) -> str:
+        """Of each precision that failed, the try that came nearest, with its figure and limit; empty without one."""
+        nearest: dict[str, Try] = {}
+        for one in self.tries:
+            best = nearest.get(one.precision)
+            counts = not one.passed and (one.precision != self.precision or not self.passed)
+            if counts and (best is None or _excess(one) < _excess(best)):
+                nearest[one.precision] = one
+        return ", ".join(f"{precision} failed ({_why(one)})" for precision, one in nearest.items())
 
     @property
     def calibration_doubt(self) -> str | None:
@@ -102,8 +170,9 @@ class Verdict(Frozen):
         """One sentence, or the list of problems."""
         if self.problems:
             return "\n".join(f"  {problem.code}: {problem.message}" for problem in self.problems)
-        sizes = ", ".join(str(size) for size in batch_sizes(self.max_batch))
-        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}"
+        sizes = ", ".join(map(str, self.sizes))
+        probes = f" and {self.of_probes.images} synthetic probes" if self.of_probes is not None else ""
+        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}{probes}"
 
     def _closeness(self) -> list[str]:
         worst = max(self.of_artifact, key=lambda c: c.max_abs)
@@ -113,5 +182,22 @@ class Verdict(Frozen):
         if self.relative is not None:
             error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
         kept = min(comparison.decisions_kept for comparison in self.of_artifact)
-        shown = "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
-        return [*error, f"{shown} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})"]
+        return [
+            *error,
+            f"{decisions_in_words(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})",
+        ]
+
+
+def decisions_in_words(kept: float) -> str:
+    """A share of decisions: all decisions, 89% of decisions."""
+    return "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
+
+
+def _excess(one: Try) -> float:
+    return one.miss.excess if one.miss is not None and one.miss.excess is not None else math.inf
+
+
+def _why(one: Try) -> str:
+    if one.miss is not None:
+        return one.miss.words
+    return one.problems[0].message if one.problems else one.how

@@ -27,6 +27,7 @@ from model.manifest import MANIFEST_FILE, Manifest
 from model.runners import open_artifact
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.triton_config import CONFIG_FILE, read_config, sizes_named
 
 _KINDS: dict[str, tuple[FormatName, str]] = {
     ".onnx": ("onnx", "onnxruntime"),
@@ -53,7 +54,7 @@ def verified(
         tempfile.TemporaryDirectory() as scratch,
         Remembering(_opened(artifact, source, Path(scratch), recorded)) as runner,
     ):
-        case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits)
+        case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_named(artifact))
         if artifact.suffix == ".onnx":
             verdict = case.verdict(runner, precision, artifact)
         else:
@@ -66,13 +67,23 @@ def verified(
             with labelled_set(source, evidence.data, evidence.masks) as pictures:
                 verdict = pictures.weighed(verdict, Path(runner.origin))
         if page is not None:
-            write_page(page, source.spec.name, verdict, answers_of(case.reference, runner, golden, case.max_batch))
+            answers = answers_of(case.reference, runner, golden, case.max_batch, case.preferred)
+            write_page(page, source.spec.name, verdict, answers)
     return verdict
 
 
 def largest_batch(asked: int | None, runner: Runner) -> int:
     """As asked, else the most that the artifact takes, else 32."""
     return asked or runner.max_batch or DEFAULT_MAX_BATCH
+
+
+def _sizes_named(artifact: Path) -> tuple[int, ...]:
+    """The batch sizes that the configuration of a published artifact names; none where it lies elsewhere."""
+    model = artifact.resolve().parent.parent
+    try:
+        return sizes_named(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
+    except ArtifactError:  # `builder check` tells of it
+        return ()
 
 
 def _answering(artifact: Path, runner: Runner) -> dict[str, str]:

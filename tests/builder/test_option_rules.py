@@ -21,6 +21,8 @@ NOT_GIVEN = {
     "converter": "edges",
     "masks": None,
     "data": None,
+    "strict": False,
+    "force": False,
 }
 GIVEN = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter": "autocast", "masks": "masks"}
 
@@ -44,6 +46,12 @@ def test_options_are_told_when_the_target_has_no_use_for_them(
     told = unused_options(target, {**NOT_GIVEN, **GIVEN})
     assert [sentence.partition(":")[0] for sentence in told] == [*unused, "--masks"]
     assert unused_options(target, NOT_GIVEN) == []
+
+
+def test_strict_and_force_contradict_each_other(command: Command, checkpoint: Path) -> None:
+    ran = command("builder", "export", checkpoint, "--onnx", "fp16", "--strict", "--force")
+    assert ran.exit_code == 2
+    assert "--strict: publishes nothing but what passes; leave out --force" in ran.stderr
 
 
 def test_export_tells_all_unused_options_at_once(command: Command, checkpoint: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.proving.judge import in_other_colours, judge
+from builder.proving.judge import judge
 from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
 from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
@@ -26,6 +26,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import Question
 from model.tasks import task_of
+from model.ways import in_other_colours
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
@@ -198,7 +199,8 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     verdict = judge(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
     answers = asked(runner, fickle, golden, 4)
-    assert [way.how for way in answers.elsewhere] == ["batch 1", "batch 3", "other order", "other colours"]
+    whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
+    assert [one.way.name for one in answers.elsewhere] == [*whole, "batch 2", "probes"]
     shown = pictured(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost

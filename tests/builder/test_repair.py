@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from builder.failures import tells_of_memory
 from builder.formats import Format, Job
@@ -15,7 +18,7 @@ from builder.proving.proof import case_of
 from builder.repair import Made, Repair, make
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Target
-from model.errors import ArtifactError
+from model.errors import ArtifactError, RefusedError
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -23,10 +26,16 @@ HEAVY = ("Conv", "Gemm")
 """All that the residual network multiplies with."""
 
 
-def made_in_fp16(kind: Format, name: FormatName, job: Job, keep: tuple[str, ...] = (), allowed: bool = True) -> Made:
+Command = Callable[..., Result]
+
+
+def made_in_fp16(
+    kind: Format, name: FormatName, job: Job, keep: tuple[str, ...] = (), allowed: bool = True, strict: bool = False
+) -> Made:
     golden = builtin_golden(job.source.spec.preprocess)
     case = case_of(job.source, golden, job.max_batch)
-    made = make(case, job, Target(format=name, precision="fp16"), kind, Repair(case.golden.images, keep, allowed))
+    repair = Repair(case.golden.images, keep, allowed, strict=strict)
+    made = make(case, job, Target(format=name, precision="fp16"), kind, repair)
     made.judged.runner.close()
     return made
 
@@ -43,6 +52,27 @@ def test_export_goes_on_to_fp32_when_nothing_is_left_in_fp16(job: Job) -> None:
 def test_graph_is_not_called_fp16_when_nothing_is_left_in_it(job: Job) -> None:
     with pytest.raises(ArtifactError, match="no convolution or matrix product would be left in fp16"):
         made_in_fp16(Onnx(), "onnx", job, HEAVY, allowed=False)
+
+
+def test_strict_export_is_refused_when_nothing_is_left_in_fp16(job: Job) -> None:
+    with pytest.raises(RefusedError, match=r"no try of it passed: .* would be left in fp16; nothing was published"):
+        made_in_fp16(Rtx(), "rtx", job, HEAVY, strict=True)
+
+
+def test_last_line_names_the_nearest_try_when_another_precision_is_published(
+    command: Command, checkpoint: Path, tmp_path: Path
+) -> None:
+    limits = ["--limit", "fp16.max_abs=1e-7", "--limit", "fp16.relative=1e-7"]
+    words = ["builder", "export", checkpoint, "--onnx", "fp16", *limits, "--max-batch", 2]
+    ran = command(*words, "--repository", tmp_path / "repository")
+    assert ran.exit_code == 0, ran.stderr
+    said = r"fp16 failed \((relative )?error \S+, limit 1e-07, (at|in) .*; all decisions kept\); published in fp32"
+    assert re.fullmatch(said, ran.stdout.splitlines()[-1])
+    strict = command(*words, "--strict", "--repository", tmp_path / "strict")
+    assert strict.exit_code == 1
+    assert "nothing was published" in strict.stderr
+    assert "fp16 failed (" in strict.stderr
+    assert not list((tmp_path / "strict").rglob("model.onnx"))
 
 
 class WithEngine(Onnx):

@@ -98,7 +98,8 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_
     network = make_network(architecture)
     verdict = judge_graph_of(network, network)
     assert verdict.passed, causes(verdict)
-    assert [c.asked for c in verdict.comparisons] == ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    whole = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    assert [c.asked for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
@@ -229,9 +230,9 @@ def test_error_told_is_the_artifact_s_when_the_checkpoint_drifted_more_since_tra
     on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
     training = Training(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
     verdict = judge(reference, reference, golden, MAX_BATCH, "fp32", training)
-    *of_artifact, drift = verdict.comparisons
+    *of_artifact, probes, drift = verdict.comparisons
     assert verdict.passed, verdict.summary()
-    assert verdict.of_artifact == tuple(of_artifact)
+    assert (verdict.of_artifact, verdict.of_probes) == (tuple(of_artifact), probes)
     assert drift.max_abs > max(one.max_abs for one in of_artifact)
     assert f"{drift.max_abs:.1e}" not in verdict.summary()
     assert verdict.relative is None or verdict.relative <= verdict.limits.relative

@@ -32,7 +32,8 @@ def test_served_models_pass_when_they_are_those_of_the_repository(
     assert {one["model"] for one in found} == {"resnet18", "efficientnet_b0", "vit_tiny_patch16_224", "imagenet"}
     for one in found:
         assert one["problems"] == []
-        assert [entry["asked"] for entry in one["comparisons"]] == ["batch 1", "batch 3", "batch 8"]
+        sizes = ["batch 1", "batch 3", "batch 8", "batch 2", "batch 4"]
+        assert [entry["asked"] for entry in one["comparisons"]] == [*sizes, "probes"]
         assert all(entry["max_abs"] <= one["limits"]["max_abs"] for entry in one["comparisons"])
 
 
@@ -56,6 +57,18 @@ def test_check_fails_when_the_server_answers_otherwise(command: Command, served:
     assert "resnet18" in done.stdout
     assert "of images change their answer" in done.stdout
     assert done.stdout.count("FAILED") == 3
+
+
+def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Command, served: str, copied: Path) -> None:
+    path = copied / "resnet18" / "1" / "golden.npz"
+    golden = Golden.load(path)
+    for array in golden.probed.values():
+        array[0] = np.roll(array[0], 1)
+    golden.save(path)
+    done = command("client", "check", "resnet18", "--url", served, "--repository", copied)
+    assert done.exit_code == 1
+    assert "probes: values differ by up to" in done.stdout
+    assert "batch 1: values differ" not in done.stdout
 
 
 def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, copied: Path) -> None:
