@@ -66,11 +66,21 @@ def unproven(config: ModelConfig) -> list[str]:
 
 def refusals(config: ModelConfig) -> Iterator[str]:
     """All that Triton would refuse, or silently leave undone, a sentence each."""
+    yield from load_refusals(config)
+    yield from idle_settings(config)
+
+
+def load_refusals(config: ModelConfig) -> Iterator[str]:
+    """What keeps a model from loading, a sentence each."""
     yield from _group_refusals(config)
     yield from _batching_refusals(config)
+    yield from _other_refusals(config)
+
+
+def idle_settings(config: ModelConfig) -> Iterator[str]:
+    """What Triton silently leaves undone, or what only some backend refuses, a sentence each."""
     yield from _cuda_refusals(config)
     yield from _accelerator_refusals(config)
-    yield from _other_refusals(config)
 
 
 def _group(config: ModelConfig, asked: Instances) -> None:
@@ -238,12 +248,13 @@ def _other_refusals(config: ModelConfig) -> Iterator[str]:
     if policy.HasField("specific") and not policy.specific.versions:
         yield "version_policy: specific names no version"
     for sample in config.model_warmup:
-        if not 0 <= sample.batch_size <= config.max_batch_size:
+        # A model that takes no batches is warmed with a batch of 1, as model_config.proto says.
+        if not 0 <= sample.batch_size <= max(1, config.max_batch_size):
             yield (
                 f"model_warmup {sample.name!r}: batch {sample.batch_size} is above max_batch_size "
                 f"{config.max_batch_size}"
             )
-        if missing := [tensor.name for tensor in config.input if tensor.name not in sample.inputs]:
+        if missing := [one.name for one in config.input if not one.optional and one.name not in sample.inputs]:
             yield f"model_warmup {sample.name!r}: gives no {', '.join(missing)}"
     if config.response_cache.enable and config.HasField("sequence_batching"):
         yield "response_cache: cannot be combined with sequence_batching"
