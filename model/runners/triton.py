@@ -6,8 +6,10 @@ address and a model name are all a client needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
+
+from numpy.typing import NDArray
 
 from model.connection import Connection, Protocol
 from model.encoded import without_encoded
@@ -111,6 +113,11 @@ class TritonServer:
         """The version Triton answers with when none is asked for: the highest that is loaded."""
         return _newest(self._waited(f"read the metadata of {model!r}", "get_model_metadata", model))
 
+    def versions(self, model: str) -> list[str]:
+        """The versions that are loaded, the oldest first."""
+        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
+        return sorted(map(str, metadata.get("versions", [])), key=int)
+
     def version_now(self, model: str) -> str:
         """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
         try:
@@ -148,6 +155,22 @@ class TritonServer:
         if self._memory is not None:
             self._memory.close()
         self._transport.close()
+
+    def infer_tensors(
+        self, model: str, version: str, inputs: Mapping[str, tuple[str, NDArray[Any]]], **options: Any
+    ) -> None:
+        """Have any model answer one request; what it answers is not looked at.
+
+        inputs: by name, Triton's type (such as FP32, BYTES) and the values, a batch axis included.
+        options: further arguments of tritonclient's `infer`, such as a sequence's number.
+        """
+        module, tensors = self._transport.module, []
+        for name, (dtype, values) in inputs.items():
+            tensors.append(module.InferInput(name, list(values.shape), dtype))
+            tensors[-1].set_data_from_numpy(values)
+        self.patiently(
+            lambda: self._transport.call(f"ask {model!r}", "infer", model, tensors, model_version=version, **options)
+        )
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
