@@ -21,7 +21,7 @@ from model.runners.triton import TritonServer
 DIFFERENT = 4
 """Generated requests, sent over and over."""
 _STRING_BYTES = 16
-_NUMPY = {
+_NUMPY: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
     "FP16": np.float16,
     "FP32": np.float32,

@@ -16,7 +16,7 @@ from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGrap
 from builder.config.warmup import add_warmup, remove_warmup
 from model.errors import InputError
 from model.spec import TensorSpec
-from model.triton_backends import ARTIFACTS, ModelConfig, backend_of
+from model.triton_backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 
@@ -81,6 +81,9 @@ def idle_settings(config: ModelConfig) -> Iterator[str]:
     """What Triton silently leaves undone, or what only some backend refuses, a sentence each."""
     yield from _cuda_refusals(config)
     yield from _accelerator_refusals(config)
+    for capability in config.cc_model_filenames:
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
+            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
 
 
 def _group(config: ModelConfig, asked: Instances) -> None:
@@ -242,6 +245,10 @@ def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
 
 
 def _other_refusals(config: ModelConfig) -> Iterator[str]:
+    if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
+        yield f"platform {config.platform} is not of backend {config.backend}: name one of them"
+    if config.platform == "ensemble" and not config.HasField("ensemble_scheduling"):
+        yield "has no ensemble_scheduling, which platform ensemble needs"
     policy = config.version_policy
     if policy.HasField("latest") and not policy.latest.num_versions:
         yield "version_policy: latest 0 loads nothing"
@@ -260,9 +267,6 @@ def _other_refusals(config: ModelConfig) -> Iterator[str]:
         yield "response_cache: cannot be combined with sequence_batching"
     if config.response_cache.enable and config.model_transaction_policy.decoupled:
         yield "response_cache: cannot be combined with a decoupled model"
-    for capability in config.cc_model_filenames:
-        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
-            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
 
 
 def _accelerators(config: ModelConfig) -> list[Any]:

@@ -37,7 +37,8 @@ _OPENED = ".onnx", ".plan", ".pt"
 def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
     """Findings of a model that `builder` has not published."""
     path = model / CONFIG_FILE
-    yield warning(model, "was not published by `builder`: nobody compared it with a checkpoint", "nothing, if you know it")
+    unproven = "was not published by `builder`: nobody compared it with a checkpoint"
+    yield warning(model, unproven, "nothing, where others have")
     if not backend_of(config):
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
     for refusal in load_refusals(config):

@@ -39,6 +39,7 @@ class TritonPythonModel:
 IMAGES = 'input { name: "input" data_type: TYPE_FP32 dims: [3, 64, 64] }\n'
 SCORES = 'output { name: "scores" data_type: TYPE_FP32 dims: [3] }\n'
 BATCHED = "max_batch_size: 8\n" + IMAGES + SCORES
+ONE_INSTANCE = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
 WORDS = (
     'input { name: "words" data_type: TYPE_STRING dims: [-1] }\n'
     'output { name: "echo" data_type: TYPE_STRING dims: [-1] }\n'
@@ -59,9 +60,6 @@ CONFIGS = {
     'output { name: "scores" data_type: TYPE_FP32 dims: [-1, 3] }\n',
     "reshaped": 'backend: "onnxruntime"\nmax_batch_size: 4\n'
     'input { name: "input" data_type: TYPE_FP32 dims: [12288] reshape { shape: [3, 64, 64] } }\n' + SCORES,
-    "scalars": 'backend: "onnxruntime"\nmax_batch_size: 4\n'
-    'input { name: "x" data_type: TYPE_INT64 dims: [1] reshape { shape: [] } }\n'
-    'output { name: "y" data_type: TYPE_INT64 dims: [1] reshape { shape: [] } }\n',
     "scalars_absent": None,
     "one_output_of_two": 'backend: "onnxruntime"\n' + BATCHED,
     "warmed": 'backend: "onnxruntime"\n' + BATCHED + 'model_warmup { name: "zeros" batch_size: 2 inputs { key: "input" '
@@ -74,9 +72,10 @@ CONFIGS = {
     + WORDS
     + "sequence_batching { max_sequence_idle_microseconds: 5000000 "
     'control_input { name: "START" control { kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] } } }\n',
-    "python": 'name: "python"\nbackend: "python"\n' + WORDS + "instance_group [ { kind: KIND_CPU count: 1 } ]\n",
     "python_absent": None,
-    "python_other_file": 'backend: "python"\ndefault_model_filename: "app.py"\n' + WORDS,
+    "python_other_file": 'name: "python_other_file"\nbackend: "python"\ndefault_model_filename: "app.py"\n'
+    + WORDS
+    + ONE_INSTANCE,
     "decoupled": 'backend: "python"\n' + WORDS + "model_transaction_policy { decoupled: true }\n",
     "calling": 'backend: "python"\nmax_batch_size: 8\n' + IMAGES + SCORES,
     "openvino_absent": None,
@@ -92,7 +91,7 @@ CONFIGS = {
     'input_map { key: "input" value: "input" } output_map { key: "scores" value: "result" } } }\n',
 }
 VERSIONS = {"two_versions": ("2", "7", "9"), "version_zero": ("0",), "absent": ("1", "3")}
-PYTHON = {"sequences", "python", "python_absent", "python_other_file", "decoupled", "calling"}
+PYTHON = {"sequences", "python_absent", "python_other_file", "decoupled", "calling"}
 FILES = {"other_file": "net.onnx", "python_other_file": "app.py", "folder_of_files": "model.onnx/model.onnx"}
 BESIDE = (".git", "lost+found", "docs", "scripts")
 """Folders beside the models, of which none is one."""
@@ -107,7 +106,7 @@ def write_repository(repository: Path) -> None:
             if "chain" not in name:
                 _write_model(name, folder)
         if config is not None:
-            (repository / name / "config.pbtxt").write_text(config)
+            (repository / name / "config.pbtxt").write_text(config + ONE_INSTANCE * (BATCHED in config))
     (repository / "dynamic" / "names.txt").write_text("a\nb\nc\n")
     (repository / "commented" / "README.md").write_text("A model.")
     (repository / "commented" / "notebooks").mkdir()
