@@ -65,7 +65,7 @@ def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:
     [
         (signal.SIGINT, 130, "stopped by the keyboard"),
         (signal.SIGTERM, 130, "stopped by SIGTERM"),
-        (None, 3, "could not"),
+        (None, 3, "Start one with `server up`"),
     ],
 )
 def test_bench_keeps_what_it_has_measured_when_it_ends_early(
