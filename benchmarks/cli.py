@@ -100,26 +100,20 @@ def run_command(
     """
     from benchmarks.inputs import shapes_from
     from benchmarks.load import Timing, concurrency_levels
-    from benchmarks.record import check_place
     from benchmarks.run import Plan
 
-    timing = Timing(window_s=window_s, max_windows=max_windows)
     levels, shapes = concurrency_levels(concurrency), shapes_from(shape or [])
+    timing = Timing(window_s=window_s, max_windows=max_windows)
+    plan = Plan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes)
     if output is None and not as_json:
         output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
-    if output is not None:
-        check_place(output)
     kept = _Kept(output)
     try:
-        kept.record = _watched(
-            Plan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes), kept
-        )
+        kept.record = _watched(plan, kept)
     except (KeyboardInterrupt, TritonkitError) as reason:
         if kept.record is None:
             raise
-        said = str(reason) or "stopped by the keyboard"
-        kept.end(kept.record.model_copy(update={"incomplete": said}), as_json)
-        fail(said, code=exit_code(reason))
+        kept.end_early(reason, as_json)
     kept.end(kept.record, as_json)
     failed = sum(level.errors for level in kept.record.levels)
     if failed:
@@ -159,6 +153,11 @@ class _Kept:
     """What was measured so far, in a file where one was asked for."""
 
     def __init__(self, path: Path | None) -> None:
+        """Try the place. Raises what `check_place` raises."""
+        from benchmarks.record import check_place
+
+        if path is not None:
+            check_place(path)
         self.path = path
         self.record: Record | None = None
 
@@ -170,6 +169,13 @@ class _Kept:
         if self.path is not None:
             with suppress(TritonkitError):
                 write_record(self.path, record)
+
+    def end_early(self, reason: BaseException, as_json: bool) -> None:
+        """Show and write what there is, with the reason why it is not all, and leave with that."""
+        said = str(reason) or "stopped by the keyboard"
+        if self.record is not None:
+            self.end(self.record.model_copy(update={"incomplete": said}), as_json)
+        fail(said, code=exit_code(reason))
 
     def end(self, record: Record, as_json: bool) -> None:
         """Show the last record, then write it; leave with an error where it cannot be written."""

@@ -111,7 +111,7 @@ class TritonServer:
 
     def version(self, model: str) -> str:
         """The version Triton answers with when none is asked for: the highest that is loaded."""
-        return _newest(self._waited(f"read the metadata of {model!r}", "get_model_metadata", model))
+        return next(reversed(self.versions(model)), "")
 
     def versions(self, model: str) -> list[str]:
         """The versions that are loaded, the oldest first."""
@@ -121,7 +121,8 @@ class TritonServer:
     def version_now(self, model: str) -> str:
         """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
         try:
-            return _newest(self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model))
+            metadata = self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model)
+            return str(max(map(int, metadata.get("versions", [])), default=""))
         except (NotReadyError, UnknownModelError):
             return ""
 
@@ -159,18 +160,14 @@ class TritonServer:
     def infer_tensors(
         self, model: str, version: str, inputs: Mapping[str, tuple[str, NDArray[Any]]], **options: Any
     ) -> None:
-        """Have any model answer one request; what it answers is not looked at.
-
-        inputs: by name, Triton's type (such as FP32, BYTES) and the values, a batch axis included.
-        options: further arguments of tritonclient's `infer`, such as a sequence's number.
-        """
-        module, tensors = self._transport.module, []
-        for name, (dtype, values) in inputs.items():
-            tensors.append(module.InferInput(name, list(values.shape), dtype))
-            tensors[-1].set_data_from_numpy(values)
-        self.patiently(
-            lambda: self._transport.call(f"ask {model!r}", "infer", model, tensors, model_version=version, **options)
-        )
+        """Have any model answer one request. inputs: by name, Triton's type and values; options: of tritonclient."""
+        tensors = [
+            self._transport.module.InferInput(name, [*one.shape], dtype) for name, (dtype, one) in inputs.items()
+        ]
+        for tensor, (_, values) in zip(tensors, inputs.values(), strict=True):
+            tensor.set_data_from_numpy(values)
+        doing, transport = f"ask {model!r}", self._transport
+        self.patiently(lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options))
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
@@ -300,7 +297,3 @@ class TritonRunner(Runner):
     def close(self) -> None:
         """End the connection: what is being repeated ends with its last error."""
         self.server.close()
-
-
-def _newest(metadata: dict[str, Any]) -> str:
-    return str(max(map(int, metadata.get("versions", [])), default=""))
