@@ -71,14 +71,17 @@ def measure_points(
 
 
 def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
-    """The batch size that is best on average over both halves: the load ran between them, on the same machine."""
+    """The batch size that is best on average over both halves: the load ran between them, on the same machine.
+
+    after: empty where the load has not ended; then the first half counts.
+    """
     points = [
         LimitPoint(
             batch=first.batch,
             images_per_s=(first.images_per_s + last.images_per_s) / 2,
             mean_ms=(first.mean_ms + last.mean_ms) / 2,
         )
-        for first, last in zip(before, after, strict=True)
+        for first, last in zip(before, after or before, strict=True)
     ]
     best = best_of(tuple(points))
     return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)

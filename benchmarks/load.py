@@ -8,19 +8,28 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from benchmarks.windows import STABLE_WINDOWS, Figures, Request, Window, is_stable, merged, windows_between
 from model.errors import InputError, TritonkitError
 from model.preprocess import ImageArray
-from model.runners.base import Runner
 
 if TYPE_CHECKING:
     from model.runners.triton import Counters
 
 MAX_CONCURRENCY = 1024
+Batch = TypeVar("Batch")
+BatchIn = TypeVar("BatchIn", contravariant=True)
+
+
+class Asks(Protocol[BatchIn]):
+    """What answers one request: a model's runner, or what asks a model of any inputs."""
+
+    def infer(self, batch: BatchIn) -> object:
+        """Answer one batch. Raises TritonkitError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
 
 
 def measure_level(
-    runner: Runner,
-    batches: Sequence[ImageArray],
+    runner: Asks[Batch],
+    batches: Sequence[Batch],
     concurrency: int,
     timing: Timing,
     counters: Callable[[], Counters] | None = None,
@@ -176,7 +185,7 @@ def _server_side(first: Counters | None, last: Counters | None) -> tuple[float |
 
 
 @contextmanager
-def _senders(runner: Runner, batches: Sequence[ImageArray], concurrency: int) -> Iterator[Loop]:
+def _senders(runner: Asks[Batch], batches: Sequence[Batch], concurrency: int) -> Iterator[Loop]:
     """Threads that send for as long as the block lasts; leaving it waits for the requests in flight."""
     loop, stop = Loop(), threading.Event()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="load") as pool:
@@ -191,7 +200,7 @@ def _senders(runner: Runner, batches: Sequence[ImageArray], concurrency: int) ->
         sender.result()
 
 
-def _send(runner: Runner, batches: Sequence[ImageArray], index: int, loop: Loop, stop: threading.Event) -> None:
+def _send(runner: Asks[Batch], batches: Sequence[Batch], index: int, loop: Loop, stop: threading.Event) -> None:
     infer, clock, ended = runner.infer, time.perf_counter_ns, loop.ended.append
     while not stop.is_set():
         batch = batches[index % len(batches)]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
-from model.errors import InputError
-from model.files import written_beside
+from model.errors import InputError, OutsideError
+from model.files import check_can_write, written_beside
 from model.spec import Frozen, problems_of
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2 added `incomplete` and `load.generated`."""
+_PROBE_BYTES = 64 * 1024
+"""More than a record has."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Subject(Frozen):
@@ -41,6 +48,8 @@ class Load(Frozen):
     images: PositiveInt
     """Different images sent, over and over."""
     images_source: str
+    generated: bool = False
+    """Whether the inputs are made-up values and no pictures."""
     window_s: PositiveFloat
     max_windows: PositiveInt
     warm_up_s: float
@@ -84,10 +93,13 @@ class Limit(Frozen):
     """Intra-op threads; 0 leaves the number to the library, which takes all cores."""
     before: tuple[LimitPoint, ...]
     after: tuple[LimitPoint, ...]
+    """Empty in an incomplete record."""
 
     @property
     def drift(self) -> float:
         """Best after over best before, less 1: how much faster the machine became meanwhile."""
+        if not self.after:
+            return 0.0
         return best_of(self.after).images_per_s / best_of(self.before).images_per_s - 1
 
 
@@ -111,7 +123,7 @@ class Record(Frozen):
     """One run of `bench run`."""
 
     kind: Literal["tritonkit-benchmark"] = "tritonkit-benchmark"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     started_utc: AwareDatetime
     subject: Subject
     load: Load
@@ -119,6 +131,8 @@ class Record(Frozen):
     limit: Limit | None
     limit_missing: str | None = None
     """Why there is no limit."""
+    incomplete: str | None = None
+    """Why levels of `load` are missing; None in a record of all of them."""
     environment: Environment
 
     @property
@@ -138,12 +152,34 @@ def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, whole or not at all. Raises InputError."""
+    """Write a record as JSON, whole or not at all. Raises InputError, OutsideError for a full or failing disk."""
+    with _place_errors(path), written_beside(path) as beside:
+        beside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def check_place(path: Path) -> None:
+    """Find out before measuring whether a record can be written. Raises what `write_record` raises."""
+    check_can_write(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file; choose another --output")
+    probe = path.with_name(f".{path.name}.probe")
+    with _place_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def _place_errors(path: Path) -> Iterator[None]:
     try:
-        with written_beside(path) as beside:
-            beside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
-        raise InputError(f"{path}: the record cannot be written ({error}); choose another --output") from error
+        kind = OutsideError if error.errno in _DISK_ERRORS else InputError
+        raise kind(
+            f"{path}: the record cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
 
 
 def read_record(path: Path) -> Record:

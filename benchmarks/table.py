@@ -26,7 +26,10 @@ def print_record(record: Record) -> None:
 
 def remarks(record: Record) -> list[str]:
     """What a reader must know to judge the figures, a sentence each."""
-    lines = [_limit(record)]
+    lines = [f"INCOMPLETE: {missing_levels(record)}"] if record.incomplete else []
+    lines.append(_limit(record))
+    if record.load.generated:
+        lines.append("generated input: the values are made up, so that nothing is said of answers")
     if any(level.errors for level in record.levels):
         first = next(level.first_error for level in record.levels if level.first_error)
         lines.append(f"ERRORS: {sum(level.errors for level in record.levels)} requests failed; the first: {first}")
@@ -40,6 +43,11 @@ def remarks(record: Record) -> list[str]:
     return lines
 
 
+def missing_levels(record: Record) -> str:
+    """How many levels an incomplete record has, and why it has no more."""
+    return f"{len(record.levels)} of {len(record.load.concurrency)} levels; {record.incomplete}"
+
+
 def notes(level: Level) -> str:
     """What is wrong with a level's figures, in a word or two; empty when nothing is."""
     words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
@@ -51,10 +59,11 @@ def _limit(record: Record) -> str:
     if limit is None:
         return f"limit: none, {record.limit_missing}"
     threads = f"{limit.threads} threads" if limit.threads else "all cores"
-    before, after = best_of(limit.before).images_per_s, best_of(limit.after).images_per_s
+    before = best_of(limit.before).images_per_s
+    after = f"{best_of(limit.after).images_per_s:,.1f}" if limit.after else "not measured"
     return (
         f"limit: {limit.images_per_s:,.1f} images/s, the same artifact in process at batch {limit.batch} on "
-        f"{threads} ({before:,.1f} before the load, {after:,.1f} after)"
+        f"{threads} ({before:,.1f} before the load, {after} after)"
     )
 
 

@@ -122,6 +122,11 @@ def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
     return inputs, tuple(_tensor(value, path) for value in graph.output)
 
 
+def loaded_graph(path: Path) -> onnx.GraphProto:
+    """The graph of an ONNX file, without weights that lie beside it. Raises ArtifactError."""
+    return _loaded(path).graph
+
+
 def spec_in_onnx(path: Path) -> ModelSpec | None:
     """The spec a graph carries, None without one. Raises SpecError for a broken one."""
     for entry in _loaded(path).metadata_props:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,13 +67,20 @@ def show(
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a served model takes and gives."""
+    """Show what a served model takes and gives, whoever made it; `--json` prints the spec of a model of `builder`."""
     from client.connection import server_at
-    from model.runners.triton import TritonRunner
+    from client.description import description_of
+    from model.runners.served_spec import spec_in
+    from model.spec import METADATA_KEY
 
-    with TritonRunner(server_at(connection), model) as runner:
-        spec = runner.spec
+    with closing(server_at(connection)) as server:
+        config = server.config(model)
+        described = description_of(server, model, config)
+    spec = spec_in(config, f"{server.url}/{model}") if METADATA_KEY in config.get("parameters", {}) else None
     if as_json:
-        print_json(spec)
-        return
-    table(["", spec.name], [*spec.described(), ("largest batch", str(runner.max_batch))])
+        print_json(spec or described)
+    elif spec is not None:
+        rows = [("backend", described.backend), ("versions", ", ".join(described.versions))]
+        table(["", spec.name], [*spec.described(), *rows, ("largest batch", str(described.max_batch))])
+    else:
+        table(["", model], described.rows())

@@ -110,6 +110,10 @@ case "${VERSION_COMPATIBLE:-no}" in
   no) ;;
   *) fail "VERSION_COMPATIBLE=$VERSION_COMPATIBLE: expected yes or no in .env" ;;
 esac
+# Newer releases refuse more than 64 MiB in one HTTP request; a picture file of 256 MiB is to come through.
+case "$(tritonserver --help 2>&1)" in
+  *--http-max-input-size*) set -- "--http-max-input-size=269484032" "$@" ;;
+esac
 # shellcheck disable=SC2086 # one word an option: tokens and Triton's names of models have no blanks
 set -- $guarded "$@"
 for model in ${loaded:-"*"}; do set -- "--load-model=$model" "$@"; done

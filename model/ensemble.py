@@ -4,48 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import TritonkitError
 from model.finding import Finding, error
 from model.triton_backends import ModelConfig
-from model.triton_config import CONFIG_FILE, read_config, versions_of
+from model.triton_config import CONFIG_FILE, completed_config, completes_tensors, versions_of
 
-_EXPORT = "export the model again"
+_EXPORT = "correct it, or export the model again"
 
 
 def check_ensemble(model: Path, config: ModelConfig) -> Iterator[Finding]:
     """Whether Triton would load it: steps that are here, and tensors that lead from one to the next."""
     if not versions_of(model):
         yield error(model, "has no version folder: Triton wants one, even of an ensemble", "make the folder 1 in it")
-    tensors = {tensor.name: tensor for tensor in config.input}
-    wanted: list[tuple[str, str, Any]] = []
+    tensors = _with_batch(config, config.input)
+    wanted: list[tuple[str, str, _Tensor]] = []
+    unknown: set[str] = set()
     for step in config.ensemble_scheduling.step:
         folder = model.parent / step.model_name
         if not folder.is_dir():
             yield error(model, f"a step calls {step.model_name!r}, which is not here", "export that model")
             continue
         try:
-            called = read_config(folder)
+            called = completed_config(folder)
         except TritonkitError:  # which is told of where that model is checked
+            unknown |= set(step.output_map.values())
             continue
-        yield from _check_batch(model, config, called)
+        if completes_tensors(called):  # what it takes and gives is known when it is loaded
+            unknown |= set(step.output_map.values())
+            continue
+        yield from _check_batch(model, config, step.model_name, called)
         yield from _check_map(model, step.model_name, "input", step.input_map, called.input)
         yield from _check_map(model, step.model_name, "output", step.output_map, called.output)
-        named = {tensor.name: tensor for tensor in called.input}
+        named = _with_batch(called, called.input)
         wanted += [(step.model_name, value, named[key]) for key, value in step.input_map.items() if key in named]
-        named = {tensor.name: tensor for tensor in called.output}
+        named = _with_batch(called, called.output)
         tensors |= {value: named[key] for key, value in step.output_map.items() if key in named}
-    wanted += [("the ensemble's output", tensor.name, tensor) for tensor in config.output]
+    wanted += [("the ensemble's output", name, one) for name, one in _with_batch(config, config.output).items()]
     for taker, name, tensor in wanted:
-        yield from _check_tensor(model, taker, name, tensor, tensors)
+        if name not in unknown:
+            yield from _check_tensor(model, taker, name, tensor, tensors)
 
 
-def _check_batch(model: Path, config: ModelConfig, called: ModelConfig) -> Iterator[Finding]:
+class _Tensor(NamedTuple):
+    """A tensor as a model takes or gives it."""
+
+    data_type: int
+    dims: list[int]
+    batches: bool
+    """Whether a batch axis comes before these dims."""
+
+    @property
+    def shape(self) -> list[int]:
+        """The batch axis included."""
+        return [-1, *self.dims] if self.batches else self.dims
+
+
+def _with_batch(config: ModelConfig, entries: Any) -> dict[str, _Tensor]:
+    return {one.name: _Tensor(one.data_type, list(one.dims), config.max_batch_size > 0) for one in entries}
+
+
+def _check_batch(model: Path, config: ModelConfig, step: str, called: ModelConfig) -> Iterator[Finding]:
     if config.max_batch_size > called.max_batch_size:
         yield error(
             model / CONFIG_FILE,
-            f"its max_batch_size is {config.max_batch_size}, that of its step {called.name} is {called.max_batch_size}",
+            f"its max_batch_size is {config.max_batch_size}, that of its step {step} is {called.max_batch_size}",
             _EXPORT,
         )
 
@@ -60,24 +84,30 @@ def _check_map(model: Path, step: str, kind: str, mapped: Mapping[str, str], the
         yield error(model / CONFIG_FILE, f"gives step {step} no {', '.join(missing)}", _EXPORT)
 
 
-def _check_tensor(model: Path, taker: str, name: str, tensor: Any, tensors: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_tensor(
+    model: Path, taker: str, name: str, tensor: _Tensor, tensors: Mapping[str, _Tensor]
+) -> Iterator[Finding]:
     source = tensors.get(name)
     if source is None:
         yield error(model / CONFIG_FILE, f"nothing gives {name!r}, which {taker} takes", _EXPORT)
-    elif not (_same_type(source, tensor) and _same_sizes(source.dims, tensor.dims)):
-        given, taken = f"{list(source.dims)}", f"{list(tensor.dims)}"
+    elif not (_same_type(source, tensor) and _same_sizes(source, tensor)):
         yield error(
             model / CONFIG_FILE,
-            f"{name!r} has another type or other sizes ({given}) than {taker} takes ({taken})",
+            f"{name!r} has another type or other sizes ({source.dims}) than {taker} takes ({tensor.dims})",
             _EXPORT,
         )
 
 
-def _same_type(given: Any, taken: Any) -> bool:
+def _same_type(given: _Tensor, taken: _Tensor) -> bool:
     """0 is a type that is left to Triton."""
     return given.data_type == taken.data_type or 0 in (given.data_type, taken.data_type)
 
 
-def _same_sizes(given: Any, taken: Any) -> bool:
+def _same_sizes(given: _Tensor, taken: _Tensor) -> bool:
+    """Without the batch axis or with it, as between a model that has one and another that has none."""
+    return _fit(given.dims, taken.dims) or _fit(given.shape, taken.shape)
+
+
+def _fit(given: list[int], taken: list[int]) -> bool:
     """-1 is a size that is not fixed."""
     return len(given) == len(taken) and all(-1 in pair or pair[0] == pair[1] for pair in zip(given, taken, strict=True))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from model.spec import Frozen
 
+NO_BACKEND = "names no backend, and no version holds a file by which Triton would know one, such as model.onnx"
+
 
 class Finding(Frozen):
     """One thing wrong: an error makes a model fail or answer wrongly, a warning does not."""
@@ -25,3 +27,13 @@ def error(path: Path, problem: str, fix: str) -> Finding:
 def warning(path: Path, problem: str, fix: str) -> Finding:
     """A finding that does not."""
     return Finding(severity="warning", path=str(path), problem=problem, fix=fix)
+
+
+def no_model(folder: Path) -> Finding:
+    """A folder of a repository that is no model, such as `.git`: Triton passes over it."""
+    return warning(folder, "is no model: Triton says so in its log and passes over it", "move it out of the repository")
+
+
+def misread_version(folder: Path, number: int) -> Finding:
+    """A folder such as `2_old`, whose leading digits Triton reads as a version."""
+    return error(folder, f"Triton takes it for version {number}, which has no folder", "move it out of the model")

@@ -11,8 +11,10 @@ from pathlib import Path
 from model.env_file import setting
 from model.spec import Frozen
 
-IMAGE_TAG = "26.06-py3"
-"""The oldest release of NVIDIA's Triton image a repository is meant for."""
+IMAGE_TAG = "26.07-py3"
+"""The oldest release of NVIDIA's Triton image without known security faults, which a repository is meant for."""
+MENDED = "CVE-2026-16497"
+"""The newest fault that it mends."""
 IMAGE_VARIABLE = "TRITON_IMAGE"
 DEFAULT_IMAGE = f"nvcr.io/nvidia/tritonserver:{IMAGE_TAG}"
 """What `docker-compose.yml` runs where nothing else is said."""
@@ -25,7 +27,7 @@ class Release(Frozen):
     triton: str
     tensorrt: str | None
     cuda: str
-    driver: str
+    driver: str | None
     """The NVIDIA driver it was made with; data centre GPUs take some older ones."""
     compute_capability: str | None
     """The least it supports."""
@@ -36,11 +38,11 @@ class Release(Frozen):
 def releases() -> tuple[Release, ...]:
     """All known releases, the oldest first."""
     text = resources.files("model").joinpath("releases.json").read_text(encoding="utf-8")
-    return tuple(Release.model_validate(row) for row in json.loads(text))
+    return tuple(Release.model_validate(row) for row in json.loads(text)["releases"])
 
 
 def release_of(image: str) -> Release | None:
-    """The release of an image or a tag, such as `…/tritonserver:26.06-py3`; None for one that is not listed."""
+    """The release of an image or a tag, such as `…/tritonserver:26.07-py3`; None for one that is not listed."""
     found = re.match(r"(\d\d\.\d\d)-py3", image.rpartition(":")[2])
     return next((one for one in releases() if found and one.release == found.group(1)), None)
 

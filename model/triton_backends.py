@@ -66,6 +66,15 @@ def loading_of(config: Any, keys: Iterable[str] = ()) -> Loading:
     return Loading(backend, config.default_model_filename or None, parameters, dict(config.cc_model_filenames))
 
 
+def files_of(config: Any) -> list[str]:
+    """The names of the files that the backend of a `ModelConfig` opens in a version folder; none where not known."""
+    loading = loading_of(config)
+    if loading.backend == "tensorrt" and loading.plans:
+        return sorted(set(loading.plans.values()))
+    file = loading.filename or {**ARTIFACTS, "python": "model.py"}.get(loading.backend, "")
+    return [file] if file and loading.backend in {*ARTIFACTS, "python"} else []
+
+
 def backend_of(config: Any) -> str:
     """The backend a `ModelConfig` names, by that word or by `platform`; empty when it leaves it to Triton."""
     named: str = config.backend or PLATFORMS.get(config.platform, config.platform)

@@ -12,3 +12,4 @@ compile requirements/triton.in --output-file requirements/triton.lock
 compile requirements/decode.in --constraint requirements/triton.lock --output-file requirements/decode.lock
 compile requirements/data.in --no-deps --output-file requirements/data.lock
 echo "uv" | compile - --output-file requirements/uv.lock
+"${PYTHON:-python3}" scripts/check_releases.py

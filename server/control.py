@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Self
 
 from tritonclient.utils import InferenceServerException
@@ -19,6 +20,7 @@ from model.errors import (
 )
 from model.runners.triton_transport import Transport
 from model.spec import Frozen
+from model.triton_config import holds_model
 from server.runtime import Server
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -68,10 +70,14 @@ class Control:
     Every method raises InferenceError, or TokenError for a wrong token.
     """
 
-    def __init__(self, transport: Transport) -> None:
-        """transport: its deadline is for loading a model; anything else is to take less."""
+    def __init__(self, transport: Transport, repository: Path | None = None) -> None:
+        """transport: its deadline is for loading a model; anything else is to take less.
+
+        repository: the server's folder, where it is on this machine; folders in it that hold no model are passed over.
+        """
         self.url = transport.connection.url
         self._transport = transport
+        self._repository = repository
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +89,15 @@ class Control:
         """Every model of the repository, a line for each version that was ever to be loaded."""
         rows = self._transport.document("list its models", "get_model_repository_index", admin=True, most_s=_SHORT_S)
         lines = rows.get("models", []) if isinstance(rows, dict) else rows
-        return [VersionState(**{key: str(value) for key, value in row.items()}) for row in lines]
+        states = [VersionState(**{key: str(value) for key, value in row.items()}) for row in lines]
+        return [state for state in states if not self._is_no_model(state)]
+
+    def _is_no_model(self, state: VersionState) -> bool:
+        """Triton counts every folder of a repository, such as `.git` and `docs`, for a model that failed."""
+        if self._repository is None or state.state == "READY":
+            return False
+        folder = self._repository / state.name
+        return folder.is_dir() and not holds_model(folder)
 
     def counters(self) -> list[Counters]:
         """The counters of every version that is loaded."""
@@ -125,7 +139,8 @@ class _ToThisMachine(Transport):
 
 def control_of(server: Server, timeout_s: float = _SHORT_S) -> Control:
     """Control of a server of this machine: by HTTP, which never leaves it, with the tokens of the state file."""
-    return Control(_ToThisMachine(Connection(url=server.options.http_url, deadline_s=timeout_s), server.tokens.shown))
+    connection = Connection(url=server.options.http_url, deadline_s=timeout_s)
+    return Control(_ToThisMachine(connection, server.tokens.shown), server.options.repository)
 
 
 def control_at(connection: Connection) -> Control:

@@ -10,10 +10,15 @@ from pydantic import field_validator, model_validator
 
 from model.compatibility import SERVE_COMPATIBLE
 from model.errors import InputError
+from model.releases import release_of
 from model.spec import Frozen
 from server.security import Security, Tokens, security_arguments
 
 LOOPBACK = "127.0.0.1"
+HTTP_INPUT_BYTES = 257 * 2**20
+"""What one HTTP request may hold: a picture file of 256 MiB, the most that `NAME_encoded` reads, and its header."""
+HTTP_INPUT_SINCE = "25.08"
+"""The first release that surely has `--http-max-input-size` (server, pull request 8174); newer ones allow 64 MiB."""
 RuntimeName = Literal["pip", "docker"]
 
 
@@ -120,6 +125,9 @@ def triton_arguments(
         arguments.append(f"--cache-config=local,size={options.cache_mib * 2**20}")
     if options.version_compatible:
         arguments.append(SERVE_COMPATIBLE)
+    release = release_of(options.image or "")
+    if release is not None and release.release >= HTTP_INPUT_SINCE:
+        arguments.append(f"--http-max-input-size={HTTP_INPUT_BYTES}")
     return [
         *arguments,
         "--model-control-mode=explicit",

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from model.errors import InputError, ServerError
 from model.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
 from model.spec import Frozen
+from model.triton_config import models_in
 from server.control import control_of
 from server.exposure import check_exposure
 from server.lifecycle import not_loaded
@@ -70,7 +71,7 @@ def start(options: Options, stops_with_parent: bool = False, report: Report = la
     Raises InputError without a repository, without a model that was named, and for addresses, certificates and tokens
     that cannot be used; ServerError for a port in use or a missing runtime.
     """
-    if not options.repository.is_dir() or not any(path.is_dir() for path in options.repository.iterdir()):
+    if not options.repository.is_dir() or not models_in(options.repository):
         raise InputError(f"{options.repository}: no model repository here; make one with `builder export`")
     for model in options.models:
         check_model(options.repository, model)
@@ -106,7 +107,7 @@ def _check_none_alive(folder: Path) -> None:
 
 def check_model(repository: Path, model: str) -> None:
     """Refuse a name that is no folder right in the repository, so that none leads out of it. Raises InputError."""
-    names = sorted(path.name for path in repository.iterdir() if path.is_dir())
+    names = [folder.name for folder in models_in(repository)]
     if model not in names:
         raise InputError(f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}")
 

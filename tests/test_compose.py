@@ -16,7 +16,7 @@ import yaml
 
 from model.releases import DEFAULT_IMAGE, release_of
 from server.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
-from server.options import Options, triton_arguments
+from server.options import HTTP_INPUT_BYTES, Options, triton_arguments
 from server.security import Security, Tokens
 
 ROOT = Path(__file__).parents[1]
@@ -169,11 +169,14 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def entered(models: Path, settings: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+def entered(
+    models: Path, settings: dict[str, str], *options: str, help_text: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run the entrypoint with a program that stands in for Triton's; its output is Triton's command line."""
     programs = models.parent / "bin"
     programs.mkdir(exist_ok=True)
-    (programs / "tritonserver").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    helped = f"[ \"$*\" != --help ] || echo '{help_text}'\n" if help_text else ""
+    (programs / "tritonserver").write_text(f"#!/bin/sh\n{helped}printf '%s\\n' \"$@\"\n")
     (programs / "tritonserver").chmod(0o755)
     environment = {"PATH": f"{programs}:{os.defpath}", "MODELS_FOLDER": str(models), **settings}
     command = ["/bin/sh", str(ENTRYPOINT), *options]
@@ -222,6 +225,21 @@ def test_entrypoint_says_what_server_up_says_when_nothing_is_set(models: Path) -
     options = Options(repository=models, runtime="docker")
     wanted = triton_arguments(options, Tokens(admin="admin"), str(models), bind="0.0.0.0")
     assert sorted(entered(models, ADMIN).stdout.splitlines()) == sorted(wanted)
+
+
+def test_entrypoint_and_server_up_let_large_requests_through_where_triton_has_a_bound(models: Path) -> None:
+    options = Options(repository=models, runtime="docker", image=DEFAULT_IMAGE)
+    wanted = triton_arguments(options, Tokens(admin="admin"), str(models), bind="0.0.0.0")
+    assert f"--http-max-input-size={HTTP_INPUT_BYTES}" in wanted
+    done = entered(models, ADMIN, help_text="  --http-max-input-size <integer>")
+    assert sorted(done.stdout.splitlines()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("image", ["nvcr.io/nvidia/tritonserver:25.06-py3", "mine/triton:1", None])
+def test_server_up_gives_no_option_that_the_image_may_not_know(models: Path, image: str | None) -> None:
+    options = Options(repository=models, runtime="docker", image=image)
+    arguments = triton_arguments(options, Tokens(admin="admin"), str(models))
+    assert not [one for one in arguments if one.startswith("--http-max-input-size")]
 
 
 def test_entrypoint_gives_further_options_the_last_word(models: Path) -> None:

@@ -16,7 +16,7 @@ from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGrap
 from builder.config.warmup import add_warmup, remove_warmup
 from model.errors import InputError
 from model.spec import TensorSpec
-from model.triton_backends import ARTIFACTS, ModelConfig, backend_of
+from model.triton_backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 
@@ -66,11 +66,24 @@ def unproven(config: ModelConfig) -> list[str]:
 
 def refusals(config: ModelConfig) -> Iterator[str]:
     """All that Triton would refuse, or silently leave undone, a sentence each."""
+    yield from load_refusals(config)
+    yield from idle_settings(config)
+
+
+def load_refusals(config: ModelConfig) -> Iterator[str]:
+    """What keeps a model from loading, a sentence each."""
     yield from _group_refusals(config)
     yield from _batching_refusals(config)
+    yield from _other_refusals(config)
+
+
+def idle_settings(config: ModelConfig) -> Iterator[str]:
+    """What Triton silently leaves undone, or what only some backend refuses, a sentence each."""
     yield from _cuda_refusals(config)
     yield from _accelerator_refusals(config)
-    yield from _other_refusals(config)
+    for capability in config.cc_model_filenames:
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
+            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
 
 
 def _group(config: ModelConfig, asked: Instances) -> None:
@@ -232,26 +245,28 @@ def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
 
 
 def _other_refusals(config: ModelConfig) -> Iterator[str]:
+    if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
+        yield f"platform {config.platform} is not of backend {config.backend}: name one of them"
+    if config.platform == "ensemble" and not config.HasField("ensemble_scheduling"):
+        yield "has no ensemble_scheduling, which platform ensemble needs"
     policy = config.version_policy
     if policy.HasField("latest") and not policy.latest.num_versions:
         yield "version_policy: latest 0 loads nothing"
     if policy.HasField("specific") and not policy.specific.versions:
         yield "version_policy: specific names no version"
     for sample in config.model_warmup:
-        if not 0 <= sample.batch_size <= config.max_batch_size:
+        # A model that takes no batches is warmed with a batch of 1, as model_config.proto says.
+        if not 0 <= sample.batch_size <= max(1, config.max_batch_size):
             yield (
                 f"model_warmup {sample.name!r}: batch {sample.batch_size} is above max_batch_size "
                 f"{config.max_batch_size}"
             )
-        if missing := [tensor.name for tensor in config.input if tensor.name not in sample.inputs]:
+        if missing := [one.name for one in config.input if not one.optional and one.name not in sample.inputs]:
             yield f"model_warmup {sample.name!r}: gives no {', '.join(missing)}"
     if config.response_cache.enable and config.HasField("sequence_batching"):
         yield "response_cache: cannot be combined with sequence_batching"
     if config.response_cache.enable and config.model_transaction_policy.decoupled:
         yield "response_cache: cannot be combined with a decoupled model"
-    for capability in config.cc_model_filenames:
-        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
-            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
 
 
 def _accelerators(config: ModelConfig) -> list[Any]:

@@ -15,6 +15,7 @@ from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.interface import Interface, difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repository.check_ensemble import check_encoded
+from builder.repository.check_foreign import check_foreign
 from builder.repository.shared_files import promotable
 from model.compatibility import PLANS, PlanProblem, damage, header_problems, plan_problems, stale_problems
 from model.cpu import adds_int8_exactly, int8_findings
@@ -22,14 +23,22 @@ from model.encoded import belongs_to
 from model.ensemble import check_ensemble
 from model.errors import InputError, TritonkitError
 from model.files import sha256_of
-from model.finding import Finding, error, warning
+from model.finding import Finding, error, no_model, warning
 from model.gpu import find_gpu
 from model.manifest import MANIFEST_FILE, Manifest
 from model.releases import image_for
 from model.spec import METADATA_KEY, ModelSpec
 from model.staging import leftovers
 from model.triton_backends import ARTIFACTS, ModelConfig, backend_of, loading_of
-from model.triton_config import CONFIG_FILE, read_config, versions_loaded, versions_of
+from model.triton_config import (
+    CONFIG_FILE,
+    completed_config,
+    is_published,
+    models_in,
+    strangers_in,
+    versions_loaded,
+    versions_of,
+)
 
 SHARED_FOLDERS = (WARMUP_FOLDER, "initial_state", "configs")
 """Folders of a model that Triton reads and that are no versions."""
@@ -58,25 +67,28 @@ def check_repository(repository: Path) -> list[Finding]:
     except InputError as reason:
         unread = [error(repository, str(reason), "until then no plan is compared with the image that serves it")]
     findings = unread + [warning(path, "left by an interrupted export", "delete it") for path in leftovers(repository)]
-    models = sorted(path for path in repository.iterdir() if path.is_dir())
+    models = models_in(repository)
     if not models:
         findings.append(warning(repository, "holds no model", "publish one with `builder export`"))
+    findings += map(no_model, strangers_in(repository))
     for model in models:
         findings.extend(_check_model(model, place))
     return findings
 
 
 def _check_model(model: Path, place: _Place) -> Iterator[Finding]:
-    if model.name.startswith("."):
-        yield error(model, "Triton takes a hidden folder for a model too", "move it out of the repository")
-        return
     try:
-        config = read_config(model)
+        config = completed_config(model)
     except TritonkitError as reason:
-        yield error(model, str(reason), "export the model again")
+        yield error(model, str(reason), "correct it, or export the model again")
         return
     if config.name not in ("", model.name):
         yield error(model, f"its configuration is named {config.name!r}", "name the folder so, or remove `name`")
+    if not (config.HasField("ensemble_scheduling") or belongs_to(config) or is_published(model)):
+        yield from check_foreign(model, config)
+        for version in versions_of(model):
+            yield from _check_plans(model / str(version), place)
+        return
     for refusal in refusals(config):
         yield error(model / CONFIG_FILE, refusal, "correct it, or export the model again")
     if config.HasField("ensemble_scheduling") or belongs_to(config):

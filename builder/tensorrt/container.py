@@ -32,7 +32,7 @@ _BY_SIGNAL, _KILLED = 128, 137
 """Exit codes from here on are 128 and the signal that ended a container; 9 is how the kernel gets memory back."""
 _WORK, _CACHE = "/work", "/cache"
 _GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
-_FULL_RELEASE = "take a full release of NVIDIA's Triton image, such as 26.06-py3"
+_FULL_RELEASE = "take a full release of NVIDIA's Triton image, such as 26.07-py3"
 _HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 

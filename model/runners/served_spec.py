@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.encoded import ENCODED_OF
 from model.errors import ArtifactError
 from model.spec import METADATA_KEY, ModelSpec
 
@@ -23,7 +24,11 @@ _OF_ANSWERS = (
 
 def spec_in(config: dict[str, Any], origin: str) -> ModelSpec:
     """The spec in a model's configuration as Triton tells it. Raises ArtifactError where there is none, SpecError."""
-    parameter = config.get("parameters", {}).get(METADATA_KEY)
+    parameters = config.get("parameters", {})
+    parameter = parameters.get(METADATA_KEY)
+    if parameter is None and ENCODED_OF in parameters:
+        owner = parameters[ENCODED_OF]["string_value"]
+        raise ArtifactError(f"{origin}: takes picture files and has no spec of its own; ask {owner}, which it is of")
     if parameter is None:
         raise ArtifactError(
             f"{origin}: its config.pbtxt has no {METADATA_KEY} parameter, so labels and preprocessing "

@@ -6,8 +6,10 @@ address and a model name are all a client needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
+
+from numpy.typing import NDArray
 
 from model.connection import Connection, Protocol
 from model.encoded import without_encoded
@@ -109,12 +111,18 @@ class TritonServer:
 
     def version(self, model: str) -> str:
         """The version Triton answers with when none is asked for: the highest that is loaded."""
-        return _newest(self._waited(f"read the metadata of {model!r}", "get_model_metadata", model))
+        return next(reversed(self.versions(model)), "")
+
+    def versions(self, model: str) -> list[str]:
+        """The versions that are loaded, the oldest first."""
+        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
+        return sorted(map(str, metadata.get("versions", [])), key=int)
 
     def version_now(self, model: str) -> str:
         """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
         try:
-            return _newest(self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model))
+            metadata = self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model)
+            return str(max(map(int, metadata.get("versions", [])), default=""))
         except (NotReadyError, UnknownModelError):
             return ""
 
@@ -150,6 +158,18 @@ class TritonServer:
         if self._memory is not None:
             self._memory.close()
         self._transport.close()
+
+    def infer_tensors(
+        self, model: str, version: str, inputs: Mapping[str, tuple[str, NDArray[Any]]], **options: Any
+    ) -> None:
+        """Have any model answer one request. inputs: by name, Triton's type and values; options: of tritonclient."""
+        tensors = [
+            self._transport.module.InferInput(name, [*one.shape], dtype) for name, (dtype, one) in inputs.items()
+        ]
+        for tensor, (_, values) in zip(tensors, inputs.values(), strict=True):
+            tensor.set_data_from_numpy(values)
+        doing, transport = f"ask {model!r}", self._transport
+        self.patiently(lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options))
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
@@ -280,7 +300,3 @@ class TritonRunner(Runner):
     def close(self) -> None:
         """End the connection: what is being repeated ends with its last error."""
         self.server.close()
-
-
-def _newest(metadata: dict[str, Any]) -> str:
-    return str(max(map(int, metadata.get("versions", [])), default=""))

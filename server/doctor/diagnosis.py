@@ -7,6 +7,7 @@ from pathlib import Path
 from model.errors import InputError, ServerError
 from model.finding import Finding, error, warning
 from model.staging import leftovers
+from model.triton_config import models_in
 from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
@@ -50,7 +51,7 @@ def before_start(options: Options) -> list[Finding]:
 
 def _of_repository(place: Place, deep: bool) -> list[Finding]:
     named = place.options.models
-    there = sorted(path.name for path in place.repository.iterdir() if path.is_dir())
+    there = [folder.name for folder in models_in(place.repository)]
     if missing := [name for name in named if name not in there]:
         asked = ", ".join(map(repr, missing))
         raise InputError(f"{place.repository} has no model {asked}; it has: {', '.join(there) or 'none'}")

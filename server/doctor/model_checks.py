@@ -8,9 +8,9 @@ from pathlib import Path
 from model.compatibility import PLANS, damage
 from model.ensemble import check_ensemble
 from model.files import sha256_of
-from model.finding import Finding, error, warning
+from model.finding import NO_BACKEND, Finding, error, misread_version, warning
 from model.manifest import FileEntry
-from model.triton_config import CONFIG_FILE, described_policy, versions_of
+from model.triton_config import CONFIG_FILE, described_policy, misread_versions, versions_of
 from server.doctor.again import export_command
 from server.doctor.place import ENSEMBLE, Place
 from server.doctor.served import Served, manifest_in
@@ -41,9 +41,11 @@ def check_model(model: Served, place: Place, deep: bool) -> Iterator[Finding]:
 
 
 def _check_backend(model: Served, place: Place) -> Iterator[Finding]:
+    path = model.folder / CONFIG_FILE
+    if not model.backend:
+        yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
     if place.backends is None or not model.backend or model.backend in place.backends:
         return
-    path = model.folder / CONFIG_FILE
     again = export_command(model.versions[-1] if model.versions else model.folder / "1", place.repository)
     if model.backend == "tensorrt":
         onnx = again.replace("--trt", "--onnx")
@@ -61,6 +63,8 @@ def _check_backend(model: Served, place: Place) -> Iterator[Finding]:
 
 def _check_versions(model: Served) -> Iterator[Finding]:
     numbers = versions_of(model.folder)
+    for name, number in misread_versions(model.folder, model.config).items():
+        yield misread_version(model.folder / name, number)
     if not numbers:
         yield error(model.folder, "has no version folder", f"{_EXPORT_AGAIN}, or move it elsewhere")
     elif not model.versions:
@@ -87,7 +91,7 @@ def _check_shared_files(model: Served) -> Iterator[Finding]:
 def _check_files(version: Path, wanted: Sequence[str], repository: Path, deep: bool) -> Iterator[Finding]:
     again = export_command(version, repository)
     for name in wanted:
-        if not (version / name).is_file():
+        if not (version / name).exists():  # ONNX Runtime and TensorFlow take folders too
             yield error(version / name, "missing: the backend loads it", again)
     manifest = manifest_in(version)
     for name, entry in manifest.files.items() if manifest else ():

@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import TritonkitError
-from model.finding import Finding, error
+from model.finding import Finding, error, no_model
 from model.manifest import MANIFEST_FILE, Manifest
-from model.triton_backends import ARTIFACTS, ModelConfig, backend_of, loading_of
-from model.triton_config import CONFIG_FILE, read_config, versions_loaded, versions_of
+from model.triton_backends import ModelConfig, backend_of, files_of
+from model.triton_config import CONFIG_FILE, completed_config, models_in, strangers_in, versions_loaded, versions_of
 from server.doctor.place import ENSEMBLE
 
 _WEIGHTS = {".xml": ".bin", ".onnx": ".onnx.data"}
@@ -46,9 +46,7 @@ class Served:
     @property
     def files(self) -> list[str]:
         """The names of the files its backend opens in a version folder; none where that is not known."""
-        loading = loading_of(self.config)
-        known = self.backend in {*ARTIFACTS, "python"}
-        return sorted({*loading.plans.values()} or ({loading.file or "model.py"} if known else set()))
+        return files_of(self.config)
 
     @property
     def instances(self) -> int:
@@ -68,26 +66,21 @@ def served_models(repository: Path, named: Sequence[str]) -> tuple[list[Served],
 
     And findings for those whose configuration cannot be read.
     """
-    folders = {path.name: path for path in sorted(repository.iterdir()) if path.is_dir()}
-    wanted, models, findings = [*(named or folders)], {}, []
+    folders = {folder.name: folder for folder in models_in(repository)}
+    wanted, models = [*(named or folders)], {}
+    findings = [] if named else [no_model(folder) for folder in strangers_in(repository)]
     while wanted:
         name = wanted.pop(0)
         if name in models or name not in folders:
             continue
         try:
-            models[name] = Served(folders[name], read_config(folders[name]))
+            models[name] = Served(folders[name], completed_config(folders[name]))
         except TritonkitError as reason:
-            findings.append(_unread(folders[name], reason))
+            findings.append(error(folders[name] / CONFIG_FILE, str(reason), "correct it, or export the model again"))
             folders.pop(name)
             continue
         wanted += [step.model_name for step in models[name].config.ensemble_scheduling.step]
     return list(models.values()), findings
-
-
-def _unread(folder: Path, reason: TritonkitError) -> Finding:
-    if (folder / CONFIG_FILE).exists():
-        return error(folder / CONFIG_FILE, str(reason), "correct it, or export the model again")
-    return error(folder, f"has no {CONFIG_FILE}, and Triton takes every folder for a model", "move it elsewhere")
 
 
 def manifest_in(version: Path) -> Manifest | None:

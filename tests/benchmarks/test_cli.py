@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.record import Record, write_record
+from benchmarks.record import Record, check_place, write_record
+from model.errors import OutsideError
 
 
 @pytest.fixture
@@ -52,6 +54,32 @@ def test_errors_say_what_and_set_the_exit_code(arguments: list[str], code: int, 
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == code
     assert message in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file" / "record.json", tmp_path, Path("/dev/full")):
+        result = CliRunner().invoke(app, ["run", "cats", "--url", "127.0.0.1:1", "--output", str(output)])
+        assert result.exit_code == 2
+        assert str(output) in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_is_the_outside(record: Record, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    try:
+        full = r"r\.json: the record cannot be written \(No space left"
+        with pytest.raises(OutsideError, match=full):
+            check_place(disk / "r.json")
+        (disk / "fill").write_bytes(bytes(16384))
+        with pytest.raises(OutsideError, match=full):
+            write_record(disk / "r.json", record)
+        assert [path.name for path in disk.iterdir()] == ["fill"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_help_loads_nothing_heavy() -> None:

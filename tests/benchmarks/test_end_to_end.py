@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
+
+from scripts.tcp_proxy import proxy_to
 
 Command = Callable[..., Result]
 
@@ -42,3 +48,70 @@ def test_bench_says_why_when_there_is_no_limit(command: Command, served: str, ph
     document = json.loads(result.stdout)
     assert document["limit"] is None
     assert "give --repository or --artifact" in document["limit_missing"]
+
+
+def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:
+    """Wait until a record has its first level; how many it has."""
+    while process.poll() is None and not record.is_file():
+        time.sleep(0.05)
+    assert record.is_file(), process.communicate()
+    document = json.loads(record.read_text())
+    assert "still running" in document["incomplete"]
+    return len(document["levels"])
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "reason"),
+    [
+        (signal.SIGINT, 130, "stopped by the keyboard"),
+        (signal.SIGTERM, 130, "stopped by SIGTERM"),
+        (None, 3, "Start one with `server up`"),
+    ],
+)
+def test_bench_keeps_what_it_has_measured_when_it_ends_early(
+    command: Command,
+    served: str,
+    photos: Path,
+    tmp_path: Path,
+    end: signal.Signals | None,
+    code: int,
+    reason: str,
+) -> None:
+    """By a signal, or because the server is gone."""
+    record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))
+    program = [str(Path(sys.executable).with_name("bench")), "run", "resnet18", "--concurrency", levels]
+    timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
+    with proxy_to(int(served.rpartition(":")[2])) as proxy:
+        where = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
+        process = subprocess.Popen(
+            [*program, *timing, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        least = finished_levels(record, process)
+        process.send_signal(end) if end else proxy.cut()
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert reason in stderr
+    document = json.loads(record.read_text())
+    assert len(document["levels"]) >= least
+    assert reason in document["incomplete"]
+    assert f"INCOMPLETE: {len(document['levels'])} of 200 levels; " in stdout
+    page = tmp_path / "report.html"
+    assert "INCOMPLETE: " in command("bench", "report", record).stdout
+    assert command("bench", "report", record, "--html", page).exit_code == 0
+    assert "INCOMPLETE: " in page.read_text()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bench_measures_a_model_of_encoded_pictures(
+    command: Command, served: str, repository: Path, photos: Path, own: bool
+) -> None:
+    timing = ["--window-s", 0.2, "--max-windows", 3, "--concurrency", "2", "--json"]
+    pictures = ["--images", photos] if own else ["--repository", repository]
+    result = command("bench", "run", "resnet18_encoded", "--url", served, *timing, *pictures)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    expected = f"files of {photos}" if own else "as PNG"
+    assert expected in record["load"]["images_source"]
+    assert (record["load"]["generated"], record["limit"]) == (False, None)
+    assert record["levels"][0]["errors"] == 0
+    assert "resnet18" in record["limit_missing"]

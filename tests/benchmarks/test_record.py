@@ -35,7 +35,7 @@ def test_the_best_level_is_sound(record: Record) -> None:
         ("{", "expected a record written by `bench run`"),
         ("[]", "not a record"),
         ('{"kind": "something"}', "not a record"),
-        ('{"kind": "tritonkit-benchmark", "schema_version": 2}', "newer tritonkit"),
+        ('{"kind": "tritonkit-benchmark", "schema_version": 3}', "newer tritonkit"),
         ('{"kind": "tritonkit-benchmark", "schema_version": 1}', "subject: Field required"),
     ],
 )

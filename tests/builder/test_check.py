@@ -61,7 +61,6 @@ def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path)
         (lambda m: (m / "1/verdict.json").write_text("{}"), "was changed since it was published"),
         (lambda m: (m / "1/manifest.json").write_text("["), "cannot be read"),
         (lambda m: (m / "1").rename(m / "v1"), "has no version folder"),
-        (lambda m: (m.parent / ".hidden").mkdir(), "hidden folder"),
     ],
 )
 def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -97,6 +96,7 @@ def test_check_tells_of_no_leftovers_while_a_builder_is_at_work(tiny_repository:
 def test_check_reports_all_models_at_once(tiny_repository: Path) -> None:
     for name in ("a", "b"):
         (tiny_repository / name).mkdir()
+        (tiny_repository / name / "config.pbtxt").write_text("name: ")
     assert errors(check_repository(tiny_repository)).count("config.pbtxt") == 2
 
 

@@ -219,8 +219,9 @@ def test_triton_refusals_are_told_all_at_once(spec: ModelSpec) -> None:
 def test_check_tells_what_triton_would_refuse(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets/config.pbtxt").write_text(f'platform: "tensorrt_plan" max_batch_size: 16 {text}')
-    problems = [finding.problem for finding in check_repository(tmp_path) if finding.severity == "error"]
-    assert any(said in problem for problem in problems), problems
+    found = [finding for finding in check_repository(tmp_path) if said in finding.problem]
+    idle = "accelerators" in text or "cc_model" in text  # Triton loads a model of somebody else's all the same
+    assert [finding.severity for finding in found] == ["warning" if idle else "error"]
 
 
 def test_tuning_changes_only_what_is_asked(spec: ModelSpec) -> None:

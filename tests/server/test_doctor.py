@@ -187,7 +187,8 @@ def test_image_without_docker_is_refused(tiny_repository: Path) -> None:
 
 def test_doctor_reads_the_header_when_a_plan_has_no_record(tiny_repository: Path) -> None:
     with_plan(tiny_repository, record=False)
-    told = only(found(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3"))
+    told, dated = found(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3")
+    assert "known security faults" in dated.problem
     assert "built by TensorRT 11.1.0.106" in told.problem
 
 
@@ -297,12 +298,12 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
     (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
     told = {Path(one.path).name: (one.severity, one.problem) for one in found(tiny_repository)}
-    assert told["notes"] == ("error", "has no config.pbtxt, and Triton takes every folder for a model")
+    assert told["notes"] == ("warning", "is no model: Triton says so in its log and passes over it")
     assert told["empty"] == ("error", "has no version folder")
     assert "not a Triton model configuration" in told["config.pbtxt"][1]
     assert told["pets-01234567"] == ("warning", "left by an interrupted export")
     assert len(told) == 4
-    with pytest.raises(InputError, match=r"has no model 'cats'; it has: broken, empty, notes, pets"):
+    with pytest.raises(InputError, match=r"has no model 'cats'; it has: broken, empty, pets"):
         found(tiny_repository, models=("cats",))
 
 
@@ -343,8 +344,8 @@ def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
 
 def test_doctor_warns_of_an_image_with_known_faults(tiny_repository: Path) -> None:
     told = only(found(tiny_repository, L4, runtime="docker", image="nvcr.io/nvidia/tritonserver:25.10-py3"))
-    assert (told.severity, "CVE-2026-47627" in told.problem) == ("warning", True)
-    assert "TRITON_IMAGE to 26.06-py3 or newer" in told.fix
+    assert (told.severity, "CVE-2026-16497" in told.problem) == ("warning", True)
+    assert "TRITON_IMAGE to 26.07-py3 or newer" in told.fix
 
 
 def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:

@@ -159,6 +159,49 @@ def test_server_stops_when_its_parent_ends(tiny_repository: Path, free_ports: Po
     assert running_servers() == []
 
 
+LOADS_WHILE_MARKED = """
+import time
+from pathlib import Path
+
+MARK = Path({mark!r})
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        return config
+
+    def initialize(self, args):
+        MARK.touch()
+        while MARK.exists():
+            time.sleep(0.05)
+
+    def execute(self, requests):
+        return []
+"""
+
+
+@pytest.mark.usefixtures("own_state")
+def test_no_triton_is_left_when_up_is_stopped_while_models_load(tmp_path: Path, free_ports: Ports) -> None:
+    version, mark = tmp_path / "repository" / "slow" / "1", tmp_path / "loading"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(LOADS_WHILE_MARKED.format(mark=str(mark)))
+    ends = "".join(f'{kind} {{ name: "{kind}" data_type: TYPE_FP32 dims: [1] }}\n' for kind in ("input", "output"))
+    (version.parent / "config.pbtxt").write_text(f'backend: "python"\n{ends}instance_group {{ count: 1 }}\n')
+    program = [str(Path(sys.executable).with_name("server")), "up", "--repository", str(tmp_path / "repository")]
+    up = subprocess.Popen([*program, *free_ports()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while up.poll() is None and not mark.exists():
+        time.sleep(0.05)
+    processes = [psutil.Process(server.pid) for server in running_servers()]
+    processes += [child for one in processes for child in one.children(recursive=True)]
+    assert len(processes) > 2, "the keeper, Triton and its stub"
+    up.send_signal(signal.SIGTERM)
+    mark.unlink()
+    _, said = up.communicate(timeout=120)
+    assert (up.returncode, "error: stopped by" in said) == (130, True), said
+    assert gone(processes, within_s=30)
+    assert running_servers() == []
+
+
 @pytest.mark.usefixtures("own_state")
 class TakenWhileEnding(Server):
     """A server whose port another one takes as soon as it has ended."""

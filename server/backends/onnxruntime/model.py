@@ -13,11 +13,24 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
-    from server.backends.batching import BatchingModel
+    from pathlib import Path
+
+    from server.backends.batching import BatchingModel, Interface, Tensor
     from server.backends.onnxruntime.accelerators import providers_for
 else:  # they lie beside this file in Triton's backend folder
     from accelerators import providers_for
-    from batching import BatchingModel
+    from batching import BatchingModel, Tensor
+
+
+_TYPES = {
+    "bool": "BOOL",
+    "float16": "FP16",
+    "float": "FP32",
+    "double": "FP64",
+    "string": "STRING",
+    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+"""ONNX Runtime's words for element types, and Triton's."""
 
 
 class TritonPythonModel(BatchingModel):
@@ -25,6 +38,18 @@ class TritonPythonModel(BatchingModel):
 
     library = "onnxruntime"
     default_filename = "model.onnx"
+
+    @classmethod
+    def interface(cls, path: Path) -> Interface:
+        """Inputs and outputs of the graph."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        return [_tensor(one) for one in session.get_inputs()], [_tensor(one) for one in session.get_outputs()]
 
     def open(self, args: dict[str, str]) -> None:
         """Open the graph."""
@@ -63,3 +88,13 @@ class TritonPythonModel(BatchingModel):
         # Threads that spin between requests would take the cores from Triton and its clients.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
+
+
+def _tensor(found: Any) -> Tensor:
+    """found: a NodeArg of ONNX Runtime, whose free sizes have names or none."""
+    element = found.type.removeprefix("tensor(").removesuffix(")")
+    if element not in _TYPES:
+        raise pb_utils.TritonModelException(f"{found.name} is {found.type}, which Triton has no tensors for")
+    return Tensor(
+        found.name, f"TYPE_{_TYPES[element]}", tuple(size if isinstance(size, int) else -1 for size in found.shape)
+    )

@@ -21,11 +21,24 @@ import triton_python_backend_utils as pb_utils
 from openvino.frontend import FrontEndManager
 
 if TYPE_CHECKING:
-    from server.backends.batching import BatchingModel
+    from pathlib import Path
+
+    from server.backends.batching import BatchingModel, Interface, Tensor
 else:  # it lies beside this file in Triton's backend folder
-    from batching import BatchingModel
+    from batching import BatchingModel, Tensor
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
+
+
+_TYPES = {
+    "boolean": "BOOL",
+    "f16": "FP16",
+    "f32": "FP32",
+    "f64": "FP64",
+    **{f"i{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
+    **{f"u{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
+}
+"""OpenVINO's words for element types, and Triton's."""
 
 
 class TritonPythonModel(BatchingModel):
@@ -34,16 +47,22 @@ class TritonPythonModel(BatchingModel):
     library = "openvino"
     default_filename = "model.xml"
 
+    @classmethod
+    def interface(cls, path: Path) -> Interface:
+        """Inputs and outputs of the model."""
+        try:
+            model = _read(path)
+        except RuntimeError as error:
+            raise _refusal(path, error) from error
+        return [_tensor(one) for one in model.inputs], [_tensor(one) for one in model.outputs]
+
     def open(self, args: dict[str, str]) -> None:
         """Compile the model for the CPU, on a machine with GPUs too: NVIDIA's backend knows no other device."""
         try:
-            # Not by `read_model`, which tries the readers of all other formats too, and tells of each.
-            reader = FrontEndManager().load_by_framework("ir")
-            model = reader.convert(reader.load(str(self.path)))
+            model = _read(self.path)
             compiled = openvino.Core().compile_model(model, "CPU", self._settings(model))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise pb_utils.TritonModelException(f"{self.path}: OpenVINO cannot load it: {reason}") from error
+            raise _refusal(self.path, error) from error
         self.check_names("inputs", self.inputs, [tensor.get_any_name() for tensor in compiled.inputs])
         self.check_names("outputs", self.outputs, [tensor.get_any_name() for tensor in compiled.outputs])
         self._tell_precision(compiled, self._precision(model))
@@ -84,3 +103,26 @@ class TritonPythonModel(BatchingModel):
             pb_utils.Logger.log_warn(f"{self.path}: is for {wanted}, which this CPU has not; OpenVINO runs it in {got}")
         if got == "f32" and self.parameter("HINT_BF16"):
             pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is not followed, the file is for {wanted}")
+
+
+def _read(path: Path) -> openvino.Model:
+    """Not by `read_model`, which tries the readers of all other formats too, and tells of each."""
+    reader = FrontEndManager().load_by_framework("ir")
+    return reader.convert(reader.load(str(path)))
+
+
+def _refusal(path: Path, error: RuntimeError) -> Exception:
+    reason = str(error).strip().splitlines()[-1]
+    refusal: Exception = pb_utils.TritonModelException(f"{path}: OpenVINO cannot load it: {reason}")
+    return refusal
+
+
+def _tensor(port: Any) -> Tensor:
+    """port: of an OpenVINO model; of several names, the one that the library itself prefers."""
+    element = port.get_element_type().get_type_name()
+    if element not in _TYPES:
+        raise pb_utils.TritonModelException(
+            f"{port.get_any_name()} is {element}, which this backend has no tensors for"
+        )
+    sizes = tuple(size.get_length() if size.is_static else -1 for size in port.get_partial_shape())
+    return Tensor(port.get_any_name(), f"TYPE_{_TYPES[element]}", sizes)

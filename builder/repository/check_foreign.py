@@ -1,0 +1,147 @@
+"""Lint the models that somebody wrote by hand: only what keeps them from loading is an error.
+
+What Triton fills in by itself, or takes as it is (free sizes, other types, missing names), is none. The rules of an
+ONNX graph are those of NVIDIA's backend: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from builder.artifacts import READERS, told_by
+from builder.config.serving_config import idle_settings, load_refusals
+from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
+from builder.onnx_export import loaded_graph
+from model.errors import TritonkitError
+from model.finding import NO_BACKEND, Finding, error, misread_version, warning
+from model.triton_backends import ModelConfig, backend_of, files_of
+from model.triton_config import (
+    CONFIG_FILE,
+    completes_tensors,
+    misread_versions,
+    versions_loaded,
+    versions_of,
+)
+
+_CORRECT = "correct it"
+_TYPES = {1: 11, 2: 2, 3: 6, 4: 3, 5: 7, 6: 8, 7: 9, 8: 13, 9: 1, 10: 10, 11: 12, 12: 4, 13: 5, 16: 14}
+"""ONNX's number of an element type, and that of Triton's `DataType` for it."""
+_OPENED = ".onnx", ".plan", ".pt"
+"""Files that are looked into; what an OpenVINO file of somebody else holds is left to OpenVINO."""
+
+
+def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
+    """Findings of a model that `builder` has not published."""
+    path = model / CONFIG_FILE
+    unproven = "was not published by `builder`: nobody compared it with a checkpoint"
+    yield warning(model, unproven, "nothing, where others have")
+    if not backend_of(config):
+        yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
+    for refusal in load_refusals(config):
+        yield error(path, refusal, _CORRECT)
+    for setting in idle_settings(config):
+        yield warning(path, setting, "it has no effect there, or is refused by that backend: remove it")
+    yield from _check_tensors(path, config)
+    yield from _check_files(model, config)
+    versions = versions_of(model)
+    if not versions:
+        yield error(model, "has no version folder", "put the model's file into a folder 1 in it")
+    elif not versions_loaded(config, versions):
+        yield error(path, "its version policy loads none of the versions here", _CORRECT)
+    for name, number in misread_versions(model, config).items():
+        yield misread_version(model / name, number)
+    for version in sorted(versions_loaded(config, versions)):
+        yield from _check_version(model / str(version), config)
+
+
+def _check_tensors(path: Path, config: ModelConfig) -> Iterator[Finding]:
+    if completes_tensors(config) and not (config.input or config.output):
+        return
+    for kind, entries in (("input", config.input), ("output", config.output)):
+        if not entries and not completes_tensors(config):
+            yield error(path, f"names no {kind}, and backend {backend_of(config)} does not tell it", _CORRECT)
+        for entry in entries:
+            if not entry.name or not entry.data_type or not entry.dims or min(entry.dims) < -1 or 0 in entry.dims:
+                said = f"{kind} {entry.name!r} needs a name, a data_type, and dims of 1 or more, or -1 for any size"
+                yield error(path, said, _CORRECT)
+
+
+def _check_files(model: Path, config: ModelConfig) -> Iterator[Finding]:
+    for output in config.output:
+        if output.label_filename and not (model / output.label_filename).is_file():
+            yield error(model / output.label_filename, f"missing: the labels of output {output.name!r}", "put it there")
+    for name, size in warmup_sizes(config).items():
+        path = model / WARMUP_FOLDER / name
+        if not path.is_file() or path.stat().st_size < size:
+            yield error(path, f"missing, or shorter than the {size} bytes that warm-up reads", "put it there")
+
+
+def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
+    for name in files_of(config):
+        path = folder / name
+        if path.is_dir():  # NVIDIA's onnxruntime backend takes a folder that holds a file of its name
+            path /= name
+        if not path.exists():
+            yield error(path, f"missing: backend {backend_of(config)} loads it", "put it there")
+        elif path.suffix in _OPENED and path.suffix in READERS:
+            yield from _check_artifact(path, config)
+
+
+def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
+    try:
+        if path.suffix == ".onnx":
+            graph = loaded_graph(path)
+        else:
+            told_by(path)
+            return
+    except TritonkitError as reason:
+        yield error(path, str(reason).removeprefix(f"{path}: "), "copy it again")
+        return
+    for name in sorted(_files_beside(graph)):
+        if not (path.parent / name).is_file():
+            yield error(path.parent / name, f"missing: {path.name} keeps weights in it", "put it there")
+    if config.input and config.output:
+        for problem in _differences(graph, config):
+            yield error(path, problem, f"correct {CONFIG_FILE}, or leave inputs and outputs out of it")
+
+
+def _files_beside(graph: onnx.GraphProto) -> set[str]:
+    external = (one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL)
+    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+
+
+def _differences(graph: onnx.GraphProto, config: ModelConfig) -> Iterator[str]:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    outputs = {value.name: value for value in graph.output}
+    if missing := sorted(set(inputs) - {entry.name for entry in config.input}):
+        yield f"takes {', '.join(missing)}, which {CONFIG_FILE} does not name"
+    for entries, found in ((config.input, inputs), (config.output, outputs)):
+        for entry in entries:
+            yield from _difference(entry, found, config.max_batch_size > 0)
+
+
+def _difference(entry: Any, found: Mapping[str, onnx.ValueInfoProto], batches: bool) -> Iterator[str]:
+    if entry.name not in found:
+        yield f"has no {entry.name!r}, which {CONFIG_FILE} names; it has {', '.join(found)}"
+        return
+    tensor = found[entry.name].type.tensor_type
+    if _TYPES.get(tensor.elem_type, 0) != entry.data_type:
+        yield f"{entry.name!r} is of another type than {CONFIG_FILE} says"
+    if not tensor.HasField("shape"):
+        return
+    sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+    dims = list(entry.reshape.shape) if entry.HasField("reshape") else list(entry.dims)
+    if batches and (not sizes or sizes[0] != -1):
+        yield f"{entry.name!r} is {sizes}: for max_batch_size its first axis must be free; set max_batch_size: 0"
+    elif not _fits([-1, *dims] if batches else dims, sizes):
+        yield f"{entry.name!r} is {sizes}, the batch axis included; {CONFIG_FILE} says {dims}"
+
+
+def _fits(said: list[int], sizes: list[int]) -> bool:
+    """-1 is a size that is not fixed: of the graph, or only known to it."""
+    return len(said) == len(sizes) and all(-1 in pair or pair[0] == pair[1] for pair in zip(said, sizes, strict=True))

@@ -1,0 +1,36 @@
+"""Check that model/releases.json was compared with NVIDIA's pages within half a year. `make lock` runs this."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+TABLE = Path(__file__).parents[1] / "model" / "releases.json"
+LONGEST = timedelta(days=183)
+WHAT_TO_DO = """Compare it with NVIDIA's pages, and then set "checked" to today:
+- releases, CUDA and driver: docs/introduction/compatibility.md of triton-inference-server/server, release notes
+- security bulletins for Triton: raise IMAGE_TAG and MENDED in model/releases.py to the oldest safe release, then
+  .env.example, docker-compose.yml, deploy/Dockerfile.gpu and docs/security.md"""
+
+
+def outdated(checked: date, today: date) -> str:
+    """What to do about a table last compared on `checked`; empty while it is recent."""
+    age = today - checked
+    if age <= LONGEST:
+        return ""
+    return f"{TABLE.name} was compared last on {checked}, {age.days} days ago; at most {LONGEST.days}. {WHAT_TO_DO}"
+
+
+def main() -> int:
+    """Exit code 1 for a table that is too old."""
+    checked = date.fromisoformat(json.loads(TABLE.read_text(encoding="utf-8"))["checked"])
+    said = outdated(checked, datetime.now(UTC).date())
+    if said:
+        print(f"error: {said}", file=sys.stderr)
+    return 1 if said else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
