@@ -52,7 +52,7 @@ def confusions_of(checkpoint: Path, data: Path) -> dict[str, Confusion]:
 
 def listed_on(page: Path) -> list[str]:
     """The names of the pictures on a page, in order."""
-    return [Path(found).name for found in re.findall(r"<small>(\S+) ·", page.read_text())]
+    return [Path(found).name for found in re.findall(r'<small title="(\S+) ·', page.read_text())]
 
 
 @pytest.fixture(scope="module")
