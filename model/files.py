@@ -13,17 +13,25 @@ from model.errors import InputError
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error."""
+    """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error.
+
+    An OSError of the block names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.touch()
-    mode = beside.stat().st_mode
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         yield beside
         beside.chmod(mode)  # some libraries write files that only their owner can read
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         beside.replace(path)
+    except OSError as error:
+        # Of a full disk Python names no file, and the name beside is nobody's.
+        if error.filename in (None, str(beside)):
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from model.network import Logits, Network
 from train.config import Config
 from train.dataset import Batch, mixed
 from train.optim import optimizer_for, schedule_for
+from train.states import CONFIG_KEY
 from train.tasks import TrainingTask
 
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
@@ -64,6 +65,10 @@ class TrainingModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"val_{name}": value for name, value in self.measures.compute().items()})
         self.measures.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A resumed run must go on with the same network, loss and optimizer."""
+        checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_for(self, self.config.optimizer)
