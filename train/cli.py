@@ -219,6 +219,6 @@ def _print_fitted(fitted: Fitted, as_json: bool) -> None:
     print(fitted.checkpoint)
 
 
-def _print_metrics(title: str, metrics: dict[str, float]) -> None:
+def _print_metrics(title: str, metrics: dict[str, float | None]) -> None:
     print(title)
-    table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()])
+    table(("metric", "value"), [(name, "-" if value is None else f"{value:.4f}") for name, value in metrics.items()])

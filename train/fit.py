@@ -22,6 +22,7 @@ from train.dataset import EpochSampler, Pictures, loader
 from train.export import export_checkpoint
 from train.failures import plain_failures
 from train.history import History
+from train.learning import warnings_of
 from train.module import TrainingModule
 from train.pictures import Confusions, Curves, draw_batches, draw_predictions
 from train.plan import Plan, plan_run
@@ -45,7 +46,10 @@ class Fitted(Frozen):
 
     checkpoint: Path
     run: Path
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None for what cannot be measured."""
+    warnings: tuple[str, ...] = ()
+    """Why the run may have learnt nothing."""
     exported: Path | None
     """The published artifact, where the configuration asked for one."""
 
@@ -86,22 +90,28 @@ def resume(folder: Path) -> Fitted:
 
 
 def _finish(plan: Plan, run: RunFolder) -> Fitted:
-    best = _train(plan, run)
-    publish("last", plan, run)
+    best, rows = _train(plan, run)
+    warnings = warnings_of(rows, plan.task, plan.splits.val)
+    publish("last", plan, run, warnings)
     confusions = Confusions(plan, run)
     for rank, state in reversed(list(enumerate(best, start=1))):
         load_weights(plan.network, network_weights(read_state(state)), origin=str(state))
         watch = confusions.add if rank == 1 else None
-        metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, watch)
+        metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, warnings, watch)
     confusions.draw()
     draw_predictions(plan, run)
     checkpoint, config = run.checkpoint("best"), plan.config
     exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
-    return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, exported=exported)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
 
 
-def _train(plan: Plan, run: RunFolder) -> list[Path]:
-    """Train in place to the last epoch, if that is not done; returns the states of the best epochs, the best first."""
+def _train(plan: Plan, run: RunFolder) -> tuple[list[Path], list[dict[str, float]]]:
+    """Train in place to the last epoch, if that is not done.
+
+    Returns the states of the best epochs, the best first, and the figures after each epoch.
+    """
     config = plan.config
     best = BestEpochs(
         run.states,
@@ -127,7 +137,8 @@ def _train(plan: Plan, run: RunFolder) -> list[Path]:
     scores: dict[str, Tensor] = state["callbacks"][best.state_key]["best_k_models"]
     kept = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
     # Lightning deletes a state that was beaten before it writes the last one, and a kill may come between.
-    return [path for path in kept if path.is_file()] or [run.last_state]
+    rows = state["callbacks"][History.__qualname__]["rows"]
+    return [path for path in kept if path.is_file()] or [run.last_state], rows
 
 
 def _epochs_done(last: Path, epochs: int) -> int:

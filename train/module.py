@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from model.errors import ConfigError
+from model.errors import ConfigError, DataError
 from model.network import Logits, Network
 from train.config import Config
 from train.dataset import Batch, mixed
@@ -63,7 +63,14 @@ class TrainingModule(lightning.LightningModule):
         self.measures.update(self._outputs(logits), targets)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val_{name}": value for name, value in self.measures.compute().items()})
+        """Raises DataError where the figure that picks the best epoch cannot be measured."""
+        figures = self.measures.compute()
+        if figures[self.task.monitor].isnan():
+            raise DataError(
+                f"val_{self.task.monitor} picks the best epoch and cannot be measured: val has no picture of a class "
+                "that is judged, or the model's answers are not finite"
+            )
+        self.log_dict({f"val_{name}": value for name, value in figures.items()})
         self.measures.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

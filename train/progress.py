@@ -41,7 +41,8 @@ class EpochLines(Callback):
         self._bar.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        measured = sorted(trainer.callback_metrics.items())
+        figures = "  ".join(f"{name} {'-' if value.isnan() else f'{value:.4f}'}" for name, value in measured)
         seconds = time.monotonic() - self._started
         self._console.print(f"{self._epoch(trainer)}  {figures}  {seconds:.1f} s", soft_wrap=True)
 
