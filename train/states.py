@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def read_state(path: Path, needed: Sequence[str] = ("state_dict",)) -> State:
     if not path.is_file():
         raise CheckpointError(f"{path}: is no file, expected the state of a run")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what the file is no state of is told below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # torch's readers fail on a broken file in their own ways

@@ -103,7 +103,8 @@ class SegmentationTraining(TrainingTask):
 
     def metrics(self, question: Question, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
-        classes, how = (count, of_numbers(count)), {"average": "none", "ignore_index": IGNORED}
+        classes = (count, of_numbers(count))
+        how: Any = {"average": "none", "ignore_index": IGNORED}
         iou, dice = MulticlassJaccardIndex(count, **how), MulticlassF1Score(count, multidim_average="global", **how)
         metrics: dict[str, Metric] = {
             "iou": MeanByClass(iou, *classes, first=1),
