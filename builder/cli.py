@@ -159,6 +159,7 @@ def _rows(shown: Shown) -> list[list[str]]:
             ["name", spec.name],
             *map(list, spec.described()),
             ["metrics", ", ".join(f"{key} {value:.4f}" for key, value in spec.lineage.metrics.items())],
+            ["warnings", "; ".join(spec.lineage.warnings)],
             ["from", spec.lineage.note or spec.lineage.parent or ""],
         ]
     if shown.precision:

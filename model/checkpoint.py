@@ -5,6 +5,7 @@ Opening one runs no code of the file's author, and needs no torch. Format: githu
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,17 @@ _NOT_IN_NUMPY = ("BF16", "F8_", "F6_", "F4")
 
 
 def write_checkpoint(path: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Write weights and spec as one file, whole or not at all."""
+    """Write weights and spec as one file, whole or not at all. Raises OSError that names it."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # Not ascontiguousarray, which gives a scalar an axis.
     contiguous = {key: np.asarray(array, order="C") for key, array in weights.items()}
     with written_beside(path) as beside:
-        save_file(contiguous, beside, metadata={METADATA_KEY: spec.to_json()})
+        try:
+            save_file(contiguous, beside, metadata={METADATA_KEY: spec.to_json()})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({error})", str(path)) from error
 
 
 def read_spec(path: Path) -> ModelSpec:

@@ -89,6 +89,8 @@ class Lineage(Frozen):
     mlflow_run: str | None = None
     parent: str | None = None
     note: str | None = None
+    warnings: tuple[str, ...] = ()
+    """Why the training may have learnt nothing."""
 
 
 class Question(Frozen):

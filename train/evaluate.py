@@ -32,7 +32,8 @@ class Evaluation(Frozen):
     """Those measured; a gallery that they are looked up in is not counted."""
     classes: dict[str, int] = {}
     """How many of them have each of the model's labels; as `HEAD=LABEL` where it has several heads."""
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None for what cannot be measured on these pictures."""
 
 
 def evaluate(

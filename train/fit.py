@@ -10,26 +10,35 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.errors import ConfigError, DataError
-from model.files import written_beside
+from model.errors import DataError, OutsideError
 from model.network import load_weights
 from model.spec import Frozen
 from train.augment import augmentation
 from train.config import Config
 from train.dataset import EpochSampler, Pictures, loader
 from train.export import export_checkpoint
+from train.failures import plain_failures
 from train.history import History
+from train.learning import warnings_of
 from train.module import TrainingModule
 from train.pictures import Confusions, Curves, draw_batches, draw_predictions
 from train.plan import Plan, plan_run
-from train.progress import EpochLines, quiet_lightning
+from train.progress import EpochLines, quiet_lightning, say
 from train.publish import publish
 from train.run_folder import RunFolder
 from train.sections import DataConfig
+from train.states import (
+    BestEpochs,
+    WholeFiles,
+    check_same_config,
+    check_same_network,
+    last_state,
+    network_weights,
+    read_state,
+)
 
 
 class Fitted(Frozen):
@@ -37,7 +46,10 @@ class Fitted(Frozen):
 
     checkpoint: Path
     run: Path
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None for what cannot be measured."""
+    warnings: tuple[str, ...] = ()
+    """Why the run may have learnt nothing."""
     exported: Path | None
     """The published artifact, where the configuration asked for one."""
 
@@ -51,7 +63,7 @@ def fit(config: Config) -> Fitted:
     with quiet_lightning():
         plan = plan_run(config)
         run = RunFolder.create(config)
-        with run.held():
+        with run.held(), plain_failures(run, config):
             run.save_config(config)
             plan.splits.save(run.splits, plan.task)
             return _finish(plan, run)
@@ -64,33 +76,44 @@ def resume(folder: Path) -> Fitted:
     """
     run = RunFolder.of_run(folder)
     config = run.load_config()
-    with run.held(), quiet_lightning():
+    with run.held(), plain_failures(run, config), quiet_lightning():
         run.sweep()
-        plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), begun=run.last_state.is_file())
+        state = last_state(run)
+        check_same_config(state, config, run)
+        plan = plan_run(config, DataConfig(path=run.splits, test_ratio=0), begun=state is not None)
         if plan.splits.fingerprint != run.fingerprint():
             raise DataError(f"{run.splits}: the pictures have changed since the run was begun; begin a new one")
+        check_same_network(state, plan.network, run)
+        done = 0 if state is None else state["epoch"] + 1
+        say(f"{run.path}: goes on after epoch {done}" if done else f"{run.path}: no epoch is finished; begins anew")
         return _finish(plan, run)
 
 
 def _finish(plan: Plan, run: RunFolder) -> Fitted:
-    best = _train(plan, run)
-    publish("last", plan, run)
+    best, rows = _train(plan, run)
+    warnings = warnings_of(rows, plan.task, plan.splits.val)
+    publish("last", plan, run, warnings)
     confusions = Confusions(plan, run)
     for rank, state in reversed(list(enumerate(best, start=1))):
-        load_weights(plan.network, _weights(_state(state)), origin=str(state))
+        load_weights(plan.network, network_weights(read_state(state)), origin=str(state))
         watch = confusions.add if rank == 1 else None
-        metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, watch)
+        metrics = publish("best" if rank == 1 else f"best-{rank}", plan, run, warnings, watch)
     confusions.draw()
     draw_predictions(plan, run)
     checkpoint, config = run.checkpoint("best"), plan.config
     exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
-    return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, exported=exported)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
 
 
-def _train(plan: Plan, run: RunFolder) -> list[Path]:
-    """Train in place to the last epoch, if that is not done; returns the states of the best epochs, the best first."""
+def _train(plan: Plan, run: RunFolder) -> tuple[list[Path], list[dict[str, float]]]:
+    """Train in place to the last epoch, if that is not done.
+
+    Returns the states of the best epochs, the best first, and the figures after each epoch.
+    """
     config = plan.config
-    best = _BestEpochs(
+    best = BestEpochs(
         run.states,
         "best-{epoch}",
         monitor=f"val_{plan.task.monitor}",
@@ -109,17 +132,18 @@ def _train(plan: Plan, run: RunFolder) -> list[Path]:
         module = TrainingModule(plan.network, plan.task, plan.loss, config)
         _run(trainer, module, train, val, run.last_state if begun else None)
     # What was kept counts, also where it was another process that trained it.
-    state = _state(run.last_state)
-    load_weights(plan.network, _weights(state), origin=str(run.last_state))
+    state = read_state(run.last_state)
+    load_weights(plan.network, network_weights(state), origin=str(run.last_state))
     scores: dict[str, Tensor] = state["callbacks"][best.state_key]["best_k_models"]
     kept = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
     # Lightning deletes a state that was beaten before it writes the last one, and a kill may come between.
-    return [path for path in kept if path.is_file()] or [run.last_state]
+    rows = state["callbacks"][History.__qualname__]["rows"]
+    return [path for path in kept if path.is_file()] or [run.last_state], rows
 
 
 def _epochs_done(last: Path, epochs: int) -> int:
     """So many of all epochs are behind this state: all of them also where patience ended."""
-    state = _state(last)
+    state = read_state(last)
     stopped = any(isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values())
     return epochs if stopped else int(state["epoch"]) + 1
 
@@ -135,7 +159,7 @@ def _trainer(plan: Plan, run: RunFolder, best: ModelCheckpoint) -> Trainer:
         max_epochs=config.all_epochs,
         accumulate_grad_batches=config.accumulate,
         logger=False,
-        plugins=[_WholeFiles()],
+        plugins=[WholeFiles()],
         callbacks=[*_optional(config, f"val_{plan.task.monitor}"), *shown, *plan.callbacks, best, last],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -153,36 +177,6 @@ def _optional(config: Config, monitor: str) -> Iterator[Callback]:
 def _toward(share: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
     """An average that moves by a share of the difference: what is equal, such as a constant buffer, stays as it is."""
     return lambda average, current, _count: average + (current - average) * share
-
-
-class _BestEpochs(ModelCheckpoint):
-    """The states of the best epochs, also when the run's folder lies elsewhere now."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
-        paths = {key: self._here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
-
-    def _here(self, path: str) -> str:
-        return str(Path(str(self.dirpath)) / Path(path).name)
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """A kill while a state is written must not cost the one before it."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with written_beside(Path(path)) as beside:
-            super().save_checkpoint(checkpoint, beside, storage_options)
-
-
-def _state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = state["state_dict"]
-    return {key.removeprefix("network."): tensor for key, tensor in weights.items() if key.startswith("network.")}
 
 
 def _loaders(plan: Plan, epoch: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -216,12 +210,15 @@ def _run(
     try:
         with _cores_beside(train.num_workers):
             trainer.fit(module, train, val, ckpt_path=state, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"the GPU's memory does not suffice for batch_size {module.config.batch_size}; lower it"
-        ) from error
     except SystemExit as stop:
-        # Lightning turns Ctrl+C into exit(1), which would say that the answer is no.
+        # Lightning turns both signals into exits: Ctrl+C into 1, the answer is no; SIGTERM into 0, success.
         if trainer.received_sigterm:
-            raise
-        raise KeyboardInterrupt from stop
+            raise KeyboardInterrupt("stopped by SIGTERM") from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt(*stop.__context__.args) from stop
+        raise OutsideError(f"a callback ended the training with exit code {stop.code}") from stop
+    except RuntimeError as error:
+        # A signal to all processes of a group ends the workers too, which may be noticed first.
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt("stopped by SIGTERM") from error
+        raise

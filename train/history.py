@@ -20,7 +20,9 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        figures = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
+        measured = sorted(trainer.callback_metrics.items())
+        # What cannot be measured is an empty cell.
+        figures = {name: round(float(value), 6) for name, value in measured if not value.isnan()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": trainer.current_epoch + 1, "lr": rate, **figures})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))

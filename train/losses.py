@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,14 +25,25 @@ from train.sections import LossTerm, Named
 Factory = Callable[..., nn.Module]
 
 
-class OneForAll(nn.Module):
+class _WithPosWeight(nn.Module):
+    """Base of binary cross-entropies whose positive targets weigh more or less."""
+
+    pos_weight: Tensor | None
+
+    def __init__(self, pos_weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
+
+
+class OneForAll(_WithPosWeight):
     """Binary cross-entropy of each class against the rest, for a single right one. Logits [N, C], classes [N]."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, logits.shape[1]).to(logits.dtype))
+        truth = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=self.pos_weight)
 
 
-class ForegroundCrossEntropy(nn.Module):
+class ForegroundCrossEntropy(_WithPosWeight):
     """Binary cross-entropy of the foreground of two classes. Logits [N, 2, H, W], classes [N, H, W]."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -39,7 +51,8 @@ class ForegroundCrossEntropy(nn.Module):
         margin = (logits[:, 1] - logits[:, 0])[judged]
         if not judged.any():
             return nothing_judged(logits)
-        return F.binary_cross_entropy_with_logits(margin, targets[judged].to(margin.dtype))
+        truth = targets[judged].to(margin.dtype)
+        return F.binary_cross_entropy_with_logits(margin, truth, pos_weight=self.pos_weight)
 
 
 def nothing_judged(logits: Tensor) -> Tensor:
@@ -71,23 +84,23 @@ def _of_regions(loss: Factory) -> Factory:
     return made
 
 
-def _cross_entropy(question: Question, **arguments: Any) -> nn.Module:
-    return _OnIntegers(nn.CrossEntropyLoss(ignore_index=IGNORED, **arguments))
+def _cross_entropy(question: Question, class_weights: Tensor | None = None, **arguments: Any) -> nn.Module:
+    return _OnIntegers(nn.CrossEntropyLoss(weight=class_weights, ignore_index=IGNORED, **arguments))
 
 
-def _binary(question: Question) -> nn.Module:
+def _binary(question: Question, class_weights: Tensor | None = None) -> nn.Module:
     if len(question.labels) != 2:
         raise ConfigError(f"loss bce: is for two labels, there are {len(question.labels)}; use cross_entropy")
-    return ForegroundCrossEntropy()
+    return ForegroundCrossEntropy(None if class_weights is None else class_weights[1] / class_weights[0])
 
 
 MULTICLASS: dict[str, Factory] = {
-    "cross_entropy": lambda question, **arguments: nn.CrossEntropyLoss(**arguments),
-    "bce": lambda question: OneForAll(),
+    "cross_entropy": lambda question, class_weights=None, **arguments: nn.CrossEntropyLoss(class_weights, **arguments),
+    "bce": lambda question, class_weights=None: OneForAll(class_weights),
     "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multiclass", **arguments),
 }
 MULTILABEL: dict[str, Factory] = {
-    "bce": lambda question: nn.BCEWithLogitsLoss(),
+    "bce": lambda question, class_weights=None: nn.BCEWithLogitsLoss(pos_weight=class_weights),
     "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multilabel", **arguments),
     "asymmetric": lambda question, **arguments: AsymmetricLossMultiLabel(**arguments),
 }
@@ -99,6 +112,8 @@ SEGMENTATION: dict[str, Factory] = {
         smp.losses.FocalLoss(mode="multiclass", ignore_index=IGNORED, **arguments)
     ),
 }
+WEIGHTED = ("cross_entropy", "bce", "focal")
+"""The losses that take weights of classes."""
 PAIRS = {"arcface": "ArcFaceLoss", "triplet": "TripletMarginLoss", "contrastive": "ContrastiveLoss"}
 """Short names for losses of pytorch-metric-learning; all others go by their class."""
 
@@ -111,9 +126,16 @@ def add_up(parts: Sequence[Tensor]) -> Tensor:
 class WeightedSum(nn.Module):
     """Each loss of (logits, targets) times its weight, added up."""
 
-    def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        losses: Sequence[nn.Module],
+        weights: Sequence[float],
+        class_weights: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """class_weights: by loss, the weight of each label, to be shown."""
         super().__init__()
         self.losses, self.weights = nn.ModuleList(losses), tuple(weights)
+        self.class_weights = dict(class_weights or {})
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         parts = [weight * loss(logits, targets) for weight, loss in zip(self.weights, self.losses, strict=True)]
@@ -121,20 +143,63 @@ class WeightedSum(nn.Module):
 
 
 def weighted_sum(
-    terms: Sequence[LossTerm] | None, usual: str, table: Mapping[str, Factory], question: Question
+    terms: Sequence[LossTerm] | None,
+    usual: str,
+    table: Mapping[str, Factory],
+    question: Question,
+    balanced: Callable[[], Mapping[str, float]],
 ) -> nn.Module:
-    """The losses asked for, from a task's table or a plugin's. Raises ConfigError."""
+    """The losses asked for, from a task's table or a plugin's. Raises ConfigError.
+
+    balanced: the weight of each label that makes rare ones count as much as common ones.
+    """
     terms = terms or (LossTerm(name=usual),)
     mining = [term.name for term in terms if term.miner is not None]
     if mining:
         raise ConfigError(f"loss {mining[0]}: a miner is for the losses of metric learning")
-    losses = [_made(term, table.get(term.name), [*table], question) for term in terms]
-    return WeightedSum(losses, [term.weight for term in terms])
+    losses, shown = [], {}
+    for term in terms:
+        factory = table.get(term.name)
+        if term.class_weights is not None:
+            shown[term.name] = weights = class_weights(term, question.labels, balanced)
+            tensor = torch.tensor([weights[label] for label in question.labels])
+            factory = factory and functools.partial(factory, class_weights=tensor)
+        losses.append(_made(term, factory, [*table], question))
+    return WeightedSum(losses, [term.weight for term in terms], shown)
+
+
+def class_weights(
+    term: LossTerm, labels: Sequence[str], balanced: Callable[[], Mapping[str, float]]
+) -> dict[str, float]:
+    """The weight of each label in a loss. Raises ConfigError."""
+    wanted, known = term.class_weights or (), f"{', '.join(labels):.300}"
+    if term.name not in WEIGHTED:
+        raise ConfigError(f"loss {term.name}: takes no class_weights; {', '.join(WEIGHTED)} do")
+    if wanted == "balanced":
+        return dict(balanced())
+    if isinstance(wanted, Mapping):
+        if strangers := set(wanted) - set(labels):
+            raise ConfigError(f"loss {term.name}: class_weights for {', '.join(sorted(strangers))}; there are {known}")
+        return {label: wanted.get(label, 1.0) for label in labels}
+    if len(wanted) != len(labels):
+        counts = f"{len(wanted)} class_weights, expected one for each of {len(labels)} labels"
+        raise ConfigError(f"loss {term.name}: {counts}, in this order: {known}")
+    return dict(zip(labels, map(float, wanted), strict=True))
+
+
+def balanced_weights(counts: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:
+    """n / (classes x n of the class), as scikit-learn's `balanced`. Raises ConfigError for a class without any."""
+    if without := [label for label in labels if not counts.get(label)]:
+        raise ConfigError(f"class_weights: balanced: there is nothing of {', '.join(without):.300} in train")
+    total = sum(counts[label] for label in labels)
+    return {label: total / (len(labels) * counts[label]) for label in labels}
 
 
 def embedding_losses(terms: Sequence[LossTerm] | None, usual: str, classes: int, size: int) -> nn.Module:
     """The losses of pytorch-metric-learning asked for, each with its miner. Raises ConfigError."""
     terms = terms or (LossTerm(name=usual),)
+    if any(term.class_weights is not None for term in terms):
+        raise ConfigError("class_weights: are for losses of labels, not for those of metric learning")
     known = sorted([*PAIRS, *(name for name in dir(metric_losses) if name.endswith("Loss"))])
     facts = {"num_classes": classes, "embedding_size": size}
     losses = []

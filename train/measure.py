@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from train.samples import Sample
 from train.tasks import TrainingTask
 
 BATCH_SIZE = 64
+Figures = dict[str, float | None]
+"""Metrics by name; None for one that cannot be measured on these pictures."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Answered:
 
 def measure(
     runner: Runner, samples: Sequence[Sample], task: TrainingTask, watch: Callable[[Answered], None] | None = None
-) -> dict[str, float]:
+) -> Figures:
     """All metrics of the model's task over samples; `watch` sees each batch too. Raises DataError."""
     measures = task.metrics(runner.spec, detailed=True)
     for batch in answered(runner, samples, task):
@@ -43,7 +46,8 @@ def measure(
         measures.update(outputs, batch.targets)
         if watch is not None:
             watch(batch)
-    return {name: round(float(value), 6) for name, value in measures.compute().items()}
+    figures = {name: float(value) for name, value in measures.compute().items()}
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def answered(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Iterator[Answered]:

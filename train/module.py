@@ -8,11 +8,12 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from model.errors import ConfigError
+from model.errors import ConfigError, DataError
 from model.network import Logits, Network
 from train.config import Config
 from train.dataset import Batch, mixed
 from train.optim import optimizer_for, schedule_for
+from train.states import CONFIG_KEY
 from train.tasks import TrainingTask
 
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
@@ -62,8 +63,19 @@ class TrainingModule(lightning.LightningModule):
         self.measures.update(self._outputs(logits), targets)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val_{name}": value for name, value in self.measures.compute().items()})
+        """Raises DataError where the figure that picks the best epoch cannot be measured."""
+        figures = self.measures.compute()
+        if figures[self.task.monitor].isnan():
+            raise DataError(
+                f"val_{self.task.monitor} picks the best epoch and cannot be measured: val has no picture of a class "
+                "that is judged, or the model's answers are not finite"
+            )
+        self.log_dict({f"val_{name}": value for name, value in figures.items()})
         self.measures.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A resumed run must go on with the same network, loss and optimizer."""
+        checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_for(self, self.config.optimizer)

@@ -24,6 +24,7 @@ from model.weights import State, read_foreign_weights, transfer_weights
 from train.config import Config, Precision
 from train.data import Splits, read_splits
 from train.export import check_can_export
+from train.losses import WeightedSum
 from train.optim import schedule_for, trial_optimizer
 from train.sections import DataConfig, OptimizerConfig
 from train.tasks import TrainingTask, training_task
@@ -65,11 +66,14 @@ def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False
     path = None if begun else config.model.weights
     weights = None if path is None else _tried(lambda: read_foreign_weights(path), problems)
     splits = _tried(lambda: read_splits(data or config.data, task, config.seed), problems)
+    if splits is not None:
+        _tried(lambda: _check_measurable(task, splits), problems)
     loss = None if splits is None else _tried(lambda: _loss(task, splits), problems)
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or problems:
         raise (DataError if splits is None else ConfigError)("\n".join(problems))
     network = Network(_spec(config, architecture, splits.question), pretrained=config.model.pretrained and not begun)
     _check_takes(network)
+    _say_class_weights(loss)
     if config.frozen_epochs:
         list(network.frozen_while_heads_learn())
     if path is not None and weights is not None:
@@ -116,6 +120,22 @@ def _callbacks(config: Config) -> tuple[Callback, ...]:
             raise ConfigError(f"callback {wanted.name}: expected a lightning Callback, got {type(callback).__name__}")
         made.append(callback)
     return tuple(made)
+
+
+def _say_class_weights(loss: nn.Module) -> None:
+    """Say which weights of classes the losses use."""
+    console = Console(stderr=True, highlight=False)
+    for each in loss.modules():
+        for name, weights in each.class_weights.items() if isinstance(each, WeightedSum) else ():
+            told = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
+            console.print(f"class weights of {name}: {told}", soft_wrap=True, markup=False)
+
+
+def _check_measurable(task: TrainingTask, splits: Splits) -> None:
+    """The best epoch must not be picked by a figure that says nothing."""
+    why = task.unmeasurable([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
+    if why is not None:
+        raise DataError(f"{task.monitor} picks the best epoch and cannot be measured: {why}; bring more pictures there")
 
 
 def _loss(task: TrainingTask, splits: Splits) -> nn.Module:

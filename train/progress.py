@@ -15,6 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+def say(text: str) -> None:
+    """Print a line on stderr, as it is."""
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
 class EpochLines(Callback):
     """A rich bar over the batches of an epoch where stderr is a terminal, and a line of figures after each."""
 
@@ -36,7 +41,8 @@ class EpochLines(Callback):
         self._bar.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        measured = sorted(trainer.callback_metrics.items())
+        figures = "  ".join(f"{name} {'-' if value.isnan() else f'{value:.4f}'}" for name, value in measured)
         seconds = time.monotonic() - self._started
         self._console.print(f"{self._epoch(trainer)}  {figures}  {seconds:.1f} s", soft_wrap=True)
 

@@ -14,7 +14,7 @@ from model.runners.base import Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import Lineage
 from train.dataset import load_sample
-from train.measure import Answered, measure
+from train.measure import Answered, Figures, measure
 from train.plan import Plan
 from train.run_folder import RunFolder, git_revision
 from train.samples import Sample
@@ -23,11 +23,15 @@ from train.tasks.base import natural
 
 
 def publish(
-    which: str, plan: Plan, run: RunFolder, watch: Callable[[Answered], None] | None = None
-) -> dict[str, float]:
+    which: str,
+    plan: Plan,
+    run: RunFolder,
+    warnings: tuple[str, ...] = (),
+    watch: Callable[[Answered], None] | None = None,
+) -> Figures:
     """Write a checkpoint (`best`, `last`, …) and its golden images; returns the metrics on val and test.
 
-    watch: sees each batch of answers to the val pictures.
+    warnings: of the run, for the lineage. watch: sees each batch of answers to the val pictures.
     """
     network, splits = plan.network, plan.splits
     runner = TorchRunner(network, origin=str(run.checkpoint(which)))
@@ -45,7 +49,8 @@ def publish(
         config=plan.config.model_dump(mode="json"),
         git_revision=git_revision(),
         seed=plan.config.seed,
-        metrics=metrics,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        warnings=warnings,
         parent=None if plan.config.model.weights is None else str(plan.config.model.weights),
     )
     # The checkpoint comes last: where there is one, its golden images are there too.

@@ -45,12 +45,34 @@ class Named(Section):
     arguments: dict[str, JsonValue] = {}
 
 
+ClassWeights = (
+    Literal["balanced"]
+    | tuple[PositiveFloat, ...]
+    | Annotated[dict[str, PositiveFloat], BeforeValidator(lambda value: _by_text(value))]
+)
+
+
+def _by_text(value: Any) -> Any:
+    """YAML reads the label 3 as a number."""
+    return {str(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+
+
 class LossTerm(Named):
     """One loss of a weighted sum."""
 
     weight: PositiveFloat = 1.0
+    """Its place in the sum."""
+    class_weights: ClassWeights | None = None
+    """`balanced`, a weight for each label in their order, or weights by label; for cross_entropy, bce, focal."""
     miner: Annotated[Named, BeforeValidator(lambda value: _spelled_out(value, Named))] | None = None
     """For metric learning: which pairs to learn from, a name of pytorch_metric_learning.miners."""
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _is_of_the_term(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple | dict | str):
+            raise ValueError("is the term's place in the sum, one number; weights of classes go under class_weights")  # noqa: TRY004 - pydantic's way
+        return value
 
 
 def _spelled_out(value: Any, kind: type[Named]) -> Any:
@@ -77,7 +99,8 @@ class HeadConfig(Section):
     task: Name = "multiclass"
     """multiclass, multilabel, embedding, segmentation, heads, or a plugin's."""
     loss: Losses | None = None
-    """A name, or a list of terms with weights; default: the task's usual one."""
+    """A name, or a list of terms with weights; default: the task's usual one. For rare classes:
+    {name: cross_entropy, class_weights: balanced}, or a list in the order of the labels, or {cat: 2.0}."""
     column: str | None = None
     """Of a CSV or JSON: where the truth stands; default: the task's usual one, or the head's name."""
     thresholds: dict[str, FiniteFloat] = {}

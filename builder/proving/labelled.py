@@ -134,7 +134,8 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     trusted = artifact is not None and artifact.suffix in _ENGINE_SUFFIXES
     code, document = _told(list(map(str, words)), {TRUST_VARIABLE: "1"} if trusted else {})
     if code == 0:
-        metrics = {name: float(value) for name, value in document["metrics"].items()}  # JSON tells NaN as text
+        # What cannot be measured on these pictures is null.
+        metrics = {name: float(value) for name, value in document["metrics"].items() if value is not None}
         return Measured(metrics, document["images"], document["classes"])
     error = document.get("error", {})
     if error.get("type") == "ModuleNotFoundError":
@@ -166,8 +167,9 @@ def quality_problems(before: Measured, after: Measured, limits: Limits) -> list[
             continue
         allowed = limits.quality + _leeway(name, before, limits) + _ROUNDING
         # A figure that has become NaN was not kept; one that always was NaN tells nothing.
-        if not math.isnan(value) and not value - after.metrics[name] <= allowed:
-            told = f"{name} falls from {value:.4f} to {after.metrics[name]:.4f} on {after.images} labelled pictures"
+        now = after.metrics.get(name, math.nan)
+        if not math.isnan(value) and not value - now <= allowed:
+            told = f"{name} falls from {value:.4f} to {now:.4f} on {after.images} labelled pictures"
             problems.append(Problem(code="quality", message=f"{told}, a loss of {limits.quality:g} is allowed"))
     return problems
 

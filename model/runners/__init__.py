@@ -59,6 +59,8 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
     Raises ArtifactError for an unknown suffix or a missing library, and what the runner itself raises.
     """
     opener = OPENERS.get(path.suffix)
+    if path.is_dir() and (best := path / "best.safetensors").is_file():
+        raise InputError(f"{path}: is a run; name its checkpoint, {best}")
     if opener is None:
         raise ArtifactError(f"{path}: cannot run a {path.suffix or 'suffixless'} file; known: {', '.join(OPENERS)}")
     if not path.is_file():

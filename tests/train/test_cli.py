@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +54,7 @@ def test_fit_prints_one_document_when_asked_for_json(
 ) -> None:
     result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "--json")
     document = json.loads(result.stdout)
-    assert set(document) == {"checkpoint", "run", "metrics", "exported"}
+    assert set(document) == {"checkpoint", "run", "metrics", "warnings", "exported"}
     assert {"val_accuracy", "val_macro_f1", "test_accuracy", "test_macro_f1"} <= set(document["metrics"])
 
 
@@ -83,7 +85,8 @@ def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path
 def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, write_config: Callable[..., Path]) -> None:
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
     words = [sys.executable, "-c", TRAIN, "fit", str(config)]
-    expected = {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
+    told = {signal.SIGINT: "stopped by the keyboard", signal.SIGTERM: "stopped by SIGTERM"}
     # A test runner's worker may ignore the keyboard, which its children would inherit.
     heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     runs = {sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heeding) for sent in expected}
@@ -94,5 +97,41 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
         stdout, stderr = run.communicate(timeout=60)
         assert (run.returncode, stdout) == (expected[sent], "")
         assert "Traceback" not in stderr
-    assert {path.parent.name for path in tmp_path.rglob("runs/tiny/*/config.yaml")} == {"1", "2"}
+        if sent in told:
+            assert f"error: {told[sent]}; go on with: train resume " in stderr
+    assert {path.parent.name for path in tmp_path.rglob("runs/tiny/*/config.yaml")} == {"1", "2", "3"}
     assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+@pytest.mark.slow
+def test_run_says_how_to_go_on_when_its_whole_group_is_terminated(
+    folder: Path, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(tmp_path / "config.yaml", folder, epochs=1000, workers=1)
+    words = [sys.executable, "-c", TRAIN, "fit", str(config)]
+    run = subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    assert "epoch 1/1000" in run.stderr.readline()
+    os.killpg(run.pid, signal.SIGTERM)
+    stdout, stderr = run.communicate(timeout=60)
+    assert (run.returncode, stdout) == (130, "")
+    assert f"stopped by SIGTERM; go on with: train resume {tmp_path / 'runs' / 'tiny' / '1'}" in stderr
+
+
+def test_test_names_the_checkpoint_when_a_run_is_given(command: Command, trained: Fitted) -> None:
+    result = command("train", "test", trained.run)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{trained.run}: is a run; name its checkpoint, {trained.checkpoint}" in result.stderr
+
+
+def test_test_tells_what_cannot_be_measured_when_classes_are_absent(
+    command: Command, trained: Fitted, folder: Path
+) -> None:
+    shutil.rmtree(folder / "7")
+    result = command("train", "test", trained.checkpoint, "--data", folder, "--json")
+    metrics = json.loads(result.stdout)["metrics"]
+    assert metrics["f1/7"] is None
+    assert metrics["auroc"] > 0.7  # the third class would count as 0
+    assert "UserWarning" not in result.stderr
+    shown = command("train", "test", trained.checkpoint, "--data", folder)
+    assert ["f1/7", "-"] in [line.split() for line in shown.stdout.splitlines()]

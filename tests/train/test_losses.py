@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -196,6 +199,57 @@ def test_loss_is_refused_with_its_reason_when_it_does_not_fit(task: str, loss: A
     with pytest.raises(ConfigError) as caught:
         loss_of(task, loss)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "expected"), [([1, 2, 4], [1, 2, 4]), ({"b": 3}, [1, 3, 1])])
+def test_classes_weigh_what_is_configured_when_cross_entropy(given: Any, expected: list[float]) -> None:
+    logits, targets = batch("multiclass")
+    loss = loss_of("multiclass", {"name": "cross_entropy", "class_weights": given})
+    plain = F.cross_entropy(logits, targets, weight=torch.tensor(expected, dtype=torch.float32))
+    assert loss(logits, targets).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_when_counted() -> None:
+    truths = ["a"] * 6 + ["b"] * 3 + ["c"]
+    config = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
+    config["loss"] = {"name": "focal", "class_weights": "balanced"}
+    loss: Any = training_task(Config.model_validate(config)).loss(Question(task="multiclass", labels=LABELS), truths)
+    expected = compute_class_weight("balanced", classes=np.array(LABELS), y=truths)
+    assert list(loss.class_weights["focal"].values()) == pytest.approx(expected.tolist())
+    assert loss.losses[0].class_weights.tolist() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "segmentation"])
+@pytest.mark.parametrize("name", ["cross_entropy", "bce", "focal"])
+def test_weights_of_one_change_nothing_when_given(task: str, name: str) -> None:
+    if (task, name) == ("multilabel", "cross_entropy"):
+        pytest.skip("labels that are independent have no such loss")
+    labels = LABELS[:2] if (task, name) == ("segmentation", "bce") else LABELS
+    plain, weighted, heavy = (
+        value(loss_of(task, {"name": name, **more}, labels), task, len(labels))
+        for more in ({}, {"class_weights": [1] * len(labels)}, {"class_weights": {"b": 9}})
+    )
+    assert weighted == pytest.approx(plain, rel=1e-6)
+    assert heavy != pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "expected"),
+    [
+        ("multiclass", {"name": "bce", "class_weights": [1, 2]}, "2 class_weights, expected one for each of 3 labels"),
+        ("multiclass", {"name": "focal", "class_weights": {"z": 1}}, "class_weights for z; there are a, b, c"),
+        ("segmentation", {"name": "dice", "class_weights": "balanced"}, "loss dice: takes no class_weights"),
+        ("embedding", {"name": "ArcFaceLoss", "class_weights": "balanced"}, "not for those of metric learning"),
+    ],
+)
+def test_class_weights_are_refused_when_they_do_not_fit(task: str, loss: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        loss_of(task, loss)
+
+
+def test_list_of_weights_is_refused_with_the_right_key_when_given_as_weight() -> None:
+    with pytest.raises(ValidationError, match="weights of classes go under class_weights"):
+        LossTerm.model_validate({"name": "cross_entropy", "weight": [1, 2, 3]})
 
 
 def test_terms_are_spelled_out_when_written_short() -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
+import pickle
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import Result
 
@@ -180,3 +184,62 @@ def test_run_ends_the_same_when_killed_at_the_worst_moments(undisturbed: Callabl
         words = ["resume", run]
     assert finished(started(root, *words)) == 0, (root / "log.txt").read_text()
     same_end(root / "runs" / "tiny" / "1", run, {"best", "last"})
+
+
+@pytest.fixture(scope="module")
+def stopped(undisturbed: Callable[[str], Path]) -> Path:
+    """A run that was killed in its second epoch; not to be changed."""
+    root = undisturbed("plain")
+    (root / "deaths" / "1-validation-1").touch()
+    assert finished(started(root, "fit", root / "config.yaml", "name=stopped")) == -signal.SIGKILL
+    return root / "runs" / "stopped" / "1"
+
+
+def broken_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"state_dict": {}, "author": Path("x")}))
+
+
+@pytest.mark.parametrize(
+    ("breaking", "expected"),
+    [
+        (lambda path: os.truncate(path, 5000), "is cut short, or no state of a run"),
+        (lambda path: path.write_bytes(b""), "is cut short, or no state of a run"),
+        (lambda path: path.write_bytes(b"no state" * 999), "is cut short, or no state of a run"),
+        (broken_pickle, "is cut short, or no state of a run"),
+        (lambda path: torch.save({"state_dict": {}, "epoch": 1}, path), "is no state of a run of tritonkit, it lacks"),
+        (lambda path: (path.unlink(), path.mkdir()), "is no file, expected the state of a run"),
+    ],
+)
+def test_resume_names_the_state_when_it_cannot_be_read(
+    stopped: Path, tmp_path: Path, command: Command, breaking: Callable[[Path], Any], expected: str
+) -> None:
+    run = tmp_path / "1"
+    shutil.copytree(stopped, run)
+    breaking(run / "lightning" / "last.ckpt")
+    result = command("train", "resume", run)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: {run / 'lightning' / 'last.ckpt'}: {expected}")
+    assert f"Begin anew with: train fit {run / 'config.yaml'}" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("name: test_resnet", "name: resnet18", "model.name is 'resnet18', was 'test_resnet'; the network differs"),
+        ("name: adamw", "name: sgd", "optimizer.name is 'sgd', was 'adamw'"),
+        ("task: multiclass", "task: embedding", "task is 'embedding', was 'multiclass'"),
+        ("drop_rate: 0.3", "drop_rate: 0.1", "model.arguments.drop_rate is 0.1, was 0.3"),
+    ],
+)
+def test_resume_is_refused_when_the_configuration_makes_another_model(
+    stopped: Path, tmp_path: Path, command: Command, before: str, after: str, expected: str
+) -> None:
+    run = tmp_path / "1"
+    shutil.copytree(stopped, run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(before, after))
+    result = command("train", "resume", run)
+    assert result.exit_code == 2, result.output
+    assert f"{config}: {expected}" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -117,6 +117,14 @@ class TrainingTask(ABC):
                 problems.append(f"{part} has labels that train lacks, to be added there or taken out: {names:.400}")
         return problems
 
+    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+        """Why the figure that picks the best epoch cannot be measured on these truths of val; None where it can."""
+        return None
+
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """By head's prefix, the figures on these truths of val that an answer gets which does not look."""
+        return {}
+
     # What training does with it.
 
     @abstractmethod

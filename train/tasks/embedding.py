@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,17 @@ class EmbeddingTraining(TrainingTask):
         text = f"an embedding is learned by comparing classes: train has {count}, expected at least 2"
         return [] if count >= 2 else [text]
 
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """Any other picture at random, of those whose class others have too."""
+        counts = [count for count in Counter(truths).values() if count > 1]
+        pairs = sum(count * (count - 1) for count in counts)
+        return {"": {"recall@1": pairs / sum(counts) / (len(truths) - 1)}} if counts else {}
+
+    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+        if gallery:
+            return None if set(truths) & set(gallery) else "no class of val is in base"
+        return None if len(set(truths)) < len(truths) else "no class of val has two pictures"
+
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return {"class": class_id(truth), "gallery": gallery}
 
@@ -103,7 +115,7 @@ class RecallAtK(Metric):
     """The share of pictures with one of their class among the k nearest others by cosine.
 
     Looked up among the gallery's where there are any, else among all the others. Pictures whose class nothing else
-    has are not counted.
+    has are not counted; NaN where there are no others.
     """
 
     higher_is_better = True
@@ -130,7 +142,7 @@ class RecallAtK(Metric):
         hits = [self._found(part, vectors, classes, shelf) for part in torch.split(wanted, 1024)]
         found = torch.cat(hits) if hits else torch.zeros(0)
         judged = found[found >= 0]
-        return judged.float().mean() if len(judged) else torch.tensor(0.0)
+        return judged.float().mean()  # of none NaN
 
     def _found(self, part: Tensor, vectors: Tensor, classes: Tensor, shelf: Tensor) -> Tensor:
         """For each looked-up picture 1 or 0, or -1 where nothing else has its class."""

@@ -73,6 +73,19 @@ class HeadsTraining(TrainingTask):
         for name, task in self.heads.items():
             task.survey([truth[name] for truth in truths])
 
+    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+        for name, task in self.heads.items():
+            if why := task.unmeasurable([truth[name] for truth in truths], [truth[name] for truth in gallery]):
+                return f"head {name}: {why}"
+        return None
+
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        return {
+            f"{name}.": figures
+            for name, task in self.heads.items()
+            for figures in task.guesses([truth[name] for truth in truths]).values()
+        }
+
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return {
             name: task.target(truth[name], gallery, preprocess, question.heads[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -13,7 +14,7 @@ Count = Callable[[str, Metric, Mapping[str, Tensor], Any], None]
 
 
 class Measures(nn.Module):
-    """Metrics by name, each a figure in 0..1, and how they are fed."""
+    """Metrics by name, each a figure in 0..1 or NaN where it cannot be measured, and how they are fed."""
 
     def __init__(self, metrics: Mapping[str, Metric], count: Count) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class Measures(nn.Module):
 
 
 class HeadMeasures(nn.Module):
-    """The measures of several heads under their names, and `mean`, the mean of what each head is judged by."""
+    """The measures of several heads under their names, and `mean`: of what the heads are judged by, where measured."""
 
     def __init__(self, heads: dict[str, Measures | HeadMeasures], monitors: Mapping[str, str]) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class HeadMeasures(nn.Module):
         """As `Measures.compute`."""
         by_head = {name: measures.compute() for name, measures in self._by_name().items()}
         judged = [by_head[name][monitor] for name, monitor in self._monitors.items()]
-        figures = {"mean": sum(judged[1:], start=judged[0]) / len(judged)}
+        figures = {"mean": torch.stack(judged).nanmean()}
         return figures | {f"{name}.{key}": value for name, each in by_head.items() for key, value in each.items()}
 
     def reset(self) -> None:

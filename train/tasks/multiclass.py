@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,10 @@ from model.preprocess import Preprocess
 from model.runners.base import Outputs
 from model.spec import Question
 from model.tasks.base import Targets
-from train.losses import MULTICLASS, weighted_sum
+from train.losses import MULTICLASS, balanced_weights, weighted_sum
 from train.samples import LABEL, Row, Truth
 from train.tasks.base import Batched, TrainingTask
+from train.tasks.by_class import ByClass, MeanByClass, of_numbers
 from train.tasks.confusion import Confusion, crossed
 from train.tasks.measures import Measures
 
@@ -48,6 +51,12 @@ class MulticlassTraining(TrainingTask):
     def classes(self, truth: Truth) -> Sequence[str]:
         return (truth,)
 
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """Always the most common class; and for F1 as well any class at random."""
+        counts = Counter(truths)
+        share = max(counts.values()) / len(truths)
+        return {"": {"accuracy": share, "macro_f1": 1 / len(counts)}}
+
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return question.labels.index(truth)
 
@@ -55,18 +64,22 @@ class MulticlassTraining(TrainingTask):
         return {self.output or "probabilities": targets.numpy()}
 
     def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
-        return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, question)
+        def balanced() -> Mapping[str, float]:
+            return balanced_weights(Counter(truths), question.labels)
+
+        return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, question, balanced)
 
     def metrics(self, question: Question, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
+        f1, classes = partial(MulticlassF1Score, count, average="none"), (count, of_numbers(count))
         metrics: dict[str, Metric] = {
             "accuracy": MulticlassAccuracy(count, average="micro"),
-            "macro_f1": MulticlassF1Score(count, average="macro"),
+            "macro_f1": MeanByClass(f1(), *classes),
         }
         if detailed:
-            metrics["auroc"] = MulticlassAUROC(count)
-            metrics["map"] = MulticlassAveragePrecision(count)
-            metrics["f1"] = ClasswiseWrapper(MulticlassF1Score(count, average="none"), labels, prefix="f1/")
+            metrics["auroc"] = MeanByClass(MulticlassAUROC(count, average="none"), *classes, needs_others=True)
+            metrics["map"] = MeanByClass(MulticlassAveragePrecision(count, average="none"), *classes)
+            metrics["f1"] = ClasswiseWrapper(ByClass(f1(), *classes), labels, prefix="f1/")
         return Measures(metrics, self._count)
 
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,11 @@ from model.preprocess import Preprocess
 from model.runners.base import Outputs
 from model.spec import Question
 from model.tasks.base import Targets
-from train.losses import MULTILABEL, weighted_sum
+from train.losses import MULTILABEL, balanced_weights, weighted_sum
 from train.part_names import tells_split
 from train.samples import IMAGE, LABELS, MASK, Row, Truth, fact, is_soft, listed
 from train.tasks.base import Batched, TrainingTask, natural
+from train.tasks.by_class import ByClass, MeanByClass, of_columns
 from train.tasks.confusion import Confusion
 from train.tasks.measures import Measures
 
@@ -113,6 +116,14 @@ class MultilabelTraining(TrainingTask):
     def classes(self, truth: Truth) -> Sequence[str]:
         return tuple(truth)
 
+    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+        return None if any(truths) else "no picture of val has a label"
+
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """Probabilities at random: the mean share of the pictures that a label has."""
+        counts = Counter(label for truth in truths for label in truth)
+        return {"": {"map": sum(counts.values()) / len(counts) / len(truths)}} if counts else {}
+
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return np.array([label in truth for label in question.labels], dtype=np.float32)
 
@@ -120,14 +131,25 @@ class MultilabelTraining(TrainingTask):
         return {self.output or "probabilities": targets.numpy().astype(np.uint8)}
 
     def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
-        return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, question)
+        def balanced() -> Mapping[str, float]:
+            """Pictures without a label for each with it: scikit-learn's weights of yes and no, as their ratio."""
+            counts = Counter(label for truth in truths for label in truth)
+            facts = {label: {label: counts[label], "no": len(truths) - counts[label]} for label in question.labels}
+            weights = {label: balanced_weights(each, tuple(each)) for label, each in facts.items()}
+            return {label: each[label] / each["no"] for label, each in weights.items()}
+
+        return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, question, balanced)
 
     def metrics(self, question: Question, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
-        metrics: dict[str, Metric] = {"map": MultilabelAveragePrecision(count), "macro_f1": MultilabelF1Score(count)}
+        f1, columns = partial(MultilabelF1Score, count, average="none"), (count, of_columns)
+        metrics: dict[str, Metric] = {
+            "map": MeanByClass(MultilabelAveragePrecision(count, average="none"), *columns),
+            "macro_f1": MeanByClass(f1(), *columns),
+        }
         if detailed:
-            metrics["auroc"] = MultilabelAUROC(count)
-            metrics["f1"] = ClasswiseWrapper(MultilabelF1Score(count, average="none"), labels, prefix="f1/")
+            metrics["auroc"] = MeanByClass(MultilabelAUROC(count, average="none"), *columns, needs_others=True)
+            metrics["f1"] = ClasswiseWrapper(ByClass(f1(), *columns), labels, prefix="f1/")
         thresholds = torch.tensor([question.threshold(label) for label in labels])
 
         def count_batch(name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:

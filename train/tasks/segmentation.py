@@ -20,7 +20,7 @@ from model.spec import Question
 from model.tasks import task_for
 from model.tasks.base import Targets
 from model.tasks.segmentation import IGNORED, foreground_iou
-from train.losses import SEGMENTATION, weighted_sum
+from train.losses import SEGMENTATION, balanced_weights, weighted_sum
 from train.mask_values import IGNORE, Meaning, in_words
 from train.masks import (
     BLACK_AND_WHITE,
@@ -33,6 +33,7 @@ from train.masks import (
 from train.samples import MASK, Row, Truth
 from train.sections import HeadConfig
 from train.tasks.base import Batched, TrainingTask
+from train.tasks.by_class import ByClass, MeanByClass, of_numbers
 from train.tasks.confusion import Confusion, crossed
 from train.tasks.measures import Measures
 
@@ -135,6 +136,10 @@ class SegmentationTraining(TrainingTask):
             soft = f" (or {{{background}: 0-127, {first}: 128-255}} where edges are soft)"
         return f"data.mask_values: {{{background}: {zero}, {first}: {mapped}}}{soft}"
 
+    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """All background."""
+        return {"": {"iou": 0.0}}
+
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
         return fit_mask(self._mask(truth), preprocess, fill=IGNORED)
 
@@ -145,13 +150,24 @@ class SegmentationTraining(TrainingTask):
         return {"mask": targets.numpy()}
 
     def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
-        return weighted_sum(self.config.loss, self.usual_loss, SEGMENTATION, question)
+        def balanced() -> Mapping[str, float]:
+            masks = (self._mask(truth) for truth in truths)
+            counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
+            return balanced_weights(dict(zip(question.labels, counts.tolist(), strict=False)), question.labels)
+
+        return weighted_sum(self.config.loss, self.usual_loss, SEGMENTATION, question, balanced)
 
     def metrics(self, question: Question, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
-        metrics: dict[str, Metric] = {"iou": ForegroundIoU(count), "dice": ForegroundDice(count)}
+        classes = (count, of_numbers(count))
+        how: Any = {"average": "none", "ignore_index": IGNORED}
+        iou, dice = MulticlassJaccardIndex(count, **how), MulticlassF1Score(count, multidim_average="global", **how)
+        metrics: dict[str, Metric] = {
+            "iou": MeanByClass(iou, *classes, first=1),
+            "dice": MeanByClass(dice, *classes, first=1),  # which is F1 over pixels
+        }
         if detailed and count > 2:
-            by_class = MulticlassJaccardIndex(count, average="none", ignore_index=IGNORED)
+            by_class = ByClass(MulticlassJaccardIndex(count, **how), *classes)
             metrics["iou_by_class"] = ClasswiseWrapper(by_class, labels, prefix="iou/")
         return Measures(metrics, self._count)
 
@@ -168,25 +184,3 @@ class SegmentationTraining(TrainingTask):
 
     def told(self, truth: Truth) -> str:
         return f"mask {truth.name}"
-
-
-class ForegroundIoU(MulticlassJaccardIndex):
-    """Intersection over union over all pixels, the mean over the foreground classes."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, average="none", ignore_index=IGNORED)
-
-    def compute(self) -> Tensor:
-        foreground: Tensor = super().compute()[1:].mean()
-        return foreground
-
-
-class ForegroundDice(MulticlassF1Score):
-    """Dice, which is F1 over pixels, the mean over the foreground classes."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, average="none", ignore_index=IGNORED, multidim_average="global")
-
-    def compute(self) -> Tensor:
-        foreground: Tensor = super().compute()[1:].mean()
-        return foreground
