@@ -17,7 +17,6 @@ from model.console import (
     fail,
     print_json,
     reports_errors,
-    sigterm_as_interrupt,
 )
 from model.errors import TritonkitError
 
@@ -71,7 +70,6 @@ HtmlOption = Annotated[Path | None, typer.Option(help="Write one page that works
 
 @app.command("run")
 @reports_errors
-@sigterm_as_interrupt()
 def run_command(
     model: ModelArgument,
     url: UrlOption = None,

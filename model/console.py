@@ -69,12 +69,16 @@ def application(help_text: str) -> typer.Typer:
 
 
 def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn our errors into one message on stderr (with `--json`, also a document on stdout) and an exit code."""
+    """Turn our errors into one message on stderr (with `--json`, also a document on stdout) and an exit code.
+
+    SIGTERM is one of them: it ends any command as Ctrl-C does, with exit code 130.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with sigterm_as_interrupt():
+                command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -211,7 +215,7 @@ def counted(items: Iterable[Item], doing: str, total: int | None, every_s: float
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """While the block or the decorated function runs, SIGTERM ends it as Ctrl-C does.
+    """While the block runs, SIGTERM ends it as Ctrl-C does.
 
     Docker, Kubernetes and Slurm stop a job by it. Where somebody else heeds or ignores SIGTERM, that stays so.
     """

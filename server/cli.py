@@ -16,7 +16,6 @@ from model.console import (
     print_json,
     progress,
     reports_errors,
-    sigterm_as_interrupt,
 )
 from model.errors import InputError, ServerError
 from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
@@ -46,7 +45,6 @@ def server() -> None:
 
 @app.command()
 @reports_errors
-@sigterm_as_interrupt()
 def up(
     repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
     models: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, application, print_json, reports_errors, sigterm_as_interrupt, table
+from model.console import JsonOption, application, print_json, reports_errors, table
 from model.errors import InputError
 from model.files import check_can_write, check_is_html
 
@@ -36,7 +36,6 @@ MasksOption = Annotated[Path | None, typer.Option(help="Segmentation: the folder
 
 @app.command("fit")
 @reports_errors
-@sigterm_as_interrupt()
 def _fit(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="See examples/digits.yaml.")],
     overrides: Overrides = None,
@@ -64,7 +63,6 @@ def _fit(
 
 @app.command("resume")
 @reports_errors
-@sigterm_as_interrupt()
 def _resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped.")],
     as_json: JsonOption = False,
@@ -80,7 +78,6 @@ def _resume(
 
 @app.command("config")
 @reports_errors
-@sigterm_as_interrupt()
 def _config(
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation, heads.")] = "multiclass",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
@@ -114,7 +111,6 @@ def _config(
 
 @app.command("prepare")
 @reports_errors
-@sigterm_as_interrupt()
 def _prepare(
     source: Annotated[Path, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of pictures.")],
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
@@ -179,7 +175,6 @@ def _prepare(
 
 @app.command("test")
 @reports_errors
-@sigterm_as_interrupt()
 def _test(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or anything exported from one.")],
     data: DataOption = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import connects, is_said
-from model.console import JsonOption, counted, print_json, reports_errors, say, sigterm_as_interrupt, table, warn
+from model.console import JsonOption, counted, print_json, reports_errors, say, table, warn
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ WHAT_IS_TAKEN = "Pictures, folders, globs, addresses, zip, tar, videos, CSVs; - 
 
 
 @reports_errors
-@sigterm_as_interrupt()
 @connects(many=True)
 def infer(
     paths: Annotated[list[str], typer.Argument(help=WHAT_IS_TAKEN)],
