@@ -166,7 +166,9 @@ def export(source: Source, order: Order, report: Report) -> Published:
         verdict=verdict,
         instead=other and f"{other}; published in {verdict.precision}",
     )
-    return _followed_up(done, order, config, held, [*unfit, *_thinly_calibrated(source, repair, verdict)])
+    of_training = [f"training: {warning}" for warning in source.spec.lineage.warnings]
+    said = [*unfit, *of_training, *_thinly_calibrated(source, repair, verdict)]
+    return _followed_up(done, order, config, held, said)
 
 
 def _follow(prepared: Publication, order: Order, name: str, config: ModelConfig) -> None:
