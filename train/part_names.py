@@ -15,7 +15,10 @@ _MEANT = {
     "test": "test(?:ing)?|holdout",
 }
 _BEFORE, _AFTER = "(?:is|in|for|images?|data|dataset)", "(?:sets?|split|part|data|dataset|images?|imgs?|pictures?)"
-_NEAR = {part: re.compile(rf"(?:{_BEFORE}[\W_]*)?(?:{words})[\W_]*{_AFTER}?[\W_\d]*") for part, words in _MEANT.items()}
+_NEAR = {
+    part: re.compile(rf"(?:{_BEFORE}[\W_]*)?(?:{words})[\W_]*{_AFTER}?[\W_]*(?:20\d\d)?")
+    for part, words in _MEANT.items()
+}
 _SPLIT_COLUMN = re.compile(r"(?:k_?)?folds?[\W_\d]*|(?:data_?)?split[\W_\d]*|partition|subset|phase")
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures"}
 _TRUTHS = {"labels", "masks", "mask", "annotations", "segmentationclass", "labels_txt"}
