@@ -122,7 +122,7 @@ def bar(value: float, limit: float) -> Bar:
         grade: Literal["good", "near", "bad"] = "bad"
     else:
         grade = "near" if limit and value > _NEAR * limit else "good"
-    if value == 0:
+    if value == 0 or limit == math.inf:
         return Bar(value, 0, grade)
     if not math.isfinite(value) or limit <= 0:
         return Bar(value, 100, grade)

@@ -279,6 +279,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
         "bad",
     ]
     assert bar(0, 0) == (0, 0, "good")
+    assert bar(0.1, math.inf) == (0.1, 0, "good"), "without a limit"
     assert bar(1e-9, 0).percent == 100
     assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_AT < bar(1e9, 0.02).percent == 100
 
