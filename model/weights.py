@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -20,10 +21,13 @@ from model.errors import CheckpointError
 
 State = dict[str, Tensor]
 
-_NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+"""Where trainers keep the moving average of the weights, which they evaluate and ship."""
+_NESTED_IN = (*_AVERAGED, "state_dict", "model_state_dict", "model")
 # Counts training steps; no answer depends on it, and older files lack it.
 _UNUSED = "num_batches_tracked"
 _GOOD_PART = 0.2
+_LAST_TENSORS = 2
 _LAST_LAYER = {"fc", "classifier", "head", "last_linear", "linear"}
 _UNREADABLE = (
     "not a readable PyTorch checkpoint: it is damaged, or another kind of file; expected a state dict as torch.save "
@@ -46,6 +50,10 @@ class Matched:
 
     weights: State
     how: str
+    skipped: tuple[str, ...] = ()
+    """In the file, not in the network or of another shape there."""
+    remade: tuple[str, ...] = ()
+    """In the network, not taken from the file: they start anew."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,9 @@ class ForeignWeights:
 
     state: State
     architecture: str | None = None
-    """timm's trainer and torchvision's write it as `arch`."""
+    """Trainers write it as `arch`."""
+    note: str = ""
+    """Which of several states was taken, empty where there is one."""
 
 
 def read_foreign_weights(path: Path) -> State:
@@ -70,7 +80,7 @@ def read_foreign(path: Path) -> ForeignWeights:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
-        return ForeignWeights({key: torch.from_numpy(array) for key, array in read_weights(path).items()})
+        return ForeignWeights({_current(key): torch.from_numpy(array) for key, array in read_weights(path).items()})
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)
@@ -78,8 +88,9 @@ def read_foreign(path: Path) -> ForeignWeights:
         raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE}") from error
     except Exception as error:  # a damaged file fails wherever the reader happens to be
         raise CheckpointError(f"{path}: {_UNREADABLE}") from error
+    state, note = _state_in(document, path)
     named = document.get("arch") if isinstance(document, Mapping) else None
-    return ForeignWeights(_state_in(document, path), named if isinstance(named, str) else None)
+    return ForeignWeights(state, named if isinstance(named, str) else None, note)
 
 
 def class_count(state: State) -> tuple[int, str] | None:
@@ -114,79 +125,130 @@ def _refused(path: Path) -> str:
     )
 
 
-def _state_in(document: Any, path: Path) -> State:
+def _state_in(document: Any, path: Path) -> tuple[State, str]:
+    """The tensors of a document; and, where it holds several states, which of them they are."""
     if isinstance(document, Mapping):
-        inner = next((document[key] for key in _NESTED_IN if isinstance(document.get(key), Mapping)), document)
-        state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+        nested = {key: found for key in _NESTED_IN if (found := _tensors(document.get(key)))}
+        state = next(iter(nested.values())) if nested else _tensors(document)
+        if len(nested) > 1:
+            taken, *left = nested
+            what = "the moving average of the weights " if taken in _AVERAGED else ""
+            return state, f"{what}in {taken!r} is taken, not {' or '.join(map(repr, left))}"
         if state:
-            return state
+            return state, ""
     raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
 
 
+def _tensors(document: Any) -> State:
+    if not isinstance(document, Mapping):
+        return {}
+    return {_current(str(key)): value for key, value in document.items() if isinstance(value, Tensor)}
+
+
+def _current(key: str) -> str:
+    """A tensor's present name; torchvision's files of DenseNet have those of its first release, as `norm.1`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
+
+
 def map_weights(source: State, target: State, origin: str) -> Matched:
-    """Match weights by name, else by a stripped prefix, else by order where count and shapes agree.
+    """Match weights for all of a network's tensors, as `match_weights` does.
 
     Raises CheckpointError that says what is missing or of another shape.
     """
-    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
+    given, wanted = _without_counters(source), _without_counters(target)
+    named = _by_name(given, wanted)
+    if len(named.keys) == len(wanted):
+        _check_shapes({key: given[name] for key, name in named.keys.items()}, wanted, origin)
+    elif (ordered := _by_order(given, wanted)) is not None and len(given) == len(wanted) == len(ordered.keys):
+        _check_shapes({key: given[name] for key, name in ordered.keys.items()}, wanted, origin)
+    else:
+        raise CheckpointError(_why_not(given, wanted, origin))
     counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
-    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
-    for prefix in ("", *_prefixes(given, wanted)):
-        named = {key: given[prefix + key] for key in wanted if prefix + key in given}
-        if len(named) == len(wanted):
-            _check_shapes(named, wanted, origin)
-            return Matched({**counters, **named}, _said(prefix, unused=len(given) - len(named)))
-    if [t.shape for t in given.values()] == [t.shape for t in wanted.values()]:
-        ordered = dict(zip(wanted, given.values(), strict=True))
-        _check_variances(ordered, origin)
-        return Matched(
-            {**counters, **ordered},
-            f"{len(ordered)} tensors matched by order (names differ): check the answers of pictures you know",
-        )
-    if len(given) == len(wanted):
-        _check_last_layer(dict(zip(wanted, given.values(), strict=True)), wanted, origin)
-    raise CheckpointError(_why_not(given, wanted, origin))
+    matched = match_weights(source, target, origin)
+    return replace(matched, weights={**counters, **matched.weights}, how=matched.how + _unused(matched.skipped))
 
 
-@dataclass(frozen=True)
-class Transferred:
-    """What fine-tuning starts from: tensors to load, and the names of those not taken or not found."""
+def match_weights(source: State, target: State, origin: str) -> Matched:
+    """Match weights by name and shape, else by order where shapes agree; the last layer may be another.
 
-    weights: State
-    skipped: tuple[str, ...]
-    """In the file, not in the network or of another shape there."""
-    remade: tuple[str, ...]
-    """In the network, not taken from the file: they start anew."""
-
-
-def transfer_weights(source: State, target: State, origin: str) -> Transferred:
-    """Take what fits by name and shape, for a network that may have other heads, or sit in another (an encoder).
-
-    A prefix on either side may differ; the pair of prefixes that brings most tensors is taken.
+    The network may have other heads, or sit in another (an encoder): a prefix on either side may differ, and the pair
+    of prefixes that brings most tensors is taken.
 
     Raises CheckpointError when nothing of it fits.
     """
-    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
-    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
-    pairs = [(theirs, ours) for theirs in _starts(given, depth=2) for ours in _starts(wanted, depth=3)]
-    best = max((_fitting(given, wanted, *pair) for pair in pairs), key=len)
-    if not best:
+    given, wanted = _without_counters(source), _without_counters(target)
+    pairs = _by_name(given, wanted).fitting(given, wanted)
+    if 2 * len(pairs.keys) < min(len(given), len(wanted)):
+        ordered = _by_order(given, wanted)
+        pairs = pairs if ordered is None else ordered.fitting(given, wanted)
+    if not pairs.keys:
         raise CheckpointError(
-            f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}; "
+            f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name nor by order; "
             f"it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
         )
-    taken = {key: given[name] for key, name in best.items()}
-    return Transferred(
-        taken,
-        skipped=tuple(name for name in given if name not in best.values()),
-        remade=tuple(key for key in wanted if key not in taken),
-    )
+    taken = {key: given[name] for key, name in pairs.keys.items()}
+    if pairs.ordered:
+        _check_variances(taken, origin)
+    skipped = tuple(name for name in given if name not in set(pairs.keys.values()))
+    return Matched(taken, pairs.how, skipped, tuple(key for key in wanted if key not in taken))
 
 
-def _fitting(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
-    """The network's keys whose tensor the file has under another prefix, and the file's key for each."""
+@dataclass(frozen=True)
+class _Pairs:
+    """The network's keys, the file's key for each, and how they were paired."""
+
+    keys: dict[str, str]
+    how: str
+    ordered: bool = False
+
+    def fitting(self, given: State, wanted: State) -> _Pairs:
+        """Those whose shapes agree."""
+        return replace(self, keys={k: name for k, name in self.keys.items() if given[name].shape == wanted[k].shape})
+
+
+def _without_counters(state: State) -> State:
+    return {key: tensor for key, tensor in state.items() if not key.endswith(_UNUSED)}
+
+
+def _by_name(given: State, wanted: State) -> _Pairs:
+    """Pair tensors of one name. Of several prefixes in the file that bring as many, a moving average is taken."""
+    starts = dict.fromkeys([*_starts(given, depth=2), *_prefixes(given, wanted)])
+    found: dict[str, _Pairs] = {}
+    for theirs in starts:
+        tries = (_Pairs(_named(given, wanted, theirs, ours), "") for ours in _starts(wanted, depth=3))
+        found[theirs] = max(tries, key=lambda pairs: len(pairs.fitting(given, wanted).keys))
+    counts = {theirs: len(pairs.fitting(given, wanted).keys) for theirs, pairs in found.items()}
+    best = [theirs for theirs, count in counts.items() if count == max(counts.values())]
+    taken = next((theirs for theirs in best if _is_average(theirs)), best[0])
+    how = f"matched by name after stripping {taken!r}" if taken else "matched by name"
+    others = [theirs for theirs in best if theirs != taken and found[theirs].keys != found[taken].keys]
+    if others and counts[taken]:
+        what = "a moving average" if _is_average(taken) else "the first"
+        how += f" ({what}; those under {', '.join(map(repr, others))} fit as well)"
+    return replace(found[taken], how=how)
+
+
+def _is_average(prefix: str) -> bool:
+    return any(part.startswith("ema") or part.endswith("ema") for part in prefix.lower().split("."))
+
+
+def _named(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
     named = {key: theirs + key.removeprefix(ours) for key in wanted if key.startswith(ours)}
-    return {key: name for key, name in named.items() if name in given and given[name].shape == wanted[key].shape}
+    return {key: name for key, name in named.items() if name in given}
+
+
+def _by_order(given: State, wanted: State) -> _Pairs | None:
+    """Pair tensors by their place where all shapes agree, but for the last layer: its weight and bias."""
+    for ours in _starts(wanted, depth=3):
+        keys = [key for key in wanted if key.startswith(ours)]
+        alike = next(
+            (n for n, (a, b) in enumerate(zip(given, keys, strict=False)) if given[a].shape != wanted[b].shape), None
+        )
+        common = min(len(given), len(keys)) if alike is None else alike
+        if common and max(len(given), len(keys)) - common <= _LAST_TENSORS:
+            how = f"{common} tensors matched by order (names differ): check the answers of pictures you know"
+            return _Pairs(dict(zip(keys, given, strict=False)), how, ordered=True)
+    return None
 
 
 def _starts(state: State, depth: int) -> list[str]:
@@ -201,9 +263,15 @@ def _prefixes(given: State, wanted: State) -> list[str]:
     return [key.removesuffix(first) for key in given if key.endswith("." + first)]
 
 
-def _said(prefix: str, unused: int) -> str:
-    how = f"matched by name after stripping {prefix!r}" if prefix else "matched by name"
-    return how + (f"; {unused} tensors of the file are not used" if unused else "")
+def _unused(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    some = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    return (
+        f"; {len(names)} tensors of the file are not used: {some}"
+        if len(names) > 1
+        else (f"; 1 tensor of the file is not used: {some}")
+    )
 
 
 def _check_shapes(named: State, wanted: State, origin: str) -> None:
@@ -218,13 +286,6 @@ def _check_shapes(named: State, wanted: State, origin: str) -> None:
             "the labels file has another number of classes than the weights; otherwise --model is another size.\n"
             + "\n".join(wrong[:10])
         )
-
-
-def _check_last_layer(ordered: State, wanted: State, origin: str) -> None:
-    """Where all but the last weight and bias agree by order, the class count is what is wrong."""
-    differing = [key for key, tensor in ordered.items() if tensor.shape != wanted[key].shape]
-    if set(differing) <= set(list(wanted)[-2:]):
-        _check_shapes(ordered, wanted, origin)
 
 
 def _check_variances(ordered: State, origin: str) -> None:

@@ -11,16 +11,15 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from model.backbones import architecture_of, dense_architecture_of, timm_normalize
-from model.errors import ConfigError, DataError, InputError, SpecError
-from model.network import Network
+from model.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
+from model.errors import CheckpointError, ConfigError, DataError, InputError, SpecError
+from model.network import Network, load_weights
 from model.plugins import find, load_plugins
-from model.spec import Architecture, ModelSpec, Normalize, Question, image_input
+from model.spec import Architecture, ModelSpec, Question, image_input
 from model.tasks import task_for
-from model.weights import State, read_foreign_weights, transfer_weights
+from model.weights import ForeignWeights, match_weights, read_foreign
 from train.config import Config, Precision
 from train.data import Splits, read_splits
 from train.export import check_can_export
@@ -63,7 +62,7 @@ def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False
     if (export := config.export) is not None:
         _tried(lambda: check_can_export(export), problems)
     path = None if begun else config.model.weights
-    weights = None if path is None else _tried(lambda: read_foreign_weights(path), problems)
+    weights = None if path is None else _tried(lambda: read_foreign(path), problems)
     splits = _tried(lambda: read_splits(data or config.data, task, config.seed), problems)
     loss = None if splits is None else _tried(lambda: _loss(task, splits), problems)
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or problems:
@@ -90,7 +89,7 @@ def _architecture(config: Config, task: TrainingTask) -> Architecture:
     if task.dense:
         known = dense_architecture_of(model.name, model.encoder)
     else:
-        known = architecture_of(model.name, preprocess.height, preprocess.width)
+        known = architecture_of(model.name, preprocess.height, preprocess.width, option="image.size")
     return known.model_copy(update={"arguments": {**known.arguments, **model.arguments}})
 
 
@@ -132,15 +131,8 @@ def _spec(config: Config, architecture: Architecture, question: Question) -> Mod
         input=image,
         outputs=task_for(question).outputs(image),
         preprocess=preprocess,
-        normalize=_normalize(architecture),
+        normalize=normalize_of(architecture),
     )
-
-
-def _normalize(architecture: Architecture) -> Normalize:
-    """What pretrained weights expect; of a network of one's own ImageNet's, whatever its name."""
-    if architecture.library == "plugin":
-        return Normalize(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
-    return timm_normalize(str(architecture.arguments.get("encoder_name", architecture.name)))
 
 
 def _check_takes(network: Network) -> None:
@@ -156,16 +148,21 @@ def _check_takes(network: Network) -> None:
     for output, answer in zip(spec.outputs, answers, strict=True):
         if tuple(answer.shape[1:]) != output.shape:
             raise SpecError(f"{spec.architecture.name} gives {output.name} {list(answer.shape[1:])}, expected {output}")
+    network.check_size("image.size")
     # Lightning keeps the mode it finds.
     network.train()
 
 
-def _start_from(path: Path, weights: State, network: Network) -> None:
+def _start_from(path: Path, weights: ForeignWeights, network: Network) -> None:
     """Load what fits of a checkpoint, and say what was loaded, skipped and made anew."""
-    moved = transfer_weights(weights, dict(network.state_dict()), origin=str(path))
-    network.load_state_dict(moved.weights, strict=False)
+    try:
+        moved = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}") from error
+    load_weights(network, moved.weights, origin=str(path), strict=False)
     console = Console(stderr=True, highlight=False)
     said = f"{path}: {len(moved.weights)} tensors loaded, {len(moved.skipped)} skipped, {len(moved.remade)} made anew"
+    said = "; ".join(filter(None, [said, moved.how, weights.note]))
     console.print(said, soft_wrap=True, markup=False)
     for what, names in (("skipped", moved.skipped), ("made anew", moved.remade)):
         if names:
