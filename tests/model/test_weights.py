@@ -125,6 +125,25 @@ def test_backbone_is_transferred_when_the_network_has_several_heads(
     assert transferred.remade == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
 
 
+@pytest.mark.parametrize("classes", [3, 7])
+def test_weights_are_transferred_by_order_when_only_names_differ(state: State, classes: int) -> None:
+    other = timm.create_model("test_resnet", num_classes=classes).state_dict()
+    values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
+    transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
+    remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.remade == remade
+    assert "matched by order" in transferred.how
+    assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
+
+
+def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) -> None:
+    both = {f"net.{key}": value for key, value in state.items()}
+    both |= {f"net_ema.{key}": value + 1 for key, value in state.items()}
+    matched = match_weights(both, state, "w.pth")
+    assert torch.equal(matched.weights["fc.bias"], state["fc.bias"] + 1)
+    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.how
+
+
 def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
     other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
     with pytest.raises(
