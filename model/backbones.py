@@ -245,7 +245,7 @@ def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
     return timm.create_model(architecture.name, **arguments)
 
 
-def _torchvision(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
+def _torchvision(architecture: Architecture, classes: int, pretrained: bool) -> Any:
     if pretrained:
         check_url_at_hand(f"{PREFIX}{architecture.name}", torchvision_weights(architecture.name).url)
     return torchvision_network(architecture.name, classes, pretrained, architecture.arguments)

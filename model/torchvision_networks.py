@@ -91,7 +91,7 @@ def torchvision_arguments(name: str, height: int, width: int, option: str) -> di
     return {_SIZE_ARGUMENT[family]: height if family == "vit" else [height, width]}
 
 
-def torchvision_network(name: str, classes: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def torchvision_network(name: str, classes: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
     """A classifier with `classes` outputs, or with 0 the features before its last layer."""
     weights, model = torchvision_weights(name), name.partition(".")[0]
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
@@ -114,7 +114,7 @@ def torchvision_network(name: str, classes: int, pretrained: bool, arguments: di
 
 def head_name(network: nn.Module) -> str:
     """The path of the last layer, which has an output for each class."""
-    layers = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    layers: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return layers[-1]
 
 
@@ -130,4 +130,5 @@ def _replace_head(network: nn.Module, classes: int) -> None:
 
 
 def _known() -> list[str]:
-    return list_models(module=torchvision.models)
+    known: list[str] = list_models(module=torchvision.models)
+    return known
