@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,21 +91,26 @@ class Network(nn.Module):
         The rest of the picture would not be seen. option: what the size is called in the error.
         """
         patches = [module for module in self.backbone.modules() if _cuts_patches(module)]
-        seen: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        seen: list[tuple[Sequence[int], Sequence[int]]] = []
         hooks = [
             module.register_forward_pre_hook(lambda layer, given: seen.append((given[0].shape[-2:], layer.stride)))
             for module in patches
         ]
-        training = self.training
+        training, sides = self.training, self.spec.input.shape
         try:
             with torch.inference_mode():
-                self.eval().logits(torch.zeros((1, *self.spec.input.shape), dtype=torch.uint8, device=self.mean.device))
+                self.eval().logits(torch.zeros((1, *sides), dtype=torch.uint8, device=self.mean.device))
+        except Exception as error:  # networks fail in their own ways on a size they do not take
+            seen = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
+            if not any(_drops(*one) for one in seen):
+                name = self.spec.architecture.name
+                raise SpecError(f"{name} takes no images [{', '.join(map(str, sides))}]: {error}") from error
         finally:
             for hook in hooks:
                 hook.remove()
             self.train(training)
-        for sides, patch in seen:
-            if any(side % step for side, step in zip(sides, patch, strict=True)):
+        for found, patch in seen:
+            if _drops(found, patch):
                 raise SpecError(_unseen(self.spec, patch, option))
 
     def _count_features(self) -> int:
@@ -174,7 +179,11 @@ def _cuts_patches(module: nn.Module) -> bool:
     )
 
 
-def _unseen(spec: ModelSpec, patch: tuple[int, int], option: str) -> str:
+def _drops(sides: Sequence[int], patch: Sequence[int]) -> bool:
+    return any(side % step for side, step in zip(sides, patch, strict=True))
+
+
+def _unseen(spec: ModelSpec, patch: Sequence[int], option: str) -> str:
     sides = spec.input.shape[:2]
     fitting = [-(-side // step) * step for side, step in zip(sides, patch, strict=True)]
     size, step, fit = ("x".join(map(str, dict.fromkeys(pair))) for pair in (sides, patch, fitting))

@@ -68,6 +68,7 @@ def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or problems:
         raise (DataError if splits is None else ConfigError)("\n".join(problems))
     network = Network(_spec(config, architecture, splits.question), pretrained=config.model.pretrained and not begun)
+    network.check_size("image.size")
     _check_takes(network)
     if config.frozen_epochs:
         list(network.frozen_while_heads_learn())
@@ -148,7 +149,6 @@ def _check_takes(network: Network) -> None:
     for output, answer in zip(spec.outputs, answers, strict=True):
         if tuple(answer.shape[1:]) != output.shape:
             raise SpecError(f"{spec.architecture.name} gives {output.name} {list(answer.shape[1:])}, expected {output}")
-    network.check_size("image.size")
     # Lightning keeps the mode it finds.
     network.train()
 
