@@ -90,18 +90,19 @@ class Network(nn.Module):
 
         The rest of the picture would not be seen. option: what the size is called in the error.
         """
-        patches = [module for module in self.backbone.modules() if _cuts_patches(module)]
+        convolutions = (module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+        patches = [layer for layer in convolutions if _cuts_patches(layer)]
         seen: list[tuple[Sequence[int], Sequence[int]]] = []
         hooks = [
-            module.register_forward_pre_hook(lambda layer, given: seen.append((given[0].shape[-2:], layer.stride)))
-            for module in patches
+            layer.register_forward_pre_hook(lambda found, given: seen.append((given[0].shape[-2:], found.stride)))
+            for layer in patches
         ]
         training, sides = self.training, self.spec.input.shape
         try:
             with torch.inference_mode():
                 self.eval().logits(torch.zeros((1, *sides), dtype=torch.uint8, device=self.mean.device))
         except Exception as error:  # networks fail in their own ways on a size they do not take
-            seen = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
+            seen[:] = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
             if not any(_drops(*one) for one in seen):
                 name = self.spec.architecture.name
                 raise SpecError(f"{name} takes no images [{', '.join(map(str, sides))}]: {error}") from error
@@ -169,13 +170,12 @@ def save_network(path: Path, network: Network, spec: ModelSpec | None = None) ->
     write_checkpoint(path, spec or network.spec, weights)
 
 
-def _cuts_patches(module: nn.Module) -> bool:
+def _cuts_patches(layer: nn.Conv2d) -> bool:
     """Whether it takes pixels in patches that touch, without a border: the rest at the right and below is dropped."""
     return (
-        isinstance(module, nn.Conv2d)
-        and module.in_channels == _COLOURS
-        and module.stride == module.kernel_size != (1, 1)
-        and module.padding in (0, (0, 0), "valid")
+        layer.in_channels == _COLOURS
+        and layer.stride == layer.kernel_size != (1, 1)
+        and layer.padding in (0, (0, 0), "valid")
     )
 
 

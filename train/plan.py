@@ -19,7 +19,8 @@ from model.network import Network, load_weights
 from model.plugins import find, load_plugins
 from model.spec import Architecture, ModelSpec, Question, image_input
 from model.tasks import task_for
-from model.weights import ForeignWeights, match_weights, read_foreign
+from model.weight_matching import match_weights
+from model.weights import ForeignWeights, read_foreign
 from train.config import Config, Precision
 from train.data import Splits, read_splits
 from train.export import check_can_export

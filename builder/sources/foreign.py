@@ -16,7 +16,8 @@ from model.network import Network, load_weights
 from model.spec import Lineage, ModelSpec, Question, image_input
 from model.tasks import task_for
 from model.torchvision_networks import is_torchvision
-from model.weights import State, class_count, map_weights, read_foreign
+from model.weight_matching import map_weights
+from model.weights import State, class_count, read_foreign
 
 _SIZE = "--size"
 _OF_GRAPHS = ("--layout", "--activation")

@@ -16,7 +16,8 @@ from builder.sources import source_from_state_dict
 from model.errors import CheckpointError, InputError
 from model.network import Network
 from model.spec import Question
-from model.weights import State, map_weights, match_weights, read_foreign_weights
+from model.weight_matching import map_weights, match_weights
+from model.weights import State, read_foreign_weights
 
 
 @pytest.fixture(scope="module")
