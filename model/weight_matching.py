@@ -59,8 +59,8 @@ def match_weights(source: State, target: State, origin: str) -> Matched:
         pairs = pairs if ordered is None else ordered.fitting(given, wanted)
     if not pairs.keys:
         raise CheckpointError(
-            f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name nor by order; "
-            f"it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
+            f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}, "
+            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
         )
     taken = {key: given[name] for key, name in pairs.keys.items()}
     if pairs.ordered:

@@ -2,7 +2,7 @@
 
 python -m scripts.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
 
-Weights are random, and batch-norm statistics those of noise. Exits with 1 when a verdict fails, or an answer of the
+Weights are random and calibrated on photographs. Exits with 1 when a verdict fails, or an answer of the
 ONNX file differs by more than 1e-5.
 """
 
@@ -24,7 +24,12 @@ from torchvision.models import get_model, get_model_weights
 from builder.export import Order, export
 from builder.options import Foreign
 from builder.sources import source_from_state_dict
+from builder.sources.foreign import network_spec
+from builder.sources.images import builtin_golden
+from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.spec import Question
+from scripts.calibrated import calibrated
 from scripts.installed import installed
 
 FAMILIES = (
@@ -38,17 +43,16 @@ TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 
 
 def network_of(name: str) -> nn.Module:
-    """torchvision's own network, as its weights have it, whose answers vary."""
+    """torchvision's own network, as its weights have it, with calibrated weights."""
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {"init_weights": False, "transform_input": True} if name == "googlenet" else {}
-    network: nn.Module = get_model(name, weights=None, num_classes=CLASSES, **arguments)
-    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-        norm.momentum = 1.0
-    side = get_model_weights(name).DEFAULT.transforms().crop_size[0]
-    with torch.no_grad():
-        network.train()(torch.randn(4, 3, side, side))
-    last = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
-    nn.init.normal_(last.weight, std=0.1)
+    question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    ours = Network(network_spec(f"torchvision/{name}", question, Foreign()))
+    state = calibrated(ours, builtin_golden(ours.spec.preprocess).images).backbone.state_dict()
+    googlenet = {"init_weights": False, "transform_input": True, "aux_logits": False}
+    network: nn.Module = get_model(
+        name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
+    )
+    network.load_state_dict(state)
     return network.eval()
 
 
