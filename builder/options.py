@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from model.errors import InputError
-from model.preprocess import MAX_SIDE
+from model.preprocess import MAX_SIDE, Fit, Interpolation
 
 Layout = Literal["NCHW", "NHWC"]
 """Where a graph's image input has its three colours."""
@@ -33,11 +33,14 @@ class Foreign:
     layout: Layout | None = None
     task: ForeignTask | None = None
     activation: Activation | None = None
+    fit: Fit | None = None
+    crop_ratio: float | None = None
+    interpolation: Interpolation | None = None
 
     @property
     def given(self) -> list[str]:
         """The options that were given, as they are written."""
-        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
+        return [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name) is not None]
 
     def refuse(self, options: Iterable[str], because: str) -> None:
         """Raise InputError where one of the options was given."""
@@ -54,9 +57,13 @@ def foreign_from(
     layout: str | None = None,
     task: str | None = None,
     activation: str | None = None,
+    fit: str | None = None,
+    crop_ratio: float | None = None,
+    interpolation: str | None = None,
 ) -> Foreign | None:
     """None when no option was given. Raises InputError, all problems at once."""
-    if (model, labels, mean, std, size, layout, task, activation) == (None,) * 8:
+    words = (model, labels, mean, std, size, layout, task, activation, fit, crop_ratio, interpolation)
+    if all(word is None for word in words):
         return None
     problems: list[str] = []
     means = _channels("--mean", mean, problems)
@@ -67,13 +74,19 @@ def foreign_from(
     laid = _word("--layout", layout and layout.upper(), get_args(Layout), problems)
     asked = _word("--task", task, get_args(ForeignTask), problems)
     added = _word("--activation", activation, get_args(Activation), problems)
+    fitted = _word("--fit", fit, get_args(Fit), problems)
+    resized = _word("--interpolation", interpolation, get_args(Interpolation), problems)
+    if crop_ratio is not None and not 0 < crop_ratio <= 1:
+        problems.append(f"--crop-ratio {crop_ratio:g}: expected a number above 0, up to 1")
+    if crop_ratio is not None and fit in ("pad", "squash"):
+        problems.append(f"--crop-ratio: --fit {fit} keeps the whole picture; leave it out")
     if labels is not None and not labels.is_file():
         problems.append(f"--labels {labels}: no such file; expected one label a line")
     if asked == "embedding" and labels is not None:
         problems.append("--labels: an embedding has none; leave it out")
     if problems:
         raise InputError("; ".join(problems))
-    return Foreign(model, labels, means, stds, sides, laid, asked, added)
+    return Foreign(model, labels, means, stds, sides, laid, asked, added, fitted, crop_ratio, resized)
 
 
 def _channels(option: str, text: str | None, problems: list[str]) -> Channels | None:

@@ -1,4 +1,4 @@
-"""Networks by name: any of timm's, any of segmentation-models-pytorch's, or one's own."""
+"""Networks by name: timm's, torchvision's classifiers, segmentation-models-pytorch's, or one's own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import timm
 from torch import nn
 
 from model.errors import OutsideError, SpecError
-from model.hub import check_at_hand
+from model.hub import check_at_hand, check_url_at_hand
 from model.plugins import find, plugged_in
 from model.preprocess import Preprocess
+from model.recipe import Recipe
 from model.spec import Architecture, Normalize
+from model.torchvision_networks import (
+    PREFIX,
+    head_name,
+    is_torchvision,
+    torchvision_arguments,
+    torchvision_name_like,
+    torchvision_network,
+    torchvision_recipe,
+    torchvision_weights,
+)
 
 ALIASES = {
     "mobilenetv2": "mobilenetv2_100",
@@ -32,6 +43,7 @@ _SPELLED = (
     *("densenet121", "densenet161", "densenet169", "densenet201"),
 )
 """timm's names of networks that people also write as ResNet-18 or WideResNet-50-2."""
+_HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 _NOT_IN_A_SPEC = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
 """Arguments that would say again what a spec says, or open files that it does not carry."""
 
@@ -40,23 +52,40 @@ _FITS: dict[str, Literal["pad", "squash"]] = {"squash": "squash", "border": "pad
 
 
 def timm_name(name: str) -> str:
-    """timm's name for a network that may be spelled as elsewhere: ResNet-18, WideResNet-50-2, MobileNetV3 small."""
+    """timm's name for a network that may be spelled as elsewhere: ResNet-18, MobileNetV3 small, hf-hub:timm/resnet18.
+
+    Raises SpecError for a model of the hub that is not timm's own.
+    """
+    prefix, name = _hub_prefix(name)
+    owner, slash, model = name.rpartition("/")
+    if owner == "timm":
+        name = model
+    elif prefix and slash:
+        raise SpecError(
+            f"{prefix}{name}: of the hub, timm's own models alone are taken (hf-hub:timm/NAME). Download its weights, "
+            "and give them as a file with timm's name of the network"
+        )
     if timm.is_model(name):
         return name
     spelled = {_plain(known): known for known in _SPELLED} | ALIASES
     return spelled.get(_plain(name), name)
 
 
-def architecture_of(name: str, height: int, width: int) -> Architecture:
-    """The timm architecture `name` for images of this size, or a plugin's. Raises SpecError for an unknown name."""
-    if name in plugged_in("model") or ":" in name:
+def architecture_of(name: str, height: int, width: int, option: str = "size") -> Architecture:
+    """The architecture `name`, of timm, torchvision or a plugin, for images of this size.
+
+    option: what the size is called in errors. Raises SpecError for an unknown name, or a size it cannot take.
+    """
+    if is_torchvision(name):
+        arguments = torchvision_arguments(name, height, width, option)
+        return Architecture(library="torchvision", name=name.removeprefix(PREFIX), arguments=arguments)
+    if name in plugged_in("model") or (":" in name and not _hub_prefix(name)[0]):
         find("model", name)
         return Architecture(library="plugin", name=name)
     name = timm_name(name)
     config = _timm_config(name)
     # Networks with position tables are built for one size; others take any and know no such argument.
-    arguments: dict[str, Any] = {"img_size": [height, width]} if config.fixed_input_size else {}
-    return Architecture(name=name, arguments=arguments)
+    return Architecture(name=name, arguments={"img_size": [height, width]} if config.fixed_input_size else {})
 
 
 def dense_architecture_of(name: str, encoder: str) -> Architecture:
@@ -79,12 +108,14 @@ def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Modu
     refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
     if refused:
         raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
+    if architecture.arguments.get("in_chans", 3) != 3:
+        raise SpecError(f"{architecture.name}: the kit's models take RGB; leave `in_chans` out")
     if architecture.library == "graph":
         raise SpecError(
             f"{architecture.name} came as a graph, an ONNX or TorchScript file: there is no network to build from it. "
             "Use that file, or the checkpoint that it was made from"
         )
-    builder = {"timm": _timm, "smp": _smp, "plugin": _plugin}[architecture.library]
+    builder = {"timm": _timm, "torchvision": _torchvision, "smp": _smp, "plugin": _plugin}[architecture.library]
     try:
         network: nn.Module = builder(architecture, classes, pretrained)
     except (SpecError, OutsideError):
@@ -103,6 +134,8 @@ def head_of(backbone: nn.Module) -> nn.Module:
 
     Raises SpecError for a network of one's own that does not tell.
     """
+    if type(backbone).__module__.startswith("torchvision."):
+        return backbone.get_submodule(head_name(backbone))
     if hasattr(backbone, "get_classifier"):  # timm's word
         head: Any = backbone.get_classifier()  # type: ignore[operator] # torch types attributes as tensors
         # Distilled networks have two.
@@ -113,6 +146,29 @@ def head_of(backbone: nn.Module) -> nn.Module:
         f"{type(backbone).__name__} does not tell its head from its backbone: give it a method get_classifier() that "
         "returns the last layer, or train without frozen_epochs"
     )
+
+
+def recipe_of(name: str) -> Recipe:
+    """How timm or torchvision prepares pictures for its weights of this name. Raises SpecError."""
+    if is_torchvision(name):
+        return torchvision_recipe(name)
+    tag = _timm_config(timm_name(name)).tag or ""
+    return Recipe(timm_preprocess(name), timm_normalize(name), f"timm's for {name}", tag)
+
+
+def normalize_of(architecture: Architecture) -> Normalize:
+    """The mean and std that pretrained weights expect; of a network of one's own ImageNet's, whatever its name."""
+    if architecture.library == "torchvision":
+        return torchvision_recipe(architecture.name).normalize
+    if architecture.library == "plugin":
+        return Normalize(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD)
+    return timm_normalize(str(architecture.arguments.get("encoder_name", architecture.name)))
+
+
+def library_hint(name: str) -> str:
+    """That torchvision has a network spelled like this one, which has other tensors; empty where it has none."""
+    like = None if is_torchvision(name) else torchvision_name_like(name)
+    return f" For weights of torchvision's own network the name is {like}." if like else ""
 
 
 def timm_normalize(name: str) -> Normalize:
@@ -151,6 +207,12 @@ def timm_preprocess(name: str) -> Preprocess:
     )
 
 
+def _hub_prefix(name: str) -> tuple[str, str]:
+    """timm's own prefix for a name of the hub, empty where there is none, and the rest."""
+    prefix = next((prefix for prefix in _HUB_PREFIXES if name.startswith(prefix)), "")
+    return prefix, name.removeprefix(prefix)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
@@ -165,6 +227,8 @@ def _check_known(name: str, known: list[str], complaint: str) -> None:
 def _timm_config(name: str) -> Any:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        if like := torchvision_name_like(name):
+            near = [like, *near]
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
     try:
@@ -179,6 +243,12 @@ def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
         check_at_hand(architecture.name, config)
     arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
     return timm.create_model(architecture.name, **arguments)
+
+
+def _torchvision(architecture: Architecture, classes: int, pretrained: bool) -> Any:
+    if pretrained:
+        check_url_at_hand(f"{PREFIX}{architecture.name}", torchvision_weights(architecture.name).url)
+    return torchvision_network(architecture.name, classes, pretrained, architecture.arguments)
 
 
 def _is_encoder(name: str) -> bool:

@@ -1,10 +1,12 @@
-"""Weights that timm has by name: on this machine already, or to be fetched from the hub, which is asked once."""
+"""Weights that timm or torchvision has by name: on this machine already, or to be fetched, which is tried once."""
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 from model.errors import OutsideError
 
@@ -31,12 +33,26 @@ def check_at_hand(name: str, config: Any) -> None:
     except EntryNotFoundError:
         return  # an older repository, with one of the other names
     except Exception as error:  # the hub's errors and those of its network library share no base class
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise OutsideError(
-            f"{name}: its pretrained weights ({config.hf_hub_id}) are not on this machine and cannot be fetched: "
-            f"{cause[0]}. Connect it to the network, or bring the weights in a file: "
-            f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training"
-        ) from error
+        raise _not_at_hand(name, config.hf_hub_id, error) from error
+
+
+def check_url_at_hand(name: str, url: str) -> None:
+    """Raise OutsideError when the weights at an address are neither on this machine nor to be fetched."""
+    if downloaded(url) is not None:
+        return
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - torchvision's own https address
+            return
+    except (OSError, HTTPException) as error:
+        raise _not_at_hand(name, url, error) from error
+
+
+def downloaded(url: str) -> Path | None:
+    """Where torch keeps what it has fetched from an address, None when it has not."""
+    import torch
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
+    return file if file.is_file() else None
 
 
 def file_of(config: Any) -> Path | None:
@@ -45,12 +61,16 @@ def file_of(config: Any) -> Path | None:
         return Path(config.file)
     if (cached := _in_cache(config)) is not None:
         return cached
-    if config.url:
-        import torch
+    return downloaded(config.url) if config.url else None
 
-        downloaded = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(config.url).path).name
-        return downloaded if downloaded.is_file() else None
-    return None
+
+def _not_at_hand(name: str, place: str, error: Exception) -> OutsideError:
+    cause = str(error).strip().splitlines() or [type(error).__name__]
+    return OutsideError(
+        f"{name}: its pretrained weights ({place}) are not on this machine and cannot be fetched: "
+        f"{cause[0]}. Connect it to the network, or bring the weights in a file: "
+        f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training"
+    )
 
 
 def _in_cache(config: Any) -> Path | None:

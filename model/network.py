@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from model.spec import ModelSpec, Normalize
 from model.tasks import task_of
 from model.tasks.heads import Heads
 
+_COLOURS = 3
 Logits = Tensor | dict[str, Tensor]
 """What heads give before the last layer, [N, channels, ...]; by name where there are several."""
 
@@ -82,6 +85,35 @@ class Network(nn.Module):
         kept = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
         return (module for module in self.backbone.modules() if module not in kept)
 
+    def check_size(self, option: str = "size") -> None:
+        """Raise SpecError where the first layer cuts the picture into patches that its sides do not divide into.
+
+        The rest of the picture would not be seen. option: what the size is called in the error.
+        """
+        convolutions = (module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+        patches = [layer for layer in convolutions if _cuts_patches(layer)]
+        seen: list[tuple[Sequence[int], Sequence[int]]] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda found, given: seen.append((given[0].shape[-2:], found.stride)))
+            for layer in patches
+        ]
+        training, sides = self.training, self.spec.input.shape
+        try:
+            with torch.inference_mode():
+                self.eval().logits(torch.zeros((1, *sides), dtype=torch.uint8, device=self.mean.device))
+        except Exception as error:  # networks fail in their own ways on a size they do not take
+            seen[:] = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
+            if not any(_drops(*one) for one in seen):
+                name = self.spec.architecture.name
+                raise SpecError(f"{name} takes no images [{', '.join(map(str, sides))}]: {error}") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.train(training)
+        for found, patch in seen:
+            if _drops(found, patch):
+                raise SpecError(_unseen(self.spec, patch, option))
+
     def _count_features(self) -> int:
         """Of the backbone without its classifier; libraries tell it in too many ways."""
         image = torch.zeros(1, 3, *self.spec.input.shape[:2])
@@ -119,10 +151,15 @@ def load_network(checkpoint: Path) -> Network:
     return network.eval()
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load a state dict that must fit exactly. Raises CheckpointError naming what does not."""
+def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str, strict: bool = True) -> None:
+    """Load a state dict that must fit exactly, or in part where it is not `strict`.
+
+    Raises CheckpointError naming what does not fit.
+    """
+    state: Any = OrderedDict(weights)
+    state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined] # MNASNet refuses one without
     try:
-        network.load_state_dict(weights, strict=True)
+        network.load_state_dict(state, strict=strict)
     except RuntimeError as error:
         raise CheckpointError(f"{origin}: the weights do not fit the network: {error}") from error
 
@@ -131,6 +168,27 @@ def save_network(path: Path, network: Network, spec: ModelSpec | None = None) ->
     """Write a network as a checkpoint; `spec` replaces its own (a lineage is known only after training)."""
     weights = {key: tensor.detach().cpu().numpy() for key, tensor in network.state_dict().items()}
     write_checkpoint(path, spec or network.spec, weights)
+
+
+def _cuts_patches(layer: nn.Conv2d) -> bool:
+    """Whether it takes pixels in patches that touch, without a border: the rest at the right and below is dropped."""
+    return (
+        layer.in_channels == _COLOURS
+        and layer.stride == layer.kernel_size != (1, 1)
+        and layer.padding in (0, (0, 0), "valid")
+    )
+
+
+def _drops(sides: Sequence[int], patch: Sequence[int]) -> bool:
+    return any(side % step for side, step in zip(sides, patch, strict=True))
+
+
+def _unseen(spec: ModelSpec, patch: Sequence[int], option: str) -> str:
+    sides = spec.input.shape[:2]
+    fitting = [-(-side // step) * step for side, step in zip(sides, patch, strict=True)]
+    size, step, fit = ("x".join(map(str, dict.fromkeys(pair))) for pair in (sides, patch, fitting))
+    prefix = "torchvision/" if spec.architecture.library == "torchvision" else ""
+    return f"{option} {size} is no multiple of the patch size {step} of {prefix}{spec.architecture.name}; take {fit}"
 
 
 def _per_channel(values: tuple[float, float, float]) -> Tensor:

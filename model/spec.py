@@ -64,7 +64,7 @@ class Architecture(Frozen):
     constructor: the model came as an ONNX or TorchScript file, and `name` is that file's.
     """
 
-    library: Literal["timm", "smp", "plugin", "graph"] = "timm"
+    library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
     name: str
     arguments: dict[str, JsonValue] = {}
 

@@ -1,11 +1,11 @@
-"""Someone else's weights: read without running their code, and matched to a network's tensors."""
+"""Someone else's weights, read without running their code."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PosixPath
@@ -20,10 +20,9 @@ from model.errors import CheckpointError
 
 State = dict[str, Tensor]
 
-_NESTED_IN = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-# Counts training steps; no answer depends on it, and older files lack it.
-_UNUSED = "num_batches_tracked"
-_GOOD_PART = 0.2
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+"""Where trainers keep the moving average of the weights, which they evaluate and ship."""
+_NESTED_IN = (*_AVERAGED, "state_dict", "model_state_dict", "model")
 _LAST_LAYER = {"fc", "classifier", "head", "last_linear", "linear"}
 _UNREADABLE = (
     "not a readable PyTorch checkpoint: it is damaged, or another kind of file; expected a state dict as torch.save "
@@ -41,20 +40,14 @@ _HARMLESS: list[Any] = [
 
 
 @dataclass(frozen=True)
-class Matched:
-    """Weights under the network's own keys, and in words how they were matched."""
-
-    weights: State
-    how: str
-
-
-@dataclass(frozen=True)
 class ForeignWeights:
     """The tensors of a file, and what it says of the network they are for."""
 
     state: State
     architecture: str | None = None
-    """timm's trainer and torchvision's write it as `arch`."""
+    """Trainers write it as `arch`."""
+    note: str = ""
+    """Which of several states was taken, empty where there is one."""
 
 
 def read_foreign_weights(path: Path) -> State:
@@ -70,7 +63,7 @@ def read_foreign(path: Path) -> ForeignWeights:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
-        return ForeignWeights({key: torch.from_numpy(array) for key, array in read_weights(path).items()})
+        return ForeignWeights({_current(key): torch.from_numpy(array) for key, array in read_weights(path).items()})
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)
@@ -78,8 +71,9 @@ def read_foreign(path: Path) -> ForeignWeights:
         raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE}") from error
     except Exception as error:  # a damaged file fails wherever the reader happens to be
         raise CheckpointError(f"{path}: {_UNREADABLE}") from error
+    state, note = _state_in(document, path)
     named = document.get("arch") if isinstance(document, Mapping) else None
-    return ForeignWeights(_state_in(document, path), named if isinstance(named, str) else None)
+    return ForeignWeights(state, named if isinstance(named, str) else None, note)
 
 
 def class_count(state: State) -> tuple[int, str] | None:
@@ -114,139 +108,26 @@ def _refused(path: Path) -> str:
     )
 
 
-def _state_in(document: Any, path: Path) -> State:
+def _state_in(document: Any, path: Path) -> tuple[State, str]:
+    """The tensors of a document; and, where it holds several states, which of them they are."""
     if isinstance(document, Mapping):
-        inner = next((document[key] for key in _NESTED_IN if isinstance(document.get(key), Mapping)), document)
-        state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+        nested = {key: found for key in _NESTED_IN if (found := _tensors(document.get(key)))}
+        state = next(iter(nested.values())) if nested else _tensors(document)
+        if len(nested) > 1:
+            taken, *left = nested
+            what = "the moving average of the weights " if taken in _AVERAGED else ""
+            return state, f"{what}in {taken!r} is taken, not {' or '.join(map(repr, left))}"
         if state:
-            return state
+            return state, ""
     raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
 
 
-def map_weights(source: State, target: State, origin: str) -> Matched:
-    """Match weights by name, else by a stripped prefix, else by order where count and shapes agree.
-
-    Raises CheckpointError that says what is missing or of another shape.
-    """
-    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
-    counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
-    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
-    for prefix in ("", *_prefixes(given, wanted)):
-        named = {key: given[prefix + key] for key in wanted if prefix + key in given}
-        if len(named) == len(wanted):
-            _check_shapes(named, wanted, origin)
-            return Matched({**counters, **named}, _said(prefix, unused=len(given) - len(named)))
-    if [t.shape for t in given.values()] == [t.shape for t in wanted.values()]:
-        ordered = dict(zip(wanted, given.values(), strict=True))
-        _check_variances(ordered, origin)
-        return Matched(
-            {**counters, **ordered},
-            f"{len(ordered)} tensors matched by order (names differ): check the answers of pictures you know",
-        )
-    if len(given) == len(wanted):
-        _check_last_layer(dict(zip(wanted, given.values(), strict=True)), wanted, origin)
-    raise CheckpointError(_why_not(given, wanted, origin))
+def _tensors(document: Any) -> State:
+    if not isinstance(document, Mapping):
+        return {}
+    return {_current(str(key)): value for key, value in document.items() if isinstance(value, Tensor)}
 
 
-@dataclass(frozen=True)
-class Transferred:
-    """What fine-tuning starts from: tensors to load, and the names of those not taken or not found."""
-
-    weights: State
-    skipped: tuple[str, ...]
-    """In the file, not in the network or of another shape there."""
-    remade: tuple[str, ...]
-    """In the network, not taken from the file: they start anew."""
-
-
-def transfer_weights(source: State, target: State, origin: str) -> Transferred:
-    """Take what fits by name and shape, for a network that may have other heads, or sit in another (an encoder).
-
-    A prefix on either side may differ; the pair of prefixes that brings most tensors is taken.
-
-    Raises CheckpointError when nothing of it fits.
-    """
-    given = {key: tensor for key, tensor in source.items() if not key.endswith(_UNUSED)}
-    wanted = {key: tensor for key, tensor in target.items() if not key.endswith(_UNUSED)}
-    pairs = [(theirs, ours) for theirs in _starts(given, depth=2) for ours in _starts(wanted, depth=3)]
-    best = max((_fitting(given, wanted, *pair) for pair in pairs), key=len)
-    if not best:
-        raise CheckpointError(
-            f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}; "
-            f"it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
-        )
-    taken = {key: given[name] for key, name in best.items()}
-    return Transferred(
-        taken,
-        skipped=tuple(name for name in given if name not in best.values()),
-        remade=tuple(key for key in wanted if key not in taken),
-    )
-
-
-def _fitting(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
-    """The network's keys whose tensor the file has under another prefix, and the file's key for each."""
-    named = {key: theirs + key.removeprefix(ours) for key in wanted if key.startswith(ours)}
-    return {key: name for key, name in named.items() if name in given and given[name].shape == wanted[key].shape}
-
-
-def _starts(state: State, depth: int) -> list[str]:
-    """What a good part of the keys begin with, up to so many names deep; first of all, nothing."""
-    names = [key.split(".")[:-1] for key in state]
-    counts = Counter("".join(f"{part}." for part in parts[:n]) for n in range(1, depth + 1) for parts in names)
-    return ["", *(prefix for prefix, count in counts.items() if count >= len(state) * _GOOD_PART)]
-
-
-def _prefixes(given: State, wanted: State) -> list[str]:
-    first = next(iter(wanted))
-    return [key.removesuffix(first) for key in given if key.endswith("." + first)]
-
-
-def _said(prefix: str, unused: int) -> str:
-    how = f"matched by name after stripping {prefix!r}" if prefix else "matched by name"
-    return how + (f"; {unused} tensors of the file are not used" if unused else "")
-
-
-def _check_shapes(named: State, wanted: State, origin: str) -> None:
-    wrong = [
-        f"  {key}: expected {list(wanted[key].shape)}, got {list(tensor.shape)}"
-        for key, tensor in named.items()
-        if tensor.shape != wanted[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{origin}: {len(wrong)} tensors have another shape than the network's. If only the last layer differs, "
-            "the labels file has another number of classes than the weights; otherwise --model is another size.\n"
-            + "\n".join(wrong[:10])
-        )
-
-
-def _check_last_layer(ordered: State, wanted: State, origin: str) -> None:
-    """Where all but the last weight and bias agree by order, the class count is what is wrong."""
-    differing = [key for key, tensor in ordered.items() if tensor.shape != wanted[key].shape]
-    if set(differing) <= set(list(wanted)[-2:]):
-        _check_shapes(ordered, wanted, origin)
-
-
-def _check_variances(ordered: State, origin: str) -> None:
-    """Means and variances have one shape, so only their values can tell that an order is wrong."""
-    negative = [key for key, tensor in ordered.items() if key.endswith("running_var") and bool((tensor < 0).any())]
-    if negative:
-        raise CheckpointError(
-            f"{origin}: matched by order, {negative[0]} would hold negative variances, so the order differs too. "
-            "Rename the file's keys to timm's, or name the right --model."
-        )
-
-
-def _why_not(given: State, wanted: State, origin: str) -> str:
-    missing = [key for key in wanted if key not in given]
-    extra = [key for key in given if key not in wanted]
-    return (
-        f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name, nor by a stripped "
-        f"prefix, nor by order. {'; '.join(filter(None, [_some('Missing', missing), _some('not known', extra)]))}. "
-        "Is --model the right one?"
-    )
-
-
-def _some(what: str, keys: list[str]) -> str:
-    """How many there are, and the first of them; empty where there is none."""
-    return f"{what} {len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else ""
+def _current(key: str) -> str:
+    """A tensor's present name; torchvision's files of DenseNet have those of its first release, as `norm.1`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

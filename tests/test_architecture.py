@@ -30,6 +30,8 @@ NEEDS_A_LIBRARY = {
     "model.runners.torchscript",
     "model.runners.triton",
     "model.torchscript",
+    "model.torchvision_networks",
+    "model.weight_matching",
     "model.weights",
 }
 HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}

@@ -11,16 +11,16 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from model.backbones import architecture_of, dense_architecture_of, timm_normalize
-from model.errors import ConfigError, DataError, InputError, SpecError
-from model.network import Network
+from model.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
+from model.errors import CheckpointError, ConfigError, DataError, InputError, SpecError
+from model.network import Network, load_weights
 from model.plugins import find, load_plugins
-from model.spec import Architecture, ModelSpec, Normalize, Question, image_input
+from model.spec import Architecture, ModelSpec, Question, image_input
 from model.tasks import task_for
-from model.weights import State, read_foreign_weights, transfer_weights
+from model.weight_matching import match_weights
+from model.weights import ForeignWeights, read_foreign
 from train.config import Config, Precision
 from train.data import Splits, read_splits
 from train.export import check_can_export
@@ -64,7 +64,7 @@ def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False
     if (export := config.export) is not None:
         _tried(lambda: check_can_export(export), problems)
     path = None if begun else config.model.weights
-    weights = None if path is None else _tried(lambda: read_foreign_weights(path), problems)
+    weights = None if path is None else _tried(lambda: read_foreign(path), problems)
     splits = _tried(lambda: read_splits(data or config.data, task, config.seed), problems)
     if splits is not None:
         _tried(lambda: _check_measurable(task, splits), problems)
@@ -72,6 +72,7 @@ def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False
     if architecture is None or precision is None or callbacks is None or splits is None or loss is None or problems:
         raise (DataError if splits is None else ConfigError)("\n".join(problems))
     network = Network(_spec(config, architecture, splits.question), pretrained=config.model.pretrained and not begun)
+    network.check_size("image.size")
     _check_takes(network)
     _say_class_weights(loss)
     if config.frozen_epochs:
@@ -94,7 +95,7 @@ def _architecture(config: Config, task: TrainingTask) -> Architecture:
     if task.dense:
         known = dense_architecture_of(model.name, model.encoder)
     else:
-        known = architecture_of(model.name, preprocess.height, preprocess.width)
+        known = architecture_of(model.name, preprocess.height, preprocess.width, option="image.size")
     return known.model_copy(update={"arguments": {**known.arguments, **model.arguments}})
 
 
@@ -152,15 +153,8 @@ def _spec(config: Config, architecture: Architecture, question: Question) -> Mod
         input=image,
         outputs=task_for(question).outputs(image),
         preprocess=preprocess,
-        normalize=_normalize(architecture),
+        normalize=normalize_of(architecture),
     )
-
-
-def _normalize(architecture: Architecture) -> Normalize:
-    """What pretrained weights expect; of a network of one's own ImageNet's, whatever its name."""
-    if architecture.library == "plugin":
-        return Normalize(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
-    return timm_normalize(str(architecture.arguments.get("encoder_name", architecture.name)))
 
 
 def _check_takes(network: Network) -> None:
@@ -180,12 +174,16 @@ def _check_takes(network: Network) -> None:
     network.train()
 
 
-def _start_from(path: Path, weights: State, network: Network) -> None:
+def _start_from(path: Path, weights: ForeignWeights, network: Network) -> None:
     """Load what fits of a checkpoint, and say what was loaded, skipped and made anew."""
-    moved = transfer_weights(weights, dict(network.state_dict()), origin=str(path))
-    network.load_state_dict(moved.weights, strict=False)
+    try:
+        moved = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}") from error
+    load_weights(network, moved.weights, origin=str(path), strict=False)
     console = Console(stderr=True, highlight=False)
     said = f"{path}: {len(moved.weights)} tensors loaded, {len(moved.skipped)} skipped, {len(moved.remade)} made anew"
+    said = "; ".join(filter(None, [said, moved.how, weights.note]))
     console.print(said, soft_wrap=True, markup=False)
     for what, names in (("skipped", moved.skipped), ("made anew", moved.remade)):
         if names:

@@ -34,7 +34,10 @@ _DRY_RUN = (
 @reports_errors
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint, someone else's weights, a .onnx or TorchScript file, or timm:NAME.")
+        str,
+        typer.Argument(
+            help="A checkpoint, someone else's weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."
+        ),
     ],
     onnx: options.Onnx = None,
     trt: options.Trt = None,
@@ -69,6 +72,9 @@ def export(
     mean: options.Mean = None,
     std: options.Std = None,
     size: options.Size = None,
+    fit: options.FitOption = None,
+    crop_ratio: options.CropRatio = None,
+    interpolation: options.InterpolationOption = None,
     layout: options.Layout = None,
     task: options.Task = None,
     activation: options.Activation = None,

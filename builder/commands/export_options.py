@@ -102,14 +102,29 @@ Converter = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A timm model name: the network of a state dict, or whose mean, std and fitting a graph has.",
+        help="A name of timm, or torchvision/NAME: a state dict's network, or whose mean, std and fitting a graph has.",
         rich_help_panel=_FOREIGN,
     ),
 ]
 Labels = Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=_FOREIGN)]
-Mean = Annotated[str | None, typer.Option(help="R,G,B on pixels in 0..1; default: timm's.", rich_help_panel=_FOREIGN)]
-Std = Annotated[str | None, typer.Option(help="R,G,B on pixels in 0..1; default: timm's.", rich_help_panel=_FOREIGN)]
-Size = Annotated[str | None, typer.Option(help="N or HEIGHTxWIDTH; default: timm's.", rich_help_panel=_FOREIGN)]
+Mean = Annotated[
+    str | None, typer.Option(help="R,G,B on pixels in 0..1; default: the model's.", rich_help_panel=_FOREIGN)
+]
+Std = Annotated[
+    str | None, typer.Option(help="R,G,B on pixels in 0..1; default: the model's.", rich_help_panel=_FOREIGN)
+]
+Size = Annotated[str | None, typer.Option(help="N or HEIGHTxWIDTH; default: the model's.", rich_help_panel=_FOREIGN)]
+FitOption = Annotated[
+    str | None,
+    typer.Option("--fit", help="crop, pad or squash, as in `image:`; default: the model's.", rich_help_panel=_FOREIGN),
+]
+CropRatio = Annotated[
+    float | None, typer.Option(help="The part of the picture that crop keeps, up to 1.", rich_help_panel=_FOREIGN)
+]
+InterpolationOption = Annotated[
+    str | None,
+    typer.Option("--interpolation", help="nearest, bilinear, bicubic or lanczos.", rich_help_panel=_FOREIGN),
+]
 Layout = Annotated[
     str | None, typer.Option(help="A graph's input: NCHW or NHWC, where it does not tell.", rich_help_panel=_FOREIGN)
 ]

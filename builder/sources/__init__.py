@@ -10,7 +10,7 @@ from builder.sources.foreign import source_from_state_dict
 from builder.sources.kinds import kind_of
 from builder.sources.onnx import source_from_onnx
 from builder.sources.ours import source_from_checkpoint
-from builder.sources.pretrained import PREFIX, source_from_timm
+from builder.sources.pretrained import pretrained_source
 from builder.sources.torchscript import source_from_torchscript
 from model.checkpoint import read_spec
 
@@ -18,13 +18,13 @@ __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state
 
 
 def open_source(source: str | Path, foreign: Foreign | None, name: str | None) -> Source:
-    """Open what is to be exported: a file, or `timm:NAME`.
+    """Open what is to be exported: a file, `timm:NAME` or `torchvision:NAME`.
 
     Raises InputError, and what the readers of each kind raise.
     """
     told = foreign or Foreign()
-    if str(source).startswith(PREFIX):
-        return source_from_timm(str(source).removeprefix(PREFIX), told, name)
+    if (pretrained := pretrained_source(str(source), told, name)) is not None:
+        return pretrained
     path = Path(source)
     kind = kind_of(path)
     if kind == "onnx":

@@ -16,7 +16,7 @@ Kind = Literal["checkpoint", "weights", "torchscript", "onnx"]
 
 ACCEPTED = (
     "a checkpoint that `train` wrote (.safetensors), someone else's weights (a state dict as .pth, .pt, .ckpt, .bin "
-    "or .safetensors), a TorchScript file, an .onnx file, or timm:NAME"
+    "or .safetensors), a TorchScript file, an .onnx file, timm:NAME or torchvision:NAME"
 )
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _HEAD = 64
@@ -27,7 +27,7 @@ def kind_of(path: Path) -> Kind:
     if path.is_dir():
         raise InputError(f"{path}: {_folder(path)}")
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
+        raise InputError(f"{path}: no such checkpoint{_library_hint(path)}")
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
@@ -44,6 +44,12 @@ def kind_of(path: Path) -> Kind:
     if path.suffix in _WEIGHTS or head.startswith(b"\x80"):
         return "weights"
     raise InputError(f"{path}: not a file that can be exported; expected {ACCEPTED}")
+
+
+def _library_hint(path: Path) -> str:
+    """How weights of a library are named, where `timm/NAME` or `torchvision/NAME` was given."""
+    library = path.parts[0] if len(path.parts) == 2 else ""
+    return f"; for the library's weights give {library}:{path.name}" if library in ("timm", "torchvision") else ""
 
 
 def _folder(path: Path) -> str:

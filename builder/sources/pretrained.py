@@ -1,4 +1,4 @@
-"""`timm:NAME`: a network with the pretrained weights that timm has by that name."""
+"""`timm:NAME`, `torchvision:NAME`: a network with the pretrained weights that the library has by that name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,49 @@ from builder.options import Foreign
 from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
-from model.backbones import timm_name, timm_weights
+from builder.sources.pictures import described_pictures
+from model.backbones import recipe_of, timm_name, timm_weights
 from model.errors import InputError, OutsideError, SpecError
 from model.files import sha256_of
-from model.hub import file_of
+from model.hub import downloaded, file_of
 from model.network import Network
+from model.recipe import Recipe
 from model.spec import Lineage, Question
+from model.torchvision_networks import PREFIX as TORCHVISION
+from model.torchvision_networks import torchvision_weights
 
 PREFIX = "timm:"
+TORCHVISION_PREFIX = "torchvision:"
+_HUB = ("hf-hub:", "hf_hub:")
+
+
+def pretrained_source(source: str, foreign: Foreign, rename: str | None) -> NetworkSource | None:
+    """The source that a name with a library's prefix means; None for a file."""
+    if source.startswith(TORCHVISION_PREFIX):
+        return source_from_torchvision(source.removeprefix(TORCHVISION_PREFIX), foreign, rename)
+    if source.startswith((PREFIX, *_HUB)):
+        return source_from_timm(source.removeprefix(PREFIX), foreign, rename)
+    return None
+
+
+def source_from_torchvision(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
+    """The torchvision classifier `name` with its pretrained weights. Raises as `source_from_timm` does."""
+    foreign.refuse(("--model", "--layout", "--activation"), f"{TORCHVISION_PREFIX}{name} says which network it is")
+    if foreign.task not in (None, "multiclass", "multilabel"):
+        raise InputError(f"--task {foreign.task}: {TORCHVISION_PREFIX}{name} is a classifier, multiclass or multilabel")
+    weights, model = torchvision_weights(name), TORCHVISION + name.removeprefix(TORCHVISION)
+    known = weights.meta["categories"]
+    labels = tuple(known) if foreign.labels is None else read_labels(foreign.labels)
+    if len(labels) != len(known):
+        raise SpecError(
+            f"{foreign.labels}: {len(labels)} labels, but {TORCHVISION_PREFIX}{name} has {len(known)} classes"
+        )
+    spec = network_spec(model, Question(task=foreign.task or "multiclass", labels=labels), foreign)
+    network = Network(spec, pretrained=True)
+    path = downloaded(weights.url)
+    if path is None:
+        raise OutsideError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
+    return _named(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
 
 
 def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
@@ -39,11 +74,19 @@ def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> 
         raise OutsideError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
     licence = f", {config.license}" if getattr(config, "license", None) else ""
     note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
+    return _named(network, path, note, recipe_of(name), foreign, rename)
+
+
+def _named(
+    network: Network, path: Path, origin: str, recipe: Recipe, foreign: Foreign, rename: str | None
+) -> NetworkSource:
+    network.check_size("--size")
+    note = f"{origin}; {described_pictures(network.spec, foreign, recipe)}"
     lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if rename:
         network.spec = network.spec.renamed(rename)
-    return NetworkSource(Path(path), None, note, network.eval())
+    return NetworkSource(path, None, note, network.eval())
 
 
 def _question(name: str, config: Any, foreign: Foreign) -> Question:

@@ -7,7 +7,7 @@ verdict can tell that they are wrong.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ import numpy as np
 from builder.options import Foreign, ForeignTask, Layout
 from builder.sources.graph import Given, Last, Raw
 from builder.sources.labels import read_labels
+from builder.sources.pictures import applied, described_fit, described_normalize
 from model.errors import InputError
 from model.files import sha256_of
 from model.preprocess import Preprocess
+from model.recipe import Recipe
 from model.spec import Architecture, Lineage, ModelSpec, Normalize, Question, image_input
 from model.tasks import task_for
 from model.tasks.multiclass import SUM_TOLERANCE
@@ -39,18 +41,23 @@ class Decided:
 
 def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Foreign) -> Preprocess:
     """How pictures are prepared for a graph of this height and width, None where they are open. Raises InputError."""
-    like = None
-    if foreign.model is not None:
-        from builder.sources.foreign import preprocess_like
-
-        like = preprocess_like(foreign.model, None)
-    usual = (like.height, like.width) if like else None
+    like = _recipe(foreign)
+    usual = (like.preprocess.height, like.preprocess.width) if foreign.model is not None else None
     height, width = _size_of(path, size, foreign.size, usual)
-    if like is not None:
-        return Preprocess(height, width, like.fit, like.crop_ratio, like.interpolation)
-    if foreign.task == "segmentation":
-        return Preprocess(height, width, "squash")
-    return Preprocess(height, width, crop_ratio=_CROP_RATIO)
+    preprocess, _ = applied(replace(foreign, size=(height, width)), like)
+    return preprocess
+
+
+def _recipe(foreign: Foreign) -> Recipe:
+    """That of the model which was named, else what most models have; its size is then of no meaning."""
+    if foreign.model is not None:
+        from model.backbones import recipe_of
+
+        return recipe_of(foreign.model)
+    squashed = foreign.task == "segmentation"
+    return Recipe(
+        Preprocess(1, 1, "squash") if squashed else Preprocess(1, 1, crop_ratio=_CROP_RATIO), _IMAGENET, "assumed"
+    )
 
 
 def decided(path: Path, raw: Raw, given: Given, foreign: Foreign, size: tuple[int, int]) -> Decided:
@@ -95,11 +102,7 @@ def normalize_of(given: Given, foreign: Foreign) -> Normalize:
     if given.dtype == "uint8":
         foreign.refuse(("--mean", "--std"), f"input {given.input} takes uint8 pixels, so the graph normalises itself")
         return _RAW_PIXELS
-    usual = _IMAGENET
-    if foreign.model is not None:
-        from model.backbones import timm_normalize
-
-        usual = timm_normalize(foreign.model)
+    usual = _recipe(foreign).normalize
     return Normalize(mean=foreign.mean or usual.mean, std=foreign.std or usual.std)
 
 
@@ -107,23 +110,16 @@ def described(given: Given, spec: ModelSpec, made: Decided, foreign: Foreign) ->
     """What was found, and what was assumed because nobody said it."""
     how = spec.preprocess
     size = f"{how.height} x {how.width}"
-    like = f"timm's for {foreign.model}" if foreign.model else None
+    like = _recipe(foreign)
     if given.dtype == "uint8":
         normalised = "pixels as they are"
     else:
-        assumed = [option for option, value in (("mean", foreign.mean), ("std", foreign.std)) if value is None]
-        whose = like or "ImageNet's, assumed"
-        said = f" ({' and '.join(assumed)}: {whose})" if assumed else ""
-        normalised = f"mean {_triple(spec.normalize.mean)}, std {_triple(spec.normalize.std)}{said}"
-    kept = f"{how.fit}, keeps {how.crop_ratio:.3g}" if how.fit == "crop" else how.fit
+        whose = like.origin if foreign.model else "ImageNet's, assumed"
+        normalised = described_normalize(spec.normalize, foreign, whose)
     return (
         f"takes {given.input!r} as {given.dtype} {given.layout} {size} RGB, {normalised}; "
-        f"pictures: {kept}, {how.interpolation} ({like or 'assumed'}); gives {given.output!r}: {made.why}"
+        f"{described_fit(how, foreign, like.source)}; gives {given.output!r}: {made.why}"
     )
-
-
-def _triple(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:.4g}" for value in values)
 
 
 def _size_of(

@@ -61,7 +61,8 @@ def _under_timms_names(foreign: Path, target: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
-    from model.weights import map_weights, read_foreign_weights
+    from model.weight_matching import map_weights
+    from model.weights import read_foreign_weights
 
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     weights = map_weights(read_foreign_weights(foreign), state, str(foreign)).weights

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from model.backbones import architecture_of, dense_architecture_of, timm_normalize, timm_preprocess
+from model.backbones import architecture_of, build, dense_architecture_of, head_of, timm_normalize, timm_preprocess
 from model.errors import SpecError
 from model.network import Network
 from model.preprocess import ImageArray, Preprocess
@@ -54,8 +54,48 @@ def test_network_answers_alike_when_an_image_is_alone_or_in_a_batch(
 
 @pytest.mark.parametrize("name", ["resnet19", "hf-hub:someone/model", "../resnet18", ""])
 def test_architecture_is_refused_when_timm_does_not_know_it(name: str) -> None:
-    with pytest.raises(SpecError, match=r"has no model|is not imported unless you say so"):
+    with pytest.raises(SpecError, match=r"has no model|of the hub, timm's own models alone"):
         architecture_of(name, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/test_resnet.r160_in1k", "hf_hub:timm/test_resnet.r160_in1k"])
+def test_architecture_is_found_under_timms_prefix_of_the_hub(name: str) -> None:
+    assert architecture_of(name, 32, 32) == Architecture(name="test_resnet.r160_in1k")
+
+
+def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Callable[[str], Network]) -> None:
+    network = make_network("test_vit")
+    network.check_size()
+    spec = network.spec
+    cut = Network(
+        spec.model_copy(
+            update={
+                "architecture": architecture_of("test_vit", 40, 32),
+                "preprocess": Preprocess(40, 32),
+                "input": spec.input.model_copy(update={"shape": (40, 32, 3)}),
+            }
+        )
+    )
+    with pytest.raises(
+        SpecError, match=r"image\.size 40x32 is no multiple of the patch size 16 of test_vit; take 48x32"
+    ):
+        cut.check_size("image.size")
+
+
+def test_network_is_refused_when_it_would_not_take_rgb(spec: ModelSpec) -> None:
+    architecture = Architecture(name="test_resnet", arguments={"in_chans": 1})
+    with pytest.raises(SpecError, match="the kit's models take RGB; leave `in_chans` out"):
+        Network(spec.model_copy(update={"architecture": architecture}))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet"])
+def test_last_layer_of_torchvision_is_the_head_and_can_be_left_out(name: str) -> None:
+    built = build(architecture_of(f"torchvision/{name}", 64, 64), 5, pretrained=False).eval()
+    features = build(architecture_of(f"torchvision/{name}", 64, 64), 0, pretrained=False).eval()
+    pixels = torch.zeros(1, 3, 64, 64)
+    assert built(pixels).shape == (1, 5)
+    assert features(pixels).shape == (1, 1024 if name == "googlenet" else 512)
+    assert [weight.shape[0] for weight in head_of(built).parameters()] == [5, 5]
 
 
 def test_architecture_names_what_is_near_when_timm_does_not_know_it() -> None:

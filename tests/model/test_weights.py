@@ -16,7 +16,8 @@ from builder.sources import source_from_state_dict
 from model.errors import CheckpointError, InputError
 from model.network import Network
 from model.spec import Question
-from model.weights import State, map_weights, read_foreign_weights, transfer_weights
+from model.weight_matching import map_weights, match_weights
+from model.weights import State, read_foreign_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_weights_are_matched_by_stripped_prefix(state: State, prefix: str) -> No
     extra = {"loss.margin": torch.zeros(1)}
     matched = map_weights({prefix + key: value for key, value in state.items()} | extra, state, "x")
     assert same(matched.weights, state)
-    assert f"after stripping {prefix!r}; 1 tensors of the file are not used" in matched.how
+    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.how
 
 
 def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> None:
@@ -93,7 +94,7 @@ HEAD = ("fc.weight", "fc.bias")
 
 def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_other_classes(state: State) -> None:
     other = ours(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
-    transferred = transfer_weights(other, ours(state), "x")
+    transferred = match_weights(other, ours(state), "x")
     assert transferred.skipped == transferred.remade == tuple(f"backbone.{key}" for key in HEAD)
     assert transferred.weights.keys() == {
         key for key in ours(state) if not key.endswith(("num_batches_tracked", *HEAD))
@@ -102,14 +103,14 @@ def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_
 
 
 def test_weights_are_transferred_whole_when_the_classes_are_as_many(state: State) -> None:
-    transferred = transfer_weights(ours(state), ours(state), "x")
+    transferred = match_weights(ours(state), ours(state), "x")
     assert (transferred.skipped, transferred.remade) == ((), ())
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "model."])
 def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: State, prefix: str) -> None:
     foreign = {prefix + key: value for key, value in state.items()} | {"loss.margin": torch.zeros(1)}
-    transferred = transfer_weights(foreign, ours(state), "w.pth")
+    transferred = match_weights(foreign, ours(state), "w.pth")
     assert transferred.remade == ()
     assert transferred.skipped == ("loss.margin",)
     assert all(torch.equal(value, ours(state)[key]) for key, value in transferred.weights.items())
@@ -120,17 +121,37 @@ def test_backbone_is_transferred_when_the_network_has_several_heads(
 ) -> None:
     heads = {"a": Question(task="multiclass", labels=("x", "y")), "b": Question(task="embedding", embedding_size=4)}
     target = network_of(Question(task="heads", heads=heads)).state_dict()
-    transferred = transfer_weights(state, dict(target), "w.pth")
+    transferred = match_weights(state, dict(target), "w.pth")
     assert transferred.skipped == HEAD
     assert transferred.remade == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_weights_are_transferred_by_order_when_only_names_differ(state: State, classes: int) -> None:
+    other = timm.create_model("test_resnet", num_classes=classes).state_dict()
+    values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
+    transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
+    remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.remade == remade
+    assert "matched by order" in transferred.how
+    assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
+
+
+def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) -> None:
+    both = {f"net.{key}": value for key, value in state.items()}
+    both |= {f"net_ema.{key}": value + 1 for key, value in state.items()}
+    matched = match_weights(both, state, "w.pth")
+    assert torch.equal(matched.weights["fc.bias"], state["fc.bias"] + 1)
+    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.how
 
 
 def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
     other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
     with pytest.raises(
-        CheckpointError, match=r"w\.pth: none of its \d+ tensors has name and shape .* wanted backbone\."
+        CheckpointError,
+        match=r"w\.pth: none of its \d+ tensors has name and shape .* nor do they fit by order.* wanted backbone\.",
     ):
-        transfer_weights(other, ours(state), "w.pth")
+        match_weights(other, ours(state), "w.pth")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])

@@ -204,7 +204,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "size_for_position_table": (
         {"model": {"name": "vit_tiny_patch16_224"}, "image": {"height": 33, "width": 8}},
-        ["vit_tiny_patch16_224", "[33, 8, 3]"],
+        ["image.size 33x8 is no multiple of the patch size 16 of vit_tiny_patch16_224; take 48x16"],
     ),
     "threshold_of_a_stranger": (
         {"task": "multilabel", "thresholds": {"zwei": 0.5}},

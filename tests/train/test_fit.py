@@ -130,7 +130,7 @@ def test_training_repeats_itself_when_the_seed_is_the_same(
     [
         ("model.name=resnet18x", ConfigError, "has no model 'resnet18x'"),
         ("model.arguments={nonsense: 1}", SpecError, "timm cannot build test_resnet"),
-        ("model.arguments={in_chans: 1}", ConfigError, "test_resnet takes no images"),
+        ("model.arguments={in_chans: 1}", SpecError, "the kit.s models take RGB; leave `in_chans` out"),
         ("precision=16-mixed", ConfigError, "16-mixed needs a CUDA GPU"),
         ("data.path=missing", DataError, "got nothing there"),
         ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "the training diverged"),

@@ -1,0 +1,134 @@
+"""torchvision's classifiers, named `torchvision/resnet18`, or with their weights `torchvision/resnet50.IMAGENET1K_V1`.
+
+GoogLeNet and Inception v3 are built without their auxiliary heads, which only training uses, and without
+`transform_input`: that layer turns ImageNet's mean and std into 0.5, which the recipe names as their mean and std.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Literal, cast
+
+import torchvision
+from torch import nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from model.errors import SpecError
+from model.preprocess import Preprocess
+from model.recipe import Recipe
+from model.spec import Normalize
+
+PREFIX = "torchvision/"
+_TRANSFORM_INPUT = ("googlenet", "inception_v3")
+_HALF = (0.5, 0.5, 0.5)
+_SIZE_ARGUMENT = {"vit": "image_size", "maxvit": "input_size"}
+_MAXVIT_STEP = 224
+"""Four stages and a stem halve the sides to a multiple of the window, 7."""
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether a name is written as one of torchvision's."""
+    return name.startswith(PREFIX)
+
+
+def torchvision_name_like(name: str) -> str | None:
+    """torchvision's classifier that is spelled like `name`, with its prefix; None without one."""
+    plain = {re.sub(r"[-_ ]", "", known): known for known in _known()}
+    found = plain.get(re.sub(r"[-_ ]", "", name.lower()))
+    return found and PREFIX + found
+
+
+def torchvision_weights(name: str) -> WeightsEnum:
+    """The weights that a name means: its tag's, else torchvision's default. Raises SpecError."""
+    model, _, tag = name.removeprefix(PREFIX).partition(".")
+    if model not in _known():
+        near = difflib.get_close_matches(model, _known(), n=5)
+        hint = f"; near it: {', '.join(PREFIX + one for one in near)}" if near else ""
+        raise SpecError(
+            f"torchvision {torchvision.__version__} has no classifier {model!r}{hint}. "
+            "See torchvision.models.list_models(module=torchvision.models)."
+        )
+    known = cast("dict[str, WeightsEnum]", get_model_weights(model).__members__)
+    if (tag or "DEFAULT") not in known:
+        tags = ", ".join(f"{PREFIX}{model}.{one}" for one in known if one != "DEFAULT")
+        raise SpecError(f"torchvision has no weights {tag!r} for {model}; it has {tags}")
+    return known[tag or "DEFAULT"]
+
+
+def torchvision_recipe(name: str) -> Recipe:
+    """Size, crop, interpolation, mean and std that torchvision documents for the weights of this name."""
+    weights = torchvision_weights(name)
+    model = name.removeprefix(PREFIX).partition(".")[0]
+    how: Any = weights.transforms()
+    side, interpolation = how.crop_size[0], how.interpolation.value
+    known: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
+    normalize = Normalize(mean=tuple(how.mean), std=tuple(how.std))
+    if model in _TRANSFORM_INPUT:
+        normalize = Normalize(mean=_HALF, std=_HALF)
+    note = "; its transform_input is in mean and std" if model in _TRANSFORM_INPUT else ""
+    preprocess = Preprocess(side, side, crop_ratio=min(1.0, side / how.resize_size[0]), interpolation=known)
+    return Recipe(preprocess, normalize, f"torchvision's for {model}", weights.name + note)
+
+
+def torchvision_arguments(name: str, height: int, width: int, option: str) -> dict[str, Any]:
+    """The constructor's arguments for images of this size. Raises SpecError for a size that the network cannot take.
+
+    option: what the size is called in errors.
+    """
+    model = name.removeprefix(PREFIX).partition(".")[0]
+    torchvision_weights(name)
+    family = model.split("_")[0]
+    if family not in _SIZE_ARGUMENT:
+        return {}
+    step = int(model.split("_")[2]) if family == "vit" else _MAXVIT_STEP
+    if height % step or width % step or height != width:
+        shape = f"{height}" if height == width else f"{height}x{width}"
+        fitting = max(-(-side // step) * step for side in (height, width))
+        what = f"multiple of the patch size {step}" if family == "vit" else f"multiple of {step}, the least"
+        why = f"is no {what} of {name}" if height == width else f"is no square, as {name} needs"
+        raise SpecError(f"{option} {shape} {why}; take {fitting}")
+    return {_SIZE_ARGUMENT[family]: height if family == "vit" else [height, width]}
+
+
+def torchvision_network(name: str, classes: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
+    """A classifier with `classes` outputs, or with 0 the features before its last layer."""
+    weights, model = torchvision_weights(name), name.partition(".")[0]
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    if pretrained:
+        network = get_model(model, weights=weights, **arguments)
+        outputs = len(weights.meta["categories"])
+    else:
+        outputs = classes or 1
+        quick = {"init_weights": False} if model in _TRANSFORM_INPUT else {}
+        network = get_model(model, weights=None, num_classes=outputs, **quick, **arguments)
+    if model in _TRANSFORM_INPUT:
+        network.transform_input = network.aux_logits = False
+        for auxiliary in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, auxiliary):
+                setattr(network, auxiliary, None)
+    if classes != outputs:
+        _replace_head(network, classes)
+    return network
+
+
+def head_name(network: nn.Module) -> str:
+    """The path of the last layer, which has an output for each class."""
+    layers: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return layers[-1]
+
+
+def _replace_head(network: nn.Module, classes: int) -> None:
+    path = head_name(network)
+    layer = network.get_submodule(path)
+    made: nn.Module = nn.Identity()
+    if classes and isinstance(layer, nn.Conv2d):
+        made = nn.Conv2d(layer.in_channels, classes, layer.kernel_size)  # type: ignore[arg-type] # it is a pair
+    elif classes and isinstance(layer, nn.Linear):
+        made = nn.Linear(layer.in_features, classes)
+    network.set_submodule(path, made)
+
+
+def _known() -> list[str]:
+    known: list[str] = list_models(module=torchvision.models)
+    return known

@@ -1,0 +1,100 @@
+"""Export a state dict of each of ten torchvision families, and compare the artifact with torchvision's own network.
+
+python -m scripts.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
+
+Weights are random and calibrated on photographs. Exits with 1 when a verdict fails, or an answer of the
+ONNX file differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from builder.export import Order, export
+from builder.options import Foreign
+from builder.sources import source_from_state_dict
+from builder.sources.foreign import network_spec
+from builder.sources.images import builtin_golden
+from model.network import Network
+from model.runners.onnxruntime import OnnxRuntimeRunner
+from model.spec import Question
+from scripts.calibrated import calibrated
+from scripts.installed import installed
+
+FAMILIES = (
+    *("mobilenet_v3_small", "regnet_y_400mf", "convnext_tiny", "swin_t", "vgg11", "efficientnet_v2_s"),
+    *("mnasnet0_5", "shufflenet_v2_x0_5", "googlenet", "vit_b_32"),
+)
+CLASSES = 10
+LIMIT = 1e-5
+RESULTS = Path("benchmarks/results/torchvision_models.json")
+TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
+
+
+def network_of(name: str) -> nn.Module:
+    """torchvision's own network, as its weights have it, with calibrated weights."""
+    torch.manual_seed(0)
+    question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    ours = Network(network_spec(f"torchvision/{name}", question, Foreign()))
+    state = calibrated(ours, builtin_golden(ours.spec.preprocess).images).backbone.state_dict()
+    googlenet = {"init_weights": False, "transform_input": True, "aux_logits": False}
+    network: nn.Module = get_model(
+        name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
+    )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def prove(name: str, folder: Path) -> dict[str, Any]:
+    """State dict in, verdict, and the largest difference of a probability to torchvision's own network."""
+    network = network_of(name)
+    weights, labels = folder / f"{name}.pth", folder / "labels.txt"
+    torch.save(network.state_dict(), weights)
+    labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
+    source = source_from_state_dict(weights, Foreign(f"torchvision/{name}", labels))
+    published = export(source, Order(folder / "repository", max_batch=2), lambda step: None)
+    side = source.spec.preprocess.height
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    with OnnxRuntimeRunner(published.artifact) as runner:
+        answers = runner.infer(images)["probabilities"]
+    with torch.inference_mode():
+        expected = network(_normalized(name, torch.from_numpy(images))).softmax(dim=1).numpy()
+    error = float(np.abs(answers - expected).max())
+    return {"passed": published.verdict.passed, "max_abs": error, "source": published.source}
+
+
+def _normalized(name: str, images: Tensor) -> Tensor:
+    how = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+    return (images.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def main() -> int:
+    """Prove each, write what was found, and tell by the exit code whether all are right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    words = parser.parse_args()
+    found: dict[str, dict[str, Any]] = {}
+    for name in track(words.names, "proving torchvision's networks"):
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = prove(name, Path(folder))
+        print(name, found[name]["passed"], f"{found[name]['max_abs']:.1e}", flush=True)
+        document = {"versions": installed(TOOLS)[0], "limit": LIMIT, "networks": found}
+        words.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(one["passed"] and one["max_abs"] <= LIMIT for one in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

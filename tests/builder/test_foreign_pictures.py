@@ -1,0 +1,151 @@
+"""How pictures are prepared for someone else's weights is told, and can be said; torchvision's networks are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from typer.testing import Result
+
+from builder.options import Foreign, foreign_from
+from builder.sources import open_source, source_from_state_dict
+from model.backbones import recipe_of
+from model.errors import CheckpointError, InputError, SpecError
+from model.manifest import Manifest
+from model.preprocess import Preprocess
+
+FAMILIES = {
+    "mobilenet_v3_small": 64,
+    "regnet_y_400mf": 64,
+    "convnext_tiny": 64,
+    "swin_t": 64,
+    "vgg11_bn": 64,
+    "efficientnet_v2_s": 64,
+    "mnasnet0_5": 64,
+    "shufflenet_v2_x0_5": 64,
+    "googlenet": 64,
+    "vit_b_32": 64,
+}
+
+
+def theirs(name: str, side: int) -> nn.Module:
+    """torchvision's own network as its weights have it: GoogLeNet's then turn ImageNet's mean and std."""
+    torch.manual_seed(0)
+    arguments = {"googlenet": {"init_weights": False, "transform_input": True}, "vit_b_32": {"image_size": side}}
+    network = get_model(name, weights=None, num_classes=3, **arguments.get(name, {}))
+    # As torchvision begins, signals vanish on the way, and the last layer answers alike for every picture.
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.randn(4, 3, side, side))
+    last = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    nn.init.normal_(last.weight, std=0.5)
+    return network.eval()
+
+
+def normalized(name: str, images: Tensor) -> Tensor:
+    how = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+    return (images.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels: Path, tmp_path: Path) -> None:
+    side = FAMILIES[name]
+    network = theirs(name, side)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    source = source_from_state_dict(tmp_path / "w.pth", Foreign(f"torchvision/{name}", labels, size=(side, side)))
+    images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        (answers,) = source.module(images)
+        expected = network(normalized(name, images)).softmax(dim=1)
+    assert answers.std() > 1e-3
+    assert torch.allclose(answers, expected, atol=1e-5)
+
+
+def test_torchvision_weights_are_exported_and_their_recipe_is_kept(
+    command: Callable[..., Result], labels: Path, tmp_path: Path
+) -> None:
+    state = {f"module.{key}": value for key, value in theirs("mobilenet_v3_small", 64).state_dict().items()}
+    torch.save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
+    where = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]
+    options = ["--model", "torchvision/mobilenet_v3_small", "--labels", labels, "--size", 64, *where]
+    ran = command("builder", "export", tmp_path / "w.pth", *options)
+    assert ran.exit_code == 0, ran.output
+    manifest = Manifest.model_validate_json((tmp_path / "repository/mine/1/manifest.json").read_bytes())
+    for part in (
+        "into torchvision/mobilenet_v3_small: matched by name after stripping 'module.'",
+        "the moving average of the weights in 'model_ema' is taken, not 'model'",
+        "64 x 64 RGB (size: --size), mean 0.485,0.456,0.406, std 0.229,0.224,0.225 (mean and std: torchvision's",
+        "pictures: crop, keeps 0.875, bilinear (torchvision's for mobilenet_v3_small, weights IMAGENET1K_V1)",
+    ):
+        assert part in manifest.source
+
+
+@pytest.fixture
+def weights(net: nn.Module, tmp_path: Path) -> Path:
+    torch.save(net.state_dict(), tmp_path / "mine.pth")
+    return tmp_path / "mine.pth"
+
+
+def test_fit_crop_and_interpolation_are_taken_from_the_options_and_told(weights: Path, labels: Path) -> None:
+    foreign = foreign_from(
+        "test_resnet", labels, None, "0.1,0.2,0.3", "32", fit="squash", crop_ratio=None, interpolation="bilinear"
+    )
+    source = open_source(weights, foreign, None)
+    assert source.spec.preprocess == Preprocess(32, 32, "squash", 1.0, "bilinear")
+    assert "std 0.1,0.2,0.3 (std: --std; mean: timm's for test_resnet)" in source.description
+    assert "pictures: squash, bilinear (fit: --fit; interpolation: --interpolation)" in source.description
+    assert source.spec.lineage.note == source.description
+
+
+def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: Path) -> None:
+    with pytest.raises(InputError, match="--crop-ratio: --fit squash keeps the whole picture"):
+        foreign_from("test_resnet", labels, None, None, None, fit="squash", crop_ratio=0.9)
+    with pytest.raises(
+        InputError, match=r"--fit stretch: expected crop, pad, squash; --crop-ratio 1\.5: expected .* up to 1"
+    ):
+        foreign_from("test_resnet", labels, None, None, None, fit="stretch", crop_ratio=1.5)
+
+
+def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit", num_classes=3, img_size=160).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(SpecError, match=r"--size 31 is no multiple of the patch size 16 of test_vit; take 32"):
+        open_source(tmp_path / "vit.pth", Foreign("test_vit", labels, size=(31, 31)), None)
+    with pytest.raises(
+        SpecError, match=r"--size 31 is no multiple of the patch size 32 of torchvision/vit_b_32; take 32"
+    ):
+        open_source(tmp_path / "vit.pth", Foreign("torchvision/vit_b_32", labels, size=(31, 31)), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "said"),
+    [
+        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is no square"),
+        ("torchvision/maxvit_t", (256, 256), "--size 256 is no multiple of 224.*take 448"),
+        ("torchvision/mobilenet_v9", None, "no classifier 'mobilenet_v9'; near it: torchvision/mobilenet_v"),
+        ("torchvision/resnet50.V7", None, r"no weights 'V7' for resnet50; it has torchvision/resnet50\.IMAGENET1K_V1"),
+        ("swin_t", None, "no model 'swin_t'; near it: torchvision/swin_t"),
+    ],
+)
+def test_torchvision_name_or_size_is_refused_with_what_to_take(
+    name: str, sides: tuple[int, int] | None, said: str, weights: Path, labels: Path
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        open_source(weights, Foreign(name, labels, size=sides), None)
+
+
+def test_torchvisions_name_is_suggested_when_its_weights_fit_no_network_of_timm(labels: Path, tmp_path: Path) -> None:
+    torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="the name is torchvision/mobilenet_v3_small"):
+        open_source(tmp_path / "w.pth", Foreign("mobilenet_v3_small", labels), None)
+
+
+def test_recipe_of_named_weights_is_taken() -> None:
+    assert recipe_of("torchvision/resnet50.IMAGENET1K_V1").preprocess.crop_ratio == 224 / 256
+    assert recipe_of("torchvision/resnet50").preprocess.crop_ratio == 224 / 232
