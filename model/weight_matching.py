@@ -60,7 +60,8 @@ def match_weights(source: State, target: State, origin: str) -> Matched:
     if not pairs.keys:
         raise CheckpointError(
             f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}, "
-            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …. Is it for this model?"
+            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …"
+            ". Is it for this model?"
         )
     taken = {key: given[name] for key, name in pairs.keys.items()}
     if pairs.ordered:
