@@ -171,10 +171,11 @@ def save_network(path: Path, network: Network, spec: ModelSpec | None = None) ->
 
 
 def _cuts_patches(layer: nn.Conv2d) -> bool:
-    """Whether it takes pixels in patches that touch, without a border: the rest at the right and below is dropped."""
+    """Whether it takes pixels in patches, without a border: the rest at the right and below is dropped."""
     return (
         layer.in_channels == _COLOURS
-        and layer.stride == layer.kernel_size != (1, 1)
+        and layer.stride != (1, 1)
+        and not any(side % step for side, step in zip(layer.kernel_size, layer.stride, strict=True))
         and layer.padding in (0, (0, 0), "valid")
     )
 

@@ -60,8 +60,9 @@ def match_weights(source: State, target: State, origin: str) -> Matched:
     if not pairs.keys:
         raise CheckpointError(
             f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}, "
-            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; wanted {', '.join(list(wanted)[:3])}, …"
-            ". Is it for this model?"
+            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; "
+            f"wanted {', '.join(list(wanted)[:3])}, …. "
+            "Is it for this model?"
         )
     taken = {key: given[name] for key, name in pairs.keys.items()}
     if pairs.ordered:
@@ -118,13 +119,12 @@ def _by_order(given: State, wanted: State) -> _Pairs | None:
     """Pair tensors by their place where all shapes agree, but for the last layer: its weight and bias."""
     for ours in _starts(wanted, depth=3):
         keys = [key for key in wanted if key.startswith(ours)]
-        alike = next(
-            (n for n, (a, b) in enumerate(zip(given, keys, strict=False)) if given[a].shape != wanted[b].shape), None
-        )
-        common = min(len(given), len(keys)) if alike is None else alike
+        paired = list(zip(keys, given, strict=False))
+        differ = [n for n, (key, name) in enumerate(paired) if given[name].shape != wanted[key].shape]
+        common = min([*differ, len(paired)])
         if common and max(len(given), len(keys)) - common <= _LAST_TENSORS:
             how = f"{common} tensors matched by order (names differ): check the answers of pictures you know"
-            return _Pairs(dict(zip(keys, given, strict=False)), how, ordered=True)
+            return _Pairs(dict(paired), how, ordered=True)
     return None
 
 

@@ -54,10 +54,11 @@ def _told(version: Path) -> list[str]:
         spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
     except (OSError, UnicodeDecodeError, TritonkitError):
         return []
-    if spec.architecture.library != "timm":
+    prefix = {"timm": "", "torchvision": "torchvision/"}.get(spec.architecture.library)
+    if prefix is None:
         return []
     labels = version.parent / "labels.txt"
-    return ["--model", spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
+    return ["--model", prefix + spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
 
 
 def _target(version: Path) -> list[str]:
