@@ -148,10 +148,10 @@ def head_of(backbone: nn.Module) -> nn.Module:
     )
 
 
-def recipe_of(name: str) -> Recipe:
+def recipe_of(name: str, library_weights: bool = True) -> Recipe:
     """How timm or torchvision prepares pictures for its weights of this name. Raises SpecError."""
     if is_torchvision(name):
-        return torchvision_recipe(name)
+        return torchvision_recipe(name, library_weights)
     tag = _timm_config(timm_name(name)).tag or ""
     return Recipe(timm_preprocess(name), timm_normalize(name), f"timm's for {name}", tag)
 

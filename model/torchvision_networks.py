@@ -56,17 +56,24 @@ def torchvision_weights(name: str) -> WeightsEnum:
     return known[tag or "DEFAULT"]
 
 
-def torchvision_recipe(name: str) -> Recipe:
-    """Size, crop, interpolation, mean and std that torchvision documents for the weights of this name."""
+def torchvision_recipe(name: str, library_weights: bool = True) -> Recipe:
+    """Size, crop, interpolation, mean and std that torchvision documents for the weights of this name.
+
+    library_weights: whether the network has torchvision's weights. As torchvision does it, `transform_input` is on for
+    those and for a name with a tag, and off for other weights.
+    """
     weights = torchvision_weights(name)
-    model = name.removeprefix(PREFIX).partition(".")[0]
+    model, _, tag = name.removeprefix(PREFIX).partition(".")
     how: Any = weights.transforms()
     side, interpolation = how.crop_size[0], how.interpolation.value
     known: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
     normalize = Normalize(mean=tuple(how.mean), std=tuple(how.std))
-    if model in _TRANSFORM_INPUT:
+    note = ""
+    if model in _TRANSFORM_INPUT and (library_weights or tag):
         normalize = Normalize(mean=_HALF, std=_HALF)
-    note = "; its transform_input is in mean and std" if model in _TRANSFORM_INPUT else ""
+        note = "; its transform_input is in mean and std"
+    elif model in _TRANSFORM_INPUT:
+        note = f"; without transform_input: for weights trained from torchvision's own name {name}.{weights.name}"
     preprocess = Preprocess(side, side, crop_ratio=min(1.0, side / how.resize_size[0]), interpolation=known)
     return Recipe(preprocess, normalize, f"torchvision's for {model}", weights.name + note)
 

@@ -45,7 +45,7 @@ TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 
 
 def network_of(name: str) -> nn.Module:
-    """torchvision's own network, as its weights have it, with calibrated weights."""
+    """torchvision's own network, with calibrated weights."""
     torch.manual_seed(0)
     question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
     ours = Network(network_spec(f"torchvision/{name}", question, Foreign()))
@@ -53,7 +53,7 @@ def network_of(name: str) -> nn.Module:
     if not head.weight.any():  # as torchvision begins a ViT
         nn.init.normal_(head.weight)
     state = calibrated(ours, builtin_golden(ours.spec.preprocess).images).backbone.state_dict()
-    googlenet = {"init_weights": False, "transform_input": True, "aux_logits": False}
+    googlenet = {"init_weights": False, "aux_logits": False}
     network: nn.Module = get_model(
         name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
     )

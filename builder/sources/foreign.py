@@ -34,7 +34,7 @@ def source_from_state_dict(path: Path, foreign: Foreign, name: str | None = None
     weights = read_foreign(path)
     model = foreign.model or weights.architecture
     _check_told(path, weights.state, model, foreign)
-    model, recipe = str(model), recipe_of(str(model))
+    model, recipe = str(model), recipe_of(str(model), library_weights=False)
     network = Network(_spec_of(model, foreign))
     network.check_size(_SIZE)
     try:
@@ -55,7 +55,7 @@ def source_from_state_dict(path: Path, foreign: Foreign, name: str | None = None
 
 def network_spec(model: str, question: Question, foreign: Foreign) -> ModelSpec:
     """The spec of a network that answers a question, prepared for as its library documents or as options say."""
-    preprocess, normalize = applied(foreign, recipe_of(model))
+    preprocess, normalize = applied(foreign, recipe_of(model, library_weights=False))
     return ModelSpec(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", model),
         **question.model_dump(),

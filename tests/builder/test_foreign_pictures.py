@@ -33,11 +33,11 @@ FAMILIES = {
 }
 
 
-def theirs(name: str, side: int) -> nn.Module:
-    """torchvision's own network as its weights have it: GoogLeNet's then turn ImageNet's mean and std."""
+def theirs(name: str, side: int, **more: bool) -> nn.Module:
+    """torchvision's own network."""
     torch.manual_seed(0)
-    arguments = {"googlenet": {"init_weights": False, "transform_input": True}, "vit_b_32": {"image_size": side}}
-    network = get_model(name, weights=None, num_classes=3, **arguments.get(name, {}))
+    arguments = {"googlenet": {"init_weights": False}, "vit_b_32": {"image_size": side}}
+    network = get_model(name, weights=None, num_classes=3, **arguments.get(name, {}), **more)
     # As torchvision begins, signals vanish on the way, and the last layer answers alike for every picture.
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 1.0
@@ -54,12 +54,14 @@ def normalized(name: str, images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "googlenet.IMAGENET1K_V1"])
 def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels: Path, tmp_path: Path) -> None:
+    """With the name of torchvision's weights GoogLeNet turns ImageNet's mean and std, as torchvision builds it then."""
+    named, (name, _, tag) = name, name.partition(".")
     side = FAMILIES[name]
-    network = theirs(name, side)
+    network = theirs(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    source = source_from_state_dict(tmp_path / "w.pth", Foreign(f"torchvision/{name}", labels, size=(side, side)))
+    source = source_from_state_dict(tmp_path / "w.pth", Foreign(f"torchvision/{named}", labels, size=(side, side)))
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         (answers,) = source.module(images)
