@@ -32,7 +32,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 TRACEBACK_VARIABLE = "TRITONKIT_TRACEBACK"
 """Set in the environment, it lets unexpected errors through with their traceback."""
 
-PATH_COLUMNS = frozenset({"picture", "path", "image", "file", "folder", "repository", "artifact", "log"})
+PATH_COLUMNS = frozenset({"picture", "path", "image", "file", "folder", "repository", "artifact", "log", "where"})
 """Columns of tables whose cells are shortened in front, because their ends tell them apart."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
