@@ -40,21 +40,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 class _Application(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was typed. Its help, and what is left in stdout's buffer, can meet a full disk too."""
         standard_streams.prepare()
         try:
-            return super().__call__(*args, **kwargs)
-        except SystemExit:
-            _flush()
-            raise
-
-
-def _flush() -> None:
-    """Write what is left for stdout. Exits with 3 where that cannot be."""
-    try:
-        sys.stdout.flush()
-    except OutsideError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(exit_code(error)) from error
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except OutsideError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(exit_code(error)) from error
 
 
 def application(help_text: str) -> typer.Typer:

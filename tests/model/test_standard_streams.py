@@ -54,7 +54,7 @@ def test_characters_that_stdout_lacks_are_escaped(program: str, encoding: str) -
     assert json.loads(told.stdout)[0].startswith("µs 😀")
 
 
-@pytest.mark.parametrize("options", ["", "--json", "--rows 2000"])
+@pytest.mark.parametrize("options", ["", "--json", "--rows 2000", "--help"])
 def test_full_stdout_is_one_line_and_the_outside(program: str, options: str) -> None:
     ended = shell(f"{program} {options} > /dev/full")
     assert ended.returncode == 3
