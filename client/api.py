@@ -130,9 +130,11 @@ class Client:
         """
         self._check_usable()
         named = (picture_given(given, number) for number, given in zip(count(), pictures))
+        rows = infer_pictures(self._runner, self._task, named, self._top, self._pace)
         try:
-            for row in infer_pictures(self._runner, self._task, named, self._top, self._pace):
+            while (row := next(rows, None)) is not None:
                 yield result_of(row, self.spec)
+                self._process.check()  # a stream can cross a fork between two rows
         except InferenceError:
             self._check_usable()  # a server seems to be away when the client was closed meanwhile
             raise
@@ -149,6 +151,7 @@ class Client:
         taken: Future[Result | None] | None = None
         try:
             while True:
+                self._check_usable()
                 taken = self._threads.submit(next, results, None)
                 if (result := await asyncio.wrap_future(taken)) is None:
                     return

@@ -12,6 +12,8 @@ from .picture_file import PictureFile, not_read
 
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _GREY, _COLOURS, _PALETTE = 0, 2, 3
+_TRANSPARENT_BYTES = {_GREY: 2, _COLOURS: 6}
+"""The length of tRNS by colour type, where it is fixed."""
 
 
 def png_file(data: bytes) -> PictureFile:
@@ -27,8 +29,10 @@ def png_file(data: bytes) -> PictureFile:
         body, end = data[at + 8 : at + 8 + length] if kind in (b"tRNS", b"eXIf") else b"", at + 12 + length
         if kind in _NEEDED or not kind.isalpha():  # what is none, Pillow refuses
             kept.append(view[at:end])
+        elif kind == b"tRNS" and len(body) != _TRANSPARENT_BYTES.get(colour, len(body)):
+            pass  # as libpng does: a chunk of another length says nothing
         elif kind == b"tRNS" and (bits, colour) == (16, _GREY):
-            clear = int.from_bytes(body[:2])
+            clear = int.from_bytes(body)
         elif kind == b"tRNS":
             kept.append(_transparency(body, bits, colour))
         elif kind == b"eXIf":

@@ -6,9 +6,6 @@ A child of `fork` that uses them waits for ever, past every deadline. Each is re
 from __future__ import annotations
 
 import os
-import threading
-from typing import Any
-from weakref import WeakSet
 
 from model.errors import InputError
 
@@ -36,36 +33,27 @@ class OwnProcess:
             )
 
 
-class GrpcChannels:
-    """The open gRPC channels of this process, and whether it was forked from one that had any."""
+class GrpcUse:
+    """Whether gRPC was used in this process, or in one that it was forked from.
+
+    Its threads and locks stay after the last channel is closed, so a fork does not get rid of them.
+    """
 
     def __init__(self) -> None:
-        self._open: WeakSet[Any] = WeakSet()
-        self._lock = threading.Lock()
-        self._inherited = False
+        self._used = self._inherited = False
         os.register_at_fork(after_in_child=self._forked)
 
-    def add(self, channel: Any) -> None:
-        """Count a channel until it is removed, or nobody has it any more."""
-        with self._lock:
-            self._open.add(channel)
-
-    def remove(self, channel: Any) -> None:
-        """Forget a channel that was closed."""
-        with self._lock:
-            self._open.discard(channel)
-
-    def check(self, url: str) -> None:
-        """Refuse a new channel where gRPC would wait for ever. Raises InputError."""
+    def begin(self, url: str) -> None:
+        """Note that a channel is opened. Raises InputError where gRPC would wait for ever."""
         if self._inherited:
             raise InputError(
-                f"{url}: gRPC does not work in this process, which was forked while gRPC was open in its parent. Open "
+                f"{url}: gRPC does not work in this process, which was forked after gRPC was used in its parent. Open "
                 f"the first client after the fork, give Triton's http:// address, or {_REMEDY}"
             )
+        self._used = True
 
     def _forked(self) -> None:
-        self._lock = threading.Lock()  # another thread may have held it
-        self._inherited = self._inherited or bool(self._open)
+        self._inherited = self._used
 
 
-GRPC_CHANNELS = GrpcChannels()
+GRPC = GrpcUse()

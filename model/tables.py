@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 DELIMITERS = (",", ";", "\t", "|")
 """What may stand between columns; the one that cuts the header into the most columns does."""
+_SEPARATOR = re.compile("sep=.", re.IGNORECASE)
+"""Excel's own first line, which is no part of the table."""
 MAX_LINE = 2**20
 """Characters of the longest line that is read."""
 _HOLDS_NUL = "holds NUL bytes, so it is no table of text in UTF-8; save it as CSV in UTF-8"
@@ -63,7 +66,7 @@ def _rows(text: TextIO) -> Iterator[tuple[int, list[str]]]:
     lines = _lines(text)
     first, skipped = "", 0
     for first in lines:
-        if first.strip():
+        if first.strip() and not _SEPARATOR.fullmatch(first.strip()):
             break
         skipped += 1
     rows = csv.reader(_chain(first, lines), delimiter=_delimiter(first), skipinitialspace=True, strict=True)

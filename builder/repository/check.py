@@ -142,6 +142,14 @@ def _check_serving(model: Path, config: ModelConfig) -> Iterator[Finding]:
             yield error(path, f"{problem}, so the model will not load", "export the model again")
 
 
+def _public(text: str, path: Path) -> str | None:
+    """The spec that clients read, as this version of the kit writes it; None for none."""
+    try:
+        return public_json(ModelSpec.from_json(text, origin=str(path)))
+    except TritonkitError:
+        return None
+
+
 def _check_spec(model: Path, config: ModelConfig, said: Interface | None) -> Iterator[Finding]:
     """model.json, the parameter clients read, and the files of labels must say the same."""
     path = model / METADATA_KEY
@@ -153,7 +161,7 @@ def _check_spec(model: Path, config: ModelConfig, said: Interface | None) -> Ite
     except (TritonkitError, UnicodeDecodeError) as reason:
         yield error(path, str(reason), "export the model again")
         return
-    if config.parameters[METADATA_KEY].string_value != public_json(spec):
+    if _public(config.parameters[METADATA_KEY].string_value, path) != public_json(spec):
         yield error(path, "clients are told another spec in config.pbtxt", "export the model again")
     for name, text in label_texts(spec).items():
         if _content(model / name) != text.encode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,11 @@ def lines(stream: BinaryIO, null: bool) -> Iterator[str]:
     end, rest = b"\0" if null else b"\n", b""
     # Not read(): a pipe may bring the next line in an hour.
     read = getattr(stream, "read1", stream.read)
+    begins = True
     while chunk := read(_MAX_LINE):
+        if begins and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ImageError("is UTF-16; expected UTF-8: iconv -f utf-16 -t utf-8")
+        chunk, begins = chunk.removeprefix(codecs.BOM_UTF8) if begins else chunk, False
         *whole, rest = (rest + chunk).split(end)
         yield from filter(None, (_line(line, null) for line in whole))
         if len(rest) > _MAX_LINE:

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
 from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
-from model.process import GRPC_CHANNELS, OwnProcess
+from model.process import GRPC, OwnProcess
 from model.runners.http_threads import HttpThreads
 from model.runners.shared_memory import Registry
 from model.runners.triton_errors import error_of_answer, error_of_connection
@@ -107,7 +107,6 @@ class Transport:
             return
         if self._channel is not None:
             self._channel.close()
-            GRPC_CHANNELS.remove(self._channel)
         if self._threads is not None:
             self._threads.close()
 
@@ -177,12 +176,10 @@ def _grpc_client(connection: Connection) -> Any:
             "private_key": connection.tls_key,
         }
         files = {"ssl": True, **{name: str(path) for name, path in given.items() if path is not None}}
-    GRPC_CHANNELS.check(connection.url)
+    GRPC.begin(connection.url)
     # No proxy of the environment can reach this machine.
     direct = (("grpc.enable_http_proxy", 0),) if address.is_loopback else ()
-    channel = tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=[*_CHANNEL, *direct], **files)
-    GRPC_CHANNELS.add(channel)
-    return channel
+    return tritonclient.grpc.InferenceServerClient(address.netloc, channel_args=[*_CHANNEL, *direct], **files)
 
 
 def _http_client(connection: Connection) -> Any:

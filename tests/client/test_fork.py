@@ -17,4 +17,4 @@ def test_client_answers_or_is_refused_when_its_process_was_forked(served: str, s
     for way in ("same http", "same grpc", "awaited", "stream"):
         assert found[way].startswith("InputError: the client of "), found
         assert "was opened in another process" in found[way]
-    assert "gRPC does not work in this process, which was forked while gRPC was open" in found["new grpc"]
+    assert "gRPC does not work in this process, which was forked after gRPC was used" in found["new grpc"]
