@@ -13,7 +13,7 @@ from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
 from builder.sources.pictures import described_pictures
-from model.backbones import recipe_of, timm_name, timm_weights
+from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
 from model.errors import InputError, OutsideError, SpecError
 from model.files import sha256_of
 from model.hub import downloaded, file_of
@@ -25,14 +25,13 @@ from model.torchvision_networks import torchvision_weights
 
 PREFIX = "timm:"
 TORCHVISION_PREFIX = "torchvision:"
-_HUB = ("hf-hub:", "hf_hub:")
 
 
 def pretrained_source(source: str, foreign: Foreign, rename: str | None) -> NetworkSource | None:
     """The source that a name with a library's prefix means; None for a file."""
     if source.startswith(TORCHVISION_PREFIX):
         return source_from_torchvision(source.removeprefix(TORCHVISION_PREFIX), foreign, rename)
-    if source.startswith((PREFIX, *_HUB)):
+    if source.startswith((PREFIX, *HUB_PREFIXES)):
         return source_from_timm(source.removeprefix(PREFIX), foreign, rename)
     return None
 
