@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import (
-    DEFAULT_URL,
-    JsonOption,
-    application,
-    exit_code,
-    fail,
-    print_json,
-    reports_errors,
-)
+from model.console import DEFAULT_URL, JsonOption, application, exit_code, fail, print_json, reports_errors, say
 from model.errors import TritonkitError
 
 if TYPE_CHECKING:
@@ -146,7 +138,7 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
     if as_json:
         print_json({"records": [record.model_dump(mode="json") for record in read], "html": html})
     elif html is not None:
-        typer.echo(f"report: {html}")
+        say(f"report: {html}")
     else:
         from benchmarks.table import print_record
 
@@ -199,7 +191,7 @@ class _Kept:
             except TritonkitError as error:
                 fail(str(error), code=exit_code(error))
         if not as_json:
-            typer.echo(f"record: {self.path}")
+            say(f"record: {self.path}")
 
 
 def _watched(plan: Plan, keep: Keep) -> Record:
