@@ -1,4 +1,4 @@
-"""What models that take no pixels are sent: picture files, or generated values, as perf_analyzer sends them."""
+"""Requests for models that take no pixels: picture files, or generated values, as perf_analyzer sends them."""
 
 from __future__ import annotations
 

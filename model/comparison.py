@@ -19,7 +19,7 @@ MIDDLE_BATCH = 3
 PROBES = "probes"
 """The comparison of synthetic pictures, in the words of `Comparison.asked`."""
 GROSS_DECISIONS = 0.5
-"""Where probes are judged for gross errors alone, so many of them keep their decision at least."""
+"""Where probes are judged for gross errors alone, this share of them must keep its decision."""
 ROUNDINGS = 16
 """A last layer such as softmax adds up to about so many roundings of its values."""
 

@@ -28,7 +28,7 @@ class OwnProcess:
         return os.getpid() == self._pid
 
     def check(self) -> None:
-        """Raises InputError in another process, which a fork has made."""
+        """Refuse to work in a forked process. Raises InputError."""
         if not self.is_current():
             raise InputError(
                 f"{self._name} was opened in another process (pid {self._pid}), and connections and threads do not "
@@ -46,7 +46,7 @@ class GrpcChannels:
         os.register_at_fork(after_in_child=self._forked)
 
     def add(self, channel: Any) -> None:
-        """Count a channel until it is removed, or nobody has it any more."""
+        """Track an open channel until it is removed or garbage-collected."""
         with self._lock:
             self._open.add(channel)
 

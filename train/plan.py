@@ -132,7 +132,7 @@ def _say_class_weights(loss: nn.Module) -> None:
 
 
 def _check_measurable(task: TrainingTask, splits: Splits) -> None:
-    """The best epoch must not be picked by a figure that says nothing."""
+    """Raise DataError where the figure that picks the best epoch cannot be measured."""
     why = task.unmeasurable([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
     if why is not None:
         raise DataError(f"{task.monitor} picks the best epoch and cannot be measured: {why}; bring more pictures there")

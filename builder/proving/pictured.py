@@ -93,7 +93,7 @@ def answers_of(
     the verdict tells why.
     """
     expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
-    ways = [(way, _asked(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
+    ways = [(way, _answers_or_none(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
     elsewhere = [Asked(way, way.expected(reference, expected), actual) for way, actual in ways if actual is not None]
     in_largest = next((one.actual for one in elsewhere if one.way.name == f"batch {max_batch}"), None)
     actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
@@ -125,7 +125,7 @@ def pictured(answers: Answers, limits: Limits) -> Pictured | None:
     )
 
 
-def _asked(candidate: Runner, way: Way) -> Outputs | None:
+def _answers_or_none(candidate: Runner, way: Way) -> Outputs | None:
     try:
         return way.ask(candidate)
     except TritonkitError:

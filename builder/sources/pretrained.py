@@ -53,7 +53,7 @@ def source_from_torchvision(name: str, foreign: Foreign, rename: str | None = No
     path = downloaded(weights.url)
     if path is None:
         raise OutsideError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
-    return _named(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
+    return _source_of(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
 
 
 def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
@@ -73,10 +73,10 @@ def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> 
         raise OutsideError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
     licence = f", {config.license}" if getattr(config, "license", None) else ""
     note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
-    return _named(network, path, note, recipe_of(name), foreign, rename)
+    return _source_of(network, path, note, recipe_of(name), foreign, rename)
 
 
-def _named(
+def _source_of(
     network: Network, path: Path, origin: str, recipe: Recipe, foreign: Foreign, rename: str | None
 ) -> NetworkSource:
     network.check_size("--size")
