@@ -85,7 +85,7 @@ def _check_release(place: Place) -> Iterator[Finding]:
         yield warning(
             place.repository,
             f"Triton {release.triton} of {place.image} has known security faults ({NEWEST_CVE} and others), which "
-            f"release {oldest.release} mends",
+            f"release {oldest.release} fixes",
             f"set {IMAGE_VARIABLE} to {IMAGE_TAG} or newer, and build the plans in it again",
         )
     elif place.options.runtime == "pip" and place.options.exposed:
