@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import (
-    DEFAULT_URL,
-    JsonOption,
-    application,
-    exit_code,
-    fail,
-    print_json,
-    reports_errors,
-)
+from model.console import DEFAULT_URL, JsonOption, application, exit_code, fail, print_json, reports_errors, say
 from model.errors import TritonkitError
 
 if TYPE_CHECKING:
@@ -146,7 +138,7 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
     if as_json:
         print_json({"records": [record.model_dump(mode="json") for record in read], "html": html})
     elif html is not None:
-        typer.echo(f"report: {html}")
+        say(f"report: {html}")
     else:
         from benchmarks.table import print_record
 
@@ -155,10 +147,10 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
 
 
 class _Kept:
-    """What was measured so far, in a file where one was asked for."""
+    """The record so far; it is written to a file where one is named."""
 
     def __init__(self, path: Path | None) -> None:
-        """Try the place. Raises what `check_place` raises."""
+        """Check that the file can be written. Raises what `check_place` raises."""
         from benchmarks.record import check_place
 
         if path is not None:
@@ -176,7 +168,7 @@ class _Kept:
                 write_record(self.path, record)
 
     def end_early(self, reason: BaseException, as_json: bool) -> None:
-        """Show and write what there is, with the reason why it is not all, and leave with that."""
+        """Show and write the incomplete record with the reason, and exit with the reason's code."""
         said = str(reason) or "stopped by the keyboard"
         if self.record is not None:
             self.end(self.record.model_copy(update={"incomplete": said}), as_json)
@@ -199,7 +191,7 @@ class _Kept:
             except TritonkitError as error:
                 fail(str(error), code=exit_code(error))
         if not as_json:
-            typer.echo(f"record: {self.path}")
+            say(f"record: {self.path}")
 
 
 def _watched(plan: Plan, keep: Keep) -> Record:

@@ -1,4 +1,4 @@
-"""What models that take no pixels are sent: picture files, or generated values, as perf_analyzer sends them."""
+"""Requests for models that take no pixels: picture files, or generated values, as perf_analyzer sends them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.comparison import places
 from model.encoded import ENCODED_OF
 from model.errors import InputError
 from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
@@ -111,7 +112,7 @@ def picture_files(model: TensorModel, batch: int, folder: Path | None, published
     if not files:
         raise InputError(f"--images {folder}: no pictures in it; expected files like *.jpg or *.png")
     (only,) = model.inputs
-    order = np.arange(-(-len(files) // batch) * batch).reshape(-1, batch) % len(files)
+    order = places(len(files), batch).reshape(-1, batch)
     shape = (batch, *only.dims)
     batches = [{only.name: np.array([files[at] for at in row], np.object_).reshape(shape)} for row in order]
     return Requests(batches, len(files), source)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
-from model.errors import InputError, OutsideError
+from model.errors import InputError, OutsideError, is_outside
 from model.files import check_can_write, written_beside
 from model.spec import Frozen, problems_of
 
@@ -19,7 +19,6 @@ SCHEMA_VERSION: Final = 2
 """2 added `incomplete` and `load.generated`."""
 _PROBE_BYTES = 64 * 1024
 """More than a record has."""
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Subject(Frozen):
@@ -176,7 +175,7 @@ def _place_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = OutsideError if error.errno in _DISK_ERRORS else InputError
+        kind = OutsideError if is_outside(error) or error.errno == errno.EROFS else InputError
         raise kind(
             f"{path}: the record cannot be written ({error.strerror or error}); choose another --output"
         ) from error

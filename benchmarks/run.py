@@ -26,9 +26,9 @@ LIMIT_POINT_S = 2.0
 RUNNING = "it is still running, or was killed"
 
 Watch = Callable[[str, float], None]
-"""Told what is being done, and how many phases are behind: each level is one, each half of the limit too."""
+"""Gets the current step and the number of finished phases: each level is a phase, and each half of the limit."""
 Keep = Callable[[Record], None]
-"""Given the incomplete record of all that was measured, after each level."""
+"""Gets the incomplete record after each level."""
 
 
 @dataclass(frozen=True)

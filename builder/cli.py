@@ -13,7 +13,7 @@ from builder.commands.export import export
 from builder.commands.promote import promote, rollback
 from builder.commands.versions import versions
 from builder.options import foreign_from
-from model.console import JsonOption, application, print_json, progress, reports_errors, table
+from model.console import JsonOption, application, print_json, progress, reports_errors, say, table
 from model.files import check_can_write, check_is_html
 from model.plans import TITLES
 
@@ -100,9 +100,9 @@ def verify(
     if as_json:
         print_json(verdict)
     else:
-        typer.echo(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
+        say(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
         for note in verdict.notes:
-            typer.echo(f"warning: {note}")
+            say(f"warning: {note}")
     if not verdict.passed:
         raise typer.Exit(1)
 
@@ -128,7 +128,7 @@ def check(
             table(
                 ["", "where", "what is wrong", "what to do"], [[f.severity, f.path, f.problem, f.fix] for f in findings]
             )
-        typer.echo(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
+        say(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
     if errors:
         raise typer.Exit(1)
 

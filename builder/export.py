@@ -38,10 +38,10 @@ from model.spec import Frozen, ModelSpec
 from model.triton_backends import Loading, ModelConfig
 from model.triton_config import (
     CONFIG_FILE,
+    configured_sizes,
     described_policy,
     given_config,
     read_config,
-    sizes_named,
     versions_loaded,
     versions_of,
 )
@@ -145,7 +145,7 @@ def export(source: Source, order: Order, report: Report) -> Published:
         kind.check_job(job)
         check_build(kind.foreseen(job), image, order.force)
         foreseen = Shared(case.spec, served.config(case, job, prepared.version), None)
-        case = replace(case, preferred=sizes_named(foreseen.config))
+        case = replace(case, preferred=configured_sizes(foreseen.config))
         for_the_loaded(prepared.model, foreseen, order.serving, given)  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)

@@ -125,7 +125,7 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
 
 
 def _no_way(target: Target, repair: Repair, tries: Sequence[Try]) -> TritonkitError:
-    """What is raised where no step could be made into a graph that loads."""
+    """The error where no step gives a graph that loads."""
     if repair.strict and tries:
         return RefusedError(f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published")
     return ArtifactError(f"{target}: there is no way to make it")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.evidence import Evidence
-from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, taken
+from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, rows_of
 from model.errors import InputError, TritonkitError
 from model.golden import Golden
 from model.runners import Outputs
@@ -79,7 +79,7 @@ def _ways(golden: Golden, runner: TritonRunner) -> Iterator[tuple[Way, Outputs]]
     if golden.probed:
         kept = np.flatnonzero(possible(task_of(runner.spec), golden.probed))
         if len(kept):
-            yield probes_way(golden, largest).only(kept), taken(golden.probed, kept)
+            yield probes_way(golden, largest).only(kept), rows_of(golden.probed, kept)
 
 
 def _preferred(runner: TritonRunner) -> list[int]:

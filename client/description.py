@@ -1,4 +1,4 @@
-"""What a server tells of any model: a model that `builder` has not published has no spec."""
+"""Describes any served model by its configuration; a model that `builder` did not publish has no spec."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Description(Frozen):
 
 
 def description_of(server: TritonServer, model: str, config: Mapping[str, Any]) -> Description:
-    """config: as the server tells it. Raises InferenceError in its kinds."""
+    """Describe a served model. config: as the server tells it. Raises InferenceError in its kinds."""
     steps = config.get("ensemble_scheduling", {}).get("step", [])
     return Description(
         name=model,

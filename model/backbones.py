@@ -43,7 +43,8 @@ _SPELLED = (
     *("densenet121", "densenet161", "densenet169", "densenet201"),
 )
 """timm's names of networks that people also write as ResNet-18 or WideResNet-50-2."""
-_HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+"""How timm writes that a name is one of the hub."""
 _NOT_IN_A_SPEC = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
 """Arguments that would say again what a spec says, or open files that it does not carry."""
 
@@ -209,7 +210,7 @@ def timm_preprocess(name: str) -> Preprocess:
 
 def _hub_prefix(name: str) -> tuple[str, str]:
     """timm's own prefix for a name of the hub, empty where there is none, and the rest."""
-    prefix = next((prefix for prefix in _HUB_PREFIXES if name.startswith(prefix)), "")
+    prefix = next((prefix for prefix in HUB_PREFIXES if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
 

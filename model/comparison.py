@@ -19,7 +19,7 @@ MIDDLE_BATCH = 3
 PROBES = "probes"
 """The comparison of synthetic pictures, in the words of `Comparison.asked`."""
 GROSS_DECISIONS = 0.5
-"""Where probes are judged for gross errors alone, so many of them keep their decision at least."""
+"""Where probes are judged for gross errors alone, this share of them must keep its decision."""
 ROUNDINGS = 16
 """A last layer such as softmax adds up to about so many roundings of its values."""
 
@@ -89,7 +89,7 @@ def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
 
 
 def places(count: int, batch: int) -> NDArray[np.int_]:
-    """The number of the image at each place, where `count` images fill whole batches and begin anew at their end."""
+    """The image number at each place of whole batches; after the last image the first one follows."""
     return np.arange(-(-count // batch) * batch) % count
 
 
@@ -109,8 +109,8 @@ def images_between(count: int, size: int) -> NDArray[np.int_]:
     return (size + np.arange(size)) % count
 
 
-def taken(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
-    """The answers to the images of these numbers."""
+def rows_of(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
+    """Select the answers to the images with these numbers."""
     return {name: array[numbers] for name, array in outputs.items()}
 
 
@@ -145,13 +145,19 @@ def compare(
     )
 
 
+def finite(outputs: Outputs) -> NDArray[np.bool_]:
+    """Tell for each of N images whether all values of its answer are finite."""
+    whole: NDArray[np.bool_] = np.logical_and.reduce(
+        [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
+    )
+    return whole
+
+
 def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
-    """For each of N images whether its answer is finite, and one that the task can have."""
-    count = len(next(iter(outputs.values())))
-    finite = [np.isfinite(array.reshape(count, -1)).all(axis=1) for array in outputs.values()]
-    found: NDArray[np.bool_] = np.logical_and.reduce(finite)
+    """Tell for each of N images whether its answer is finite and one that the task can have."""
+    found = finite(outputs)
     for number in np.flatnonzero(found):
-        found[number] = not task.faults(taken(outputs, np.array([number])))
+        found[number] = not task.faults(rows_of(outputs, np.array([number])))
     return found
 
 

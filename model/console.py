@@ -124,7 +124,7 @@ def fail(message: str, code: int) -> None:
 
 def say(text: str) -> None:
     """Print text on stdout, as it may be shown on a terminal."""
-    print(printable(text, keep="\n\t"))
+    print(printable(text, keep="\n\t"), flush=True)
 
 
 def warn(text: str) -> None:

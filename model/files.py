@@ -29,7 +29,9 @@ def written_beside(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         beside.replace(path)
     except OSError as error:
-        raise _naming(error, beside, path) from error
+        if (named := _naming(error, beside, path)) is error:
+            raise
+        raise named from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from model.console import DEFAULT_URL
+from model.console import DEFAULT_URL, warn
 from model.errors import InputError
 from model.spec import Frozen
 
@@ -20,7 +19,7 @@ _CONNECT_S = 1.0
 
 
 class LocalServer(Frozen, extra="ignore"):
-    """What a client has to know of a server of this machine."""
+    """A server's address and repository, as a client needs them."""
 
     repository: Path
     host: str
@@ -75,7 +74,7 @@ def url_without_option(usual: str = DEFAULT_URL) -> str:
     if not running:
         return usual
     (server,) = running
-    print(f"nothing answers at {usual}: asking {server.url}, which serves {server.repository}", file=sys.stderr)
+    warn(f"nothing answers at {usual}: asking {server.url}, which serves {server.repository}")
     return server.url
 
 

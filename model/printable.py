@@ -1,4 +1,4 @@
-"""Text of strangers for a terminal: names, labels and messages without characters that control it."""
+"""Names, labels and messages for a terminal, without the characters that control it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def printable_json(text: str) -> str:
-    """A JSON document with all characters of control escaped as JSON does it; line breaks between values stay."""
+    """Escape the control characters of a JSON document as JSON does it; line breaks between values stay."""
     return _CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 

@@ -25,7 +25,7 @@ class OwnProcess:
         return os.getpid() == self._pid
 
     def check(self) -> None:
-        """Raises InputError in another process, which a fork has made."""
+        """Refuse to work in a forked process. Raises InputError."""
         if not self.is_current():
             raise InputError(
                 f"{self._name} was opened in another process (pid {self._pid}), and connections and threads do not "

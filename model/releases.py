@@ -13,8 +13,8 @@ from model.spec import Frozen
 
 IMAGE_TAG = "26.07-py3"
 """The oldest release of NVIDIA's Triton image without known security faults, which a repository is meant for."""
-MENDED = "CVE-2026-16497"
-"""The newest fault that it mends."""
+NEWEST_CVE = "CVE-2026-16497"
+"""The newest vulnerability that this release fixes."""
 IMAGE_VARIABLE = "TRITON_IMAGE"
 DEFAULT_IMAGE = f"nvcr.io/nvidia/tritonserver:{IMAGE_TAG}"
 """What `docker-compose.yml` runs where nothing else is said."""

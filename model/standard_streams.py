@@ -1,4 +1,4 @@
-"""Standard streams that do not take a command's result with them: other encodings, closed pipes, a full disk."""
+"""Standard streams that survive other encodings, closed pipes and a full disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Stream(io.FileIO):
     def __init__(self, number: int, name: str | None) -> None:
         """name: what an error calls it; None for a stream whose failure ends nothing."""
         super().__init__(number, "w", closefd=False)
-        self._called = name
+        self._title = name
 
     def write(self, data: Any) -> int:
         """Write bytes; a reader that has gone away is no error. Raises OutsideError for any other failure."""
@@ -26,13 +26,16 @@ class _Stream(io.FileIO):
             return super().write(data) or 0
         except OSError as error:
             _lead_nowhere(self.fileno())
-            if self._called and not isinstance(error, BrokenPipeError):
-                raise OutsideError(f"{self._called}: cannot be written ({error.strerror})") from error
+            if self._title and not isinstance(error, BrokenPipeError):
+                raise OutsideError(f"{self._title}: cannot be written ({error.strerror})") from error
             return len(memoryview(data).cast("B"))
 
 
 def prepare() -> None:
-    """Make stdin, stdout and stderr fit for any text and any end; streams that are not the process's own stay."""
+    """Replace stdout and stderr, so that they take any text and survive a closed pipe; open what is closed.
+
+    Streams that are not the process's own stay.
+    """
     for number in range(3):
         with contextlib.suppress(OSError):
             _open_if_closed(number)

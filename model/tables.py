@@ -69,9 +69,9 @@ def _rows(text: TextIO) -> Iterator[tuple[int, list[str]]]:
         if first.strip() and not _SEPARATOR.fullmatch(first.strip()):
             break
         skipped += 1
-    rows = csv.reader(_chain(first, lines), delimiter=_delimiter(first), skipinitialspace=True, strict=True)
     begin = skipped + 1
     try:
+        rows = csv.reader(_chain(first, lines), delimiter=_delimiter(first), skipinitialspace=True, strict=True)
         for row in rows:
             cells = [cell.strip() for cell in row]
             if any(cells):

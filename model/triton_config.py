@@ -87,7 +87,7 @@ def models_in(repository: Path) -> list[Path]:
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and holds_model(folder)]
 
 
-def strangers_in(repository: Path) -> list[Path]:
+def other_folders_in(repository: Path) -> list[Path]:
     """The other folders of a repository, in order."""
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
 
@@ -158,7 +158,7 @@ def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
     return set(sorted(versions, reverse=True)[:count])
 
 
-def sizes_named(config: ModelConfig) -> tuple[int, ...]:
+def configured_sizes(config: ModelConfig) -> tuple[int, ...]:
     """The batch sizes that a configuration names: those it prefers, and those captured as CUDA graphs."""
     captured = (spec.batch_size for spec in config.optimization.cuda.graph_spec)
     return tuple(sorted({*config.dynamic_batching.preferred_batch_size, *captured} - {0}))

@@ -19,8 +19,8 @@ from model.comparison import (
     errors_by_image,
     images_between,
     places,
+    rows_of,
     sizes_between,
-    taken,
 )
 from model.golden import Golden
 from model.preprocess import Geometry, ImageArray
@@ -35,7 +35,7 @@ _COLOURS = np.array([1.0, 0.6, 0.3], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Way:
-    """Images in the order in which they are asked, whole batches of them where a batch size is what is tried."""
+    """Images in the order in which a model is asked about them, and the batch size."""
 
     name: str
     """As in the comparisons of a verdict: batch 1, other colours."""
@@ -49,16 +49,16 @@ class Way:
 
     def expected(self, reference: Runner, of_golden: Outputs) -> Outputs:
         """The right answers. of_golden: those to the golden sample."""
-        return self.ask(reference) if self.numbers is None else taken(of_golden, self.numbers)
+        return self.ask(reference) if self.numbers is None else rows_of(of_golden, self.numbers)
 
     def varying(self, expected: Outputs, of_golden: Outputs) -> Outputs | None:
-        """The answers by whose variation errors count, where these few, or these probes, may all be nearly alike."""
+        """The answers whose variation scales the relative error, where the expected ones may be too much alike."""
         if self.name == PROBES:
             return {name: np.concatenate([array, of_golden[name]]) for name, array in expected.items()}
         return None if len(self.images) >= len(next(iter(of_golden.values()))) else of_golden
 
     def only(self, rows: NDArray[np.int_]) -> Way:
-        """The same with some of its images."""
+        """Select some of the images."""
         return replace(
             self,
             images=self.images[rows],
@@ -70,11 +70,11 @@ class Way:
     def compared(
         self, task: Task, expected: Outputs, actual: Outputs, of_golden: Outputs, limits: Limits
     ) -> Comparison:
-        """How far answers of the same shapes are apart; of an image that has several places, the one farthest off."""
+        """Compare answers of the same shapes; where an image has several places, its worst answer counts."""
         way = self
         if self.numbers is not None and len(self.numbers) > len(set(self.numbers.tolist())):
             rows = _farthest(self.numbers, _distances(expected, actual))
-            way, expected, actual = self.only(rows), taken(expected, rows), taken(actual, rows)
+            way, expected, actual = self.only(rows), rows_of(expected, rows), rows_of(actual, rows)
         varying = way.varying(expected, of_golden)
         return compare(way.name, task, expected, actual, way.geometries, limits, varying)
 
@@ -84,7 +84,7 @@ class Way:
 
 
 def all_ways(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iterator[Way]:
-    """Every way, in the order of a verdict."""
+    """Yield every way, in the order of a verdict."""
     yield from whole_ways(golden, max_batch)
     yield backwards_way(golden, max_batch)
     yield colours_way(golden, max_batch)
@@ -93,19 +93,19 @@ def all_ways(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iter
 
 
 def whole_ways(golden: Golden, max_batch: int) -> Iterator[Way]:
-    """All images at batch 1, a middle size and the largest; the last batch is filled up with images from the start."""
+    """Yield all images at batch 1, a middle size and the largest; the first images fill up the last batch."""
     for size in batch_sizes(max_batch):
         yield _sized(golden, size, places(len(golden.images), size))
 
 
 def ways_between(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iterator[Way]:
-    """One batch of each size between, the largest last."""
+    """Yield one batch of each size between, the largest last."""
     for size in sizes_between(max_batch, preferred):
         yield _sized(golden, size, images_between(len(golden.images), size))
 
 
 def backwards_way(golden: Golden, max_batch: int) -> Way:
-    """The images back to front, as many together as there are."""
+    """The images in reverse order, in batches as large as possible."""
     count = len(golden.images)
     way = _sized(golden, min(max_batch, count), np.arange(count)[::-1])
     return replace(way, name=OTHER_ORDER)

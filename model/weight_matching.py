@@ -93,7 +93,7 @@ def _by_name(given: State, wanted: State) -> _Pairs:
     starts = dict.fromkeys([*_starts(given, depth=2), *_prefixes(given, wanted)])
     found: dict[str, _Pairs] = {}
     for theirs in starts:
-        tries = (_Pairs(_named(given, wanted, theirs, ours), "") for ours in _starts(wanted, depth=3))
+        tries = (_Pairs(_keys_under(given, wanted, theirs, ours), "") for ours in _starts(wanted, depth=3))
         found[theirs] = max(tries, key=lambda pairs: len(pairs.fitting(given, wanted).keys))
     counts = {theirs: len(pairs.fitting(given, wanted).keys) for theirs, pairs in found.items()}
     best = [theirs for theirs, count in counts.items() if count == max(counts.values())]
@@ -110,7 +110,7 @@ def _is_average(prefix: str) -> bool:
     return any(part.startswith("ema") or part.endswith("ema") for part in prefix.lower().split("."))
 
 
-def _named(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
+def _keys_under(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
     named = {key: theirs + key.removeprefix(ours) for key in wanted if key.startswith(ours)}
     return {key: name for key, name in named.items() if name in given}
 

@@ -11,7 +11,7 @@ TABLE = Path(__file__).parents[1] / "model" / "releases.json"
 LONGEST = timedelta(days=183)
 WHAT_TO_DO = """Compare it with NVIDIA's pages, and then set "checked" to today:
 - releases, CUDA and driver: docs/introduction/compatibility.md of triton-inference-server/server, release notes
-- security bulletins for Triton: raise IMAGE_TAG and MENDED in model/releases.py to the oldest safe release, then
+- security bulletins for Triton: raise IMAGE_TAG and NEWEST_CVE in model/releases.py to the oldest safe release, then
   .env.example, docker-compose.yml, deploy/Dockerfile.gpu and docs/security.md"""
 
 

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import (
-    JsonOption,
-    application,
-    exit_code,
-    fail,
-    print_json,
-    progress,
-    reports_errors,
-)
+from model.console import JsonOption, application, exit_code, fail, print_json, progress, reports_errors, say, warn
 from model.errors import InputError, ServerError
 from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
 from server.model_commands import GrpcPort, register
@@ -135,8 +127,8 @@ def logs(
         told = log.model_dump(mode="json", exclude={"path"})
         print_json({"log": log.path, **told, "lines": last})
     else:
-        typer.echo(log.headline, err=True)
-        typer.echo("\n".join(last))
+        warn(log.headline)
+        say("\n".join(last))
 
 
 @app.command()
@@ -163,9 +155,9 @@ def down(
     if as_json:
         print_json({"stopped": [running.pid or running.container for running in chosen]})
     else:
-        typer.echo(f"stopped {len(chosen)} server(s)")
+        say(f"stopped {len(chosen)} server(s)")
         for running in chosen:
-            typer.echo(f"  {running.options.grpc_port}  {running.options.repository}")
+            say(f"  {running.options.grpc_port}  {running.options.repository}")
     if lost:
         fail("\n".join(map(str, lost.values())), code=exit_code(next(iter(lost.values()))))
 
@@ -176,14 +168,14 @@ def _tell(started: Server, as_json: bool) -> None:
 
     options = started.options
     for sentence in opened(options, started.tokens):
-        typer.echo(sentence, err=True)
+        warn(sentence)
     for warning in warnings(options):
-        typer.echo(f"warning: {warning}", err=True)
+        warn(f"warning: {warning}")
     if as_json:
         document: dict[str, Any] = started.model_dump(mode="json", exclude={"tokens"})
         print_json({**document, "state": started.folder / "server.json"})
         return
-    typer.echo(
+    say(
         f"ready: gRPC {options.grpc_shown}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )

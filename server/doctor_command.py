@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors, table
+from model.console import JsonOption, print_json, reports_errors, say, table
 from model.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def doctor(
         if findings:
             rows = [[one.severity, one.path, one.problem, one.fix] for one in findings]
             table(["", "where", "what is wrong", "what to do"], rows)
-        typer.echo(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
+        say(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
     if errors:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, exit_code, fail, print_json, progress, reports_errors, table
+from model.console import JsonOption, exit_code, fail, print_json, progress, reports_errors, say, table, warn
 from model.errors import InputError, RefusedError, ServerError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def status(
         for one in shown:
             _show(*one)
         if not shown and not lost:
-            typer.echo("no server is running; start one with `server up`")
+            say("no server is running; start one with `server up`")
     if lost:
         fail("\n".join(map(str, lost)), code=exit_code(lost[0]))
     if not all(found.ready for _, _, found in shown):
@@ -202,16 +202,16 @@ def _control(running: Server | None, url: str | None, files: Files, timeout_s: f
 
 def _tell(changes: list[Change], as_json: bool) -> None:
     for warned in filter(None, (change.warning for change in changes)):
-        typer.echo(f"warning: {warned}", err=True)
+        warn(f"warning: {warned}")
     if as_json:
         print_json(changes)
         return
     for change in changes:
         before, after = ", ".join(change.before) or "none", ", ".join(change.after) or "none"
         what = f"version {after}, as before" if before == after else f"version {before} -> {after}"
-        typer.echo(f"{change.model}: {what}")
+        say(f"{change.model}: {what}")
     if not changes:
-        typer.echo("no model is loaded")
+        say("no model is loaded")
 
 
 def _problem(change: Change) -> str:
@@ -229,14 +229,14 @@ def _way_back(failed: list[Change], running: Server | None) -> list[str]:
 def _show(address: str, running: Server | None, found: Status) -> None:
     state = "ready" if found.ready else "NOT READY"
     where = f"{running.options.repository}: {state}, gRPC {_listens(running)}, {running.label}" if running else ""
-    typer.echo(where or f"{address}: {state}")
+    say(where or f"{address}: {state}")
     if running is not None and (restarts := running.runtime.restarts(running)):
-        typer.echo(f"started again {restarts} time(s) after it had died: `server logs`")
+        say(f"started again {restarts} time(s) after it had died: `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in found.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
     for row in found.models:
         if row.reason:
-            typer.echo(f"{row.model} version {row.version}: {row.reason}")
+            say(f"{row.model} version {row.version}: {row.reason}")
 
 
 def _listens(running: Server) -> str:

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from model.console import warn
 from model.errors import ConfigError, InputError, OutsideError, RefusedError
 from model.files import check_can_write, written_beside
 from model.plans import find_tensorrt
@@ -138,6 +137,5 @@ def _note(published: dict[str, Any], words: Sequence[str], folder: Path) -> None
     ):
         with written_beside(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    console = Console(stderr=True, highlight=False)
     for sentence in filter(None, [*published.get("warnings", ()), published.get("instead")]):
-        console.print(f"export: {sentence}", soft_wrap=True, markup=False)
+        warn(f"export: {sentence}")

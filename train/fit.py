@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from model.console import warn
 from model.errors import DataError, OutsideError
 from model.network import load_weights
 from model.spec import Frozen
@@ -26,7 +27,7 @@ from train.learning import warnings_of
 from train.module import TrainingModule
 from train.pictures import Confusions, Curves, draw_batches, draw_predictions
 from train.plan import Plan, plan_run
-from train.progress import EpochLines, quiet_lightning, say
+from train.progress import EpochLines, quiet_lightning
 from train.publish import publish
 from train.run_folder import RunFolder
 from train.sections import DataConfig
@@ -85,7 +86,7 @@ def resume(folder: Path) -> Fitted:
             raise DataError(f"{run.splits}: the pictures have changed since the run was begun; begin a new one")
         check_same_network(state, plan.network, run)
         done = 0 if state is None else state["epoch"] + 1
-        say(f"{run.path}: goes on after epoch {done}" if done else f"{run.path}: no epoch is finished; begins anew")
+        warn(f"{run.path}: goes on after epoch {done}" if done else f"{run.path}: no epoch is finished; begins anew")
         return _finish(plan, run)
 
 
@@ -103,7 +104,7 @@ def _finish(plan: Plan, run: RunFolder) -> Fitted:
     checkpoint, config = run.checkpoint("best"), plan.config
     exported = None if config.export is None else export_checkpoint(checkpoint, config.export, config.plugins)
     for warning in warnings:
-        say(f"warning: {warning}")
+        warn(f"warning: {warning}")
     return Fitted(checkpoint=checkpoint, run=run.path, metrics=metrics, warnings=warnings, exported=exported)
 
 

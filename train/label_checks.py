@@ -45,7 +45,7 @@ def _pair(labels: Sequence[str]) -> str:
 
 
 def contradictions(samples: Sequence[Sample], digests: Mapping[Path, str], task: TrainingTask) -> list[str]:
-    """Pictures with the same content and another truth."""
+    """Find pictures with the same content and different truths."""
     first: dict[str, Sample] = {}
     found = []
     for sample in samples:
@@ -57,7 +57,7 @@ def contradictions(samples: Sequence[Sample], digests: Mapping[Path, str], task:
 
 
 def leaks(samples: Mapping[str, Sequence[Sample]], digests: Mapping[Path, str]) -> list[str]:
-    """The same picture or group in a part to learn from or look up in, and in one to measure on; or in both."""
+    """Find pictures and groups that are in two parts."""
     twice, groups = list[str](), list[str]()
     for one, other in (("train", "val"), ("train", "test"), ("val", "test"), ("base", "val"), ("base", "test")):
         places = {digests[sample.path]: sample.path for sample in samples[one] if sample.path in digests}
@@ -73,7 +73,7 @@ def leaks(samples: Mapping[str, Sequence[Sample]], digests: Mapping[Path, str]) 
 
 
 def groups_of_copies(samples: Sequence[Sample], digests: Mapping[Path, str]) -> list[str]:
-    """The same picture in two groups, which then are no groups."""
+    """Find pictures that are in two groups."""
     first: dict[str, Sample] = {}
     found = []
     for sample in samples:

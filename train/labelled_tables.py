@@ -1,4 +1,4 @@
-"""The tables of a data set by part, with what is said beside the truth: in which part and group a picture is."""
+"""The tables of a data set by part; each row has its truth, its part and its group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.label_checks import whole_numbers
-from train.part_names import PARTS, misnamed_parts, part_meant, tells_split
+from train.part_names import PARTS, misnamed_parts, part_of_name, tells_split
 from train.readers import READERS, read_table, subfolders
 from train.samples import COLUMNS, MASK, Row, Table, fact
 from train.sections import DataConfig
@@ -31,7 +31,7 @@ class LabelledRow:
 
 @dataclass
 class LabelledTable:
-    """The rows of a part, everything that is wrong, and what is worth to be said."""
+    """The rows of a part, its problems, and its notes."""
 
     columns: Sequence[str] = ()
     rows: list[LabelledRow] = field(default_factory=list)
@@ -90,15 +90,15 @@ def _read(config: DataConfig, path: Path, masks: Path | None, task: TrainingTask
 
 
 def _misnamed(path: Path, has_masks: bool) -> list[str]:
-    """Folders of folders, or of pictures with masks, and tables, that are nearly named like parts."""
+    """Find folders and tables whose names are nearly those of parts."""
     folders = [folder.name for folder in subfolders(path) if has_masks or subfolders(folder)]
     tables = [file.name for file in sorted(path.iterdir()) if file.suffix.lower().removeprefix(".") in READERS]
     return misnamed_parts(path, [*folders, *(name for name in tables if Path(name).stem not in PARTS)])
 
 
 def _labelled(table: Table, config: DataConfig, task: TrainingTask, part: str) -> LabelledTable:
-    beside = {"data.group": config.group, "data.split_column": config.split_column}
-    used = {key: column for key, column in beside.items() if column is not None}
+    options = {"data.group": config.group, "data.split_column": config.split_column}
+    used = {key: column for key, column in options.items() if column is not None}
     problems = list(table.problems)
     for key, column in used.items():
         if table.columns and column not in table.columns:
@@ -115,20 +115,20 @@ def _labelled(table: Table, config: DataConfig, task: TrainingTask, part: str) -
     if len(problems) > len(table.problems):
         return LabelledTable(columns, [], problems, notes)
     labelled = [
-        _with_beside(place, row, full, config) for (place, row), (_, full) in zip(rows, table.rows, strict=True)
+        _labelled_row(place, row, full, config) for (place, row), (_, full) in zip(rows, table.rows, strict=True)
     ]
     return LabelledTable(columns, labelled, problems, notes)
 
 
 def _unused(columns: Sequence[str], config: DataConfig, task: TrainingTask) -> list[str]:
-    """Columns that seem to say the part, and are not asked."""
+    """Name the columns that seem to say the part and are not used."""
     names = [name for name in columns if tells_split(name) and name != task.truth_column]
     if config.split_column is not None or (config.labels is None and task.name == "multilabel"):
         return []
     return [f"column {name} is not used; data.split_column: {name} would take the parts from it" for name in names]
 
 
-def _with_beside(place: str, row: Row, full: Mapping[str, object], config: DataConfig) -> LabelledRow:
+def _labelled_row(place: str, row: Row, full: Mapping[str, object], config: DataConfig) -> LabelledRow:
     group = "" if config.group is None else str(full.get(config.group) or "")
     part, fault = "", ""
     if config.group is not None and not group:
@@ -140,7 +140,7 @@ def _with_beside(place: str, row: Row, full: Mapping[str, object], config: DataC
 
 def _part_in(column: str, value: object) -> str | None:
     """`valid` is val; 1 in `is_train` is train and 0 test, 1 in `is_valid` is val and 0 train."""
-    meant, holds = part_meant(column), fact(value)
+    meant, holds = part_of_name(column), fact(value)
     if meant is None or holds is None:
-        return part_meant(str(value))
+        return part_of_name(str(value))
     return meant if holds else ("test" if meant == "train" else "train")

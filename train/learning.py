@@ -29,10 +29,10 @@ def warnings_of(rows: Sequence[Mapping[str, float]], task: TrainingTask, val: Se
             for name in guesses
         }
         if all(best[name] <= _limit(guess, len(truths)) for name, guess in guesses.items()):
-            told = ", ".join(
+            figures = ", ".join(
                 f"val_{head}{name} {best[name]:.4f} (a guess: {guess:.4f})" for name, guess in guesses.items()
             )
-            found.append(f"no epoch is clearly better than a guess on {len(truths)} pictures of val: {told}")
+            found.append(f"no epoch is clearly better than a guess on {len(truths)} pictures of val: {figures}")
     return tuple(found)
 
 

@@ -50,12 +50,12 @@ class ForegroundCrossEntropy(_WithPosWeight):
         judged = targets != IGNORED
         margin = (logits[:, 1] - logits[:, 0])[judged]
         if not judged.any():
-            return nothing_judged(logits)
+            return zero_loss(logits)
         truth = targets[judged].to(margin.dtype)
         return F.binary_cross_entropy_with_logits(margin, truth, pos_weight=self.pos_weight)
 
 
-def nothing_judged(logits: Tensor) -> Tensor:
+def zero_loss(logits: Tensor) -> Tensor:
     """The loss of a batch whose pixels are all ignored; a mean over none of them would be NaN."""
     return logits.sum() * 0.0
 
@@ -69,7 +69,7 @@ class _OnIntegers(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         if (targets == IGNORED).all():
-            return nothing_judged(logits)
+            return zero_loss(logits)
         value: Tensor = self.loss(logits, targets.long())
         return value
 

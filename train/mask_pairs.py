@@ -42,12 +42,12 @@ def pair_masks(root: Path, masks: Path, column: str, suffix: str = "") -> Table:
             f"{masks}: no mask has its picture's name; pictures are named as {alone[0].name}, masks as {spare[0].name}"
         )
     else:
-        table.problems += listed(f"pictures without a mask of {_named(suffix)}", [str(picture) for picture in alone])
-        table.problems += listed(f"masks without a picture of {_named(suffix)}", [str(mask) for mask in spare])
+        table.problems += listed(f"pictures without a mask of {_rule(suffix)}", [str(picture) for picture in alone])
+        table.problems += listed(f"masks without a picture of {_rule(suffix)}", [str(mask) for mask in spare])
     return table
 
 
-def _named(suffix: str) -> str:
+def _rule(suffix: str) -> str:
     return f"the same name and {suffix}" if suffix else "the same name"
 
 

@@ -26,7 +26,7 @@ _GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
 class MaskValueError(ImageError):
-    """A mask that holds values without a meaning."""
+    """A mask with values that stand for no class."""
 
     def __init__(self, message: str, values: set[int], colour: bool) -> None:
         super().__init__(message)
@@ -118,7 +118,7 @@ def read_pixels(path: Path, meaning: Meaning = BLACK_AND_WHITE) -> MaskPixels:
     except Exception as error:  # a file cut short fails in the decoder
         raise ImageError(f"the mask is broken or cut short ({error})") from error
     if frames > 1:
-        raise ImageError(f"holds {frames} pictures, expected one")
+        raise ImageError(f"holds {frames} pictures, expected one; save the mask alone")
     lossy = image.format in _LOSSY
     if image.mode == "P" and not meaning.has_colours:
         if not meaning.configured:

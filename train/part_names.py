@@ -24,19 +24,19 @@ _PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures"}
 _TRUTHS = {"labels", "masks", "mask", "annotations", "segmentationclass", "labels_txt"}
 
 
-def part_meant(name: str) -> str | None:
+def part_of_name(name: str) -> str | None:
     """The part that a name means, however it is written: `Valid`, `training_set`, `val2017`; None for other names."""
     return next((part for part, near in _NEAR.items() if near.fullmatch(name.casefold())), None)
 
 
 def tells_split(column: str) -> bool:
     """Whether a column is named as if it said which part a picture is in: `is_train`, `split`, `fold`."""
-    return part_meant(column) is not None or _SPLIT_COLUMN.fullmatch(column.casefold()) is not None
+    return part_of_name(column) is not None or _SPLIT_COLUMN.fullmatch(column.casefold()) is not None
 
 
 def misnamed_parts(root: Path, names: Iterable[str]) -> list[str]:
     """The problem with folders or tables that are named nearly like parts."""
-    near = [(name, part) for name in sorted(names) if name not in PARTS and (part := part_meant(Path(name).stem))]
+    near = [(name, part) for name in sorted(names) if name not in PARTS and (part := part_of_name(Path(name).stem))]
     if not near:
         return []
     renamed = ", ".join(f"{name} to {part}{Path(name).suffix}" for name, part in near)
@@ -63,4 +63,4 @@ def not_classes(root: Path, folders: Sequence[Path]) -> list[str]:
 
 
 def _inner_parts(folder: Path) -> list[Path]:
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and part_meant(child.name) is not None]
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and part_of_name(child.name) is not None]

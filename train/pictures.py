@@ -13,9 +13,9 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from rich.console import Console
 from torch.utils.data import DataLoader
 
+from model.console import warn
 from model.golden import GOLDEN_FILE, Golden
 from model.tasks import task_of
 from model.tasks.segmentation import IGNORED
@@ -40,8 +40,7 @@ def spared(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a training of days is worth more than any picture
-        console = Console(stderr=True, highlight=False)
-        console.print(f"{path}: not drawn: {type(error).__name__}: {error}", soft_wrap=True, markup=False)
+        warn(f"{path}: not drawn: {type(error).__name__}: {error}")
 
 
 def draw_batches(plan: Plan, run: RunFolder, loader: DataLoader[Any]) -> None:

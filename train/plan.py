@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 from torch import nn
 
 from model.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
+from model.console import warn
 from model.errors import CheckpointError, ConfigError, DataError, InputError, SpecError
 from model.network import Network, load_weights
 from model.plugins import find, load_plugins
@@ -125,15 +125,14 @@ def _callbacks(config: Config) -> tuple[Callback, ...]:
 
 def _say_class_weights(loss: nn.Module) -> None:
     """Say which weights of classes the losses use."""
-    console = Console(stderr=True, highlight=False)
     for each in loss.modules():
         for name, weights in each.class_weights.items() if isinstance(each, WeightedSum) else ():
-            told = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
-            console.print(f"class weights of {name}: {told}", soft_wrap=True, markup=False)
+            listed = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
+            warn(f"class weights of {name}: {listed}")
 
 
 def _check_measurable(task: TrainingTask, splits: Splits) -> None:
-    """The best epoch must not be picked by a figure that says nothing."""
+    """Raise DataError where the figure that picks the best epoch cannot be measured."""
     why = task.unmeasurable([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
     if why is not None:
         raise DataError(f"{task.monitor} picks the best epoch and cannot be measured: {why}; bring more pictures there")
@@ -181,11 +180,10 @@ def _start_from(path: Path, weights: ForeignWeights, network: Network) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}") from error
     load_weights(network, moved.weights, origin=str(path), strict=False)
-    console = Console(stderr=True, highlight=False)
     said = f"{path}: {len(moved.weights)} tensors loaded, {len(moved.skipped)} skipped, {len(moved.remade)} made anew"
     said = "; ".join(filter(None, [said, moved.how, weights.note]))
-    console.print(said, soft_wrap=True, markup=False)
+    warn(said)
     for what, names in (("skipped", moved.skipped), ("made anew", moved.remade)):
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
-            console.print(f"  {what}: {', '.join(names[:10])}{more}", soft_wrap=True, markup=False)
+            warn(f"  {what}: {', '.join(names[:10])}{more}")

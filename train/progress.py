@@ -15,11 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-def say(text: str) -> None:
-    """Print a line on stderr, as it is."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
-
-
 class EpochLines(Callback):
     """A rich bar over the batches of an epoch where stderr is a terminal, and a line of figures after each."""
 

@@ -13,6 +13,7 @@ from typing import Any
 from model.errors import SpecError
 from model.picture_files import PictureSearch, is_hidden, pictures_below
 from model.plugins import find
+from model.preprocess import SUFFIXES
 from model.tables import TableError, path_of, table_rows
 from train.mask_pairs import pair_masks
 from train.part_names import not_classes
@@ -175,7 +176,7 @@ READERS: dict[str, Reader] = {
 _LIKE_IMAGE = re.compile(r"(?:image|img|file|picture|photo)?_?(?:path|name|file|id|image|filename|filepath)", re.I)
 
 
-_PICTURE = re.compile(r"\.(?:jpe?g|png|bmp|gif|tiff?|webp)\b", re.I)
+_PICTURE = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.I)
 
 
 def _renamed(path: Path, table: Table, columns: Mapping[str, str]) -> Table:

@@ -42,7 +42,7 @@ class Table:
     rows: list[tuple[str, Row]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is worth to be said, and keeps nobody from training."""
+    """Remarks on the data; training goes on."""
 
 
 def listed(kind: str, items: Sequence[str], hint: str = "") -> list[str]:

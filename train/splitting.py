@@ -117,7 +117,7 @@ def _by_group(
 
 
 def _lost(samples: Sequence[Sample], fold: Container[int], task: TrainingTask) -> int:
-    """So many classes would be in the part alone, and unknown to training."""
+    """Count the classes that only the fold has, so that training would not know them."""
     inside, outside = set[str](), set[str]()
     for number, sample in enumerate(samples):
         (inside if number in fold else outside).update(task.classes(sample.truth))

@@ -112,7 +112,7 @@ def check_same_network(state: State | None, network: nn.Module, run: RunFolder) 
 
 
 class BestEpochs(ModelCheckpoint):
-    """The states of the best epochs, also when the run's folder lies elsewhere now."""
+    """Keeps the states of the best epochs, also when the run's folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
@@ -124,7 +124,7 @@ class BestEpochs(ModelCheckpoint):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """A kill while a state is written must not cost the one before it."""
+    """Writes each state whole, so that a kill while writing keeps the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises OSError that names the state where the disk is full."""

@@ -17,7 +17,7 @@ from builder.config.serving import Serving, serving_from
 from builder.options import foreign_from
 from builder.targets import FormatName, Target, target_from
 from model.build_record import BuildOptions
-from model.console import JsonOption, print_json, progress, reports_errors
+from model.console import JsonOption, print_json, progress, reports_errors, say, warn
 from model.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def export(
         published = None if dry_run else exported(opened, order, report)
     if published is None:
         command = _build_command(opened.spec, order)
-        print_json({"command": command}) if as_json else typer.echo(command)
-        typer.echo(_DRY_RUN, err=True)
+        print_json({"command": command}) if as_json else say(command)
+        warn(_DRY_RUN)
     elif as_json:
         print_json(published)
     else:
@@ -195,19 +195,19 @@ def _build_command(spec: ModelSpec, order: Order) -> str:
 def _tell(published: Published) -> None:
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
-    typer.echo(f"{state}: {verdict.summary()}")
+    say(f"{state}: {verdict.summary()}")
     if verdict.tries and verdict.tries[-1].kept:
         kept = verdict.tries[-1].kept
-        typer.echo(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
+        say(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
     if verdict.proven_by:
-        typer.echo(f"proven by: {verdict.proven_by}")
-    typer.echo(f"source: {published.source}")
+        say(f"proven by: {verdict.proven_by}")
+    say(f"source: {published.source}")
     if published.retention is not None:
-        typer.echo(published.retention.summary())
+        say(published.retention.summary())
     for warning in published.warnings:
-        typer.echo(f"warning: {warning}")
-    typer.echo(f"published: {published.artifact}")
+        say(f"warning: {warning}")
+    say(f"published: {published.artifact}")
     if published.served:
-        typer.echo(f"A running server takes it up with: server reload {published.model}")
+        say(f"A running server takes it up with: server reload {published.model}")
     if published.instead is not None:
-        typer.echo(published.instead)
+        say(published.instead)

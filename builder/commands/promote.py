@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors
+from model.console import JsonOption, print_json, reports_errors, say
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,4 +69,4 @@ def _tell(done: Promotion, as_json: bool) -> None:
     if as_json:
         print_json({**done.model_dump(mode="json"), "next": following})
     else:
-        typer.echo(f"{done.summary()}\nA running server takes it up with: {following}")
+        say(f"{done.summary()}\nA running server takes it up with: {following}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors, table
+from model.console import JsonOption, print_json, reports_errors, say, table
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,14 +74,14 @@ def versions(
         return
     _show(found)
     if removed is not None:
-        typer.echo(removed.summary())
+        say(removed.summary())
 
 
 def _show(model: Model) -> None:
     table(_HEADER, [_row(version) for version in model.versions])
     pinned = not (model.policy.startswith("latest") or model.policy == "all")
     way = f"; `builder promote {model.name} latest` follows the newest again" if pinned else ""
-    typer.echo(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{way}")
+    say(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{way}")
 
 
 def _row(version: Version) -> list[str]:

@@ -21,7 +21,7 @@ from model.comparison import (
     errors_by_image,
     possible,
     rounding,
-    taken,
+    rows_of,
 )
 from model.errors import TritonkitError
 from model.golden import Golden
@@ -156,7 +156,7 @@ class _Trial:
         if answers is None or not known.any():
             return
         kept = np.flatnonzero(known)
-        way, right, answers = way.only(kept), taken(right, kept), taken(answers, kept)
+        way, right, answers = way.only(kept), rows_of(right, kept), rows_of(answers, kept)
         if self._compared(way, right, answers, self.limits.of_probes()):
             for fault in self.task.faults(answers):
                 self._refuse("answers", f"{way.name}: {fault}")

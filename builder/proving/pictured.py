@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.comparison import PROBES, Limits, ask
+from model.comparison import PROBES, Limits, ask, finite
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
 from model.golden import Golden
@@ -93,7 +93,7 @@ def answers_of(
     the verdict tells why.
     """
     expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
-    ways = [(way, _asked(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
+    ways = [(way, _answers_or_none(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
     elsewhere = [Asked(way, way.expected(reference, expected), actual) for way, actual in ways if actual is not None]
     in_largest = next((one.actual for one in elsewhere if one.way.name == f"batch {max_batch}"), None)
     actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
@@ -125,7 +125,7 @@ def pictured(answers: Answers, limits: Limits) -> Pictured | None:
     )
 
 
-def _asked(candidate: Runner, way: Way) -> Outputs | None:
+def _answers_or_none(candidate: Runner, way: Way) -> Outputs | None:
     try:
         return way.ask(candidate)
     except TritonkitError:
@@ -162,7 +162,7 @@ class _Beside:
         expected, actual = asked.expected, asked.actual
         if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
             return None
-        told, known = _finite(actual), _finite(expected)
+        told, known = finite(actual), finite(expected)
         # What is no number has no answer; it is said so below instead of shown.
         numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
         right = {name: np.nan_to_num(array) for name, array in expected.items()}
@@ -178,14 +178,6 @@ class _Beside:
 
     def tile(self, number: int) -> Tile:
         return self.tiles.tile(number, number in self.changed)
-
-
-def _finite(outputs: Outputs) -> NDArray[np.bool_]:
-    """For each of N images whether all values are numbers."""
-    whole: NDArray[np.bool_] = np.logical_and.reduce(
-        [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
-    )
-    return whole
 
 
 def _shapes(outputs: Outputs) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

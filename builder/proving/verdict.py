@@ -43,7 +43,7 @@ class Problem(Frozen):
 
 
 class Miss(Frozen):
-    """By how much a try missed the limits, at its worst."""
+    """The largest excess of a try over its limits."""
 
     words: str
     excess: float | None = None

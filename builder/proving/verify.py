@@ -27,7 +27,7 @@ from model.manifest import MANIFEST_FILE, Manifest
 from model.runners import open_artifact
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.triton_config import CONFIG_FILE, read_config, sizes_named
+from model.triton_config import CONFIG_FILE, configured_sizes, read_config
 
 _KINDS: dict[str, tuple[FormatName, str]] = {
     ".onnx": ("onnx", "onnxruntime"),
@@ -54,7 +54,7 @@ def verified(
         tempfile.TemporaryDirectory() as scratch,
         Remembering(_opened(artifact, source, Path(scratch), recorded)) as runner,
     ):
-        case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_named(artifact))
+        case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits, _configured_sizes(artifact))
         if artifact.suffix == ".onnx":
             verdict = case.verdict(runner, precision, artifact)
         else:
@@ -77,11 +77,11 @@ def largest_batch(asked: int | None, runner: Runner) -> int:
     return asked or runner.max_batch or DEFAULT_MAX_BATCH
 
 
-def _sizes_named(artifact: Path) -> tuple[int, ...]:
+def _configured_sizes(artifact: Path) -> tuple[int, ...]:
     """The batch sizes that the configuration of a published artifact names; none where it lies elsewhere."""
     model = artifact.resolve().parent.parent
     try:
-        return sizes_named(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
+        return configured_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
     except ArtifactError:  # `builder check` tells of it
         return ()
 

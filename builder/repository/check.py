@@ -35,7 +35,7 @@ from model.triton_config import (
     completed_config,
     is_published,
     models_in,
-    strangers_in,
+    other_folders_in,
     versions_loaded,
     versions_of,
 )
@@ -70,7 +70,7 @@ def check_repository(repository: Path) -> list[Finding]:
     models = models_in(repository)
     if not models:
         findings.append(warning(repository, "holds no model", "publish one with `builder export`"))
-    findings += map(no_model, strangers_in(repository))
+    findings += map(no_model, other_folders_in(repository))
     for model in models:
         findings.extend(_check_model(model, place))
     return findings

@@ -1,4 +1,4 @@
-"""Lint the models that somebody wrote by hand: only what keeps them from loading is an error.
+"""Lint models that were written by hand: only what keeps them from loading is an error.
 
 What Triton fills in by itself, or takes as it is (free sizes, other types, missing names), is none. The rules of an
 ONNX graph are those of NVIDIA's backend: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc.
@@ -38,7 +38,7 @@ def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
     """Findings of a model that `builder` has not published."""
     path = model / CONFIG_FILE
     unproven = "was not published by `builder`: nobody compared it with a checkpoint"
-    yield warning(model, unproven, "nothing, where others have")
+    yield warning(model, unproven, "compare its answers with the original model yourself, or leave it as it is")
     if not backend_of(config):
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
     for refusal in load_refusals(config):

@@ -17,7 +17,7 @@ from model.spec import ModelSpec, Normalize
 
 
 def applied(foreign: Foreign, recipe: Recipe) -> tuple[Preprocess, Normalize]:
-    """The recipe with what options say. Raises InputError for a crop ratio of pictures that are not cropped."""
+    """Replace values of the recipe by options. Raises InputError for a crop ratio of pictures that are not cropped."""
     how, normalize = recipe.preprocess, recipe.normalize
     fit = foreign.fit or how.fit
     if foreign.crop_ratio is not None and fit != "crop":

@@ -13,7 +13,7 @@ from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
 from builder.sources.pictures import described_pictures
-from model.backbones import recipe_of, timm_name, timm_weights
+from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
 from model.errors import InputError, OutsideError, SpecError
 from model.files import sha256_of
 from model.hub import downloaded, file_of
@@ -25,14 +25,13 @@ from model.torchvision_networks import torchvision_weights
 
 PREFIX = "timm:"
 TORCHVISION_PREFIX = "torchvision:"
-_HUB = ("hf-hub:", "hf_hub:")
 
 
 def pretrained_source(source: str, foreign: Foreign, rename: str | None) -> NetworkSource | None:
     """The source that a name with a library's prefix means; None for a file."""
     if source.startswith(TORCHVISION_PREFIX):
         return source_from_torchvision(source.removeprefix(TORCHVISION_PREFIX), foreign, rename)
-    if source.startswith((PREFIX, *_HUB)):
+    if source.startswith((PREFIX, *HUB_PREFIXES)):
         return source_from_timm(source.removeprefix(PREFIX), foreign, rename)
     return None
 
@@ -54,7 +53,7 @@ def source_from_torchvision(name: str, foreign: Foreign, rename: str | None = No
     path = downloaded(weights.url)
     if path is None:
         raise OutsideError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
-    return _named(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
+    return _source_of(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
 
 
 def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
@@ -74,10 +73,10 @@ def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> 
         raise OutsideError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
     licence = f", {config.license}" if getattr(config, "license", None) else ""
     note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
-    return _named(network, path, note, recipe_of(name), foreign, rename)
+    return _source_of(network, path, note, recipe_of(name), foreign, rename)
 
 
-def _named(
+def _source_of(
     network: Network, path: Path, origin: str, recipe: Recipe, foreign: Foreign, rename: str | None
 ) -> NetworkSource:
     network.check_size("--size")

@@ -180,12 +180,12 @@ class _Asked:
     def _rows(self, column: Column) -> Iterator[Picture]:
         for line, cell in column.cells():
             if cell:
-                yield from self._named(cell, column.path.parent)
+                yield from self._picture_of(cell, column.path.parent)
             else:
                 name = f"{as_text(column.path)}#line {line}"
                 yield Picture(name, PurePath("line"), Broken("this line names no picture"))
 
-    def _named(self, cell: str, folder: Path) -> Iterator[Picture]:
+    def _picture_of(self, cell: str, folder: Path) -> Iterator[Picture]:
         if is_address(cell):
             return self.reader.address(cell)
         return self.reader.file(path_of_cell(folder, cell), safe_place(cell))

@@ -151,5 +151,5 @@ def _file_of(path: Path) -> Path:
 def _described(tensor: Tensor, batches: bool) -> dict[str, Any]:
     """A tensor in the words of Triton's model configuration, which knows no empty dims."""
     dims = list(tensor.shape[1:] if batches else tensor.shape)
-    told = {"name": tensor.name, "data_type": tensor.data_type, "dims": dims or [1]}
-    return told if dims else {**told, "reshape": {"shape": []}}
+    entry = {"name": tensor.name, "data_type": tensor.data_type, "dims": dims or [1]}
+    return entry if dims else {**entry, "reshape": {"shape": []}}

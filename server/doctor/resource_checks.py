@@ -8,7 +8,7 @@ from math import prod
 
 from model.env_file import setting
 from model.finding import Finding, error, warning
-from model.releases import IMAGE_TAG, IMAGE_VARIABLE, MENDED, release_of
+from model.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 from server.doctor.machine import SHARED_MEMORY
 from server.doctor.place import ENSEMBLE, Place
 from server.doctor.served import Served
@@ -84,8 +84,8 @@ def _check_release(place: Place) -> Iterator[Finding]:
     if release is not None and oldest is not None and release.release < oldest.release:
         yield warning(
             place.repository,
-            f"Triton {release.triton} of {place.image} has known security faults ({MENDED} and others), which "
-            f"release {oldest.release} mends",
+            f"Triton {release.triton} of {place.image} has known security faults ({NEWEST_CVE} and others), which "
+            f"release {oldest.release} fixes",
             f"set {IMAGE_VARIABLE} to {IMAGE_TAG} or newer, and build the plans in it again",
         )
     elif place.options.runtime == "pip" and place.options.exposed:

@@ -13,7 +13,7 @@ from model.errors import TritonkitError
 from model.finding import Finding, error, no_model
 from model.manifest import MANIFEST_FILE, Manifest
 from model.triton_backends import ModelConfig, backend_of, files_of
-from model.triton_config import CONFIG_FILE, completed_config, models_in, strangers_in, versions_loaded, versions_of
+from model.triton_config import CONFIG_FILE, completed_config, models_in, other_folders_in, versions_loaded, versions_of
 from server.doctor.place import ENSEMBLE
 
 _WEIGHTS = {".xml": ".bin", ".onnx": ".onnx.data"}
@@ -68,7 +68,7 @@ def served_models(repository: Path, named: Sequence[str]) -> tuple[list[Served],
     """
     folders = {folder.name: folder for folder in models_in(repository)}
     wanted, models = [*(named or folders)], {}
-    findings = [] if named else [no_model(folder) for folder in strangers_in(repository)]
+    findings = [] if named else [no_model(folder) for folder in other_folders_in(repository)]
     while wanted:
         name = wanted.pop(0)
         if name in models or name not in folders:

@@ -56,8 +56,9 @@ def test_lines_are_where_rows_begin_when_a_cell_has_a_newline(tmp_path: Path) ->
         (TEXT.encode("utf-16") + b"\0", "begins as UTF-16 and does not go on so"),
         (b'a,b\n1,"2\n', "line 2: not readable as CSV (unexpected end of data)"),
         (b"a,b\n" + 2**20 * b"x", "has a line of more than 1,048,576 characters"),
+        (2**18 * b"x", "line 1: not readable as CSV (field larger than field limit (131072))"),
     ],
-    ids=["latin-1", "utf-16 without its mark", "utf-16 cut short", "a quote that does not end", "a long line"],
+    ids=["latin-1", "utf-16 without its mark", "utf-16 cut short", "an open quote", "a long line", "a long header"],
 )  # fmt: skip
 def test_table_is_refused_with_the_cure_when_it_is_not_certain(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "table.csv").write_bytes(content)

@@ -122,7 +122,7 @@ class TrainingTask(ABC):
         return None
 
     def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
-        """By head's prefix, the figures on these truths of val that an answer gets which does not look."""
+        """By head's prefix, the figures that a guess without looking at the pictures gets on these truths of val."""
         return {}
 
     # What training does with it.
