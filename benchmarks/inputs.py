@@ -68,13 +68,13 @@ class TensorModel:
         self._types = {one.name: one.dtype for one in self.inputs}
         self._sequences = count(1) if "sequence_batching" in config else None
 
-    def infer(self, batch: Arrays) -> None:
-        """Ask once; with sequence batching, each request is a sequence of its own."""
+    def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
+        """Ask once, and return the outputs; with sequence batching, each request is a sequence of its own."""
         sequence = {}
         if self._sequences is not None:
             sequence = {"sequence_id": next(self._sequences), "sequence_start": True, "sequence_end": True}
         inputs = {name: (self._types[name], values) for name, values in batch.items()}
-        self._server.infer_tensors(self._model, self._version, inputs, **sequence)
+        return self._server.infer_tensors(self._model, self._version, inputs, **sequence)
 
 
 def shapes_from(options: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.windows import STABLE_WINDOWS, Figures, Request, Window, is_stable, merged, windows_between
 from model.errors import InputError, TritonkitError
@@ -27,8 +28,8 @@ BatchIn = TypeVar("BatchIn", contravariant=True)
 class Asks(Protocol[BatchIn]):
     """What answers one request: a model's runner, or what asks a model of any inputs."""
 
-    def infer(self, batch: BatchIn) -> object:
-        """Answer one batch. Raises TritonkitError."""
+    def infer(self, batch: BatchIn) -> dict[str, NDArray[Any]]:
+        """Answer one batch: the outputs by name. Raises TritonkitError."""
         ...
 
 

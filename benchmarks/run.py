@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.environment import environment_now
 from benchmarks.images import Pictures, pictures_for
 from benchmarks.inputs import TensorModel, generated, owner_of, picture_files, takes_files
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import Asks, Measured, Timing, batches_of, measure_level
 from benchmarks.record import Level, Limit, LimitPoint, Load, Record, Subject
+from model.console import warn
 from model.errors import InputError
 from model.files import sha256_of
 from model.runners.triton import TritonRunner, TritonServer
@@ -123,10 +126,14 @@ def run(plan: Plan, watch: Watch, keep: Keep = lambda record: None) -> Record:
 def _check_answers(served: Served) -> None:
     """Find out before anything is measured whether the server answers, and with values that mean something.
 
-    Raises AnswerError for NaN and the like, InferenceError.
+    Of a model that `builder` has not published, NaN is a warning: generated input may cause it. Raises AnswerError for
+    NaN and the like, InferenceError.
     """
     if served.runner is None:
-        served.asks.infer(served.batches[0])
+        outputs = served.asks.infer(served.batches[0])
+        for name, array in outputs.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                warn(f"warning: output {name} has NaN or infinite values; the figures are those of a broken model")
         return
     task = task_of(served.runner.spec)
     for batch in served.batches:

@@ -161,15 +161,24 @@ class TritonServer:
 
     def infer_tensors(
         self, model: str, version: str, inputs: Mapping[str, tuple[str, NDArray[Any]]], **options: Any
-    ) -> None:
-        """Have any model answer one request. inputs: by name, Triton's type and values; options: of tritonclient."""
+    ) -> dict[str, NDArray[Any]]:
+        """Have any model answer one request, and return its outputs by name.
+
+        inputs: by name, Triton's type and values; options: of tritonclient.
+        """
         tensors = [
             self._transport.module.InferInput(name, [*one.shape], dtype) for name, (dtype, one) in inputs.items()
         ]
         for tensor, (_, values) in zip(tensors, inputs.values(), strict=True):
             tensor.set_data_from_numpy(values)
         doing, transport = f"ask {model!r}", self._transport
-        self.patiently(lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options))
+        result = self.patiently(
+            lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options)
+        )
+        response = result.get_response()
+        outputs = response["outputs"] if isinstance(response, dict) else response.outputs
+        names = [output["name"] if isinstance(output, dict) else output.name for output in outputs]
+        return {name: result.as_numpy(name) for name in names}
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
