@@ -89,8 +89,13 @@ def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
 
 
 def places(count: int, batch: int) -> NDArray[np.int_]:
-    """The image number at each place of whole batches; after the last image the first one follows."""
-    return np.arange(-(-count // batch) * batch) % count
+    """The image number at each place of whole batches.
+
+    After the last image they begin again, one further each time: no place has the image of the place `count` before it,
+    so that a graph which repeats its first answers is found out.
+    """
+    place = np.arange(-(-count // batch) * batch)
+    return (place + place // count) % count
 
 
 def batch_sizes(max_batch: int) -> list[int]:

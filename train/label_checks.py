@@ -10,7 +10,8 @@ from pathlib import Path
 from train.samples import Row, Sample, listed
 from train.tasks.base import TrainingTask, natural
 
-_NUMBER = re.compile(r"(^|=)0*([0-9]+)(?:\.0*)?$")
+_NUMBER = re.compile(r"(^|=)\+?(-?)0*([0-9]+)(?:\.0*)?$")
+_NO_LABEL = {"nan", "none", "null", "n/a", "<na>"}
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
@@ -26,14 +27,18 @@ def near_labels(labels: Iterable[str]) -> tuple[list[str], list[str]]:
     """Labels that are one but for their spelling, as a problem; and those that differ in capitals, as a note."""
     same, alike = dict[str, list[str]](), dict[str, list[str]]()
     for label in sorted(set(labels), key=natural):
-        spelled = " ".join(_NUMBER.sub(r"\1\2", unicodedata.normalize("NFC", label).strip()).split())
+        spelled = " ".join(_NUMBER.sub(r"\1\2\3", unicodedata.normalize("NFC", label).strip()).split())
         same.setdefault(spelled, []).append(label)
         alike.setdefault(spelled.casefold(), []).append(label)
     twice = [_pair(group) for group in same.values() if len(group) > 1]
     capitals = [_pair(group) for group in alike.values() if len(group) > 1 and _pair(group) not in twice]
+    missing = [f"'{label}'" for group in same.values() for label in group if label.casefold() in _NO_LABEL]
     return (
         listed("labels that differ by their spelling alone; write each in one way", twice),
-        listed("labels that differ in capital letters alone, and are learned as different", capitals),
+        [
+            *listed("labels that differ in capital letters alone, and are learned as different", capitals),
+            *listed("labels that look like a missing value, and are learned as a class", missing),
+        ],
     )
 
 

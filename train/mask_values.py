@@ -80,6 +80,12 @@ class Meaning:
             max(numbers.values()) > 1
         )
 
+    @property
+    def has_ranges_alone(self) -> bool:
+        """Whether every entry is a range, so that a level that is a little off keeps its class."""
+        entries = [entry for entries in self.values.values() for entry in entries]
+        return all(isinstance(entry, str) and _RANGE.fullmatch(entry) for entry in entries)
+
     def name(self, value: int, colour: bool) -> str | None:
         """The class of a grey level or palette index, or of a colour 0xRRGGBB; None for one that has none.
 

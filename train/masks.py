@@ -85,6 +85,11 @@ def class_numbers(path: Path, meaning: Meaning, labels: tuple[str, ...] = ()) ->
     labels = labels or meaning.labels
     if pixels.lossy and meaning is BLACK_AND_WHITE and not pixels.colour:
         return _cut_at_half(pixels)
+    if pixels.lossy and not meaning.has_ranges_alone:
+        raise ImageError(
+            "JPEG and WebP blur the values of a mask; save it as PNG, or give ranges in data.mask_values, such as "
+            "{background: 0-127, foreground: 128-255}"
+        )
     numbers = {name: number for number, name in enumerate(labels)} | {IGNORE: IGNORED}
     values, places = np.unique(pixels.values, return_inverse=True)
     names = [meaning.name(value, pixels.colour) for value in values.tolist()]
@@ -119,7 +124,7 @@ def read_pixels(path: Path, meaning: Meaning = BLACK_AND_WHITE) -> MaskPixels:
         raise ImageError(f"the mask is broken or cut short ({error})") from error
     if frames > 1:
         raise ImageError(f"holds {frames} pictures, expected one; save the mask alone")
-    lossy = image.format in _LOSSY
+    lossy = image.format in _LOSSY and data[12:16] != b"VP8L"  # WebP without loss
     if image.mode == "P" and not meaning.has_colours:
         if not meaning.configured:
             _check_palette(image)

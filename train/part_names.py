@@ -19,7 +19,10 @@ _NEAR = {
     part: re.compile(rf"(?:{_BEFORE}[\W_]*)?(?:{words})[\W_]*{_AFTER}?[\W_]*(?:20\d\d)?")
     for part, words in _MEANT.items()
 }
-_SPLIT_COLUMN = re.compile(r"(?:k_?)?folds?[\W_\d]*|(?:data_?)?split[\W_\d]*|partition|subset|phase")
+_SPLIT_COLUMN = re.compile(
+    r"(?:\w+_|k)?folds?[\W_\d]*|(?:\w+_)?split(?:_\w+|[\W_\d]*)|(?:partition|subset|phase)(?:_id)?|usage|stage"
+)
+_FLAG = re.compile(r"(?:used_)?(?:for_)?(?:train|training|val|valid|validation|test|testing)(?:_test|_val|_flag|_mask)")
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures"}
 _TRUTHS = {"labels", "masks", "mask", "annotations", "segmentationclass", "labels_txt"}
 
@@ -31,7 +34,9 @@ def part_of_name(name: str) -> str | None:
 
 def tells_split(column: str) -> bool:
     """Whether a column is named as if it said which part a picture is in: `is_train`, `split`, `fold`."""
-    return part_of_name(column) is not None or _SPLIT_COLUMN.fullmatch(column.casefold()) is not None
+    return part_of_name(column) is not None or any(
+        known.fullmatch(column.casefold()) for known in (_SPLIT_COLUMN, _FLAG)
+    )
 
 
 def misnamed_parts(root: Path, names: Iterable[str]) -> list[str]:

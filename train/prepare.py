@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from model.errors import DataError, InputError
+from model.errors import DataError, InputError, OutsideError, is_outside
 from model.spec import Frozen, problems_of
 from train.config import Config
 from train.data import read_splits
@@ -66,7 +66,8 @@ def prepare(order: Order) -> Prepared:
         splits.save(beside, task)
         beside.rename(order.target)
     except OSError as error:
-        raise DataError(f"{order.target}: cannot be written ({error.strerror})") from error
+        kind = OutsideError if is_outside(error) else DataError
+        raise kind(f"{order.target}: cannot be written ({error.strerror})") from error
     counts = {part: len(getattr(splits, part)) for part in PARTS if getattr(splits, part)}
     return Prepared(folder=order.target, fingerprint=splits.fingerprint, labels=splits.question.labels, pictures=counts)
 

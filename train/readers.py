@@ -85,6 +85,12 @@ def _in_class_folders(root: Path) -> Table:
         elif not any(picture.parent == folder for picture in pictures):
             deep.append(f"{folder}: {', '.join(child.name for child in subfolders(folder)):.80}")
     table.problems += listed("class folders without a picture, to be filled or deleted", empty)
+    if len(deep) == len(folders) > 1 and len({tuple(child.name for child in subfolders(f)) for f in folders}) == 1:
+        names = ", ".join(folder.name for folder in folders)
+        table.problems.append(
+            f"{root}: {names} hold the same folders, so they seem to be parts and not classes; name parts base, train, "
+            "val and test"
+        )
     table.notes += listed("class folders that hold only folders, whose pictures are all taken for the class", deep)
     table.notes += search_notes(search)
     return table
