@@ -22,7 +22,7 @@ _NOT_READ = frozenset(
 )
 """Endings of pictures that may not be read. They are named first."""
 _SHOWN = 10
-_ENDING = re.compile(r"\.[\w-]{1,10}")
+_ENDING = re.compile(r"\.[\w-]{1,16}")
 
 
 @dataclass

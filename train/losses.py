@@ -147,11 +147,11 @@ def weighted_sum(
     usual: str,
     table: Mapping[str, Factory],
     question: Question,
-    balanced: Callable[[], Mapping[str, float]],
+    balanced: Callable[[], Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """The losses asked for, from a task's table or a plugin's. Raises ConfigError.
 
-    balanced: the weight of each label that makes rare ones count as much as common ones.
+    balanced: the weight of each label that makes rare ones count as much as common ones; None where a task has none.
     """
     terms = terms or (LossTerm(name=usual),)
     mining = [term.name for term in terms if term.miner is not None]
@@ -169,13 +169,15 @@ def weighted_sum(
 
 
 def class_weights(
-    term: LossTerm, labels: Sequence[str], balanced: Callable[[], Mapping[str, float]]
+    term: LossTerm, labels: Sequence[str], balanced: Callable[[], Mapping[str, float]] | None
 ) -> dict[str, float]:
     """The weight of each label in a loss. Raises ConfigError."""
     wanted, known = term.class_weights or (), f"{', '.join(labels):.300}"
     if term.name not in WEIGHTED:
         raise ConfigError(f"loss {term.name}: takes no class_weights; {', '.join(WEIGHTED)} do")
     if wanted == "balanced":
+        if balanced is None:
+            raise ConfigError(f"loss {term.name}: class_weights: balanced is not for this task; give a weight a label")
         return dict(balanced())
     if isinstance(wanted, Mapping):
         if strangers := set(wanted) - set(labels):

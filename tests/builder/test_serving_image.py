@@ -19,6 +19,7 @@ from model.plans import BUILD_FILE
 from model.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+NEWER = "nvcr.io/nvidia/tritonserver:26.08-py3"
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> 
 
 
 def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path) -> None:
-    assert check_loads(folder, "nvcr.io/nvidia/tritonserver:26.08-py3") == []
+    assert check_loads(folder, NEWER) == []
     (told,) = check_loads(folder, "our/triton:mine")
     assert "which TensorRT is in our/triton:mine is not known here" in told
     built_there = BuildRecord.model_validate_json((folder / BUILD_FILE).read_bytes())
@@ -74,10 +75,10 @@ def job_of(checkpoint: Path, folder: Path) -> Job:
 
 def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(checkpoint: Path, tmp_path: Path) -> None:
     job = job_of(checkpoint, tmp_path)
-    newer = Trt(image=IMAGE).foreseen(job)
-    with pytest.raises(RefusedError, match=r"(?s)built by TensorRT 11\.1.*an older TensorRT never loads it"):
+    newer = Trt(image=NEWER).foreseen(job)
+    with pytest.raises(RefusedError, match=r"(?s)built by TensorRT 11\.2.*an older TensorRT never loads it"):
         check_build(newer, DEFAULT_IMAGE)
-    assert check_build(newer, IMAGE) == []
+    assert check_build(newer, NEWER) == []
     assert check_build(newer, DEFAULT_IMAGE, force=True)
 
 

@@ -121,7 +121,7 @@ class BorderDependsOnPlace(Runner):
         self.right, self.spec, self.origin = TorchRunner(network, "x"), network.spec, "x"
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        border = (batch[..., 0] == 255) & (batch[..., 1] == 0)
+        border = (batch == self.spec.preprocess.fill).all(axis=-1)
         places = np.arange(len(batch)).reshape(-1, 1, 1)
         masks = self.right.infer(batch)
         return {name: np.where(border, places == 1, mask).astype(np.uint8) for name, mask in masks.items()}
@@ -331,7 +331,7 @@ def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: d
 def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: dict[str, Network]) -> None:
     """Each picture has its own border, so each must be found again when they are asked in another order."""
     spec = networks["segmentation"].spec
-    padded = Preprocess(height=64, width=64, fit="pad", fill=(255, 0, 255))
+    padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
     network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
     golden, reference, candidate = builtin_golden(padded), TorchRunner(network, "x"), BorderDependsOnPlace(network)
     verdict = judge(reference, candidate, golden, MAX_BATCH, "fp32")

@@ -33,7 +33,7 @@ def test_errors_stand_below_the_answers_when_pictures_cannot_be_read(
         shutil.copy(photos / "cat.jpg", tmp_path / "b.jpg")
     result = command("client", "infer", tmp_path, "--from", checkpoint)
     assert result.exit_code == 1
-    assert result.stderr == ""
+    assert result.stderr == "1 file skipped: 1 .safetensors\n"
     *told, last = [line.split()[:2] for line in result.stdout.splitlines()]
     answers = [["picture", "answer"], [str(tmp_path / "b.jpg"), told[1][1]]] if readable else []
     assert told == [*answers, ["picture", "error"], [str(tmp_path / "a.jpg"), "not"]]

@@ -99,6 +99,7 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A server in a container, of port 9001."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     (tmp_path / "repository" / "pets").mkdir(parents=True)
+    (tmp_path / "repository" / "pets" / "config.pbtxt").touch()
     options = Options(repository=tmp_path / "repository", grpc_port=9001, runtime="docker")
     server = Server(options=options, tokens=Tokens(admin="a"), container=CONTAINER)
     server.folder.mkdir(parents=True)
