@@ -212,6 +212,11 @@ def beyond_the_sample(batch: ImageArray, outputs: Outputs) -> Outputs:
     return spoiled(outputs, np.arange(len(batch)) >= 9)
 
 
+def repeated(batch: ImageArray, outputs: Outputs) -> Outputs:
+    """The first nine answers over and over."""
+    return {name: array[np.arange(len(batch)) % 9] for name, array in outputs.items()}
+
+
 def at_batch(size: int) -> Change:
     return lambda batch, outputs: spoiled(outputs, np.full(len(batch), len(batch) == size))
 
@@ -238,6 +243,7 @@ def not_a_number(value: float, level: int) -> Change:
 
 BLIND = {
     "places": (beyond_the_sample, "batch_position: in a batch of 32 the answers at places 10 to 32 are wrong"),
+    "repeated": (repeated, "batch_position: in a batch of 32 the answers at places 10 to 32 are wrong"),
     "batch-2": (at_batch(2), "batch: every answer of a batch of 2 is wrong"),
     "batch-16": (at_batch(16), "batch: every answer of a batch of 16 is wrong"),
     "black": (of_mean(0, 0), "probes"),

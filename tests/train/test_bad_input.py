@@ -613,6 +613,18 @@ def labels_spelled_in_two_ways(ground: Ground) -> list[str]:
     ]
 
 
+def labels_that_are_negative_in_two_ways(ground: Ground) -> list[str]:
+    ground.table({"label": "-1"}, {"label": "-1.0"})
+    return ["labels that differ by their spelling alone; write each in one way (1):", "'-1' and '-1.0'"]
+
+
+def parts_of_unknown_names(ground: Ground) -> list[str]:
+    for part in ("seg_a", "seg_b"):
+        shutil.copytree(ground.data, ground.data.parent / "parts" / part)
+    ground.values["data"]["path"] = str(ground.data.parent / "parts")
+    return ["seg_a, seg_b hold the same folders, so they seem to be parts and not classes"]
+
+
 def a_group_that_is_no_column(ground: Ground) -> list[str]:
     ground.table()
     ground.values["data"]["group"] = "patient"
@@ -778,7 +790,8 @@ DATA = [
     masks_that_are_transparent, masks_of_nothing, masks_with_a_value_that_is_not_mapped, mask_values_of_other_labels,
     masks_with_a_suffix, masks_of_other_names, two_masks_of_a_picture, a_column_of_the_split_beside_labels,
     a_label_that_all_pictures_have, a_label_column_that_is_missing, soft_labels, a_column_of_soft_labels, a_blank_fact,
-    one_picture_under_two_labels, one_picture_with_two_masks, labels_spelled_in_two_ways, a_group_that_is_no_column,
+    one_picture_under_two_labels, one_picture_with_two_masks, labels_spelled_in_two_ways,
+    labels_that_are_negative_in_two_ways, parts_of_unknown_names, a_group_that_is_no_column,
     a_single_group, a_group_in_two_parts, one_picture_in_two_groups, a_part_that_the_column_does_not_tell,
     names_without_an_ending, options_of_segmentation, a_table_without_a_header, a_table_in_latin_1,
 ]  # fmt: skip

@@ -268,3 +268,16 @@ def test_mask_gives_its_indices_when_it_has_a_palette(tmp_path: Path) -> None:
     picture.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10])
     picture.save(tmp_path / "mask.png")
     assert class_numbers(tmp_path / "mask.png", class_meaning(3)).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(("options", "blurred"), [({"quality": 50}, True), ({"lossless": True}, False)])
+def test_class_numbers_are_not_read_from_a_mask_that_was_blurred(
+    tmp_path: Path, options: dict[str, Any], blurred: bool
+) -> None:
+    numbers = np.random.default_rng(0).integers(0, 3, (32, 32), np.uint8)
+    Image.fromarray(np.dstack([numbers] * 3)).save(tmp_path / "mask.webp", **options)
+    if blurred:
+        with pytest.raises(ImageError, match="JPEG and WebP blur the values of a mask"):
+            class_numbers(tmp_path / "mask.webp", class_meaning(3))
+    else:
+        assert (class_numbers(tmp_path / "mask.webp", class_meaning(3)) == numbers).all()
