@@ -166,8 +166,7 @@ def export(source: Source, order: Order, report: Report) -> Published:
         verdict=verdict,
         instead=other and f"{other}; published in {verdict.precision}",
     )
-    of_training = [f"training: {warning}" for warning in source.spec.lineage.warnings]
-    said = [*unfit, *of_training, *_thinly_calibrated(source, repair, verdict)]
+    said = [*unfit, *_training_warnings(source), *_thinly_calibrated(source, repair, verdict)]
     return _followed_up(done, order, config, held, said)
 
 
@@ -195,6 +194,11 @@ def _check_order(source: Source, order: Order, kind: Format) -> None:
             f"{asked}: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
             "with --accelerator tensorrt, or take --trt bf16 or --openvino bf16"
         )
+
+
+def _training_warnings(source: Source) -> list[str]:
+    """Repeat what the training warned of, such as that nothing was learnt."""
+    return [f"training: {warning}" for warning in source.spec.lineage.warnings]
 
 
 def _check_reduces(source: Source, order: Order) -> None:
