@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
-from model.errors import InputError, OutsideError, is_outside
-from model.files import check_can_write, written_beside
+from model.errors import ExternalError, InputError, is_outside
+from model.files import atomic_write, check_can_write
 from model.spec import Frozen, problems_of
 
 SCHEMA_VERSION: Final = 2
@@ -151,8 +151,8 @@ def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, whole or not at all. Raises InputError, OutsideError for a full or failing disk."""
-    with _place_errors(path), written_beside(path) as beside:
+    """Write a record as JSON, whole or not at all. Raises InputError, ExternalError for a full or failing disk."""
+    with _place_errors(path), atomic_write(path) as beside:
         beside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -175,7 +175,7 @@ def _place_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = OutsideError if is_outside(error) or error.errno == errno.EROFS else InputError
+        kind = ExternalError if is_outside(error) or error.errno == errno.EROFS else InputError
         raise kind(
             f"{path}: the record cannot be written ({error.strerror or error}); choose another --output"
         ) from error

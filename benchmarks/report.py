@@ -16,7 +16,7 @@ from benchmarks.record import Record
 from benchmarks.table import notes, remarks
 from model import pages
 from model.errors import InputError
-from model.files import written_beside
+from model.files import atomic_write
 
 TEMPLATE = "report.html.jinja"
 CHART_OPTIONS = {"displayModeBar": False, "responsive": True}
@@ -45,7 +45,7 @@ CHARTS: tuple[tuple[str, str, Callable[[Sequence[str], Sequence[Record]], go.Fig
 def write_report(path: Path, records: Sequence[Record]) -> None:
     """Write the page, whole or not at all. Raises InputError."""
     try:
-        with written_beside(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(report_html(records), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: the report cannot be written ({error}); choose another --html") from error

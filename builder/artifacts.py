@@ -21,7 +21,7 @@ _OPENVINO_TYPES = {"U8": "UINT8", "I8": "INT8", "I16": "INT16", "I32": "INT32", 
 _OPENVINO_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
-class Told(Frozen):
+class ArtifactInfo(Frozen):
     """What is known from the file; None is not told by such a file."""
 
     spec: ModelSpec | None = None
@@ -30,7 +30,7 @@ class Told(Frozen):
     header: PlanHeader | None = None
 
 
-def told_by(path: Path) -> Told:
+def inspect_artifact(path: Path) -> ArtifactInfo:
     """Read a file. Raises ArtifactError for one that is damaged, or of no kind that Triton serves."""
     if path.suffix not in READERS:
         raise ArtifactError(f"{path}: not an artifact; known: {', '.join(READERS)}")
@@ -39,11 +39,11 @@ def told_by(path: Path) -> Told:
     return READERS[path.suffix](path)
 
 
-def _onnx(path: Path) -> Told:
-    return Told(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
+def _onnx(path: Path) -> ArtifactInfo:
+    return ArtifactInfo(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
 
 
-def _openvino(path: Path) -> Told:
+def _openvino(path: Path) -> ArtifactInfo:
     """Format: docs.openvino.ai, "OpenVINO IR format"; 2026.4 was tried."""
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - expat expands no external entities
@@ -53,7 +53,7 @@ def _openvino(path: Path) -> Told:
     text = carried[METADATA_KEY].get("value") if METADATA_KEY in carried else None
     hint = root.find("rt_info/runtime_options/INFERENCE_PRECISION_HINT")
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
-    return Told(
+    return ArtifactInfo(
         spec=spec,
         interface=_openvino_interface(root, {output.name for output in spec.outputs} if spec else ()),
         precision=None if hint is None else _OPENVINO_PRECISIONS.get(hint.get("value", "")),
@@ -90,7 +90,7 @@ def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collec
     return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
 
 
-def _torchscript(path: Path) -> Told:
+def _torchscript(path: Path) -> ArtifactInfo:
     """The archive has no shapes of its own: its interface is that of the spec in it."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -99,16 +99,16 @@ def _torchscript(path: Path) -> Told:
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: no TorchScript archive ({error})") from error
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
-    return Told(spec=spec, interface=interface_of(spec) if spec else None)
+    return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None)
 
 
-def _plan(path: Path) -> Told:
+def _plan(path: Path) -> ArtifactInfo:
     record = record_in(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
-    return Told(header=plan_header(path), interface=interface)
+    return ArtifactInfo(header=plan_header(path), interface=interface)
 
 
-READERS: dict[str, Callable[[Path], Told]] = {
+READERS: dict[str, Callable[[Path], ArtifactInfo]] = {
     ".onnx": _onnx,
     ".xml": _openvino,
     ".pt": _torchscript,

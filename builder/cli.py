@@ -91,11 +91,11 @@ def verify(
     from builder.proving.verdict import LIMITS
     from builder.proving.verify import verified
     from builder.sources import open_source
-    from builder.terms import Terms
+    from builder.terms import OutputOptions
 
     evidence = Evidence(images, data, masks, limits_from(limit or [], LIMITS))
     with progress("comparing with the checkpoint"):
-        source = open_source(against, foreign, None).asked_in(Terms(threshold, probability))
+        source = open_source(against, foreign, None).asked_in(OutputOptions(threshold, probability))
         verdict = verified(artifact, source, max_batch, evidence, report_page)
     if as_json:
         print_json(verdict)
@@ -126,7 +126,7 @@ def check(
     else:
         if findings:
             table(
-                ["", "where", "what is wrong", "what to do"], [[f.severity, f.path, f.problem, f.fix] for f in findings]
+                ["", "where", "what is wrong", "what to do"], [[f.severity, f.path, f.message, f.fix] for f in findings]
             )
         say(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
     if errors:

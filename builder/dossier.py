@@ -8,9 +8,9 @@ from pathlib import Path
 
 from builder.proving.page import VERDICT_PAGE, write_page
 from builder.proving.pictured import Answers, answers_of
-from builder.proving.proof import Case
+from builder.proving.proof import VerificationContext
 from builder.proving.verdict import VERDICT_FILE, Verdict
-from builder.repair import Made
+from builder.repair import BuildAttempt
 from builder.repository.manifest import manifest_of
 from builder.sources.base import Source
 from model.comparison import PROBES
@@ -24,9 +24,9 @@ class Dossier:
     """What lies beside an artifact, to tell what it is and why it can be trusted."""
 
     source: Source
-    made: Made
+    made: BuildAttempt
     verdict: Verdict
-    case: Case
+    case: VerificationContext
     image: str
     """What serves the repository."""
 

@@ -12,26 +12,26 @@ from builder.config.serving import AS_BEFORE, Serving
 from builder.config.serving_config import unproven
 from builder.config.triton_config import config_for
 from builder.dossier import Dossier
-from builder.formats import Format, Job, Report, format_for
+from builder.formats import Format, Job, ProgressCallback, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
 from builder.precision.autocast import check_converter
 from builder.proving.labelled import labelled_set, train_command
-from builder.proving.proof import Case, case_of
+from builder.proving.proof import VerificationContext, case_of
 from builder.proving.verdict import Verdict
-from builder.repair import Made, Repair, make
+from builder.repair import BuildAttempt, Repair, make
 from builder.repository.encoded import check_names, follow, leave
 from builder.repository.held import Servers
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build, check_loads
-from builder.repository.shared_files import Shared, beyond_proof, for_the_loaded
+from builder.repository.shared_files import SharedFiles, resolve_shared_files, unverified_batch_warnings
 from builder.sources.base import Source
 from builder.sources.images import builtin_golden, golden_from_images
 from builder.targets import Precision, Target
 from model.build_record import BuildOptions
 from model.comparison import Limits
-from model.errors import InputError, RefusedError, TritonkitError
+from model.errors import CheckFailedError, InputError, TritonkitError
 from model.golden import MAX_IMAGES, Golden
 from model.releases import image_for
 from model.spec import Frozen, ModelSpec
@@ -65,7 +65,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportRequest:
     """What to export to where."""
 
     repository: Path
@@ -117,10 +117,10 @@ class Published(Frozen):
     """Why it is in another precision than the one ordered; None where it is in that."""
 
 
-def export(source: Source, order: Order, report: Report) -> Published:
+def export(source: Source, order: ExportRequest, report: ProgressCallback) -> Published:
     """Export to the order's target, judge, repair where a reduced precision fails, and publish.
 
-    Raises RefusedError, unless forced, when the verdict failed or the serving image cannot load the plan.
+    Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
     """
     name, kind = source.spec.name, format_for(order.target.format, order.build, order.image)
     _check_order(source, order, kind)
@@ -144,17 +144,19 @@ def export(source: Source, order: Order, report: Report) -> Published:
         )
         kind.check_job(job)
         check_build(kind.foreseen(job), image, order.force)
-        foreseen = Shared(case.spec, served.config(case, job, prepared.version), None)
+        foreseen = SharedFiles(case.spec, served.config(case, job, prepared.version), None)
         case = replace(case, preferred=configured_sizes(foreseen.config))
-        for_the_loaded(prepared.model, foreseen, order.serving, given)  # what Triton would refuse, before the work
+        resolve_shared_files(
+            prepared.model, foreseen, order.serving, given
+        )  # what Triton would refuse, before the work
         report("exporting to ONNX")
         source.write_graph(job.graph)
         made = make(case, job, order.target, kind, repair)
         with closing(made.judged.runner):
             verdict = _recorded(made, case, order, image)
         unfit = check_loads(made.job.folder, image, order.force)  # what was foreseen may not be what was built
-        added = Shared(case.spec, served.config(case, made.job, prepared.version), case.golden.images)
-        config = for_the_loaded(prepared.model, added, order.serving, given).write(prepared.model)
+        added = SharedFiles(case.spec, served.config(case, made.job, prepared.version), case.golden.images)
+        config = resolve_shared_files(prepared.model, added, order.serving, given).write(prepared.model)
         _follow(prepared, order, name, config)
     artifact, told = live / str(prepared.version) / made.artifact.name, source.description
     other = _instead(order, source, verdict)
@@ -166,11 +168,11 @@ def export(source: Source, order: Order, report: Report) -> Published:
         verdict=verdict,
         instead=other and f"{other}; published in {verdict.precision}",
     )
-    said = [*unfit, *_training_warnings(source), *_thinly_calibrated(source, repair, verdict)]
+    said = [*unfit, *_training_warnings(source), *calibration_warnings(source, repair, verdict)]
     return _followed_up(done, order, config, held, said)
 
 
-def _follow(prepared: Publication, order: Order, name: str, config: ModelConfig) -> None:
+def _follow(prepared: Publication, order: ExportRequest, name: str, config: ModelConfig) -> None:
     """Have `NAME_encoded` fit the model, or leave."""
     if order.encoded:
         follow(prepared.neighbours, order.repository, config)
@@ -178,8 +180,8 @@ def _follow(prepared: Publication, order: Order, name: str, config: ModelConfig)
         leave(prepared.neighbours, order.repository, name)
 
 
-def _check_order(source: Source, order: Order, kind: Format) -> None:
-    """Raise InputError or OutsideError for what cannot come to a good end, before any work."""
+def _check_order(source: Source, order: ExportRequest, kind: Format) -> None:
+    """Raise InputError or ExternalError for what cannot come to a good end, before any work."""
     kind.check_possible()
     source.check_takes(order.target.precision)
     _check_reduces(source, order)
@@ -188,8 +190,8 @@ def _check_order(source: Source, order: Order, kind: Format) -> None:
     if order.evidence.data is not None:
         train_command()
     accelerated = any(one.name == "tensorrt" for one in order.serving.accelerators or ())
-    if order.target.format == "onnx" and "bf16" in (order.target.precision, source.held) and not accelerated:
-        asked = "--onnx bf16" if source.held == "fp32" else f"{source.path.name} is in bf16 already"
+    if order.target.format == "onnx" and "bf16" in (order.target.precision, source.precision) and not accelerated:
+        asked = "--onnx bf16" if source.precision == "fp32" else f"{source.path.name} is in bf16 already"
         raise InputError(
             f"{asked}: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
             "with --accelerator tensorrt, or take --trt bf16 or --openvino bf16"
@@ -201,22 +203,22 @@ def _training_warnings(source: Source) -> list[str]:
     return [f"training: {warning}" for warning in source.spec.lineage.warnings]
 
 
-def _check_reduces(source: Source, order: Order) -> None:
+def _check_reduces(source: Source, order: ExportRequest) -> None:
     """Raise InputError for options of a reduction where none will be."""
     asked = {
         "--keep-fp32": order.keep_fp32,
         "--calibration": order.calibration,
-        "--converter": order.converter != Order.converter,
+        "--converter": order.converter != ExportRequest.converter,
     }
-    if source.held != "fp32" and (given := [option for option, value in asked.items() if value]):
+    if source.precision != "fp32" and (given := [option for option, value in asked.items() if value]):
         raise InputError(
-            f"{', '.join(given)}: {source.path.name} is in {source.held} already and is exported as it is; "
+            f"{', '.join(given)}: {source.path.name} is in {source.precision} already and is exported as it is; "
             "leave that out, or give the fp32 model"
         )
 
 
 def _followed_up(
-    done: Published, order: Order, config: ModelConfig, held: Collection[int], unfit: Sequence[str]
+    done: Published, order: ExportRequest, config: ModelConfig, held: Collection[int], unfit: Sequence[str]
 ) -> Published:
     """What comes after a version stands: old ones go, and what the verdict did not see is told."""
     folder = order.repository / done.model
@@ -227,7 +229,7 @@ def _followed_up(
             f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}. "
             f"Serve it with: builder promote {done.model} {done.version}"
         )
-    warnings += beyond_proof(folder, config)
+    warnings += unverified_batch_warnings(folder, config)
     retention = None
     try:
         retention = None if order.keep is None else keep_newest(folder, order.keep, order.servers, held)
@@ -243,33 +245,35 @@ def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Gold
     return own or builtin_golden(spec.preprocess)
 
 
-def _case(source: Source, order: Order, given: ModelConfig | None, present: ModelConfig | None) -> Case:
+def _case(
+    source: Source, order: ExportRequest, given: ModelConfig | None, present: ModelConfig | None
+) -> VerificationContext:
     golden = golden_for(source.spec, source.golden, order.evidence.images)
     return case_of(source, golden, largest_batch(order, given, present), order.evidence.limits)
 
 
-def largest_batch(order: Order, given: ModelConfig | None, present: ModelConfig | None) -> int:
+def largest_batch(order: ExportRequest, given: ModelConfig | None, present: ModelConfig | None) -> int:
     """As asked, else as a file of the user's says, else as the model is configured, else 32."""
     said = [config.max_batch_size for config in (given, present) if config is not None]
     return next(filter(None, [order.max_batch, *said]), DEFAULT_MAX_BATCH)
 
 
-def _repair(case: Case, order: Order) -> Repair:
+def _repair(case: VerificationContext, order: ExportRequest) -> Repair:
     images = case.golden.images
     if order.calibration is not None:
         images = golden_from_images(order.calibration, case.spec.preprocess).images
     return Repair(images, order.keep_fp32, order.repair, order.force, order.strict, order.converter)
 
 
-def _thinly_calibrated(source: Source, repair: Repair, verdict: Verdict) -> list[str]:
-    if verdict.precision != "int8" or source.held != "fp32" or len(repair.images) >= FEW_PICTURES:
+def calibration_warnings(source: Source, repair: Repair, verdict: Verdict) -> list[str]:
+    if verdict.precision != "int8" or source.precision != "fp32" or len(repair.images) >= FEW_PICTURES:
         return []
     few = len(repair.images)
     return [f"int8 was calibrated on {few} pictures alone; --calibration FOLDER takes up to {MAX_IMAGES}"]
 
 
-def _recorded(made: Made, case: Case, order: Order, image: str) -> Verdict:
-    """The last word on an artifact, written beside it. Raises RefusedError when it failed and is not forced."""
+def _recorded(made: BuildAttempt, case: VerificationContext, order: ExportRequest, image: str) -> Verdict:
+    """The last word on an artifact, written beside it. Raises CheckFailedError when it failed and is not forced."""
     job = made.job
     verdict = _weighed(made, order.evidence)
     verdict = verdict.model_copy(update={"forced": order.force and not verdict.passed})
@@ -278,15 +282,17 @@ def _recorded(made: Made, case: Case, order: Order, image: str) -> Verdict:
         dossier.write_page(order.page)
     if not verdict.passed and not order.force:
         reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt, verdict.nearest_tries)))
-        raise RefusedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
+        raise CheckFailedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
     if order.strict and (other := _instead(order, job.source, verdict)) is not None:
-        raise RefusedError(f"{case.spec.name}: {other}; --strict takes nothing else, nothing was published", verdict)
+        raise CheckFailedError(
+            f"{case.spec.name}: {other}; --strict takes nothing else, nothing was published", verdict
+        )
     job.report("publishing")
     dossier.write_version(job.folder)
     return verdict
 
 
-def _instead(order: Order, source: Source, verdict: Verdict) -> str | None:
+def _instead(order: ExportRequest, source: Source, verdict: Verdict) -> str | None:
     """Why a verdict is of another precision than the one ordered; None where it is of that."""
     if verdict.precision == order.target.precision:
         return None
@@ -295,13 +301,13 @@ def _instead(order: Order, source: Source, verdict: Verdict) -> str | None:
     return verdict.nearest_tries or f"{verdict.asked} was not tried, as the graph fails in fp32 already"
 
 
-def _weighed(made: Made, evidence: Evidence) -> Verdict:
+def _weighed(made: BuildAttempt, evidence: Evidence) -> Verdict:
     """The verdict, with the quality on a labelled set where there is one."""
     if evidence.data is None:
         return made.verdict
     made.job.report("measuring on labelled pictures")
     with labelled_set(made.job.source, evidence.data, evidence.masks) as pictures:
-        return pictures.weighed(made.verdict, made.judged.file)
+        return pictures.with_quality(made.verdict, made.judged.file)
 
 
 @dataclass(frozen=True)
@@ -315,7 +321,7 @@ class _Served:
     older: Collection[int]
     """The versions that stay beside the new one."""
 
-    def config(self, case: Case, job: Job, version: int) -> ModelConfig:
+    def config(self, case: VerificationContext, job: Job, version: int) -> ModelConfig:
         """The configuration of an artifact. Raises InputError with all that contradicts it or Triton's rules."""
         interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(case.spec)
         return config_for(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 
-from model.errors import ArtifactError, OutsideError
+from model.errors import ArtifactError, ExternalError
 
 
 class CannotBuildError(ArtifactError):
     """The target does not take the graph, or would compute it in another precision than its own."""
 
 
-class BuildStoppedError(OutsideError):
+class BuildStoppedError(ExternalError):
     """A build did not come to its end: its time was up, memory was short, or its container could not be run."""
 
 

@@ -22,7 +22,7 @@ Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignModelOptions:
     """What was said of someone else's model; None leaves it to the file, or to timm's defaults for the model."""
 
     model: str | None = None
@@ -60,7 +60,7 @@ def foreign_from(
     fit: str | None = None,
     crop_ratio: float | None = None,
     interpolation: str | None = None,
-) -> Foreign | None:
+) -> ForeignModelOptions | None:
     """None when no option was given. Raises InputError, all problems at once."""
     words = (model, labels, mean, std, size, layout, task, activation, fit, crop_ratio, interpolation)
     if all(word is None for word in words):
@@ -86,7 +86,7 @@ def foreign_from(
         problems.append("--labels: an embedding has none; leave it out")
     if problems:
         raise InputError("; ".join(problems))
-    return Foreign(model, labels, means, stds, sides, laid, asked, added, fitted, crop_ratio, resized)
+    return ForeignModelOptions(model, labels, means, stds, sides, laid, asked, added, fitted, crop_ratio, resized)
 
 
 def _channels(option: str, text: str | None, problems: list[str]) -> Channels | None:

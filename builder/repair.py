@@ -15,11 +15,11 @@ from builder.precision.autocast import autocast
 from builder.precision.cast import Reduced, reduced
 from builder.precision.ladder import Converter, Ladder, Step
 from builder.precision.simulate import simulated_runner, simulation_of
-from builder.proving.proof import Case, Remembering
-from builder.proving.verdict import Miss, Problem, Try, Verdict
+from builder.proving.proof import CachingRunner, VerificationContext
+from builder.proving.verdict import Attempt, Miss, Verdict
 from builder.targets import Precision, Target, target_from
 from model.comparison import MIDDLE_BATCH
-from model.errors import ArtifactError, RefusedError, TritonkitError, first_line
+from model.errors import ArtifactError, CheckFailedError, Problem, TritonkitError, first_line
 from model.preprocess import ImageArray
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
@@ -48,13 +48,13 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class Made:
+class BuildAttempt:
     """An artifact in the version folder, and what was found of it."""
 
     artifact: Path
     job: Job
     """What it was made from: `job.graph` is the ONNX graph in its precision."""
-    judged: Judged
+    judged: VerifiedArtifact
 
     @property
     def verdict(self) -> Verdict:
@@ -63,7 +63,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Judged:
+class VerifiedArtifact:
     """A verdict, and what answered for the artifact."""
 
     verdict: Verdict
@@ -71,34 +71,38 @@ class Judged:
     file: Path
     """What `train test --from` opens to measure the same: a plan's graph, where the plan is not opened by its file."""
 
-    def noted(self, **update: object) -> Judged:
+    def noted(self, **update: object) -> VerifiedArtifact:
         """The same, with fields of the verdict replaced."""
         return replace(self, verdict=self.verdict.model_copy(update=update))
 
 
-def make(case: Case, job: Job, target: Target, kind: Format, repair: Repair) -> Made:
+def make(case: VerificationContext, job: Job, target: Target, kind: Format, repair: Repair) -> BuildAttempt:
     """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself.
 
-    Raises CannotBuildError and OutsideError where a build fails: that says nothing of the precision, and would fail
+    Raises CannotBuildError and ExternalError where a build fails: that says nothing of the precision, and would fail
     again in the next one.
     """
-    tries: list[Try] = []
+    tries: list[Attempt] = []
     # A format that casts nothing can compute what came in fp16 in fp32; quantised values stay what they are.
-    reduced_before = job.source.held != "fp32" and (kind.casts or job.source.held in (target.precision, "int8"))
+    reduced_before = job.source.precision != "fp32" and (
+        kind.casts or job.source.precision in (target.precision, "int8")
+    )
     if reduced_before:  # exported as it is, and judged as what it is
-        target = target_from({target.format: job.source.held})
+        target = target_from({target.format: job.source.precision})
     if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
         broken = broken.noted(format=target.format, asked=target.precision, tries=tuple(tries))
-        return _forced(Made(job.folder / kind.artifact, replace(job, precision="fp32"), broken), kind, repair)
+        return _forced(BuildAttempt(job.folder / kind.artifact, replace(job, precision="fp32"), broken), kind, repair)
     made = _forced(_nearest(case, job, target, kind, repair, tries), kind, repair)
     asked = None if made.verdict.precision == target.precision else target.precision
     shown = tuple(tries) if target.precision != "fp32" else ()
     return replace(made, judged=made.judged.noted(format=target.format, asked=asked, tries=shown))
 
 
-def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair, tries: list[Try]) -> Made:
+def _nearest(
+    case: VerificationContext, job: Job, target: Target, kind: Format, repair: Repair, tries: list[Attempt]
+) -> BuildAttempt:
     """The first step that passes, else the last. Every try is added to `tries`."""
-    made: Made | None = None
+    made: BuildAttempt | None = None
     lacking: set[Precision] = set()
     for number, step in enumerate(_steps(kind, job, target, repair), 1):
         if step.precision in lacking:
@@ -110,7 +114,7 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
         try:
             made, tried = _tried(case, job, kind, step)
         except ArtifactError as error:
-            if not repair.allowed or step.precision == "fp32" or _hopeless(step, target, error):
+            if not repair.allowed or step.precision == "fp32" or is_fatal(step, target, error):
                 raise
             if isinstance(error, CannotBuildError):
                 lacking.add(step.precision)
@@ -124,10 +128,12 @@ def _nearest(case: Case, job: Job, target: Target, kind: Format, repair: Repair,
     return made
 
 
-def _no_way(target: Target, repair: Repair, tries: Sequence[Try]) -> TritonkitError:
+def _no_way(target: Target, repair: Repair, tries: Sequence[Attempt]) -> TritonkitError:
     """The error where no step gives a graph that loads."""
     if repair.strict and tries:
-        return RefusedError(f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published")
+        return CheckFailedError(
+            f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published"
+        )
     return ArtifactError(f"{target}: there is no way to make it")
 
 
@@ -138,7 +144,7 @@ def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[S
 
 
 def _all_steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
-    if target.precision in ("fp32", job.source.held) or (kind.casts and job.source.held != "fp32"):
+    if target.precision in ("fp32", job.source.precision) or (kind.casts and job.source.precision != "fp32"):
         return iter([_as_it_is(job, target)])
     if not kind.casts and target.precision != "int8":
         return iter([_as_it_is(job, target), _as_it_is(job, Target(format=target.format))])
@@ -157,7 +163,7 @@ def _as_it_is(job: Job, target: Target) -> Step:
     return Step(target.precision, "the whole model", write)
 
 
-def _tried(case: Case, job: Job, kind: Format, step: Step) -> tuple[Made, Try]:
+def _tried(case: VerificationContext, job: Job, kind: Format, step: Step) -> tuple[BuildAttempt, Attempt]:
     """The step's graph, judged by what rounds as hardware does, then the artifact, where it runs here."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(dir=job.graph.parent))
@@ -170,29 +176,29 @@ def _tried(case: Case, job: Job, kind: Format, step: Step) -> tuple[Made, Try]:
     if judged is None:
         raise ArtifactError(f"{kind.name} {step.precision}: nothing on this machine can run it, so nothing proves it")
     tried = _told(step, judged.verdict, kept, began)
-    return Made(job.folder / kind.artifact, own, judged), tried
+    return BuildAttempt(job.folder / kind.artifact, own, judged), tried
 
 
-def _simulated(case: Case, job: Job) -> Judged:
-    stand_in = Remembering(simulated_runner(job.graph, case.spec, job.graph.parent))
+def _simulated(case: VerificationContext, job: Job) -> VerifiedArtifact:
+    stand_in = CachingRunner(simulated_runner(job.graph, case.spec, job.graph.parent))
     verdict = case.verdict(stand_in, job.precision, job.graph, causes=False)
-    judged = Judged(verdict, stand_in, Path(stand_in.origin))
+    judged = VerifiedArtifact(verdict, stand_in, Path(stand_in.origin))
     return judged.noted(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
 
 
-def _written(case: Case, job: Job, kind: Format) -> Judged | None:
+def _written(case: VerificationContext, job: Job, kind: Format) -> VerifiedArtifact | None:
     """The verdict of the artifact itself, None where it does not run on this machine."""
     artifact = kind.write(job)
     opened = kind.candidate(artifact, job)
     if opened is None:
         return None
-    runner = Remembering(opened)
+    runner = CachingRunner(opened)
     try:
         verdict = case.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
     except BaseException:
         runner.close()
         raise
-    return Judged(verdict, runner, _answering(opened, artifact, job)).noted(proven_by=kind.proven_by(job))
+    return VerifiedArtifact(verdict, runner, _answering(opened, artifact, job)).noted(proven_by=kind.proven_by(job))
 
 
 def _answering(opened: Runner, artifact: Path, job: Job) -> Path:
@@ -206,7 +212,7 @@ def _answering(opened: Runner, artifact: Path, job: Job) -> Path:
     return rounded if rounded.is_file() else job.graph
 
 
-def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
+def _broken_in_fp32(case: VerificationContext, job: Job, tries: list[Attempt]) -> VerifiedArtifact | None:
     """The verdict of the fp32 graph, where it fails: then precision is not what is wrong.
 
     A subtle fault of the graph would be within what a reduced precision may lose, so it is looked for before.
@@ -218,14 +224,14 @@ def _broken_in_fp32(case: Case, job: Job, tries: list[Try]) -> Judged | None:
     small = replace(case, max_batch=min(MIDDLE_BATCH, case.max_batch))
     verdict = small.verdict(runner, "fp32", job.graph)
     tries.append(_told(Step("fp32", "the graph, before it is reduced", _nothing), verdict, (), began))
-    return None if verdict.passed else Judged(verdict, runner, job.graph)
+    return None if verdict.passed else VerifiedArtifact(verdict, runner, job.graph)
 
 
 def _nothing(path: Path) -> Sequence[str]:
     return ()
 
 
-def _hopeless(step: Step, target: Target, error: ArtifactError) -> bool:
+def is_fatal(step: Step, target: Target, error: ArtifactError) -> bool:
     """Whether what was asked for cannot be built.
 
     A precision that was not, such as bf16 in place of an fp16 that fails, is only left out.
@@ -233,10 +239,10 @@ def _hopeless(step: Step, target: Target, error: ArtifactError) -> bool:
     return isinstance(error, CannotBuildError) and step.precision == target.precision
 
 
-def _unusable(step: Step, error: ArtifactError, began: float) -> Try:
+def _unusable(step: Step, error: ArtifactError, began: float) -> Attempt:
     """A try whose graph could not even be loaded."""
     problem, seconds = Problem(code="run", message=first_line(error)), round(time.monotonic() - began, 2)
-    return Try(
+    return Attempt(
         precision=step.precision,
         how=step.how,
         passed=False,
@@ -247,15 +253,15 @@ def _unusable(step: Step, error: ArtifactError, began: float) -> Try:
     )
 
 
-def _forced(made: Made, kind: Format, repair: Repair) -> Made:
+def _forced(made: BuildAttempt, kind: Format, repair: Repair) -> BuildAttempt:
     """The same, with the artifact written where it is wanted although its graph failed."""
     if repair.force and not made.artifact.exists():
         kind.write(made.job)
     return made
 
 
-def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> Try:
-    return Try(
+def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> Attempt:
+    return Attempt(
         precision=step.precision,
         how=step.how,
         passed=verdict.passed,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from builder.artifacts import READERS, told_by
+from builder.artifacts import READERS, inspect_artifact
 from builder.onnx_export import spec_in_onnx
 from builder.proving.verdict import VERDICT_FILE
 from model.checkpoint import read_spec
@@ -52,7 +52,7 @@ def show(path: Path) -> Shown:
 
 def _shown_artifact(path: Path) -> Shown:
     """What the file says, and what stands beside it: the precision of a plan is that of its verdict."""
-    told = told_by(path)
+    told = inspect_artifact(path)
     around = _shown_version(path.parent, ())
     judged = around.verdict.get("precision") if isinstance(around.verdict, dict) else None
     own = told.precision if path.suffix == ".onnx" else judged or told.precision

@@ -19,7 +19,7 @@ PRECISIONS: dict[FormatName, tuple[Precision, ...]] = {
     "rtx": ("fp32", "fp16", "int8"),
 }
 
-Report = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 """Told of each step as it begins."""
 Dialect = Literal["onnxruntime", "tensorrt"]
 """Which quantised graphs a format takes: U8S8 with an int32 bias, or symmetric S8S8 without."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from model.errors import InputError
 from model.network import Network
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 from model.tasks import task_for
 
 
 @dataclass(frozen=True)
-class Terms:
+class OutputOptions:
     """What is asked beyond what was trained; None and False leave a checkpoint as it is."""
 
     threshold: float | None = None
@@ -20,22 +20,22 @@ class Terms:
     """Give the foreground's probability beside the mask."""
 
 
-def in_terms(network: Network, terms: Terms) -> Network:
+def in_terms(network: Network, terms: OutputOptions) -> Network:
     """The same weights asked in other terms. Raises InputError where the model's task knows no such term."""
-    if terms == Terms():
+    if terms == OutputOptions():
         return network
     spec = network.spec
-    question = Question(**{name: getattr(spec, name) for name in Question.model_fields})
+    question = TaskSpec(**{name: getattr(spec, name) for name in TaskSpec.model_fields})
     if terms.threshold is not None:
         question = _with_threshold(question, terms.threshold)
     if terms.probability:
         question = _with_probability(question, spec)
-    changed = {name: getattr(question, name) for name in Question.model_fields}
+    changed = {name: getattr(question, name) for name in TaskSpec.model_fields}
     outputs = task_for(question).outputs(spec.input)
     return network.with_spec(spec.model_copy(update={**changed, "outputs": outputs}))
 
 
-def _with_threshold(question: Question, threshold: float) -> Question:
+def _with_threshold(question: TaskSpec, threshold: float) -> TaskSpec:
     if not 0 < threshold < 1:  # NaN neither
         raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1")
     if question.heads:
@@ -52,7 +52,7 @@ def _with_threshold(question: Question, threshold: float) -> Question:
     return question.model_copy(update={"thresholds": dict.fromkeys(labels, threshold)})
 
 
-def _with_threshold_in_heads(question: Question, threshold: float) -> Question:
+def _with_threshold_in_heads(question: TaskSpec, threshold: float) -> TaskSpec:
     deciding = [name for name, head in question.heads.items() if task_for(head, name).thresholded]
     if not deciding:
         raise InputError(f"--threshold: none of the heads {', '.join(question.heads)} decides by one; leave it out")
@@ -60,7 +60,7 @@ def _with_threshold_in_heads(question: Question, threshold: float) -> Question:
     return question.model_copy(update={"heads": {**question.heads, **changed}})
 
 
-def _with_probability(question: Question, spec: ModelSpec) -> Question:
+def _with_probability(question: TaskSpec, spec: ModelSpec) -> TaskSpec:
     without, asked = (question.model_copy(update={"probability": wanted}) for wanted in (False, True))
     if task_for(asked).outputs(spec.input) == task_for(without).outputs(spec.input):
         raise InputError(f"--probability: a {spec.task} model has no mask to give it beside; leave the option out")

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from client.connection import on_terms_of_infer
+from client.connection import with_infer_defaults
 from client.given import Input, picture_given
-from client.infer import Pace, Row, infer_pictures
+from client.infer import InferenceSettings, Row, infer_pictures
 from client.opening import check_threshold, open_runner, task_with
 from client.results import Result, result_of
 from model.connection import Connection
@@ -47,7 +47,7 @@ class Client:
         top: int = 3,
         threshold: float | None = None,
         tta: str | None = None,
-        pace: Pace | None = None,
+        pace: InferenceSettings | None = None,
     ) -> None:
         """Open a model of a running Triton.
 
@@ -60,8 +60,8 @@ class Client:
         tta: test-time augmentation, `flip` or `flips`. pace: how much a stream does at once.
         Raises InputError, ArtifactError, InferenceError, SpecError.
         """
-        pace = pace or Pace()
-        runner = open_runner(None, on_terms_of_infer(url), model, version, pace.in_flight.failed)
+        pace = pace or InferenceSettings()
+        runner = open_runner(None, with_infer_defaults(url), model, version, pace.in_flight.failed)
         self._open(runner, top, threshold, tta, pace)
 
     @classmethod
@@ -72,14 +72,16 @@ class Client:
         top: int = 3,
         threshold: float | None = None,
         tta: str | None = None,
-        pace: Pace | None = None,
+        pace: InferenceSettings | None = None,
     ) -> Self:
         """Open a checkpoint, an ONNX file or any other artifact in this process. Raises as the constructor does."""
         client = cls.__new__(cls)
-        client._open(open_runner(Path(path), "", None, ""), top, threshold, tta, pace or Pace())
+        client._open(open_runner(Path(path), "", None, ""), top, threshold, tta, pace or InferenceSettings())
         return client
 
-    def _open(self, runner: Runner, top: int, threshold: float | None, tta: str | None, pace: Pace) -> None:
+    def _open(
+        self, runner: Runner, top: int, threshold: float | None, tta: str | None, pace: InferenceSettings
+    ) -> None:
         try:
             check_threshold(threshold)
             self._runner = augmented(runner, tta)

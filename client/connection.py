@@ -42,7 +42,7 @@ def connection_of(
     )
 
 
-def on_terms_of_infer(where: str | Connection) -> Connection:
+def with_infer_defaults(where: str | Connection) -> Connection:
     """An address, or a connection, that has what it leaves out from the defaults of `client infer`."""
     given = Connection(url=where) if isinstance(where, str) else where
     left_out = {name: value for name, value in _OF_INFER.items() if name not in given.model_fields_set}

@@ -12,7 +12,7 @@ import numpy as np
 from client.infer import Finish, Row
 from client.picture import Picture
 from model.errors import InputError
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import Answer
 
 KEPT = "kept"
@@ -27,14 +27,14 @@ class Filter:
     mask are the classes in it. An answer of several heads is kept when one of the heads' is.
     """
 
-    question: Question
+    question: TaskSpec
     classes: frozenset[str] = frozenset()
     """Empty for all."""
     least: float = 0.0
     """Probability from which a label counts."""
 
     @classmethod
-    def checked(cls, question: Question, classes: Sequence[str], least: float | None) -> Filter | None:
+    def checked(cls, question: TaskSpec, classes: Sequence[str], least: float | None) -> Filter | None:
         """The filter that is asked for, None for none. Raises InputError where the answers have nothing for it."""
         if not classes and least is None:
             return None
@@ -59,8 +59,8 @@ class Filter:
             found = np.unique(answer.mask)
             return not self.classes or any(self.question.labels[number] in self.classes for number in found if number)
         if not self.question.heads:
-            return self._keeps(answer.told)
-        return any(self._keeps(answer.told[head]) for head, inner in self.question.heads.items() if inner.labels)
+            return self._keeps(answer.fields)
+        return any(self._keeps(answer.fields[head]) for head, inner in self.question.heads.items() if inner.labels)
 
     def _keeps(self, told: Mapping[str, Any]) -> bool:
         return any(
@@ -76,7 +76,7 @@ def filtered(finish: Finish, chosen: Filter | None) -> Finish:
 
     def finished(picture: Picture, answer: Answer) -> Row:
         kept = chosen.keeps(answer)
-        marked = replace(answer, told=answer.told | {KEPT: kept})
+        marked = replace(answer, fields=answer.fields | {KEPT: kept})
         return finish(picture, marked) if kept else Row(picture.name, replace(marked, mask=None))
 
     return finished
@@ -84,7 +84,7 @@ def filtered(finish: Finish, chosen: Filter | None) -> Finish:
 
 def left_out(row: Row) -> bool:
     """Whether a filter says that the row is of no interest."""
-    return row.answer is not None and row.answer.told.get(KEPT) is False
+    return row.answer is not None and row.answer.fields.get(KEPT) is False
 
 
 def _labels(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from client.pace import InFlight
+from client.pace import AdaptiveConcurrency
 from client.picture import Picture
 from client.sending import Senders
 from model.errors import AnswerError
@@ -46,7 +46,7 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """The row as it is told: the path, and what was answered or why nothing was."""
-        said = {"error": self.error} if self.answer is None else self.answer.told
+        said = {"error": self.error} if self.answer is None else self.answer.fields
         return {"path": self.name, **said}
 
 
@@ -59,11 +59,11 @@ def _decoders() -> int:
 
 
 @dataclass(frozen=True)
-class Pace:
+class InferenceSettings:
     """How much is done at once."""
 
     batch: int = 16
-    in_flight: InFlight = field(default_factory=InFlight)
+    in_flight: AdaptiveConcurrency = field(default_factory=AdaptiveConcurrency)
     """Requests; give `TritonServer` its `failed`, so that it follows what the server can take."""
     workers: int = field(default_factory=_decoders)
     """Threads that decode pictures, and as many that finish answers."""
@@ -77,7 +77,12 @@ def plain_row(picture: Picture, answer: Answer) -> Row:
 
 
 def infer_pictures(
-    runner: Runner, task: Task, pictures: Iterable[Picture], top: int, pace: Pace, finish: Finish = plain_row
+    runner: Runner,
+    task: Task,
+    pictures: Iterable[Picture],
+    top: int,
+    pace: InferenceSettings,
+    finish: Finish = plain_row,
 ) -> Iterator[Row]:
     """Rows in the order of `pictures`, as they come. One that cannot be read or answered is a row with an error.
 

@@ -28,7 +28,7 @@ _FADING = 0.95
 Clock = Callable[[], float]
 
 
-class InFlight:
+class AdaptiveConcurrency:
     """A number of requests that follows what the server can take. Safe to use from several threads."""
 
     def __init__(self, fixed: int | None = None, first: int = _FIRST, clock: Clock = time.monotonic) -> None:

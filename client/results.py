@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.infer import Row
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import Answer
 
 
@@ -35,7 +35,7 @@ class Result:
     """What was answered about one picture. Its own fields are those of the model's task."""
 
     name: str
-    told: Mapping[str, Any] = field(repr=False)
+    fields: Mapping[str, Any] = field(repr=False)
     """The same as the JSON object of `client infer`."""
 
 
@@ -86,15 +86,15 @@ class Failed(Result):
     error: str
 
 
-def result_of(row: Row, question: Question) -> Result:
+def result_of(row: Row, question: TaskSpec) -> Result:
     """A row as the result its task has."""
     if row.answer is None:
         return Failed(row.name, row.as_json(), row.error or "")
     return _typed(row.name, row.answer, question)
 
 
-def _typed(name: str, answer: Answer, question: Question) -> Result:
-    told = answer.told
+def _typed(name: str, answer: Answer, question: TaskSpec) -> Result:
+    told = answer.fields
     match question.task:
         case "multiclass":
             return LabelResult(name, told, told["label"], told["probability"], _top(told))
@@ -110,7 +110,7 @@ def _typed(name: str, answer: Answer, question: Question) -> Result:
     return Result(name, told)  # a task of one's own
 
 
-def _heads(name: str, answer: Answer, question: Question) -> dict[str, Result]:
+def _heads(name: str, answer: Answer, question: TaskSpec) -> dict[str, Result]:
     """Each head by itself; their embeddings lie one after the other in the answer's."""
     typed: dict[str, Result] = {}
     start = 0
@@ -119,7 +119,7 @@ def _heads(name: str, answer: Answer, question: Question) -> dict[str, Result]:
         if inner.embedding_size is not None and answer.embedding is not None:
             vector = answer.embedding[start : start + inner.embedding_size]
             start += inner.embedding_size
-        typed[head] = _typed(name, Answer(answer.told[head], embedding=vector), inner)
+        typed[head] = _typed(name, Answer(answer.fields[head], embedding=vector), inner)
     return typed
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from client.pace import MOST, InFlight
+from client.pace import MOST, AdaptiveConcurrency
 
 Answer = TypeVar("Answer")
 
@@ -27,7 +27,7 @@ class _Request(Generic[Answer]):
 class Senders:
     """A context; leaving it waits for the requests that are under way, and sends no other."""
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: AdaptiveConcurrency) -> None:
         self._in_flight = in_flight
         self._pool = ThreadPoolExecutor(max(MOST, in_flight.limit), "send")
         self._lock = threading.Lock()

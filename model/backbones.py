@@ -10,7 +10,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from model.errors import OutsideError, SpecError
+from model.errors import ExternalError, SpecError
 from model.hub import check_at_hand, check_url_at_hand
 from model.plugins import find, plugged_in
 from model.preprocess import Preprocess
@@ -104,7 +104,7 @@ def dense_architecture_of(name: str, encoder: str) -> Architecture:
 def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
     """From normalised pixels float32 [N, 3, H, W] to raw values [N, classes] or [N, classes, H, W].
 
-    With 0 classes, to features [N, F]. Raises SpecError, or OutsideError where pretrained weights cannot be fetched.
+    With 0 classes, to features [N, F]. Raises SpecError, or ExternalError where pretrained weights cannot be fetched.
     """
     refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
     if refused:
@@ -119,10 +119,10 @@ def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Modu
     builder = {"timm": _timm, "torchvision": _torchvision, "smp": _smp, "plugin": _plugin}[architecture.library]
     try:
         network: nn.Module = builder(architecture, classes, pretrained)
-    except (SpecError, OutsideError):
+    except (SpecError, ExternalError):
         raise
     except OSError as error:
-        raise OutsideError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
+        raise ExternalError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
     except Exception as error:  # a constructor fails in its own way on arguments it does not expect
         raise SpecError(
             f"{architecture.library} cannot build {architecture.name} {architecture.arguments}: {error}"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import CheckpointError
-from model.files import written_beside
+from model.files import atomic_write
 from model.spec import METADATA_KEY, ModelSpec
 
 Weights = dict[str, NDArray[Any]]
@@ -29,7 +29,7 @@ def write_checkpoint(path: Path, spec: ModelSpec, weights: Mapping[str, NDArray[
 
     # Not ascontiguousarray, which gives a scalar an axis.
     contiguous = {key: np.asarray(array, order="C") for key, array in weights.items()}
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         try:
             save_file(contiguous, beside, metadata={METADATA_KEY: spec.to_json()})
         except SafetensorError as error:

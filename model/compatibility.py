@@ -26,8 +26,9 @@ class PlanProblem(NamedTuple):
     """What speaks against a plan being served there, and the way out."""
 
     severity: Literal["error", "warning"]
-    problem: str
+    message: str
     fix: str
+    code: str = ""
 
 
 def plan_problems(

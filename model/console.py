@@ -22,7 +22,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from model import standard_streams
-from model.errors import OutsideError, RefusedError, TritonkitError, is_outside
+from model.errors import CheckFailedError, ExternalError, TritonkitError, is_outside
 from model.printable import printable, printable_json
 
 Arguments = ParamSpec("Arguments")
@@ -47,7 +47,7 @@ class _Application(typer.Typer):
                 return super().__call__(*args, **kwargs)
             finally:
                 sys.stdout.flush()
-        except OutsideError as error:
+        except ExternalError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(exit_code(error)) from error
 
@@ -82,8 +82,8 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
                 raise
             message = _message(error)
             if kwargs.get("as_json"):
-                found = {"document": error.document} if isinstance(error, RefusedError) and error.document else {}
-                print_json({"error": {"type": type(error).__name__, "message": message}, **found})
+                found = {"document": error.document} if isinstance(error, CheckFailedError) and error.document else {}
+                print_json({"error": _error_document(error, message), **found})
             fail(message, code=exit_code(error))
 
     return wrapped
@@ -91,13 +91,33 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
 
 def exit_code(error: BaseException) -> int:
     """The exit code an error becomes."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, CheckFailedError):
         return 1
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, OutsideError) or (isinstance(error, OSError) and is_outside(error)):
+    if isinstance(error, ExternalError) or (isinstance(error, OSError) and is_outside(error)):
         return 3
     return 2 if isinstance(error, TritonkitError | OSError | ModuleNotFoundError) else 3
+
+
+def error_code(error: BaseException) -> str:
+    """The stable code of an error, ours or Python's."""
+    match error:
+        case TritonkitError():
+            return error.code
+        case KeyboardInterrupt():
+            return "interrupted"
+        case ModuleNotFoundError():
+            return "install.missing_module"
+        case OSError():
+            return "system.failed" if is_outside(error) else "system.file"
+    return "internal"
+
+
+def _error_document(error: BaseException, message: str) -> dict[str, Any]:
+    found = error.problems if isinstance(error, TritonkitError) else ()
+    problems = {"problems": [vars(problem) for problem in found]} if found else {}
+    return {"type": type(error).__name__, "code": error_code(error), "message": message, **problems}
 
 
 def _message(error: BaseException) -> str:
@@ -188,7 +208,7 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
         yield report
 
 
-def counted(items: Iterable[Item], doing: str, total: int | None, every_s: float = 30.0) -> Iterator[Item]:
+def track_progress(items: Iterable[Item], doing: str, total: int | None, every_s: float = 30.0) -> Iterator[Item]:
     """The items as they come, counted on stderr: by a bar on a terminal, elsewhere by a line now and then.
 
     total: how many there will be, None where that is not known. every_s: seconds between lines.

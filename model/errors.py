@@ -1,122 +1,191 @@
-"""The errors a person can meet, as one tree.
+"""The errors that a user can meet, as one tree.
 
 TritonkitError
-├── InputError            what was given cannot be used as it is
+├── InputError            an argument or a file cannot be used
 │   ├── ConfigError       a YAML file or an override
 │   ├── DataError         a data folder or CSV
 │   ├── SpecError         the JSON of a ModelSpec
-│   ├── CheckpointError   a checkpoint, ours or someone else's
+│   ├── CheckpointError   a checkpoint, ours or a third party's
 │   ├── ArtifactError     an ONNX file, a golden sample, a model repository
 │   ├── BatchError        an array that does not fit a model's input
-│   ├── UnknownModelError a server has no model, or no version, of that name
-│   └── TokenError        a server asks for a token that was not given, or for another
-├── RefusedError          the work was done, and its answer is no
-│   └── AnswerError       a model gave values that no answer of its task can have
-└── OutsideError          something outside this program failed
+│   ├── UnknownModelError the server has no model, or no version, of that name
+│   └── TokenError        the server requires a token that is missing or wrong
+├── CheckFailedError      the work was done, and the answer is no
+│   └── AnswerError       a model returned values that are impossible for its task
+└── ExternalError         something outside this program failed
     ├── ServerError       Triton could not be started, or stopped
     └── InferenceError    Triton could not be reached, or refused a request
-        ├── UnreachableError  nobody answers at the address
-        ├── CertificateError  TLS could not be agreed on
-        ├── NotReadyError     the server or the model is loading, or ending
-        ├── BusyError         the server has more to do than it takes
+        ├── UnreachableError  no server answers at the address
+        ├── CertificateError  the TLS handshake failed
+        ├── NotReadyError     the server or the model is loading, or shutting down
+        ├── BusyError         the server's queue is full
         └── DeadlineError     no answer came in time
 
-A picture that cannot be read raises `model.preprocess.ImageError`, a ValueError: that file stands alone,
-so that a server can carry it. Whoever reads pictures turns it into a row or a DataError.
+Each error has a stable code beside its sentence, such as `data.mask_size`: the part before the dot names the area,
+the part after it the fault. Programs compare codes; sentences may change. `docs/errors.md` lists all codes.
 
-Errors of other libraries are translated where they enter. What exit code an error becomes is known to
-`model.console` alone.
+An image that cannot be read raises `model.preprocess.ImageError`, a ValueError: that file stands alone, so that a
+server can carry it. Callers turn it into an error row or a DataError.
+
+Errors of other libraries are translated where they enter. Only `model.console` knows exit codes.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 _OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE}
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One of several faults that are reported together."""
+
+    code: str
+    """Stable and dotted, such as `data.mask_size`."""
+    message: str
+    """Names the thing, what was expected, what came, and what to do next."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class TritonkitError(Exception):
-    """Base of all errors raised on purpose. The message names the thing, what was expected, and what to do."""
+    """Base of all errors raised on purpose. The message names the thing, what was expected, and what to do.
+
+    code: stable and dotted, such as `data.mask_size`; the class's own where none is given.
+    problems: the faults, where the message reports several.
+    """
+
+    code: str = "internal"
+
+    def __init__(self, message: str, *, code: str = "", problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+        self.problems = tuple(problems)
 
 
 class InputError(TritonkitError):
     """What was given cannot be used as it is."""
 
+    code = "input.invalid"
+
 
 class ConfigError(InputError):
     """A configuration has problems; the message lists all of them."""
+
+    code = "config.invalid"
 
 
 class DataError(InputError):
     """A data folder or CSV has problems; the message lists all of them."""
 
+    code = "data.invalid"
+
 
 class SpecError(InputError):
     """A ModelSpec's JSON is not one that this version understands."""
+
+    code = "spec.invalid"
 
 
 class CheckpointError(InputError):
     """A checkpoint cannot be read, or does not fit the network it is for."""
 
+    code = "checkpoint.invalid"
+
 
 class ArtifactError(InputError):
     """An ONNX file, a golden sample or a model repository cannot be used."""
+
+    code = "artifact.invalid"
 
 
 class BatchError(InputError):
     """An array does not fit a model's input."""
 
+    code = "batch.invalid"
+
 
 class UnknownModelError(InputError):
     """A server has no model, or no version of it, of the name that was asked for."""
+
+    code = "server.unknown_model"
 
 
 class TokenError(InputError):
     """A server asks for a token that was not given, or for another one."""
 
+    code = "server.token"
 
-class RefusedError(TritonkitError):
+
+class CheckFailedError(TritonkitError):
     """The work was done and its answer is no: a verdict failed. `document` is what `--json` shows of it."""
 
-    def __init__(self, message: str, document: object = None) -> None:
-        super().__init__(message)
+    code = "check.failed"
+
+    def __init__(
+        self, message: str, document: object = None, *, code: str = "", problems: Sequence[Problem] = ()
+    ) -> None:
+        super().__init__(message, code=code, problems=problems)
         self.document = document
 
 
-class AnswerError(RefusedError):
+class AnswerError(CheckFailedError):
     """A model gave values that no answer of its task can have, such as NaN."""
 
+    code = "answer.impossible"
 
-class OutsideError(TritonkitError):
+
+class ExternalError(TritonkitError):
     """Something outside this program failed."""
 
+    code = "external.failed"
 
-class ServerError(OutsideError):
+
+class ServerError(ExternalError):
     """Triton could not be started or stopped."""
 
+    code = "server.failed"
 
-class InferenceError(OutsideError):
+
+class InferenceError(ExternalError):
     """Triton could not be reached, or refused a request."""
+
+    code = "inference.failed"
 
 
 class UnreachableError(InferenceError):
     """Nobody answers at the address, or the connection broke. Worth asking again."""
 
+    code = "server.unreachable"
+
 
 class CertificateError(InferenceError):
     """TLS could not be agreed on: a certificate is missing, expired, of another host, or not trusted."""
+
+    code = "server.certificate"
 
 
 class NotReadyError(InferenceError):
     """The server or the model is loading, or ending. Worth asking again."""
 
+    code = "server.not_ready"
+
 
 class BusyError(InferenceError):
     """The server has more to do than it takes: its queue is full. Worth asking again, and less at once."""
 
+    code = "server.busy"
+
 
 class DeadlineError(InferenceError):
     """No answer came in time. Worth asking again."""
+
+    code = "server.deadline"
 
 
 def is_outside(error: OSError) -> bool:

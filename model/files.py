@@ -13,7 +13,7 @@ from model.errors import InputError
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path next to `path` to write to; it takes `path`'s place when the block ends without an error.
 
     Raises OSError that names `path` where it cannot be written.

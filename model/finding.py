@@ -14,19 +14,21 @@ class Finding(Frozen):
     """One thing wrong: an error makes a model fail or answer wrongly, a warning does not."""
 
     severity: Literal["error", "warning"]
+    code: str
+    """Stable and dotted, such as `repository.no_version`."""
     path: str
-    problem: str
+    message: str
     fix: str
 
 
-def error(path: Path, problem: str, fix: str) -> Finding:
+def error(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
     """A finding that makes a model fail or answer wrongly."""
-    return Finding(severity="error", path=str(path), problem=problem, fix=fix)
+    return Finding(severity="error", code=code, path=str(path), message=message, fix=fix)
 
 
-def warning(path: Path, problem: str, fix: str) -> Finding:
+def warning(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
     """A finding that does not."""
-    return Finding(severity="warning", path=str(path), problem=problem, fix=fix)
+    return Finding(severity="warning", code=code, path=str(path), message=message, fix=fix)
 
 
 def no_model(folder: Path) -> Finding:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import pages
-from model.files import written_beside
+from model.files import atomic_write
 from model.spec import Frozen
 
 MAX_TILES = 500
@@ -55,7 +55,7 @@ def write_gallery(
             failed=failed or sum(tile.failed for tile in given),
         )
     )
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(page, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ArtifactError
-from model.files import written_beside
+from model.files import atomic_write
 from model.preprocess import MAX_PIXELS, Geometry, ImageArray
 from model.runners.base import Outputs
 from model.tasks.base import Targets
@@ -56,7 +56,7 @@ class Golden:
         arrays |= {f"{_PROBE}{name}": v for name, v in self.probed.items()}
         if self.geometries is not None:
             arrays["geometries"] = self.geometries
-        with written_beside(path) as beside, beside.open("wb") as file:
+        with atomic_write(path) as beside, beside.open("wb") as file:
             np.savez_compressed(file, images=self.images, source=np.array(self.source), **arrays)
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
-from model.errors import OutsideError
+from model.errors import ExternalError
 
 _TIMEOUT_S = 10.0
 _DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -16,7 +16,7 @@ _DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def check_at_hand(name: str, config: Any) -> None:
-    """Raise OutsideError when weights are neither on this machine nor to be fetched.
+    """Raise ExternalError when weights are neither on this machine nor to be fetched.
 
     The hub's library would try for a minute and tell of each try.
 
@@ -37,7 +37,7 @@ def check_at_hand(name: str, config: Any) -> None:
 
 
 def check_url_at_hand(name: str, url: str) -> None:
-    """Raise OutsideError when the weights at an address are neither on this machine nor to be fetched."""
+    """Raise ExternalError when the weights at an address are neither on this machine nor to be fetched."""
     if downloaded(url) is not None:
         return
     try:
@@ -64,9 +64,9 @@ def file_of(config: Any) -> Path | None:
     return downloaded(config.url) if config.url else None
 
 
-def _not_at_hand(name: str, place: str, error: Exception) -> OutsideError:
+def _not_at_hand(name: str, place: str, error: Exception) -> ExternalError:
     cause = str(error).strip().splitlines() or [type(error).__name__]
-    return OutsideError(
+    return ExternalError(
         f"{name}: its pretrained weights ({place}) are not on this machine and cannot be fetched: "
         f"{cause[0]}. Connect it to the network, or bring the weights in a file: "
         f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training"

@@ -50,7 +50,7 @@ class Mask(nn.Module):
         return (mask, margin.sigmoid()) if self.probability else (mask,)
 
 
-class Each(nn.Module):
+class MultiHead(nn.Module):
     """Raw values by head to the outputs of all heads, in their order."""
 
     def __init__(self, heads: Mapping[str, nn.Module]) -> None:

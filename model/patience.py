@@ -25,7 +25,7 @@ _FIRST_S, _LONGEST_S = 0.05, 2.0
 
 
 @dataclass
-class Patience:
+class RetryPolicy:
     """For how long a failure is borne with, counted from the first one. Safe to use from several threads."""
 
     for_s: float

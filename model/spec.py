@@ -93,7 +93,7 @@ class Lineage(Frozen):
     """Why the training may have learnt nothing."""
 
 
-class Question(Frozen):
+class TaskSpec(Frozen):
     """What a model is asked about a picture: a task and its terms, or, with the task `heads`, several at once."""
 
     task: Name
@@ -104,7 +104,7 @@ class Question(Frozen):
     embedding_size: PositiveInt | None = None
     probability: bool = False
     """Segmentation: give the foreground's probability beside the mask."""
-    heads: dict[Name, Question] = {}
+    heads: dict[Name, TaskSpec] = {}
 
     @field_validator("labels")
     @classmethod
@@ -115,7 +115,7 @@ class Question(Frozen):
         return labels
 
     @model_validator(mode="after")
-    def _thresholds_are_of_labels(self) -> Question:
+    def _thresholds_are_of_labels(self) -> TaskSpec:
         if strangers := set(self.thresholds) - set(self.labels):
             raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(strangers))}")
         return self
@@ -129,7 +129,7 @@ class Question(Frozen):
         return f"{len(self.labels)}: {', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''}"
 
 
-class ModelSpec(Question):
+class ModelSpec(TaskSpec):
     """Everything needed to build, check, serve and ask a model."""
 
     schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
@@ -162,7 +162,7 @@ class ModelSpec(Question):
     def described(self) -> list[tuple[str, str]]:
         """What it takes and gives, as rows of a table."""
         how = self.preprocess
-        asked: dict[str, Question] = dict(self.heads) or {"": self}
+        asked: dict[str, TaskSpec] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
             ("architecture", f"{self.architecture.library} {self.architecture.name}"),

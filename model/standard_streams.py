@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from model.errors import OutsideError
+from model.errors import ExternalError
 
 
 class _Stream(io.FileIO):
@@ -21,13 +21,13 @@ class _Stream(io.FileIO):
         self._title = name
 
     def write(self, data: Any) -> int:
-        """Write bytes; a reader that has gone away is no error. Raises OutsideError for any other failure."""
+        """Write bytes; a reader that has gone away is no error. Raises ExternalError for any other failure."""
         try:
             return super().write(data) or 0
         except OSError as error:
             _lead_nowhere(self.fileno())
             if self._title and not isinstance(error, BrokenPipeError):
-                raise OutsideError(f"{self._title}: cannot be written ({error.strerror})") from error
+                raise ExternalError(f"{self._title}: cannot be written ({error.strerror})") from error
             return len(memoryview(data).cast("B"))
 
 

@@ -21,7 +21,7 @@ import timm
 import torch
 from rich.progress import track
 
-from builder.export import Order, Published, export
+from builder.export import ExportRequest, Published, export
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
 from model.backbones import timm_name
@@ -113,7 +113,7 @@ def _config(name: str, data: Path, folder: Path) -> Config:
 
 
 def _exported(checkpoint: Path, target: Target, repository: Path) -> Published:
-    order = Order(repository, max_batch=MAX_BATCH, target=target)
+    order = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
     return export(source_from_checkpoint(checkpoint), order, lambda step: None)
 
 

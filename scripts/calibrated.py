@@ -14,7 +14,7 @@ from builder.sources.images import builtin_golden
 from model.backbones import architecture_of, head_of, timm_name, timm_normalize, timm_preprocess
 from model.network import Network
 from model.preprocess import ImageArray
-from model.spec import ModelSpec, Question, image_input
+from model.spec import ModelSpec, TaskSpec, image_input
 from model.tasks import task_for
 
 CLASSES = 100
@@ -30,7 +30,7 @@ def network_of(name: str) -> Network:
     """A network of timm at its own size, with calibrated weights and a hundred classes. Raises SpecError."""
     torch.manual_seed(0)
     how = timm_preprocess(name)
-    question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    question = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
     spec = ModelSpec(
         name=timm_name(name),
         **question.model_dump(),

@@ -34,7 +34,7 @@ from PIL import Image
 
 from benchmarks.environment import environment_now
 from model.errors import InputError, TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.spec import Frozen
 from scripts.ports import free_ports
 
@@ -165,7 +165,7 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     """The network as the kit publishes it, and beside it as a plain graph that takes normalised fp32."""
     import torch
 
-    from builder.export import Order, export
+    from builder.export import ExportRequest, export
     from builder.sources import source_from_checkpoint
     from model.network import save_network
     from scripts.calibrated import network_of
@@ -174,7 +174,7 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     network = network_of(architecture)
     save_network(folder / "network.safetensors", network)
     source = source_from_checkpoint(folder / "network.safetensors", name=SERVED)
-    export(source, Order(repository, max_batch=max_batch), lambda step: None)
+    export(source, ExportRequest(repository, max_batch=max_batch), lambda step: None)
     place = repository / SERVED_PLAIN / "1"
     place.mkdir(parents=True)
     bare = torch.nn.Sequential(network.backbone, torch.nn.Softmax(dim=1)).eval()
@@ -282,7 +282,7 @@ def main() -> int:
             "rounds": {way: [cost.model_dump() for cost in each] for way, each in costs.items()},
             **summary,
         }
-        with written_beside(words.output) as beside:
+        with atomic_write(words.output) as beside:
             beside.write_text(json.dumps(record, indent=2) + "\n")
     cpu, wall = summary["ratio"].values()
     return 0 if cpu <= MOST_CPU and wall >= LEAST_WALL else 1

@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.environment import environment_now
 from model.errors import TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.spec import Frozen
 
 MOST_TIME, MOST_MEMORY = 3.0, 2.0
@@ -174,7 +174,7 @@ def main() -> int:
             "rounds": {way: [cost.model_dump() for cost in each] for way, each in costs.items()},
             **summary,
         }
-        with written_beside(words.output) as beside:
+        with atomic_write(words.output) as beside:
             beside.write_text(json.dumps(record, indent=2) + "\n")
     ratio = summary["ratio"]
     return 0 if ratio["seconds"] <= MOST_TIME and ratio["peak_mib"] <= MOST_MEMORY else 1

@@ -31,10 +31,10 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
 from model.errors import ServerError
-from model.files import written_beside
+from model.files import atomic_write
 from model.network import save_network
 from model.spec import Frozen
 from scripts.compared import compare, same_bytes
@@ -265,12 +265,12 @@ def main() -> int:
         folder = Path(place)
         os.environ[STATE_VARIABLE] = str(folder / "state")
         save_network(folder / "tiny.safetensors", tiny_network())
-        order = Order(folder / "repository", max_batch=8)
+        order = ExportRequest(folder / "repository", max_batch=8)
         export(source_from_checkpoint(folder / "tiny.safetensors", _MODEL), order, lambda step: None)
         found = drill(folder, order.repository, _MODEL, words.pictures, words.kills, words.seed, words.batch)
     print(found.model_dump_json(indent=2))
     if words.output:
-        with written_beside(words.output) as beside:
+        with atomic_write(words.output) as beside:
             beside.write_text(found.model_dump_json(indent=2) + "\n")
     return 1 if found.failures else 0
 

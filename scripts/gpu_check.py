@@ -100,9 +100,9 @@ def _driver() -> str | None:
 
 
 def _write(report: Report, path: Path) -> None:
-    from model.files import written_beside
+    from model.files import atomic_write
 
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.repository.check import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
@@ -34,7 +34,7 @@ from builder.targets import Target
 from model.backbones import architecture_of
 from model.encoded import decoder_of, ensemble_of
 from model.errors import TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.golden import GOLDEN_FILE, Golden
 from model.network import Network, save_network
 from model.preprocess import Preprocess
@@ -119,7 +119,7 @@ class Range:
     def problems(self, way: str) -> list[str]:
         """What is wrong with the repository now."""
         errors = [finding for finding in check_repository(self.repository) if finding.severity == "error"]
-        found = [f"{finding.path}: {finding.problem}" for finding in errors]
+        found = [f"{finding.path}: {finding.message}" for finding in errors]
         if (self.repository / way).is_dir():
             found += self._wrong_answers(way)
         if (self.repository / ensemble_of(way)).is_dir():
@@ -138,7 +138,7 @@ class Range:
         source = source_from_checkpoint(self._checkpoint, way)
         if not self._whole:
             source = _ExportedOnce(source.path, source.golden, source.description, source.module)
-        order = Order(self.repository, max_batch=MAX_BATCH, target=WAYS[way], keep=2)
+        order = ExportRequest(self.repository, max_batch=MAX_BATCH, target=WAYS[way], keep=2)
 
         def work(tell: Callable[[str], None]) -> None:
             export(source, order, tell)
@@ -244,7 +244,7 @@ def main() -> int:
         found = drill(Path(folder), words.kills, words.seed, words.whole)
     print(found.model_dump_json(indent=2))
     if words.output:
-        with written_beside(words.output) as beside:
+        with atomic_write(words.output) as beside:
             beside.write_text(found.model_dump_json(indent=2) + "\n")
     return 1 if found.failures else 0
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.environment import environment_now
 from model.errors import InputError, TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from scripts.client_cost import SERVED, served
 
 MOST_MIB, MOST_FIRST_S = 1000, 10.0
@@ -52,14 +52,14 @@ def write_pictures(folder: Path, count: int) -> Path:
 
 def write_repository(folder: Path) -> Path:
     """A tiny network with random weights, published."""
-    from builder.export import Order, export
+    from builder.export import ExportRequest, export
     from builder.sources import source_from_checkpoint
     from model.network import save_network
     from scripts.calibrated import network_of
 
     save_network(folder / "tiny.safetensors", network_of("test_resnet"))
     source = source_from_checkpoint(folder / "tiny.safetensors", name=SERVED)
-    export(source, Order(folder / "repository", max_batch=32), lambda step: None)
+    export(source, ExportRequest(folder / "repository", max_batch=32), lambda step: None)
     return folder / "repository"
 
 
@@ -122,7 +122,7 @@ def main() -> int:
     }
     print(json.dumps(record, indent=2))
     if words.output:
-        with written_beside(words.output) as beside:
+        with atomic_write(words.output) as beside:
             beside.write_text(json.dumps(record, indent=2) + "\n")
     good = found["peak_mib"] <= MOST_MIB and 0 < found["first_row_s"] <= MOST_FIRST_S and rows == words.pictures
     return 0 if good else 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.progress import track
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.proving.verdict import Verdict
 from builder.sources.base import NetworkSource
 from builder.targets import Precision, Target
@@ -27,7 +27,7 @@ from builder.tensorrt.build import build
 from model.backbones import timm_name
 from model.build_record import BuildSettings
 from model.errors import TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.spec import Frozen
 from scripts.backbones import NAMES
 from scripts.calibrated import network_of
@@ -119,7 +119,7 @@ def prove(name: str, folder: Path) -> Proof:
 def _exported(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
     """The worst relative error of a passed verdict, and the fp16 graph beside, for the engine."""
     repository = folder / f"{target.format}-{target.precision}"
-    published = export(source, Order(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
+    published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
     verdict = published.verdict
     if target.precision == "fp16":
         shutil.copyfile(published.artifact, folder / "fp16.onnx")
@@ -167,7 +167,7 @@ def _missing(names: list[str], known: dict[str, Proof], trust: bool) -> list[str
 
 
 def _write(path: Path, content: bytes) -> None:
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(content)
 
 

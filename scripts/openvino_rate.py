@@ -27,7 +27,7 @@ from benchmarks.load import Timing, batches_of, measure_level
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.formats import FORMATS, Job
 from builder.onnx_export import onnx_interface
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from builder.targets import Target
@@ -51,7 +51,7 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     torch.manual_seed(0)
     torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
     (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
-    source = source_from_state_dict(folder / "weights.pth", Foreign(architecture, folder / "labels.txt"))
+    source = source_from_state_dict(folder / "weights.pth", ForeignModelOptions(architecture, folder / "labels.txt"))
     source.write_graph(folder / "model.onnx")
     for way, target in WAYS.items():
         model = folder / "repository" / way.replace(" ", "_")

@@ -29,14 +29,14 @@ from typing import Literal
 
 import numpy as np
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
 from builder.sources import source_from_checkpoint
 from model.connection import Connection
 from model.console import exit_code
 from model.errors import TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.network import save_network
 from model.preprocess import ImageArray
 from model.runners import open_artifact
@@ -218,7 +218,7 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
         checkpoint = folder / f"{number}.safetensors"
         folder.mkdir(exist_ok=True, parents=True)
         save_network(checkpoint, tiny_network(MODEL, number, SIDE))
-        order = Order(folder / str(number), max_batch=BATCH, encoded=False)
+        order = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
         published = export(source_from_checkpoint(checkpoint, MODEL), order, lambda step: None)
         folders.append(published.artifact.parent)
         with open_artifact(published.artifact, threads=1) as runner:
@@ -263,7 +263,7 @@ def main() -> int:
     for failure in done.failures:
         print(failure)
     if words.output is not None:
-        with written_beside(words.output) as path:
+        with atomic_write(words.output) as path:
             path.write_text(done.model_dump_json(indent=2))
     return 1 if done.failed else 0
 

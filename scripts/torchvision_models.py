@@ -22,15 +22,15 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from builder.export import Order, export
-from builder.options import Foreign
+from builder.export import ExportRequest, export
+from builder.options import ForeignModelOptions
 from builder.sources import source_from_state_dict
 from builder.sources.foreign import network_spec
 from builder.sources.images import builtin_golden
 from model.backbones import head_of
 from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.spec import Question
+from model.spec import TaskSpec
 from scripts.calibrated import calibrated
 from scripts.installed import installed
 
@@ -47,8 +47,8 @@ TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 def network_of(name: str) -> nn.Module:
     """torchvision's own network, with calibrated weights."""
     torch.manual_seed(0)
-    question = Question(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
-    ours = Network(network_spec(f"torchvision/{name}", question, Foreign()))
+    question = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    ours = Network(network_spec(f"torchvision/{name}", question, ForeignModelOptions()))
     head: Any = head_of(ours.backbone)
     if not head.weight.any():  # as torchvision begins a ViT
         nn.init.normal_(head.weight)
@@ -67,8 +67,8 @@ def prove(name: str, folder: Path) -> dict[str, Any]:
     weights, labels = folder / f"{name}.pth", folder / "labels.txt"
     torch.save(network.state_dict(), weights)
     labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
-    source = source_from_state_dict(weights, Foreign(f"torchvision/{name}", labels))
-    published = export(source, Order(folder / "repository", max_batch=2), lambda step: None)
+    source = source_from_state_dict(weights, ForeignModelOptions(f"torchvision/{name}", labels))
+    published = export(source, ExportRequest(folder / "repository", max_batch=2), lambda step: None)
     side = source.spec.preprocess.height
     images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     with OnnxRuntimeRunner(published.artifact) as runner:

@@ -13,7 +13,7 @@ import psutil
 from server import keeper
 from server.options import Options, triton_arguments
 from server.pip_runtime import find_pip_runtime
-from server.runtime import LOG_FILE, Report, Runtime, Server
+from server.runtime import LOG_FILE, ProgressCallback, Runtime, Server
 from server.security import Tokens
 
 _READY_FILE = "ready"
@@ -25,7 +25,9 @@ _AGAIN = re.compile(rf"{keeper.AGAIN} in \d+ s: Triton ended with ")
 class BinaryRuntime(Runtime):
     """Triton without Docker."""
 
-    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+    def launch(
+        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+    ) -> Server:
         """Start the binary with backends laid out in `folder`, as a keeper's child. Raises ServerError without one."""
         environment = find_pip_runtime()
         backends = folder.resolve() / "backends"

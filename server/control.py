@@ -11,9 +11,9 @@ from tritonclient.utils import InferenceServerException
 from model.connection import Connection
 from model.errors import (
     CertificateError,
+    CheckFailedError,
     DeadlineError,
     InputError,
-    RefusedError,
     TokenError,
     TritonkitError,
     UnreachableError,
@@ -107,7 +107,7 @@ class Control:
     def load(self, model: str) -> None:
         """Load a model, or load it again where its files have changed; Triton keeps what is loaded until then.
 
-        Raises RefusedError with Triton's reason when the model could not be loaded.
+        Raises CheckFailedError with Triton's reason when the model could not be loaded.
         """
         self._change("load", model)
 
@@ -127,7 +127,7 @@ class Control:
             raise
         except TritonkitError as error:  # Triton looked at the model: its own words say what is wrong
             said = error.__cause__.message() if isinstance(error.__cause__, InferenceServerException) else str(error)
-            raise RefusedError(_PYTHON_FRAMES.sub("", said or "").strip(" ;\n")) from error
+            raise CheckFailedError(_PYTHON_FRAMES.sub("", said or "").strip(" ;\n")) from error
 
 
 class _ToThisMachine(Transport):

@@ -14,7 +14,7 @@ from model.env_file import setting
 from model.errors import ServerError, first_line
 from model.releases import IMAGE_VARIABLE, image_for
 from server.options import Options
-from server.runtime import Report
+from server.runtime import ProgressCallback
 
 CPU_IMAGE = "tritonkit/triton-cpu"
 """The same as in docker-compose.yml, so that either builds it for both."""
@@ -38,7 +38,7 @@ class Images:
     docker: Docker
     host_network: bool
     """Whether builds use the machine's own network, as containers do."""
-    report: Report
+    report: ProgressCallback
 
     def for_serving(self, options: Options, gpu: bool) -> str:
         """The image to run, there when this returns: pulled, or built.

@@ -15,10 +15,10 @@ from typing import Any
 from model.docker_engine import Docker, all_gpus, docker_engine, started
 from model.env_file import setting
 from model.errors import InputError, ServerError
-from model.files import written_beside
+from model.files import atomic_write
 from server.docker_image import Images, engine_asked
 from server.options import Options, triton_arguments
-from server.runtime import Report, Runtime, Server
+from server.runtime import ProgressCallback, Runtime, Server
 from server.security import Security, Tokens
 
 LABEL = "tritonkit"
@@ -40,7 +40,9 @@ class DockerRuntime(Runtime):
 
     poll_s = 2.0
 
-    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+    def launch(
+        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+    ) -> Server:
         """Pull or build the image where it is missing, and run it.
 
         Raises InputError for files that the container's user cannot read, ServerError for what Docker cannot.
@@ -231,7 +233,7 @@ def _security_inside(security: Security) -> tuple[Security, dict[Path, str]]:
 def _save(printed: bytes, last: bytes, log: Path) -> None:
     """Write a log that has changed, and give it the time of its last line, which is how it came from the engine."""
     if not log.is_file() or log.read_bytes() != printed:
-        with written_beside(log) as path:
+        with atomic_write(log) as path:
             path.write_bytes(printed)
     if told := last.split():
         written = datetime.fromisoformat(told[0].decode()).timestamp()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.console import JsonOption, print_json, reports_errors, say, table
-from model.errors import RefusedError
+from model.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from model.finding import Finding
@@ -78,7 +78,7 @@ def doctor(
         print_json({"errors": errors, "findings": findings})
     else:
         if findings:
-            rows = [[one.severity, one.path, one.problem, one.fix] for one in findings]
+            rows = [[one.severity, one.path, one.message, one.fix] for one in findings]
             table(["", "where", "what is wrong", "what to do"], rows)
         say(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
     if errors:
@@ -86,7 +86,7 @@ def doctor(
 
 
 def refuse_when_unfit(options: Options, force: bool = False) -> None:
-    """Look before a start: print warnings on stderr, and raise RefusedError for errors, which `force` makes warnings.
+    """Look before a start: warnings go to stderr; errors raise CheckFailedError, or are warnings with `force`.
 
     What `start` itself refuses is left to it. Raises InputError without a repository.
     """
@@ -99,11 +99,11 @@ def refuse_when_unfit(options: Options, force: bool = False) -> None:
         print(f"warning: {_line(finding)}", file=sys.stderr)
     if errors and not force:
         said = [f"  {_line(finding)}" for finding in errors]
-        raise RefusedError(
+        raise CheckFailedError(
             "\n".join([f"{options.repository}: not started; --force starts it all the same:", *said]),
             {"findings": findings},
         )
 
 
 def _line(finding: Finding) -> str:
-    return f"{finding.path}: {finding.problem}. Fix: {finding.fix}"
+    return f"{finding.path}: {finding.message}. Fix: {finding.fix}"

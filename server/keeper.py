@@ -25,7 +25,7 @@ _STEADY_S = 60.0
 """Who has lived so long begins anew with the shortest pause."""
 
 
-class Keeper:
+class Supervisor:
     """One Triton after the other, until it ends by itself or is told to end."""
 
     def __init__(self, program: Sequence[str], ready: Path) -> None:
@@ -81,7 +81,7 @@ def _cause(code: int) -> str:
 
 def main() -> int:
     """Keep what the command line names."""
-    keeper = Keeper(sys.argv[2:], Path(sys.argv[1]))
+    keeper = Supervisor(sys.argv[2:], Path(sys.argv[1]))
     signal.signal(signal.SIGTERM, keeper.end)
     signal.signal(signal.SIGINT, keeper.end)
     return keeper.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.encoded import ensemble_of
-from model.errors import InputError, RefusedError
+from model.errors import CheckFailedError, InputError
 from model.spec import Frozen
 from server.control import Control, VersionState, check_name
 from server.log import failures
@@ -106,7 +106,7 @@ def _refusal(control: Control, server: Server | None, model: str) -> str:
     said = len(_log(server))
     try:
         control.load(model)
-    except RefusedError as refusal:
+    except CheckFailedError as refusal:
         return _reason(control.index(), model, _log(server)[said:]) or str(refusal)
     return ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model.console import JsonOption, exit_code, fail, print_json, progress, reports_errors, say, table, warn
-from model.errors import InputError, RefusedError, ServerError
+from model.errors import CheckFailedError, InputError, ServerError
 
 if TYPE_CHECKING:
     from server.control import Control
@@ -147,7 +147,7 @@ def _load(
     failed = [change for change in changes if change.problem]
     if failed:
         said = [*map(_problem, failed), *_way_back(failed, running)]
-        raise RefusedError("\n".join(said), changes)
+        raise CheckFailedError("\n".join(said), changes)
     _tell(changes, as_json)
 
 

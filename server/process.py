@@ -23,7 +23,7 @@ from server.lifecycle import not_loaded
 from server.log import failures
 from server.options import Options
 from server.ports import check_free
-from server.runtime import LOG_FILE, Report, Server, runtime_named
+from server.runtime import LOG_FILE, ProgressCallback, Server, runtime_named
 from server.security import server_tokens
 
 __all__ = [
@@ -63,7 +63,7 @@ class Log(Frozen):
         return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
 
-def start(options: Options, stops_with_parent: bool = False, report: Report = lambda step: None) -> Server:
+def start(options: Options, stops_with_parent: bool = False, report: ProgressCallback = lambda step: None) -> Server:
     """Start Triton; `wait_until_ready` tells when it can be used.
 
     stops_with_parent: end it when the calling process ends, even by SIGKILL.

@@ -15,7 +15,7 @@ from server.security import Tokens
 
 LOG_FILE = "triton.log"
 
-Report = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
 _OF_THIS_MACHINE = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks by no proxy, whatever HTTP_PROXY says: this machine's loopback address is another one's to a proxy."""
@@ -69,7 +69,9 @@ class Runtime(ABC):
     """Seconds between two looks at whether a server still runs."""
 
     @abstractmethod
-    def launch(self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: Report) -> Server:
+    def launch(
+        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+    ) -> Server:
         """Start Triton and return at once, not waiting for its models.
 
         options: checked, with an absolute repository and absolute files of `security`; its ports are free.

@@ -14,13 +14,13 @@ import timm
 import torch
 from typer.testing import CliRunner, Result
 
-from builder.export import Order, export
-from builder.options import Foreign
+from builder.export import ExportRequest, export
+from builder.options import ForeignModelOptions
 from builder.sources import source_from_checkpoint, source_from_state_dict
 from model.backbones import architecture_of, dense_architecture_of
 from model.network import Network, save_network
 from model.preprocess import Preprocess
-from model.spec import ModelSpec, Normalize, Question, TensorSpec, image_input
+from model.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
 from model.tasks import task_for
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
@@ -100,7 +100,7 @@ def make_network(spec: ModelSpec) -> Callable[[str], Network]:
 def network_of() -> Callable[..., Network]:
     """Build a network that answers a question, with random weights that are the same every time."""
 
-    def built(question: Question, side: int | None = None) -> Network:
+    def built(question: TaskSpec, side: int | None = None) -> Network:
         torch.manual_seed(0)
         dense = task_for(question).dense
         side = side or (64 if dense else 32)
@@ -134,7 +134,7 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: Callab
     """A repository with the residual network, to be copied from."""
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
-    order = Order(folder / "repository", max_batch=8)
+    order = ExportRequest(folder / "repository", max_batch=8)
     export(source_from_checkpoint(folder / "pets.safetensors"), order, lambda step: None)
     return order.repository
 
@@ -154,17 +154,17 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for family in FAMILIES:
         torch.manual_seed(0)
         torch.save(timm.create_model(family, num_classes=10).state_dict(), folder / f"{family}.pth")
-        source = source_from_state_dict(folder / f"{family}.pth", Foreign(family, folder / "labels.txt"))
+        source = source_from_state_dict(folder / f"{family}.pth", ForeignModelOptions(family, folder / "labels.txt"))
         checkpoints[family] = folder / f"{family}.safetensors"
         save_network(checkpoints[family], source.network)
     return checkpoints
 
 
 def _publish_all(repository: Path, families: dict[str, Path], lite0: Path) -> None:
-    order = Order(repository, max_batch=8)
+    order = ExportRequest(repository, max_batch=8)
     for path in families.values():
         export(source_from_checkpoint(path), order, lambda step: None)
-    foreign = Foreign("tf_efficientnet_lite0", lite0 / "labels.txt")
+    foreign = ForeignModelOptions("tf_efficientnet_lite0", lite0 / "labels.txt")
     source = source_from_state_dict(lite0 / "efficientnet_lite0.pth", foreign, name="imagenet")
     export(source, order, lambda step: None)
 

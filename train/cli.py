@@ -102,9 +102,9 @@ def _config(
         return
     if output.exists():
         raise InputError(f"{output}: is there already; name another file, or delete it")
-    from model.files import written_beside
+    from model.files import atomic_write
 
-    with written_beside(output) as beside:
+    with atomic_write(output) as beside:
         beside.write_text(text, encoding="utf-8")
     print(output)
 
@@ -146,9 +146,9 @@ def _prepare(
 
         train prepare cells.csv splits/ --column image=filename --column label=class --group patient
     """
-    from train.prepare import Order, prepare
+    from train.prepare import PrepareOptions, prepare
 
-    order = Order(
+    order = PrepareOptions(
         source=source,
         target=target,
         task=task,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from model.console import warn
 from model.errors import DataError, SpecError
 from model.preprocess import ImageError, decode_image, read_picture
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 from train.label_checks import contradictions, groups_of_copies, leaks, near_labels
 from train.labelled_tables import LabelledRow, LabelledTable, labelled_tables, places_of_parts
 from train.part_names import PARTS
@@ -37,7 +37,7 @@ class Splits:
     test: tuple[Sample, ...]
     base: tuple[Sample, ...]
     """Metric learning: the gallery that val and test are looked up in; without one, they are among themselves."""
-    question: Question
+    question: TaskSpec
     fingerprint: str
     """sha256 over the sorted truths and contents: equal for equal data, wherever it lies."""
     group: str | None = None
@@ -84,13 +84,13 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
         read.declared = []
     question = _question(task, read)
     samples = [sample for part in read.samples.values() for sample in part]
-    task.survey([sample.truth for sample in samples])
+    task.prepare([sample.truth for sample in samples])
     digests, problems = _inspect(samples, task, question)
     read.problems += problems + leaks(read.samples, digests) + _checked_labels(samples, digests, task, read.notes)
     missing = _to_split_off(config, read.samples)
     if question is not None:
         by_picture = (config.split_by or task.split_by) == "picture"
-        read.problems += task.unfit(_truths(read.samples), question, least=1 + len(missing) * by_picture)
+        read.problems += task.validate_splits(_truths(read.samples), question, least=1 + len(missing) * by_picture)
     _raise(config.path, read.problems)
     _tell(config.path, read.notes)
     if question is None:
@@ -98,7 +98,7 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     parts = {part: list(read.samples[part]) for part in PARTS}
     by = "group" if config.group is not None else config.split_by or task.split_by
     parts |= split_off(parts["train"], missing, task, by, seed, digests)
-    _raise(config.path, task.unfit(_truths(parts), question, least=1))
+    _raise(config.path, task.validate_splits(_truths(parts), question, least=1))
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     fingerprint = _fingerprint(digests, task, ordered)
     return Splits(**ordered, question=question, fingerprint=fingerprint, group=config.group)
@@ -142,7 +142,7 @@ def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path |
     part = labelled_part(path, masks)
     read = _read(recorded_data(spec, path, masks), task, ("base", part))
     samples = read.samples[part]
-    task.survey([sample.truth for sample in samples])
+    task.prepare([sample.truth for sample in samples])
     free = tuple(f"{name}=" for name, head in spec.heads.items() if not head.labels)
     labels = {label for sample in samples for label in task.classes(sample.truth)}
     unknown = {label for label in labels - set(_known(spec)) if not label.startswith(free)}
@@ -216,7 +216,7 @@ def _places(places: Sequence[str]) -> str:
     return ", ".join(places[:3]) + more
 
 
-def _question(task: TrainingTask, read: _Read) -> Question | None:
+def _question(task: TrainingTask, read: _Read) -> TaskSpec | None:
     """What a model is asked that learns from the training part; None, and a problem, where nothing can be."""
     truths = [sample.truth for sample in read.samples["train"]]
     if not truths:
@@ -232,7 +232,7 @@ def _question(task: TrainingTask, read: _Read) -> Question | None:
 
 
 def _inspect(
-    samples: Sequence[Sample], task: TrainingTask, question: Question | None
+    samples: Sequence[Sample], task: TrainingTask, question: TaskSpec | None
 ) -> tuple[dict[Path, str], list[str]]:
     """Read and decode every picture and check its truth; the sha256 of each good one, and the problems."""
 

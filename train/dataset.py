@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from model.errors import DataError
 from model.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
-from model.spec import Question
+from model.spec import TaskSpec
 from train.samples import Sample
 from train.tasks.base import Batched, TrainingTask
 
@@ -36,7 +36,7 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
         self,
         samples: Sequence[Sample],
         task: TrainingTask,
-        question: Question,
+        question: TaskSpec,
         preprocess: Preprocess,
         augment: v2.Transform | None = None,
         seed: int = 0,

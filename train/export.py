@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from model.console import warn
-from model.errors import ConfigError, InputError, OutsideError, RefusedError
-from model.files import check_can_write, written_beside
+from model.errors import CheckFailedError, ConfigError, ExternalError, InputError
+from model.files import atomic_write, check_can_write
 from model.plans import find_tensorrt
 from model.plugins import VARIABLE
 from train.sections import ExportConfig
@@ -60,8 +60,8 @@ def export_checkpoint(checkpoint: Path, how: ExportConfig, plugins: Sequence[str
     """Run `builder export` on a checkpoint, with the training's plugins; returns the published artifact.
 
     What was published is noted in the checkpoint's folder, with the configuration that it is served by.
-    Raises RefusedError when the verdict failed, ConfigError when the builder refused what was asked, OutsideError when
-    the command did not work.
+    Raises CheckFailedError when the verdict failed, ConfigError when the builder refused the options, and ExternalError
+    when the command did not work.
     """
     words = ["builder", "export", str(checkpoint), *_options(how)]
     named = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
@@ -71,11 +71,11 @@ def export_checkpoint(checkpoint: Path, how: ExportConfig, plugins: Sequence[str
     )
     again = f"export it again with: {shlex.join(words)}"
     if done.returncode == 1:
-        raise RefusedError(f"{checkpoint}: trained, but its export was refused (see above); {again}")
+        raise CheckFailedError(f"{checkpoint}: trained, but its export was refused (see above); {again}")
     if done.returncode == 2:
         raise ConfigError(f"{checkpoint}: trained, but cannot be exported so (see above); {again}")
     if done.returncode != 0:
-        raise OutsideError(
+        raise ExternalError(
             f"{checkpoint}: trained, but `builder export` ended with {done.returncode}, see above; {again}"
         )
     published = json.loads(done.stdout)
@@ -135,7 +135,7 @@ def _note(published: dict[str, Any], words: Sequence[str], folder: Path) -> None
         (PUBLISHED_FILE, json.dumps({"command": shlex.join(words), **published}, indent=2)),
         (CONFIG_FILE, served.read_text(encoding="utf-8")),
     ):
-        with written_beside(folder / name) as beside:
+        with atomic_write(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
     for sentence in filter(None, [*published.get("warnings", ()), published.get("instead")]):
         warn(f"export: {sentence}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from model.errors import ConfigError, OutsideError, TritonkitError
+from model.errors import ConfigError, ExternalError, TritonkitError
 from train.config import Config
 from train.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ _MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 def plain_failures(run: RunFolder, config: Config) -> Iterator[None]:
     """Turn what stops a run into one sentence, with how to go on.
 
-    Raises KeyboardInterrupt for a stop by the keyboard or a signal, OutsideError where the machine lacks something,
+    Raises KeyboardInterrupt for a stop by the keyboard or a signal, ExternalError where the machine lacks something,
     ConfigError where the GPU's memory does not suffice. Other errors pass, without the traceback of a worker.
     """
     try:
@@ -35,7 +35,7 @@ def plain_failures(run: RunFolder, config: Config) -> Iterator[None]:
     except Exception as error:
         text = plain_failure(error, config)
         if isinstance(text, str):
-            raise OutsideError(f"{text}; {_next_step(run)}") from error
+            raise ExternalError(f"{text}; {_next_step(run)}") from error
         if text is not None:
             raise text from error
         raise

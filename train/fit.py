@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from model.console import warn
-from model.errors import DataError, OutsideError
+from model.errors import DataError, ExternalError
 from model.network import load_weights
 from model.spec import Frozen
 from train.augment import augmentation
@@ -217,7 +217,7 @@ def _run(
             raise KeyboardInterrupt("stopped by SIGTERM") from stop
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt(*stop.__context__.args) from stop
-        raise OutsideError(f"a callback ended the training with exit code {stop.code}") from stop
+        raise ExternalError(f"a callback ended the training with exit code {stop.code}") from stop
     except RuntimeError as error:
         # A signal to all processes of a group ends the workers too, which may be noticed first.
         if trainer.received_sigterm:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from model.files import written_beside
+from model.files import atomic_write
 
 
 class History(Callback):
@@ -26,7 +26,7 @@ class History(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": trainer.current_epoch + 1, "lr": rate, **figures})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with written_beside(self._path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self._path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

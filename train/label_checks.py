@@ -57,7 +57,8 @@ def contradictions(samples: Sequence[Sample], digests: Mapping[Path, str], task:
         if digest := digests.get(sample.path):
             other = first.setdefault(digest, sample)
             if other is not sample and task.content(other.truth) != task.content(sample.truth):
-                found.append(f"{sample.path} ({task.told(sample.truth)}) is {other.path} ({task.told(other.truth)})")
+                first_truth, second_truth = task.describe_truth(sample.truth), task.describe_truth(other.truth)
+                found.append(f"{sample.path} ({first_truth}) is {other.path} ({second_truth})")
     return listed("pictures that are there twice, with different truths; keep the right one", found)
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from model.errors import ConfigError, SpecError
 from model.plugins import find, plugged_in
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.segmentation import IGNORED
 from train.sections import LossTerm, Named
 
@@ -77,18 +77,18 @@ class _OnIntegers(nn.Module):
 def _of_regions(loss: Factory) -> Factory:
     """A loss of segmentation-models-pytorch over the foreground classes."""
 
-    def made(question: Question, **arguments: Any) -> nn.Module:
+    def made(question: TaskSpec, **arguments: Any) -> nn.Module:
         foreground = list(range(1, len(question.labels)))
         return _OnIntegers(loss(mode="multiclass", classes=foreground, **arguments))
 
     return made
 
 
-def _cross_entropy(question: Question, class_weights: Tensor | None = None, **arguments: Any) -> nn.Module:
+def _cross_entropy(question: TaskSpec, class_weights: Tensor | None = None, **arguments: Any) -> nn.Module:
     return _OnIntegers(nn.CrossEntropyLoss(weight=class_weights, ignore_index=IGNORED, **arguments))
 
 
-def _binary(question: Question, class_weights: Tensor | None = None) -> nn.Module:
+def _binary(question: TaskSpec, class_weights: Tensor | None = None) -> nn.Module:
     if len(question.labels) != 2:
         raise ConfigError(f"loss bce: is for two labels, there are {len(question.labels)}; use cross_entropy")
     return ForegroundCrossEntropy(None if class_weights is None else class_weights[1] / class_weights[0])
@@ -146,7 +146,7 @@ def weighted_sum(
     terms: Sequence[LossTerm] | None,
     usual: str,
     table: Mapping[str, Factory],
-    question: Question,
+    question: TaskSpec,
     balanced: Callable[[], Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """The losses asked for, from a task's table or a plugin's. Raises ConfigError.

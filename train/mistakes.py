@@ -49,7 +49,7 @@ class Mistakes:
         if self._task.compares:
             self._hold(batch, np.zeros(len(batch.samples)), range(len(batch.samples)))
             return
-        wrongness = self._task.wrongness(batch.outputs, self._task.golden_targets(batch.targets), self._spec)
+        wrongness = self._task.error_score(batch.outputs, self._task.golden_targets(batch.targets), self._spec)
         wrong = np.flatnonzero(wrongness)
         self._wrong += len(wrong)
         self._hold(batch, wrongness, wrong.tolist())
@@ -63,7 +63,7 @@ class Mistakes:
         samples = [held.sample for held in self._held]
         outputs = {name: np.stack([held.output[name] for held in self._held]) for name in self._held[0].output}
         targets = task.golden_targets(default_collate([self._target(sample) for sample in samples]))
-        wrongness = task.wrongness(outputs, targets, spec)
+        wrongness = task.error_score(outputs, targets, spec)
         if task.compares:
             self._wrong = int(np.count_nonzero(wrongness))
         said = task.said(outputs, targets, spec, samples, as_seen(spec.preprocess))
@@ -90,7 +90,7 @@ class Mistakes:
         return self._task.target(sample.truth, sample.gallery, self._spec.preprocess, self._spec)
 
     def _tile(self, mistake: Mistake) -> Tile:
-        truth = self._task.told(mistake.sample.truth)
+        truth = self._task.describe_truth(mistake.sample.truth)
         return Tile(
             name=f"{mistake.sample.path} · wrong by {mistake.wrongness:.2f}",
             image=thumbnail(self._picture(mistake)),

@@ -48,7 +48,7 @@ def draw_batches(plan: Plan, run: RunFolder, loader: DataLoader[Any]) -> None:
     with spared(run.batches):
         pictures: Any = loader.dataset
         cells = [
-            Cell(_shown(plan, *pictures[drawn]), plan.task.told(pictures.samples[drawn[1]].truth))
+            Cell(_shown(plan, *pictures[drawn]), plan.task.describe_truth(pictures.samples[drawn[1]].truth))
             for drawn in islice(loader.sampler, SHOWN)
         ]
         subtitle = f"the first {len(cells)} of {len(pictures)} training pictures as the network gets them"
@@ -122,9 +122,9 @@ def draw_predictions(plan: Plan, run: RunFolder) -> None:
 def _answered_cells(plan: Plan, golden: Golden) -> list[Cell]:
     task, spec, seen = plan.task, plan.network.spec, as_seen(plan.network.spec.preprocess)
     samples = golden_samples(plan.splits.val, task)
-    told = [task.told(sample.truth) for sample in samples]
+    told = [task.describe_truth(sample.truth) for sample in samples]
     said = task.said(golden.outputs, golden.targets, spec, samples, seen)
-    wrongness = task.wrongness(golden.outputs, golden.targets, spec)
+    wrongness = task.error_score(golden.outputs, golden.targets, spec)
     cells = []
     for number, image in enumerate(golden.images):
         output = {name: array[number] for name, array in golden.outputs.items()}

@@ -17,7 +17,7 @@ from model.console import warn
 from model.errors import CheckpointError, ConfigError, DataError, InputError, SpecError
 from model.network import Network, load_weights
 from model.plugins import find, load_plugins
-from model.spec import Architecture, ModelSpec, Question, image_input
+from model.spec import Architecture, ModelSpec, TaskSpec, image_input
 from model.tasks import task_for
 from model.weight_matching import match_weights
 from model.weights import ForeignWeights, read_foreign
@@ -142,7 +142,7 @@ def _loss(task: TrainingTask, splits: Splits) -> nn.Module:
     return task.loss(splits.question, [sample.truth for sample in splits.train])
 
 
-def _spec(config: Config, architecture: Architecture, question: Question) -> ModelSpec:
+def _spec(config: Config, architecture: Architecture, question: TaskSpec) -> ModelSpec:
     preprocess = config.image.preprocess
     image = image_input(preprocess)
     return ModelSpec(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from model.files import written_beside
+from model.files import atomic_write
 from train.sheets import INK, MUTED
 from train.tasks.confusion import Confusion
 
@@ -94,7 +94,7 @@ def _figure(path: Path, inches: tuple[float, float], title: str) -> Iterator[Fig
         figure = Figure(figsize=inches, dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         figure.suptitle(title, x=0.12 / inches[0], ha="left", fontsize=12, fontweight="bold")
         yield figure
-        with written_beside(path) as beside:
+        with atomic_write(path) as beside:
             figure.savefig(beside, format="png")
 
 

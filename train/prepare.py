@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from model.errors import DataError, InputError, OutsideError, is_outside
+from model.errors import DataError, ExternalError, InputError, is_outside
 from model.spec import Frozen, problems_of
 from train.config import Config
 from train.data import read_splits
@@ -29,7 +29,7 @@ class Prepared(Frozen):
 
 
 @dataclass(frozen=True)
-class Order:
+class PrepareOptions:
     """What to read, and how to split it; in the words of the command line."""
 
     source: Path
@@ -48,7 +48,7 @@ class Order:
     seed: int = 0
 
 
-def prepare(order: Order) -> Prepared:
+def prepare(order: PrepareOptions) -> Prepared:
     """Read, check and split pictures, and write `train.csv`, `val.csv`, `test.csv` and `data.json`.
 
     The folder is a `data.path` for training. Raises DataError listing everything wrong with the data, InputError when
@@ -66,13 +66,13 @@ def prepare(order: Order) -> Prepared:
         splits.save(beside, task)
         beside.rename(order.target)
     except OSError as error:
-        kind = OutsideError if is_outside(error) else DataError
+        kind = ExternalError if is_outside(error) else DataError
         raise kind(f"{order.target}: cannot be written ({error.strerror})") from error
     counts = {part: len(getattr(splits, part)) for part in PARTS if getattr(splits, part)}
     return Prepared(folder=order.target, fingerprint=splits.fingerprint, labels=splits.question.labels, pictures=counts)
 
 
-def _config(order: Order) -> Config:
+def _config(order: PrepareOptions) -> Config:
     """A configuration with the data that the order names; nothing else of it is looked at."""
     val_ratio, test_ratio = ratios_of(order.ratio)
     data = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from model.files import written_beside
+from model.files import atomic_write
 
 INK, MUTED, RIGHT, WRONG = "#1d2433", "#7c869a", "#12805c", "#c0263c"
 _PAGE, _CARD = "#f5f6f8", "#ffffff"
@@ -57,7 +57,7 @@ def write_sheet(path: Path, cells: Sequence[Cell], title: str, subtitle: str) ->
         below = (left + _INSIDE, top + _INSIDE + size[1] + 4)
         words = [(line, cell.colour, _font(_CAPTION)) for line in captions[number]]
         _write(draw, below, [*words, *((line, MUTED, _font(_NOTE)) for line in notes[number])])
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         sheet.save(beside, "PNG")
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from model.errors import CheckpointError, ConfigError, first_line
-from model.files import written_beside
+from model.files import atomic_write
 from train.config import Config
 from train.run_folder import RunFolder
 
@@ -128,7 +128,7 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises OSError that names the state where the disk is full."""
-        with written_beside(Path(path)) as beside:
+        with atomic_write(Path(path)) as beside:
             try:
                 torch.save(checkpoint, beside)
             except RuntimeError as error:  # torch's own writer has no other error for it

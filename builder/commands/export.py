@@ -10,7 +10,7 @@ import typer
 
 from builder.commands import export_options as options
 from builder.commands import serving_options as serve
-from builder.commands.export_options import build_from, called, converter_from
+from builder.commands.export_options import build_from, call_with_options, converter_from
 from builder.commands.option_rules import unused_options
 from builder.commands.versions import ServersOption, TlsCa, TlsCert, TlsKey
 from builder.config.serving import Serving, serving_from
@@ -21,7 +21,7 @@ from model.console import JsonOption, print_json, progress, reports_errors, say,
 from model.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
-    from builder.export import Order, Published
+    from builder.export import ExportRequest, Published
     from model.spec import ModelSpec
 
 
@@ -122,17 +122,17 @@ def export(
     words = dict(locals())  # the options by name, as the readers of each group take them
     asked: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
     target = target_from({**asked, "torchscript": "fp32" if torchscript else None})
-    foreign, serving = called(foreign_from, words), called(serving_from, words)
-    build = called(build_from, {**words, "target": target, "unused": unused_options(target, words)})
+    foreign, serving = call_with_options(foreign_from, words), call_with_options(serving_from, words)
+    build = call_with_options(build_from, {**words, "target": target, "unused": unused_options(target, words)})
     check_is_html(report_page)
     check_can_write(report_page)
     from builder.export import export as exported
     from builder.sources import open_source
-    from builder.terms import Terms
+    from builder.terms import OutputOptions
 
     order = _order(words, target, serving, build)
     with progress("reading the source") as report:
-        opened = open_source(source, foreign, name).asked_in(Terms(threshold, probability))
+        opened = open_source(source, foreign, name).asked_in(OutputOptions(threshold, probability))
         published = None if dry_run else exported(opened, order, report)
     if published is None:
         command = _build_command(opened.spec, order)
@@ -144,8 +144,8 @@ def export(
         _tell(published)
 
 
-def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None) -> Order:
-    from builder.export import Evidence, Order
+def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None) -> ExportRequest:
+    from builder.export import Evidence, ExportRequest
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
     from builder.repository.held import servers_to_spare
@@ -163,7 +163,7 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
         "keep",
         "encoded",
     )
-    return Order(
+    return ExportRequest(
         **{name: words[name] for name in same},
         target=target,
         evidence=Evidence(words["images"], words["data"], words["masks"], limits_from(words["limit"] or [], LIMITS)),
@@ -172,12 +172,12 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
         build=build,
         image=(words["image"] or image_for(words["repository"])) if words["in_container"] else None,
         serving=serving,
-        servers=called(servers_to_spare, {**words, "urls": words["url"]}),
+        servers=call_with_options(servers_to_spare, {**words, "urls": words["url"]}),
         page=words["report_page"],
     )
 
 
-def _build_command(spec: ModelSpec, order: Order) -> str:
+def _build_command(spec: ModelSpec, order: ExportRequest) -> str:
     """The container that an export would build the plan in; this folder stands for its temporary one."""
     from builder.export import largest_batch
     from builder.tensorrt.container import run_for

@@ -175,7 +175,7 @@ ComputeCapability = Annotated[
 ]
 
 
-def called(reader: Callable[..., Result], words: Mapping[str, Any]) -> Result:
+def call_with_options(reader: Callable[..., Result], words: Mapping[str, Any]) -> Result:
     """Call a reader of options with those of the words that it takes."""
     return reader(**{name: words[name] for name in inspect.signature(reader).parameters if name in words})
 

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from model.files import written_beside
+from model.files import atomic_write
 from model.preprocess import ImageArray
 from model.spec import TensorSpec
 
@@ -28,7 +28,7 @@ def warmup_files(images: ImageArray) -> dict[str, bytes]:
 def write_warmup(model: Path, files: dict[str, bytes]) -> None:
     """Put the files into a model folder's warm-up folder, each replaced: what is there may be linked to elsewhere."""
     for name, content in files.items():
-        with written_beside(model / WARMUP_FOLDER / name) as beside:
+        with atomic_write(model / WARMUP_FOLDER / name) as beside:
             beside.write_bytes(content)
 
 

@@ -7,10 +7,10 @@ from builder.formats.onnx import Onnx
 from builder.formats.openvino import OpenVino
 from builder.formats.tensorrt import Rtx, Trt
 from builder.formats.torchscript import TorchScript
-from builder.targets import FormatName, Report
+from builder.targets import FormatName, ProgressCallback
 from model.build_record import BuildOptions
 
-__all__ = ["FORMATS", "Format", "Job", "Report", "format_for"]
+__all__ = ["FORMATS", "Format", "Job", "ProgressCallback", "format_for"]
 
 FORMATS: dict[FormatName, Format] = {kind.name: kind for kind in (Onnx(), OpenVino(), TorchScript(), Trt(), Rtx())}
 """As they are where nothing more is asked."""

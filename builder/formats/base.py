@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from builder.sources.base import Source
-from builder.targets import Dialect, FormatName, Precision, Report
+from builder.targets import Dialect, FormatName, Precision, ProgressCallback
 from model.build_record import BuildRecord
 from model.runners.base import Runner
 
@@ -26,7 +26,7 @@ class Job:
     """The version folder being prepared."""
     max_batch: int
     opt_batch: int | None
-    report: Report
+    report: ProgressCallback
 
 
 class Format(ABC):

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from builder.onnx_export import spec_in_onnx
-from builder.proving.verdict import Problem
-from model.errors import SpecError
-from model.spec import ModelSpec, Question
+from model.errors import Problem, SpecError
+from model.spec import ModelSpec, TaskSpec
 
 _REMEDY = "Export it again, or verify it with the --threshold and --probability it was exported with"
 
@@ -43,7 +42,7 @@ def differences(carried: ModelSpec, spec: ModelSpec) -> Iterator[str]:
         yield _said("outputs", *(", ".join(map(str, side.outputs)) for side in (carried, spec)))
 
 
-def _of_questions(carried: Question, asked: Question, head: str) -> Iterator[str]:
+def _of_questions(carried: TaskSpec, asked: TaskSpec, head: str) -> Iterator[str]:
     for name in ("task", "embedding_size", "probability"):
         theirs, ours = getattr(carried, name), getattr(asked, name)
         if theirs != ours:

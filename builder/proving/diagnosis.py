@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from builder.proving.suspects import suspects
 from builder.proving.tensors import changed_tensors
-from builder.proving.verdict import Problem, Verdict
+from builder.proving.verdict import Verdict
 from model.comparison import Limits, ask, relative_error
-from model.errors import TritonkitError
+from model.errors import Problem, TritonkitError
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray

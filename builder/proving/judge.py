@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.verdict import LIMITS, OF_TRAINING, Problem, Verdict
+from builder.proving.verdict import LIMITS, OF_TRAINING, Verdict
 from builder.targets import Precision
 from model.comparison import (
     Comparison,
@@ -23,7 +23,7 @@ from model.comparison import (
     rounding,
     rows_of,
 )
-from model.errors import TritonkitError
+from model.errors import Problem, TritonkitError
 from model.golden import Golden
 from model.runners.base import Outputs, Runner
 from model.tasks import task_of
@@ -54,12 +54,12 @@ def judge(
     limits: in place of the usual ones of the precision.
     preferred: batch sizes that the model will be served at, besides the powers of two.
     """
-    trial = _Trial(reference, candidate, golden, max_batch, limits or LIMITS[precision])
+    trial = _Verification(reference, candidate, golden, max_batch, limits or LIMITS[precision])
     if (answers := trial.ask_at_every_batch_size()) is not None:
         trial.ask_in_another_order(answers)
         trial.ask_in_other_colours()
         trial.look_for_faults(answers)
-        trial.weigh_quality(answers)
+        trial.check_quality(answers)
         if not trial.problems:  # else they would say nothing new, at the same cost
             trial.ask_at_sizes_between(preferred)
             trial.ask_on_probes()
@@ -98,7 +98,7 @@ def falls(before: Mapping[str, float], after: Mapping[str, float], most: float) 
 
 
 @dataclass
-class _Trial:
+class _Verification:
     reference: Runner
     candidate: Runner
     golden: Golden
@@ -188,7 +188,7 @@ class _Trial:
         for fault in self.task.faults(answers):
             self._refuse("answers", fault)
 
-    def weigh_quality(self, answers: Outputs) -> None:
+    def check_quality(self, answers: Outputs) -> None:
         """Accuracy and the like, where the truth is known."""
         if not self.golden.targets:
             return

@@ -20,11 +20,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from builder.proving.verdict import Problem, Verdict
+from builder.proving.verdict import Verdict
 from builder.sources.base import Source
 from builder.targets import FormatName
 from model.comparison import Limits
-from model.errors import InputError, OutsideError
+from model.errors import ExternalError, InputError, Problem
 from model.network import save_network
 from model.plans import BUILD_FILE
 from model.runners.tensorrt import TRUST_VARIABLE
@@ -67,7 +67,7 @@ class LabelledSet:
         """The reference's quality, measured once. Raises as `measure` does."""
         return measure(self.reference, None, self.data, self.masks)
 
-    def weighed(self, verdict: Verdict, artifact: Path) -> Verdict:
+    def with_quality(self, verdict: Verdict, artifact: Path) -> Verdict:
         """The verdict with the quality of both on these pictures, failed where too much of it is lost.
 
         artifact: what `train test --from` opens. One that gives no answers at all is not measured. Where it is the
@@ -124,7 +124,7 @@ def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Itera
 def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> Measured:
     """All metrics of a model on labelled pictures, by `train test`; `artifact` answers in the reference's place.
 
-    Raises InputError for data that does not fit the model and where the training side is not installed, OutsideError
+    Raises InputError for data that does not fit the model and where the training side is not installed, ExternalError
     when the command did not work.
     """
     words: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
@@ -144,7 +144,7 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
         raise InputError(error.get("message", f"--data {data}: cannot be used, see above"))
     if code == 130:
         raise KeyboardInterrupt
-    raise OutsideError(f"--data {data}: `train test` ended with {code}: {error.get('message', 'see above')}")
+    raise ExternalError(f"--data {data}: `train test` ended with {code}: {error.get('message', 'see above')}")
 
 
 def train_command() -> Path:

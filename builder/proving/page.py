@@ -11,7 +11,7 @@ from builder.proving.pictured import Answers, Pictured, pictured
 from builder.proving.verdict import OF_TRAINING, Verdict
 from model import pages
 from model.comparison import NEGLIGIBLE, PROBES, Limits
-from model.files import written_beside
+from model.files import atomic_write
 
 VERDICT_PAGE = "verdict.html"
 _TEMPLATE = "verdict.html.jinja"
@@ -76,7 +76,7 @@ def write_page(
     name: the model's. answers: what both said about the images, to be shown. facts: more to be told of the artifact,
     such as its source, by what it is.
     """
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(page_of(name, verdict, answers, facts), encoding="utf-8")
 
 

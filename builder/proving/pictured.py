@@ -244,7 +244,7 @@ class _Tiles:
 
     def _lines(self, answer: Answer, caption: str) -> tuple[str, ...]:
         """The caption, and what stands below the best where that is what the caption tells."""
-        cells: Sequence[str] = self._task.cells(answer.told)
+        cells: Sequence[str] = self._task.cells(answer.fields)
         return (caption, *cells[1:_TOP]) if cells and cells[0] == caption else (caption,)
 
 

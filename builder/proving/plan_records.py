@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.proving.verdict import Problem, Verdict
+from builder.proving.verdict import Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
 from builder.tensorrt.precision import precision_problems, record_problems
+from model.errors import Problem
 from model.files import sha256_of
 from model.manifest import MANIFEST_FILE, Manifest, record_in
 

@@ -12,12 +12,12 @@ from builder.onnx_export import onnx_interface
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
 from builder.proving.judge import Training, judge
-from builder.proving.verdict import LIMITS, Problem, Verdict
+from builder.proving.verdict import LIMITS, Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
 from model.comparison import Limits
 from model.cpu import adds_int8_exactly
-from model.errors import ArtifactError
+from model.errors import ArtifactError, Problem
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray
@@ -27,7 +27,7 @@ from model.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Case:
+class VerificationContext:
     """What artifacts are judged by."""
 
     reference: Runner
@@ -80,13 +80,15 @@ def case_of(
     max_batch: int,
     limits: Mapping[Precision, Limits] | None = None,
     preferred: Collection[int] = (),
-) -> Case:
+) -> VerificationContext:
     """The case of a source; `limits` in place of the usual ones. preferred: batch sizes that it will be served at."""
-    reference = Remembering(source.reference)
-    return Case(reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred))
+    reference = CachingRunner(source.reference)
+    return VerificationContext(
+        reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred)
+    )
 
 
-class Remembering(Runner):
+class CachingRunner(Runner):
     """What is asked the same batches several times, and computes each once."""
 
     def __init__(self, runner: Runner) -> None:
@@ -106,7 +108,7 @@ class Remembering(Runner):
 
 def _computes_on_cpu(candidate: Runner) -> bool:
     """Whether this machine's CPU gives the answers: ONNX Runtime without a GPU, or OpenVINO."""
-    runner = candidate.runner if isinstance(candidate, Remembering) else candidate
+    runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
     if isinstance(runner, OnnxRuntimeRunner):
         return not runner.on_gpu
     return Path(runner.origin).suffix == ".xml"  # OpenVINO's, which is asked for its CPU plugin alone

@@ -8,14 +8,14 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from builder.terms import Terms, in_terms
+from builder.terms import OutputOptions, in_terms
 from model.comparison import ask
 from model.errors import InputError
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs
 from model.runners.pytorch import TorchRunner
-from model.spec import Normalize, Question
+from model.spec import Normalize, TaskSpec
 from model.tasks import task_for
 
 Suspect = tuple[str, Outputs]
@@ -110,7 +110,7 @@ def _of_masks(right: Outputs) -> Iterator[Suspect]:
 def _of_the_threshold(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[Suspect]:
     """A mask cut elsewhere: between the highest probability it leaves out and the lowest that it takes."""
     try:
-        asked = in_terms(network, Terms(probability=True))
+        asked = in_terms(network, OutputOptions(probability=True))
     except InputError:
         return
     answers = ask(TorchRunner(asked, origin="checkpoint"), probes, 1)
@@ -122,12 +122,12 @@ def _of_the_threshold(network: Network, probes: ImageArray, actual: Outputs) -> 
     cut = float((probability[taken].min() + probability[~taken].max()) / 2)
     if not 0 < cut < 1:
         return
-    expected = ask(TorchRunner(in_terms(network, Terms(threshold=cut)), origin="checkpoint"), probes, 1)
+    expected = ask(TorchRunner(in_terms(network, OutputOptions(threshold=cut)), origin="checkpoint"), probes, 1)
     wanted = network.spec.threshold(network.spec.labels[1])
     yield f"threshold is shifted: {name} is cut at {cut:.3g}, expected {wanted:.3g}", expected
 
 
-def _questions(network: Network) -> dict[str, Question]:
+def _questions(network: Network) -> dict[str, TaskSpec]:
     """What each output answers, by the output's name."""
     spec = network.spec
     return dict(spec.heads) or {task_for(spec).output: spec}

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 from builder.targets import FormatName, Precision
 from model.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
+from model.errors import Problem
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
@@ -35,13 +36,6 @@ LIMITS: dict[Precision, Limits] = {
 """By precision; the reasons are in docs/verdict.md."""
 
 
-class Problem(Frozen):
-    """A reason to refuse: a stable code, and a sentence."""
-
-    code: str
-    message: str
-
-
 class Miss(Frozen):
     """The largest excess of a try over its limits."""
 
@@ -50,7 +44,7 @@ class Miss(Frozen):
     """How many times the limit; None where there is no figure, as for NaN."""
 
 
-class Try(Frozen):
+class Attempt(Frozen):
     """One attempt at a precision: what was done, what came of it, and what it cost."""
 
     precision: Precision
@@ -82,7 +76,7 @@ class Verdict(Frozen):
     """What answered for the artifact: it itself, or what stands for it where it cannot run here as on its target."""
     exact_int8: bool | None = None
     """Of int8: whether the CPU that was asked adds its products exactly (`model.cpu`). Others may answer otherwise."""
-    tries: tuple[Try, ...] = ()
+    tries: tuple[Attempt, ...] = ()
     images: str
     max_batch: int
     limits: Limits
@@ -146,7 +140,7 @@ class Verdict(Frozen):
     @property
     def nearest_tries(self) -> str:
         """Of each precision that failed, the try that came nearest, with its figure and limit; empty without one."""
-        nearest: dict[str, Try] = {}
+        nearest: dict[str, Attempt] = {}
         for one in self.tries:
             best = nearest.get(one.precision)
             counts = not one.passed and (one.precision != self.precision or not self.passed)
@@ -193,11 +187,11 @@ def decisions_in_words(kept: float) -> str:
     return "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
 
 
-def _excess(one: Try) -> float:
+def _excess(one: Attempt) -> float:
     return one.miss.excess if one.miss is not None and one.miss.excess is not None else math.inf
 
 
-def _why(one: Try) -> str:
+def _why(one: Attempt) -> str:
     if one.miss is not None:
         return one.miss.words
     return one.problems[0].message if one.problems else one.how

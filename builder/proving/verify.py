@@ -15,13 +15,13 @@ from builder.proving.labelled import labelled_set
 from builder.proving.page import write_page
 from builder.proving.pictured import answers_of
 from builder.proving.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
-from builder.proving.proof import Remembering, case_of
-from builder.proving.verdict import VERDICT_FILE, Problem, Verdict
+from builder.proving.proof import CachingRunner, case_of
+from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.sources.base import Source
 from builder.sources.onnx_held import onnx_precision, onnx_rounding
 from builder.targets import FormatName, Precision
 from model.compatibility import PLANS
-from model.errors import ArtifactError, RefusedError
+from model.errors import ArtifactError, CheckFailedError, Problem
 from model.files import sha256_of
 from model.manifest import MANIFEST_FILE, Manifest
 from model.runners import open_artifact
@@ -52,7 +52,7 @@ def verified(
     recorded = recorded_problems(artifact, precision) if artifact.suffix in PLANS else []
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Remembering(_opened(artifact, source, Path(scratch), recorded)) as runner,
+        CachingRunner(_opened(artifact, source, Path(scratch), recorded)) as runner,
     ):
         case = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits, _configured_sizes(artifact))
         if artifact.suffix == ".onnx":
@@ -65,7 +65,7 @@ def verified(
         verdict = verdict.model_copy(update=_answering(artifact, runner))
         if evidence.data is not None:
             with labelled_set(source, evidence.data, evidence.masks) as pictures:
-                verdict = pictures.weighed(verdict, Path(runner.origin))
+                verdict = pictures.with_quality(verdict, Path(runner.origin))
         if page is not None:
             answers = answers_of(case.reference, runner, golden, case.max_batch, case.preferred)
             write_page(page, source.spec.name, verdict, answers)
@@ -142,5 +142,5 @@ def _opened_plan(plan: Path, source: Source, recorded: Sequence[Problem]) -> Run
         stale = [reason] if (reason := stale_reason(plan, source)) is not None else []
         reasons = "\n".join(f"  {message}" for message in (*stale, *(problem.message for problem in recorded)))
         if recorded:
-            raise RefusedError(f"{plan}: FAILED before it was asked, by its records:\n{reasons}") from error
+            raise CheckFailedError(f"{plan}: FAILED before it was asked, by its records:\n{reasons}") from error
         raise ArtifactError(f"{error}\n{reasons}" if stale else str(error)) from error

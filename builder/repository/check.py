@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import READERS, Told, told_by
+from builder.artifacts import READERS, ArtifactInfo, inspect_artifact
 from builder.config.serving_config import refusals, unproven
 from builder.config.triton_config import label_texts, public_json, tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
@@ -186,7 +186,7 @@ def _check_version(folder: Path, config: ModelConfig, said: Interface | None, lo
 
 def _check_artifact(artifact: Path, config: ModelConfig, said: Interface | None, loaded: bool) -> Iterator[Finding]:
     try:
-        told = told_by(artifact)
+        told = inspect_artifact(artifact)
     except TritonkitError as reason:
         yield error(artifact, str(reason), "export the model again")
         return
@@ -205,7 +205,7 @@ def _check_artifact(artifact: Path, config: ModelConfig, said: Interface | None,
         )
 
 
-def _bf16_on_cpu(told: Told, config: ModelConfig) -> bool:
+def _bf16_on_cpu(told: ArtifactInfo, config: ModelConfig) -> bool:
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     compiled = any(one.name == "tensorrt" for one in accelerators)
     return told.precision == "bf16" and backend_of(config) == "onnxruntime" and not compiled
@@ -274,4 +274,4 @@ def _content(path: Path) -> bytes:
 
 
 def _about_plan(path: Path, told: PlanProblem) -> Finding:
-    return Finding(severity=told.severity, path=str(path), problem=told.problem, fix=told.fix)
+    return Finding(severity=told.severity, code=told.code, path=str(path), message=told.message, fix=told.fix)

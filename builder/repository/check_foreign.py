@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from builder.artifacts import READERS, told_by
+from builder.artifacts import READERS, inspect_artifact
 from builder.config.serving_config import idle_settings, load_refusals
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.onnx_export import loaded_graph
@@ -96,7 +96,7 @@ def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
         if path.suffix == ".onnx":
             graph = loaded_graph(path)
         else:
-            told_by(path)
+            inspect_artifact(path)
             return
     except TritonkitError as reason:
         yield error(path, str(reason).removeprefix(f"{path}: "), "copy it again")

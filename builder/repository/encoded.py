@@ -15,7 +15,7 @@ from pathlib import Path
 from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
-from builder.repository.publish import Neighbours
+from builder.repository.publish import CompanionModels
 from model import preprocess
 from model.encoded import belongs_to, decoder_of, ensemble_of
 from model.errors import ArtifactError, InputError
@@ -100,7 +100,7 @@ def has_encoded(repository: Path, model: str) -> bool:
     return _owner(repository / ensemble_of(model)) == model
 
 
-def follow(neighbours: Neighbours, repository: Path, config: ModelConfig) -> None:
+def follow(neighbours: CompanionModels, repository: Path, config: ModelConfig) -> None:
     """Have both come after a model that is about to change to this configuration, where they are not as they should be.
 
     They go by the spec in it, as the clients do that send pixels. Where they would no longer fit the model, the
@@ -109,17 +109,17 @@ def follow(neighbours: Neighbours, repository: Path, config: ModelConfig) -> Non
     """
     decoder, ensemble = _companions(repository, config)
     if not (decoder.fits(repository) and ensemble.fits(repository)):
-        neighbours.go(ensemble.name)
+        neighbours.remove(ensemble.name)
     for one in (decoder, ensemble):
-        if neighbours.goes(one.name) or not one.stands_in(repository):
-            one.write(neighbours.come(one.name))
+        if neighbours.is_removed(one.name) or not one.stands_in(repository):
+            one.write(neighbours.add(one.name))
 
 
-def leave(neighbours: Neighbours, repository: Path, model: str) -> None:
+def leave(neighbours: CompanionModels, repository: Path, model: str) -> None:
     """Have both go, where they are there."""
     for name in (ensemble_of(model), decoder_of(model)):
         if _owner(repository / name) == model:
-            neighbours.go(name)
+            neighbours.remove(name)
 
 
 def preprocess_json(how: Preprocess) -> bytes:

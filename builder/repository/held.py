@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.connection import Connection
 from model.console import DEFAULT_URL
-from model.errors import InferenceError, InputError, OutsideError, TokenError, UnreachableError
+from model.errors import ExternalError, InferenceError, InputError, TokenError, UnreachableError
 from model.tls import check_files
 
 NO_SERVER = "none"
@@ -17,7 +17,7 @@ NO_SERVER = "none"
 
 
 @dataclass(frozen=True)
-class Held:
+class LoadedVersions:
     """What servers said of one model."""
 
     by: Mapping[int, str] = field(default_factory=dict)
@@ -41,19 +41,19 @@ class Servers:
     """PEM file of the certificate to show them."""
     tls_key: Path | None = None
 
-    def holding(self, model: str) -> Held:
+    def holding(self, model: str) -> LoadedVersions:
         """The versions of a model that these servers hold, are loading or are letting go of.
 
-        Raises InferenceError or TokenError for a named server that does not tell, OutsideError where somebody answers
+        Raises InferenceError or TokenError for a named server that does not tell, ExternalError where somebody answers
         at the usual address and does not: a version that may be served is not to be deleted.
         """
         if NO_SERVER in self.urls:
-            return Held()
+            return LoadedVersions()
         if self.urls:
             found = {connection.url: _held_by(connection, model) for connection in self.connections()}
         else:
             found = self._at_the_usual(model)
-        return Held({version: url for url, versions in found.items() for version in versions}, tuple(found))
+        return LoadedVersions({version: url for url, versions in found.items() for version in versions}, tuple(found))
 
     def connections(self) -> list[Connection]:
         """The ways to the named servers."""
@@ -66,7 +66,7 @@ class Servers:
         except UnreachableError:
             return {}
         except (InferenceError, TokenError) as error:
-            raise OutsideError(
+            raise ExternalError(
                 f"{self.usual} answers, but does not tell which versions it holds: {error}. Name the servers that run "
                 f"with --url, and --tls-ca where they speak TLS. With --url {NO_SERVER} nobody is asked, and what a "
                 "server holds may be deleted"
@@ -77,10 +77,10 @@ class Servers:
 class Answered(Servers):
     """Servers that were asked already, and are not asked again."""
 
-    held: Held = field(default_factory=Held)
+    held: LoadedVersions = field(default_factory=LoadedVersions)
     """What they said."""
 
-    def holding(self, model: str) -> Held:
+    def holding(self, model: str) -> LoadedVersions:
         """What they said."""
         return self.held
 

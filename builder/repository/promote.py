@@ -14,7 +14,7 @@ from builder.repository.publish import replacement
 from builder.repository.shared_files import shared_for
 from builder.repository.versions import Model, existing, model_versions
 from model.encoded import decoder_of, ensemble_of
-from model.errors import InputError, RefusedError
+from model.errors import CheckFailedError, InputError
 from model.spec import Frozen
 
 PROVEN = "passed"
@@ -48,7 +48,7 @@ def promote(folder: Path, version: int | None, force: bool = False) -> Promotion
     server sees none of it until it loads the model again.
 
     Raises InputError when there is no such version, ArtifactError where it does not say what it needs or another
-    builder is at work, RefusedError for a version whose verdict did not pass, unless forced.
+    builder is at work, CheckFailedError for a version whose verdict did not pass, unless forced.
     """
     return _promoted(folder, lambda model: version, force)
 
@@ -62,7 +62,7 @@ def _promoted(folder: Path, choose: Callable[[Model], int | None], force: bool) 
         existing(folder, number)
         verdict = next(one.verdict for one in before.versions if one.version == number)
         if verdict != PROVEN and not force:
-            raise RefusedError(
+            raise CheckFailedError(
                 f"{folder.name}: the verdict of version {number} is {verdict}, not {PROVEN}; "
                 f"`builder show {folder / str(number)}` tells why. --force serves it all the same"
             )

@@ -30,7 +30,7 @@ _PROBE = ".builder-probe"
 _SUFFIX_LENGTH = len("-01234567")
 
 
-class Neighbours:
+class CompanionModels:
     """Other models that change with a model: what no longer fits it goes before it changes, what fits comes after.
 
     So a builder that is killed in between leaves less to serve, but nothing that does not load.
@@ -42,17 +42,17 @@ class Neighbours:
         self._going: list[str] = []
         self._coming: dict[str, Path] = {}
 
-    def go(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Have a model leave the repository, where it is there."""
         self._going.append(name)
 
-    def come(self, name: str) -> Path:
+    def add(self, name: str) -> Path:
         """An empty folder to write a model into. They are put in place in the order of these calls."""
         folder = self._coming[name] = _staged(self._aside, name)
         folder.mkdir()
         return folder
 
-    def goes(self, name: str) -> bool:
+    def is_removed(self, name: str) -> bool:
         """Whether `go` was asked for it."""
         return name in self._going
 
@@ -81,7 +81,7 @@ class Neighbours:
 class Replacement:
     """A model folder being prepared, `model`, and what changes with it."""
 
-    def __init__(self, model: Path, neighbours: Neighbours) -> None:
+    def __init__(self, model: Path, neighbours: CompanionModels) -> None:
         self.model = model
         self.neighbours = neighbours
 
@@ -89,7 +89,7 @@ class Replacement:
 class Publication(Replacement):
     """One with a new version: `version_folder` is the folder of it."""
 
-    def __init__(self, model: Path, version: int, neighbours: Neighbours) -> None:
+    def __init__(self, model: Path, version: int, neighbours: CompanionModels) -> None:
         super().__init__(model, neighbours)
         self.version = version
         self.version_folder = model / str(version)
@@ -120,7 +120,7 @@ def replacement(repository: Path, name: str) -> Iterator[Replacement]:
     with staging(repository) as folder:
         live, staged = repository / name, _staged(folder, name)
         _link_tree(live, staged)
-        prepared = Replacement(staged, Neighbours(repository, folder))
+        prepared = Replacement(staged, CompanionModels(repository, folder))
         yield prepared
         _flush(staged)
         with prepared.neighbours.moved_around(live):

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from uuid import uuid4
 
-from builder.repository.held import NO_SERVER, Held, Servers
+from builder.repository.held import NO_SERVER, LoadedVersions, Servers
 from builder.repository.publish import staging
 from builder.repository.versions import Model, Version, model_versions
 from model.errors import ArtifactError, InputError
@@ -75,7 +75,7 @@ def keep_newest(folder: Path, keep: int, servers: Servers = NOBODY, before: Coll
         )
 
 
-def _protection(version: Version, model: Model, held: Held, before: Collection[int]) -> str:
+def _protection(version: Version, model: Model, held: LoadedVersions, before: Collection[int]) -> str:
     """Why a version may not be deleted; empty when it may."""
     if version.mark is not None:
         return f"marked ({version.mark.note})" if version.mark.note else "marked"

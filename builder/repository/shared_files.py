@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import READERS, Told, told_by
+from builder.artifacts import READERS, ArtifactInfo, inspect_artifact
 from builder.config.serving import AS_BEFORE, Serving
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.config.warmup import warms_up, warmup_files, write_warmup
 from builder.interface import Interface, difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from model.errors import ArtifactError, InputError, TritonkitError
-from model.files import written_beside
+from model.files import atomic_write
 from model.golden import GOLDEN_FILE, Golden
 from model.preprocess import ImageArray
 from model.spec import METADATA_KEY, ModelSpec
@@ -35,7 +35,7 @@ from model.triton_config import (
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedFiles:
     """What the shared files say."""
 
     spec: ModelSpec
@@ -54,7 +54,7 @@ class Shared:
         for stale in _label_files(model):
             (model / stale).unlink(missing_ok=True)
         for name, text in texts.items():
-            with written_beside(model / name) as beside:
+            with atomic_write(model / name) as beside:
                 beside.write_text(text, encoding="utf-8")
         return self.config
 
@@ -67,7 +67,7 @@ def _label_files(model: Path) -> Collection[str]:
         return ()
 
 
-def for_the_loaded(model: Path, added: Shared, serving: Serving, given: ModelConfig | None) -> Shared:
+def resolve_shared_files(model: Path, added: SharedFiles, serving: Serving, given: ModelConfig | None) -> SharedFiles:
     """What is shared once a version was added: its own, or where the version policy does not load it, that of the
     newest version it does load, with what is asked of serving.
 
@@ -83,7 +83,7 @@ def for_the_loaded(model: Path, added: Shared, serving: Serving, given: ModelCon
     return shared
 
 
-def _check_fit(model: Path, others: Sequence[int], newest: int, shared: Shared) -> None:
+def _check_fit(model: Path, others: Sequence[int], newest: int, shared: SharedFiles) -> None:
     """One configuration holds for all versions, and with it the tensors of the newest that is loaded."""
     said = interface_of(shared.spec)
     for version in others:
@@ -104,7 +104,9 @@ def _interface(folder: Path, name: str) -> Interface | None:
         return None
 
 
-def shared_for(model: Path, version: int, serving: Serving = AS_BEFORE, given: ModelConfig | None = None) -> Shared:
+def shared_for(
+    model: Path, version: int, serving: Serving = AS_BEFORE, given: ModelConfig | None = None
+) -> SharedFiles:
     """What is shared when a version is the newest that is loaded. What was tuned in the configuration is kept.
 
     Raises ArtifactError where the version does not say what it needs, InputError for a configuration that Triton
@@ -127,10 +129,10 @@ def shared_for(model: Path, version: int, serving: Serving = AS_BEFORE, given: M
         older=older,
     )
     golden = folder / GOLDEN_FILE
-    return Shared(spec, config, Golden.load(golden).images if golden.is_file() else None)
+    return SharedFiles(spec, config, Golden.load(golden).images if golden.is_file() else None)
 
 
-def spec_of(model: Path, version: int, told: Told | None = None) -> ModelSpec:
+def spec_of(model: Path, version: int, told: ArtifactInfo | None = None) -> ModelSpec:
     """The spec of a version: the one in its folder, the one in its artifact, or the shared one where that is its own.
 
     told: what its artifact says, where that was read. Raises ArtifactError for a version that has none of these.
@@ -149,7 +151,7 @@ def spec_of(model: Path, version: int, told: Told | None = None) -> ModelSpec:
     )
 
 
-def promotable(folder: Path, told: Told) -> bool:
+def promotable(folder: Path, told: ArtifactInfo) -> bool:
     """Whether a version, whose artifact tells so much, can be served in its own terms."""
     try:
         spec = _spec_in(folder / METADATA_KEY) if (folder / METADATA_KEY).is_file() else told.spec
@@ -167,7 +169,7 @@ def described_version(model: Path) -> int | None:
     return max(versions_loaded(present, numbers), default=None)
 
 
-def beyond_proof(model: Path, config: ModelConfig) -> list[str]:
+def unverified_batch_warnings(model: Path, config: ModelConfig) -> list[str]:
     """A sentence for each version that the configuration serves at larger batches than it was judged at."""
     largest = config.max_batch_size
     loaded = sorted(versions_loaded(config, versions_of(model)))
@@ -196,11 +198,11 @@ def _max_batch(model: Path, version: int, present: ModelConfig) -> int:
     return min(own, largest) if before and largest < before else own
 
 
-def _told(folder: Path, name: str) -> Told:
+def _told(folder: Path, name: str) -> ArtifactInfo:
     artifact = folder / name
     if not artifact.is_file():
         raise ArtifactError(f"{folder}: has no {name}, which its backend loads; export it again")
-    return told_by(artifact) if artifact.suffix in READERS else Told()
+    return inspect_artifact(artifact) if artifact.suffix in READERS else ArtifactInfo()
 
 
 def _spec_in(path: Path) -> ModelSpec:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from builder.proving.verdict import VERDICT_FILE, Verdict
-from builder.repository.held import Held
+from builder.repository.held import LoadedVersions
 from builder.repository.publish import staging
 from model.encoded import without_encoded
 from model.errors import ArtifactError, InputError
@@ -64,7 +64,7 @@ def find_model(model: str, repository: Path) -> Path:
     raise InputError(f"{model}: no model of that name in {repository}; it has {', '.join(there) or 'none'}")
 
 
-def model_versions(folder: Path, held: Held | None = None) -> Model:
+def model_versions(folder: Path, held: LoadedVersions | None = None) -> Model:
     """Read a model's folder. held: what servers said of it, where any was asked.
 
     Raises ArtifactError for a broken configuration.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources.base import Source
 from builder.sources.foreign import source_from_state_dict
 from builder.sources.kinds import kind_of
@@ -17,12 +17,12 @@ from model.checkpoint import read_spec
 __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
 
 
-def open_source(source: str | Path, foreign: Foreign | None, name: str | None) -> Source:
+def open_source(source: str | Path, foreign: ForeignModelOptions | None, name: str | None) -> Source:
     """Open what is to be exported: a file, `timm:NAME` or `torchvision:NAME`.
 
     Raises InputError, and what the readers of each kind raise.
     """
-    told = foreign or Foreign()
+    told = foreign or ForeignModelOptions()
     if (pretrained := pretrained_source(str(source), told, name)) is not None:
         return pretrained
     path = Path(source)

@@ -10,7 +10,7 @@ from typing import Self
 from builder.onnx_export import onnx_from_network
 from builder.proving.judge import Training
 from builder.targets import Precision
-from builder.terms import Terms, in_terms
+from builder.terms import OutputOptions, in_terms
 from model.golden import Golden
 from model.network import Network
 from model.runners.base import Runner
@@ -42,7 +42,7 @@ class Source(ABC):
         return None
 
     @property
-    def held(self) -> Precision:
+    def precision(self) -> Precision:
         """What the graph computes in as it came; one that is no longer fp32 is exported as it is."""
         return "fp32"
 
@@ -62,7 +62,7 @@ class Source(ABC):
         """Raise InputError when it cannot be exported in this precision."""
 
     @abstractmethod
-    def asked_in(self, terms: Terms) -> Self:
+    def asked_in(self, terms: OutputOptions) -> Self:
         """The same source asked in other terms. Raises InputError where its task knows no such term."""
 
 
@@ -95,5 +95,5 @@ class NetworkSource(Source):
     def write_graph(self, path: Path) -> None:
         onnx_from_network(self.module, path)
 
-    def asked_in(self, terms: Terms) -> Self:
+    def asked_in(self, terms: OutputOptions) -> Self:
         return replace(self, module=in_terms(self.module, terms), trained=self.module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.pictures import applied, described_pictures
@@ -13,7 +13,7 @@ from model.backbones import architecture_of, library_hint, recipe_of
 from model.errors import CheckpointError, InputError
 from model.files import sha256_of
 from model.network import Network, load_weights
-from model.spec import Lineage, ModelSpec, Question, image_input
+from model.spec import Lineage, ModelSpec, TaskSpec, image_input
 from model.tasks import task_for
 from model.torchvision_networks import is_torchvision
 from model.weight_matching import map_weights
@@ -23,7 +23,7 @@ _SIZE = "--size"
 _OF_GRAPHS = ("--layout", "--activation")
 
 
-def source_from_state_dict(path: Path, foreign: Foreign, name: str | None = None) -> NetworkSource:
+def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> NetworkSource:
     """Bring someone else's weights into a network of timm or torchvision.
 
     Raises CheckpointError, SpecError, InputError.
@@ -53,7 +53,7 @@ def source_from_state_dict(path: Path, foreign: Foreign, name: str | None = None
     return NetworkSource(path, None, note, network.eval())
 
 
-def network_spec(model: str, question: Question, foreign: Foreign) -> ModelSpec:
+def network_spec(model: str, question: TaskSpec, foreign: ForeignModelOptions) -> ModelSpec:
     """The spec of a network that answers a question, prepared for as its library documents or as options say."""
     preprocess, normalize = applied(foreign, recipe_of(model, library_weights=False))
     return ModelSpec(
@@ -67,13 +67,13 @@ def network_spec(model: str, question: Question, foreign: Foreign) -> ModelSpec:
     )
 
 
-def _spec_of(model: str, foreign: Foreign) -> ModelSpec:
+def _spec_of(model: str, foreign: ForeignModelOptions) -> ModelSpec:
     task = foreign.task or "multiclass"
     labels = () if foreign.labels is None else read_labels(foreign.labels)
-    return network_spec(model, Question(task=task, labels=labels), foreign)
+    return network_spec(model, TaskSpec(task=task, labels=labels), foreign)
 
 
-def _check_told(path: Path, state: State, model: str | None, foreign: Foreign) -> None:
+def _check_told(path: Path, state: State, model: str | None, foreign: ForeignModelOptions) -> None:
     """What a state dict cannot say must be said."""
     if foreign.task not in (None, "multiclass", "multilabel"):
         raise InputError(

@@ -16,7 +16,7 @@ from builder.sources.base import Source
 from builder.sources.onnx_file import saved
 from builder.sources.onnx_held import held_by
 from builder.targets import Precision
-from builder.terms import Terms
+from builder.terms import OutputOptions
 from model.errors import ArtifactError, InputError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
@@ -117,18 +117,18 @@ class GraphSource(Source):
         saved(self.model, path, origin=str(self.path))
 
     @property
-    def held(self) -> Precision:
+    def precision(self) -> Precision:
         return held_by(self.model)
 
     def check_takes(self, precision: Precision) -> None:
-        if self.held != "fp32" and precision not in ("fp32", self.held):
+        if self.precision != "fp32" and precision not in ("fp32", self.precision):
             raise InputError(
-                f"{self.path}: it is {self.held} already, so it can only be exported as it is: give {self.held} as the "
-                f"precision, or none where ONNX is wanted; for {precision} give the graph as it was in fp32"
+                f"{self.path}: it is {self.precision} already, so it can only be exported as is: give {self.precision} "
+                f"as the precision, or none where ONNX is wanted; for {precision} give the graph as it was in fp32"
             )
 
-    def asked_in(self, terms: Terms) -> Self:
-        if terms == Terms():
+    def asked_in(self, terms: OutputOptions) -> Self:
+        if terms == OutputOptions():
             return self
         task = task_for(self.spec)
         if terms.probability or task.dense or not task.thresholded or not isinstance(self.runner, GivenRunner):

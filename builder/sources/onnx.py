@@ -9,7 +9,7 @@ import onnx
 
 from builder.interface import difference, interface_of
 from builder.onnx_export import onnx_interface, spec_in_onnx
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources.graph import Ask, Given, GivenRunner, GraphSource
 from builder.sources.images import builtin_golden
 from builder.sources.onnx_batch import check_batches, free_batch, runs_at_any_size
@@ -25,7 +25,7 @@ from model.spec import ModelSpec
 from model.tasks import task_of
 
 
-def source_from_onnx(path: Path, foreign: Foreign, name: str | None = None) -> GraphSource:
+def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> GraphSource:
     """Open an ONNX file. Raises ArtifactError for a damaged one, InputError for what it is not or does not say."""
     model = inlined(read_onnx(path), path)
     if (spec := spec_in_onnx(path)) is not None:
@@ -44,7 +44,7 @@ def source_from_graph(
     model: onnx.ModelProto,
     interface: Interface,
     ask: Ask,
-    foreign: Foreign,
+    foreign: ForeignModelOptions,
     name: str | None,
     note: str,
 ) -> GraphSource:

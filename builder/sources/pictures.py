@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from model.errors import InputError
 from model.preprocess import Preprocess
 from model.recipe import Recipe
 from model.spec import ModelSpec, Normalize
 
 
-def applied(foreign: Foreign, recipe: Recipe) -> tuple[Preprocess, Normalize]:
+def applied(foreign: ForeignModelOptions, recipe: Recipe) -> tuple[Preprocess, Normalize]:
     """Replace values of the recipe by options. Raises InputError for a crop ratio of pictures that are not cropped."""
     how, normalize = recipe.preprocess, recipe.normalize
     fit = foreign.fit or how.fit
@@ -34,13 +34,13 @@ def applied(foreign: Foreign, recipe: Recipe) -> tuple[Preprocess, Normalize]:
     return preprocess, Normalize(mean=foreign.mean or normalize.mean, std=foreign.std or normalize.std)
 
 
-def described_normalize(normalize: Normalize, foreign: Foreign, origin: str) -> str:
+def described_normalize(normalize: Normalize, foreign: ForeignModelOptions, origin: str) -> str:
     """Mean and std, and where each comes from."""
     origins = _origins({"mean": foreign.mean is not None, "std": foreign.std is not None}, origin)
     return f"mean {_triple(normalize.mean)}, std {_triple(normalize.std)} ({origins})"
 
 
-def described_fit(how: Preprocess, foreign: Foreign, origin: str) -> str:
+def described_fit(how: Preprocess, foreign: ForeignModelOptions, origin: str) -> str:
     """How a picture is fitted to the size, and where each part of that comes from."""
     kept = f"{how.fit}, keeps {how.crop_ratio:.3g}" if how.fit == "crop" else how.fit
     given = {"fit": foreign.fit is not None, "interpolation": foreign.interpolation is not None}
@@ -50,7 +50,7 @@ def described_fit(how: Preprocess, foreign: Foreign, origin: str) -> str:
     return f"pictures: {kept}, {how.interpolation} ({origins})"
 
 
-def described_pictures(spec: ModelSpec, foreign: Foreign, recipe: Recipe) -> str:
+def described_pictures(spec: ModelSpec, foreign: ForeignModelOptions, recipe: Recipe) -> str:
     """All that was taken from a recipe or an option, for a network that does not say it itself."""
     how = spec.preprocess
     size = f"{how.height} x {how.width} RGB ({_origins({'size': foreign.size is not None}, recipe.origin)})"

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
 from builder.sources.pictures import described_pictures
 from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
-from model.errors import InputError, OutsideError, SpecError
+from model.errors import ExternalError, InputError, SpecError
 from model.files import sha256_of
 from model.hub import downloaded, file_of
 from model.network import Network
 from model.recipe import Recipe
-from model.spec import Lineage, Question
+from model.spec import Lineage, TaskSpec
 from model.torchvision_networks import PREFIX as TORCHVISION
 from model.torchvision_networks import torchvision_weights
 
@@ -27,7 +27,7 @@ PREFIX = "timm:"
 TORCHVISION_PREFIX = "torchvision:"
 
 
-def pretrained_source(source: str, foreign: Foreign, rename: str | None) -> NetworkSource | None:
+def pretrained_source(source: str, foreign: ForeignModelOptions, rename: str | None) -> NetworkSource | None:
     """The source that a name with a library's prefix means; None for a file."""
     if source.startswith(TORCHVISION_PREFIX):
         return source_from_torchvision(source.removeprefix(TORCHVISION_PREFIX), foreign, rename)
@@ -36,7 +36,7 @@ def pretrained_source(source: str, foreign: Foreign, rename: str | None) -> Netw
     return None
 
 
-def source_from_torchvision(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
+def source_from_torchvision(name: str, foreign: ForeignModelOptions, rename: str | None = None) -> NetworkSource:
     """The torchvision classifier `name` with its pretrained weights. Raises as `source_from_timm` does."""
     foreign.refuse(("--model", "--layout", "--activation"), f"{TORCHVISION_PREFIX}{name} says which network it is")
     if foreign.task not in (None, "multiclass", "multilabel"):
@@ -48,18 +48,18 @@ def source_from_torchvision(name: str, foreign: Foreign, rename: str | None = No
         raise SpecError(
             f"{foreign.labels}: {len(labels)} labels, but {TORCHVISION_PREFIX}{name} has {len(known)} classes"
         )
-    spec = network_spec(model, Question(task=foreign.task or "multiclass", labels=labels), foreign)
+    spec = network_spec(model, TaskSpec(task=foreign.task or "multiclass", labels=labels), foreign)
     network = Network(spec, pretrained=True)
     path = downloaded(weights.url)
     if path is None:
-        raise OutsideError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
+        raise ExternalError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
     return _source_of(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
 
 
-def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> NetworkSource:
+def source_from_timm(name: str, foreign: ForeignModelOptions, rename: str | None = None) -> NetworkSource:
     """The timm network `name` with its pretrained weights.
 
-    Raises SpecError for a name that timm does not know, InputError where its labels are not known, OutsideError
+    Raises SpecError for a name that timm does not know, InputError where its labels are not known, ExternalError
     where the weights are neither on this machine nor to be fetched.
     """
     name = timm_name(name)
@@ -70,14 +70,14 @@ def source_from_timm(name: str, foreign: Foreign, rename: str | None = None) -> 
         network = Network(network_spec(name, _question(name, config, foreign), foreign), pretrained=True)
     path = file_of(config)
     if path is None:
-        raise OutsideError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
+        raise ExternalError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
     licence = f", {config.license}" if getattr(config, "license", None) else ""
     note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
     return _source_of(network, path, note, recipe_of(name), foreign, rename)
 
 
 def _source_of(
-    network: Network, path: Path, origin: str, recipe: Recipe, foreign: Foreign, rename: str | None
+    network: Network, path: Path, origin: str, recipe: Recipe, foreign: ForeignModelOptions, rename: str | None
 ) -> NetworkSource:
     network.check_size("--size")
     note = f"{origin}; {described_pictures(network.spec, foreign, recipe)}"
@@ -88,7 +88,7 @@ def _source_of(
     return NetworkSource(path, None, note, network.eval())
 
 
-def _question(name: str, config: Any, foreign: Foreign) -> Question:
+def _question(name: str, config: Any, foreign: ForeignModelOptions) -> TaskSpec:
     if foreign.task == "segmentation":
         raise InputError(f"--task segmentation: {PREFIX}{name} gives one answer a picture, not one a pixel")
     task, count = foreign.task or "multiclass", int(config.num_classes)
@@ -104,7 +104,7 @@ def _question(name: str, config: Any, foreign: Foreign) -> Question:
             f"{whose}: {len(labels)} labels, but {PREFIX}{name} has {count} classes; give --labels FILE with {count} "
             "lines"
         )
-    return Question(task=task, labels=labels)
+    return TaskSpec(task=task, labels=labels)
 
 
 def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
@@ -118,7 +118,7 @@ def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(number) for number in range(info.num_classes()))
 
 
-def _embedding(name: str, config: Any, foreign: Foreign) -> Network:
+def _embedding(name: str, config: Any, foreign: ForeignModelOptions) -> Network:
     """The features before a classifier, or the projection that a network of an image and text model ends in."""
     foreign.refuse(("--labels",), f"{PREFIX}{name} gives an embedding, which has no labels")
     if foreign.task not in (None, "embedding"):
@@ -135,5 +135,5 @@ def _embedding(name: str, config: Any, foreign: Foreign) -> Network:
     return network.with_spec(network_spec(name, _of_size(size), foreign))
 
 
-def _of_size(size: int) -> Question:
-    return Question(task="embedding", embedding_size=size)
+def _of_size(size: int) -> TaskSpec:
+    return TaskSpec(task="embedding", embedding_size=size)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.options import Foreign, ForeignTask, Layout
+from builder.options import ForeignModelOptions, ForeignTask, Layout
 from builder.sources.graph import Given, Last, Raw
 from builder.sources.labels import read_labels
 from builder.sources.pictures import applied, described_fit, described_normalize
@@ -20,7 +20,7 @@ from model.errors import InputError
 from model.files import sha256_of
 from model.preprocess import Preprocess
 from model.recipe import Recipe
-from model.spec import Architecture, Lineage, ModelSpec, Normalize, Question, image_input
+from model.spec import Architecture, Lineage, ModelSpec, Normalize, TaskSpec, image_input
 from model.tasks import task_for
 from model.tasks.multiclass import SUM_TOLERANCE
 
@@ -34,12 +34,12 @@ _CROP_RATIO = 0.875
 class Decided:
     """What a graph's answers are to mean."""
 
-    question: Question
+    question: TaskSpec
     last: Last
     why: str
 
 
-def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Foreign) -> Preprocess:
+def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: ForeignModelOptions) -> Preprocess:
     """How pictures are prepared for a graph of this height and width, None where they are open. Raises InputError."""
     like = _recipe(foreign)
     usual = (like.preprocess.height, like.preprocess.width) if foreign.model is not None else None
@@ -48,7 +48,7 @@ def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Fore
     return preprocess
 
 
-def _recipe(foreign: Foreign) -> Recipe:
+def _recipe(foreign: ForeignModelOptions) -> Recipe:
     """That of the model which was named, else what most models have; its size is then of no meaning."""
     if foreign.model is not None:
         from model.backbones import recipe_of
@@ -60,7 +60,7 @@ def _recipe(foreign: Foreign) -> Recipe:
     )
 
 
-def decided(path: Path, raw: Raw, given: Given, foreign: Foreign, size: tuple[int, int]) -> Decided:
+def decided(path: Path, raw: Raw, given: Given, foreign: ForeignModelOptions, size: tuple[int, int]) -> Decided:
     """What the graph's last values mean. Raises InputError where that is not what was said.
 
     raw: its own answers to photographs, [N, ...].
@@ -74,14 +74,16 @@ def decided(path: Path, raw: Raw, given: Given, foreign: Foreign, size: tuple[in
         raise InputError(f"{path}: output {given.output} is {raw.dtype}; a {task} model gives fractions")
     if task == "embedding":
         foreign.refuse(("--activation",), "an embedding is brought to length 1, and nothing else is added to it")
-        question = Question(task=task, embedding_size=raw.shape[1])
+        question = TaskSpec(task=task, embedding_size=raw.shape[1])
         return Decided(question, "unit length", "brought to length 1")
-    question = Question(task=task, labels=_labels(path, raw.shape[1], foreign))
+    question = TaskSpec(task=task, labels=_labels(path, raw.shape[1], foreign))
     last, why = _activation(path, raw.reshape(len(raw), -1), task, foreign)
     return Decided(question, last, why)
 
 
-def spec_of(path: Path, given: Given, preprocess: Preprocess, question: Question, foreign: Foreign) -> ModelSpec:
+def spec_of(
+    path: Path, given: Given, preprocess: Preprocess, question: TaskSpec, foreign: ForeignModelOptions
+) -> ModelSpec:
     """The spec of a graph. Raises SpecError."""
     image = image_input(preprocess)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).lstrip("._-")[:128] or "model"
@@ -97,7 +99,7 @@ def spec_of(path: Path, given: Given, preprocess: Preprocess, question: Question
     )
 
 
-def normalize_of(given: Given, foreign: Foreign) -> Normalize:
+def normalize_of(given: Given, foreign: ForeignModelOptions) -> Normalize:
     """Mean and std in front of a graph; one that takes uint8 normalises by itself. Raises InputError."""
     if given.dtype == "uint8":
         foreign.refuse(("--mean", "--std"), f"input {given.input} takes uint8 pixels, so the graph normalises itself")
@@ -106,7 +108,7 @@ def normalize_of(given: Given, foreign: Foreign) -> Normalize:
     return Normalize(mean=foreign.mean or usual.mean, std=foreign.std or usual.std)
 
 
-def described(given: Given, spec: ModelSpec, made: Decided, foreign: Foreign) -> str:
+def described(given: Given, spec: ModelSpec, made: Decided, foreign: ForeignModelOptions) -> str:
     """What was found, and what was assumed because nobody said it."""
     how = spec.preprocess
     size = f"{how.height} x {how.width}"
@@ -137,7 +139,7 @@ def _size_of(
     return sides[0], sides[1]
 
 
-def _labels(path: Path, count: int, foreign: Foreign) -> tuple[str, ...]:
+def _labels(path: Path, count: int, foreign: ForeignModelOptions) -> tuple[str, ...]:
     if foreign.labels is None:
         raise InputError(
             f"{path}: gives {count} values for a picture; name them with --labels FILE ({count} lines), or give "
@@ -149,7 +151,7 @@ def _labels(path: Path, count: int, foreign: Foreign) -> tuple[str, ...]:
     return labels
 
 
-def _activation(path: Path, raw: Raw, task: ForeignTask, foreign: Foreign) -> tuple[Last, str]:
+def _activation(path: Path, raw: Raw, task: ForeignTask, foreign: ForeignModelOptions) -> tuple[Last, str]:
     usual: Last = "softmax" if task == "multiclass" else "sigmoid"
     if foreign.activation == "none":
         return "none", "taken as it is, as --activation says"
@@ -171,7 +173,7 @@ def _activation(path: Path, raw: Raw, task: ForeignTask, foreign: Foreign) -> tu
     )
 
 
-def _of_pixels(path: Path, raw: Raw, layout: Layout, foreign: Foreign, size: tuple[int, int]) -> Decided:
+def _of_pixels(path: Path, raw: Raw, layout: Layout, foreign: ForeignModelOptions, size: tuple[int, int]) -> Decided:
     foreign.refuse(("--activation",), "a mask takes the most probable label, with or without a softmax before")
     if raw.ndim != 4:
         raise InputError(f"{path}: {_unfit_shape(raw, 'segmentation', size)}")
@@ -183,7 +185,7 @@ def _of_pixels(path: Path, raw: Raw, layout: Layout, foreign: Foreign, size: tup
         )
     count = raw.shape[channel]
     labels = _labels(path, 2 if count == 1 else count, foreign)
-    question = Question(task="segmentation", labels=labels)
+    question = TaskSpec(task="segmentation", labels=labels)
     if count > 1:
         return Decided(question, "argmax", f"a mask of the largest of its {count} values for each pixel")
     fractions = bool(raw.min() >= 0 and raw.max() <= 1)

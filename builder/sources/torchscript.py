@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import torch
 
-from builder.options import Foreign
+from builder.options import ForeignModelOptions
 from builder.sources.graph import Ask, GraphSource, Raw
 from builder.sources.onnx import source_from_graph
 from builder.sources.onnx_file import read_onnx
@@ -24,7 +24,7 @@ _OPSET = 17
 _INPUT, _OUTPUT = "input", "output"
 
 
-def source_from_torchscript(path: Path, foreign: Foreign, name: str | None = None) -> GraphSource:
+def source_from_torchscript(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> GraphSource:
     """Open a TorchScript file.
 
     Raises ArtifactError when it cannot be loaded or exported, InputError for what it does not say, or may do.

@@ -15,18 +15,18 @@ from typing import IO
 from pydantic import ValidationError
 
 from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
-from builder.targets import Report
+from builder.targets import ProgressCallback
 from builder.tensorrt.worker import Outcome, Reply, Request
 from model.build_record import BuildRecord, BuildSettings
 from model.errors import ArtifactError
-from model.files import sha256_of, written_beside
+from model.files import atomic_write, sha256_of
 from model.plans import TITLES
 
 _ROOT = Path(__file__).parents[2]
 _BAR_WIDTH = 24
 
 
-def build(graph: Path, plan: Path, settings: BuildSettings, report: Report) -> BuildRecord:
+def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCallback) -> BuildRecord:
     """Build `plan` from `graph`, whose own types are the precision. The plan is written beside and renamed.
 
     Raises InputError for settings that do not fit together, CannotBuildError when the graph is not taken,
@@ -37,7 +37,7 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: Report) -> B
         raise ArtifactError(f"{graph}: no such graph to build a plan from")
     title = f"building for {TITLES[settings.flavour]}"
     report(title)
-    with written_beside(plan) as beside:
+    with atomic_write(plan) as beside:
         outcome = _ask(Request(graph=graph, plan=beside, settings=settings), _Shown(title, report))
         size, digest = beside.stat().st_size, sha256_of(beside)
     return BuildRecord(
@@ -53,7 +53,7 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: Report) -> B
 class _Shown:
     """Draws how far a build is where somebody watches; a log is spared."""
 
-    def __init__(self, title: str, report: Report) -> None:
+    def __init__(self, title: str, report: ProgressCallback) -> None:
         self._title = title
         self._report = report
         self._watched = sys.stderr.isatty()

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
-from builder.targets import Report
+from builder.targets import ProgressCallback
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
 from model.docker_engine import Docker, all_gpus, discard, docker_engine, started
 from model.errors import first_line
-from model.files import sha256_of, written_beside
+from model.files import atomic_write, sha256_of
 from model.plans import plan_header
 from model.spec import TensorSpec
 
@@ -105,7 +105,7 @@ def build_in_container(
     tensor: TensorSpec,
     settings: BuildSettings,
     image: str,
-    report: Report,
+    report: ProgressCallback,
     docker: Docker | None = None,
 ) -> BuildRecord:
     """Build `plan` from `graph` with the TensorRT of an image. The plan is written beside and renamed.
@@ -125,7 +125,7 @@ def build_in_container(
         for here, _ in run.folders:
             here.mkdir(parents=True, exist_ok=True)
         log = _ended(docker, run, settings.time_limit_s)
-        with written_beside(plan) as beside:
+        with atomic_write(plan) as beside:
             shutil.copyfile(work / _PLAN, beside)
             header = plan_header(beside)
         layers = work / _LAYERS

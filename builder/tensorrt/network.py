@@ -16,10 +16,10 @@ from builder.failures import tells_of_memory
 from builder.tensorrt.refusals import Refusal, sentence
 from model.build_record import BuildSettings
 from model.errors import ArtifactError
-from model.files import written_beside
+from model.files import atomic_write
 from model.plans import TITLES, logger_for
 
-Told = Callable[[float, str], None]
+ProgressListener = Callable[[float, str], None]
 """Told the share of the build that is done, 0 to 1, and the phase it is in."""
 
 TYPES = {
@@ -35,7 +35,7 @@ TYPES = {
 _COMPUTES = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION")
 
 
-def monitor_for(trt: ModuleType, told: Told) -> Any:
+def monitor_for(trt: ModuleType, told: ProgressListener) -> Any:
     """A progress monitor: phases lie in each other, and a phase's steps count within one step of its parent."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined] # as above
@@ -107,7 +107,7 @@ class Built:
     def _layers(self) -> list[Any]:
         return [self._network.get_layer(at) for at in range(self._network.num_layers)]
 
-    def plan(self, timing_cache: Path | None, told: Told) -> Any:
+    def plan(self, timing_cache: Path | None, told: ProgressListener) -> Any:
         """Build the plan: an object with the buffer protocol. Raises ArtifactError with the library's reason."""
         config = self._config()
         config.progress_monitor = monitor_for(self.trt, told)
@@ -187,5 +187,5 @@ def kept_timings(config: Any, path: Path) -> Any:
 
 
 def _keep(path: Path, timings: bytes) -> None:
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(timings)

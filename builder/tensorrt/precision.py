@@ -15,10 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from builder.proving.verdict import Problem
 from builder.targets import Precision
 from model.build_record import BuildRecord
-from model.errors import ArtifactError
+from model.errors import ArtifactError, Problem
 from model.files import sha256_of
 from model.plans import logger_for
 

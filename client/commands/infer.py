@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import connects, is_said
-from model.console import JsonOption, counted, print_json, reports_errors, say, table, warn
+from model.console import JsonOption, print_json, reports_errors, say, table, track_progress, warn
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def infer(
 ) -> None:
     """Answer pictures; exit 1 when any could not be read."""
     from client.filters import Filter, filtered
-    from client.infer import Pace, infer_pictures
+    from client.infer import InferenceSettings, infer_pictures
     from client.opening import check_threshold, open_runner, task_with
     from client.outputs.terms import terms_of
-    from client.outputs.wanted import Tally, Wanted, opened
-    from client.pace import InFlight
+    from client.outputs.wanted import OutputConfig, Tally, opened
+    from client.pace import AdaptiveConcurrency
     from client.sources import fetched_ahead, find
     from model.runners.augmented import augmented
 
@@ -80,21 +80,21 @@ def infer(
     check_threshold(threshold)
     outputs = output or []
     folders = {"mask": masks, "overlay": overlays, "cutout": cutouts}
-    wanted = Wanted.checked(outputs, gallery, folders, background, paths, overwrite, retry_failed)
+    wanted = OutputConfig.checked(outputs, gallery, folders, background, paths, overwrite, retry_failed)
     found = find(paths, column=column, null=null, every=every)
     tally = Tally(None if as_json else MAX_TABLE_ROWS)
     with contextlib.ExitStack() as stack:
-        requests = InFlight(in_flight)
+        requests = AdaptiveConcurrency(in_flight)
         runner = stack.enter_context(open_runner(source, connection, model, version, requests.failed, bool(outputs)))
         task = task_with(runner, threshold)
         chosen = Filter.checked(runner.spec, classes or (), min_probability)
         terms = terms_of(runner, source, top, threshold, tta, classes or (), min_probability)
         runner = augmented(runner, tta)
         writing = stack.enter_context(opened(wanted, runner, task, terms, warn))
-        pace = Pace(batch=min(batch, runner.max_batch or batch), in_flight=requests)
+        pace = InferenceSettings(batch=min(batch, runner.max_batch or batch), in_flight=requests)
         finish = filtered(writing.finish, chosen)
         rows = infer_pictures(runner, task, fetched_ahead(writing.missing(found.pictures)), top, pace, finish)
-        for row in counted(rows, "answering", writing.left(found.total)):
+        for row in track_progress(rows, "answering", writing.left(found.total)):
             writing.write(row)
             tally.write(row)
     if as_json:
@@ -116,7 +116,7 @@ def _check_video(context: typer.Context, paths: Sequence[str], every: int) -> No
 
 
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
-    shown = {row.name: task.cells(row.answer.told) for row in tally.rows if row.answer is not None}
+    shown = {row.name: task.cells(row.answer.fields) for row in tally.rows if row.answer is not None}
     ranks = max(map(len, shown.values()), default=1)
     if shown:
         cells = [[name, *answer, *[""] * (ranks - len(answer))] for name, answer in shown.items()]

@@ -26,9 +26,9 @@ from client.outputs.formats import FORMATS, Earlier
 from client.outputs.journal import Journal, claimed
 from client.outputs.leftovers import sweep
 from client.outputs.names import Names
-from client.outputs.terms import Terms, check_terms, has_placed, terms_beside, write_terms
-from model.errors import InputError, OutsideError
-from model.files import sha256_of, written_beside
+from client.outputs.terms import JobSettings, check_terms, has_placed, terms_beside, write_terms
+from model.errors import ExternalError, InputError
+from model.files import atomic_write, sha256_of
 from model.tasks import Answer
 
 Say = Callable[[str], None]
@@ -40,7 +40,7 @@ class Answers:
     def __init__(
         self,
         paths: Sequence[Path],
-        terms: Terms,
+        terms: JobSettings,
         example: Answer,
         journal: Journal,
         finished: Names | None,
@@ -82,13 +82,13 @@ class Answers:
         return name in self._earlier or (self.finished is not None and name in self.finished)
 
     def write(self, row: Row) -> None:
-        """Take a row, for good. Raises OutsideError when the disk is full."""
+        """Take a row, for good. Raises ExternalError when the disk is full."""
         self.journal.write(row)
 
     def finish(self) -> None:
         """Make the files from the journal.
 
-        Raises OutsideError when they cannot be written, InputError when there are others now; the journal stays.
+        Raises ExternalError when they cannot be written, InputError when there are others now; the journal stays.
         """
         if self.nothing_new:
             return
@@ -106,14 +106,14 @@ class Answers:
                 write_terms(first, self._terms)
         except OSError as error:
             why = error.strerror or error
-            raise OutsideError(f"{error.filename or first}: cannot be written ({why})") from error
+            raise ExternalError(f"{error.filename or first}: cannot be written ({why})") from error
 
     def _merge(self, path: Path) -> None:
         how = FORMATS[path.suffix]
         files = how.files(path)
         with contextlib.ExitStack() as stack:
             # What is entered last takes its place first.
-            beside = [stack.enter_context(written_beside(file)) for file in reversed(files)][::-1]
+            beside = [stack.enter_context(atomic_write(file)) for file in reversed(files)][::-1]
             how.write(beside, self.journal.rows(), self._example, self._earlier_in(path))
             if self.finished is None:
                 _check_own(files, self._placed)
@@ -131,7 +131,7 @@ class Answers:
 @contextmanager
 def answers_in(
     paths: Sequence[Path],
-    terms: Terms,
+    terms: JobSettings,
     example: Answer,
     say: Say,
     overwrite: bool = False,
@@ -170,7 +170,9 @@ def answers_in(
         journal.close()
 
 
-def _gone_on(paths: Sequence[Path], terms: Terms, example: Answer, journal: Journal, retry_failed: bool) -> Answers:
+def _gone_on(
+    paths: Sequence[Path], terms: JobSettings, example: Answer, journal: Journal, retry_failed: bool
+) -> Answers:
     first, files = paths[0], _files(paths)
     begun = first.exists() or not journal.is_empty or has_placed(first)
     placed = check_terms(first, terms) if begun else ()

@@ -21,7 +21,7 @@ from client.infer import Row
 from client.outputs.names import digest_of
 from client.picture import Picture, as_text
 from model.errors import InputError
-from model.files import check_can_write, written_beside
+from model.files import atomic_write, check_can_write
 from model.gallery import foreground, overlay, paletted, thumbnail
 from model.picture_files import pictures_below
 from model.preprocess import ImageError, decode_image, read_picture
@@ -113,14 +113,14 @@ class Drawings:
         except ImageError as error:
             return Row(picture.name, error=str(error))
         small = self._thumbnail(picture, answer) if picture.name in self.shown else None
-        return Row(picture.name, replace(answer, told=answer.told | written, mask=None), thumbnail=small)
+        return Row(picture.name, replace(answer, fields=answer.fields | written, mask=None), thumbnail=small)
 
     def _draw(self, subject: Subject, place: PurePath) -> dict[str, str]:
         written = {}
         for key, draw in self.draws.items():
             path = self.folders[key] / place.with_suffix(SUFFIX)
             _check_spares(path, subject.source)
-            with written_beside(path) as beside:
+            with atomic_write(path) as beside:
                 draw(subject).save(beside, "PNG", compress_level=_COMPRESSION)
             written[key] = as_text(path)
         return written
@@ -134,7 +134,7 @@ class Drawings:
             return None
 
 
-def each_in_its_place(pictures: Iterable[Picture]) -> Iterator[Picture]:
+def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The pictures, in places that differ in more than the suffix: all but the first of such get a number."""
     taken = set[bytes]()
     last: dict[bytes, int] = {}

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
-from client.outputs.formats.base import Heading, Told
+from client.outputs.formats.base import Heading, RowFields
 from client.outputs.formats.json_lines import heading_of, line_of, rows_of
 from client.outputs.names import Names
-from model.errors import InputError, OutsideError, TritonkitError, is_outside
+from model.errors import ExternalError, InputError, TritonkitError, is_outside
 
 _SYNC_S = 1.0
 _ROW_BEGINS = b'{"path": '
@@ -69,7 +69,7 @@ class Journal:
         return self.answered + self.failed
 
     def write(self, row: Row) -> None:
-        """Append a row. Raises OutsideError when the disk is full; the journal then ends with the row before."""
+        """Append a row. Raises ExternalError when the disk is full; the journal then ends with the row before."""
         line = line_of(row.as_json())
         try:
             _write_all(self._file, line)
@@ -77,7 +77,7 @@ class Journal:
                 self.sync()
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise OutsideError(
+            raise ExternalError(
                 f"{self.path}: cannot be written ({error.strerror}); make room, and go on with the same command"
             ) from error
         self._size += len(line)
@@ -96,7 +96,7 @@ class Journal:
         except FileNotFoundError:  # it has become an output
             return 0
 
-    def rows(self) -> Iterator[Told]:
+    def rows(self) -> Iterator[RowFields]:
         """The rows, in order, one in memory at a time."""
         return rows_of(self.path)
 
@@ -209,7 +209,7 @@ class _Claim:
 
 
 def _not_written(path: Path, error: OSError) -> TritonkitError:
-    kind = OutsideError if is_outside(error) else InputError
+    kind = ExternalError if is_outside(error) else InputError
     return kind(f"{path}: cannot be written ({error.strerror})")
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import InputError
-from model.files import sha256_of, written_beside
+from model.files import atomic_write, sha256_of
 from model.runners import Runner
 from model.spec import Frozen, Lineage, problems_of
 
 
-class Terms(Frozen):
+class JobSettings(Frozen):
     """All that rows depend on but the pictures. Batches and addresses are not among it: they change no answer."""
 
     model: str
@@ -55,13 +55,13 @@ def terms_of(
     tta: str | None = None,
     classes: Sequence[str] = (),
     min_probability: float | None = None,
-) -> Terms:
+) -> JobSettings:
     """The terms of what is asked of a runner that nothing is wrapped around yet.
 
     source: the file it was opened from, None for a server. Raises InferenceError.
     """
     spec = runner.spec.model_copy(update={"lineage": Lineage()}).to_json()
-    return Terms(
+    return JobSettings(
         model=runner.spec.name,
         version=_version(runner) if source is None else "",
         file="" if source is None else _digest(source),
@@ -88,25 +88,25 @@ def terms_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.made.json")
 
 
-class _Made(Terms):
+class _Made(JobSettings):
     """What the file says."""
 
     placed: tuple[str, ...] = ()
     """SHA-256 of the files that the job has put into their places while its first output is not there yet."""
 
 
-def write_terms(path: Path, terms: Terms, placed: Sequence[str] = ()) -> None:
+def write_terms(path: Path, terms: JobSettings, placed: Sequence[str] = ()) -> None:
     """Write the terms of the output `path`.
 
     placed: SHA-256 of the files that the job has put, or is about to put, into their places before the first.
     """
     made = _Made(**terms.model_dump(), placed=tuple(placed))
     text = made.model_dump_json(indent=2, exclude=set() if placed else {"placed"})
-    with written_beside(terms_beside(path)) as beside:
+    with atomic_write(terms_beside(path)) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 
 
-def check_terms(path: Path, terms: Terms) -> tuple[str, ...]:
+def check_terms(path: Path, terms: JobSettings) -> tuple[str, ...]:
     """Refuse to go on with the output `path` on other terms; what was placed before the first output.
 
     Raises InputError that names the differences.

@@ -26,12 +26,12 @@ from client.outputs.drawings import (
     cutout_on,
     draw_mask,
     draw_overlay,
-    each_in_its_place,
+    with_unique_paths,
 )
 from client.outputs.formats import FORMATS
 from client.outputs.gallery import ContactSheet
 from client.outputs.leftovers import sweep_folder
-from client.outputs.terms import Terms, terms_beside
+from client.outputs.terms import JobSettings, terms_beside
 from client.picture import Picture
 from client.sources.finding import STDIN
 from client.sources.lists import CSV_SUFFIXES
@@ -48,7 +48,7 @@ DEFAULT_BACKGROUND = "white"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputConfig:
     """What is to be written."""
 
     outputs: Sequence[Path] = ()
@@ -72,7 +72,7 @@ class Wanted:
         given: Sequence[str],
         overwrite: bool = False,
         retry_failed: bool = False,
-    ) -> Wanted:
+    ) -> OutputConfig:
         """Check what can be checked before anything is opened. Raises InputError.
 
         folders: for `mask`, `overlay` and `cutout`, where they go; None for what is not wanted.
@@ -93,7 +93,7 @@ class Wanted:
         drawn = {key: draws[key] for key in chosen}
         return cls(outputs, gallery, chosen, drawn, background, overwrite, retry_failed)
 
-    def terms(self, terms: Terms) -> Terms:
+    def terms(self, terms: JobSettings) -> JobSettings:
         """The terms of a job with what its rows owe to what is wanted."""
         drawn = {key: str(folder) for key, folder in self.folders.items()}
         names = tuple(path.name for path in self.outputs)
@@ -136,7 +136,7 @@ def _identity(file: os.stat_result) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Writing:
+class OutputWriter:
     """What is written while a job goes on, and what of it had been written before."""
 
     finish: Finish
@@ -151,7 +151,7 @@ class Writing:
 
     def missing(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
         """Those of the pictures that are still to be answered, each in the place that it has in every run."""
-        for picture in each_in_its_place(pictures) if self.placed else pictures:
+        for picture in with_unique_paths(pictures) if self.placed else pictures:
             if self.answers and self.answers.has(picture.name):
                 if self.sheet:
                     self.sheet.show_again(picture)
@@ -188,7 +188,7 @@ class Writing:
         return f"{told}{before}"
 
     def write(self, row: Row) -> None:
-        """Take a finished row, in order. Raises OutsideError when the disk is full."""
+        """Take a finished row, in order. Raises ExternalError when the disk is full."""
         if self.answers:
             self.answers.write(row)
         if self.sheet:
@@ -196,7 +196,7 @@ class Writing:
 
 
 @contextmanager
-def opened(wanted: Wanted, runner: Runner, task: Task, terms: Terms, say: Say) -> Iterator[Writing]:
+def opened(wanted: OutputConfig, runner: Runner, task: Task, terms: JobSettings, say: Say) -> Iterator[OutputWriter]:
     """Begin to write what is wanted, or go on with it; files are whole when the block has ended without an error.
 
     terms: what the runner is asked; the files are added to it. say: told how to go on after an error.
@@ -207,7 +207,7 @@ def opened(wanted: Wanted, runner: Runner, task: Task, terms: Terms, say: Say) -
         asked = ", ".join(f"--{key}s" for key in wanted.draws)
         raise InputError(f"{asked}: the answers of {runner.spec.name} have no masks, its task is {runner.spec.task}")
     kept = {KEPT: True} if terms.filtered else {}
-    example = replace(example, told=example.told | dict.fromkeys(wanted.folders, "") | kept)
+    example = replace(example, fields=example.fields | dict.fromkeys(wanted.folders, "") | kept)
     with contextlib.ExitStack() as stack:
         answers = None
         if wanted.outputs:
@@ -219,7 +219,7 @@ def opened(wanted: Wanted, runner: Runner, task: Task, terms: Terms, say: Say) -
         sheet = ContactSheet(task, answers.journal if answers else None) if wanted.gallery else None
         shown = set[str]()
         drawings = Drawings(wanted.draws, wanted.folders, shown)
-        yield Writing(drawings.finish, answers, sheet, shown, placed=bool(wanted.draws))
+        yield OutputWriter(drawings.finish, answers, sheet, shown, placed=bool(wanted.draws))
         if sheet and sheet.total and wanted.gallery:
             sheet.save(wanted.gallery, runner.spec.name, by(runner.origin, terms.version))
 
@@ -263,7 +263,7 @@ class Tally:
         if left_out(row):
             self.left_out += 1
         elif self._most is None or len(self.rows) < self._most:
-            self.rows.append(replace(row, answer=row.answer and Answer(row.answer.told), thumbnail=None))
+            self.rows.append(replace(row, answer=row.answer and Answer(row.answer.fields), thumbnail=None))
 
     def summary(self) -> str:
         """The counts in words."""

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from client.picture import Picture
-from client.sources.content import Fetch, Holder
+from client.sources.content import Fetch, SpillBuffer
 from model.preprocess import ImageError
 
 FETCHING = 16
@@ -40,11 +40,11 @@ def fetched_ahead(pictures: Iterable[Picture], at_once: int = FETCHING) -> Itera
 
 
 @dataclass(frozen=True, slots=True)
-class _Coming:
+class _PendingRow:
     content: Future[_Bytes]
 
     def __call__(self) -> bytes:
-        """Waits for it. Raises ImageError, and OutsideError when it could not be held."""
+        """Waits for it. Raises ImageError, and ExternalError when it could not be held."""
         return self.content.result()()
 
 
@@ -56,9 +56,9 @@ class _Fetchers:
         self._threads = 0
         self._asked: SimpleQueue[tuple[Fetch, Future[_Bytes]] | None] = SimpleQueue()
         self._coming: set[Future[_Bytes]] = set()
-        self._holder = Holder()
+        self._holder = SpillBuffer()
 
-    def fetch(self, content: Fetch) -> _Coming:
+    def fetch(self, content: Fetch) -> _PendingRow:
         """Content that is being fetched, or waits to be."""
         coming: Future[_Bytes] = Future()
         self._coming.add(coming)
@@ -67,7 +67,7 @@ class _Fetchers:
         if self._threads < self._at_once:
             self._threads += 1
             threading.Thread(target=self._work, name="fetch", daemon=True).start()
-        return _Coming(coming)
+        return _PendingRow(coming)
 
     def end(self, *, drop: bool) -> None:
         """Nothing more is asked for. drop: what has not come is given up."""

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import BinaryIO, Protocol, TypeAlias
 
 from client.picture import Picture
-from client.sources.content import Broken, Holder
+from client.sources.content import FailedContent, SpillBuffer
 from client.sources.tars import Tar
 from client.sources.videos import Video
 from client.sources.zips import Zip
@@ -25,7 +25,7 @@ class Container(Protocol):
     def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
         """The pictures in order, named and placed below the file's name and place.
 
-        Raises ImageError when the file is no such container, or is one no more from here on, OutsideError when what
+        Raises ImageError when the file is no such container, or is one no more from here on, ExternalError when what
         must be held ready cannot be.
         """
 
@@ -33,7 +33,7 @@ class Container(Protocol):
 Containers: TypeAlias = Mapping[tuple[str, ...], Container]
 
 
-def containers(every: int, holder: Holder, skipped: SkippedFiles | None = None) -> Containers:
+def containers(every: int, holder: SpillBuffer, skipped: SkippedFiles | None = None) -> Containers:
     """By the endings of files' names.
 
     every: of a video's frames, each so many-th is taken. skipped: counts what archives hold besides pictures.
@@ -66,7 +66,7 @@ def unpacked(container: Container, name: str, place: PurePath, open_file: Callab
     yield from container.pictures(open_file(), name, place)
 
 
-def or_what_is_wrong(name: str, place: PurePath, pictures: Iterable[Picture]) -> Iterator[Picture]:
+def with_error_entry(name: str, place: PurePath, pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The pictures; where they break off, or where there are none, one more that tells why."""
     some = False
     try:
@@ -74,12 +74,12 @@ def or_what_is_wrong(name: str, place: PurePath, pictures: Iterable[Picture]) ->
             some = True
             yield picture
     except (ImageError, InputError) as error:
-        yield Picture(name, place, Broken(f"breaks off here: {error}" if some else str(error)))
+        yield Picture(name, place, FailedContent(f"breaks off here: {error}" if some else str(error)))
     except OSError as error:
-        yield Picture(name, place, Broken(f"cannot be read ({error.strerror or error})"))
+        yield Picture(name, place, FailedContent(f"cannot be read ({error.strerror or error})"))
     else:
         if not some:
-            yield Picture(name, place, Broken(_NONE))
+            yield Picture(name, place, FailedContent(_NONE))
 
 
 _NONE = f"holds no file that ends in {', '.join(sorted(SUFFIXES))}"

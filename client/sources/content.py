@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from weakref import ref
 
-from model.errors import OutsideError
+from model.errors import ExternalError
 from model.preprocess import ImageError
 
 HELD_BYTES = 256 * 2**20
@@ -20,7 +20,7 @@ _SPILL_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class FailedContent:
     """Content that there is none of."""
 
     reason: str
@@ -68,7 +68,7 @@ class SharedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class FileSlice:
     """Content that is a part of a file."""
 
     file: SharedFile
@@ -86,7 +86,7 @@ class Stretch:
         return data
 
 
-class Holder:
+class SpillBuffer:
     """Holds contents that were read before their turn: in memory while there is room, then in temporary files."""
 
     def __init__(self, most: int = HELD_BYTES) -> None:
@@ -102,7 +102,7 @@ class Holder:
     def hold(self, data: bytes) -> Callable[[], bytes]:
         """Content that gives these bytes, and gives its room back when it is forgotten.
 
-        Raises OutsideError when a temporary file cannot be written.
+        Raises ExternalError when a temporary file cannot be written.
         """
         if self._taken(len(data)):
             return _InMemory(data, self)
@@ -110,11 +110,11 @@ class Holder:
             file, offset = self._room_in_file(len(data))
             file.write(offset, data)
         except OSError as error:
-            raise OutsideError(
+            raise ExternalError(
                 f"the temporary folder: what was read before its turn cannot be kept there ({error.strerror}); "
                 "make room, or name another folder with TMPDIR"
             ) from error
-        return Stretch(file, offset, len(data))
+        return FileSlice(file, offset, len(data))
 
     def _room_in_file(self, size: int) -> tuple[SharedFile, int]:
         """Room behind what was put into a file before: a file for each content would be too many open ones."""
@@ -140,7 +140,7 @@ class Holder:
 
 
 class _InMemory:
-    def __init__(self, data: bytes, holder: Holder) -> None:
+    def __init__(self, data: bytes, holder: SpillBuffer) -> None:
         self._data = data
         self._holder = holder
 

@@ -10,8 +10,8 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from client.picture import Picture, as_text, picture_of_file
-from client.sources.containers import Containers, container_of, or_what_is_wrong, unpacked
-from client.sources.content import Broken, Fetch
+from client.sources.containers import Containers, container_of, unpacked, with_error_entry
+from client.sources.content import FailedContent, Fetch
 from client.sources.naming import is_address, is_web, path_of, public_name, public_place
 from client.sources.stores import Store, open_store
 from client.sources.web import Patience, fetch, fetch_into
@@ -37,7 +37,7 @@ class Reader:
             return iter((picture_of_file(path, place),))
         name = as_text(path)
         inside = unpacked(container, name, place.with_suffix(""), partial(open_file, path))
-        return or_what_is_wrong(name, place, inside)
+        return with_error_entry(name, place, inside)
 
     def address(self, address: str) -> Iterator[Picture]:
         """An address's picture or pictures."""
@@ -47,7 +47,7 @@ class Reader:
         try:
             store = open_store(address)
         except InputError as error:
-            return iter((Picture(public_name(address), public_place(address), Broken(str(error))),))
+            return iter((Picture(public_name(address), public_place(address), FailedContent(str(error))),))
         return self._remote(address, partial(store.read, store.path), partial(store.read_into, store.path))
 
     def stored(self, store: Store, path: str) -> Iterator[Picture]:
@@ -62,7 +62,7 @@ class Reader:
         if container is None:
             return iter((Picture(name, place, Fetch(read)),))
         inside = unpacked(container, name, place.with_suffix(""), partial(_fetched_whole, read_into))
-        return or_what_is_wrong(name, place, inside)
+        return with_error_entry(name, place, inside)
 
 
 def open_file(path: Path) -> BinaryIO:

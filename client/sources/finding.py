@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from client.outputs.names import digest_of
 from client.picture import Picture, as_text
-from client.sources.containers import Containers, check, container_of, containers, or_what_is_wrong
-from client.sources.content import Broken, Holder
+from client.sources.containers import Containers, check, container_of, containers, with_error_entry
+from client.sources.content import FailedContent, SpillBuffer
 from client.sources.entries import Reader, open_file
 from client.sources.lists import CSV_SUFFIXES, Column, is_list, lines
 from client.sources.local import common_folder, find_files, place_below
@@ -35,7 +35,7 @@ DEFAULT_EVERY = 25
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureStream:
     """The pictures that are meant, each once, in an order that is the same the next time."""
 
     pictures: Iterable[Picture]
@@ -54,7 +54,7 @@ def find(
     every: int = DEFAULT_EVERY,
     patience: Patience | None = None,
     stdin: BinaryIO | None = None,
-) -> Found:
+) -> PictureStream:
     """Files, folders, globs, archives, videos, CSVs, addresses of any of them, and `-` for a list on stdin.
 
     column: of CSVs; default: the first there is of `lists.COLUMNS`. null: the list's entries end with NUL.
@@ -64,12 +64,12 @@ def find(
     Raises InputError that names everything that stands for nothing.
     """
     search = PictureSearch()
-    reader = Reader(containers(every, Holder(), search.skipped), patience or Patience())
+    reader = Reader(containers(every, SpillBuffer(), search.skipped), patience or Patience())
     given = list(dict.fromkeys(given))
     problems: dict[str, str] = {}
     files = _local_files(given, problems, search)
     base = common_folder(list(files), chain.from_iterable(files.values()))
-    asked = _Asked(reader, column, null, stdin, base, search, containers(every, Holder()))
+    asked = _Asked(reader, column, null, stdin, base, search, containers(every, SpillBuffer()))
     sources = []
     for text in given:
         try:
@@ -87,7 +87,7 @@ def find(
     totals = [source.total for source in sources]
     known = [total for total in totals if total is not None]
     pictures = chain.from_iterable(source.pictures for source in sources)
-    return Found(_each_once(pictures), sum(known) if len(known) == len(totals) else None, search.skipped)
+    return PictureStream(_each_once(pictures), sum(known) if len(known) == len(totals) else None, search.skipped)
 
 
 def _local_files(given: Sequence[str], problems: dict[str, str], search: PictureSearch) -> dict[str, list[str]]:
@@ -137,7 +137,7 @@ class _Asked:
     checking: Containers
     """As the reader's, for a first look: what is skipped is not counted twice."""
 
-    def files(self, files: Sequence[str]) -> Found:
+    def files(self, files: Sequence[str]) -> PictureStream:
         """Files of this machine. Raises InputError for all that cannot be opened."""
         total: int | None = len(files)
         problems = []
@@ -149,7 +149,7 @@ class _Asked:
                 problems.append(str(error))
         if problems:
             raise InputError("\n".join(problems))
-        return Found(chain.from_iterable(map(self._file, files)), total)
+        return PictureStream(chain.from_iterable(map(self._file, files)), total)
 
     def _checked(self, file: str) -> int | None:
         """How many pictures a file holds, if that is soon known."""
@@ -170,12 +170,12 @@ class _Asked:
     def _file(self, file: str) -> Iterator[Picture]:
         path, place = Path(file), place_below(self.base, file)
         if file in self.search.errors:
-            return iter((Picture(as_text(path), place, Broken(self.search.errors[file])),))
+            return iter((Picture(as_text(path), place, FailedContent(self.search.errors[file])),))
         if is_list(path):
-            return iter((Picture(as_text(path), place, Broken(_A_LIST.format(shlex.quote(as_text(path))))),))
+            return iter((Picture(as_text(path), place, FailedContent(_A_LIST.format(shlex.quote(as_text(path))))),))
         if not _is_csv(file):
             return self.reader.file(path, place)
-        return or_what_is_wrong(as_text(path), place, self._rows(Column(path, self.column)))
+        return with_error_entry(as_text(path), place, self._rows(Column(path, self.column)))
 
     def _rows(self, column: Column) -> Iterator[Picture]:
         for line, cell in column.cells():
@@ -183,14 +183,14 @@ class _Asked:
                 yield from self._picture_of(cell, column.path.parent)
             else:
                 name = f"{as_text(column.path)}#line {line}"
-                yield Picture(name, PurePath("line"), Broken("this line names no picture"))
+                yield Picture(name, PurePath("line"), FailedContent("this line names no picture"))
 
     def _picture_of(self, cell: str, folder: Path) -> Iterator[Picture]:
         if is_address(cell):
             return self.reader.address(cell)
         return self.reader.file(path_of_cell(folder, cell), safe_place(cell))
 
-    def listed(self) -> Found:
+    def listed(self) -> PictureStream:
         """The paths and addresses on standard input. Raises InputError for what is no list."""
         stdin = self.stdin or (sys.stdin and sys.stdin.buffer)  # None where it is closed
         coming = lines(stdin, self.null) if stdin else iter(())
@@ -203,7 +203,7 @@ class _Asked:
             raise InputError(f"{STDIN}: the list on standard input cannot be read ({why})") from error
         if first is None:
             raise InputError(f"{STDIN}: the list on standard input is empty")
-        return Found(or_what_is_wrong(STDIN, PurePath("list"), self._entries(chain([first], coming))), None)
+        return PictureStream(with_error_entry(STDIN, PurePath("list"), self._entries(chain([first], coming))), None)
 
     def _entries(self, texts: Iterable[str]) -> Iterator[Picture]:
         """Folders are skipped: `find` names them beside their files. One that cannot be listed is a row."""
@@ -212,17 +212,17 @@ class _Asked:
                 yield from self.reader.entry(text, Path(), safe_place(text))
             elif not os.access(text, os.R_OK | os.X_OK):
                 reason = "the folder cannot be listed (Permission denied)"
-                yield Picture(as_text(text), safe_place(text), Broken(reason))
+                yield Picture(as_text(text), safe_place(text), FailedContent(reason))
             else:
                 self.search.skipped.kinds["folders of a list"] += 1
 
-    def address(self, address: str) -> Found:
+    def address(self, address: str) -> PictureStream:
         """An address, or what a folder or glob of a store stands for. Raises InputError for one without pictures."""
         if _is_csv(path_of(address)):
             raise InputError(f"{public_name(address)}: a CSV is read on this machine; download it first")
         holds_many = container_of(path_of(address), self.reader.known) is not None
         if is_web(address):
-            return Found(self.reader.address(address), None if holds_many else 1)
+            return PictureStream(self.reader.address(address), None if holds_many else 1)
         store = open_store(address, self.search.skipped)
         try:
             # As on this machine, what has the very name comes before what it matches.
@@ -232,23 +232,23 @@ class _Asked:
                 return self._below(store)
         except ImageError as error:
             raise InputError(f"{public_name(address)}: {error}") from error
-        return Found(self.reader.address(address), None if holds_many else 1)
+        return PictureStream(self.reader.address(address), None if holds_many else 1)
 
-    def _matching(self, store: Store) -> Found:
+    def _matching(self, store: Store) -> PictureStream:
         paths = store.matching()
         if not paths:
             raise ImageError(why_nothing(store.address))
         many = any(container_of(path, self.reader.known) for path in paths)
         pictures = chain.from_iterable(self.reader.stored(store, path) for path in paths)
-        return Found(pictures, None if many else len(paths))
+        return PictureStream(pictures, None if many else len(paths))
 
-    def _below(self, store: Store) -> Found:
+    def _below(self, store: Store) -> PictureStream:
         coming = store.below()
         first = next(coming, None)
         if first is None:
             raise ImageError(why_nothing(store.address))
         name = public_name(store.address)
-        return Found(or_what_is_wrong(name, public_place(name), chain([first], coming)), None)
+        return PictureStream(with_error_entry(name, public_place(name), chain([first], coming)), None)
 
 
 def _is_csv(file: str) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from client.sources.containers import container_of, containers
-from client.sources.content import Holder
+from client.sources.content import SpillBuffer
 from client.sources.finding import STDIN
 from client.sources.lists import CSV_SUFFIXES
 from client.sources.naming import is_address
@@ -27,7 +27,7 @@ def files_named(given: Sequence[str]) -> Iterator[str]:
 
 def may_hold_video(given: Sequence[str]) -> bool:
     """Whether any frame of a video may be among what is given; folders and archives are searched for pictures alone."""
-    known = containers(1, Holder())
+    known = containers(1, SpillBuffer())
     if any(text == STDIN or is_address(text) for text in given):
         return True
     return any(

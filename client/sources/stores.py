@@ -14,7 +14,7 @@ from shutil import copyfileobj
 from typing import Any, BinaryIO
 
 from client.picture import Picture
-from client.sources.content import Broken, Fetch
+from client.sources.content import FailedContent, Fetch
 from client.sources.naming import named_like_picture, public_place, split_host, without_secrets
 from model.errors import InputError, first_line
 from model.picture_files import SkippedFiles, is_hidden
@@ -54,7 +54,7 @@ class Store:
                     if entry["name"] == self.path or not isinstance(error.__cause__, PermissionError):
                         raise
                     name = self.name_of(entry["name"])
-                    yield Picture(name, public_place(name), Broken(f"the folder {error}"))
+                    yield Picture(name, public_place(name), FailedContent(f"the folder {error}"))
             else:
                 yield self.picture(entry["name"], entry.get("size"))
 

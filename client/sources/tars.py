@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 from client.picture import Picture, as_text
-from client.sources.content import Broken, Holder, SharedFile, Stretch
+from client.sources.content import FailedContent, FileSlice, SharedFile, SpillBuffer
 from client.sources.naming import named_like_picture, safe_place
 from model.errors import first_line
 from model.picture_files import SkippedFiles
@@ -50,7 +50,7 @@ class _Careful:
 class Tar:
     """Links and sparse files in it are not followed, and devices are not opened."""
 
-    holder: Holder
+    holder: SpillBuffer
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def total(self, file: BinaryIO) -> None:
@@ -66,11 +66,11 @@ class Tar:
         for member in _members(content, self.skipped):
             inner = as_text(member.name)
             if unpack is None:
-                held: _Content = Stretch(shared, member.offset_data, member.size)
+                held: _Content = FileSlice(shared, member.offset_data, member.size)
             else:
                 held = _taken_now(content, member, self.holder)
             bad = _why_not(member)
-            yield Picture(f"{name}/{inner}", place / safe_place(inner), Broken(bad) if bad else held)
+            yield Picture(f"{name}/{inner}", place / safe_place(inner), FailedContent(bad) if bad else held)
 
 
 def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarInfo]:
@@ -101,9 +101,9 @@ def _why_not(member: tarfile.TarInfo) -> str | None:
     return "is a sparse file; unpack the archive first" if member.issparse() else None
 
 
-def _taken_now(content: IO[bytes], member: tarfile.TarInfo, holder: Holder) -> _Content:
+def _taken_now(content: IO[bytes], member: tarfile.TarInfo, holder: SpillBuffer) -> _Content:
     if _why_not(member):
-        return Broken("")
+        return FailedContent("")
     with _translated():
         content.seek(member.offset_data)
         data = content.read(member.size)

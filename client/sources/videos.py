@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from client.picture import Picture
-from client.sources.content import Broken, Holder
+from client.sources.content import FailedContent, SpillBuffer
 from model.errors import InputError, first_line
 from model.preprocess import ImageError, check_size
 
@@ -39,7 +39,7 @@ class Video:
     """Its first picture is frame 0, which is named `<name>#0`, and then each `every`-th."""
 
     every: int
-    holder: Holder
+    holder: SpillBuffer
 
     def total(self, file: BinaryIO) -> int | None:
         """As its header says, if it does. Raises ImageError, and InputError when PyAV is missing."""
@@ -69,13 +69,13 @@ class Video:
 
     def _content(self, frame: Any) -> Callable[[], bytes | Image.Image]:
         if isinstance(frame, Exception):
-            return Broken(f"the frame cannot be decoded ({first_line(frame)})")
+            return FailedContent(f"the frame cannot be decoded ({first_line(frame)})")
         if frame.is_corrupt:
-            return Broken("the frame is damaged")
+            return FailedContent("the frame is damaged")
         try:
             check_size(frame.width, frame.height)
         except ImageError as error:
-            return Broken(str(error))
+            return FailedContent(str(error))
         image = frame.to_image()
         turned = image.transpose(_UPRIGHT[frame.rotation]) if frame.rotation in _UPRIGHT else image
         return partial(_image, turned.size, self.holder.hold(turned.tobytes()))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.errors import InputError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_of
 
 _ROWS, _COLUMNS = 1, 2
@@ -65,7 +65,7 @@ class AugmentedRunner(Runner):
 
     def _mean(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
         mean = _mean([view[name] for view in views])
-        question: Question = self.spec.heads.get(name, self.spec)
+        question: TaskSpec = self.spec.heads.get(name, self.spec)
         if question.embedding_size is None:
             return mean
         lengths = np.linalg.norm(mean, axis=1, keepdims=True)

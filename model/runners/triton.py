@@ -23,7 +23,7 @@ from model.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from model.patience import PASSING, Patience
+from model.patience import PASSING, RetryPolicy
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.served_spec import differences, spec_in
@@ -80,8 +80,8 @@ class TritonServer:
         self.protocol: Protocol = self.connection.address.protocol
         self._transport = Transport(self.connection)
         told = on_failure or (lambda error: None)
-        self._patience = Patience(self.connection.patience_s, told)
-        self._waiting = Patience(self.connection.wait_s, told, self._patience.over)
+        self._patience = RetryPolicy(self.connection.patience_s, told)
+        self._waiting = RetryPolicy(self.connection.wait_s, told, self._patience.over)
         wants_memory = self.connection.shared_memory and self.connection.address.is_loopback
         self._memory = SharedInputs(TritonRegistry(self._transport)) if wants_memory else None
 

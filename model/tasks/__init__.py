@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.errors import SpecError
 from model.plugins import VARIABLE, plugged_in
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 from model.tasks.base import Answer, Task
 from model.tasks.embedding import Embedding
 from model.tasks.heads import Heads
@@ -17,7 +17,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Multila
 __all__ = ["TASKS", "Answer", "Task", "task_for", "task_of"]
 
 
-def task_for(question: Question, output: str | None = None) -> Task:
+def task_for(question: TaskSpec, output: str | None = None) -> Task:
     """The task that answers a question; `output` names its output where it is one of several heads.
 
     Raises SpecError for an unknown task or terms that it cannot be asked with.

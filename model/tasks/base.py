@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.errors import AnswerError, SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question, TensorSpec
+from model.spec import TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ TIE = 1e-3
 class Answer:
     """What is told of one picture."""
 
-    told: dict[str, Any]
+    fields: dict[str, Any]
     """A JSON object whose keys the task defines."""
     embedding: NDArray[np.float32] | None = None
     """[D], unit length."""
@@ -58,7 +58,7 @@ class Task(ABC):
     thresholded: ClassVar[bool] = False
     """Whether thresholds decide, so that others may be tried without another network."""
 
-    def __init__(self, question: Question, output: str | None = None) -> None:
+    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         """`output` names the first output where the model has several heads. Raises SpecError for wrong terms."""
         self.question = question
         self.output = output or self.output_name
@@ -135,7 +135,7 @@ class Task(ABC):
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """For each answer a few words to stand below its picture; `names` are those of the pictures."""
-        return [self.cells(answer.told)[0] for answer in answers]
+        return [self.cells(answer.fields)[0] for answer in answers]
 
     def with_threshold(self, threshold: float) -> Task:
         """The same task with one threshold for all labels. Raises SpecError where none decides, or outside (0, 1)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Embedding(Task):
     output_name = "embedding"
     floors = {"cosine": 0.999, "neighbour": 1.0}
 
-    def __init__(self, question: Question, output: str | None = None) -> None:
+    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
         if question.embedding_size is None:
             raise SpecError("embedding needs an embedding_size")
@@ -81,7 +81,7 @@ class Embedding(Task):
         """The most similar other picture, which says more than numbers."""
         if len(answers) < 2:
             return super().captions(answers, names)
-        similar = _similarities(np.array([answer.told["embedding"] for answer in answers]))
+        similar = _similarities(np.array([answer.fields["embedding"] for answer in answers]))
         paths = [PurePath(name) for name in names]
         alone = len({path.name for path in paths}) == len(paths)
         shown = [path.name if alone else f"{path.parent.name}/{path.name}" for path in paths]

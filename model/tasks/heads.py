@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question, TensorSpec
+from model.spec import TaskSpec, TensorSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Heads(Task):
     output_name = ""
     floors = {}
 
-    def __init__(self, question: Question, heads: Mapping[str, Task]) -> None:
+    def __init__(self, question: TaskSpec, heads: Mapping[str, Task]) -> None:
         super().__init__(question)
         self.heads = dict(heads)
         if not heads:
@@ -50,9 +50,9 @@ class Heads(Task):
         return tuple(output for task in self.heads.values() for output in task.outputs(image))
 
     def last_layer(self) -> nn.Module:
-        from model.layers import Each
+        from model.layers import MultiHead
 
-        return Each({name: task.last_layer() for name, task in self.heads.items()})
+        return MultiHead({name: task.last_layer() for name, task in self.heads.items()})
 
     def layout_problems(self, outputs: Outputs) -> list[str]:
         return [problem for task in self.heads.values() for problem in task.layout_problems(outputs)]
@@ -80,7 +80,7 @@ class Heads(Task):
         answers = {name: task.answer(output, geometry, top) for name, task in self.heads.items()}
         embeddings = [answer.embedding for answer in answers.values() if answer.embedding is not None]
         return Answer(
-            {name: answer.told for name, answer in answers.items()},
+            {name: answer.fields for name, answer in answers.items()},
             embedding=np.concatenate(embeddings) if embeddings else None,
         )
 
@@ -89,7 +89,8 @@ class Heads(Task):
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         each = [
-            task.captions([Answer(answer.told[name]) for answer in answers], names) for name, task in self.heads.items()
+            task.captions([Answer(answer.fields[name]) for answer in answers], names)
+            for name, task in self.heads.items()
         ]
         return [
             " · ".join(f"{name}: {said}" for name, said in zip(self.heads, texts, strict=True))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Multiclass(Task):
     output_name = "probabilities"
     floors = {"top1": 1.0}
 
-    def __init__(self, question: Question, output: str | None = None) -> None:
+    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
         self._needs_labels(2)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 from model.tasks.multiclass import ranked
 
@@ -26,7 +26,7 @@ class Multilabel(Task):
     floors = {"label_set": 1.0}
     thresholded = True
 
-    def __init__(self, question: Question, output: str | None = None) -> None:
+    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
         self._needs_labels(1)
         self._thresholds = np.array([question.threshold(label) for label in self.labels])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
-from model.spec import Question, TensorSpec
+from model.spec import TaskSpec, TensorSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Segmentation(Task):
     dense = True
     thresholded = True
 
-    def __init__(self, question: Question, output: str | None = None) -> None:
+    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
         self._needs_labels(2)
         if len(self.labels) > MAX_LABELS:

@@ -11,7 +11,7 @@ from model.triton_config import models_in
 from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
-from server.doctor.place import Place, place_for
+from server.doctor.place import TargetEnvironment, place_for
 from server.doctor.plan_checks import check_plans
 from server.doctor.resource_checks import check_resources
 from server.doctor.served import served_models
@@ -49,7 +49,7 @@ def before_start(options: Options) -> list[Finding]:
     return findings
 
 
-def _of_repository(place: Place, deep: bool) -> list[Finding]:
+def _of_repository(place: TargetEnvironment, deep: bool) -> list[Finding]:
     named = place.options.models
     there = [folder.name for folder in models_in(place.repository)]
     if missing := [name for name in named if name not in there]:

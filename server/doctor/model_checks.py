@@ -12,7 +12,7 @@ from model.finding import NO_BACKEND, Finding, error, misread_version, warning
 from model.manifest import FileEntry
 from model.triton_config import CONFIG_FILE, described_policy, misread_versions, versions_of
 from server.doctor.again import export_command
-from server.doctor.place import ENSEMBLE, Place
+from server.doctor.place import ENSEMBLE, TargetEnvironment
 from server.doctor.served import Served, manifest_in
 
 WARMUP_FOLDER = "warmup"
@@ -22,7 +22,7 @@ _LOADED = {".onnx", ".data", ".plan", ".rtx", ".xml", ".bin", ".pt", ".py"}
 _EXPORT_AGAIN = "export the model again"
 
 
-def check_model(model: Served, place: Place, deep: bool) -> Iterator[Finding]:
+def check_model(model: Served, place: TargetEnvironment, deep: bool) -> Iterator[Finding]:
     """Findings of one model. deep: hash large files too."""
     config = model.folder / CONFIG_FILE
     if model.config.name not in ("", model.name):
@@ -40,7 +40,7 @@ def check_model(model: Served, place: Place, deep: bool) -> Iterator[Finding]:
         yield warning(config, "asks for a response cache, and the server keeps none", "start it with --cache-mib 64")
 
 
-def _check_backend(model: Served, place: Place) -> Iterator[Finding]:
+def _check_backend(model: Served, place: TargetEnvironment) -> Iterator[Finding]:
     path = model.folder / CONFIG_FILE
     if not model.backend:
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
@@ -116,7 +116,7 @@ def _changed(path: Path, entry: FileEntry, deep: bool) -> str | None:
     return None
 
 
-def _check_processors(model: Served, place: Place) -> Iterator[Finding]:
+def _check_processors(model: Served, place: TargetEnvironment) -> Iterator[Finding]:
     if place.machine.gpu is not None:
         return
     on_gpu = [group for group in model.config.instance_group if group.kind == group.KIND_GPU]

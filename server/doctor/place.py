@@ -19,7 +19,7 @@ _TOOLKIT = "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime config
 
 
 @dataclass(frozen=True)
-class Place:
+class TargetEnvironment:
     """What a repository meets."""
 
     options: Options
@@ -44,17 +44,17 @@ class Place:
         return backend == "python" or (self.image is None and backend in OWN_BACKENDS)
 
 
-def place_for(options: Options, machine: Machine) -> tuple[Place, list[Finding]]:
+def place_for(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
     """The place, and what speaks against it whatever is to be served."""
     if options.runtime == "docker":
         return _container(options, machine)
     try:
-        return Place(options, machine, backends=frozenset(_backends(find_pip_runtime()))), []
+        return TargetEnvironment(options, machine, backends=frozenset(_backends(find_pip_runtime()))), []
     except ServerError as reason:
-        return Place(options, machine), [error(options.repository, str(reason), "make setup")]
+        return TargetEnvironment(options, machine), [error(options.repository, str(reason), "make setup")]
 
 
-def _container(options: Options, machine: Machine) -> tuple[Place, list[Finding]]:
+def _container(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
     """The engine's word counts: it decides by that which image it runs, and whether the GPU is given to it."""
     image, findings = options.image, []
     gpu = machine.gpu
@@ -66,9 +66,12 @@ def _container(options: Options, machine: Machine) -> tuple[Place, list[Finding]
     try:
         image = image or (image_for(options.repository) if given else None)
     except InputError as reason:
-        return Place(options, machine), [*findings, error(options.repository, str(reason), "then ask again")]
+        return TargetEnvironment(options, machine), [
+            *findings,
+            error(options.repository, str(reason), "then ask again"),
+        ]
     own = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
-    return Place(options, machine, image, None if image else own), findings
+    return TargetEnvironment(options, machine, image, None if image else own), findings
 
 
 def _backends(runtime: PipRuntime) -> set[str]:

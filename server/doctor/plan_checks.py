@@ -10,11 +10,11 @@ from model.errors import TritonkitError
 from model.finding import Finding
 from model.triton_backends import loading_of
 from server.doctor.again import export_command
-from server.doctor.place import Place
+from server.doctor.place import TargetEnvironment
 from server.doctor.served import Served, manifest_in
 
 
-def check_plans(model: Served, place: Place) -> Iterator[Finding]:
+def check_plans(model: Served, place: TargetEnvironment) -> Iterator[Finding]:
     """By the record of each plan's build, else by its first bytes. The fix of an error ends with a command."""
     if model.backend != "tensorrt" or place.image is None:
         return
@@ -25,7 +25,13 @@ def check_plans(model: Served, place: Place) -> Iterator[Finding]:
             for problem in _problems(version / name, place, capability):
                 command = export_command(version, place.repository, place.image)
                 fix = problem.fix if problem.severity == "warning" else f"{problem.fix}; the command: {command}"
-                yield Finding(severity=problem.severity, path=str(version / name), problem=problem.problem, fix=fix)
+                yield Finding(
+                    severity=problem.severity,
+                    code=problem.code,
+                    path=str(version / name),
+                    message=problem.message,
+                    fix=fix,
+                )
 
 
 def _fitting(model: Served, capability: str | None) -> list[str]:
@@ -34,7 +40,7 @@ def _fitting(model: Served, capability: str | None) -> list[str]:
     return [plans[capability]] if capability and capability in plans else model.files
 
 
-def _problems(plan: Path, place: Place, capability: str | None) -> list[PlanProblem]:
+def _problems(plan: Path, place: TargetEnvironment, capability: str | None) -> list[PlanProblem]:
     image, told = place.image, place.options.version_compatible
     if image is None or not plan.is_file():
         return []  # which is told of with the files

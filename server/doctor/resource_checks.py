@@ -10,7 +10,7 @@ from model.env_file import setting
 from model.finding import Finding, error, warning
 from model.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 from server.doctor.machine import SHARED_MEMORY
-from server.doctor.place import ENSEMBLE, Place
+from server.doctor.place import ENSEMBLE, TargetEnvironment
 from server.doctor.served import Served
 
 SHM_VARIABLE = "SHM_SIZE"
@@ -27,7 +27,7 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 2, 8: 4, 9: 8, 10: 2, 11: 
 """By the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16."""
 
 
-def check_resources(models: Sequence[Served], place: Place) -> Iterator[Finding]:
+def check_resources(models: Sequence[Served], place: TargetEnvironment) -> Iterator[Finding]:
     """What the models together need. Weights alone are counted: what runs needs more, never less."""
     yield from _check_memory(models, place)
     yield from _check_gpu_memory(models, place)
@@ -35,7 +35,7 @@ def check_resources(models: Sequence[Served], place: Place) -> Iterator[Finding]
     yield from _check_release(place)
 
 
-def _check_memory(models: Sequence[Served], place: Place) -> Iterator[Finding]:
+def _check_memory(models: Sequence[Served], place: TargetEnvironment) -> Iterator[Finding]:
     in_memory = [one for one in models if not _on_gpu(one, place)]
     needed = sum(one.weights_bytes * one.instances for one in in_memory)
     if needed > place.machine.memory_bytes:
@@ -47,7 +47,7 @@ def _check_memory(models: Sequence[Served], place: Place) -> Iterator[Finding]:
         )
 
 
-def _check_gpu_memory(models: Sequence[Served], place: Place) -> Iterator[Finding]:
+def _check_gpu_memory(models: Sequence[Served], place: TargetEnvironment) -> Iterator[Finding]:
     free = place.machine.gpu_memory_bytes
     on_gpu = [one for one in models if _on_gpu(one, place)]
     needed = sum(one.weights_bytes * one.instances for one in on_gpu)
@@ -60,7 +60,7 @@ def _check_gpu_memory(models: Sequence[Served], place: Place) -> Iterator[Findin
         )
 
 
-def _check_shared_memory(models: Sequence[Served], place: Place) -> Iterator[Finding]:
+def _check_shared_memory(models: Sequence[Served], place: TargetEnvironment) -> Iterator[Finding]:
     needed = sum(_shared_bytes(one) for one in models if place.python_based(one.backend))
     in_container = place.options.runtime == "docker"
     free = _container_shm(place) if in_container else place.machine.shared_memory_bytes
@@ -73,12 +73,12 @@ def _check_shared_memory(models: Sequence[Served], place: Place) -> Iterator[Fin
         yield warning(SHARED_MEMORY, said, f"{larger}; or export with a smaller --max-batch or fewer --instances")
 
 
-def _container_shm(place: Place) -> int:
+def _container_shm(place: TargetEnvironment) -> int:
     told = _DOCKER_SIZE.fullmatch((setting(SHM_VARIABLE, place.repository) or CONTAINER_SHM).lower())
     return int(float(told[1]) * _DOCKER_UNITS[told[2]]) if told else 0
 
 
-def _check_release(place: Place) -> Iterator[Finding]:
+def _check_release(place: TargetEnvironment) -> Iterator[Finding]:
     release = release_of(place.image or "")
     oldest = release_of(IMAGE_TAG)
     if release is not None and oldest is not None and release.release < oldest.release:
@@ -96,7 +96,7 @@ def _check_release(place: Place) -> Iterator[Finding]:
         )
 
 
-def _on_gpu(model: Served, place: Place) -> bool:
+def _on_gpu(model: Served, place: TargetEnvironment) -> bool:
     """As Triton decides where nothing is said: on the GPU where there is one and the backend can."""
     kinds = {group.kind for group in model.config.instance_group}
     if place.machine.gpu is None or place.image is None or model.backend in ("python", ENSEMBLE, "openvino"):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.record import Record, check_place, write_record
-from model.errors import OutsideError
+from model.errors import ExternalError
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_a_full_disk_is_the_outside(record: Record, tmp_path: Path) -> None:
         pytest.skip("no right to mount")
     try:
         full = r"r\.json: the record cannot be written \(No space left"
-        with pytest.raises(OutsideError, match=full):
+        with pytest.raises(ExternalError, match=full):
             check_place(disk / "r.json")
         (disk / "fill").write_bytes(bytes(16384))
-        with pytest.raises(OutsideError, match=full):
+        with pytest.raises(ExternalError, match=full):
             write_record(disk / "r.json", record)
         assert [path.name for path in disk.iterdir()] == ["fill"]
     finally:

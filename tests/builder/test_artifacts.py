@@ -13,7 +13,7 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.artifacts import READERS, told_by
+from builder.artifacts import READERS, inspect_artifact
 from builder.formats import FORMATS, Job
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
@@ -113,7 +113,7 @@ def found_in(repository: Path, suffix: str) -> list[Finding]:
 
 @pytest.mark.parametrize("suffix", BACKENDS)
 def test_artifact_tells_its_interface(artifacts: Path, spec: ModelSpec, suffix: str) -> None:
-    told = told_by(artifacts / f"model{suffix}")
+    told = inspect_artifact(artifacts / f"model{suffix}")
     assert told.interface == interface_of(spec)
     if suffix != ".plan":
         assert told.spec == spec
@@ -123,10 +123,10 @@ def test_artifact_tells_its_interface(artifacts: Path, spec: ModelSpec, suffix: 
 def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     with pytest.raises(ArtifactError, match=f"model{suffix}: no such file"):
-        told_by(path)
+        inspect_artifact(path)
     path.write_bytes(b"\x00damaged")
     with pytest.raises(ArtifactError, match=f"model{suffix}: "):
-        told_by(path)
+        inspect_artifact(path)
 
 
 def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked(artifacts: Path) -> None:
@@ -138,14 +138,14 @@ def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked
     content[place + 10] ^= 8  # stored bytes are said to be deflated
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.pt: no TorchScript archive \(Error -3 while decompressing"):
-        told_by(path)
+        inspect_artifact(path)
 
 
 def test_onnx_file_is_refused_by_name_when_a_tensor_s_name_is_no_text(artifacts: Path) -> None:
     path = artifacts / "model.onnx"
     unreadable_name(path)
     with pytest.raises(ArtifactError, match=r"model\.onnx: not a readable ONNX file \(the name b'.*' is no text\)"):
-        told_by(path)
+        inspect_artifact(path)
 
 
 def test_check_finds_all_there_is_when_a_tensor_s_name_is_no_text(
@@ -177,9 +177,9 @@ def test_check_compares_every_kind_of_artifact_with_the_configuration(
     monkeypatch.setenv(IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
     repository = published(suffix)
     # A stray plan has no record in the manifest, which is told; of its interface nothing is.
-    assert [one.problem for one in found_in(repository, suffix) if "the graph" in one.problem] == []
+    assert [one.message for one in found_in(repository, suffix) if "the graph" in one.message] == []
     change(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
-    said = "; ".join(one.problem for one in found_in(repository, suffix) if one.severity == "error")
+    said = "; ".join(one.message for one in found_in(repository, suffix) if one.severity == "error")
     assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in said
 
 
@@ -192,7 +192,7 @@ def test_check_compares_every_version_with_the_configuration(tiny_repository: Pa
     onnx.save(graph, path)
 
     def said() -> list[str]:
-        return [f.severity for f in found_in(tiny_repository, ".onnx") if "the graph has" in f.problem]
+        return [f.severity for f in found_in(tiny_repository, ".onnx") if "the graph has" in f.message]
 
     assert said() == ["warning"]
     with (model / "config.pbtxt").open("a") as config:
@@ -205,10 +205,10 @@ def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) ->
     onnx.save(reduced(onnx.load(path), "bf16"), path)
     warned = [one for one in found_in(tiny_repository, ".onnx") if one.severity == "warning"]
     assert len(warned) == 1
-    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warned[0].problem
+    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warned[0].message
     with (tiny_repository / "pets/config.pbtxt").open("a") as config:
         config.write('optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }\n')
-    assert not [one for one in found_in(tiny_repository, ".onnx") if "bf16" in one.problem]
+    assert not [one for one in found_in(tiny_repository, ".onnx") if "bf16" in one.message]
 
 
 def test_check_tells_once_that_the_env_file_cannot_be_read(
@@ -218,7 +218,7 @@ def test_check_tells_once_that_the_env_file_cannot_be_read(
     (tiny_repository.parent / ".env").write_bytes(b"OWNER=M\xfcller\n")
     (found,) = check_repository(tiny_repository)
     assert found.severity == "error"
-    assert "TRITON_IMAGE cannot be read" in found.problem
+    assert "TRITON_IMAGE cannot be read" in found.message
 
 
 def test_show_tells_a_version_s_own_labels_when_another_version_is_served(artifacts: Path, spec: ModelSpec) -> None:

@@ -14,7 +14,7 @@ from builder.formats import FORMATS, Format, Job
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
 from builder.onnx_export import onnx_from_network
-from builder.proving.proof import Case, case_of
+from builder.proving.proof import VerificationContext, case_of
 from builder.proving.verdict import LIMITS, Verdict
 from builder.repair import Repair, make
 from builder.sources.images import builtin_golden
@@ -49,7 +49,7 @@ class Failing(Onnx):
         return super().candidate(artifact, job) if job.precision == "fp32" else None
 
 
-def case_for(job: Job, fp16_passes: bool = True) -> Case:
+def case_for(job: Job, fp16_passes: bool = True) -> VerificationContext:
     golden = builtin_golden(job.source.spec.preprocess)
     return case_of(job.source, golden, job.max_batch, None if fp16_passes else {**LIMITS, "fp16": STRICT})
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.precision.cast import reduced
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
@@ -39,7 +39,7 @@ def test_autocast_is_refused_before_any_work_when_modelopt_is_missing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "modelopt", None)
-    order = Order(tmp_path / "repository", target=Target(precision="fp16"), converter="autocast")
+    order = ExportRequest(tmp_path / "repository", target=Target(precision="fp16"), converter="autocast")
     told: list[str] = []
     with pytest.raises(ArtifactError, match=r"--converter autocast needs NVIDIA ModelOpt .*tritonkit\[autocast\]"):
         export(source_from_checkpoint(checkpoint), order, told.append)

@@ -30,7 +30,7 @@ def flip_a_weight(path: Path) -> None:
 
 
 def errors(findings: list[Finding]) -> str:
-    return "\n".join(f"{finding.path}: {finding.problem}" for finding in findings if finding.severity == "error")
+    return "\n".join(f"{finding.path}: {finding.message}" for finding in findings if finding.severity == "error")
 
 
 def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path) -> None:
@@ -83,7 +83,7 @@ def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> No
     findings = check_repository(tiny_repository)
     assert not errors(findings)
     assert {"left by an interrupted export", "Triton ignores it: a version is a number without leading zeros"} == {
-        finding.problem for finding in findings
+        finding.message for finding in findings
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.formats import FORMATS, Job
 from builder.onnx_export import onnx_from_network
 from builder.sources import source_from_checkpoint
@@ -64,7 +64,7 @@ def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) ->
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_export_is_proven_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
     source = source_from_checkpoint(checkpoint)
-    order = Order(tmp_path / "repository", max_batch=4, target=Target(format=kind))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format=kind))
     assert export(source, order, lambda step: None).verdict.passed
     assert source.network.mean.device.type == "cuda"
     image = np.zeros((1, *source.spec.input.shape), np.uint8)

@@ -19,7 +19,7 @@ from typer.testing import Result
 
 from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.interface import interface_of
 from builder.repository.check import check_repository
 from builder.repository.encoded import CODE, check_names
@@ -29,22 +29,22 @@ from model.encoded import decoder_of, ensemble_of, without_encoded
 from model.errors import InputError
 from model.network import Network
 from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec, Question
+from model.spec import METADATA_KEY, ModelSpec, TaskSpec
 from model.triton_config import CONFIG_FILE, read_config
 from tests.builder.republish import republish
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
 QUESTIONS = {
-    "multiclass": Question(task="multiclass", labels=("cat", "dog", "bird")),
-    "multilabel": Question(task="multilabel", labels=("sky", "grass")),
-    "embedding": Question(task="embedding", embedding_size=8),
-    "segmentation": Question(task="segmentation", labels=("background", "stamp"), probability=True),
-    "heads": Question(
+    "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
+    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass")),
+    "embedding": TaskSpec(task="embedding", embedding_size=8),
+    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True),
+    "heads": TaskSpec(
         task="heads",
         heads={
-            "shape": Question(task="multiclass", labels=("round", "square")),
-            "vector": Question(task="embedding", embedding_size=8),
+            "shape": TaskSpec(task="multiclass", labels=("round", "square")),
+            "vector": TaskSpec(task="embedding", embedding_size=8),
         },
     ),
 }
@@ -52,7 +52,7 @@ QUESTIONS = {
 
 def findings(repository: Path) -> list[tuple[str, str]]:
     """Severity and problem of what is found in the decoder and the ensemble."""
-    return [(one.severity, one.problem) for one in check_repository(repository) if "pets_" in one.path]
+    return [(one.severity, one.message) for one in check_repository(repository) if "pets_" in one.path]
 
 
 def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository: Path) -> None:
@@ -141,7 +141,7 @@ def test_both_go_when_the_model_is_exported_without(
 def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) -> None:
     def fails() -> None:
         with publication(tiny_repository, "pets") as prepared:
-            prepared.neighbours.go("pets_encoded")
+            prepared.neighbours.remove("pets_encoded")
             shutil.rmtree(tiny_repository / "pets")  # so that it cannot be put in place
             (tiny_repository / "pets").write_text("in the way")
 
@@ -153,13 +153,13 @@ def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) 
 def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repository: Path, checkpoint: Path) -> None:
     (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
     with pytest.raises(InputError, match=r"pets_decode: stands where .* with --no-encoded"):
-        export(source_from_checkpoint(checkpoint), Order(tiny_repository), lambda step: None)
+        export(source_from_checkpoint(checkpoint), ExportRequest(tiny_repository), lambda step: None)
     check_names(tiny_repository, "pets", encoded=False)
 
 
 def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, checkpoint: Path) -> None:
     with pytest.raises(InputError, match="pets_encoded: is how pets takes encoded pictures; take another --name"):
-        export(source_from_checkpoint(checkpoint, "pets_encoded"), Order(tiny_repository), lambda step: None)
+        export(source_from_checkpoint(checkpoint, "pets_encoded"), ExportRequest(tiny_repository), lambda step: None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from typer.testing import Result
 
-from builder.options import Foreign, foreign_from
+from builder.options import ForeignModelOptions, foreign_from
 from builder.sources import open_source, source_from_state_dict
 from model.backbones import recipe_of
 from model.errors import CheckpointError, InputError, SpecError
@@ -61,7 +61,9 @@ def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels:
     side = FAMILIES[name]
     network = theirs(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    source = source_from_state_dict(tmp_path / "w.pth", Foreign(f"torchvision/{named}", labels, size=(side, side)))
+    source = source_from_state_dict(
+        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{named}", labels, size=(side, side))
+    )
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         (answers,) = source.module(images)
@@ -118,11 +120,11 @@ def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: P
 def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=3, img_size=160).state_dict(), tmp_path / "vit.pth")
     with pytest.raises(SpecError, match=r"--size 31 is no multiple of the patch size 16 of test_vit; take 32"):
-        open_source(tmp_path / "vit.pth", Foreign("test_vit", labels, size=(31, 31)), None)
+        open_source(tmp_path / "vit.pth", ForeignModelOptions("test_vit", labels, size=(31, 31)), None)
     with pytest.raises(
         SpecError, match=r"--size 31 is no multiple of the patch size 32 of torchvision/vit_b_32; take 32"
     ):
-        open_source(tmp_path / "vit.pth", Foreign("torchvision/vit_b_32", labels, size=(31, 31)), None)
+        open_source(tmp_path / "vit.pth", ForeignModelOptions("torchvision/vit_b_32", labels, size=(31, 31)), None)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ def test_torchvision_name_or_size_is_refused_with_what_to_take(
     name: str, sides: tuple[int, int] | None, said: str, weights: Path, labels: Path
 ) -> None:
     with pytest.raises(SpecError, match=said):
-        open_source(weights, Foreign(name, labels, size=sides), None)
+        open_source(weights, ForeignModelOptions(name, labels, size=sides), None)
 
 
 def test_torchvisions_name_is_suggested_when_its_weights_fit_no_network_of_timm(labels: Path, tmp_path: Path) -> None:
     torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="the name is torchvision/mobilenet_v3_small"):
-        open_source(tmp_path / "w.pth", Foreign("mobilenet_v3_small", labels), None)
+        open_source(tmp_path / "w.pth", ForeignModelOptions("mobilenet_v3_small", labels), None)
 
 
 def test_recipe_of_named_weights_is_taken() -> None:

@@ -12,14 +12,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import Order, Published, export
-from builder.options import Foreign
+from builder.export import ExportRequest, Published, export
+from builder.options import ForeignModelOptions
 from builder.proving.proof import case_of
 from builder.repository.check import check_repository
 from builder.show import show
 from builder.sources import Source, open_source
 from builder.sources.images import builtin_golden
-from builder.terms import Terms
+from builder.terms import OutputOptions
 from model.errors import ArtifactError, InputError, SpecError
 from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
@@ -91,7 +91,7 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
 
 
 def published(source: Source, repository: Path) -> Published:
-    done = export(source, Order(repository, max_batch=4), lambda step: None)
+    done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
     assert done.verdict.passed
     assert check_repository(repository) == []
     return done
@@ -116,7 +116,7 @@ def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
     tmp_path: Path,
 ) -> None:
     given = make_onnx(Around(net, before, same), shape, dtype)
-    done = published(open_source(str(given), Foreign(labels=labels), "pets"), tmp_path / "repository")
+    done = published(open_source(str(given), ForeignModelOptions(labels=labels), "pets"), tmp_path / "repository")
     assert said in done.source
     assert "softmax added" in done.source
     shown = show(done.artifact)
@@ -131,27 +131,31 @@ def test_what_was_assumed_is_told_since_no_verdict_can_judge_it(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
     given = make_onnx(net)
-    assumed = open_source(given, Foreign(labels=labels), None)
+    assumed = open_source(given, ForeignModelOptions(labels=labels), None)
     assert "(mean and std: ImageNet's, assumed); pictures: crop, keeps 0.875, bilinear (assumed)" in assumed.description
-    told = open_source(given, Foreign(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None)
+    told = open_source(given, ForeignModelOptions(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None)
     assert "ImageNet's" not in told.description
 
 
 def test_graph_is_prepared_for_as_timm_says_in_its_own_size_when_a_model_is_named(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
-    like = open_source(make_onnx(net), Foreign("test_resnet", labels), None)
+    like = open_source(make_onnx(net), ForeignModelOptions("test_resnet", labels), None)
     assert "(mean and std: timm's for test_resnet); pictures: crop, keeps 0.95, bilinear (timm's" in like.description
     assert like.spec.input.shape == (SIDE, SIDE, 3)
     given = make_onnx(net, open_sizes=True)
-    assert open_source(given, Foreign("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
-    assert open_source(given, Foreign("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (48, 64, 3)
+    assert open_source(given, ForeignModelOptions("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
+    assert open_source(given, ForeignModelOptions("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (
+        48,
+        64,
+        3,
+    )
 
 
 def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    source = open_source(make_onnx(net), Foreign(labels=labels), None)
+    source = open_source(make_onnx(net), ForeignModelOptions(labels=labels), None)
     right = tmp_path / "right.onnx"
     source.write_graph(right)
     wrong = onnx.load(right)
@@ -168,7 +172,7 @@ def test_softmax_is_not_added_when_the_graph_has_one(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     given = make_onnx(Around(net, same, softmax), names=("image", "probabilities"))
-    done = published(open_source(given, Foreign(labels=labels), None), tmp_path / "repository")
+    done = published(open_source(given, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
     assert "as they are" in done.source
     assert "added" not in done.source
 
@@ -176,14 +180,18 @@ def test_softmax_is_not_added_when_the_graph_has_one(
 @pytest.mark.parametrize(
     ("foreign", "after", "said"),
     [
-        (Foreign(task="embedding"), same, "brought to length 1"),
-        (Foreign(task="multilabel", labels=Path("labels.txt")), same, "sigmoid added"),
-        (Foreign(task="multilabel", labels=Path("labels.txt")), sigmoid, "as they are"),
-        (Foreign(labels=Path("labels.txt"), activation="softmax"), sigmoid, "softmax added, as --activation says"),
+        (ForeignModelOptions(task="embedding"), same, "brought to length 1"),
+        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), same, "sigmoid added"),
+        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), sigmoid, "as they are"),
+        (
+            ForeignModelOptions(labels=Path("labels.txt"), activation="softmax"),
+            sigmoid,
+            "softmax added, as --activation says",
+        ),
     ],
 )
 def test_onnx_is_published_when_another_task_or_activation_is_said(
-    foreign: Foreign,
+    foreign: ForeignModelOptions,
     after: Callable[[Tensor], Tensor],
     said: str,
     net: nn.Module,
@@ -204,7 +212,9 @@ def test_onnx_masks_are_published_when_segmentation_is_said(
     torch.manual_seed(0)
     labels.write_text(names)
     given = make_onnx(nn.Conv2d(3, channels, 3, padding=1), (3, 64, 64))
-    done = published(open_source(given, Foreign(labels=labels, task="segmentation"), None), tmp_path / "repository")
+    done = published(
+        open_source(given, ForeignModelOptions(labels=labels, task="segmentation"), None), tmp_path / "repository"
+    )
     assert done.verdict.comparisons[0].agreement["iou"] == 1
 
 
@@ -215,7 +225,7 @@ def test_fixed_batch_is_made_dynamic_when_the_graph_allows(
     torch.manual_seed(0)
     sized = {"img_size": SIDE} if "vit" in architecture else {}
     given = make_onnx(timm.create_model(architecture, num_classes=3, **sized), batch=1)
-    done = published(open_source(given, Foreign(labels=labels), None), tmp_path / "repository")
+    done = published(open_source(given, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
     assert "its batch of 1 made dynamic" in done.source
 
 
@@ -225,11 +235,13 @@ def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_o
             return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
 
     with pytest.raises(ArtifactError, match=r"its batch axis is fixed.*dynamic_axes"):
-        open_source(make_onnx(Stuck(), batch=1), Foreign(labels=labels), None)
+        open_source(make_onnx(Stuck(), batch=1), ForeignModelOptions(labels=labels), None)
 
 
 def test_old_opset_is_converted_and_told(net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path) -> None:
-    done = published(open_source(make_onnx(net, opset=11), Foreign(labels=labels), None), tmp_path / "repository")
+    done = published(
+        open_source(make_onnx(net, opset=11), ForeignModelOptions(labels=labels), None), tmp_path / "repository"
+    )
     assert "opset 11 converted to 17" in done.source
 
 
@@ -238,8 +250,8 @@ def test_open_height_and_width_are_set_by_size(
 ) -> None:
     given = make_onnx(net, open_sizes=True)
     with pytest.raises(InputError, match="does not say for which height"):
-        open_source(given, Foreign(labels=labels), None)
-    source = open_source(given, Foreign(labels=labels, size=(48, 64)), None)
+        open_source(given, ForeignModelOptions(labels=labels), None)
+    source = open_source(given, ForeignModelOptions(labels=labels, size=(48, 64)), None)
     assert source.spec.input.shape == (48, 64, 3)
     published(source, tmp_path / "repository")
 
@@ -252,7 +264,7 @@ def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
     given = make_onnx(net)
     with warnings.catch_warnings(action="ignore"):
         onnx.save(float16.convert_float_to_float16(onnx.load(given)), given)
-    source = open_source(given, Foreign(labels=labels), None)
+    source = open_source(given, ForeignModelOptions(labels=labels), None)
     assert "float16" in source.description
     published(source, tmp_path / "repository")
     with pytest.raises(InputError, match="it is fp16 already"):
@@ -266,7 +278,7 @@ def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path
     done = published(source, tmp_path / "repository")
     assert show(done.artifact).spec == source.spec
     with pytest.raises(InputError, match="carries its own spec; leave out --size"):
-        open_source(tiny_repository / "pets/1/model.onnx", Foreign(size=(8, 8)), None)
+        open_source(tiny_repository / "pets/1/model.onnx", ForeignModelOptions(size=(8, 8)), None)
 
 
 def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
@@ -274,6 +286,8 @@ def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
 ) -> None:
     given = make_onnx(net)
     with pytest.raises(InputError, match="this is a graph"):
-        open_source(given, Foreign(labels=labels), None).asked_in(Terms(threshold=0.3))
-    multilabel = open_source(given, Foreign(labels=labels, task="multilabel"), None).asked_in(Terms(threshold=0.3))
+        open_source(given, ForeignModelOptions(labels=labels), None).asked_in(OutputOptions(threshold=0.3))
+    multilabel = open_source(given, ForeignModelOptions(labels=labels, task="multilabel"), None).asked_in(
+        OutputOptions(threshold=0.3)
+    )
     assert multilabel.spec.threshold("dog") == 0.3

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.repository.held import Answered, Held, Servers, servers_from, servers_to_spare
+from builder.repository.held import Answered, LoadedVersions, Servers, servers_from, servers_to_spare
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
-from model.errors import InputError, OutsideError
+from model.errors import ExternalError, InputError
 from model.triton_config import versions_of
 from server.process import STATE_VARIABLE, Options, start, stop, wait_until_ready
 from server.security import Security
@@ -34,7 +34,7 @@ def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_ad
     pets: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     servers = Servers(usual=f"127.0.0.1:{free_ports()[3]}")
-    assert servers.holding("pets") == Held()
+    assert servers.holding("pets") == LoadedVersions()
     done = keep_newest(pets, 1, servers)
     assert done.summary() == (
         "pets: deleted 1, 2, 3, 4; no server was asked what it holds: name those that run with --url"
@@ -45,14 +45,14 @@ def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_ad
 def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell(pets: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         usual = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(OutsideError, match=r"answers, but does not tell which versions it holds.*--url none"):
+        with pytest.raises(ExternalError, match=r"answers, but does not tell which versions it holds.*--url none"):
             keep_newest(pets, 1, Servers(usual=usual, usual_deadline_s=0.3))
     assert len(versions_of(pets)) == 5
 
 
 def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_are_no_address() -> None:
     assert servers_to_spare(None, None) == servers_from(None) == Servers()
-    assert servers_to_spare(["none"], 2).holding("pets") == Held()
+    assert servers_to_spare(["none"], 2).holding("pets") == LoadedVersions()
     with pytest.raises(InputError, match=r"--url: .* it goes with --keep"):
         servers_to_spare(["127.0.0.1:8001"], None)
     with pytest.raises(InputError, match="expected HOST:PORT"):
@@ -73,7 +73,7 @@ def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use
 
 
 def test_servers_are_not_asked_again_when_they_answered() -> None:
-    assert Answered(held=Held({3: "there"}, ("there",))).holding("pets").by == {3: "there"}
+    assert Answered(held=LoadedVersions({3: "there"}, ("there",))).holding("pets").by == {3: "there"}
 
 
 def test_version_stays_when_a_server_that_speaks_tls_holds_it(
@@ -106,7 +106,7 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
             for path in (pets / "5").iterdir():
                 (prepared.version_folder / path.name).hardlink_to(path)
         keep = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
-        with pytest.raises(OutsideError, match=r"it speaks TLS; ask it as grpcs://.*--tls-ca where they speak TLS"):
+        with pytest.raises(ExternalError, match=r"it speaks TLS; ask it as grpcs://.*--tls-ca where they speak TLS"):
             keep_newest(pets, 1, Servers(usual=f"127.0.0.1:{grpc}"))
         done = command(*keep, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", own)
     finally:

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from builder.export import Evidence, Order, export
+from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.graph import flattened, wiring_of
 from builder.precision.ladder import Ladder
@@ -24,14 +24,14 @@ from builder.precision.losses import growths
 from builder.precision.quantize import operators_of, quantized
 from builder.precision.spared import int8_nodes, products_of_activations, with_neighbours
 from builder.proving.page import page_of
-from builder.proving.proof import Case, Remembering
-from builder.proving.verdict import LIMITS, Try, Verdict
+from builder.proving.proof import CachingRunner, VerificationContext
+from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources import open_source, source_from_checkpoint
 from builder.sources.images import builtin_golden
 from builder.targets import Dialect, Target
 from model.comparison import PROBES
 from model.cpu import adds_int8_exactly
-from model.errors import ArtifactError, RefusedError
+from model.errors import ArtifactError, CheckFailedError
 from model.golden import Golden
 from model.network import Network
 from model.preprocess import ImageArray
@@ -62,7 +62,7 @@ def images(network: Network) -> ImageArray:
 
 
 def published_in_int8(graph: Path, folder: Path, **order: object) -> Verdict:
-    placed = Order(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **order)  # type: ignore[arg-type]
+    placed = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **order)  # type: ignore[arg-type]
     return export(open_source(graph, None, None), placed, lambda step: None).verdict
 
 
@@ -107,7 +107,7 @@ def test_ruined_calibration_is_refused_and_named_when_no_int8_try_passes(graph: 
     black.mkdir()
     for number in range(4):
         Image.new("RGB", (32, 32)).save(black / f"{number}.png")
-    with pytest.raises(RefusedError, match=r"(?s)(numbers|decisions).*no calibration of int8 kept") as refused:
+    with pytest.raises(CheckFailedError, match=r"(?s)(numbers|decisions).*no calibration of int8 kept") as refused:
         published_in_int8(graph, tmp_path, calibration=black, repair=False)
     assert not (tmp_path / "repository" / "pets").exists()
     strict = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"relative": 0.02})}
@@ -128,23 +128,23 @@ def test_ruined_calibration_is_refused_and_named_when_no_int8_try_passes(graph: 
 
 def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
     runner = OnnxRuntimeRunner(graph)
-    case = Case(runner, Golden(images, {}), max_batch=4)
-    assert case.verdict_of_answers(Remembering(runner), "int8").exact_int8 is adds_int8_exactly()
-    assert case.verdict_of_answers(Remembering(runner), "fp32").exact_int8 is None
+    case = VerificationContext(runner, Golden(images, {}), max_batch=4)
+    assert case.verdict_of_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
+    assert case.verdict_of_answers(CachingRunner(runner), "fp32").exact_int8 is None
     assert case.verdict_of_answers(Elsewhere(runner), "int8").exact_int8 is None
 
 
 def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
-    passed = Try(precision="int8", how="minmax", passed=True, seconds=1)
+    passed = Attempt(precision="int8", how="minmax", passed=True, seconds=1)
     verdict = Verdict(passed=True, precision="int8", images="9", max_batch=4, limits=LIMITS["int8"])
-    unasked = Try(precision="int8", how="the graph did not load", passed=False, seconds=1)
-    as_it_came = Try(precision="int8", how="the whole model", passed=False, max_abs=1, seconds=1)
+    unasked = Attempt(precision="int8", how="the graph did not load", passed=False, seconds=1)
+    as_it_came = Attempt(precision="int8", how="the whole model", passed=False, max_abs=1, seconds=1)
     for tries in (
         (),
         (passed,),
         (unasked,),
         (as_it_came,),
-        (Try(precision="fp16", how="all", passed=False, seconds=1),),
+        (Attempt(precision="fp16", how="all", passed=False, seconds=1),),
     ):
         assert verdict.model_copy(update={"tries": tries}).calibration_doubt is None
 
@@ -235,7 +235,9 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
 
 
 def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
-    order = Order(tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True)
+    order = ExportRequest(
+        tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
+    )
     done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     said = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
     assert done.verdict.precision == "int8"
@@ -250,7 +252,7 @@ def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
 ) -> None:
     given = tmp_path / "given.onnx"
     onnx.save(quantized(flattened(onnx.load(graph)), images, "onnxruntime"), given)
-    order = Order(tmp_path / "repository", max_batch=2, evidence=Evidence(images=photos))  # four pictures
+    order = ExportRequest(tmp_path / "repository", max_batch=2, evidence=Evidence(images=photos))  # four pictures
     done = export(open_source(given, None, None), order, lambda step: None)
     assert done.verdict.precision == "int8"
     assert not [warning for warning in done.warnings if "calibrat" in warning]

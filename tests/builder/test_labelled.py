@@ -18,16 +18,16 @@ from builder.onnx_export import onnx_from_network
 from builder.proving import labelled
 from builder.proving.labelled import Measured, labelled_set, measure, quality_problems
 from builder.proving.page import qualities
-from builder.proving.verdict import LIMITS, Problem, Verdict
+from builder.proving.verdict import LIMITS, Verdict
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
 from builder.targets import FormatName
-from builder.terms import Terms, in_terms
-from model.errors import InputError, OutsideError
+from builder.terms import OutputOptions, in_terms
+from model.errors import ExternalError, InputError, Problem
 from model.network import Network, save_network
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 from train.tasks import training_task_of
 
 Make = Callable[[str], Network]
@@ -35,15 +35,15 @@ NetworkOf = Callable[..., Network]
 FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]
 PASSED = Verdict(passed=True, precision="fp32", images="a test", max_batch=4, limits=FP32)
 QUESTIONS = {
-    "multiclass": Question(task="multiclass", labels=("cat", "dog", "bird")),
-    "multilabel": Question(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
-    "embedding": Question(task="embedding", embedding_size=8),
-    "segmentation": Question(task="segmentation", labels=("background", "stamp", "seal")),
-    "heads": Question(
+    "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
+    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
+    "embedding": TaskSpec(task="embedding", embedding_size=8),
+    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp", "seal")),
+    "heads": TaskSpec(
         task="heads",
         heads={
-            "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
-            "vector": Question(task="embedding", embedding_size=8),
+            "kind": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
+            "vector": TaskSpec(task="embedding", embedding_size=8),
         },
     ),
 }
@@ -97,7 +97,7 @@ class GraphSource(Source):
     def write_graph(self, path: Path) -> None:
         path.write_bytes(self.path.read_bytes())
 
-    def asked_in(self, terms: Terms) -> GraphSource:
+    def asked_in(self, terms: OutputOptions) -> GraphSource:
         return self
 
 
@@ -110,7 +110,7 @@ def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     source = NetworkSource(tmp_path / "x.pth", None, "someone else's weights", network)
     onnx_from_network(network, tmp_path / "model.onnx")
     with labelled_set(source, data) as labelled_pictures:
-        verdict = labelled_pictures.weighed(PASSED, tmp_path / "model.onnx")
+        verdict = labelled_pictures.with_quality(PASSED, tmp_path / "model.onnx")
     assert verdict.passed, verdict.problems
     assert list(verdict.quality) == [f"checkpoint on 12 pictures of {data}", f"artifact on 12 pictures of {data}"]
     before, after = verdict.quality.values()
@@ -142,7 +142,7 @@ def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
     onnx_from_network(network, tmp_path / "model.onnx")
     with labelled_set(GraphSource(tmp_path / "given.onnx", None, "a graph without a network"), data) as pictures:
         assert pictures.reference.suffix == ".onnx"
-        verdict = pictures.weighed(PASSED, tmp_path / "model.onnx")
+        verdict = pictures.with_quality(PASSED, tmp_path / "model.onnx")
         assert pictures.before.classes == {"cat": 4, "dog": 4, "bird": 4}
     assert not verdict.passed
     assert {problem.code for problem in verdict.problems} == {"quality"}
@@ -164,12 +164,12 @@ def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
 ) -> None:
     network = network_of(QUESTIONS["multilabel"])
     save_network(tmp_path / "asked.safetensors", network)
-    asked = source_from_checkpoint(tmp_path / "asked.safetensors").asked_in(Terms(threshold=0.9))
+    asked = source_from_checkpoint(tmp_path / "asked.safetensors").asked_in(OutputOptions(threshold=0.9))
     with labelled_set(asked, tmp_path) as pictures:
         found = source_from_checkpoint(pictures.reference).spec
     assert found.thresholds == {"sky": 0.9, "grass": 0.9}
     assert not pictures.reference.exists()
-    assert in_terms(network, Terms(threshold=0.9)).spec == found
+    assert in_terms(network, OutputOptions(threshold=0.9)).spec == found
 
 
 @pytest.mark.parametrize("task", QUESTIONS)
@@ -209,7 +209,7 @@ def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is(
 def test_nothing_is_measured_when_the_artifact_gives_no_answers(tmp_path: Path) -> None:
     broken = PASSED.model_copy(update={"passed": False, "problems": (Problem(code="nan", message="x"),)})
     pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
-    assert pictures.weighed(broken, tmp_path / "no.onnx") == broken
+    assert pictures.with_quality(broken, tmp_path / "no.onnx") == broken
 
 
 STAND_IN = """#!/bin/sh
@@ -233,7 +233,7 @@ def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
     target: FormatName, engine: str, told: Path, tmp_path: Path
 ) -> None:
     ours = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
-    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).weighed(ours, tmp_path / "graph.onnx")
+    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).with_quality(ours, tmp_path / "graph.onnx")
     where = f"12 pictures of val (in place of {engine} its graph was asked)"
     assert list(verdict.quality) == [f"checkpoint on {where}", f"artifact on {where}"]
     assert verdict.proven_by == f"the plan itself; on the labelled pictures its graph answered, not {engine}"
@@ -249,7 +249,7 @@ def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
         (folder / name).write_text("{}")
     ours = PASSED.model_copy(update={"format": "trt", "proven_by": "the plan itself"})
     pictures = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val"), spec=spec)
-    verdict = pictures.weighed(ours, folder / "model.plan")
+    verdict = pictures.with_quality(ours, folder / "model.plan")
     assert list(verdict.quality) == ["checkpoint on 12 pictures of val", "artifact on 12 pictures of val"]
     assert verdict.proven_by == "the plan itself"
     asked, *beside = told.read_text().splitlines()[:4]
@@ -269,7 +269,7 @@ def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
             InputError,
             r"torchmetrics is missing; install it with: pip install 'tritonkit\[train\]', or leave --data out",
         ),
-        ("echo reading >&2; echo 'error: boom' >&2; exit 3", OutsideError, "`train test` ended with 3: see above"),
+        ("echo reading >&2; echo 'error: boom' >&2; exit 3", ExternalError, "`train test` ended with 3: see above"),
         ("exit 130", KeyboardInterrupt, "^$"),
     ],
 )

@@ -19,8 +19,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from torch import nn
 
 from builder.config.serving import Accelerator, Serving
-from builder.export import Order, export
-from builder.options import Foreign
+from builder.export import ExportRequest, export
+from builder.options import ForeignModelOptions
 from builder.precision.simulate import simulated_runner
 from builder.proving.proof import case_of
 from builder.sources import open_source
@@ -74,19 +74,19 @@ def test_input_is_refused_when_it_is_no_image_or_unclear(
     model = helper.make_model(helper.make_graph([node], "g", [image], [answer]), ir_version=8)
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(InputError, match=said):
-        open_source(tmp_path / "x.onnx", Foreign(layout=layout), None)  # type: ignore[arg-type]
+        open_source(tmp_path / "x.onnx", ForeignModelOptions(layout=layout), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("foreign", "said"),
     [
-        (Foreign(), "gives 3 values for a picture; name them with --labels FILE"),
-        (Foreign(task="segmentation"), "a segmentation model answers"),
-        (Foreign(size=(8, 8)), "takes height 32, but 8 was said"),
-        (Foreign(task="embedding", activation="softmax"), "leave out --activation"),
+        (ForeignModelOptions(), "gives 3 values for a picture; name them with --labels FILE"),
+        (ForeignModelOptions(task="segmentation"), "a segmentation model answers"),
+        (ForeignModelOptions(size=(8, 8)), "takes height 32, but 8 was said"),
+        (ForeignModelOptions(task="embedding", activation="softmax"), "leave out --activation"),
     ],
 )
-def test_onnx_is_refused_when_what_was_said_does_not_fit(foreign: Foreign, said: str, given: Path) -> None:
+def test_onnx_is_refused_when_what_was_said_does_not_fit(foreign: ForeignModelOptions, said: str, given: Path) -> None:
     with pytest.raises(InputError, match=said):
         open_source(given, foreign, None)
 
@@ -103,16 +103,20 @@ def test_external_data_is_not_opened_when_it_lies_outside_the_folder(
     tensor.external_data.add(key="location", value=location)
     given.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"outside the model's folder|not beside it"):
-        open_source(given, Foreign(labels=labels), None)
+        open_source(given, ForeignModelOptions(labels=labels), None)
 
 
 def test_external_data_is_taken_when_it_lies_beside(given: Path, labels: Path, tmp_path: Path) -> None:
     onnx.save(onnx.load(given), given, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    done = export(open_source(given, Foreign(labels=labels), None), Order(tmp_path / "repository"), lambda step: None)
+    done = export(
+        open_source(given, ForeignModelOptions(labels=labels), None),
+        ExportRequest(tmp_path / "repository"),
+        lambda step: None,
+    )
     assert not list(done.artifact.parent.glob("*.bin"))
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ArtifactError, match=r"'weights\.bin', which is not beside it"):
-        open_source(given, Foreign(labels=labels), None)
+        open_source(given, ForeignModelOptions(labels=labels), None)
 
 
 def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
@@ -123,24 +127,24 @@ def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
     onnx.save(onnx.load(given), runs / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     latest.symlink_to(runs / "model.onnx")
     with pytest.raises(ArtifactError, match=r"latest\.onnx: its weights are in 'w\.bin', which is not beside it"):
-        open_source(latest, Foreign(labels=labels), None)
+        open_source(latest, ForeignModelOptions(labels=labels), None)
     (tmp_path / "w.bin").symlink_to(runs / "w.bin")  # as in the cache of a hub
     with pytest.raises(ArtifactError, match=r"'w\.bin', outside the model's folder.*into one folder"):
-        open_source(latest, Foreign(labels=labels), None)
+        open_source(latest, ForeignModelOptions(labels=labels), None)
 
 
 def test_onnx_is_refused_when_it_is_cut_short(graph: bytes, labels: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(graph[: len(graph) // 2])
     with pytest.raises(ArtifactError, match="damaged, or cut short"):
-        open_source(damaged, Foreign(labels=labels), None)
+        open_source(damaged, ForeignModelOptions(labels=labels), None)
 
 
 def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
     graph: bytes, given: Path, labels: Path, tmp_path: Path
 ) -> None:
     damaged, chance = tmp_path / "damaged.onnx", random.Random(0)
-    whole = open_source(given, Foreign(labels=labels), None)
+    whole = open_source(given, ForeignModelOptions(labels=labels), None)
     case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
     images = case.golden.images
     expected = whole.reference.infer(images)["probabilities"]
@@ -149,7 +153,7 @@ def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
         place = chance.randrange(min(len(graph), 4000))
         damaged.write_bytes(graph[:place] + bytes([graph[place] ^ 1 << chance.randrange(8)]) + graph[place + 1 :])
         try:
-            source = open_source(damaged, Foreign(labels=labels), None)
+            source = open_source(damaged, ForeignModelOptions(labels=labels), None)
         except TritonkitError as error:
             refusals.append(str(error))
             continue
@@ -173,8 +177,8 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
 
 def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
-    source = open_source(tmp_path / "quantised.onnx", Foreign(labels=labels), None)
-    assert export(source, Order(tmp_path / "repository"), lambda step: None).verdict.passed
+    source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
+    assert export(source, ExportRequest(tmp_path / "repository"), lambda step: None).verdict.passed
     with pytest.raises(InputError, match="it is int8 already, so it can only be exported as it is"):
         source.check_takes("fp16")
     source.check_takes("int8")
@@ -182,8 +186,8 @@ def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path
 
 def test_quantised_graph_is_judged_as_int8_when_openvino_takes_it(given: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
-    source = open_source(tmp_path / "quantised.onnx", Foreign(labels=labels), None)
-    order = Order(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
+    source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
+    order = ExportRequest(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
     verdict = export(source, order, lambda step: None).verdict
     assert (verdict.precision, verdict.exact_int8) == ("int8", adds_int8_exactly())
 
@@ -217,9 +221,9 @@ def reduced(given: Path, to: int, keep_io: bool) -> Path:
 def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
     to: int, precision: Precision, keep_io: bool, given: Path, labels: Path
 ) -> None:
-    whole = open_source(given, Foreign(labels=labels), None)
-    source = open_source(reduced(given, to, keep_io), Foreign(labels=labels), None)
-    assert (whole.held, source.held) == ("fp32", precision)
+    whole = open_source(given, ForeignModelOptions(labels=labels), None)
+    source = open_source(reduced(given, to, keep_io), ForeignModelOptions(labels=labels), None)
+    assert (whole.precision, source.precision) == ("fp32", precision)
     assert f"{precision} judged against itself in fp32" in source.description
     for allowed in ("fp32", precision):
         source.check_takes(allowed)
@@ -232,8 +236,8 @@ def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
 def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
     given: Path, labels: Path, tmp_path: Path
 ) -> None:
-    source = open_source(reduced(given, TensorProto.BFLOAT16, keep_io=True), Foreign(labels=labels), None)
-    order = Order(tmp_path / "repository", max_batch=2)
+    source = open_source(reduced(given, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None)
+    order = ExportRequest(tmp_path / "repository", max_batch=2)
     with pytest.raises(InputError, match=r"reduced\.onnx is in bf16 already: ONNX Runtime itself has no bf16 kernels"):
         export(source, order, lambda step: None)
     accelerated = replace(order, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
@@ -245,7 +249,7 @@ def test_reduced_graph_of_a_stranger_fails_its_simulation_when_it_overflows(
     keep_io: bool, labels: Path, tmp_path: Path
 ) -> None:
     graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
-    source = open_source(graph, Foreign(labels=labels), None)
+    source = open_source(graph, ForeignModelOptions(labels=labels), None)
     source.write_graph(tmp_path / "written.onnx")
     case = case_of(source, builtin_golden(source.spec.preprocess), max_batch=2)
     with simulated_runner(tmp_path / "written.onnx", source.spec, tmp_path) as runner:
@@ -291,4 +295,4 @@ def test_graph_is_refused_when_it_is_reduced_within_its_control_flow(labels: Pat
     graph = helper.make_graph([node], "g", [image], [answer], [always])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "x.onnx")
     with pytest.raises(InputError, match="within If, Loop or Scan"):
-        open_source(tmp_path / "x.onnx", Foreign(labels=labels), None)
+        open_source(tmp_path / "x.onnx", ForeignModelOptions(labels=labels), None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.formats import FORMATS, Job
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
@@ -20,14 +20,14 @@ from model.network import Network, load_network, save_network
 from model.runners import open_artifact
 from model.runners.openvino import OpenVinoRunner, has_bf16
 from model.runners.pytorch import TorchRunner
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
-HEADS = Question(
+HEADS = TaskSpec(
     task="heads",
     heads={
-        "colour": Question(task="multiclass", labels=("red", "blue")),
-        "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
+        "colour": TaskSpec(task="multiclass", labels=("red", "blue")),
+        "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
     },
 )
 
@@ -51,7 +51,7 @@ def job(exported: Path, tmp_path: Path) -> Job:
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
     target = Target(format="openvino", precision=precision)
-    order = Order(tmp_path / "repository", max_batch=4, target=target)
+    order = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
     published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert published.verdict.passed
     assert published.verdict.precision == precision

@@ -16,30 +16,31 @@ from builder.proving.judge import judge
 from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
 from builder.proving.pictured import LARGEST, Answers, pictured
 from builder.proving.pictured import answers_of as asked
-from builder.proving.verdict import LIMITS, Problem, Try, Verdict
+from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import Comparison, ask
+from model.errors import Problem
 from model.gallery import thumbnail
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_of
 from model.ways import in_other_colours
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
 QUESTIONS = {
-    "multiclass": Question(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),
-    "multilabel": Question(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
-    "embedding": Question(task="embedding", embedding_size=8),
-    "segmentation": Question(task="segmentation", labels=("background", "stamp")),
-    "heads": Question(
+    "multiclass": TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),
+    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
+    "embedding": TaskSpec(task="embedding", embedding_size=8),
+    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
+    "heads": TaskSpec(
         task="heads",
         heads={
-            "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
-            "vector": Question(task="embedding", embedding_size=8),
+            "kind": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
+            "vector": TaskSpec(task="embedding", embedding_size=8),
         },
     ),
 }
@@ -67,7 +68,7 @@ class Balanced(HTMLParser):
 def answers_of(network_of: NetworkOf) -> Callable[..., Answers]:
     """A network's answers about the builder's photographs, and the same with those of some images changed."""
 
-    def answered(question: Question, change: Callable[[Outputs], Outputs] | None = None) -> Answers:
+    def answered(question: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> Answers:
         network = network_of(question)
         golden = builtin_golden(network.spec.preprocess)
         expected = ask(TorchRunner(network, origin="x"), golden.images, 4)
@@ -216,8 +217,8 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
 def test_tries_and_quality_are_told_with_what_they_cost() -> None:
     reason = Problem(code="nan", message="batch 1: output holds NaN")
     tries = (
-        Try(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
-        Try(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
+        Attempt(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
+        Attempt(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
     )
     where = " on 100 pictures of val.csv"
     quality = {
@@ -245,7 +246,7 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         ({}, "passed"),
         ({"asked": "fp16"}, "passed"),
         ({"asked": "int8"}, "repaired"),
-        ({"tries": (Try(precision="fp16", how="all", passed=False, seconds=1),)}, "repaired"),
+        ({"tries": (Attempt(precision="fp16", how="all", passed=False, seconds=1),)}, "repaired"),
         ({"passed": False}, "failed"),
         ({"passed": False, "forced": True}, "forced"),
     ],

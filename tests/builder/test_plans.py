@@ -117,7 +117,7 @@ def test_manifest_written_before_there_were_plans_is_still_read(tiny_repository:
 def test_check_reports_a_plan_when_it_is_cut_short(version: Path) -> None:
     engine = version / "model.rtx"
     engine.write_bytes(engine.read_bytes()[:-1000])
-    said = [finding.problem for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
+    said = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
     assert len(said) == 1
     assert said[0].startswith("is cut short: its header says")
 
@@ -127,7 +127,7 @@ def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
     content = bytearray(engine.read_bytes())
     content[len(content) // 2] ^= 1
     engine.write_bytes(content)
-    assert any("its hash differs" in finding.problem for finding in check_repository(version.parents[1]))
+    assert any("its hash differs" in finding.message for finding in check_repository(version.parents[1]))
     assert damage(engine) is None
 
 
@@ -135,7 +135,7 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes() + b" ")
     (version / "model.rtx").write_bytes(b"another")
     again = manifest_of(version, version / "model.onnx", "a test")
-    said = [problem.problem for problem in stale_problems(again)]
+    said = [problem.message for problem in stale_problems(again)]
     assert said == [
         "model.rtx is not the plan whose build is recorded",
         "stale plan: model.rtx was built from another graph than model.onnx",
@@ -159,7 +159,7 @@ def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
 ) -> None:
     (problem,) = plan_problems(manifest_with(record_of(tensorrt, **changed)), image)
     assert problem.severity == severity
-    assert said in problem.problem
+    assert said in problem.message
     assert fix in problem.fix
 
 
@@ -186,8 +186,8 @@ def test_check_compares_a_plan_without_a_record_with_the_image(
     plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
     (found,) = check_repository(tiny_repository)
     assert (found.severity, found.path) == (severity, str(plan))
-    assert said in found.problem
-    assert [problem.problem for problem in header_problems(plan, IMAGE)] == [found.problem]
+    assert said in found.message
+    assert [problem.message for problem in header_problems(plan, IMAGE)] == [found.message]
 
 
 def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
@@ -200,7 +200,7 @@ def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
 def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None:
     problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, there)
     assert len(problems) == count
-    assert f"the GPU there has {there}" in problems[-1].problem
+    assert f"the GPU there has {there}" in problems[-1].message
 
 
 def test_releases_are_in_order_and_name_their_sources() -> None:

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from builder.config.serving import serving_from
-from builder.export import Evidence, Order, export
+from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.autocast import autocast
 from builder.precision.cast import reduced
@@ -31,25 +31,25 @@ from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.sources.onnx_held import onnx_precision
 from builder.targets import Target
-from model.errors import InputError, RefusedError
+from model.errors import CheckFailedError, InputError
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.runners.pytorch import TorchRunner
-from model.spec import Question
+from model.spec import TaskSpec
 from scripts.calibrated import calibrated
 
 Make = Callable[[str], Network]
 MAX_BATCH = 4
 TASKS = {
-    "multilabel": Question(task="multilabel", labels=("sky", "grass", "cup")),
-    "embedding": Question(task="embedding", embedding_size=8),
-    "segmentation": Question(task="segmentation", labels=("background", "stamp")),
-    "heads": Question(
+    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup")),
+    "embedding": TaskSpec(task="embedding", embedding_size=8),
+    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
+    "heads": TaskSpec(
         task="heads",
         heads={
-            "shape": Question(task="multiclass", labels=("round", "square", "long")),
-            "vector": Question(task="embedding", embedding_size=8),
+            "shape": TaskSpec(task="multiclass", labels=("round", "square", "long")),
+            "vector": TaskSpec(task="embedding", embedding_size=8),
         },
     ),
 }
@@ -76,7 +76,7 @@ def published_in(network: Network, precision: str, folder: Path, **order: object
     path = folder / "source"
     path.write_bytes(b"")
     target = Target(format="onnx", precision=precision)  # type: ignore[arg-type]
-    placed = Order(folder / "repository", max_batch=MAX_BATCH, target=target, **order)  # type: ignore[arg-type]
+    placed = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **order)  # type: ignore[arg-type]
     return export(source_of(network, path), placed, lambda step: None).verdict
 
 
@@ -262,7 +262,7 @@ def test_repair_ends_in_fp32_when_nothing_less_keeps_the_limits(make_network: Ma
 
 def test_failing_precision_is_refused_when_repair_is_not_wanted(make_network: Make, tmp_path: Path) -> None:
     strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
-    with pytest.raises(RefusedError, match="relative"):
+    with pytest.raises(CheckFailedError, match="relative"):
         published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=Evidence(limits=strict), repair=False)
     assert not (tmp_path / "repository" / "pets").exists()
     forced = published_in(
@@ -282,8 +282,8 @@ def test_broken_graph_is_refused_at_once_when_fp32_fails_too(make_network: Make,
 
     (tmp_path / "source").write_bytes(b"")
     source = Spoiled(tmp_path / "source", None, "a test", make_network("test_resnet"))
-    order = Order(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
-    with pytest.raises(RefusedError, match=r"weight tensor backbone.fc.weight .* is all zeros"):
+    order = ExportRequest(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
+    with pytest.raises(CheckFailedError, match=r"weight tensor backbone.fc.weight .* is all zeros"):
         export(source, order, lambda step: None)
 
 
@@ -299,8 +299,8 @@ def test_subtle_fault_of_the_graph_is_not_hidden_by_the_limits_of_fp16(make_netw
 
     (tmp_path / "source").write_bytes(b"")
     source = OffByALittle(tmp_path / "source", None, "a test", network)
-    order = Order(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
-    with pytest.raises(RefusedError, match="mean or std is wrong") as refused:
+    order = ExportRequest(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
+    with pytest.raises(CheckFailedError, match="mean or std is wrong") as refused:
         export(source, order, lambda step: None)
     assert [tried.precision for tried in refused.value.document.tries] == ["fp32"]  # type: ignore[attr-defined]
     forced = export(source, replace(order, force=True), lambda step: None).verdict
@@ -355,7 +355,7 @@ def test_nodes_around_what_has_no_known_type_stay_in_fp32() -> None:
 def test_openvino_int8_that_fails_ends_in_fp32(make_network: Make, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"")
     limits = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"max_abs": 1e-9})}
-    order = Order(
+    order = ExportRequest(
         tmp_path / "repository",
         max_batch=MAX_BATCH,
         target=Target(format="openvino", precision="int8"),

@@ -14,21 +14,21 @@ from typer.testing import Result
 
 from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.interface import interface_of
 from builder.proving.verdict import VERDICT_FILE
 from builder.repository.check import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication
-from builder.repository.shared_files import Shared, described_version, spec_of
+from builder.repository.shared_files import SharedFiles, described_version, spec_of
 from builder.sources import source_from_checkpoint
 from model.backbones import architecture_of
 from model.encoded import decoder_of, ensemble_of
-from model.errors import ArtifactError, InputError, RefusedError
+from model.errors import ArtifactError, CheckFailedError, InputError
 from model.golden import GOLDEN_FILE, Golden
 from model.network import Network, save_network
 from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec, Question, TensorSpec, image_input
+from model.spec import METADATA_KEY, ModelSpec, TaskSpec, TensorSpec, image_input
 from model.staging import staging_folder
 from model.triton_config import last_version, read_config, versions_loaded, versions_of
 from scripts.explicit_triton import explicit_triton
@@ -59,7 +59,7 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) 
 def two_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
     """A repository whose `pets` has a version 2 of other labels and another size, proven at larger batches."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("two") / "repository"))
-    export(source_from_checkpoint(other_checkpoint), Order(repository, max_batch=16), lambda step: None)
+    export(source_from_checkpoint(other_checkpoint), ExportRequest(repository, max_batch=16), lambda step: None)
     return repository
 
 
@@ -157,7 +157,9 @@ def test_rollback_takes_the_newest_older_version_that_passed(pets: Path) -> None
 def test_promote_refuses_when_the_verdict_failed(pets: Path) -> None:
     fail_verdict(pets, 1)
     before = (pets / "config.pbtxt").read_bytes()
-    with pytest.raises(RefusedError, match=r"the verdict of version 1 is FORCED, not passed; .*builder show .*--force"):
+    with pytest.raises(
+        CheckFailedError, match=r"the verdict of version 1 is FORCED, not passed; .*builder show .*--force"
+    ):
         promote(pets, 1)
     assert (pets / "config.pbtxt").read_bytes() == before
     assert promote(pets, 1, force=True).verdict == "FORCED"
@@ -192,10 +194,10 @@ def test_promotion_leaves_files_of_ones_own(pets: Path) -> None:
 def test_labels_go_when_the_version_they_are_of_is_no_longer_served(
     tmp_path: Path, network_of: Callable[..., Network], spec: ModelSpec
 ) -> None:
-    kind = Question(task="multiclass", labels=("cat", "dog"))
-    heads = network_of(Question(task="heads", heads={"kind": kind, "size": kind})).spec
+    kind = TaskSpec(task="multiclass", labels=("cat", "dog"))
+    heads = network_of(TaskSpec(task="heads", heads={"kind": kind, "size": kind})).spec
     for now, files in ((heads, {"labels.kind.txt", "labels.size.txt"}), (spec, {"labels.txt"})):
-        Shared(now, config_for(now, interface_of(now), 8, 1), None).write(tmp_path)
+        SharedFiles(now, config_for(now, interface_of(now), 8, 1), None).write(tmp_path)
         assert {path.name for path in tmp_path.glob("labels*")} == files
 
 
@@ -245,7 +247,7 @@ def test_export_warns_when_an_older_served_version_gets_a_larger_batch(
     exported_once: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
-    order = Order(repository, max_batch=16, serving=serving_from(versions="all"))
+    order = ExportRequest(repository, max_batch=16, serving=serving_from(versions="all"))
     done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert done.warnings == ("max_batch_size 16 holds for version 1 too, which is served and was judged up to 8",)
 
@@ -257,7 +259,7 @@ def test_export_is_refused_when_an_older_version_that_is_served_has_another_size
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
     source, steps = source_from_checkpoint(other_checkpoint), list[str]()
     with pytest.raises(InputError) as raised:
-        export(source, Order(repository, serving=serving_from(versions=policy)), steps.append)
+        export(source, ExportRequest(repository, serving=serving_from(versions=policy)), steps.append)
     assert f"version 1, which version policy {policy} has Triton load too, has" in str(raised.value)
     assert "image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; version 2 has image UINT8" in str(raised.value)
     assert "--versions latest:1" in str(raised.value)
@@ -269,10 +271,10 @@ def test_export_is_refused_when_the_policy_before_has_both_versions_served(
     tmp_path: Path, exported_once: Path, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
-    every = Order(repository, serving=serving_from(versions="all"))
+    every = ExportRequest(repository, serving=serving_from(versions="all"))
     export(source_from_checkpoint(checkpoint), every, lambda step: None)
     with pytest.raises(InputError, match="version 1, which version policy all has Triton load too"):
-        export(source_from_checkpoint(other_checkpoint), Order(repository), lambda step: None)
+        export(source_from_checkpoint(other_checkpoint), ExportRequest(repository), lambda step: None)
     assert versions_of(repository / "pets") == [1, 2]
     (repository / "pets/1/model.onnx").unlink()
     (repository / "pets/1/model.onnx").write_bytes(b"damaged, which `builder check` tells of")
@@ -283,7 +285,7 @@ def test_export_is_refused_before_the_work_when_triton_would_refuse_it_for_the_p
     pets: Path, other_checkpoint: Path
 ) -> None:
     promote(pets, 1)
-    order, steps = Order(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
+    order, steps = ExportRequest(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
     with pytest.raises(InputError, match="preferred batch 16 is not from 1 to max_batch_size 8"):
         export(source_from_checkpoint(other_checkpoint), order, steps.append)
     assert (steps, versions_of(pets)) == ([], [1, 2])

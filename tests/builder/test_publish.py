@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from builder.repository.check import check_repository
-from builder.repository.publish import Neighbours, exchange_in_two, next_version, publication, staging
+from builder.repository.publish import CompanionModels, exchange_in_two, next_version, publication, staging
 from model.errors import ArtifactError
 from model.staging import leftovers, staging_folder
 from model.triton_config import versions_of
@@ -27,7 +27,7 @@ from pathlib import Path
 from builder.repository.publish import publication
 from builder.config.triton_config import config_to_text
 from model.triton_config import LAST_VERSION, read_config
-from model.files import written_beside
+from model.files import atomic_write
 version, repository = Path(sys.argv[1]), Path(sys.argv[2])
 print("started", flush=True)
 while True:
@@ -38,9 +38,9 @@ while True:
         config = read_config(version.parent)
         config.parameters[LAST_VERSION].string_value = str(prepared.version)
         for name in ("model.json", "labels.txt"):
-            with written_beside(prepared.model / name) as beside:
+            with atomic_write(prepared.model / name) as beside:
                 shutil.copy(version.parent / name, beside)
-        with written_beside(prepared.model / "config.pbtxt") as beside:
+        with atomic_write(prepared.model / "config.pbtxt") as beside:
             beside.write_text(config_to_text(config))
 """
 
@@ -115,11 +115,11 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
 
 def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Path) -> None:
     names = ("first", "n" * 250)  # no room for what is added to its name
-    neighbours = Neighbours(tmp_path / "r", tmp_path / "aside")
+    neighbours = CompanionModels(tmp_path / "r", tmp_path / "aside")
     (tmp_path / "aside").mkdir()
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
-        neighbours.go(name)
+        neighbours.remove(name)
     with pytest.raises(OSError, match="too long"), neighbours.moved_around(tmp_path / "r" / "m"):
         pass
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
@@ -159,8 +159,8 @@ def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path
 
     def interrupted() -> None:
         with staging(tmp_path / "r") as aside:
-            neighbours = Neighbours(tmp_path / "r", aside)
-            neighbours.go("m_encoded")
+            neighbours = CompanionModels(tmp_path / "r", aside)
+            neighbours.remove("m_encoded")
             shutil.copytree(tmp_path / "r" / "m", aside / "m-01234567")
             with neighbours.moved_around(tmp_path / "r" / "m"):
                 assert not (tmp_path / "r" / "m_encoded").exists()

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.export import Evidence, Order, export
+from builder.export import Evidence, ExportRequest, export
 from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
 from builder.sources import open_source, source_from_checkpoint
 from builder.targets import Target
@@ -72,7 +72,7 @@ def test_file_of_ours_is_refused_when_it_was_forced(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
-    order = Order(tmp_path / "repository", max_batch=4, force=True, evidence=Evidence(limits=strict))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, force=True, evidence=Evidence(limits=strict))
     forced = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert forced.verdict.forced
     result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
@@ -82,13 +82,13 @@ def test_file_of_ours_is_refused_when_it_was_forced(
 
 
 def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(checkpoint: Path, tmp_path: Path) -> None:
-    order = Order(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
     done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    assert open_source(done.artifact, None, None).held == done.verdict.precision == "fp16"
+    assert open_source(done.artifact, None, None).precision == done.verdict.precision == "fp16"
     told = done.artifact.parent / VERDICT_FILE
     strict = Verdict.model_validate_json(told.read_bytes())
     (done.artifact.parent / MANIFEST_FILE).unlink()
-    assert open_source(done.artifact, None, None).held == strict.precision
+    assert open_source(done.artifact, None, None).precision == strict.precision
 
 
 def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_otherwise(graph: Path) -> None:

@@ -14,22 +14,22 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from builder.export import Evidence, Order, export
+from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.judge import judge
-from builder.proving.proof import Remembering
+from builder.proving.proof import CachingRunner
 from builder.proving.verdict import LIMITS, Verdict
 from builder.proving.verify import verified
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.targets import Precision
-from model.errors import RefusedError
+from model.errors import CheckFailedError
 from model.network import Network
 from model.preprocess import ImageArray
 from model.probes import probes_of
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
-from model.spec import Question
+from model.spec import TaskSpec
 from scripts.calibrated import calibrated
 from tests.builder.test_tasks import QUESTIONS, as_faulty
 
@@ -41,7 +41,7 @@ Change = Callable[[ImageArray, Outputs], Outputs]
 def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
     """A small network of each task; the answers of the first vary as those of a trained one."""
     labels = tuple(f"class {number}" for number in range(10))
-    trained = network_of(Question(task="multiclass", labels=labels))
+    trained = network_of(TaskSpec(task="multiclass", labels=labels))
     calibrated(trained, builtin_golden(trained.spec.preprocess).images)
     return {"multiclass": trained, **{task: network_of(question) for task, question in QUESTIONS.items()}}
 
@@ -54,7 +54,7 @@ def network(networks: dict[str, Network]) -> Network:
 @pytest.fixture(scope="module")
 def references(networks: dict[str, Network]) -> dict[str, Runner]:
     """The networks, each of which computes every batch once for all tests."""
-    return {task: Remembering(TorchRunner(network, "the checkpoint")) for task, network in networks.items()}
+    return {task: CachingRunner(TorchRunner(network, "the checkpoint")) for task, network in networks.items()}
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
 
     source = Faulty(graph, None, "a test", network)
     assert named in problems(verified(artifact, source, MAX_BATCH, Evidence()))
-    with pytest.raises(RefusedError, match="nothing was published") as refused:
-        export(source, Order(tmp_path / "repository", max_batch=8), lambda step: None)
+    with pytest.raises(CheckFailedError, match="nothing was published") as refused:
+        export(source, ExportRequest(tmp_path / "repository", max_batch=8), lambda step: None)
     assert named in str(refused.value)
     assert not list(tmp_path.glob("repository/*/1"))

@@ -15,10 +15,10 @@ from builder.formats import Format, Job
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import ENGINE, Rtx
 from builder.proving.proof import case_of
-from builder.repair import Made, Repair, make
+from builder.repair import BuildAttempt, Repair, make
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Target
-from model.errors import ArtifactError, RefusedError
+from model.errors import ArtifactError, CheckFailedError
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -31,7 +31,7 @@ Command = Callable[..., Result]
 
 def made_in_fp16(
     kind: Format, name: FormatName, job: Job, keep: tuple[str, ...] = (), allowed: bool = True, strict: bool = False
-) -> Made:
+) -> BuildAttempt:
     golden = builtin_golden(job.source.spec.preprocess)
     case = case_of(job.source, golden, job.max_batch)
     repair = Repair(case.golden.images, keep, allowed, strict=strict)
@@ -55,7 +55,7 @@ def test_graph_is_not_called_fp16_when_nothing_is_left_in_it(job: Job) -> None:
 
 
 def test_strict_export_is_refused_when_nothing_is_left_in_fp16(job: Job) -> None:
-    with pytest.raises(RefusedError, match=r"no try of it passed: .* would be left in fp16; nothing was published"):
+    with pytest.raises(CheckFailedError, match=r"no try of it passed: .* would be left in fp16; nothing was published"):
         made_in_fp16(Rtx(), "rtx", job, HEAVY, strict=True)
 
 

@@ -26,7 +26,7 @@ from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
 from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
 from model.errors import ArtifactError, InputError
-from model.files import written_beside
+from model.files import atomic_write
 from model.runners.triton import TritonServer
 from model.staging import leftovers, staging_folder
 from model.triton_config import LAST_VERSION, read_config, versions_of
@@ -40,7 +40,7 @@ from model.triton_config import versions_of
 from builder.repository.retention import keep_newest
 from builder.config.triton_config import config_to_text
 from model.triton_config import LAST_VERSION, read_config
-from model.files import written_beside
+from model.files import atomic_write
 model = Path(sys.argv[1])
 print("started", flush=True)
 while True:
@@ -49,7 +49,7 @@ while True:
             shutil.copytree(model / str(versions_of(model)[-1]), prepared.version_folder, dirs_exist_ok=True)
             config = read_config(model)
             config.parameters[LAST_VERSION].string_value = str(prepared.version)
-            with written_beside(prepared.model / "config.pbtxt") as beside:
+            with atomic_write(prepared.model / "config.pbtxt") as beside:
                 beside.write_text(config_to_text(config))
     keep_newest(model, 2)
 """
@@ -65,7 +65,7 @@ def publish_copies(model: Path, count: int) -> None:
                     (prepared.version_folder / path.name).hardlink_to(path)
             config = read_config(model)
             config.parameters[LAST_VERSION].string_value = str(prepared.version)
-            with written_beside(prepared.model / "config.pbtxt") as beside:
+            with atomic_write(prepared.model / "config.pbtxt") as beside:
                 beside.write_text(config_to_text(config))
 
 

@@ -16,7 +16,7 @@ from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, warms_up, warmup_f
 from builder.repository.check import check_repository
 from builder.repository.publish import publication
 from model.errors import InputError, ServerError
-from model.files import written_beside
+from model.files import atomic_write
 from model.golden import GOLDEN_FILE, Golden
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import METADATA_KEY, ModelSpec
@@ -57,7 +57,7 @@ def republish(repository: Path, serving: Serving) -> None:
             (prepared.version_folder / path.name).hardlink_to(path)
         present = read_config(prepared.model)
         config = config_for(spec, ((spec.input,), spec.outputs), 8, prepared.version, present, serving=serving)
-        with written_beside(prepared.model / "config.pbtxt") as beside:
+        with atomic_write(prepared.model / "config.pbtxt") as beside:
             beside.write_text(config_to_text(config))
         if warms_up(config):
             golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
@@ -219,7 +219,7 @@ def test_triton_refusals_are_told_all_at_once(spec: ModelSpec) -> None:
 def test_check_tells_what_triton_would_refuse(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets/config.pbtxt").write_text(f'platform: "tensorrt_plan" max_batch_size: 16 {text}')
-    found = [finding for finding in check_repository(tmp_path) if said in finding.problem]
+    found = [finding for finding in check_repository(tmp_path) if said in finding.message]
     idle = "accelerators" in text or "cc_model" in text  # Triton loads a model of somebody else's all the same
     assert [finding.severity for finding in found] == ["warning" if idle else "error"]
 
@@ -310,7 +310,7 @@ def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: P
     assert check_repository(tiny_repository) == []
     path = tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE
     path.write_bytes(b"short")
-    assert "has 5 bytes of the 3072" in check_repository(tiny_repository)[0].problem
+    assert "has 5 bytes of the 3072" in check_repository(tiny_repository)[0].message
     path.unlink()
     (finding,) = check_repository(tiny_repository)
     assert (finding.severity, finding.path) == ("error", str(path))
@@ -319,7 +319,7 @@ def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: P
 def test_check_notices_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
     republish(tiny_repository, serving_from(versions="8,9"))
     (finding,) = check_repository(tiny_repository)
-    assert "loads none of the versions" in finding.problem
+    assert "loads none of the versions" in finding.message
 
 
 def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp_path: Path) -> None:

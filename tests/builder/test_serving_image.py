@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.formats import FORMATS, Job
 from builder.formats.tensorrt import Trt
 from builder.repository.serving_image import check_build, check_loads
 from builder.sources import source_from_checkpoint
 from model.build_record import BuildRecord, BuildSettings
-from model.errors import InputError, RefusedError
+from model.errors import CheckFailedError, InputError
 from model.manifest import MANIFEST_FILE
 from model.plans import BUILD_FILE
 from model.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> None:
-    with pytest.raises(RefusedError, match="an older TensorRT never loads it") as refused:
+    with pytest.raises(CheckFailedError, match="an older TensorRT never loads it") as refused:
         check_loads(folder, IMAGE)
     assert "TRITON_IMAGE in .env" in str(refused.value)
     assert "--force" in str(refused.value)
@@ -62,7 +62,7 @@ def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path
 
 def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
-    order = Order(tmp_path / "repository", max_batch=2)
+    order = ExportRequest(tmp_path / "repository", max_batch=2)
     published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     manifest = json.loads(published.artifact.with_name(MANIFEST_FILE).read_text())
     assert manifest["triton_image"] == "26.07-py3"
@@ -76,7 +76,7 @@ def job_of(checkpoint: Path, folder: Path) -> Job:
 def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(checkpoint: Path, tmp_path: Path) -> None:
     job = job_of(checkpoint, tmp_path)
     newer = Trt(image=NEWER).foreseen(job)
-    with pytest.raises(RefusedError, match=r"(?s)built by TensorRT 11\.2.*an older TensorRT never loads it"):
+    with pytest.raises(CheckFailedError, match=r"(?s)built by TensorRT 11\.2.*an older TensorRT never loads it"):
         check_build(newer, DEFAULT_IMAGE)
     assert check_build(newer, NEWER) == []
     assert check_build(newer, DEFAULT_IMAGE, force=True)
@@ -98,6 +98,6 @@ def test_env_that_cannot_be_read_is_told_before_any_work(
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
     said: list[str] = []
     with pytest.raises(InputError, match="TRITON_IMAGE cannot be read from it"):
-        export(source_from_checkpoint(checkpoint), Order(tmp_path / "repository", max_batch=2), said.append)
+        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), said.append)
     assert not said
     assert not (tmp_path / "repository").exists()

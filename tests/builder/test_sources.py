@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from builder.export import Order, Published, export
-from builder.options import Foreign, foreign_from
+from builder.export import ExportRequest, Published, export
+from builder.options import ForeignModelOptions, foreign_from
 from builder.sources import Source, open_source
 from model.errors import CheckpointError, InputError, SpecError
 
@@ -48,7 +48,7 @@ def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def published(source: Source, repository: Path) -> Published:
-    done = export(source, Order(repository, max_batch=4), lambda step: None)
+    done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
     assert done.verdict.passed
     return done
 
@@ -57,7 +57,7 @@ def test_timm_weights_are_published_with_imagenets_labels_when_they_are_at_hand(
     in_cache: Callable[[str], Path], tmp_path: Path
 ) -> None:
     in_cache("test_resnet")
-    source = open_source("timm:test_resnet", Foreign(size=(32, 32)), "small")
+    source = open_source("timm:test_resnet", ForeignModelOptions(size=(32, 32)), "small")
     assert source.spec.labels[:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
     assert len(source.spec.labels) == 1000
     done = published(source, tmp_path / "repository")
@@ -69,7 +69,7 @@ def test_timm_features_are_published_when_an_embedding_is_asked(
     in_cache: Callable[[str], Path], tmp_path: Path
 ) -> None:
     weights = in_cache("test_resnet")
-    source = open_source("timm:test_resnet", Foreign(size=(32, 32), task="embedding"), None)
+    source = open_source("timm:test_resnet", ForeignModelOptions(size=(32, 32), task="embedding"), None)
     assert source.spec.outputs[0].shape == (96,)
     published(source, tmp_path / "repository")
     assert source.spec.lineage.parent is not None
@@ -89,7 +89,7 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
         timeout=60,
     )
     said = done.stderr.strip().splitlines()
-    assert said[-1].startswith("model.errors.OutsideError: test_resnet: its pretrained weights")
+    assert said[-1].startswith("model.errors.ExternalError: test_resnet: its pretrained weights")
     assert "builder export FILE --model test_resnet --labels FILE" in said[-1]
     assert "Retrying" not in done.stderr
 
@@ -98,21 +98,21 @@ def test_timm_weights_are_refused_when_the_labels_they_bring_are_too_few(monkeyp
     known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
     monkeypatch.setitem(known, name, dataclasses.replace(known[name], label_names=("cat", "dog")))
     with pytest.raises(SpecError, match=r"configuration of its weights: 2 labels, but .* 1000 classes; give --labels"):
-        open_source(f"timm:{name}", Foreign(), None)
+        open_source(f"timm:{name}", ForeignModelOptions(), None)
 
 
 @pytest.mark.parametrize(
     ("name", "foreign", "error", "said"),
     [
-        ("no_such_net", Foreign(), SpecError, "no model 'no_such_net'"),
-        ("test_resnet.no_tag", Foreign(), SpecError, "no weights 'test_resnet.no_tag'"),
-        ("test_resnet", Foreign(model="resnet18"), InputError, "leave out --model"),
-        ("test_resnet", Foreign(task="segmentation"), InputError, "one answer a picture"),
-        ("vit_base_patch16_clip_224.openai", Foreign(), InputError, "its 512 outputs are not the classes"),
+        ("no_such_net", ForeignModelOptions(), SpecError, "no model 'no_such_net'"),
+        ("test_resnet.no_tag", ForeignModelOptions(), SpecError, "no weights 'test_resnet.no_tag'"),
+        ("test_resnet", ForeignModelOptions(model="resnet18"), InputError, "leave out --model"),
+        ("test_resnet", ForeignModelOptions(task="segmentation"), InputError, "one answer a picture"),
+        ("vit_base_patch16_clip_224.openai", ForeignModelOptions(), InputError, "its 512 outputs are not the classes"),
     ],
 )
 def test_timm_name_is_refused_when_it_cannot_be_what_was_said(
-    name: str, foreign: Foreign, error: type[Exception], said: str
+    name: str, foreign: ForeignModelOptions, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         open_source(f"timm:{name}", foreign, None)
@@ -129,7 +129,7 @@ def test_timm_checkpoint_of_a_training_names_its_model_and_its_average_is_taken(
         "args": argparse.Namespace(lr=0.1, output=Path("runs")),
     }
     torch.save(document, path)
-    source = open_source(path, Foreign(labels=labels, size=(32, 32)), None)
+    source = open_source(path, ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert "into timm test_resnet, as the file says: matched by name after stripping 'module.'" in source.description
     assert source.network is not None
     assert torch.equal(source.network.backbone.state_dict()["fc.weight"], net.state_dict()["fc.weight"])
@@ -143,7 +143,7 @@ def test_lightning_checkpoint_is_taken_when_its_settings_are_plain(
     state = {prefix + key: value for key, value in net.state_dict().items()}
     document = {"state_dict": state, "hyper_parameters": {"lr": 0.1}, "pytorch-lightning_version": "2.6", "epoch": 3}
     torch.save(document, tmp_path / "last.ckpt")
-    source = open_source(tmp_path / "last.ckpt", Foreign("test_resnet", labels), None)
+    source = open_source(tmp_path / "last.ckpt", ForeignModelOptions("test_resnet", labels), None)
     assert f"after stripping '{prefix}'" in source.description
 
 
@@ -154,13 +154,13 @@ class Settings:
 def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": net.state_dict(), "hyper_parameters": Settings()}, tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match=r"pickled Python objects \(.*Settings\).*checkpoint\[.state_dict.\]"):
-        open_source(tmp_path / "last.ckpt", Foreign("test_resnet", labels), None)
+        open_source(tmp_path / "last.ckpt", ForeignModelOptions("test_resnet", labels), None)
 
 
 def test_whole_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     torch.save(net, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="pickled Python objects"):
-        open_source(tmp_path / "model.pt", Foreign("test_resnet", labels), None)
+        open_source(tmp_path / "model.pt", ForeignModelOptions("test_resnet", labels), None)
 
 
 def test_safetensors_of_timm_are_weights_whatever_their_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_safetensors_of_timm_are_weights_whatever_their_metadata(net: nn.Module,
         save_file(net.state_dict(), tmp_path / "model.safetensors", metadata=metadata)
         with pytest.raises(InputError, match=r"need --model TIMM_NAME and --labels FILE .*, 3 of them .* fc\.weight"):
             open_source(tmp_path / "model.safetensors", None, None)
-        source = open_source(tmp_path / "model.safetensors", Foreign("test_resnet", labels), None)
+        source = open_source(tmp_path / "model.safetensors", ForeignModelOptions("test_resnet", labels), None)
         assert source.spec.labels == ("cat", "dog", "bird")
 
 
@@ -235,7 +235,7 @@ def test_zip_archive_is_refused_when_torch_did_not_write_it(tmp_path: Path) -> N
 def test_damaged_safetensors_is_told_as_such_when_it_is_said_to_be_someone_elses(labels: Path, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match=r"not a readable \.safetensors file"):
-        open_source(tmp_path / "m.safetensors", Foreign(labels=labels), None)
+        open_source(tmp_path / "m.safetensors", ForeignModelOptions(labels=labels), None)
 
 
 def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: 
 
 def test_checkpoint_of_ours_is_refused_when_its_spec_would_be_overruled(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="carries its own spec; leave out --size and --task"):
-        open_source(checkpoint, Foreign(size=(8, 8), task="multilabel"), None)
+        open_source(checkpoint, ForeignModelOptions(size=(8, 8), task="multilabel"), None)
 
 
 def test_options_are_refused_all_at_once(tmp_path: Path) -> None:
@@ -266,4 +266,4 @@ def test_options_are_refused_all_at_once(tmp_path: Path) -> None:
     ):
         assert part in str(caught.value)
     assert foreign_from(None, None, None, None, None) is None
-    assert foreign_from(None, None, None, None, None, "nhwc") == Foreign(layout="NHWC")
+    assert foreign_from(None, None, None, None, None, "nhwc") == ForeignModelOptions(layout="NHWC")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.export import Evidence, Order, export
+from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
@@ -27,7 +27,7 @@ from builder.repository.check import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.terms import Terms, in_terms
+from builder.terms import OutputOptions, in_terms
 from model.comparison import compare
 from model.errors import InputError
 from model.golden import Golden, packed
@@ -35,23 +35,23 @@ from model.network import Network, save_network
 from model.preprocess import Geometry, ImageArray, Preprocess
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
-from model.spec import METADATA_KEY, Lineage, ModelSpec, Question
+from model.spec import METADATA_KEY, Lineage, ModelSpec, TaskSpec
 from model.tasks import task_of
 from model.triton_config import read_config
 
 MAX_BATCH = 4
 Command = Callable[..., Result]
 QUESTIONS = {
-    "multilabel": Question(task="multilabel", labels=("sky", "grass", "cup"), thresholds={"cup": 0.4}),
-    "embedding": Question(task="embedding", embedding_size=8),
-    "segmentation": Question(task="segmentation", labels=("background", "stamp")),
-    "heads": Question(
+    "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup"), thresholds={"cup": 0.4}),
+    "embedding": TaskSpec(task="embedding", embedding_size=8),
+    "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
+    "heads": TaskSpec(
         task="heads",
         heads={
-            "shape": Question(task="multiclass", labels=("round", "square", "long")),
-            "colour": Question(task="multiclass", labels=("red", "green", "blue")),
-            "tags": Question(task="multilabel", labels=("old", "wet")),
-            "vector": Question(task="embedding", embedding_size=8),
+            "shape": TaskSpec(task="multiclass", labels=("round", "square", "long")),
+            "colour": TaskSpec(task="multiclass", labels=("red", "green", "blue")),
+            "tags": TaskSpec(task="multilabel", labels=("old", "wet")),
+            "vector": TaskSpec(task="embedding", embedding_size=8),
         },
     ),
 }
@@ -143,7 +143,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Netw
     folder = tmp_path_factory.mktemp("tasks")
     for task, network in networks.items():
         save_network(folder / f"{task}.safetensors", network)
-        order = Order(folder / "repository", max_batch=MAX_BATCH)
+        order = ExportRequest(folder / "repository", max_batch=MAX_BATCH)
         export(source_from_checkpoint(folder / f"{task}.safetensors"), order, lambda step: None)
     return folder / "repository"
 
@@ -160,7 +160,7 @@ def as_faulty(kind: type[Network], network: Network) -> Network:
 
 def cut_at(network: Network, threshold: float) -> Network:
     """A graph with another threshold inside, which its spec does not tell."""
-    shifted = in_terms(network, Terms(threshold=threshold))
+    shifted = in_terms(network, OutputOptions(threshold=threshold))
     shifted.spec = network.spec
     return shifted
 
@@ -309,11 +309,11 @@ def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Net
 
 
 def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
-    network = in_terms(networks["segmentation"], Terms(threshold=0.9999))
+    network = in_terms(networks["segmentation"], OutputOptions(threshold=0.9999))
     runner = TorchRunner(network, "x")
     verdict = judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
     assert "reference: the checkpoint gives every image the same answer" in problems(verdict)
-    both = in_terms(network, Terms(probability=True))
+    both = in_terms(network, OutputOptions(probability=True))
     runner = TorchRunner(both, "x")
     assert judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
 
@@ -401,30 +401,42 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
 @pytest.mark.parametrize(
     ("question", "terms", "said"),
     [
-        (QUESTIONS["embedding"], Terms(threshold=0.4), "--threshold: a embedding model"),
-        (QUESTIONS["heads"].heads["shape"], Terms(threshold=0.4), "takes what is most probable"),
-        (Question(task="segmentation", labels=("a", "b", "c")), Terms(threshold=0.4), "of 3 labels takes what is most"),
-        (Question(task="segmentation", labels=("a", "b", "c")), Terms(probability=True), "there are 3 labels"),
-        (QUESTIONS["multilabel"], Terms(probability=True), "--probability: a multilabel model has no mask"),
-        (QUESTIONS["heads"], Terms(probability=True), "--probability: a heads model has no mask"),
-        (QUESTIONS["multilabel"], Terms(threshold=float("nan")), "--threshold nan: expected a probability between"),
-        (QUESTIONS["multilabel"], Terms(threshold=1.0), "--threshold 1.0: expected a probability between"),
+        (QUESTIONS["embedding"], OutputOptions(threshold=0.4), "--threshold: a embedding model"),
+        (QUESTIONS["heads"].heads["shape"], OutputOptions(threshold=0.4), "takes what is most probable"),
         (
-            Question(task="heads", heads={"vector": QUESTIONS["embedding"]}),
-            Terms(threshold=0.4),
+            TaskSpec(task="segmentation", labels=("a", "b", "c")),
+            OutputOptions(threshold=0.4),
+            "of 3 labels takes what is most",
+        ),
+        (TaskSpec(task="segmentation", labels=("a", "b", "c")), OutputOptions(probability=True), "there are 3 labels"),
+        (QUESTIONS["multilabel"], OutputOptions(probability=True), "--probability: a multilabel model has no mask"),
+        (QUESTIONS["heads"], OutputOptions(probability=True), "--probability: a heads model has no mask"),
+        (
+            QUESTIONS["multilabel"],
+            OutputOptions(threshold=float("nan")),
+            "--threshold nan: expected a probability between",
+        ),
+        (QUESTIONS["multilabel"], OutputOptions(threshold=1.0), "--threshold 1.0: expected a probability between"),
+        (
+            TaskSpec(task="heads", heads={"vector": QUESTIONS["embedding"]}),
+            OutputOptions(threshold=0.4),
             "none of the heads vector decides by one",
         ),
     ],
 )
 def test_terms_are_refused_when_the_task_knows_no_such_term(
-    network_of: Callable[..., Network], question: Question, terms: Terms, said: str
+    network_of: Callable[..., Network], question: TaskSpec, terms: OutputOptions, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
         in_terms(network_of(question), terms)
 
 
 def test_threshold_goes_to_the_labels_that_one_decides_on(networks: dict[str, Network]) -> None:
-    asked = {task: in_terms(network, Terms(threshold=0.3)).spec for task, network in networks.items() if task[0] != "e"}
+    asked = {
+        task: in_terms(network, OutputOptions(threshold=0.3)).spec
+        for task, network in networks.items()
+        if task[0] != "e"
+    }
     assert asked["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
     assert asked["segmentation"].thresholds == {"stamp": 0.3}
     heads = asked["heads"].heads
@@ -439,4 +451,4 @@ def test_check_names_the_file_when_the_labels_of_a_head_were_changed(published: 
     (repository / "asked_heads/labels.tags.txt").write_text("old\ndry\n")
     (finding,) = check_repository(repository)
     assert (finding.severity, Path(finding.path).name) == ("error", "labels.tags.txt")
-    assert "is not the 2 labels" in finding.problem
+    assert "is not the 2 labels" in finding.message

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.formats import FORMATS, Job
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
@@ -20,7 +20,7 @@ from model.errors import ArtifactError, BatchError, InputError
 from model.network import Network
 from model.runners import open_artifact
 from model.runners.pytorch import TorchRunner
-from model.spec import Question
+from model.spec import TaskSpec
 
 TORCHSCRIPT = FORMATS["torchscript"]
 
@@ -45,7 +45,7 @@ def job_of(tmp_path: Path) -> Callable[[Network], Job]:
 
 
 def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
-    order = Order(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
     published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert published.verdict.passed
     assert published.artifact.name == "model.pt"
@@ -59,20 +59,20 @@ def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tm
 @pytest.mark.parametrize(
     "question",
     [
-        Question(task="segmentation", labels=("back", "front"), probability=True),
-        Question(task="embedding", embedding_size=8),
-        Question(
+        TaskSpec(task="segmentation", labels=("back", "front"), probability=True),
+        TaskSpec(task="embedding", embedding_size=8),
+        TaskSpec(
             task="heads",
             heads={
-                "colour__1": Question(task="multiclass", labels=("red", "blue")),
-                "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
+                "colour__1": TaskSpec(task="multiclass", labels=("red", "blue")),
+                "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
             },
         ),
     ],
     ids=lambda question: question.task,
 )
 def test_answers_are_the_network_s_under_the_spec_s_names(
-    network_of: Callable[..., Network], job_of: Callable[[Network], Job], question: Question
+    network_of: Callable[..., Network], job_of: Callable[[Network], Job], question: TaskSpec
 ) -> None:
     network = network_of(question)
     artifact = TORCHSCRIPT.write(job_of(network))
@@ -107,7 +107,7 @@ def test_source_without_a_network_is_refused_before_any_work(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
     graph, told = OfAGraph(tmp_path / "given.onnx", None, "a test", make_network("test_resnet")), list[str]()
-    order = Order(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
     with pytest.raises(InputError, match=r"given.onnx is a graph, and TorchScript is traced from a torch network"):
         export(graph, order, told.append)
     assert not told
@@ -116,9 +116,9 @@ def test_source_without_a_network_is_refused_before_any_work(
 def test_output_names_that_triton_would_take_for_other_places_are_refused(
     network_of: Callable[..., Network], job_of: Callable[[Network], Job]
 ) -> None:
-    heads = {name: Question(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
+    heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
     with pytest.raises(ArtifactError, match="takes the number after __ for the output's place"):
-        TORCHSCRIPT.check_job(job_of(network_of(Question(task="heads", heads=heads))))
+        TORCHSCRIPT.check_job(job_of(network_of(TaskSpec(task="heads", heads=heads))))
 
 
 @pytest.mark.parametrize(

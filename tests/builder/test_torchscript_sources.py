@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import Order, export
-from builder.options import Foreign
+from builder.export import ExportRequest, export
+from builder.options import ForeignModelOptions
 from builder.show import show
 from builder.sources import open_source
-from builder.terms import Terms
+from builder.terms import OutputOptions
 from model.errors import ArtifactError, InputError
 
 
@@ -29,23 +29,23 @@ def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module
         else:
             vit = timm.create_model("test_vit", num_classes=3, img_size=32).eval()
             torch.jit.trace(vit, torch.zeros(1, 3, 32, 32)).save(tmp_path / "given.pt")
-    source = open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+    source = open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert source.description.startswith("given.pt (TorchScript")
     assert "softmax added" in source.description
-    done = export(source, Order(tmp_path / "repository", max_batch=4), lambda step: None)
+    done = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
     assert done.verdict.passed
     spec = show(done.artifact).spec
     assert spec is not None
     assert spec.architecture.library == "graph"
     with pytest.raises(InputError, match="this is a graph"):
-        source.asked_in(Terms(threshold=0.3))
+        source.asked_in(OutputOptions(threshold=0.3))
 
 
 def test_torchscript_is_refused_when_its_size_is_not_said(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(tmp_path / "given.pt")
     with pytest.raises(InputError, match="give --size"):
-        open_source(tmp_path / "given.pt", Foreign(labels=labels), None)
+        open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels), None)
 
 
 def test_torchscript_gets_one_error_when_its_code_is_damaged(net: nn.Module, labels: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_torchscript_gets_one_error_when_its_code_is_damaged(net: nn.Module, lab
     damaged[place : place + 64] = bytes(64)
     path.write_bytes(damaged)
     with pytest.raises(ArtifactError) as caught:
-        open_source(path, Foreign(labels=labels, size=(32, 32)), None)
+        open_source(path, ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value).splitlines()) == 1
 
@@ -73,7 +73,7 @@ def test_torchscript_is_refused_when_numpy_does_not_take_its_answers(labels: Pat
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(AnswersInBf16()).save(tmp_path / "given.pt")
     with pytest.raises(ArtifactError, match=r"given\.pt: gives torch\.bfloat16, which numpy does not take .*float32"):
-        open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+        open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
 
 
 class WritesFiles(nn.Module):
@@ -97,5 +97,5 @@ def test_torchscript_is_not_run_when_it_does_more_than_compute(
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(module()).save(tmp_path / "given.pt")
     with pytest.raises(InputError, match=rf"calls {called} \(in code.*\), which may do more than compute"):
-        open_source(tmp_path / "given.pt", Foreign(labels=labels, size=(32, 32)), None)
+        open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert not Path("/tmp/tritonkit-was-here").exists()

@@ -24,7 +24,7 @@ from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
-from model.spec import Normalize, Question
+from model.spec import Normalize, TaskSpec
 from model.tasks import task_for
 
 MAX_BATCH = 4
@@ -252,7 +252,7 @@ def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(
 def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:
     expected = {"probabilities": np.array([[0.5, 0.4999, 0.0001], [0.9, 0.1, 0.0]], np.float32)}
     actual = {"probabilities": np.array([[0.4999, 0.5, 0.0001], [0.1, 0.9, 0.0]], np.float32)}
-    task = task_for(Question(task="multiclass", labels=("cat", "dog", "bird")))
+    task = task_for(TaskSpec(task="multiclass", labels=("cat", "dog", "bird")))
     comparison = compare("batch 1", task, expected, actual)
     assert comparison.agreement == {"top1": 0.5}
     assert comparison.decisions_kept == 0.5

@@ -14,7 +14,7 @@ from typer.testing import Result
 from builder.export import DEFAULT_MAX_BATCH, Evidence
 from builder.formats import FORMATS, Job
 from builder.precision.cast import reduced
-from builder.proving.proof import Remembering, case_of
+from builder.proving.proof import CachingRunner, case_of
 from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
 from builder.proving.verify import largest_batch, precision_of, verified
 from builder.repository.manifest import manifest_of
@@ -42,7 +42,7 @@ class UpTo(Runner):
 
 def judged(job: Job, most: int, asked: int | None) -> Verdict:
     """A right runner that takes so many, asked for as many as `builder verify` would."""
-    plan = Remembering(UpTo(job.source.reference, most))
+    plan = CachingRunner(UpTo(job.source.reference, most))
     golden = builtin_golden(job.source.spec.preprocess)
     return case_of(job.source, golden, largest_batch(asked, plan)).verdict_of_answers(plan, "fp32")
 

@@ -14,12 +14,13 @@ from onnx import helper, numpy_helper
 from typer.testing import Result
 
 from builder.proving.plan_records import recorded_problems, with_stale_reason
-from builder.proving.verdict import LIMITS, VERDICT_FILE, Problem, Verdict
+from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
 from builder.proving.verify import precision_of
 from builder.repository.manifest import manifest_of
 from builder.sources import source_from_checkpoint
 from builder.tensorrt.precision import precision_problems
 from model.build_record import BuildRecord, BuildSettings
+from model.errors import Problem
 from model.files import sha256_of
 from model.manifest import MANIFEST_FILE
 from model.network import Network, save_network

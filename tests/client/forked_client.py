@@ -51,7 +51,7 @@ def main(grpc: str, http: str, model: str, picture: str) -> None:
         found["awaited"] = in_a_fork(lambda: asyncio.run(client.infer_async(picture)))
         found["stream"] = in_a_fork(lambda: next(client.stream([picture])))
         found["new grpc"] = in_a_fork(lambda: ask_anew(grpc))
-        found["parent"] = client.infer(picture).told["label"]
+        found["parent"] = client.infer(picture).fields["label"]
     print(json.dumps(found))
 
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from client.infer import Row
 from client.outputs.answers import answers_in
-from client.outputs.terms import Terms
+from client.outputs.terms import JobSettings
 from model.errors import TritonkitError
 from model.tasks import Answer
 
-TERMS = Terms(model="m", version="1", spec="0" * 64, top=1)
+TERMS = JobSettings(model="m", version="1", spec="0" * 64, top=1)
 STEPS = {"os.rename", "os.remove", "os.truncate"}
 OLD, NEW, BROKEN = ("a", "b", "c"), ("d", "e"), "b"
 

@@ -21,26 +21,26 @@ from typer.testing import Result as Ran
 
 from client import Client
 from client.commands.infer import infer as infer_command
-from client.connection import connection_of, on_terms_of_infer
+from client.connection import connection_of, with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
 from model.connection import Connection
 from model.errors import InputError, SpecError
 from model.network import Network, save_network
 from model.preprocess import ImageError, load_file
 from model.runners import open_artifact
-from model.spec import Question
+from model.spec import TaskSpec
 from scripts.tcp_proxy import proxy_to
 
 ROOT = Path(__file__).parents[2]
-COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
-TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = Question(task="embedding", embedding_size=8)
+COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
+TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = TaskSpec(task="embedding", embedding_size=8)
 QUESTIONS = {
     "multiclass": COLOURS,
     "multilabel": TAGS,
     "embedding": VECTOR,
-    "segmentation": Question(task="segmentation", labels=("ground", "thing"), probability=True),
-    "heads": Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "first": VECTOR, "second": VECTOR}),
+    "segmentation": TaskSpec(task="segmentation", labels=("ground", "thing"), probability=True),
+    "heads": TaskSpec(task="heads", heads={"colour": COLOURS, "tags": TAGS, "first": VECTOR, "second": VECTOR}),
 }
 
 
@@ -62,7 +62,7 @@ def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], se
     rows = {row.pop("path"): row for row in json.loads(ran.stdout)["rows"]}
     with Client("resnet18", served) as client:
         results = client.infer_many(sorted(photos.iterdir()))
-    assert {result.name: result.told["label"] for result in results} == {name: r["label"] for name, r in rows.items()}
+    assert {result.name: result.fields["label"] for result in results} == {name: r["label"] for name, r in rows.items()}
     for result in results:
         assert isinstance(result, LabelResult)
         assert result.probability == pytest.approx(rows[result.name]["probability"], abs=1e-5)
@@ -73,10 +73,10 @@ def test_client_asks_on_the_terms_of_the_command() -> None:
     options = {one.name: one.default for one in inspect.signature(infer_command).parameters.values()}
     own = inspect.signature(connection_of).parameters
     command = connection_of(**{name: default for name, default in options.items() if name in own})
-    assert on_terms_of_infer(command.url) == command
+    assert with_infer_defaults(command.url) == command
     assert command.patience_s
     given = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)
-    assert on_terms_of_infer(given) == given.model_copy(update={"shared_memory": command.shared_memory})
+    assert with_infer_defaults(given) == given.model_copy(update={"shared_memory": command.shared_memory})
 
 
 def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat: Path) -> None:
@@ -85,7 +85,7 @@ def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat
         network.cut()
         mending = threading.Timer(0.5, network.mend)
         mending.start()
-        assert [result.told["label"] for result in client.stream([cat] * 3)] == [before.told["label"]] * 3
+        assert [result.fields["label"] for result in client.stream([cat] * 3)] == [before.fields["label"]] * 3
         mending.join()
 
 
@@ -117,7 +117,7 @@ def test_every_kind_of_input_gives_the_answer_of_the_file(checkpoints: dict[str,
     given = [cat, str(cat), cat.read_bytes(), image, np.asarray(image.convert("RGB"))]
     with Client.from_artifact(checkpoints["multiclass"]) as client:
         first, *others = client.infer_many(given)
-        assert [result.told for result in others] == [first.told] * 4
+        assert [result.fields for result in others] == [first.fields] * 4
         assert [result.name for result in others] == [str(cat), "#2", "#3", "#4"]
 
 
@@ -141,7 +141,7 @@ def test_unreadable_picture_raises_alone_and_is_a_result_in_a_stream(
         good, bad, last = client.stream([cat, wrong, cat])  # type: ignore[list-item]
     assert isinstance(bad, Failed)
     assert bad.error
-    assert good.told == last.told
+    assert good.fields == last.fields
 
 
 def test_wrong_terms_are_refused_when_the_model_is_opened(checkpoints: dict[str, Path]) -> None:
@@ -168,7 +168,7 @@ def test_awaited_answers_are_those_of_plain_calls(served: str, photos: Path) -> 
         plain = client.infer_many(paths)
         together, streamed = asyncio.run(ask(client))
     for results in (together[: len(paths)], together[-len(paths) :], streamed):
-        assert [result.told["label"] for result in results] == [result.told["label"] for result in plain]
+        assert [result.fields["label"] for result in results] == [result.fields["label"] for result in plain]
 
 
 def test_stream_reads_a_few_batches_ahead_and_no_more(checkpoints: dict[str, Path], cat: Path) -> None:

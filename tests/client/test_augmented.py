@@ -15,10 +15,10 @@ from model.network import Network, save_network
 from model.preprocess import ImageArray
 from model.runners import Outputs, Runner, open_artifact
 from model.runners.augmented import AugmentedRunner
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 
-MASKS = Question(task="segmentation", labels=("ground", "thing", "other"))
-SOFT = Question(task="segmentation", labels=("ground", "thing"), probability=True)
+MASKS = TaskSpec(task="segmentation", labels=("ground", "thing", "other"))
+SOFT = TaskSpec(task="segmentation", labels=("ground", "thing"), probability=True)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -37,8 +37,8 @@ class Columns(Runner):
 
 
 @pytest.fixture
-def runner(tmp_path: Path, network_of: Callable[..., Network]) -> Callable[[Question], Runner]:
-    def opened(question: Question) -> Runner:
+def runner(tmp_path: Path, network_of: Callable[..., Network]) -> Callable[[TaskSpec], Runner]:
+    def opened(question: TaskSpec) -> Runner:
         path = tmp_path / "asked.safetensors"
         save_network(path, network_of(question))
         return open_artifact(path)
@@ -48,23 +48,23 @@ def runner(tmp_path: Path, network_of: Callable[..., Network]) -> Callable[[Ques
 
 @pytest.mark.parametrize(("views", "axes"), [("flip", [(), (2,)]), ("flips", [(), (2,), (1,), (1, 2)])])
 def test_probabilities_are_the_mean_of_the_views(
-    runner: Callable[[Question], Runner], views: str, axes: list[tuple[int, ...]]
+    runner: Callable[[TaskSpec], Runner], views: str, axes: list[tuple[int, ...]]
 ) -> None:
-    plain = runner(Question(task="multiclass", labels=("a", "b", "c")))
+    plain = runner(TaskSpec(task="multiclass", labels=("a", "b", "c")))
     expected = np.mean([plain.infer(np.flip(IMAGES, axis))["probabilities"] for axis in axes], axis=0)
     answers = AugmentedRunner(plain, views).infer(IMAGES)["probabilities"]
     assert answers == pytest.approx(expected, abs=1e-6)
     assert answers.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_embedding_is_the_direction_between_the_views_and_a_unit_long(runner: Callable[[Question], Runner]) -> None:
-    plain = runner(Question(task="embedding", embedding_size=8))
+def test_embedding_is_the_direction_between_the_views_and_a_unit_long(runner: Callable[[TaskSpec], Runner]) -> None:
+    plain = runner(TaskSpec(task="embedding", embedding_size=8))
     answers = AugmentedRunner(plain, "flip").infer(IMAGES)["embedding"]
     total = plain.infer(IMAGES)["embedding"] + plain.infer(IMAGES[:, :, ::-1])["embedding"]
     assert answers == pytest.approx(total / np.linalg.norm(total, axis=1, keepdims=True), abs=1e-5)
 
 
-def test_probability_of_a_mask_is_turned_back_before_it_is_averaged(runner: Callable[[Question], Runner]) -> None:
+def test_probability_of_a_mask_is_turned_back_before_it_is_averaged(runner: Callable[[TaskSpec], Runner]) -> None:
     plain = runner(SOFT)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     answers = AugmentedRunner(plain, "flip").infer(images)
@@ -74,14 +74,14 @@ def test_probability_of_a_mask_is_turned_back_before_it_is_averaged(runner: Call
     assert (answers["mask"] == (expected >= 0.5)).mean() > 0.999
 
 
-def test_classes_are_voted_on_and_the_plain_view_decides_a_tie(runner: Callable[[Question], Runner]) -> None:
+def test_classes_are_voted_on_and_the_plain_view_decides_a_tie(runner: Callable[[TaskSpec], Runner]) -> None:
     columns = Columns(runner(MASKS).spec)
     images = np.zeros((1, 64, 64, 3), np.uint8)
     # Two views see thirds 0, 1, 2 from the left, two see them from the right: a tie but in the middle.
     assert (AugmentedRunner(columns, "flips").infer(images)["mask"] == columns.infer(images)["mask"]).all()
 
 
-def test_two_views_are_refused_when_they_would_vote_on_classes(runner: Callable[[Question], Runner]) -> None:
+def test_two_views_are_refused_when_they_would_vote_on_classes(runner: Callable[[TaskSpec], Runner]) -> None:
     with pytest.raises(InputError, match="cannot outvote one another"):
         AugmentedRunner(runner(MASKS), "flip")
 
@@ -103,8 +103,8 @@ class SecondViewBroken(Runner):
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
-def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[Question], Runner], value: float) -> None:
-    vectors = runner(Question(task="embedding", embedding_size=4)).spec
+def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[TaskSpec], Runner], value: float) -> None:
+    vectors = runner(TaskSpec(task="embedding", embedding_size=4)).spec
     answers = AugmentedRunner(SecondViewBroken(vectors, value), "flip").infer(IMAGES)["embedding"]
     assert np.array_equal(answers[0], np.full(4, value, np.float32), equal_nan=True)
     assert (answers[1:] == 0.5).all()

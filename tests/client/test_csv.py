@@ -12,7 +12,7 @@ import pytest
 
 from client.infer import Row
 from client.outputs.answers import Answers, answers_in
-from client.outputs.terms import Terms
+from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -23,7 +23,7 @@ NAMES = ["plain.jpg", "a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a "b", c.jpg', " th
 @contextmanager
 def job(folder: Path, *names: str) -> Iterator[Answers]:
     """What `client infer` opens for outputs of these names."""
-    terms = Terms(model="m", version="1", spec="0" * 64, top=1, outputs=names)
+    terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
     with answers_in([folder / name for name in names], terms, ANSWER, lambda said: None) as answers:
         yield answers
 

@@ -9,13 +9,13 @@ import pytest
 
 from client.filters import Filter
 from model.errors import InputError
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import Answer
 
-COLOURS = Question(task="multiclass", labels=("red", "green"))
-TAGS = Question(task="multilabel", labels=("old", "new"))
-MASKS = Question(task="segmentation", labels=("ground", "thing"))
-VECTOR = Question(task="embedding", embedding_size=4)
+COLOURS = TaskSpec(task="multiclass", labels=("red", "green"))
+TAGS = TaskSpec(task="multilabel", labels=("old", "new"))
+MASKS = TaskSpec(task="segmentation", labels=("ground", "thing"))
+VECTOR = TaskSpec(task="embedding", embedding_size=4)
 RED = {"label": "red", "probability": 0.7, "top": [{"label": "red", "probability": 0.7}]}
 OLD = {"labels": ["old"], "top": [{"label": "old", "probability": 0.9}, {"label": "new", "probability": 0.4}]}
 THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
@@ -34,12 +34,12 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
         (TAGS, {"labels": [], "top": OLD["top"]}, [], 0.1, False),
         (MASKS, THING, ["thing"], None, True),
         (MASKS, {"size": [4, 4], "regions": []}, ["thing"], None, False),
-        (Question(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["old"], None, True),
-        (Question(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["green"], None, False),
+        (TaskSpec(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["old"], None, True),
+        (TaskSpec(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["green"], None, False),
     ],
 )
 def test_answer_is_kept_when_it_holds_a_wanted_label(
-    question: Question, told: dict[str, Any], classes: list[str], least: float | None, kept: bool
+    question: TaskSpec, told: dict[str, Any], classes: list[str], least: float | None, kept: bool
 ) -> None:
     chosen = Filter.checked(question, classes, least)
     assert chosen is not None
@@ -49,7 +49,7 @@ def test_answer_is_kept_when_it_holds_a_wanted_label(
 @pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
 def test_mask_is_kept_when_it_holds_a_class_that_is_not_told(label: str, kept: bool) -> None:
     labels = ("ground", "one", "two", "three", "four")
-    chosen = Filter.checked(Question(task="segmentation", labels=labels), [label], None)
+    chosen = Filter.checked(TaskSpec(task="segmentation", labels=labels), [label], None)
     told = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
     assert chosen is not None
     assert chosen.keeps(Answer(told, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
@@ -67,7 +67,7 @@ def test_nothing_is_filtered_when_nothing_is_asked() -> None:
         (VECTOR, ["red"], None, "no labels to choose from"),
         (MASKS, [], 0.5, "masks have no probability for each class"),
         (
-            Question(task="heads", heads={"kept": COLOURS, "tags": TAGS}),
+            TaskSpec(task="heads", heads={"kept": COLOURS, "tags": TAGS}),
             ["red"],
             None,
             "but a head of this model has that name",
@@ -75,7 +75,7 @@ def test_nothing_is_filtered_when_nothing_is_asked() -> None:
     ],
 )
 def test_filter_is_refused_with_the_way_out_when_the_model_cannot_have_it(
-    question: Question, classes: list[str], least: float | None, reason: str
+    question: TaskSpec, classes: list[str], least: float | None, reason: str
 ) -> None:
     with pytest.raises(InputError) as refused:
         Filter.checked(question, classes, least)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from client.sources.containers import or_what_is_wrong
-from client.sources.content import Holder
+from client.sources.containers import with_error_entry
+from client.sources.content import SpillBuffer
 from client.sources.tars import Tar
-from model.errors import OutsideError
+from model.errors import ExternalError
 
 OPEN_FILES = Path("/proc/self/fd")
 
@@ -36,7 +36,7 @@ def temporary_files() -> list[tuple[int, int]]:
 
 def test_hundreds_of_contents_take_one_file_when_memory_is_full() -> None:
     before = temporary_files()
-    holder = Holder(most=0)
+    holder = SpillBuffer(most=0)
     given = [bytes([number % 251]) * (1 + number * 7) for number in range(300)]
     with ThreadPoolExecutor(8) as threads:
         contents = list(threads.map(holder.hold, given))
@@ -46,7 +46,7 @@ def test_hundreds_of_contents_take_one_file_when_memory_is_full() -> None:
 
 def test_disk_is_given_back_when_the_contents_are_forgotten() -> None:
     before = temporary_files()
-    holder = Holder(most=0)
+    holder = SpillBuffer(most=0)
     first, second = holder.hold(b"1" * 2**16), holder.hold(b"2" * 2**16)
     del first
     assert second() == b"2" * 2**16
@@ -58,7 +58,7 @@ def test_disk_is_given_back_when_the_contents_are_forgotten() -> None:
 
 def test_second_file_is_begun_when_the_first_is_long() -> None:
     before = temporary_files()
-    holder = Holder(most=0)
+    holder = SpillBuffer(most=0)
     large = bytes(2**26)
     contents = [holder.hold(large) for _ in range(4)]
     contents.append(holder.hold(b"behind"))
@@ -80,8 +80,8 @@ def no_more_files() -> Iterator[None]:
 
 def test_holding_says_what_to_do_when_no_file_can_be_opened() -> None:
     said = r"cannot be kept there \(Too many open files\); make room, or name"
-    with no_more_files(), pytest.raises(OutsideError, match=said):
-        Holder(most=0).hold(b"-")
+    with no_more_files(), pytest.raises(ExternalError, match=said):
+        SpillBuffer(most=0).hold(b"-")
 
 
 def test_archive_is_not_taken_for_broken_when_its_members_cannot_be_kept(tmp_path: Path) -> None:
@@ -89,6 +89,6 @@ def test_archive_is_not_taken_for_broken_when_its_members_cannot_be_kept(tmp_pat
     path = tmp_path / "t.tgz"
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path / "picture.png", "picture.png")
-    members = Tar(Holder(most=0)).pictures(path.open("rb"), "t", Path("t"))
-    with no_more_files(), pytest.raises(OutsideError):
-        list(or_what_is_wrong("t.tgz", Path("t"), members))
+    members = Tar(SpillBuffer(most=0)).pictures(path.open("rb"), "t", Path("t"))
+    with no_more_files(), pytest.raises(ExternalError):
+        list(with_error_entry("t.tgz", Path("t"), members))

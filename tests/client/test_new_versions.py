@@ -99,7 +99,7 @@ def test_clients_end_with_an_error_when_a_new_version_swaps_labels(pets: Pets) -
     pets.first()
     with Client("pets", pets.grpc) as client, Client("pets", pets.http) as over_http:
         before = client.infer(IMAGE)
-        assert over_http.infer(IMAGE).told["label"] == before.told["label"]
+        assert over_http.infer(IMAGE).fields["label"] == before.fields["label"]
         version = pets.publish(**SWAPPED)
         said = rf"version {version} answers now, and differs from the one that was opened in labels\. Open the model "
         for one in (client, over_http):

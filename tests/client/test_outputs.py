@@ -18,7 +18,7 @@ from typer.testing import Result
 
 from client.infer import Row
 from client.outputs.answers import Answers, answers_in
-from client.outputs.terms import Terms
+from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -32,7 +32,7 @@ KILLER = Path(__file__).with_name("killed_writer.py")
 def job(folder: Path, *names: str, overwrite: bool = False) -> Iterator[Answers]:
     """What `client infer` opens for outputs of these names."""
     paths = [folder / name for name in names]
-    terms = Terms(model="m", version="1", spec="0" * 64, top=1, outputs=names)
+    terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
     with answers_in(paths, terms, example, lambda said: None, overwrite) as answers:
         yield answers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.pace import MOST, InFlight
+from client.pace import MOST, AdaptiveConcurrency
 from model.errors import BusyError, DeadlineError, UnreachableError
 
 IMAGES = 16
@@ -31,7 +31,7 @@ class SimulatedServer:
     def clock(self) -> float:
         return self.now
 
-    def run(self, pace: InFlight, requests: int) -> None:
+    def run(self, pace: AdaptiveConcurrency, requests: int) -> None:
         free, under_way, sent, ready = [0.0] * self.capacity, list[float](), 0, 0.0
         while len(self.limits) < requests:
             while len(under_way) < pace.limit and ready <= self.now:
@@ -54,7 +54,7 @@ class SimulatedServer:
 @pytest.mark.parametrize("capacity", [1, 2, 4, 8, 12, 24])
 def test_pace_reaches_the_capacity_and_stays_near_it_when_a_server_answers_some_at_once(capacity: int) -> None:
     server = SimulatedServer(capacity)
-    server.run(InFlight(clock=server.clock), 2000)
+    server.run(AdaptiveConcurrency(clock=server.clock), 2000)
     later = server.limits[1000:]
     assert min(later) >= min(capacity, 4)
     assert max(later) <= max(6, 2 * capacity)
@@ -63,12 +63,12 @@ def test_pace_reaches_the_capacity_and_stays_near_it_when_a_server_answers_some_
 
 def test_pace_stops_at_the_most_when_the_server_could_take_more() -> None:
     server = SimulatedServer(capacity=200)
-    server.run(InFlight(clock=server.clock), 3000)
+    server.run(AdaptiveConcurrency(clock=server.clock), 3000)
     assert max(server.limits) == server.limits[-1] == MOST
 
 
 def test_pace_is_halved_once_when_a_full_queue_refuses_all_that_is_under_way() -> None:
-    pace = InFlight(first=8, clock=lambda: 0.0)
+    pace = AdaptiveConcurrency(first=8, clock=lambda: 0.0)
     for _ in range(8):
         pace.failed(BusyError("the queue is full"))
     assert pace.limit == 4
@@ -79,40 +79,40 @@ def test_pace_is_halved_once_when_a_full_queue_refuses_all_that_is_under_way() -
 
 
 def test_pace_is_never_less_than_one() -> None:
-    pace = InFlight(first=1, clock=lambda: 0.0)
+    pace = AdaptiveConcurrency(first=1, clock=lambda: 0.0)
     pace.failed(BusyError("the queue is full"))
     assert pace.limit == 1
 
 
 def test_pace_stays_when_a_failure_says_nothing_of_the_load() -> None:
-    pace = InFlight(first=8, clock=lambda: 0.0)
+    pace = AdaptiveConcurrency(first=8, clock=lambda: 0.0)
     pace.failed(UnreachableError("nobody answers"))
     assert pace.limit == 8
 
 
 def test_refusals_stay_rare_when_the_queue_is_short() -> None:
     server = SimulatedServer(capacity=8, queue=0)
-    server.run(InFlight(clock=server.clock), 2000)
+    server.run(AdaptiveConcurrency(clock=server.clock), 2000)
     assert 0 < server.refusals < 2000 / 25
     assert server.now < 1.7 * 2000 / 8
 
 
 def test_pace_stays_when_pictures_come_slower_than_they_are_answered() -> None:
     server = SimulatedServer(capacity=16, service_s=lambda now: 0.1, decode_s=0.05)
-    server.run(InFlight(clock=server.clock), 500)
+    server.run(AdaptiveConcurrency(clock=server.clock), 500)
     assert set(server.limits) == {4}
 
 
 def test_pace_goes_down_when_others_take_the_server() -> None:
     server = SimulatedServer(capacity=16, service_s=lambda now: 1.0 if now < 60 else 3.0)
-    server.run(InFlight(clock=server.clock), 1500)
+    server.run(AdaptiveConcurrency(clock=server.clock), 1500)
     alone = server.limits[600]
     assert alone >= 16
     assert min(server.limits[900:]) < alone
 
 
 def test_pace_stays_when_it_is_fixed() -> None:
-    pace = InFlight(3, clock=lambda: 0.0)
+    pace = AdaptiveConcurrency(3, clock=lambda: 0.0)
     pace.failed(BusyError("the queue is full"))
     for _ in range(100):
         pace.answered(IMAGES, waiting=True)

@@ -26,22 +26,22 @@ from typer.testing import Result
 from model.backbones import architecture_of, dense_architecture_of
 from model.network import Network, save_network
 from model.preprocess import Preprocess
-from model.spec import ModelSpec, Normalize, Question, image_input
+from model.spec import ModelSpec, Normalize, TaskSpec, image_input
 from model.tasks import task_for
 from scripts.fault_drill import drill, make_pictures
 from server.process import STATE_VARIABLE
 
 Command = Callable[..., Result]
 
-COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
-TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = Question(task="embedding", embedding_size=8)
-MODELS: dict[str, Question] = {
+COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
+TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = TaskSpec(task="embedding", embedding_size=8)
+MODELS: dict[str, TaskSpec] = {
     "colours": COLOURS,
     "tags": TAGS,
     "vector": VECTOR,
-    "all": Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR}),
-    "mask": Question(task="segmentation", labels=("ground", "thing")),
+    "all": TaskSpec(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR}),
+    "mask": TaskSpec(task="segmentation", labels=("ground", "thing")),
 }
 COUNT = 60
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".npy")

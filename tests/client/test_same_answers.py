@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
 from model.network import Network, save_network
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str
     save_network(made / "pets.safetensors", make_network("test_resnet"))
     for name in FORMATS:
         target = Target.model_validate({"format": name})
-        order = Order(made / name, max_batch=4, target=target, encoded=False)
+        order = ExportRequest(made / name, max_batch=4, target=target, encoded=False)
         export(source_from_checkpoint(made / "pets.safetensors"), order, lambda step: None)
     return made
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from client.cli import app
 from client.picture import Picture
 from client.sources import find
-from client.sources.content import Holder
+from client.sources.content import SpillBuffer
 from client.sources.naming import safe_place
 from client.sources.tars import Tar
 from model.errors import InputError
@@ -375,7 +375,7 @@ def test_archive_that_vanishes_before_its_turn_is_a_row(tmp_path: Path) -> None:
 def test_held_contents_are_in_files_when_memory_is_full(tmp_path: Path) -> None:
     path = tmp_path / "t.tgz"
     path.write_bytes(gzip.compress(tarred({f"{number}.png": png(number) for number in range(9)})))
-    holder = Holder(most=len(png(0)) + len(png(1)))
+    holder = SpillBuffer(most=len(png(0)) + len(png(1)))
     pictures = list(Tar(holder).pictures(path.open("rb"), "t", Path("t")))
     kinds = [type(picture.content).__name__ for picture in pictures]
     assert kinds == ["_InMemory"] * 2 + ["Stretch"] * 7

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import Result
 
-from client.infer import Pace, Row, infer_pictures
-from client.pace import InFlight
+from client.infer import InferenceSettings, Row, infer_pictures
+from client.pace import AdaptiveConcurrency
 from client.picture import Picture
 from model.errors import InferenceError
 from model.pixel_budget import PixelBudget
@@ -95,7 +95,7 @@ def test_memory_stays_and_the_first_row_comes_early_when_pictures_are_many(spec:
     runner, pictures = MeanRunner(spec), Pictures(MANY)
     task = task_of(runner.spec)
     taken_at_first, held = 0, list[int]()
-    for number, row in enumerate(infer_pictures(runner, task, pictures, 1, Pace())):
+    for number, row in enumerate(infer_pictures(runner, task, pictures, 1, InferenceSettings())):
         assert row.name == f"{number}.png"
         if number == 0:
             taken_at_first = pictures.taken
@@ -109,11 +109,11 @@ def test_memory_stays_and_the_first_row_comes_early_when_pictures_are_many(spec:
 
 def test_answers_are_those_of_the_right_pictures_when_some_cannot_be_read(spec: ModelSpec) -> None:
     runner, broken = MeanRunner(spec), frozenset({0, 3, 31, *range(48, 64), 99})
-    rows = list(infer_pictures(runner, task_of(runner.spec), Pictures(100, broken), 3, Pace(batch=16)))
+    rows = list(infer_pictures(runner, task_of(runner.spec), Pictures(100, broken), 3, InferenceSettings(batch=16)))
     assert {number for number, row in enumerate(rows) if row.error} == broken
     for number, row in enumerate(rows):
         if row.answer:
-            chances = {entry["label"]: entry["probability"] for entry in row.answer.told["top"]}
+            chances = {entry["label"]: entry["probability"] for entry in row.answer.fields["top"]}
             assert chances["cat"] == pytest.approx(number % 16 * 16 / 255, abs=1e-4)
     assert sum(runner.batches) == 100 - len(broken)
 
@@ -122,7 +122,13 @@ def test_answers_are_those_of_the_right_pictures_when_some_cannot_be_read(spec: 
 def test_requests_under_way_are_no_more_than_was_said(spec: ModelSpec, limit: int) -> None:
     runner = MeanRunner(spec)
     rows = list(
-        infer_pictures(runner, task_of(runner.spec), Pictures(200), 1, Pace(batch=4, in_flight=InFlight(limit)))
+        infer_pictures(
+            runner,
+            task_of(runner.spec),
+            Pictures(200),
+            1,
+            InferenceSettings(batch=4, in_flight=AdaptiveConcurrency(limit)),
+        )
     )
     assert len(rows) == 200
     assert runner.most_at_once <= limit
@@ -130,7 +136,9 @@ def test_requests_under_way_are_no_more_than_was_said(spec: ModelSpec, limit: in
 
 def test_error_is_raised_and_nothing_more_is_sent_when_the_host_fails(spec: ModelSpec) -> None:
     runner, pictures = MeanRunner(spec, fails_at=3), Pictures(MANY)
-    rows = infer_pictures(runner, task_of(runner.spec), pictures, 1, Pace(in_flight=InFlight(1)))
+    rows = infer_pictures(
+        runner, task_of(runner.spec), pictures, 1, InferenceSettings(in_flight=AdaptiveConcurrency(1))
+    )
     with pytest.raises(InferenceError, match="the server is gone"):
         list(rows)
     assert pictures.taken < MANY
@@ -139,7 +147,7 @@ def test_error_is_raised_and_nothing_more_is_sent_when_the_host_fails(spec: Mode
 
 def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -> None:
     runner, pictures, task = MeanRunner(spec), Pictures(500), CountedTask(spec)
-    rows = infer_pictures(runner, task, pictures, 1, Pace(workers=3))
+    rows = infer_pictures(runner, task, pictures, 1, InferenceSettings(workers=3))
     first = next(rows)
     while sum(runner.batches) < pictures.taken:
         threading.Event().wait(0.01)
@@ -151,7 +159,7 @@ def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -
 
 
 def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: ModelSpec) -> None:
-    in_order = Pace(batch=4, workers=1, in_flight=InFlight(1))
+    in_order = InferenceSettings(batch=4, workers=1, in_flight=AdaptiveConcurrency(1))
     rows = infer_pictures(MeanRunner(spec, fails_at=3), CountedTask(spec), Pictures(100), 1, in_order)
     named = list[str]()
     with pytest.raises(InferenceError, match="the server is gone"):
@@ -161,7 +169,7 @@ def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: M
 
 def test_batches_are_smaller_when_the_model_takes_large_images(spec: ModelSpec) -> None:
     runner, pictures = MeanRunner(spec, side=2048), Pictures(24)
-    rows = infer_pictures(runner, task_of(runner.spec), pictures, 1, Pace(batch=16))
+    rows = infer_pictures(runner, task_of(runner.spec), pictures, 1, InferenceSettings(batch=16))
     next(rows)
     assert pictures.taken <= 10
     assert len(list(rows)) == 23
@@ -170,7 +178,7 @@ def test_batches_are_smaller_when_the_model_takes_large_images(spec: ModelSpec) 
 
 def test_nothing_is_left_at_work_when_the_rows_are_no_longer_wanted(spec: ModelSpec) -> None:
     runner = MeanRunner(spec)
-    rows = infer_pictures(runner, task_of(runner.spec), Pictures(MANY), 1, Pace())
+    rows = infer_pictures(runner, task_of(runner.spec), Pictures(MANY), 1, InferenceSettings())
     next(rows)
     rows.close()
     assert sum(runner.batches) < MANY
@@ -218,7 +226,7 @@ def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spe
         task_of(runner.spec),
         named,
         1,
-        Pace(batch=4, workers=4, room=room),
+        InferenceSettings(batch=4, workers=4, room=room),
         lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.whole().size)),
     )
     assert [row.name for row in drawn] == [picture.name for picture in named]

@@ -25,29 +25,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import Result
 
-from client.outputs.drawings import each_in_its_place
+from client.outputs.drawings import with_unique_paths
 from client.picture import Picture
 from model.backbones import architecture_of, dense_architecture_of
 from model.network import Network, save_network
 from model.preprocess import Preprocess, decode_image, load_file
 from model.runners import open_artifact
-from model.spec import Architecture, ModelSpec, Normalize, Question, image_input
+from model.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_input
 from model.tasks import Answer, task_for, task_of
 
 Command = Callable[..., Result]
 
 TINY, UNET = architecture_of("test_resnet", 32, 32), dense_architecture_of("Unet", "resnet18")
-COLOURS = Question(task="multiclass", labels=("red", "green", "blue"))
-TAGS = Question(task="multilabel", labels=("old", "new", "rare"))
-VECTOR = Question(task="embedding", embedding_size=8)
-MODELS: dict[str, tuple[Architecture, Question]] = {
+COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
+TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
+VECTOR = TaskSpec(task="embedding", embedding_size=8)
+MODELS: dict[str, tuple[Architecture, TaskSpec]] = {
     "colours": (TINY, COLOURS),
     "tags": (TINY, TAGS),
     "vector": (TINY, VECTOR),
-    "all": (TINY, Question(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR})),
-    "mask": (UNET, Question(task="segmentation", labels=("ground", "thing"))),
-    "soft": (UNET, Question(task="segmentation", labels=("ground", "thing"), probability=True)),
-    "three": (UNET, Question(task="segmentation", labels=("ground", "thing", "other"))),
+    "all": (TINY, TaskSpec(task="heads", heads={"colour": COLOURS, "tags": TAGS, "vector": VECTOR})),
+    "mask": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing"))),
+    "soft": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing"), probability=True)),
+    "three": (UNET, TaskSpec(task="segmentation", labels=("ground", "thing", "other"))),
 }
 
 
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / f"{name}.safetensors" for name in MODELS}
 
 
-def spec_of(name: str, architecture: Architecture, question: Question) -> ModelSpec:
+def spec_of(name: str, architecture: Architecture, question: TaskSpec) -> ModelSpec:
     how = Preprocess(height=64, width=64, crop_ratio=0.9) if architecture is UNET else Preprocess(height=32, width=32)
     return ModelSpec(
         name=name,
@@ -131,7 +131,7 @@ def test_json_lines_tell_the_task_s_answers_in_order(
     assert [Path(row.pop("path")).name for row in rows] == ["a.jpg", "b.png", "turned.jpg", "c.jpg"]
     assert "not a picture" in rows.pop(1)["error"]
     for name, row in zip(READABLE, rows, strict=True):
-        told = expected(models[model], pictures / name).told
+        told = expected(models[model], pictures / name).fields
         assert row.keys() == told.keys()
         # Kernels sum a batch in another order than a single picture.
         assert numbers(row) == pytest.approx(numbers(told), abs=1e-3)
@@ -391,7 +391,7 @@ def test_pictures_are_not_drawn_over_when_a_glob_names_them(
 def test_equal_places_get_numbers_of_their_own() -> None:
     names = ["a.jpg", "a.png", "a-2.png", "a.gif", "b.png"]
     given = [Picture(f"{number}", PurePath(name), bytes) for number, name in enumerate(names)]
-    places = [str(picture.place) for picture in each_in_its_place(given)]
+    places = [str(picture.place) for picture in with_unique_paths(given)]
     assert places == ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "b.png"]
 
 

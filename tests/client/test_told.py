@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from model.console import counted
+from model.console import track_progress
 
 Command = Callable[..., Result]
 
 
 def test_progress_is_lines_on_stderr_when_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(counted("ab", "answering", 2, every_s=0)) == ["a", "b"]
-    assert list(counted("c", "answering", None, every_s=0)) == ["c"]
-    assert list(counted("d", "answering", 1)) == ["d"]
+    assert list(track_progress("ab", "answering", 2, every_s=0)) == ["a", "b"]
+    assert list(track_progress("c", "answering", None, every_s=0)) == ["c"]
+    assert list(track_progress("d", "answering", 1)) == ["d"]
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines() == ["answering: 1 of 2", "answering: 2 of 2", "answering: 1"]

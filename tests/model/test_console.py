@@ -11,13 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from model.console import JsonOption, application, exit_code, print_json, progress, reports_errors, say, table
-from model.errors import BatchError, ConfigError, InferenceError, RefusedError, ServerError, TritonkitError
+from model.errors import BatchError, CheckFailedError, ConfigError, InferenceError, ServerError, TritonkitError
 from model.spec import TensorSpec
 
 ERRORS: dict[str, BaseException] = {
     error.__class__.__name__: error
     for error in (
-        RefusedError("the verdict failed"),
+        CheckFailedError("the verdict failed"),
         ConfigError("epochs: 0"),
         BatchError("wrong shape"),
         ServerError("no answer"),
@@ -26,7 +26,7 @@ ERRORS: dict[str, BaseException] = {
         KeyboardInterrupt(),
     )
 }
-CODES = {"RefusedError": 1, "ServerError": 3, "InferenceError": 3, "KeyboardInterrupt": 130}
+CODES = {"CheckFailedError": 1, "ServerError": 3, "InferenceError": 3, "KeyboardInterrupt": 130}
 
 
 @pytest.fixture
@@ -54,9 +54,11 @@ def test_command_ends_with_one_line_and_a_code_when_an_error_is_ours(app: typer.
 
 
 def test_command_prints_a_document_when_json_is_wanted(app: typer.Typer) -> None:
-    result = CliRunner().invoke(app, ["fail", "RefusedError", "--json"])
+    result = CliRunner().invoke(app, ["fail", "CheckFailedError", "--json"])
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"error": {"type": "RefusedError", "message": "the verdict failed"}}
+    assert json.loads(result.stdout) == {
+        "error": {"type": "CheckFailedError", "code": "check.failed", "message": "the verdict failed"}
+    }
 
 
 def test_command_shows_its_help_when_called_without_arguments(app: typer.Typer) -> None:

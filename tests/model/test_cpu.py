@@ -34,7 +34,7 @@ def test_int8_is_doubted_when_it_was_proven_on_another_kind_of_cpu() -> None:
     artifact = Path("repository/cats/1/model.onnx")
     (finding,) = int8_findings(artifact, proven_exactly=True, here=False)
     assert finding.severity == "warning"
-    assert "without VNNI" in finding.problem
+    assert "without VNNI" in finding.message
     assert f"builder verify {artifact}" in finding.fix
     assert int8_findings(artifact, proven_exactly=False, here=True)
     for proven, here in ((True, True), (False, False), (None, False), (True, None)):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from model.files import sha256_of, written_beside
+from model.files import atomic_write, sha256_of
 
 
 def test_file_appears_with_its_folder_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.bin"
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(b"whole")
         assert not path.exists()
         assert beside.parent == path.parent
@@ -28,7 +28,7 @@ def test_old_file_stays_when_the_block_raises(tmp_path: Path, error: BaseExcepti
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with written_beside(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(b"half")
             raise error
 
@@ -39,7 +39,7 @@ def test_old_file_stays_when_the_block_raises(tmp_path: Path, error: BaseExcepti
 
 
 def test_no_file_appears_when_the_block_raises_before_it_writes(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), written_beside(tmp_path / "a.bin"):
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.bin"):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
 
@@ -48,8 +48,8 @@ def test_old_file_stays_when_the_process_dies(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     code = (
-        "import os; from pathlib import Path; from model.files import written_beside\n"
-        f"with written_beside(Path({str(path)!r})) as beside:\n"
+        "import os; from pathlib import Path; from model.files import atomic_write\n"
+        f"with atomic_write(Path({str(path)!r})) as beside:\n"
         "    beside.write_bytes(b'half'); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9

@@ -13,7 +13,7 @@ from model.backbones import architecture_of, build, dense_architecture_of, head_
 from model.errors import SpecError
 from model.network import Network
 from model.preprocess import ImageArray, Preprocess
-from model.spec import Architecture, ModelSpec, Normalize, Question
+from model.spec import Architecture, ModelSpec, Normalize, TaskSpec
 from model.tasks import task_of
 
 
@@ -124,23 +124,23 @@ def test_network_is_refused_when_timm_knows_no_such_argument(spec: ModelSpec) ->
 @pytest.mark.parametrize(
     "question",
     [
-        Question(task="multilabel", labels=("cat", "dog")),
-        Question(task="embedding", embedding_size=5),
-        Question(task="segmentation", labels=("background", "cat")),
-        Question(task="segmentation", labels=("background", "cat"), probability=True),
-        Question(task="segmentation", labels=("background", "cat", "dog")),
-        Question(
+        TaskSpec(task="multilabel", labels=("cat", "dog")),
+        TaskSpec(task="embedding", embedding_size=5),
+        TaskSpec(task="segmentation", labels=("background", "cat")),
+        TaskSpec(task="segmentation", labels=("background", "cat"), probability=True),
+        TaskSpec(task="segmentation", labels=("background", "cat", "dog")),
+        TaskSpec(
             task="heads",
             heads={
-                "kind": Question(task="multiclass", labels=("cat", "dog", "bird")),
-                "traits": Question(task="multilabel", labels=("old", "wet")),
-                "vector": Question(task="embedding", embedding_size=5),
+                "kind": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
+                "traits": TaskSpec(task="multilabel", labels=("old", "wet")),
+                "vector": TaskSpec(task="embedding", embedding_size=5),
             },
         ),
     ],
     ids=lambda question: f"{question.task}-{len(question.labels)}-{question.probability}",
 )
-def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., Network], question: Question) -> None:
+def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., Network], question: TaskSpec) -> None:
     network = network_of(question)
     side = network.spec.input.shape[0]
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8))
@@ -155,7 +155,7 @@ def test_network_gives_what_its_spec_says_when_asked(network_of: Callable[..., N
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_network_cuts_its_mask_where_the_threshold_lies(network_of: Callable[..., Network], threshold: float) -> None:
-    question = Question(
+    question = TaskSpec(
         task="segmentation", labels=("background", "cat"), thresholds={"cat": threshold}, probability=True
     )
     network = network_of(question)
@@ -169,7 +169,7 @@ def test_network_cuts_its_mask_where_the_threshold_lies(network_of: Callable[...
 
 
 def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_of: Callable[..., Network]) -> None:
-    network = network_of(Question(task="segmentation", labels=("background", "cat", "dog")))
+    network = network_of(TaskSpec(task="segmentation", labels=("background", "cat", "dog")))
     logits = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     (mask,) = network.answers(logits)
     assert mask.dtype == torch.uint8
@@ -177,7 +177,7 @@ def test_network_takes_the_most_probable_class_when_a_mask_has_several(network_o
 
 
 def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: Callable[..., Network]) -> None:
-    network = network_of(Question(task="segmentation", labels=("background", "cat")))
+    network = network_of(TaskSpec(task="segmentation", labels=("background", "cat")))
     strict = network.with_spec(network.spec.model_copy(update={"thresholds": {"cat": 0.999}}))
     images = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     with torch.inference_mode():
@@ -187,17 +187,17 @@ def test_network_shares_its_weights_when_it_is_asked_in_other_terms(network_of: 
 
 
 def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Network]) -> None:
-    two = Question(
+    two = TaskSpec(
         task="heads",
         heads={
-            "a": Question(task="multiclass", labels=("x", "y")),
-            "b": Question(task="multilabel", labels=("z",)),
+            "a": TaskSpec(task="multiclass", labels=("x", "y")),
+            "b": TaskSpec(task="multilabel", labels=("z",)),
         },
     )
     questions = {
-        "backbone.fc": Question(task="multiclass", labels=("x", "y")),
+        "backbone.fc": TaskSpec(task="multiclass", labels=("x", "y")),
         "heads.a_head": two,
-        "backbone.segmentation_head": Question(task="segmentation", labels=("x", "y")),
+        "backbone.segmentation_head": TaskSpec(task="segmentation", labels=("x", "y")),
     }
     for kept, question in questions.items():
         network = network_of(question)
@@ -236,8 +236,8 @@ def test_architecture_is_found_when_it_is_spelled_as_elsewhere(spelled: str, kno
 def test_heads_may_have_any_name_when_built(network_of: Callable[..., Network]) -> None:
     """Such as those of torch's own attributes."""
     names = ("type", "values", "half", "train")
-    heads = {name: Question(task="multiclass", labels=("a", "b")) for name in names}
-    network = network_of(Question(task="heads", heads=heads))
+    heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in names}
+    network = network_of(TaskSpec(task="heads", heads=heads))
     answers = network(torch.zeros((1, 32, 32, 3), dtype=torch.uint8))
     assert [output.name for output in network.spec.outputs] == list(names)
     assert [tuple(answer.shape) for answer in answers] == [(1, 2)] * 4

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.errors import SpecError
-from model.spec import SCHEMA_VERSION, Lineage, ModelSpec, Question, TensorSpec
+from model.spec import SCHEMA_VERSION, Lineage, ModelSpec, TaskSpec, TensorSpec
 
 Document = dict[str, Any]
 
@@ -30,8 +30,8 @@ def test_spec_is_equal_when_read_back(spec: ModelSpec) -> None:
 
 def test_spec_is_equal_when_it_has_heads_and_is_read_back(spec: ModelSpec) -> None:
     heads = {
-        "kind": Question(task="multilabel", labels=("cat", "dog"), thresholds={"dog": 0.7}),
-        "vector": Question(task="embedding", embedding_size=4),
+        "kind": TaskSpec(task="multilabel", labels=("cat", "dog"), thresholds={"dog": 0.7}),
+        "vector": TaskSpec(task="embedding", embedding_size=4),
     }
     whole = spec.model_copy(update={"task": "heads", "labels": (), "heads": heads})
     back = ModelSpec.from_json(whole.to_json(), origin="here")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.errors import AnswerError, SpecError
 from model.preprocess import Geometry
-from model.spec import ModelSpec, Question, TensorSpec
+from model.spec import ModelSpec, TaskSpec, TensorSpec
 from model.tasks import Task, task_for, task_of
 from model.tasks.base import TIE
 from model.tasks.multiclass import Multiclass
@@ -18,13 +18,13 @@ from model.tasks.segmentation import IGNORED
 
 IMAGE = TensorSpec(name="image", dtype="UINT8", shape=(4, 6, 3))
 WHOLE = Geometry((6, 4), (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 6.0, 4.0))
-PETS = Question(task="multiclass", labels=("cat", "dog", "bird"))
-TRAITS = Question(task="multilabel", labels=("old", "wet", "red"), thresholds={"wet": 0.8})
-VECTOR = Question(task="embedding", embedding_size=2)
-STAMP = Question(task="segmentation", labels=("background", "stamp"))
-SOFT = Question(task="segmentation", labels=("background", "stamp"), probability=True)
-REGIONS = Question(task="segmentation", labels=("background", "sky", "grass"))
-HEADS = Question(task="heads", heads={"kind": PETS, "traits": TRAITS, "vector": VECTOR})
+PETS = TaskSpec(task="multiclass", labels=("cat", "dog", "bird"))
+TRAITS = TaskSpec(task="multilabel", labels=("old", "wet", "red"), thresholds={"wet": 0.8})
+VECTOR = TaskSpec(task="embedding", embedding_size=2)
+STAMP = TaskSpec(task="segmentation", labels=("background", "stamp"))
+SOFT = TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True)
+REGIONS = TaskSpec(task="segmentation", labels=("background", "sky", "grass"))
+HEADS = TaskSpec(task="heads", heads={"kind": PETS, "traits": TRAITS, "vector": VECTOR})
 
 
 def rows(*values: Any, name: str = "probabilities") -> dict[str, NDArray[Any]]:
@@ -82,7 +82,7 @@ def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSp
         (HEADS, ["kind FP32 [N, 3]", "traits FP32 [N, 3]", "vector FP32 [N, 2]"]),
     ],
 )
-def test_outputs_are_those_of_the_table_when_a_question_is_asked(question: Question, outputs: list[str]) -> None:
+def test_outputs_are_those_of_the_table_when_a_question_is_asked(question: TaskSpec, outputs: list[str]) -> None:
     assert list(map(str, task_for(question).outputs(IMAGE))) == outputs
 
 
@@ -90,26 +90,26 @@ def test_outputs_are_those_of_the_table_when_a_question_is_asked(question: Quest
     ("question", "why"),
     [
         (
-            Question(task="divination"),
+            TaskSpec(task="divination"),
             "no task 'divination'; there are multiclass, multilabel, embedding, segmentation",
         ),
-        (Question(task="multiclass"), "at least 2 labels, got 0"),
-        (Question(task="multiclass", labels=("only",)), "at least 2 labels, got 1"),
-        (Question(task="multilabel"), "at least 1 labels, got 0"),
-        (Question(task="embedding"), "needs an embedding_size"),
-        (Question(task="segmentation", labels=("background",)), "at least 2 labels, got 1"),
-        (Question(task="segmentation", labels=tuple(map(str, range(256)))), "holds up to 255 labels, got 256"),
+        (TaskSpec(task="multiclass"), "at least 2 labels, got 0"),
+        (TaskSpec(task="multiclass", labels=("only",)), "at least 2 labels, got 1"),
+        (TaskSpec(task="multilabel"), "at least 1 labels, got 0"),
+        (TaskSpec(task="embedding"), "needs an embedding_size"),
+        (TaskSpec(task="segmentation", labels=("background",)), "at least 2 labels, got 1"),
+        (TaskSpec(task="segmentation", labels=tuple(map(str, range(256)))), "holds up to 255 labels, got 256"),
         (REGIONS.model_copy(update={"probability": True}), "of one foreground, but there are 3 labels"),
-        (Question(task="multilabel", labels=("a",), thresholds={"a": 0.0}), "between 0 and 1, got a: 0.0"),
-        (Question(task="segmentation", labels=("a", "b"), thresholds={"b": 1.0}), "between 0 and 1, got b: 1.0"),
-        (Question(task="heads"), "at least one head"),
-        (Question(task="heads", heads={"m": STAMP}), "head m: segmentation cannot share a backbone"),
-        (Question(task="heads", heads={"h": HEADS}), "head h: heads cannot share"),
-        (Question(task="heads", heads={"path": PETS}), "head path: the name means something else"),
-        (Question(task="heads", heads={"a": Question(task="embedding")}), "needs an embedding_size"),
+        (TaskSpec(task="multilabel", labels=("a",), thresholds={"a": 0.0}), "between 0 and 1, got a: 0.0"),
+        (TaskSpec(task="segmentation", labels=("a", "b"), thresholds={"b": 1.0}), "between 0 and 1, got b: 1.0"),
+        (TaskSpec(task="heads"), "at least one head"),
+        (TaskSpec(task="heads", heads={"m": STAMP}), "head m: segmentation cannot share a backbone"),
+        (TaskSpec(task="heads", heads={"h": HEADS}), "head h: heads cannot share"),
+        (TaskSpec(task="heads", heads={"path": PETS}), "head path: the name means something else"),
+        (TaskSpec(task="heads", heads={"a": TaskSpec(task="embedding")}), "needs an embedding_size"),
     ],
 )
-def test_task_is_refused_when_its_terms_are_wrong(question: Question, why: str) -> None:
+def test_task_is_refused_when_its_terms_are_wrong(question: TaskSpec, why: str) -> None:
     with pytest.raises(SpecError, match=why):
         task_for(question)
 
@@ -170,7 +170,7 @@ def test_classes_are_faulty_when_they_sum_to_one_outside_their_range() -> None:
     ids=["multiclass", "multilabel", "embedding", "segmentation"],
 )
 def test_answer_is_refused_when_a_value_is_no_number(
-    question: Question, outputs: dict[str, NDArray[Any]], value: float
+    question: TaskSpec, outputs: dict[str, NDArray[Any]], value: float
 ) -> None:
     task = task_for(question)
     task.checked_answer(outputs, WHOLE, top=1)
@@ -195,7 +195,7 @@ def test_answer_is_refused_when_an_output_is_missing_or_of_another_size() -> Non
 
 def test_answer_is_sorted_when_classes_are_not() -> None:
     answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.5, 0.3])}, WHOLE, top=2)
-    assert answer.told == {
+    assert answer.fields == {
         "label": "dog",
         "probability": 0.5,
         "top": [{"label": "dog", "probability": 0.5}, {"label": "bird", "probability": 0.3}],
@@ -205,26 +205,26 @@ def test_answer_is_sorted_when_classes_are_not() -> None:
 
 def test_answer_takes_the_first_class_when_there_is_a_tie() -> None:
     answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.4, 0.4])}, WHOLE, top=3)
-    assert [row["label"] for row in answer.told["top"]] == ["dog", "bird", "cat"]
+    assert [row["label"] for row in answer.fields["top"]] == ["dog", "bird", "cat"]
 
 
 def test_answer_keeps_the_order_of_labels_when_many_classes_tie() -> None:
     labels = [f"class {number}" for number in range(1000)]
-    task = task_for(Question(task="multiclass", labels=tuple(labels)))
+    task = task_for(TaskSpec(task="multiclass", labels=tuple(labels)))
     answer = task.answer({"probabilities": np.tile([0.5e-3, 1.5e-3], 500)}, WHOLE, top=1000)
-    assert [row["label"] for row in answer.told["top"]] == labels[1::2] + labels[::2]
+    assert [row["label"] for row in answer.fields["top"]] == labels[1::2] + labels[::2]
 
 
 @pytest.mark.parametrize(("top", "length"), [(-1, 1), (0, 1), (1, 1), (3, 3), (100, 3)])
 def test_answer_has_what_there_is_when_top_is_out_of_range(top: int, length: int) -> None:
     answer = task_for(PETS).answer({"probabilities": np.array([0.2, 0.5, 0.3])}, WHOLE, top=top)
-    assert len(answer.told["top"]) == length
+    assert len(answer.fields["top"]) == length
 
 
 def test_caption_is_the_best_class_when_shown() -> None:
     task = task_for(PETS)
     answer = task.answer({"probabilities": np.array([0.126, 0.874, 0])}, WHOLE, top=2)
-    assert task.cells(answer.told) == ["dog 0.87", "cat 0.13"]
+    assert task.cells(answer.fields) == ["dog 0.87", "cat 0.13"]
     assert task.captions([answer], ["a.jpg"]) == ["dog 0.87"]
 
 
@@ -266,7 +266,7 @@ def test_labels_are_faulty_when_they_are_no_probabilities() -> None:
 def test_answer_has_the_labels_that_hold_when_there_are_several() -> None:
     task = task_for(TRAITS)
     answer = task.answer({"probabilities": np.array([0.6, 0.7, 0.9])}, WHOLE, top=1)
-    assert answer.told == {
+    assert answer.fields == {
         "labels": ["red", "old"],
         # All that hold are told, however few were asked for.
         "top": [{"label": "red", "probability": 0.9}, {"label": "wet", "probability": 0.7}],
@@ -276,7 +276,7 @@ def test_answer_has_the_labels_that_hold_when_there_are_several() -> None:
 def test_caption_says_none_and_what_was_nearest_when_no_label_holds() -> None:
     task = task_for(TRAITS)
     answer = task.answer({"probabilities": np.array([0.1, 0.7, 0.2])}, WHOLE, top=2)
-    assert answer.told["labels"] == []
+    assert answer.fields["labels"] == []
     assert task.captions([answer], ["a.jpg"]) == ["none (nearest: wet 0.70)"]
 
 
@@ -319,7 +319,7 @@ def test_caption_names_the_nearest_other_picture_when_there_is_one() -> None:
     answers = [task.answer({"embedding": row}, WHOLE, 1) for row in vectors(0, 60, 90)["embedding"]]
     assert answers[1].embedding is not None
     assert answers[1].embedding.dtype == np.float32
-    assert answers[1].told["embedding"] == pytest.approx([0.5, 0.866025], abs=1e-6)
+    assert answers[1].fields["embedding"] == pytest.approx([0.5, 0.866025], abs=1e-6)
     assert task.captions(answers, ["a", "b", "c"]) == ["nearest: b (0.50)", "nearest: c (0.87)", "nearest: b (0.87)"]
     assert task.captions(answers[:1], ["a"]) == ["2 numbers: 1.000, 0.000, …"]
 
@@ -401,7 +401,7 @@ def test_answer_has_the_mask_at_the_pictures_size_when_the_input_was_fitted() ->
     assert answer.mask.shape == (20, 40)
     assert (answer.mask[:, :10] == 1).all()
     assert (answer.mask[:, 10:] == 0).all()
-    assert answer.told == {"size": [40, 20], "regions": [{"label": "sky", "share": 0.25}]}
+    assert answer.fields == {"size": [40, 20], "regions": [{"label": "sky", "share": 0.25}]}
     assert task.captions([answer], ["a.jpg"]) == ["sky 25%"]
 
 
@@ -414,7 +414,7 @@ def test_caption_names_the_background_when_a_mask_is_empty() -> None:
 def test_regions_are_the_largest_first_and_no_more_than_asked() -> None:
     mask = np.array([[1, 1, 2, 2, 2, 0]] * 4, np.uint8)
     task = task_for(REGIONS)
-    told = [task.answer({"mask": mask}, WHOLE, top=top).told["regions"] for top in (5, 1)]
+    told = [task.answer({"mask": mask}, WHOLE, top=top).fields["regions"] for top in (5, 1)]
     assert [region["label"] for region in told[0]] == ["grass", "sky"]
     assert told[1] == [{"label": "grass", "share": 0.5}]
 
@@ -457,12 +457,12 @@ def test_answer_has_what_each_head_says_under_its_name() -> None:
     task = task_for(HEADS)
     batch = of_heads(([0.9, 0.1, 0.0], [0.2, 0.8, 0.0]), ([0.9, 0.1, 0.6], [0.1, 0.1, 0.1]), 0, 60)
     answers = [task.answer({name: array[i] for name, array in batch.items()}, WHOLE, 1) for i in range(2)]
-    assert list(answers[0].told) == ["kind", "traits", "vector"]
-    assert answers[0].told["kind"]["label"] == "cat"
-    assert answers[0].told["traits"]["labels"] == ["old", "red"]
+    assert list(answers[0].fields) == ["kind", "traits", "vector"]
+    assert answers[0].fields["kind"]["label"] == "cat"
+    assert answers[0].fields["traits"]["labels"] == ["old", "red"]
     assert answers[0].embedding is not None
     assert answers[0].embedding.tolist() == [1, 0]
-    assert task.cells(answers[0].told)[:2] == ["kind: cat 0.90", "traits: old 0.90, red 0.60"]
+    assert task.cells(answers[0].fields)[:2] == ["kind: cat 0.90", "traits: old 0.90, red 0.60"]
     assert task.captions(answers, ["a", "b"]) == [
         "kind: cat 0.90 · traits: old 0.90, red 0.60 · vector: nearest: b (0.50)",
         "kind: dog 0.80 · traits: none (nearest: old 0.10) · vector: nearest: a (0.50)",
@@ -474,16 +474,16 @@ def test_answer_has_what_each_head_says_under_its_name() -> None:
 
 def test_threshold_is_replaced_for_all_labels_when_another_is_tried() -> None:
     answers = {"probabilities": np.array([0.35, 0.35, 0.2])}
-    assert task_for(TRAITS).with_threshold(0.3).answer(answers, WHOLE, 3).told["labels"] == ["old", "wet"]
+    assert task_for(TRAITS).with_threshold(0.3).answer(answers, WHOLE, 3).fields["labels"] == ["old", "wet"]
     asked = STAMP.model_copy(update={"probability": True})
     output = {"mask": np.zeros((4, 6), np.uint8), "probability": np.full((4, 6), 0.4, np.float32)}
-    assert task_for(asked).answer(output, WHOLE, 1).told["regions"] == []
-    assert task_for(asked).with_threshold(0.3).answer(output, WHOLE, 1).told["regions"][0]["share"] == 1
+    assert task_for(asked).answer(output, WHOLE, 1).fields["regions"] == []
+    assert task_for(asked).with_threshold(0.3).answer(output, WHOLE, 1).fields["regions"][0]["share"] == 1
     heads = task_for(HEADS).with_threshold(0.3)
     told = heads.answer(
         {"kind": np.array([1, 0, 0]), "traits": answers["probabilities"], "vector": np.ones(2)}, WHOLE, 1
     )
-    assert told.told["traits"]["labels"] == ["old", "wet"]
+    assert told.fields["traits"]["labels"] == ["old", "wet"]
 
 
 @pytest.mark.parametrize(
@@ -493,11 +493,11 @@ def test_threshold_is_replaced_for_all_labels_when_another_is_tried() -> None:
         (VECTOR, 0.3, "embedding has no threshold"),
         (STAMP, 0.3, "inside this model's graph"),
         (REGIONS, 0.3, "takes the most probable"),
-        (Question(task="heads", heads={"kind": PETS}), 0.3, "none of the heads kind has a threshold"),
+        (TaskSpec(task="heads", heads={"kind": PETS}), 0.3, "none of the heads kind has a threshold"),
         (TRAITS, 1.5, "between 0 and 1, got old: 1.5"),
         (TRAITS, float("nan"), "between 0 and 1"),
     ],
 )
-def test_threshold_is_refused_when_none_decides(question: Question, threshold: float, why: str) -> None:
+def test_threshold_is_refused_when_none_decides(question: TaskSpec, threshold: float, why: str) -> None:
     with pytest.raises(SpecError, match=why):
         task_for(question).with_threshold(threshold)

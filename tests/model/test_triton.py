@@ -22,7 +22,7 @@ from model.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from model.patience import Patience
+from model.patience import RetryPolicy
 from model.runners.triton import TritonRunner, TritonServer
 from model.runners.triton_errors import MemoryForgottenError, error_of_answer
 
@@ -172,7 +172,7 @@ def failing(*errors: TritonkitError) -> Callable[[], str]:
 def test_request_is_repeated_when_its_failure_may_pass() -> None:
     seen: list[TritonkitError] = []
     errors = UnreachableError("a"), NotReadyError("b"), BusyError("c"), DeadlineError("d")
-    assert Patience(60, seen.append).ask(failing(*errors)) == "answer"
+    assert RetryPolicy(60, seen.append).ask(failing(*errors)) == "answer"
     assert seen == list(errors)
 
 
@@ -180,15 +180,15 @@ def test_request_is_repeated_when_its_failure_may_pass() -> None:
 def test_request_is_not_repeated_when_its_failure_will_not_pass(error: TritonkitError) -> None:
     seen: list[TritonkitError] = []
     with pytest.raises(type(error)):
-        Patience(60, seen.append).ask(failing(error))
+        RetryPolicy(60, seen.append).ask(failing(error))
     assert not seen
 
 
 def test_last_failure_tells_for_how_long_it_was_borne() -> None:
     with pytest.raises(BusyError, match=r"^full Asked again for 0\.1 s \(--patience\)\.$"):
-        Patience(0.1).ask(failing(*[BusyError("full")] * 100), option="--patience")
+        RetryPolicy(0.1).ask(failing(*[BusyError("full")] * 100), option="--patience")
     with pytest.raises(BusyError, match=r"^full$"):
-        Patience(0).ask(failing(BusyError("full")))
+        RetryPolicy(0).ask(failing(BusyError("full")))
 
 
 def test_nothing_is_repeated_when_it_is_over() -> None:
@@ -200,7 +200,7 @@ def test_nothing_is_repeated_when_it_is_over() -> None:
         over.set()
 
     with pytest.raises(BusyError, match=r"^second$"):
-        Patience(60, told, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
+        RetryPolicy(60, told, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
     assert len(seen) == 1
 
 

@@ -11,11 +11,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from builder.options import Foreign, foreign_from
+from builder.options import ForeignModelOptions, foreign_from
 from builder.sources import source_from_state_dict
 from model.errors import CheckpointError, InputError
 from model.network import Network
-from model.spec import Question
+from model.spec import TaskSpec
 from model.weight_matching import map_weights, match_weights
 from model.weights import State, read_foreign_weights
 
@@ -119,8 +119,8 @@ def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: S
 def test_backbone_is_transferred_when_the_network_has_several_heads(
     state: State, network_of: Callable[..., Network]
 ) -> None:
-    heads = {"a": Question(task="multiclass", labels=("x", "y")), "b": Question(task="embedding", embedding_size=4)}
-    target = network_of(Question(task="heads", heads=heads)).state_dict()
+    heads = {"a": TaskSpec(task="multiclass", labels=("x", "y")), "b": TaskSpec(task="embedding", embedding_size=4)}
+    target = network_of(TaskSpec(task="heads", heads=heads)).state_dict()
     transferred = match_weights(state, dict(target), "w.pth")
     assert transferred.skipped == HEAD
     assert transferred.remade == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
@@ -206,7 +206,7 @@ def test_labels_are_refused_when_a_line_is_blank(tmp_path: Path, state: State) -
     torch.save(state, tmp_path / "w.pth")
     (tmp_path / "labels.txt").write_text("a\n\nc\n")
     with pytest.raises(InputError, match="no label in line 2"):
-        source_from_state_dict(tmp_path / "w.pth", Foreign("test_resnet", tmp_path / "labels.txt"))
+        source_from_state_dict(tmp_path / "w.pth", ForeignModelOptions("test_resnet", tmp_path / "labels.txt"))
 
 
 def test_options_are_refused_all_at_once() -> None:

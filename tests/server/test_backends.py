@@ -28,18 +28,18 @@ from model.network import Network
 from model.runners import open_artifact
 from model.runners.openvino import OpenVinoRunner, has_bf16
 from model.runners.triton import TritonRunner, TritonServer
-from model.spec import Question
+from model.spec import TaskSpec
 from model.triton_config import CONFIG_FILE, read_config
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
-HEADS = Question(
+HEADS = TaskSpec(
     task="heads",
     heads={
-        "colour": Question(task="multiclass", labels=("red", "blue")),
-        "marks": Question(task="multilabel", labels=("dot", "line", "edge")),
+        "colour": TaskSpec(task="multiclass", labels=("red", "blue")),
+        "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
     },
 )
 MODELS: dict[str, tuple[FormatName, Precision]] = {

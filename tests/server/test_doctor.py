@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from builder.config.triton_config import config_to_text
 from model.build_record import BuildRecord, BuildSettings
-from model.errors import InputError, RefusedError
+from model.errors import CheckFailedError, InputError
 from model.finding import Finding
 from model.gpu import Gpu
 from model.manifest import MANIFEST_FILE, FileEntry, Manifest
@@ -126,7 +126,7 @@ def test_doctor_compares_a_plan_with_the_image(
     tiny_repository: Path, tensorrt: str, settings: dict[str, Any], image: str, severity: str, problem: str, fix: str
 ) -> None:
     plan = with_plan(tiny_repository, tensorrt, **settings)
-    told = [one for one in found(tiny_repository, L4, runtime="docker", image=image) if problem in one.problem]
+    told = [one for one in found(tiny_repository, L4, runtime="docker", image=image) if problem in one.message]
     assert {(one.severity, one.path) for one in told} == {(severity, str(plan))}
     assert any(fix in one.fix for one in told)
     if severity == "error":
@@ -150,11 +150,11 @@ def test_doctor_still_warns_of_an_older_plan_without_a_record_when_triton_is_tol
     older = PLAN.replace(bytes((11, 1)), bytes((10, 9)))
     replace(plan, older)
     place: dict[str, Any] = {"runtime": "docker", "image": IMAGE}
-    unsaid = [one for one in found(tiny_repository, L4, **place) if "nothing says that it is version" in one.problem]
+    unsaid = [one for one in found(tiny_repository, L4, **place) if "nothing says that it is version" in one.message]
     assert only(unsaid).severity == "error"
     findings = found(tiny_repository, L4, **place, version_compatible=True)
-    told = only([one for one in findings if "TensorRT 10.9" in one.problem])
-    assert (told.severity, "only if it was built version-compatible" in told.problem) == ("warning", True)
+    told = only([one for one in findings if "TensorRT 10.9" in one.message])
+    assert (told.severity, "only if it was built version-compatible" in told.message) == ("warning", True)
 
 
 def test_version_compatible_without_docker_is_refused(tiny_repository: Path) -> None:
@@ -165,7 +165,7 @@ def test_version_compatible_without_docker_is_refused(tiny_repository: Path) -> 
 def test_doctor_asks_the_engine_whether_containers_have_the_gpu(tiny_repository: Path) -> None:
     def told(image: str | None = None) -> list[tuple[str, str]]:
         given = L4.model_copy(update={"containers_have_gpu": False})
-        return [(one.severity, one.problem) for one in found(tiny_repository, given, runtime="docker", image=image)]
+        return [(one.severity, one.message) for one in found(tiny_repository, given, runtime="docker", image=image)]
 
     unused = ("warning", "Docker gives containers no GPU, so that this machine's NVIDIA L4 is not used")
     assert told() == [unused]
@@ -188,24 +188,24 @@ def test_image_without_docker_is_refused(tiny_repository: Path) -> None:
 def test_doctor_reads_the_header_when_a_plan_has_no_record(tiny_repository: Path) -> None:
     with_plan(tiny_repository, record=False)
     told, dated = found(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3")
-    assert "known security faults" in dated.problem
-    assert "built by TensorRT 11.1.0.106" in told.problem
+    assert "known security faults" in dated.message
+    assert "built by TensorRT 11.1.0.106" in told.message
 
 
 def test_doctor_compares_a_plan_with_the_gpu(tiny_repository: Path) -> None:
     with_plan(tiny_repository)
     older = L4.model_copy(update={"gpu": Gpu(name="NVIDIA A10", compute_capability="8.6")})
     told = only(found(tiny_repository, older, runtime="docker", image=IMAGE))
-    assert "built for NVIDIA L4 (compute capability 8.9), the GPU there has 8.6" in told.problem
+    assert "built for NVIDIA L4 (compute capability 8.9), the GPU there has 8.6" in told.message
     assert "--hardware ampere_plus" in told.fix
     none = only(found(tiny_repository, LAPTOP, runtime="docker", image=IMAGE))
-    assert "needs a GPU, and this machine has none" in none.problem
+    assert "needs a GPU, and this machine has none" in none.message
 
 
 def test_doctor_says_that_the_pip_runtime_has_no_tensorrt(tiny_repository: Path) -> None:
     with_plan(tiny_repository)
     told = only(found(tiny_repository))
-    assert (told.severity, told.problem) == ("error", "the pip runtime has no TensorRT, which pets needs")
+    assert (told.severity, told.message) == ("error", "the pip runtime has no TensorRT, which pets needs")
     assert "server up --runtime docker" in told.fix
     assert "/pets.safetensors --onnx fp16 --max-batch 8 --name pets" in told.fix
 
@@ -223,17 +223,17 @@ def test_doctor_finds_a_damaged_plan(tiny_repository: Path, content: bytes, prob
     replace(plan, content)
     told = only(found(tiny_repository, L4, runtime="docker", image=IMAGE))
     assert (told.severity, told.path) == ("error", str(plan))
-    assert problem in told.problem
+    assert problem in told.message
     assert "/pets.safetensors --trt fp16" in told.fix
 
 
 def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported_once: Path) -> None:
     pets = tiny_repository / "pets"
     replace(pets / "1" / "model.onnx", b"short")
-    assert "has 5 bytes, it was published with" in only(found(tiny_repository)).problem
+    assert "has 5 bytes, it was published with" in only(found(tiny_repository)).message
     (pets / "1" / "model.onnx").unlink()
     told = only(found(tiny_repository))
-    assert (told.path, told.problem) == (str(pets / "1" / "model.onnx"), "missing: the backend loads it")
+    assert (told.path, told.message) == (str(pets / "1" / "model.onnx"), "missing: the backend loads it")
     assert told.fix == (
         f"builder export {exported_once.parent}/pets.safetensors --onnx fp32 --max-batch 8 --name pets "
         f"--repository {tiny_repository}"
@@ -260,7 +260,7 @@ def test_doctor_finds_what_a_configuration_asks_in_vain(
     tiny_repository: Path, change: Callable[[Any], object], severity: str, problem: str, fix: str
 ) -> None:
     configure(tiny_repository / "pets", change)
-    told = [one for one in found(tiny_repository) if problem in one.problem]
+    told = [one for one in found(tiny_repository) if problem in one.message]
     assert only(told).severity == severity
     assert fix in told[0].fix
 
@@ -274,18 +274,18 @@ def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
 
     configure(pets, warm)
     labels, warmup = found(tiny_repository)
-    assert (labels.path, labels.problem) == (
+    assert (labels.path, labels.message) == (
         str(pets / "labels.txt"),
         "missing: the labels of output 'probabilities'",
     )
-    assert (warmup.severity, warmup.problem) == ("error", "missing: warm-up reads it")
+    assert (warmup.severity, warmup.message) == ("error", "missing: warm-up reads it")
 
 
 def test_doctor_finds_a_step_that_is_not_there(tiny_repository: Path) -> None:
     (tiny_repository / "pets_decode").rename(tiny_repository.parent / "pets_decode")
     told = found(tiny_repository)
-    assert (told[0].severity, told[0].problem) == ("error", "a step calls 'pets_decode', which is not here")
-    assert [one.problem for one in told[1:]] == ["nothing gives 'image', which pets takes"]
+    assert (told[0].severity, told[0].message) == ("error", "a step calls 'pets_decode', which is not here")
+    assert [one.message for one in told[1:]] == ["nothing gives 'image', which pets takes"]
     assert found(tiny_repository, models=("pets",)) == []
     assert found(tiny_repository, models=("pets_encoded",)) == told
 
@@ -297,7 +297,7 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     (tiny_repository / "broken").mkdir()
     (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
     (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
-    told = {Path(one.path).name: (one.severity, one.problem) for one in found(tiny_repository)}
+    told = {Path(one.path).name: (one.severity, one.message) for one in found(tiny_repository)}
     assert told["notes"] == ("warning", "is no model: Triton says so in its log and passes over it")
     assert told["empty"] == ("error", "has no version folder")
     assert "not a Triton model configuration" in told["config.pbtxt"][1]
@@ -322,16 +322,16 @@ def test_doctor_names_the_largest_model_of_those_in_this_memory_when_others_are_
     configure(tiny_repository / "pets", lambda config: config.instance_group.add(count=70000, kind=1))
     roomy = L4.model_copy(update={"gpu_memory_bytes": 2**50})
     told = found(tiny_repository, roomy, runtime="docker", image=IMAGE)
-    (memory,) = [one for one in told if "of memory, times their instances" in one.problem]
-    assert "The largest: small " in memory.problem
-    assert "pets " not in memory.problem
+    (memory,) = [one for one in told if "of memory, times their instances" in one.message]
+    assert "The largest: small " in memory.message
+    assert "pets " not in memory.message
 
 
 def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
     small = LAPTOP.model_copy(update={"shared_memory_bytes": 2**20})
     told = only(found(tiny_repository, small))
     assert (told.severity, told.path) == ("warning", "/dev/shm")
-    assert "of shared memory at full batches; 1 MiB are free" in told.problem
+    assert "of shared memory at full batches; 1 MiB are free" in told.message
     assert "remount,size=" in told.fix
     (tiny_repository.parent / ".env").write_text("SHM_SIZE=1m\n")
     python = only(found(tiny_repository, LAPTOP, runtime="docker"))
@@ -339,12 +339,12 @@ def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
     (tiny_repository.parent / ".env").unlink()
     full = L4.model_copy(update={"gpu_memory_bytes": 10})
     told = only(found(tiny_repository, full, runtime="docker", image=IMAGE))
-    assert "of the GPU's memory" in told.problem
+    assert "of the GPU's memory" in told.message
 
 
 def test_doctor_warns_of_an_image_with_known_faults(tiny_repository: Path) -> None:
     told = only(found(tiny_repository, L4, runtime="docker", image="nvcr.io/nvidia/tritonserver:25.10-py3"))
-    assert (told.severity, "CVE-2026-16497" in told.problem) == ("warning", True)
+    assert (told.severity, "CVE-2026-16497" in told.message) == ("warning", True)
     assert "TRITON_IMAGE to 26.07-py3 or newer" in told.fix
 
 
@@ -353,7 +353,7 @@ def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:
         port = holder.getsockname()[1]
         options = Options(repository=tiny_repository, http_port=port, grpc_port=port + 1, metrics_port=port + 2)
         told = [one for one in before_start(options) if one.severity == "error"]
-    assert f"HTTP port {port} is in use" in only(told).problem
+    assert f"HTTP port {port} is in use" in only(told).message
     assert "--http-port" in told[0].fix
 
 
@@ -388,7 +388,7 @@ def test_doctor_reads_sizes_as_docker_does(tiny_repository: Path, size: str) -> 
     (tiny_repository.parent / ".env").write_text(f"SHM_SIZE={size}\n")
     configure(tiny_repository / "pets", lambda config: setattr(config, "backend", "python"))
     options = Options(repository=tiny_repository, runtime="docker")
-    assert not [one for one in diagnose(options, this_machine()) if "shared memory" in one.problem]
+    assert not [one for one in diagnose(options, this_machine()) if "shared memory" in one.message]
 
 
 def test_this_machine_has_memory() -> None:
@@ -400,7 +400,9 @@ def test_this_machine_has_memory() -> None:
 def test_start_is_refused_unless_forced(tiny_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse_when_unfit(Options(repository=tiny_repository))
     (tiny_repository / "pets" / "labels.txt").unlink()
-    with pytest.raises(RefusedError, match=r"not started; --force starts it .*\n  .*labels.txt: missing.*Fix: export"):
+    with pytest.raises(
+        CheckFailedError, match=r"not started; --force starts it .*\n  .*labels.txt: missing.*Fix: export"
+    ):
         refuse_when_unfit(Options(repository=tiny_repository))
     capsys.readouterr()
     refuse_when_unfit(Options(repository=tiny_repository), force=True)

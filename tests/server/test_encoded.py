@@ -27,24 +27,24 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from builder.export import Order, export
+from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
 from model.network import Network, save_network
 from model.preprocess import ImageArray, Preprocess, load_file, load_image
 from model.runners.triton import TritonRunner, TritonServer
-from model.spec import ModelSpec, Question, image_input
+from model.spec import ModelSpec, TaskSpec, image_input
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 Command = Callable[..., Result]
-HEADS = Question(
+HEADS = TaskSpec(
     task="heads",
     heads={
-        "shape": Question(task="multiclass", labels=("round", "square")),
-        "tags": Question(task="multilabel", labels=("old", "wet")),
-        "vector": Question(task="embedding", embedding_size=8),
+        "shape": TaskSpec(task="multiclass", labels=("round", "square")),
+        "tags": TaskSpec(task="multilabel", labels=("old", "wet")),
+        "vector": TaskSpec(task="embedding", embedding_size=8),
     },
 )
-MASK = Question(task="segmentation", labels=("background", "stamp"), probability=True)
+MASK = TaskSpec(task="segmentation", labels=("background", "stamp"), probability=True)
 HOW = Preprocess(height=48, width=40, fit="pad", interpolation="bicubic", fill=(9, 8, 7))
 MODELS = ("pets", "asked_heads", "asked_segmentation")
 ROOM = 10_000_000
@@ -59,7 +59,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network
     for network in (Network(padded).eval(), network_of(HEADS), network_of(MASK)):
         path = folder / f"{network.spec.name}.safetensors"
         save_network(path, network)
-        export(source_from_checkpoint(path), Order(folder / "repository", max_batch=4), lambda step: None)
+        export(source_from_checkpoint(path), ExportRequest(folder / "repository", max_batch=4), lambda step: None)
     for part, name in itertools.product(("", "_decode", "_encoded"), ("bare", "tight")):
         config = (
             shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/{name}{part}") / "config.pbtxt"

@@ -51,14 +51,14 @@ def served_theirs(
 
 
 def errors(findings: list[Finding]) -> list[str]:
-    return [f"{one.path}: {one.problem}" for one in findings if one.severity == "error"]
+    return [f"{one.path}: {one.message}" for one in findings if one.severity == "error"]
 
 
 def test_what_triton_serves_is_no_error(theirs: Path) -> None:
     checked, diagnosed = check_repository(theirs), diagnose(Options(repository=theirs), LAPTOP)
     assert errors(checked) == errors(diagnosed) == []
     for findings in (checked, diagnosed):
-        strangers = [Path(one.path).name for one in findings if one.problem.startswith("is no model")]
+        strangers = [Path(one.path).name for one in findings if one.message.startswith("is no model")]
         assert strangers == sorted(hand_written.BESIDE)
 
 

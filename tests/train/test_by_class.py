@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from model.spec import Question
+from model.spec import TaskSpec
 from train.config import Config
 from train.learning import warnings_of
 from train.samples import Sample
@@ -25,7 +25,7 @@ def task_of(name: str) -> TrainingTask:
 
 
 def figures(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    measures = task_of(name).metrics(Question(task=name, labels=LABELS), detailed=True)
+    measures = task_of(name).metrics(TaskSpec(task=name, labels=LABELS), detailed=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for part in (slice(0, 5), slice(5, None)):

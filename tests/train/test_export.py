@@ -14,7 +14,7 @@ import yaml
 
 from builder.config.serving import ACCELERATORS as ACCELERATORS_OF_THE_BUILDER
 from builder.targets import PRECISIONS
-from model.errors import ConfigError, InputError, OutsideError, RefusedError
+from model.errors import CheckFailedError, ConfigError, ExternalError, InputError
 from model.files import sha256_of
 from model.gpu import find_gpu
 from train import export
@@ -93,7 +93,7 @@ def test_run_says_so_when_the_precision_asked_for_does_not_keep_the_answers(
     assert "export: Triton does not load version 1" in said
 
 
-@pytest.mark.parametrize(("code", "error"), [(1, RefusedError), (2, ConfigError), (3, OutsideError)])
+@pytest.mark.parametrize(("code", "error"), [(1, CheckFailedError), (2, ConfigError), (3, ExternalError)])
 def test_run_tells_how_to_export_again_when_the_builder_fails(
     tmp_path: Path, builder_that_says: Callable[..., None], code: int, error: type[Exception]
 ) -> None:
@@ -107,7 +107,7 @@ def test_training_is_kept_when_the_export_is_refused(trained: Fitted, tmp_path: 
     changed = tmp_path / "best.safetensors"
     changed.write_bytes(trained.checkpoint.read_bytes()[:-4] + b"\0\0\x80\x7f")  # one weight is infinite
     again = r"trained, but its export was refused .*: builder export \S+ --onnx fp32 --repository"
-    with pytest.raises(RefusedError, match=again):
+    with pytest.raises(CheckFailedError, match=again):
         export_checkpoint(changed, ExportConfig(repository=tmp_path / "repository"))
     assert not list(tmp_path.rglob("model.onnx"))
     assert not (tmp_path / "served").exists()

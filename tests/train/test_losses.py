@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model.errors import ConfigError
 from model.plugins import register
-from model.spec import Question
+from model.spec import TaskSpec
 from train.config import Config
 from train.losses import (
     MULTICLASS,
@@ -40,7 +40,7 @@ def loss_of(task: str, loss: Any, labels: tuple[str, ...] = LABELS) -> nn.Module
     config = Config.model_validate({**document, "task": task, "loss": loss})
     if task == "embedding":
         return embedding_losses(config.loss, "ArcFaceLoss", classes=4, size=8)
-    return training_task(config).loss(Question(task=task, labels=labels), [])
+    return training_task(config).loss(TaskSpec(task=task, labels=labels), [])
 
 
 def batch(task: str, labels: int = 3) -> tuple[Tensor, Tensor]:
@@ -213,7 +213,7 @@ def test_balanced_weights_are_those_of_scikit_learn_when_counted() -> None:
     truths = ["a"] * 6 + ["b"] * 3 + ["c"]
     config = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
     config["loss"] = {"name": "focal", "class_weights": "balanced"}
-    loss: Any = training_task(Config.model_validate(config)).loss(Question(task="multiclass", labels=LABELS), truths)
+    loss: Any = training_task(Config.model_validate(config)).loss(TaskSpec(task="multiclass", labels=LABELS), truths)
     expected = compute_class_weight("balanced", classes=np.array(LABELS), y=truths)
     assert list(loss.class_weights["focal"].values()) == pytest.approx(expected.tolist())
     assert loss.losses[0].class_weights.tolist() == pytest.approx(expected.tolist())

@@ -15,7 +15,7 @@ from PIL import Image
 from model.errors import ConfigError
 from model.plugins import load_plugins
 from model.preprocess import ImageError, Preprocess
-from model.spec import Question
+from model.spec import TaskSpec
 from train.mask_values import Meaning
 from train.masks import class_meaning, class_numbers, two_class_meaning
 from train.readers import read_table
@@ -180,8 +180,8 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
     for path, levels in zip(paths, masks.values(), strict=True):
         Image.fromarray(np.array([levels], np.uint8)).save(path)
     task = SegmentationTraining(HeadConfig(task="segmentation"))
-    how, question = Preprocess(1, 3, fit="squash"), Question(task="segmentation", labels=("background", "foreground"))
-    task.survey(paths)
+    how, question = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
+    task.prepare(paths)
     problems = task.unfit({"train": paths}, question, least=1)
     if any("say what 255 is" in problem for problem in problems):
         return []

@@ -10,7 +10,7 @@ from pydantic import JsonValue, ValidationError
 
 from model.errors import ConfigError
 from model.plugins import VARIABLE, plugged_in
-from model.spec import ModelSpec, Question
+from model.spec import ModelSpec, TaskSpec
 from train.config import Config
 from train.mask_values import MaskValues, Meaning
 from train.sections import DataConfig, HeadConfig
@@ -66,7 +66,7 @@ def _with_data(task: TrainingTask, values: MaskValues | None) -> TrainingTask:
     return task
 
 
-def _head_of(question: Question, recorded: Mapping[str, JsonValue]) -> HeadConfig:
+def _head_of(question: TaskSpec, recorded: Mapping[str, JsonValue]) -> HeadConfig:
     column = recorded.get("column")
     return HeadConfig(
         task=question.task, thresholds=question.thresholds, column=column if isinstance(column, str) else None

@@ -14,7 +14,7 @@ from torch import nn
 
 from model.preprocess import Geometry, Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_for
 from model.tasks.base import Targets
 from train.samples import Row, Sample, Truth, listed
@@ -55,7 +55,7 @@ class TrainingTask(ABC):
         """What a row says of its picture. Raises ValueError with a sentence."""
 
     @abstractmethod
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         """The columns, beside the picture's path, that say it in a CSV."""
 
     @abstractmethod
@@ -80,9 +80,9 @@ class TrainingTask(ABC):
         found = {label for truth in truths for label in self.classes(truth)} | set(declared)
         return tuple(sorted(found, key=natural))
 
-    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> Question:
+    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> TaskSpec:
         """What a model is asked that learns from these. Raises SpecError."""
-        question = Question(task=self.name, labels=self.labels(truths, declared), thresholds=self.config.thresholds)
+        question = TaskSpec(task=self.name, labels=self.labels(truths, declared), thresholds=self.config.thresholds)
         task_for(question)
         return question
 
@@ -94,14 +94,14 @@ class TrainingTask(ABC):
         """What goes into the data's fingerprint."""
         return repr(truth).encode()
 
-    def survey(self, truths: Sequence[Truth]) -> None:  # noqa: B027 - most tasks need not
+    def prepare(self, truths: Sequence[Truth]) -> None:  # noqa: B027 - most tasks need not
         """Look at all truths of a data set before any of them is used: what one means may depend on the others."""
 
-    def problem(self, truth: Truth, size: tuple[int, int], question: Question) -> str | None:
+    def problem(self, truth: Truth, size: tuple[int, int], question: TaskSpec) -> str | None:
         """What is wrong with the truth of a picture of this width and height; None when nothing is."""
         return None
 
-    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
         """What keeps these parts from being trained on; a class must have `least` pictures in train."""
         counts = Counter(label for truth in truths["train"] for label in self.classes(truth))
         small = [f"{label} has {counts[label]}" for label in question.labels if 0 < counts[label] < least]
@@ -128,7 +128,7 @@ class TrainingTask(ABC):
     # What training does with it.
 
     @abstractmethod
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         """What the loss and the metrics take for a sample: a number, an array, or a mapping of these."""
 
     @abstractmethod
@@ -136,26 +136,26 @@ class TrainingTask(ABC):
         """Collated targets as the model room's `Task.quality` takes them."""
 
     @abstractmethod
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         """From (logits, collated targets) to the mean loss, a scalar. truths: those of the training part.
 
         Raises ConfigError for a loss that there is not, or that does not fit.
         """
 
     @abstractmethod
-    def metrics(self, question: Question, detailed: bool) -> Measures | HeadMeasures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> Measures | HeadMeasures:
         """Fresh metrics; detailed: also those by class, and those that keep every answer."""
 
     @abstractmethod
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
         """How wrong each of N answers is: 0 is right, 1 as wrong as can be."""
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
         """What was taken for what, by head, or under an empty name; nothing where answers are no classes."""
         return {}
 
     def said(
-        self, outputs: Outputs, targets: Targets, question: Question, samples: Sequence[Sample], seen: Geometry
+        self, outputs: Outputs, targets: Targets, question: TaskSpec, samples: Sequence[Sample], seen: Geometry
     ) -> list[str]:
         """The answers to N samples, each in a few words; `seen` is how all of them are shown."""
         task = task_for(question, self.output)
@@ -163,7 +163,7 @@ class TrainingTask(ABC):
         names = [sample.path.name for sample in samples]
         return task.captions([task.answer(output, seen, top=1) for output in each], names)
 
-    def told(self, truth: Truth) -> str:
+    def describe_truth(self, truth: Truth) -> str:
         """A truth in a few words."""
         return ", ".join(self.classes(truth)) or "none"
 
@@ -178,7 +178,7 @@ class TrainingTask(ABC):
             return str(value).strip()
         raise ValueError(f"expected text in column {self.truth_column}, got {value!r:.80}")
 
-    def _answers(self, outputs: Mapping[str, Any], question: Question) -> Any:
+    def _answers(self, outputs: Mapping[str, Any], question: TaskSpec) -> Any:
         """This task's first output."""
         return outputs[task_for(question, self.output).output]
 

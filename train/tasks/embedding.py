@@ -16,14 +16,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 from model.preprocess import Geometry, Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_for
 from model.tasks.base import Targets
 from train.losses import embedding_losses
 from train.samples import LABEL, Row, Sample, Truth
 from train.tasks.base import Batched, TrainingTask
 from train.tasks.measures import Measures
-from train.tasks.neighbours import ABSENT, Neighbours, neighbours
+from train.tasks.neighbours import ABSENT, NearestNeighbors, neighbours
 
 RANKS = (1, 5, 10)
 
@@ -46,18 +46,18 @@ class EmbeddingTraining(TrainingTask):
     def label_columns(self) -> Sequence[str]:
         return (self.truth_column,)
 
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         return {self.truth_column: truth}
 
     def classes(self, truth: Truth) -> Sequence[str]:
         return (truth,)
 
-    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> Question:
-        question = Question(task=self.name, embedding_size=self.config.embedding_size)
+    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> TaskSpec:
+        question = TaskSpec(task=self.name, embedding_size=self.config.embedding_size)
         task_for(question)
         return question
 
-    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
         count = len(set(truths["train"]))
         text = f"an embedding is learned by comparing classes: train has {count}, expected at least 2"
         return [] if count >= 2 else [text]
@@ -73,7 +73,7 @@ class EmbeddingTraining(TrainingTask):
             return None if set(truths) & set(gallery) else "no class of val is in base"
         return None if len(set(truths)) < len(truths) else "no class of val has two pictures"
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         return {"class": class_id(truth), "gallery": gallery}
 
     def golden_targets(self, targets: Batched) -> Targets:
@@ -81,31 +81,31 @@ class EmbeddingTraining(TrainingTask):
         classes = {name: targets["class"].numpy()}
         return {**classes, f"{name}.gallery": gallery} if gallery.any() else classes
 
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         ids = sorted({class_id(truth) for truth in truths})
         losses = embedding_losses(self.config.loss, self.usual_loss, len(ids), self.config.embedding_size)
         return _OnClasses(losses, torch.tensor(ids))
 
-    def metrics(self, question: Question, detailed: bool) -> Measures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> Measures:
         return Measures({f"recall@{k}": RecallAtK(k) for k in RANKS}, self._count)
 
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
         metric.update(outputs[self.output or "embedding"], targets["class"], targets["gallery"])
 
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
         """How much nearer the nearest picture of another class is than the nearest of the same."""
         return self._neighbours(outputs, targets, question).wrongness
 
     def said(
-        self, outputs: Outputs, targets: Targets, question: Question, samples: Sequence[Sample], seen: Geometry
+        self, outputs: Outputs, targets: Targets, question: TaskSpec, samples: Sequence[Sample], seen: Geometry
     ) -> list[str]:
         """The most similar other picture, of the gallery where there is one."""
         found = self._neighbours(outputs, targets, question)
-        names = [f"{self.told(sample.truth)} {sample.path.name}" for sample in samples]
+        names = [f"{self.describe_truth(sample.truth)} {sample.path.name}" for sample in samples]
         pairs = zip(found.nearest, found.similar, strict=True)
         return [f"nearest: {names[i]} ({value:.2f})" if value > ABSENT else "alone" for i, value in pairs]
 
-    def _neighbours(self, outputs: Outputs, targets: Targets, question: Question) -> Neighbours:
+    def _neighbours(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NearestNeighbors:
         classes = self._answers(targets, question)
         gallery = targets.get(f"{self.output or 'embedding'}.gallery", np.zeros(len(classes), dtype=bool))
         return neighbours(self._answers(outputs, question), classes, gallery)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.preprocess import Geometry, Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_for
 from model.tasks.base import Targets
 from train.losses import add_up
@@ -44,7 +44,7 @@ class HeadsTraining(TrainingTask):
     def label_columns(self) -> Sequence[str]:
         return [column for task in self.heads.values() for column in task.label_columns]
 
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         return {
             column: cell
             for name, task in self.heads.items()
@@ -54,24 +54,24 @@ class HeadsTraining(TrainingTask):
     def classes(self, truth: Truth) -> Sequence[str]:
         return [f"{name}={label}" for name, task in self.heads.items() for label in task.classes(truth[name])]
 
-    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> Question:
+    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> TaskSpec:
         heads = {name: task.question([truth[name] for truth in truths], ()) for name, task in self.heads.items()}
-        question = Question(task=self.name, heads=heads)
+        question = TaskSpec(task=self.name, heads=heads)
         task_for(question)
         return question
 
-    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
         return [
             f"head {name}: {problem}"
             for name, task in self.heads.items()
-            for problem in task.unfit(
+            for problem in task.validate_splits(
                 {part: [truth[name] for truth in each] for part, each in truths.items()}, question.heads[name], least
             )
         ]
 
-    def survey(self, truths: Sequence[Truth]) -> None:
+    def prepare(self, truths: Sequence[Truth]) -> None:
         for name, task in self.heads.items():
-            task.survey([truth[name] for truth in truths])
+            task.prepare([truth[name] for truth in truths])
 
     def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
         for name, task in self.heads.items():
@@ -86,7 +86,7 @@ class HeadsTraining(TrainingTask):
             for figures in task.guesses([truth[name] for truth in truths]).values()
         }
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         return {
             name: task.target(truth[name], gallery, preprocess, question.heads[name])
             for name, task in self.heads.items()
@@ -95,23 +95,23 @@ class HeadsTraining(TrainingTask):
     def golden_targets(self, targets: Batched) -> Targets:
         return {k: v for name, task in self.heads.items() for k, v in task.golden_targets(targets[name]).items()}
 
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         losses = {
             name: task.loss(question.heads[name], [truth[name] for truth in truths])
             for name, task in self.heads.items()
         }
         return _Sum(losses, self.weights)
 
-    def metrics(self, question: Question, detailed: bool) -> HeadMeasures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> HeadMeasures:
         measures = {name: task.metrics(question.heads[name], detailed) for name, task in self.heads.items()}
         return HeadMeasures(measures, {name: task.monitor for name, task in self.heads.items()})
 
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
-        each = [task.wrongness(outputs, targets, question.heads[name]) for name, task in self.heads.items()]
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
+        each = [task.error_score(outputs, targets, question.heads[name]) for name, task in self.heads.items()]
         worst: NDArray[np.float64] = np.max(each, axis=0)
         return worst
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
         return {
             name: confusion
             for name, task in self.heads.items()
@@ -119,7 +119,7 @@ class HeadsTraining(TrainingTask):
         }
 
     def said(
-        self, outputs: Outputs, targets: Targets, question: Question, samples: Sequence[Sample], seen: Geometry
+        self, outputs: Outputs, targets: Targets, question: TaskSpec, samples: Sequence[Sample], seen: Geometry
     ) -> list[str]:
         each = [
             task.said(outputs, targets, question.heads[name], [replace(s, truth=s.truth[name]) for s in samples], seen)
@@ -130,8 +130,8 @@ class HeadsTraining(TrainingTask):
             for texts in zip(*each, strict=True)
         ]
 
-    def told(self, truth: Truth) -> str:
-        return " · ".join(f"{name}: {task.told(truth[name])}" for name, task in self.heads.items())
+    def describe_truth(self, truth: Truth) -> str:
+        return " · ".join(f"{name}: {task.describe_truth(truth[name])}" for name, task in self.heads.items())
 
 
 class _Sum(nn.Module):

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 
 from model.preprocess import Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.base import Targets
 from train.losses import MULTICLASS, balanced_weights, weighted_sum
 from train.samples import LABEL, Row, Truth
@@ -45,7 +45,7 @@ class MulticlassTraining(TrainingTask):
     def label_columns(self) -> Sequence[str]:
         return (self.truth_column,)
 
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         return {self.truth_column: truth}
 
     def classes(self, truth: Truth) -> Sequence[str]:
@@ -57,19 +57,19 @@ class MulticlassTraining(TrainingTask):
         share = max(counts.values()) / len(truths)
         return {"": {"accuracy": share, "macro_f1": 1 / len(counts)}}
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         return question.labels.index(truth)
 
     def golden_targets(self, targets: Batched) -> Targets:
         return {self.output or "probabilities": targets.numpy()}
 
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         def balanced() -> Mapping[str, float]:
             return balanced_weights(Counter(truths), question.labels)
 
         return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, question, balanced)
 
-    def metrics(self, question: Question, detailed: bool) -> Measures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
         f1, classes = partial(MulticlassF1Score, count, average="none"), (count, of_numbers(count))
         metrics: dict[str, Metric] = {
@@ -85,12 +85,12 @@ class MulticlassTraining(TrainingTask):
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
         metric.update(outputs[self.output or "probabilities"], targets)
 
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
         probabilities, truth = self._answers(outputs, question), self._answers(targets, question)
         wrong = probabilities.argmax(axis=1) != truth
         doubt = 1 - np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0]
         return np.where(wrong, doubt, 0.0).astype(np.float64)
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
         chosen = self._answers(outputs, question).argmax(axis=1)
         return crossed(self._answers(targets, question), chosen, question.labels)

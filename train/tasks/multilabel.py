@@ -16,7 +16,7 @@ from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecis
 
 from model.preprocess import Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks.base import Targets
 from train.losses import MULTILABEL, balanced_weights, weighted_sum
 from train.part_names import tells_split
@@ -100,15 +100,15 @@ class MultilabelTraining(TrainingTask):
             return [column for column in columns if column in self.named]
         return [column for column in columns if column not in NOT_LABELS]
 
-    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
         train = truths["train"]
         always = [label for label in question.labels if train and all(label in truth for truth in train)]
         constant = listed(
             "labels that each picture of train has, so that nothing can be learned; leave them out", always
         )
-        return super().unfit(truths, question, least) + constant
+        return super().validate_splits(truths, question, least) + constant
 
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         if self.output is not None:
             return {self.truth_column: SEPARATOR.join(truth) or SEPARATOR}
         return {label: str(int(label in truth)) for label in question.labels}
@@ -124,13 +124,13 @@ class MultilabelTraining(TrainingTask):
         counts = Counter(label for truth in truths for label in truth)
         return {"": {"map": sum(counts.values()) / len(counts) / len(truths)}} if counts else {}
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         return np.array([label in truth for label in question.labels], dtype=np.float32)
 
     def golden_targets(self, targets: Batched) -> Targets:
         return {self.output or "probabilities": targets.numpy().astype(np.uint8)}
 
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         def balanced() -> Mapping[str, float]:
             """Pictures without a label for each with it: scikit-learn's weights of yes and no, as their ratio."""
             counts = Counter(label for truth in truths for label in truth)
@@ -140,7 +140,7 @@ class MultilabelTraining(TrainingTask):
 
         return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, question, balanced)
 
-    def metrics(self, question: Question, detailed: bool) -> Measures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
         f1, columns = partial(MultilabelF1Score, count, average="none"), (count, of_columns)
         metrics: dict[str, Metric] = {
@@ -160,21 +160,21 @@ class MultilabelTraining(TrainingTask):
 
         return Measures(metrics, count_batch)
 
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
         """The farthest that a wrongly decided label is from its truth."""
         probabilities, truth = self._answers(outputs, question), self._answers(targets, question)
         wrong = self._decided(outputs, question) != (truth > 0)
         worst: NDArray[np.float64] = np.where(wrong, np.abs(probabilities - truth), 0.0).max(axis=1)
         return worst
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
         """For each label: how often it was found, missed, and said where it does not hold."""
         decided, truth = self._decided(outputs, question), self._answers(targets, question) > 0
         counts = [(decided & truth).sum(axis=0), (~decided & truth).sum(axis=0), (decided & ~truth).sum(axis=0)]
         table = Confusion(question.labels, ("found", "missed", "invented"), np.stack(counts, axis=1))
         return {"": table}
 
-    def _decided(self, outputs: Outputs, question: Question) -> NDArray[np.bool_]:
+    def _decided(self, outputs: Outputs, question: TaskSpec) -> NDArray[np.bool_]:
         limits = np.array([question.threshold(label) for label in question.labels])
         decided: NDArray[np.bool_] = self._answers(outputs, question) >= limits
         return decided

@@ -15,7 +15,7 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestNeighbors:
     """For each of N pictures the most similar other one, its cosine, and how wrong it is, in 0..1."""
 
     nearest: NDArray[np.int64]
@@ -23,7 +23,7 @@ class Neighbours:
     wrongness: NDArray[np.float64]
 
 
-def neighbours(vectors: NDArray[Any], classes: NDArray[Any], gallery: NDArray[np.bool_]) -> Neighbours:
+def neighbours(vectors: NDArray[Any], classes: NDArray[Any], gallery: NDArray[np.bool_]) -> NearestNeighbors:
     """Look each picture up among the gallery's where there are any, else among all the others.
 
     vectors: unit length [N, D]; classes: [N]; gallery: [N]. A picture of the gallery is not wrong, nor is one whose
@@ -35,7 +35,7 @@ def neighbours(vectors: NDArray[Any], classes: NDArray[Any], gallery: NDArray[np
     nearest, right, wrong = (np.concatenate(each) for each in zip(*found, strict=True))
     looked_up = ~gallery if gallery.any() else shelf
     wrongness = np.where(looked_up & (right > ABSENT), np.clip((wrong - right) / 2, 0, 1), 0.0)
-    return Neighbours(nearest, np.maximum(right, wrong).astype(np.float64), wrongness.astype(np.float64))
+    return NearestNeighbors(nearest, np.maximum(right, wrong).astype(np.float64), wrongness.astype(np.float64))
 
 
 def _look_up(

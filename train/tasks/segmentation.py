@@ -16,7 +16,7 @@ from model.errors import ConfigError
 from model.mask_fitting import fit_mask
 from model.preprocess import ImageArray, ImageError, Preprocess
 from model.runners.base import Outputs
-from model.spec import Question
+from model.spec import TaskSpec
 from model.tasks import task_for
 from model.tasks.base import Targets
 from model.tasks.segmentation import IGNORED, foreground_iou
@@ -72,25 +72,25 @@ class SegmentationTraining(TrainingTask):
         value = row.get(self.truth_column)
         return value if isinstance(value, Path) else Path(self._cell(row))
 
-    def row(self, truth: Truth, question: Question) -> dict[str, str]:
+    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
         return {self.truth_column: str(truth.absolute())}
 
     def classes(self, truth: Truth) -> Sequence[str]:
         return ()
 
-    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> Question:
-        question = Question(task=self.name, labels=self._labels, thresholds=self.config.thresholds)
+    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> TaskSpec:
+        question = TaskSpec(task=self.name, labels=self._labels, thresholds=self.config.thresholds)
         task_for(question)
         return question
 
-    def survey(self, truths: Sequence[Truth]) -> None:
+    def prepare(self, truths: Sequence[Truth]) -> None:
         if len(self._labels) == 2 and not self._meaning.configured:
             self._meaning, self._ambiguous = two_class_meaning(truths)
 
     def content(self, truth: Truth) -> bytes:
         return mask_content(truth)
 
-    def problem(self, truth: Truth, size: tuple[int, int], question: Question) -> str | None:
+    def problem(self, truth: Truth, size: tuple[int, int], question: TaskSpec) -> str | None:
         try:
             mask = self._mask(truth)
         except ImageError as error:
@@ -103,7 +103,7 @@ class SegmentationTraining(TrainingTask):
             return f"mask {truth}: is {width} x {height}, expected its picture's {size[0]} x {size[1]}"
         return None
 
-    def unfit(self, truths: Mapping[str, Sequence[Truth]], question: Question, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
         problems = [self._ambiguous] if self._ambiguous else []
         if self._unknown:
             return [*problems, f"say what the values in masks mean: {self._example()}"]
@@ -140,7 +140,7 @@ class SegmentationTraining(TrainingTask):
         """All background."""
         return {"": {"iou": 0.0}}
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: Question) -> Any:
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
         return fit_mask(self._mask(truth), preprocess, fill=IGNORED)
 
     def _mask(self, truth: Truth) -> ImageArray:
@@ -149,7 +149,7 @@ class SegmentationTraining(TrainingTask):
     def golden_targets(self, targets: Batched) -> Targets:
         return {"mask": targets.numpy()}
 
-    def loss(self, question: Question, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         def balanced() -> Mapping[str, float]:
             masks = (self._mask(truth) for truth in truths)
             counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
@@ -157,7 +157,7 @@ class SegmentationTraining(TrainingTask):
 
         return weighted_sum(self.config.loss, self.usual_loss, SEGMENTATION, question, balanced)
 
-    def metrics(self, question: Question, detailed: bool) -> Measures:
+    def metrics(self, question: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(question.labels), list(question.labels)
         classes = (count, of_numbers(count))
         how: Any = {"average": "none", "ignore_index": IGNORED}
@@ -174,13 +174,13 @@ class SegmentationTraining(TrainingTask):
     def _count(self, name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
         metric.update(outputs["mask"].long(), targets.long())
 
-    def wrongness(self, outputs: Outputs, targets: Targets, question: Question) -> NDArray[np.float64]:
+    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
         masks, truths = outputs["mask"], targets["mask"]
         return np.array([1 - foreground_iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)])
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: Question) -> dict[str, Confusion]:
+    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
         judged = targets["mask"] != IGNORED
         return crossed(targets["mask"][judged], outputs["mask"][judged], question.labels, "pixels")
 
-    def told(self, truth: Truth) -> str:
+    def describe_truth(self, truth: Truth) -> str:
         return f"mask {truth.name}"

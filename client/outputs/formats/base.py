@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from model.tasks import Answer
 
-Told: TypeAlias = dict[str, Any]
+RowFields: TypeAlias = dict[str, Any]
 """A row as it is told: `path`, and the answer's keys or `error`."""
 Keep: TypeAlias = Callable[[str], bool]
 """Whether the row of this name stays."""
@@ -47,7 +47,7 @@ class Format(ABC):
         return [path]
 
     @abstractmethod
-    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
         """Write an output row by row.
 
         files: stand for those of the output until all are whole. earlier: the output that is there, whose rows that

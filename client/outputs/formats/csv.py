@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from client.outputs.formats.base import Earlier, Format, Heading, Told
+from client.outputs.formats.base import Earlier, Format, Heading, RowFields
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -31,8 +31,8 @@ class Csv(Format):
         for row in _lines(path):
             yield Heading(row[0], bool(row[1]))
 
-    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
-        columns = [*_HEAD, *flat(example.told)]
+    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
+        columns = [*_HEAD, *flat(example.fields)]
         with files[0].open("w", encoding="utf-8", newline="") as file:
             write = _writer(file)
             write(columns)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.outputs.formats.base import Earlier, Format, Heading, Told
+from client.outputs.formats.base import Earlier, Format, Heading, RowFields
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -15,7 +15,7 @@ _DECODER = json.JSONDecoder()
 _BEGINNING = '{"path": '
 
 
-def line_of(told: Told) -> bytes:
+def line_of(told: RowFields) -> bytes:
     """The line of a row."""
     return (json.dumps(told, ensure_ascii=False) + "\n").encode()
 
@@ -34,12 +34,12 @@ def heading_of(line: bytes) -> Heading | None:
     return Heading(name, text.startswith(', "error": ', end)) if isinstance(name, str) else None
 
 
-def rows_of(path: Path) -> Iterator[Told]:
+def rows_of(path: Path) -> Iterator[RowFields]:
     """The rows of a file, one in memory at a time. Raises InputError for a line that is none."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                row: Told = json.loads(line)
+                row: RowFields = json.loads(line)
             except ValueError as error:
                 raise _no_row(path, number) from error
             yield row
@@ -56,7 +56,7 @@ class JsonLines(Format):
                     raise _no_row(path, number)
                 yield heading
 
-    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
         with files[0].open("wb") as file:
             if earlier is not None:
                 file.writelines(self._kept(earlier))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from client.outputs.formats.base import Earlier, Format, Heading, Told
+from client.outputs.formats.base import Earlier, Format, Heading, RowFields
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -37,7 +37,7 @@ class Embeddings(Format):
         """The names come first: vectors that nothing names would be of no use."""
         return [paths_beside(path), path]
 
-    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
         size = len(example.embedding) if example.embedding is not None else 0
         listed, vectors = files
         with listed.open("w", encoding="utf-8") as names, vectors.open("wb") as file:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.outputs.formats.base import Earlier, Format, Heading, Told
+from client.outputs.formats.base import Earlier, Format, Heading, RowFields
 from model.errors import InputError
 from model.tasks import Answer
 
@@ -30,11 +30,11 @@ class Parquet(Format):
         for row in _rows(path, ["path", "error"]):
             yield Heading(row["path"], row["error"] is not None)
 
-    def write(self, files: Sequence[Path], rows: Iterable[Told], example: Answer, earlier: Earlier | None) -> None:
+    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
         from pyarrow import Table
         from pyarrow.parquet import ParquetWriter
 
-        schema = _schema(example.told)
+        schema = _schema(example.fields)
         kept = (row for row in _rows(earlier.path) if earlier.stays(row["path"])) if earlier else iter(())
         everything = itertools.chain(kept, rows)
         with ParquetWriter(files[0], schema) as writer:
