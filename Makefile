@@ -3,18 +3,23 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+DOCS_PORT ?= 8080
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 # Two busy cores and spinning threads starve each other: let idle threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup data data-tasks demo all-tasks test docker-test drills lint types ci lock clean
+.PHONY: help setup hooks data data-tasks demo all-tasks test coverage docker-test drills lint types docs docs-serve \
+  reference ci lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 
 setup: .venv/.done .venv-triton/.done ## Make both environments: the kit's and Triton's
+
+hooks: .venv/.done ## Check style, types and spelling at each `git commit`
+	pre-commit install
 
 demo: setup data ## Train, export, serve, ask and measure on real data (about three minutes)
 	scripts/demo.sh
@@ -25,6 +30,9 @@ all-tasks: setup data data-tasks ## Take each task from YAML to an answer on rea
 test: setup data ## Run all tests, on a real Triton, two files at a time
 	pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
+coverage: setup data ## Run tests and show what they reach, also as htmlcov/index.html (TESTS="tests/client" for a part)
+	pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --cov --cov-report term --cov-report html $(TESTS)
+
 docker-test: setup data ## Serve in real containers, where root and Debian 12 are at hand
 	scripts/docker_test.sh
 
@@ -33,12 +41,22 @@ drills: setup data ## Kill, cut and reload at full size (about five minutes); re
 	python -m scripts.reload_drill --output benchmarks/results/reload_drill.json
 	python -m scripts.kill_drill --output benchmarks/results/kill_drill.json
 
-lint: .venv/.done ## Check style and format
+lint: .venv/.done ## Check style, format and spelling
 	ruff check
 	ruff format --check
+	codespell
 
 types: .venv/.done ## Check types
 	mypy
+
+docs: .venv/.done ## Build the documentation's site in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+docs-serve: .venv/.done ## Show the site on 127.0.0.1:8080, and again after each change (DOCS_PORT for another port)
+	NO_MKDOCS_2_WARNING=1 mkdocs serve --strict --dev-addr 127.0.0.1:$(DOCS_PORT)
+
+reference: .venv/.done ## Write the pages of the documentation that come from the source
+	python -m scripts.docs.commands
 
 ci: lint types test docker-test ## What continuous integration runs
 
@@ -50,7 +68,7 @@ lock: | $(UV) ## Resolve the locked requirements again
 	UV=$(UV) scripts/lock.sh
 
 clean: ## Remove everything these targets made
-	rm -rf .venv .venv-triton .uv .cache demo all_tasks
+	rm -rf .venv .venv-triton .uv .cache demo all_tasks site htmlcov
 
 .venv/.done: requirements/dev.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
