@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.infer import Row
-from client.outputs.answers import answers_in
+from client.outputs.answers import open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import TritonkitError
 from model.tasks import Answer
@@ -42,9 +42,9 @@ def write(folder: Path, suffixes: Sequence[str], names: Sequence[str]) -> None:
     outputs = [folder / f"out{suffix}" for suffix in suffixes]
     terms = TERMS.model_copy(update={"outputs": tuple(path.name for path in outputs)})
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
-    with answers_in(outputs, terms, example, lambda said: None) as answers:
+    with open_answer_files(outputs, terms, example, lambda said: None) as answers:
         for name in names:
-            if not answers.has(name):
+            if not answers.has_row(name):
                 answers.write(row(name))
 
 

@@ -25,16 +25,16 @@ from PIL import Image
 from typer.testing import Result
 
 from client.picture import Picture
-from client.sources import fetched_ahead, find
+from client.sources import find_pictures, prefetch_content
 from client.sources.content import Fetch
 from client.sources.naming import public_name, without_secrets
-from client.sources.web import Patience
+from client.sources.web import FetchPolicy
 from model.errors import InputError
 from model.preprocess import MAX_BYTES, ImageError
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
-SHORT = Patience(attempts=3, pause_s=0.02, read_s=0.3)
+SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
 
 
 def png(level: int = 0) -> bytes:
@@ -154,15 +154,15 @@ def told(picture: Picture) -> bytes | str:
 
 
 def contents(*given: str, **options: Any) -> dict[str, bytes | str]:
-    found = find(given, **{"patience": SHORT, **options})
-    return {picture.name: told(picture) for picture in fetched_ahead(found.pictures)}
+    found = find_pictures(given, **{"patience": SHORT, **options})
+    return {picture.name: told(picture) for picture in prefetch_content(found.pictures)}
 
 
 def test_address_gives_its_picture_after_redirects_and_busy_answers(site: str, server: Any) -> None:
     addresses = [f"{site}/{name}.png" for name in ("ok", "moved", "busy")]
     assert contents(*addresses) == dict.fromkeys(addresses, png(1))
     assert server.asked["/busy.png"] == 3
-    assert find(addresses).total == 3
+    assert find_pictures(addresses).total == 3
 
 
 @pytest.mark.parametrize(
@@ -214,20 +214,20 @@ def test_proxy_of_the_environment_is_used(site: str, monkeypatch: pytest.MonkeyP
 
 
 def test_archive_at_an_address_gives_its_pictures(site: str, server: Any) -> None:
-    pictures = list(find([f"{site}/packed.zip?v=1"]).pictures)
+    pictures = list(find_pictures([f"{site}/packed.zip?v=1"]).pictures)
     assert [picture.name for picture in pictures] == [f"{site}/packed.zip?v=1/in/a.png", f"{site}/packed.zip?v=1/b.png"]
     assert [told(picture) for picture in pictures] == [png(5), png(6)]
     assert server.asked["/packed.zip"] == 1
 
 
 def test_nothing_is_fetched_before_its_turn(site: str, server: Any) -> None:
-    coming = iter(find([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
+    coming = iter(find_pictures([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
     assert [picture.name for picture in islice(coming, 1)] == [f"{site}/ok.png"]
     assert not server.asked
 
 
 def test_fetching_ahead_goes_no_further_than_what_was_taken(site: str, server: Any) -> None:
-    coming = fetched_ahead(find([f"{site}/ok.png?{number}" for number in range(90)]).pictures)
+    coming = prefetch_content(find_pictures([f"{site}/ok.png?{number}" for number in range(90)]).pictures)
     first = list(islice(coming, 3))
     assert [told(picture) for picture in first * 2] == [png(1)] * 6
     coming.close()  # type: ignore[attr-defined]
@@ -242,11 +242,11 @@ def test_addresses_are_fetched_at_the_same_time() -> None:
         return png()
 
     pictures = [Picture(name, PurePath(name), Fetch(read)) for name in "ab"]
-    assert [told(picture) for picture in list(fetched_ahead(pictures))] == [png()] * 2
+    assert [told(picture) for picture in list(prefetch_content(pictures))] == [png()] * 2
 
 
 def test_nobody_waits_for_a_host_that_does_not_answer_when_the_job_ends(site: str) -> None:
-    coming = fetched_ahead(find([f"{site}/slow.png?{number}" for number in range(40)]).pictures)
+    coming = prefetch_content(find_pictures([f"{site}/slow.png?{number}" for number in range(40)]).pictures)
     pictures = list(islice(coming, 30))
     coming.close()  # type: ignore[attr-defined]
     assert {told(picture) for picture in pictures} == {"was not fetched: the job has ended"}
@@ -286,18 +286,18 @@ def test_errors_of_libraries_show_no_credentials() -> None:
 
 def test_picture_that_drips_is_not_waited_for_for_ever(site: str) -> None:
     address = f"{site}/drip.png"
-    assert contents(address, patience=Patience(picture_s=0.3)) == {address: "has not come whole in 0.3 s"}
+    assert contents(address, policy=FetchPolicy(picture_s=0.3)) == {address: "has not come whole in 0.3 s"}
 
 
 def test_host_that_asks_for_patience_beyond_ours_is_not_waited_for(site: str, server: Any) -> None:
     address = f"{site}/later.png"
-    (said,) = contents(address, patience=Patience(picture_s=10)).values()
+    (said,) = contents(address, policy=FetchPolicy(picture_s=10)).values()
     assert said == "cannot be fetched: the host answers 429 Too Many Requests; tried once"
 
 
 def test_csv_elsewhere_is_refused(site: str) -> None:
     with pytest.raises(InputError, match=r"https://h/t.csv\?x=1: a CSV is read on this machine; download it first"):
-        find(["https://u:p@h/t.csv?x=1"])
+        find_pictures(["https://u:p@h/t.csv?x=1"])
 
 
 @pytest.mark.parametrize("library", ["fsspec", "s3fs"])
@@ -324,7 +324,7 @@ def test_folder_and_glob_of_a_store_give_its_pictures_in_order(memory: str) -> N
     below = {f"{memory}/a.png": png(1), f"{memory}/b/c.png": png(0), f"{memory}/b.png": png(2)}
     assert list(contents(memory)) == list(contents(f"{memory}/")) == sorted(below, key=lambda name: name.split("/"))
     assert contents(memory) == below
-    found = find([f"{memory}/*.png"])
+    found = find_pictures([f"{memory}/*.png"])
     assert ([picture.name for picture in found.pictures], found.total) == ([f"{memory}/a.png", f"{memory}/b.png"], 2)
     assert list(contents(f"{memory}/**/*.zip").values()) == [png(5), png(6)]
 
@@ -341,7 +341,7 @@ def test_file_whose_name_looks_like_a_glob_is_itself_when_it_is_there(memory: st
 
 def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
     with pytest.raises(InputError) as refused:
-        find([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
+        find_pictures([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
     said = str(refused.value).splitlines()
     assert [line.split("//")[0].strip() for line in said[1:3]] == ["memory:"] * 2
     assert "matches nothing" in said[2]
@@ -383,7 +383,7 @@ def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucke
     }
     assert list(contents(f"{bucket}/packed.zip").values()) == [png(5), png(6)]
     with pytest.raises(InputError, match="s3://nobucket/: "):
-        find(["s3://nobucket/"])
+        find_pictures(["s3://nobucket/"])
 
 
 def test_command_answers_addresses_and_tells_bad_ones(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from client.infer import Row
-from client.outputs.answers import Answers, answers_in
+from client.outputs.answers import AnswerFiles, open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
@@ -21,17 +21,17 @@ NAMES = ["plain.jpg", "a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a "b", c.jpg', " th
 
 
 @contextmanager
-def job(folder: Path, *names: str) -> Iterator[Answers]:
+def job(folder: Path, *names: str) -> Iterator[AnswerFiles]:
     """What `client infer` opens for outputs of these names."""
     terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
-    with answers_in([folder / name for name in names], terms, ANSWER, lambda said: None) as answers:
+    with open_answer_files([folder / name for name in names], terms, ANSWER, lambda said: None) as answers:
         yield answers
 
 
 def answer(folder: Path, names: Sequence[str], *outputs: str) -> list[str]:
     """A whole job; the names that it had not answered before."""
     with job(folder, *outputs) as answers:
-        new = [name for name in names if not answers.has(name)]
+        new = [name for name in names if not answers.has_row(name)]
         for name in new:
             answers.write(Row(name, ANSWER))
     return new

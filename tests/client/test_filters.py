@@ -39,9 +39,9 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
     ],
 )
 def test_answer_is_kept_when_it_holds_a_wanted_label(
-    question: TaskSpec, told: dict[str, Any], classes: list[str], least: float | None, kept: bool
+    task_spec: TaskSpec, told: dict[str, Any], classes: list[str], min_probability: float | None, kept: bool
 ) -> None:
-    chosen = Filter.checked(question, classes, least)
+    chosen = Filter.from_options(task_spec, classes, min_probability)
     assert chosen is not None
     assert chosen.keeps(Answer(told)) is kept
 
@@ -49,14 +49,14 @@ def test_answer_is_kept_when_it_holds_a_wanted_label(
 @pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
 def test_mask_is_kept_when_it_holds_a_class_that_is_not_told(label: str, kept: bool) -> None:
     labels = ("ground", "one", "two", "three", "four")
-    chosen = Filter.checked(TaskSpec(task="segmentation", labels=labels), [label], None)
+    chosen = Filter.from_options(TaskSpec(task="segmentation", labels=labels), [label], None)
     told = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
     assert chosen is not None
     assert chosen.keeps(Answer(told, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
 
 
 def test_nothing_is_filtered_when_nothing_is_asked() -> None:
-    assert Filter.checked(COLOURS, [], None) is None
+    assert Filter.from_options(COLOURS, [], None) is None
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_nothing_is_filtered_when_nothing_is_asked() -> None:
     ],
 )
 def test_filter_is_refused_with_the_way_out_when_the_model_cannot_have_it(
-    question: TaskSpec, classes: list[str], least: float | None, reason: str
+    task_spec: TaskSpec, classes: list[str], min_probability: float | None, reason: str
 ) -> None:
     with pytest.raises(InputError) as refused:
-        Filter.checked(question, classes, least)
+        Filter.from_options(task_spec, classes, min_probability)
     assert reason in str(refused.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.given import picture_given
+from client.given import picture_from_input
 from model.preprocess import ImageError
 
 GREY = (np.arange(48).reshape(6, 8) * 1361).astype(np.uint16)
@@ -45,7 +45,7 @@ GIVEN = {
 
 
 def pixels(given: object) -> np.ndarray:
-    return np.asarray(picture_given(given, 0).whole())
+    return np.asarray(picture_from_input(given, 0).decode())
 
 
 @pytest.mark.parametrize("name", GIVEN)

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import Result
 
 from client.infer import Row
-from client.outputs.answers import Answers, answers_in
+from client.outputs.answers import AnswerFiles, open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
@@ -29,12 +29,12 @@ KILLER = Path(__file__).with_name("killed_writer.py")
 
 
 @contextmanager
-def job(folder: Path, *names: str, overwrite: bool = False) -> Iterator[Answers]:
+def job(folder: Path, *names: str, overwrite: bool = False) -> Iterator[AnswerFiles]:
     """What `client infer` opens for outputs of these names."""
     paths = [folder / name for name in names]
     terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
-    with answers_in(paths, terms, example, lambda said: None, overwrite) as answers:
+    with open_answer_files(paths, terms, example, lambda said: None, overwrite) as answers:
         yield answers
 
 
@@ -42,7 +42,7 @@ def write(folder: Path, *names: str, overwrite: bool = False, pictures: Sequence
     """A whole job."""
     with job(folder, *names, overwrite=overwrite) as answers:
         for picture in pictures:
-            if not answers.has(picture):
+            if not answers.has_row(picture):
                 answers.write(row(picture))
 
 
@@ -54,7 +54,7 @@ def interrupted(folder: Path, *names: str) -> None:
     """A job whose client ends after two of its rows."""
     with contextlib.suppress(KeyboardInterrupt), job(folder, *names) as answers:
         for picture in NAMES[:2]:
-            if not answers.has(picture):
+            if not answers.has_row(picture):
                 answers.write(row(picture))
         raise KeyboardInterrupt
 

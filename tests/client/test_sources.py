@@ -24,9 +24,9 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.picture import Picture
-from client.sources import find
+from client.sources import find_pictures
 from client.sources.content import SpillBuffer
-from client.sources.naming import safe_place
+from client.sources.naming import safe_relative_path
 from client.sources.tars import Tar
 from model.errors import InputError
 from model.preprocess import MAX_BYTES, ImageError
@@ -56,7 +56,7 @@ def told(picture: Picture) -> bytes | str:
 
 
 def contents(*given: object, **options: object) -> dict[str, bytes | str]:
-    pictures = list(find([str(one) for one in given], **options).pictures)  # type: ignore[arg-type]
+    pictures = list(find_pictures([str(one) for one in given], **options).pictures)  # type: ignore[arg-type]
     assert len({picture.name for picture in pictures}) == len(pictures)
     return {picture.name: told(picture) for picture in pictures}
 
@@ -77,10 +77,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_gives_its_pictures_in_the_order_of_paths(folder: Path) -> None:
-    found = find([str(folder)])
+    found = find_pictures([str(folder)])
     pictures = list(found.pictures)
     assert [Path(picture.name) for picture in pictures] == sorted([folder / "b" / "a.PNG", *folder.glob("[bc].png")])
-    assert [str(picture.place) for picture in pictures] == ["b/a.PNG", "b.png", "c.png"]
+    assert [str(picture.relative_path) for picture in pictures] == ["b/a.PNG", "b.png", "c.png"]
     assert found.total == 3
 
 
@@ -95,7 +95,7 @@ def test_skipped_files_are_counted_by_kind(folder: Path) -> None:
         (folder / name).write_bytes(png())
     archive = shutil.make_archive(str(folder.parent / "packed"), "zip", folder)
     for given in (str(folder), archive):
-        found = find([given])
+        found = find_pictures([given])
         assert len(list(found.pictures)) == 3
         assert found.skipped.sentence() == "5 files skipped: 2 .psd, 1 .csv, 1 .txt, 1 without an ending"
 
@@ -178,7 +178,7 @@ def test_list_is_taken_as_it_comes_when_the_pipe_stays_open(folder: Path) -> Non
         for name in ("b.png", "c.png"):
             pipe.write(f"{folder}/{name}\n".encode())
         pipe.flush()
-        coming = iter(find(["-"], stdin=lines).pictures)
+        coming = iter(find_pictures(["-"], stdin=lines).pictures)
         assert [told(next(coming)), told(next(coming))] == [png(2), png(0)]
 
 
@@ -189,7 +189,7 @@ def test_list_that_is_none_is_refused(folder: Path) -> None:
         (io.BytesIO(b"x" * 10**6), "a line of more than"),
     ]:
         with pytest.raises(InputError, match=said):
-            find(["-"], stdin=stdin)
+            find_pictures(["-"], stdin=stdin)
 
 
 def test_list_that_breaks_off_ends_with_a_row_that_tells_it(folder: Path) -> None:
@@ -199,10 +199,10 @@ def test_list_that_breaks_off_ends_with_a_row_that_tells_it(folder: Path) -> Non
 
 def test_place_of_a_listed_file_stays_below(tmp_path: Path) -> None:
     lines = listing("../../etc/a.png", "/etc/b.png", "c/./d.png", "..")
-    places = [str(picture.place) for picture in find(["-"], stdin=lines).pictures]
+    places = [str(picture.relative_path) for picture in find_pictures(["-"], stdin=lines).pictures]
     assert places == ["etc/a.png", "etc/b.png", "c/d.png"]
-    assert str(safe_place("..\\..\\a\0.png")) == "a.png"
-    assert str(safe_place("/../")) == "picture"
+    assert str(safe_relative_path("..\\..\\a\0.png")) == "a.png"
+    assert str(safe_relative_path("/../")) == "picture"
 
 
 def test_csv_gives_its_column_relative_to_itself(folder: Path) -> None:
@@ -237,7 +237,7 @@ def test_tsv_with_a_column_of_another_name_is_read(folder: Path) -> None:
 def test_csv_that_names_no_pictures_is_refused(tmp_path: Path, text: str, column: str | None, said: str) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=said):
-        find([str(tmp_path / "t.csv")], column=column)
+        find_pictures([str(tmp_path / "t.csv")], column=column)
 
 
 def test_csv_that_breaks_off_ends_with_a_row_that_tells_it(folder: Path) -> None:
@@ -250,7 +250,7 @@ def test_csv_that_breaks_off_ends_with_a_row_that_tells_it(folder: Path) -> None
 
 def test_options_without_use_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"--null: is for a list.*\n.*--column scan: is for a CSV"):
-        find([str(folder)], column="scan", null=True)
+        find_pictures([str(folder)], column="scan", null=True)
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> Path:
@@ -275,10 +275,10 @@ MEMBERS = {"z/b.png": png(1), "a.png": png(2), "notes.txt": b"-", "__MACOSX/._a.
 
 def test_zip_gives_its_pictures_in_its_order(tmp_path: Path) -> None:
     path = zipped(tmp_path / "some.zip", MEMBERS)
-    found = find([str(path)])
+    found = find_pictures([str(path)])
     pictures = list(found.pictures)
     assert [picture.name for picture in pictures] == [f"{path}/{name}" for name in ("z/b.png", "a.png", "../../up.png")]
-    assert [str(picture.place) for picture in pictures] == ["some/z/b.png", "some/a.png", "some/up.png"]
+    assert [str(picture.relative_path) for picture in pictures] == ["some/z/b.png", "some/a.png", "some/up.png"]
     # Once all are handed out, in another order, and twice.
     assert [told(picture) for picture in pictures[::-1] * 2] == [png(3), png(2), png(1)] * 2
     assert found.total == 3
@@ -288,10 +288,10 @@ def test_zip_gives_its_pictures_in_its_order(tmp_path: Path) -> None:
 def test_tar_gives_its_pictures_in_its_order(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"some.{ending}"
     path.write_bytes(PACKERS[ending](tarred(MEMBERS)))
-    pictures = list(find([str(path)]).pictures)
+    pictures = list(find_pictures([str(path)]).pictures)
     assert [picture.name for picture in pictures] == [f"{path}/{name}" for name in ("z/b.png", "a.png", "../../up.png")]
     assert [told(picture) for picture in pictures[::-1] * 2] == [png(3), png(2), png(1)] * 2
-    assert not any(".." in picture.place.parts or picture.place.is_absolute() for picture in pictures)
+    assert not any(".." in picture.relative_path.parts or picture.relative_path.is_absolute() for picture in pictures)
 
 
 def test_links_and_devices_in_a_tar_are_not_followed(tmp_path: Path) -> None:
@@ -360,12 +360,12 @@ def test_archive_without_pictures_is_refused_with_all_others(tmp_path: Path, nam
     for broken in ("t.zip", "t.tar", "t.tgz", "t.mp4"):
         (tmp_path / broken).write_bytes(b"\x1f\x8b neither this nor that" * 40)
     with pytest.raises(InputError, match=f"{name}: .*\n.*nowhere.png: no such file"):
-        find([str(tmp_path / name), "nowhere.png"])
+        find_pictures([str(tmp_path / name), "nowhere.png"])
 
 
 def test_archive_that_vanishes_before_its_turn_is_a_row(tmp_path: Path) -> None:
     path = zipped(tmp_path / "t.zip", {"a.png": png()})
-    found = find([str(path)])
+    found = find_pictures([str(path)])
     path.unlink()
     assert [(picture.name, told(picture)) for picture in found.pictures] == [
         (str(path), "cannot be read (No such file or directory)")
@@ -375,13 +375,13 @@ def test_archive_that_vanishes_before_its_turn_is_a_row(tmp_path: Path) -> None:
 def test_held_contents_are_in_files_when_memory_is_full(tmp_path: Path) -> None:
     path = tmp_path / "t.tgz"
     path.write_bytes(gzip.compress(tarred({f"{number}.png": png(number) for number in range(9)})))
-    holder = SpillBuffer(most=len(png(0)) + len(png(1)))
-    pictures = list(Tar(holder).pictures(path.open("rb"), "t", Path("t")))
+    buffer = SpillBuffer(max_memory_bytes=len(png(0)) + len(png(1)))
+    pictures = list(Tar(buffer).pictures(path.open("rb"), "t", Path("t")))
     kinds = [type(picture.content).__name__ for picture in pictures]
     assert kinds == ["_InMemory"] * 2 + ["Stretch"] * 7
     assert [told(picture) for picture in pictures] == [png(number) for number in range(9)]
     del pictures
-    assert type(holder.hold(png())).__name__ == "_InMemory"
+    assert type(buffer.store(png())).__name__ == "_InMemory"
 
 
 def video(path: Path, frames: int = 60, kind: str = "mp4", turned: int = 0) -> Path:
@@ -409,10 +409,10 @@ def level(picture: Picture) -> float:
 
 def test_video_gives_each_so_many_th_frame(tmp_path: Path) -> None:
     path = video(tmp_path / "clip.mp4")
-    found = find([str(path)], every=25)
+    found = find_pictures([str(path)], every=25)
     pictures = list(found.pictures)
     assert [picture.name for picture in pictures] == [f"{path}#{number}" for number in (0, 25, 50)]
-    assert [str(picture.place) for picture in pictures] == [f"clip/{number:06}" for number in (0, 25, 50)]
+    assert [str(picture.relative_path) for picture in pictures] == [f"clip/{number:06}" for number in (0, 25, 50)]
     assert [level(picture) for picture in pictures] == pytest.approx([0, 100, 200], abs=6)
     assert shown(pictures[0]).size == (64, 48)
     assert found.total == 3
@@ -420,13 +420,13 @@ def test_video_gives_each_so_many_th_frame(tmp_path: Path) -> None:
 
 
 def contents_of_all_frames(path: Path) -> list[str]:
-    return [picture.name for picture in find([str(path)], every=1).pictures]
+    return [picture.name for picture in find_pictures([str(path)], every=1).pictures]
 
 
 def test_turned_video_is_given_upright(tmp_path: Path) -> None:
     # Of a frame that is bright on the left: a quarter counterclockwise, and it is bright below.
     path = video(tmp_path / "clip.mov", turned=90, kind="mov")
-    *_, last = find([str(path)], every=50).pictures
+    *_, last = find_pictures([str(path)], every=50).pictures
     pixels = np.asarray(shown(last))
     assert pixels.shape == (64, 48, 3)
     assert pixels[40:].mean() > 150 > 50 > pixels[:24].mean()
@@ -439,7 +439,7 @@ def test_damaged_frame_is_a_row_of_its_own(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[packet.pos + 8 : packet.pos + 8 + packet.size] = b"\xff" * packet.size
     path.write_bytes(data)
-    found = list(find([str(path)], every=10).pictures)
+    found = list(find_pictures([str(path)], every=10).pictures)
     assert [picture.name for picture in found] == [f"{path}#{number}" for number in range(0, 60, 10)]
     with pytest.raises(ImageError, match="the frame"):
         found[2].content()
@@ -450,7 +450,7 @@ def test_playlist_named_as_a_video_opens_nothing(tmp_path: Path) -> None:
     clip = video(tmp_path / "secret.mp4")
     (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{clip}\n#EXT-X-ENDLIST\n")
     with pytest.raises(InputError, match="is no video that can be opened"):
-        find([str(tmp_path / "list.mp4")])
+        find_pictures([str(tmp_path / "list.mp4")])
 
 
 def test_video_is_refused_with_the_command_that_helps_when_pyav_is_missing(
@@ -459,7 +459,7 @@ def test_video_is_refused_with_the_command_that_helps_when_pyav_is_missing(
     path = video(tmp_path / "clip.mp4", frames=2)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match=r"pip install 'tritonkit\[video\]'"):
-        find([str(path)])
+        find_pictures([str(path)])
 
 
 @pytest.fixture
@@ -473,7 +473,7 @@ def mixed(folder: Path, tmp_path: Path) -> Iterator[list[str]]:
 
 
 def test_order_and_names_are_the_same_the_next_time_when_kinds_are_mixed(mixed: list[str]) -> None:
-    first, second = ([(one.name, one.place) for one in find(mixed).pictures] for _ in range(2))
+    first, second = ([(one.name, one.relative_path) for one in find_pictures(mixed).pictures] for _ in range(2))
     assert first == second
     assert len(first) == len({name for name, _ in first}) == 7
 

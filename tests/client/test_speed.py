@@ -227,7 +227,7 @@ def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spe
         named,
         1,
         InferenceSettings(batch=4, workers=4, room=room),
-        lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.whole().size)),
+        lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.decode().size)),
     )
     assert [row.name for row in drawn] == [picture.name for picture in named]
     assert (at_once[1], len(asked)) == (1, 2 * len(named))

@@ -391,7 +391,7 @@ def test_pictures_are_not_drawn_over_when_a_glob_names_them(
 def test_equal_places_get_numbers_of_their_own() -> None:
     names = ["a.jpg", "a.png", "a-2.png", "a.gif", "b.png"]
     given = [Picture(f"{number}", PurePath(name), bytes) for number, name in enumerate(names)]
-    places = [str(picture.place) for picture in with_unique_paths(given)]
+    places = [str(picture.relative_path) for picture in with_unique_paths(given)]
     assert places == ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "b.png"]
 
 
