@@ -115,7 +115,7 @@ class Client:
         self._check_open()
         picture = picture_from_input(image, 0)
         try:
-            pixels, geometry = picture.load(self.spec.preprocess, self._pace.room)
+            pixels, geometry = picture.load(self.spec.preprocess, self._pace.pixel_budget)
         except ImageError as error:
             raise ImageError(f"{picture.name}: {error}") from error
         output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}

@@ -86,9 +86,9 @@ def with_filter(finish: FinishRow, answer_filter: Filter | None) -> FinishRow:
         return finish
 
     def finish_kept(picture: Picture, answer: Answer) -> Row:
-        kept = answer_filter.keeps(answer)
-        with_kept = replace(answer, fields=answer.fields | {KEPT: kept})
-        return finish(picture, with_kept) if kept else Row(picture.name, replace(with_kept, mask=None))
+        is_kept = answer_filter.keeps(answer)
+        with_kept = replace(answer, fields=answer.fields | {KEPT: is_kept})
+        return finish(picture, with_kept) if is_kept else Row(picture.name, replace(with_kept, mask=None))
 
     return finish_kept
 

@@ -68,7 +68,7 @@ class InferenceSettings:
     """Concurrent requests. Pass its `record_failure` to `TritonServer`, so that it adapts to the server's load."""
     workers: int = field(default_factory=_default_threads)
     """Threads that decode images; the same number of threads finishes answers."""
-    room: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), at_least=MAX_PIXELS))
+    pixel_budget: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), at_least=MAX_PIXELS))
     """Limits the pixels in memory. All threads share it, because a few large images could take all memory."""
 
 
@@ -101,7 +101,7 @@ def infer_pictures(
         ThreadPoolExecutor(settings.workers, "decode") as decoders,
         ThreadPoolExecutor(settings.workers, "finish") as finishers,
     ):
-        batch_runner = _BatchRunner(runner, task, top, finish, decoders, senders, finishers, settings.room)
+        batch_runner = _BatchRunner(runner, task, top, finish, decoders, senders, finishers, settings.pixel_budget)
         pending: deque[Future[list[_PendingRow]]] = deque()
         rows = _RowQueue(finishers, settings.workers)
         picture_stream = iter(pictures)
@@ -170,7 +170,7 @@ class _BatchRunner:
     decoders: Executor
     senders: Senders
     finishers: Executor
-    room: Room
+    pixel_budget: Room
 
     def submit(self, pictures: Sequence[Picture]) -> Future[list[_PendingRow]]:
         """Decode the images into one batch array, and send the batch when all are decoded."""
@@ -182,7 +182,7 @@ class _BatchRunner:
 
     def _load(self, picture: Picture, slot: ImageArray) -> _LoadResult:
         try:
-            slot[...], geometry = picture.load(self.runner.spec.preprocess, self.room)
+            slot[...], geometry = picture.load(self.runner.spec.preprocess, self.pixel_budget)
         except ImageError as error:
             return error
         return geometry
@@ -212,7 +212,7 @@ class _BatchRunner:
         try:
             if self.finish is plain_row:
                 return plain_row(picture, self.task.checked_answer(output, geometry, self.top))
-            with self.room(math.prod(geometry.source_size)):  # `finish` may decode the image again, to draw on it
+            with self.pixel_budget(math.prod(geometry.source_size)):  # `finish` may decode it again
                 return self.finish(picture, self.task.checked_answer(output, geometry, self.top))
         except AnswerError as error:
             return Row(picture.name, error=str(error))

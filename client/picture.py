@@ -24,10 +24,14 @@ class Picture:
     content: Callable[[], bytes | Image.Image]
     """Returns encoded bytes, or an RGB image such as a video frame. Called from several threads. Raises ImageError."""
 
-    def load(self, preprocess: Preprocess, room: Room = nullcontext) -> tuple[ImageArray, Geometry]:
+    def load(self, preprocess: Preprocess, pixel_budget: Room = nullcontext) -> tuple[ImageArray, Geometry]:
         """Decode and preprocess the image, as `model.preprocess.load_image` does. Raises ImageError."""
         content = self.content()
-        return load_image(content, preprocess, room) if isinstance(content, bytes) else fit_image(content, preprocess)
+        return (
+            load_image(content, preprocess, pixel_budget)
+            if isinstance(content, bytes)
+            else fit_image(content, preprocess)
+        )
 
     def decode(self) -> Image.Image:
         """Decode the upright RGB image at its own size. Raises ImageError."""

@@ -83,7 +83,7 @@ def _check_model(
 
 
 def _print_results(results: list[CheckResult]) -> None:
-    header = ["model", "version", "asked", "images", "largest error", "decisions kept", "verdict"]
+    header = ["model", "version", "test", "images", "largest error", "decisions kept", "verdict"]
     table(
         header,
         [

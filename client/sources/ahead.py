@@ -83,10 +83,10 @@ class _Fetchers:
             if future.done():
                 continue
             try:
-                content_kept = self._buffer.store(content())
+                stored_content = self._buffer.store(content())
             except Exception as error:  # noqa: BLE001 - the future passes it on
                 with suppress(InvalidStateError):
                     future.set_exception(error)
             else:
                 with suppress(InvalidStateError):
-                    future.set_result(content_kept)
+                    future.set_result(stored_content)

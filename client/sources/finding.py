@@ -96,15 +96,16 @@ def find_pictures(
                 sources.append(arguments.address(text))
         except InputError as error:
             problems[text] = _problems_in(error)
-    found = [problem for text in paths for problem in problems.get(text, ())]
-    if found := [*found, *_unused_options(paths, files, column, null)]:
-        lines = indent("\n".join(problem.message for problem in found), "  ")
-        raise InputError(f"the arguments cannot be used:\n{lines}", code="source.invalid", problems=found)
+    all_problems = [problem for text in paths for problem in problems.get(text, ())]
+    all_problems += _unused_options(paths, files, column, null)
+    if all_problems:
+        lines = indent("\n".join(problem.message for problem in all_problems), "  ")
+        raise InputError(f"the arguments cannot be used:\n{lines}", code="source.invalid", problems=all_problems)
     totals = [source.total for source in sources]
-    known = [total for total in totals if total is not None]
+    known_totals = [total for total in totals if total is not None]
     pictures = chain.from_iterable(source.pictures for source in sources)
     return PictureStream(
-        _without_duplicates(pictures), sum(known) if len(known) == len(totals) else None, search.skipped
+        _without_duplicates(pictures), sum(known_totals) if len(known_totals) == len(totals) else None, search.skipped
     )
 
 
@@ -117,7 +118,7 @@ def _local_files(
     paths: Sequence[str], problems: dict[str, Sequence[Problem]], search: PictureSearch
 ) -> dict[str, list[str]]:
     """Return the local files of each argument; a file that several arguments name belongs to the first."""
-    found: dict[str, list[str]] = {}
+    files_by_path: dict[str, list[str]] = {}
     seen = set[str]()
     for text in paths:
         if text == STDIN or is_address(text):
@@ -127,9 +128,9 @@ def _local_files(
         except InputError as error:
             problems[text] = _problems_in(error)
             continue
-        found[text] = [file for file in files if file not in seen]
+        files_by_path[text] = [file for file in files if file not in seen]
         seen.update(files)
-    return found
+    return files_by_path
 
 
 def _unused_options(

@@ -73,8 +73,8 @@ def _matching(pattern: str, search: PictureSearch) -> list[str]:
     search.errors.update(dict.fromkeys(unlistable, "the folder cannot be listed (Permission denied)"))
     matches = sorted({str(Path(match)) for match in files} | set(unlistable))
     folders = {match for match in matches if os.path.isdir(match)} - set(unlistable)  # noqa: PTH112 - as above
-    found = (search.below(match) if match in folders else [match] for match in matches)
-    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+    files_by_match = (search.below(match) if match in folders else [match] for match in matches)
+    return list(dict.fromkeys(itertools.chain.from_iterable(files_by_match)))
 
 
 def _unlistable_folders(pattern: str) -> Iterator[str]:

@@ -119,8 +119,8 @@ def split_host(address: str) -> tuple[str, str]:
 
 
 def _user_part(address: str) -> str:
-    found = _USER.search(address)
-    return found.group() if found else ""
+    match = _USER.search(address)
+    return match.group() if match else ""
 
 
 def _key(field: str) -> str:

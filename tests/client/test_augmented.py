@@ -82,8 +82,9 @@ def test_classes_are_voted_on_and_the_plain_view_decides_a_tie(runner: Callable[
 
 
 def test_two_views_are_refused_when_they_would_vote_on_classes(runner: Callable[[TaskSpec], Runner]) -> None:
-    with pytest.raises(InputError, match="cannot outvote one another"):
+    with pytest.raises(InputError) as caught:
         AugmentedRunner(runner(MASKS), "flip")
+    assert "flips" in str(caught.value)
 
 
 class SecondViewBroken(Runner):
@@ -119,4 +120,5 @@ def test_command_tells_the_augmented_answer(command: Callable[..., Result], chec
     assert [row["probability"] for row in rows] != [row["probability"] for row in plain["rows"]]
     refused = command("client", "infer", photos, "--from", checkpoint, "--tta", "spin")
     assert refused.exit_code == 2
-    assert "there are flip, flips" in refused.stderr
+    assert "spin" in refused.stderr
+    assert "flip, flips" in refused.stderr

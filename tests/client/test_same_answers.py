@@ -35,9 +35,9 @@ def test_table_is_the_checkpoint_s_when_an_artifact_answers(
 ) -> None:
     tables = []
     for source in (folder / "pets.safetensors", folder / name / "pets" / "1" / FORMATS[name]):
-        told = command("client", "infer", photos, "--from", source)
-        assert told.exit_code == 0, told.stderr
-        *table, last = told.stdout.splitlines()
+        result = command("client", "infer", photos, "--from", source)
+        assert result.exit_code == 0, result.stderr
+        *table, last = result.stdout.splitlines()
         assert last.endswith(str(source))
         tables.append(table)
     assert len(tables[0]) == 5

@@ -38,9 +38,9 @@ class Csv(OutputFormat):
         with files[0].open("w", encoding="utf-8", newline="") as file:
             write = _writer(file)
             write(columns)
-            for cells_kept in _read_cells(earlier.path) if earlier is not None else ():
-                if earlier is None or earlier.keeps(cells_kept[0]):
-                    write(cells_kept)
+            for earlier_cells in _read_cells(earlier.path) if earlier is not None else ():
+                if earlier is None or earlier.keeps(earlier_cells[0]):
+                    write(earlier_cells)
             for row in rows:
                 cells = flat_cells(row)
                 write([cells.get(column, "") for column in columns])
