@@ -103,17 +103,17 @@ def infer_pictures(
     ):
         batch_runner = _BatchRunner(runner, task, top, finish, decoders, senders, finishers, settings.pixel_budget)
         pending: deque[Future[list[_PendingRow]]] = deque()
-        rows = _RowQueue(finishers, settings.workers)
+        row_queue = _RowQueue(finishers, settings.workers)
         picture_stream = iter(pictures)
         try:
             while chunk := list(islice(picture_stream, batch_size)):
                 pending.append(batch_runner.submit(chunk))
                 # While some batches are in flight, the same number is being decoded.
                 while len(pending) >= min(max_pending, 2 * settings.in_flight.limit):
-                    yield from rows.rows_of(pending.popleft())
+                    yield from row_queue.rows_of(pending.popleft())
             while pending:
-                yield from rows.rows_of(pending.popleft())
-            yield from rows.remaining()
+                yield from row_queue.rows_of(pending.popleft())
+            yield from row_queue.remaining()
         except KeyboardInterrupt:
             runner.close()  # so that no sender keeps waiting for a server that is away
             raise

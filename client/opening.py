@@ -61,7 +61,7 @@ def check_threshold(threshold: float | None) -> None:
     """Refuse a threshold outside 0..1; None is valid. Raises InputError."""
     if threshold is not None and not 0 < threshold < 1:
         raise InputError(
-            f"--threshold {threshold}: expected a probability above 0 and below 1", code="option.threshold"
+            f"--threshold {threshold}: expected a probability above 0 and below 1", code="option.threshold_range"
         )
 
 

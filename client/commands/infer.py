@@ -125,7 +125,7 @@ def _check_frame_step(context: typer.Context, paths: Sequence[str], every: int) 
     from client.sources.named import may_contain_video
 
     if is_set_on_command_line(context, "every") and not may_contain_video(paths):
-        raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every")
+        raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every_unused")
 
 
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:

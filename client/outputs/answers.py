@@ -109,7 +109,7 @@ class AnswerFiles:
         except OSError as error:
             reason = error.strerror or error
             raise ExternalError(
-                f"{error.filename or first}: cannot be written ({reason})", code="output.unwritable"
+                f"{error.filename or first}: cannot be written ({reason})", code="output.not_writable"
             ) from error
 
     def _write_output(self, path: Path) -> None:

@@ -79,7 +79,7 @@ class Journal:
             os.ftruncate(self._file, self._size)
             raise ExternalError(
                 f"{self.path}: cannot be written ({error.strerror}); free disk space and run the same command again",
-                code="output.unwritable",
+                code="output.not_writable",
             ) from error
         self._size += len(line)
         self._count(failed=row.answer is None)
@@ -129,9 +129,8 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the file, after its rows were written to the outputs, or if it is empty."""
-        if _is_open_file(
-            self._file, self.path
-        ):  # else it was renamed to an output, and another client may have created a journal
+        # Otherwise it was renamed to an output, and another client may have created a new journal.
+        if _is_open_file(self._file, self.path):
             self.path.unlink()
 
     def move_to(self, path: Path) -> None:
@@ -214,8 +213,9 @@ class _OutputLock:
 
 
 def _write_error(path: Path, error: OSError) -> TritonkitError:
-    error_class = ExternalError if is_outside(error) else InputError
-    return error_class(f"{path}: cannot be written ({error.strerror})", code="output.unwritable")
+    if is_outside(error):
+        return ExternalError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
+    return InputError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
 
 
 def _parse_heading_strict(line: bytes) -> Heading:

@@ -82,13 +82,15 @@ class OutputConfig:
         _check_not_inputs(outputs, inputs)
         for option, is_set in {"--overwrite": overwrite, "--retry-failed": retry_failed}.items():
             if is_set and not outputs:
-                raise InputError(f"{option}: applies to the files of --output, which is not set", code="option.output")
+                raise InputError(
+                    f"{option}: applies to the files of --output, which is not set", code="option.output_missing"
+                )
         chosen_folders = {key: folder for key, folder in folders.items() if folder is not None}
         check_folders(chosen_folders, inputs)
         if background is not None and "cutout" not in chosen_folders:
             raise InputError(
                 f"--background {background}: applies to cutouts; set their folder with --cutouts DIR",
-                code="option.background",
+                code="option.background_unused",
             )
         draws: dict[str, Draw] = {"mask": draw_mask, "overlay": draw_overlay}
         if "cutout" in chosen_folders:

@@ -34,7 +34,7 @@ from client.sources.naming import (
     public_relative_path,
     safe_relative_path,
 )
-from client.sources.stores import Store, has_pattern, no_match_message, open_store
+from client.sources.stores import Store, has_pattern, no_files_error, open_store
 from client.sources.web import FetchPolicy
 from model.errors import InputError, Problem
 from model.picture_files import PictureSearch, SkippedFiles
@@ -137,9 +137,9 @@ def _unused_options(
     paths: Sequence[str], files: dict[str, list[str]], column: str | None, null: bool
 ) -> Iterator[Problem]:
     if null and STDIN not in paths:
-        yield Problem("option.null", f"--null: applies to a list on standard input; add the argument {STDIN}")
+        yield Problem("option.null_unused", f"--null: applies to a list on standard input; add the argument {STDIN}")
     if column is not None and not any(map(_is_csv, chain.from_iterable(files.values()))):
-        yield Problem("option.column", f"--column {column}: applies to CSVs, and the paths contain none")
+        yield Problem("option.column_unused", f"--column {column}: applies to CSVs, and the paths contain none")
 
 
 def _without_duplicates(pictures: Iterable[Picture]) -> Iterator[Picture]:
@@ -276,7 +276,7 @@ class _ArgumentResolver:
     def _glob_pictures(self, store: Store) -> PictureStream:
         paths = store.matching()
         if not paths:
-            raise ImageError(no_match_message(store.address))
+            raise no_files_error(store.address)
         has_container = any(container_of(path, self.resolver.container_types) for path in paths)
         pictures = chain.from_iterable(self.resolver.resolve_stored(store, path) for path in paths)
         return PictureStream(pictures, None if has_container else len(paths))
@@ -285,7 +285,7 @@ class _ArgumentResolver:
         stream = store.below()
         first = next(stream, None)
         if first is None:
-            raise ImageError(no_match_message(store.address))
+            raise no_files_error(store.address)
         name = public_name(store.address)
         return PictureStream(with_error_entry(name, public_relative_path(name), chain([first], stream)), None)
 

@@ -21,8 +21,7 @@ def find_files(text: str, search: PictureSearch) -> list[str]:
     """
     files = _files(text, search)
     if not files:
-        skipped = search.skipped.sentence()
-        raise InputError(f"{text}: {_no_match_message(text)}{skipped and f' ({skipped})'}", code="source.no_files")
+        raise _no_files_error(text, search.skipped.sentence())
     return files
 
 
@@ -85,7 +84,13 @@ def _unlistable_folders(pattern: str) -> Iterator[str]:
         pattern = os.path.dirname(pattern)  # noqa: PTH120
 
 
-def _no_match_message(text: str) -> str:
-    if not glob.has_magic(text) and os.path.isdir(text):  # noqa: PTH112 - false also for invalid names
-        return f"the folder contains no file that ends in {', '.join(sorted(SUFFIXES))}"
-    return "the pattern matches nothing" if glob.has_magic(text) else "no such file or folder"
+def _no_files_error(text: str, skipped: str) -> InputError:
+    details = f" ({skipped})" if skipped else ""
+    if glob.has_magic(text):
+        return InputError(f"{text}: the pattern matches nothing{details}", code="source.no_match")
+    if os.path.isdir(text):  # noqa: PTH112 - false also for invalid names
+        return InputError(
+            f"{text}: the folder contains no file that ends in {', '.join(sorted(SUFFIXES))}{details}",
+            code="source.empty_folder",
+        )
+    return InputError(f"{text}: no such file or folder{details}", code="source.missing")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from client.picture import Picture
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import is_picture_member, public_relative_path, split_host, without_secrets
+from client.sources.naming import is_picture_member, public_name, public_relative_path, split_host, without_secrets
 from model.errors import InputError, first_line
 from model.picture_files import SkippedFiles, is_hidden
 from model.preprocess import MAX_BYTES, SUFFIXES, ImageError
@@ -133,11 +133,15 @@ def has_pattern(address: str) -> bool:
     return glob.has_magic(address.partition("://")[2])
 
 
-def no_match_message(address: str) -> str:
-    """Explain why an address has no pictures."""
+def no_files_error(address: str) -> InputError:
+    """Return the error for a folder or glob without pictures."""
+    name = public_name(address)
     if has_pattern(address):
-        return "the pattern matches nothing"
-    return f"the folder does not exist or contains no file that ends in {', '.join(sorted(SUFFIXES))}"
+        return InputError(f"{name}: the pattern matches nothing", code="source.no_match")
+    return InputError(
+        f"{name}: the folder does not exist or contains no file that ends in {', '.join(sorted(SUFFIXES))}",
+        code="source.empty_folder",
+    )
 
 
 def _name(entry: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         with self.server.lock:
-            self.server.asked[path] += 1
+            self.server.requests[path] += 1
         getattr(self, path.split("/")[1].partition(".")[0], self.missing)()
 
     def answer(self, status: int = 200, data: bytes = b"", size: int | None = None, **headers: str) -> None:
@@ -83,7 +83,7 @@ class Site(BaseHTTPRequestHandler):
         self.answer(data=archive())
 
     def busy(self) -> None:
-        waits = self.server.asked[self.path] < 3
+        waits = self.server.requests[self.path] < 3
         self.answer(503, Retry_After="0") if waits else self.ok()
 
     def later(self) -> None:
@@ -118,8 +118,8 @@ class Site(BaseHTTPRequestHandler):
 
     def private(self) -> None:
         # user:pass word
-        known = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
-        self.ok() if known else self.answer(401)
+        is_authorized = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
+        self.ok() if is_authorized else self.answer(401)
 
     def log_message(self, *_: object) -> None:
         """Keeps quiet."""
@@ -129,7 +129,7 @@ class Site(BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     site: Any = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     site.handle_error = lambda *_: None
-    site.asked, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
+    site.requests, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
     threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()
     yield site
     site.released.set()
@@ -142,7 +142,7 @@ def site(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    server.asked.clear()
+    server.requests.clear()
     return f"http://127.0.0.1:{server.server_port}"
 
 
@@ -163,7 +163,7 @@ def contents(*paths: str, **find_options: Any) -> dict[str, bytes | str]:
 def test_address_gives_its_picture_after_redirects_and_busy_answers(site: str, server: Any) -> None:
     addresses = [f"{site}/{name}.png" for name in ("ok", "moved", "busy")]
     assert contents(*addresses) == dict.fromkeys(addresses, png(1))
-    assert server.asked["/busy.png"] == 3
+    assert server.requests["/busy.png"] == 3
     assert find_pictures(addresses).total == 3
 
 
@@ -185,7 +185,7 @@ def test_bad_address_is_one_row_and_not_the_end(site: str, server: Any, name: st
     contents_by_name = contents(f"{site}/{name}", f"{site}/ok.png")
     assert message in str(contents_by_name[f"{site}/{name}"])
     assert contents_by_name[f"{site}/ok.png"] == png(1)
-    assert server.asked[f"/{name}"] == times
+    assert server.requests[f"/{name}"] == times
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_archive_at_an_address_gives_its_pictures(site: str, server: Any) -> Non
     pictures = list(find_pictures([f"{site}/packed.zip?v=1"]).pictures)
     assert [picture.name for picture in pictures] == [f"{site}/packed.zip?v=1/in/a.png", f"{site}/packed.zip?v=1/b.png"]
     assert [content_or_error(picture) for picture in pictures] == [png(5), png(6)]
-    assert server.asked["/packed.zip"] == 1
+    assert server.requests["/packed.zip"] == 1
 
 
 def test_nothing_is_fetched_before_its_turn(site: str, server: Any) -> None:
     pictures_ahead = iter(find_pictures([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
     assert [picture.name for picture in islice(pictures_ahead, 1)] == [f"{site}/ok.png"]
-    assert not server.asked
+    assert not server.requests
 
 
 def test_fetching_ahead_goes_no_further_than_what_was_taken(site: str, server: Any) -> None:
@@ -233,7 +233,7 @@ def test_fetching_ahead_goes_no_further_than_what_was_taken(site: str, server: A
     first = list(islice(pictures_ahead, 3))
     assert [content_or_error(picture) for picture in first * 2] == [png(1)] * 6
     pictures_ahead.close()  # type: ignore[attr-defined]
-    assert server.asked["/ok.png"] == 3
+    assert server.requests["/ok.png"] == 3
 
 
 def test_addresses_are_fetched_at_the_same_time() -> None:
@@ -305,7 +305,8 @@ def test_csv_elsewhere_is_refused(site: str) -> None:
 
 @pytest.mark.parametrize("library", ["fsspec", "s3fs"])
 def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
-    code = f"import sys; sys.modules[{library!r}] = None; from client.sources import find; find(['s3://b/a.png'])"
+    imports = f"import sys; sys.modules[{library!r}] = None; from client.sources import find_pictures"
+    code = f"{imports}; find_pictures(['s3://b/a.png'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "InputError" in done.stderr.splitlines()[-2]
     assert "pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
@@ -351,7 +352,7 @@ def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
     assert "nosuch" in lines[3]
     assert "none.png" in lines[4]
     assert [problem.code for problem in refused.value.problems] == [
-        *("source.no_files", "source.no_files", "store.address", "source.no_files")
+        *("source.unreadable", "source.no_match", "store.address", "source.missing")
     ]
 
 

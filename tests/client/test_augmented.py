@@ -93,12 +93,12 @@ class SecondViewBroken(Runner):
     origin = "second view broken"
 
     def __init__(self, spec: ModelSpec, value: float) -> None:
-        self.spec, self._value, self._asked = spec, value, 0
+        self.spec, self._value, self._requests = spec, value, 0
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        self._asked += 1
+        self._requests += 1
         vectors = np.full((len(batch), 4), 0.5, np.float32)
-        if self._asked > 1:
+        if self._requests > 1:
             vectors[0] = self._value
         return {"embedding": vectors}
 
@@ -113,9 +113,9 @@ def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[TaskSpec], Runner
 
 def test_command_tells_the_augmented_answer(command: Callable[..., Result], checkpoint: Path, photos: Path) -> None:
     plain = json.loads(command("client", "infer", photos, "--from", checkpoint, "--json").stdout)
-    asked = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")
-    assert asked.exit_code == 0, asked.stderr
-    rows = json.loads(asked.stdout)["rows"]
+    augmented = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")
+    assert augmented.exit_code == 0, augmented.stderr
+    rows = json.loads(augmented.stdout)["rows"]
     assert [row["path"] for row in rows] == [row["path"] for row in plain["rows"]]
     assert [row["probability"] for row in rows] != [row["probability"] for row in plain["rows"]]
     refused = command("client", "infer", photos, "--from", checkpoint, "--tta", "spin")

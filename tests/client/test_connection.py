@@ -152,8 +152,8 @@ def tls_front(pki: Path, name: str, behind: int | None = None) -> Iterator[int]:
                 return
             if behind is not None:
                 inner = stack.enter_context(socket.create_connection(("127.0.0.1", behind)))
-                for way in ((connection, inner), (inner, connection)):
-                    threading.Thread(target=pump, args=way, daemon=True).start()
+                for sockets in ((connection, inner), (inner, connection)):
+                    threading.Thread(target=pump, args=sockets, daemon=True).start()
 
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

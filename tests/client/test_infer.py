@@ -134,7 +134,7 @@ def test_all_arguments_without_images_are_named_together(command: Command, tmp_p
     result = command("client", "infer", *arguments, "--json")
     assert result.exit_code == 2
     problems = json.loads(result.stdout)["error"]["problems"]
-    assert [problem["code"] for problem in problems] == ["source.no_files"] * 3
+    assert [problem["code"] for problem in problems] == ["source.empty_folder", "source.no_match", "source.missing"]
     assert all(problem["message"].startswith(f"{path}: ") for problem, path in zip(problems, arguments, strict=True))
 
 
@@ -149,7 +149,7 @@ def test_all_arguments_without_images_are_named_together(command: Command, tmp_p
         (["--from", "x.keras"], 2, "x.keras"),
         (["--from", "x.onnx", "--gallery", "."], 2, "error: .: "),
         (["--from", "x.onnx", "--output", "/etc/passwd/o.jsonl"], 2, "/etc/passwd/o.jsonl: "),
-        (["x" * 300], 2, "source.no_files"),
+        (["x" * 300], 2, "source.missing"),
     ],
 )
 def test_wrong_use_gets_one_error_and_its_exit_code(

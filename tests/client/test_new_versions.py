@@ -243,8 +243,8 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
     pictures[40] = tmp_path / "given" / "middle.png"
     output, journal = tmp_path / "a.jsonl", tmp_path / "a.jsonl.partial"
     with site(tmp_path / "given", lambda: pets.publish(**SWAPPED)) as address:
-        given = [f"{address}/{path.name}" for path in pictures]
-        words = ("client", "infer", *given, "--url", pets.grpc, "--output", output, "--batch", 1)
+        addresses = [f"{address}/{path.name}" for path in pictures]
+        words = ("client", "infer", *addresses, "--url", pets.grpc, "--output", output, "--batch", 1)
         ended = command(*words, "--patience", 0.2)
         assert ended.exit_code == 3, ended.output
         assert f"`builder promote pets {first}`" in ended.stderr
@@ -260,6 +260,6 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
         done = command(*words)
     assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["path"] for row in rows] == given
+    assert [row["path"] for row in rows] == addresses
     assert output.read_text().splitlines()[: len(kept)] == kept
     assert json.loads((tmp_path / "a.jsonl.made.json").read_text())["version"] == first

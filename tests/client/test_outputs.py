@@ -288,7 +288,7 @@ def test_every_is_refused_when_the_arguments_contain_no_video(command: Command, 
     (tmp_path / "list.csv").write_text(f"path\n{photos / 'cat.jpg'}\n")
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     refused = command("client", "infer", photos, photos / "*.jpg", "--every", 25, "--from", "m.onnx", "--json")
-    assert (refused.exit_code, error_codes(refused)) == (2, {"option.every"})
+    assert (refused.exit_code, error_codes(refused)) == (2, {"option.every_unused"})
     for argument in (tmp_path / "list.csv", tmp_path / "*.mp4", "https://127.0.0.1:9/clip.mp4"):
         assert "--every" not in command("client", "infer", argument, "--every", 5, "--from", "m.onnx").stderr
 

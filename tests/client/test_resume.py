@@ -236,8 +236,8 @@ def test_failed_pictures_of_an_interrupted_run_have_one_row_when_retried(
 def test_other_settings_are_refused_by_name_and_overwrite_starts_over(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, others: Any, message: str, finished: bool
 ) -> None:
-    given = [pictures / "000000.png", pictures / "000001.png"]
-    words = ("client", "infer", *given, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    images = [pictures / "000000.png", pictures / "000001.png"]
+    words = ("client", "infer", *images, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
     command(*words)
     if not finished:
         interrupt(tmp_path, 1, torn=b"")
@@ -303,7 +303,7 @@ def test_option_about_files_is_refused_when_there_are_none(
 ) -> None:
     result = command("client", "infer", pictures, "--from", models["colours"], option, "--json")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert error_codes(result) == {"option.output"}
+    assert error_codes(result) == {"option.output_missing"}
     assert f"{option}: " in result.stderr
 
 
@@ -485,8 +485,8 @@ def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2)
     assert found.failures == ()
     assert found.faults == {"client": 1, "server": 1, "network": 1}
-    made = json.loads((tmp_path / "drill" / "disturbed" / "answers.jsonl.made.json").read_text())
-    assert (made["model"], made["version"]) == ("pets", "1")
+    settings = json.loads((tmp_path / "drill" / "disturbed" / "answers.jsonl.made.json").read_text())
+    assert (settings["model"], settings["version"]) == ("pets", "1")
     log = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
     assert "answers.jsonl.partial; " in log, "a client gave up without the server"
     assert "Traceback" not in log

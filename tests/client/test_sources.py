@@ -257,7 +257,7 @@ def test_csv_that_becomes_unreadable_ends_with_an_error_row(folder: Path) -> Non
 def test_options_without_use_are_refused(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_pictures([str(folder)], column="scan", null=True)
-    assert [problem.code for problem in caught.value.problems] == ["option.null", "option.column"]
+    assert [problem.code for problem in caught.value.problems] == ["option.null_unused", "option.column_unused"]
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> Path:
@@ -366,7 +366,7 @@ def test_archive_without_pictures_is_refused_with_all_others(tmp_path: Path, nam
         (tmp_path / broken).write_bytes(b"\x1f\x8b neither this nor that" * 40)
     with pytest.raises(InputError, match=f"{name}: .*\n.*nowhere.png: ") as caught:
         find_pictures([str(tmp_path / name), "nowhere.png"])
-    assert [problem.code for problem in caught.value.problems] == ["source.unreadable", "source.no_files"]
+    assert [problem.code for problem in caught.value.problems] == ["source.unreadable", "source.missing"]
 
 
 def test_archive_that_vanishes_before_its_turn_is_a_row(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ def level(picture: Picture) -> float:
 
 def test_video_gives_every_nth_frame(tmp_path: Path) -> None:
     path = video(tmp_path / "clip.mp4")
-    found = find_pictures([str(path)], every=25)
+    found = find_pictures([str(path)], frame_step=25)
     pictures = list(found.pictures)
     assert [picture.name for picture in pictures] == [f"{path}#{number}" for number in (0, 25, 50)]
     assert [str(picture.relative_path) for picture in pictures] == [f"clip/{number:06}" for number in (0, 25, 50)]
@@ -426,13 +426,13 @@ def test_video_gives_every_nth_frame(tmp_path: Path) -> None:
 
 
 def contents_of_all_frames(path: Path) -> list[str]:
-    return [picture.name for picture in find_pictures([str(path)], every=1).pictures]
+    return [picture.name for picture in find_pictures([str(path)], frame_step=1).pictures]
 
 
 def test_turned_video_is_given_upright(tmp_path: Path) -> None:
     # A frame that is bright on the left is bright at the bottom after a quarter turn counterclockwise.
     path = video(tmp_path / "clip.mov", turned=90, kind="mov")
-    *_, last = find_pictures([str(path)], every=50).pictures
+    *_, last = find_pictures([str(path)], frame_step=50).pictures
     pixels = np.asarray(shown(last))
     assert pixels.shape == (64, 48, 3)
     assert pixels[40:].mean() > 150 > 50 > pixels[:24].mean()
@@ -445,7 +445,7 @@ def test_damaged_frame_is_a_row_of_its_own(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[packet.pos + 8 : packet.pos + 8 + packet.size] = b"\xff" * packet.size
     path.write_bytes(data)
-    found = list(find_pictures([str(path)], every=10).pictures)
+    found = list(find_pictures([str(path)], frame_step=10).pictures)
     assert [picture.name for picture in found] == [f"{path}#{number}" for number in range(0, 60, 10)]
     with pytest.raises(ImageError, match="the frame"):
         found[2].content()
@@ -507,4 +507,4 @@ def test_command_answers_all_kinds(command: Command, checkpoint: Path, mixed: li
     (tmp_path / "bad.csv").write_text("label\ncat\n")
     refused = command("client", "infer", tmp_path / "bad.csv", "no.png", "--from", checkpoint, "--json")
     assert refused.exit_code == 2
-    assert error_codes(refused) == {"source.invalid", "csv.column", "source.no_files"}
+    assert error_codes(refused) == {"source.invalid", "csv.column", "source.missing"}

@@ -219,9 +219,9 @@ def test_overlays_colour_the_regions_and_leave_the_rest(
 def test_cutouts_replace_the_background_and_nothing_else(
     command: Command, models: dict[str, Path], pictures: Path, photos: Path, tmp_path: Path, background: str | None
 ) -> None:
-    given = str(photos / "motorcycle.jpg") if background == "picture" else background
+    inputs = str(photos / "motorcycle.jpg") if background == "picture" else background
     folders = ("--masks", tmp_path / "m", "--cutouts", tmp_path / "c")
-    chosen = ("--background", given) if given else ()
+    chosen = ("--background", inputs) if inputs else ()
     result = command("client", "infer", pictures, "--from", models["soft"], *folders, *chosen)
     assert result.exit_code == 1, result.stderr
     for name in READABLE:
@@ -308,16 +308,17 @@ def test_pictures_of_one_name_get_masks_of_their_own(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.open(photos / "cat.jpg").save(tmp_path / name)
     masks = tmp_path / "masks"
-    given = (tmp_path / "x", f"{tmp_path}/y/*.jpg")
-    result = command("client", "infer", *given, "--from", models["mask"], "--masks", masks, "--json")
-    made = {Path(row["path"]).relative_to(tmp_path): Path(row["mask"]) for row in json.loads(result.stdout)["rows"]}
-    assert {str(picture): str(mask.relative_to(masks)) for picture, mask in made.items()} == {
+    inputs = (tmp_path / "x", f"{tmp_path}/y/*.jpg")
+    result = command("client", "infer", *inputs, "--from", models["mask"], "--masks", masks, "--json")
+    rows = json.loads(result.stdout)["rows"]
+    masks_by_image = {Path(row["path"]).relative_to(tmp_path): Path(row["mask"]) for row in rows}
+    assert {str(picture): str(mask.relative_to(masks)) for picture, mask in masks_by_image.items()} == {
         "x/cat-2.jpg": "x/cat-2.png",
         "x/cat.jpg": "x/cat.png",
         "x/cat.png": "x/cat-3.png",
         "y/cat.jpg": "y/cat.png",
     }
-    assert all(mask.is_file() for mask in made.values())
+    assert all(mask.is_file() for mask in masks_by_image.values())
 
 
 def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
@@ -329,8 +330,8 @@ def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
     monkeypatch.chdir(tmp_path / "here")
     options = ("--from", models["mask"], "--masks", "m")
     assert command("client", "infer", "*/../../there/cat.jpg", "a", *options).exit_code == 0
-    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
-    assert made == {"here/m/here/a/cat.png", "here/m/there/cat.png"}
+    drawn = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    assert drawn == {"here/m/here/a/cat.png", "here/m/there/cat.png"}
 
 
 @pytest.mark.parametrize(
@@ -342,13 +343,13 @@ def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
         ("colours", ["--threshold", "0.3"], "", "--threshold 0.3: multiclass"),
         ("mask", ["--threshold", "0.3"], "", "builder export --probability"),
         ("three", ["--threshold", "0.3"], "", "--threshold 0.3: segmentation of 3 labels"),
-        ("tags", ["--threshold", "1"], "option.threshold", "--threshold 1.0: "),
-        ("tags", ["--threshold", "nan"], "option.threshold", "--threshold nan: "),
+        ("tags", ["--threshold", "1"], "option.threshold_range", "--threshold 1.0: "),
+        ("tags", ["--threshold", "nan"], "option.threshold_range", "--threshold nan: "),
         ("colours", ["--output", "a.txt"], "output.format", ".jsonl, .csv, .parquet, .npy"),
         ("vector", ["--output", "a.npy", "--output", "a.npy"], "output.twice", "a.npy: "),
         ("mask", ["--masks", "m", "--overlays", "m"], "drawing.nested_folders", "error: m: "),
         ("mask", ["--masks", "m", "--overlays", "m/o"], "drawing.nested_folders", "error: m/o: "),
-        ("mask", ["--background", "red"], "option.background", "--cutouts"),
+        ("mask", ["--background", "red"], "option.background_unused", "--cutouts"),
         ("mask", ["--cutouts", "c", "--background", "nocolour"], "background.unknown", "nocolour: "),
         ("mask", ["--cutouts", "c", "--background", "#00ff0080"], "background.transparent", "#00ff0080: "),
         ("mask", ["--cutouts", "c", "--background", "pictures/b.png"], "background.unreadable", "pictures/b.png: "),
@@ -391,8 +392,8 @@ def test_pictures_are_not_drawn_over_when_a_glob_names_them(
 
 def test_equal_relative_paths_get_numbers() -> None:
     names = ["a.jpg", "a.png", "a-2.png", "a.gif", "b.png"]
-    given = [Picture(f"{number}", PurePath(name), bytes) for number, name in enumerate(names)]
-    paths = [str(picture.relative_path) for picture in with_unique_paths(given)]
+    inputs = [Picture(f"{number}", PurePath(name), bytes) for number, name in enumerate(names)]
+    paths = [str(picture.relative_path) for picture in with_unique_paths(inputs)]
     assert paths == ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "b.png"]
 
 
