@@ -1,4 +1,4 @@
-"""`client`: images become answers, from Triton or from any artifact."""
+"""`client`: answer images with a model on Triton, or with an artifact in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Client"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load `Client` when it is asked for: `client --help` needs none of it."""
+    """Import `Client` on first access, so that `client --help` does not load it."""
     if name == "Client":
         from client.api import Client
 

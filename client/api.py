@@ -1,4 +1,4 @@
-"""The client for Python: pictures in, typed results out, by the same way as `client infer`."""
+"""The Python client: takes images, returns typed results, and works as `client infer` does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from client.connection import with_infer_defaults
-from client.given import Input, picture_given
+from client.given import Input, picture_from_input
 from client.infer import InferenceSettings, Row, infer_pictures
-from client.opening import check_threshold, open_runner, task_with
+from client.opening import check_threshold, open_runner, task_with_threshold
 from client.results import Result, result_of
 from model.connection import Connection
 from model.console import DEFAULT_URL
@@ -27,15 +27,15 @@ from model.runners import Runner
 from model.runners.augmented import augmented
 from model.spec import ModelSpec
 
-_ASKING_AT_ONCE = 16
-"""Threads that wait for single answers; Triton makes batches of what they ask."""
+_ASYNC_THREADS = 16
+"""Threads that wait for single `infer_async` requests. Triton can put such requests into one batch."""
 
 
 class Client:
-    """A model to ask. Safe to use from several threads; `close` it, or use it in a `with` block.
+    """A model that answers images. Safe to use from several threads. `close` it, or use it in a `with` block.
 
-    It belongs to the process that opened it: after a fork (`multiprocessing`, a DataLoader's workers, gunicorn's
-    `--preload`) each process opens its own. Every method raises InputError in another process and after `close`.
+    A client belongs to the process that opened it. After a fork (`multiprocessing`, DataLoader workers, gunicorn with
+    `--preload`) each process must open its own. All methods raise InputError in another process and after `close`.
     """
 
     def __init__(
@@ -49,19 +49,20 @@ class Client:
         tta: str | None = None,
         pace: InferenceSettings | None = None,
     ) -> None:
-        """Open a model of a running Triton.
+        """Open a model of a running Triton server.
 
-        model: its name; None is the only one there. url: its gRPC port, HOST:PORT, or with TLS, deadlines and patience
-        a `model.connection.Connection`; what that leaves out is as for `client infer`: a request is repeated for 60 s
-        while the server is away. Tokens come from the environment.
-        version: empty for the server's choice, also when it loads another later: one with other labels or
-        preprocessing is an InferenceError.
-        top: how many of the best labels are told. threshold: in place of the model's own.
-        tta: test-time augmentation, `flip` or `flips`. pace: how much a stream does at once.
+        model: its name. None selects the only model of the server. url: HOST:PORT of the gRPC port, or a
+        `model.connection.Connection` with TLS files, deadline and retry times. Fields that the Connection leaves out
+        have the defaults of `client infer`: a request is repeated for 60 s while the server is away. Tokens are read
+        from the environment.
+        version: empty lets the server choose. If the server later loads another version with other labels or other
+        preprocessing, requests raise InferenceError.
+        top: number of best labels in a result. threshold: replaces the model's own threshold.
+        tta: test-time augmentation, `flip` or `flips`. pace: batch size and concurrency of streams.
         Raises InputError, ArtifactError, InferenceError, SpecError.
         """
         pace = pace or InferenceSettings()
-        runner = open_runner(None, with_infer_defaults(url), model, version, pace.in_flight.failed)
+        runner = open_runner(None, with_infer_defaults(url), model, version, pace.in_flight.record_failure)
         self._open(runner, top, threshold, tta, pace)
 
     @classmethod
@@ -74,7 +75,7 @@ class Client:
         tta: str | None = None,
         pace: InferenceSettings | None = None,
     ) -> Self:
-        """Open a checkpoint, an ONNX file or any other artifact in this process. Raises as the constructor does."""
+        """Open a checkpoint, an ONNX file or another artifact in this process. Raises the errors of the constructor."""
         client = cls.__new__(cls)
         client._open(open_runner(Path(path), "", None, ""), top, threshold, tta, pace or InferenceSettings())
         return client
@@ -85,112 +86,115 @@ class Client:
         try:
             check_threshold(threshold)
             self._runner = augmented(runner, tta)
-            self._task = task_with(runner, threshold)
+            self._task = task_with_threshold(runner, threshold)
         except BaseException:
             runner.close()
             raise
         self._top = top
         self._pace = replace(pace, batch=min(pace.batch, runner.max_batch or pace.batch))
-        self._threads = ThreadPoolExecutor(_ASKING_AT_ONCE, "ask")
+        self._threads = ThreadPoolExecutor(_ASYNC_THREADS, "ask")
         self._process = OwnProcess(f"the client of {runner.origin}")
         self._closed = False
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model takes and gives: labels, preprocessing, outputs."""
+        """The ModelSpec: labels, preprocessing, input and outputs."""
         return self._runner.spec
 
     @property
     def origin(self) -> str:
-        """The address or file that answers."""
+        """The address or the file of the model."""
         return self._runner.origin
 
-    def infer(self, picture: Input) -> Result:
-        """Answer one picture.
+    def infer(self, image: Input) -> Result:
+        """Answer one image.
 
-        Raises ImageError when it cannot be read, InferenceError when the server fails, and AnswerError when the
-        answer means nothing, such as NaN.
+        Raises ImageError if the image cannot be read, InferenceError if the server fails, and AnswerError if the answer
+        is impossible, such as NaN.
         """
-        self._check_usable()
-        given = picture_given(picture, 0)
+        self._check_open()
+        picture = picture_from_input(image, 0)
         try:
-            pixels, geometry = given.load(self.spec.preprocess, self._pace.room)
+            pixels, geometry = picture.load(self.spec.preprocess, self._pace.pixel_budget)
         except ImageError as error:
-            raise ImageError(f"{given.name}: {error}") from error
+            raise ImageError(f"{picture.name}: {error}") from error
         output = {name: array[0] for name, array in self._runner.infer(pixels[None]).items()}
-        return result_of(Row(given.name, self._task.checked_answer(output, geometry, self._top)), self.spec)
+        return result_of(Row(picture.name, self._task.checked_answer(output, geometry, self._top)), self.spec)
 
-    def infer_many(self, pictures: Iterable[Input]) -> list[Result]:
-        """Answer pictures, in their order; one that has no answer has a `Failed` in its place."""
-        return list(self.stream(pictures))
+    def infer_many(self, images: Iterable[Input]) -> list[Result]:
+        """Answer several images, in their order. An image without an answer gives a `Failed`."""
+        return list(self.stream(images))
 
-    def stream(self, pictures: Iterable[Input]) -> Generator[Result]:
-        """Answer pictures as they come, in their order, with several requests in flight.
+    def stream(self, images: Iterable[Input]) -> Generator[Result]:
+        """Yield the results of images in their order, with several requests in flight.
 
-        One that cannot be read, or whose answer means nothing, gives a `Failed`. `pictures` is read a few batches
+        An image that cannot be read, or whose answer is impossible, gives a `Failed`. `images` is read a few batches
         ahead. Raises InferenceError.
         """
-        self._check_usable()
-        named = (picture_given(given, number) for number, given in zip(count(), pictures))
-        rows = infer_pictures(self._runner, self._task, named, self._top, self._pace)
+        self._check_open()
+        pictures = (picture_from_input(image, index) for index, image in zip(count(), images))
+        rows = infer_pictures(self._runner, self._task, pictures, self._top, self._pace)
         try:
             while (row := next(rows, None)) is not None:
                 yield result_of(row, self.spec)
-                self._process.check()  # a stream can cross a fork between two rows
+                self._process.check()  # the process may have been forked between two rows
         except InferenceError:
-            self._check_usable()  # a server seems to be away when the client was closed meanwhile
+            self._check_open()  # closing the client looks like a server that is away
             raise
 
-    async def infer_async(self, picture: Input) -> Result:
-        """`infer`, without holding up the event loop; what is awaited together is answered together."""
-        self._check_usable()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, picture)
+    async def infer_async(self, image: Input) -> Result:
+        """Answer one image without blocking the event loop. Requests that are awaited together are sent together."""
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, image)
 
-    async def stream_async(self, pictures: Iterable[Input]) -> AsyncIterator[Result]:
-        """`stream`, without holding up the event loop."""
-        self._check_usable()
-        results = self.stream(pictures)
-        taken: Future[Result | None] | None = None
+    async def stream_async(self, images: Iterable[Input]) -> AsyncIterator[Result]:
+        """Yield the results of `stream` without blocking the event loop."""
+        self._check_open()
+        results = self.stream(images)
+        pending: Future[Result | None] | None = None
         try:
             while True:
-                self._check_usable()
-                taken = self._threads.submit(next, results, None)
-                if (result := await asyncio.wrap_future(taken)) is None:
+                self._check_open()
+                pending = self._threads.submit(next, results, None)
+                if (result := await asyncio.wrap_future(pending)) is None:
                     return
                 yield result
         finally:
-            # Cancelling does not end the thread that takes the next one. In a thread of the loop's: that a reader
-            # breaks off is noticed late, when the client may be closed.
-            await asyncio.get_running_loop().run_in_executor(None, _end, results, taken)
+            # Cancelling does not stop the thread that computes the next result. A thread of the event loop waits for
+            # it, because the client may be closed, with its threads, before this runs.
+            await asyncio.get_running_loop().run_in_executor(None, _close_stream, results, pending)
 
     def close(self) -> None:
-        """Let go of the model. In a forked process, the client of its parent is left as it is."""
+        """Close the model. In a forked process this does nothing, so that the parent's client keeps working."""
         if not self._process.is_current():
             return
         self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._runner.close()
 
-    def _check_usable(self) -> None:
+    def _check_open(self) -> None:
         self._process.check()
         if self._closed:
-            raise InputError(f"the client of {self.origin} is closed; open another one")
+            raise InputError(f"the client of {self.origin} is closed; open a new one", code="client.closed")
 
     def __getstate__(self) -> object:
-        raise InputError(f"the client of {self.origin} cannot be pickled; open one in the process that uses it")
+        raise InputError(
+            f"the client of {self.origin} cannot be pickled; open a client in the process that uses it",
+            code="client.pickled",
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
-def _end(results: Generator[Result], taken: Future[Result | None] | None) -> None:
-    """Close a stream when the result that is being taken has come."""
-    if taken:
-        with suppress(CancelledError):  # `wait` would wait for ever for one that closing the client has cancelled
-            taken.exception()
+def _close_stream(results: Generator[Result], pending: Future[Result | None] | None) -> None:
+    """Close a stream after its pending result is done."""
+    if pending:
+        with suppress(CancelledError):  # `wait` would never return for a future that `close` cancelled
+            pending.exception()
     results.close()

@@ -1,9 +1,9 @@
-"""The verdict, continued in production: does a running server still give the checkpoint's answers?
+"""Check that a running server still gives the checkpoint's answers.
 
-The golden images of the version that answers are sent through the server, one by one, in batches of a middle size and
-of the maximum, and in one batch of each size between; then the synthetic probes, where the version's sample has their
-answers. All is compared with the checkpoint's answers within the limits that the version's verdict had, or those of
-fp32 where that verdict is not at hand.
+The server answers the golden images of its version: one by one, in batches of a middle size and of the maximum size,
+and in one batch of each size between. Then it answers the synthetic probes, if the golden sample has their answers.
+All answers are compared with the checkpoint's, within the limits of the version's verdict, or within the limits of
+fp32 if that verdict is not available.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.evidence import Evidence
+from client.evidence import ReferenceFiles
 from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, rows_of
-from model.errors import InputError, TritonkitError
+from model.errors import InputError, Problem, TritonkitError
 from model.golden import Golden
 from model.runners import Outputs
 from model.spec import Frozen
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from model.runners.triton import TritonRunner
 
 
-class Checked(Frozen):
-    """What came of one model."""
+class CheckResult(Frozen):
+    """The result of checking one served model."""
 
     model: str
     version: str
@@ -36,9 +36,11 @@ class Checked(Frozen):
     images: str
     limits: Limits
     verdict: Path | None = None
-    """Where the limits stand; None for those of fp32."""
+    """The file that the limits were read from. None means the limits of fp32."""
     comparisons: tuple[Comparison, ...]
     problems: tuple[str, ...]
+    problem_codes: tuple[str, ...] = ()
+    """The stable code of each problem, in the same order."""
 
     @property
     def passed(self) -> bool:
@@ -46,73 +48,99 @@ class Checked(Frozen):
         return not self.problems
 
 
-def check_served(runner: TritonRunner, evidence: Evidence) -> Checked:
-    """Compare what a served model answers now with the checkpoint's answers.
+def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) -> CheckResult:
+    """Compare a served model's answers with the checkpoint's answers.
 
-    Raises InputError without a golden sample of this model, InferenceError when the server does not answer.
+    Raises InputError without a golden sample of this model, InferenceError if the server does not answer.
     """
-    runner = runner.pinned()  # the version whose golden sample is read, also when another is loaded meanwhile
-    golden, limits, verdict = evidence.of(runner)
+    runner = runner.pinned()  # all answers come from the version whose golden sample is read
+    golden, limits, verdict = reference_files.load(runner)
     if golden.images.shape[1:] != runner.spec.input.shape:
-        takes, has = list(runner.spec.input.shape), list(golden.images.shape[1:])
-        raise InputError(f"{runner.origin}: takes images of {takes}, the golden sample has {has}: of another model?")
-    problems: list[str] = []
+        expected_shape, golden_shape = list(runner.spec.input.shape), list(golden.images.shape[1:])
+        raise InputError(
+            f"{runner.origin}: expects images of {expected_shape}, got {golden_shape} in the golden sample; "
+            "it may belong to another model",
+            code="golden.image_size",
+        )
+    problems: list[Problem] = []
     comparisons, task = [], task_of(runner.spec)
-    for way, expected in _ways(golden, runner):
-        bounds = limits.of_probes() if way.name == PROBES else limits
-        answers = way.ask(runner)
-        if (other := _unlike(expected, answers)) is not None:
-            problems.append(f"{way.name}: {other}")
+    for test_case, expected in _test_cases(golden, runner):
+        case_limits = limits.of_probes() if test_case.name == PROBES else limits
+        outputs = test_case.ask(runner)
+        if (mismatch := _output_mismatch(expected, outputs)) is not None:
+            problems.append(Problem(mismatch.code, f"{test_case.name}: {mismatch.message}"))
             break
-        comparison = way.compared(task, expected, answers, golden.outputs, bounds)
+        comparison = test_case.compared(task, expected, outputs, golden.outputs, case_limits)
         comparisons.append(comparison)
-        problems += _problems(comparison, bounds)
-    told = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
-    return Checked(**told, limits=limits, verdict=verdict, comparisons=tuple(comparisons), problems=tuple(problems))
+        problems += _comparison_problems(comparison, case_limits)
+    identity = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
+    return CheckResult(
+        **identity,
+        limits=limits,
+        verdict=verdict,
+        comparisons=tuple(comparisons),
+        problems=tuple(problem.message for problem in problems),
+        problem_codes=tuple(problem.code for problem in problems),
+    )
 
 
-def _ways(golden: Golden, runner: TritonRunner) -> Iterator[tuple[Way, Outputs]]:
-    """What is asked of a server, with the right answers: the golden images, then the probes where these are known."""
+def _test_cases(golden: Golden, runner: TritonRunner) -> Iterator[tuple[Way, Outputs]]:
+    """Yield the batches to send with their expected answers: golden images, then probes if their answers are known."""
     largest = max(1, runner.max_batch or 1)
-    for way in (*whole_ways(golden, largest), *ways_between(golden, largest, _preferred(runner))):
-        yield way, way.expected(runner, golden.outputs)
+    for test_case in (*whole_ways(golden, largest), *ways_between(golden, largest, _preferred_batch_sizes(runner))):
+        yield test_case, test_case.expected(runner, golden.outputs)
     if golden.probed:
-        kept = np.flatnonzero(possible(task_of(runner.spec), golden.probed))
-        if len(kept):
-            yield probes_way(golden, largest).only(kept), rows_of(golden.probed, kept)
+        probe_rows = np.flatnonzero(possible(task_of(runner.spec), golden.probed))
+        if len(probe_rows):
+            yield probes_way(golden, largest).only(probe_rows), rows_of(golden.probed, probe_rows)
 
 
-def _preferred(runner: TritonRunner) -> list[int]:
-    """The batch sizes that the server's configuration prefers."""
+def _preferred_batch_sizes(runner: TritonRunner) -> list[int]:
+    """Return the preferred batch sizes of the server's configuration."""
     batching = runner.server.config(runner.model, runner.version).get("dynamic_batching", {})
     return [int(size) for size in batching.get("preferred_batch_size", ())]
 
 
-def unchecked(model: str, version: str, origin: str, problem: TritonkitError) -> Checked:
-    """What is told of a model that could not be checked."""
-    told = {"model": model, "version": version, "origin": origin, "images": ""}
-    return Checked(**told, limits=FP32_LIMITS, comparisons=(), problems=(str(problem),))
+def failed_check(model: str, version: str, origin: str, error: TritonkitError) -> CheckResult:
+    """Return the result for a model that could not be checked."""
+    identity = {"model": model, "version": version, "origin": origin, "images": ""}
+    return CheckResult(
+        **identity, limits=FP32_LIMITS, comparisons=(), problems=(str(error),), problem_codes=(error.code,)
+    )
 
 
-def _unlike(expected: Outputs, actual: Outputs) -> str | None:
-    """Why answers cannot be compared; None where they can. What was recorded is finite."""
+def _output_mismatch(expected: Outputs, actual: Outputs) -> Problem | None:
+    """Explain why outputs cannot be compared; None if they can. The expected outputs are finite."""
     for name, array in expected.items():
         if name not in actual:
-            return f"the server gives {', '.join(actual)}, but no {name}"
+            return Problem(
+                "check.missing_output", f"expected the output {name}, got {', '.join(actual)} from the server"
+            )
         if actual[name].shape != array.shape:
-            return f"{name}: the server gives {list(actual[name].shape)}, the checkpoint {list(array.shape)}"
+            return Problem(
+                "check.shape",
+                f"{name}: the server's shape is {list(actual[name].shape)}, the checkpoint's {list(array.shape)}",
+            )
         if np.issubdtype(actual[name].dtype, np.floating) and not np.isfinite(actual[name]).all():
-            return f"{name}: the server gives NaN or Inf"
+            return Problem("check.nan", f"{name}: the server's values contain NaN or Inf")
     return None
 
 
-def _problems(found: Comparison, limits: Limits) -> list[str]:
+def _comparison_problems(comparison: Comparison, limits: Limits) -> list[Problem]:
     problems = []
-    if not found.within(limits):
+    if not comparison.within(limits):
         problems.append(
-            f"{found.asked}: values differ by up to {found.max_abs:.1e} (limit {limits.max_abs:.0e}), "
-            f"relative {found.relative:.1e} (limit {limits.relative:.0e})"
+            Problem(
+                "check.values",
+                f"{comparison.asked}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+                f"relative {comparison.relative:.1e} (limit {limits.relative:.0e})",
+            )
         )
-    if found.decisions_kept < limits.decisions:
-        problems.append(f"{found.asked}: {1 - found.decisions_kept:.0%} of images change their answer")
+    if comparison.decisions_kept < limits.decisions:
+        problems.append(
+            Problem(
+                "check.decisions",
+                f"{comparison.asked}: the answer changes for {1 - comparison.decisions_kept:.0%} of the images",
+            )
+        )
     return problems

@@ -9,18 +9,18 @@ import typer
 
 from client.commands.check import check
 from client.commands.infer import infer
-from client.commands.options import connects
+from client.commands.options import with_connection_options
 from model.console import JsonOption, application, print_json, reports_errors, table
 
 if TYPE_CHECKING:
     from model.connection import Connection
 
-app = application("Ask a served model, or any artifact, about pictures.")
+app = application("Answer images with a served model or with an artifact.")
 
 
 @app.callback()
 def client() -> None:
-    """Ask a served model, or any artifact, about pictures.
+    """Answer images with a served model or with an artifact.
 
     Examples:
 
@@ -46,7 +46,7 @@ app.command()(check)
 
 @app.command()
 @reports_errors
-@connects()
+@with_connection_options()
 def models(connection: Connection, as_json: JsonOption = False) -> None:
     """List the models of a server."""
     from client.connection import server_at
@@ -61,26 +61,26 @@ def models(connection: Connection, as_json: JsonOption = False) -> None:
 
 @app.command()
 @reports_errors
-@connects()
+@with_connection_options()
 def show(
     model: Annotated[str, typer.Argument(help="A served model.")],
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a served model takes and gives, whoever made it; `--json` prints the spec of a model of `builder`."""
+    """Show the inputs and outputs of a served model. `--json` prints its spec if `builder` published the model."""
     from client.connection import server_at
-    from client.description import description_of
+    from client.description import describe_model
     from model.runners.served_spec import spec_in
     from model.spec import METADATA_KEY
 
     with closing(server_at(connection)) as server:
         config = server.config(model)
-        described = description_of(server, model, config)
+        description = describe_model(server, model, config)
     spec = spec_in(config, f"{server.url}/{model}") if METADATA_KEY in config.get("parameters", {}) else None
     if as_json:
-        print_json(spec or described)
+        print_json(spec or description)
     elif spec is not None:
-        rows = [("backend", described.backend), ("versions", ", ".join(described.versions))]
-        table(["", spec.name], [*spec.described(), *rows, ("largest batch", str(described.max_batch))])
+        rows = [("backend", description.backend), ("versions", ", ".join(description.versions))]
+        table(["", spec.name], [*spec.described(), *rows, ("largest batch", str(description.max_batch))])
     else:
-        table(["", model], described.rows())
+        table(["", model], description.rows())

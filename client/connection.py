@@ -1,4 +1,4 @@
-"""From the options of a command to a server that answers."""
+"""Turn the connection options of a command into a Triton server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 OnFailure: TypeAlias = Callable[[TritonkitError], None]
 
-_OF_INFER = {"patience_s": 60.0, "shared_memory": True}
-"""Other than those of a Connection, which is for single questions; a test holds them to the command's own."""
+_INFER_DEFAULTS = {"patience_s": 60.0, "shared_memory": True}
+"""Defaults of `client infer` that differ from those of Connection. A test compares them with the command's options."""
 
 
 def connection_of(
@@ -29,7 +29,7 @@ def connection_of(
     patience: float = 0.0,
     shared_memory: bool = False,
 ) -> Connection:
-    """The terms that the options of the same names say; times in seconds."""
+    """Return a Connection with these options; times in seconds."""
     return Connection(
         url=url,
         tls_ca=tls_ca,
@@ -42,32 +42,32 @@ def connection_of(
     )
 
 
-def with_infer_defaults(where: str | Connection) -> Connection:
-    """An address, or a connection, that has what it leaves out from the defaults of `client infer`."""
-    given = Connection(url=where) if isinstance(where, str) else where
-    left_out = {name: value for name, value in _OF_INFER.items() if name not in given.model_fields_set}
-    return given.model_copy(update=left_out)
+def with_infer_defaults(url: str | Connection) -> Connection:
+    """Return a Connection in which missing fields have the defaults of `client infer`."""
+    connection = Connection(url=url) if isinstance(url, str) else url
+    missing = {name: value for name, value in _INFER_DEFAULTS.items() if name not in connection.model_fields_set}
+    return connection.model_copy(update=missing)
 
 
-def server_at(where: str | Connection, on_failure: OnFailure = lambda error: None) -> TritonServer:
-    """The server, which tells on stderr when it is waited for, and `on_failure` each time.
+def server_at(url: str | Connection, on_failure: OnFailure = lambda error: None) -> TritonServer:
+    """Open the server. It prints on stderr why it waits, and calls `on_failure` for each failed request.
 
     Raises InputError, TokenError.
     """
     from model.runners.triton import TritonServer
 
-    return TritonServer(where, _Told(on_failure))
+    return TritonServer(url, _FailureLog(on_failure))
 
 
-class _Told:
-    """Says once for each kind of failure why a server is waited for, not again for each request that waits."""
+class _FailureLog:
+    """Prints each kind of failure once, and not once for each request that waits."""
 
     def __init__(self, on_failure: OnFailure) -> None:
-        self._told: set[type[TritonkitError]] = set()
+        self._logged: set[type[TritonkitError]] = set()
         self._on_failure = on_failure
 
     def __call__(self, error: TritonkitError) -> None:
         self._on_failure(error)
-        if type(error) not in self._told:
-            self._told.add(type(error))
-            warn(f"waiting: {error}")
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            warn(f"retrying: {error}")

@@ -1,4 +1,4 @@
-"""Describes any served model by its configuration; a model that `builder` did not publish has no spec."""
+"""Describe a served model by its Triton configuration, also a model that `builder` did not publish."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from model.runners.triton import TritonServer
 from model.spec import Frozen
 
 
-class Tensor(Frozen):
-    """An input or output as the configuration has it, without the batch axis of a model that takes batches."""
+class TensorDescription(Frozen):
+    """An input or output of the configuration, without the batch axis."""
 
     name: str
     data_type: str
@@ -21,37 +21,37 @@ class Tensor(Frozen):
         return f"{self.name} {self.data_type} [{', '.join(map(str, self.dims))}]"
 
 
-class Description(Frozen):
-    """A served model by its configuration."""
+class ModelDescription(Frozen):
+    """A served model, described by its configuration."""
 
     name: str
     backend: str
     versions: tuple[str, ...]
-    """Those that are loaded."""
+    """The loaded versions."""
     max_batch: int
     """0 for a model without a batch axis."""
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
     steps: tuple[str, ...] = ()
     """The models that an ensemble calls."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """A title and a text each."""
+        """Return pairs of title and text."""
         batch = str(self.max_batch) if self.max_batch else "no batches"
         return [
             ("backend", self.backend),
             ("versions", ", ".join(self.versions)),
-            *(("input", str(one)) for one in self.inputs),
-            *(("output", str(one)) for one in self.outputs),
+            *(("input", str(tensor)) for tensor in self.inputs),
+            *(("output", str(tensor)) for tensor in self.outputs),
             *([("steps", ", ".join(self.steps))] if self.steps else []),
             ("largest batch", batch),
         ]
 
 
-def description_of(server: TritonServer, model: str, config: Mapping[str, Any]) -> Description:
-    """Describe a served model. config: as the server tells it. Raises InferenceError in its kinds."""
+def describe_model(server: TritonServer, model: str, config: Mapping[str, Any]) -> ModelDescription:
+    """Describe a served model. config: the server's JSON. Raises InferenceError and its subclasses."""
     steps = config.get("ensemble_scheduling", {}).get("step", [])
-    return Description(
+    return ModelDescription(
         name=model,
         backend=config.get("backend") or config.get("platform") or "unknown",
         versions=tuple(server.versions(model)),
@@ -62,7 +62,7 @@ def description_of(server: TritonServer, model: str, config: Mapping[str, Any]) 
     )
 
 
-def _tensor(entry: Mapping[str, Any]) -> Tensor:
-    """gRPC gives numbers as text."""
+def _tensor(entry: Mapping[str, Any]) -> TensorDescription:
+    """Read one entry; gRPC gives numbers as text."""
     dims = tuple(map(int, entry.get("dims", [])))
-    return Tensor(name=entry["name"], data_type=entry["data_type"].removeprefix("TYPE_"), dims=dims)
+    return TensorDescription(name=entry["name"], data_type=entry["data_type"].removeprefix("TYPE_"), dims=dims)

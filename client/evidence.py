@@ -1,4 +1,4 @@
-"""What a served model is held against: images, the answers that are right, and how far others may be from them."""
+"""The reference for `client check`: golden images, the expected answers, and the limits for differences."""
 
 from __future__ import annotations
 
@@ -17,80 +17,87 @@ if TYPE_CHECKING:
     from model.runners.triton import TritonRunner
 
 _VERDICT_FILE = "verdict.json"
-_OF_ANY_EXPORT = ("task", "labels", "embedding_size", "input", "preprocess")
-"""What a served model has from its checkpoint, however it was exported."""
+_EXPORT_INVARIANTS = ("task", "labels", "embedding_size", "input", "preprocess")
+"""Fields of a spec that every export keeps from its checkpoint."""
 
 
-class Measure(NamedTuple):
-    """Images with answers, and the limits for others."""
+class Reference(NamedTuple):
+    """Golden images with expected answers, and the limits for the served answers."""
 
     golden: Golden
     limits: Limits
     verdict: Path | None
-    """Where the limits stand; None for those of fp32, where no verdict of the model was found."""
+    """The file that the limits were read from. None means the limits of fp32."""
 
 
-class _Verdict(BaseModel):
+class _VerdictLimits(BaseModel):
     """The part of `verdict.json` that is needed here."""
 
     limits: Limits
 
 
-class Evidence(Frozen):
-    """Where images, answers and limits come from; of golden, checkpoint and repository the first that is given."""
+class ReferenceFiles(Frozen):
+    """The files of the reference. Of golden, checkpoint and repository, the first that is set is used."""
 
     golden: Path | None = None
-    """An `.npz` file, with `verdict.json` and `model.json` of its version beside it or not."""
+    """An `.npz` file. `verdict.json` and `model.json` of its version may be in the same folder."""
     checkpoint: Path | None = None
-    """The answers recorded when it was trained."""
+    """A checkpoint; its golden sample has the answers that were recorded in training."""
     repository: Path = Path("model_repository")
     verdict: Path | None = None
-    """The `verdict.json` whose limits hold; None for the one of the version, where that is found."""
+    """The `verdict.json` with the limits. None uses the verdict of the version, if it is found."""
 
-    def of(self, runner: TritonRunner) -> Measure:
-        """The measure for a runner of one version.
+    def load(self, runner: TritonRunner) -> Reference:
+        """Read the reference for a runner of one version.
 
-        Raises InputError where there is none, or one of another model; ArtifactError for files that cannot be read.
+        Raises InputError if there is none or it belongs to another model, ArtifactError for files that cannot be read.
         """
         folder = self.repository / runner.model / runner.version
         if self.golden is not None:
-            path, found, beside = self.golden, _sample(self.golden), self.golden.parent
+            path, golden_sample, version_folder = self.golden, _load_golden(self.golden), self.golden.parent
         elif self.checkpoint is not None:
-            path, found, beside = self.checkpoint, beside_checkpoint(self.checkpoint), folder
-            _check_same(runner, path, _spec_of(path))
+            path, golden_sample, version_folder = self.checkpoint, beside_checkpoint(self.checkpoint), folder
+            _check_same_model(runner, path, _checkpoint_spec(path))
         else:
-            path, found, beside = folder / GOLDEN_FILE, _sample(folder / GOLDEN_FILE), folder
-        if found is None or not found.outputs:
+            path, golden_sample, version_folder = folder / GOLDEN_FILE, _load_golden(folder / GOLDEN_FILE), folder
+        if golden_sample is None or not golden_sample.outputs:
             raise InputError(
-                f"{path}: no golden sample with answers for {runner.model} version {runner.version}. Name the "
-                "repository that the server serves with --repository, a golden.npz with --golden, or the checkpoint "
-                "with --against"
+                f"{path}: no golden sample with answers for {runner.model} version {runner.version}. Set --repository "
+                "to the repository that the server serves, --golden to a golden.npz, or --against to the checkpoint",
+                code="golden.missing",
             )
-        spec = _spec_in(beside)
-        if beside == path.parent:
-            _check_same(runner, path, spec)
-        return Measure(found, *self._limits(beside, is_its_own=beside == path.parent or _is(runner, spec)))
+        spec = _folder_spec(version_folder)
+        if version_folder == path.parent:
+            _check_same_model(runner, path, spec)
+        return Reference(
+            golden_sample,
+            *self._load_limits(
+                version_folder, is_version_folder=version_folder == path.parent or _has_spec(runner, spec)
+            ),
+        )
 
-    def _limits(self, folder: Path, is_its_own: bool) -> tuple[Limits, Path | None]:
-        """The limits, and the file they stand in. Raises ArtifactError.
+    def _load_limits(self, folder: Path, is_version_folder: bool) -> tuple[Limits, Path | None]:
+        """Return the limits and the file they were read from. Raises ArtifactError.
 
-        is_its_own: whether the folder is known to be that of the version.
+        is_version_folder: whether the folder surely belongs to the served version.
         """
         path = self.verdict or folder / _VERDICT_FILE
-        if self.verdict is None and not (is_its_own and path.is_file()):
+        if self.verdict is None and not (is_version_folder and path.is_file()):
             return FP32_LIMITS, None
         try:
-            return _Verdict.model_validate_json(path.read_bytes()).limits, path
+            return _VerdictLimits.model_validate_json(path.read_bytes()).limits, path
         except (OSError, ValidationError) as error:
-            raise ArtifactError(f"{path}: no verdict that can be read ({error}); export the model again") from error
+            raise ArtifactError(
+                f"{path}: the verdict cannot be read ({error}); export the model again", code="verdict.unreadable"
+            ) from error
 
 
-def _sample(path: Path) -> Golden | None:
+def _load_golden(path: Path) -> Golden | None:
     return Golden.load(path) if path.is_file() else None
 
 
-def _spec_of(checkpoint: Path) -> ModelSpec | None:
-    """The spec of a checkpoint; None for the file of somebody else, or where only its sample is there."""
+def _checkpoint_spec(checkpoint: Path) -> ModelSpec | None:
+    """Read the spec of a checkpoint; None for a third-party file, or if the checkpoint itself is missing."""
     if checkpoint.suffix != ".safetensors" or not checkpoint.is_file():
         return None
     try:
@@ -99,29 +106,32 @@ def _spec_of(checkpoint: Path) -> ModelSpec | None:
         return None
 
 
-def _spec_in(folder: Path) -> ModelSpec | None:
+def _folder_spec(folder: Path) -> ModelSpec | None:
     path = folder / METADATA_KEY
     try:
         return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({first_line(error)}); export the model again") from error
+        raise ArtifactError(
+            f"{path}: the spec cannot be read ({first_line(error)}); export the model again", code="spec.unreadable"
+        ) from error
 
 
-def _is(runner: TritonRunner, spec: ModelSpec | None) -> bool:
-    """Whether a spec is all that the server tells of its model's."""
+def _has_spec(runner: TritonRunner, spec: ModelSpec | None) -> bool:
+    """Whether the runner's model has this spec, apart from its lineage."""
     return spec is not None and spec.model_copy(update={"lineage": Lineage()}) == runner.spec.model_copy(
         update={"lineage": Lineage()}
     )
 
 
-def _check_same(runner: TritonRunner, path: Path, spec: ModelSpec | None) -> None:
-    """Refuse what was recorded of another model, where that is known. Raises InputError."""
+def _check_same_model(runner: TritonRunner, path: Path, spec: ModelSpec | None) -> None:
+    """Refuse a reference that is known to belong to another model. Raises InputError."""
     if spec is None:
         return
-    if other := [name for name in _OF_ANY_EXPORT if getattr(spec, name) != getattr(runner.spec, name)]:
+    if differing := [name for name in _EXPORT_INVARIANTS if getattr(spec, name) != getattr(runner.spec, name)]:
         raise InputError(
-            f"{path}: is of another model than {runner.origin} version {runner.version}: {', '.join(other)} differ. "
-            "Name what was exported to this server with --repository, --golden or --against"
+            f"{path}: belongs to another model than {runner.origin} version {runner.version}, because "
+            f"{', '.join(differing)} differ. Set --repository, --golden or --against to the files of the served model",
+            code="golden.other_model",
         )

@@ -1,4 +1,4 @@
-"""Which answers are of interest: those of some classes, or sure enough."""
+"""Filter answers by class and by probability."""
 
 from __future__ import annotations
 
@@ -9,97 +9,110 @@ from typing import Any
 
 import numpy as np
 
-from client.infer import Finish, Row
+from client.infer import FinishRow, Row
 from client.picture import Picture
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.spec import TaskSpec
 from model.tasks import Answer
 
 KEPT = "kept"
-"""What a row tells where a filter is set: whether its answer is of interest."""
+"""The key of a row that says whether the filter keeps its answer."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """An answer is kept when one of its labels is wanted and probable enough.
+    """Keeps an answer if one of its labels is selected and probable enough.
 
-    The label of a multiclass answer is its best one; those of a multilabel answer are all that it holds; those of a
-    mask are the classes in it. An answer of several heads is kept when one of the heads' is.
+    The label of a multiclass answer is the best one. A multilabel answer has all labels that reach their thresholds. A
+    mask has its classes. An answer of several heads is kept if the answer of one head is.
     """
 
-    question: TaskSpec
+    task_spec: TaskSpec
     classes: frozenset[str] = frozenset()
-    """Empty for all."""
-    least: float = 0.0
-    """Probability from which a label counts."""
+    """Empty selects all labels."""
+    min_probability: float = 0.0
+    """Minimum probability of a selected label."""
 
     @classmethod
-    def checked(cls, question: TaskSpec, classes: Sequence[str], least: float | None) -> Filter | None:
-        """The filter that is asked for, None for none. Raises InputError where the answers have nothing for it."""
-        if not classes and least is None:
+    def from_options(cls, task_spec: TaskSpec, classes: Sequence[str], min_probability: float | None) -> Filter | None:
+        """Return the filter of the options, None without options. Raises InputError if the filter does not fit."""
+        if not classes and min_probability is None:
             return None
-        asked = [inner for inner in (question, *question.heads.values()) if inner.labels]
-        known = sorted({label for inner in asked for label in inner.labels})
-        if not known:
-            raise InputError(f"--class, --min-probability: a model for {question.task} has no labels to choose from")
-        if least is not None and all(inner.task == "segmentation" for inner in asked):
-            raise InputError("--min-probability: masks have no probability for each class; use --threshold or --class")
-        if KEPT in question.heads:
+        labelled = [spec for spec in (task_spec, *task_spec.heads.values()) if spec.labels]
+        labels = sorted({label for spec in labelled for label in spec.labels})
+        if not labels:
             raise InputError(
-                f"--class, --min-probability: a row tells under {KEPT!r} whether it is chosen, but a head of this "
-                "model has that name; leave the options out, and choose among the rows of --output"
+                f"--class, --min-probability: a model for {task_spec.task} has no labels to filter by",
+                code="filter.no_labels",
             )
-        if problems := [_unknown(label, known) for label in classes if label not in known]:
-            raise InputError("\n".join(problems))
-        return cls(question, frozenset(classes), least or 0.0)
+        if min_probability is not None and all(spec.task == "segmentation" for spec in labelled):
+            raise InputError(
+                "--min-probability: a mask has no probability for each class; use --threshold or --class",
+                code="filter.mask_probability",
+            )
+        if KEPT in task_spec.heads:
+            raise InputError(
+                f"--class, --min-probability: the row key {KEPT!r} says whether the filter keeps an answer, but a head "
+                "of this model has the same name; omit the options, and filter the rows of --output",
+                code="filter.key_taken",
+            )
+        if problems := [_unknown_label(label, labels) for label in classes if label not in labels]:
+            raise InputError("\n".join(problem.message for problem in problems), code="filter.label", problems=problems)
+        return cls(task_spec, frozenset(classes), min_probability or 0.0)
 
     def keeps(self, answer: Answer) -> bool:
-        """Whether an answer is of interest."""
-        if answer.mask is not None:  # the told regions are only the largest
-            found = np.unique(answer.mask)
-            return not self.classes or any(self.question.labels[number] in self.classes for number in found if number)
-        if not self.question.heads:
-            return self._keeps(answer.fields)
-        return any(self._keeps(answer.fields[head]) for head, inner in self.question.heads.items() if inner.labels)
-
-    def _keeps(self, told: Mapping[str, Any]) -> bool:
+        """Whether the filter keeps an answer."""
+        if answer.mask is not None:  # the answer's regions are only the largest ones
+            class_numbers = np.unique(answer.mask)
+            return not self.classes or any(
+                self.task_spec.labels[number] in self.classes for number in class_numbers if number
+            )
+        if not self.task_spec.heads:
+            return self._keeps_fields(answer.fields)
         return any(
-            probability >= self.least and (not self.classes or label in self.classes)
-            for label, probability in _labels(told)
+            self._keeps_fields(answer.fields[head]) for head, spec in self.task_spec.heads.items() if spec.labels
+        )
+
+    def _keeps_fields(self, fields: Mapping[str, Any]) -> bool:
+        return any(
+            probability >= self.min_probability and (not self.classes or label in self.classes)
+            for label, probability in _label_probabilities(fields)
         )
 
 
-def filtered(finish: Finish, chosen: Filter | None) -> Finish:
-    """What is done with each answer that is of interest; the others become rows that say they are not."""
-    if chosen is None:
+def with_filter(finish: FinishRow, answer_filter: Filter | None) -> FinishRow:
+    """Return a `finish` that finishes the answers the filter keeps, and marks all rows with `KEPT`."""
+    if answer_filter is None:
         return finish
 
-    def finished(picture: Picture, answer: Answer) -> Row:
-        kept = chosen.keeps(answer)
-        marked = replace(answer, fields=answer.fields | {KEPT: kept})
-        return finish(picture, marked) if kept else Row(picture.name, replace(marked, mask=None))
+    def finish_kept(picture: Picture, answer: Answer) -> Row:
+        is_kept = answer_filter.keeps(answer)
+        with_kept = replace(answer, fields=answer.fields | {KEPT: is_kept})
+        return finish(picture, with_kept) if is_kept else Row(picture.name, replace(with_kept, mask=None))
 
-    return finished
+    return finish_kept
 
 
-def left_out(row: Row) -> bool:
-    """Whether a filter says that the row is of no interest."""
+def is_filtered_out(row: Row) -> bool:
+    """Whether a filter removed this row's answer."""
     return row.answer is not None and row.answer.fields.get(KEPT) is False
 
 
-def _labels(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The labels that one question's answer tells, each with its probability."""
-    if "regions" in told:
-        yield from ((region["label"], 1.0) for region in told["regions"])
-    elif "label" in told:
-        yield told["label"], told["probability"]
-    elif "labels" in told:
-        held = set(told["labels"])
-        yield from ((entry["label"], entry["probability"]) for entry in told["top"] if entry["label"] in held)
+def _label_probabilities(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the labels of one answer with their probabilities."""
+    if "regions" in fields:
+        yield from ((region["label"], 1.0) for region in fields["regions"])
+    elif "label" in fields:
+        yield fields["label"], fields["probability"]
+    elif "labels" in fields:
+        chosen_labels = set(fields["labels"])
+        yield from (
+            (entry["label"], entry["probability"]) for entry in fields["top"] if entry["label"] in chosen_labels
+        )
 
 
-def _unknown(label: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(label, known, n=3)
-    some = ", ".join([*known[:10], "…"] if len(known) > 10 else known)
-    there = f"did you mean {' or '.join(near)}?" if near else f"it has {some}"
-    return f"--class {label}: the model has no such label; {there}"
+def _unknown_label(label: str, labels: Sequence[str]) -> Problem:
+    similar = difflib.get_close_matches(label, labels, n=3)
+    shown = ", ".join([*labels[:10], "…"] if len(labels) > 10 else labels)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"its labels are {shown}"
+    return Problem("filter.label", f"--class {label}: the model has no such label; {hint}")

@@ -1,4 +1,4 @@
-"""What the client for Python can be given as a picture."""
+"""Convert the inputs of the Python client to pictures."""
 
 from __future__ import annotations
 
@@ -18,61 +18,63 @@ from model.errors import InputError
 from model.preprocess import ImageError, check_size
 
 Input: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A file, the bytes of one, a Pillow picture, or uint8 RGB [H, W, 3]."""
+"""A path, the bytes of an image file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-def picture_given(given: Any, number: int) -> Picture:
-    """The picture, under its file's name or its number among those that were given. Raises InputError."""
-    match given:
-        case str() if _ADDRESS.match(given):
+def picture_from_input(source: Any, index: int) -> Picture:
+    """Return the input as a Picture, named by its file or by its index. Raises InputError."""
+    match source:
+        case str() if _ADDRESS.match(source):
             raise InputError(
-                f"picture {number} is an address, and Client takes a file, bytes, a Pillow picture or uint8 [H, W, 3]: "
-                "fetch it yourself and give its bytes, or use `client infer`, which fetches addresses"
+                f"image {index}: expected a path, bytes, a Pillow image or uint8 [H, W, 3], got an address; "
+                "download it and pass its bytes, or use `client infer`, which fetches addresses",
+                code="image.address",
             )
         case str() | os.PathLike():
-            path = Path(given)
+            path = Path(source)
             return picture_of_file(path, PurePath(path.name))
         case bytes():
-            return Picture(f"#{number}", PurePath(str(number)), lambda: given)
+            return Picture(f"#{index}", PurePath(str(index)), lambda: source)
         case Image.Image():
-            return Picture(f"#{number}", PurePath(str(number)), partial(_encoded, given))
+            return Picture(f"#{index}", PurePath(str(index)), partial(_png_bytes, source))
         case np.ndarray():
-            return Picture(f"#{number}", PurePath(str(number)), partial(_from_array, given))
+            return Picture(f"#{index}", PurePath(str(index)), partial(_image_from_array, source))
     raise InputError(
-        f"picture {number}: expected a file, bytes, a Pillow picture or uint8 [H, W, 3], got {type(given).__name__}"
+        f"image {index}: expected a path, bytes, a Pillow image or uint8 [H, W, 3], got {type(source).__name__}",
+        code="image.type",
     )
 
 
-def _encoded(image: Image.Image) -> bytes:
-    """A Pillow picture as a file without loss, so that transparency, 16 bits and EXIF are read as in any file."""
+def _png_bytes(image: Image.Image) -> bytes:
+    """Encode a Pillow image without loss, so that transparency, 16 bits and EXIF are handled as in a file."""
     buffer = io.BytesIO()
     try:
-        _for_png(image).save(buffer, "PNG", compress_level=0, exif=image.getexif())
+        _in_png_mode(image).save(buffer, "PNG", compress_level=0, exif=image.getexif())
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        raise ImageError(f"a picture of mode {image.mode} cannot be used ({error})") from error
+        raise ImageError(f"an image of mode {image.mode} cannot be converted ({error})") from error
     return buffer.getvalue()
 
 
-def _for_png(image: Image.Image) -> Image.Image:
-    """The picture in a mode that a PNG can have. Raises ImageError."""
+def _in_png_mode(image: Image.Image) -> Image.Image:
+    """Convert an image to a mode that PNG supports. Raises ImageError."""
     if image.mode in _PNG_MODES:
         return image
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed range; convert it to 8 or 16 bits a channel")
+        raise ImageError("floating-point pixels have no standard range; convert the image to 8 or 16 bits per channel")
     if not image.mode.startswith("I"):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
-        raise ImageError("grey levels outside 0..65535; convert it to 8 or 16 bits a channel")
+        raise ImageError("grey levels outside 0..65535; convert the image to 8 or 16 bits per channel")
     return Image.fromarray(levels.astype(np.uint16))
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
+def _image_from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise ImageError(f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
     check_size(array.shape[1], array.shape[0])

@@ -1,8 +1,9 @@
-"""Answer many pictures: decoded in parallel, sent in batches, several batches in flight.
+"""Answer many images: decode in parallel, send batches, keep several batches in flight.
 
-Threads decode, not processes: Pillow lets go of Python's lock in nearly all of the work. Of a JPEG of 500 x 400, 2.3 of
-2.7 ms are spent without it, so that about seven cores can decode in one process. On two cores, two processes took 3.0
-ms of CPU time a picture, for the pixels must come back from them, threads 2.5, and the threads were sooner done.
+Threads decode, not processes, because Pillow releases Python's lock for most of the work. Of a JPEG of 500 x 400
+pixels, 2.3 of 2.7 ms run without the lock, so about seven cores can decode in one process. On two cores, two
+processes took 3.0 ms of CPU time for an image, because the pixels must be copied back; threads took 2.5 ms and
+finished sooner.
 """
 
 from __future__ import annotations
@@ -29,50 +30,50 @@ from model.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
 from model.runners.base import Runner
 from model.tasks import Answer, Task
 
-_PENDING_BYTES = 128 * 2**20
-"""Of decoded pictures that wait to be answered, or are being."""
+_MAX_PENDING_BYTES = 128 * 2**20
+"""Limit for decoded images that wait for an answer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one picture: an answer, or the reason why there is none."""
+    """The result for one image: an answer, or an error."""
 
     name: str
-    """The picture's."""
+    """Name of the image."""
     answer: Answer | None = None
     error: str | None = None
     thumbnail: str | None = None
-    """A data URL, where a contact sheet is to show the picture."""
+    """A data URL, for images that a contact sheet shows."""
 
     def as_json(self) -> dict[str, Any]:
-        """The row as it is told: the path, and what was answered or why nothing was."""
-        said = {"error": self.error} if self.answer is None else self.answer.fields
-        return {"path": self.name, **said}
+        """Return the JSON object of the row: the path, and the answer or the error."""
+        fields = {"error": self.error} if self.answer is None else self.answer.fields
+        return {"path": self.name, **fields}
 
 
-Finish: TypeAlias = Callable[[Picture, Answer], Row]
-"""Makes the row of an answered picture while its mask is at hand; called from several threads."""
+FinishRow: TypeAlias = Callable[[Picture, Answer], Row]
+"""Makes the row of an answered image while its mask is in memory. Called from several threads."""
 
 
-def _decoders() -> int:
+def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) + 2
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How much is done at once."""
+    """Batch size and concurrency of inference."""
 
     batch: int = 16
     in_flight: AdaptiveConcurrency = field(default_factory=AdaptiveConcurrency)
-    """Requests; give `TritonServer` its `failed`, so that it follows what the server can take."""
-    workers: int = field(default_factory=_decoders)
-    """Threads that decode pictures, and as many that finish answers."""
-    room: Room = field(default_factory=lambda: PixelBudget.for_threads(_decoders(), at_least=MAX_PIXELS))
-    """For whole pictures, which decoders and finishers share: a few large ones would take all memory otherwise."""
+    """Concurrent requests. Pass its `record_failure` to `TritonServer`, so that it adapts to the server's load."""
+    workers: int = field(default_factory=_default_threads)
+    """Threads that decode images; the same number of threads finishes answers."""
+    pixel_budget: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), at_least=MAX_PIXELS))
+    """Limits the pixels in memory. All threads share it, because a few large images could take all memory."""
 
 
 def plain_row(picture: Picture, answer: Answer) -> Row:
-    """The answer, and nothing done with it."""
+    """Return the answer as a row, unchanged."""
     return Row(picture.name, answer)
 
 
@@ -81,135 +82,137 @@ def infer_pictures(
     task: Task,
     pictures: Iterable[Picture],
     top: int,
-    pace: InferenceSettings,
-    finish: Finish = plain_row,
+    settings: InferenceSettings,
+    finish: FinishRow = plain_row,
 ) -> Iterator[Row]:
-    """Rows in the order of `pictures`, as they come. One that cannot be read or answered is a row with an error.
+    """Yield rows in the order of `pictures`. An image that cannot be read or answered gives a row with an error.
 
-    pictures: taken as they are needed, a few batches ahead.
-    task: the runner's, perhaps with another threshold. finish: many rows wait for those before them, so it should drop
-    what is large; `plain_row` keeps it, and few such rows are made before they are taken. pace: the batch is smaller
-    where the model's images are large.
-    Raises InferenceError when the model's host fails, and what `pictures` and `finish` raise.
+    pictures: read a few batches ahead.
+    task: the runner's task, possibly with another threshold. finish: should drop large data, because many rows wait for
+    earlier rows; `plain_row` keeps all data, so only few of its rows are made ahead. settings: the batch is reduced if
+    the model's images are large.
+    Raises InferenceError if the server or the artifact fails, and whatever `pictures` and `finish` raise.
     """
     image_bytes = math.prod(runner.spec.input.shape)
-    size = max(1, min(pace.batch, _PENDING_BYTES // (2 * image_bytes)))
-    most = max(2, _PENDING_BYTES // (size * image_bytes))
+    batch_size = max(1, min(settings.batch, _MAX_PENDING_BYTES // (2 * image_bytes)))
+    max_pending = max(2, _MAX_PENDING_BYTES // (batch_size * image_bytes))
     with (
-        Senders(pace.in_flight) as senders,
-        ThreadPoolExecutor(pace.workers, "decode") as decoders,
-        ThreadPoolExecutor(pace.workers, "finish") as finishers,
+        Senders(settings.in_flight) as senders,
+        ThreadPoolExecutor(settings.workers, "decode") as decoders,
+        ThreadPoolExecutor(settings.workers, "finish") as finishers,
     ):
-        job = _Job(runner, task, top, finish, decoders, senders, finishers, pace.room)
-        pending: deque[Future[list[_Coming]]] = deque()
-        rows = _Rows(finishers, pace.workers)
-        coming = iter(pictures)
+        batch_runner = _BatchRunner(runner, task, top, finish, decoders, senders, finishers, settings.pixel_budget)
+        pending: deque[Future[list[_PendingRow]]] = deque()
+        row_queue = _RowQueue(finishers, settings.workers)
+        picture_stream = iter(pictures)
         try:
-            while chunk := list(islice(coming, size)):
-                pending.append(job.begin(chunk))
-                # As many again are being decoded while those in flight are answered.
-                while len(pending) >= min(most, 2 * pace.in_flight.limit):
-                    yield from rows.of(pending.popleft())
+            while chunk := list(islice(picture_stream, batch_size)):
+                pending.append(batch_runner.submit(chunk))
+                # While some batches are in flight, the same number is being decoded.
+                while len(pending) >= min(max_pending, 2 * settings.in_flight.limit):
+                    yield from row_queue.rows_of(pending.popleft())
             while pending:
-                yield from rows.of(pending.popleft())
-            yield from rows.begun()
+                yield from row_queue.rows_of(pending.popleft())
+            yield from row_queue.remaining()
         except KeyboardInterrupt:
-            runner.close()  # so that no sender waits any longer for a server that is away
+            runner.close()  # so that no sender keeps waiting for a server that is away
             raise
         finally:
-            # Before the threads are waited for: some of them may wait for what the stream still fetches.
-            if isinstance(coming, Generator):
-                coming.close()
+            # Close the stream before waiting for threads: some may wait for content that the stream still fetches.
+            if isinstance(picture_stream, Generator):
+                picture_stream.close()
             senders.stop()
             decoders.shutdown(wait=False, cancel_futures=True)
             finishers.shutdown(wait=False, cancel_futures=True)
 
 
-_Coming: TypeAlias = "Row | Future[Row] | Callable[[], Row]"
-"""A row; one that is being finished; or one to be finished shortly before it is taken, for it will be large."""
-_Loaded: TypeAlias = "Geometry | ImageError"
+_PendingRow: TypeAlias = "Row | Future[Row] | Callable[[], Row]"
+"""A row, a row that is being finished, or a call that makes a large row shortly before it is needed."""
+_LoadResult: TypeAlias = "Geometry | ImageError"
 
 
-class _Rows:
-    """The rows of batches, in order; of those that are large, no more are made than threads can make at once."""
+class _RowQueue:
+    """Rows of batches in order. Of large rows, only as many are made ahead as there are threads."""
 
-    def __init__(self, finishers: Executor, ahead: int) -> None:
+    def __init__(self, finishers: Executor, max_started: int) -> None:
         self._finishers = finishers
-        self._ahead = ahead
-        self._begun: deque[Row | Future[Row]] = deque()
+        self._max_started = max_started
+        self._started: deque[Row | Future[Row]] = deque()
 
-    def of(self, batch: Future[list[_Coming]]) -> Iterator[Row]:
-        """The rows of a batch when it is answered, but for a few that are still being finished."""
-        # What was answered before neither waits for this batch, nor is lost when it fails.
+    def rows_of(self, batch: Future[list[_PendingRow]]) -> Iterator[Row]:
+        """Yield the rows of a batch once it is answered, except a few that are still being finished."""
+        # Rows that are answered neither wait for this batch nor get lost if it fails.
         if not batch.done() or batch.exception():
-            yield from self.begun()
+            yield from self.remaining()
         for row in batch.result():
-            self._begun.append(self._finishers.submit(row) if callable(row) else row)
-            if len(self._begun) > self._ahead:
-                yield self._next()
+            self._started.append(self._finishers.submit(row) if callable(row) else row)
+            if len(self._started) > self._max_started:
+                yield self._pop()
 
-    def begun(self) -> Iterator[Row]:
-        """The few that are left."""
-        while self._begun:
-            yield self._next()
+    def remaining(self) -> Iterator[Row]:
+        """Yield the rows that are left."""
+        while self._started:
+            yield self._pop()
 
-    def _next(self) -> Row:
-        row = self._begun.popleft()
+    def _pop(self) -> Row:
+        row = self._started.popleft()
         return row if isinstance(row, Row) else row.result()
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is the same for all batches."""
+class _BatchRunner:
+    """Decodes, sends and finishes batches of one job."""
 
     runner: Runner
     task: Task
     top: int
-    finish: Finish
+    finish: FinishRow
     decoders: Executor
     senders: Senders
     finishers: Executor
-    room: Room
+    pixel_budget: Room
 
-    def begin(self, pictures: Sequence[Picture]) -> Future[list[_Coming]]:
-        """Decode a batch, each picture right into its place, and send it when all are there."""
+    def submit(self, pictures: Sequence[Picture]) -> Future[list[_PendingRow]]:
+        """Decode the images into one batch array, and send the batch when all are decoded."""
         batch = np.empty((len(pictures), *self.runner.spec.input.shape), dtype=np.uint8)
-        loaded = [self.decoders.submit(self._load, *one) for one in zip(pictures, batch, strict=True)]
-        return self.senders.after(loaded, len(pictures), partial(self._answer, pictures, batch, loaded))
+        loading = [
+            self.decoders.submit(self._load, picture, slot) for picture, slot in zip(pictures, batch, strict=True)
+        ]
+        return self.senders.submit_after(loading, len(pictures), partial(self._infer_batch, pictures, batch, loading))
 
-    def _load(self, picture: Picture, place: ImageArray) -> _Loaded:
+    def _load(self, picture: Picture, slot: ImageArray) -> _LoadResult:
         try:
-            place[...], geometry = picture.load(self.runner.spec.preprocess, self.room)
+            slot[...], geometry = picture.load(self.runner.spec.preprocess, self.pixel_budget)
         except ImageError as error:
             return error
         return geometry
 
-    def _answer(
-        self, pictures: Sequence[Picture], batch: ImageArray, loaded: Sequence[Future[_Loaded]]
-    ) -> list[_Coming]:
-        """Answer one batch, in the thread of a sender, which does not wait for its answers to be finished."""
-        found = [one.result() for one in loaded]
-        readable = [number for number, one in enumerate(found) if isinstance(one, Geometry)]
-        if len(readable) < len(found):
+    def _infer_batch(
+        self, pictures: Sequence[Picture], batch: ImageArray, loading: Sequence[Future[_LoadResult]]
+    ) -> list[_PendingRow]:
+        """Answer one batch in a sender's thread. The thread does not wait until the rows are finished."""
+        load_results = [future.result() for future in loading]
+        readable = [number for number, load_result in enumerate(load_results) if isinstance(load_result, Geometry)]
+        if len(readable) < len(load_results):
             batch = batch[readable]
         outputs = self.runner.infer(batch) if readable else {}
-        answered = iter(range(len(readable)))
-        rows: list[_Coming] = []
-        for picture, one in zip(pictures, found, strict=True):
-            if isinstance(one, ImageError):
-                rows.append(Row(picture.name, error=str(one)))
+        output_rows = iter(range(len(readable)))
+        rows: list[_PendingRow] = []
+        for picture, load_result in zip(pictures, load_results, strict=True):
+            if isinstance(load_result, ImageError):
+                rows.append(Row(picture.name, error=str(load_result)))
             else:
-                number = next(answered)
-                own = {name: array[number] for name, array in outputs.items()}
-                row = partial(self._row, picture, own, one)
+                number = next(output_rows)
+                picture_outputs = {name: array[number] for name, array in outputs.items()}
+                row = partial(self._finish_row, picture, picture_outputs, load_result)
                 rows.append(row if self.finish is plain_row else self.finishers.submit(row))
         return rows
 
-    def _row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
+    def _finish_row(self, picture: Picture, output: dict[str, NDArray[Any]], geometry: Geometry) -> Row:
         try:
             if self.finish is plain_row:
                 return plain_row(picture, self.task.checked_answer(output, geometry, self.top))
-            with self.room(math.prod(geometry.source_size)):  # it may decode the picture once more, to draw it
+            with self.pixel_budget(math.prod(geometry.source_size)):  # `finish` may decode it again
                 return self.finish(picture, self.task.checked_answer(output, geometry, self.top))
         except AnswerError as error:
             return Row(picture.name, error=str(error))

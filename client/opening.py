@@ -1,4 +1,4 @@
-"""Opening what answers: a served model, or an artifact in this process."""
+"""Open the model that answers: on a server, or from an artifact in this process."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 def open_runner(
     source: Path | None,
-    where: str | Connection,
+    url: str | Connection,
     model: str | None,
     version: str,
     on_failure: OnFailure = lambda error: None,
     pinned: bool = False,
 ) -> Runner:
-    """An artifact, or with `source` None a model of the server at `where`; `model` None is the only one there.
+    """Open the artifact `source`, or if that is None, a model of the server at `url`.
 
-    on_failure: told of each failed request before it is repeated, in the thread that asks.
-    pinned: whether one version answers all requests, also when the server loads another meanwhile.
+    model: None selects the only model of the server.
+    on_failure: called with the error of each failed request before its retry, in the thread of the request.
+    pinned: whether one version answers all requests, even if the server loads another version.
 
     Raises InputError, ArtifactError, InferenceError, SpecError.
     """
@@ -35,37 +36,41 @@ def open_runner(
         return open_artifact(source)
     from model.runners.triton import TritonRunner
 
-    server = server_at(where, on_failure)
+    server = server_at(url, on_failure)
     runner = TritonRunner(server, model or only_model(server), version)
     return runner.pinned() if pinned else runner
 
 
 def models_with_spec(server: TritonServer) -> list[str]:
-    """The ready models that the builder published: not their decoders and ensembles. Raises InferenceError."""
+    """Return the ready models that have a spec, so no decoders and no ensembles. Raises InferenceError."""
     ready = sorted({state.name for state in server.models() if state.state == "READY"})
     return [name for name in ready if METADATA_KEY in server.config(name).get("parameters", {})]
 
 
 def only_model(server: TritonServer) -> str:
-    """The one model that a server serves. Raises InputError when there are more or none."""
+    """Return the only model of a server. Raises InputError if there are several or none."""
     ready = models_with_spec(server)
     if len(ready) == 1:
         return ready[0]
-    raise InputError(f"{server.url} serves {', '.join(ready) or 'no model'}; choose one with --model")
+    raise InputError(
+        f"{server.url} serves {', '.join(ready) or 'no model'}; choose a model with --model", code="server.which_model"
+    )
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Refuse what is no threshold; None is none given. Raises InputError."""
+    """Refuse a threshold outside 0..1; None is valid. Raises InputError."""
     if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold}: is a probability between 0 and 1, neither of them included")
+        raise InputError(
+            f"--threshold {threshold}: expected a probability above 0 and below 1", code="option.threshold_range"
+        )
 
 
-def task_with(runner: Runner, threshold: float | None) -> Task:
-    """The runner's task, with another threshold where one is given. Raises InputError for a task that has none."""
+def task_with_threshold(runner: Runner, threshold: float | None) -> Task:
+    """Return the runner's task, with this threshold if it is set. Raises InputError for a task without a threshold."""
     task = task_of(runner.spec)
     if threshold is None:
         return task
     try:
         return task.with_threshold(threshold)
     except SpecError as error:
-        raise InputError(f"--threshold {threshold}: {error} ({runner.origin})") from error
+        raise InputError(f"--threshold {threshold}: {error} ({runner.origin})", code=error.code) from error

@@ -1,9 +1,9 @@
-"""How many requests are under way at once: as many as make the server answer more in the same time, and no more.
+"""Adapt the number of concurrent requests to what the server can process.
 
-The number grows while throughput does, at first by half and then one by one, and goes back when it did not. By
-Little's law the latency grows in proportion where throughput stays, so that requests would only wait in the server's
-queue, and the answers of its other clients with them. It is halved when the server refuses or is late, as TCP does, and
-a quarter less when the same number takes twice as long as before: others need the server too.
+The number grows while throughput grows: first by half, later by one. It goes back if throughput did not grow. By
+Little's law, more requests at the same throughput only wait longer in the server's queue, and delay its other
+clients. The number is halved if the server refuses a request or answers too late, as in TCP. It falls by a quarter if
+the same number takes twice as long as before, because other clients need the server too.
 """
 
 from __future__ import annotations
@@ -14,90 +14,92 @@ from collections.abc import Callable
 
 from model.errors import BusyError, DeadlineError
 
-MOST = 64
-"""Requests under way at once, whatever the server could take."""
-_FIRST = 4
-"""Two instances at work, and two requests that wait for them."""
-_REST = 8
-"""Rounds after a vain try before the next one."""
-_LEAST_ANSWERS = 6
-"""In a round."""
-_FADING = 0.95
-"""The best of the last rounds is what a try is held against; each round it counts for less."""
+MAX_CONCURRENCY = 64
+"""Upper limit of concurrent requests."""
+_INITIAL_LIMIT = 4
+"""Two model instances at work, and two requests that wait for them."""
+_ROUNDS_BETWEEN_RAISES = 8
+"""Rounds to wait after a raise that did not help."""
+_MIN_ROUND_ANSWERS = 6
+"""Minimum number of answers in a round."""
+_RATE_DECAY = 0.95
+"""The best rate counts less after each round by this factor."""
 
 Clock = Callable[[], float]
 
 
 class AdaptiveConcurrency:
-    """A number of requests that follows what the server can take. Safe to use from several threads."""
+    """A limit of concurrent requests that follows the server's capacity. Safe to use from several threads."""
 
-    def __init__(self, fixed: int | None = None, first: int = _FIRST, clock: Clock = time.monotonic) -> None:
-        """`fixed` stays; otherwise `first` is where it begins. clock: seconds."""
-        self.limit = fixed or first
-        self._fixed = fixed is not None
+    def __init__(
+        self, fixed_limit: int | None = None, initial_limit: int = _INITIAL_LIMIT, clock: Clock = time.monotonic
+    ) -> None:
+        """fixed_limit: the limit never changes. initial_limit: the first limit otherwise. clock: returns seconds."""
+        self.limit = fixed_limit or initial_limit
+        self._is_fixed = fixed_limit is not None
         self._clock = clock
         self._lock = threading.Lock()
-        self._good_limit, self._good_rate = self.limit, 0.0
-        self._fast, self._rest, self._unheard = True, 0, 0
-        self._begin(skip=self.limit)
+        self._best_limit, self._best_rate = self.limit, 0.0
+        self._grows_fast, self._rounds_to_raise, self._ignored_answers = True, 0, 0
+        self._start_round(answers_to_skip=self.limit)
 
-    def answered(self, images: int, waiting: bool) -> None:
-        """A request with so many images came back; `waiting` says whether the limit has kept another one from going."""
+    def record_answer(self, images: int, is_limited: bool) -> None:
+        """Record an answered request. is_limited: whether another request had to wait because of the limit."""
         with self._lock:
-            self._unheard = max(0, self._unheard - 1)
-            if self._fixed:
+            self._ignored_answers = max(0, self._ignored_answers - 1)
+            if self._is_fixed:
                 return
-            if self._skip:
-                self._skip -= 1
-                self._began = self._clock()
+            if self._answers_to_skip:
+                self._answers_to_skip -= 1
+                self._round_start_s = self._clock()
                 return
-            self._answers += 1
-            self._images += images
-            self._waited += waiting
-            if self._answers >= max(2 * self.limit, _LEAST_ANSWERS) and self._clock() > self._began:
-                self._decide(self._images / (self._clock() - self._began))
+            self._round_answers += 1
+            self._round_images += images
+            self._limited_answers += is_limited
+            if self._round_answers >= max(2 * self.limit, _MIN_ROUND_ANSWERS) and self._clock() > self._round_start_s:
+                self._evaluate_round(self._round_images / (self._clock() - self._round_start_s))
 
-    def failed(self, error: Exception) -> None:
-        """A request failed, and is asked again. All that were under way with it are one sign, not many."""
+    def record_failure(self, error: Exception) -> None:
+        """Record a failed request that will be retried. Requests that were in flight together count as one failure."""
         with self._lock:
-            if self._fixed or self._unheard or not isinstance(error, BusyError | DeadlineError):
+            if self._is_fixed or self._ignored_answers or not isinstance(error, BusyError | DeadlineError):
                 return
-            self._unheard = self.limit
-            self._settle(max(1, self.limit // 2), 0.0)
-            self._fast, self._rest = False, _REST
-            self._begin(skip=self._unheard)
+            self._ignored_answers = self.limit
+            self._set_best(max(1, self.limit // 2), 0.0)
+            self._grows_fast, self._rounds_to_raise = False, _ROUNDS_BETWEEN_RAISES
+            self._start_round(answers_to_skip=self._ignored_answers)
 
-    def _decide(self, rate: float) -> None:
-        """What a round has shown. rate: images per second."""
-        if self._waited < self._answers / 2:
-            self._begin(skip=0)  # the pictures do not come faster than they are answered
-        elif self.limit > self._good_limit:
-            hoped = 1 + (self.limit / self._good_limit - 1) / 2
-            if rate >= hoped * self._good_rate:
-                self._settle(self.limit, rate)
-                self._try_more()
+    def _evaluate_round(self, rate: float) -> None:
+        """Change the limit after a round. rate: images per second."""
+        if self._limited_answers < self._round_answers / 2:
+            self._start_round(answers_to_skip=0)  # decoding is the bottleneck, not the limit
+        elif self.limit > self._best_limit:
+            required_gain = 1 + (self.limit / self._best_limit - 1) / 2
+            if rate >= required_gain * self._best_rate:
+                self._set_best(self.limit, rate)
+                self._raise_limit()
             else:
-                self.limit = self._good_limit
-                self._fast, self._rest = False, _REST
-                self._begin(skip=self.limit)
-        elif rate < self._good_rate / 2:
-            self._settle(max(1, self.limit * 3 // 4), 0.0)
-            self._fast, self._rest = False, _REST
-            self._begin(skip=self.limit)
+                self.limit = self._best_limit
+                self._grows_fast, self._rounds_to_raise = False, _ROUNDS_BETWEEN_RAISES
+                self._start_round(answers_to_skip=self.limit)
+        elif rate < self._best_rate / 2:
+            self._set_best(max(1, self.limit * 3 // 4), 0.0)
+            self._grows_fast, self._rounds_to_raise = False, _ROUNDS_BETWEEN_RAISES
+            self._start_round(answers_to_skip=self.limit)
         else:
-            self._settle(self.limit, max(rate, _FADING * self._good_rate))
-            self._rest = max(0, self._rest - 1)
-            self._begin(skip=0) if self._rest else self._try_more()
+            self._set_best(self.limit, max(rate, _RATE_DECAY * self._best_rate))
+            self._rounds_to_raise = max(0, self._rounds_to_raise - 1)
+            self._start_round(answers_to_skip=0) if self._rounds_to_raise else self._raise_limit()
 
-    def _settle(self, limit: int, rate: float) -> None:
-        self.limit = self._good_limit = limit
-        self._good_rate = rate
+    def _set_best(self, limit: int, rate: float) -> None:
+        self.limit = self._best_limit = limit
+        self._best_rate = rate
 
-    def _try_more(self) -> None:
-        self.limit = min(MOST, self.limit + (max(1, self.limit // 2) if self._fast else 1))
-        self._begin(skip=self.limit)
+    def _raise_limit(self) -> None:
+        self.limit = min(MAX_CONCURRENCY, self.limit + (max(1, self.limit // 2) if self._grows_fast else 1))
+        self._start_round(answers_to_skip=self.limit)
 
-    def _begin(self, skip: int) -> None:
-        """Begin a round, after so many answers to requests that were sent on other terms."""
-        self._skip, self._began = skip, self._clock()
-        self._answers = self._images = self._waited = 0
+    def _start_round(self, answers_to_skip: int) -> None:
+        """Start a round. answers_to_skip: number of answers to requests that were sent under the previous limit."""
+        self._answers_to_skip, self._round_start_s = answers_to_skip, self._clock()
+        self._round_answers = self._round_images = self._limited_answers = 0

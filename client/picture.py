@@ -1,4 +1,4 @@
-"""A picture to be answered: what it is called, and how to get at it."""
+"""An image to answer: its name, and how to read it."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ from model.preprocess import Geometry, ImageArray, Preprocess, Room, decode_imag
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One of the pictures of a job."""
+    """One image of a job."""
 
     name: str
-    """Path or address as rows tell it, in valid Unicode. It stands for the picture: no job has two of one name."""
-    place: PurePath
-    """Where it lies below what was searched, relative and without `..`; files made of it lie there too."""
+    """Path or address as rows show it, in valid Unicode. It is unique in a job."""
+    relative_path: PurePath
+    """Path below the searched folder, without `..`. Files made from the image get the same relative path."""
     content: Callable[[], bytes | Image.Image]
-    """Encoded bytes, or an RGB picture such as a video's frame; called from several threads. Raises ImageError."""
+    """Returns encoded bytes, or an RGB image such as a video frame. Called from several threads. Raises ImageError."""
 
-    def load(self, how: Preprocess, room: Room = nullcontext) -> tuple[ImageArray, Geometry]:
-        """As `model.preprocess.load_image`. Raises ImageError."""
+    def load(self, preprocess: Preprocess, pixel_budget: Room = nullcontext) -> tuple[ImageArray, Geometry]:
+        """Decode and preprocess the image, as `model.preprocess.load_image` does. Raises ImageError."""
         content = self.content()
-        return load_image(content, how, room) if isinstance(content, bytes) else fit_image(content, how)
+        return (
+            load_image(content, preprocess, pixel_budget)
+            if isinstance(content, bytes)
+            else fit_image(content, preprocess)
+        )
 
-    def whole(self) -> Image.Image:
-        """The upright RGB picture at its own size. Raises ImageError."""
+    def decode(self) -> Image.Image:
+        """Decode the upright RGB image at its own size. Raises ImageError."""
         content = self.content()
         return decode_image(content) if isinstance(content, bytes) else content
 
 
-def picture_of_file(path: Path, place: PurePath) -> Picture:
-    """A picture in a file, which is read when it is its turn."""
-    return Picture(as_text(path), place, partial(read_picture, path))
+def picture_of_file(path: Path, relative_path: PurePath) -> Picture:
+    """Return a Picture of a file; the file is read when its content is needed."""
+    return Picture(as_unicode(path), relative_path, partial(read_picture, path))
 
 
-def as_text(path: PurePath | str) -> str:
-    """A path in valid Unicode, which JSON must be and a file name need not."""
+def as_unicode(path: PurePath | str) -> str:
+    """Return a path in valid Unicode. JSON requires valid Unicode, file names do not."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

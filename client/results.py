@@ -16,7 +16,7 @@ from model.tasks import Answer
 
 @dataclass(frozen=True)
 class Ranked:
-    """A label and how probable it is, 0..1."""
+    """A label with its probability, 0..1."""
 
     label: str
     probability: float
@@ -24,7 +24,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Region:
-    """A class of a mask and the share of the picture it covers, 0..1."""
+    """A class of a mask, and the share of the image it covers, 0..1."""
 
     label: str
     share: float
@@ -32,11 +32,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Result:
-    """What was answered about one picture. Its own fields are those of the model's task."""
+    """The answer for one image. The subclasses have the fields of their task."""
 
     name: str
     fields: Mapping[str, Any] = field(repr=False)
-    """The same as the JSON object of `client infer`."""
+    """The JSON object of `client infer`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LabelResult(Result):
     label: str
     probability: float
     top: tuple[Ranked, ...]
-    """As many as were asked for, the best first."""
+    """The best labels, best first; their number is the client's `top`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EmbeddingResult(Result):
 
 @dataclass(frozen=True)
 class MaskResult(Result):
-    """Segmentation: class numbers uint8 [H, W] at the picture's own size, 0 the background."""
+    """Segmentation: class numbers, uint8 [H, W] at the image's own size; 0 is the background."""
 
     mask: NDArray[np.uint8] = field(repr=False)
     regions: tuple[Region, ...]
@@ -74,54 +74,54 @@ class MaskResult(Result):
 
 @dataclass(frozen=True)
 class HeadsResult(Result):
-    """Several heads: a result each, by the head's name."""
+    """Several heads: one result for each, by the head's name."""
 
     heads: Mapping[str, Result]
 
 
 @dataclass(frozen=True)
 class Failed(Result):
-    """A picture that could not be read, or whose answer means nothing (NaN), and why. Only streams have these."""
+    """An image that could not be read, or whose answer is impossible (NaN), with the reason. Only streams return it."""
 
     error: str
 
 
-def result_of(row: Row, question: TaskSpec) -> Result:
-    """A row as the result its task has."""
+def result_of(row: Row, task_spec: TaskSpec) -> Result:
+    """Return the row as a result of its task."""
     if row.answer is None:
         return Failed(row.name, row.as_json(), row.error or "")
-    return _typed(row.name, row.answer, question)
+    return _typed_result(row.name, row.answer, task_spec)
 
 
-def _typed(name: str, answer: Answer, question: TaskSpec) -> Result:
-    told = answer.fields
-    match question.task:
+def _typed_result(name: str, answer: Answer, task_spec: TaskSpec) -> Result:
+    fields = answer.fields
+    match task_spec.task:
         case "multiclass":
-            return LabelResult(name, told, told["label"], told["probability"], _top(told))
+            return LabelResult(name, fields, fields["label"], fields["probability"], _ranking(fields))
         case "multilabel":
-            return LabelSetResult(name, told, tuple(told["labels"]), _top(told))
+            return LabelSetResult(name, fields, tuple(fields["labels"]), _ranking(fields))
         case "embedding" if answer.embedding is not None:
-            return EmbeddingResult(name, told, answer.embedding)
+            return EmbeddingResult(name, fields, answer.embedding)
         case "segmentation" if answer.mask is not None:
-            regions = tuple(Region(region["label"], region["share"]) for region in told["regions"])
-            return MaskResult(name, told, answer.mask, regions)
+            regions = tuple(Region(region["label"], region["share"]) for region in fields["regions"])
+            return MaskResult(name, fields, answer.mask, regions)
         case "heads":
-            return HeadsResult(name, told, _heads(name, answer, question))
-    return Result(name, told)  # a task of one's own
+            return HeadsResult(name, fields, _head_results(name, answer, task_spec))
+    return Result(name, fields)  # the task of a plug-in
 
 
-def _heads(name: str, answer: Answer, question: TaskSpec) -> dict[str, Result]:
-    """Each head by itself; their embeddings lie one after the other in the answer's."""
-    typed: dict[str, Result] = {}
-    start = 0
-    for head, inner in question.heads.items():
+def _head_results(name: str, answer: Answer, task_spec: TaskSpec) -> dict[str, Result]:
+    """Return one result for each head. The answer's embedding holds those of all heads, one after the other."""
+    results: dict[str, Result] = {}
+    offset = 0
+    for head, head_spec in task_spec.heads.items():
         vector = None
-        if inner.embedding_size is not None and answer.embedding is not None:
-            vector = answer.embedding[start : start + inner.embedding_size]
-            start += inner.embedding_size
-        typed[head] = _typed(name, Answer(answer.fields[head], embedding=vector), inner)
-    return typed
+        if head_spec.embedding_size is not None and answer.embedding is not None:
+            vector = answer.embedding[offset : offset + head_spec.embedding_size]
+            offset += head_spec.embedding_size
+        results[head] = _typed_result(name, Answer(answer.fields[head], embedding=vector), head_spec)
+    return results
 
 
-def _top(told: Mapping[str, Any]) -> tuple[Ranked, ...]:
-    return tuple(Ranked(entry["label"], entry["probability"]) for entry in told["top"])
+def _ranking(fields: Mapping[str, Any]) -> tuple[Ranked, ...]:
+    return tuple(Ranked(entry["label"], entry["probability"]) for entry in fields["top"])

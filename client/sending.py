@@ -1,4 +1,4 @@
-"""Threads that send requests, as many at once as the pace allows, the first ready first."""
+"""Threads that send requests, up to the concurrency limit; the request that is ready first goes first."""
 
 from __future__ import annotations
 
@@ -10,71 +10,73 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from client.pace import MOST, AdaptiveConcurrency
+from client.pace import MAX_CONCURRENCY, AdaptiveConcurrency
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 @dataclass
-class _Request(Generic[Answer]):
-    send: Callable[[], Answer]
+class _Request(Generic[Response]):
+    send: Callable[[], Response]
     images: int
-    left: int
-    """What must be done before it can be sent."""
-    answer: Future[Answer] = field(default_factory=Future)
+    pending_inputs: int
+    """Number of inputs that must be done before the request can be sent."""
+    response: Future[Response] = field(default_factory=Future)
 
 
 class Senders:
-    """A context; leaving it waits for the requests that are under way, and sends no other."""
+    """A context. On exit it waits for requests in flight and sends no others."""
 
     def __init__(self, in_flight: AdaptiveConcurrency) -> None:
         self._in_flight = in_flight
-        self._pool = ThreadPoolExecutor(max(MOST, in_flight.limit), "send")
+        self._pool = ThreadPoolExecutor(max(MAX_CONCURRENCY, in_flight.limit), "send")
         self._lock = threading.Lock()
         self._ready: deque[_Request[Any]] = deque()
         self._active = 0
         self._open = True
 
-    def after(self, before: Sequence[Future[Any]], images: int, send: Callable[[], Answer]) -> Future[Answer]:
-        """Call `send`, a request with so many images, in a thread when all of `before` are done and it is its turn."""
-        request = _Request(send, images, len(before))
+    def submit_after(
+        self, inputs: Sequence[Future[Any]], images: int, send: Callable[[], Response]
+    ) -> Future[Response]:
+        """Call `send` in a thread once all `inputs` are done and the limit allows it. images: their number in it."""
+        request = _Request(send, images, len(inputs))
 
-        def one_done(_: Future[Any]) -> None:
+        def on_input_done(_: Future[Any]) -> None:
             with self._lock:
-                request.left -= 1
-                if not request.left:
+                request.pending_inputs -= 1
+                if not request.pending_inputs:
                     self._ready.append(request)
-                    self._start()
+                    self._start_ready()
 
-        for future in before:
-            future.add_done_callback(one_done)
-        return request.answer
+        for future in inputs:
+            future.add_done_callback(on_input_done)
+        return request.response
 
-    def _start(self) -> None:
-        """Send what is ready and may go. The lock is held."""
+    def _start_ready(self) -> None:
+        """Send ready requests up to the limit. The caller holds the lock."""
         while self._open and self._ready and self._active < self._in_flight.limit:
             self._active += 1
             self._pool.submit(self._send, self._ready.popleft())
 
     def _send(self, request: _Request[Any]) -> None:
         try:
-            answer = request.send()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the answer is told
-            self._ended(0)
-            request.answer.set_exception(error)
+            response = request.send()
+        except BaseException as error:  # noqa: BLE001 - the future passes it on
+            self._finish_request(0)
+            request.response.set_exception(error)
         else:
-            self._ended(request.images)
-            request.answer.set_result(answer)
+            self._finish_request(request.images)
+            request.response.set_result(response)
 
-    def _ended(self, images: int) -> None:
+    def _finish_request(self, images: int) -> None:
         with self._lock:
             if images:
-                self._in_flight.answered(images, waiting=bool(self._ready))
+                self._in_flight.record_answer(images, is_limited=bool(self._ready))
             self._active -= 1
-            self._start()
+            self._start_ready()
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send no more requests."""
         with self._lock:
             self._open = False
 
@@ -82,7 +84,7 @@ class Senders:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)

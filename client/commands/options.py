@@ -16,77 +16,88 @@ from model.errors import InputError
 from model.local_servers import url_without_option
 
 Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT.")]
-TlsCa = Annotated[Path | None, typer.Option(help="Who signed the server's certificate (PEM): asks by TLS.")]
-TlsCert = Annotated[Path | None, typer.Option(help="The certificate to show (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option(help="Its key (PEM).")]
+TlsCa = Annotated[Path | None, typer.Option(help="CA certificate of the server (PEM); turns on TLS.")]
+TlsCert = Annotated[Path | None, typer.Option(help="Client certificate (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(help="Key of the client certificate (PEM).")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that is starting.")]
-Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds that one request may take.")]
-Patience = Annotated[float, typer.Option(min=0, help="Seconds to repeat requests while the server is away.")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Timeout of one request in seconds.")]
+PatienceOption = Annotated[float, typer.Option(min=0, help="Seconds to repeat requests while the server is away.")]
 SharedMemory = Annotated[
     bool, typer.Option("--shared-memory/--no-shared-memory", help="Share memory with a server on this machine.")
 ]
 
 _DEFAULTS = {"url": DEFAULT_URL, "tls_ca": None, "tls_cert": None, "tls_key": None, "wait": 0.0, "deadline": 60.0}
-_KINDS = {"url": Url, "tls_ca": TlsCa, "tls_cert": TlsCert, "tls_key": TlsKey, "wait": Wait, "deadline": Deadline}
-_TO_INFER = {"patience": (Patience, 60.0), "shared_memory": (SharedMemory, True)}
-_PLACE = "connection"
-_CONTEXT = "context"
+_OPTION_TYPES = {
+    "url": Url,
+    "tls_ca": TlsCa,
+    "tls_cert": TlsCert,
+    "tls_key": TlsKey,
+    "wait": Wait,
+    "deadline": Deadline,
+}
+_INFER_OPTIONS = {"patience": (PatienceOption, 60.0), "shared_memory": (SharedMemory, True)}
+_CONNECTION_PARAMETER = "connection"
+_CONTEXT_PARAMETER = "context"
 
 
-def connects(many: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a connection in place of its parameter `connection`, a model.connection.Connection.
+def with_connection_options(repeats_requests: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's parameter `connection`, a model.connection.Connection, by the options of a connection.
 
-    A command may have a parameter `context` too, a typer.Context.
-    many: whether it asks so much that repeating requests, and shared memory, are worth it.
-    Raises InputError when any of them is given beside `source`: a file then answers, and no server.
+    The command may also have a parameter `context`, a typer.Context.
+    repeats_requests: whether the command sends many requests, so that retries and shared memory are useful.
+    Raises InputError if one of these options is set together with `source`, because a file then answers, not a server.
     """
-    options = {name: (_KINDS[name], default) for name, default in _DEFAULTS.items()} | (_TO_INFER if many else {})
+    options = {name: (_OPTION_TYPES[name], default) for name, default in _DEFAULTS.items()} | (
+        _INFER_OPTIONS if repeats_requests else {}
+    )
 
-    def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        asked = inspect.signature(command).parameters
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        command_parameters = inspect.signature(command).parameters
 
         @functools.wraps(command)
-        def connected(context: typer.Context, **given: Any) -> None:
+        def command_with_options(context: typer.Context, **arguments: Any) -> None:
             from client.connection import connection_of
 
-            if given.get("source") is not None:
-                _check_none_said(context, options)
-            terms = {name: given.pop(name) for name in options}
-            if given.get("source") is None and not is_said(context, "url"):
-                terms["url"] = url_without_option()
-            own = {_CONTEXT: context} if _CONTEXT in asked else {}
-            command(**given, **own, **{_PLACE: connection_of(**terms)})
+            if arguments.get("source") is not None:
+                _check_no_server_options(context, options)
+            connection_options = {name: arguments.pop(name) for name in options}
+            if arguments.get("source") is None and not is_set_on_command_line(context, "url"):
+                connection_options["url"] = url_without_option()
+            context_argument = {_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in command_parameters else {}
+            command(**arguments, **context_argument, **{_CONNECTION_PARAMETER: connection_of(**connection_options)})
 
-        # Connection is no name at run time: the help of a command loads no more than it must.
+        # Connection is not imported at run time, so that --help stays fast.
         hints = typing.get_type_hints(command, localns={"Connection": object}, include_extras=True)
-        parameters = [inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-        for name, parameter in asked.items():
-            if name == _CONTEXT:
+        parameters = [inspect.Parameter(_CONTEXT_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        for name, parameter in command_parameters.items():
+            if name == _CONTEXT_PARAMETER:
                 continue
-            found = options if name == _PLACE else {name: (hints[name], parameter.default)}
+            added = options if name == _CONNECTION_PARAMETER else {name: (hints[name], parameter.default)}
             parameters += [
-                inspect.Parameter(one, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-                for one, (kind, default) in found.items()
+                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for option, (annotation, default) in added.items()
             ]
-        connected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        connected.__annotations__ = {one.name: one.annotation for one in parameters}
-        return connected
+        command_with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command_with_options.__annotations__ = {option.name: option.annotation for option in parameters}
+        return command_with_options
 
-    return decorated
+    return decorate
 
 
-def is_said(context: typer.Context, name: str) -> bool:
-    """Whether an option's value was said on the command line, be it the default."""
+def is_set_on_command_line(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed on the command line, even with its default value."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _check_none_said(context: typer.Context, names: Iterable[str]) -> None:
-    if said := [_flag_of(context, name) for name in names if is_said(context, name)]:
-        raise InputError(f"--from answers in this process, and no server is asked; leave out {', '.join(said)}")
+def _check_no_server_options(context: typer.Context, names: Iterable[str]) -> None:
+    if flags := [_flag_of(context, name) for name in names if is_set_on_command_line(context, name)]:
+        raise InputError(
+            f"--from answers in this process, without a server; omit {', '.join(flags)}", code="option.from_server"
+        )
 
 
 def _flag_of(context: typer.Context, name: str) -> str:
-    """An option as it was said, of `--this/--no-this` the one."""
-    option = next(one for one in context.command.params if one.name == name)
+    """Return the flag that was typed; of `--this/--no-this` the matching one."""
+    option = next(option for option in context.command.params if option.name == name)
     return option.opts[0] if context.params[name] or not option.secondary_opts else option.secondary_opts[0]

@@ -1,16 +1,17 @@
-"""The files of a job's answers, begun, gone on with, or added to; each picture has exactly one row in them.
+"""The answer files of a job: started, resumed or extended; each image has exactly one row.
 
-Three states are told apart by what lies beside the first output when a client starts:
+When a client starts, the files next to the first output tell which of three states the job is in:
 
-- nothing: the job begins.
-- a journal (`<output>.partial`): a client was stopped. The rows in it are kept, what is missing is answered.
-- the output itself: a job was finished. Pictures that are not in it are answered into a new journal and added.
+- no file: the job is new.
+- a journal (`<output>.partial`): a client was stopped. Its rows are kept, and the missing images are answered.
+- the output itself: the job was finished. Images that are not in it are answered into a new journal, and then added.
 
-At the end the files are made from the journal, row by row, each written beside and renamed, the first one last; the
-journal goes when all are there. So whenever a client is killed, starting it again ends in the same files.
+At the end, the files are made from the journal, row by row. Each file is written under a temporary name and renamed,
+the first output last, and then the journal is deleted. So the result is the same whenever a client is killed and
+started again.
 
-Only the job's own files are ever replaced. A job begins where none of its files is. Before it puts one into its place
-it notes the digest, so that the next client knows the files of a killed one from those that others put there meanwhile.
+A job replaces only its own files. It starts only if none of its files exists. Before it renames a file, it records
+the file's digest, so that the next client can tell files of a killed client from files of other programs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
-from client.outputs.formats import FORMATS, Earlier
-from client.outputs.journal import Journal, claimed
-from client.outputs.leftovers import sweep
-from client.outputs.names import Names
-from client.outputs.terms import JobSettings, check_terms, has_placed, terms_beside, write_terms
+from client.outputs.formats import FORMATS, EarlierOutput
+from client.outputs.journal import Journal, lock_outputs
+from client.outputs.leftovers import delete_stale_files
+from client.outputs.names import NameSet
+from client.outputs.terms import JobSettings, check_settings, has_placed_files, settings_path, write_settings
 from model.errors import ExternalError, InputError
 from model.files import atomic_write, sha256_of
 from model.tasks import Answer
@@ -34,209 +35,215 @@ from model.tasks import Answer
 Say = Callable[[str], None]
 
 
-class Answers:
-    """The files of a job, while it goes on."""
+class AnswerFiles:
+    """The answer files of a job while it runs."""
 
     def __init__(
         self,
         paths: Sequence[Path],
-        terms: JobSettings,
-        example: Answer,
+        settings: JobSettings,
+        example_answer: Answer,
         journal: Journal,
-        finished: Names | None,
-        placed: Sequence[str] = (),
+        finished_names: NameSet | None,
+        placed_digests: Sequence[str] = (),
     ) -> None:
-        """placed: SHA-256 of the files that an interrupted client put into their places before the first."""
+        """placed_digests: SHA-256 of the files that an interrupted client put into place before the first output."""
         self.journal = journal
         self.earlier_answered, self.earlier_failed = journal.answered, journal.failed
         """Rows of this job that an interrupted client wrote."""
-        self.finished = finished
-        """The names in the files of a finished job, which are added to; None where there are none."""
+        self.finished_names = finished_names
+        """Names in the files of a finished job that is extended; None if there are no such files."""
         self._paths = paths
-        self._terms = terms
-        self._placed = set(placed)
-        self._example = example
-        self._earlier = journal.names
+        self._settings = settings
+        self._placed_digests = set(placed_digests)
+        self._example_answer = example_answer
+        self._journal_names = journal.names
 
     @property
     def path(self) -> Path:
-        """The first of the files, by which the job is known."""
+        """The first output, which identifies the job."""
         return self._paths[0]
 
     @property
     def earlier(self) -> int:
-        """How many pictures were answered before this client began."""
+        """Number of images that were answered before this client started."""
         in_journal = self.earlier_answered + self.earlier_failed
-        if self.finished is None:
+        if self.finished_names is None:
             return in_journal
         # A client that was killed in the midst of adding rows has left some in both.
-        return in_journal + len(self.finished) - self._earlier.shared_with(self.finished)
+        return in_journal + len(self.finished_names) - self._journal_names.count_shared(self.finished_names)
 
     @property
-    def nothing_new(self) -> bool:
-        """Whether the finished files already hold all."""
-        return self.finished is not None and not self.journal.length
+    def is_unchanged(self) -> bool:
+        """Whether the finished files already have all rows."""
+        return self.finished_names is not None and not self.journal.length
 
-    def has(self, name: str) -> bool:
-        """Whether the picture needs no answer any more."""
-        return name in self._earlier or (self.finished is not None and name in self.finished)
+    def has_row(self, name: str) -> bool:
+        """Whether the image has a row already."""
+        return name in self._journal_names or (self.finished_names is not None and name in self.finished_names)
 
     def write(self, row: Row) -> None:
-        """Take a row, for good. Raises ExternalError when the disk is full."""
+        """Write a row to the journal. Raises ExternalError if the disk is full."""
         self.journal.write(row)
 
     def finish(self) -> None:
-        """Make the files from the journal.
+        """Make the output files from the journal.
 
-        Raises ExternalError when they cannot be written, InputError when there are others now; the journal stays.
+        Raises ExternalError if they cannot be written, InputError if other files now have their names; the journal
+        then stays.
         """
-        if self.nothing_new:
+        if self.is_unchanged:
             return
         first, *others = self._paths
         try:
             self.journal.sync()
             for path in others:
-                self._merge(path)
-            if first.suffix == ".jsonl" and self.finished is None:
-                _check_own([first], self._placed)
-                self.journal.become(first)
+                self._write_output(path)
+            if first.suffix == ".jsonl" and self.finished_names is None:
+                _check_own_files([first], self._placed_digests)
+                self.journal.move_to(first)
             else:
-                self._merge(first)
-            if self._placed:
-                write_terms(first, self._terms)
+                self._write_output(first)
+            if self._placed_digests:
+                write_settings(first, self._settings)
         except OSError as error:
-            why = error.strerror or error
-            raise ExternalError(f"{error.filename or first}: cannot be written ({why})") from error
+            reason = error.strerror or error
+            raise ExternalError(
+                f"{error.filename or first}: cannot be written ({reason})", code="output.not_writable"
+            ) from error
 
-    def _merge(self, path: Path) -> None:
-        how = FORMATS[path.suffix]
-        files = how.files(path)
+    def _write_output(self, path: Path) -> None:
+        output_format = FORMATS[path.suffix]
+        files = output_format.files(path)
         with contextlib.ExitStack() as stack:
-            # What is entered last takes its place first.
-            beside = [stack.enter_context(atomic_write(file)) for file in reversed(files)][::-1]
-            how.write(beside, self.journal.rows(), self._example, self._earlier_in(path))
-            if self.finished is None:
-                _check_own(files, self._placed)
-                self._placed.update(map(sha256_of, beside))
-                write_terms(self.path, self._terms, sorted(self._placed))
+            # The context that is entered last renames its file first.
+            partial_files = [stack.enter_context(atomic_write(file)) for file in reversed(files)][::-1]
+            output_format.write(partial_files, self.journal.rows(), self._example_answer, self._earlier_output(path))
+            if self.finished_names is None:
+                _check_own_files(files, self._placed_digests)
+                self._placed_digests.update(map(sha256_of, partial_files))
+                write_settings(self.path, self._settings, sorted(self._placed_digests))
 
-    def _earlier_in(self, path: Path) -> Earlier | None:
-        """The finished file, of which all rows stay but those that a killed client had added from the journal."""
-        if self.finished is None:
+    def _earlier_output(self, path: Path) -> EarlierOutput | None:
+        """Return the finished file. Its rows stay, except rows that a killed client added from the journal."""
+        if self.finished_names is None:
             return None
-        new = Names(told["path"] for told in self.journal.rows())
-        return Earlier(path, lambda name: name not in new)
+        journal_names = NameSet(row["path"] for row in self.journal.rows())
+        return EarlierOutput(path, lambda name: name not in journal_names)
 
 
 @contextmanager
-def answers_in(
+def open_answer_files(
     paths: Sequence[Path],
-    terms: JobSettings,
-    example: Answer,
+    settings: JobSettings,
+    example_answer: Answer,
     say: Say,
     overwrite: bool = False,
     retry_failed: bool = False,
-) -> Iterator[Answers]:
-    """Begin or go on with the files of a job, and finish them when the block ends without an error.
+) -> Iterator[AnswerFiles]:
+    """Start, resume or extend the files of a job, and finish them if the block ends without an error.
 
-    say: told how to go on when it ends with one. overwrite: start over. retry_failed: pictures without an answer are
-    not known.
-    Raises InputError when the files cannot be gone on with; they are then as they were.
+    say: prints how to continue after an error. overwrite: start over. retry_failed: drop the rows of images without an
+    answer.
+    Raises InputError if the files cannot be continued; they then stay unchanged.
     """
     for path in paths:
-        FORMATS[path.suffix].check(path, example)
+        FORMATS[path.suffix].check(path, example_answer)
     first = paths[0]
     journal = Journal(first)
-    begun = False
+    is_started = False
     try:
-        with claimed(paths[1:]):
+        with lock_outputs(paths[1:]):
             if overwrite:
-                _remove(paths, journal)
-            answers = _gone_on(paths, terms, example, journal, retry_failed)
-            begun = True
+                _delete_outputs(paths, journal)
+            answers = _start_or_resume(paths, settings, example_answer, journal, retry_failed)
+            is_started = True
             yield answers
             answers.finish()
             journal.remove()
     except BaseException:
-        if begun and (kept := journal.rows_kept()):
-            but = ", without --overwrite" if overwrite else ""
-            say(f"{kept} rows are kept in {journal.path}; the same command{but} goes on from there")
+        if is_started and (row_count := journal.count_rows()):
+            options = ", without --overwrite" if overwrite else ""
+            say(f"{row_count} rows are kept in {journal.path}; run the same command{options} to continue")
         raise
     finally:
         if journal.is_empty:
             journal.remove()
-            if begun and not first.exists() and not has_placed(first):
-                terms_beside(first).unlink(missing_ok=True)
+            if is_started and not first.exists() and not has_placed_files(first):
+                settings_path(first).unlink(missing_ok=True)
         journal.close()
 
 
-def _gone_on(
-    paths: Sequence[Path], terms: JobSettings, example: Answer, journal: Journal, retry_failed: bool
-) -> Answers:
-    first, files = paths[0], _files(paths)
-    begun = first.exists() or not journal.is_empty or has_placed(first)
-    placed = check_terms(first, terms) if begun else ()
+def _start_or_resume(
+    paths: Sequence[Path], settings: JobSettings, example_answer: Answer, journal: Journal, retry_failed: bool
+) -> AnswerFiles:
+    first, files = paths[0], _output_files(paths)
+    is_started = first.exists() or not journal.is_empty or has_placed_files(first)
+    placed_digests = check_settings(first, settings) if is_started else ()
     if first.exists():
-        _check_all_there(first, files, journal)
-    elif journal.length or placed:
-        _check_own(files, placed)
+        _check_all_exist(first, files, journal)
+    elif journal.length or placed_digests:
+        _check_own_files(files, placed_digests)
     else:
-        _check_none_there([*files, *map(terms_beside, paths[1:])])
-    journal.cut_torn()
+        _check_none_exist([*files, *map(settings_path, paths[1:])])
+    journal.truncate_torn_row()
     for file in files:
-        sweep(file)
+        delete_stale_files(file)
     if retry_failed:
-        journal.forget_failed()
+        journal.drop_failed()
     if not first.exists():
-        write_terms(first, terms, placed)
-        return Answers(paths, terms, example, journal, None, placed)
-    if placed:  # killed when all was done but this
-        write_terms(first, terms)
-    return Answers(paths, terms, example, journal, _finished(paths, retry_failed))
+        write_settings(first, settings, placed_digests)
+        return AnswerFiles(paths, settings, example_answer, journal, None, placed_digests)
+    if placed_digests:  # a client was killed after the last rename
+        write_settings(first, settings)
+    return AnswerFiles(paths, settings, example_answer, journal, _names_in_outputs(paths, retry_failed))
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """All files that outputs consist of."""
+def _output_files(paths: Sequence[Path]) -> list[Path]:
+    """Return all files of the outputs."""
     return [file for path in paths for file in FORMATS[path.suffix].files(path)]
 
 
-def _check_all_there(first: Path, files: Sequence[Path], journal: Journal) -> None:
+def _check_all_exist(first: Path, files: Sequence[Path], journal: Journal) -> None:
     if missing := [str(file) for file in files if not file.exists()]:
-        rows = f"; or move the other files away, and go on from {journal.length} rows in {journal.path}"
+        resume = f"; or move the other files away, and continue from {journal.length} rows in {journal.path}"
         raise InputError(
-            f"{', '.join(missing)}: is not there, though {first}, which was written with it, is; "
-            f"start over with --overwrite{rows if journal.length else ''}"
+            f"{', '.join(missing)}: missing, but {first}, which was written together with it, exists; "
+            f"start over with --overwrite{resume if journal.length else ''}",
+            code="output.missing",
         )
 
 
-def _check_none_there(files: Sequence[Path]) -> None:
-    if there := [str(file) for file in files if file.exists()]:
+def _check_none_exist(files: Sequence[Path]) -> None:
+    if existing := [str(file) for file in files if file.exists()]:
         raise InputError(
-            f"{', '.join(there)}: is there already, and this job did not write it; give another --output, move it "
-            "away, or write over it with --overwrite"
+            f"{', '.join(existing)}: already exists and was not written by this job; set another --output, move the "
+            "file away, or replace it with --overwrite",
+            code="output.exists",
         )
 
 
-def _check_own(files: Sequence[Path], placed: Collection[str]) -> None:
-    """Refuse to put anything into the place of what has come since the job began, or was changed."""
+def _check_own_files(files: Sequence[Path], placed_digests: Collection[str]) -> None:
+    """Refuse to replace files that appeared or were changed since the job started."""
     for file in files:
-        if file.exists() and sha256_of(file) not in placed:
+        if file.exists() and sha256_of(file) not in placed_digests:
             raise InputError(
-                f"{file}: is not as this job wrote it, or not its own; move it away, and the same command goes on"
+                f"{file}: was changed, or was not written by this job; move it away and run the same command again",
+                code="output.changed",
             )
 
 
-def _finished(paths: Sequence[Path], retry_failed: bool) -> Names:
-    """The names in finished files; those without an answer only where they need none."""
-    # Embeddings know only answered pictures; any other file knows all.
+def _names_in_outputs(paths: Sequence[Path], retry_failed: bool) -> NameSet:
+    """Return the names in finished files; without the failed images if these are retried."""
+    # An .npy file names only answered images; other files name all.
     path, *others = sorted(paths, key=lambda path: path.suffix == ".npy")
-    for other in others:  # to refuse one that somebody changed now, and not when all is answered
+    for other in others:  # so that a changed file is refused now, not after all images are answered
         deque(FORMATS[other.suffix].headings(other), maxlen=0)
     headings = FORMATS[path.suffix].headings(path)
-    return Names(heading.name for heading in headings if not (retry_failed and heading.failed))
+    return NameSet(heading.name for heading in headings if not (retry_failed and heading.failed))
 
 
-def _remove(paths: Sequence[Path], journal: Journal) -> None:
+def _delete_outputs(paths: Sequence[Path], journal: Journal) -> None:
     journal.clear()
-    for file in [*_files(paths), *map(terms_beside, paths)]:
+    for file in [*_output_files(paths), *map(settings_path, paths)]:
         file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Pictures made from masks: the mask itself, the mask laid over the picture, and the picture cut out.
+"""Draw masks: the mask itself, the mask over the image, and the image cut out.
 
-They are drawn by the threads that decode, one file after the other, so that no mask waits in memory.
+The threads that finish answers draw them one file after the other, so that no mask waits in memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
-from client.outputs.names import digest_of
-from client.picture import Picture, as_text
+from client.outputs.names import name_digest
+from client.picture import Picture, as_unicode
 from model.errors import InputError
 from model.files import atomic_write, check_can_write
 from model.gallery import foreground, overlay, paletted, thumbnail
@@ -29,162 +29,186 @@ from model.tasks import Answer
 
 SUFFIX = ".png"
 _COMPRESSION = 1
-"""More would make a photograph a tenth smaller and take four times as long."""
+"""A higher level makes a photograph 10 % smaller and takes four times as long."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An answered picture and its mask, class numbers uint8 [H, W]."""
+class MaskedImage:
+    """An answered image with its mask, class numbers uint8 [H, W]."""
 
     source: Picture
     mask: NDArray[np.uint8]
 
     @cached_property
     def picture(self) -> Image.Image:
-        """The upright RGB picture, decoded when first asked for. Raises ImageError."""
-        picture = self.source.whole()
+        """The upright RGB image, decoded on first access. Raises ImageError."""
+        picture = self.source.decode()
         if (picture.height, picture.width) != self.mask.shape:
             raise ImageError("the file was changed while it was being answered")
         return picture
 
 
-Draw: TypeAlias = Callable[[Subject], Image.Image]
+Draw: TypeAlias = Callable[[MaskedImage], Image.Image]
 
 
-def draw_mask(subject: Subject) -> Image.Image:
-    """The class numbers as a picture with a palette."""
-    return paletted(subject.mask)
+def draw_mask(masked_image: MaskedImage) -> Image.Image:
+    """Draw the class numbers with a palette."""
+    return paletted(masked_image.mask)
 
 
-def draw_overlay(subject: Subject) -> Image.Image:
-    """The picture with its regions half in their colours."""
-    return overlay(subject.picture, subject.mask)
+def draw_overlay(masked_image: MaskedImage) -> Image.Image:
+    """Draw the image with its regions half covered by their colours."""
+    return overlay(masked_image.picture, masked_image.mask)
 
 
 def cutout_on(background: str) -> Draw:
-    """Draws what is not class 0 of a picture, before a colour or another picture fitted to its size.
+    """Return a function that draws all but class 0 of an image on a colour, or on another image of the same size.
 
-    background: a colour's name, `#rrggbb`, or a file. Raises InputError for anything else.
+    background: a colour name, `#rrggbb`, or an image file. Raises InputError for anything else.
     """
-    behind = _background(background)
+    background_layer = _parse_background(background)
 
-    def draw(subject: Subject) -> Image.Image:
-        size = subject.picture.size
-        scene = Image.new("RGB", size, behind) if isinstance(behind, tuple) else ImageOps.fit(behind, size)
-        return Image.composite(subject.picture, scene, foreground(subject.mask))
+    def draw(masked_image: MaskedImage) -> Image.Image:
+        size = masked_image.picture.size
+        layer = (
+            Image.new("RGB", size, background_layer)
+            if isinstance(background_layer, tuple)
+            else ImageOps.fit(background_layer, size)
+        )
+        return Image.composite(masked_image.picture, layer, foreground(masked_image.mask))
 
     return draw
 
 
-def _background(text: str) -> tuple[int, ...] | Image.Image:
+def _parse_background(text: str) -> tuple[int, ...] | Image.Image:
     try:
         if len(colour := ImageColor.getrgb(text)) == 3:
             return colour
-        raise InputError(f"--background {text}: a colour that can be seen through; give one as #rrggbb")
+        raise InputError(
+            f"--background {text}: the colour is transparent; expected the form #rrggbb", code="background.transparent"
+        )
     except ValueError:
         pass  # not a colour, so it is a file
     if not Path(text).is_file():
-        raise InputError(f"--background {text}: neither a colour, such as white or #00ff00, nor a picture's file")
+        raise InputError(
+            f"--background {text}: expected a colour, such as white or #00ff00, or an image file",
+            code="background.unknown",
+        )
     try:
         return decode_image(read_picture(Path(text)))
     except ImageError as error:
-        raise InputError(f"--background {text}: {error}") from error
+        raise InputError(f"--background {text}: {error}", code="background.unreadable") from error
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """What is drawn of each answered picture, and where it goes."""
+    """The drawings of a job and their folders."""
 
     draws: Mapping[str, Draw] = field(default_factory=dict)
-    """By the key under which a row tells the file."""
+    """By the row key that names the drawn file."""
     folders: Mapping[str, Path] = field(default_factory=dict)
-    """By key; a drawing lies below it where its picture lay below what was searched."""
-    shown: Container[str] = frozenset()
-    """The names of the pictures that a contact sheet shows."""
+    """By row key. A drawing has the relative path of its image in this folder."""
+    thumbnail_names: Container[str] = frozenset()
+    """Names of the images that the contact sheet shows."""
 
     def finish(self, picture: Picture, answer: Answer) -> Row:
-        """Draw everything of one answered picture; the row tells the files, and has let go of the mask.
+        """Draw one answered image; the row names the files and drops the mask.
 
-        A picture that can no longer be read becomes a row with an error. Raises OSError when a file cannot be written,
-        InputError when it would take the place of a picture.
+        An image that can no longer be read gives a row with an error. Raises OSError if a file cannot be written,
+        InputError if it would replace an image.
         """
         try:
-            written = {} if answer.mask is None else self._draw(Subject(picture, answer.mask), picture.place)
+            written = (
+                {}
+                if answer.mask is None
+                else self._draw_files(MaskedImage(picture, answer.mask), picture.relative_path)
+            )
         except ImageError as error:
             return Row(picture.name, error=str(error))
-        small = self._thumbnail(picture, answer) if picture.name in self.shown else None
-        return Row(picture.name, replace(answer, fields=answer.fields | written, mask=None), thumbnail=small)
+        image_data = self._thumbnail(picture, answer) if picture.name in self.thumbnail_names else None
+        return Row(picture.name, replace(answer, fields=answer.fields | written, mask=None), thumbnail=image_data)
 
-    def _draw(self, subject: Subject, place: PurePath) -> dict[str, str]:
+    def _draw_files(self, masked_image: MaskedImage, relative_path: PurePath) -> dict[str, str]:
         written = {}
         for key, draw in self.draws.items():
-            path = self.folders[key] / place.with_suffix(SUFFIX)
-            _check_spares(path, subject.source)
-            with atomic_write(path) as beside:
-                draw(subject).save(beside, "PNG", compress_level=_COMPRESSION)
-            written[key] = as_text(path)
+            path = self.folders[key] / relative_path.with_suffix(SUFFIX)
+            _check_not_source_folder(path, masked_image.source)
+            with atomic_write(path) as partial_path:
+                draw(masked_image).save(partial_path, "PNG", compress_level=_COMPRESSION)
+            written[key] = as_unicode(path)
         return written
 
     def _thumbnail(self, picture: Picture, answer: Answer) -> str | None:
         try:
             if answer.mask is None:
-                return thumbnail(picture.whole())
-            return thumbnail(draw_overlay(Subject(picture, answer.mask)))
+                return thumbnail(picture.decode())
+            return thumbnail(draw_overlay(MaskedImage(picture, answer.mask)))
         except ImageError:
             return None
 
 
 def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:
-    """The pictures, in places that differ in more than the suffix: all but the first of such get a number."""
-    taken = set[bytes]()
-    last: dict[bytes, int] = {}
-    """The last number of each place that came more than once."""
+    """Yield the pictures with relative paths that differ in more than the suffix; repeated paths get a number."""
+    used_keys = set[bytes]()
+    last_numbers: dict[bytes, int] = {}
+    """The last number of each path that occurred more than once."""
     for picture in pictures:
-        free = place = picture.place.with_suffix(SUFFIX)
-        if (key := _of(place)) in taken:
-            numbers = itertools.count(last.get(key, 1) + 1)
-            numbered = ((number, place.with_stem(f"{place.stem}-{number}")) for number in numbers)
-            last[key], free = next((number, other) for number, other in numbered if _of(other) not in taken)
-        taken.add(_of(free))
-        yield replace(picture, place=free)
+        unique_path = relative_path = picture.relative_path.with_suffix(SUFFIX)
+        if (key := _path_key(relative_path)) in used_keys:
+            numbers = itertools.count(last_numbers.get(key, 1) + 1)
+            numbered = ((number, relative_path.with_stem(f"{relative_path.stem}-{number}")) for number in numbers)
+            last_numbers[key], unique_path = next(
+                (number, candidate) for number, candidate in numbered if _path_key(candidate) not in used_keys
+            )
+        used_keys.add(_path_key(unique_path))
+        yield replace(picture, relative_path=unique_path)
 
 
-def _of(place: PurePath) -> bytes:
-    """What stands for a place in a set of a million."""
-    return digest_of(str(place))
+def _path_key(relative_path: PurePath) -> bytes:
+    """Return a short key, so that a set of a million paths stays small."""
+    return name_digest(str(relative_path))
 
 
-def _check_spares(path: Path, picture: Picture) -> None:
-    """Refuse to draw beside the picture's own file, or over it: globs, lists and CSVs tell only now where it lies."""
-    if not os.path.exists(picture.name):  # noqa: PTH110 - false also for what can be no path
+def _check_not_source_folder(path: Path, picture: Picture) -> None:
+    """Refuse to draw into the folder of the source image. Images of globs, lists and CSVs are known only now."""
+    if not os.path.exists(picture.name):  # noqa: PTH110 - false also for an invalid path
         return
-    own = Path(picture.name)
-    if path.parent.resolve() == own.parent.resolve() or (path.exists() and path.samefile(own)):
-        raise InputError(f"{path.parent}: holds pictures to be answered, {own} for one; write to another folder")
+    source_path = Path(picture.name)
+    if path.parent.resolve() == source_path.parent.resolve() or (path.exists() and path.samefile(source_path)):
+        raise InputError(
+            f"{path.parent}: contains images to answer, such as {source_path}; choose another folder",
+            code="drawing.input_folder",
+        )
 
 
-def check_folders(folders: Mapping[str, Path], given: Sequence[str]) -> None:
-    """Refuse folders for drawings that cannot be written to, lie in one another, or hold what is to be answered.
+def check_folders(folders: Mapping[str, Path], inputs: Sequence[str]) -> None:
+    """Refuse folders that cannot be written to, are inside each other, or contain images to answer.
 
     Raises InputError.
     """
     for folder in folders.values():
         check_can_write(folder / SUFFIX)
-        _check_holds_none(folder.resolve(), given)
-    for one, other in itertools.permutations(folders.values(), 2):
-        if one.resolve().is_relative_to(other.resolve()):
-            raise InputError(f"{one}: lies in {other}; give masks, overlays and cutouts folders of their own")
+        _check_has_no_inputs(folder.resolve(), inputs)
+    for inner, outer in itertools.permutations(folders.values(), 2):
+        if inner.resolve().is_relative_to(outer.resolve()):
+            raise InputError(
+                f"{inner}: is inside {outer}; choose separate folders for masks, overlays and cutouts",
+                code="drawing.nested_folders",
+            )
 
 
-def _check_holds_none(folder: Path, given: Sequence[str]) -> None:
+def _check_has_no_inputs(folder: Path, inputs: Sequence[str]) -> None:
     if not folder.is_dir():
         return
-    for text in given:
+    for text in inputs:
         try:
             path = Path(text).resolve()
-            within = path.is_relative_to(folder) and path.exists()
-            held = folder.is_relative_to(path) and path.is_dir() and pictures_below(folder)
+            is_input = path.is_relative_to(folder) and path.exists()
+            contains_inputs = folder.is_relative_to(path) and path.is_dir() and pictures_below(folder)
         except OSError:
             continue  # a name that the file system cannot have
-        if within or held:
-            raise InputError(f"{folder}: holds pictures to be answered, those of {text}; write to another folder")
+        if is_input or contains_inputs:
+            raise InputError(
+                f"{folder}: contains images to answer, those of {text}; choose another folder",
+                code="drawing.input_folder",
+            )

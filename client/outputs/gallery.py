@@ -1,4 +1,4 @@
-"""The contact sheet of answered pictures."""
+"""The contact sheet of answered images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from client.filters import left_out
+from client.filters import is_filtered_out
 from client.infer import Row
 from client.outputs.journal import Journal
 from client.picture import Picture
@@ -16,35 +16,35 @@ from model.tasks import Answer, Task
 
 
 class ContactSheet:
-    """The sheet of a job's first rows: what an interrupted client answered, then this one's."""
+    """The sheet of a job's first rows: the rows of an interrupted client, then those of this client."""
 
     def __init__(self, task: Task, journal: Journal | None = None) -> None:
-        """journal: of this job, with what an interrupted client answered; None where there is none."""
+        """journal: of this job, with the rows of an interrupted client; None if there is none."""
         self._task = task
-        earlier = (row for row in map(_row, journal.rows() if journal else ()) if not left_out(row))
+        earlier = (row for row in map(_row_from_fields, journal.rows() if journal else ()) if not is_filtered_out(row))
         self._rows = list(itertools.islice(earlier, MAX_TILES))
-        self._told = {row.name: number for number, row in enumerate(self._rows)}
+        self._row_numbers = {row.name: number for number, row in enumerate(self._rows)}
         self.total, self.failed = (journal.length, journal.failed) if journal else (0, 0)
 
     @property
     def has_room(self) -> bool:
-        """Whether it shows the next picture too."""
+        """Whether the sheet can show another image."""
         return len(self._rows) < MAX_TILES
 
-    def show_again(self, picture: Picture) -> None:
-        """Make the small picture of an earlier row again, where the sheet shows it; nothing is drawn on it."""
-        number = self._told.get(picture.name)
+    def restore_thumbnail(self, picture: Picture) -> None:
+        """Make the thumbnail of an earlier row again, without its mask, if the sheet shows the row."""
+        number = self._row_numbers.get(picture.name)
         if number is None or self._rows[number].answer is None:
             return
         row = self._rows[number]
         try:
-            self._rows[number] = Row(row.name, row.answer, thumbnail=thumbnail(picture.whole()))
+            self._rows[number] = Row(row.name, row.answer, thumbnail=thumbnail(picture.decode()))
         except ImageError:
-            return  # it was answered, and has gone since: its tile has the words alone
+            return  # the file was deleted after it was answered, so its tile has only a caption
 
     def write(self, row: Row) -> None:
-        """Take a row of this client."""
-        if left_out(row):
+        """Add a row of this client."""
+        if is_filtered_out(row):
             return
         self.total += 1
         self.failed += row.answer is None
@@ -68,7 +68,7 @@ class ContactSheet:
         ]
 
 
-def _row(told: dict[str, Any]) -> Row:
-    if "error" in told:
-        return Row(told["path"], error=told["error"])
-    return Row(told["path"], Answer({key: value for key, value in told.items() if key != "path"}))
+def _row_from_fields(fields: dict[str, Any]) -> Row:
+    if "error" in fields:
+        return Row(fields["path"], error=fields["error"])
+    return Row(fields["path"], Answer({key: value for key, value in fields.items() if key != "path"}))

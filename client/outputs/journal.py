@@ -1,10 +1,10 @@
-"""The journal of a job: its rows as JSON lines, each written when it has come, in `<output>.partial`.
+"""The journal of a job: its rows as JSON lines in `<output>.partial`, each written at once.
 
-Whenever the client is killed, the journal holds whole rows and perhaps the beginning of one, which is cut off when the
-job goes on. It is brought to the disk every second, so that no more is lost when the machine itself fails.
+If the client is killed, the journal has whole rows and perhaps a torn last row, which is cut off when the job is
+resumed. The journal is synced to the disk every second, so that a failing machine loses little.
 
-Who holds the journal's lock is at the job. The other outputs of a job are claimed by the same lock, on journals that
-stay empty, so that no two jobs write one file.
+The client that holds the lock of the journal owns the job. The other outputs of a job are locked through journals
+that stay empty, so that no two jobs write the same file.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from pathlib import Path
 
 from client.infer import Row
 from client.outputs.formats.base import Heading, RowFields
-from client.outputs.formats.json_lines import heading_of, line_of, rows_of
-from client.outputs.names import Names
+from client.outputs.formats.json_lines import encode_row, parse_heading, read_rows
+from client.outputs.names import NameSet
 from model.errors import ExternalError, InputError, TritonkitError, is_outside
 
 _SYNC_S = 1.0
-_ROW_BEGINS = b'{"path": '
-_LOOKED_AT = 4096
+_ROW_PREFIX = b'{"path": '
+_PREFIX_BYTES = 4096
 
 
-def journal_beside(path: Path) -> Path:
-    """The file that holds the journal of an output."""
+def journal_path(path: Path) -> Path:
+    """Return the path of an output's journal."""
     return path.with_name(f"{path.name}.partial")
 
 
 class Journal:
-    """An open journal that no other client writes to."""
+    """An open, locked journal."""
 
     def __init__(self, path: Path) -> None:
-        """Open or begin the journal of the output `path`; nothing in it is changed yet.
+        """Open or create the journal of the output `path`, without changing its rows.
 
-        Raises InputError for a folder that cannot be written to, when another client is at it, and for a file of this
-        name that is no journal.
+        Raises InputError if the folder cannot be written to, if another client holds the lock, and if the file is not a
+        journal.
         """
-        self.path = journal_beside(path)
+        self.path = journal_path(path)
         self.answered = self.failed = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _locked(self.path)
+            self._file = _open_locked(self.path)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise _write_error(path, error) from error
         self._size = 0
         self._synced = time.monotonic()
         try:
-            self.names = Names(self._recovered())
-            self._check_is_one()
+            self.names = NameSet(self._read_names())
+            self._check_is_journal()
         except BaseException:
             os.close(self._file)
             raise
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it, not even a torn row."""
+        """Whether the file has no bytes, not even a torn row."""
         return os.fstat(self._file).st_size == 0
 
     @property
     def length(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return self.answered + self.failed
 
     def write(self, row: Row) -> None:
-        """Append a row. Raises ExternalError when the disk is full; the journal then ends with the row before."""
-        line = line_of(row.as_json())
+        """Append a row. Raises ExternalError if the disk is full; the journal then ends with the previous row."""
+        line = encode_row(row.as_json())
         try:
             _write_all(self._file, line)
             if time.monotonic() - self._synced > _SYNC_S:
@@ -78,7 +78,8 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._file, self._size)
             raise ExternalError(
-                f"{self.path}: cannot be written ({error.strerror}); make room, and go on with the same command"
+                f"{self.path}: cannot be written ({error.strerror}); free disk space and run the same command again",
+                code="output.not_writable",
             ) from error
         self._size += len(line)
         self._count(failed=row.answer is None)
@@ -88,82 +89,84 @@ class Journal:
         os.fsync(self._file)
         self._synced = time.monotonic()
 
-    def rows_kept(self) -> int:
-        """How many rows stand there now: an interrupt may have come between a row and its count."""
+    def count_rows(self) -> int:
+        """Count the rows in the file; an interrupt may have come between a row and its count."""
         try:
             with self.path.open("rb") as lines:
                 return sum(line.endswith(b"\n") for line in lines)
-        except FileNotFoundError:  # it has become an output
+        except FileNotFoundError:  # it was renamed to an output
             return 0
 
     def rows(self) -> Iterator[RowFields]:
-        """The rows, in order, one in memory at a time."""
-        return rows_of(self.path)
+        """Yield the rows in order, one in memory at a time."""
+        return read_rows(self.path)
 
-    def cut_torn(self) -> None:
-        """Cut off what stands after the last whole row. It must be known that the journal is the job's."""
+    def truncate_torn_row(self) -> None:
+        """Cut off what follows the last whole row. Call this only for a journal of this job."""
         os.ftruncate(self._file, self._size)
 
-    def forget_failed(self) -> None:
-        """Drop the rows without an answer, so that those pictures are no longer known. Nothing in it is torn."""
+    def drop_failed(self) -> None:
+        """Delete the rows without an answer, so that their images are answered again. The journal has no torn row."""
         if not self.failed:
             return
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        with beside.open("wb") as kept, self.path.open("rb") as lines:
-            kept.writelines(line for line in lines if not _known(line).failed)
-        # Locked before it takes the journal's place: at no moment could another client have it.
-        file = _locked(beside)
+        partial_path = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        with partial_path.open("wb") as new_journal, self.path.open("rb") as lines:
+            new_journal.writelines(line for line in lines if not _parse_heading_strict(line).failed)
+        # Lock the new file before it replaces the journal, so that no other client can lock it in between.
+        file = _open_locked(partial_path)
         os.fsync(file)
-        beside.replace(self.path)
+        partial_path.replace(self.path)
         os.close(self._file)
         self._file = file
         self.answered = self.failed = self._size = 0
-        self.names = Names(self._recovered())
+        self.names = NameSet(self._read_names())
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Delete all rows."""
         os.ftruncate(self._file, 0)
         self.answered = self.failed = self._size = 0
-        self.names = Names()
+        self.names = NameSet()
 
     def remove(self) -> None:
-        """Delete it; all it held stands elsewhere, or it is empty."""
-        if _is(self._file, self.path):  # else it has become an output, and another client may have begun a journal
+        """Delete the file, after its rows were written to the outputs, or if it is empty."""
+        # Otherwise it was renamed to an output, and another client may have created a new journal.
+        if _is_open_file(self._file, self.path):
             self.path.unlink()
 
-    def become(self, path: Path) -> None:
-        """Take the place of the file `path`: it is one of JSON lines."""
+    def move_to(self, path: Path) -> None:
+        """Rename the journal to the output `path`, a file of JSON lines."""
         self.sync()
         self.path.replace(path)
 
     def close(self) -> None:
-        """Let other clients have it. What cannot be brought to the disk any more was reported when it was written."""
+        """Unlock and close the file. Errors of writing were reported before."""
         with contextlib.suppress(OSError):
             os.fsync(self._file)
         os.close(self._file)
 
-    def _recovered(self) -> Iterator[str]:
-        """The names of whole rows up to the first that is none, which are counted."""
+    def _read_names(self) -> Iterator[str]:
+        """Count whole rows and yield their names, up to the first torn row."""
         with self.path.open("rb") as lines:
             for line in lines:
-                heading = heading_of(line)
+                heading = parse_heading(line)
                 if heading is None:
                     break
                 self._size += len(line)
                 self._count(heading.failed)
                 yield heading.name
 
-    def _check_is_one(self) -> None:
-        """Without a whole row it must look like one torn row, or like what a failed machine leaves: zeros."""
+    def _check_is_journal(self) -> None:
+        """Refuse a file without a whole row, unless it looks like one torn row, or like zeros after a power failure."""
         if self.length or self.is_empty:
             return
         with self.path.open("rb") as file:
-            line = file.readline(_LOOKED_AT)
-        is_torn = line.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(line)
+            line = file.readline(_PREFIX_BYTES)
+        is_torn = line.startswith(_ROW_PREFIX) or _ROW_PREFIX.startswith(line)
         if line.endswith(b"\n") or not (is_torn or not line.strip(b"\0")):
             raise InputError(
-                f"{self.path}: is no journal of answers, and the name is needed for one; "
-                "move the file away, or give another --output"
+                f"{self.path}: is not a journal of answers, but has the name of one; "
+                "move the file away, or set another --output",
+                code="journal.invalid",
             )
 
     def _count(self, failed: bool) -> None:
@@ -174,54 +177,56 @@ class Journal:
 
 
 @contextmanager
-def claimed(paths: Iterable[Path]) -> Iterator[None]:
-    """Keep other clients from the outputs of a job besides its first.
+def lock_outputs(paths: Iterable[Path]) -> Iterator[None]:
+    """Lock the other outputs of a job against other clients.
 
-    Raises InputError for a folder that cannot be written to, and when another job has one of them.
+    Raises InputError if a folder cannot be written to, and if another job has one of the outputs.
     """
     with contextlib.ExitStack() as stack:
         for path in paths:
-            stack.callback(_Claim(path).release)
+            stack.callback(_OutputLock(path).release)
         yield
 
 
-class _Claim:
-    """An output that is claimed by a lock on the journal that a job of its own would have."""
+class _OutputLock:
+    """An output that is locked through the empty journal of its path."""
 
     def __init__(self, path: Path) -> None:
-        self._path = journal_beside(path)
+        self._path = journal_path(path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _locked(self._path)
+            self._file = _open_locked(self._path)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise _write_error(path, error) from error
         if os.fstat(self._file).st_size:
             os.close(self._file)
             raise InputError(
-                f"{self._path}: holds rows of another job that was to write {path.name}; go on with that job, "
-                "move the file away, or give another --output"
+                f"{self._path}: contains rows of another job that writes {path.name}; continue that job, "
+                "move the file away, or set another --output",
+                code="output.other_job",
             )
 
     def release(self) -> None:
-        if _is(self._file, self._path):
+        if _is_open_file(self._file, self._path):
             self._path.unlink()
         os.close(self._file)
 
 
-def _not_written(path: Path, error: OSError) -> TritonkitError:
-    kind = ExternalError if is_outside(error) else InputError
-    return kind(f"{path}: cannot be written ({error.strerror})")
+def _write_error(path: Path, error: OSError) -> TritonkitError:
+    if is_outside(error):
+        return ExternalError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
+    return InputError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
 
 
-def _known(line: bytes) -> Heading:
-    heading = heading_of(line)
+def _parse_heading_strict(line: bytes) -> Heading:
+    heading = parse_heading(line)
     if heading is None:
-        raise InputError("the journal was changed by somebody else while it was read")
+        raise InputError("another program changed the journal while it was read", code="journal.changed")
     return heading
 
 
-def _locked(path: Path) -> int:
-    """A descriptor to append to `path`, which this process alone holds. Raises InputError when another does."""
+def _open_locked(path: Path) -> int:
+    """Open `path` for appending and lock it. Raises InputError if another client holds the lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -229,15 +234,16 @@ def _locked(path: Path) -> int:
         except BlockingIOError as error:
             os.close(file)
             raise InputError(
-                f"{path}: another client is writing it; wait until that has ended, or give another --output"
+                f"{path}: another client is writing this file; wait until it ends, or set another --output",
+                code="output.locked",
             ) from error
-        if _is(file, path):
+        if _is_open_file(file, path):
             return file
         os.close(file)
 
 
-def _is(file: int, path: Path) -> bool:
-    """Whether `path` still leads to the open file: whoever held it before may have finished, and taken it away."""
+def _is_open_file(file: int, path: Path) -> bool:
+    """Whether `path` is still the open file; the previous owner may have finished and deleted it."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -245,6 +251,6 @@ def _is(file: int, path: Path) -> bool:
 
 
 def _write_all(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(file, remaining) :]

@@ -1,4 +1,4 @@
-"""What killed clients leave: files that they had not finished, under names that `model.files.written_beside` gives."""
+"""Delete unfinished files of killed clients; `model.files.atomic_write` gives them their names."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import psutil
 
 
-def sweep(path: Path) -> None:
-    """Delete what clients that are no more left of the file `path`."""
+def delete_stale_files(path: Path) -> None:
+    """Delete the unfinished copies of `path` whose processes no longer run."""
     _delete(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
 
 
-def sweep_folder(folder: Path) -> None:
-    """Delete what clients that are no more left of files anywhere below a folder."""
+def delete_stale_files_below(folder: Path) -> None:
+    """Delete the unfinished files below a folder whose processes no longer run."""
     _delete(folder.rglob(".*.partial"))
 
 
-def _delete(found: Iterable[Path]) -> None:
-    for path in found:
-        process = path.name.split(".")[-2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        process_id = path.name.split(".")[-2]
+        if process_id.isdecimal() and not psutil.pid_exists(int(process_id)):
             path.unlink(missing_ok=True)

@@ -8,31 +8,31 @@ from hashlib import blake2b
 import numpy as np
 
 _BYTES = 16
-"""Of each name's digest: two of a million names have the same one with a chance of 1 in 10^26."""
+"""Bytes of a name's digest. The chance that two of a million names have the same digest is 1 in 10^26."""
 
 
-class Names:
-    """Names that are known. Each takes 16 bytes, where Python's own set of texts takes about 200."""
+class NameSet:
+    """A set of names. A name takes 16 bytes; in Python's own set it takes about 200."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         digests = bytearray()
         for name in names:
-            digests += digest_of(name)
+            digests += name_digest(name)
         self._sorted = np.sort(np.frombuffer(bytes(digests), f"S{_BYTES}"))
 
     def __contains__(self, name: str) -> bool:
-        wanted = np.frombuffer(digest_of(name), f"S{_BYTES}")
-        at = int(np.searchsorted(self._sorted, wanted)[0])
-        return at < len(self._sorted) and bool(self._sorted[at] == wanted[0])
+        key = np.frombuffer(name_digest(name), f"S{_BYTES}")
+        index = int(np.searchsorted(self._sorted, key)[0])
+        return index < len(self._sorted) and bool(self._sorted[index] == key[0])
 
     def __len__(self) -> int:
         return len(self._sorted)
 
-    def shared_with(self, other: Names) -> int:
-        """How many names are in both."""
+    def count_shared(self, other: NameSet) -> int:
+        """Count the names that are in both sets."""
         return len(np.intersect1d(self._sorted, other._sorted))
 
 
-def digest_of(name: str) -> bytes:
-    """What stands for a name, 16 bytes."""
+def name_digest(name: str) -> bytes:
+    """Return the 16-byte digest of a name."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()

@@ -1,6 +1,6 @@
-"""What answers were asked for: those of other terms do not belong into the same files.
+"""The settings of a job: answers with other settings must not be added to the same files.
 
-The terms of a job stand beside its first output, in `<output>.made.json`, from its first row on.
+The settings are in `<output>.made.json` next to the first output, from the first row on.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from model.spec import Frozen, Lineage, problems_of
 
 
 class JobSettings(Frozen):
-    """All that rows depend on but the pictures. Batches and addresses are not among it: they change no answer."""
+    """Everything that rows depend on except the images. Batch size and address are left out: they change no answer."""
 
     model: str
     version: str = ""
-    """The served one that answers; empty for a file."""
+    """The version of the served model; empty for an artifact."""
     file: str = ""
-    """SHA-256 of what answers in this process; empty for a server."""
+    """SHA-256 of the artifact; empty for a server."""
     spec: str
     """SHA-256 of the model's spec without its lineage."""
     top: int
     threshold: float | None = None
     tta: str = ""
-    """Views of each picture that are averaged; empty for the picture alone."""
+    """The averaged views of each image; empty without test-time augmentation."""
     classes: tuple[str, ...] = ()
-    """Those that a filter keeps; empty for no such filter."""
+    """The labels of the filter; empty without one."""
     min_probability: float | None = None
-    """From which a filter keeps an answer; None for no such filter."""
+    """The minimum probability of the filter; None without one."""
     drawn: dict[str, str] = {}
-    """The folders that rows name, by what is drawn."""
+    """The folders of drawn files, by row key."""
     background: str | None = None
     outputs: tuple[str, ...] = ()
-    """The files, the first one first, by name."""
+    """The names of the output files, the first output first."""
 
     @property
-    def filtered(self) -> bool:
-        """Whether rows tell if a filter keeps them."""
+    def has_filter(self) -> bool:
+        """Whether rows say if a filter keeps them."""
         return bool(self.classes) or self.min_probability is not None
 
 
-def terms_of(
+def job_settings_of(
     runner: Runner,
     source: Path | None,
     top: int,
@@ -56,15 +56,15 @@ def terms_of(
     classes: Sequence[str] = (),
     min_probability: float | None = None,
 ) -> JobSettings:
-    """The terms of what is asked of a runner that nothing is wrapped around yet.
+    """Return the settings of a job with a runner that is not wrapped yet.
 
-    source: the file it was opened from, None for a server. Raises InferenceError.
+    source: the artifact of the runner, None for a server. Raises InferenceError.
     """
     spec = runner.spec.model_copy(update={"lineage": Lineage()}).to_json()
     return JobSettings(
         model=runner.spec.name,
         version=_version(runner) if source is None else "",
-        file="" if source is None else _digest(source),
+        file="" if source is None else _source_digest(source),
         spec=hashlib.sha256(spec.encode()).hexdigest(),
         top=top,
         threshold=threshold,
@@ -75,7 +75,7 @@ def terms_of(
 
 
 def _version(runner: Runner) -> str:
-    """The version that answers: the one asked for, or the one that the server takes now."""
+    """Return the version that answers: the selected one, or the server's current choice."""
     from model.runners.triton import TritonRunner
 
     if not isinstance(runner, TritonRunner):
@@ -83,89 +83,98 @@ def _version(runner: Runner) -> str:
     return runner.version or runner.server.version(runner.model)
 
 
-def terms_beside(path: Path) -> Path:
-    """The file that holds the terms of an output."""
+def settings_path(path: Path) -> Path:
+    """Return the path of an output's settings file."""
     return path.with_name(f"{path.name}.made.json")
 
 
-class _Made(JobSettings):
-    """What the file says."""
+class _SettingsFile(JobSettings):
+    """The content of the settings file."""
 
     placed: tuple[str, ...] = ()
-    """SHA-256 of the files that the job has put into their places while its first output is not there yet."""
+    """SHA-256 of the files that the job put into place before its first output."""
 
 
-def write_terms(path: Path, terms: JobSettings, placed: Sequence[str] = ()) -> None:
-    """Write the terms of the output `path`.
+def write_settings(path: Path, settings: JobSettings, placed: Sequence[str] = ()) -> None:
+    """Write the settings file of the output `path`.
 
-    placed: SHA-256 of the files that the job has put, or is about to put, into their places before the first.
+    placed: SHA-256 of the files that the job put, or will put, into place before the first output.
     """
-    made = _Made(**terms.model_dump(), placed=tuple(placed))
-    text = made.model_dump_json(indent=2, exclude=set() if placed else {"placed"})
-    with atomic_write(terms_beside(path)) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    settings_file = _SettingsFile(**settings.model_dump(), placed=tuple(placed))
+    text = settings_file.model_dump_json(indent=2, exclude=set() if placed else {"placed"})
+    with atomic_write(settings_path(path)) as partial_path:
+        partial_path.write_text(text + "\n", encoding="utf-8")
 
 
-def check_terms(path: Path, terms: JobSettings) -> tuple[str, ...]:
-    """Refuse to go on with the output `path` on other terms; what was placed before the first output.
+def check_settings(path: Path, settings: JobSettings) -> tuple[str, ...]:
+    """Refuse to continue the output `path` with other settings; return the digests of files placed before it.
 
     Raises InputError that names the differences.
     """
-    made = terms_beside(path)
+    settings_file = settings_path(path)
     try:
-        before = _Made.model_validate_json(made.read_bytes())
+        previous = _SettingsFile.model_validate_json(settings_file.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {_whose(path)}") from error
+        raise _missing_settings_error(path) from error
     except ValidationError as error:
-        raise InputError(f"{made}: cannot be read; start over with --overwrite:\n{problems_of(error)}") from error
-    old, new = before.model_dump(), terms.model_dump()
-    differences = [f"  {_WORDS.get(key, key)}: {_shown(old[key])} then, {_shown(new[key])} now" for key in new]
+        raise InputError(
+            f"{settings_file}: cannot be read; start over with --overwrite:\n{problems_of(error)}",
+            code="output.settings_unreadable",
+        ) from error
+    old, new = previous.model_dump(), settings.model_dump()
+    differences = [f"  {_TITLES.get(key, key)}: was {_display(old[key])}, is {_display(new[key])} now" for key in new]
     changed = [line for key, line in zip(new, differences, strict=True) if old[key] != new[key]]
     if changed:
-        told = "\n".join(changed)
+        differences_text = "\n".join(changed)
         raise InputError(
-            f"{path}: its answers were made in another way:\n{told}\n"
-            "Ask for the same again, give another --output, or start over with --overwrite."
+            f"{path}: its answers were made with other settings:\n{differences_text}\n"
+            "Use the same settings, set another --output, or start over with --overwrite",
+            code="output.other_settings",
         )
-    return before.placed
+    return previous.placed
 
 
-def has_placed(path: Path) -> bool:
-    """Whether a job with the first output `path` noted files of its own that have taken their place before it."""
+def has_placed_files(path: Path) -> bool:
+    """Whether a job with the first output `path` recorded files that it put into place before that output."""
     try:
-        return bool(_Made.model_validate_json(terms_beside(path).read_bytes()).placed)
+        return bool(_SettingsFile.model_validate_json(settings_path(path).read_bytes()).placed)
     except (OSError, ValidationError):
         return False
 
 
-def _whose(path: Path) -> str:
-    """Of an output without terms of its own: what is known of where it comes from, and the way on."""
-    for made in sorted(path.parent.glob(terms_beside(Path("*")).name)):
+def _missing_settings_error(path: Path) -> InputError:
+    """Explain where an output without a settings file may come from, and how to continue."""
+    for settings_file in sorted(path.parent.glob(settings_path(Path("*")).name)):
         try:
-            names = _Made.model_validate_json(made.read_bytes()).outputs
+            names = _SettingsFile.model_validate_json(settings_file.read_bytes()).outputs
         except (OSError, ValidationError):
-            continue  # it says nothing of this output
+            continue  # it does not name this output
         if path.name in names:
-            same = " ".join(f"--output {path.with_name(name)}" for name in names)
-            return f"was written together with other files, as {made.name} says; give {same}, or another file"
-    return (
-        f"there are answers already, and {terms_beside(path).name}, which says how they were made, is not beside it; "
-        "give another --output, or start over with --overwrite"
+            options = " ".join(f"--output {path.with_name(name)}" for name in names)
+            return InputError(
+                f"{path}: was written together with other files, according to {settings_file.name}; "
+                f"set {options}, or another file",
+                code="output.written_with_others",
+            )
+    return InputError(
+        f"{path}: contains answers, but {settings_path(path).name} with their settings is missing; "
+        "set another --output, or start over with --overwrite",
+        code="output.no_settings",
     )
 
 
-_WORDS = {"file": "the file that answers", "spec": "the model's spec", "drawn": "folders of pictures"}
+_TITLES = {"file": "artifact", "spec": "spec of the model", "drawn": "folders of drawings"}
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     text = str(value)
     if len(text) == 64:  # a digest
         return text[:12]
     return text if value not in (None, "", (), {}) else "none"
 
 
-def _digest(source: Path) -> str:
-    """Of OpenVINO's two files both: the weights lie apart."""
+def _source_digest(source: Path) -> str:
+    """Return the digest of an artifact; OpenVINO's weights are in a second file."""
     files = [source, *(path for path in [source.with_suffix(".bin")] if source.suffix == ".xml" and path.is_file())]
     digests = [sha256_of(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

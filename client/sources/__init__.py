@@ -1,6 +1,6 @@
-"""Where pictures come from: what is given on the command line becomes one stream of them."""
+"""Sources of images: the paths and addresses of a command become one stream of pictures."""
 
-from client.sources.ahead import fetched_ahead
-from client.sources.finding import DEFAULT_EVERY, PictureStream, find
+from client.sources.ahead import prefetch_content
+from client.sources.finding import DEFAULT_FRAME_STEP, PictureStream, find_pictures
 
-__all__ = ["DEFAULT_EVERY", "PictureStream", "fetched_ahead", "find"]
+__all__ = ["DEFAULT_FRAME_STEP", "PictureStream", "find_pictures", "prefetch_content"]

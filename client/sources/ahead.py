@@ -1,4 +1,4 @@
-"""Fetch what lies elsewhere before a thread that decodes has to wait for it."""
+"""Download remote images before a decoding thread needs them."""
 
 from __future__ import annotations
 
@@ -14,79 +14,79 @@ from client.picture import Picture
 from client.sources.content import Fetch, SpillBuffer
 from model.preprocess import ImageError
 
-FETCHING = 16
-"""Pictures fetched at once."""
+MAX_FETCHES = 16
+"""Images that are downloaded at once."""
 
 _Bytes: TypeAlias = Callable[[], bytes]
 
 
-def fetched_ahead(pictures: Iterable[Picture], at_once: int = FETCHING) -> Iterator[Picture]:
-    """The same pictures; those from elsewhere are being fetched from when they are taken, as far ahead as one takes.
+def prefetch_content(pictures: Iterable[Picture], max_fetches: int = MAX_FETCHES) -> Iterator[Picture]:
+    """Yield the same pictures; the download of a remote picture starts when it is taken from this generator.
 
-    A fetched content is kept until the picture is forgotten, and not fetched twice. When this generator is closed
-    before its end, nobody waits for what has not come.
+    Downloaded content is kept until its picture is deleted, and is not downloaded twice. If this generator is closed
+    early, waiting threads get an ImageError.
     """
-    fetchers = _Fetchers(at_once)
-    taken_all = False
+    fetchers = _Fetchers(max_fetches)
+    is_exhausted = False
     try:
         for picture in pictures:
             if isinstance(picture.content, Fetch):
                 yield replace(picture, content=fetchers.fetch(picture.content))
             else:
                 yield picture
-        taken_all = True
+        is_exhausted = True
     finally:
-        fetchers.end(drop=not taken_all)
+        fetchers.finish(cancel_pending=not is_exhausted)
 
 
 @dataclass(frozen=True, slots=True)
-class _PendingRow:
+class _PendingContent:
     content: Future[_Bytes]
 
     def __call__(self) -> bytes:
-        """Waits for it. Raises ImageError, and ExternalError when it could not be held."""
+        """Wait for the content. Raises ImageError, and ExternalError if it could not be stored."""
         return self.content.result()()
 
 
 class _Fetchers:
-    """Daemon threads: a host that never answers must not keep the process from ending, as an executor's would."""
+    """Daemon threads, so that a host that never answers does not keep the process alive, as an executor would."""
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    def __init__(self, max_fetches: int) -> None:
+        self._max_fetches = max_fetches
         self._threads = 0
-        self._asked: SimpleQueue[tuple[Fetch, Future[_Bytes]] | None] = SimpleQueue()
-        self._coming: set[Future[_Bytes]] = set()
-        self._holder = SpillBuffer()
+        self._queue: SimpleQueue[tuple[Fetch, Future[_Bytes]] | None] = SimpleQueue()
+        self._pending: set[Future[_Bytes]] = set()
+        self._buffer = SpillBuffer()
 
-    def fetch(self, content: Fetch) -> _PendingRow:
-        """Content that is being fetched, or waits to be."""
-        coming: Future[_Bytes] = Future()
-        self._coming.add(coming)
-        coming.add_done_callback(self._coming.discard)
-        self._asked.put((content, coming))
-        if self._threads < self._at_once:
+    def fetch(self, content: Fetch) -> _PendingContent:
+        """Queue a download and return its future content."""
+        future: Future[_Bytes] = Future()
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        self._queue.put((content, future))
+        if self._threads < self._max_fetches:
             self._threads += 1
-            threading.Thread(target=self._work, name="fetch", daemon=True).start()
-        return _PendingRow(coming)
+            threading.Thread(target=self._fetch_queued, name="fetch", daemon=True).start()
+        return _PendingContent(future)
 
-    def end(self, *, drop: bool) -> None:
-        """Nothing more is asked for. drop: what has not come is given up."""
-        for coming in list(self._coming) if drop else ():
+    def finish(self, *, cancel_pending: bool) -> None:
+        """Stop after the queue is empty. cancel_pending: fail all pending downloads."""
+        for future in list(self._pending) if cancel_pending else ():
             with suppress(InvalidStateError):
-                coming.set_exception(ImageError("was not fetched: the job has ended"))
+                future.set_exception(ImageError("was not downloaded, because the job ended"))
         for _ in range(self._threads):
-            self._asked.put(None)
+            self._queue.put(None)
 
-    def _work(self) -> None:
-        while asked := self._asked.get():
-            content, coming = asked
-            if coming.done():
+    def _fetch_queued(self) -> None:
+        while job := self._queue.get():
+            content, future = job
+            if future.done():
                 continue
             try:
-                held = self._holder.hold(content())
-            except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+                stored_content = self._buffer.store(content())
+            except Exception as error:  # noqa: BLE001 - the future passes it on
                 with suppress(InvalidStateError):
-                    coming.set_exception(error)
+                    future.set_exception(error)
             else:
                 with suppress(InvalidStateError):
-                    coming.set_result(held)
+                    future.set_result(stored_content)

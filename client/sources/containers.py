@@ -1,4 +1,4 @@
-"""Files that hold many pictures: what they have in common."""
+"""Files that contain many images: the common interface."""
 
 from __future__ import annotations
 
@@ -17,69 +17,73 @@ from model.preprocess import SUFFIXES, ImageError
 
 
 class Container(Protocol):
-    """A way to take pictures from a file with a descriptor, which becomes its own."""
+    """Reads pictures from an open file that has a descriptor, and closes the file."""
 
     def total(self, file: BinaryIO) -> int | None:
-        """How many pictures there are, if that is soon known. Raises ImageError."""
+        """Return the number of pictures; None if it is slow to find out. Raises ImageError."""
 
-    def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
-        """The pictures in order, named and placed below the file's name and place.
+    def pictures(self, file: BinaryIO, name: str, relative_path: PurePath) -> Iterator[Picture]:
+        """Yield the pictures in order; names and relative paths begin with those of the file.
 
-        Raises ImageError when the file is no such container, or is one no more from here on, ExternalError when what
-        must be held ready cannot be.
+        Raises ImageError if the file is not such a container or is damaged from here on, ExternalError if content
+        cannot be buffered.
         """
 
 
-Containers: TypeAlias = Mapping[tuple[str, ...], Container]
+ContainerTypes: TypeAlias = Mapping[tuple[str, ...], Container]
 
 
-def containers(every: int, holder: SpillBuffer, skipped: SkippedFiles | None = None) -> Containers:
-    """By the endings of files' names.
+def container_types(frame_step: int, buffer: SpillBuffer, skipped: SkippedFiles | None = None) -> ContainerTypes:
+    """Return the containers by the endings of file names.
 
-    every: of a video's frames, each so many-th is taken. skipped: counts what archives hold besides pictures.
+    frame_step: use every Nth video frame. skipped: counts the files in archives that are not images.
     """
     skipped = skipped or SkippedFiles()
     return {
         (".zip",): Zip(skipped),
-        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): Tar(holder, skipped),
-        (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"): Video(every, holder),
+        (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"): Tar(buffer, skipped),
+        (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"): Video(frame_step, buffer),
     }
 
 
-def container_of(name: str, known: Containers) -> Container | None:
-    """What a file of this name is, if it is a container."""
-    return next((container for endings, container in known.items() if name.lower().endswith(endings)), None)
+def container_of(name: str, types: ContainerTypes) -> Container | None:
+    """Return the container type of a file name, None for other files."""
+    return next((container for endings, container in types.items() if name.lower().endswith(endings)), None)
 
 
-def check(container: Container, open_file: Callable[[], BinaryIO]) -> int | None:
-    """Open a container, look at its first picture, and tell how many there are. Raises InputError, ImageError."""
+def check_container(container: Container, open_file: Callable[[], BinaryIO]) -> int | None:
+    """Read the first picture of a container and return the number of pictures. Raises InputError, ImageError."""
     with open_file() as file:
         total = container.total(file)
     pictures = container.pictures(open_file(), "", PurePath("picture"))
     if next(pictures, None) is None:
-        raise ImageError(_NONE)
+        raise ImageError(_NO_PICTURES)
     return total
 
 
-def unpacked(container: Container, name: str, place: PurePath, open_file: Callable[[], BinaryIO]) -> Iterator[Picture]:
-    """The pictures of a container that is opened when the first is taken."""
-    yield from container.pictures(open_file(), name, place)
+def unpack(
+    container: Container, name: str, relative_path: PurePath, open_file: Callable[[], BinaryIO]
+) -> Iterator[Picture]:
+    """Yield the pictures of a container, which is opened when the first picture is taken."""
+    yield from container.pictures(open_file(), name, relative_path)
 
 
-def with_error_entry(name: str, place: PurePath, pictures: Iterable[Picture]) -> Iterator[Picture]:
-    """The pictures; where they break off, or where there are none, one more that tells why."""
-    some = False
+def with_error_entry(name: str, relative_path: PurePath, pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Yield the pictures, and after an error or without any picture, one more whose content raises the reason."""
+    has_pictures = False
     try:
         for picture in pictures:
-            some = True
+            has_pictures = True
             yield picture
     except (ImageError, InputError) as error:
-        yield Picture(name, place, FailedContent(f"breaks off here: {error}" if some else str(error)))
+        yield Picture(
+            name, relative_path, FailedContent(f"cannot be read further: {error}" if has_pictures else str(error))
+        )
     except OSError as error:
-        yield Picture(name, place, FailedContent(f"cannot be read ({error.strerror or error})"))
+        yield Picture(name, relative_path, FailedContent(f"cannot be read ({error.strerror or error})"))
     else:
-        if not some:
-            yield Picture(name, place, FailedContent(_NONE))
+        if not has_pictures:
+            yield Picture(name, relative_path, FailedContent(_NO_PICTURES))
 
 
-_NONE = f"holds no file that ends in {', '.join(sorted(SUFFIXES))}"
+_NO_PICTURES = f"contains no file that ends in {', '.join(sorted(SUFFIXES))}"

@@ -1,4 +1,4 @@
-"""What a picture's content can be: something to fetch, something held ready, or the reason why there is none."""
+"""Content of a picture: a download, buffered bytes, a part of a file, or an error."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from weakref import ref
 from model.errors import ExternalError
 from model.preprocess import ImageError
 
-HELD_BYTES = 256 * 2**20
-"""What may be held in memory of pictures that had to be read before their turn."""
-_SPILL_BYTES = 256 * 2**20
-"""After which a new temporary file is begun: the disk gets a file's room back when its last content is forgotten."""
+MAX_MEMORY_BYTES = 256 * 2**20
+"""Limit of the buffered content in memory."""
+_MAX_FILE_BYTES = 256 * 2**20
+"""Size after which a new temporary file is started. A file's disk space is freed with its last content."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedContent:
-    """Content that there is none of."""
+    """Content that could not be read."""
 
     reason: str
 
     def __call__(self) -> bytes:
-        """Raises ImageError."""
+        """Raise ImageError with the reason."""
         raise ImageError(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Content that lies elsewhere: reading it is mostly waiting."""
+    """Content of a remote file, which is slow to read."""
 
     read: Callable[[], bytes]
 
     def __call__(self) -> bytes:
-        """The bytes. Raises ImageError."""
+        """Return the bytes. Raises ImageError."""
         return self.read()
 
 
 class SharedFile:
-    """A file that several threads read in places of their own. It is closed when nobody has it any more."""
+    """A file that several threads read at different offsets. It is closed with its last reference."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """`file` has a file descriptor."""
+        """file: must have a file descriptor."""
         self._file = file
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes from `offset` on, as many as there are up to `size`. Raises OSError."""
+        """Return up to `size` bytes from `offset` on. Raises OSError."""
         pieces = []
         while size > 0 and (piece := os.pread(self._file.fileno(), size, offset)):
             pieces.append(piece)
@@ -57,11 +57,11 @@ class SharedFile:
         return b"".join(pieces)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put bytes at `offset`. Raises OSError."""
-        left = memoryview(data)
-        while left:
-            written = os.pwrite(self._file.fileno(), left, offset)
-            offset, left = offset + written, left[written:]
+        """Write bytes at `offset`. Raises OSError."""
+        remaining = memoryview(data)
+        while remaining:
+            written = os.pwrite(self._file.fileno(), remaining, offset)
+            offset, remaining = offset + written, remaining[written:]
 
     def __del__(self) -> None:
         self._file.close()
@@ -76,76 +76,77 @@ class FileSlice:
     size: int
 
     def __call__(self) -> bytes:
-        """The bytes. Raises ImageError."""
+        """Return the bytes. Raises ImageError."""
         try:
             data = self.file.read(self.offset, self.size)
         except OSError as error:
             raise ImageError(f"cannot be read ({error.strerror})") from error
         if len(data) < self.size:
-            raise ImageError(f"the archive ends {self.size - len(data):,} bytes too early")
+            raise ImageError(f"the archive is truncated, {self.size - len(data):,} bytes are missing")
         return data
 
 
 class SpillBuffer:
-    """Holds contents that were read before their turn: in memory while there is room, then in temporary files."""
+    """Buffers content that was read before it is needed: in memory up to a limit, then in temporary files."""
 
-    def __init__(self, most: int = HELD_BYTES) -> None:
-        """most: bytes in memory."""
-        self._most = most
-        self._held = 0
-        # A content may be forgotten, and so be let go of, in the midst of holding another.
+    def __init__(self, max_memory_bytes: int = MAX_MEMORY_BYTES) -> None:
+        """max_memory_bytes: limit of the content in memory."""
+        self._max_memory_bytes = max_memory_bytes
+        self._memory_bytes = 0
+        # Reentrant: storing content may delete other content in the same thread, which calls `release`.
         self._lock = threading.RLock()
-        self._spill: ref[SharedFile] | None = None
-        """The last temporary file, which only its contents keep open, and where what is in it ends."""
-        self._end = 0
+        self._file_ref: ref[SharedFile] | None = None
+        """The last temporary file. Only the content in it keeps it open."""
+        self._file_end = 0
 
-    def hold(self, data: bytes) -> Callable[[], bytes]:
-        """Content that gives these bytes, and gives its room back when it is forgotten.
+    def store(self, data: bytes) -> Callable[[], bytes]:
+        """Store bytes and return a function that returns them. The space is freed when that function is deleted.
 
-        Raises ExternalError when a temporary file cannot be written.
+        Raises ExternalError if a temporary file cannot be written.
         """
-        if self._taken(len(data)):
+        if self._reserve_memory(len(data)):
             return _InMemory(data, self)
         try:
-            file, offset = self._room_in_file(len(data))
+            file, offset = self._allocate(len(data))
             file.write(offset, data)
         except OSError as error:
             raise ExternalError(
-                f"the temporary folder: what was read before its turn cannot be kept there ({error.strerror}); "
-                "make room, or name another folder with TMPDIR"
+                f"the temporary folder: buffered content cannot be written ({error.strerror}); "
+                "free disk space, or set TMPDIR to another folder",
+                code="system.temporary_folder",
             ) from error
         return FileSlice(file, offset, len(data))
 
-    def _room_in_file(self, size: int) -> tuple[SharedFile, int]:
-        """Room behind what was put into a file before: a file for each content would be too many open ones."""
+    def _allocate(self, size: int) -> tuple[SharedFile, int]:
+        """Reserve space in the current temporary file; a file for each content would open too many files."""
         with self._lock:
-            file = self._spill() if self._spill else None
-            if file is None or self._end >= _SPILL_BYTES:
+            file = self._file_ref() if self._file_ref else None
+            if file is None or self._file_end >= _MAX_FILE_BYTES:
                 file = SharedFile(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed by SharedFile
-                self._end = 0
-                self._spill = ref(file)
-            offset, self._end = self._end, self._end + size
+                self._file_end = 0
+                self._file_ref = ref(file)
+            offset, self._file_end = self._file_end, self._file_end + size
         return file, offset
 
-    def _taken(self, size: int) -> bool:
+    def _reserve_memory(self, size: int) -> bool:
         with self._lock:
-            fits = self._held + size <= self._most
-            self._held += size if fits else 0
+            fits = self._memory_bytes + size <= self._max_memory_bytes
+            self._memory_bytes += size if fits else 0
         return fits
 
-    def let_go(self, size: int) -> None:
-        """So many bytes are free again."""
+    def release(self, size: int) -> None:
+        """Free this number of bytes in memory."""
         with self._lock:
-            self._held -= size
+            self._memory_bytes -= size
 
 
 class _InMemory:
-    def __init__(self, data: bytes, holder: SpillBuffer) -> None:
+    def __init__(self, data: bytes, buffer: SpillBuffer) -> None:
         self._data = data
-        self._holder = holder
+        self._buffer = buffer
 
     def __call__(self) -> bytes:
         return self._data
 
     def __del__(self) -> None:
-        self._holder.let_go(len(self._data))
+        self._buffer.release(len(self._data))

@@ -9,96 +9,103 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from client.picture import as_text
+from client.picture import as_unicode
 from client.sources.naming import is_address
 from model.errors import InputError
 from model.preprocess import ImageError
 from model.tables import TableError, table_rows
 
-COLUMNS = ("image_path", "path", "image", "file", "filename", "file_name", "filepath", "image_name", "url")
-"""The columns that hold pictures where none is named, the first of them that there is."""
+IMAGE_COLUMNS = ("image_path", "path", "image", "file", "filename", "file_name", "filepath", "image_name", "url")
+"""Names of the image column, if no column is set; the first that exists is used."""
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
-"""Ends of tables' names; what stands between columns is seen in the header."""
+"""Suffixes of tables; the delimiter is detected from the header."""
 _LIST_SUFFIXES = {".txt", ".lst", ".list"}
 _MAX_LINE = 2**16
 
 
-def lines(stream: BinaryIO, null: bool) -> Iterator[str]:
-    """The lines of a stream as they come, without empty ones; they end with a NUL for `null`.
+def read_lines(stream: BinaryIO, null: bool) -> Iterator[str]:
+    """Yield the lines of a stream as they come, without empty lines. null: they end with NUL.
 
-    Raises ImageError for what is no list.
+    Raises ImageError if the stream is not a list.
     """
-    end, rest = b"\0" if null else b"\n", b""
-    # Not read(): a pipe may bring the next line in an hour.
+    separator, tail = b"\0" if null else b"\n", b""
+    # Not read(), which waits for a full buffer: the next line of a pipe may come much later.
     read = getattr(stream, "read1", stream.read)
-    begins = True
+    is_start = True
     while chunk := read(_MAX_LINE):
-        if begins and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if is_start and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ImageError("is UTF-16; expected UTF-8: iconv -f utf-16 -t utf-8")
-        chunk, begins = chunk.removeprefix(codecs.BOM_UTF8) if begins else chunk, False
-        *whole, rest = (rest + chunk).split(end)
-        yield from filter(None, (_line(line, null) for line in whole))
-        if len(rest) > _MAX_LINE:
-            raise ImageError(f"a line of more than {_MAX_LINE:,} bytes; expected a list of paths")
-    if last := _line(rest, null):
+        chunk, is_start = chunk.removeprefix(codecs.BOM_UTF8) if is_start else chunk, False
+        *complete, tail = (tail + chunk).split(separator)
+        yield from filter(None, (_line(line, null) for line in complete))
+        if len(tail) > _MAX_LINE:
+            raise ImageError(f"has a line of more than {_MAX_LINE:,} bytes; expected a list of paths")
+    if last := _line(tail, null):
         yield last
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file that is named like text begins with the path or address of something."""
+    """Whether a text file begins with a path or an address."""
     if path.suffix.lower() not in _LIST_SUFFIXES:
         return False
     try:
         with path.open("rb") as file:
-            first = next(lines(file, null=False), "")
+            first = next(read_lines(file, null=False), "")
         return is_address(first) or Path(first).is_file()
     except (OSError, ValueError, ImageError):
-        return False  # then it is answered as any file, which tells what is wrong
+        return False  # it is then read as an image, which reports the error
 
 
 def _line(line: bytes, null: bool) -> str:
     if not null:
         line = line.removesuffix(b"\r")
         if b"\0" in line:
-            raise ImageError("holds NUL bytes; expected a path a line, or, with --null, paths that end with NUL")
+            raise ImageError(
+                "contains NUL bytes; expected one path in each line, or with --null, paths that end with NUL"
+            )
     return os.fsdecode(line)
 
 
 @dataclass(frozen=True)
 class Column:
-    """The column of a table that names pictures; bytes that are no UTF-8 are kept, as in names of files."""
+    """The column of a table that names images. Bytes that are not UTF-8 are kept, as in file names."""
 
     path: Path
-    wanted: str | None
-    """Its name; None for the first of `COLUMNS`."""
+    name: str | None
+    """Name of the column; None uses the first of `IMAGE_COLUMNS`."""
 
     def check(self) -> None:
-        """Raises InputError when it cannot be read, or has no such column."""
+        """Raise InputError if the table cannot be read or does not have the column."""
         try:
             first = next(self.cells(), None)
         except ImageError as error:
-            raise InputError(f"{self.path}: {error}") from error
+            raise InputError(f"{self.path}: {error}", code="csv.unreadable") from error
         if first is None:
-            raise InputError(f"{self.path}: has a header and no rows")
+            raise InputError(f"{self.path}: has a header but no rows", code="csv.no_rows")
 
     def cells(self) -> Iterator[tuple[int, str]]:
-        """Number of the line and what the column holds there, which may be nothing.
+        """Yield the line number and the column's cell of each row; a cell may be empty.
 
-        Raises InputError for a header without the column, ImageError where it cannot be read on.
+        Raises InputError if the header does not have the column, ImageError if the table cannot be read further.
         """
         rows = table_rows(self.path, errors="surrogateescape")
         try:
             _, header = next(rows, (1, list[str]()))
-            column = self._number(header)
+            column = self._column_index(header)
             for line, row in rows:
                 yield line, row[column] if column < len(row) else ""
         except TableError as error:
             raise ImageError(str(error)) from error
 
-    def _number(self, header: list[str]) -> int:
-        found = [name for name in ([self.wanted] if self.wanted else COLUMNS) if name in header]
-        if not found:
-            expected = self.wanted or f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
-            came = f"its header has {as_text(', '.join(header)):.200}" if header else "it is empty"
-            raise InputError(f"{self.path}: expected a column {expected}, {came}; name one with --column")
-        return header.index(found[0])
+    def _column_index(self, header: list[str]) -> int:
+        present = [name for name in ([self.name] if self.name else IMAGE_COLUMNS) if name in header]
+        if not present:
+            expected = self.name or f"{', '.join(IMAGE_COLUMNS[:-1])} or {IMAGE_COLUMNS[-1]}"
+            if not header:
+                raise InputError(f"{self.path}: expected a column {expected}, but the file is empty", code="csv.empty")
+            raise InputError(
+                f"{self.path}: expected a column {expected}, got {as_unicode(', '.join(header)):.200}; "
+                "set the column with --column",
+                code="csv.column",
+            )
+        return header.index(present[0])

@@ -1,6 +1,6 @@
-"""Object stores and file systems elsewhere, by fsspec: `s3://`, `gs://`, `az://`, `sftp://` and others.
+"""Object stores and remote file systems, through fsspec: `s3://`, `gs://`, `az://`, `sftp://` and others.
 
-Credentials are what each store's library finds in the environment.
+Each store's library reads credentials from the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from client.picture import Picture
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import named_like_picture, public_place, split_host, without_secrets
+from client.sources.naming import is_picture_member, public_name, public_relative_path, split_host, without_secrets
 from model.errors import InputError, first_line
 from model.picture_files import SkippedFiles, is_hidden
 from model.preprocess import MAX_BYTES, SUFFIXES, ImageError
@@ -26,103 +26,105 @@ _EXTRA = "install it with: pip install 'tritonkit[remote]'"
 
 @dataclass(frozen=True)
 class Store:
-    """A file system, and the address that it was opened for."""
+    """A file system, and the address it was opened for."""
 
     files: Any
     address: str
     path: str
-    """As the file system has it."""
+    """The path as fsspec writes it."""
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def kind(self) -> str | None:
-        """`file` or `directory`; None where there is nothing, or nothing can be found out."""
+        """Return `file` or `directory`; None if nothing is there or it cannot be read."""
         try:
-            with _translated(self.address):
+            with _translate_errors(self.address):
                 return str(self.files.info(self.path)["type"])
         except ImageError:
             return None
 
     def below(self) -> Iterator[Picture]:
-        """The pictures in a folder, by suffix, with all below. Raises ImageError."""
-        waiting: list[dict[str, Any]] = [{"name": self.path, "type": "directory"}]
-        while waiting:
-            entry = waiting.pop()
+        """Yield the pictures in a folder and its subfolders, by suffix. Raises ImageError."""
+        pending: list[dict[str, Any]] = [{"name": self.path, "type": "directory"}]
+        while pending:
+            entry = pending.pop()
             if entry["type"] == "directory":
                 try:
-                    waiting += sorted(self._entries(entry["name"]), key=_name, reverse=True)
+                    pending += sorted(self._entries(entry["name"]), key=_name, reverse=True)
                 except ImageError as error:
                     if entry["name"] == self.path or not isinstance(error.__cause__, PermissionError):
                         raise
                     name = self.name_of(entry["name"])
-                    yield Picture(name, public_place(name), FailedContent(f"the folder {error}"))
+                    yield Picture(name, public_relative_path(name), FailedContent(f"the folder {error}"))
             else:
                 yield self.picture(entry["name"], entry.get("size"))
 
     def matching(self) -> list[str]:
-        """The paths of the files that a glob stands for, in order. Raises ImageError."""
-        with _translated(self.address):
-            found = self.files.glob(self.path, detail=True)
-        return sorted(path for path, entry in found.items() if entry["type"] == "file")
+        """Return the paths of a glob's files in order. Raises ImageError."""
+        with _translate_errors(self.address):
+            matches = self.files.glob(self.path, detail=True)
+        return sorted(path for path, entry in matches.items() if entry["type"] == "file")
 
     def picture(self, path: str, size: int | None = None) -> Picture:
-        """A picture of this file system."""
+        """Return the picture of a file."""
         name = self.name_of(path)
-        return Picture(name, public_place(name), Fetch(partial(self.read, path, size)))
+        return Picture(name, public_relative_path(name), Fetch(partial(self.read, path, size)))
 
     def read(self, path: str, size: int | None = None) -> bytes:
-        """The bytes of a file. Raises ImageError."""
-        with _translated(self.address):
+        """Return the bytes of a file. Raises ImageError."""
+        with _translate_errors(self.address):
             size = self.files.info(path)["size"] if size is None else size
             if size is not None and size > MAX_BYTES:
                 raise ImageError(f"has {size:,} bytes; at most {MAX_BYTES:,} are read")
-            # Not every store tells a size.
+            # Not every store knows the size.
             data = bytes(
                 self.files.cat_file(path) if size is not None else self.files.cat_file(path, end=MAX_BYTES + 1)
             )
             if len(data) > MAX_BYTES:
-                raise ImageError(f"has more than {MAX_BYTES:,} bytes, which are not read")
+                raise ImageError(f"has more than {MAX_BYTES:,} bytes, which is the limit")
             return data
 
     def read_into(self, path: str, file: BinaryIO) -> None:
-        """Write a file of any size to another. Raises ImageError."""
-        with _translated(self.address), self.files.open(path, "rb", block_size=_CHUNK) as content:
+        """Copy a file of any size to an open file. Raises ImageError."""
+        with _translate_errors(self.address), self.files.open(path, "rb", block_size=_CHUNK) as content:
             copyfileobj(content, file, _CHUNK)
 
     def name_of(self, path: str) -> str:
-        """The address of a file: some file systems have the host in their paths, as S3 has the bucket."""
+        """Return the address of a path. The paths of some file systems begin with the host, as S3's with the bucket."""
         scheme, host = split_host(self.address)
-        bare = path.lstrip("/")
-        within = bare == host or bare.startswith(f"{host}/")
-        return f"{scheme}://{bare}" if within else f"{scheme}://{host}/{bare}"
+        bare_path = path.lstrip("/")
+        has_host = bare_path == host or bare_path.startswith(f"{host}/")
+        return f"{scheme}://{bare_path}" if has_host else f"{scheme}://{host}/{bare_path}"
 
     def _entries(self, folder: str) -> list[dict[str, Any]]:
-        with _translated(self.address):
-            listed = self.files.ls(folder, detail=True)
-        # A store lists a marker of the folder itself in it.
-        own = folder.rstrip("/")
-        inner = [entry for entry in listed if entry["name"].rstrip("/") != own]
-        seen = [entry for entry in inner if not is_hidden(entry["name"].rstrip("/").rpartition("/")[2])]
-        return [entry for entry in seen if entry["type"] == "directory" or self._is_picture(entry["name"])]
+        with _translate_errors(self.address):
+            entries = self.files.ls(folder, detail=True)
+        # A store may list the folder itself as one of its entries.
+        own_name = folder.rstrip("/")
+        members = [entry for entry in entries if entry["name"].rstrip("/") != own_name]
+        visible = [entry for entry in members if not is_hidden(entry["name"].rstrip("/").rpartition("/")[2])]
+        return [entry for entry in visible if entry["type"] == "directory" or self._is_picture_file(entry["name"])]
 
-    def _is_picture(self, path: str) -> bool:
-        return named_like_picture(path.rpartition("/")[2], self.skipped)
+    def _is_picture_file(self, path: str) -> bool:
+        return is_picture_member(path.rpartition("/")[2], self.skipped)
 
 
 def open_store(address: str, skipped: SkippedFiles | None = None) -> Store:
-    """The store of an address; nothing is asked of it yet. Raises InputError when a library is missing."""
+    """Open the store of an address, without a request to it. Raises InputError if a library is missing."""
     scheme = address.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError as error:
-        raise InputError(f"{scheme}:// is read with fsspec; {_EXTRA}") from error
+        raise InputError(f"{scheme}:// needs fsspec; {_EXTRA}", code="install.missing_module") from error
     try:
-        # Listings are not kept: each is asked for once, and they are large.
+        # No cache of listings: each is read once, and they are large.
         files, path = url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
         hint = _EXTRA if scheme in ("s3", "s3a") else first_line(error)
-        raise InputError(f"a library for {scheme}:// is missing; {hint}") from error
+        raise InputError(
+            f"{scheme}:// needs a library that is missing; {hint}", code="install.missing_module"
+        ) from error
     except Exception as error:
-        raise InputError(without_secrets(first_line(error), address)) from error
+        raise InputError(without_secrets(first_line(error), address), code="store.address") from error
     return Store(files, address, path, skipped or SkippedFiles())
 
 
@@ -131,11 +133,15 @@ def has_pattern(address: str) -> bool:
     return glob.has_magic(address.partition("://")[2])
 
 
-def why_nothing(address: str) -> str:
-    """Why an address has given no picture."""
+def no_files_error(address: str) -> InputError:
+    """Return the error for a folder or glob without pictures."""
+    name = public_name(address)
     if has_pattern(address):
-        return "the pattern matches nothing"
-    return f"the folder holds no file that ends in {', '.join(sorted(SUFFIXES))}, or there is none"
+        return InputError(f"{name}: the pattern matches nothing", code="source.no_match")
+    return InputError(
+        f"{name}: the folder does not exist or contains no file that ends in {', '.join(sorted(SUFFIXES))}",
+        code="source.empty_folder",
+    )
 
 
 def _name(entry: dict[str, Any]) -> str:
@@ -143,19 +149,21 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _translated(address: str) -> Iterator[None]:
+def _translate_errors(address: str) -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError("there is nothing of this name") from error
+        raise ImageError("no file has this name") from error
     except PermissionError as error:
-        raise ImageError(f"may not be read with the credentials of this environment{_said(error, address)}") from error
-    except Exception as error:  # every store's library has a tree of its own
-        raise ImageError(f"cannot be read{_said(error, address)}") from error
+        raise ImageError(
+            f"the credentials of this environment do not permit reading{_detail(error, address)}"
+        ) from error
+    except Exception as error:  # each store's library has its own exceptions
+        raise ImageError(f"cannot be read{_detail(error, address)}") from error
 
 
-def _said(error: Exception, address: str) -> str:
-    said = getattr(error, "strerror", None) or first_line(error)
-    return f" ({without_secrets(said, address)})"
+def _detail(error: Exception, address: str) -> str:
+    message = getattr(error, "strerror", None) or first_line(error)
+    return f" ({without_secrets(message, address)})"

@@ -1,6 +1,6 @@
-"""Pictures in a tar archive, plain or compressed.
+"""Images in a tar archive, plain or compressed.
 
-Of a plain one each member is read when it is its turn. A compressed one can only be read from the start to the end.
+A plain archive's members are read when they are needed. A compressed archive can only be read from start to end.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import IO, Any, BinaryIO, TypeAlias, cast
 
-from client.picture import Picture, as_text
+from client.picture import Picture, as_unicode
 from client.sources.content import FailedContent, FileSlice, SharedFile, SpillBuffer
-from client.sources.naming import named_like_picture, safe_place
+from client.sources.naming import is_picture_member, safe_relative_path
 from model.errors import first_line
 from model.picture_files import SkippedFiles
 from model.preprocess import MAX_BYTES, ImageError
 
-_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-"""By the first bytes: RFC 1952, bzip2's and xz's own file formats."""
+_DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+"""By the first bytes: RFC 1952, and the file formats of bzip2 and xz."""
 _MAX_HEADER = 2**20
-"""Bytes of a long name or of extended attributes, which tarfile takes into memory as large as they say they are."""
-_BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RecursionError)
+"""Limit for a header in bytes: tarfile reads a long name or extended attributes into memory at their declared size."""
+_READ_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RecursionError)
 _Content: TypeAlias = Callable[[], bytes]
 
 
-class _Careful:
-    """What tarfile reads headers through: never more than one at once, and the last is known."""
+class _BoundedReader:
+    """Gives tarfile one header at a time, with a size limit, and remembers the last header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.seek, self.tell = file.seek, file.tell
@@ -41,82 +45,86 @@ class _Careful:
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_HEADER:
-            raise ImageError(f"a header of {size:,} bytes; at most {_MAX_HEADER:,} are read")
+            raise ImageError(f"has a header of {size:,} bytes; at most {_MAX_HEADER:,} are read")
         self.last = self._read(size)
         return self.last
 
 
 @dataclass(frozen=True)
 class Tar:
-    """Links and sparse files in it are not followed, and devices are not opened."""
+    """A tar archive. Links and sparse files are not followed, devices are not opened."""
 
-    holder: SpillBuffer
+    buffer: SpillBuffer
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def total(self, file: BinaryIO) -> None:
-        """Nobody knows before its end."""
+        """Return None: the number is known only at the end of the archive."""
 
-    def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
-        """The files that are named like pictures, in the archive's order. Raises ImageError."""
+    def pictures(self, file: BinaryIO, name: str, relative_path: PurePath) -> Iterator[Picture]:
+        """Yield the members with names of images, in the archive's order. Raises ImageError."""
         shared = SharedFile(file)
         start = file.read(6)
         file.seek(0)
-        unpack = next((unpack for magic, unpack in _PACKED.items() if start.startswith(magic)), None)
-        content = cast("IO[bytes]", unpack(file)) if unpack else file
+        decompress = next((decompress for magic, decompress in _DECOMPRESSORS.items() if start.startswith(magic)), None)
+        content = cast("IO[bytes]", decompress(file)) if decompress else file
         for member in _members(content, self.skipped):
-            inner = as_text(member.name)
-            if unpack is None:
-                held: _Content = FileSlice(shared, member.offset_data, member.size)
+            member_name = as_unicode(member.name)
+            if decompress is None:
+                member_content: _Content = FileSlice(shared, member.offset_data, member.size)
             else:
-                held = _taken_now(content, member, self.holder)
-            bad = _why_not(member)
-            yield Picture(f"{name}/{inner}", place / safe_place(inner), FailedContent(bad) if bad else held)
+                member_content = _read_member(content, member, self.buffer)
+            reason = _unreadable_reason(member)
+            yield Picture(
+                f"{name}/{member_name}",
+                relative_path / safe_relative_path(member_name),
+                FailedContent(reason) if reason else member_content,
+            )
 
 
 def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarInfo]:
-    """Those that are named like pictures, and are no links or devices; other files are counted."""
-    careful = _Careful(content)
-    with _translated():
-        archive = tarfile.open(fileobj=cast("IO[bytes]", careful), mode="r:")  # noqa: SIM115 - nothing to close
+    """Yield the regular files with names of images; other files are counted."""
+    reader = _BoundedReader(content)
+    with _translate_errors():
+        archive = tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:")  # noqa: SIM115 - has nothing to close
     while member := _next(archive):
-        if not member.isdir() and named_like_picture(member.name, skipped):
+        if not member.isdir() and is_picture_member(member.name, skipped):
             if member.isreg():
                 yield member
             else:
                 skipped.kinds["links or devices in an archive"] += 1
-        archive.members = []  # type: ignore[attr-defined]  # or it would remember all of them
-    # A header that is none looks to tarfile like the end, which is a block of zeros, or nothing.
-    if careful.last.strip(b"\0"):
-        raise ImageError("what follows is no tar archive")
+        archive.members = []  # type: ignore[attr-defined]  # else it would keep all members
+    # tarfile takes an invalid header for the end of the archive, which is a block of zeros, or nothing.
+    if reader.last.strip(b"\0"):
+        raise ImageError("the rest is not a tar archive")
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _translated():
+    with _translate_errors():
         return archive.next()
 
 
-def _why_not(member: tarfile.TarInfo) -> str | None:
+def _unreadable_reason(member: tarfile.TarInfo) -> str | None:
     if member.size > MAX_BYTES:
         return f"has {member.size:,} bytes; at most {MAX_BYTES:,} are read"
     return "is a sparse file; unpack the archive first" if member.issparse() else None
 
 
-def _taken_now(content: IO[bytes], member: tarfile.TarInfo, holder: SpillBuffer) -> _Content:
-    if _why_not(member):
+def _read_member(content: IO[bytes], member: tarfile.TarInfo, buffer: SpillBuffer) -> _Content:
+    if _unreadable_reason(member):
         return FailedContent("")
-    with _translated():
+    with _translate_errors():
         content.seek(member.offset_data)
         data = content.read(member.size)
     if len(data) < member.size:
-        raise ImageError(f"it ends {member.size - len(data):,} bytes too early")
-    return holder.hold(data)
+        raise ImageError(f"the archive is truncated, {member.size - len(data):,} bytes are missing")
+    return buffer.store(data)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
-    except _BROKEN as error:
-        raise ImageError(f"is no whole tar archive ({first_line(error)})") from error
+    except _READ_ERRORS as error:
+        raise ImageError(f"is not a complete tar archive ({first_line(error)})") from error

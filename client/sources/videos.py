@@ -1,4 +1,4 @@
-"""Frames of a video, by PyAV, which is FFmpeg."""
+"""Video frames, read by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from model.errors import InputError, first_line
 from model.preprocess import ImageError, check_size
 
 _FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,asf,flv"
-"""FFmpeg's names. Not among them: playlists, whose entries FFmpeg would open wherever they lie."""
-# Degrees counterclockwise by which a frame is to be turned, as its display matrix says.
-_UPRIGHT = {
+"""FFmpeg's names. Playlists are excluded, because FFmpeg would open any file that they name."""
+# By the rotation of a frame's display matrix, in degrees counterclockwise.
+_ROTATIONS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     -180: Image.Transpose.ROTATE_180,
@@ -27,8 +27,8 @@ _UPRIGHT = {
 }
 
 
-class _Nameless:
-    """A file whose name tells nothing: PyAV wants text there, and a temporary file has a number."""
+class _UnnamedFile:
+    """A file without a name: PyAV expects text as the name, and a temporary file's name is a number."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
@@ -36,25 +36,25 @@ class _Nameless:
 
 @dataclass(frozen=True)
 class Video:
-    """Its first picture is frame 0, which is named `<name>#0`, and then each `every`-th."""
+    """A video. Frame 0, named `<name>#0`, and then every Nth frame are its pictures."""
 
-    every: int
-    holder: SpillBuffer
+    frame_step: int
+    buffer: SpillBuffer
 
     def total(self, file: BinaryIO) -> int | None:
-        """As its header says, if it does. Raises ImageError, and InputError when PyAV is missing."""
-        with _opened(file) as (_, stream):
-            return -(-int(stream.frames) // self.every) or None
+        """Return the number of pictures from the header. Raises ImageError, and InputError if PyAV is missing."""
+        with _open_video(file) as (_, stream):
+            return -(-int(stream.frames) // self.frame_step) or None
 
-    def pictures(self, file: BinaryIO, name: str, place: PurePath) -> Iterator[Picture]:
-        """The frames, upright. Raises ImageError, and InputError when PyAV is missing."""
-        with file, _opened(file) as (container, stream):
+    def pictures(self, file: BinaryIO, name: str, relative_path: PurePath) -> Iterator[Picture]:
+        """Yield the upright frames. Raises ImageError, and InputError if PyAV is missing."""
+        with file, _open_video(file) as (container, stream):
             for number, content in enumerate(self._frames(container, stream)):
                 if content is not None:
-                    yield Picture(f"{name}#{number}", place / f"{number:06}", content)
+                    yield Picture(f"{name}#{number}", relative_path / f"{number:06}", content)
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Callable[[], bytes | Image.Image] | None]:
-        """Of each frame the content, or None for those that are not wanted."""
+        """Yield the content of each selected frame, and None for the others."""
         from av.error import FFmpegError
 
         number = 0
@@ -62,9 +62,9 @@ class Video:
             try:
                 frames = packet.decode()
             except FFmpegError as error:
-                frames = [error]  # a packet is a frame, as a rule
+                frames = [error]  # usually a packet contains one frame
             for frame in frames:
-                yield None if number % self.every else self._content(frame)
+                yield None if number % self.frame_step else self._content(frame)
                 number += 1
 
     def _content(self, frame: Any) -> Callable[[], bytes | Image.Image]:
@@ -77,8 +77,8 @@ class Video:
         except ImageError as error:
             return FailedContent(str(error))
         image = frame.to_image()
-        turned = image.transpose(_UPRIGHT[frame.rotation]) if frame.rotation in _UPRIGHT else image
-        return partial(_image, turned.size, self.holder.hold(turned.tobytes()))
+        upright = image.transpose(_ROTATIONS[frame.rotation]) if frame.rotation in _ROTATIONS else image
+        return partial(_image, upright.size, self.buffer.store(upright.tobytes()))
 
 
 def _image(size: tuple[int, int], content: Callable[[], bytes]) -> Image.Image:
@@ -91,21 +91,23 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from container.demux(stream)
     except FFmpegError as error:
-        raise ImageError(f"cannot be read on ({first_line(error)})") from error
+        raise ImageError(f"cannot be read further ({first_line(error)})") from error
 
 
 @contextmanager
-def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
-    """The container and its first stream of pictures."""
+def _open_video(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
+    """Open a video and yield its container and its first video stream."""
     try:
         import av
     except ModuleNotFoundError as error:
-        raise InputError("videos are read with PyAV; install it with: pip install 'tritonkit[video]'") from error
+        raise InputError(
+            "videos need PyAV; install it with: pip install 'tritonkit[video]'", code="install.missing_module"
+        ) from error
     try:
-        container = av.open(_Nameless(file), metadata_errors="replace", options={"format_whitelist": _FORMATS})
+        container = av.open(_UnnamedFile(file), metadata_errors="replace", options={"format_whitelist": _FORMATS})
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise ImageError(f"is no video that can be opened; {_FORMATS} can") from error
+        raise ImageError(f"is not a video in a supported format; supported are {_FORMATS}") from error
     with container:
         if not container.streams.video:
-            raise ImageError("holds no stream of pictures")
+            raise ImageError("has no video stream")
         yield container, container.streams.video[0]

@@ -1,4 +1,4 @@
-"""Fetch with HTTP: bounded in size and time, and tried again where that may help."""
+"""Download by HTTP, with limits for size and time, and with retries."""
 
 from __future__ import annotations
 
@@ -12,142 +12,142 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import SplitResult, unquote
 
-from client.sources.naming import split
+from client.sources.naming import split_address
 from model.errors import first_line
 from model.preprocess import MAX_BYTES, ImageError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
-Whole = TypeVar("Whole")
+Content = TypeVar("Content")
 
 _CHUNK = 2**16
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-"""Answers that may be another one in a moment (RFC 9110, 6585 and 8470)."""
+_RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+"""Temporary errors (RFC 9110, 6585 and 8470)."""
 _CONNECTIONS = 32
-"""Kept open to one host, as many as pictures are fetched at once."""
+"""Open connections to one host; enough for all concurrent downloads."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long one waits for what lies elsewhere."""
+class FetchPolicy:
+    """Timeouts and retries of downloads."""
 
     attempts: int = 4
     pause_s: float = 0.5
-    """Before the second attempt; twice as long before each further one, shortened by chance by up to a half."""
+    """Pause before the second attempt. It doubles with each attempt, and is shortened at random by up to a half."""
     longest_pause_s: float = 30.0
-    """Also where a host asks for more with Retry-After."""
+    """Upper limit, also if a host asks for a longer pause with Retry-After."""
     connect_s: float = 10.0
     read_s: float = 20.0
-    """Without a single byte."""
+    """Timeout without any received byte."""
     picture_s: float = 120.0
-    """For one picture with all attempts at it, however it drips."""
+    """Timeout for one image with all attempts."""
     file_s: float = 6 * 3600.0
-    """The same for an archive or a video."""
+    """Timeout for an archive or a video with all attempts."""
     redirects: int = 5
 
-    def pause(self, attempt: int, asked_s: float = 0.0) -> float:
-        """Seconds to wait after the attempt of this number, counted from 1."""
-        own = self.pause_s * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        return min(max(own, asked_s), self.longest_pause_s)
+    def pause(self, attempt: int, retry_after_s: float = 0.0) -> float:
+        """Return the seconds to wait after attempt number `attempt`, counted from 1."""
+        backoff_s = self.pause_s * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        return min(max(backoff_s, retry_after_s), self.longest_pause_s)
 
 
-class _TryAgainError(Exception):
-    def __init__(self, reason: str, asked_s: float = 0.0) -> None:
+class _RetryableError(Exception):
+    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
-        self.asked_s = asked_s
+        self.retry_after_s = retry_after_s
 
 
-def fetch(address: str, patience: Patience) -> bytes:
-    """The content at an address. Raises ImageError, which tells nothing secret of the address."""
-    until = time.monotonic() + patience.picture_s
+def fetch(address: str, policy: FetchPolicy) -> bytes:
+    """Download an address. Raises ImageError, whose message contains no secret of the address."""
+    deadline_s = time.monotonic() + policy.picture_s
 
-    def once() -> bytes:
-        return b"".join(_in_time(_pieces(address, patience, MAX_BYTES), until, patience.picture_s))
+    def fetch_once() -> bytes:
+        return b"".join(_until_deadline(_read_chunks(address, policy, MAX_BYTES), deadline_s, policy.picture_s))
 
-    return _tried(once, patience, until)
+    return _with_retries(fetch_once, policy, deadline_s)
 
 
-def fetch_into(address: str, file: BinaryIO, patience: Patience) -> None:
-    """Write the content at an address to a temporary file, as much as there is room for.
+def fetch_into(address: str, file: BinaryIO, policy: FetchPolicy) -> None:
+    """Download an address to a temporary file, up to the free disk space.
 
     Raises ImageError, and OSError for the file.
     """
-    until = time.monotonic() + patience.file_s
+    deadline_s = time.monotonic() + policy.file_s
 
-    def once() -> None:
+    def fetch_once() -> None:
         file.seek(0)
         file.truncate()
-        room = shutil.disk_usage(tempfile.gettempdir()).free
-        for piece in _in_time(_pieces(address, patience, room), until, patience.file_s):
-            file.write(piece)
+        free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
+        for chunk in _until_deadline(_read_chunks(address, policy, free_bytes), deadline_s, policy.file_s):
+            file.write(chunk)
 
-    _tried(once, patience, until)
-
-
-def _in_time(pieces: Iterator[bytes], until: float, most_s: float) -> Iterator[bytes]:
-    for piece in pieces:
-        if time.monotonic() > until:
-            raise ImageError(f"has not come whole in {most_s:g} s")
-        yield piece
+    _with_retries(fetch_once, policy, deadline_s)
 
 
-def _tried(once: Callable[[], Whole], patience: Patience, until: float) -> Whole:
+def _until_deadline(chunks: Iterator[bytes], deadline_s: float, limit_s: float) -> Iterator[bytes]:
+    for chunk in chunks:
+        if time.monotonic() > deadline_s:
+            raise ImageError(f"the download took longer than {limit_s:g} s")
+        yield chunk
+
+
+def _with_retries(fetch_once: Callable[[], Content], policy: FetchPolicy, deadline_s: float) -> Content:
     attempt = 1
     while True:
         try:
-            return once()
-        except _TryAgainError as error:
-            pause_s = patience.pause(attempt, error.asked_s)
-            if attempt == patience.attempts or time.monotonic() + pause_s > until:
+            return fetch_once()
+        except _RetryableError as error:
+            pause_s = policy.pause(attempt, error.retry_after_s)
+            if attempt == policy.attempts or time.monotonic() + pause_s > deadline_s:
                 times = "once" if attempt == 1 else f"{attempt} times"
-                raise ImageError(f"cannot be fetched: {error}; tried {times}") from error
+                raise ImageError(f"cannot be downloaded: {error}; tried {times}") from error
             time.sleep(pause_s)
             attempt += 1
 
 
-def _pieces(address: str, patience: Patience, most: int) -> Iterator[bytes]:
-    """One attempt at up to `most` bytes. Raises ImageError, and _TryAgainError where another may do better."""
+def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[bytes]:
+    """Yield one attempt's chunks, up to `max_bytes`. Raises ImageError, and _RetryableError if a retry may help."""
     import urllib3
 
     try:
-        response = _request(address, patience)
+        response = _request(address, policy)
         try:
             _check_status(response)
-            told, came = response.headers.get("Content-Length", ""), 0
-            size = int(told) if told.isdecimal() else 0
-            while max(size, came) <= most:
-                if not (piece := response.read1(_CHUNK)):
+            content_length, received = response.headers.get("Content-Length", ""), 0
+            size = int(content_length) if content_length.isdecimal() else 0
+            while max(size, received) <= max_bytes:
+                if not (chunk := response.read1(_CHUNK)):
                     return
-                yield piece
-                came += len(piece)
-            raise ImageError(f"has {max(size, came):,} bytes or more; at most {most:,} are read")
+                yield chunk
+                received += len(chunk)
+            raise ImageError(f"has {max(size, received):,} bytes or more; at most {max_bytes:,} are read")
         finally:
             response.close()
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
-        raise _translated(error, patience) from error
+        raise _translated_error(error, policy) from error
 
 
-def _request(address: str, patience: Patience) -> BaseHTTPResponse:
+def _request(address: str, policy: FetchPolicy) -> BaseHTTPResponse:
     from urllib3 import Retry, Timeout
 
-    parts = split(address)
-    headers = {"User-Agent": "tritonkit", **_login(parts)}
-    return _manager(_proxy_of(parts)).request(
+    parts = split_address(address)
+    headers = {"User-Agent": "tritonkit", **_auth_headers(parts)}
+    return _connection_pool(_proxy_of(parts)).request(
         "GET",
         parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
         headers=headers,
         preload_content=False,
-        timeout=Timeout(connect=patience.connect_s, read=patience.read_s),
-        # Errors as they are: which are worth another attempt is decided here.
-        retries=Retry(total=None, connect=False, read=False, other=False, status=0, redirect=patience.redirects),
+        timeout=Timeout(connect=policy.connect_s, read=policy.read_s),
+        # urllib3 must not retry: `_with_retries` does.
+        retries=Retry(total=None, connect=False, read=False, other=False, status=0, redirect=policy.redirects),
     )
 
 
 @functools.cache
-def _manager(proxy: str | None) -> PoolManager:
+def _connection_pool(proxy: str | None) -> PoolManager:
     from urllib3 import PoolManager, ProxyManager
 
     if proxy is None:
@@ -156,14 +156,14 @@ def _manager(proxy: str | None) -> PoolManager:
 
 
 def _proxy_of(parts: SplitResult) -> str | None:
-    """What the environment says: http_proxy, https_proxy, no_proxy; a proxy without a scheme speaks HTTP."""
+    """Return the proxy of the environment: http_proxy, https_proxy, no_proxy; one without a scheme uses HTTP."""
     from urllib.request import getproxies, proxy_bypass
 
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
-def _login(parts: SplitResult) -> dict[str, str]:
+def _auth_headers(parts: SplitResult) -> dict[str, str]:
     from urllib3.util import make_headers
 
     if parts.username is None:
@@ -174,38 +174,38 @@ def _login(parts: SplitResult) -> dict[str, str]:
 def _check_status(response: BaseHTTPResponse) -> None:
     if response.status == 200:
         return
-    said = f"the host answers {response.status} {response.reason or ''}".rstrip()
-    if response.status in _AGAIN:
+    message = f"the host answered {response.status} {response.reason or ''}".rstrip()
+    if response.status in _RETRYABLE_STATUSES:
         after = response.headers.get("Retry-After", "")
-        raise _TryAgainError(said, float(after) if after.isdecimal() else 0.0)
-    raise ImageError(f"cannot be fetched: {said}")
+        raise _RetryableError(message, float(after) if after.isdecimal() else 0.0)
+    raise ImageError(f"cannot be downloaded: {message}")
 
 
-def _translated(error: Exception, patience: Patience) -> Exception:
+def _translated_error(error: Exception, policy: FetchPolicy) -> Exception:
     from urllib3 import exceptions
 
     match error:
         case exceptions.NameResolutionError():
-            return _TryAgainError("the host's name is unknown here")
+            return _RetryableError("the host name is unknown")
         case exceptions.ReadTimeoutError():
-            return _TryAgainError(f"nothing came in {patience.read_s:g} s")
+            return _RetryableError(f"no data was received for {policy.read_s:g} s")
         case exceptions.NewConnectionError() | exceptions.ProxyError():
-            return _TryAgainError(f"no connection ({_reason(error)})")
+            return _RetryableError(f"no connection ({_system_message(error)})")
         case exceptions.ConnectTimeoutError():
-            return _TryAgainError(f"no connection in {patience.connect_s:g} s")
+            return _RetryableError(f"no connection in {policy.connect_s:g} s")
         case exceptions.SSLError():
-            return ImageError(f"cannot be fetched: no safe connection ({first_line(error)})")
+            return ImageError(f"cannot be downloaded: no secure connection ({first_line(error)})")
         case exceptions.MaxRetryError() if error.reason and not isinstance(error.reason, exceptions.ResponseError):
-            return _translated(error.reason, patience)
+            return _translated_error(error.reason, policy)
         case exceptions.MaxRetryError():
-            return ImageError(f"cannot be fetched: it leads on to other addresses more than {patience.redirects} times")
+            return ImageError(f"cannot be downloaded: more than {policy.redirects} redirects")
         case exceptions.ProtocolError():
-            return _TryAgainError("the connection broke off")
-    return ImageError("cannot be fetched: this is no address of the form https://HOST/PATH")
+            return _RetryableError("the connection broke")
+    return ImageError("cannot be downloaded: expected an address of the form https://HOST/PATH")
 
 
-def _reason(error: BaseException) -> str:
-    """What the operating system said, of which the text of an error tells no more."""
+def _system_message(error: BaseException) -> str:
+    """Return the operating system's message, which is missing in the error's own text."""
     while not (isinstance(error, OSError) and error.strerror) and (cause := error.__cause__ or error.__context__):
         error = cause
     return error.strerror if isinstance(error, OSError) and error.strerror else "refused"

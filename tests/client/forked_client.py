@@ -1,4 +1,4 @@
-"""Asks a server in forked processes, and prints what came of it as JSON: `forked_client GRPC HTTP MODEL PICTURE`."""
+"""Ask a server in forked processes, and print the answers as JSON: `forked_client GRPC HTTP MODEL PICTURE`."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ LONGEST_S = 60
 FORK = multiprocessing.get_context("fork")
 
 
-def told(pipe: Pipe, ask: Callable[[], Any]) -> None:
+def send_answer(pipe: Pipe, ask: Callable[[], Any]) -> None:
     try:
-        said = ask().told["label"]
+        answer = ask().fields["label"]
     except Exception as error:  # noqa: BLE001 - whatever it is, it is printed
-        said = f"{type(error).__name__}: {error}"
-    pipe.send(said)
+        answer = f"{type(error).__name__}: {getattr(error, 'code', '')}: {error}"
+    pipe.send(answer)
 
 
 def in_a_fork(ask: Callable[[], Any]) -> str:
     here, there = FORK.Pipe()
-    child = FORK.Process(target=told, args=(there, ask))
+    child = FORK.Process(target=send_answer, args=(there, ask))
     child.start()
-    said = here.recv() if here.poll(LONGEST_S) else "still waiting"
+    answer = here.recv() if here.poll(LONGEST_S) else "still waiting"
     child.kill()
     child.join()
-    return str(said)
+    return str(answer)
 
 
 def main(grpc: str, http: str, model: str, picture: str) -> None:
-    def ask_anew(url: str) -> Any:
+    def ask_with_new_client(url: str) -> Any:
         with Client(model, url) as client:
             return client.infer(picture)
 
-    found = {}
+    answers = {}
     with Client(model, http) as client:
         client.infer(picture)
-        found["same http"] = in_a_fork(lambda: client.infer(picture))
-        found["new http"] = in_a_fork(lambda: ask_anew(http))
+        answers["same http"] = in_a_fork(lambda: client.infer(picture))
+        answers["new http"] = in_a_fork(lambda: ask_with_new_client(http))
     with Client(model, grpc) as client:
         client.infer(picture)
         asyncio.run(client.infer_async(picture))
-        found["same grpc"] = in_a_fork(lambda: client.infer(picture))
-        found["awaited"] = in_a_fork(lambda: asyncio.run(client.infer_async(picture)))
-        found["stream"] = in_a_fork(lambda: next(client.stream([picture])))
-        found["new grpc"] = in_a_fork(lambda: ask_anew(grpc))
-        found["parent"] = client.infer(picture).fields["label"]
-    print(json.dumps(found))
+        answers["same grpc"] = in_a_fork(lambda: client.infer(picture))
+        answers["awaited"] = in_a_fork(lambda: asyncio.run(client.infer_async(picture)))
+        answers["stream"] = in_a_fork(lambda: next(client.stream([picture])))
+        answers["new grpc"] = in_a_fork(lambda: ask_with_new_client(grpc))
+        answers["parent"] = client.infer(picture).fields["label"]
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":

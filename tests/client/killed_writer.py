@@ -1,9 +1,9 @@
-"""Kill a writer of answers at each of its steps in the file system, go on with the job, and compare the files.
+"""Kill a writer of answers before each of its file-system steps, resume the job, and compare the files.
 
     python killed_writer.py FOLDER SUFFIX...
 
-Once with a job that begins, and once with one that adds to a finished job. Prints a JSON object for each: how many
-steps there were, and for each after which the files were not those of an undisturbed writer what was wrong.
+It does this with a new job, and with a job that adds rows to a finished one. For each it prints a JSON object: the
+number of steps, and for each step after which the files differ from an undisturbed writer's, the difference.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from client.infer import Row
-from client.outputs.answers import answers_in
+from client.outputs.answers import open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import TritonkitError
 from model.tasks import Answer
 
-TERMS = JobSettings(model="m", version="1", spec="0" * 64, top=1)
+SETTINGS = JobSettings(model="m", version="1", spec="0" * 64, top=1)
 STEPS = {"os.rename", "os.remove", "os.truncate"}
 OLD, NEW, BROKEN = ("a", "b", "c"), ("d", "e"), "b"
 
@@ -38,18 +38,18 @@ def row(name: str) -> Row:
 
 
 def write(folder: Path, suffixes: Sequence[str], names: Sequence[str]) -> None:
-    """What `client infer` does with its rows."""
+    """Write rows as `client infer` does."""
     outputs = [folder / f"out{suffix}" for suffix in suffixes]
-    terms = TERMS.model_copy(update={"outputs": tuple(path.name for path in outputs)})
+    settings = SETTINGS.model_copy(update={"outputs": tuple(path.name for path in outputs)})
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
-    with answers_in(outputs, terms, example, lambda said: None) as answers:
+    with open_answer_files(outputs, settings, example, lambda message: None) as answers:
         for name in names:
-            if not answers.has(name):
+            if not answers.has_row(name):
                 answers.write(row(name))
 
 
-def apart(work: Callable[[], None], folder: Path, kill_at: int = -1) -> int:
-    """Do it in a process of its own, which gets SIGKILL before its step `kill_at`; how many steps it took."""
+def run_in_process(work: Callable[[], None], folder: Path, kill_at: int = -1) -> int:
+    """Run `work` in a child process, which gets SIGKILL before its step `kill_at`; return the number of its steps."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
         code, done = 1, 0
@@ -82,7 +82,7 @@ def apart(work: Callable[[], None], folder: Path, kill_at: int = -1) -> int:
 
 
 def is_step(event: str, details: tuple[Any, ...], folder: Path) -> bool:
-    """Whether an event, as Python tells them to audit hooks, is to change a file below the folder, open or by name."""
+    """Whether an event of Python's audit hooks changes a file below the folder, by descriptor or by name."""
     if event == "open":
         return str(details[0]).startswith(str(folder)) and bool(details[2] & (os.O_WRONLY | os.O_RDWR))
     return event in STEPS and (isinstance(details[0], int) or str(details[0]).startswith(str(folder)))
@@ -93,11 +93,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def main(folder: Path, suffixes: Sequence[str]) -> None:
-    print(json.dumps({"begun": tried(folder, suffixes, ()), "added to": tried(folder, suffixes, OLD)}))
+    reports = {"new": kill_at_each_step(folder, suffixes, ()), "extended": kill_at_each_step(folder, suffixes, OLD)}
+    print(json.dumps(reports))
 
 
-def tried(folder: Path, suffixes: Sequence[str], finished: Sequence[str]) -> dict[str, Any]:
-    """Kill at each step a job that adds to one with these names, or to none."""
+def kill_at_each_step(folder: Path, suffixes: Sequence[str], finished: Sequence[str]) -> dict[str, Any]:
+    """Kill a job at each step; it extends a job with the names `finished`, or is new if there are none."""
 
     def prepare() -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -109,14 +110,14 @@ def tried(folder: Path, suffixes: Sequence[str], finished: Sequence[str]) -> dic
         write(folder, suffixes, (*OLD, *NEW))
 
     prepare()
-    steps = apart(work, folder)
+    steps = run_in_process(work, folder)
     whole = files(folder)
     wrong: dict[int, str] = {}
     for at in range(steps):
         prepare()
-        apart(work, folder, at)
+        run_in_process(work, folder, at)
         try:
-            apart(work, folder)
+            run_in_process(work, folder)
         except RuntimeError as error:
             wrong[at] = str(error)
             continue

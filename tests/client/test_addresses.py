@@ -1,4 +1,4 @@
-"""Pictures that lie elsewhere: over HTTP from a real server, and in stores through fsspec."""
+"""Remote pictures: over HTTP from a real server, and in stores through fsspec."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from PIL import Image
 from typer.testing import Result
 
 from client.picture import Picture
-from client.sources import fetched_ahead, find
+from client.sources import find_pictures, prefetch_content
 from client.sources.content import Fetch
 from client.sources.naming import public_name, without_secrets
-from client.sources.web import Patience
+from client.sources.web import FetchPolicy
 from model.errors import InputError
 from model.preprocess import MAX_BYTES, ImageError
+from tests.errors import raises
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
-SHORT = Patience(attempts=3, pause_s=0.02, read_s=0.3)
+NO_SUCH_FILE = "no file has this name"
+SHORT = FetchPolicy(attempts=3, pause_s=0.02, read_s=0.3)
 
 
 def png(level: int = 0) -> bytes:
@@ -52,7 +54,7 @@ def archive() -> bytes:
 
 
 class Site(BaseHTTPRequestHandler):
-    """What the paths do is in their names; the server counts how often each is asked for."""
+    """Answers each path as its name says, and counts its requests."""
 
     protocol_version = "HTTP/1.1"
     server: Any
@@ -60,7 +62,7 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         with self.server.lock:
-            self.server.asked[path] += 1
+            self.server.requests[path] += 1
         getattr(self, path.split("/")[1].partition(".")[0], self.missing)()
 
     def answer(self, status: int = 200, data: bytes = b"", size: int | None = None, **headers: str) -> None:
@@ -81,7 +83,7 @@ class Site(BaseHTTPRequestHandler):
         self.answer(data=archive())
 
     def busy(self) -> None:
-        waits = self.server.asked[self.path] < 3
+        waits = self.server.requests[self.path] < 3
         self.answer(503, Retry_After="0") if waits else self.ok()
 
     def later(self) -> None:
@@ -116,8 +118,8 @@ class Site(BaseHTTPRequestHandler):
 
     def private(self) -> None:
         # user:pass word
-        known = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
-        self.ok() if known else self.answer(401)
+        is_authorized = self.headers.get("Authorization") == "Basic dXNlcjpwYXNzIHdvcmQ="
+        self.ok() if is_authorized else self.answer(401)
 
     def log_message(self, *_: object) -> None:
         """Keeps quiet."""
@@ -127,7 +129,7 @@ class Site(BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     site: Any = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     site.handle_error = lambda *_: None
-    site.asked, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
+    site.requests, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
     threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()
     yield site
     site.released.set()
@@ -140,11 +142,11 @@ def site(server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    server.asked.clear()
+    server.requests.clear()
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def told(picture: Picture) -> bytes | str:
+def content_or_error(picture: Picture) -> bytes | str:
     try:
         content = picture.content()
     except ImageError as error:
@@ -153,58 +155,58 @@ def told(picture: Picture) -> bytes | str:
     return content
 
 
-def contents(*given: str, **options: Any) -> dict[str, bytes | str]:
-    found = find(given, **{"patience": SHORT, **options})
-    return {picture.name: told(picture) for picture in fetched_ahead(found.pictures)}
+def contents(*paths: str, **find_options: Any) -> dict[str, bytes | str]:
+    stream = find_pictures(paths, **{"policy": SHORT, **find_options})
+    return {picture.name: content_or_error(picture) for picture in prefetch_content(stream.pictures)}
 
 
 def test_address_gives_its_picture_after_redirects_and_busy_answers(site: str, server: Any) -> None:
     addresses = [f"{site}/{name}.png" for name in ("ok", "moved", "busy")]
     assert contents(*addresses) == dict.fromkeys(addresses, png(1))
-    assert server.asked["/busy.png"] == 3
-    assert find(addresses).total == 3
+    assert server.requests["/busy.png"] == 3
+    assert find_pictures(addresses).total == 3
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "times"),
+    ("name", "message", "times"),
     [
-        ("none.png", "cannot be fetched: the host answers 404 Not Found", 1),
-        ("broken.png", "cannot be fetched: the host answers 500 Internal Server Error; tried 3 times", 3),
-        ("circle.png", "leads on to other addresses more than 5 times", 6),
-        ("cut.png", "the connection broke off; tried 3 times", 3),
-        ("slow.png", "nothing came in 0.3 s; tried 3 times", 3),
-        ("large.png", "has 268,435,457 bytes or more; at most 268,435,456 are read", 1),
-        ("private.png", "the host answers 401 Unauthorized", 1),
-        ("none.zip", "the host answers 404 Not Found", 1),
-        ("ok.zip", "is no zip archive that can be opened", 1),
+        ("none.png", "404 Not Found", 1),
+        ("broken.png", "500 Internal Server Error; tried 3 times", 3),
+        ("circle.png", "5 redirects", 6),
+        ("cut.png", "the connection broke; tried 3 times", 3),
+        ("slow.png", "0.3 s; tried 3 times", 3),
+        ("large.png", "268,435,457 bytes", 1),
+        ("private.png", "401 Unauthorized", 1),
+        ("none.zip", "404 Not Found", 1),
+        ("ok.zip", "zip archive", 1),
     ],
 )
-def test_bad_address_is_one_row_and_not_the_end(site: str, server: Any, name: str, said: str, times: int) -> None:
-    found = contents(f"{site}/{name}", f"{site}/ok.png")
-    assert said in str(found[f"{site}/{name}"])
-    assert found[f"{site}/ok.png"] == png(1)
-    assert server.asked[f"/{name}"] == times
+def test_bad_address_is_one_row_and_not_the_end(site: str, server: Any, name: str, message: str, times: int) -> None:
+    contents_by_name = contents(f"{site}/{name}", f"{site}/ok.png")
+    assert message in str(contents_by_name[f"{site}/{name}"])
+    assert contents_by_name[f"{site}/ok.png"] == png(1)
+    assert server.requests[f"/{name}"] == times
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
-        ("http://127.0.0.1:9/a.png", "no connection (Connection refused); tried 3 times"),
-        ("http://host.invalid/a.png", "the host's name is unknown here; tried 3 times"),
-        ("http://[/a.png", "this is no address of the form https://HOST/PATH"),
-        ("http:///a.png", "this is no address of the form https://HOST/PATH"),
-        ("http://h:port/a.png", "this is no address of the form https://HOST/PATH"),
+        ("http://127.0.0.1:9/a.png", "(Connection refused); tried 3 times"),
+        ("http://host.invalid/a.png", "host name is unknown; tried 3 times"),
+        ("http://[/a.png", "https://HOST/PATH"),
+        ("http:///a.png", "https://HOST/PATH"),
+        ("http://h:port/a.png", "https://HOST/PATH"),
         ("nosuch://h/a.png", "rotocol not known: nosuch"),
-        ("memory://none/a.png", "there is nothing of this name"),
+        ("memory://none/a.png", NO_SUCH_FILE),
     ],
 )
-def test_address_that_leads_nowhere_is_a_row_in_a_list(site: str, address: str, said: str) -> None:
-    assert said in str(contents("-", stdin=io.BytesIO(address.encode()))[address])
+def test_address_that_leads_nowhere_is_a_row_in_a_list(site: str, address: str, message: str) -> None:
+    assert message in str(contents("-", stdin=io.BytesIO(address.encode()))[address])
 
 
 def test_connection_that_is_not_safe_is_not_used(site: str) -> None:
-    (said,) = contents(site.replace("http:", "https:") + "/ok.png").values()
-    assert "no safe connection" in str(said)
+    (message,) = contents(site.replace("http:", "https:") + "/ok.png").values()
+    assert "SSL" in str(message)
 
 
 def test_proxy_of_the_environment_is_used(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,24 +216,24 @@ def test_proxy_of_the_environment_is_used(site: str, monkeypatch: pytest.MonkeyP
 
 
 def test_archive_at_an_address_gives_its_pictures(site: str, server: Any) -> None:
-    pictures = list(find([f"{site}/packed.zip?v=1"]).pictures)
+    pictures = list(find_pictures([f"{site}/packed.zip?v=1"]).pictures)
     assert [picture.name for picture in pictures] == [f"{site}/packed.zip?v=1/in/a.png", f"{site}/packed.zip?v=1/b.png"]
-    assert [told(picture) for picture in pictures] == [png(5), png(6)]
-    assert server.asked["/packed.zip"] == 1
+    assert [content_or_error(picture) for picture in pictures] == [png(5), png(6)]
+    assert server.requests["/packed.zip"] == 1
 
 
 def test_nothing_is_fetched_before_its_turn(site: str, server: Any) -> None:
-    coming = iter(find([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
-    assert [picture.name for picture in islice(coming, 1)] == [f"{site}/ok.png"]
-    assert not server.asked
+    pictures_ahead = iter(find_pictures([f"{site}/ok.png", f"{site}/packed.zip", f"{site}/none.png"]).pictures)
+    assert [picture.name for picture in islice(pictures_ahead, 1)] == [f"{site}/ok.png"]
+    assert not server.requests
 
 
 def test_fetching_ahead_goes_no_further_than_what_was_taken(site: str, server: Any) -> None:
-    coming = fetched_ahead(find([f"{site}/ok.png?{number}" for number in range(90)]).pictures)
-    first = list(islice(coming, 3))
-    assert [told(picture) for picture in first * 2] == [png(1)] * 6
-    coming.close()  # type: ignore[attr-defined]
-    assert server.asked["/ok.png"] == 3
+    pictures_ahead = prefetch_content(find_pictures([f"{site}/ok.png?{number}" for number in range(90)]).pictures)
+    first = list(islice(pictures_ahead, 3))
+    assert [content_or_error(picture) for picture in first * 2] == [png(1)] * 6
+    pictures_ahead.close()  # type: ignore[attr-defined]
+    assert server.requests["/ok.png"] == 3
 
 
 def test_addresses_are_fetched_at_the_same_time() -> None:
@@ -242,21 +244,21 @@ def test_addresses_are_fetched_at_the_same_time() -> None:
         return png()
 
     pictures = [Picture(name, PurePath(name), Fetch(read)) for name in "ab"]
-    assert [told(picture) for picture in list(fetched_ahead(pictures))] == [png()] * 2
+    assert [content_or_error(picture) for picture in list(prefetch_content(pictures))] == [png()] * 2
 
 
 def test_nobody_waits_for_a_host_that_does_not_answer_when_the_job_ends(site: str) -> None:
-    coming = fetched_ahead(find([f"{site}/slow.png?{number}" for number in range(40)]).pictures)
-    pictures = list(islice(coming, 30))
-    coming.close()  # type: ignore[attr-defined]
-    assert {told(picture) for picture in pictures} == {"was not fetched: the job has ended"}
+    pictures_ahead = prefetch_content(find_pictures([f"{site}/slow.png?{number}" for number in range(40)]).pictures)
+    pictures = list(islice(pictures_ahead, 30))
+    pictures_ahead.close()  # type: ignore[attr-defined]
+    assert {content_or_error(picture) for picture in pictures} == {"was not downloaded, because the job ended"}
 
 
 def test_password_is_used_and_not_shown(site: str, server: Any) -> None:
     address = site.replace("//", "//user:pass%20word@")
-    found = contents(f"{address}/private.png", f"{address}/none.png", f"{address}/x.zip")
-    assert found[f"{site}/private.png"] == png(1)
-    assert "pass" not in repr(found)
+    contents_by_name = contents(f"{address}/private.png", f"{address}/none.png", f"{address}/x.zip")
+    assert contents_by_name[f"{site}/private.png"] == png(1)
+    assert "pass" not in repr(contents_by_name)
 
 
 @pytest.mark.parametrize(
@@ -286,26 +288,28 @@ def test_errors_of_libraries_show_no_credentials() -> None:
 
 def test_picture_that_drips_is_not_waited_for_for_ever(site: str) -> None:
     address = f"{site}/drip.png"
-    assert contents(address, patience=Patience(picture_s=0.3)) == {address: "has not come whole in 0.3 s"}
+    assert contents(address, policy=FetchPolicy(picture_s=0.3)) == {address: "the download took longer than 0.3 s"}
 
 
-def test_host_that_asks_for_patience_beyond_ours_is_not_waited_for(site: str, server: Any) -> None:
+def test_retry_after_beyond_the_timeout_is_not_waited_for(site: str, server: Any) -> None:
     address = f"{site}/later.png"
-    (said,) = contents(address, patience=Patience(picture_s=10)).values()
-    assert said == "cannot be fetched: the host answers 429 Too Many Requests; tried once"
+    (message,) = contents(address, policy=FetchPolicy(picture_s=10)).values()
+    assert str(message).endswith("429 Too Many Requests; tried once")
 
 
 def test_csv_elsewhere_is_refused(site: str) -> None:
-    with pytest.raises(InputError, match=r"https://h/t.csv\?x=1: a CSV is read on this machine; download it first"):
-        find(["https://u:p@h/t.csv?x=1"])
+    with raises(InputError, "csv.remote") as caught:
+        find_pictures(["https://u:p@h/t.csv?x=1"])
+    assert "https://h/t.csv?x=1: " in str(caught.value)
 
 
 @pytest.mark.parametrize("library", ["fsspec", "s3fs"])
 def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
-    code = f"import sys; sys.modules[{library!r}] = None; from client.sources import find; find(['s3://b/a.png'])"
+    imports = f"import sys; sys.modules[{library!r}] = None; from client.sources import find_pictures"
+    code = f"{imports}; find_pictures(['s3://b/a.png'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "InputError" in done.stderr.splitlines()[-2]
-    assert "install it with: pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
+    assert "pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
 
 
 @pytest.fixture
@@ -324,8 +328,9 @@ def test_folder_and_glob_of_a_store_give_its_pictures_in_order(memory: str) -> N
     below = {f"{memory}/a.png": png(1), f"{memory}/b/c.png": png(0), f"{memory}/b.png": png(2)}
     assert list(contents(memory)) == list(contents(f"{memory}/")) == sorted(below, key=lambda name: name.split("/"))
     assert contents(memory) == below
-    found = find([f"{memory}/*.png"])
-    assert ([picture.name for picture in found.pictures], found.total) == ([f"{memory}/a.png", f"{memory}/b.png"], 2)
+    stream = find_pictures([f"{memory}/*.png"])
+    names = [picture.name for picture in stream.pictures]
+    assert (names, stream.total) == ([f"{memory}/a.png", f"{memory}/b.png"], 2)
     assert list(contents(f"{memory}/**/*.zip").values()) == [png(5), png(6)]
 
 
@@ -341,12 +346,14 @@ def test_file_whose_name_looks_like_a_glob_is_itself_when_it_is_there(memory: st
 
 def test_store_without_pictures_is_refused_with_all_others(memory: str) -> None:
     with pytest.raises(InputError) as refused:
-        find([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
-    said = str(refused.value).splitlines()
-    assert [line.split("//")[0].strip() for line in said[1:3]] == ["memory:"] * 2
-    assert "matches nothing" in said[2]
-    assert "nosuch" in said[3]
-    assert "none.png: no such file" in said[4]
+        find_pictures([f"{memory}/none/", f"{memory}/*.jpg", "nosuch://x/*", "none.png"])
+    lines = str(refused.value).splitlines()
+    assert [line.split("//")[0].strip() for line in lines[1:3]] == ["memory:"] * 2
+    assert "nosuch" in lines[3]
+    assert "none.png" in lines[4]
+    assert [problem.code for problem in refused.value.problems] == [
+        *("source.unreadable", "source.no_match", "store.address", "source.missing")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -378,12 +385,13 @@ def test_bucket_gives_its_pictures_when_credentials_are_in_the_environment(bucke
     assert contents(f"{bucket}/like[a]glob.png") == {f"{bucket}/like[a]glob.png": png(9)}
     assert contents(below[0], f"{bucket}/none.png", "s3://nobucket/a.png") == {
         below[0]: png(1),
-        f"{bucket}/none.png": "there is nothing of this name",
-        "s3://nobucket/a.png": "there is nothing of this name",
+        f"{bucket}/none.png": NO_SUCH_FILE,
+        "s3://nobucket/a.png": NO_SUCH_FILE,
     }
     assert list(contents(f"{bucket}/packed.zip").values()) == [png(5), png(6)]
-    with pytest.raises(InputError, match="s3://nobucket/: "):
-        find(["s3://nobucket/"])
+    with raises(InputError, "source.unreadable") as caught:
+        find_pictures(["s3://nobucket/"])
+    assert "s3://nobucket/: " in str(caught.value)
 
 
 def test_command_answers_addresses_and_tells_bad_ones(

@@ -1,4 +1,4 @@
-"""A model whose answer to one picture is NaN: that picture alone has an error, in every way to ask."""
+"""A model whose answer to one image is NaN: only that image has an error, in the command and in the Python client."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from client.results import Failed, LabelResult
 from model.errors import AnswerError, InputError
 from model.preprocess import Preprocess
 from model.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
+from tests.errors import raises
 
-CAUSE = "output probabilities has 3 NaN of 3 values"
+CAUSE = "3 NaN of 3 values"
 SIDE = 8
 
 
@@ -80,24 +81,25 @@ def test_row_has_an_error_when_the_answer_is_nan(
     assert ran.exit_code == 1
     rows = [json.loads(line, parse_constant=pytest.fail) for line in outputs[0].read_text().splitlines()]
     assert [row.get("label") for row in rows] == ["red", None, "blue"]
-    assert rows[1]["error"].startswith(CAUSE)
+    assert CAUSE in rows[1]["error"]
     assert "nan" not in outputs[1].read_text().replace("NaN of 3", "").lower()
 
 
 def test_client_raises_or_gives_a_failed_result_when_the_answer_is_nan(shares: Path, pictures: list[Path]) -> None:
     with Client.from_artifact(shares) as client:
-        with pytest.raises(AnswerError, match=CAUSE):
+        with raises(AnswerError, "answer.impossible") as caught:
             client.infer(pictures[1])
-        with pytest.raises(AnswerError, match=CAUSE):
+        assert CAUSE in str(caught.value)
+        with raises(AnswerError, "answer.impossible"):
             asyncio.run(client.infer_async(pictures[1]))
         first, broken, last = client.infer_many(pictures)
     assert isinstance(first, LabelResult)
     assert isinstance(last, LabelResult)
     assert isinstance(broken, Failed)
-    assert broken.error.startswith(CAUSE)
+    assert CAUSE in broken.error
 
 
-def test_client_says_that_it_is_closed_when_it_is_asked_later(shares: Path, pictures: list[Path]) -> None:
+def test_closed_client_raises_its_own_error(shares: Path, pictures: list[Path]) -> None:
     client = Client.from_artifact(shares)
     client.close()
     client.close()
@@ -106,14 +108,11 @@ def test_client_says_that_it_is_closed_when_it_is_asked_later(shares: Path, pict
         lambda path: client.infer_many([path]),
         lambda path: asyncio.run(client.infer_async(path)),
     ):
-        with pytest.raises(InputError, match="is closed; open another one"):
+        with raises(InputError, "client.closed"):
             ask(pictures[0])
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x.jpg", "s3://bucket/x.jpg", "data:image/png;base64,AA"])
-def test_client_says_what_it_takes_when_it_is_given_an_address(shares: Path, address: str) -> None:
-    with (
-        Client.from_artifact(shares) as client,
-        pytest.raises(InputError, match="is an address, and Client takes a file"),
-    ):
+def test_client_refuses_an_address(shares: Path, address: str) -> None:
+    with Client.from_artifact(shares) as client, raises(InputError, "image.address"):
         client.infer(address)

@@ -30,6 +30,7 @@ from model.preprocess import ImageError, load_file
 from model.runners import open_artifact
 from model.spec import TaskSpec
 from scripts.tcp_proxy import proxy_to
+from tests.errors import raises
 
 ROOT = Path(__file__).parents[2]
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
@@ -69,14 +70,14 @@ def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], se
         assert [entry.label for entry in result.top] == [entry["label"] for entry in rows[result.name]["top"]]
 
 
-def test_client_asks_on_the_terms_of_the_command() -> None:
-    options = {one.name: one.default for one in inspect.signature(infer_command).parameters.values()}
+def test_client_has_the_connection_defaults_of_the_command() -> None:
+    options = {parameter.name: parameter.default for parameter in inspect.signature(infer_command).parameters.values()}
     own = inspect.signature(connection_of).parameters
     command = connection_of(**{name: default for name, default in options.items() if name in own})
     assert with_infer_defaults(command.url) == command
     assert command.patience_s
-    given = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)
-    assert with_infer_defaults(given) == given.model_copy(update={"shared_memory": command.shared_memory})
+    connection = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)
+    assert with_infer_defaults(connection) == connection.model_copy(update={"shared_memory": command.shared_memory})
 
 
 def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat: Path) -> None:
@@ -114,9 +115,9 @@ def test_result_has_the_type_of_its_task(checkpoints: dict[str, Path], cat: Path
 
 def test_every_kind_of_input_gives_the_answer_of_the_file(checkpoints: dict[str, Path], cat: Path) -> None:
     image = Image.open(cat)
-    given = [cat, str(cat), cat.read_bytes(), image, np.asarray(image.convert("RGB"))]
+    inputs = [cat, str(cat), cat.read_bytes(), image, np.asarray(image.convert("RGB"))]
     with Client.from_artifact(checkpoints["multiclass"]) as client:
-        first, *others = client.infer_many(given)
+        first, *others = client.infer_many(inputs)
         assert [result.fields for result in others] == [first.fields] * 4
         assert [result.name for result in others] == [str(cat), "#2", "#3", "#4"]
 
@@ -144,15 +145,14 @@ def test_unreadable_picture_raises_alone_and_is_a_result_in_a_stream(
     assert good.fields == last.fields
 
 
-def test_wrong_terms_are_refused_when_the_model_is_opened(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="no such set of views"):
+def test_wrong_options_are_refused_when_the_model_is_opened(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(InputError) as caught:
         Client.from_artifact(checkpoints["multiclass"], tta="spin")
-    with pytest.raises(InputError, match="no threshold"):
+    assert "spin" in str(caught.value)
+    with pytest.raises(InputError) as caught:
         Client.from_artifact(checkpoints["multiclass"], threshold=0.5)
-    with (
-        Client.from_artifact(checkpoints["multiclass"]) as client,
-        pytest.raises(InputError, match="picture 0: expected a file, bytes"),
-    ):
+    assert "--threshold 0.5" in str(caught.value)
+    with Client.from_artifact(checkpoints["multiclass"]) as client, raises(InputError, "image.type"):
         client.infer(3)  # type: ignore[arg-type]
     assert issubclass(SpecError, InputError)
 
@@ -216,11 +216,11 @@ def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], 
 def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
     checkpoints: dict[str, Path], cat: Path, goes_on: bool
 ) -> None:
-    said: list[dict[str, Any]] = []
+    exceptions: list[dict[str, Any]] = []
     others = set(threading.enumerate())
 
     async def broken_off() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: exceptions.append(context))
         with Client.from_artifact(checkpoints["multiclass"]) as client:
             async for result in client.stream_async([cat] * 500):
                 assert isinstance(result, LabelResult)
@@ -235,7 +235,7 @@ def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
         return kinds & {"decode", "send", "finish", "ask"}
 
     asyncio.run(broken_off())
-    assert not said
+    assert not exceptions
     assert not at_work()
 
 

@@ -82,8 +82,9 @@ def test_classes_are_voted_on_and_the_plain_view_decides_a_tie(runner: Callable[
 
 
 def test_two_views_are_refused_when_they_would_vote_on_classes(runner: Callable[[TaskSpec], Runner]) -> None:
-    with pytest.raises(InputError, match="cannot outvote one another"):
+    with pytest.raises(InputError) as caught:
         AugmentedRunner(runner(MASKS), "flip")
+    assert "flips" in str(caught.value)
 
 
 class SecondViewBroken(Runner):
@@ -92,12 +93,12 @@ class SecondViewBroken(Runner):
     origin = "second view broken"
 
     def __init__(self, spec: ModelSpec, value: float) -> None:
-        self.spec, self._value, self._asked = spec, value, 0
+        self.spec, self._value, self._requests = spec, value, 0
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        self._asked += 1
+        self._requests += 1
         vectors = np.full((len(batch), 4), 0.5, np.float32)
-        if self._asked > 1:
+        if self._requests > 1:
             vectors[0] = self._value
         return {"embedding": vectors}
 
@@ -112,11 +113,12 @@ def test_answer_is_faulty_when_one_view_s_is(runner: Callable[[TaskSpec], Runner
 
 def test_command_tells_the_augmented_answer(command: Callable[..., Result], checkpoint: Path, photos: Path) -> None:
     plain = json.loads(command("client", "infer", photos, "--from", checkpoint, "--json").stdout)
-    asked = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")
-    assert asked.exit_code == 0, asked.stderr
-    rows = json.loads(asked.stdout)["rows"]
+    augmented = command("client", "infer", photos, "--from", checkpoint, "--tta", "flips", "--json")
+    assert augmented.exit_code == 0, augmented.stderr
+    rows = json.loads(augmented.stdout)["rows"]
     assert [row["path"] for row in rows] == [row["path"] for row in plain["rows"]]
     assert [row["probability"] for row in rows] != [row["probability"] for row in plain["rows"]]
     refused = command("client", "infer", photos, "--from", checkpoint, "--tta", "spin")
     assert refused.exit_code == 2
-    assert "there are flip, flips" in refused.stderr
+    assert "spin" in refused.stderr
+    assert "flip, flips" in refused.stderr

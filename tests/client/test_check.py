@@ -1,4 +1,4 @@
-"""`client check`: the verdict continued in production, on a real Triton."""
+"""`client check` on a real Triton: a served model is compared with its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typer.testing import Result
 
 from model.golden import Golden
 from server.process import Server
+from tests.client.cli_errors import error_codes
 
 Command = Callable[..., Result]
 
 
 @pytest.fixture
 def copied(repository: Path, tmp_path: Path) -> Path:
-    """A copy of what is served, to be changed: as if the server had other weights than the repository."""
+    """A copy of the served repository. Changing it looks as if the server had other weights."""
     return Path(shutil.copytree(repository, tmp_path / "copied"))
 
 
@@ -28,35 +29,43 @@ def test_served_models_pass_when_they_are_those_of_the_repository(
 ) -> None:
     done = command("client", "check", "--all", "--url", served, "--repository", repository, "--json")
     assert done.exit_code == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert {one["model"] for one in found} == {"resnet18", "efficientnet_b0", "vit_tiny_patch16_224", "imagenet"}
-    for one in found:
-        assert one["problems"] == []
+    results = json.loads(done.stdout)
+    assert {result["model"] for result in results} == {
+        "resnet18",
+        "efficientnet_b0",
+        "vit_tiny_patch16_224",
+        "imagenet",
+    }
+    for result in results:
+        assert result["problems"] == []
         sizes = ["batch 1", "batch 3", "batch 8", "batch 2", "batch 4"]
-        assert [entry["asked"] for entry in one["comparisons"]] == [*sizes, "probes"]
-        assert all(entry["max_abs"] <= one["limits"]["max_abs"] for entry in one["comparisons"])
+        assert [entry["asked"] for entry in result["comparisons"]] == [*sizes, "probes"]
+        assert all(entry["max_abs"] <= result["limits"]["max_abs"] for entry in result["comparisons"])
 
 
 def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command, served: str, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").unlink()
     done = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
     assert done.exit_code == 1, done.stderr
-    problems = {one["model"]: one["problems"] for one in json.loads(done.stdout)}
-    assert "no golden sample" in problems.pop("resnet18")[0]
+    problems = {result["model"]: result["problem_codes"] for result in json.loads(done.stdout)}
+    assert problems.pop("resnet18") == ["golden.missing"]
     assert len(problems) == 3
     assert not any(problems.values())
 
 
-def test_check_fails_when_the_server_answers_otherwise(command: Command, served: str, copied: Path) -> None:
+def test_check_fails_when_the_server_gives_other_answers(command: Command, served: str, copied: Path) -> None:
     path = copied / "resnet18" / "1" / "golden.npz"
     golden = Golden.load(path)
     others = {name: np.roll(array, 1, axis=1) for name, array in golden.outputs.items()}
     Golden(golden.images, others, source=golden.source).save(path)
-    done = command("client", "check", "resnet18", "imagenet", "--url", served, "--repository", copied)
+    words = ("client", "check", "resnet18", "imagenet", "--url", served, "--repository", copied)
+    done = command(*words)
     assert done.exit_code == 1
     assert "resnet18" in done.stdout
-    assert "of images change their answer" in done.stdout
     assert done.stdout.count("FAILED") == 5, "at batch 1, 2, 3, 4 and 8"
+    results = {result["model"]: result["problem_codes"] for result in json.loads(command(*words, "--json").stdout)}
+    assert "check.decisions" in results["resnet18"]
+    assert results["imagenet"] == []
 
 
 def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Command, served: str, copied: Path) -> None:
@@ -65,40 +74,44 @@ def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Comma
     for array in golden.probed.values():
         array[0] = np.roll(array[0], 1)
     golden.save(path)
-    done = command("client", "check", "resnet18", "--url", served, "--repository", copied)
+    done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
     assert done.exit_code == 1
-    assert "probes: values differ by up to" in done.stdout
-    assert "batch 1: values differ" not in done.stdout
+    (result,) = json.loads(done.stdout)
+    assert "check.values" in result["problem_codes"]
+    assert {problem.partition(":")[0] for problem in result["problems"]} == {"probes"}
 
 
 def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, copied: Path) -> None:
     verdict = copied / "resnet18" / "1" / "verdict.json"
-    said = json.loads(verdict.read_text())
-    said["limits"]["max_abs"] = 0.0
-    verdict.write_text(json.dumps(said))
+    document = json.loads(verdict.read_text())
+    document["limits"]["max_abs"] = 0.0
+    verdict.write_text(json.dumps(document))
     strict = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
     assert json.loads(strict.stdout)[0]["limits"]["max_abs"] == 0.0
     verdict.write_text("{")
-    broken = command("client", "check", "resnet18", "--url", served, "--repository", copied)
+    broken = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
     assert broken.exit_code == 2
-    assert "no verdict that can be read" in broken.stderr
+    assert error_codes(broken) == {"verdict.unreadable"}
 
 
 def test_golden_sample_of_another_model_is_refused(command: Command, served: str, copied: Path) -> None:
     other = copied / "imagenet" / "1" / "golden.npz"
-    known = command("client", "check", "resnet18", "--url", served, "--golden", other)
-    assert known.exit_code == 2
-    assert "imagenet/1/golden.npz: is of another model than" in known.stderr
-    assert "labels, preprocess differ" in known.stderr
-    (other.parent / "model.json").unlink()  # nothing but the arrays tells
-    done = command("client", "check", "resnet18", "--url", served, "--golden", other)
+    refused = command("client", "check", "resnet18", "--url", served, "--golden", other, "--json")
+    assert refused.exit_code == 2
+    assert error_codes(refused) == {"golden.other_model"}
+    assert "imagenet/1/golden.npz: " in refused.stderr
+    assert "labels, preprocess differ" in refused.stderr
+    (other.parent / "model.json").unlink()  # only the arrays show it now
+    done = command("client", "check", "resnet18", "--url", served, "--golden", other, "--json")
     assert done.exit_code == 1
-    assert "probabilities: the server gives [9, 10], the checkpoint [9, 1000]" in done.stdout
+    (result,) = json.loads(done.stdout)
+    assert result["problem_codes"] == ["check.shape"]
+    assert all(datum in result["problems"][0] for datum in ("probabilities", "[9, 10]", "[9, 1000]"))
 
 
 @pytest.fixture
 def recorded(copied: Path, families: dict[str, Path], tmp_path: Path) -> Path:
-    """The checkpoint of resnet18, and beside it answers that a less precise server gives."""
+    """The checkpoint of resnet18, with a golden sample that has the answers of a less precise server."""
     golden = Golden.load(copied / "resnet18" / "1" / "golden.npz")
     coarse = {name: (array + 2e-3).astype(np.float32) for name, array in golden.outputs.items()}
     checkpoint = Path(shutil.copy(families["resnet18"], tmp_path / "best.safetensors"))
@@ -107,35 +120,36 @@ def recorded(copied: Path, families: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def loosen(version: Path) -> Path:
-    """Limits as a version of less precision has them."""
+    """Set the limits of a version with a lower precision."""
     verdict = version / "verdict.json"
-    said = json.loads(verdict.read_text())
-    said["limits"] |= {"max_abs": 0.01, "relative": 100.0, "tie": 0.01}
-    verdict.write_text(json.dumps(said))
+    document = json.loads(verdict.read_text())
+    document["limits"] |= {"max_abs": 0.01, "relative": 100.0, "tie": 0.01}
+    verdict.write_text(json.dumps(document))
     return verdict
 
 
-def test_limits_of_fp32_are_told_when_the_verdict_is_not_at_hand(
+def test_limits_of_fp32_are_used_when_the_verdict_is_not_found(
     command: Command, served: str, copied: Path, recorded: Path, tmp_path: Path
 ) -> None:
     words = ("client", "check", "resnet18", "--url", served, "--against", recorded)
     alone = command(*words, "--repository", tmp_path / "nowhere")
     assert alone.exit_code == 1
-    assert "judged by the limits of fp32, for its verdict.json is not here" in alone.stdout
+    assert "limits of fp32" in alone.stdout
     assert "--verdict" in alone.stdout
     verdict = loosen(copied / "resnet18" / "1")
     for more in (("--verdict", verdict), ("--repository", copied)):
         done = command(*words, *more)
         assert done.exit_code == 0, done.output
-        assert "judged by" not in done.stdout
-    said = json.loads(command(*words, "--verdict", verdict, "--json").stdout)
-    assert said[0]["verdict"] == str(verdict)
-    missing = command(*words, "--verdict", tmp_path / "none.json")
+        assert "limits of fp32" not in done.stdout
+    document = json.loads(command(*words, "--verdict", verdict, "--json").stdout)
+    assert document[0]["verdict"] == str(verdict)
+    missing = command(*words, "--verdict", tmp_path / "none.json", "--json")
     assert missing.exit_code == 2
-    assert "none.json: no verdict that can be read" in missing.stderr
+    assert error_codes(missing) == {"verdict.unreadable"}
+    assert "none.json: " in missing.stderr
 
 
-def test_verdict_of_another_model_lends_no_limits_when_a_checkpoint_is_given(
+def test_verdict_of_another_model_is_not_used_with_a_checkpoint(
     command: Command, served: str, copied: Path, recorded: Path
 ) -> None:
     version = copied / "resnet18" / "1"
@@ -143,31 +157,32 @@ def test_verdict_of_another_model_lends_no_limits_when_a_checkpoint_is_given(
     shutil.copy(copied / "vit_tiny_patch16_224" / "1" / "model.json", version / "model.json")
     done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--against", recorded)
     assert done.exit_code == 1
-    assert "judged by the limits of fp32" in done.stdout
-    without = command("client", "check", "imagenet", "--url", served, "--against", recorded)
-    assert without.exit_code == 2
-    assert "best.safetensors: is of another model than" in without.stderr
+    assert "limits of fp32" in done.stdout
+    refused = command("client", "check", "imagenet", "--url", served, "--against", recorded, "--json")
+    assert refused.exit_code == 2
+    assert error_codes(refused) == {"golden.other_model"}
+    assert "best.safetensors: " in refused.stderr
 
 
 def test_other_models_are_checked_when_a_file_of_one_is_broken(command: Command, served: str, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").write_bytes(b"torn")
     done = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
     assert done.exit_code == 1, done.stderr
-    problems = {one["model"]: one["problems"] for one in json.loads(done.stdout)}
-    assert "not a readable golden sample" in problems.pop("resnet18")[0]
+    problems = {result["model"]: result["problems"] for result in json.loads(done.stdout)}
+    assert "resnet18/1/golden.npz: " in problems.pop("resnet18")[0]
     assert not any(problems.values())
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("words", "code"),
     [
-        ([], "name the models to check, or give --all"),
-        (["resnet18", "--all"], "name the models to check, or give --all"),
-        (["resnet18", "--golden", "a.npz", "--against", "b.safetensors"], "give one"),
-        (["resnet18", "--repository", "nowhere"], "no golden sample with answers for resnet18 version 1"),
+        ([], "check.models"),
+        (["resnet18", "--all"], "check.models"),
+        (["resnet18", "--golden", "a.npz", "--against", "b.safetensors"], "check.two_references"),
+        (["resnet18", "--repository", "nowhere"], "golden.missing"),
     ],
 )
-def test_check_says_what_it_lacks(command: Command, served: str, words: list[str], reason: str) -> None:
-    done = command("client", "check", *words, "--url", served)
+def test_check_refuses_wrong_options(command: Command, served: str, words: list[str], code: str) -> None:
+    done = command("client", "check", *words, "--url", served, "--json")
     assert done.exit_code == 2
-    assert reason in done.stderr
+    assert error_codes(done) == {code}

@@ -1,9 +1,8 @@
-"""Answers in a CSV: names of all kinds come back, and a file that another program changed is refused by its line."""
+"""Answers in a CSV: all names are read back, and a file that another program changed is refused by its line."""
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,27 +10,28 @@ from pathlib import Path
 import pytest
 
 from client.infer import Row
-from client.outputs.answers import Answers, answers_in
+from client.outputs.answers import AnswerFiles, open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
+from tests.errors import raises
 
 ANSWER = Answer({"label": "thé", "probability": 0.5})
 NAMES = ["plain.jpg", "a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a "b", c.jpg', " thé.jpg"]
 
 
 @contextmanager
-def job(folder: Path, *names: str) -> Iterator[Answers]:
-    """What `client infer` opens for outputs of these names."""
-    terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
-    with answers_in([folder / name for name in names], terms, ANSWER, lambda said: None) as answers:
+def job(folder: Path, *names: str) -> Iterator[AnswerFiles]:
+    """Open outputs of these names as `client infer` does."""
+    settings = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
+    with open_answer_files([folder / name for name in names], settings, ANSWER, lambda message: None) as answers:
         yield answers
 
 
 def answer(folder: Path, names: Sequence[str], *outputs: str) -> list[str]:
-    """A whole job; the names that it had not answered before."""
+    """Run a job and return the names that had no row before."""
     with job(folder, *outputs) as answers:
-        new = [name for name in names if not answers.has(name)]
+        new = [name for name in names if not answers.has_row(name)]
         for name in new:
             answers.write(Row(name, ANSWER))
     return new
@@ -66,23 +66,24 @@ def cut_within_quotes(data: bytes) -> bytes:
     return data + b'"a\nb.jpg'
 
 
-CHANGES: list[tuple[Callable[[bytes], bytes], str]] = [
-    (with_a_blank_line, "line 4 is no row of answers (0 cells, expected 4)"),
-    (in_cp1252, "line 2 is no row of answers (not in UTF-8)"),
-    (without_quotes_around_a_return, "line 4 is no row of answers (1 cells, expected 4)"),
-    (cut_within_quotes, "line 5 is no row of answers (unexpected end of data)"),
+CHANGES: list[tuple[Callable[[bytes], bytes], str, str]] = [
+    (with_a_blank_line, "line 4", "0 cells, expected 4"),
+    (in_cp1252, "line 2", "UTF-8"),
+    (without_quotes_around_a_return, "line 4", "1 cells, expected 4"),
+    (cut_within_quotes, "line 5", "unexpected end of data"),
 ]
 
 
 @pytest.mark.parametrize("outputs", [("a.csv",), ("a.jsonl", "a.csv")])
-@pytest.mark.parametrize(("change", "said"), CHANGES)
+@pytest.mark.parametrize(("change", "line", "reason"), CHANGES)
 def test_changed_file_is_refused_before_anything_is_answered(
-    tmp_path: Path, outputs: tuple[str, ...], change: Callable[[bytes], bytes], said: str
+    tmp_path: Path, outputs: tuple[str, ...], change: Callable[[bytes], bytes], line: str, reason: str
 ) -> None:
     answer(tmp_path, ["1.jpg", "2.jpg"], *outputs)
     path = tmp_path / "a.csv"
     path.write_bytes(change(path.read_bytes()))
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(InputError, match=f"{re.escape(f'a.csv: {said}')}.*--overwrite"), job(tmp_path, *outputs):
-        pytest.fail("the job has begun")
+    with raises(InputError, "output.row") as caught, job(tmp_path, *outputs):
+        pytest.fail("the job has started")
+    assert all(datum in str(caught.value) for datum in (f"a.csv: {line} ", reason, "--overwrite"))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""Filters: which answers are of interest, for each task."""
+"""Filters: which answers are kept, for each task."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from client.filters import Filter
 from model.errors import InputError
 from model.spec import TaskSpec
 from model.tasks import Answer
+from tests.errors import raises
 
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green"))
 TAGS = TaskSpec(task="multilabel", labels=("old", "new"))
@@ -22,7 +23,7 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
 
 
 @pytest.mark.parametrize(
-    ("question", "told", "classes", "least", "kept"),
+    ("task_spec", "fields", "classes", "min_probability", "kept"),
     [
         (COLOURS, RED, ["red"], None, True),
         (COLOURS, RED, ["green"], None, False),
@@ -38,45 +39,40 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
         (TaskSpec(task="heads", heads={"c": COLOURS, "t": TAGS}), {"c": RED, "t": OLD}, ["green"], None, False),
     ],
 )
-def test_answer_is_kept_when_it_holds_a_wanted_label(
-    question: TaskSpec, told: dict[str, Any], classes: list[str], least: float | None, kept: bool
+def test_answer_is_kept_when_it_has_a_selected_label(
+    task_spec: TaskSpec, fields: dict[str, Any], classes: list[str], min_probability: float | None, kept: bool
 ) -> None:
-    chosen = Filter.checked(question, classes, least)
+    chosen = Filter.from_options(task_spec, classes, min_probability)
     assert chosen is not None
-    assert chosen.keeps(Answer(told)) is kept
+    assert chosen.keeps(Answer(fields)) is kept
 
 
 @pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
-def test_mask_is_kept_when_it_holds_a_class_that_is_not_told(label: str, kept: bool) -> None:
+def test_mask_is_kept_when_it_has_a_class_without_a_region(label: str, kept: bool) -> None:
     labels = ("ground", "one", "two", "three", "four")
-    chosen = Filter.checked(TaskSpec(task="segmentation", labels=labels), [label], None)
-    told = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
+    chosen = Filter.from_options(TaskSpec(task="segmentation", labels=labels), [label], None)
+    fields = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
     assert chosen is not None
-    assert chosen.keeps(Answer(told, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
+    assert chosen.keeps(Answer(fields, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
 
 
-def test_nothing_is_filtered_when_nothing_is_asked() -> None:
-    assert Filter.checked(COLOURS, [], None) is None
+def test_there_is_no_filter_without_options() -> None:
+    assert Filter.from_options(COLOURS, [], None) is None
 
 
 @pytest.mark.parametrize(
-    ("question", "classes", "least", "reason"),
+    ("task_spec", "classes", "min_probability", "code", "datum"),
     [
-        (COLOURS, ["gren"], None, "--class gren: the model has no such label; did you mean green?"),
-        (COLOURS, ["xyz"], None, "it has green, red"),
-        (VECTOR, ["red"], None, "no labels to choose from"),
-        (MASKS, [], 0.5, "masks have no probability for each class"),
-        (
-            TaskSpec(task="heads", heads={"kept": COLOURS, "tags": TAGS}),
-            ["red"],
-            None,
-            "but a head of this model has that name",
-        ),
+        (COLOURS, ["gren"], None, "filter.label", "did you mean green?"),
+        (COLOURS, ["xyz"], None, "filter.label", "green, red"),
+        (VECTOR, ["red"], None, "filter.no_labels", "embedding"),
+        (MASKS, [], 0.5, "filter.mask_probability", "--threshold"),
+        (TaskSpec(task="heads", heads={"kept": COLOURS, "tags": TAGS}), ["red"], None, "filter.key_taken", "'kept'"),
     ],
 )
-def test_filter_is_refused_with_the_way_out_when_the_model_cannot_have_it(
-    question: TaskSpec, classes: list[str], least: float | None, reason: str
+def test_filter_is_refused_when_it_does_not_fit_the_model(
+    task_spec: TaskSpec, classes: list[str], min_probability: float | None, code: str, datum: str
 ) -> None:
-    with pytest.raises(InputError) as refused:
-        Filter.checked(question, classes, least)
-    assert reason in str(refused.value)
+    with raises(InputError, code) as caught:
+        Filter.from_options(task_spec, classes, min_probability)
+    assert datum in str(caught.value)

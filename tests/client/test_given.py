@@ -1,4 +1,4 @@
-"""A Pillow picture is answered as the file that it came from."""
+"""A Pillow image has the same pixels as its file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.given import picture_given
+from client.given import picture_from_input
 from model.preprocess import ImageError
 
 GREY = (np.arange(48).reshape(6, 8) * 1361).astype(np.uint16)
@@ -30,7 +30,7 @@ def turned(image: Image.Image) -> Image.Exif:
     return exif
 
 
-GIVEN = {
+IMAGES = {
     "I;16.png": (Image.fromarray(GREY), {}),
     "I;16.tif": (Image.fromarray(GREY), {}),
     "I;16B.tif": (Image.fromarray(GREY.astype(">u2")), {}),
@@ -44,13 +44,13 @@ GIVEN = {
 }
 
 
-def pixels(given: object) -> np.ndarray:
-    return np.asarray(picture_given(given, 0).whole())
+def pixels(source: object) -> np.ndarray:
+    return np.asarray(picture_from_input(source, 0).decode())
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", IMAGES)
 def test_opened_picture_has_the_pixels_of_its_file(tmp_path: Path, name: str) -> None:
-    image, options = GIVEN[name]
+    image, options = IMAGES[name]
     path = saved(tmp_path, name, image, **options)
     assert (pixels(Image.open(path)) == pixels(path)).all()
 
@@ -71,10 +71,10 @@ def test_transparency_becomes_white_when_a_palette_has_its_own() -> None:
 
 @pytest.mark.parametrize("image", [in_mode_i(GREY.astype(int) + 65536), in_mode_i(GREY.astype(int) - 9)])
 def test_picture_is_refused_when_its_levels_have_more_than_16_bits(image: Image.Image) -> None:
-    with pytest.raises(ImageError, match=r"grey levels outside 0\.\.65535"):
+    with pytest.raises(ImageError, match=r"0\.\.65535"):
         pixels(image)
 
 
 def test_picture_is_refused_when_its_pixels_are_floating_point() -> None:
-    with pytest.raises(ImageError, match="floating-point pixels have no agreed range"):
+    with pytest.raises(ImageError, match="floating-point"):
         pixels(Image.new("F", (4, 4)))

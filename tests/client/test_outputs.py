@@ -1,4 +1,4 @@
-"""Files of answers: what lies there already is lost neither to a new job nor to one that was killed at any step."""
+"""Answer files: existing files are lost neither to a new job nor to a job that was killed at any step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ import pytest
 from typer.testing import Result
 
 from client.infer import Row
-from client.outputs.answers import Answers, answers_in
+from client.outputs.answers import AnswerFiles, open_answer_files
 from client.outputs.terms import JobSettings
 from model.errors import InputError
 from model.tasks import Answer
+from tests.client.cli_errors import error_codes
+from tests.errors import raises
 
 Command = Callable[..., Result]
 
@@ -29,20 +31,20 @@ KILLER = Path(__file__).with_name("killed_writer.py")
 
 
 @contextmanager
-def job(folder: Path, *names: str, overwrite: bool = False) -> Iterator[Answers]:
-    """What `client infer` opens for outputs of these names."""
+def job(folder: Path, *names: str, overwrite: bool = False) -> Iterator[AnswerFiles]:
+    """Open outputs of these names as `client infer` does."""
     paths = [folder / name for name in names]
-    terms = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
+    settings = JobSettings(model="m", version="1", spec="0" * 64, top=1, outputs=names)
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
-    with answers_in(paths, terms, example, lambda said: None, overwrite) as answers:
+    with open_answer_files(paths, settings, example, lambda message: None, overwrite) as answers:
         yield answers
 
 
 def write(folder: Path, *names: str, overwrite: bool = False, pictures: Sequence[str] = NAMES) -> None:
-    """A whole job."""
+    """Run a job."""
     with job(folder, *names, overwrite=overwrite) as answers:
         for picture in pictures:
-            if not answers.has(picture):
+            if not answers.has_row(picture):
                 answers.write(row(picture))
 
 
@@ -51,10 +53,10 @@ def row(picture: str) -> Row:
 
 
 def interrupted(folder: Path, *names: str) -> None:
-    """A job whose client ends after two of its rows."""
+    """Run a job whose client is interrupted after two rows."""
     with contextlib.suppress(KeyboardInterrupt), job(folder, *names) as answers:
         for picture in NAMES[:2]:
-            if not answers.has(picture):
+            if not answers.has_row(picture):
                 answers.write(row(picture))
         raise KeyboardInterrupt
 
@@ -101,12 +103,11 @@ def test_rows_count_once_when_a_client_was_killed_after_it_had_added_them(
         (("new.jsonl", "mine.csv"), "mine.csv.made.json"),
     ],
 )
-def test_file_that_is_there_is_not_written_over_when_a_job_begins(
-    tmp_path: Path, outputs: tuple[str, ...], there: str
-) -> None:
+def test_existing_file_is_not_replaced_when_a_job_starts(tmp_path: Path, outputs: tuple[str, ...], there: str) -> None:
     (tmp_path / there).write_text("mine\n")
-    with pytest.raises(InputError, match=rf"{there}: is there already, and this job did not write it"):
+    with raises(InputError, "output.exists") as caught:
         write(tmp_path, *outputs)
+    assert f"{there}: " in str(caught.value)
     assert files(tmp_path) == {there: b"mine\n"}
     write(tmp_path, *outputs, overwrite=True)
     assert not (tmp_path / "mine.csv.made.json").exists()
@@ -116,16 +117,18 @@ def test_file_that_is_there_is_not_written_over_when_a_job_begins(
 def test_rows_of_a_finished_job_stay_when_another_names_its_file_second(tmp_path: Path) -> None:
     write(tmp_path, "all.csv")
     before = files(tmp_path)
-    with pytest.raises(InputError, match=r"all\.csv, .*: is there already"):
+    with raises(InputError, "output.exists") as caught:
         write(tmp_path, "b.jsonl", "all.csv", pictures="x")
+    assert "all.csv, " in str(caught.value)
     assert files(tmp_path) == before
 
 
 def test_second_output_is_refused_when_another_client_writes_it(tmp_path: Path) -> None:
     with job(tmp_path, "a.jsonl", "all.csv") as answers:
         answers.write(row("a"))
-        with pytest.raises(InputError, match=r"all\.csv\.partial: another client is writing it"):
+        with raises(InputError, "output.locked") as caught:
             write(tmp_path, "b.jsonl", "all.csv")
+        assert "all.csv.partial: " in str(caught.value)
     assert set(files(tmp_path)) == {"a.jsonl", "a.jsonl.made.json", "all.csv"}
 
 
@@ -133,8 +136,9 @@ def test_second_output_is_refused_when_another_client_writes_it(tmp_path: Path) 
 def test_second_output_is_refused_when_an_interrupted_job_has_rows_for_it(tmp_path: Path, overwrite: bool) -> None:
     interrupted(tmp_path, "all.csv")
     before = files(tmp_path)
-    with pytest.raises(InputError, match=r"all\.csv\.partial: holds rows of another job"):
+    with raises(InputError, "output.other_job") as caught:
         write(tmp_path, "b.jsonl", "all.csv", overwrite=overwrite)
+    assert "all.csv.partial: " in str(caught.value)
     assert files(tmp_path) == before
 
 
@@ -143,8 +147,9 @@ def test_file_of_another_is_kept_when_it_came_while_a_job_was_interrupted(tmp_pa
     interrupted(tmp_path, first, "all.csv")
     write(tmp_path, "all.csv", pictures="xyz")
     before = files(tmp_path)
-    with pytest.raises(InputError, match=r"all\.csv: is not as this job wrote it, or not its own; move it away"):
+    with raises(InputError, "output.changed") as caught:
         write(tmp_path, first, "all.csv")
+    assert "all.csv: " in str(caught.value)
     assert files(tmp_path) == before
     (tmp_path / "all.csv").unlink()
     write(tmp_path, first, "all.csv")
@@ -161,8 +166,9 @@ def test_rows_are_kept_when_a_file_comes_while_the_job_goes_on(tmp_path: Path, l
                 answers.write(row(picture))
             (tmp_path / late).write_text("theirs")
 
-    with pytest.raises(InputError, match=f"{late}: is not"):
+    with raises(InputError, "output.changed") as caught:
         disturbed()
+    assert f"{late}: " in str(caught.value)
     assert (tmp_path / late).read_text() == "theirs"
     assert (tmp_path / "a.jsonl.partial").read_text().count("\n") == len(NAMES)
     (tmp_path / late).unlink()
@@ -183,16 +189,18 @@ def test_file_named_like_a_journal_is_not_touched_when_it_is_none(
         write(tmp_path, "a.jsonl")
     (tmp_path / "a.jsonl.partial").write_bytes(content)
     before = files(tmp_path)
-    with pytest.raises(InputError, match=r"a\.jsonl\.partial: is no journal of answers"):
+    with raises(InputError, "journal.invalid") as caught:
         write(tmp_path, "a.jsonl", overwrite=overwrite)
+    assert "a.jsonl.partial: " in str(caught.value)
     assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("torn", [b'{"pa', b'{"path": "x", "lab', b"\0" * 5000])
-def test_torn_row_alone_is_no_journal_unless_the_terms_are_beside_it(tmp_path: Path, torn: bytes) -> None:
+def test_torn_row_alone_is_no_journal_without_the_job_settings(tmp_path: Path, torn: bytes) -> None:
     (tmp_path / "a.jsonl.partial").write_bytes(torn)
-    with pytest.raises(InputError, match=r"a\.jsonl\.made\.json, which says how they were made, is not beside it"):
+    with raises(InputError, "output.no_settings") as caught:
         write(tmp_path, "a.jsonl")
+    assert "a.jsonl.made.json" in str(caught.value)
     assert files(tmp_path) == {"a.jsonl.partial": torn}
     interrupted(tmp_path / "job", "a.jsonl")
     (tmp_path / "job" / "a.jsonl.partial").write_bytes(torn)
@@ -209,7 +217,7 @@ def test_interrupted_client_leaves_no_claims_and_a_killed_one_s_are_no_hindrance
 
 
 def test_journal_without_a_note_of_placed_files_is_continued(tmp_path: Path) -> None:
-    """So were terms written before files were noted in them, and so they are while nothing is placed."""
+    """The settings of earlier versions have no such field; neither have those of a job that has not renamed a file."""
     interrupted(tmp_path, "a.csv", "b.jsonl")
     assert "placed" not in json.loads((tmp_path / "a.csv.made.json").read_text())
     write(tmp_path, "a.csv", "b.jsonl")
@@ -218,47 +226,47 @@ def test_journal_without_a_note_of_placed_files_is_continued(tmp_path: Path) -> 
 
 
 def test_vectors_without_names_say_how_to_go_on_from_the_journal(tmp_path: Path) -> None:
-    """So a client that put the vectors into their place first could leave them."""
+    """A client of an earlier version, which renamed the vectors first, could leave such files."""
     write(tmp_path, "e.npy")
     whole = files(tmp_path)
     interrupted(tmp_path / "again", "e.npy")
     (tmp_path / "again" / "e.npy").write_bytes(whole["e.npy"])
-    with pytest.raises(
-        InputError, match=r"e\.paths\.json: is not there, though .* move the other files away, and go on"
-    ):
+    with raises(InputError, "output.missing") as caught:
         write(tmp_path / "again", "e.npy")
+    assert "e.paths.json: " in str(caught.value)
+    assert f"2 rows in {tmp_path / 'again' / 'e.npy.partial'}" in str(caught.value)
     (tmp_path / "again" / "e.npy").unlink()
     write(tmp_path / "again", "e.npy")
     assert files(tmp_path / "again") == whole
 
 
-@pytest.mark.parametrize("given", ["list.csv", "*.csv", "link.tsv"])
+@pytest.mark.parametrize("argument", ["list.csv", "*.csv", "link.tsv"])
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
-def test_output_that_is_to_be_answered_is_refused(
-    command: Command, tmp_path: Path, given: str, more: list[str]
-) -> None:
+def test_output_that_is_an_input_is_refused(command: Command, tmp_path: Path, argument: str, more: list[str]) -> None:
     (tmp_path / "list.csv").write_text("path\nx.png\n")
     (tmp_path / "link.tsv").symlink_to("list.csv")
-    words = ("client", "infer", tmp_path / given, "--from", "m.onnx", "--output", tmp_path / "new.jsonl")
-    result = command(*words, "--output", tmp_path / "list.csv", *more)
+    words = ("client", "infer", tmp_path / argument, "--from", "m.onnx", "--output", tmp_path / "new.jsonl")
+    result = command(*words, "--output", tmp_path / "list.csv", *more, "--json")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert f"{tmp_path / 'list.csv'}: is to be answered, as {tmp_path}" in result.stderr
+    assert error_codes(result) == {"output.is_input"}
+    assert f"{tmp_path / 'list.csv'}: " in result.stderr
     assert (tmp_path / "list.csv").read_text() == "path\nx.png\n"
 
 
 def test_output_that_is_the_list_on_standard_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("x.png\n")
-    words = ["infer", "-", "--from", "m.onnx", "--overwrite", "--output", str(tmp_path / "list.csv")]
+    words = ["infer", "-", "--from", "m.onnx", "--overwrite", "--output", str(tmp_path / "list.csv"), "--json"]
     program = [sys.executable, "-c", "from client.cli import app; app()", *words]
     with (tmp_path / "list.csv").open() as listed:
         done = subprocess.run(program, stdin=listed, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
-    assert "list.csv: is to be answered, as -" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "output.is_input"
+    assert "list.csv: " in done.stderr
     assert (tmp_path / "list.csv").read_text() == "x.png\n"
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "flags"),
     [
         (["--url", "127.0.0.1:8001"], "--url"),
         (["--tls-ca", "a.pem", "--tls-cert", "c.pem", "--tls-key", "k.pem"], "--tls-ca, --tls-cert, --tls-key"),
@@ -268,22 +276,21 @@ def test_output_that_is_the_list_on_standard_input_is_refused(tmp_path: Path) ->
     ],
 )
 def test_option_about_a_server_is_refused_when_a_file_answers(
-    command: Command, photos: Path, options: list[object], named: str
+    command: Command, photos: Path, options: list[object], flags: str
 ) -> None:
-    result = command("client", "infer", photos, "--from", "m.onnx", *options)
+    result = command("client", "infer", photos, "--from", "m.onnx", *options, "--json")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.strip().endswith(f"no server is asked; leave out {named}")
+    assert error_codes(result) == {"option.from_server"}
+    assert result.stderr.strip().endswith(f"; omit {flags}")
 
 
-def test_every_is_refused_when_no_video_can_be_among_what_is_given(
-    command: Command, photos: Path, tmp_path: Path
-) -> None:
+def test_every_is_refused_when_the_arguments_contain_no_video(command: Command, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path\n{photos / 'cat.jpg'}\n")
     (tmp_path / "clip.mp4").write_bytes(b"no video")
-    refused = command("client", "infer", photos, photos / "*.jpg", "--every", 25, "--from", "m.onnx")
-    assert (refused.exit_code, refused.stderr) == (2, "error: --every 25: is for videos, and none is given\n")
-    for given in (tmp_path / "list.csv", tmp_path / "*.mp4", "https://127.0.0.1:9/clip.mp4"):
-        assert "--every" not in command("client", "infer", given, "--every", 5, "--from", "m.onnx").stderr
+    refused = command("client", "infer", photos, photos / "*.jpg", "--every", 25, "--from", "m.onnx", "--json")
+    assert (refused.exit_code, error_codes(refused)) == (2, {"option.every_unused"})
+    for argument in (tmp_path / "list.csv", tmp_path / "*.mp4", "https://127.0.0.1:9/clip.mp4"):
+        assert "--every" not in command("client", "infer", argument, "--every", 5, "--from", "m.onnx").stderr
 
 
 def test_output_is_claimed_by_a_lock_that_other_programs_can_see(tmp_path: Path) -> None:

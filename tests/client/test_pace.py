@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.pace import MOST, AdaptiveConcurrency
+from client.pace import MAX_CONCURRENCY, AdaptiveConcurrency
 from model.errors import BusyError, DeadlineError, UnreachableError
 
 IMAGES = 16
@@ -42,12 +42,12 @@ class SimulatedServer:
                 ready = self.decode_s * sent
                 if len(under_way) > self.capacity + self.queue:
                     self.refusals += 1
-                    pace.failed(BusyError("the queue is full"))
+                    pace.record_failure(BusyError("the queue is full"))
             if len(under_way) < pace.limit and (not under_way or ready < under_way[0]):
                 self.now = ready
                 continue
             self.now = heapq.heappop(under_way)
-            pace.answered(IMAGES, waiting=ready <= self.now and len(under_way) + 1 >= pace.limit)
+            pace.record_answer(IMAGES, is_limited=ready <= self.now and len(under_way) + 1 >= pace.limit)
             self.limits.append(pace.limit)
 
 
@@ -64,29 +64,29 @@ def test_pace_reaches_the_capacity_and_stays_near_it_when_a_server_answers_some_
 def test_pace_stops_at_the_most_when_the_server_could_take_more() -> None:
     server = SimulatedServer(capacity=200)
     server.run(AdaptiveConcurrency(clock=server.clock), 3000)
-    assert max(server.limits) == server.limits[-1] == MOST
+    assert max(server.limits) == server.limits[-1] == MAX_CONCURRENCY
 
 
 def test_pace_is_halved_once_when_a_full_queue_refuses_all_that_is_under_way() -> None:
-    pace = AdaptiveConcurrency(first=8, clock=lambda: 0.0)
+    pace = AdaptiveConcurrency(initial_limit=8, clock=lambda: 0.0)
     for _ in range(8):
-        pace.failed(BusyError("the queue is full"))
+        pace.record_failure(BusyError("the queue is full"))
     assert pace.limit == 4
     for _ in range(8):
-        pace.answered(IMAGES, waiting=True)
-    pace.failed(DeadlineError("too late"))
+        pace.record_answer(IMAGES, is_limited=True)
+    pace.record_failure(DeadlineError("too late"))
     assert pace.limit == 2
 
 
 def test_pace_is_never_less_than_one() -> None:
-    pace = AdaptiveConcurrency(first=1, clock=lambda: 0.0)
-    pace.failed(BusyError("the queue is full"))
+    pace = AdaptiveConcurrency(initial_limit=1, clock=lambda: 0.0)
+    pace.record_failure(BusyError("the queue is full"))
     assert pace.limit == 1
 
 
 def test_pace_stays_when_a_failure_says_nothing_of_the_load() -> None:
-    pace = AdaptiveConcurrency(first=8, clock=lambda: 0.0)
-    pace.failed(UnreachableError("nobody answers"))
+    pace = AdaptiveConcurrency(initial_limit=8, clock=lambda: 0.0)
+    pace.record_failure(UnreachableError("nobody answers"))
     assert pace.limit == 8
 
 
@@ -113,7 +113,7 @@ def test_pace_goes_down_when_others_take_the_server() -> None:
 
 def test_pace_stays_when_it_is_fixed() -> None:
     pace = AdaptiveConcurrency(3, clock=lambda: 0.0)
-    pace.failed(BusyError("the queue is full"))
+    pace.record_failure(BusyError("the queue is full"))
     for _ in range(100):
-        pace.answered(IMAGES, waiting=True)
+        pace.record_answer(IMAGES, is_limited=True)
     assert pace.limit == 3

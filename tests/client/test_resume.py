@@ -1,4 +1,4 @@
-"""`client infer --output`: killed at any moment and started again, it ends in the files of an undisturbed run."""
+"""`client infer --output`: killed at any moment and started again, it writes the files of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -30,6 +31,7 @@ from model.spec import ModelSpec, Normalize, TaskSpec, image_input
 from model.tasks import task_for
 from scripts.fault_drill import drill, make_pictures
 from server.process import STATE_VARIABLE
+from tests.client.cli_errors import error_codes
 
 Command = Callable[..., Result]
 
@@ -70,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty small pictures, of which one is none."""
+    """Sixty small images; one of the files is not an image."""
     folder = tmp_path_factory.mktemp("given") / "pictures"
     make_pictures(folder, COUNT)
     return folder
@@ -89,7 +91,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def interrupt(folder: Path, rows: int, torn: bytes = b'{"path": "/x/0', files_of: str = "a.jsonl") -> None:
-    """Turn a finished job into what a killed client leaves after so many rows."""
+    """Turn a finished job into the files of a client that was killed after `rows` rows."""
     whole = (folder / "a.jsonl").read_bytes().splitlines(keepends=True)
     (folder / f"{files_of}.partial").write_bytes(b"".join(whole[:rows]) + torn)
     for path in folder.glob("a.*"):
@@ -102,7 +104,7 @@ def interrupt(folder: Path, rows: int, torn: bytes = b'{"path": "/x/0', files_of
 def test_output_is_the_undisturbed_one_when_a_killed_run_is_continued(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, model: str, suffixes: Any, rows: int
 ) -> None:
-    # One picture a batch: kernels sum larger ones in another order.
+    # Batches of one image: kernels sum larger batches in another order.
     words = ("client", "infer", pictures, "--from", models[model], "--batch", 1, *outputs(tmp_path, *suffixes))
     assert command(*words).exit_code == 1
     whole = files(tmp_path)
@@ -110,8 +112,8 @@ def test_output_is_the_undisturbed_one_when_a_killed_run_is_continued(
     assert set(files(tmp_path)) == {"a.jsonl.partial", "a.jsonl.made.json"}
     result = command(*words, "--json")
     assert result.exit_code == 1, result.stderr
-    said = json.loads(result.stdout)
-    assert (said["answered"] + said["failed"], said.get("earlier", 0)) == (COUNT - rows, rows)
+    document = json.loads(result.stdout)
+    assert (document["answered"] + document["failed"], document.get("earlier", 0)) == (COUNT - rows, rows)
     assert files(tmp_path) == whole
 
 
@@ -125,9 +127,9 @@ def test_embeddings_keep_every_bit_when_a_killed_run_is_continued(
     interrupt(tmp_path, 40, files_of="a.npy")
     assert command(*words, *both).exit_code == 1
     assert files(tmp_path) == whole
-    told = np.array([row["embedding"] for row in lines(tmp_path / "a.jsonl") if "embedding" in row], np.float32)
-    assert (told == np.load(tmp_path / "a.npy")).all()
-    assert np.linalg.norm(told, axis=1) == pytest.approx(1, abs=1e-6)
+    vectors = np.array([row["embedding"] for row in lines(tmp_path / "a.jsonl") if "embedding" in row], np.float32)
+    assert (vectors == np.load(tmp_path / "a.npy")).all()
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_nothing_is_touched_when_a_finished_job_has_nothing_new(
@@ -139,7 +141,7 @@ def test_nothing_is_touched_when_a_finished_job_has_nothing_new(
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     result = command(*words)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.strip().startswith(f"nothing new: {tmp_path / 'a.jsonl'} holds all of these pictures, {COUNT}")
+    assert re.search(rf"{tmp_path / 'a.jsonl'} .*\b{COUNT} rows", result.stdout)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 
@@ -155,8 +157,8 @@ def test_only_new_pictures_are_answered_when_the_folder_grew(
     assert command(*words, *kept).exit_code == 0
     result = command(*words, tmp_path / "given", "--json")
     assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
-    assert (said["answered"], said["earlier"]) == (3, 3)
+    document = json.loads(result.stdout)
+    assert (document["answered"], document["earlier"]) == (3, 3)
     rows = lines(tmp_path / "out" / "a.jsonl")
     assert [row["path"] for row in rows[:3]] == [str(path) for path in kept]
     names = {str(path) for path in (tmp_path / "given").iterdir()}
@@ -166,8 +168,8 @@ def test_only_new_pictures_are_answered_when_the_folder_grew(
     listed = json.loads((tmp_path / "out" / "a.paths.json").read_text())
     columns = pyarrow.parquet.read_table(tmp_path / "out" / "a.parquet")
     with (tmp_path / "out" / "a.csv").open(newline="") as file:
-        told = [row["path"] for row in csv.DictReader(file)]
-    assert [row["path"] for row in rows] == listed == columns.column("path").to_pylist() == told
+        csv_names = [row["path"] for row in csv.DictReader(file)]
+    assert [row["path"] for row in rows] == listed == columns.column("path").to_pylist() == csv_names
     assert (np.array(columns.column("embedding").to_pylist(), np.float32) == vectors).all()
     assert not list((tmp_path / "out").glob("*.partial"))
 
@@ -223,27 +225,28 @@ def test_failed_pictures_of_an_interrupted_run_have_one_row_when_retried(
 
 
 @pytest.mark.parametrize(
-    ("others", "said"),
+    ("others", "message"),
     [
-        (["--top", 2], "top: 3 then, 2 now"),
-        (["--from", "tags"], "model: colours then, tags now"),
-        (["--output", "more.csv"], "outputs: ('a.jsonl',) then, ('a.jsonl', 'more.csv') now"),
+        (["--top", 2], r"top: .*3.* 2\b"),
+        (["--from", "tags"], r"model: .*colours.* tags\b"),
+        (["--output", "more.csv"], r"outputs: .*\('a\.jsonl',\).*\('a\.jsonl', 'more\.csv'\)"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_terms_are_refused_by_name_and_overwrite_starts_over(
-    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, others: Any, said: str, finished: bool
+def test_other_settings_are_refused_by_name_and_overwrite_starts_over(
+    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, others: Any, message: str, finished: bool
 ) -> None:
-    given = [pictures / "000000.png", pictures / "000001.png"]
-    words = ("client", "infer", *given, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+    images = [pictures / "000000.png", pictures / "000001.png"]
+    words = ("client", "infer", *images, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
     command(*words)
     if not finished:
         interrupt(tmp_path, 1, torn=b"")
     before = files(tmp_path)
     changed = [models.get(word, tmp_path / word if word == "more.csv" else word) for word in others]
-    result = command(*words, *changed)
+    result = command(*words, *changed, "--json")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert error_codes(result) == {"output.other_settings"}
+    assert re.search(message, result.stderr)
     assert "--overwrite" in result.stderr
     assert files(tmp_path) == before
     assert command(*words, *changed, "--overwrite").exit_code == 0
@@ -251,7 +254,7 @@ def test_other_terms_are_refused_by_name_and_overwrite_starts_over(
     assert not (tmp_path / "a.jsonl.partial").exists()
 
 
-def test_outputs_to_name_are_told_when_a_file_was_written_as_one_of_several(
+def test_outputs_to_set_are_named_when_a_file_was_written_together_with_others(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
     words = ("client", "infer", pictures / "000000.png", "--from", models["colours"])
@@ -259,9 +262,11 @@ def test_outputs_to_name_are_told_when_a_file_was_written_as_one_of_several(
     assert command(*words, *both).exit_code == 0
     before = files(tmp_path)
     for alone in (outputs(tmp_path, ".csv"), outputs(tmp_path, ".csv", ".parquet")):
-        result = command(*words, *alone, "--top", 2)
+        result = command(*words, *alone, "--top", 2, "--json")
         assert result.exit_code == 2
-        assert "a.csv: was written together with other files, as a.parquet.made.json says" in result.stderr
+        assert error_codes(result) == {"output.written_with_others"}
+        assert "a.csv: " in result.stderr
+        assert "a.parquet.made.json" in result.stderr
         assert " ".join(map(str, both)) in result.stderr
         assert files(tmp_path) == before
     assert "nothing new" in command(*words, *both).stdout
@@ -272,9 +277,10 @@ def test_output_of_unknown_origin_is_not_written_over(
 ) -> None:
     (tmp_path / "a.jsonl").write_text("mine\n")
     words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
-    result = command(*words)
+    result = command(*words, "--json")
     assert result.exit_code == 2
-    assert "a.jsonl.made.json, which says how they were made, is not beside it" in result.stderr
+    assert error_codes(result) == {"output.no_settings"}
+    assert "a.jsonl.made.json" in result.stderr
     assert files(tmp_path) == {"a.jsonl": b"mine\n"}
     assert command(*words, "--overwrite").exit_code == 1
 
@@ -285,18 +291,20 @@ def test_one_of_several_files_is_missed_by_name(
     words = ("client", "infer", pictures, "--from", models["colours"], *outputs(tmp_path, ".jsonl", ".csv"))
     command(*words)
     (tmp_path / "a.csv").unlink()
-    result = command(*words)
+    result = command(*words, "--json")
     assert result.exit_code == 2
-    assert f"{tmp_path / 'a.csv'}: is not there, though {tmp_path / 'a.jsonl'}" in result.stderr
+    assert error_codes(result) == {"output.missing"}
+    assert f"{tmp_path / 'a.csv'}: " in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--overwrite", "--retry-failed"])
 def test_option_about_files_is_refused_when_there_are_none(
     command: Command, models: dict[str, Path], pictures: Path, option: str
 ) -> None:
-    result = command("client", "infer", pictures, "--from", models["colours"], option)
+    result = command("client", "infer", pictures, "--from", models["colours"], option, "--json")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert f"{option}: is about the files of --output" in result.stderr
+    assert error_codes(result) == {"option.output_missing"}
+    assert f"{option}: " in result.stderr
 
 
 def test_second_client_is_refused_when_one_writes_the_same_output(
@@ -304,9 +312,10 @@ def test_second_client_is_refused_when_one_writes_the_same_output(
 ) -> None:
     with (tmp_path / "a.jsonl.partial").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        result = command("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+        words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
+        result = command(*words, "--json")
     assert result.exit_code == 2
-    assert "another client is writing it" in result.stderr
+    assert error_codes(result) == {"output.locked"}
     assert set(files(tmp_path)) == {"a.jsonl.partial"}
 
 
@@ -326,18 +335,19 @@ def test_journal_stays_whole_when_the_disk_is_full(exported_once: Path, pictures
     graph = exported_once / "pets" / "1" / "model.onnx"
     words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
     program = [sys.executable, "-c", "from client.cli import app; app()", *map(str, words)]
-    most = 5000  # bytes that a file may have: the kernel then refuses as it does on a full disk
+    max_bytes = 5000  # of a file: the kernel then refuses to write, as on a full disk
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
 
     full = subprocess.run(program, preexec_fn=limit, capture_output=True, text=True, timeout=100)
     assert full.returncode == 3, full.stderr
-    assert "a.jsonl.partial: cannot be written (File too large); make room" in full.stderr
+    assert "a.jsonl.partial: " in full.stderr
+    assert "(File too large)" in full.stderr
     assert "Traceback" not in full.stderr
     kept = lines(tmp_path / "a.jsonl.partial")
     assert 10 < len(kept) < COUNT
-    assert f"{len(kept)} rows are kept in {tmp_path / 'a.jsonl.partial'}; the same command goes on" in full.stderr
+    assert f"{len(kept)} rows are kept in {tmp_path / 'a.jsonl.partial'}; " in full.stderr
     done = subprocess.run(program, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1, done.stderr
     assert lines(tmp_path / "a.jsonl")[: len(kept)] == kept
@@ -363,7 +373,7 @@ def test_masks_are_all_there_and_named_alike_when_a_killed_run_is_continued(
     assert command(*words).exit_code == 0
     assert files(tmp_path) == whole
     result = command(*words, "--masks", tmp_path / "elsewhere")
-    assert "folders of pictures" in result.stderr
+    assert str(tmp_path / "elsewhere") in result.stderr
 
 
 def test_contact_sheet_shows_earlier_rows_when_a_killed_run_is_continued(
@@ -375,13 +385,13 @@ def test_contact_sheet_shows_earlier_rows_when_a_killed_run_is_continued(
     assert command(*words, "--gallery", tmp_path / "s.html").exit_code == 0
     page = (tmp_path / "s.html").read_text()
     assert page.count("<figure") == page.count("data:image/jpeg;base64,") == 4
-    assert "4 pictures · answered by" in page
+    assert re.search(r"\b4 \w+ · ", page)
 
 
-def test_rows_are_kept_and_the_way_on_is_told_when_the_server_fails(
+def test_rows_are_kept_when_a_file_cannot_be_written(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
-    """Interrupted by a folder that becomes unwritable, which fails as any host of the model does."""
+    """The job ends with an error, as it does when the server fails."""
     (tmp_path / "m").mkdir()
     (tmp_path / "given" / "z").mkdir(parents=True)
     for name in ("a.png", "b.png", "z/c.png"):
@@ -391,7 +401,7 @@ def test_rows_are_kept_and_the_way_on_is_told_when_the_server_fails(
     words = (*words, "--output", tmp_path / "a.jsonl")
     result = command(*words)
     assert result.exit_code == 2
-    assert f"2 rows are kept in {tmp_path / 'a.jsonl.partial'}; the same command goes on from there" in result.stderr
+    assert f"2 rows are kept in {tmp_path / 'a.jsonl.partial'}; " in result.stderr
     (tmp_path / "m" / "z").unlink()
     assert command(*words).exit_code == 0
     assert len(lines(tmp_path / "a.jsonl")) == 3
@@ -403,19 +413,19 @@ def test_signal_ends_a_run_that_can_be_continued(
 ) -> None:
     graph = exported_once / "pets" / "1" / "model.onnx"
     words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
-    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program = [sys.executable, "-c", f"{heeding}from client.cli import app; app()", *map(str, words)]
+    handles_signal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = [sys.executable, "-c", f"{handles_signal}from client.cli import app; app()", *map(str, words)]
     running = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "a.jsonl.partial"
     while running.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.001)
     running.send_signal(number)
-    said = running.communicate(timeout=60)[1]
+    stderr = running.communicate(timeout=60)[1]
     if (tmp_path / "a.jsonl").exists():
         pytest.skip("it was done before it could be stopped")
-    assert running.returncode == 130, said
-    assert "the same command goes on from there" in said
-    assert said.endswith(f"error: stopped {how}\n")
+    assert running.returncode == 130, stderr
+    assert f"rows are kept in {journal}; " in stderr
+    assert stderr.endswith(f"error: stopped {how}\n")
     assert len(lines(journal)) >= 1
 
 
@@ -436,11 +446,11 @@ def test_csv_has_flat_columns_for_every_task(
         assert ",".join(header) == f"path,error,{columns}"
         assert len(rows) == COUNT
         broken = next(row for row in rows if row[1])
-        assert "not a picture" in broken[1]
+        assert broken[1]
         assert not any(broken[2:])
 
 
-def test_csv_tells_what_json_lines_tell(
+def test_csv_has_the_values_of_json_lines(
     command: Command, models: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
     shutil.copy(photos / "cat.jpg", tmp_path / 'a "b", c\nд.jpg')
@@ -448,18 +458,18 @@ def test_csv_tells_what_json_lines_tell(
     assert command(*words).exit_code == 0
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    for row, told in zip(rows, lines(tmp_path / "a.jsonl"), strict=True):
-        assert row["path"] == told["path"]
-        assert float(row["colour.probability_2"]) == told["colour"]["top"][1]["probability"]
-        assert row["tags.labels"] == "|".join(told["tags"]["labels"])
-        for entry in told["tags"]["top"]:
+    for row, row_fields in zip(rows, lines(tmp_path / "a.jsonl"), strict=True):
+        assert row["path"] == row_fields["path"]
+        assert float(row["colour.probability_2"]) == row_fields["colour"]["top"][1]["probability"]
+        assert row["tags.labels"] == "|".join(row_fields["tags"]["labels"])
+        for entry in row_fields["tags"]["top"]:
             assert float(row[f"tags.probability_{entry['label']}"]) == entry["probability"]
-        assert json.loads(row["vector.embedding"]) == told["vector"]["embedding"]
+        assert json.loads(row["vector.embedding"]) == row_fields["vector"]["embedding"]
 
 
 @pytest.fixture
 def own_state(tmp_path: Path) -> Iterator[None]:
-    """A folder of one's own where servers are remembered."""
+    """A separate folder for the state of servers."""
     before = os.environ.get(STATE_VARIABLE)
     os.environ[STATE_VARIABLE] = str(tmp_path / "state")
     yield
@@ -475,8 +485,8 @@ def test_output_is_the_undisturbed_one_when_client_server_and_network_fail(
     found = drill(tmp_path / "drill", tiny_repository, "pets", pictures=900, kills=2)
     assert found.failures == ()
     assert found.faults == {"client": 1, "server": 1, "network": 1}
-    made = json.loads((tmp_path / "drill" / "disturbed" / "answers.jsonl.made.json").read_text())
-    assert (made["model"], made["version"]) == ("pets", "1")
-    said = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
-    assert "answers.jsonl.partial; the same command goes on from there" in said, "a client gave up without the server"
-    assert "Traceback" not in said
+    settings = json.loads((tmp_path / "drill" / "disturbed" / "answers.jsonl.made.json").read_text())
+    assert (settings["model"], settings["version"]) == ("pets", "1")
+    log = (tmp_path / "drill" / "disturbed" / "answers.log").read_text()
+    assert "answers.jsonl.partial; " in log, "a client gave up without the server"
+    assert "Traceback" not in log

@@ -20,13 +20,13 @@ FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "openvino": "model.x
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str], Network]) -> Path:
     """A checkpoint, and a repository for each format."""
-    made = tmp_path_factory.mktemp("same")
-    save_network(made / "pets.safetensors", make_network("test_resnet"))
+    target_folder = tmp_path_factory.mktemp("same")
+    save_network(target_folder / "pets.safetensors", make_network("test_resnet"))
     for name in FORMATS:
         target = Target.model_validate({"format": name})
-        order = ExportRequest(made / name, max_batch=4, target=target, encoded=False)
-        export(source_from_checkpoint(made / "pets.safetensors"), order, lambda step: None)
-    return made
+        order = ExportRequest(target_folder / name, max_batch=4, target=target, encoded=False)
+        export(source_from_checkpoint(target_folder / "pets.safetensors"), order, lambda step: None)
+    return target_folder
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -35,9 +35,9 @@ def test_table_is_the_checkpoint_s_when_an_artifact_answers(
 ) -> None:
     tables = []
     for source in (folder / "pets.safetensors", folder / name / "pets" / "1" / FORMATS[name]):
-        told = command("client", "infer", photos, "--from", source)
-        assert told.exit_code == 0, told.stderr
-        *table, last = told.stdout.splitlines()
+        result = command("client", "infer", photos, "--from", source)
+        assert result.exit_code == 0, result.stderr
+        *table, last = result.stdout.splitlines()
         assert last.endswith(str(source))
         tables.append(table)
     assert len(tables[0]) == 5

@@ -1,4 +1,4 @@
-"""Many pictures through little memory, and a pace that is the runner's."""
+"""Many images with little memory, and at the speed of the runner."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIB = 2**20
 
 
 class MeanRunner(Runner):
-    """Answers with the mean level of each image, and notes what it was asked."""
+    """Answers with the mean level of each image, and records its batches."""
 
     max_batch = 16
 
@@ -61,19 +61,19 @@ class MeanRunner(Runner):
 
 
 class CountedTask(Multiclass):
-    """Counts the answers that were made."""
+    """Counts its answers."""
 
-    made = 0
+    count = 0
     lock = threading.Lock()
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         with self.lock:
-            self.made += 1
+            self.count += 1
         return super().answer(output, geometry, top)
 
 
 class Pictures:
-    """A stream of so many pictures, grey levels in turn; it counts what was taken from it."""
+    """A stream of pictures with changing grey levels; it counts the pictures taken from it."""
 
     def __init__(self, count: int, broken: frozenset[int] = frozenset()) -> None:
         self.taken = 0
@@ -94,16 +94,16 @@ class Pictures:
 def test_memory_stays_and_the_first_row_comes_early_when_pictures_are_many(spec: ModelSpec) -> None:
     runner, pictures = MeanRunner(spec), Pictures(MANY)
     task = task_of(runner.spec)
-    taken_at_first, held = 0, list[int]()
+    taken_at_first, memory_bytes = 0, list[int]()
     for number, row in enumerate(infer_pictures(runner, task, pictures, 1, InferenceSettings())):
         assert row.name == f"{number}.png"
         if number == 0:
             taken_at_first = pictures.taken
         if number % 250 == 0:
-            held.append(psutil.Process().memory_info().rss)
+            memory_bytes.append(psutil.Process().memory_info().rss)
     assert number == MANY - 1
     assert taken_at_first < MANY / 4
-    assert max(held) - held[0] < 220 * MIB  # all of them are 430 MiB once decoded
+    assert max(memory_bytes) - memory_bytes[0] < 220 * MIB  # all of them are 430 MiB once decoded
     assert sum(runner.batches) == MANY
 
 
@@ -119,7 +119,7 @@ def test_answers_are_those_of_the_right_pictures_when_some_cannot_be_read(spec: 
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_requests_under_way_are_no_more_than_was_said(spec: ModelSpec, limit: int) -> None:
+def test_requests_in_flight_do_not_exceed_the_limit(spec: ModelSpec, limit: int) -> None:
     runner = MeanRunner(spec)
     rows = list(
         infer_pictures(
@@ -155,7 +155,7 @@ def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -
     rows.close()
     assert [row.name for row in (first, *others)] == [f"{number}.png" for number in range(21)]
     assert sum(runner.batches) > 100
-    assert task.made <= 21 + 3
+    assert task.count <= 21 + 3
 
 
 def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: ModelSpec) -> None:
@@ -173,10 +173,10 @@ def test_batches_are_smaller_when_the_model_takes_large_images(spec: ModelSpec) 
     next(rows)
     assert pictures.taken <= 10
     assert len(list(rows)) == 23
-    assert max(runner.batches) == 5  # 63 MiB, and as much again is being decoded
+    assert max(runner.batches) == 5  # 63 MiB, while the same amount is being decoded
 
 
-def test_nothing_is_left_at_work_when_the_rows_are_no_longer_wanted(spec: ModelSpec) -> None:
+def test_no_thread_is_left_when_the_rows_are_closed_early(spec: ModelSpec) -> None:
     runner = MeanRunner(spec)
     rows = infer_pictures(runner, task_of(runner.spec), Pictures(MANY), 1, InferenceSettings())
     next(rows)
@@ -185,7 +185,7 @@ def test_nothing_is_left_at_work_when_the_rows_are_no_longer_wanted(spec: ModelS
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("send", "decode", "finish"))]
 
 
-def test_many_small_files_are_each_answered_when_triton_sets_the_pace(
+def test_many_small_files_are_all_answered_by_triton(
     command: Callable[..., Result], served: str, digits: Path, tmp_path: Path
 ) -> None:
     source = next(digits.rglob("*.png"))
@@ -205,14 +205,14 @@ def test_many_small_files_are_each_answered_when_triton_sets_the_pace(
 
 def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spec: ModelSpec, photos: Path) -> None:
     runner, lock = MeanRunner(spec), threading.Lock()
-    at_once, asked = [0, 0], list[int]()
+    at_once, pixel_counts = [0, 0], list[int]()
     only = PixelBudget(1)
 
     @contextmanager
-    def room(pixels: int) -> Iterator[None]:
+    def pixel_budget(pixels: int) -> Iterator[None]:
         with only(pixels):
             with lock:
-                asked.append(pixels)
+                pixel_counts.append(pixels)
                 at_once[0] += 1
                 at_once[1] = max(at_once)
             yield
@@ -226,8 +226,8 @@ def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spe
         task_of(runner.spec),
         named,
         1,
-        InferenceSettings(batch=4, workers=4, room=room),
-        lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.whole().size)),
+        InferenceSettings(batch=4, workers=4, pixel_budget=pixel_budget),
+        lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.decode().size)),
     )
     assert [row.name for row in drawn] == [picture.name for picture in named]
-    assert (at_once[1], len(asked)) == (1, 2 * len(named))
+    assert (at_once[1], len(pixel_counts)) == (1, 2 * len(named))

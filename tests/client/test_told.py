@@ -1,4 +1,4 @@
-"""What `client infer` tells whoever waits for it: progress, a table, and what stands below it."""
+"""The output of `client infer` on a terminal: progress, a table, and a summary."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_errors_stand_below_the_answers_when_pictures_cannot_be_read(
     result = command("client", "infer", tmp_path, "--from", checkpoint)
     assert result.exit_code == 1
     assert result.stderr == "1 file skipped: 1 .safetensors\n"
-    *told, last = [line.split()[:2] for line in result.stdout.splitlines()]
-    answers = [["picture", "answer"], [str(tmp_path / "b.jpg"), told[1][1]]] if readable else []
-    assert told == [*answers, ["picture", "error"], [str(tmp_path / "a.jpg"), "not"]]
+    *lines, last = [line.split()[:2] for line in result.stdout.splitlines()]
+    answers = [["image", "answer"], [str(tmp_path / "b.jpg"), lines[1][1]]] if readable else []
+    assert lines == [*answers, ["image", "error"], [str(tmp_path / "a.jpg"), lines[-1][1]]]
     assert last == [str(int(readable)), "answered,"]
 
 
@@ -46,7 +46,7 @@ def test_last_line_names_the_version_that_answered(command: Command, served: str
 
 
 @pytest.mark.parametrize("first", ["https://example.com/cat.jpg", "{photos}/cat.jpg"])
-def test_list_in_a_file_is_told_how_it_is_read(
+def test_error_of_a_list_in_a_file_names_the_command_that_reads_it(
     command: Command, checkpoint: Path, photos: Path, tmp_path: Path, first: str
 ) -> None:
     listed = tmp_path / "my urls.txt"
@@ -56,11 +56,11 @@ def test_list_in_a_file_is_told_how_it_is_read(
     assert f"client infer - < '{listed}'" in json.loads(result.stdout)["rows"][0]["error"]
 
 
-def test_file_is_answered_as_any_other_when_it_is_named_like_a_list_and_is_none(
+def test_file_with_the_suffix_of_a_list_is_read_as_an_image_when_it_is_no_list(
     command: Command, checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     shutil.copy(photos / "cat.jpg", tmp_path / "cat.txt")
     (tmp_path / "notes.txt").write_text("Buy milk.\n")
     result = command("client", "infer", tmp_path / "cat.txt", tmp_path / "notes.txt", "--from", checkpoint)
     assert "1 answered, 1 failed" in result.stdout
-    assert "not a picture; " in result.stdout
+    assert "client infer -" not in result.stdout

@@ -1,4 +1,4 @@
-"""The seam every kind of file of answers implements."""
+"""The interface of an answer file's format."""
 
 from __future__ import annotations
 
@@ -10,46 +10,48 @@ from typing import Any, NamedTuple, TypeAlias
 from model.tasks import Answer
 
 RowFields: TypeAlias = dict[str, Any]
-"""A row as it is told: `path`, and the answer's keys or `error`."""
-Keep: TypeAlias = Callable[[str], bool]
+"""The JSON object of a row: `path`, and the answer's keys or `error`."""
+KeepRow: TypeAlias = Callable[[str], bool]
 """Whether the row of this name stays."""
 
 
 class Heading(NamedTuple):
-    """What must be known of a row to go on from it."""
+    """The part of a row that is needed to resume a job."""
 
     name: str
     failed: bool
 
 
-class Earlier(NamedTuple):
-    """A whole file of answers that others are added to."""
+class EarlierOutput(NamedTuple):
+    """A finished answer file to which rows are added."""
 
     path: Path
-    stays: Keep
+    keeps: KeepRow
 
 
-class Format(ABC):
-    """A kind of file of answers, of one row a picture."""
+class OutputFormat(ABC):
+    """A format of answer files, with one row for each image."""
 
-    def check(self, path: Path, example: Answer) -> None:  # noqa: B027 - most can hold any answers
-        """Refuse what cannot be written. Raises InputError.
+    def check(self, path: Path, example: Answer) -> None:  # noqa: B027 - most formats can write any answers
+        """Refuse answers that the format cannot write. Raises InputError.
 
-        example: an answer of the model with something in every place.
+        example: an answer of the model with every field filled.
         """
 
     @abstractmethod
     def headings(self, path: Path) -> Iterator[Heading]:
-        """The rows of a whole file. Raises InputError for one that was not written here."""
+        """Yield the headings of a finished file's rows. Raises InputError for a file that tritonkit did not write."""
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The files that an output consists of, in the order in which they are to come; the last is `path` itself."""
+        """Return the files of an output in the order in which they are put into place; `path` is the last."""
         return [path]
 
     @abstractmethod
-    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
+    def write(
+        self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: EarlierOutput | None
+    ) -> None:
         """Write an output row by row.
 
-        files: stand for those of the output until all are whole. earlier: the output that is there, whose rows that
-        stay come first; None: there is none.
+        files: temporary files in the order of `files`. earlier: the finished output whose kept rows come first; None if
+        there is none.
         """

@@ -1,4 +1,4 @@
-"""Embeddings as a numpy array, and their names beside it."""
+"""Embeddings as a NumPy array, with their names in a second file."""
 
 from __future__ import annotations
 
@@ -11,57 +11,62 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from client.outputs.formats.base import Earlier, Format, Heading, RowFields
+from client.outputs.formats.base import EarlierOutput, Heading, OutputFormat, RowFields
 from model.errors import InputError
 from model.tasks import Answer
 
 _KEY = "embedding"
 
 
-class Embeddings(Format):
-    """`.npy`: embeddings of all answered pictures, float32 [N, D]; beside it `<stem>.paths.json`, a list of N paths.
+class Embeddings(OutputFormat):
+    """`.npy`: embeddings of all answered images, float32 [N, D]; `<stem>.paths.json` lists their N paths.
 
-    Pictures without an answer have no row, so that they are asked for again the next time. Of several heads, the
-    embeddings stand side by side, in the order of the heads.
+    Images without an answer have no row, so they are answered again in the next run. The embeddings of several heads
+    are concatenated in the order of the heads.
     """
 
     def check(self, path: Path, example: Answer) -> None:
         if example.embedding is None:
-            raise InputError(f"{path}: holds embeddings, but this model's answers have none; write .jsonl or .parquet")
+            raise InputError(
+                f"{path}: the format is for embeddings, but this model's answers have none; use .jsonl or .parquet",
+                code="output.no_embeddings",
+            )
 
     def headings(self, path: Path) -> Iterator[Heading]:
-        for name in _listed(paths_beside(path)):
+        for name in _read_json_list(paths_file(path)):
             yield Heading(name, failed=False)
 
     def files(self, path: Path) -> Sequence[Path]:
-        """The names come first: vectors that nothing names would be of no use."""
-        return [paths_beside(path), path]
+        """The names come first, because vectors without names are useless."""
+        return [paths_file(path), path]
 
-    def write(self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: Earlier | None) -> None:
+    def write(
+        self, files: Sequence[Path], rows: Iterable[RowFields], example: Answer, earlier: EarlierOutput | None
+    ) -> None:
         size = len(example.embedding) if example.embedding is not None else 0
-        listed, vectors = files
-        with listed.open("w", encoding="utf-8") as names, vectors.open("wb") as file:
-            _header(file, (0, size))
-            count = _List(names)
-            for name, vector in _kept(earlier) if earlier is not None else ():
+        paths_path, vectors_path = files
+        with paths_path.open("w", encoding="utf-8") as names, vectors_path.open("wb") as file:
+            _write_header(file, (0, size))
+            count = _JsonListWriter(names)
+            for name, vector in _kept_rows(earlier) if earlier is not None else ():
                 file.write(vector.tobytes())
                 count.add(name)
             for row in rows:
                 if "error" not in row:
-                    file.write(np.array(_numbers(row), "<f4").tobytes())
+                    file.write(np.array(_embedding_values(row), "<f4").tobytes())
                     count.add(row["path"])
             count.end()
             file.seek(0)
-            _header(file, (count.length, size))  # as long as before: numpy leaves room for any N
+            _write_header(file, (count.length, size))  # the same length, because numpy reserves space for any N
 
 
-def paths_beside(path: Path) -> Path:
-    """The file that names the rows of an `.npy` file."""
+def paths_file(path: Path) -> Path:
+    """Return the path of the file with the names of an `.npy` file's rows."""
     return path.with_suffix(".paths.json")
 
 
-class _List:
-    """A JSON list of texts, written one by one, a line each."""
+class _JsonListWriter:
+    """Writes a JSON list of strings, one in each line."""
 
     def __init__(self, file: TextIO) -> None:
         self.length = 0
@@ -75,38 +80,45 @@ class _List:
         self._file.write("\n]" if self.length else "[]")
 
 
-def _listed(path: Path) -> Iterator[str]:
-    """The texts of such a list, one in memory at a time."""
+def _read_json_list(path: Path) -> Iterator[str]:
+    """Yield the strings of such a list, one in memory at a time."""
     try:
         with path.open(encoding="utf-8") as lines:
             texts = (line.rstrip(",\n") for line in lines)
             yield from (json.loads(text) for text in texts if text not in ("[", "]", "[]"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); --overwrite starts over") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}); start over with --overwrite", code="output.unreadable"
+        ) from error
 
 
-def _kept(earlier: Earlier) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _kept_rows(earlier: EarlierOutput) -> Iterator[tuple[str, NDArray[np.float32]]]:
     path = earlier.path
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors_path = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); --overwrite starts over") from error
-    # More names than vectors, or more vectors than names: a writer that added rows was killed between the two files.
-    # Those rows are in the journal, so none of them stays.
-    for number, name in enumerate(_listed(paths_beside(path))):
-        if not earlier.stays(name):
+        raise InputError(
+            f"{path}: cannot be read ({error}); start over with --overwrite", code="output.unreadable"
+        ) from error
+    # The numbers of names and vectors differ if a client that added rows was killed between the two files.
+    # Such rows are also in the journal, so they are dropped here.
+    for number, name in enumerate(_read_json_list(paths_file(path))):
+        if not earlier.keeps(name):
             continue
-        if number >= len(vectors):
-            raise InputError(f"{path}: has fewer rows than {paths_beside(path)} has names; --overwrite starts over")
-        yield name, vectors[number]
+        if number >= len(vectors_path):
+            raise InputError(
+                f"{path}: has fewer rows than {paths_file(path)} has names; start over with --overwrite",
+                code="output.row_count",
+            )
+        yield name, vectors_path[number]
 
 
-def _numbers(told: Mapping[str, Any]) -> list[float]:
-    """The embedding of an answer, or those of its heads, one after the other."""
-    if _KEY in told and isinstance(told[_KEY], list):
-        return list(told[_KEY])
-    return [number for value in told.values() if isinstance(value, dict) for number in _numbers(value)]
+def _embedding_values(fields: Mapping[str, Any]) -> list[float]:
+    """Return the embedding of an answer, or the concatenated embeddings of its heads."""
+    if _KEY in fields and isinstance(fields[_KEY], list):
+        return list(fields[_KEY])
+    return [number for value in fields.values() if isinstance(value, dict) for number in _embedding_values(value)]
 
 
-def _header(file: BinaryIO, shape: tuple[int, int]) -> None:
+def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
     npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
