@@ -79,6 +79,7 @@ def up(
     from server.exposure import check_exposure
     from server.options import Options
     from server.process import start, stop, wait_until_ready
+    from server.runtime_table import runtime_of
     from server.security import Security
 
     options = Options(
@@ -104,7 +105,7 @@ def up(
         try:
             _wait(started)
         finally:
-            stop(started, keep_log=not started.runtime.is_alive(started))
+            stop(started, keep_log=not runtime_of(started).is_alive(started))
 
 
 app.command()(doctor)
@@ -182,6 +183,9 @@ def _tell(started: Server, as_json: bool) -> None:
 
 
 def _wait(running: Server) -> None:
-    while running.runtime.is_alive(running):
-        time.sleep(running.runtime.poll_s)
+    from server.runtime_table import runtime_of
+
+    runtime = runtime_of(running)
+    while runtime.is_alive(running):
+        time.sleep(runtime.poll_s)
     raise ServerError(f"Triton ended; its log: {running.log}")

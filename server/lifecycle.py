@@ -10,6 +10,7 @@ from model.spec import Frozen
 from server.control import Control, VersionState, check_name
 from server.log import failures
 from server.runtime import Server
+from server.runtime_table import runtime_of
 
 
 class Change(Frozen):
@@ -124,5 +125,5 @@ def _reason(index: Sequence[VersionState], model: str, log: str) -> str:
 def _log(server: Server | None) -> str:
     if server is None:
         return ""
-    server.runtime.save_log(server)
+    runtime_of(server).save_log(server)
     return server.log.read_text(errors="replace") if server.log.is_file() else ""

@@ -227,10 +227,12 @@ def _way_back(failed: list[Change], running: Server | None) -> list[str]:
 
 
 def _show(address: str, running: Server | None, found: Status) -> None:
+    from server.runtime_table import runtime_of
+
     state = "ready" if found.ready else "NOT READY"
     where = f"{running.options.repository}: {state}, gRPC {_listens(running)}, {running.label}" if running else ""
     say(where or f"{address}: {state}")
-    if running is not None and (restarts := running.runtime.restarts(running)):
+    if running is not None and (restarts := runtime_of(running).restarts(running)):
         say(f"started again {restarts} time(s) after it had died: `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in found.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
@@ -247,7 +249,9 @@ def _listens(running: Server) -> str:
 
 
 def _document(address: str, running: Server | None, found: Status) -> dict[str, Any]:
+    from server.runtime_table import runtime_of
+
     about = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
     if running is not None:
-        about["restarts"] = running.runtime.restarts(running)
+        about["restarts"] = runtime_of(running).restarts(running)
     return {"url": address, **about, **found.model_dump(mode="json")}

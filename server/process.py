@@ -23,7 +23,8 @@ from server.lifecycle import not_loaded
 from server.log import failures
 from server.options import Options
 from server.ports import check_free
-from server.runtime import LOG_FILE, ProgressCallback, Server, runtime_named
+from server.runtime import LOG_FILE, ProgressCallback, Server
+from server.runtime_table import RUNTIMES, runtime_of
 from server.security import server_tokens
 
 __all__ = [
@@ -82,7 +83,7 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
     with _alone(folder):
         _check_none_alive(folder)
         check_free(options.bound)
-        runtime = runtime_named(options.runtime)
+        runtime = RUNTIMES[options.runtime]()
         (folder / _REPOSITORY_FILE).write_text(str(options.repository), encoding="utf-8")
         server = runtime.launch(options, tokens, folder, stops_with_parent, report)
         try:
@@ -124,7 +125,7 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
             _check_starting(server, late=time.monotonic() > deadline)
             time.sleep(0.1)
         _check_loaded(server)
-        server.runtime.keep(server)
+        runtime_of(server).keep(server)
     except BaseException:
         stop(server, keep_log=True)
         raise
@@ -133,8 +134,8 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
 def stop(server: Server, keep_log: bool = False) -> None:
     """Ask Triton to end, wait, and end what is left of it and its children."""
     if keep_log and _has_the_folder(server):
-        server.runtime.save_log(server)
-    server.runtime.end(server)
+        runtime_of(server).save_log(server)
+    runtime_of(server).end(server)
     with _alone(server.folder):
         if not _has_the_folder(server):
             return  # another server has taken the port since, and the folder
@@ -172,7 +173,7 @@ def known_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int,
 def _is_alive(server: Server) -> bool:
     """As its runtime says. Raises ServerError with the way out of an engine that never comes back."""
     try:
-        return server.runtime.is_alive(server)
+        return runtime_of(server).is_alive(server)
     except ServerError as error:
         state = server.folder / STATE_FILE
         raise ServerError(
@@ -188,7 +189,7 @@ def log_of(grpc_port: int | None) -> Log:
     """
     running, lost = known_servers(grpc_port)
     for server in running:
-        server.runtime.save_log(server)
+        runtime_of(server).save_log(server)
     logs = sorted(state_folder().glob(f"{_folders(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
@@ -265,7 +266,7 @@ def _is_at(descriptor: int, folder: Path) -> bool:
 
 
 def _check_starting(server: Server, late: bool) -> None:
-    if not server.runtime.is_alive(server):
+    if not runtime_of(server).is_alive(server):
         raise ServerError(_reason(server, "Triton ended while starting"))
     if late:
         raise ServerError(_reason(server, "Triton was not ready in time (--timeout-s)"))
@@ -280,7 +281,7 @@ def _check_loaded(server: Server) -> None:
 
 
 def _reason(server: Server, headline: str) -> str:
-    server.runtime.save_log(server)
+    runtime_of(server).save_log(server)
     text = server.log.read_text(errors="replace") if server.log.is_file() else ""
     lines = text.splitlines()
     reasons = failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.local_servers import state_folder
 from model.spec import Frozen
-from server.options import Options, RuntimeName
+from server.options import Options
 from server.security import Tokens
 
 LOG_FILE = "triton.log"
@@ -56,11 +56,6 @@ class Server(Frozen):
         except (urllib.error.URLError, OSError):
             return False
 
-    @property
-    def runtime(self) -> Runtime:
-        """What started it, and can end it."""
-        return runtime_named(self.options.runtime)
-
 
 class Runtime(ABC):
     """A way to run `tritonserver`. It keeps nothing of its own: a Server says what it is about."""
@@ -99,14 +94,3 @@ class Runtime(ABC):
 
     def save_log(self, server: Server) -> None:  # noqa: B027 - most runtimes write it themselves
         """Bring the file `server.log` up to date, where Triton does not write to it itself."""
-
-
-def runtime_named(name: RuntimeName) -> Runtime:
-    """The runtime of a name."""
-    if name == "docker":
-        from server.docker_runtime import DockerRuntime
-
-        return DockerRuntime()
-    from server.binary import BinaryRuntime
-
-    return BinaryRuntime()

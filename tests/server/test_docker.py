@@ -21,6 +21,7 @@ from server.docker_image import Images, build_progress, engine_asked, pull_progr
 from server.docker_runtime import container_settings, engine_has_gpu, has_gpu, network_for
 from server.options import Options
 from server.runtime import Server
+from server.runtime_table import runtime_of
 from server.security import Security, Tokens, server_tokens
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ def test_container_is_not_taken_for_ended_when_no_engine_answers(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
     started = Server(options=options, tokens=TOKENS, container="0123")
     with pytest.raises(ServerError, match="no Docker daemon answers"):
-        started.runtime.is_alive(started)
+        runtime_of(started).is_alive(started)
 
 
 def test_shared_memory_and_network_come_from_the_settings(options: Options) -> None:

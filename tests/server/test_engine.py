@@ -18,6 +18,7 @@ from typer.testing import Result
 from server.options import Options
 from server.process import log_of, running_servers, start, state_folder
 from server.runtime import Server
+from server.runtime_table import runtime_of
 from server.security import Tokens
 
 Command = Callable[..., Result]
@@ -144,7 +145,7 @@ def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
     told = command("server", "status")
     assert (told.exit_code, f"{tiny_repository}: " in told.stdout) == (3, True), told.output
     assert command("server", "down", "--all").exit_code == 3
-    assert not other.runtime.is_alive(other)
+    assert not runtime_of(other).is_alive(other)
     assert lost.folder.is_dir()
 
 
@@ -189,6 +190,6 @@ def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
     monkeypatch.setattr(sys, "executable", "/none")
     options = remembered.options.model_copy(update={"image": "mine:1"})
     with pytest.raises(FileNotFoundError, match="/none"):
-        remembered.runtime.launch(options, remembered.tokens, remembered.folder, True, lambda step: None)
+        runtime_of(remembered).launch(options, remembered.tokens, remembered.folder, True, lambda step: None)
     assert f"POST /containers/{CONTAINER}/start" in engine.asked
     assert [asked for asked in engine.asked if asked.startswith(f"DELETE /containers/{CONTAINER}")]

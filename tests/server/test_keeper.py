@@ -18,6 +18,7 @@ from typer.testing import Result
 
 from server import keeper
 from server.process import Options, Server, running_servers, stop
+from server.runtime_table import runtime_of
 from server.security import Tokens
 
 Command = Callable[..., Result]
@@ -71,7 +72,7 @@ def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
     with kept(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
         server.log.write_text(line(process))
     assert server.log.read_text().startswith("I1121 half a" + keeper.AGAIN)
-    assert server.runtime.restarts(server) == 1
+    assert runtime_of(server).restarts(server) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
