@@ -14,19 +14,19 @@ from server import keeper
 from server.options import Options, triton_arguments
 from server.pip_runtime import find_pip_runtime
 from server.runtime import LOG_FILE, ProgressCallback, Runtime, Server
-from server.security import Tokens
+from server.security import ServerTokens
 
 _READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
-_AGAIN = re.compile(rf"{keeper.AGAIN} in \d+ s: Triton ended with ")
+_RESTART_LINE = re.compile(rf"{keeper.RESTART_PREFIX} in \d+ s: Triton ended with ")
 """Anywhere in a line: a Triton that dies leaves its last one unfinished."""
 
 
-class BinaryRuntime(Runtime):
+class PipRuntime(Runtime):
     """Triton without Docker."""
 
     def launch(
-        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Start the binary with backends laid out in `folder`, as a keeper's child. Raises ServerError without one."""
         environment = find_pip_runtime()
@@ -57,40 +57,40 @@ class BinaryRuntime(Runtime):
 
     def is_alive(self, server: Server) -> bool:
         """Whether the process runs, and is the one that was started."""
-        return _process(server) is not None
+        return _find_process(server) is not None
 
-    def keep(self, server: Server) -> None:
+    def restart_on_failure(self, server: Server) -> None:
         """Leave the mark that the process looks for when Triton dies."""
         (server.folder / _READY_FILE).touch()
 
     def restarts(self, server: Server) -> int:
         """How often the log tells of it."""
-        return len(_AGAIN.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
+        return len(_RESTART_LINE.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
 
-    def end(self, server: Server) -> None:
+    def stop(self, server: Server) -> None:
         """Ask the process to end, and kill what is left of it and its children after a while."""
-        process = _process(server)
+        process = _find_process(server)
         if process is not None:
-            _end(process)
+            _stop_processes(process)
 
 
-def _process(server: Server) -> psutil.Process | None:
+def _find_process(server: Server) -> psutil.Process | None:
     try:
         process = psutil.Process(server.pid)
-        same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    return process if same else None
+    return process if is_same else None
 
 
-def _end(process: psutil.Process) -> None:
+def _stop_processes(process: psutil.Process) -> None:
     try:
-        family = [process, *process.children(recursive=True)]
+        processes = [process, *process.children(recursive=True)]
         process.terminate()
     except psutil.NoSuchProcess:
         return
-    _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
-    for left in alive:
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+    for survivor in alive:
         with suppress(psutil.NoSuchProcess):
-            left.kill()
+            survivor.kill()
     psutil.wait_procs(alive, timeout=5)

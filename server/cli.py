@@ -10,8 +10,8 @@ import typer
 
 from model.console import JsonOption, application, exit_code, fail, print_json, progress, reports_errors, say, warn
 from model.errors import InputError, ServerError
-from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
-from server.model_commands import GrpcPort, register
+from server.doctor_command import RuntimeChoice, check_before_start, doctor
+from server.model_commands import GrpcPortOption, register_model_commands
 
 if TYPE_CHECKING:
     from server.runtime import Server
@@ -43,8 +43,8 @@ def up(
         list[str] | None, typer.Option("--model", help="Load this model alone, and what it needs; may be repeated.")
     ] = None,
     runtime: Annotated[
-        RuntimeName, typer.Option(help="pip: NVIDIA's binary from a wheel; docker: an image.")
-    ] = RuntimeName.pip,
+        RuntimeChoice, typer.Option(help="pip: NVIDIA's binary from a wheel; docker: an image.")
+    ] = RuntimeChoice.pip,
     image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
@@ -96,37 +96,37 @@ def up(
         version_compatible=version_compatible,
     )
     check_exposure(options)  # what was asked wrongly is told before what the machine lacks
-    refuse_when_unfit(options, force)
+    check_before_start(options, force)
     with progress(f"starting Triton on {repository}") as report:
         started = start(options, stops_with_parent=foreground, report=report)
         wait_until_ready(started, timeout_s)
-    _tell(started, as_json)
+    _print_ready(started, as_json)
     if foreground:
         try:
-            _wait(started)
+            _wait_for_end(started)
         finally:
             stop(started, keep_log=not runtime_of(started).is_alive(started))
 
 
 app.command()(doctor)
-register(app)
+register_model_commands(app)
 
 
 @app.command()
 @reports_errors
 def logs(
-    grpc_port: GrpcPort = None,
+    grpc_port: GrpcPortOption = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Print the end of a server's log, also of one that failed to start, and on stderr whose it is."""
-    from server.process import log_of
+    from server.process import find_log
 
-    log = log_of(grpc_port)
+    log = find_log(grpc_port)
     last = log.path.read_text(errors="replace").splitlines()[-lines:]
     if as_json:
-        told = log.model_dump(mode="json", exclude={"path"})
-        print_json({"log": log.path, **told, "lines": last})
+        fields = log.model_dump(mode="json", exclude={"path"})
+        print_json({"log": log.path, **fields, "lines": last})
     else:
         warn(log.headline)
         say("\n".join(last))
@@ -135,57 +135,57 @@ def logs(
 @app.command()
 @reports_errors
 def down(
-    grpc_port: GrpcPort = None,
+    grpc_port: GrpcPortOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Stop every server that was started here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop the running server and all its processes; of several, the one on a port, or all with --all."""
-    from server.process import known_servers, running_servers, stop
+    from server.process import find_servers, running_servers, stop
 
     if everything and grpc_port is not None:
         raise InputError("--grpc-port names one server, --all means every one: give one of them")
-    chosen, lost = known_servers() if everything else (running_servers(grpc_port), {})
-    if grpc_port is not None and not chosen:
+    servers, unknown = find_servers() if everything else (running_servers(grpc_port), {})
+    if grpc_port is not None and not servers:
         raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
-    if len(chosen) > 1 and not everything:
-        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in chosen)
-        raise InputError(f"{len(chosen)} servers are running; choose one, or stop them with --all:\n{listed}")
-    with progress(f"stopping {len(chosen)} server(s)"):
-        for running in chosen:
+    if len(servers) > 1 and not everything:
+        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in servers)
+        raise InputError(f"{len(servers)} servers are running; choose one, or stop them with --all:\n{listed}")
+    with progress(f"stopping {len(servers)} server(s)"):
+        for running in servers:
             stop(running)
     if as_json:
-        print_json({"stopped": [running.pid or running.container for running in chosen]})
+        print_json({"stopped": [running.pid or running.container for running in servers]})
     else:
-        say(f"stopped {len(chosen)} server(s)")
-        for running in chosen:
+        say(f"stopped {len(servers)} server(s)")
+        for running in servers:
             say(f"  {running.options.grpc_port}  {running.options.repository}")
-    if lost:
-        fail("\n".join(map(str, lost.values())), code=exit_code(next(iter(lost.values()))))
+    if unknown:
+        fail("\n".join(map(str, unknown.values())), code=exit_code(next(iter(unknown.values()))))
 
 
-def _tell(started: Server, as_json: bool) -> None:
+def _print_ready(started: Server, as_json: bool) -> None:
     """Say where it answers, and on stderr what is open to others or unwise."""
-    from server.exposure import opened, warnings
+    from server.exposure import exposure_notes, security_warnings
 
     options = started.options
-    for sentence in opened(options, started.tokens):
+    for sentence in exposure_notes(options, started.tokens):
         warn(sentence)
-    for warning in warnings(options):
+    for warning in security_warnings(options):
         warn(f"warning: {warning}")
     if as_json:
         document: dict[str, Any] = started.model_dump(mode="json", exclude={"tokens"})
         print_json({**document, "state": started.folder / "server.json"})
         return
     say(
-        f"ready: gRPC {options.grpc_shown}, http://{options.http_host}:{options.http_port}, "
+        f"ready: gRPC {options.grpc_text}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )
 
 
-def _wait(running: Server) -> None:
+def _wait_for_end(running: Server) -> None:
     from server.runtime_table import runtime_of
 
     runtime = runtime_of(running)
     while runtime.is_alive(running):
-        time.sleep(runtime.poll_s)
+        time.sleep(runtime.poll_interval_s)
     raise ServerError(f"Triton ended; its log: {running.log}")

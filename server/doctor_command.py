@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server.options import Options
 
 
-class RuntimeName(StrEnum):
+class RuntimeChoice(StrEnum):
     """Ways to run Triton."""
 
     pip = "pip"
@@ -28,7 +28,7 @@ class RuntimeName(StrEnum):
 def doctor(
     repository: Annotated[Path, typer.Option(help="The model repository to be served.")] = Path("model_repository"),
     models: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
-    runtime: Annotated[RuntimeName, typer.Option(help="What is to serve it.")] = RuntimeName.pip,
+    runtime: Annotated[RuntimeChoice, typer.Option(help="What is to serve it.")] = RuntimeChoice.pip,
     image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
@@ -54,8 +54,8 @@ def doctor(
 
     * server doctor --runtime docker --image nvcr.io/nvidia/tritonserver:26.07-py3 --deep
     """
-    from server.doctor.diagnosis import before_start, diagnose
-    from server.doctor.machine import this_machine
+    from server.doctor.diagnosis import diagnose, start_findings
+    from server.doctor.machine import inspect_machine
     from server.options import Options
     from server.security import Security
 
@@ -72,7 +72,7 @@ def doctor(
         cache_mib=cache_mib,
         version_compatible=version_compatible,
     )
-    findings = [*diagnose(options, this_machine(options.runtime), deep), *before_start(options)]
+    findings = [*diagnose(options, inspect_machine(options.runtime), deep), *start_findings(options)]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json({"errors": errors, "findings": findings})
@@ -85,25 +85,25 @@ def doctor(
         raise typer.Exit(1)
 
 
-def refuse_when_unfit(options: Options, force: bool = False) -> None:
+def check_before_start(options: Options, force: bool = False) -> None:
     """Look before a start: warnings go to stderr; errors raise CheckFailedError, or are warnings with `force`.
 
     What `start` itself refuses is left to it. Raises InputError without a repository.
     """
     from server.doctor.diagnosis import diagnose
-    from server.doctor.machine import this_machine
+    from server.doctor.machine import inspect_machine
 
-    findings = diagnose(options, this_machine(options.runtime))
+    findings = diagnose(options, inspect_machine(options.runtime))
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in findings if force else [one for one in findings if one not in errors]:
-        print(f"warning: {_line(finding)}", file=sys.stderr)
+        print(f"warning: {_finding_text(finding)}", file=sys.stderr)
     if errors and not force:
-        said = [f"  {_line(finding)}" for finding in errors]
+        lines = [f"  {_finding_text(finding)}" for finding in errors]
         raise CheckFailedError(
-            "\n".join([f"{options.repository}: not started; --force starts it all the same:", *said]),
+            "\n".join([f"{options.repository}: not started; --force starts it all the same:", *lines]),
             {"findings": findings},
         )
 
 
-def _line(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     return f"{finding.path}: {finding.message}. Fix: {finding.fix}"

@@ -12,12 +12,12 @@ from model.compatibility import SERVE_COMPATIBLE
 from model.errors import InputError
 from model.releases import release_of
 from model.spec import Frozen
-from server.security import Security, Tokens, security_arguments
+from server.security import Security, ServerTokens, security_arguments
 
 LOOPBACK = "127.0.0.1"
-HTTP_INPUT_BYTES = 257 * 2**20
+HTTP_MAX_INPUT_BYTES = 257 * 2**20
 """What one HTTP request may hold: a picture file of 256 MiB, the most that `NAME_encoded` reads, and its header."""
-HTTP_INPUT_SINCE = "25.08"
+HTTP_MAX_INPUT_RELEASE = "25.08"
 """The first release that surely has `--http-max-input-size` (server, pull request 8174); newer ones allow 64 MiB."""
 RuntimeName = Literal["pip", "docker"]
 
@@ -47,14 +47,14 @@ class Options(Frozen):
 
     @field_validator("host")
     @classmethod
-    def _is_an_address(cls, host: str) -> str:
+    def _check_host(cls, host: str) -> str:
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
             raise InputError(f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0") from error
 
     @model_validator(mode="after")
-    def _asks_no_image_of_the_binary(self) -> Self:
+    def _check_runtime_options(self) -> Self:
         if self.image is not None and self.runtime != "docker":
             raise InputError(f"--image {self.image}: the pip runtime runs no image; add --runtime docker")
         if self.version_compatible and self.runtime != "docker":
@@ -67,7 +67,7 @@ class Options(Frozen):
         return {"HTTP": self.http_port, "gRPC": self.grpc_port, "metrics": self.metrics_port}
 
     @property
-    def bound(self) -> dict[str, tuple[str, int]]:
+    def bind_addresses(self) -> dict[str, tuple[str, int]]:
         """Address and port, on this machine, by what they serve."""
         addresses = {"HTTP": self.http_host, "gRPC": self.host, "metrics": self.http_host}
         return {title: (addresses[title], port) for title, port in self.ports.items()}
@@ -75,37 +75,37 @@ class Options(Frozen):
     @property
     def http_host(self) -> str:
         """The address of HTTP and metrics."""
-        return LOOPBACK if self.exposed and self.security.tls else self.host
+        return LOOPBACK if self.is_exposed and self.security.has_tls else self.host
 
     @property
-    def exposed(self) -> bool:
+    def is_exposed(self) -> bool:
         """Whether other machines may reach it."""
         return not ipaddress.ip_address(self.host).is_loopback
 
     @property
     def http_url(self) -> str:
         """Where HTTP answers this machine."""
-        return f"http://{reachable(self.http_host)}:{self.http_port}"
+        return f"http://{connect_address(self.http_host)}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
         """Where gRPC answers this machine, HOST:PORT."""
-        return f"{reachable(self.host)}:{self.grpc_port}"
+        return f"{connect_address(self.host)}:{self.grpc_port}"
 
     @property
-    def grpc_shown(self) -> str:
+    def grpc_text(self) -> str:
         """Where gRPC listens, and whether with TLS."""
-        return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.tls else ''}"
+        return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.has_tls else ''}"
 
 
-def reachable(host: str) -> str:
+def connect_address(host: str) -> str:
     """An address to ask at, for an address to listen on: every address of this machine includes loopback."""
     return LOOPBACK if ipaddress.ip_address(host).is_unspecified else host
 
 
 def triton_arguments(
     options: Options,
-    tokens: Tokens,
+    tokens: ServerTokens,
     repository: str,
     bind: str | None = None,
     backend_directory: str | None = None,
@@ -115,7 +115,7 @@ def triton_arguments(
     repository, backend_directory, and the files of `options.security`: as the program will see them.
     bind: one address for all ports, such as 0.0.0.0 in a container whose ports are published; None as `options` say.
     """
-    addresses = {title.lower(): bind or host for title, (host, _) in options.bound.items()}
+    addresses = {title.lower(): bind or host for title, (host, _) in options.bind_addresses.items()}
     arguments = [f"--model-repository={repository}"]
     if backend_directory is not None:
         arguments.append(f"--backend-directory={backend_directory}")
@@ -126,8 +126,8 @@ def triton_arguments(
     if options.version_compatible:
         arguments.append(SERVE_COMPATIBLE)
     release = release_of(options.image or "")
-    if release is not None and release.release >= HTTP_INPUT_SINCE:
-        arguments.append(f"--http-max-input-size={HTTP_INPUT_BYTES}")
+    if release is not None and release.release >= HTTP_MAX_INPUT_RELEASE:
+        arguments.append(f"--http-max-input-size={HTTP_MAX_INPUT_BYTES}")
     return [
         *arguments,
         "--model-control-mode=explicit",
@@ -136,6 +136,6 @@ def triton_arguments(
         *(f"--load-model={model}" for model in options.models or ("*",)),
         "--exit-timeout-secs=20",
         *security_arguments(
-            options.security, tokens, shared_memory_is_admin=options.exposed or options.runtime == "docker"
+            options.security, tokens, shared_memory_is_admin=options.is_exposed or options.runtime == "docker"
         ),
     ]

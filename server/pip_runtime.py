@@ -22,7 +22,7 @@ TORCH_VARIABLE = "TRITONKIT_TORCH_SITE"
 """A site-packages folder with torch for the pytorch backend; unset, the kit's own where its Python is Triton's."""
 _ROOT = Path(__file__).parents[1]
 _BACKENDS = Path(__file__).parent / "backends"
-_ASK_INTERPRETER = """
+_INTERPRETER_QUERY = """
 import json, sys, sysconfig
 folders = (sysconfig.get_config_var("LIBDIR"), sys.base_prefix + "/lib")
 print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "site": sysconfig.get_path("purelib"),
@@ -40,7 +40,7 @@ class Interpreter:
 
 
 @dataclass(frozen=True)
-class PipRuntime:
+class PipEnvironment:
     """A usable environment with the binary in it."""
 
     folder: Path
@@ -59,14 +59,14 @@ class PipRuntime:
     def environment(self) -> dict[str, str]:
         """The variables `tritonserver` and its Python stubs need: their libraries and packages, none of ours."""
         libraries = [f"{self.interpreter.site}/nvidia_pytriton.libs", *self.interpreter.libraries]
-        kept = {key: os.environ[key] for key in ("HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES") if key in os.environ}
+        inherited = {key: os.environ[key] for key in ("HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES") if key in os.environ}
         return {
-            **kept,
+            **inherited,
             # The stubs embed Python: they find its packages by the `python3` on the path, and ignore PYTHONPATH.
             "PATH": f"{self.folder.resolve() / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "LD_LIBRARY_PATH": ":".join(libraries),
             "OMP_WAIT_POLICY": "PASSIVE",
-            TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._own_torch(),
+            TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._torch_site(),
         }
 
     def lay_out_backends(self, folder: Path) -> None:
@@ -83,13 +83,13 @@ class PipRuntime:
                 for module in (*backend.glob("*.py"), _BACKENDS / "batching.py"):
                     shutil.copy(module, folder / backend.name)
 
-    def _own_torch(self) -> str:
+    def _torch_site(self) -> str:
         """The folder of the kit's own torch, empty without one that Triton's Python can load."""
-        found = importlib.util.find_spec("torch")
+        torch = importlib.util.find_spec("torch")
         own_version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if found is None or found.origin is None or self.interpreter.version != own_version:
+        if torch is None or torch.origin is None or self.interpreter.version != own_version:
             return ""
-        return str(Path(found.origin).parents[1])
+        return str(Path(torch.origin).parents[1])
 
     @property
     def _package(self) -> Path:
@@ -111,10 +111,10 @@ class PipRuntime:
         return None
 
 
-def find_pip_runtime() -> PipRuntime:
+def find_pip_runtime() -> PipEnvironment:
     """The environment `$TRITONKIT_TRITON_ENV`, or `.venv-triton` here or beside the kit. Raises ServerError."""
-    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-    candidates = [Path(chosen)] if chosen else [Path.cwd() / ".venv-triton", _ROOT / ".venv-triton"]
+    configured = os.environ.get(ENVIRONMENT_VARIABLE)
+    candidates = [Path(configured)] if configured else [Path.cwd() / ".venv-triton", _ROOT / ".venv-triton"]
     folder = next((path for path in candidates if (path / "bin" / "python").exists()), None)
     if folder is None:
         raise ServerError(
@@ -122,15 +122,15 @@ def find_pip_runtime() -> PipRuntime:
             f"`make setup` in the kit's folder, or name one that has nvidia-pytriton and onnxruntime in "
             f"${ENVIRONMENT_VARIABLE}."
         )
-    runtime = PipRuntime(folder, _interpreter(folder))
-    if (problem := runtime.problem()) is not None:
+    environment = PipEnvironment(folder, _inspect_interpreter(folder))
+    if (problem := environment.problem()) is not None:
         raise ServerError(f"{folder}: {problem}. Remove it and run `make setup` again.")
-    return runtime
+    return environment
 
 
-def _interpreter(folder: Path) -> Interpreter:
+def _inspect_interpreter(folder: Path) -> Interpreter:
     asked = subprocess.run(
-        [str(folder / "bin" / "python"), "-I", "-c", _ASK_INTERPRETER], capture_output=True, text=True, check=False
+        [str(folder / "bin" / "python"), "-I", "-c", _INTERPRETER_QUERY], capture_output=True, text=True, check=False
     )
     if asked.returncode:
         raise ServerError(f"{folder}: its Python does not run ({asked.stderr.strip()}). Run `make setup` again.")

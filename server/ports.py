@@ -11,13 +11,13 @@ import psutil
 from model.errors import ServerError
 
 
-def check_free(bound: Mapping[str, tuple[str, int]]) -> None:
+def check_ports_free(addresses: Mapping[str, tuple[str, int]]) -> None:
     """Raise ServerError naming every port that cannot be bound and, where the system tells, its holder.
 
     bound: address and port by what they are for, such as {"gRPC": ("127.0.0.1", 8001)}.
     """
-    problems = [problem for title, (host, port) in bound.items() if (problem := _problem(host, title, port))]
-    if len({port for _, port in bound.values()}) < len(bound):
+    problems = [problem for title, (host, port) in addresses.items() if (problem := _port_problem(host, title, port))]
+    if len({port for _, port in addresses.values()}) < len(addresses):
         problems.append("two of the ports are the same")
     if problems:
         raise ServerError(
@@ -27,7 +27,7 @@ def check_free(bound: Mapping[str, tuple[str, int]]) -> None:
         )
 
 
-def _problem(host: str, title: str, port: int) -> str | None:
+def _port_problem(host: str, title: str, port: int) -> str | None:
     with socket.socket() as probe:
         # As Triton does: a port whose last connections still linger is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,12 +35,12 @@ def _problem(host: str, title: str, port: int) -> str | None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"{title} port {port} is in use by {_holder(port)}"
+                return f"{title} port {port} is in use by {_port_owner(port)}"
             return f"{title} port {port} on {host}: {error.strerror}"
     return None
 
 
-def _holder(port: int) -> str:
+def _port_owner(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:

@@ -19,20 +19,20 @@ from model.spec import Frozen
 from model.triton_config import models_in
 from server.control import control_of
 from server.exposure import check_exposure
-from server.lifecycle import not_loaded
-from server.log import failures
+from server.lifecycle import missing_models
+from server.log import load_failures
 from server.options import Options
-from server.ports import check_free
+from server.ports import check_ports_free
 from server.runtime import LOG_FILE, ProgressCallback, Server
 from server.runtime_table import RUNTIMES, runtime_of
-from server.security import server_tokens
+from server.security import load_server_tokens
 
 __all__ = [
     "STATE_VARIABLE",
     "Options",
     "Server",
-    "known_servers",
-    "log_of",
+    "find_log",
+    "find_servers",
     "running_servers",
     "start",
     "state_folder",
@@ -44,7 +44,7 @@ _REPOSITORY_FILE = "repository.txt"
 """Which repository the log beside it is of: it stays with the log when the state file goes."""
 
 
-class Log(Frozen):
+class ServerLog(Frozen):
     """A log that is kept, and whose it is."""
 
     path: Path
@@ -75,38 +75,38 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
     if not options.repository.is_dir() or not models_in(options.repository):
         raise InputError(f"{options.repository}: no model repository here; make one with `builder export`")
     for model in options.models:
-        check_model(options.repository, model)
+        check_model_exists(options.repository, model)
     check_exposure(options)
-    options = _absolute(options)
-    tokens = server_tokens(options.repository)
+    options = _with_absolute_paths(options)
+    tokens = load_server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)
-    with _alone(folder):
-        _check_none_alive(folder)
-        check_free(options.bound)
+    with _lock_folder(folder):
+        _check_port_unused(folder)
+        check_ports_free(options.bind_addresses)
         runtime = RUNTIMES[options.runtime]()
         (folder / _REPOSITORY_FILE).write_text(str(options.repository), encoding="utf-8")
         server = runtime.launch(options, tokens, folder, stops_with_parent, report)
         try:
-            _remember(server)
+            _write_state(server)
         except BaseException:
-            runtime.end(server)  # a server that nobody remembers could not be stopped
+            runtime.stop(server)  # a server that nobody remembers could not be stopped
             raise
     return server
 
 
-def _check_none_alive(folder: Path) -> None:
+def _check_port_unused(folder: Path) -> None:
     """A server that is being started again holds no port for a while. Raises ServerError."""
-    present = _remembered(folder / STATE_FILE)
-    if present is not None and _is_alive(present):
-        port = present.options.grpc_port
+    other = _read_state(folder / STATE_FILE)
+    if other is not None and _is_alive(other):
+        port = other.options.grpc_port
         raise ServerError(
-            f"gRPC port {port} is in use by a server of {present.options.repository}, which runs or is being started "
+            f"gRPC port {port} is in use by a server of {other.options.repository}, which runs or is being started "
             f"again. `server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
             "--metrics-port"
         )
 
 
-def check_model(repository: Path, model: str) -> None:
+def check_model_exists(repository: Path, model: str) -> None:
     """Refuse a name that is no folder right in the repository, so that none leads out of it. Raises InputError."""
     names = [folder.name for folder in models_in(repository)]
     if model not in names:
@@ -120,12 +120,12 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
     """
     deadline = time.monotonic() + timeout_s
     try:
-        _check_starting(server, late=False)
+        _check_starting(server, timed_out=False)
         while not server.is_ready():
-            _check_starting(server, late=time.monotonic() > deadline)
+            _check_starting(server, timed_out=time.monotonic() > deadline)
             time.sleep(0.1)
         _check_loaded(server)
-        runtime_of(server).keep(server)
+        runtime_of(server).restart_on_failure(server)
     except BaseException:
         stop(server, keep_log=True)
         raise
@@ -133,11 +133,11 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
 
 def stop(server: Server, keep_log: bool = False) -> None:
     """Ask Triton to end, wait, and end what is left of it and its children."""
-    if keep_log and _has_the_folder(server):
+    if keep_log and _owns_folder(server):
         runtime_of(server).save_log(server)
-    runtime_of(server).end(server)
-    with _alone(server.folder):
-        if not _has_the_folder(server):
+    runtime_of(server).stop(server)
+    with _lock_folder(server.folder):
+        if not _owns_folder(server):
             return  # another server has taken the port since, and the folder
         (server.folder / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(server.folder / "backends", ignore_errors=True)
@@ -150,24 +150,24 @@ def running_servers(grpc_port: int | None = None) -> list[Server]:
 
     Raises ServerError where that cannot be found out: for a container whose engine does not answer.
     """
-    found, lost = known_servers(grpc_port)
-    for reason in lost.values():
+    running, unknown = find_servers(grpc_port)
+    for reason in unknown.values():
         raise reason
-    return found
+    return running
 
 
-def known_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
+def find_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
     """The servers that run, and by gRPC port why of others it cannot be found out."""
-    found: list[Server] = []
-    lost: dict[int, ServerError] = {}
-    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{STATE_FILE}")):
-        server = _remembered(path)
+    running: list[Server] = []
+    unknown: dict[int, ServerError] = {}
+    for path in sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{STATE_FILE}")):
+        server = _read_state(path)
         try:
             if server is not None and _is_alive(server):
-                found.append(server)
+                running.append(server)
         except ServerError as error:
-            lost[int(path.parent.name)] = error
-    return found, lost
+            unknown[int(path.parent.name)] = error
+    return running, unknown
 
 
 def _is_alive(server: Server) -> bool:
@@ -182,29 +182,29 @@ def _is_alive(server: Server) -> bool:
         ) from error
 
 
-def log_of(grpc_port: int | None) -> Log:
+def find_log(grpc_port: int | None) -> ServerLog:
     """The log of the server on a port, or the one written last. Raises InputError when there is none.
 
     That of a container whose engine does not answer is as it was seen last.
     """
-    running, lost = known_servers(grpc_port)
+    running, unknown = find_servers(grpc_port)
     for server in running:
         runtime_of(server).save_log(server)
-    logs = sorted(state_folder().glob(f"{_folders(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
     newest = logs[-1]
-    beside = newest.with_name(_REPOSITORY_FILE)
-    return Log(
+    repository_file = newest.with_name(_REPOSITORY_FILE)
+    return ServerLog(
         path=newest,
         grpc_port=int(newest.parent.name),
-        repository=beside.read_text(encoding="utf-8") if beside.is_file() else "",
-        running=None if int(newest.parent.name) in lost else any(server.log == newest for server in running),
+        repository=repository_file.read_text(encoding="utf-8") if repository_file.is_file() else "",
+        running=None if int(newest.parent.name) in unknown else any(server.log == newest for server in running),
         written=datetime.fromtimestamp(newest.stat().st_mtime).astimezone(),
     )
 
 
-def _absolute(options: Options) -> Options:
+def _with_absolute_paths(options: Options) -> Options:
     """The same, with files that mean the same in every folder."""
     security = options.security
     files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
@@ -214,24 +214,24 @@ def _absolute(options: Options) -> Options:
     )
 
 
-def _remember(server: Server) -> None:
+def _write_state(server: Server) -> None:
     """Write the state file, which holds the tokens: nobody but its owner can ever read it."""
     path = server.folder / STATE_FILE
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
         state.write(server.model_dump_json())
-    beside.replace(path)
+    temporary.replace(path)
 
 
-def _folders(grpc_port: int | None) -> str:
+def _port_pattern(grpc_port: int | None) -> str:
     return "*" if grpc_port is None else str(grpc_port)
 
 
-def _has_the_folder(server: Server) -> bool:
-    return _remembered(server.folder / STATE_FILE) in (None, server)
+def _owns_folder(server: Server) -> bool:
+    return _read_state(server.folder / STATE_FILE) in (None, server)
 
 
-def _remembered(path: Path) -> Server | None:
+def _read_state(path: Path) -> Server | None:
     try:
         return Server.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -239,50 +239,50 @@ def _remembered(path: Path) -> Server | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Have the state folder of a port, which is made, to oneself: no other start or stop changes it meanwhile."""
-    descriptor = _locked(folder)
-    while not _is_at(descriptor, folder):  # a stop has removed it while this one waited
+    descriptor = _open_locked(folder)
+    while not _is_same_folder(descriptor, folder):  # a stop has removed it while this one waited
         os.close(descriptor)
-        descriptor = _locked(folder)
+        descriptor = _open_locked(folder)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(folder: Path) -> int:
+def _open_locked(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
-def _is_at(descriptor: int, folder: Path) -> bool:
+def _is_same_folder(descriptor: int, folder: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:
         return False
 
 
-def _check_starting(server: Server, late: bool) -> None:
+def _check_starting(server: Server, timed_out: bool) -> None:
     if not runtime_of(server).is_alive(server):
-        raise ServerError(_reason(server, "Triton ended while starting"))
-    if late:
-        raise ServerError(_reason(server, "Triton was not ready in time (--timeout-s)"))
+        raise ServerError(_failure_text(server, "Triton ended while starting"))
+    if timed_out:
+        raise ServerError(_failure_text(server, "Triton was not ready in time (--timeout-s)"))
 
 
 def _check_loaded(server: Server) -> None:
     """Triton itself is ready without the models that it could not load: a first start is to be whole."""
     with control_of(server) as control:
-        lost = not_loaded(control.index(), server.options.models)
-    if lost:
-        raise ServerError(_reason(server, f"Triton did not load {', '.join(lost)}"))
+        missing = missing_models(control.index(), server.options.models)
+    if missing:
+        raise ServerError(_failure_text(server, f"Triton did not load {', '.join(missing)}"))
 
 
-def _reason(server: Server, headline: str) -> str:
+def _failure_text(server: Server, headline: str) -> str:
     runtime_of(server).save_log(server)
     text = server.log.read_text(errors="replace") if server.log.is_file() else ""
     lines = text.splitlines()
-    reasons = failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]
+    reasons = load_failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]
     return "\n".join([f"{headline}:", *(f"  {reason}" for reason in reasons), f"The whole log: {server.log}"])

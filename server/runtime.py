@@ -11,13 +11,13 @@ from pathlib import Path
 from model.local_servers import state_folder
 from model.spec import Frozen
 from server.options import Options
-from server.security import Tokens
+from server.security import ServerTokens
 
 LOG_FILE = "triton.log"
 
 ProgressCallback = Callable[[str], None]
 
-_OF_THIS_MACHINE = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks by no proxy, whatever HTTP_PROXY says: this machine's loopback address is another one's to a proxy."""
 
 
@@ -25,7 +25,7 @@ class Server(Frozen):
     """A server that was started; it may have ended since. Its JSON is the state file: it holds the tokens."""
 
     options: Options
-    tokens: Tokens
+    tokens: ServerTokens
     pid: int = 0
     """The process, of the pip runtime."""
     started: float = 0.0
@@ -51,8 +51,8 @@ class Server(Frozen):
     def is_ready(self) -> bool:
         """Whether Triton answers health checks."""
         try:
-            with _OF_THIS_MACHINE.open(f"{self.options.http_url}/v2/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
+            with _DIRECT_OPENER.open(f"{self.options.http_url}/v2/health/ready", timeout=2) as response:
+                return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
@@ -60,12 +60,12 @@ class Server(Frozen):
 class Runtime(ABC):
     """A way to run `tritonserver`. It keeps nothing of its own: a Server says what it is about."""
 
-    poll_s: float = 0.2
+    poll_interval_s: float = 0.2
     """Seconds between two looks at whether a server still runs."""
 
     @abstractmethod
     def launch(
-        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Start Triton and return at once, not waiting for its models.
 
@@ -81,7 +81,7 @@ class Runtime(ABC):
         """Whether what was launched still runs, ready or not. Raises ServerError where that cannot be found out."""
 
     @abstractmethod
-    def keep(self, server: Server) -> None:
+    def restart_on_failure(self, server: Server) -> None:
         """Have it started again whenever it dies from now on; until then, its first end is the last. It was ready."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Runtime(ABC):
         """How often it was started again after it had died."""
 
     @abstractmethod
-    def end(self, server: Server) -> None:
+    def stop(self, server: Server) -> None:
         """Ask it to end, wait, kill what is left, and remove what `launch` made outside the state folder."""
 
     def save_log(self, server: Server) -> None:  # noqa: B027 - most runtimes write it themselves

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from server.binary import BinaryRuntime
+from server.binary import PipRuntime
 from server.docker_runtime import DockerRuntime
 from server.options import RuntimeName
 from server.runtime import Runtime, Server
 
-RUNTIMES: dict[RuntimeName, type[Runtime]] = {"pip": BinaryRuntime, "docker": DockerRuntime}
+RUNTIMES: dict[RuntimeName, type[Runtime]] = {"pip": PipRuntime, "docker": DockerRuntime}
 
 
 def runtime_of(server: Server) -> Runtime:

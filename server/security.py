@@ -29,12 +29,12 @@ class Security(Frozen):
     """Consent to answer others without TLS."""
 
     @property
-    def tls(self) -> bool:
+    def has_tls(self) -> bool:
         """Whether gRPC is encrypted."""
         return self.tls_certificate is not None
 
 
-class Tokens(Frozen):
+class ServerTokens(Frozen):
     """What Triton asks for in the header `tritonkit-token`. Kept in the state file, which only its owner can read."""
 
     admin: str = Field(repr=False)
@@ -43,38 +43,38 @@ class Tokens(Frozen):
     """For inference, metadata, configurations, statistics, and over gRPC shared memory; None leaves these open."""
 
     @property
-    def shown(self) -> connection.Tokens:
+    def client_tokens(self) -> connection.Tokens:
         """The same for one who asks."""
         return connection.Tokens(use=self.use, admin=self.admin)
 
 
-def server_tokens(repository: Path) -> Tokens:
+def load_server_tokens(repository: Path) -> ServerTokens:
     """The tokens of `$TRITONKIT_ADMIN_TOKEN`, or a random one, and `$TRITONKIT_TOKEN`, both also of `.env`.
 
     repository: the one to be served, which tells where `.env` is looked for.
     Raises TokenError for what can be none, InputError for an `.env` that cannot be read.
     """
-    given = connection.tokens_from_environment()
-    admin = given.admin or _token(connection.ADMIN_TOKEN_VARIABLE, repository)
-    use = given.use or _token(connection.TOKEN_VARIABLE, repository)
-    return Tokens(admin=admin or secrets.token_urlsafe(24), use=use)
+    environment = connection.tokens_from_environment()
+    admin = environment.admin or _token_from_settings(connection.ADMIN_TOKEN_VARIABLE, repository)
+    use = environment.use or _token_from_settings(connection.TOKEN_VARIABLE, repository)
+    return ServerTokens(admin=admin or secrets.token_urlsafe(24), use=use)
 
 
-def _token(variable: str, repository: Path) -> str | None:
+def _token_from_settings(variable: str, repository: Path) -> str | None:
     return connection.checked_token(setting(variable, repository), f"{variable} of .env")
 
 
-def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
+def security_arguments(security: Security, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
     """The options of `tritonserver` for TLS on gRPC and for APIs that ask for a token, on both protocols.
 
     shared_memory_is_admin: over gRPC too, where no client shares this machine's memory with the server. Over HTTP it
     always is: a page in a browser can send HTTP to this machine, and no client of ours uses it so.
     """
     arguments = [
-        *_restricted("--http-restricted-api", tokens, shared_memory_is_admin=True),
-        *_restricted("--grpc-restricted-protocol", tokens, shared_memory_is_admin),
+        *_restriction_options("--http-restricted-api", tokens, shared_memory_is_admin=True),
+        *_restriction_options("--grpc-restricted-protocol", tokens, shared_memory_is_admin),
     ]
-    if security.tls:
+    if security.has_tls:
         arguments += [
             "--grpc-use-ssl=true",
             f"--grpc-server-cert={security.tls_certificate}",
@@ -85,7 +85,7 @@ def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admi
     return arguments
 
 
-def _restricted(option: str, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
+def _restriction_options(option: str, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
     admin, use = (_SHARED_MEMORY, ()) if shared_memory_is_admin else ((), _SHARED_MEMORY)
     rules = [((*_ADMIN_APIS, *admin), tokens.admin), ((*_USE_APIS, *use), tokens.use)]
     return [

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ValidationError
 from model.errors import TritonkitError
 from model.manifest import Manifest
 from model.spec import METADATA_KEY, ModelSpec
-from server.doctor.served import manifest_in
+from server.doctor.served import read_manifest
 
 _VERDICT_FILE = "verdict.json"
-_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
+_SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
 """How a description begins that names a file, blanks and all."""
 
 
-class _Proven(BaseModel):
+class _VerdictTarget(BaseModel):
     """What is read of a verdict; `builder` knows the rest."""
 
     format: str
@@ -26,29 +26,29 @@ class _Proven(BaseModel):
     max_batch: int
 
 
-def export_command(version: Path, repository: Path, image: str | None = None) -> str:
+def reexport_command(version: Path, repository: Path, image: str | None = None) -> str:
     """Such as `builder export runs/digits/1/best.safetensors --trt fp16 …`; SOURCE where that is not known.
 
     image: the one to build a plan in.
     """
-    manifest = manifest_in(version)
-    source = _FILE.match(manifest.source) if manifest else None
-    words = ["builder", "export", _with_folder(source["name"], manifest) if manifest and source else "SOURCE"]
+    manifest = read_manifest(version)
+    source = _SOURCE_FILE.match(manifest.source) if manifest else None
+    words = ["builder", "export", _source_path(source["name"], manifest) if manifest and source else "SOURCE"]
     if manifest and source and not manifest.source.startswith("checkpoint "):
-        words += _told(version)
-    words += _target(version)
+        words += _model_arguments(version)
+    words += _target_arguments(version)
     if image and "--trt" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
 
 
-def _with_folder(name: str, manifest: Manifest) -> str:
+def _source_path(name: str, manifest: Manifest) -> str:
     """The file where it lay when it was exported; its name alone where that is not known."""
     path = manifest.source_path
     return str(path) if path is not None and path.name == name else name
 
 
-def _told(version: Path) -> list[str]:
+def _model_arguments(version: Path) -> list[str]:
     """What was said of someone else's weights, which do not say it themselves."""
     try:
         spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
@@ -61,10 +61,10 @@ def _told(version: Path) -> list[str]:
     return ["--model", prefix + spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
 
 
-def _target(version: Path) -> list[str]:
+def _target_arguments(version: Path) -> list[str]:
     try:
-        proven = _Proven.model_validate_json((version / _VERDICT_FILE).read_bytes())
+        verdict = _VerdictTarget.model_validate_json((version / _VERDICT_FILE).read_bytes())
     except (OSError, ValidationError):
         return ["--trt", "fp16"] if list(version.glob("*.plan")) else []
-    precision = [] if proven.format == "torchscript" else [proven.precision]
-    return [f"--{proven.format}", *precision, "--max-batch", str(proven.max_batch)]
+    precision = [] if verdict.format == "torchscript" else [verdict.precision]
+    return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

@@ -11,13 +11,13 @@ from model.triton_config import models_in
 from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
-from server.doctor.place import TargetEnvironment, place_for
+from server.doctor.place import TargetEnvironment, inspect_target
 from server.doctor.plan_checks import check_plans
 from server.doctor.resource_checks import check_resources
-from server.doctor.served import served_models
-from server.exposure import check_exposure, warnings
+from server.doctor.served import find_models_to_load
+from server.exposure import check_exposure, security_warnings
 from server.options import Options
-from server.ports import check_free
+from server.ports import check_ports_free
 
 
 def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Finding]:
@@ -28,16 +28,16 @@ def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Fin
     repository = options.repository
     if not repository.is_dir():
         raise InputError(f"{repository}: no model repository here; make one with `builder export`")
-    place, findings = place_for(options, machine)
-    return sorted([*findings, *_of_repository(place, deep)], key=lambda one: one.severity != "error")
+    target, findings = inspect_target(options, machine)
+    return sorted([*findings, *_repository_findings(target, deep)], key=lambda one: one.severity != "error")
 
 
-def before_start(options: Options) -> list[Finding]:
+def start_findings(options: Options) -> list[Finding]:
     """What `server up` would refuse anyway: ports, addresses, certificates, Docker; and what is not wise."""
-    findings = [warning(options.repository, said, "see docs/security.md") for said in warnings(options)]
+    findings = [warning(options.repository, said, "see docs/security.md") for said in security_warnings(options)]
     try:
         check_exposure(options)
-        check_free(options.bound)
+        check_ports_free(options.bind_addresses)
     except (InputError, ServerError) as reason:
         problem, _, fix = str(reason).rpartition("\n")
         findings.append(error(Path(options.host), problem or fix, fix if problem else "give what it asks for"))
@@ -49,17 +49,17 @@ def before_start(options: Options) -> list[Finding]:
     return findings
 
 
-def _of_repository(place: TargetEnvironment, deep: bool) -> list[Finding]:
-    named = place.options.models
-    there = [folder.name for folder in models_in(place.repository)]
-    if missing := [name for name in named if name not in there]:
-        asked = ", ".join(map(repr, missing))
-        raise InputError(f"{place.repository} has no model {asked}; it has: {', '.join(there) or 'none'}")
-    models, findings = served_models(place.repository, named)
+def _repository_findings(target: TargetEnvironment, deep: bool) -> list[Finding]:
+    names = target.options.models
+    existing = [folder.name for folder in models_in(target.repository)]
+    if missing := [name for name in names if name not in existing]:
+        missing_text = ", ".join(map(repr, missing))
+        raise InputError(f"{target.repository} has no model {missing_text}; it has: {', '.join(existing) or 'none'}")
+    models, findings = find_models_to_load(target.repository, names)
     for one in models:
-        findings += [*check_model(one, place, deep), *check_plans(one, place)]
-    findings += check_resources(models, place)
+        findings += [*check_model(one, target, deep), *check_plans(one, target)]
+    findings += check_resources(models, target)
     return [
         *findings,
-        *(warning(path, "left by an interrupted export", "delete it") for path in leftovers(place.repository)),
+        *(warning(path, "left by an interrupted export", "delete it") for path in leftovers(target.repository)),
     ]

@@ -10,12 +10,14 @@ from model.finding import Finding, error, warning
 from model.releases import image_for
 from server.doctor.machine import Machine
 from server.options import Options
-from server.pip_runtime import TORCH_VARIABLE, PipRuntime, find_pip_runtime
+from server.pip_runtime import TORCH_VARIABLE, PipEnvironment, find_pip_runtime
 
 ENSEMBLE = "ensemble"
-OWN_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
+PYTHON_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
 """Those that `server/backends` runs on Triton's Python backend."""
-_TOOLKIT = "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
+_INSTALL_TOOLKIT = (
+    "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
+)
 
 
 @dataclass(frozen=True)
@@ -39,43 +41,43 @@ class TargetEnvironment:
         """The folder with the models."""
         return self.options.repository
 
-    def python_based(self, backend: str) -> bool:
+    def is_python_based(self, backend: str) -> bool:
         """Whether a model of this backend runs in a Python process for each instance."""
-        return backend == "python" or (self.image is None and backend in OWN_BACKENDS)
+        return backend == "python" or (self.image is None and backend in PYTHON_BACKENDS)
 
 
-def place_for(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
+def inspect_target(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
     """The place, and what speaks against it whatever is to be served."""
     if options.runtime == "docker":
-        return _container(options, machine)
+        return _container_environment(options, machine)
     try:
-        return TargetEnvironment(options, machine, backends=frozenset(_backends(find_pip_runtime()))), []
+        return TargetEnvironment(options, machine, backends=frozenset(_installed_backends(find_pip_runtime()))), []
     except ServerError as reason:
         return TargetEnvironment(options, machine), [error(options.repository, str(reason), "make setup")]
 
 
-def _container(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
+def _container_environment(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
     """The engine's word counts: it decides by that which image it runs, and whether the GPU is given to it."""
     image, findings = options.image, []
     gpu = machine.gpu
-    given = gpu is not None if machine.containers_have_gpu is None else machine.containers_have_gpu
-    if gpu is not None and not given:
-        said = f"Docker gives containers no GPU, so that this machine's {gpu.name} is not used"
-        findings.append(warning(options.repository, said, _TOOLKIT))
+    containers_have_gpu = gpu is not None if machine.containers_have_gpu is None else machine.containers_have_gpu
+    if gpu is not None and not containers_have_gpu:
+        message = f"Docker gives containers no GPU, so that this machine's {gpu.name} is not used"
+        findings.append(warning(options.repository, message, _INSTALL_TOOLKIT))
         machine = machine.without_gpu()
     try:
-        image = image or (image_for(options.repository) if given else None)
+        image = image or (image_for(options.repository) if containers_have_gpu else None)
     except InputError as reason:
         return TargetEnvironment(options, machine), [
             *findings,
             error(options.repository, str(reason), "then ask again"),
         ]
-    own = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
-    return TargetEnvironment(options, machine, image, None if image else own), findings
+    cpu_backends = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
+    return TargetEnvironment(options, machine, image, None if image else cpu_backends), findings
 
 
-def _backends(runtime: PipRuntime) -> set[str]:
-    site = Path(runtime.interpreter.site)
-    found = {name for name in ("onnxruntime", "openvino") if (site / name).is_dir()}
-    torch = {"pytorch"} if runtime.environment()[TORCH_VARIABLE] else set()
-    return {"python", ENSEMBLE} | found | torch
+def _installed_backends(environment: PipEnvironment) -> set[str]:
+    site = Path(environment.interpreter.site)
+    libraries = {name for name in ("onnxruntime", "openvino") if (site / name).is_dir()}
+    torch = {"pytorch"} if environment.environment()[TORCH_VARIABLE] else set()
+    return {"python", ENSEMBLE} | libraries | torch

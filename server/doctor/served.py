@@ -16,12 +16,12 @@ from model.triton_backends import ModelConfig, backend_of, files_of
 from model.triton_config import CONFIG_FILE, completed_config, models_in, other_folders_in, versions_loaded, versions_of
 from server.doctor.place import ENSEMBLE
 
-_WEIGHTS = {".xml": ".bin", ".onnx": ".onnx.data"}
+_WEIGHT_SUFFIXES = {".xml": ".bin", ".onnx": ".onnx.data"}
 """Where a format keeps its weights beside the file that is loaded."""
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelToLoad:
     """A model that would be loaded."""
 
     folder: Path
@@ -57,33 +57,35 @@ class Served:
     def weights_bytes(self) -> int:
         """The size of what its versions load, once."""
         paths = [version / name for version in self.versions for name in self.files]
-        beside = [path.with_suffix(_WEIGHTS[path.suffix]) for path in paths if path.suffix in _WEIGHTS]
-        return sum(path.stat().st_size for path in {*paths, *beside} if path.is_file())
+        weight_files = [
+            path.with_suffix(_WEIGHT_SUFFIXES[path.suffix]) for path in paths if path.suffix in _WEIGHT_SUFFIXES
+        ]
+        return sum(path.stat().st_size for path in {*paths, *weight_files} if path.is_file())
 
 
-def served_models(repository: Path, named: Sequence[str]) -> tuple[list[Served], list[Finding]]:
+def find_models_to_load(repository: Path, names: Sequence[str]) -> tuple[list[ModelToLoad], list[Finding]]:
     """The models that would be loaded: those named with what their ensembles call, or with none all there are.
 
     And findings for those whose configuration cannot be read.
     """
     folders = {folder.name: folder for folder in models_in(repository)}
-    wanted, models = [*(named or folders)], {}
-    findings = [] if named else [no_model(folder) for folder in other_folders_in(repository)]
-    while wanted:
-        name = wanted.pop(0)
+    pending, models = [*(names or folders)], {}
+    findings = [] if names else [no_model(folder) for folder in other_folders_in(repository)]
+    while pending:
+        name = pending.pop(0)
         if name in models or name not in folders:
             continue
         try:
-            models[name] = Served(folders[name], completed_config(folders[name]))
+            models[name] = ModelToLoad(folders[name], completed_config(folders[name]))
         except TritonkitError as reason:
             findings.append(error(folders[name] / CONFIG_FILE, str(reason), "correct it, or export the model again"))
             folders.pop(name)
             continue
-        wanted += [step.model_name for step in models[name].config.ensemble_scheduling.step]
+        pending += [step.model_name for step in models[name].config.ensemble_scheduling.step]
     return list(models.values()), findings
 
 
-def manifest_in(version: Path) -> Manifest | None:
+def read_manifest(version: Path) -> Manifest | None:
     """What `builder` wrote of a version; None without, or where that cannot be read, of which `builder check` tells."""
     try:
         return Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
