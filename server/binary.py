@@ -1,4 +1,4 @@
-"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel as a process of this machine."""
+"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel, as a local process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from server import keeper
+from server.keeper import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
 from server.options import Options, triton_arguments
 from server.pip_runtime import find_pip_runtime
 from server.runtime import LOG_FILE, ProgressCallback, Runtime, Server
@@ -18,17 +18,17 @@ from server.security import ServerTokens
 
 _READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
-_RESTART_LINE = re.compile(rf"{keeper.RESTART_PREFIX} in \d+ s: Triton ended with ")
-"""Anywhere in a line: a Triton that dies leaves its last one unfinished."""
+_RESTART_LINE = re.compile(rf"{RESTART_PREFIX} in \d+ s: Triton ended with ")
+"""Can start in the middle of a line: a crashed Triton leaves its last line unfinished."""
 
 
 class PipRuntime(Runtime):
-    """Triton without Docker."""
+    """Runs Triton as a local process."""
 
     def launch(
         self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
-        """Start the binary with backends laid out in `folder`, as a keeper's child. Raises ServerError without one."""
+        """Copy the backends into `folder` and start the binary under the supervisor. Raises ServerError."""
         environment = find_pip_runtime()
         backends = folder.resolve() / "backends"
         environment.lay_out_backends(backends)
@@ -39,36 +39,36 @@ class PipRuntime(Runtime):
         ready.unlink(missing_ok=True)
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(ready), str(environment.binary), *arguments],
+                [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), str(environment.binary), *arguments],
                 env=environment.environment(),
-                cwd=folder,  # the Python stubs import `model`, and would find ours in the kit's own folder
+                cwd=folder,  # not tritonkit's folder: Triton's Python stubs import `model`
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=keeper.stop_with_parent() if stops_with_parent else None,
+                preexec_fn=stop_with_parent() if stops_with_parent else None,
             )
         try:
             started = psutil.Process(process.pid).create_time()
         except BaseException:
-            process.kill()  # a server that nobody remembers could not be stopped
+            process.kill()  # without a state file `server down` could not stop it
             raise
         return Server(options=options, tokens=tokens, pid=process.pid, started=started)
 
     def is_alive(self, server: Server) -> bool:
-        """Whether the process runs, and is the one that was started."""
+        """Whether the started process still runs."""
         return _find_process(server) is not None
 
     def restart_on_failure(self, server: Server) -> None:
-        """Leave the mark that the process looks for when Triton dies."""
+        """Create the file that the supervisor looks for when Triton crashes."""
         (server.folder / _READY_FILE).touch()
 
     def restarts(self, server: Server) -> int:
-        """How often the log tells of it."""
+        """Count the restarts in the log."""
         return len(_RESTART_LINE.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
 
     def stop(self, server: Server) -> None:
-        """Ask the process to end, and kill what is left of it and its children after a while."""
+        """Terminate the process; kill it and its children after a timeout."""
         process = _find_process(server)
         if process is not None:
             _stop_processes(process)

@@ -1,4 +1,4 @@
-"""Ask a running Triton what only its keeper may: the repository's index, to load and unload, statistics."""
+"""Client of Triton's model repository and statistics APIs, with the admin token."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _PYTHON_FRAMES = re.compile(r"\s+At:\n(?:  .*\n?)*")
 _SHORT_TIMEOUT_S = 20.0
 _CONNECTION_ERRORS = (CertificateError, DeadlineError, TokenError, UnreachableError)
-"""Triton did not get as far as the model."""
+"""Errors that are raised before Triton handles the model."""
 
 
 class VersionState(Frozen):
-    """A line of Triton's repository index: a version that was to be loaded, or a model that never was."""
+    """A row of Triton's repository index: a version, or a model that was never loaded (with an empty version)."""
 
     name: str
     version: str = ""
@@ -40,17 +40,17 @@ class VersionState(Frozen):
 
     @property
     def is_unloaded(self) -> bool:
-        """Whether somebody asked for its absence, or a newer version took its place."""
+        """Whether the version was unloaded or replaced, and not failed."""
         return self.state in ("", "UNLOADING") or (self.state == "UNAVAILABLE" and self.reason in ("", "unloaded"))
 
     @property
     def has_failed(self) -> bool:
-        """Whether it was to be loaded and could not be."""
+        """Whether the version failed to load."""
         return self.state == "UNAVAILABLE" and not self.is_unloaded
 
 
 class VersionStatistics(Frozen):
-    """What Triton has counted for a version since it was loaded (the statistics extension of KServe's protocol)."""
+    """Triton's statistics of a version since it was loaded (statistics extension of KServe's protocol)."""
 
     name: str
     version: str
@@ -65,15 +65,15 @@ class VersionStatistics(Frozen):
 
 
 class Control:
-    """A connection that shows the tokens, to be closed: Triton waits for open ones when it is to end.
+    """A connection with tokens for Triton's control APIs. Close it: Triton waits for open connections when it stops.
 
     Every method raises InferenceError, or TokenError for a wrong token.
     """
 
     def __init__(self, transport: Transport, repository: Path | None = None) -> None:
-        """transport: its deadline is for loading a model; anything else is to take less.
+        """transport: its deadline applies to loading a model; other requests have a shorter one.
 
-        repository: the server's folder, where it is on this machine; folders in it that hold no model are passed over.
+        repository: the served folder, if it is on this machine; its folders without a model are skipped.
         """
         self.url = transport.connection.url
         self._transport = transport
@@ -86,7 +86,7 @@ class Control:
         self._transport.close()
 
     def index(self) -> list[VersionState]:
-        """Every model of the repository, a line for each version that was ever to be loaded."""
+        """Return a row for each version that Triton ever tried to load, and for each model never loaded."""
         rows = self._transport.document(
             "list its models", "get_model_repository_index", admin=True, most_s=_SHORT_TIMEOUT_S
         )
@@ -95,31 +95,31 @@ class Control:
         return [state for state in states if not self._is_not_a_model(state)]
 
     def _is_not_a_model(self, state: VersionState) -> bool:
-        """Triton counts every folder of a repository, such as `.git` and `docs`, for a model that failed."""
+        """Whether a row is a folder without a model, such as `.git`: Triton lists it as a failed model."""
         if self._repository is None or state.state == "READY":
             return False
         folder = self._repository / state.name
         return folder.is_dir() and not holds_model(folder)
 
     def statistics(self) -> list[VersionStatistics]:
-        """The counters of every version that is loaded."""
-        document = self._transport.document("tell its statistics", "get_inference_statistics", most_s=_SHORT_TIMEOUT_S)
+        """Return the statistics of every loaded version."""
+        document = self._transport.document("send its statistics", "get_inference_statistics", most_s=_SHORT_TIMEOUT_S)
         return [_statistics_from_row(row) for row in document.get("model_stats", [])]
 
     def load(self, model: str) -> None:
-        """Load a model, or load it again where its files have changed; Triton keeps what is loaded until then.
+        """Load or reload a model; the old version serves until the new one is ready.
 
-        Raises CheckFailedError with Triton's reason when the model could not be loaded.
+        Raises CheckFailedError with Triton's reason when the model fails to load.
         """
         self._request_change("load", model)
 
     def unload(self, model: str) -> None:
-        """Have Triton let go of a model, and of the ensembles that need it. Requests under way are answered."""
+        """Unload a model and the ensembles that need it. Requests in flight are completed."""
         self._request_change("unload", model)
 
     def is_ready(self) -> bool:
-        """Whether the server says that it is ready."""
-        return bool(self._transport.call("tell its state", "is_server_ready", most_s=_SHORT_TIMEOUT_S))
+        """Whether the server reports that it is ready."""
+        return bool(self._transport.call("send its state", "is_server_ready", most_s=_SHORT_TIMEOUT_S))
 
     def _request_change(self, action: str, model: str) -> None:
         check_model_name(model)
@@ -127,37 +127,42 @@ class Control:
             self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True)
         except _CONNECTION_ERRORS:
             raise
-        except TritonkitError as error:  # Triton looked at the model: its own words say what is wrong
+        except TritonkitError as error:  # Triton tried the model: use its own message
             reason = error.__cause__.message() if isinstance(error.__cause__, InferenceServerException) else str(error)
-            raise CheckFailedError(_PYTHON_FRAMES.sub("", reason or "").strip(" ;\n")) from error
+            raise CheckFailedError(
+                _PYTHON_FRAMES.sub("", reason or "").strip(" ;\n"), code="server.refused_model"
+            ) from error
 
 
 class _LocalTransport(Transport):
-    """Requests to a server of this machine, at whatever address of it: nothing that is sent there leaves it."""
+    """Sends requests to a server of this machine; tokens never leave it, whatever the address."""
 
     def _headers(self, admin: bool) -> dict[str, str] | None:
         return self._tokens.headers(self.address.protocol, admin)
 
 
 def control_of(server: Server, timeout_s: float = _SHORT_TIMEOUT_S) -> Control:
-    """Control of a server of this machine: by HTTP, which never leaves it, with the tokens of the state file."""
+    """Open the control APIs of a local server, over HTTP, with the tokens of its state file."""
     connection = Connection(url=server.options.http_url, deadline_s=timeout_s)
     return Control(_LocalTransport(connection, server.tokens.client_tokens), server.options.repository)
 
 
 def remote_control(connection: Connection) -> Control:
-    """Control of a server elsewhere, with the tokens of the environment. Raises InputError."""
+    """Open the control APIs of a remote server, with the tokens of the environment. Raises InputError."""
     return Control(Transport(connection))
 
 
 def check_model_name(model: str) -> None:
-    """Refuse what is no name of one folder. Raises InputError."""
+    """Check that a model name is the name of one folder. Raises InputError."""
     if not _NAME.fullmatch(model):
-        raise InputError(f"{model!r} is no model's name: expected the name of one folder in the model repository")
+        raise InputError(
+            f"{model!r} is not a model name: expected the name of one folder in the model repository",
+            code="repository.model_name",
+        )
 
 
 def _statistics_from_row(row: dict[str, Any]) -> VersionStatistics:
-    """gRPC gives numbers as text and leaves zeros out."""
+    """Parse a row: gRPC sends numbers as text and omits zeros."""
     statistics = row.get("inference_stats", {})
     success, fail, queue = (statistics.get(key, {}) for key in ("success", "fail", "queue"))
     return VersionStatistics(

@@ -1,4 +1,4 @@
-"""Removes a container when the process that started it ends: `python -m server.docker_guard ID`, a pipe as stdin."""
+"""Removes a container when the process that started it ends: `python -m server.docker_guard ID`, stdin is a pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.docker_image import translate_docker_errors
 
 
 def guard(container_id: str) -> None:
-    """Wait until the other end of standard input is gone, then stop and remove the container, if it is still there."""
+    """Wait until stdin is closed, then stop and remove the container if it still exists."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
     docker, client = docker_engine(ServerError, "--foreground", "remove the container by hand")

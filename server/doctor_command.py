@@ -1,4 +1,4 @@
-"""`server doctor`, and what `server up` makes of its findings."""
+"""`server doctor`, and the same checks before `server up`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.console import JsonOption, print_json, reports_errors, say, table
-from model.errors import CheckFailedError
+from model.errors import CheckFailedError, Problem
 
 if TYPE_CHECKING:
     from model.finding import Finding
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RuntimeChoice(StrEnum):
-    """Ways to run Triton."""
+    """The values of --runtime."""
 
     pip = "pip"
     docker = "docker"
@@ -26,16 +26,16 @@ class RuntimeChoice(StrEnum):
 
 @reports_errors
 def doctor(
-    repository: Annotated[Path, typer.Option(help="The model repository to be served.")] = Path("model_repository"),
-    models: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
-    runtime: Annotated[RuntimeChoice, typer.Option(help="What is to serve it.")] = RuntimeChoice.pip,
+    repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
+    models: Annotated[list[str] | None, typer.Option("--model", help="Check only this model; repeatable.")] = None,
+    runtime: Annotated[RuntimeChoice, typer.Option(help="The runtime that will serve it.")] = RuntimeChoice.pip,
     image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
-    host: Annotated[str, typer.Option(help="The address to answer on; this and what follows as for `server up`.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. This and the next options are those of `server up`.")
+    ] = ("127.0.0.1"),
     expose: Annotated[bool, typer.Option("--expose")] = False,
     insecure: Annotated[bool, typer.Option("--insecure")] = False,
     tls_cert: Annotated[Path | None, typer.Option()] = None,
@@ -43,10 +43,10 @@ def doctor(
     tls_ca: Annotated[Path | None, typer.Option()] = None,
     cache_mib: Annotated[int, typer.Option(min=0)] = 0,
     version_compatible: Annotated[bool, typer.Option("--version-compatible")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Hash large files too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also hash large files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what speaks against serving a repository here, and the fix; exit 1 on an error.
+    """Show problems that would keep this repository from being served here, with fixes; exit 1 on an error.
 
     Examples:
 
@@ -86,9 +86,9 @@ def doctor(
 
 
 def check_before_start(options: Options, force: bool = False) -> None:
-    """Look before a start: warnings go to stderr; errors raise CheckFailedError, or are warnings with `force`.
+    """Run the checks before a start. Warnings go to stderr; errors raise CheckFailedError, unless `force` is set.
 
-    What `start` itself refuses is left to it. Raises InputError without a repository.
+    Does not check ports, addresses and TLS, which `start` checks. Raises InputError without a repository.
     """
     from server.doctor.diagnosis import diagnose
     from server.doctor.machine import inspect_machine
@@ -100,8 +100,12 @@ def check_before_start(options: Options, force: bool = False) -> None:
     if errors and not force:
         lines = [f"  {_finding_text(finding)}" for finding in errors]
         raise CheckFailedError(
-            "\n".join([f"{options.repository}: not started; --force starts it all the same:", *lines]),
+            "\n".join(
+                [f"{options.repository}: not started because of these errors; --force starts it anyway:", *lines]
+            ),
             {"findings": findings},
+            code="doctor.errors",
+            problems=[Problem(finding.code, _finding_text(finding)) for finding in errors],
         )
 
 

@@ -1,4 +1,4 @@
-"""Models of a running server: loaded again, loaded, unloaded, and what came of it."""
+"""Loads, reloads and unloads models of a running server, and reports what changed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from server.runtime_table import runtime_of
 
 
 class ModelChange(Frozen):
-    """What a model answered with before and after, and why it could not be loaded, if it could not."""
+    """The ready versions of a model before and after a change, and why it failed to load."""
 
     model: str
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    """Versions that answer."""
+    """Ready versions."""
     problem: str = ""
     warning: str = ""
-    """What did not come along with a model that was loaded."""
+    """Why the ensemble of a loaded model failed to load."""
 
 
 def load(control: Control, server: Server | None, models: Sequence[str] = ()) -> list[ModelChange]:
-    """Load models, with what the ensembles among them need; Triton passes over those whose files have not changed.
+    """Load models and the members of ensembles; Triton skips models whose files have not changed.
 
-    server: the one of this machine behind `control`: its log tells more, and its options which models it is to have.
-    models: none are all that the server is to have: those it has, and, where it loads whatever its repository holds,
-    those that came since; none that somebody unloaded.
-    Raises InputError for a name that the repository does not have.
+    server: the local server behind `control`, for its log and its options; None for a remote server.
+    models: empty means all loaded or failed models and, if the server serves its whole repository, new ones; unloaded
+    models stay unloaded.
+    Raises InputError for an unknown model.
     """
     index = control.index()
     names = (
@@ -42,12 +42,16 @@ def load(control: Control, server: Server | None, models: Sequence[str] = ()) ->
     loaded = {row.name for row in index if not row.is_unloaded}
     changes = []
     for name in names:
-        # In one step with the models that take encoded pictures: they would not fit another size of it.
+        # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.
         ensemble = ensemble_of(name)
         ensemble_problem = _try_load(control, server, ensemble) if ensemble in loaded else ""
         change = _load_model(control, server, name, _ready_versions(index, name))
-        if ensemble_problem and not change.problem and ensemble not in names:  # which is told of by itself
-            consequence = "it goes on as it was" if _ready_versions(control.index(), ensemble) else "it does not answer"
+        if ensemble_problem and not change.problem and ensemble not in names:  # else it has its own ModelChange
+            consequence = (
+                "it keeps serving its previous version"
+                if _ready_versions(control.index(), ensemble)
+                else "it is not ready"
+            )
             warning = f"{ensemble} could not be loaded along with {name}: {ensemble_problem.rstrip('.')}; {consequence}"
             change = change.model_copy(update={"warning": warning})
         changes.append(change)
@@ -55,7 +59,7 @@ def load(control: Control, server: Server | None, models: Sequence[str] = ()) ->
 
 
 def unload(control: Control, models: Sequence[str]) -> list[ModelChange]:
-    """Unload models; a Change for each model that stopped answering. Raises InputError for an unknown name."""
+    """Unload models. Returns a ModelChange for each model that is no longer ready. Raises InputError."""
     before = control.index()
     for name in check_models_exist(before, models, control.url):
         control.unload(name)
@@ -68,9 +72,9 @@ def unload(control: Control, models: Sequence[str]) -> list[ModelChange]:
 
 
 def missing_models(index: Sequence[VersionState], models: Sequence[str]) -> list[str]:
-    """Names of models that were to be loaded at the start, and were not in every version of their policy.
+    """Return the models that failed to load at the start, in any version of their policy.
 
-    models: those that were named; none are all that the repository has.
+    models: the models to load; empty means all of the repository.
     """
     ready = {row.name for row in index if row.state == "READY"}
     expected = set(models) or {row.name for row in index}
@@ -78,17 +82,20 @@ def missing_models(index: Sequence[VersionState], models: Sequence[str]) -> list
 
 
 def check_models_exist(index: Sequence[VersionState], models: Sequence[str], url: str) -> list[str]:
-    """The names, once each. Raises InputError naming what the repository has."""
+    """Return the names without duplicates. Raises InputError for an unknown model."""
     names = sorted({row.name for row in index})
     for model in models:
         check_model_name(model)
         if model not in names:
-            raise InputError(f"the repository of {url} has no model {model!r}; it has: {', '.join(names) or 'none'}")
+            raise InputError(
+                f"the repository of {url} has no model {model!r}; it has: {', '.join(names) or 'none'}",
+                code="repository.no_model",
+            )
     return list(dict.fromkeys(models))
 
 
 def _models_to_reload(index: Sequence[VersionState], include_new: bool) -> list[str]:
-    """Models with a version that answers or failed; those never loaded too where all are to be served."""
+    """Return the models with a ready or failed version; with `include_new` also those that were never loaded."""
     rows = [row for row in index if not row.is_unloaded or (include_new and not row.state)]
     return list(dict.fromkeys(row.name for row in rows))
 
@@ -107,7 +114,7 @@ def _load_model(control: Control, server: Server | None, model: str, before: tup
 
 
 def _try_load(control: Control, server: Server | None, model: str) -> str:
-    """Load a model; why Triton refuses, empty where it does not."""
+    """Load a model. Returns Triton's reason if it fails, else an empty string."""
     log_length = len(_read_log(server))
     try:
         control.load(model)
@@ -117,7 +124,7 @@ def _try_load(control: Control, server: Server | None, model: str) -> str:
 
 
 def _failure_reason(index: Sequence[VersionState], model: str, log: str) -> str:
-    """What the log says, which is all that tells of a config.pbtxt that cannot be read, else the index."""
+    """Return the reason from the log, the only source for an unreadable config.pbtxt, else from the index."""
     prefixes = (f"model {model} ", f"model {model}: ")
     reasons = [
         line.removeprefix(prefixes[0]).removeprefix(prefixes[1])

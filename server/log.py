@@ -1,4 +1,4 @@
-"""What Triton's log says about models that did not load."""
+"""Finds in Triton's log why models failed to load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FATAL = re.compile(r"^error: creating server: (?P<reason>.*)")
 
 
 def load_failures(log: str) -> list[str]:
-    """One sentence for each model that failed to load, else the reason why the server ended, if the log has one."""
+    """Return one line for each model that failed to load, else the reason why the server ended."""
     lines = log.splitlines()
     messages: dict[str, str] = {}
     for line in lines:
@@ -28,5 +28,5 @@ def load_failures(log: str) -> list[str]:
 
 
 def _without_frames(reason: str) -> str:
-    """The reason without the Python frames that Triton appends, in its own escapes."""
+    """Remove the Python traceback that Triton appends, with its escape sequences."""
     return reason.split("\\n\\nAt:")[0].replace("\\n", " ").strip('" ')

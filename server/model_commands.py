@@ -1,4 +1,4 @@
-"""`server status`, `reload`, `load` and `unload`: what a running server has, and changing it."""
+"""`server status`, `reload`, `load` and `unload`: show and change the models of a running server."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from server.runtime import Server
     from server.status import Status
 
-GrpcPortOption = Annotated[int | None, typer.Option(help="One server of this machine, by its gRPC port.")]
+GrpcPortOption = Annotated[int | None, typer.Option(help="A server of this machine, by its gRPC port.")]
 UrlOption = Annotated[
-    str | None, typer.Option(help="A server elsewhere: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS.")
+    str | None, typer.Option(help="A remote server: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS.")
 ]
 TlsCaOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="With --url: who signed the server's certificate (PEM).")
+    Path | None, typer.Option("--tls-ca", help="With --url: the CA of the server's certificate (PEM).")
 ]
-TlsCertOption = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the certificate to show (PEM).")]
-TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="With --url: its key (PEM).")]
-TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds that loading a model may take.")]
-ModelsArgument = Annotated[list[str], typer.Argument(help="Names of models.")]
+TlsCertOption = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the client certificate (PEM).")]
+TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="With --url: the key of --tls-cert (PEM).")]
+TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for a model to load.")]
+ModelsArgument = Annotated[list[str], typer.Argument(help="Model names.")]
 
 
 def register_model_commands(app: typer.Typer) -> None:
-    """Give the application these commands."""
+    """Add these commands to the application."""
     for command in (status, reload, load, unload):
         app.command()(command)
 
@@ -72,7 +72,7 @@ def status(
 
 @reports_errors
 def reload(
-    models: Annotated[list[str] | None, typer.Argument(help="Names of models; none are all.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Model names; default: all models.")] = None,
     grpc_port: GrpcPortOption = None,
     url: UrlOption = None,
     tls_ca: TlsCaOption = None,
@@ -81,9 +81,9 @@ def reload(
     timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a server take up what has changed in its repository; what it has goes on answering until then.
+    """Reload models whose files changed; old versions serve until the new ones are ready.
 
-    Exit 1 when a model could not be loaded: the version before goes on answering.
+    Exit 1 when a model fails to load: its old version keeps serving.
 
     Example: server reload digits
     """
@@ -101,9 +101,9 @@ def load(
     timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Load models of the server's repository, with what the ensembles among them need.
+    """Load models of the server's repository, and the members of ensembles.
 
-    Which version it loads stands in the repository: `builder promote MODEL VERSION`.
+    The repository decides which version is loaded: `builder promote MODEL VERSION`.
 
     Example: server load digits
     """
@@ -121,7 +121,7 @@ def unload(
     timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a server let go of models, and of the ensembles that need them. Their files stay.
+    """Unload models and the ensembles that need them. Files are not deleted.
 
     Example: server unload digits
     """
@@ -151,25 +151,32 @@ def _load_models(
     failed = [change for change in changes if change.problem]
     if failed:
         messages = [*map(_problem_text, failed), *_rollback_advice(failed, running)]
-        raise CheckFailedError("\n".join(messages), changes)
+        raise CheckFailedError("\n".join(messages), changes, code="server.model_not_loaded")
     _print_changes(changes, as_json)
 
 
 def _check_server_options(grpc_port: int | None, url: str | None, files: TlsFiles) -> None:
-    """Refuse what would be passed over. Raises InputError."""
+    """Check that --url, --grpc-port and TLS options fit together. Raises InputError."""
     if url and grpc_port is not None:
-        raise InputError("--grpc-port names a server of this machine, --url one elsewhere: give one of them")
+        raise InputError(
+            "--grpc-port selects a local server, --url a remote one; give only one", code="option.conflict"
+        )
     if not url and any(files):
-        raise InputError("--tls-ca, --tls-cert and --tls-key go with --url; servers of this machine are known")
+        raise InputError("--tls-ca, --tls-cert and --tls-key need --url", code="option.needs_url")
 
 
 def _select_server(grpc_port: int | None) -> Server:
     servers = _servers_on_port(grpc_port)
     if len(servers) > 1:
         ports = ", ".join(str(one.options.grpc_port) for one in servers)
-        raise InputError(f"{len(servers)} servers are running; choose one with --grpc-port: {ports}")
+        raise InputError(
+            f"{len(servers)} servers are running; choose one with --grpc-port: {ports}", code="server.several_running"
+        )
     if not servers:
-        raise InputError("no server is running; start one with `server up`, or name one elsewhere with --url")
+        raise InputError(
+            "no server is running; start one with `server up`, or select a remote one with --url",
+            code="server.not_running",
+        )
     return servers[0]
 
 
@@ -178,21 +185,25 @@ def _servers_on_port(grpc_port: int | None) -> list[Server]:
 
     servers = running_servers(grpc_port)
     if grpc_port is not None and not servers:
-        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
+        raise InputError(
+            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
+        )
     return servers
 
 
 def _select_servers(
     url: str | None, grpc_port: int | None
 ) -> tuple[list[tuple[str, Server | None]], list[ServerError]]:
-    """Servers by their addresses, and why of others it cannot be found out whether they run. Raises InputError."""
+    """Return the addresses of servers, and the errors of servers whose state is unknown. Raises InputError."""
     from server.process import find_servers
 
     if url:
         return [(url, None)], []
     servers, unknown = find_servers(grpc_port)
     if grpc_port is not None and not servers and not unknown:
-        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
+        raise InputError(
+            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
+        )
     return [(one.options.grpc_url, one) for one in servers], list(unknown.values())
 
 
@@ -221,16 +232,18 @@ def _print_changes(changes: list[ModelChange], as_json: bool) -> None:
 
 
 def _problem_text(change: ModelChange) -> str:
-    consequence = f"version {', '.join(change.after)} goes on answering" if change.after else "it does not answer"
+    consequence = f"version {', '.join(change.after)} keeps serving" if change.after else "no version is ready"
     return f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {consequence}"
 
 
 def _rollback_advice(failed: list[ModelChange], running: Server | None) -> list[str]:
-    """What keeps the versions that go on answering over a restart, which may come by itself."""
+    """Return the advice that keeps the ready versions over a restart of Triton."""
     repository_option = f" --repository {running.options.repository}" if running else ""
     commands = [f"builder rollback {change.model}{repository_option}" for change in failed if change.after]
     return (
-        [f"A Triton that starts again has only what loads; go back before: {'; '.join(commands)}"] if commands else []
+        [f"After a restart Triton has no version of this model; roll back before: {'; '.join(commands)}"]
+        if commands
+        else []
     )
 
 
@@ -241,7 +254,7 @@ def _print_server(address: str, running: Server | None, status: Status) -> None:
     title = f"{running.options.repository}: {state}, gRPC {_grpc_text(running)}, {running.label}" if running else ""
     say(title or f"{address}: {state}")
     if running is not None and (restarts := runtime_of(running).restarts(running)):
-        say(f"started again {restarts} time(s) after it had died: `server logs`")
+        say(f"restarted {restarts} time(s) after a crash; see `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in status.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
     for row in status.models:
@@ -250,10 +263,12 @@ def _print_server(address: str, running: Server | None, status: Status) -> None:
 
 
 def _grpc_text(running: Server) -> str:
-    """Where its gRPC listens, and that others can reach it where they can."""
+    """Return the gRPC address, and whether other machines can reach it."""
     options = running.options
     http_text = " and HTTP" if options.http_host == options.host else ""
-    return f"{options.grpc_text} (gRPC{http_text} open to other machines)" if options.is_exposed else options.grpc_text
+    return (
+        f"{options.grpc_text} (gRPC{http_text} exposed to other machines)" if options.is_exposed else options.grpc_text
+    )
 
 
 def _status_document(address: str, running: Server | None, status: Status) -> dict[str, Any]:

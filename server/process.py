@@ -1,4 +1,4 @@
-"""Servers of this machine: started, waited for, remembered in a state folder, and stopped."""
+"""Starts, finds and stops the servers of this machine. A state folder for each gRPC port records them."""
 
 from __future__ import annotations
 
@@ -41,39 +41,42 @@ __all__ = [
 ]
 
 _REPOSITORY_FILE = "repository.txt"
-"""Which repository the log beside it is of: it stays with the log when the state file goes."""
+"""The repository of the log in the same folder; kept when the state file is deleted."""
 
 
 class ServerLog(Frozen):
-    """A log that is kept, and whose it is."""
+    """The log of a server that runs or ran."""
 
     path: Path
     grpc_port: int
     repository: str
-    """Empty where that is not known."""
+    """Empty if unknown."""
     running: bool | None
-    """None where nobody can tell: the container's engine does not answer."""
+    """None if unknown: the Docker engine does not answer."""
     written: datetime
-    """When Triton last wrote to it."""
+    """When Triton last wrote to the log."""
 
     @property
     def headline(self) -> str:
-        """One line that tells it from the logs of other servers."""
-        state = {True: "running", False: "no longer running", None: "not known whether it runs"}[self.running]
+        """One line that identifies the log."""
+        state = {True: "running", False: "no longer running", None: "state unknown"}[self.running]
         of = f"of {self.repository}, " if self.repository else ""
         return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
 
 def start(options: Options, stops_with_parent: bool = False, report: ProgressCallback = lambda step: None) -> Server:
-    """Start Triton; `wait_until_ready` tells when it can be used.
+    """Start Triton; `wait_until_ready` returns when it is usable.
 
-    stops_with_parent: end it when the calling process ends, even by SIGKILL.
-    report: told of steps that take long.
-    Raises InputError without a repository, without a model that was named, and for addresses, certificates and tokens
-    that cannot be used; ServerError for a port in use or a missing runtime.
+    stops_with_parent: stop Triton when the calling process ends, even by SIGKILL.
+    report: called with each slow step.
+    Raises InputError for a missing repository or model, and for unusable addresses, certificates and tokens;
+    ServerError for a port in use or a missing runtime.
     """
     if not options.repository.is_dir() or not models_in(options.repository):
-        raise InputError(f"{options.repository}: no model repository here; make one with `builder export`")
+        raise InputError(
+            f"{options.repository}: is not a model repository; create one with `builder export`",
+            code="repository.missing",
+        )
     for model in options.models:
         check_model_exists(options.repository, model)
     check_exposure(options)
@@ -89,34 +92,37 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
         try:
             _write_state(server)
         except BaseException:
-            runtime.stop(server)  # a server that nobody remembers could not be stopped
+            runtime.stop(server)  # without a state file `server down` could not stop it
             raise
     return server
 
 
 def _check_port_unused(folder: Path) -> None:
-    """A server that is being started again holds no port for a while. Raises ServerError."""
+    """Raises ServerError if a server has this port, even while it restarts and its port is free."""
     other = _read_state(folder / STATE_FILE)
     if other is not None and _is_alive(other):
         port = other.options.grpc_port
         raise ServerError(
-            f"gRPC port {port} is in use by a server of {other.options.repository}, which runs or is being started "
-            f"again. `server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
-            "--metrics-port"
+            f"gRPC port {port} is in use by a server of {other.options.repository}, which runs or restarts. "
+            f"`server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
+            "--metrics-port",
+            code="server.port_in_use",
         )
 
 
 def check_model_exists(repository: Path, model: str) -> None:
-    """Refuse a name that is no folder right in the repository, so that none leads out of it. Raises InputError."""
+    """Check that a name is a model folder directly in the repository. Raises InputError."""
     names = [folder.name for folder in models_in(repository)]
     if model not in names:
-        raise InputError(f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}")
+        raise InputError(
+            f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}", code="repository.no_model"
+        )
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
-    """Return when all models are loaded; from then on the server is started again when it dies.
+    """Return when all models are loaded; from then on the runtime restarts the server after a crash.
 
-    Stops the server and raises ServerError with the reason otherwise.
+    If a model fails to load, stop the server and raise ServerError with the reason.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -132,13 +138,13 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
 
 
 def stop(server: Server, keep_log: bool = False) -> None:
-    """Ask Triton to end, wait, and end what is left of it and its children."""
+    """Stop Triton and its child processes, and delete the state."""
     if keep_log and _owns_folder(server):
         runtime_of(server).save_log(server)
     runtime_of(server).stop(server)
     with _lock_folder(server.folder):
         if not _owns_folder(server):
-            return  # another server has taken the port since, and the folder
+            return  # another server uses this port and folder now
         (server.folder / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(server.folder / "backends", ignore_errors=True)
         if not keep_log:
@@ -146,9 +152,9 @@ def stop(server: Server, keep_log: bool = False) -> None:
 
 
 def running_servers(grpc_port: int | None = None) -> list[Server]:
-    """The servers that were started here and still run, or the one on a port.
+    """Return the running servers of this machine, or the one on a port.
 
-    Raises ServerError where that cannot be found out: for a container whose engine does not answer.
+    Raises ServerError if the state of one is unknown: its Docker engine does not answer.
     """
     running, unknown = find_servers(grpc_port)
     for reason in unknown.values():
@@ -157,7 +163,7 @@ def running_servers(grpc_port: int | None = None) -> list[Server]:
 
 
 def find_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
-    """The servers that run, and by gRPC port why of others it cannot be found out."""
+    """Return the running servers and, by gRPC port, the errors of servers whose state is unknown."""
     running: list[Server] = []
     unknown: dict[int, ServerError] = {}
     for path in sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{STATE_FILE}")):
@@ -171,28 +177,29 @@ def find_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, 
 
 
 def _is_alive(server: Server) -> bool:
-    """As its runtime says. Raises ServerError with the way out of an engine that never comes back."""
+    """Whether a server runs. Raises ServerError with the fix for an engine that is gone for good."""
     try:
         return runtime_of(server).is_alive(server)
     except ServerError as error:
         state = server.folder / STATE_FILE
         raise ServerError(
-            f"whether the server of gRPC port {server.options.grpc_port} ({server.label}) runs is not known: {error}. "
-            f"If its engine is gone for good, delete {state}; --grpc-port names another server"
+            f"the state of the server on gRPC port {server.options.grpc_port} ({server.label}) is unknown: {error}. "
+            f"If its Docker engine is gone for good, delete {state}; --grpc-port selects another server",
+            code="server.unknown_state",
         ) from error
 
 
 def find_log(grpc_port: int | None) -> ServerLog:
-    """The log of the server on a port, or the one written last. Raises InputError when there is none.
+    """Return the log of the server on a port, or the newest log. Raises InputError if there is none.
 
-    That of a container whose engine does not answer is as it was seen last.
+    If the Docker engine does not answer, the log is the last saved copy.
     """
     running, unknown = find_servers(grpc_port)
     for server in running:
         runtime_of(server).save_log(server)
     logs = sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
+        raise InputError(f"no server log under {state_folder()}; start a server with `server up`", code="server.no_log")
     newest = logs[-1]
     repository_file = newest.with_name(_REPOSITORY_FILE)
     return ServerLog(
@@ -205,7 +212,7 @@ def find_log(grpc_port: int | None) -> ServerLog:
 
 
 def _with_absolute_paths(options: Options) -> Options:
-    """The same, with files that mean the same in every folder."""
+    """Return the options with absolute paths."""
     security = options.security
     files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
     resolved = {name: path.resolve() for name, path in files.items() if path is not None}
@@ -215,7 +222,7 @@ def _with_absolute_paths(options: Options) -> Options:
 
 
 def _write_state(server: Server) -> None:
-    """Write the state file, which holds the tokens: nobody but its owner can ever read it."""
+    """Write the state file with mode 0600, because it contains the tokens."""
     path = server.folder / STATE_FILE
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
@@ -240,9 +247,9 @@ def _read_state(path: Path) -> Server | None:
 
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Have the state folder of a port, which is made, to oneself: no other start or stop changes it meanwhile."""
+    """Create and lock the state folder of a port, so that no other start or stop changes it."""
     descriptor = _open_locked(folder)
-    while not _is_same_folder(descriptor, folder):  # a stop has removed it while this one waited
+    while not _is_same_folder(descriptor, folder):  # another process deleted the folder while this one waited
         os.close(descriptor)
         descriptor = _open_locked(folder)
     try:
@@ -267,17 +274,19 @@ def _is_same_folder(descriptor: int, folder: Path) -> bool:
 
 def _check_starting(server: Server, timed_out: bool) -> None:
     if not runtime_of(server).is_alive(server):
-        raise ServerError(_failure_text(server, "Triton ended while starting"))
+        raise ServerError(_failure_text(server, "Triton ended while starting"), code="server.ended")
     if timed_out:
-        raise ServerError(_failure_text(server, "Triton was not ready in time (--timeout-s)"))
+        raise ServerError(_failure_text(server, "Triton was not ready in time (--timeout-s)"), code="server.timeout")
 
 
 def _check_loaded(server: Server) -> None:
-    """Triton itself is ready without the models that it could not load: a first start is to be whole."""
+    """Raises ServerError if a model did not load: Triton reports ready all the same."""
     with control_of(server) as control:
         missing = missing_models(control.index(), server.options.models)
     if missing:
-        raise ServerError(_failure_text(server, f"Triton did not load {', '.join(missing)}"))
+        raise ServerError(
+            _failure_text(server, f"Triton did not load {', '.join(missing)}"), code="server.model_not_loaded"
+        )
 
 
 def _failure_text(server: Server, headline: str) -> str:

@@ -1,4 +1,4 @@
-"""What a running server tells of its models."""
+"""The status of a running server and its models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from server.control import Control, VersionState, VersionStatistics
 
 
 class ModelRow(Frozen):
-    """A version's state and what it has done since it was loaded."""
+    """The state of a version, and its statistics since it was loaded."""
 
     model: str
     version: str
@@ -16,23 +16,23 @@ class ModelRow(Frozen):
     failures: int
     images: int
     mean_batch: float
-    """Images of one run of the model, in the mean."""
+    """Mean number of images in one execution."""
     queue_us: int
-    """Mean time a request waited before it ran."""
+    """Mean time of a request in the queue, in microseconds."""
     reason: str = ""
-    """Why it could not be loaded."""
+    """Why the version failed to load."""
 
 
 class Status(Frozen):
-    """Whether a server is as it should be, and its models."""
+    """Whether a server is ready, and its models."""
 
     ready: bool
-    """Whether the server answers, and each of its models does in some version."""
+    """Whether the server and at least one version of each of its models are ready."""
     models: tuple[ModelRow, ...] = ()
 
 
 def read_status(control: Control) -> Status:
-    """Ask a server. Raises InferenceError, or InputError for a token that it does not take."""
+    """Read the status from a server. Raises InferenceError, or TokenError for a wrong token."""
     if not control.is_ready():
         return Status(ready=False)
     index = control.index()
@@ -42,9 +42,9 @@ def read_status(control: Control) -> Status:
 
 
 def _unavailable_models(index: list[VersionState]) -> set[str]:
-    """Models that were to be loaded and have no version that answers.
+    """Return the models that failed to load or still load, and have no ready version.
 
-    Triton remembers for ever that a version failed, after a newer success and after unloading too.
+    Triton lists a failed version for ever, even after a newer version was loaded or the model was unloaded.
     """
     failed = {row.name for row in index if row.has_failed or row.state == "LOADING"}
     unloaded = {row.name for row in index if row.state and row.is_unloaded}
@@ -52,7 +52,7 @@ def _unavailable_models(index: list[VersionState]) -> set[str]:
 
 
 def _current_states(index: list[VersionState]) -> list[VersionState]:
-    """Without versions that were replaced: a model that answers is not told by those that it no longer has."""
+    """Drop replaced versions of models that have a ready version."""
     ready = {row.name for row in index if row.state == "READY"}
     return [row for row in index if not (row.is_unloaded and row.version and row.name in ready)]
 

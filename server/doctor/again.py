@@ -1,4 +1,4 @@
-"""The command that exports a version again, by what the builder left beside it."""
+"""The command that exports a version again, from its manifest, spec and verdict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from server.doctor.served import read_manifest
 
 _VERDICT_FILE = "verdict.json"
 _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
-"""How a description begins that names a file, blanks and all."""
+"""A source description that starts with a file name, which may contain spaces."""
 
 
 class _VerdictTarget(BaseModel):
-    """What is read of a verdict; `builder` knows the rest."""
+    """The fields of a verdict that an export command needs."""
 
     format: str
     precision: str
@@ -27,9 +27,9 @@ class _VerdictTarget(BaseModel):
 
 
 def reexport_command(version: Path, repository: Path, image: str | None = None) -> str:
-    """Such as `builder export runs/digits/1/best.safetensors --trt fp16 …`; SOURCE where that is not known.
+    """Return a command such as `builder export best.safetensors --trt fp16 …`; SOURCE if the source is unknown.
 
-    image: the one to build a plan in.
+    image: the image to build a plan in.
     """
     manifest = read_manifest(version)
     source = _SOURCE_FILE.match(manifest.source) if manifest else None
@@ -43,13 +43,13 @@ def reexport_command(version: Path, repository: Path, image: str | None = None) 
 
 
 def _source_path(name: str, manifest: Manifest) -> str:
-    """The file where it lay when it was exported; its name alone where that is not known."""
+    """Return the path of the source at the export; only its name if the path is unknown."""
     path = manifest.source_path
     return str(path) if path is not None and path.name == name else name
 
 
 def _model_arguments(version: Path) -> list[str]:
-    """What was said of someone else's weights, which do not say it themselves."""
+    """Return the options that describe third-party weights, from the spec."""
     try:
         spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
     except (OSError, UnicodeDecodeError, TritonkitError):

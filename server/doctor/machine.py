@@ -1,4 +1,4 @@
-"""What this machine has to serve with."""
+"""Memory and GPU of this machine."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _MIB = 2**20
 
 
 class Machine(Frozen):
-    """Memory, and the first GPU that programs see."""
+    """Free memory, and the first visible GPU."""
 
     memory_bytes: int
-    """What programs can still have."""
+    """Available memory."""
     shared_memory_bytes: int
-    """What is free of /dev/shm."""
+    """Free space of /dev/shm."""
     gpu: Gpu | None = None
     gpu_memory_bytes: int | None = None
-    """What is free of the GPU's; None is not known."""
+    """Free memory of the GPU; None if unknown."""
     containers_have_gpu: bool | None = None
-    """Whether the Docker engine gives containers the GPU; None is not known."""
+    """Whether the Docker engine gives the GPU to containers; None if unknown."""
 
     def without_gpu(self) -> Machine:
-        """As a container sees it that is given none."""
+        """Return the machine as a container without a GPU sees it."""
         return self.model_copy(update={"gpu": None, "gpu_memory_bytes": None})
 
 
 def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
-    """Ask the system and the driver, and for the docker runtime its engine."""
+    """Read free memory and GPU; for the docker runtime also ask the Docker engine."""
     gpu = find_gpu()
     return Machine(
         memory_bytes=min(psutil.virtual_memory().available, _cgroup_free_bytes()),
@@ -54,12 +54,12 @@ def _containers_have_gpu() -> bool | None:
 
     try:
         return engine_has_gpu()
-    except (InputError, ServerError):  # `before_start` and the start itself say so
+    except (InputError, ServerError):  # `start_findings` and the start report this
         return None
 
 
 def _cgroup_free_bytes() -> int:
-    """What a container may still take, where this is one with a limit. Format: docs.kernel.org, cgroup-v2."""
+    """Return the free memory of the cgroup, if it has a limit. Format: docs.kernel.org, cgroup-v2."""
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         reclaimed = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Whether the plans that would be loaded fit the image that serves them, and the GPU."""
+"""Checks whether TensorRT plans fit the serving image and the GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.doctor.served import ModelToLoad, read_manifest
 
 
 def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Finding]:
-    """By the record of each plan's build, else by its first bytes. The fix of an error ends with a command."""
+    """Check each plan by its build record, or by its header. The fix of an error ends with a command."""
     if model.backend != "tensorrt" or target.image is None:
         return
     gpu = target.machine.gpu
@@ -35,7 +35,7 @@ def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Findi
 
 
 def _plan_names(model: ModelToLoad, capability: str | None) -> list[str]:
-    """The files for this GPU, where the configuration has one for each."""
+    """Return the plan for this GPU, if the configuration has one for each compute capability."""
     plans = loading_of(model.config).plans
     return [plans[capability]] if capability and capability in plans else model.files
 
@@ -43,11 +43,12 @@ def _plan_names(model: ModelToLoad, capability: str | None) -> list[str]:
 def _plan_problems(plan: Path, target: TargetEnvironment, capability: str | None) -> list[PlanProblem]:
     image, version_compatible = target.image, target.options.version_compatible
     if image is None or not plan.is_file():
-        return []  # which is told of with the files
+        return []  # reported by model_checks
     manifest = read_manifest(plan.parent)
     if manifest is not None and manifest.build is not None:
         return [*plan_problems(manifest, image, capability, version_compatible), *stale_problems(manifest)]
     try:
         return header_problems(plan, image, version_compatible)
     except TritonkitError as reason:
-        return [PlanProblem("error", str(reason).removeprefix(f"{plan}: "), "copy it again, or export it again")]
+        message = str(reason).removeprefix(f"{plan}: ")
+        return [PlanProblem("error", message, "copy it again, or export it again", code=reason.code)]

@@ -1,4 +1,4 @@
-"""Whether the machine has the memory: RAM, that of the GPU, and the shared memory of Triton's Python backend."""
+"""Checks RAM, GPU memory, the shared memory of Triton's Python backend, and the age of the image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from server.doctor.served import ModelToLoad
 
 SHM_VARIABLE = "SHM_SIZE"
 DEFAULT_CONTAINER_SHM = "1gb"
-"""What the containers of this kit have unless `.env` says otherwise, in Docker's words."""
+"""Shared memory of tritonkit's containers, unless `.env` sets it; in Docker's notation."""
 _MIB = 2**20
 _SEGMENT_BYTES = _MIB
-"""What an instance of the Python backend takes at its start, and grows by (python_backend, README.md)."""
+"""Initial size and growth of the segment of a Python backend instance (python_backend, README.md)."""
 _DOCKER_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?")
 _DOCKER_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _ENCODED_IMAGE_BYTES = 2**20
-"""An encoded picture, which has no size of its own."""
+"""Assumed size of an encoded image."""
 _TYPE_BYTES = {
     1: 1,
     2: 1,
@@ -39,11 +39,11 @@ _TYPE_BYTES = {
     13: _ENCODED_IMAGE_BYTES,
     14: 2,
 }
-"""By the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16."""
+"""Bytes by the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16."""
 
 
 def check_resources(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
-    """What the models together need. Weights alone are counted: what runs needs more, never less."""
+    """Check what all models need together. Only weights are counted, so the real need is larger."""
     yield from _check_memory(models, target)
     yield from _check_gpu_memory(models, target)
     yield from _check_shared_memory(models, target)
@@ -56,9 +56,10 @@ def _check_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> I
     if needed_bytes > target.machine.memory_bytes:
         yield error(
             target.repository,
-            f"the models' weights take {_mib_text(needed_bytes)} of memory, times their instances; "
+            f"the weights of all model instances need {_mib_text(needed_bytes)} of memory; "
             f"{_mib_text(target.machine.memory_bytes)} are free. The largest: {_largest_models(in_memory)}",
-            "load fewer with --model, or export with fewer --instances",
+            "load fewer models with --model, or export with fewer --instances",
+            code="machine.memory",
         )
 
 
@@ -69,9 +70,10 @@ def _check_gpu_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) 
     if free_bytes is not None and needed_bytes > free_bytes:
         yield error(
             target.repository,
-            f"the models' weights take {_mib_text(needed_bytes)} of the GPU's memory, times their instances; {_mib_text(free_bytes)} are "
-            f"free. The largest: {_largest_models(on_gpu)}",
-            "load fewer with --model, export with fewer --instances, or end what else runs there (`nvidia-smi`)",
+            f"the weights of all model instances need {_mib_text(needed_bytes)} of GPU memory; {_mib_text(free_bytes)} "
+            f"are free. The largest: {_largest_models(on_gpu)}",
+            "load fewer models with --model, export with fewer --instances, or stop other GPU processes (`nvidia-smi`)",
+            code="machine.gpu_memory",
         )
 
 
@@ -80,14 +82,16 @@ def _check_shared_memory(models: Sequence[ModelToLoad], target: TargetEnvironmen
     in_container = target.options.runtime == "docker"
     free_bytes = _container_shm_bytes(target) if in_container else target.machine.shared_memory_bytes
     if needed_bytes > free_bytes:
-        message = f"Python models need about {_mib_text(needed_bytes)} of shared memory at full batches; {_mib_text(free_bytes)} are free"
+        needed, free = _mib_text(needed_bytes), _mib_text(free_bytes)
+        message = f"Python models need about {needed} of shared memory at full batches; {free} are free"
         advised_mib = 2 * needed_bytes // _MIB + 1
         advice = (
             f"set SHM_SIZE={advised_mib}mb in .env"
             if in_container
             else f"mount -o remount,size={advised_mib}m {SHARED_MEMORY}"
         )
-        yield warning(SHARED_MEMORY, message, f"{advice}; or export with a smaller --max-batch or fewer --instances")
+        fix = f"{advice}; or export with a smaller --max-batch or fewer --instances"
+        yield warning(SHARED_MEMORY, message, fix, code="machine.shared_memory")
 
 
 def _container_shm_bytes(target: TargetEnvironment) -> int:
@@ -101,20 +105,23 @@ def _check_release(target: TargetEnvironment) -> Iterator[Finding]:
     if release is not None and oldest is not None and release.release < oldest.release:
         yield warning(
             target.repository,
-            f"Triton {release.triton} of {target.image} has known security faults ({NEWEST_CVE} and others), which "
+            f"Triton {release.triton} of {target.image} has known vulnerabilities ({NEWEST_CVE} and others), which "
             f"release {oldest.release} fixes",
-            f"set {IMAGE_VARIABLE} to {IMAGE_TAG} or newer, and build the plans in it again",
+            f"set {IMAGE_VARIABLE} to {IMAGE_TAG} or newer, and rebuild the plans in that image",
+            code="server.vulnerable_release",
         )
     elif target.options.runtime == "pip" and target.options.is_exposed:
         yield warning(
             target.repository,
-            f"the pip runtime is Triton 2.51.0 (24.10), without the security fixes of {IMAGE_TAG}, and others reach it",
-            "serve others with --runtime docker",
+            f"the pip runtime is Triton 2.51.0 (24.10) without the security fixes of {IMAGE_TAG}, and other "
+            "machines can reach it",
+            "use --runtime docker",
+            code="server.exposed_old_release",
         )
 
 
 def _is_on_gpu(model: ModelToLoad, target: TargetEnvironment) -> bool:
-    """As Triton decides where nothing is said: on the GPU where there is one and the backend can."""
+    """Whether the model runs on the GPU: Triton's default, if there is a GPU and the backend supports it."""
     kinds = {group.kind for group in model.config.instance_group}
     if target.machine.gpu is None or target.image is None or model.backend in ("python", ENSEMBLE, "openvino"):
         return False
