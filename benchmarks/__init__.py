@@ -1,1 +1,1 @@
-"""`bench`: a running model becomes records, and records become reports."""
+"""`bench`: measure a served model, write records and show reports."""

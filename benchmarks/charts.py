@@ -1,4 +1,4 @@
-"""The curves of a report, as Plotly figures. Records are told apart by colour, percentiles by dash."""
+"""The charts of a report, as Plotly figures: a colour for each record, a dash style for each percentile."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PERCENTILES = {"p50": "solid", "p95": "dash", "p99": "dot"}
 
 
 def throughput(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
-    """Images a second by concurrency; each record's limit is a dashed line."""
+    """Plot throughput by concurrency; a dashed line is the limit of a record."""
     figure = _figure("concurrency (requests in flight)", "images/s")
-    for name, record, colour in _coloured(names, records):
+    for name, record, colour in _with_colours(names, records):
         levels = record.levels
         figure.add_scatter(
             **_series(name, colour),
@@ -36,10 +36,10 @@ def throughput(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
     return _with_concurrency_axis(figure, records)
 
 
-def latency(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
-    """Latency percentiles by concurrency, in milliseconds, on logarithmic axes."""
+def latency_figure(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
+    """Plot latency percentiles by concurrency, in milliseconds, on logarithmic axes."""
     figure = _figure("concurrency (requests in flight)", "latency, ms")
-    for name, record, colour in _coloured(names, records):
+    for name, record, colour in _with_colours(names, records):
         for percentile, dash in PERCENTILES.items():
             figure.add_scatter(
                 **_series(percentile if len(records) == 1 else f"{name} {percentile}", colour, dash),
@@ -51,10 +51,10 @@ def latency(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
     return _with_concurrency_axis(figure, records)
 
 
-def trade_off(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
-    """Throughput against p99 latency, each point labelled with its concurrency: up and left is better."""
+def trade_off_figure(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
+    """Plot throughput against p99 latency; labels are the concurrency, and up and left is better."""
     figure = _figure("p99 latency, ms", "images/s")
-    for name, record, colour in _coloured(names, records):
+    for name, record, colour in _with_colours(names, records):
         figure.add_scatter(
             **{**_series(name, colour), "mode": "lines+markers+text"},
             x=[level.p99_ms for level in record.levels],
@@ -69,10 +69,10 @@ def trade_off(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
     return figure
 
 
-def in_process(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
-    """Images a second of the artifact alone by batch size, before the load and after it."""
+def in_process_figure(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
+    """Plot in-process throughput of the artifact by batch size, before and after the load."""
     figure = _figure("batch size", "images/s in process")
-    for name, record, colour in _coloured(names, records):
+    for name, record, colour in _with_colours(names, records):
         if record.limit is None:
             continue
         for half, points, dash in (("before", record.limit.before, "solid"), ("after", record.limit.after, "dot")):
@@ -88,7 +88,7 @@ def in_process(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
     return _with_doubling_axis(figure, batches)
 
 
-def _coloured(names: Sequence[str], records: Sequence[Record]) -> list[tuple[str, Record, str]]:
+def _with_colours(names: Sequence[str], records: Sequence[Record]) -> list[tuple[str, Record, str]]:
     return [
         (name, record, COLOURS[index % len(COLOURS)])
         for index, (name, record) in enumerate(zip(names, records, strict=True))

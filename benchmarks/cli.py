@@ -14,50 +14,52 @@ from model.errors import TritonkitError
 
 if TYPE_CHECKING:
     from benchmarks.record import Record
-    from benchmarks.run import Keep, Plan
+    from benchmarks.run import BenchmarkPlan, OnRecord
 
-app = application("Measure a running model: records of what it does, reports that show them.")
+app = application("Measure a served model: write records and show reports.")
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model the server has loaded.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A loaded model of the server.")]
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        help=f"HOST:PORT of Triton's gRPC, or http://HOST:PORT. Else {DEFAULT_URL}, or the one server that runs here."
+        help=f"HOST:PORT of Triton's gRPC, or http://HOST:PORT. Default: {DEFAULT_URL}, or the only local server."
     ),
 ]
 ConcurrencyOption = Annotated[
-    str, typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight: one number, a doubling range, or a list.")
+    str, typer.Option(metavar="N|A:B|A,B,...", help="Requests in flight: a number, a doubling range, or a list.")
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images in one request.")]
-RepositoryOption = Annotated[Path, typer.Option(help="The model repository that is served.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images in each request.")]
+RepositoryOption = Annotated[Path, typer.Option(help="The served model repository.")]
 ArtifactOption = Annotated[
     Path | None,
-    typer.Option(help="The served file, to call in process for the limit. Else the repository's model.onnx."),
+    typer.Option(
+        help="The served file, called in process to measure the limit. Default: model.onnx of the repository."
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Threads of the in-process calls; 0 is all cores. Else as the server's config says."),
+    typer.Option(min=0, help="Threads of the in-process calls; 0: all cores. Default: as in config.pbtxt."),
 ]
-WindowOption = Annotated[float, typer.Option(min=0.1, help="Seconds in one window.")]
-MaxWindowsOption = Annotated[int, typer.Option(min=3, help="Give up waiting for three that agree after so many.")]
+WindowOption = Annotated[float, typer.Option(min=0.1, help="Seconds of one window.")]
+MaxWindowsOption = Annotated[
+    int, typer.Option(min=3, help="Stop a level after this many windows, even if no three agree.")
+]
 ImagesOption = Annotated[
     Path | None,
     typer.Option(
-        help="A folder of pictures to send, as files to a model that takes those. Else the model's golden sample, or "
-        "generated values to a model that takes no pictures."
+        help="A folder of images to send; as files to a model that takes encoded images. Default: the golden sample of "
+        "the model, or generated values for a model that takes no images."
     ),
 ]
 ShapeOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--shape", metavar="NAME:3,224,224", help="Sizes to generate of an input that leaves them free; repeatable."
-    ),
+    typer.Option("--shape", metavar="NAME:3,224,224", help="Sizes for an input with dynamic sizes; repeatable."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option(help="Where to write the record. Else bench-MODEL-TIME.json here; none with --json.")
+    Path | None, typer.Option(help="The record file. Default: bench-MODEL-TIME.json in this folder; none with --json.")
 ]
-RecordsArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Records that `bench run` wrote.")]
-HtmlOption = Annotated[Path | None, typer.Option(help="Write one page that works offline, instead of tables.")]
+RecordsArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Record files of `bench run`.")]
+HtmlOption = Annotated[Path | None, typer.Option(help="Write one offline HTML page instead of tables.")]
 
 
 @app.command("run")
@@ -77,11 +79,10 @@ def run_command(
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a served model under closed-loop load, beside the same artifact called in process.
+    """Measure a served model under closed-loop load, and the same artifact called in process.
 
-    Each level runs until three windows agree within 10 %, counted as perf_analyzer counts. The record is written after
-    each level, so that one that is stopped keeps what it has, marked as incomplete. Exit code 1 when some requests
-    failed.
+    Each level runs until three windows agree within 10 %, as in perf_analyzer. The record is written after each level;
+    a run that is stopped leaves a record marked as incomplete. Exit code 1 if some requests failed.
 
     Examples:
 
@@ -93,26 +94,26 @@ def run_command(
 
         bench run someone_elses --shape input:3,224,224
     """
-    from benchmarks.inputs import shapes_from
+    from benchmarks.inputs import parse_shapes
     from benchmarks.load import Timing, concurrency_levels
-    from benchmarks.run import Plan
+    from benchmarks.run import BenchmarkPlan
     from model.local_servers import url_without_option
 
     url = url or url_without_option()
-    levels, shapes = concurrency_levels(concurrency), shapes_from(shape or [])
+    levels, shapes = concurrency_levels(concurrency), parse_shapes(shape or [])
     timing = Timing(window_s=window_s, max_windows=max_windows)
-    plan = Plan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes)
+    plan = BenchmarkPlan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes)
     if output is None and not as_json:
         output = Path(f"bench-{model}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
-    kept = _Kept(output)
+    writer = _RecordWriter(output)
     try:
-        kept.record = _watched(plan, kept)
+        writer.record = _run_with_progress(plan, writer)
     except (KeyboardInterrupt, TritonkitError) as reason:
-        if kept.record is None:
+        if writer.record is None:
             raise
-        kept.end_early(reason, as_json)
-    kept.end(kept.record, as_json)
-    failed = sum(level.errors for level in kept.record.levels)
+        writer.finish_incomplete(reason, as_json)
+    writer.finish(writer.record, as_json)
+    failed = sum(level.errors for level in writer.record.levels)
     if failed:
         fail(f"{failed} requests failed", code=1)
 
@@ -120,7 +121,7 @@ def run_command(
 @app.command("report")
 @reports_errors
 def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: JsonOption = False) -> None:
-    """Show records, on the terminal or as one self-contained page; several are laid over each other.
+    """Show records on the terminal, or as one HTML page that compares them.
 
     Examples:
 
@@ -130,36 +131,36 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
     """
     from benchmarks.record import read_record
 
-    read = [read_record(path) for path in records]
+    loaded = [read_record(path) for path in records]
     if html is not None:
         from benchmarks.report import write_report
 
-        write_report(html, read)
+        write_report(html, loaded)
     if as_json:
-        print_json({"records": [record.model_dump(mode="json") for record in read], "html": html})
+        print_json({"records": [record.model_dump(mode="json") for record in loaded], "html": html})
     elif html is not None:
         say(f"report: {html}")
     else:
         from benchmarks.table import print_record
 
-        for record in read:
+        for record in loaded:
             print_record(record)
 
 
-class _Kept:
-    """The record so far; it is written to a file where one is named."""
+class _RecordWriter:
+    """Keeps the latest record, and writes it to a file if there is one."""
 
     def __init__(self, path: Path | None) -> None:
         """Check that the file can be written. Raises what `check_place` raises."""
-        from benchmarks.record import check_place
+        from benchmarks.record import check_writable
 
         if path is not None:
-            check_place(path)
+            check_writable(path)
         self.path = path
         self.record: Record | None = None
 
     def __call__(self, record: Record) -> None:
-        """Keep the record of the levels so far; a disk that is full now may not be at the end."""
+        """Keep and write the record so far; a write error is ignored, because the final write may succeed."""
         from benchmarks.record import write_record
 
         self.record = record
@@ -167,15 +168,15 @@ class _Kept:
             with suppress(TritonkitError):
                 write_record(self.path, record)
 
-    def end_early(self, reason: BaseException, as_json: bool) -> None:
-        """Show and write the incomplete record with the reason, and exit with the reason's code."""
-        said = str(reason) or "stopped by the keyboard"
+    def finish_incomplete(self, reason: BaseException, as_json: bool) -> None:
+        """Show and write the incomplete record with the reason, and exit with the exit code of the reason."""
+        message = str(reason) or "stopped by the keyboard"
         if self.record is not None:
-            self.end(self.record.model_copy(update={"incomplete": said}), as_json)
-        fail(said, code=exit_code(reason))
+            self.finish(self.record.model_copy(update={"incomplete": message}), as_json)
+        fail(message, code=exit_code(reason))
 
-    def end(self, record: Record, as_json: bool) -> None:
-        """Show the last record, then write it; leave with an error where it cannot be written."""
+    def finish(self, record: Record, as_json: bool) -> None:
+        """Show and write the final record; exit with an error if it cannot be written."""
         from benchmarks.record import write_record
         from benchmarks.table import print_record
 
@@ -194,8 +195,8 @@ class _Kept:
             say(f"record: {self.path}")
 
 
-def _watched(plan: Plan, keep: Keep) -> Record:
-    """Run a plan with a progress bar on stderr."""
+def _run_with_progress(plan: BenchmarkPlan, on_record: OnRecord) -> Record:
+    """Run a benchmark with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -204,4 +205,4 @@ def _watched(plan: Plan, keep: Keep) -> Record:
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("connecting", total=plan.phases)
-        return run(plan, lambda text, done: progress.update(task, description=text, completed=done), keep)
+        return run(plan, lambda text, done: progress.update(task, description=text, completed=done), on_record)

@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Reads the machine and the software versions for a record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("tritonkit", "numpy", "onnxruntime", "tritonclient")
 
 
 def environment_now(triton: str) -> Environment:
-    """This machine and the packages in use; `triton` is the server's own version."""
+    """Read this machine and its packages. triton: the version of the server."""
     return Environment(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -25,7 +25,7 @@ def environment_now(triton: str) -> Environment:
         gpus=_gpus(),
         platform=platform.platform(),
         python=platform.python_version(),
-        packages={name: found for name in PACKAGES if (found := _installed(name))},
+        packages={name: found for name in PACKAGES if (found := _installed_version(name))},
         triton=triton,
         load_average=round(psutil.getloadavg()[0], 2),
     )
@@ -39,7 +39,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> tuple[str, ...]:
-    """Name and driver of each GPU, as nvidia-smi tells them; empty without one."""
+    """Return name and driver of each GPU from nvidia-smi; empty without a GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -48,7 +48,7 @@ def _gpus() -> tuple[str, ...]:
     return tuple(answer.stdout.strip().splitlines()) if answer.returncode == 0 else ()
 
 
-def _installed(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

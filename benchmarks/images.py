@@ -1,4 +1,4 @@
-"""The pictures that are sent: real ones, and the record says which."""
+"""Loads the images that a benchmark sends; the record names their source."""
 
 from __future__ import annotations
 
@@ -13,39 +13,42 @@ from model.picture_files import pictures_below
 from model.preprocess import ImageArray, ImageError, Preprocess, load_file
 
 
-class Pictures(NamedTuple):
-    """uint8 [N, H, W, 3], and where they come from, in words."""
+class SampleImages(NamedTuple):
+    """Images as uint8 [N, H, W, 3], and a text that names their source."""
 
     images: ImageArray
     source: str
 
 
-def pictures_for(how: Preprocess, folder: Path | None, published: Path) -> Pictures:
-    """Up to 32 pictures from `folder` if given, else the golden sample in the `published` version's folder.
+def load_sample_images(preprocess: Preprocess, folder: Path | None, version_folder: Path) -> SampleImages:
+    """Load up to 32 images from `folder`, or the golden sample of a version folder.
 
-    Raises InputError when there are neither, DataError for a picture that cannot be read, ArtifactError for a
-    broken golden sample.
+    Raises InputError without images, DataError for an unreadable image, ArtifactError for a broken golden sample.
     """
     if folder is not None:
-        return _from_folder(folder, how)
-    golden = published / GOLDEN_FILE
+        return _load_folder(folder, preprocess)
+    golden = version_folder / GOLDEN_FILE
     if not golden.is_file():
         raise InputError(
-            f"{golden}: no such file, so there are no pictures to send; give --repository the folder that is "
-            "served, or --images a folder of pictures"
+            f"{golden}: no such file, so there are no images to send; name the served repository with --repository, "
+            "or a folder of images with --images",
+            code="benchmark.no_images",
         )
     sample = Golden.load(golden)
-    return Pictures(sample.images, f"{sample.source} ({golden})")
+    return SampleImages(sample.images, f"{sample.source} ({golden})")
 
 
-def _from_folder(folder: Path, how: Preprocess) -> Pictures:
+def _load_folder(folder: Path, preprocess: Preprocess) -> SampleImages:
     paths = pictures_below(folder)[:MAX_IMAGES]
     if not paths:
-        raise InputError(f"--images {folder}: no pictures in it; expected files like *.jpg or *.png")
+        raise InputError(
+            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
+            code="benchmark.empty_folder",
+        )
     images = []
     for path in paths:
         try:
-            images.append(load_file(path, how)[0])
+            images.append(load_file(path, preprocess)[0])
         except ImageError as error:
-            raise DataError(f"{path}: {error}; take it out of --images {folder}") from error
-    return Pictures(np.stack(images), str(folder))
+            raise DataError(f"{path}: {error}; remove it from --images {folder}", code="image.unreadable") from error
+    return SampleImages(np.stack(images), str(folder))

@@ -1,4 +1,4 @@
-"""Requests for models that take no pixels: picture files, or generated values, as perf_analyzer sends them."""
+"""Requests for models without pixel input: image files, or generated values as in perf_analyzer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from model.picture_files import pictures_below
 from model.runners.triton import TritonServer
 
-DIFFERENT = 4
-"""Generated requests, sent over and over."""
+GENERATED_REQUESTS = 4
+"""Number of different generated requests; they are sent in turn."""
 _STRING_BYTES = 16
 _NUMPY: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
@@ -31,24 +31,24 @@ _NUMPY: dict[str, type[np.generic]] = {
 }
 
 Arrays = Mapping[str, NDArray[Any]]
-"""The inputs of one request by name, the batch axis included."""
+"""The inputs of one request by name, with the batch axis."""
 
 
-class Input(NamedTuple):
+class ModelInput(NamedTuple):
     """An input of a served model."""
 
     name: str
     dtype: str
-    """Triton's word for it on the wire, such as FP32 or BYTES."""
+    """Triton's data type in requests, such as FP32 or BYTES."""
     dims: tuple[int, ...]
-    """Without the batch axis of a model that has one; -1 is a size that is not fixed."""
+    """Without the batch axis; -1 is a dynamic size."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.dims))}]"
 
 
-class Requests(NamedTuple):
-    """Ready-made requests, and where their values come from, in words."""
+class RequestBatches(NamedTuple):
+    """Prepared requests, and a text that names the source of their values."""
 
     batches: Sequence[Arrays]
     images: int
@@ -57,121 +57,146 @@ class Requests(NamedTuple):
 
 
 class TensorModel:
-    """A served model of any inputs, to be asked with arrays. Safe to use from several threads."""
+    """Runs a served model with arrays for any inputs. Thread-safe."""
 
     def __init__(self, server: TritonServer, model: str, version: str, config: Mapping[str, Any]) -> None:
-        """config: as the server tells it. Raises InputError for a model that does not answer request by request."""
+        """config: the server's model configuration. Raises InputError for a decoupled model."""
         if config.get("model_transaction_policy", {}).get("decoupled"):
-            raise InputError(f"{model}: answers in streams (decoupled), which `bench run` does not measure")
-        self.inputs = tuple(_input(entry) for entry in config.get("input", []) if not entry.get("optional"))
+            raise InputError(
+                f"{model}: is a decoupled model (streaming responses), which `bench run` does not measure",
+                code="benchmark.decoupled_model",
+            )
+        self.inputs = tuple(_parse_input(entry) for entry in config.get("input", []) if not entry.get("optional"))
         self._server, self._model, self._version = server, model, version
-        self._types = {one.name: one.dtype for one in self.inputs}
+        self._dtypes = {one.name: one.dtype for one in self.inputs}
         self._sequences = count(1) if "sequence_batching" in config else None
 
     def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
-        """Ask once, and return the outputs; with sequence batching, each request is a sequence of its own."""
+        """Send one request and return the outputs; with sequence batching each request is its own sequence."""
         sequence = {}
         if self._sequences is not None:
             sequence = {"sequence_id": next(self._sequences), "sequence_start": True, "sequence_end": True}
-        inputs = {name: (self._types[name], values) for name, values in batch.items()}
+        inputs = {name: (self._dtypes[name], values) for name, values in batch.items()}
         return self._server.infer_tensors(self._model, self._version, inputs, **sequence)
 
 
-def shapes_from(options: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Read `--shape NAME:3,224,224`, as perf_analyzer has it. Raises InputError."""
+def parse_shapes(options: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Parse `--shape NAME:3,224,224`, as in perf_analyzer. Raises InputError."""
     shapes = {}
     for option in options:
         name, _, sizes = option.rpartition(":")
         listed = sizes.split(",")
         if not name or not all(size.isdecimal() and int(size) for size in listed):
-            raise InputError(f"--shape {option}: expected NAME:SIZES without the batch, such as input:3,224,224")
+            raise InputError(
+                f"--shape {option}: expected NAME:SIZES without the batch axis, such as input:3,224,224",
+                code="option.shape",
+            )
         shapes[name] = tuple(map(int, listed))
     return shapes
 
 
-def takes_files(model: TensorModel) -> bool:
-    """Whether each element of a batch is one string, which may be a picture file."""
+def accepts_image_files(model: TensorModel) -> bool:
+    """Whether the only input is one string per batch element, which may be an image file."""
     return [(one.dtype, one.dims) for one in model.inputs] in ([("BYTES", (1,))], [("BYTES", ())])
 
 
-def owner_of(config: Mapping[str, Any]) -> str:
-    """The model that one with this configuration decodes for; empty for any other."""
+def decoded_model(config: Mapping[str, Any]) -> str:
+    """Return the model that an encoded-image model decodes for; empty for other models."""
     return str(config.get("parameters", {}).get(ENCODED_OF, {}).get("string_value", ""))
 
 
-def picture_files(model: TensorModel, batch: int, folder: Path | None, published: Path) -> Requests:
-    """Up to 32 pictures of `folder` as they are, else the golden sample of the `published` version as PNG.
+def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
+    """Make requests of up to 32 image files of `folder`, or of the golden sample of a version folder, as PNG.
 
-    Raises InputError where there are neither, ArtifactError for a broken golden sample.
+    Raises InputError without images, ArtifactError for a broken golden sample.
     """
     if folder is None:
-        sample = Golden.load(published / GOLDEN_FILE)
-        files, source = [_png(image) for image in sample.images], f"{sample.source} as PNG ({published / GOLDEN_FILE})"
+        sample = Golden.load(version_folder / GOLDEN_FILE)
+        files, source = (
+            [_encode_png(image) for image in sample.images],
+            f"{sample.source} as PNG ({version_folder / GOLDEN_FILE})",
+        )
     else:
         files, source = [path.read_bytes() for path in pictures_below(folder)[:MAX_IMAGES]], f"files of {folder}"
     if not files:
-        raise InputError(f"--images {folder}: no pictures in it; expected files like *.jpg or *.png")
-    (only,) = model.inputs
+        raise InputError(
+            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
+            code="benchmark.empty_folder",
+        )
+    (model_input,) = model.inputs
     order = places(len(files), batch).reshape(-1, batch)
-    shape = (batch, *only.dims)
-    batches = [{only.name: np.array([files[at] for at in row], np.object_).reshape(shape)} for row in order]
-    return Requests(batches, len(files), source)
+    shape = (batch, *model_input.dims)
+    batches = [{model_input.name: np.array([files[at] for at in row], np.object_).reshape(shape)} for row in order]
+    return RequestBatches(batches, len(files), source)
 
 
-def generated(
-    model: TensorModel, batch: int, batches: bool, shapes: Mapping[str, tuple[int, ...]], origin: str
-) -> Requests:
-    """Made-up values of the inputs' types: floats in [0, 1), integers 0 or 1 (UINT8 0 to 255), strings of letters.
+def generate_requests(
+    model: TensorModel, batch: int, has_batch_axis: bool, shapes: Mapping[str, tuple[int, ...]], model_url: str
+) -> RequestBatches:
+    """Make requests of random values: floats in [0, 1), integers 0 or 1 (UINT8 0 to 255), strings of letters.
 
-    batches: whether a batch axis comes before the inputs' own. Raises InputError for sizes that are neither fixed nor
-    among `shapes`.
+    has_batch_axis: whether the inputs have a batch axis. Raises InputError for a dynamic size that is not in `shapes`.
     """
-    if strangers := sorted(set(shapes) - {one.name for one in model.inputs}):
-        raise InputError(f"--shape: {origin} has no input {', '.join(strangers)}; it has {_listed(model.inputs)}")
+    if unknown := sorted(set(shapes) - {one.name for one in model.inputs}):
+        raise InputError(
+            f"--shape: {model_url} has no input {', '.join(unknown)}; it has {_inputs_text(model.inputs)}",
+            code="benchmark.unknown_input",
+        )
     random = np.random.default_rng(0)
-    sizes = {one.name: _sizes(one, shapes.get(one.name), origin) for one in model.inputs}
-    lead = (batch,) if batches else ()
-    made = [
-        {one.name: _values(random, one.dtype, (*lead, *sizes[one.name])) for one in model.inputs}
-        for _ in range(DIFFERENT)
+    sizes = {one.name: _resolve_sizes(one, shapes.get(one.name), model_url) for one in model.inputs}
+    batch_axis = (batch,) if has_batch_axis else ()
+    requests = [
+        {one.name: _random_values(random, one.dtype, (*batch_axis, *sizes[one.name])) for one in model.inputs}
+        for _ in range(GENERATED_REQUESTS)
     ]
-    described = ", ".join(f"{one.name} {one.dtype} {list(sizes[one.name])}" for one in model.inputs)
-    return Requests(made, DIFFERENT * batch, f"generated: {described}", generated=True)
+    description = ", ".join(f"{one.name} {one.dtype} {list(sizes[one.name])}" for one in model.inputs)
+    return RequestBatches(requests, GENERATED_REQUESTS * batch, f"generated: {description}", generated=True)
 
 
-def _input(entry: Mapping[str, Any]) -> Input:
+def _parse_input(entry: Mapping[str, Any]) -> ModelInput:
     dtype = entry["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES")
-    return Input(entry["name"], dtype, tuple(map(int, entry.get("dims", []))))
+    return ModelInput(entry["name"], dtype, tuple(map(int, entry.get("dims", []))))
 
 
-def _sizes(one: Input, shape: tuple[int, ...] | None, origin: str) -> tuple[int, ...]:
-    if shape is None and -1 not in one.dims:
-        return one.dims
-    example = ",".join(str(dim) if dim > 0 else "224" for dim in one.dims)
+def _resolve_sizes(model_input: ModelInput, shape: tuple[int, ...] | None, model_url: str) -> tuple[int, ...]:
+    if shape is None and -1 not in model_input.dims:
+        return model_input.dims
+    example = ",".join(str(dim) if dim > 0 else "224" for dim in model_input.dims)
     if shape is None:
-        raise InputError(f"{origin}: {one} has free sizes; give them with --shape {one.name}:{example}")
-    if len(shape) != len(one.dims) or any(dim not in (-1, size) for dim, size in zip(one.dims, shape, strict=True)):
-        raise InputError(f"--shape {one.name}:{','.join(map(str, shape))}: does not fit {one} of {origin}")
+        raise InputError(
+            f"{model_url}: {model_input} has dynamic sizes; set them with --shape {model_input.name}:{example}",
+            code="benchmark.dynamic_sizes",
+        )
+    if len(shape) != len(model_input.dims) or any(
+        dim not in (-1, size) for dim, size in zip(model_input.dims, shape, strict=True)
+    ):
+        raise InputError(
+            f"--shape {model_input.name}:{','.join(map(str, shape))}: does not fit {model_input} of {model_url}",
+            code="benchmark.shape_mismatch",
+        )
     return shape
 
 
-def _values(random: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def _random_values(random: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if dtype == "BYTES":
         words = ["".join(letters) for letters in random.choice(list("abcdefgh"), (int(np.prod(shape)), _STRING_BYTES))]
         return np.array([word.encode() for word in words], np.object_).reshape(shape)
     if dtype not in _NUMPY:
-        raise InputError(f"inputs of type {dtype} cannot be generated; expected BYTES or one of {', '.join(_NUMPY)}")
-    kind = _NUMPY[dtype]
+        raise InputError(
+            f"inputs of type {dtype} cannot be generated; expected BYTES or one of {', '.join(_NUMPY)}",
+            code="benchmark.unknown_type",
+        )
+    numpy_type = _NUMPY[dtype]
     if dtype.startswith("FP"):
-        return random.random(shape, np.float32).astype(kind)
-    return random.integers(0, 256 if dtype == "UINT8" else 2, shape).astype(kind)
+        return random.random(shape, np.float32).astype(numpy_type)
+    return random.integers(0, 256 if dtype == "UINT8" else 2, shape).astype(numpy_type)
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def _encode_png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _listed(inputs: Sequence[Input]) -> str:
+def _inputs_text(inputs: Sequence[ModelInput]) -> str:
     return ", ".join(map(str, inputs)) or "none"

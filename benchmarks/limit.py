@@ -1,4 +1,4 @@
-"""The limit beside the figure: how fast the same artifact is with no server around it."""
+"""Measures the limit: the throughput of the same artifact called in process, without a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_CALLS = 3
 
 
 def server_threads(config: Mapping[str, Any]) -> int:
-    """Intra-op threads a server's model configuration gives the model, all instances together; 0 for its default.
+    """Return the intra-op threads of all instances, from the model configuration; 0 for the default.
 
     Parameter: github.com/triton-inference-server/onnxruntime_backend, "intra_op_thread_count".
     """
@@ -30,24 +30,25 @@ def server_threads(config: Mapping[str, Any]) -> int:
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and `max_batch` itself."""
+    """Return 1, 2, 4, ... and `max_batch`."""
     return (*(1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch), max_batch)
 
 
 def open_reference(path: Path, threads: int, served: ModelSpec) -> Runner:
-    """Open the artifact to compare a server with.
+    """Open the artifact to measure the limit with.
 
-    Raises ArtifactError when it is not the model `served` describes, and what opening it raises.
+    served: the spec of the served model. Raises ArtifactError for another model, and errors of opening the artifact.
     """
     runner = open_artifact(path, threads=threads)
-    for what, ours, theirs in (
+    for part, actual, expected in (
         ("input", (runner.spec.input,), (served.input,)),
         ("outputs", runner.spec.outputs, served.outputs),
     ):
-        if ours != theirs:
+        if actual != expected:
             raise ArtifactError(
-                f"{path}: its {what} {', '.join(map(str, ours))}, the served model's "
-                f"{', '.join(map(str, theirs))}; give the file that is served with --artifact"
+                f"{path}: its {part} {', '.join(map(str, actual))}, the served model's "
+                f"{', '.join(map(str, expected))}; name the served file with --artifact",
+                code="benchmark.other_model",
             )
     return runner
 
@@ -59,21 +60,21 @@ def measure_points(
     seconds: float,
     on_size: Callable[[int], None] = lambda size: None,
 ) -> tuple[LimitPoint, ...]:
-    """Call `runner` one batch after another for `seconds` at each batch size.
+    """Call `runner` in sequence for `seconds` at each batch size.
 
-    images: uint8 [N, H, W, 3]. on_size is told each size before it is measured. Raises what the runner raises.
+    images: uint8 [N, H, W, 3]. on_size: called with each size before it is measured. Raises errors of the runner.
     """
     points = []
     for size in sizes:
         on_size(size)
-        points.append(_point(runner, batches_of(images, size), seconds))
+        points.append(_measure_point(runner, batches_of(images, size), seconds))
     return tuple(points)
 
 
 def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], threads: int) -> Limit:
-    """The batch size that is best on average over both halves: the load ran between them, on the same machine.
+    """Return the batch size with the best mean of both measurements, before and after the load.
 
-    after: empty where the load has not ended; then the first half counts.
+    after: empty while the load runs; then only `before` counts.
     """
     points = [
         LimitPoint(
@@ -87,7 +88,7 @@ def limit_of(before: tuple[LimitPoint, ...], after: tuple[LimitPoint, ...], thre
     return Limit(images_per_s=best.images_per_s, batch=best.batch, threads=threads, before=before, after=after)
 
 
-def _point(runner: Runner, batches: Sequence[ImageArray], seconds: float) -> LimitPoint:
+def _measure_point(runner: Runner, batches: Sequence[ImageArray], seconds: float) -> LimitPoint:
     for _ in range(2):  # the first calls allocate and choose kernels
         runner.infer(batches[0])
     calls, start, elapsed_s = 0, time.perf_counter(), 0.0

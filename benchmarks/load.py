@@ -1,4 +1,4 @@
-"""Closed-loop load: so many requests in flight, each sender waiting for its answer before it sends again."""
+"""Closed-loop load: a fixed number of senders, each waiting for its response before the next request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.windows import STABLE_WINDOWS, Figures, Request, Window, is_stable, merged, windows_between
+from benchmarks.windows import (
+    STABLE_WINDOWS,
+    Figures,
+    RequestTimes,
+    Window,
+    is_stable,
+    merge_windows,
+    split_into_windows,
+)
 from model.errors import InputError, TritonkitError
 from model.preprocess import ImageArray
 
@@ -25,27 +33,27 @@ Batch = TypeVar("Batch")
 BatchIn = TypeVar("BatchIn", contravariant=True)
 
 
-class Asks(Protocol[BatchIn]):
-    """What answers one request: a model's runner, or what asks a model of any inputs."""
+class SupportsInfer(Protocol[BatchIn]):
+    """Anything with `infer(batch)`: a model runner, or a TensorModel."""
 
     def infer(self, batch: BatchIn) -> dict[str, NDArray[Any]]:
-        """Answer one batch: the outputs by name. Raises TritonkitError."""
+        """Run one batch and return the outputs by name. Raises TritonkitError."""
         ...
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long to measure: windows of `window_s` until three agree, at most `max_windows` of them."""
+    """Duration of a level: windows of `window_s` until three agree, at most `max_windows`."""
 
     window_s: float = 5.0
     max_windows: int = 10
     warm_up_s: float = 1.0
-    """Under the level's own load, before its first window."""
+    """Time under load before the first window."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One level of load, figures over its last three windows; errors over all its time, the warm-up included."""
+class LevelMeasurement:
+    """The result of one level: figures of the last three windows; errors of the whole level with its warm-up."""
 
     concurrency: int
     figures: Figures
@@ -54,15 +62,15 @@ class Measured:
     errors: int
     first_error: str | None
     mean_batch: float | None
-    """Images in one execution on the server, on average; None when it did not say."""
+    """Mean images per execution on the server; None without server statistics."""
     queue_us: float | None
-    """How long a request waited in the server's queue, on average."""
+    """Mean time of a request in the server's queue, in microseconds."""
     client_cores: float
-    """Processor time the load generator itself took: 0.5 is half a core."""
+    """CPU time of the load generator per second: 0.5 is half a core."""
 
 
-class Boundary(NamedTuple):
-    """What is read between two windows."""
+class WindowBoundary(NamedTuple):
+    """Clocks and server statistics between two windows."""
 
     time_ns: int
     cpu_ns: int
@@ -70,22 +78,22 @@ class Boundary(NamedTuple):
 
 
 @dataclass
-class Loop:
-    """Requests as the senders finish them."""
+class SenderResults:
+    """Finished and failed requests of all senders."""
 
-    ended: list[Request] = field(default_factory=list)
+    finished: list[RequestTimes] = field(default_factory=list)
     failed: int = 0
     first_error: TritonkitError | None = None
-    """Only the first is kept: an error holds on to the request it came from."""
+    """Only the first error is kept, because an error references its request."""
 
-    def fail(self, error: TritonkitError) -> None:
+    def add_failure(self, error: TritonkitError) -> None:
         """Count a failed request."""
         self.failed += 1
         self.first_error = self.first_error or error
 
 
 def concurrency_levels(text: str) -> tuple[int, ...]:
-    """Read `4`, `1:64` (doubling, the end always included) or `1,8,32`. Raises InputError."""
+    """Parse `4`, `1:64` (doubling, with the end included) or `1,8,32`. Raises InputError."""
     try:
         if ":" in text:
             first, last = map(int, text.split(":"))
@@ -97,86 +105,90 @@ def concurrency_levels(text: str) -> tuple[int, ...]:
         first, last, levels = 1, 0, ()
     if not levels or min(levels) < 1 or not 1 <= first <= last <= MAX_CONCURRENCY:
         raise InputError(
-            f"--concurrency {text}: expected a number like 4, a doubling range like 1:64, or a list like 1,8,32, "
-            f"all within 1..{MAX_CONCURRENCY}"
+            f"--concurrency {text}: expected a number such as 4, a doubling range such as 1:64, or a list such as "
+            f"1,8,32, all in 1..{MAX_CONCURRENCY}",
+            code="option.concurrency",
         )
     return tuple(sorted(set(levels)))
 
 
 def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
-    """Ready-made batches uint8 [size, H, W, 3] that go once through all images, from the start again if short."""
+    """Split images into batches uint8 [size, H, W, 3]; the last batch is filled from the first images."""
     count = -(-len(images) // size)
     order = np.arange(count * size) % len(images)
     return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(count, size)]
 
 
 def measure_level(
-    runner: Asks[Batch],
+    runner: SupportsInfer[Batch],
     batches: Sequence[Batch],
     concurrency: int,
     timing: Timing,
     counters: Callable[[], Counters] | None = None,
     on_window: Callable[[int], None] = lambda done: None,
-) -> Measured:
-    """Hold `concurrency` requests in flight until three windows agree.
+) -> LevelMeasurement:
+    """Keep `concurrency` requests in flight until three windows agree.
 
-    counters reads the server's own count; on_window is told how many windows are done.
-    Raises the requests' own error when all fail, InputError when none ends within three windows.
+    counters: reads the server statistics. on_window: called with the number of finished windows.
+    Raises the error of the requests if all fail, InputError if no request ends within three windows.
     """
-    boundaries: list[Boundary] = []
+    boundaries: list[WindowBoundary] = []
     stable = False
-    with _senders(runner, batches, concurrency) as loop:
+    with _run_senders(runner, batches, concurrency) as results:
         time.sleep(timing.warm_up_s)
-        boundaries.append(_boundary(counters))
+        boundaries.append(_read_boundary(counters))
         while not stable and len(boundaries) <= timing.max_windows:
             due_ns = boundaries[0].time_ns + int(len(boundaries) * timing.window_s * 1e9)
             time.sleep(max(0, due_ns - time.perf_counter_ns()) / 1e9)
-            boundaries.append(_boundary(counters))
-            if loop.first_error and not loop.ended:
-                raise loop.first_error
-            stable = is_stable(_windows(boundaries, loop))
+            boundaries.append(_read_boundary(counters))
+            if results.first_error and not results.finished:
+                raise results.first_error
+            stable = is_stable(_last_windows(boundaries, results))
             on_window(len(boundaries) - 1)
-    # Again, now that senders have noted what ended just before the last boundary.
-    return _summary(concurrency, boundaries, loop, stable)
+    # Summarize after the senders stopped: they may have added requests that ended before the last boundary.
+    return _summarize(concurrency, boundaries, results, stable)
 
 
-def _windows(boundaries: Sequence[Boundary], loop: Loop) -> list[Window]:
-    """The last three windows, or as many as there are."""
+def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) -> list[Window]:
+    """Return the last three windows, or all if fewer."""
     last = [boundary.time_ns for boundary in boundaries[-STABLE_WINDOWS - 1 :]]
-    return windows_between(last, loop.ended.copy())
+    return split_into_windows(last, results.finished.copy())
 
 
-def _boundary(counters: Callable[[], Counters] | None) -> Boundary:
-    return Boundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
+def _read_boundary(counters: Callable[[], Counters] | None) -> WindowBoundary:
+    return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
 
 
-def _summary(concurrency: int, boundaries: Sequence[Boundary], loop: Loop, stable: bool) -> Measured:
-    windows = _windows(boundaries, loop)
-    figures = merged(windows)
+def _summarize(
+    concurrency: int, boundaries: Sequence[WindowBoundary], results: SenderResults, stable: bool
+) -> LevelMeasurement:
+    windows = _last_windows(boundaries, results)
+    figures = merge_windows(windows)
     if figures is None:
-        if loop.first_error:
-            raise loop.first_error
+        if results.first_error:
+            raise results.first_error
         raise InputError(
             f"concurrency {concurrency}: no request ended within {len(windows)} windows of "
-            f"{windows[0].duration_s:.3g} s; ask for longer ones with --window-s"
+            f"{windows[0].duration_s:.3g} s; use longer windows with --window-s",
+            code="benchmark.no_request_ended",
         )
     first, last = boundaries[-len(windows) - 1], boundaries[-1]
-    mean_batch, queue_us = _server_side(first.counters, last.counters)
-    return Measured(
+    mean_batch, queue_us = _server_means(first.counters, last.counters)
+    return LevelMeasurement(
         concurrency=concurrency,
         figures=figures,
         stable=stable,
         windows=len(boundaries) - 1,
-        errors=loop.failed,
-        first_error=str(loop.first_error) if loop.first_error else None,
+        errors=results.failed,
+        first_error=str(results.first_error) if results.first_error else None,
         mean_batch=mean_batch,
         queue_us=queue_us,
         client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
     )
 
 
-def _server_side(first: Counters | None, last: Counters | None) -> tuple[float | None, float | None]:
-    """Mean executed batch in images and mean queue time in microseconds, from what was counted in between."""
+def _server_means(first: Counters | None, last: Counters | None) -> tuple[float | None, float | None]:
+    """Return mean images per execution and mean queue time in microseconds, between two server statistics."""
     if first is None or last is None:
         return None, None
     executions, requests = last.executions - first.executions, last.requests - first.requests
@@ -186,23 +198,25 @@ def _server_side(first: Counters | None, last: Counters | None) -> tuple[float |
 
 
 @contextmanager
-def _senders(runner: Asks[Batch], batches: Sequence[Batch], concurrency: int) -> Iterator[Loop]:
-    """Threads that send for as long as the block lasts; leaving it waits for the requests in flight."""
-    loop, stop = Loop(), threading.Event()
+def _run_senders(runner: SupportsInfer[Batch], batches: Sequence[Batch], concurrency: int) -> Iterator[SenderResults]:
+    """Run sender threads during the block; its end waits for requests in flight."""
+    results, stop = SenderResults(), threading.Event()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="load") as pool:
         senders: list[Future[None]] = []
         try:
             for index in range(concurrency):
-                senders.append(pool.submit(_send, runner, batches, index, loop, stop))
-            yield loop
+                senders.append(pool.submit(_send, runner, batches, index, results, stop))
+            yield results
         finally:
             stop.set()
     for sender in senders:
         sender.result()
 
 
-def _send(runner: Asks[Batch], batches: Sequence[Batch], index: int, loop: Loop, stop: threading.Event) -> None:
-    infer, clock, ended = runner.infer, time.perf_counter_ns, loop.ended.append
+def _send(
+    runner: SupportsInfer[Batch], batches: Sequence[Batch], index: int, results: SenderResults, stop: threading.Event
+) -> None:
+    infer, clock, add_finished = runner.infer, time.perf_counter_ns, results.finished.append
     while not stop.is_set():
         batch = batches[index % len(batches)]
         index += 1
@@ -210,6 +224,6 @@ def _send(runner: Asks[Batch], batches: Sequence[Batch], index: int, loop: Loop,
         try:
             infer(batch)
         except TritonkitError as error:
-            loop.fail(error)
+            results.add_failure(error)
         else:
-            ended(Request(start_ns, clock()))
+            add_finished(RequestTimes(start_ns, clock()))

@@ -1,4 +1,4 @@
-"""A record: one measurement with everything needed to judge it. Written once, never changed."""
+"""A record: the immutable result of one benchmark, with model, load, limit and environment."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from model.spec import Frozen, problems_of
 SCHEMA_VERSION: Final = 2
 """2 added `incomplete` and `load.generated`."""
 _PROBE_BYTES = 64 * 1024
-"""More than a record has."""
+"""Larger than a record."""
 
 
-class Subject(Frozen):
-    """What was measured."""
+class MeasuredModel(Frozen):
+    """The measured model."""
 
     model: str
     version: str
@@ -33,29 +33,29 @@ class Subject(Frozen):
     max_batch: PositiveInt
     input: str
     artifact: str | None = None
-    """The file the limit was measured with."""
+    """The file that was called in process for the limit."""
     artifact_sha256: str | None = None
 
 
-class Load(Frozen):
-    """How it was asked."""
+class LoadSettings(Frozen):
+    """The settings of the load."""
 
     kind: Literal["closed"] = "closed"
     concurrency: tuple[PositiveInt, ...]
     batch: PositiveInt
-    """Images in one request."""
+    """Images in each request."""
     images: PositiveInt
-    """Different images sent, over and over."""
+    """Number of different images; they are sent in turn."""
     images_source: str
     generated: bool = False
-    """Whether the inputs are made-up values and no pictures."""
+    """Whether the inputs are generated values, not images."""
     window_s: PositiveFloat
     max_windows: PositiveInt
     warm_up_s: float
 
 
 class Level(Frozen):
-    """The figures at one concurrency, over the last three windows; errors over the whole level."""
+    """The result at one concurrency: figures of the last three windows, errors of the whole level."""
 
     concurrency: PositiveInt
     images_per_s: float
@@ -76,7 +76,7 @@ class Level(Frozen):
 
 
 class LimitPoint(Frozen):
-    """The artifact called in process, one batch after another."""
+    """In-process throughput of the artifact at one batch size."""
 
     batch: PositiveInt
     images_per_s: PositiveFloat
@@ -84,30 +84,30 @@ class LimitPoint(Frozen):
 
 
 class Limit(Frozen):
-    """What the same artifact reaches in process: the best over all batch sizes, each the mean of before and after."""
+    """The best in-process throughput over all batch sizes, each the mean of before and after the load."""
 
     images_per_s: PositiveFloat
     batch: PositiveInt
     threads: int
-    """Intra-op threads; 0 leaves the number to the library, which takes all cores."""
+    """Intra-op threads; 0 is the default of the library, all cores."""
     before: tuple[LimitPoint, ...]
     after: tuple[LimitPoint, ...]
     """Empty in an incomplete record."""
 
     @property
     def drift(self) -> float:
-        """Best after over best before, less 1: how much faster the machine became meanwhile."""
+        """Relative change of the best throughput, from before to after the load."""
         if not self.after:
             return 0.0
         return best_of(self.after).images_per_s / best_of(self.before).images_per_s - 1
 
 
 class Environment(Frozen):
-    """The machine the load came from, and the server's version."""
+    """The machine of the load generator, and the server version."""
 
     cpu: str
     cores: PositiveInt
-    """Those this process may use."""
+    """Cores that this process may use."""
     memory_gib: float
     gpus: tuple[str, ...] = ()
     platform: str
@@ -115,54 +115,54 @@ class Environment(Frozen):
     packages: dict[str, str]
     triton: str
     load_average: float
-    """Runnable processes over the last minute, just before the start."""
+    """1-minute load average just before the start."""
 
 
 class Record(Frozen):
-    """One run of `bench run`."""
+    """The result of one `bench run`."""
 
     kind: Literal["tritonkit-benchmark"] = "tritonkit-benchmark"
     schema_version: Literal[1, 2] = SCHEMA_VERSION
     started_utc: AwareDatetime
-    subject: Subject
-    load: Load
+    subject: MeasuredModel
+    load: LoadSettings
     levels: tuple[Level, ...]
     limit: Limit | None
     limit_missing: str | None = None
     """Why there is no limit."""
     incomplete: str | None = None
-    """Why levels of `load` are missing; None in a record of all of them."""
+    """Why levels are missing; None in a complete record."""
     environment: Environment
 
     @property
     def name(self) -> str:
-        """Model and version, as legends show it."""
+        """Model and version, as shown in legends."""
         return f"{self.subject.model} v{self.subject.version}"
 
     @property
     def best(self) -> Level:
-        """The level with most images a second; an unstable or failing one only where there is no other."""
+        """The level with the highest throughput; stable levels without errors come first."""
         return max(self.levels, key=lambda level: (level.stable and not level.errors, level.images_per_s))
 
 
 def best_of(points: tuple[LimitPoint, ...]) -> LimitPoint:
-    """The batch size with most images a second."""
+    """Return the point with the highest throughput."""
     return max(points, key=lambda point: point.images_per_s)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, whole or not at all. Raises InputError, ExternalError for a full or failing disk."""
-    with _place_errors(path), atomic_write(path) as beside:
-        beside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write a record as JSON atomically. Raises InputError, or ExternalError for a full or failing disk."""
+    with _translate_write_errors(path), atomic_write(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def check_place(path: Path) -> None:
-    """Find out before measuring whether a record can be written. Raises what `write_record` raises."""
+def check_writable(path: Path) -> None:
+    """Check before a benchmark that its record can be written. Raises what `write_record` raises."""
     check_can_write(path)
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no regular file; choose another --output")
+        raise InputError(f"{path}: is not a regular file; choose another --output", code="output.not_a_file")
     probe = path.with_name(f".{path.name}.probe")
-    with _place_errors(path):
+    with _translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
@@ -171,33 +171,37 @@ def check_place(path: Path) -> None:
 
 
 @contextmanager
-def _place_errors(path: Path) -> Iterator[None]:
+def _translate_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = ExternalError if is_outside(error) or error.errno == errno.EROFS else InputError
-        raise kind(
-            f"{path}: the record cannot be written ({error.strerror or error}); choose another --output"
+        error_type = ExternalError if is_outside(error) or error.errno == errno.EROFS else InputError
+        raise error_type(
+            f"{path}: the record cannot be written ({error.strerror or error}); choose another --output",
+            code="output.unwritable",
         ) from error
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises InputError for anything but one of this schema version or an older one."""
+    """Read a record of this schema version or an older one. Raises InputError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: the record cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: the record cannot be read ({error.strerror})", code="record.unreadable") from error
     except ValueError as error:
-        raise InputError(f"{path}: expected a record written by `bench run`; this is not JSON") from error
+        raise InputError(
+            f"{path}: expected a record of `bench run`; this file is not JSON", code="record.not_json"
+        ) from error
     if not isinstance(document, dict) or document.get("kind") != "tritonkit-benchmark":
-        raise InputError(f"{path}: is JSON, but not a record written by `bench run`")
+        raise InputError(f"{path}: is JSON, but not a record of `bench run`", code="record.other_document")
     version = document.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
             f"{path}: written by a newer tritonkit (record version {version}; this one reads up to "
-            f"{SCHEMA_VERSION}). Upgrade tritonkit to read it."
+            f"{SCHEMA_VERSION}). Upgrade tritonkit to read it.",
+            code="record.newer_version",
         )
     try:
         return Record.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{path}: not a valid record:\n{problems_of(error)}") from error
+        raise InputError(f"{path}: not a valid record:\n{problems_of(error)}", code="record.invalid") from error

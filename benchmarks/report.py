@@ -1,4 +1,4 @@
-"""Records as one self-contained page: no address in it is fetched, so it works offline and as an attachment."""
+"""Shows records as one self-contained HTML page, which works offline and as an attachment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHART_OPTIONS = {"displayModeBar": False, "responsive": True}
 
 
 class Chart(NamedTuple):
-    """A figure on the page."""
+    """A chart on the page."""
 
     title: str
     caption: str
@@ -33,27 +33,33 @@ class Chart(NamedTuple):
 CHARTS: tuple[tuple[str, str, Callable[[Sequence[str], Sequence[Record]], go.Figure]], ...] = (
     (
         "Throughput",
-        "Dashed: the artifact in process. Hollow: unstable or failing.",
+        "Dashed line: the artifact in process. Hollow points: unstable or with errors.",
         charts.throughput,
     ),
-    ("Latency", "From sending a request to holding its answer.", charts.latency),
-    ("Throughput against latency", "Numbers are the concurrency. Up and to the left is better.", charts.trade_off),
-    ("In process, no server", "Where the limit comes from, by batch size.", charts.in_process),
+    ("Latency", "From sending a request to receiving its response.", charts.latency_figure),
+    (
+        "Throughput against latency",
+        "Labels are the concurrency. Up and left is better.",
+        charts.trade_off_figure,
+    ),
+    ("In process, no server", "The measurements of the limit, by batch size.", charts.in_process_figure),
 )
 
 
 def write_report(path: Path, records: Sequence[Record]) -> None:
-    """Write the page, whole or not at all. Raises InputError."""
+    """Write the page atomically. Raises InputError."""
     try:
-        with atomic_write(path) as beside:
-            beside.write_text(report_html(records), encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(report_html(records), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: the report cannot be written ({error}); choose another --html") from error
+        raise InputError(
+            f"{path}: the report cannot be written ({error}); choose another --html", code="output.unwritable"
+        ) from error
 
 
 def report_html(records: Sequence[Record]) -> str:
-    """The page for one record, or for several laid over each other."""
-    names = unlike_names(records)
+    """Return the page for one record, or for the comparison of several."""
+    names = unique_names(records)
     return (
         pages.templates(Path(__file__).parent)
         .get_template(TEMPLATE)
@@ -67,20 +73,20 @@ def report_html(records: Sequence[Record]) -> str:
     )
 
 
-def unlike_names(records: Sequence[Record]) -> list[str]:
-    """A name for each record: model and version, with the time where that is not enough, numbered as a last resort."""
+def unique_names(records: Sequence[Record]) -> list[str]:
+    """Return a unique name for each record: model and version, if needed with the time, then with a number."""
     names = [record.name for record in records]
-    names = _told_apart(names, [f"{record.started_utc:%Y-%m-%d %H:%M:%S}" for record in records])
-    return _told_apart(names, [f"#{number}" for number in range(1, len(records) + 1)])
+    names = _add_suffix_to_duplicates(names, [f"{record.started_utc:%Y-%m-%d %H:%M:%S}" for record in records])
+    return _add_suffix_to_duplicates(names, [f"#{number}" for number in range(1, len(records) + 1)])
 
 
-def _told_apart(names: Sequence[str], additions: Sequence[str]) -> list[str]:
+def _add_suffix_to_duplicates(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     counts = Counter(names)
-    return [f"{name} {addition}" if counts[name] > 1 else name for name, addition in zip(names, additions, strict=True)]
+    return [f"{name} {addition}" if counts[name] > 1 else name for name, addition in zip(names, suffixes, strict=True)]
 
 
 def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
-    shown = [entry for entry in CHARTS if entry[2] is not charts.in_process or any(r.limit for r in records)]
+    shown = [entry for entry in CHARTS if entry[2] is not charts.in_process_figure or any(r.limit for r in records)]
     return [
         Chart(title, caption, _html(figure(names, records), f"chart-{number}"))
         for number, (title, caption, figure) in enumerate(shown)
@@ -89,4 +95,4 @@ def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
 
 def _html(figure: go.Figure, identifier: str) -> Markup:
     html = figure.to_html(full_html=False, include_plotlyjs=False, config=CHART_OPTIONS, div_id=identifier)
-    return Markup(html)  # noqa: S704 - Plotly escapes what it is given
+    return Markup(html)  # noqa: S704 - Plotly escapes its input

@@ -1,4 +1,4 @@
-"""One measurement from start to end: the limit, every level of load, the limit again, the record."""
+"""One benchmark: measure the limit, every level of load and the limit again, and make the record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import environment_now
-from benchmarks.images import Pictures, pictures_for
-from benchmarks.inputs import TensorModel, generated, owner_of, picture_files, takes_files
+from benchmarks.images import SampleImages, load_sample_images
+from benchmarks.inputs import TensorModel, accepts_image_files, decoded_model, generate_requests, image_file_requests
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
-from benchmarks.load import Asks, Measured, Timing, batches_of, measure_level
-from benchmarks.record import Level, Limit, LimitPoint, Load, Record, Subject
+from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
+from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from model.console import warn
 from model.errors import InputError
 from model.files import sha256_of
@@ -25,18 +25,18 @@ from model.tasks import task_of
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0
-"""How long each batch size is called in process, before the load and again after it."""
-RUNNING = "it is still running, or was killed"
+"""Seconds of in-process calls for each batch size, before and after the load."""
+STILL_RUNNING = "the benchmark is still running, or was killed"
 
-Watch = Callable[[str, float], None]
-"""Gets the current step and the number of finished phases: each level is a phase, and each half of the limit."""
-Keep = Callable[[Record], None]
-"""Gets the incomplete record after each level."""
+OnProgress = Callable[[str, float], None]
+"""Called with the current step and the number of finished phases: each level, and both measurements of the limit."""
+OnRecord = Callable[[Record], None]
+"""Called with the incomplete record after each level."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What `bench run` was asked to do."""
+class BenchmarkPlan:
+    """The options of `bench run`."""
 
     model: str
     url: str
@@ -48,7 +48,7 @@ class Plan:
     images: Path | None = None
     timing: Timing = field(default_factory=Timing)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Sizes of inputs whose own are not fixed, without the batch."""
+    """Sizes of inputs with dynamic sizes, without the batch axis."""
 
     @property
     def phases(self) -> int:
@@ -56,216 +56,233 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Served:
-    """The model as it is found on the server, and what it is sent."""
+class BenchmarkTarget:
+    """The served model, and the requests to send."""
 
     server: TritonServer
     version: str
     backend: str
     max_batch: int
     threads: int
-    """Intra-op threads of all its instances; 0 when its configuration leaves them to the library."""
+    """Intra-op threads of all instances; 0 is the default of the library."""
     input: str
-    asks: Asks[Any]
+    runner: SupportsInfer[Any]
     batches: Sequence[Any]
     images: int
     source: str
     generated: bool = False
-    no_limit: str = "only a model that `builder` has published is also called in process"
-    pictures: Pictures | None = None
-    """Of a model of `builder`, which can be called in process with them."""
+    no_limit: str = "only a model that `builder` published can be called in process"
+    pictures: SampleImages | None = None
+    """The images of a model that `builder` published; None for other models."""
 
     @property
-    def runner(self) -> TritonRunner | None:
-        """Of a model of `builder`."""
-        return self.asks if isinstance(self.asks, TritonRunner) else None
+    def triton_runner(self) -> TritonRunner | None:
+        """The runner of a model that `builder` published; None for other models."""
+        return self.runner if isinstance(self.runner, TritonRunner) else None
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The artifact the limit is measured with, or why there is none."""
+class LimitArtifact:
+    """The artifact to measure the limit with, or why there is none."""
 
     path: Path | None
     threads: int
     missing: str | None = None
 
 
-def run(plan: Plan, watch: Watch, keep: Keep = lambda record: None) -> Record:
+def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lambda record: None) -> Record:
     """Measure a served model.
 
-    Raises InputError for a plan that does not fit the model, InferenceError when the server fails every request,
-    and what opening the pictures and the artifact raises. What `keep` was given last is all that was measured then.
+    Raises InputError for options that do not fit the model, InferenceError if every request fails, and errors of
+    loading images and artifact. After an error, the last record passed to `on_record` has all finished levels.
     """
-    served = _served(plan)
-    reference = _reference(plan, served)
-    environment, started = environment_now(served.server.release()), datetime.now(UTC)
-    _check_answers(served)
-    before = _half_limit(served, reference, lambda text, part: watch(text, part))
+    target = _inspect_target(plan)
+    artifact = _find_limit_artifact(plan, target)
+    environment, started = environment_now(target.server.release()), datetime.now(UTC)
+    _check_outputs(target)
+    before = _measure_limit(target, artifact, lambda text, part: on_progress(text, part))
 
-    def record(measured: Sequence[Measured], after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
-        limit = limit_of(before, after, reference.threads) if reference.path else None
+    def record(measured: Sequence[LevelMeasurement], after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
+        limit = limit_of(before, after, artifact.threads) if artifact.path else None
         return Record(
             started_utc=started.replace(microsecond=0),
-            subject=_subject(plan, served, reference),
-            load=_load(plan, served),
-            levels=tuple(_level(one, plan.batch, limit) for one in measured),
+            subject=_measured_model(plan, target, artifact),
+            load=_load_settings(plan, target),
+            levels=tuple(_level_record(one, plan.batch, limit) for one in measured),
             limit=limit,
-            limit_missing=reference.missing,
+            limit_missing=artifact.missing,
             incomplete=incomplete,
             environment=environment,
         )
 
-    levels: list[Measured] = []
-    for level in _levels(plan, served, watch):
+    levels: list[LevelMeasurement] = []
+    for level in _measure_levels(plan, target, on_progress):
         levels.append(level)
-        keep(record(levels, (), RUNNING))
-    after = _half_limit(served, reference, lambda text, part: watch(text, plan.phases - 1 + part))
+        on_record(record(levels, (), STILL_RUNNING))
+    after = _measure_limit(target, artifact, lambda text, part: on_progress(text, plan.phases - 1 + part))
     return record(levels, after, None)
 
 
-def _check_answers(served: Served) -> None:
-    """Find out before anything is measured whether the server answers, and with values that mean something.
+def _check_outputs(target: BenchmarkTarget) -> None:
+    """Check before the measurement that the server responds with valid values.
 
-    Of a model that `builder` has not published, NaN is a warning: generated input may cause it. Raises AnswerError for
-    NaN and the like, InferenceError.
+    For a model that `builder` did not publish, NaN is only a warning, because generated input may cause it. Raises
+    AnswerError for impossible values, InferenceError.
     """
-    if served.runner is None:
-        outputs = served.asks.infer(served.batches[0])
+    if target.triton_runner is None:
+        outputs = target.runner.infer(target.batches[0])
         for name, array in outputs.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                warn(f"warning: output {name} has NaN or infinite values; the figures are those of a broken model")
+                warn(f"warning: output {name} has NaN or infinite values; the model may be broken")
         return
-    task = task_of(served.runner.spec)
-    for batch in served.batches:
-        task.check_values(served.runner.infer(batch))
+    task = task_of(target.triton_runner.spec)
+    for batch in target.batches:
+        task.check_values(target.triton_runner.infer(batch))
 
 
-def _served(plan: Plan) -> Served:
+def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
     server = TritonServer(plan.url)
     config = server.config(plan.model)
     version = server.version(plan.model)
-    largest = int(config.get("max_batch_size", 0))
-    if plan.batch > max(1, largest):
+    max_batch = int(config.get("max_batch_size", 0))
+    if plan.batch > max(1, max_batch):
         raise InputError(
-            f"--batch {plan.batch}: {plan.url}/{plan.model} takes at most {max(1, largest)} images a request"
+            f"--batch {plan.batch}: {plan.url}/{plan.model} takes at most {max(1, max_batch)} images per request",
+            code="benchmark.batch_too_large",
         )
     backend = config.get("backend") or config.get("platform") or "unknown"
-    found = {"version": version, "backend": backend, "max_batch": max(1, largest), "threads": server_threads(config)}
+    common = {"version": version, "backend": backend, "max_batch": max(1, max_batch), "threads": server_threads(config)}
     if METADATA_KEY in config.get("parameters", {}):
-        return _of_pixels(plan, TritonRunner(server, plan.model, version), found)
-    return _of_tensors(plan, TensorModel(server, plan.model, version, config), config, server, found)
+        return _pixel_target(plan, TritonRunner(server, plan.model, version), common)
+    return _tensor_target(plan, TensorModel(server, plan.model, version, config), config, server, common)
 
 
-def _of_pixels(plan: Plan, runner: TritonRunner, found: Mapping[str, Any]) -> Served:
-    """A model that `builder` has published: it is sent pixels."""
+def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str, Any]) -> BenchmarkTarget:
+    """Prepare requests of pixels for a model that `builder` published."""
     if plan.shapes:
-        raise InputError(f"--shape: {runner.origin} takes {runner.spec.input}, whose sizes are fixed")
-    pictures = pictures_for(runner.spec.preprocess, plan.images, plan.repository / plan.model / runner.version)
-    return Served(
+        raise InputError(
+            f"--shape: {runner.origin} takes {runner.spec.input}, whose sizes are fixed", code="benchmark.fixed_sizes"
+        )
+    pictures = load_sample_images(runner.spec.preprocess, plan.images, plan.repository / plan.model / runner.version)
+    return BenchmarkTarget(
         server=runner.server,
         input=str(runner.spec.input),
-        asks=runner,
+        runner=runner,
         batches=batches_of(pictures.images, plan.batch),
         images=len(pictures.images),
         source=pictures.source,
         pictures=pictures,
-        **found,
+        **common,
     )
 
 
-def _of_tensors(
-    plan: Plan, model: TensorModel, config: Mapping[str, Any], server: TritonServer, found: Mapping[str, Any]
-) -> Served:
-    """Any other model: it is sent picture files where it takes them, else generated values."""
-    owner, origin = owner_of(config), f"{plan.url}/{plan.model}"
-    if takes_files(model) and (owner or plan.images is not None):
-        published = plan.repository / owner / (server.version(owner) if owner else "")
-        requests = picture_files(model, plan.batch, plan.images, published)
+def _tensor_target(
+    plan: BenchmarkPlan, model: TensorModel, config: Mapping[str, Any], server: TritonServer, common: Mapping[str, Any]
+) -> BenchmarkTarget:
+    """Prepare requests for any other model: image files if it accepts them, else generated values."""
+    owner, model_url = decoded_model(config), f"{plan.url}/{plan.model}"
+    if accepts_image_files(model) and (owner or plan.images is not None):
+        version_folder = plan.repository / owner / (server.version(owner) if owner else "")
+        requests = image_file_requests(model, plan.batch, plan.images, version_folder)
     elif plan.images is not None:
-        raise InputError(f"--images: {origin} takes no picture files; without it, generated values are sent")
+        raise InputError(
+            f"--images: {model_url} takes no image files; without --images, generated values are sent",
+            code="benchmark.takes_no_images",
+        )
     else:
-        requests = generated(model, plan.batch, int(config.get("max_batch_size", 0)) > 0, plan.shapes, origin)
+        requests = generate_requests(
+            model, plan.batch, int(config.get("max_batch_size", 0)) > 0, plan.shapes, model_url
+        )
     if owner:
-        found = {**found, "no_limit": f"the server decodes the pictures; {owner}, without that, has one"}
-    return Served(server=server, input=", ".join(map(str, model.inputs)), asks=model, **requests._asdict(), **found)
+        common = {**common, "no_limit": f"the server decodes the images; measure {owner} for a limit"}
+    return BenchmarkTarget(
+        server=server, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
+    )
 
 
-def _reference(plan: Plan, served: Served) -> Reference:
-    if served.runner is None:
+def _find_limit_artifact(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitArtifact:
+    if target.triton_runner is None:
         if plan.artifact is not None:
-            raise InputError(f"--artifact: {plan.model} has no spec of `builder`, by which a file would be called")
-        return Reference(None, 0, served.no_limit)
-    threads = served.threads if plan.threads is None else plan.threads
+            raise InputError(
+                f"--artifact: {plan.model} was not published by `builder`, so no file can be called in process",
+                code="benchmark.no_spec",
+            )
+        return LimitArtifact(None, 0, target.no_limit)
+    threads = target.threads if plan.threads is None else plan.threads
     if plan.artifact is not None:
-        return Reference(plan.artifact, threads)
+        return LimitArtifact(plan.artifact, threads)
     host = plan.url.rpartition("://")[2].rpartition(":")[0]
     if host not in LOCAL_HOSTS:
-        return Reference(None, threads, f"{host} is another machine: run this there, or give --artifact")
-    path = plan.repository / plan.model / served.version / "model.onnx"
+        return LimitArtifact(
+            None, threads, f"{host} is another machine: run `bench` there, or name the file with --artifact"
+        )
+    path = plan.repository / plan.model / target.version / "model.onnx"
     if not path.is_file():
-        return Reference(None, threads, f"there is no {path}: give --repository or --artifact")
-    return Reference(path, threads)
+        return LimitArtifact(None, threads, f"there is no {path}: use --repository or --artifact")
+    return LimitArtifact(path, threads)
 
 
-def _half_limit(served: Served, reference: Reference, watch: Watch) -> tuple[LimitPoint, ...]:
-    if reference.path is None or served.runner is None or served.pictures is None:
+def _measure_limit(target: BenchmarkTarget, artifact: LimitArtifact, on_progress: OnProgress) -> tuple[LimitPoint, ...]:
+    if artifact.path is None or target.triton_runner is None or target.pictures is None:
         return ()
-    sizes = batch_sizes(served.max_batch)
-    # Opened for each half: the threads of an idle session must not run beside the load.
-    with open_reference(reference.path, reference.threads, served.runner.spec) as in_process:
+    sizes = batch_sizes(target.max_batch)
+    # Opened for each measurement: the threads of an idle session must not run during the load.
+    with open_reference(artifact.path, artifact.threads, target.triton_runner.spec) as in_process:
         return measure_points(
             in_process,
-            served.pictures.images,
+            target.pictures.images,
             sizes,
             LIMIT_POINT_S,
-            on_size=lambda size: watch(f"limit in process, batch {size}", sizes.index(size) / len(sizes)),
+            on_size=lambda size: on_progress(f"limit in process, batch {size}", sizes.index(size) / len(sizes)),
         )
 
 
-def _levels(plan: Plan, served: Served, watch: Watch) -> Iterator[Measured]:
+def _measure_levels(
+    plan: BenchmarkPlan, target: BenchmarkTarget, on_progress: OnProgress
+) -> Iterator[LevelMeasurement]:
     for phase, concurrency in enumerate(plan.concurrency, start=1):
 
         def on_window(done: int, phase: int = phase, concurrency: int = concurrency) -> None:
-            watch(f"concurrency {concurrency}, {done} windows", phase + done / plan.timing.max_windows)
+            on_progress(f"concurrency {concurrency}, {done} windows", phase + done / plan.timing.max_windows)
 
         on_window(0)
         yield measure_level(
-            served.asks,
-            served.batches,
+            target.runner,
+            target.batches,
             concurrency,
             plan.timing,
-            lambda: served.server.counters(plan.model),
+            lambda: target.server.counters(plan.model),
             on_window,
         )
 
 
-def _subject(plan: Plan, served: Served, reference: Reference) -> Subject:
-    return Subject(
+def _measured_model(plan: BenchmarkPlan, target: BenchmarkTarget, artifact: LimitArtifact) -> MeasuredModel:
+    return MeasuredModel(
         model=plan.model,
-        version=served.version,
-        url=served.server.url,
-        protocol=served.server.protocol,
-        backend=served.backend,
-        max_batch=served.max_batch,
-        input=served.input,
-        artifact=str(reference.path) if reference.path else None,
-        artifact_sha256=sha256_of(reference.path) if reference.path else None,
+        version=target.version,
+        url=target.server.url,
+        protocol=target.server.protocol,
+        backend=target.backend,
+        max_batch=target.max_batch,
+        input=target.input,
+        artifact=str(artifact.path) if artifact.path else None,
+        artifact_sha256=sha256_of(artifact.path) if artifact.path else None,
     )
 
 
-def _load(plan: Plan, served: Served) -> Load:
-    return Load(
+def _load_settings(plan: BenchmarkPlan, target: BenchmarkTarget) -> LoadSettings:
+    return LoadSettings(
         concurrency=plan.concurrency,
         batch=plan.batch,
-        images=served.images,
-        images_source=served.source,
-        generated=served.generated,
+        images=target.images,
+        images_source=target.source,
+        generated=target.generated,
         **asdict(plan.timing),
     )
 
 
-def _level(measured: Measured, batch: int, limit: Limit | None) -> Level:
-    fields = asdict(measured)
+def _level_record(measurement: LevelMeasurement, batch: int, limit: Limit | None) -> Level:
+    fields = asdict(measurement)
     figures = fields.pop("figures")
     images_per_s = figures.pop("requests_per_s") * batch
     share = images_per_s / limit.images_per_s if limit else None

@@ -1,4 +1,4 @@
-"""A record on a terminal."""
+"""Prints a record as a table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.text import Text
 from benchmarks.record import Level, Record, best_of
 
 PIPE_WIDTH = 120
-"""Columns when the output is a file or a pipe, whose width nobody knows."""
+"""Columns for output to a file or a pipe."""
 MAX_DRIFT = 0.1
 
 
 def print_record(record: Record) -> None:
-    """Print a record's levels, its limit, and what to know about both."""
+    """Print the levels of a record, its limit and remarks."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
@@ -25,11 +25,11 @@ def print_record(record: Record) -> None:
 
 
 def remarks(record: Record) -> list[str]:
-    """What a reader must know to judge the figures, a sentence each."""
+    """Return remarks about the reliability of the results, one sentence each."""
     lines = [f"INCOMPLETE: {missing_levels(record)}"] if record.incomplete else []
     lines.append(_limit(record))
     if record.load.generated:
-        lines.append("generated input: the values are made up, so that nothing is said of answers")
+        lines.append("generated input: random values, so the outputs mean nothing")
     if any(level.errors for level in record.levels):
         first = next(level.first_error for level in record.levels if level.first_error)
         lines.append(f"ERRORS: {sum(level.errors for level in record.levels)} requests failed; the first: {first}")
@@ -44,12 +44,12 @@ def remarks(record: Record) -> list[str]:
 
 
 def missing_levels(record: Record) -> str:
-    """How many levels an incomplete record has, and why it has no more."""
+    """Return how many levels an incomplete record has, and why the others are missing."""
     return f"{len(record.levels)} of {len(record.load.concurrency)} levels; {record.incomplete}"
 
 
 def notes(level: Level) -> str:
-    """What is wrong with a level's figures, in a word or two; empty when nothing is."""
+    """Return the problems of a level in a few words; empty if there are none."""
     words = [f"{level.errors} errors"] * bool(level.errors) + ["unstable"] * (not level.stable)
     return ", ".join(words)
 

@@ -1,9 +1,9 @@
-"""Windows, stability and percentiles, counted as NVIDIA's perf_analyzer counts them.
+"""Windows, stability and percentiles, computed as in NVIDIA's perf_analyzer.
 
 Source: triton-inference-server/perf_analyzer, src/inference_profiler.cc: `ValidLatencyMeasurement` (which
 requests count), `SummarizeLatency` (percentiles), `IsInferWindowStable` and `IsLatencyWindowStable` (stability),
-`MergePerfStatusReports` (the figure). One difference: its time windows last 1.2 times the interval it is given,
-ours as long as they are asked to.
+`MergePerfStatusReports` (the figures). One difference: its time windows last 1.2 times the configured interval, ours
+exactly the interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STABLE_RATIO = 1.1
 """The largest over the smallest of the three: perf_analyzer's default `--stability-percentage` of 10."""
 
 
-class Request(NamedTuple):
+class RequestTimes(NamedTuple):
     """One answered request, both times in nanoseconds of the same clock."""
 
     start_ns: int
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time, and the latencies of all requests that ended in it, whenever they began."""
+    """A time window, and the latencies of all requests that ended in it."""
 
     start_ns: int
     end_ns: int
@@ -44,13 +44,13 @@ class Window:
 
     @property
     def mean_latency_ns(self) -> float:
-        """Not defined for a window in which nothing ended."""
+        """The window must not be empty."""
         return sum(self.latencies_ns) / len(self.latencies_ns)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What several windows say together."""
+    """Throughput and latency over several windows."""
 
     requests: int
     requests_per_s: float
@@ -61,8 +61,8 @@ class Figures:
     p99_ms: float
 
 
-def windows_between(boundaries_ns: Sequence[int], requests: Iterable[Request]) -> list[Window]:
-    """The windows between ascending boundaries; a request that ends on one counts in the window before it."""
+def split_into_windows(boundaries_ns: Sequence[int], requests: Iterable[RequestTimes]) -> list[Window]:
+    """Return the windows between ascending boundaries; a request that ends on one belongs to the window before it."""
     latencies: list[list[int]] = [[] for _ in boundaries_ns[1:]]
     for start_ns, end_ns in requests:
         if boundaries_ns[0] <= end_ns <= boundaries_ns[-1]:
@@ -72,7 +72,7 @@ def windows_between(boundaries_ns: Sequence[int], requests: Iterable[Request]) -
 
 
 def is_stable(windows: Sequence[Window]) -> bool:
-    """Do the last three windows agree within 10 % in throughput and in mean latency?
+    """Whether the last three windows agree within 10 % in throughput and in mean latency.
 
     The largest of the three may be at most 1.1 times the smallest, and none may be empty.
     """
@@ -85,12 +85,12 @@ def is_stable(windows: Sequence[Window]) -> bool:
 
 
 def percentile(ascending: Sequence[int], percent: float) -> int:
-    """The value at index floor(percent / 100 * (n - 1) + 0.5) of n ascending values, n > 0."""
+    """Return the value at index floor(percent / 100 * (n - 1) + 0.5) of n ascending values, n > 0."""
     return ascending[int(percent / 100 * (len(ascending) - 1) + 0.5)]
 
 
-def merged(windows: Sequence[Window]) -> Figures | None:
-    """The figures over all requests of several windows; None when nothing ended in them."""
+def merge_windows(windows: Sequence[Window]) -> Figures | None:
+    """Return the figures over all requests of several windows; None if they are empty."""
     latencies = sorted(latency for window in windows for latency in window.latencies_ns)
     if not latencies:
         return None

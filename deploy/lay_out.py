@@ -1,4 +1,4 @@
-"""Lay the pip runtime out as NVIDIA's image does: bin, backends and caches in one folder. Run by the Dockerfile."""
+"""Copies the pip runtime into the folder layout of NVIDIA's image: bin, backends, caches. Run by the Dockerfile."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from server.pip_runtime import find_pip_runtime
 
 
 def lay_out(folder: Path) -> None:
-    """Fill `folder`, which is where `tritonserver` looks when it is told nothing: /opt/tritonserver."""
-    runtime = find_pip_runtime()
+    """Fill `folder`, the default folder of `tritonserver`: /opt/tritonserver."""
+    environment = find_pip_runtime()
     folder.mkdir()
-    runtime.lay_out_backends(folder / "backends")
-    shutil.copytree(runtime.caches, folder / "caches")
+    environment.lay_out_backends(folder / "backends")
+    shutil.copytree(environment.caches, folder / "caches")
     (folder / "bin").mkdir()
-    (folder / "bin" / "tritonserver").symlink_to(runtime.binary)
+    (folder / "bin" / "tritonserver").symlink_to(environment.binary)
 
 
 if __name__ == "__main__":

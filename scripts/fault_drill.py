@@ -42,6 +42,7 @@ from scripts.kill_drill import tiny_network
 from scripts.ports import free_ports
 from scripts.tcp_proxy import TcpProxy, proxy_to
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from server.runtime_table import runtime_of
 
 _MODEL = "tiny"
 _BROKEN_EVERY = 100
@@ -84,7 +85,7 @@ class Triton:
 
     def kill(self) -> None:
         """SIGKILL it and all its children at once."""
-        self.restarts += self.server.runtime.restarts(self.server)
+        self.restarts += runtime_of(self.server).restarts(self.server)
         process = psutil.Process(self.server.pid)
         family = [process, *process.children(recursive=True)]
         for one in family:
@@ -93,7 +94,7 @@ class Triton:
 
     def stop(self) -> None:
         """End it."""
-        self.restarts += self.server.runtime.restarts(self.server)
+        self.restarts += runtime_of(self.server).restarts(self.server)
         stop(self.server)
 
 

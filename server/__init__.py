@@ -1,3 +1,3 @@
-"""`server`: a model repository becomes a running Triton."""
+"""`server`: run Triton on a model repository."""
 
-import model  # noqa: F401 - it sets what gRPC reads when it is first imported, which this room may do
+import model  # noqa: F401 - it sets the variables that gRPC reads at its first import

@@ -1,4 +1,4 @@
-"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel as a process of this machine."""
+"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel, as a local process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 import psutil
 
-from server import keeper
+from server.keeper import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
 from server.options import Options, triton_arguments
 from server.pip_runtime import find_pip_runtime
 from server.runtime import LOG_FILE, ProgressCallback, Runtime, Server
-from server.security import Tokens
+from server.security import ServerTokens
 
 _READY_FILE = "ready"
 _STOP_TIMEOUT_S = 30.0
-_AGAIN = re.compile(rf"{keeper.AGAIN} in \d+ s: Triton ended with ")
-"""Anywhere in a line: a Triton that dies leaves its last one unfinished."""
+_RESTART_LINE = re.compile(rf"{RESTART_PREFIX} in \d+ s: Triton ended with ")
+"""Can start in the middle of a line: a crashed Triton leaves its last line unfinished."""
 
 
-class BinaryRuntime(Runtime):
-    """Triton without Docker."""
+class PipRuntime(Runtime):
+    """Runs Triton as a local process."""
 
     def launch(
-        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
-        """Start the binary with backends laid out in `folder`, as a keeper's child. Raises ServerError without one."""
+        """Copy the backends into `folder` and start the binary under the supervisor. Raises ServerError."""
         environment = find_pip_runtime()
         backends = folder.resolve() / "backends"
         environment.lay_out_backends(backends)
@@ -39,58 +39,58 @@ class BinaryRuntime(Runtime):
         ready.unlink(missing_ok=True)
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(ready), str(environment.binary), *arguments],
+                [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), str(environment.binary), *arguments],
                 env=environment.environment(),
-                cwd=folder,  # the Python stubs import `model`, and would find ours in the kit's own folder
+                cwd=folder,  # not tritonkit's folder: Triton's Python stubs import `model`
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=keeper.stop_with_parent() if stops_with_parent else None,
+                preexec_fn=stop_with_parent() if stops_with_parent else None,
             )
         try:
             started = psutil.Process(process.pid).create_time()
         except BaseException:
-            process.kill()  # a server that nobody remembers could not be stopped
+            process.kill()  # without a state file `server down` could not stop it
             raise
         return Server(options=options, tokens=tokens, pid=process.pid, started=started)
 
     def is_alive(self, server: Server) -> bool:
-        """Whether the process runs, and is the one that was started."""
-        return _process(server) is not None
+        """Whether the started process still runs."""
+        return _find_process(server) is not None
 
-    def keep(self, server: Server) -> None:
-        """Leave the mark that the process looks for when Triton dies."""
+    def restart_on_failure(self, server: Server) -> None:
+        """Create the file that the supervisor looks for when Triton crashes."""
         (server.folder / _READY_FILE).touch()
 
     def restarts(self, server: Server) -> int:
-        """How often the log tells of it."""
-        return len(_AGAIN.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
+        """Count the restarts in the log."""
+        return len(_RESTART_LINE.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
 
-    def end(self, server: Server) -> None:
-        """Ask the process to end, and kill what is left of it and its children after a while."""
-        process = _process(server)
+    def stop(self, server: Server) -> None:
+        """Terminate the process; kill it and its children after a timeout."""
+        process = _find_process(server)
         if process is not None:
-            _end(process)
+            _stop_processes(process)
 
 
-def _process(server: Server) -> psutil.Process | None:
+def _find_process(server: Server) -> psutil.Process | None:
     try:
         process = psutil.Process(server.pid)
-        same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
-    return process if same else None
+    return process if is_same else None
 
 
-def _end(process: psutil.Process) -> None:
+def _stop_processes(process: psutil.Process) -> None:
     try:
-        family = [process, *process.children(recursive=True)]
+        processes = [process, *process.children(recursive=True)]
         process.terminate()
     except psutil.NoSuchProcess:
         return
-    _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
-    for left in alive:
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+    for survivor in alive:
         with suppress(psutil.NoSuchProcess):
-            left.kill()
+            survivor.kill()
     psutil.wait_procs(alive, timeout=5)

@@ -10,8 +10,8 @@ import typer
 
 from model.console import JsonOption, application, exit_code, fail, print_json, progress, reports_errors, say, warn
 from model.errors import InputError, ServerError
-from server.doctor_command import RuntimeName, doctor, refuse_when_unfit
-from server.model_commands import GrpcPort, register
+from server.doctor_command import RuntimeChoice, check_before_start, doctor
+from server.model_commands import GrpcPortOption, register_model_commands
 
 if TYPE_CHECKING:
     from server.runtime import Server
@@ -40,45 +40,48 @@ def server() -> None:
 def up(
     repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="Load this model alone, and what it needs; may be repeated.")
+        list[str] | None, typer.Option("--model", help="Load only this model and the models it needs; repeatable.")
     ] = None,
     runtime: Annotated[
-        RuntimeName, typer.Option(help="pip: NVIDIA's binary from a wheel; docker: an image.")
-    ] = RuntimeName.pip,
+        RuntimeChoice, typer.Option(help="pip: NVIDIA's binary from a wheel; docker: a container.")
+    ] = RuntimeChoice.pip,
     image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
-    host: Annotated[str, typer.Option(help="The IPv4 address to answer on; others can reach it with --expose.")] = (
-        "127.0.0.1"
-    ),
-    expose: Annotated[bool, typer.Option("--expose", help="Let other machines reach --host.")] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="With --expose: do so without TLS.")] = False,
+    host: Annotated[
+        str, typer.Option(help="The IPv4 address to listen on; with --expose other machines can reach it.")
+    ] = ("127.0.0.1"),
+    expose: Annotated[bool, typer.Option("--expose", help="Allow a --host that other machines can reach.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="With --expose: allow it without TLS.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="TLS for gRPC: the server's certificate (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of --tls-cert (PEM).")] = None,
     tls_ca: Annotated[
-        Path | None, typer.Option(help="Mutual TLS: let in those whose certificates this authority signed (PEM).")
+        Path | None, typer.Option(help="Mutual TLS: accept only clients with a certificate of this CA (PEM).")
     ] = None,
     cache_mib: Annotated[
-        int, typer.Option(min=0, help="Memory for answers of models exported with --response-cache; 0 keeps none.")
+        int, typer.Option(min=0, help="MiB for cached responses of models exported with --response-cache; 0: no cache.")
     ] = 0,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Load TensorRT plans built so, which run code of their own.")
+        bool, typer.Option("--version-compatible", help="Load version-compatible TensorRT plans; they contain code.")
     ] = False,
-    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds to wait until all models are loaded.")] = 120,
-    force: Annotated[bool, typer.Option("--force", help="Start in spite of what `server doctor` finds.")] = False,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop Triton when this ends.")] = False,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds to wait for all models to load.")] = 120,
+    force: Annotated[bool, typer.Option("--force", help="Start even if `server doctor` finds errors.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Wait, and stop Triton when this command ends.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start Triton on the loopback address and wait until every model is ready.
 
-    What `server doctor` finds is told first; an error keeps it from starting.
+    Runs the checks of `server doctor` first; an error prevents the start.
 
     Example: server up --repository model_repository --grpc-port 9001
     """
     from server.exposure import check_exposure
     from server.options import Options
     from server.process import start, stop, wait_until_ready
+    from server.runtime_table import runtime_of
     from server.security import Security
 
     options = Options(
@@ -94,38 +97,38 @@ def up(
         cache_mib=cache_mib,
         version_compatible=version_compatible,
     )
-    check_exposure(options)  # what was asked wrongly is told before what the machine lacks
-    refuse_when_unfit(options, force)
+    check_exposure(options)  # report wrong options before problems of the machine
+    check_before_start(options, force)
     with progress(f"starting Triton on {repository}") as report:
         started = start(options, stops_with_parent=foreground, report=report)
         wait_until_ready(started, timeout_s)
-    _tell(started, as_json)
+    _print_ready(started, as_json)
     if foreground:
         try:
-            _wait(started)
+            _wait_for_end(started)
         finally:
-            stop(started, keep_log=not started.runtime.is_alive(started))
+            stop(started, keep_log=not runtime_of(started).is_alive(started))
 
 
 app.command()(doctor)
-register(app)
+register_model_commands(app)
 
 
 @app.command()
 @reports_errors
 def logs(
-    grpc_port: GrpcPort = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    grpc_port: GrpcPortOption = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of lines, from the end.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the end of a server's log, also of one that failed to start, and on stderr whose it is."""
-    from server.process import log_of
+    """Print the end of a server's log, even if it failed to start; stderr says which server."""
+    from server.process import find_log
 
-    log = log_of(grpc_port)
+    log = find_log(grpc_port)
     last = log.path.read_text(errors="replace").splitlines()[-lines:]
     if as_json:
-        told = log.model_dump(mode="json", exclude={"path"})
-        print_json({"log": log.path, **told, "lines": last})
+        fields = log.model_dump(mode="json", exclude={"path"})
+        print_json({"log": log.path, **fields, "lines": last})
     else:
         warn(log.headline)
         say("\n".join(last))
@@ -134,54 +137,62 @@ def logs(
 @app.command()
 @reports_errors
 def down(
-    grpc_port: GrpcPort = None,
-    everything: Annotated[bool, typer.Option("--all", help="Stop every server that was started here.")] = False,
+    grpc_port: GrpcPortOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every server of this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop the running server and all its processes; of several, the one on a port, or all with --all."""
-    from server.process import known_servers, running_servers, stop
+    """Stop the running server; if several run, choose one with --grpc-port, or use --all."""
+    from server.process import find_servers, running_servers, stop
 
     if everything and grpc_port is not None:
-        raise InputError("--grpc-port names one server, --all means every one: give one of them")
-    chosen, lost = known_servers() if everything else (running_servers(grpc_port), {})
-    if grpc_port is not None and not chosen:
-        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
-    if len(chosen) > 1 and not everything:
-        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in chosen)
-        raise InputError(f"{len(chosen)} servers are running; choose one, or stop them with --all:\n{listed}")
-    with progress(f"stopping {len(chosen)} server(s)"):
-        for running in chosen:
+        raise InputError("--grpc-port and --all exclude each other; give only one", code="option.conflict")
+    servers, unknown = find_servers() if everything else (running_servers(grpc_port), {})
+    if grpc_port is not None and not servers:
+        raise InputError(
+            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
+        )
+    if len(servers) > 1 and not everything:
+        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in servers)
+        raise InputError(
+            f"{len(servers)} servers are running; choose one, or stop all with --all:\n{listed}",
+            code="server.several_running",
+        )
+    with progress(f"stopping {len(servers)} server(s)"):
+        for running in servers:
             stop(running)
     if as_json:
-        print_json({"stopped": [running.pid or running.container for running in chosen]})
+        print_json({"stopped": [running.pid or running.container for running in servers]})
     else:
-        say(f"stopped {len(chosen)} server(s)")
-        for running in chosen:
+        say(f"stopped {len(servers)} server(s)")
+        for running in servers:
             say(f"  {running.options.grpc_port}  {running.options.repository}")
-    if lost:
-        fail("\n".join(map(str, lost.values())), code=exit_code(next(iter(lost.values()))))
+    if unknown:
+        fail("\n".join(map(str, unknown.values())), code=exit_code(next(iter(unknown.values()))))
 
 
-def _tell(started: Server, as_json: bool) -> None:
-    """Say where it answers, and on stderr what is open to others or unwise."""
-    from server.exposure import opened, warnings
+def _print_ready(started: Server, as_json: bool) -> None:
+    """Print the addresses of a server; on stderr, what is exposed and security warnings."""
+    from server.exposure import exposure_notes, security_warnings
 
     options = started.options
-    for sentence in opened(options, started.tokens):
+    for sentence in exposure_notes(options, started.tokens):
         warn(sentence)
-    for warning in warnings(options):
+    for warning in security_warnings(options):
         warn(f"warning: {warning}")
     if as_json:
         document: dict[str, Any] = started.model_dump(mode="json", exclude={"tokens"})
         print_json({**document, "state": started.folder / "server.json"})
         return
     say(
-        f"ready: gRPC {options.grpc_shown}, http://{options.http_host}:{options.http_port}, "
+        f"ready: gRPC {options.grpc_text}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )
 
 
-def _wait(running: Server) -> None:
-    while running.runtime.is_alive(running):
-        time.sleep(running.runtime.poll_s)
-    raise ServerError(f"Triton ended; its log: {running.log}")
+def _wait_for_end(running: Server) -> None:
+    from server.runtime_table import runtime_of
+
+    runtime = runtime_of(running)
+    while runtime.is_alive(running):
+        time.sleep(runtime.poll_interval_s)
+    raise ServerError(f"Triton ended; see its log: {running.log}", code="server.ended")

@@ -1,4 +1,4 @@
-"""Ask a running Triton what only its keeper may: the repository's index, to load and unload, statistics."""
+"""Client of Triton's model repository and statistics APIs, with the admin token."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from server.runtime import Server
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _PYTHON_FRAMES = re.compile(r"\s+At:\n(?:  .*\n?)*")
-_SHORT_S = 20.0
-_UNHEARD = (CertificateError, DeadlineError, TokenError, UnreachableError)
-"""Triton did not get as far as the model."""
+_SHORT_TIMEOUT_S = 20.0
+_CONNECTION_ERRORS = (CertificateError, DeadlineError, TokenError, UnreachableError)
+"""Errors that are raised before Triton handles the model."""
 
 
 class VersionState(Frozen):
-    """A line of Triton's repository index: a version that was to be loaded, or a model that never was."""
+    """A row of Triton's repository index: a version, or a model that was never loaded (with an empty version)."""
 
     name: str
     version: str = ""
@@ -39,18 +39,18 @@ class VersionState(Frozen):
     reason: str = ""
 
     @property
-    def unloaded(self) -> bool:
-        """Whether somebody asked for its absence, or a newer version took its place."""
+    def is_unloaded(self) -> bool:
+        """Whether the version was unloaded or replaced, and not failed."""
         return self.state in ("", "UNLOADING") or (self.state == "UNAVAILABLE" and self.reason in ("", "unloaded"))
 
     @property
-    def failed(self) -> bool:
-        """Whether it was to be loaded and could not be."""
-        return self.state == "UNAVAILABLE" and not self.unloaded
+    def has_failed(self) -> bool:
+        """Whether the version failed to load."""
+        return self.state == "UNAVAILABLE" and not self.is_unloaded
 
 
-class Counters(Frozen):
-    """What Triton has counted for a version since it was loaded (the statistics extension of KServe's protocol)."""
+class VersionStatistics(Frozen):
+    """Triton's statistics of a version since it was loaded (statistics extension of KServe's protocol)."""
 
     name: str
     version: str
@@ -60,20 +60,20 @@ class Counters(Frozen):
     """A batch of 8 counts 8."""
     executions: int = 0
     """Eight requests answered in one batch count 1."""
-    queued: int = 0
+    queue_count: int = 0
     queue_ns: int = 0
 
 
 class Control:
-    """A connection that shows the tokens, to be closed: Triton waits for open ones when it is to end.
+    """A connection with tokens for Triton's control APIs. Close it: Triton waits for open connections when it stops.
 
     Every method raises InferenceError, or TokenError for a wrong token.
     """
 
     def __init__(self, transport: Transport, repository: Path | None = None) -> None:
-        """transport: its deadline is for loading a model; anything else is to take less.
+        """transport: its deadline applies to loading a model; other requests have a shorter one.
 
-        repository: the server's folder, where it is on this machine; folders in it that hold no model are passed over.
+        repository: the served folder, if it is on this machine; its folders without a model are skipped.
         """
         self.url = transport.connection.url
         self._transport = transport
@@ -86,85 +86,92 @@ class Control:
         self._transport.close()
 
     def index(self) -> list[VersionState]:
-        """Every model of the repository, a line for each version that was ever to be loaded."""
-        rows = self._transport.document("list its models", "get_model_repository_index", admin=True, most_s=_SHORT_S)
+        """Return a row for each version that Triton ever tried to load, and for each model never loaded."""
+        rows = self._transport.document(
+            "list its models", "get_model_repository_index", admin=True, most_s=_SHORT_TIMEOUT_S
+        )
         lines = rows.get("models", []) if isinstance(rows, dict) else rows
         states = [VersionState(**{key: str(value) for key, value in row.items()}) for row in lines]
-        return [state for state in states if not self._is_no_model(state)]
+        return [state for state in states if not self._is_not_a_model(state)]
 
-    def _is_no_model(self, state: VersionState) -> bool:
-        """Triton counts every folder of a repository, such as `.git` and `docs`, for a model that failed."""
+    def _is_not_a_model(self, state: VersionState) -> bool:
+        """Whether a row is a folder without a model, such as `.git`: Triton lists it as a failed model."""
         if self._repository is None or state.state == "READY":
             return False
         folder = self._repository / state.name
         return folder.is_dir() and not holds_model(folder)
 
-    def counters(self) -> list[Counters]:
-        """The counters of every version that is loaded."""
-        document = self._transport.document("tell its statistics", "get_inference_statistics", most_s=_SHORT_S)
-        return [_counters(row) for row in document.get("model_stats", [])]
+    def statistics(self) -> list[VersionStatistics]:
+        """Return the statistics of every loaded version."""
+        document = self._transport.document("send its statistics", "get_inference_statistics", most_s=_SHORT_TIMEOUT_S)
+        return [_statistics_from_row(row) for row in document.get("model_stats", [])]
 
     def load(self, model: str) -> None:
-        """Load a model, or load it again where its files have changed; Triton keeps what is loaded until then.
+        """Load or reload a model; the old version serves until the new one is ready.
 
-        Raises CheckFailedError with Triton's reason when the model could not be loaded.
+        Raises CheckFailedError with Triton's reason when the model fails to load.
         """
-        self._change("load", model)
+        self._request_change("load", model)
 
     def unload(self, model: str) -> None:
-        """Have Triton let go of a model, and of the ensembles that need it. Requests under way are answered."""
-        self._change("unload", model)
+        """Unload a model and the ensembles that need it. Requests in flight are completed."""
+        self._request_change("unload", model)
 
     def is_ready(self) -> bool:
-        """Whether the server says that it is ready."""
-        return bool(self._transport.call("tell its state", "is_server_ready", most_s=_SHORT_S))
+        """Whether the server reports that it is ready."""
+        return bool(self._transport.call("send its state", "is_server_ready", most_s=_SHORT_TIMEOUT_S))
 
-    def _change(self, verb: str, model: str) -> None:
-        check_name(model)
+    def _request_change(self, action: str, model: str) -> None:
+        check_model_name(model)
         try:
-            self._transport.call(f"{verb} {model}", f"{verb}_model", model, admin=True)
-        except _UNHEARD:
+            self._transport.call(f"{action} {model}", f"{action}_model", model, admin=True)
+        except _CONNECTION_ERRORS:
             raise
-        except TritonkitError as error:  # Triton looked at the model: its own words say what is wrong
-            said = error.__cause__.message() if isinstance(error.__cause__, InferenceServerException) else str(error)
-            raise CheckFailedError(_PYTHON_FRAMES.sub("", said or "").strip(" ;\n")) from error
+        except TritonkitError as error:  # Triton tried the model: use its own message
+            reason = error.__cause__.message() if isinstance(error.__cause__, InferenceServerException) else str(error)
+            raise CheckFailedError(
+                _PYTHON_FRAMES.sub("", reason or "").strip(" ;\n"), code="server.refused_model"
+            ) from error
 
 
-class _ToThisMachine(Transport):
-    """Requests to a server of this machine, at whatever address of it: nothing that is sent there leaves it."""
+class _LocalTransport(Transport):
+    """Sends requests to a server of this machine; tokens never leave it, whatever the address."""
 
     def _headers(self, admin: bool) -> dict[str, str] | None:
         return self._tokens.headers(self.address.protocol, admin)
 
 
-def control_of(server: Server, timeout_s: float = _SHORT_S) -> Control:
-    """Control of a server of this machine: by HTTP, which never leaves it, with the tokens of the state file."""
+def control_of(server: Server, timeout_s: float = _SHORT_TIMEOUT_S) -> Control:
+    """Open the control APIs of a local server, over HTTP, with the tokens of its state file."""
     connection = Connection(url=server.options.http_url, deadline_s=timeout_s)
-    return Control(_ToThisMachine(connection, server.tokens.shown), server.options.repository)
+    return Control(_LocalTransport(connection, server.tokens.client_tokens), server.options.repository)
 
 
-def control_at(connection: Connection) -> Control:
-    """Control of a server elsewhere, with the tokens of the environment. Raises InputError."""
+def remote_control(connection: Connection) -> Control:
+    """Open the control APIs of a remote server, with the tokens of the environment. Raises InputError."""
     return Control(Transport(connection))
 
 
-def check_name(model: str) -> None:
-    """Refuse what is no name of one folder. Raises InputError."""
+def check_model_name(model: str) -> None:
+    """Check that a model name is the name of one folder. Raises InputError."""
     if not _NAME.fullmatch(model):
-        raise InputError(f"{model!r} is no model's name: expected the name of one folder in the model repository")
+        raise InputError(
+            f"{model!r} is not a model name: expected the name of one folder in the model repository",
+            code="repository.model_name",
+        )
 
 
-def _counters(row: dict[str, Any]) -> Counters:
-    """gRPC gives numbers as text and leaves zeros out."""
-    spent = row.get("inference_stats", {})
-    success, fail, queue = (spent.get(kind, {}) for kind in ("success", "fail", "queue"))
-    return Counters(
+def _statistics_from_row(row: dict[str, Any]) -> VersionStatistics:
+    """Parse a row: gRPC sends numbers as text and omits zeros."""
+    statistics = row.get("inference_stats", {})
+    success, fail, queue = (statistics.get(key, {}) for key in ("success", "fail", "queue"))
+    return VersionStatistics(
         name=row["name"],
         version=row["version"],
         requests=int(success.get("count", 0)) + int(fail.get("count", 0)),
         failures=int(fail.get("count", 0)),
         images=int(row.get("inference_count", 0)),
         executions=int(row.get("execution_count", 0)),
-        queued=int(queue.get("count", 0)),
+        queue_count=int(queue.get("count", 0)),
         queue_ns=int(queue.get("ns", 0)),
     )

@@ -1,4 +1,4 @@
-"""Removes a container when the process that started it ends: `python -m server.docker_guard ID`, a pipe as stdin."""
+"""Removes a container when the process that started it ends: `python -m server.docker_guard ID`, stdin is a pipe."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import suppress
 
 from model.docker_engine import docker_engine
 from model.errors import ServerError
-from server.docker_image import engine_asked
+from server.docker_image import translate_docker_errors
 
 
-def guard(container: str) -> None:
-    """Wait until the other end of standard input is gone, then stop and remove the container, if it is still there."""
+def guard(container_id: str) -> None:
+    """Wait until stdin is closed, then stop and remove the container if it still exists."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
     docker, client = docker_engine(ServerError, "--foreground", "remove the container by hand")
-    with engine_asked(docker, f"remove the container {container[:12]}"), suppress(docker.errors.NotFound):
-        found = client.containers.get(container)
-        found.stop(timeout=30)
-        found.remove(force=True, v=True)
+    with translate_docker_errors(docker, f"remove the container {container_id[:12]}"), suppress(docker.errors.NotFound):
+        running = client.containers.get(container_id)
+        running.stop(timeout=30)
+        running.remove(force=True, v=True)
 
 
 if __name__ == "__main__":

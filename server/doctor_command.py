@@ -1,4 +1,4 @@
-"""`server doctor`, and what `server up` makes of its findings."""
+"""`server doctor`, and the same checks before `server up`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.console import JsonOption, print_json, reports_errors, say, table
-from model.errors import CheckFailedError
+from model.errors import CheckFailedError, Problem
 
 if TYPE_CHECKING:
     from model.finding import Finding
     from server.options import Options
 
 
-class RuntimeName(StrEnum):
-    """Ways to run Triton."""
+class RuntimeChoice(StrEnum):
+    """The values of --runtime."""
 
     pip = "pip"
     docker = "docker"
@@ -26,16 +26,16 @@ class RuntimeName(StrEnum):
 
 @reports_errors
 def doctor(
-    repository: Annotated[Path, typer.Option(help="The model repository to be served.")] = Path("model_repository"),
-    models: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
-    runtime: Annotated[RuntimeName, typer.Option(help="What is to serve it.")] = RuntimeName.pip,
+    repository: Annotated[Path, typer.Option(help="The model repository to serve.")] = Path("model_repository"),
+    models: Annotated[list[str] | None, typer.Option("--model", help="Check only this model; repeatable.")] = None,
+    runtime: Annotated[RuntimeChoice, typer.Option(help="The runtime that will serve it.")] = RuntimeChoice.pip,
     image: Annotated[str | None, typer.Option(help="The image of --runtime docker.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
-    host: Annotated[str, typer.Option(help="The address to answer on; this and what follows as for `server up`.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. This and the next options are those of `server up`.")
+    ] = ("127.0.0.1"),
     expose: Annotated[bool, typer.Option("--expose")] = False,
     insecure: Annotated[bool, typer.Option("--insecure")] = False,
     tls_cert: Annotated[Path | None, typer.Option()] = None,
@@ -43,10 +43,10 @@ def doctor(
     tls_ca: Annotated[Path | None, typer.Option()] = None,
     cache_mib: Annotated[int, typer.Option(min=0)] = 0,
     version_compatible: Annotated[bool, typer.Option("--version-compatible")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Hash large files too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also hash large files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what speaks against serving a repository here, and the fix; exit 1 on an error.
+    """Show problems that would keep this repository from being served here, with fixes; exit 1 on an error.
 
     Examples:
 
@@ -54,8 +54,8 @@ def doctor(
 
     * server doctor --runtime docker --image nvcr.io/nvidia/tritonserver:26.07-py3 --deep
     """
-    from server.doctor.diagnosis import before_start, diagnose
-    from server.doctor.machine import this_machine
+    from server.doctor.diagnosis import diagnose, start_findings
+    from server.doctor.machine import inspect_machine
     from server.options import Options
     from server.security import Security
 
@@ -72,7 +72,7 @@ def doctor(
         cache_mib=cache_mib,
         version_compatible=version_compatible,
     )
-    findings = [*diagnose(options, this_machine(options.runtime), deep), *before_start(options)]
+    findings = [*diagnose(options, inspect_machine(options.runtime), deep), *start_findings(options)]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json({"errors": errors, "findings": findings})
@@ -85,25 +85,29 @@ def doctor(
         raise typer.Exit(1)
 
 
-def refuse_when_unfit(options: Options, force: bool = False) -> None:
-    """Look before a start: warnings go to stderr; errors raise CheckFailedError, or are warnings with `force`.
+def check_before_start(options: Options, force: bool = False) -> None:
+    """Run the checks before a start. Warnings go to stderr; errors raise CheckFailedError, unless `force` is set.
 
-    What `start` itself refuses is left to it. Raises InputError without a repository.
+    Does not check ports, addresses and TLS, which `start` checks. Raises InputError without a repository.
     """
     from server.doctor.diagnosis import diagnose
-    from server.doctor.machine import this_machine
+    from server.doctor.machine import inspect_machine
 
-    findings = diagnose(options, this_machine(options.runtime))
+    findings = diagnose(options, inspect_machine(options.runtime))
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in findings if force else [one for one in findings if one not in errors]:
-        print(f"warning: {_line(finding)}", file=sys.stderr)
+        print(f"warning: {_finding_text(finding)}", file=sys.stderr)
     if errors and not force:
-        said = [f"  {_line(finding)}" for finding in errors]
+        lines = [f"  {_finding_text(finding)}" for finding in errors]
         raise CheckFailedError(
-            "\n".join([f"{options.repository}: not started; --force starts it all the same:", *said]),
+            "\n".join(
+                [f"{options.repository}: not started because of these errors; --force starts it anyway:", *lines]
+            ),
             {"findings": findings},
+            code="doctor.errors",
+            problems=[Problem(finding.code, _finding_text(finding)) for finding in errors],
         )
 
 
-def _line(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     return f"{finding.path}: {finding.message}. Fix: {finding.fix}"

@@ -1,4 +1,4 @@
-"""What a server opens to other machines, and whether the certificates for it can be used: asked before the start."""
+"""Checks, before the start, what a server exposes to other machines and whether its certificates are usable."""
 
 from __future__ import annotations
 
@@ -9,149 +9,169 @@ import time
 from pathlib import Path
 
 from model.connection import TOKEN_VARIABLE
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.tls import SWAPPED, are_swapped
 from server.options import Options
-from server.security import Security, Tokens
+from server.security import Security, ServerTokens
 
-_NOT_ITS_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""OpenSSL's words for the key of another certificate: of the same kind, of another kind."""
+_KEY_MISMATCH_REASONS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""OpenSSL's reasons for a key that does not belong to the certificate."""
 
 
 def check_exposure(options: Options) -> None:
-    """Refuse an address or certificates that were not asked for in full. Raises InputError."""
+    """Check that address, exposure and TLS options fit together. Raises InputError."""
     security = options.security
     check_certificates(security)
-    if security.expose and not options.exposed:
-        raise InputError("--expose opens the address of --host; give one that others can reach, such as 0.0.0.0")
-    if options.exposed and not security.expose:
-        raise InputError(f"--host {options.host} can be reached from other machines; say --expose if it is to be")
-    if security.plaintext and not security.expose:
-        raise InputError("--insecure lets other machines ask without TLS; it goes with --expose")
-    if options.exposed and not (security.tls or security.plaintext):
+    if security.expose and not options.is_exposed:
         raise InputError(
-            f"--expose without TLS: whoever reaches {options.host} could ask every model, and pictures, answers and "
-            "tokens could be read on the way. Give --tls-cert FILE and --tls-key FILE, or --insecure to do so all "
-            "the same"
+            f"--expose needs a --host that other machines can reach, such as 0.0.0.0; got {options.host}",
+            code="option.expose_loopback",
+        )
+    if options.is_exposed and not security.expose:
+        raise InputError(
+            f"--host {options.host}: other machines can reach this address; add --expose to allow it",
+            code="option.needs_expose",
+        )
+    if security.plaintext and not security.expose:
+        raise InputError(
+            "--insecure lets other machines connect without TLS; it needs --expose", code="option.insecure_alone"
+        )
+    if options.is_exposed and not (security.has_tls or security.plaintext):
+        raise InputError(
+            f"--expose without TLS: anyone who can reach {options.host} could use every model, and read images, "
+            "responses and tokens on the network. Add --tls-cert FILE and --tls-key FILE, or --insecure to accept this",
+            code="option.expose_without_tls",
         )
 
 
 def check_certificates(security: Security) -> None:
-    """Find out before the start what would fail every connection after it. Raises InputError."""
+    """Check the TLS files, so that no connection fails after the start. Raises InputError."""
     certificate, key, ca = security.tls_certificate, security.tls_key, security.tls_ca
     if (certificate is None) != (key is None):
-        raise InputError("--tls-cert and --tls-key are given together")
+        raise InputError("--tls-cert and --tls-key need each other; add the missing option", code="option.tls_pair")
     if ca is not None:
         if certificate is None:
-            raise InputError("--tls-ca asks clients for certificates, and needs --tls-cert and --tls-key for its own")
+            raise InputError(
+                "--tls-ca (mutual TLS) needs --tls-cert and --tls-key, the certificate of the server",
+                code="option.tls_ca_alone",
+            )
         _check_authority(ca)
     if certificate is not None and key is not None:
-        _check_pair(certificate, key)
+        _check_certificate_and_key(certificate, key)
 
 
-def opened(options: Options, tokens: Tokens) -> list[str]:
-    """Sentences that say what other machines can reach, and what they need; none on the loopback address."""
-    if not options.exposed:
+def exposure_notes(options: Options, tokens: ServerTokens) -> list[str]:
+    """Return sentences that say what other machines can reach and what they need; none on loopback."""
+    if not options.is_exposed:
         return []
-    where = f"{options.host}:{options.grpc_port}"
-    who = f"whoever shows the token of ${TOKEN_VARIABLE}" if tokens.use else "whoever reaches it"
-    if not options.security.tls:
+    address = f"{options.host}:{options.grpc_port}"
+    audience = f"anyone with the token of ${TOKEN_VARIABLE}" if tokens.use else "anyone who can reach it"
+    if not options.security.has_tls:
         ports = f"{options.http_port} (HTTP) and {options.metrics_port} (metrics)"
         return [
-            f"open without encryption: gRPC {where}, and on the same address {ports}; {who} can ask every model. "
-            "Pictures, answers and tokens can be read on the way.",
+            f"exposed without encryption: gRPC {address}, and on the same address {ports}; {audience} can use every "
+            "model. Images, responses and tokens can be read on the network.",
         ]
-    client = f" and a certificate of {options.security.tls_ca}" if options.security.tls_ca else ""
+    client = f" and a certificate signed by {options.security.tls_ca}" if options.security.tls_ca else ""
     return [
-        f"open with TLS: gRPC {where}; {who}{client} can ask every model.",
-        f"HTTP and metrics stay on {options.http_host}: Triton has no TLS for them.",
+        f"exposed with TLS: gRPC {address}; {audience}{client} can use every model.",
+        f"HTTP and metrics listen on {options.http_host} only: Triton has no TLS for them.",
     ]
 
 
-def warnings(options: Options) -> list[str]:
-    """What works and is not wise."""
-    found = []
+def security_warnings(options: Options) -> list[Problem]:
+    """Return warnings about an unsafe setup that still works."""
+    warnings = []
     if os.geteuid() == 0 and options.runtime == "pip":
-        found.append("Triton runs as root: run it as a user of its own, who may only read the model repository")
+        message = "Triton runs as root; run it as a separate user who may only read the model repository"
+        warnings.append(Problem("server.runs_as_root", message))
     key = options.security.tls_key
     if key is not None and key.is_file() and key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        found.append(f"{key}: others can read this key; chmod 600 it")
-    return found
+        warnings.append(Problem("tls.readable_key", f"{key}: other users can read this key; run: chmod 600 {key}"))
+    return warnings
 
 
 def _check_authority(path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _read(path, "--tls-ca")
+    _check_readable(path, "--tls-ca")
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise InputError(f"--tls-ca {path}: holds no certificate in PEM") from error
+        raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.not_pem") from error
     expiries = [ssl.cert_time_to_seconds(str(found["notAfter"])) for found in context.get_ca_certs()]
     if not expiries:
         raise InputError(
-            f"--tls-ca {path}: holds no certificate of an authority (CA:TRUE), so no client could be let in"
+            f"--tls-ca {path}: contains no CA certificate (CA:TRUE), so no client could connect", code="tls.not_a_ca"
         )
     if max(expiries) < time.time():
-        raise InputError(f"--tls-ca {path}: has expired; get a new one from who made it")
+        raise InputError(f"--tls-ca {path}: has expired; get a new one from its issuer", code="tls.expired_ca")
 
 
-def _check_pair(certificate: Path, key: Path) -> None:
-    """Load both as a server would, and shake hands with ourselves: that finds an expired certificate too."""
-    _read(certificate, "--tls-cert")
-    _read(key, "--tls-key")
+def _check_certificate_and_key(certificate: Path, key: Path) -> None:
+    """Load both files as a server does, and make a TLS handshake in memory, which also finds an expired certificate."""
+    _check_readable(certificate, "--tls-cert")
+    _check_readable(key, "--tls-key")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         server.load_cert_chain(certificate, key, password=_refuse_password)
     except ssl.SSLError as error:
-        if error.reason in _NOT_ITS_KEY:
-            raise InputError(f"--tls-key {key}: is not the key of {certificate}") from error
+        if error.reason in _KEY_MISMATCH_REASONS:
+            raise InputError(f"--tls-key {key}: is not the key of {certificate}", code="tls.wrong_key") from error
         if are_swapped(certificate, key):
-            raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})") from error
-        if error.reason:  # it was read, and is not taken: too short a key, too weak a hash
-            raise InputError(_unusable(certificate, error)) from error
+            raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})", code="tls.swapped") from error
+        if error.reason:  # OpenSSL read the file and refused it: short key, weak hash
+            raise _unusable_certificate(certificate, error) from error
         raise InputError(
-            f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM"
+            f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM", code="tls.not_pem"
         ) from error
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this very certificate, whoever signed it
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this certificate itself, whoever signed it
     client.load_verify_locations(certificate)
     try:
-        _shake_hands(server, client)
+        _handshake(server, client)
     except ssl.SSLCertVerificationError as error:
-        raise InputError(f"--tls-cert {certificate}: {error.verify_message}; get a new one from who made it") from error
+        raise InputError(
+            f"--tls-cert {certificate}: {error.verify_message}; get a new one from its issuer", code="tls.invalid"
+        ) from error
     except ssl.SSLError as error:
-        raise InputError(_unusable(certificate, error)) from error
+        raise _unusable_certificate(certificate, error) from error
 
 
-def _unusable(certificate: Path, error: ssl.SSLError) -> str:
+def _unusable_certificate(certificate: Path, error: ssl.SSLError) -> InputError:
     reason = (error.reason or str(error)).replace("_", " ").lower()
-    better = "make one with a P-256 key, or an RSA key of 2048 bits"
-    return f"--tls-cert {certificate}: cannot be used for TLS ({reason}); {better}"
+    return InputError(
+        f"--tls-cert {certificate}: cannot be used for TLS ({reason}); create one with a P-256 key, or with an RSA key "
+        "of 2048 bits",
+        code="tls.unusable",
+    )
 
 
-def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """In memory. Raises ssl.SSLError."""
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Make a TLS handshake in memory. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [
+    peers = [
         client.wrap_bio(to_client, to_server, server_side=False),
         server.wrap_bio(to_server, to_client, server_side=True),
     ]
-    while sides:
-        for side in tuple(sides):
+    while peers:
+        for peer in tuple(peers):
             try:
-                side.do_handshake()
+                peer.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-            sides.remove(side)
+            peers.remove(peer)
 
 
-def _read(path: Path, option: str) -> None:
+def _check_readable(path: Path, option: str) -> None:
     try:
         path.read_bytes()
     except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}") from error
+        raise InputError(f"{option} {path}: {error.strerror}", code="tls.unreadable") from error
 
 
 def _refuse_password() -> str:
-    raise InputError("--tls-key: is locked with a password, which Triton cannot ask for; give it without one")
+    raise InputError(
+        "--tls-key: is encrypted with a password, which Triton cannot ask for; give a key without one",
+        code="tls.encrypted_key",
+    )

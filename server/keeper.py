@@ -1,8 +1,9 @@
-"""Runs Triton, and starts it again when it dies after it was ready: `python keeper.py READY PROGRAM ARGUMENT…`.
+"""Runs Triton and restarts it after a crash: `python keeper.py READY PROGRAM ARGUMENT…`.
 
-READY: a file that is there as soon as Triton has been ready. Before, its end is the end of this process, with its code.
-Triton can die of what clients do: release 24.10, which the pip runtime has, of a gRPC request that is given up at the
-wrong moment (triton-inference-server/server, issue 7368). Run by its path, so that it loads nothing else.
+READY: a file that exists once Triton was ready. If Triton ends before that, this process ends with the same exit code.
+A client can crash Triton: release 24.10, which the pip runtime has, crashes when a gRPC request is cancelled at a
+certain moment (triton-inference-server/server, issue 7368). This file is run by its path, so it imports nothing of
+tritonkit.
 """
 
 from __future__ import annotations
@@ -16,75 +17,81 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-AGAIN = "tritonkit: started again"
-"""How the line begins that tells of it, in Triton's log."""
+RESTART_PREFIX = "tritonkit: started again"
+"""Start of the line in Triton's log that reports a restart."""
+SUPERVISOR_FILE = Path(__file__)
 _PR_SET_PDEATHSIG = 1
-_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
-_STEADY_S = 60.0
-"""Who has lived so long begins anew with the shortest pause."""
+_FIRST_PAUSE_S = 1.0
+_MAX_PAUSE_S = 30.0
+_STABLE_UPTIME_S = 60.0
+"""After this uptime the restart back-off resets."""
 
 
 class Supervisor:
-    """One Triton after the other, until it ends by itself or is told to end."""
+    """Runs Triton until it exits normally or a signal stops it, and restarts it after a crash."""
 
-    def __init__(self, program: Sequence[str], ready: Path) -> None:
-        self._program = program
-        self._ready = ready
-        self._running: subprocess.Popen[bytes] | None = None
-        self._told_to_end = False
+    def __init__(self, command: Sequence[str], ready_file: Path) -> None:
+        self._command = command
+        self._ready_file = ready_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
 
     def run(self) -> int:
-        """The exit code of the last one; as a shell's for one that a signal ended."""
-        pause = _PAUSE_S / 2
+        """Run Triton and return its last exit code; 128 + N after signal N, as a shell does."""
+        pause_s = _FIRST_PAUSE_S / 2
         while True:
-            began = time.monotonic()
+            started_s = time.monotonic()
             code = self._run_once()
-            if code == 0 or self._told_to_end or not self._ready.exists():
+            if code == 0 or self._is_stopping or not self._ready_file.exists():
                 return code if code >= 0 else 128 - code
-            pause = _PAUSE_S if time.monotonic() - began > _STEADY_S else min(2 * pause, _LONGEST_PAUSE_S)
-            print(f"{AGAIN} in {pause:.0f} s: Triton ended with {_cause(code)}", flush=True)
-            self._sleep(pause)
-            if self._told_to_end:
+            pause_s = (
+                _FIRST_PAUSE_S if time.monotonic() - started_s > _STABLE_UPTIME_S else min(2 * pause_s, _MAX_PAUSE_S)
+            )
+            print(f"{RESTART_PREFIX} in {pause_s:.0f} s: Triton ended with {_exit_reason(code)}", flush=True)
+            self._sleep(pause_s)
+            if self._is_stopping:
                 return 0
 
-    def end(self, number: int, frame: FrameType | None) -> None:
-        """Pass the wish to end on; a handler of signals."""
-        self._told_to_end = True
-        if self._running is not None:
-            self._running.terminate()
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Pass a stop signal on to Triton."""
+        self._is_stopping = True
+        if self._process is not None:
+            self._process.terminate()
 
     def _run_once(self) -> int:
-        # A signal between the start and its note here is seen by the check after it.
-        self._running = subprocess.Popen(self._program, preexec_fn=stop_with_parent())
-        if self._told_to_end:
-            self._running.terminate()
-        code = self._running.wait()
-        self._running = None
+        # A signal may arrive before `_process` is set; the check below handles it.
+        self._process = subprocess.Popen(self._command, preexec_fn=stop_with_parent())
+        if self._is_stopping:
+            self._process.terminate()
+        code = self._process.wait()
+        self._process = None
         return code
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while not self._told_to_end and time.monotonic() < until:
+        while not self._is_stopping and time.monotonic() < until:
             time.sleep(0.1)
 
 
 def stop_with_parent() -> Callable[[], None]:
-    """What a child runs before it becomes a program: prctl(2), PR_SET_PDEATHSIG. The library is loaded beforehand."""
+    """Return a `preexec_fn` that sends SIGTERM to the child when its parent ends: prctl(2), PR_SET_PDEATHSIG.
+
+    libc is loaded here, before the fork.
+    """
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _cause(code: int) -> str:
+def _exit_reason(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def main() -> int:
-    """Keep what the command line names."""
-    keeper = Supervisor(sys.argv[2:], Path(sys.argv[1]))
-    signal.signal(signal.SIGTERM, keeper.end)
-    signal.signal(signal.SIGINT, keeper.end)
-    return keeper.run()
+    """Supervise the command of the command line."""
+    supervisor = Supervisor(sys.argv[2:], Path(sys.argv[1]))
+    signal.signal(signal.SIGTERM, supervisor.handle_signal)
+    signal.signal(signal.SIGINT, supervisor.handle_signal)
+    return supervisor.run()
 
 
 if __name__ == "__main__":

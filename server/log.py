@@ -1,4 +1,4 @@
-"""What Triton's log says about models that did not load."""
+"""Finds in Triton's log why models failed to load."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': 
 _FATAL = re.compile(r"^error: creating server: (?P<reason>.*)")
 
 
-def failures(log: str) -> list[str]:
-    """One sentence for each model that failed to load, else the reason why the server ended, if the log has one."""
+def load_failures(log: str) -> list[str]:
+    """Return one line for each model that failed to load, else the reason why the server ended."""
     lines = log.splitlines()
-    found: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for line in lines:
         for pattern in (_VERSION_FAILED, _MODEL_FAILED, _POLL_FAILED):
             if match := pattern.search(line):
                 parts = match.groupdict()
                 version = f" version {parts['version']}" if "version" in parts else ""
-                found.setdefault(parts["model"], f"model {parts['model']}{version}: {_short(parts['reason'])}")
-    if found:
-        return list(found.values())
+                messages.setdefault(
+                    parts["model"], f"model {parts['model']}{version}: {_without_frames(parts['reason'])}"
+                )
+    if messages:
+        return list(messages.values())
     return [match["reason"] for line in lines if (match := _FATAL.match(line))]
 
 
-def _short(reason: str) -> str:
-    """The reason without the Python frames that Triton appends, in its own escapes."""
+def _without_frames(reason: str) -> str:
+    """Remove the Python traceback that Triton appends, with its escape sequences."""
     return reason.split("\\n\\nAt:")[0].replace("\\n", " ").strip('" ')

@@ -1,4 +1,4 @@
-"""`server status`, `reload`, `load` and `unload`: what a running server has, and changing it."""
+"""`server status`, `reload`, `load` and `unload`: show and change the models of a running server."""
 
 from __future__ import annotations
 
@@ -12,242 +12,269 @@ from model.errors import CheckFailedError, InputError, ServerError
 
 if TYPE_CHECKING:
     from server.control import Control
-    from server.lifecycle import Change
+    from server.lifecycle import ModelChange
     from server.runtime import Server
     from server.status import Status
 
-GrpcPort = Annotated[int | None, typer.Option(help="One server of this machine, by its gRPC port.")]
-Url = Annotated[str | None, typer.Option(help="A server elsewhere: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS.")]
-TlsCa = Annotated[Path | None, typer.Option("--tls-ca", help="With --url: who signed the server's certificate (PEM).")]
-TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the certificate to show (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="With --url: its key (PEM).")]
-Timeout = Annotated[float, typer.Option(min=1, help="Seconds that loading a model may take.")]
-Models = Annotated[list[str], typer.Argument(help="Names of models.")]
+GrpcPortOption = Annotated[int | None, typer.Option(help="A server of this machine, by its gRPC port.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="A remote server: HOST:PORT of its gRPC, grpcs://HOST:PORT with TLS.")
+]
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="With --url: the CA of the server's certificate (PEM).")
+]
+TlsCertOption = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the client certificate (PEM).")]
+TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="With --url: the key of --tls-cert (PEM).")]
+TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for a model to load.")]
+ModelsArgument = Annotated[list[str], typer.Argument(help="Model names.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Give the application these commands."""
+def register_model_commands(app: typer.Typer) -> None:
+    """Add these commands to the application."""
     for command in (status, reload, load, unload):
         app.command()(command)
 
 
 @reports_errors
 def status(
-    grpc_port: GrpcPort = None,
-    url: Url = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
+    grpc_port: GrpcPortOption = None,
+    url: UrlOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show servers and their models; exit 1 when one is not ready.
 
     Example: server status
     """
-    from server.status import Status, status_of
+    from server.status import Status, read_status
 
-    _check_where(grpc_port, url, (tls_ca, tls_cert, tls_key))
-    servers, lost = _asked_for(url, grpc_port)
+    _check_server_options(grpc_port, url, (tls_ca, tls_cert, tls_key))
+    servers, unknown = _select_servers(url, grpc_port)
     shown = []
     for address, running in servers:
-        answers = running is None or running.is_ready()
-        with _control(running, address, (tls_ca, tls_cert, tls_key), 20) as control:
-            shown.append((address, running, status_of(control) if answers else Status(ready=False)))
+        is_ready = running is None or running.is_ready()
+        with _open_control(running, address, (tls_ca, tls_cert, tls_key), 20) as control:
+            shown.append((address, running, read_status(control) if is_ready else Status(ready=False)))
     if as_json:
-        print_json([_document(address, running, found) for address, running, found in shown])
+        print_json([_status_document(address, running, found) for address, running, found in shown])
     else:
         for one in shown:
-            _show(*one)
-        if not shown and not lost:
+            _print_server(*one)
+        if not shown and not unknown:
             say("no server is running; start one with `server up`")
-    if lost:
-        fail("\n".join(map(str, lost)), code=exit_code(lost[0]))
+    if unknown:
+        fail("\n".join(map(str, unknown)), code=exit_code(unknown[0]))
     if not all(found.ready for _, _, found in shown):
         raise typer.Exit(1)
 
 
 @reports_errors
 def reload(
-    models: Annotated[list[str] | None, typer.Argument(help="Names of models; none are all.")] = None,
-    grpc_port: GrpcPort = None,
-    url: Url = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    timeout_s: Timeout = 600,
+    models: Annotated[list[str] | None, typer.Argument(help="Model names; default: all models.")] = None,
+    grpc_port: GrpcPortOption = None,
+    url: UrlOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a server take up what has changed in its repository; what it has goes on answering until then.
+    """Reload models whose files changed; old versions serve until the new ones are ready.
 
-    Exit 1 when a model could not be loaded: the version before goes on answering.
+    Exit 1 when a model fails to load: its old version keeps serving.
 
     Example: server reload digits
     """
-    _load(models or [], grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
+    _load_models(models or [], grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
 
 
 @reports_errors
 def load(
-    models: Models,
-    grpc_port: GrpcPort = None,
-    url: Url = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    timeout_s: Timeout = 600,
+    models: ModelsArgument,
+    grpc_port: GrpcPortOption = None,
+    url: UrlOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Load models of the server's repository, with what the ensembles among them need.
+    """Load models of the server's repository, and the members of ensembles.
 
-    Which version it loads stands in the repository: `builder promote MODEL VERSION`.
+    The repository decides which version is loaded: `builder promote MODEL VERSION`.
 
     Example: server load digits
     """
-    _load(models, grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
+    _load_models(models, grpc_port, url, (tls_ca, tls_cert, tls_key), timeout_s, as_json)
 
 
 @reports_errors
 def unload(
-    models: Models,
-    grpc_port: GrpcPort = None,
-    url: Url = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    timeout_s: Timeout = 600,
+    models: ModelsArgument,
+    grpc_port: GrpcPortOption = None,
+    url: UrlOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    timeout_s: TimeoutOption = 600,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a server let go of models, and of the ensembles that need them. Their files stay.
+    """Unload models and the ensembles that need them. Files are not deleted.
 
     Example: server unload digits
     """
     from server.lifecycle import unload as unloaded
 
     files = (tls_ca, tls_cert, tls_key)
-    _check_where(grpc_port, url, files)
-    running = None if url else _server(grpc_port)
-    with _control(running, url, files, timeout_s) as control, progress(f"unloading {', '.join(models)}"):
+    _check_server_options(grpc_port, url, files)
+    running = None if url else _select_server(grpc_port)
+    with _open_control(running, url, files, timeout_s) as control, progress(f"unloading {', '.join(models)}"):
         changes = unloaded(control, models)
-    _tell(changes, as_json)
+    _print_changes(changes, as_json)
 
 
-Files = tuple[Path | None, Path | None, Path | None]
+TlsFiles = tuple[Path | None, Path | None, Path | None]
 
 
-def _load(
-    models: list[str], grpc_port: int | None, url: str | None, files: Files, timeout_s: float, as_json: bool
+def _load_models(
+    models: list[str], grpc_port: int | None, url: str | None, files: TlsFiles, timeout_s: float, as_json: bool
 ) -> None:
     from server.lifecycle import load
 
-    _check_where(grpc_port, url, files)
-    running = None if url else _server(grpc_port)
-    what = f"loading {', '.join(models) or 'what has changed'}"
-    with _control(running, url, files, timeout_s) as control, progress(what):
+    _check_server_options(grpc_port, url, files)
+    running = None if url else _select_server(grpc_port)
+    step = f"loading {', '.join(models) or 'what has changed'}"
+    with _open_control(running, url, files, timeout_s) as control, progress(step):
         changes = load(control, running, models)
     failed = [change for change in changes if change.problem]
     if failed:
-        said = [*map(_problem, failed), *_way_back(failed, running)]
-        raise CheckFailedError("\n".join(said), changes)
-    _tell(changes, as_json)
+        messages = [*map(_problem_text, failed), *_rollback_advice(failed, running)]
+        raise CheckFailedError("\n".join(messages), changes, code="server.model_not_loaded")
+    _print_changes(changes, as_json)
 
 
-def _check_where(grpc_port: int | None, url: str | None, files: Files) -> None:
-    """Refuse what would be passed over. Raises InputError."""
+def _check_server_options(grpc_port: int | None, url: str | None, files: TlsFiles) -> None:
+    """Check that --url, --grpc-port and TLS options fit together. Raises InputError."""
     if url and grpc_port is not None:
-        raise InputError("--grpc-port names a server of this machine, --url one elsewhere: give one of them")
+        raise InputError(
+            "--grpc-port selects a local server, --url a remote one; give only one", code="option.conflict"
+        )
     if not url and any(files):
-        raise InputError("--tls-ca, --tls-cert and --tls-key go with --url; servers of this machine are known")
+        raise InputError("--tls-ca, --tls-cert and --tls-key need --url", code="option.needs_url")
 
 
-def _server(grpc_port: int | None) -> Server:
-    found = _servers(grpc_port)
-    if len(found) > 1:
-        ports = ", ".join(str(one.options.grpc_port) for one in found)
-        raise InputError(f"{len(found)} servers are running; choose one with --grpc-port: {ports}")
-    if not found:
-        raise InputError("no server is running; start one with `server up`, or name one elsewhere with --url")
-    return found[0]
+def _select_server(grpc_port: int | None) -> Server:
+    servers = _servers_on_port(grpc_port)
+    if len(servers) > 1:
+        ports = ", ".join(str(one.options.grpc_port) for one in servers)
+        raise InputError(
+            f"{len(servers)} servers are running; choose one with --grpc-port: {ports}", code="server.several_running"
+        )
+    if not servers:
+        raise InputError(
+            "no server is running; start one with `server up`, or select a remote one with --url",
+            code="server.not_running",
+        )
+    return servers[0]
 
 
-def _servers(grpc_port: int | None) -> list[Server]:
+def _servers_on_port(grpc_port: int | None) -> list[Server]:
     from server.process import running_servers
 
-    found = running_servers(grpc_port)
-    if grpc_port is not None and not found:
-        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
-    return found
+    servers = running_servers(grpc_port)
+    if grpc_port is not None and not servers:
+        raise InputError(
+            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
+        )
+    return servers
 
 
-def _asked_for(url: str | None, grpc_port: int | None) -> tuple[list[tuple[str, Server | None]], list[ServerError]]:
-    """Servers by their addresses, and why of others it cannot be found out whether they run. Raises InputError."""
-    from server.process import known_servers
+def _select_servers(
+    url: str | None, grpc_port: int | None
+) -> tuple[list[tuple[str, Server | None]], list[ServerError]]:
+    """Return the addresses of servers, and the errors of servers whose state is unknown. Raises InputError."""
+    from server.process import find_servers
 
     if url:
         return [(url, None)], []
-    found, lost = known_servers(grpc_port)
-    if grpc_port is not None and not found and not lost:
-        raise InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them")
-    return [(one.options.grpc_url, one) for one in found], list(lost.values())
+    servers, unknown = find_servers(grpc_port)
+    if grpc_port is not None and not servers and not unknown:
+        raise InputError(
+            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
+        )
+    return [(one.options.grpc_url, one) for one in servers], list(unknown.values())
 
 
-def _control(running: Server | None, url: str | None, files: Files, timeout_s: float) -> Control:
+def _open_control(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> Control:
     from model.connection import Connection
-    from server.control import control_at, control_of
+    from server.control import control_of, remote_control
 
     if running is not None:
         return control_of(running, timeout_s)
     ca, certificate, key = files
-    return control_at(Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s))
+    return remote_control(Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s))
 
 
-def _tell(changes: list[Change], as_json: bool) -> None:
-    for warned in filter(None, (change.warning for change in changes)):
-        warn(f"warning: {warned}")
+def _print_changes(changes: list[ModelChange], as_json: bool) -> None:
+    for message in filter(None, (change.warning for change in changes)):
+        warn(f"warning: {message}")
     if as_json:
         print_json(changes)
         return
     for change in changes:
         before, after = ", ".join(change.before) or "none", ", ".join(change.after) or "none"
-        what = f"version {after}, as before" if before == after else f"version {before} -> {after}"
-        say(f"{change.model}: {what}")
+        text = f"version {after}, as before" if before == after else f"version {before} -> {after}"
+        say(f"{change.model}: {text}")
     if not changes:
         say("no model is loaded")
 
 
-def _problem(change: Change) -> str:
-    goes_on = f"version {', '.join(change.after)} goes on answering" if change.after else "it does not answer"
-    return f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {goes_on}"
+def _problem_text(change: ModelChange) -> str:
+    consequence = f"version {', '.join(change.after)} keeps serving" if change.after else "no version is ready"
+    return f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {consequence}"
 
 
-def _way_back(failed: list[Change], running: Server | None) -> list[str]:
-    """What keeps the versions that go on answering over a restart, which may come by itself."""
-    where = f" --repository {running.options.repository}" if running else ""
-    undo = [f"builder rollback {change.model}{where}" for change in failed if change.after]
-    return [f"A Triton that starts again has only what loads; go back before: {'; '.join(undo)}"] if undo else []
+def _rollback_advice(failed: list[ModelChange], running: Server | None) -> list[str]:
+    """Return the advice that keeps the ready versions over a restart of Triton."""
+    repository_option = f" --repository {running.options.repository}" if running else ""
+    commands = [f"builder rollback {change.model}{repository_option}" for change in failed if change.after]
+    return (
+        [f"After a restart Triton has no version of this model; roll back before: {'; '.join(commands)}"]
+        if commands
+        else []
+    )
 
 
-def _show(address: str, running: Server | None, found: Status) -> None:
-    state = "ready" if found.ready else "NOT READY"
-    where = f"{running.options.repository}: {state}, gRPC {_listens(running)}, {running.label}" if running else ""
-    say(where or f"{address}: {state}")
-    if running is not None and (restarts := running.runtime.restarts(running)):
-        say(f"started again {restarts} time(s) after it had died: `server logs`")
-    rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in found.models]
+def _print_server(address: str, running: Server | None, status: Status) -> None:
+    from server.runtime_table import runtime_of
+
+    state = "ready" if status.ready else "NOT READY"
+    title = f"{running.options.repository}: {state}, gRPC {_grpc_text(running)}, {running.label}" if running else ""
+    say(title or f"{address}: {state}")
+    if running is not None and (restarts := runtime_of(running).restarts(running)):
+        say(f"restarted {restarts} time(s) after a crash; see `server logs`")
+    rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in status.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
-    for row in found.models:
+    for row in status.models:
         if row.reason:
             say(f"{row.model} version {row.version}: {row.reason}")
 
 
-def _listens(running: Server) -> str:
-    """Where its gRPC listens, and that others can reach it where they can."""
+def _grpc_text(running: Server) -> str:
+    """Return the gRPC address, and whether other machines can reach it."""
     options = running.options
-    open_too = " and HTTP" if options.http_host == options.host else ""
-    return f"{options.grpc_shown} (gRPC{open_too} open to other machines)" if options.exposed else options.grpc_shown
+    http_text = " and HTTP" if options.http_host == options.host else ""
+    return (
+        f"{options.grpc_text} (gRPC{http_text} exposed to other machines)" if options.is_exposed else options.grpc_text
+    )
 
 
-def _document(address: str, running: Server | None, found: Status) -> dict[str, Any]:
-    about = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
+def _status_document(address: str, running: Server | None, status: Status) -> dict[str, Any]:
+    from server.runtime_table import runtime_of
+
+    fields = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
     if running is not None:
-        about["restarts"] = running.runtime.restarts(running)
-    return {"url": address, **about, **found.model_dump(mode="json")}
+        fields["restarts"] = runtime_of(running).restarts(running)
+    return {"url": address, **fields, **status.model_dump(mode="json")}

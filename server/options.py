@@ -1,4 +1,4 @@
-"""How a repository is served, and the command line of `tritonserver` that says so, for every runtime."""
+"""The options of a server, and the command line of `tritonserver` made from them."""
 
 from __future__ import annotations
 
@@ -12,110 +12,117 @@ from model.compatibility import SERVE_COMPATIBLE
 from model.errors import InputError
 from model.releases import release_of
 from model.spec import Frozen
-from server.security import Security, Tokens, security_arguments
+from server.security import Security, ServerTokens, security_arguments
 
 LOOPBACK = "127.0.0.1"
-HTTP_INPUT_BYTES = 257 * 2**20
-"""What one HTTP request may hold: a picture file of 256 MiB, the most that `NAME_encoded` reads, and its header."""
-HTTP_INPUT_SINCE = "25.08"
-"""The first release that surely has `--http-max-input-size` (server, pull request 8174); newer ones allow 64 MiB."""
+HTTP_MAX_INPUT_BYTES = 257 * 2**20
+"""Largest HTTP request: an image file of 256 MiB, the most that `NAME_encoded` reads, and its header."""
+HTTP_MAX_INPUT_RELEASE = "25.08"
+"""The first release known to have `--http-max-input-size` (server, pull request 8174), whose default is 64 MiB."""
 RuntimeName = Literal["pip", "docker"]
 
 
 class Options(Frozen):
     """How to serve a repository.
 
-    Raises InputError for a host that is no IPv4 address, and for what only images have where none is run.
+    Raises InputError for a host that is not an IPv4 address, and for Docker options with the pip runtime.
     """
 
     repository: Path
     host: str = LOOPBACK
-    """The IPv4 address that answers. With TLS it is gRPC's alone: Triton's HTTP has none and stays on loopback."""
+    """The IPv4 address to listen on. With TLS only gRPC uses it: Triton's HTTP has no TLS and stays on loopback."""
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
     cache_mib: int = 0
-    """Memory for the answers of models whose configuration enables `response_cache`; 0 is no cache."""
+    """Memory of the response cache, for models whose configuration enables `response_cache`; 0 is no cache."""
     models: tuple[str, ...] = ()
-    """Models to load at the start, with the members of the ensembles among them; none are all."""
+    """Models to load at the start, with the members of the ensembles among them; empty means all."""
     runtime: RuntimeName = "pip"
     image: str | None = None
     """The image of the docker runtime."""
     version_compatible: bool = False
-    """Load plans that were built so: they hold code of their own, which Triton runs only when told to."""
+    """Load version-compatible TensorRT plans: they contain code, which Triton runs only with this option."""
     security: Security = Security()
 
     @field_validator("host")
     @classmethod
-    def _is_an_address(cls, host: str) -> str:
+    def _check_host(cls, host: str) -> str:
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError as error:
-            raise InputError(f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0") from error
+            raise InputError(
+                f"--host {host}: expected an IPv4 address of this machine, such as 0.0.0.0", code="option.host"
+            ) from error
 
     @model_validator(mode="after")
-    def _asks_no_image_of_the_binary(self) -> Self:
+    def _check_runtime_options(self) -> Self:
         if self.image is not None and self.runtime != "docker":
-            raise InputError(f"--image {self.image}: the pip runtime runs no image; add --runtime docker")
+            raise InputError(
+                f"--image {self.image}: the pip runtime runs no image; add --runtime docker", code="option.needs_docker"
+            )
         if self.version_compatible and self.runtime != "docker":
-            raise InputError("--version-compatible: the pip runtime has no TensorRT; add --runtime docker")
+            raise InputError(
+                "--version-compatible: the pip runtime has no TensorRT; add --runtime docker",
+                code="option.needs_docker",
+            )
         return self
 
     @property
     def ports(self) -> dict[str, int]:
-        """The three ports by what they serve."""
+        """The port of each service: HTTP, gRPC and metrics."""
         return {"HTTP": self.http_port, "gRPC": self.grpc_port, "metrics": self.metrics_port}
 
     @property
-    def bound(self) -> dict[str, tuple[str, int]]:
-        """Address and port, on this machine, by what they serve."""
+    def bind_addresses(self) -> dict[str, tuple[str, int]]:
+        """The address and port of each service, on this machine."""
         addresses = {"HTTP": self.http_host, "gRPC": self.host, "metrics": self.http_host}
         return {title: (addresses[title], port) for title, port in self.ports.items()}
 
     @property
     def http_host(self) -> str:
-        """The address of HTTP and metrics."""
-        return LOOPBACK if self.exposed and self.security.tls else self.host
+        """The address that HTTP and metrics listen on."""
+        return LOOPBACK if self.is_exposed and self.security.has_tls else self.host
 
     @property
-    def exposed(self) -> bool:
-        """Whether other machines may reach it."""
+    def is_exposed(self) -> bool:
+        """Whether other machines may reach the server."""
         return not ipaddress.ip_address(self.host).is_loopback
 
     @property
     def http_url(self) -> str:
-        """Where HTTP answers this machine."""
-        return f"http://{reachable(self.http_host)}:{self.http_port}"
+        """The HTTP URL for clients on this machine."""
+        return f"http://{connect_address(self.http_host)}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
-        """Where gRPC answers this machine, HOST:PORT."""
-        return f"{reachable(self.host)}:{self.grpc_port}"
+        """The gRPC address for clients on this machine, HOST:PORT."""
+        return f"{connect_address(self.host)}:{self.grpc_port}"
 
     @property
-    def grpc_shown(self) -> str:
-        """Where gRPC listens, and whether with TLS."""
-        return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.tls else ''}"
+    def grpc_text(self) -> str:
+        """The address that gRPC listens on, and whether it uses TLS, as shown to a user."""
+        return f"{self.host}:{self.grpc_port}{' with TLS' if self.security.has_tls else ''}"
 
 
-def reachable(host: str) -> str:
-    """An address to ask at, for an address to listen on: every address of this machine includes loopback."""
+def connect_address(host: str) -> str:
+    """Return the address to connect to for an address to listen on: loopback for 0.0.0.0."""
     return LOOPBACK if ipaddress.ip_address(host).is_unspecified else host
 
 
 def triton_arguments(
     options: Options,
-    tokens: Tokens,
+    tokens: ServerTokens,
     repository: str,
     bind: str | None = None,
     backend_directory: str | None = None,
 ) -> list[str]:
-    """The options of `tritonserver`, without the program.
+    """Return the arguments of `tritonserver`.
 
-    repository, backend_directory, and the files of `options.security`: as the program will see them.
-    bind: one address for all ports, such as 0.0.0.0 in a container whose ports are published; None as `options` say.
+    repository, backend_directory, and the files of `options.security`: paths that are valid for that process.
+    bind: one address for all ports, such as 0.0.0.0 in a container; None takes the addresses of `options`.
     """
-    addresses = {title.lower(): bind or host for title, (host, _) in options.bound.items()}
+    addresses = {title.lower(): bind or host for title, (host, _) in options.bind_addresses.items()}
     arguments = [f"--model-repository={repository}"]
     if backend_directory is not None:
         arguments.append(f"--backend-directory={backend_directory}")
@@ -126,16 +133,16 @@ def triton_arguments(
     if options.version_compatible:
         arguments.append(SERVE_COMPATIBLE)
     release = release_of(options.image or "")
-    if release is not None and release.release >= HTTP_INPUT_SINCE:
-        arguments.append(f"--http-max-input-size={HTTP_INPUT_BYTES}")
+    if release is not None and release.release >= HTTP_MAX_INPUT_RELEASE:
+        arguments.append(f"--http-max-input-size={HTTP_MAX_INPUT_BYTES}")
     return [
         *arguments,
         "--model-control-mode=explicit",
-        "--strict-readiness=false",  # a version that did not load is no reason to take the one that answers away
-        "--exit-on-error=false",  # nor to take the other models away when Triton is started again after it died
+        "--strict-readiness=false",  # a failed version must not make the server unready
+        "--exit-on-error=false",  # nor keep the other models from loading after a restart
         *(f"--load-model={model}" for model in options.models or ("*",)),
         "--exit-timeout-secs=20",
         *security_arguments(
-            options.security, tokens, shared_memory_is_admin=options.exposed or options.runtime == "docker"
+            options.security, tokens, shared_memory_is_admin=options.is_exposed or options.runtime == "docker"
         ),
     ]

@@ -1,7 +1,7 @@
-"""Triton without Docker: NVIDIA's `tritonserver` binary from the nvidia-pytriton wheel, in an environment of its own.
+"""The Python environment with NVIDIA's `tritonserver` binary, from the nvidia-pytriton wheel.
 
-The binary's Python backend runs our backends for ONNX, OpenVINO and TorchScript (`server/backends/`), so the repository
-is the same one that NVIDIA's image serves.
+The Python backend of this binary runs tritonkit's backends for ONNX, OpenVINO and TorchScript (`server/backends/`), so
+it serves the same repository as NVIDIA's image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from model.errors import ServerError
 
 ENVIRONMENT_VARIABLE = "TRITONKIT_TRITON_ENV"
 TORCH_VARIABLE = "TRITONKIT_TORCH_SITE"
-"""A site-packages folder with torch for the pytorch backend; unset, the kit's own where its Python is Triton's."""
+"""A site-packages folder with torch for the pytorch backend. Default: tritonkit's own, if Python versions match."""
 _ROOT = Path(__file__).parents[1]
 _BACKENDS = Path(__file__).parent / "backends"
-_ASK_INTERPRETER = """
+_INTERPRETER_QUERY = """
 import json, sys, sysconfig
 folders = (sysconfig.get_config_var("LIBDIR"), sys.base_prefix + "/lib")
 print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "site": sysconfig.get_path("purelib"),
@@ -32,7 +32,7 @@ print(json.dumps({"version": "%d.%d" % sys.version_info[:2], "site": sysconfig.g
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python of Triton's environment."""
+    """The Python interpreter of Triton's environment."""
 
     version: str
     site: str
@@ -40,8 +40,8 @@ class Interpreter:
 
 
 @dataclass(frozen=True)
-class PipRuntime:
-    """A usable environment with the binary in it."""
+class PipEnvironment:
+    """An environment that contains the `tritonserver` binary."""
 
     folder: Path
     interpreter: Interpreter
@@ -53,26 +53,26 @@ class PipRuntime:
 
     @property
     def caches(self) -> Path:
-        """The folder of Triton's response caches, `local` among them."""
+        """The folder with Triton's response cache libraries, such as `local`."""
         return self._package / "caches"
 
     def environment(self) -> dict[str, str]:
-        """The variables `tritonserver` and its Python stubs need: their libraries and packages, none of ours."""
+        """Return the environment variables for `tritonserver` and its Python stubs."""
         libraries = [f"{self.interpreter.site}/nvidia_pytriton.libs", *self.interpreter.libraries]
-        kept = {key: os.environ[key] for key in ("HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES") if key in os.environ}
+        inherited = {key: os.environ[key] for key in ("HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES") if key in os.environ}
         return {
-            **kept,
-            # The stubs embed Python: they find its packages by the `python3` on the path, and ignore PYTHONPATH.
+            **inherited,
+            # The stubs embed Python: they find packages through the first `python3` on PATH and ignore PYTHONPATH.
             "PATH": f"{self.folder.resolve() / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}",
             "LD_LIBRARY_PATH": ":".join(libraries),
             "OMP_WAIT_POLICY": "PASSIVE",
-            TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._own_torch(),
+            TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._torch_site(),
         }
 
     def lay_out_backends(self, folder: Path) -> None:
-        """Fill Triton's backend folder: the Python backend with the stub of this Python, and our backends.
+        """Copy the Python backend, the stub for this Python version and tritonkit's backends into `folder`.
 
-        Triton refuses libraries that a symbolic link leads out of the folder, so files are copied.
+        Files are copied because Triton refuses libraries behind a symbolic link that leaves the folder.
         """
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self._package / "backends" / "python", folder / "python")
@@ -83,13 +83,13 @@ class PipRuntime:
                 for module in (*backend.glob("*.py"), _BACKENDS / "batching.py"):
                     shutil.copy(module, folder / backend.name)
 
-    def _own_torch(self) -> str:
-        """The folder of the kit's own torch, empty without one that Triton's Python can load."""
-        found = importlib.util.find_spec("torch")
+    def _torch_site(self) -> str:
+        """Return the site-packages folder of tritonkit's own torch; empty if Triton's Python cannot load it."""
+        torch = importlib.util.find_spec("torch")
         own_version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if found is None or found.origin is None or self.interpreter.version != own_version:
+        if torch is None or torch.origin is None or self.interpreter.version != own_version:
             return ""
-        return str(Path(found.origin).parents[1])
+        return str(Path(torch.origin).parents[1])
 
     @property
     def _package(self) -> Path:
@@ -100,38 +100,47 @@ class PipRuntime:
         return self._package / "python_backend_stubs" / self.interpreter.version / "triton_python_backend_stub"
 
     def problem(self) -> str | None:
-        """What is missing in the environment, if anything."""
+        """Return what is missing in the environment, or None."""
         if not self.binary.is_file():
             return f"{self.interpreter.site} has no tritonserver"
         if not self._stub.is_file():
-            return f"nvidia-pytriton carries no stub for Python {self.interpreter.version}"
+            return f"nvidia-pytriton has no stub for Python {self.interpreter.version}"
         name = f"libpython{self.interpreter.version}.so.1.0"
         if not any((Path(folder) / name).exists() for folder in self.interpreter.libraries):
-            return f"its Python has no shared {name}, which Triton's Python backend loads"
+            return f"its Python has no shared library {name}, which Triton's Python backend loads"
         return None
 
 
-def find_pip_runtime() -> PipRuntime:
-    """The environment `$TRITONKIT_TRITON_ENV`, or `.venv-triton` here or beside the kit. Raises ServerError."""
-    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-    candidates = [Path(chosen)] if chosen else [Path.cwd() / ".venv-triton", _ROOT / ".venv-triton"]
+def find_pip_runtime() -> PipEnvironment:
+    """Find the environment: `$TRITONKIT_TRITON_ENV`, else `.venv-triton` in this folder or in tritonkit's.
+
+    Raises ServerError.
+    """
+    configured = os.environ.get(ENVIRONMENT_VARIABLE)
+    candidates = [Path(configured)] if configured else [Path.cwd() / ".venv-triton", _ROOT / ".venv-triton"]
     folder = next((path for path in candidates if (path / "bin" / "python").exists()), None)
     if folder is None:
         raise ServerError(
-            f"no environment with NVIDIA's tritonserver at {' or '.join(map(str, candidates))}. Make it with "
-            f"`make setup` in the kit's folder, or name one that has nvidia-pytriton and onnxruntime in "
-            f"${ENVIRONMENT_VARIABLE}."
+            f"no environment with NVIDIA's tritonserver at {' or '.join(map(str, candidates))}. Create it with "
+            f"`make setup` in tritonkit's folder, or set ${ENVIRONMENT_VARIABLE} to an environment that has "
+            "nvidia-pytriton and onnxruntime.",
+            code="server.no_triton",
         )
-    runtime = PipRuntime(folder, _interpreter(folder))
-    if (problem := runtime.problem()) is not None:
-        raise ServerError(f"{folder}: {problem}. Remove it and run `make setup` again.")
-    return runtime
+    environment = PipEnvironment(folder, _inspect_interpreter(folder))
+    if (problem := environment.problem()) is not None:
+        raise ServerError(
+            f"{folder}: {problem}. Remove it and run `make setup` again.", code="server.broken_environment"
+        )
+    return environment
 
 
-def _interpreter(folder: Path) -> Interpreter:
-    asked = subprocess.run(
-        [str(folder / "bin" / "python"), "-I", "-c", _ASK_INTERPRETER], capture_output=True, text=True, check=False
+def _inspect_interpreter(folder: Path) -> Interpreter:
+    result = subprocess.run(
+        [str(folder / "bin" / "python"), "-I", "-c", _INTERPRETER_QUERY], capture_output=True, text=True, check=False
     )
-    if asked.returncode:
-        raise ServerError(f"{folder}: its Python does not run ({asked.stderr.strip()}). Run `make setup` again.")
-    return Interpreter(**json.loads(asked.stdout))
+    if result.returncode:
+        raise ServerError(
+            f"{folder}: its Python does not run ({result.stderr.strip()}). Run `make setup` again.",
+            code="server.broken_environment",
+        )
+    return Interpreter(**json.loads(result.stdout))

@@ -1,4 +1,4 @@
-"""Ports: are they free, and if not, who holds them."""
+"""Checks whether ports are free, and finds the process that uses one."""
 
 from __future__ import annotations
 
@@ -8,44 +8,46 @@ from collections.abc import Mapping
 
 import psutil
 
-from model.errors import ServerError
+from model.errors import Problem, ServerError
 
 
-def check_free(bound: Mapping[str, tuple[str, int]]) -> None:
-    """Raise ServerError naming every port that cannot be bound and, where the system tells, its holder.
+def check_ports_free(addresses: Mapping[str, tuple[str, int]]) -> None:
+    """Raise ServerError with every port that cannot be bound and, if known, the process that uses it.
 
-    bound: address and port by what they are for, such as {"gRPC": ("127.0.0.1", 8001)}.
+    addresses: address and port of each service, such as {"gRPC": ("127.0.0.1", 8001)}.
     """
-    problems = [problem for title, (host, port) in bound.items() if (problem := _problem(host, title, port))]
-    if len({port for _, port in bound.values()}) < len(bound):
-        problems.append("two of the ports are the same")
+    problems = [problem for title, (host, port) in addresses.items() if (problem := _port_problem(host, title, port))]
+    if len({port for _, port in addresses.values()}) < len(addresses):
+        problems.append(Problem("server.duplicate_ports", "two of the ports are the same"))
     if problems:
         raise ServerError(
-            "\n  ".join(["ports cannot be had:", *problems])
-            + "\nChoose others with --http-port, --grpc-port, --metrics-port; `server status` shows your own servers, "
-            "`server down` stops one."
+            "\n  ".join(["these ports cannot be used:", *map(str, problems)])
+            + "\nChoose other ports with --http-port, --grpc-port, --metrics-port; `server status` shows your servers, "
+            "`server down` stops one.",
+            code="server.ports",
+            problems=problems,
         )
 
 
-def _problem(host: str, title: str, port: int) -> str | None:
+def _port_problem(host: str, title: str, port: int) -> Problem | None:
     with socket.socket() as probe:
-        # As Triton does: a port whose last connections still linger is free.
+        # As Triton does: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"{title} port {port} is in use by {_holder(port)}"
-            return f"{title} port {port} on {host}: {error.strerror}"
+                return Problem("server.port_in_use", f"{title} port {port} is in use by {_port_owner(port)}")
+            return Problem("server.port_unusable", f"{title} port {port} on {host}: {error.strerror}")
     return None
 
 
-def _holder(port: int) -> str:
+def _port_owner(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 process = psutil.Process(connection.pid)
                 return f"{process.name()} (pid {process.pid}: {' '.join(process.cmdline())[:80]})"
     except psutil.Error:
-        pass  # another user's processes are hidden
-    return "a process this user cannot see"
+        pass  # processes of other users are hidden
+    return "a process of another user"

@@ -1,4 +1,4 @@
-"""Servers of this machine: started, waited for, remembered in a state folder, and stopped."""
+"""Starts, finds and stops the servers of this machine. A state folder for each gRPC port records them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from model.spec import Frozen
 from model.triton_config import models_in
 from server.control import control_of
 from server.exposure import check_exposure
-from server.lifecycle import not_loaded
-from server.log import failures
+from server.lifecycle import missing_models
+from server.log import load_failures
 from server.options import Options
-from server.ports import check_free
-from server.runtime import LOG_FILE, ProgressCallback, Server, runtime_named
-from server.security import server_tokens
+from server.ports import check_ports_free
+from server.runtime import LOG_FILE, ProgressCallback, Server
+from server.runtime_table import RUNTIMES, runtime_of
+from server.security import load_server_tokens
 
 __all__ = [
     "STATE_VARIABLE",
     "Options",
     "Server",
-    "known_servers",
-    "log_of",
+    "find_log",
+    "find_servers",
     "running_servers",
     "start",
     "state_folder",
@@ -40,104 +41,110 @@ __all__ = [
 ]
 
 _REPOSITORY_FILE = "repository.txt"
-"""Which repository the log beside it is of: it stays with the log when the state file goes."""
+"""The repository of the log in the same folder; kept when the state file is deleted."""
 
 
-class Log(Frozen):
-    """A log that is kept, and whose it is."""
+class ServerLog(Frozen):
+    """The log of a server that runs or ran."""
 
     path: Path
     grpc_port: int
     repository: str
-    """Empty where that is not known."""
+    """Empty if unknown."""
     running: bool | None
-    """None where nobody can tell: the container's engine does not answer."""
+    """None if unknown: the Docker engine does not answer."""
     written: datetime
-    """When Triton last wrote to it."""
+    """When Triton last wrote to the log."""
 
     @property
     def headline(self) -> str:
-        """One line that tells it from the logs of other servers."""
-        state = {True: "running", False: "no longer running", None: "not known whether it runs"}[self.running]
+        """One line that identifies the log."""
+        state = {True: "running", False: "no longer running", None: "state unknown"}[self.running]
         of = f"of {self.repository}, " if self.repository else ""
         return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
 
 def start(options: Options, stops_with_parent: bool = False, report: ProgressCallback = lambda step: None) -> Server:
-    """Start Triton; `wait_until_ready` tells when it can be used.
+    """Start Triton; `wait_until_ready` returns when it is usable.
 
-    stops_with_parent: end it when the calling process ends, even by SIGKILL.
-    report: told of steps that take long.
-    Raises InputError without a repository, without a model that was named, and for addresses, certificates and tokens
-    that cannot be used; ServerError for a port in use or a missing runtime.
+    stops_with_parent: stop Triton when the calling process ends, even by SIGKILL.
+    report: called with each slow step.
+    Raises InputError for a missing repository or model, and for unusable addresses, certificates and tokens;
+    ServerError for a port in use or a missing runtime.
     """
     if not options.repository.is_dir() or not models_in(options.repository):
-        raise InputError(f"{options.repository}: no model repository here; make one with `builder export`")
+        raise InputError(
+            f"{options.repository}: is not a model repository; create one with `builder export`",
+            code="repository.missing",
+        )
     for model in options.models:
-        check_model(options.repository, model)
+        check_model_exists(options.repository, model)
     check_exposure(options)
-    options = _absolute(options)
-    tokens = server_tokens(options.repository)
+    options = _with_absolute_paths(options)
+    tokens = load_server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)
-    with _alone(folder):
-        _check_none_alive(folder)
-        check_free(options.bound)
-        runtime = runtime_named(options.runtime)
+    with _lock_folder(folder):
+        _check_port_unused(folder)
+        check_ports_free(options.bind_addresses)
+        runtime = RUNTIMES[options.runtime]()
         (folder / _REPOSITORY_FILE).write_text(str(options.repository), encoding="utf-8")
         server = runtime.launch(options, tokens, folder, stops_with_parent, report)
         try:
-            _remember(server)
+            _write_state(server)
         except BaseException:
-            runtime.end(server)  # a server that nobody remembers could not be stopped
+            runtime.stop(server)  # without a state file `server down` could not stop it
             raise
     return server
 
 
-def _check_none_alive(folder: Path) -> None:
-    """A server that is being started again holds no port for a while. Raises ServerError."""
-    present = _remembered(folder / STATE_FILE)
-    if present is not None and _is_alive(present):
-        port = present.options.grpc_port
+def _check_port_unused(folder: Path) -> None:
+    """Raises ServerError if a server has this port, even while it restarts and its port is free."""
+    other = _read_state(folder / STATE_FILE)
+    if other is not None and _is_alive(other):
+        port = other.options.grpc_port
         raise ServerError(
-            f"gRPC port {port} is in use by a server of {present.options.repository}, which runs or is being started "
-            f"again. `server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
-            "--metrics-port"
+            f"gRPC port {port} is in use by a server of {other.options.repository}, which runs or restarts. "
+            f"`server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
+            "--metrics-port",
+            code="server.port_in_use",
         )
 
 
-def check_model(repository: Path, model: str) -> None:
-    """Refuse a name that is no folder right in the repository, so that none leads out of it. Raises InputError."""
+def check_model_exists(repository: Path, model: str) -> None:
+    """Check that a name is a model folder directly in the repository. Raises InputError."""
     names = [folder.name for folder in models_in(repository)]
     if model not in names:
-        raise InputError(f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}")
+        raise InputError(
+            f"{repository} has no model {model!r}; it has: {', '.join(names) or 'none'}", code="repository.no_model"
+        )
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
-    """Return when all models are loaded; from then on the server is started again when it dies.
+    """Return when all models are loaded; from then on the runtime restarts the server after a crash.
 
-    Stops the server and raises ServerError with the reason otherwise.
+    If a model fails to load, stop the server and raise ServerError with the reason.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        _check_starting(server, late=False)
+        _check_starting(server, timed_out=False)
         while not server.is_ready():
-            _check_starting(server, late=time.monotonic() > deadline)
+            _check_starting(server, timed_out=time.monotonic() > deadline)
             time.sleep(0.1)
         _check_loaded(server)
-        server.runtime.keep(server)
+        runtime_of(server).restart_on_failure(server)
     except BaseException:
         stop(server, keep_log=True)
         raise
 
 
 def stop(server: Server, keep_log: bool = False) -> None:
-    """Ask Triton to end, wait, and end what is left of it and its children."""
-    if keep_log and _has_the_folder(server):
-        server.runtime.save_log(server)
-    server.runtime.end(server)
-    with _alone(server.folder):
-        if not _has_the_folder(server):
-            return  # another server has taken the port since, and the folder
+    """Stop Triton and its child processes, and delete the state."""
+    if keep_log and _owns_folder(server):
+        runtime_of(server).save_log(server)
+    runtime_of(server).stop(server)
+    with _lock_folder(server.folder):
+        if not _owns_folder(server):
+            return  # another server uses this port and folder now
         (server.folder / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(server.folder / "backends", ignore_errors=True)
         if not keep_log:
@@ -145,66 +152,67 @@ def stop(server: Server, keep_log: bool = False) -> None:
 
 
 def running_servers(grpc_port: int | None = None) -> list[Server]:
-    """The servers that were started here and still run, or the one on a port.
+    """Return the running servers of this machine, or the one on a port.
 
-    Raises ServerError where that cannot be found out: for a container whose engine does not answer.
+    Raises ServerError if the state of one is unknown: its Docker engine does not answer.
     """
-    found, lost = known_servers(grpc_port)
-    for reason in lost.values():
+    running, unknown = find_servers(grpc_port)
+    for reason in unknown.values():
         raise reason
-    return found
+    return running
 
 
-def known_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
-    """The servers that run, and by gRPC port why of others it cannot be found out."""
-    found: list[Server] = []
-    lost: dict[int, ServerError] = {}
-    for path in sorted(state_folder().glob(f"{_folders(grpc_port)}/{STATE_FILE}")):
-        server = _remembered(path)
+def find_servers(grpc_port: int | None = None) -> tuple[list[Server], dict[int, ServerError]]:
+    """Return the running servers and, by gRPC port, the errors of servers whose state is unknown."""
+    running: list[Server] = []
+    unknown: dict[int, ServerError] = {}
+    for path in sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{STATE_FILE}")):
+        server = _read_state(path)
         try:
             if server is not None and _is_alive(server):
-                found.append(server)
+                running.append(server)
         except ServerError as error:
-            lost[int(path.parent.name)] = error
-    return found, lost
+            unknown[int(path.parent.name)] = error
+    return running, unknown
 
 
 def _is_alive(server: Server) -> bool:
-    """As its runtime says. Raises ServerError with the way out of an engine that never comes back."""
+    """Whether a server runs. Raises ServerError with the fix for an engine that is gone for good."""
     try:
-        return server.runtime.is_alive(server)
+        return runtime_of(server).is_alive(server)
     except ServerError as error:
         state = server.folder / STATE_FILE
         raise ServerError(
-            f"whether the server of gRPC port {server.options.grpc_port} ({server.label}) runs is not known: {error}. "
-            f"If its engine is gone for good, delete {state}; --grpc-port names another server"
+            f"the state of the server on gRPC port {server.options.grpc_port} ({server.label}) is unknown: {error}. "
+            f"If its Docker engine is gone for good, delete {state}; --grpc-port selects another server",
+            code="server.unknown_state",
         ) from error
 
 
-def log_of(grpc_port: int | None) -> Log:
-    """The log of the server on a port, or the one written last. Raises InputError when there is none.
+def find_log(grpc_port: int | None) -> ServerLog:
+    """Return the log of the server on a port, or the newest log. Raises InputError if there is none.
 
-    That of a container whose engine does not answer is as it was seen last.
+    If the Docker engine does not answer, the log is the last saved copy.
     """
-    running, lost = known_servers(grpc_port)
+    running, unknown = find_servers(grpc_port)
     for server in running:
-        server.runtime.save_log(server)
-    logs = sorted(state_folder().glob(f"{_folders(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
+        runtime_of(server).save_log(server)
+    logs = sorted(state_folder().glob(f"{_port_pattern(grpc_port)}/{LOG_FILE}"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise InputError(f"no log of a server under {state_folder()}; start one with `server up`")
+        raise InputError(f"no server log under {state_folder()}; start a server with `server up`", code="server.no_log")
     newest = logs[-1]
-    beside = newest.with_name(_REPOSITORY_FILE)
-    return Log(
+    repository_file = newest.with_name(_REPOSITORY_FILE)
+    return ServerLog(
         path=newest,
         grpc_port=int(newest.parent.name),
-        repository=beside.read_text(encoding="utf-8") if beside.is_file() else "",
-        running=None if int(newest.parent.name) in lost else any(server.log == newest for server in running),
+        repository=repository_file.read_text(encoding="utf-8") if repository_file.is_file() else "",
+        running=None if int(newest.parent.name) in unknown else any(server.log == newest for server in running),
         written=datetime.fromtimestamp(newest.stat().st_mtime).astimezone(),
     )
 
 
-def _absolute(options: Options) -> Options:
-    """The same, with files that mean the same in every folder."""
+def _with_absolute_paths(options: Options) -> Options:
+    """Return the options with absolute paths."""
     security = options.security
     files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
     resolved = {name: path.resolve() for name, path in files.items() if path is not None}
@@ -213,24 +221,24 @@ def _absolute(options: Options) -> Options:
     )
 
 
-def _remember(server: Server) -> None:
-    """Write the state file, which holds the tokens: nobody but its owner can ever read it."""
+def _write_state(server: Server) -> None:
+    """Write the state file with mode 0600, because it contains the tokens."""
     path = server.folder / STATE_FILE
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
         state.write(server.model_dump_json())
-    beside.replace(path)
+    temporary.replace(path)
 
 
-def _folders(grpc_port: int | None) -> str:
+def _port_pattern(grpc_port: int | None) -> str:
     return "*" if grpc_port is None else str(grpc_port)
 
 
-def _has_the_folder(server: Server) -> bool:
-    return _remembered(server.folder / STATE_FILE) in (None, server)
+def _owns_folder(server: Server) -> bool:
+    return _read_state(server.folder / STATE_FILE) in (None, server)
 
 
-def _remembered(path: Path) -> Server | None:
+def _read_state(path: Path) -> Server | None:
     try:
         return Server.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -238,50 +246,52 @@ def _remembered(path: Path) -> Server | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Have the state folder of a port, which is made, to oneself: no other start or stop changes it meanwhile."""
-    descriptor = _locked(folder)
-    while not _is_at(descriptor, folder):  # a stop has removed it while this one waited
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Create and lock the state folder of a port, so that no other start or stop changes it."""
+    descriptor = _open_locked(folder)
+    while not _is_same_folder(descriptor, folder):  # another process deleted the folder while this one waited
         os.close(descriptor)
-        descriptor = _locked(folder)
+        descriptor = _open_locked(folder)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(folder: Path) -> int:
+def _open_locked(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
-def _is_at(descriptor: int, folder: Path) -> bool:
+def _is_same_folder(descriptor: int, folder: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:
         return False
 
 
-def _check_starting(server: Server, late: bool) -> None:
-    if not server.runtime.is_alive(server):
-        raise ServerError(_reason(server, "Triton ended while starting"))
-    if late:
-        raise ServerError(_reason(server, "Triton was not ready in time (--timeout-s)"))
+def _check_starting(server: Server, timed_out: bool) -> None:
+    if not runtime_of(server).is_alive(server):
+        raise ServerError(_failure_text(server, "Triton ended while starting"), code="server.ended")
+    if timed_out:
+        raise ServerError(_failure_text(server, "Triton was not ready in time (--timeout-s)"), code="server.timeout")
 
 
 def _check_loaded(server: Server) -> None:
-    """Triton itself is ready without the models that it could not load: a first start is to be whole."""
+    """Raises ServerError if a model did not load: Triton reports ready all the same."""
     with control_of(server) as control:
-        lost = not_loaded(control.index(), server.options.models)
-    if lost:
-        raise ServerError(_reason(server, f"Triton did not load {', '.join(lost)}"))
+        missing = missing_models(control.index(), server.options.models)
+    if missing:
+        raise ServerError(
+            _failure_text(server, f"Triton did not load {', '.join(missing)}"), code="server.model_not_loaded"
+        )
 
 
-def _reason(server: Server, headline: str) -> str:
-    server.runtime.save_log(server)
+def _failure_text(server: Server, headline: str) -> str:
+    runtime_of(server).save_log(server)
     text = server.log.read_text(errors="replace") if server.log.is_file() else ""
     lines = text.splitlines()
-    reasons = failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]
+    reasons = load_failures(text) or ([line for line in lines if line.startswith("E")] or lines)[-3:]
     return "\n".join([f"{headline}:", *(f"  {reason}" for reason in reasons), f"The whole log: {server.log}"])

@@ -1,4 +1,4 @@
-"""A server that was started, and the seam behind which a runtime starts and ends it."""
+"""A started server, and the interface of the runtimes that start and stop it."""
 
 from __future__ import annotations
 
@@ -10,103 +10,87 @@ from pathlib import Path
 
 from model.local_servers import state_folder
 from model.spec import Frozen
-from server.options import Options, RuntimeName
-from server.security import Tokens
+from server.options import Options
+from server.security import ServerTokens
 
 LOG_FILE = "triton.log"
 
 ProgressCallback = Callable[[str], None]
 
-_OF_THIS_MACHINE = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks by no proxy, whatever HTTP_PROXY says: this machine's loopback address is another one's to a proxy."""
+_DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Ignores HTTP_PROXY: a proxy would resolve the loopback address to itself."""
 
 
 class Server(Frozen):
-    """A server that was started; it may have ended since. Its JSON is the state file: it holds the tokens."""
+    """A server that was started and may have ended since. Its JSON is the state file, which includes the tokens."""
 
     options: Options
-    tokens: Tokens
+    tokens: ServerTokens
     pid: int = 0
-    """The process, of the pip runtime."""
+    """The process id, for the pip runtime."""
     started: float = 0.0
-    """The process's creation time, which tells it from a later one with the same pid."""
+    """The creation time of the process: a later process can have the same pid."""
     container: str = ""
-    """The container's id, of the docker runtime."""
+    """The container id, for the docker runtime."""
 
     @property
     def folder(self) -> Path:
-        """Its state folder."""
+        """The state folder of the server."""
         return state_folder() / str(self.options.grpc_port)
 
     @property
     def log(self) -> Path:
-        """What Triton printed; `Runtime.save_log` brings it up to date."""
+        """The log file of Triton; `Runtime.save_log` updates it."""
         return self.folder / LOG_FILE
 
     @property
     def label(self) -> str:
-        """What tells it apart on its machine, to be shown."""
+        """The pid or the container id, as shown to a user."""
         return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
 
     def is_ready(self) -> bool:
-        """Whether Triton answers health checks."""
+        """Whether Triton answers its readiness check."""
         try:
-            with _OF_THIS_MACHINE.open(f"{self.options.http_url}/v2/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
+            with _DIRECT_OPENER.open(f"{self.options.http_url}/v2/health/ready", timeout=2) as response:
+                return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
-    @property
-    def runtime(self) -> Runtime:
-        """What started it, and can end it."""
-        return runtime_named(self.options.runtime)
-
 
 class Runtime(ABC):
-    """A way to run `tritonserver`. It keeps nothing of its own: a Server says what it is about."""
+    """Starts and stops `tritonserver`. It has no state: each method gets the Server."""
 
-    poll_s: float = 0.2
-    """Seconds between two looks at whether a server still runs."""
+    poll_interval_s: float = 0.2
+    """Seconds between two checks whether a server still runs."""
 
     @abstractmethod
     def launch(
-        self, options: Options, tokens: Tokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
-        """Start Triton and return at once, not waiting for its models.
+        """Start Triton and return without waiting for its models.
 
-        options: checked, with an absolute repository and absolute files of `security`; its ports are free.
-        folder: the state folder of the server, there and private; the runtime may put its own files into it.
-        stops_with_parent: end it when the calling process ends.
-        report: told of steps that take long, such as the pulling of an image.
-        Raises ServerError when the runtime is not there; whatever it has begun is undone then.
+        options: validated, with absolute paths; the ports are free.
+        folder: the existing, private state folder of the server; the runtime may write its own files there.
+        stops_with_parent: stop Triton when the calling process ends.
+        report: called with each slow step, such as pulling an image.
+        Raises ServerError when the runtime is not available; everything started so far is then removed.
         """
 
     @abstractmethod
     def is_alive(self, server: Server) -> bool:
-        """Whether what was launched still runs, ready or not. Raises ServerError where that cannot be found out."""
+        """Whether the server still runs, ready or not. Raises ServerError when this is unknown."""
 
     @abstractmethod
-    def keep(self, server: Server) -> None:
-        """Have it started again whenever it dies from now on; until then, its first end is the last. It was ready."""
+    def restart_on_failure(self, server: Server) -> None:
+        """Restart the server from now on when it crashes. Called once, when the server is ready."""
 
     @abstractmethod
     def restarts(self, server: Server) -> int:
-        """How often it was started again after it had died."""
+        """Return how often the server was restarted after a crash."""
 
     @abstractmethod
-    def end(self, server: Server) -> None:
-        """Ask it to end, wait, kill what is left, and remove what `launch` made outside the state folder."""
+    def stop(self, server: Server) -> None:
+        """Stop the server; remove what `launch` created outside the state folder."""
 
-    def save_log(self, server: Server) -> None:  # noqa: B027 - most runtimes write it themselves
-        """Bring the file `server.log` up to date, where Triton does not write to it itself."""
-
-
-def runtime_named(name: RuntimeName) -> Runtime:
-    """The runtime of a name."""
-    if name == "docker":
-        from server.docker_runtime import DockerRuntime
-
-        return DockerRuntime()
-    from server.binary import BinaryRuntime
-
-    return BinaryRuntime()
+    def save_log(self, server: Server) -> None:  # noqa: B027 - the pip runtime writes the file directly
+        """Update the file `server.log`, if Triton does not write to it directly."""

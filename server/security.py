@@ -1,4 +1,4 @@
-"""Who may ask a Triton for what: tokens, TLS, and what leaves the loopback address."""
+"""Access rules of a server: tokens, TLS, and exposure beyond the loopback address."""
 
 from __future__ import annotations
 
@@ -17,64 +17,64 @@ _SHARED_MEMORY = ("shared-memory",)
 
 
 class Security(Frozen):
-    """What may leave the loopback address, and the PEM files that guard gRPC. Tokens are not among the options."""
+    """Exposure and TLS of a server. Tokens are kept apart: they are not options."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
-    """Certificates of those who sign clients' certificates: mutual TLS."""
+    """Mutual TLS: the CA certificates that sign client certificates."""
     expose: bool = False
-    """Consent to an address that others can reach."""
+    """The user allows an address that other machines can reach."""
     plaintext: bool = False
-    """Consent to answer others without TLS."""
+    """The user allows other machines to connect without TLS."""
 
     @property
-    def tls(self) -> bool:
-        """Whether gRPC is encrypted."""
+    def has_tls(self) -> bool:
+        """Whether gRPC uses TLS."""
         return self.tls_certificate is not None
 
 
-class Tokens(Frozen):
-    """What Triton asks for in the header `tritonkit-token`. Kept in the state file, which only its owner can read."""
+class ServerTokens(Frozen):
+    """The tokens that Triton requires in the header `tritonkit-token`. Saved in the state file, with mode 0600."""
 
     admin: str = Field(repr=False)
-    """For the repository, tracing and logging, and over HTTP for shared memory."""
+    """For the repository, trace and logging APIs, and for shared memory over HTTP."""
     use: str | None = Field(default=None, repr=False)
-    """For inference, metadata, configurations, statistics, and over gRPC shared memory; None leaves these open."""
+    """For inference, metadata, configurations, statistics, and shared memory over gRPC; None leaves these open."""
 
     @property
-    def shown(self) -> connection.Tokens:
-        """The same for one who asks."""
+    def client_tokens(self) -> connection.Tokens:
+        """The same tokens as a client sends them."""
         return connection.Tokens(use=self.use, admin=self.admin)
 
 
-def server_tokens(repository: Path) -> Tokens:
-    """The tokens of `$TRITONKIT_ADMIN_TOKEN`, or a random one, and `$TRITONKIT_TOKEN`, both also of `.env`.
+def load_server_tokens(repository: Path) -> ServerTokens:
+    """Read `TRITONKIT_ADMIN_TOKEN` (default: random) and `TRITONKIT_TOKEN` from the environment or `.env`.
 
-    repository: the one to be served, which tells where `.env` is looked for.
-    Raises TokenError for what can be none, InputError for an `.env` that cannot be read.
+    repository: the folder to serve; `.env` is searched next to it.
+    Raises TokenError for an invalid token, InputError for an unreadable `.env`.
     """
-    given = connection.tokens_from_environment()
-    admin = given.admin or _token(connection.ADMIN_TOKEN_VARIABLE, repository)
-    use = given.use or _token(connection.TOKEN_VARIABLE, repository)
-    return Tokens(admin=admin or secrets.token_urlsafe(24), use=use)
+    environment = connection.tokens_from_environment()
+    admin = environment.admin or _token_from_settings(connection.ADMIN_TOKEN_VARIABLE, repository)
+    use = environment.use or _token_from_settings(connection.TOKEN_VARIABLE, repository)
+    return ServerTokens(admin=admin or secrets.token_urlsafe(24), use=use)
 
 
-def _token(variable: str, repository: Path) -> str | None:
+def _token_from_settings(variable: str, repository: Path) -> str | None:
     return connection.checked_token(setting(variable, repository), f"{variable} of .env")
 
 
-def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
-    """The options of `tritonserver` for TLS on gRPC and for APIs that ask for a token, on both protocols.
+def security_arguments(security: Security, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
+    """Return the arguments of `tritonserver` for TLS on gRPC and for APIs that require a token.
 
-    shared_memory_is_admin: over gRPC too, where no client shares this machine's memory with the server. Over HTTP it
-    always is: a page in a browser can send HTTP to this machine, and no client of ours uses it so.
+    shared_memory_is_admin: shared memory needs the admin token over gRPC too, because no client shares memory with the
+    server. Over HTTP it always does: a web page in a browser can send HTTP to this machine.
     """
     arguments = [
-        *_restricted("--http-restricted-api", tokens, shared_memory_is_admin=True),
-        *_restricted("--grpc-restricted-protocol", tokens, shared_memory_is_admin),
+        *_restriction_options("--http-restricted-api", tokens, shared_memory_is_admin=True),
+        *_restriction_options("--grpc-restricted-protocol", tokens, shared_memory_is_admin),
     ]
-    if security.tls:
+    if security.has_tls:
         arguments += [
             "--grpc-use-ssl=true",
             f"--grpc-server-cert={security.tls_certificate}",
@@ -85,7 +85,7 @@ def security_arguments(security: Security, tokens: Tokens, shared_memory_is_admi
     return arguments
 
 
-def _restricted(option: str, tokens: Tokens, shared_memory_is_admin: bool) -> list[str]:
+def _restriction_options(option: str, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:
     admin, use = (_SHARED_MEMORY, ()) if shared_memory_is_admin else ((), _SHARED_MEMORY)
     rules = [((*_ADMIN_APIS, *admin), tokens.admin), ((*_USE_APIS, *use), tokens.use)]
     return [

@@ -1,13 +1,13 @@
-"""What a running server tells of its models."""
+"""The status of a running server and its models."""
 
 from __future__ import annotations
 
 from model.spec import Frozen
-from server.control import Control, Counters, VersionState
+from server.control import Control, VersionState, VersionStatistics
 
 
 class ModelRow(Frozen):
-    """A version's state and what it has done since it was loaded."""
+    """The state of a version, and its statistics since it was loaded."""
 
     model: str
     version: str
@@ -16,57 +16,57 @@ class ModelRow(Frozen):
     failures: int
     images: int
     mean_batch: float
-    """Images of one run of the model, in the mean."""
+    """Mean number of images in one execution."""
     queue_us: int
-    """Mean time a request waited before it ran."""
+    """Mean time of a request in the queue, in microseconds."""
     reason: str = ""
-    """Why it could not be loaded."""
+    """Why the version failed to load."""
 
 
 class Status(Frozen):
-    """Whether a server is as it should be, and its models."""
+    """Whether a server is ready, and its models."""
 
     ready: bool
-    """Whether the server answers, and each of its models does in some version."""
+    """Whether the server and at least one version of each of its models are ready."""
     models: tuple[ModelRow, ...] = ()
 
 
-def status_of(control: Control) -> Status:
-    """Ask a server. Raises InferenceError, or InputError for a token that it does not take."""
+def read_status(control: Control) -> Status:
+    """Read the status from a server. Raises InferenceError, or TokenError for a wrong token."""
     if not control.is_ready():
         return Status(ready=False)
     index = control.index()
-    counted = {(one.name, one.version): one for one in control.counters()}
-    rows = tuple(_row(state, counted.get((state.name, state.version))) for state in _current(index))
-    return Status(ready=not _without_answer(index), models=rows)
+    statistics = {(one.name, one.version): one for one in control.statistics()}
+    rows = tuple(_model_row(state, statistics.get((state.name, state.version))) for state in _current_states(index))
+    return Status(ready=not _unavailable_models(index), models=rows)
 
 
-def _without_answer(index: list[VersionState]) -> set[str]:
-    """Models that were to be loaded and have no version that answers.
+def _unavailable_models(index: list[VersionState]) -> set[str]:
+    """Return the models that failed to load or still load, and have no ready version.
 
-    Triton remembers for ever that a version failed, after a newer success and after unloading too.
+    Triton lists a failed version for ever, even after a newer version was loaded or the model was unloaded.
     """
-    lost = {row.name for row in index if row.failed or row.state == "LOADING"}
-    let_go = {row.name for row in index if row.state and row.unloaded}
-    return lost - let_go - {row.name for row in index if row.state == "READY"}
+    failed = {row.name for row in index if row.has_failed or row.state == "LOADING"}
+    unloaded = {row.name for row in index if row.state and row.is_unloaded}
+    return failed - unloaded - {row.name for row in index if row.state == "READY"}
 
 
-def _current(index: list[VersionState]) -> list[VersionState]:
-    """Without versions that were replaced: a model that answers is not told by those that it no longer has."""
-    answering = {row.name for row in index if row.state == "READY"}
-    return [row for row in index if not (row.unloaded and row.version and row.name in answering)]
+def _current_states(index: list[VersionState]) -> list[VersionState]:
+    """Drop replaced versions of models that have a ready version."""
+    ready = {row.name for row in index if row.state == "READY"}
+    return [row for row in index if not (row.is_unloaded and row.version and row.name in ready)]
 
 
-def _row(state: VersionState, counted: Counters | None) -> ModelRow:
-    counted = counted or Counters(name=state.name, version=state.version)
+def _model_row(state: VersionState, statistics: VersionStatistics | None) -> ModelRow:
+    statistics = statistics or VersionStatistics(name=state.name, version=state.version)
     return ModelRow(
         model=state.name,
         version=state.version,
-        state="NOT LOADED" if state.unloaded and state.state != "UNLOADING" else state.state,
-        requests=counted.requests,
-        failures=counted.failures,
-        images=counted.images,
-        mean_batch=round(counted.images / max(1, counted.executions), 2),
-        queue_us=round(counted.queue_ns / max(1, counted.queued) / 1000),
-        reason=state.reason.splitlines()[0] if state.failed else "",
+        state="NOT LOADED" if state.is_unloaded and state.state != "UNLOADING" else state.state,
+        requests=statistics.requests,
+        failures=statistics.failures,
+        images=statistics.images,
+        mean_batch=round(statistics.images / max(1, statistics.executions), 2),
+        queue_us=round(statistics.queue_ns / max(1, statistics.queue_count) / 1000),
+        reason=state.reason.splitlines()[0] if state.has_failed else "",
     )

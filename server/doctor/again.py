@@ -1,4 +1,4 @@
-"""The command that exports a version again, by what the builder left beside it."""
+"""The command that exports a version again, from its manifest, spec and verdict."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from pydantic import BaseModel, ValidationError
 from model.errors import TritonkitError
 from model.manifest import Manifest
 from model.spec import METADATA_KEY, ModelSpec
-from server.doctor.served import manifest_in
+from server.doctor.served import read_manifest
 
 _VERDICT_FILE = "verdict.json"
-_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
-"""How a description begins that names a file, blanks and all."""
+_SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
+"""A source description that starts with a file name, which may contain spaces."""
 
 
-class _Proven(BaseModel):
-    """What is read of a verdict; `builder` knows the rest."""
+class _VerdictTarget(BaseModel):
+    """The fields of a verdict that an export command needs."""
 
     format: str
     precision: str
     max_batch: int
 
 
-def export_command(version: Path, repository: Path, image: str | None = None) -> str:
-    """Such as `builder export runs/digits/1/best.safetensors --trt fp16 …`; SOURCE where that is not known.
+def reexport_command(version: Path, repository: Path, image: str | None = None) -> str:
+    """Return a command such as `builder export best.safetensors --trt fp16 …`; SOURCE if the source is unknown.
 
-    image: the one to build a plan in.
+    image: the image to build a plan in.
     """
-    manifest = manifest_in(version)
-    source = _FILE.match(manifest.source) if manifest else None
-    words = ["builder", "export", _with_folder(source["name"], manifest) if manifest and source else "SOURCE"]
+    manifest = read_manifest(version)
+    source = _SOURCE_FILE.match(manifest.source) if manifest else None
+    words = ["builder", "export", _source_path(source["name"], manifest) if manifest and source else "SOURCE"]
     if manifest and source and not manifest.source.startswith("checkpoint "):
-        words += _told(version)
-    words += _target(version)
+        words += _model_arguments(version)
+    words += _target_arguments(version)
     if image and "--trt" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
 
 
-def _with_folder(name: str, manifest: Manifest) -> str:
-    """The file where it lay when it was exported; its name alone where that is not known."""
+def _source_path(name: str, manifest: Manifest) -> str:
+    """Return the path of the source at the export; only its name if the path is unknown."""
     path = manifest.source_path
     return str(path) if path is not None and path.name == name else name
 
 
-def _told(version: Path) -> list[str]:
-    """What was said of someone else's weights, which do not say it themselves."""
+def _model_arguments(version: Path) -> list[str]:
+    """Return the options that describe third-party weights, from the spec."""
     try:
         spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
     except (OSError, UnicodeDecodeError, TritonkitError):
@@ -61,10 +61,10 @@ def _told(version: Path) -> list[str]:
     return ["--model", prefix + spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
 
 
-def _target(version: Path) -> list[str]:
+def _target_arguments(version: Path) -> list[str]:
     try:
-        proven = _Proven.model_validate_json((version / _VERDICT_FILE).read_bytes())
+        verdict = _VerdictTarget.model_validate_json((version / _VERDICT_FILE).read_bytes())
     except (OSError, ValidationError):
         return ["--trt", "fp16"] if list(version.glob("*.plan")) else []
-    precision = [] if proven.format == "torchscript" else [proven.precision]
-    return [f"--{proven.format}", *precision, "--max-batch", str(proven.max_batch)]
+    precision = [] if verdict.format == "torchscript" else [verdict.precision]
+    return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

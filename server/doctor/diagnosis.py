@@ -1,4 +1,4 @@
-"""All findings of a repository at a place."""
+"""All findings for serving a repository on this machine."""
 
 from __future__ import annotations
 
@@ -11,55 +11,67 @@ from model.triton_config import models_in
 from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
-from server.doctor.place import TargetEnvironment, place_for
+from server.doctor.place import TargetEnvironment, inspect_target
 from server.doctor.plan_checks import check_plans
 from server.doctor.resource_checks import check_resources
-from server.doctor.served import served_models
-from server.exposure import check_exposure, warnings
+from server.doctor.served import find_models_to_load
+from server.exposure import check_exposure, security_warnings
 from server.options import Options
-from server.ports import check_free
+from server.ports import check_ports_free
 
 
 def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Finding]:
-    """What speaks against serving a repository so, errors first: with one, a model does not load or answers wrongly.
+    """Return the findings, errors first: with an error, a model does not load or gives wrong answers.
 
-    deep: hash large files too. Raises InputError without a repository, or without a model that was named.
+    deep: also hash large files. Raises InputError for a missing repository or model.
     """
     repository = options.repository
     if not repository.is_dir():
-        raise InputError(f"{repository}: no model repository here; make one with `builder export`")
-    place, findings = place_for(options, machine)
-    return sorted([*findings, *_of_repository(place, deep)], key=lambda one: one.severity != "error")
+        raise InputError(
+            f"{repository}: is not a model repository; create one with `builder export`", code="repository.missing"
+        )
+    target, findings = inspect_target(options, machine)
+    return sorted([*findings, *_repository_findings(target, deep)], key=lambda one: one.severity != "error")
 
 
-def before_start(options: Options) -> list[Finding]:
-    """What `server up` would refuse anyway: ports, addresses, certificates, Docker; and what is not wise."""
-    findings = [warning(options.repository, said, "see docs/security.md") for said in warnings(options)]
+def start_findings(options: Options) -> list[Finding]:
+    """Return what `server up` would refuse: ports, addresses, certificates, Docker; and security warnings."""
+    findings = [
+        warning(options.repository, problem.message, "see docs/security.md", code=problem.code)
+        for problem in security_warnings(options)
+    ]
     try:
         check_exposure(options)
-        check_free(options.bound)
+        check_ports_free(options.bind_addresses)
     except (InputError, ServerError) as reason:
-        problem, _, fix = str(reason).rpartition("\n")
-        findings.append(error(Path(options.host), problem or fix, fix if problem else "give what it asks for"))
+        message, _, fix = str(reason).rpartition("\n")
+        fix = fix if message else "change the options as the message says"
+        findings.append(error(Path(options.host), message or str(reason), fix, code=reason.code))
     if options.runtime == "docker":
         try:
             engine_has_gpu()
         except (InputError, ServerError) as reason:
-            findings.append(error(options.repository, str(reason), "then ask again"))
+            findings.append(error(options.repository, str(reason), "then run `server doctor` again", code=reason.code))
     return findings
 
 
-def _of_repository(place: TargetEnvironment, deep: bool) -> list[Finding]:
-    named = place.options.models
-    there = [folder.name for folder in models_in(place.repository)]
-    if missing := [name for name in named if name not in there]:
-        asked = ", ".join(map(repr, missing))
-        raise InputError(f"{place.repository} has no model {asked}; it has: {', '.join(there) or 'none'}")
-    models, findings = served_models(place.repository, named)
+def _repository_findings(target: TargetEnvironment, deep: bool) -> list[Finding]:
+    names = target.options.models
+    existing = [folder.name for folder in models_in(target.repository)]
+    if missing := [name for name in names if name not in existing]:
+        missing_text = ", ".join(map(repr, missing))
+        raise InputError(
+            f"{target.repository} has no model {missing_text}; it has: {', '.join(existing) or 'none'}",
+            code="repository.no_model",
+        )
+    models, findings = find_models_to_load(target.repository, names)
     for one in models:
-        findings += [*check_model(one, place, deep), *check_plans(one, place)]
-    findings += check_resources(models, place)
+        findings += [*check_model(one, target, deep), *check_plans(one, target)]
+    findings += check_resources(models, target)
     return [
         *findings,
-        *(warning(path, "left by an interrupted export", "delete it") for path in leftovers(place.repository)),
+        *(
+            warning(path, "left by an interrupted export", "delete it", code="repository.leftover")
+            for path in leftovers(target.repository)
+        ),
     ]

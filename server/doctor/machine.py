@@ -1,4 +1,4 @@
-"""What this machine has to serve with."""
+"""Memory and GPU of this machine."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ _MIB = 2**20
 
 
 class Machine(Frozen):
-    """Memory, and the first GPU that programs see."""
+    """Free memory, and the first visible GPU."""
 
     memory_bytes: int
-    """What programs can still have."""
+    """Available memory."""
     shared_memory_bytes: int
-    """What is free of /dev/shm."""
+    """Free space of /dev/shm."""
     gpu: Gpu | None = None
     gpu_memory_bytes: int | None = None
-    """What is free of the GPU's; None is not known."""
+    """Free memory of the GPU; None if unknown."""
     containers_have_gpu: bool | None = None
-    """Whether the Docker engine gives containers the GPU; None is not known."""
+    """Whether the Docker engine gives the GPU to containers; None if unknown."""
 
     def without_gpu(self) -> Machine:
-        """As a container sees it that is given none."""
+        """Return the machine as a container without a GPU sees it."""
         return self.model_copy(update={"gpu": None, "gpu_memory_bytes": None})
 
 
-def this_machine(runtime: RuntimeName = "pip") -> Machine:
-    """Ask the system and the driver, and for the docker runtime its engine."""
+def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
+    """Read free memory and GPU; for the docker runtime also ask the Docker engine."""
     gpu = find_gpu()
     return Machine(
-        memory_bytes=min(psutil.virtual_memory().available, _left_to_group()),
-        shared_memory_bytes=_free(SHARED_MEMORY),
+        memory_bytes=min(psutil.virtual_memory().available, _cgroup_free_bytes()),
+        shared_memory_bytes=_free_bytes(SHARED_MEMORY),
         gpu=gpu,
-        gpu_memory_bytes=_free_on_gpu() if gpu else None,
-        containers_have_gpu=_given_to_containers() if runtime == "docker" else None,
+        gpu_memory_bytes=_gpu_free_bytes() if gpu else None,
+        containers_have_gpu=_containers_have_gpu() if runtime == "docker" else None,
     )
 
 
-def _given_to_containers() -> bool | None:
+def _containers_have_gpu() -> bool | None:
     from server.docker_runtime import engine_has_gpu
 
     try:
         return engine_has_gpu()
-    except (InputError, ServerError):  # `before_start` and the start itself say so
+    except (InputError, ServerError):  # `start_findings` and the start report this
         return None
 
 
-def _left_to_group() -> int:
-    """What a container may still take, where this is one with a limit. Format: docs.kernel.org, cgroup-v2."""
+def _cgroup_free_bytes() -> int:
+    """Return the free memory of the cgroup, if it has a limit. Format: docs.kernel.org, cgroup-v2."""
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         reclaimed = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
@@ -68,23 +68,23 @@ def _left_to_group() -> int:
         return psutil.virtual_memory().total
 
 
-def _free(folder: Path) -> int:
+def _free_bytes(folder: Path) -> int:
     try:
-        found = os.statvfs(folder)
+        statistics = os.statvfs(folder)
     except OSError:
         return 0
-    return found.f_bavail * found.f_frsize
+    return statistics.f_bavail * statistics.f_frsize
 
 
-def _free_on_gpu() -> int | None:
+def _gpu_free_bytes() -> int | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    asked = subprocess.run(
+    result = subprocess.run(
         [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"],
         capture_output=True,
         text=True,
         check=False,
     )
-    first = asked.stdout.strip().partition("\n")[0]
-    return int(first) * _MIB if asked.returncode == 0 and first.isdecimal() else None
+    first = result.stdout.strip().partition("\n")[0]
+    return int(first) * _MIB if result.returncode == 0 and first.isdecimal() else None

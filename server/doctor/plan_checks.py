@@ -1,4 +1,4 @@
-"""Whether the plans that would be loaded fit the image that serves them, and the GPU."""
+"""Checks whether TensorRT plans fit the serving image and the GPU."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from model.compatibility import PlanProblem, header_problems, plan_problems, sta
 from model.errors import TritonkitError
 from model.finding import Finding
 from model.triton_backends import loading_of
-from server.doctor.again import export_command
+from server.doctor.again import reexport_command
 from server.doctor.place import TargetEnvironment
-from server.doctor.served import Served, manifest_in
+from server.doctor.served import ModelToLoad, read_manifest
 
 
-def check_plans(model: Served, place: TargetEnvironment) -> Iterator[Finding]:
-    """By the record of each plan's build, else by its first bytes. The fix of an error ends with a command."""
-    if model.backend != "tensorrt" or place.image is None:
+def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Finding]:
+    """Check each plan by its build record, or by its header. The fix of an error ends with a command."""
+    if model.backend != "tensorrt" or target.image is None:
         return
-    gpu = place.machine.gpu
+    gpu = target.machine.gpu
     capability = gpu.compute_capability if gpu else None
     for version in model.versions:
-        for name in _fitting(model, capability):
-            for problem in _problems(version / name, place, capability):
-                command = export_command(version, place.repository, place.image)
+        for name in _plan_names(model, capability):
+            for problem in _plan_problems(version / name, target, capability):
+                command = reexport_command(version, target.repository, target.image)
                 fix = problem.fix if problem.severity == "warning" else f"{problem.fix}; the command: {command}"
                 yield Finding(
                     severity=problem.severity,
@@ -34,20 +34,21 @@ def check_plans(model: Served, place: TargetEnvironment) -> Iterator[Finding]:
                 )
 
 
-def _fitting(model: Served, capability: str | None) -> list[str]:
-    """The files for this GPU, where the configuration has one for each."""
+def _plan_names(model: ModelToLoad, capability: str | None) -> list[str]:
+    """Return the plan for this GPU, if the configuration has one for each compute capability."""
     plans = loading_of(model.config).plans
     return [plans[capability]] if capability and capability in plans else model.files
 
 
-def _problems(plan: Path, place: TargetEnvironment, capability: str | None) -> list[PlanProblem]:
-    image, told = place.image, place.options.version_compatible
+def _plan_problems(plan: Path, target: TargetEnvironment, capability: str | None) -> list[PlanProblem]:
+    image, version_compatible = target.image, target.options.version_compatible
     if image is None or not plan.is_file():
-        return []  # which is told of with the files
-    manifest = manifest_in(plan.parent)
+        return []  # reported by model_checks
+    manifest = read_manifest(plan.parent)
     if manifest is not None and manifest.build is not None:
-        return [*plan_problems(manifest, image, capability, told), *stale_problems(manifest)]
+        return [*plan_problems(manifest, image, capability, version_compatible), *stale_problems(manifest)]
     try:
-        return header_problems(plan, image, told)
+        return header_problems(plan, image, version_compatible)
     except TritonkitError as reason:
-        return [PlanProblem("error", str(reason).removeprefix(f"{plan}: "), "copy it again, or export it again")]
+        message = str(reason).removeprefix(f"{plan}: ")
+        return [PlanProblem("error", message, "copy it again, or export it again", code=reason.code)]

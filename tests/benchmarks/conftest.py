@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from benchmarks.record import Environment, Level, Limit, LimitPoint, Load, Record, Subject
+from benchmarks.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from model.preprocess import Preprocess
 from model.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
 
@@ -90,7 +90,7 @@ def record() -> Record:
     after = tuple(point.model_copy(update={"images_per_s": point.images_per_s * 0.8}) for point in before)
     return Record(
         started_utc=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        subject=Subject(
+        subject=MeasuredModel(
             model="colours",
             version="3",
             url="127.0.0.1:8001",
@@ -101,7 +101,7 @@ def record() -> Record:
             artifact="model_repository/colours/3/model.onnx",
             artifact_sha256="ab" * 32,
         ),
-        load=Load(
+        load=LoadSettings(
             concurrency=(1, 4, 8),
             batch=1,
             images=5,

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.record import Record, check_place, write_record
+from benchmarks.record import Record, check_writable, write_record
 from model.errors import ExternalError
 
 
@@ -73,7 +73,7 @@ def test_a_full_disk_is_the_outside(record: Record, tmp_path: Path) -> None:
     try:
         full = r"r\.json: the record cannot be written \(No space left"
         with pytest.raises(ExternalError, match=full):
-            check_place(disk / "r.json")
+            check_writable(disk / "r.json")
         (disk / "fill").write_bytes(bytes(16384))
         with pytest.raises(ExternalError, match=full):
             write_record(disk / "r.json", record)

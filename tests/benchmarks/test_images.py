@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.images import pictures_for
+from benchmarks.images import load_sample_images
 from model.errors import DataError, InputError
 from model.golden import Golden
 from model.spec import ModelSpec
@@ -15,7 +15,7 @@ from model.spec import ModelSpec
 
 def test_the_golden_sample_is_sent_by_default(spec: ModelSpec, images: NDArray[np.uint8], tmp_path: Path) -> None:
     Golden(images, {}, source="cats").save(tmp_path / "golden.npz")
-    pictures = pictures_for(spec.preprocess, None, tmp_path)
+    pictures = load_sample_images(spec.preprocess, None, tmp_path)
     assert np.array_equal(pictures.images, images)
     assert pictures.source == f"cats ({tmp_path / 'golden.npz'})"
 
@@ -26,7 +26,7 @@ def test_a_folder_goes_before_the_golden_sample(spec: ModelSpec, tmp_path: Path)
             Image.new("RGB", (30, 20), colour).save(tmp_path / name)
         else:
             (tmp_path / name).write_text("no picture")
-    pictures = pictures_for(spec.preprocess, tmp_path, tmp_path / "nowhere")
+    pictures = load_sample_images(spec.preprocess, tmp_path, tmp_path / "nowhere")
     assert pictures.images.shape == (2, 8, 8, 3)
     assert pictures.images[1, 0, 0].tolist() == [255, 0, 0]
 
@@ -34,11 +34,11 @@ def test_a_folder_goes_before_the_golden_sample(spec: ModelSpec, tmp_path: Path)
 def test_a_broken_picture_is_named(spec: ModelSpec, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no")
     with pytest.raises(DataError, match=r"broken\.png"):
-        pictures_for(spec.preprocess, tmp_path, tmp_path)
+        load_sample_images(spec.preprocess, tmp_path, tmp_path)
 
 
 def test_the_way_out_is_told_when_there_are_no_pictures(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--images"):
-        pictures_for(spec.preprocess, None, tmp_path)
+        load_sample_images(spec.preprocess, None, tmp_path)
     with pytest.raises(InputError, match="no pictures"):
-        pictures_for(spec.preprocess, tmp_path, tmp_path)
+        load_sample_images(spec.preprocess, tmp_path, tmp_path)

@@ -4,7 +4,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 
 from benchmarks.record import Record
-from benchmarks.report import report_html, unlike_names
+from benchmarks.report import report_html, unique_names
 
 
 class Page(HTMLParser):
@@ -54,7 +54,7 @@ def test_there_is_no_limit_to_show_when_none_was_measured(record: Record) -> Non
 
 def test_records_of_one_model_are_told_apart(record: Record) -> None:
     later = record.model_copy(update={"started_utc": record.started_utc + timedelta(hours=1)})
-    assert unlike_names([record]) == ["colours v3"]
-    assert unlike_names([record, later]) == ["colours v3 2026-01-02 03:04:05", "colours v3 2026-01-02 04:04:05"]
-    assert len(set(unlike_names([record, record]))) == 2
+    assert unique_names([record]) == ["colours v3"]
+    assert unique_names([record, later]) == ["colours v3 2026-01-02 03:04:05", "colours v3 2026-01-02 04:04:05"]
+    assert len(set(unique_names([record, record]))) == 2
     assert "colours v3 2026-01-02 04:04:05" in report_html([record, later])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.windows import Request, Window, is_stable, merged, percentile, windows_between
+from benchmarks.windows import RequestTimes, Window, is_stable, merge_windows, percentile, split_into_windows
 
 SECOND = 1_000_000_000
 
@@ -13,12 +13,14 @@ def window(requests: int, latency_ns: int) -> Window:
 
 def test_only_requests_that_end_inside_count() -> None:
     # The example in perf_analyzer's own test of ValidLatencyMeasurement.
-    requests = [Request(*times) for times in ((1, 2), (3, 5), (6, 9), (10, 14), (15, 20), (21, 27))]
-    assert windows_between([4, 17], requests) == [Window(4, 17, (2, 3, 4))]
+    requests = [RequestTimes(*times) for times in ((1, 2), (3, 5), (6, 9), (10, 14), (15, 20), (21, 27))]
+    assert split_into_windows([4, 17], requests) == [Window(4, 17, (2, 3, 4))]
 
 
 def test_a_request_that_ends_on_a_boundary_counts_once() -> None:
-    first, second = windows_between([0, 10, 20], [Request(0, 10), Request(5, 11), Request(0, 0), Request(12, 20)])
+    first, second = split_into_windows(
+        [0, 10, 20], [RequestTimes(0, 10), RequestTimes(5, 11), RequestTimes(0, 0), RequestTimes(12, 20)]
+    )
     assert first.latencies_ns == (10, 0)
     assert second.latencies_ns == (6, 8)
 
@@ -52,7 +54,7 @@ def test_percentile_takes_the_rounded_index(count: int, percent: float, index: i
 
 def test_merged_windows_weigh_each_request_alike() -> None:
     fast, slow = Window(0, SECOND, (1_000_000,) * 3), Window(SECOND, 3 * SECOND, (5_000_000,))
-    figures = merged([fast, slow])
+    figures = merge_windows([fast, slow])
     assert figures is not None
     assert figures.requests == 4
     assert figures.requests_per_s == pytest.approx(4 / 3)
@@ -61,4 +63,4 @@ def test_merged_windows_weigh_each_request_alike() -> None:
 
 
 def test_nothing_is_merged_when_nothing_ended() -> None:
-    assert merged([Window(0, SECOND, ())]) is None
+    assert merge_windows([Window(0, SECOND, ())]) is None

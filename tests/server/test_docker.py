@@ -17,14 +17,15 @@ from typer.testing import Result
 
 from model.env_file import setting
 from model.errors import InputError, ServerError, TokenError
-from server.docker_image import Images, build_progress, engine_asked, pull_progress
-from server.docker_runtime import container_settings, engine_has_gpu, has_gpu, network_for
+from server.docker_image import TritonImages, build_progress, pull_progress, translate_docker_errors
+from server.docker_runtime import container_settings, engine_has_gpu, has_gpu, select_network
 from server.options import Options
 from server.runtime import Server
-from server.security import Security, Tokens, server_tokens
+from server.runtime_table import runtime_of
+from server.security import Security, ServerTokens, load_server_tokens
 
 ROOT = Path(__file__).parents[2]
-TOKENS = Tokens(admin="admin")
+TOKENS = ServerTokens(admin="admin")
 ROOT_ALONE = pytest.mark.skipif(os.geteuid() != 0, reason="another user's containers run as that user")
 Command = Callable[..., Result]
 
@@ -117,7 +118,7 @@ class OfTwoNetworks:
 
 def network_of(options: Options, name: str) -> str | None:
     (options.repository.parent / ".env").write_text(f"TRITON_NETWORK={name}\n")
-    return network_for((docker, OfTwoNetworks()), options)
+    return select_network((docker, OfTwoNetworks()), options)
 
 
 def test_network_is_refused_when_it_is_not_there(options: Options) -> None:
@@ -147,10 +148,10 @@ def test_tokens_come_from_the_settings_when_the_environment_has_none(
     monkeypatch.setenv("TRITONKIT_TOKEN", "of-the-environment")
     env_file = options.repository.parent / ".env"
     env_file.write_text("TRITONKIT_ADMIN_TOKEN=of-the-file # keep\nTRITONKIT_TOKEN=of-the-file\n")
-    assert server_tokens(options.repository) == Tokens(admin="of-the-file", use="of-the-environment")
+    assert load_server_tokens(options.repository) == ServerTokens(admin="of-the-file", use="of-the-environment")
     env_file.write_text("TRITONKIT_ADMIN_TOKEN='two words'\n")
     with pytest.raises(TokenError, match=r"TRITONKIT_ADMIN_TOKEN of \.env"):
-        server_tokens(options.repository)
+        load_server_tokens(options.repository)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_container_is_not_taken_for_ended_when_no_engine_answers(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
     started = Server(options=options, tokens=TOKENS, container="0123")
     with pytest.raises(ServerError, match="no Docker daemon answers"):
-        started.runtime.is_alive(started)
+        runtime_of(started).is_alive(started)
 
 
 def test_shared_memory_and_network_come_from_the_settings(options: Options) -> None:
@@ -205,7 +206,7 @@ def test_engine_s_refusal_says_what_was_asked_and_what_to_do() -> None:
     refused = docker.errors.NotFound("404", explanation="no such image")
     with (
         pytest.raises(ServerError, match=r"Docker cannot pull x: no such image\. What to do: look"),
-        engine_asked(docker, "pull x", "look"),
+        translate_docker_errors(docker, "pull x", "look"),
     ):
         raise refused
 
@@ -227,29 +228,29 @@ class OfOneImage:
         return [{"stream": "Step 1/1 : FROM x"}, *([{"error": self._failing}] if self._failing else [])]
 
 
-def images_of(engine: OfOneImage) -> Images:
-    return Images((docker, engine), host_network=False, report=lambda step: None)
+def images_of(engine: OfOneImage) -> TritonImages:
+    return TritonImages((docker, engine), host_network=False, report=lambda step: None)
 
 
 def test_image_is_nvidia_s_when_there_is_a_gpu(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
     monkeypatch.setenv("TRITON_CPU_IMAGE", "cpu:1")
-    assert images_of(OfOneImage("nvidia:26.06-py3-pillow")).for_serving(options, gpu=True) == "nvidia:26.06-py3-pillow"
-    assert images_of(OfOneImage("cpu:1")).for_serving(options, gpu=False) == "cpu:1"
+    assert images_of(OfOneImage("nvidia:26.06-py3-pillow")).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
+    assert images_of(OfOneImage("cpu:1")).prepare(options, has_gpu=False) == "cpu:1"
     named = options.model_copy(update={"image": "mine:2"})
-    assert images_of(OfOneImage("mine:2")).for_serving(named, gpu=True) == "mine:2"
+    assert images_of(OfOneImage("mine:2")).prepare(named, has_gpu=True) == "mine:2"
 
 
 def test_image_for_encoded_pictures_is_built_of_nvidia_s(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
     engine = OfOneImage("nvidia:26.06-py3")
-    assert images_of(engine).for_serving(options, gpu=True) == "nvidia:26.06-py3-pillow"
+    assert images_of(engine).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
     assert engine.built["dockerfile"] == service["build"]["dockerfile"]
     assert engine.built["buildargs"].items() >= {"TRITON_IMAGE": "nvidia:26.06-py3"}.items()
     assert engine.built["tag"] == "nvidia:26.06-py3-pillow"
     with pytest.raises(ServerError, match=r"not built: .*no index.* `--image nvidia:26\.06-py3` serves without it"):
-        images_of(OfOneImage("nvidia:26.06-py3", failing="no index")).for_serving(options, gpu=True)
+        images_of(OfOneImage("nvidia:26.06-py3", failing="no index")).prepare(options, has_gpu=True)
 
 
 def test_image_is_nvidia_s_itself_when_it_is_named_by_its_digest(
@@ -257,8 +258,8 @@ def test_image_is_nvidia_s_itself_when_it_is_named_by_its_digest(
 ) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia@sha256:0123")
     told: list[str] = []
-    images = Images((docker, OfOneImage("nvidia@sha256:0123")), host_network=False, report=told.append)
-    assert images.for_serving(options, gpu=True) == "nvidia@sha256:0123"
+    images = TritonImages((docker, OfOneImage("nvidia@sha256:0123")), host_network=False, report=told.append)
+    assert images.prepare(options, has_gpu=True) == "nvidia@sha256:0123"
     assert told == ["serving with nvidia@sha256:0123 itself: without Pillow in it, encoded pictures are refused"]
 
 

@@ -23,10 +23,10 @@ from model.manifest import MANIFEST_FILE, FileEntry, Manifest
 from model.staging import staging_folder
 from model.triton_config import read_config
 from server.cli import app
-from server.doctor.again import export_command
-from server.doctor.diagnosis import before_start, diagnose
-from server.doctor.machine import Machine, this_machine
-from server.doctor_command import refuse_when_unfit
+from server.doctor.again import reexport_command
+from server.doctor.diagnosis import diagnose, start_findings
+from server.doctor.machine import Machine, inspect_machine
+from server.doctor_command import check_before_start
 from server.options import Options
 
 GIB = 2**30
@@ -352,7 +352,7 @@ def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         options = Options(repository=tiny_repository, http_port=port, grpc_port=port + 1, metrics_port=port + 2)
-        told = [one for one in before_start(options) if one.severity == "error"]
+        told = [one for one in start_findings(options) if one.severity == "error"]
     assert f"HTTP port {port} is in use" in only(told).message
     assert "--http-port" in told[0].fix
 
@@ -380,7 +380,7 @@ def test_command_to_export_again_names_the_whole_file_or_none(tiny_repository: P
     version = tiny_repository / "pets" / "1"
     manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
     replace(version / MANIFEST_FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
-    assert export_command(version, tiny_repository).startswith(f"builder export {named} --")
+    assert reexport_command(version, tiny_repository).startswith(f"builder export {named} --")
 
 
 @pytest.mark.parametrize("size", ["1.5g", "1gib", "1500mb", "1 g"])
@@ -388,24 +388,24 @@ def test_doctor_reads_sizes_as_docker_does(tiny_repository: Path, size: str) -> 
     (tiny_repository.parent / ".env").write_text(f"SHM_SIZE={size}\n")
     configure(tiny_repository / "pets", lambda config: setattr(config, "backend", "python"))
     options = Options(repository=tiny_repository, runtime="docker")
-    assert not [one for one in diagnose(options, this_machine()) if "shared memory" in one.message]
+    assert not [one for one in diagnose(options, inspect_machine()) if "shared memory" in one.message]
 
 
 def test_this_machine_has_memory() -> None:
-    machine = this_machine()
+    machine = inspect_machine()
     assert machine.memory_bytes > 2**20
     assert machine.shared_memory_bytes >= 0
 
 
 def test_start_is_refused_unless_forced(tiny_repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuse_when_unfit(Options(repository=tiny_repository))
+    check_before_start(Options(repository=tiny_repository))
     (tiny_repository / "pets" / "labels.txt").unlink()
     with pytest.raises(
         CheckFailedError, match=r"not started; --force starts it .*\n  .*labels.txt: missing.*Fix: export"
     ):
-        refuse_when_unfit(Options(repository=tiny_repository))
+        check_before_start(Options(repository=tiny_repository))
     capsys.readouterr()
-    refuse_when_unfit(Options(repository=tiny_repository), force=True)
+    check_before_start(Options(repository=tiny_repository), force=True)
     assert "warning: " in capsys.readouterr().err
 
 

@@ -16,9 +16,10 @@ import pytest
 from typer.testing import Result
 
 from server.options import Options
-from server.process import log_of, running_servers, start, state_folder
+from server.process import find_log, running_servers, start, state_folder
 from server.runtime import Server
-from server.security import Tokens
+from server.runtime_table import runtime_of
+from server.security import ServerTokens
 
 Command = Callable[..., Result]
 CONTAINER = "0123456789ab"
@@ -101,7 +102,7 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     (tmp_path / "repository" / "pets").mkdir(parents=True)
     (tmp_path / "repository" / "pets" / "config.pbtxt").touch()
     options = Options(repository=tmp_path / "repository", grpc_port=9001, runtime="docker")
-    server = Server(options=options, tokens=Tokens(admin="a"), container=CONTAINER)
+    server = Server(options=options, tokens=ServerTokens(admin="a"), container=CONTAINER)
     server.folder.mkdir(parents=True)
     (server.folder / "server.json").write_text(server.model_dump_json())
     return server
@@ -144,29 +145,29 @@ def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
     told = command("server", "status")
     assert (told.exit_code, f"{tiny_repository}: " in told.stdout) == (3, True), told.output
     assert command("server", "down", "--all").exit_code == 3
-    assert not other.runtime.is_alive(other)
+    assert not runtime_of(other).is_alive(other)
     assert lost.folder.is_dir()
 
 
 @pytest.mark.usefixtures("engine")
 def test_log_of_a_container_is_as_old_as_its_last_line(remembered: Server) -> None:
-    log = log_of(None)
+    log = find_log(None)
     assert (log.running, log.path) == (True, remembered.log)
     assert remembered.log.read_bytes() == b"I1121 ready\n"
     assert log.written == datetime(2024, 11, 21, 10, 22, 59, 123456, tzinfo=UTC)
     newer = state_folder() / "9005" / "triton.log"
     newer.parent.mkdir()
     newer.write_text("of a server that failed since\n")
-    assert log_of(None).path == newer
+    assert find_log(None).path == newer
 
 
 def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: Engine) -> None:
-    log_of(None)
+    find_log(None)
     before = remembered.log.stat().st_ino
-    log_of(None)
+    find_log(None)
     assert remembered.log.stat().st_ino == before
     engine.printed += b"E1121 it failed\n"
-    assert log_of(None).path.read_bytes() == engine.printed
+    assert find_log(None).path.read_bytes() == engine.printed
 
 
 def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_of_our_name(
@@ -174,7 +175,7 @@ def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_o
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('not ours')\n")
-    code = f"from server.docker_runtime import _stop_with_this_process as stop; stop({CONTAINER!r})"
+    code = f"from server.docker_runtime import start_guard as stop; stop({CONTAINER!r})"
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
     deadline = time.monotonic() + 30
     while not [asked for asked in engine.asked if asked.startswith(f"DELETE /containers/{CONTAINER}")]:
@@ -189,6 +190,6 @@ def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
     monkeypatch.setattr(sys, "executable", "/none")
     options = remembered.options.model_copy(update={"image": "mine:1"})
     with pytest.raises(FileNotFoundError, match="/none"):
-        remembered.runtime.launch(options, remembered.tokens, remembered.folder, True, lambda step: None)
+        runtime_of(remembered).launch(options, remembered.tokens, remembered.folder, True, lambda step: None)
     assert f"POST /containers/{CONTAINER}/start" in engine.asked
     assert [asked for asked in engine.asked if asked.startswith(f"DELETE /containers/{CONTAINER}")]

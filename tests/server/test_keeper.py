@@ -18,7 +18,8 @@ from typer.testing import Result
 
 from server import keeper
 from server.process import Options, Server, running_servers, stop
-from server.security import Tokens
+from server.runtime_table import runtime_of
+from server.security import ServerTokens
 
 Command = Callable[..., Result]
 DIES = "echo began; kill -SEGV $$"
@@ -57,7 +58,7 @@ def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
     with kept(tmp_path / "ready", DIES) as process:
         told = [line(process) for _ in range(4)]
-    again = f"{keeper.AGAIN} in {{}} s: Triton ended with signal 11\n"
+    again = f"{keeper.RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
     assert told == ["began\n", again.format(1), "began\n", again.format(2)]
 
 
@@ -66,12 +67,12 @@ def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
 ) -> None:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     (tmp_path / "ready").touch()
-    server = Server(options=Options(repository=tmp_path), tokens=Tokens(admin="a"))
+    server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
     server.folder.mkdir(parents=True)
     with kept(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
         server.log.write_text(line(process))
-    assert server.log.read_text().startswith("I1121 half a" + keeper.AGAIN)
-    assert server.runtime.restarts(server) == 1
+    assert server.log.read_text().startswith("I1121 half a" + keeper.RESTART_PREFIX)
+    assert runtime_of(server).restarts(server) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -19,11 +19,11 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from server.binary import BinaryRuntime
-from server.log import failures
+from server.binary import PipRuntime
+from server.log import load_failures
 from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
-from server.runtime import Runtime
-from server.security import Tokens
+from server.runtime_table import RUNTIMES
+from server.security import ServerTokens
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
@@ -202,25 +202,21 @@ def test_no_triton_is_left_when_up_is_stopped_while_models_load(tmp_path: Path, 
     assert running_servers() == []
 
 
-@pytest.mark.usefixtures("own_state")
-class TakenWhileEnding(Server):
-    """A server whose port another one takes as soon as it has ended."""
+class PortTakenOnStop(PipRuntime):
+    """Stops a server, whose port another server takes at once."""
 
-    @property
-    def runtime(self) -> Runtime:
-        state = self.folder / "server.json"
-
-        class Ending(BinaryRuntime):
-            def end(self, server: Server) -> None:
-                state.write_text(Server(options=server.options, tokens=Tokens(admin="another")).model_dump_json())
-
-        return Ending()
+    def stop(self, server: Server) -> None:
+        successor = Server(options=server.options, tokens=ServerTokens(admin="another"))
+        (server.folder / "server.json").write_text(successor.model_dump_json())
 
 
 @pytest.mark.usefixtures("own_state")
 @pytest.mark.parametrize("keep_log", [True, False])
-def test_stop_leaves_the_folder_alone_when_another_server_has_taken_the_port(tmp_path: Path, keep_log: bool) -> None:
-    server = TakenWhileEnding(options=Options(repository=tmp_path), tokens=Tokens(admin="a"))
+def test_stop_leaves_the_folder_alone_when_another_server_has_taken_the_port(
+    tmp_path: Path, keep_log: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "pip", PortTakenOnStop)
+    server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
     (server.folder / "backends").mkdir(parents=True)
     stop(server, keep_log)
     assert sorted(path.name for path in server.folder.iterdir()) == ["backends", "server.json"]
@@ -301,4 +297,4 @@ def test_log_gives_triton_s_reason_without_python_frames() -> None:
         '  /x/model.py(3): initialize\\n"\n'
         "E1121 10:22:59.1 1 model_repository_manager.cc:724] \"failed to load model 'n': at least one version\"\n"
     )
-    assert failures(log) == ["model m version 2: Internal: ValueError: bad", "model n: at least one version"]
+    assert load_failures(log) == ["model m version 2: Internal: ValueError: bad", "model n: at least one version"]

@@ -1,8 +1,8 @@
-"""Execution accelerators of `config.pbtxt` as ONNX Runtime's providers, as NVIDIA's onnxruntime backend takes them.
+"""Turns execution accelerators of `config.pbtxt` into ONNX Runtime providers, as NVIDIA's onnxruntime backend does.
 
-Source: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc, `ModelState::LoadModel`. Accelerators for GPUs
-are for instances on GPUs, and are passed over by others; those for CPUs are for all. One that is unknown, or that this
-ONNX Runtime was built without, fails the model.
+Source: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc, `ModelState::LoadModel`. GPU accelerators
+apply to instances on a GPU and are ignored by others; CPU accelerators apply to all. The model fails to load with an
+unknown accelerator, or one that this ONNX Runtime does not contain.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ _RENAMED = {
 
 
 def providers_for(config: Mapping[str, Any], args: Mapping[str, str], available: Collection[str]) -> list[Provider]:
-    """The providers of one instance, the most wanted first.
+    """Return the providers of one instance, in order of preference.
 
-    config: the model's. args: what Triton tells the instance. Raises TritonModelException.
+    config: the model configuration. args: Triton's arguments of `initialize`. Raises TritonModelException.
     """
-    asked = config.get("optimization", {}).get("execution_accelerators", {})
-    for_gpu, for_cpu = (asked.get(f"{kind}_execution_accelerator", []) for kind in ("gpu", "cpu"))
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    for_gpu, for_cpu = (accelerators.get(f"{kind}_execution_accelerator", []) for kind in ("gpu", "cpu"))
     on_gpu = args["model_instance_kind"] == "GPU"
     if for_gpu and not on_gpu:
         names = ", ".join(entry["name"] for entry in for_gpu)
-        pb_utils.Logger.log_warn(f"{config.get('name')}: {names} is for instances on a GPU; this one is on the CPU")
+        pb_utils.Logger.log_warn(
+            f"{config.get('name')}: {names} applies to GPU instances; this instance runs on the CPU"
+        )
     chosen = [_for_gpu(entry, args["model_instance_device_id"]) for entry in for_gpu if on_gpu]
     if on_gpu and _CUDA in available and _CUDA not in [name for name, _ in chosen]:
         chosen.append((_CUDA, {"device_id": args["model_instance_device_id"]}))
-    chosen.sort(key=lambda provider: provider[0] == _CUDA)  # it takes what the others leave, wherever it is named
+    chosen.sort(key=lambda provider: provider[0] == _CUDA)  # CUDA is the fallback of the other providers
     chosen += [_for_cpu(entry) for entry in for_cpu]
     for name, _ in chosen:
         if name not in available:
             raise pb_utils.TritonModelException(
-                f"the execution accelerator {name} is not in this ONNX Runtime, which has {', '.join(available)}: "
-                "serve with NVIDIA's image, or take it out of config.pbtxt (optimization.execution_accelerators)"
+                f"the execution accelerator {name} is not in this ONNX Runtime, which has {', '.join(available)}; "
+                "serve with NVIDIA's image, or remove it from config.pbtxt (optimization.execution_accelerators)"
             )
     return [*chosen, ("CPUExecutionProvider", {})]
 
@@ -78,5 +80,5 @@ def _for_cpu(entry: Mapping[str, Any]) -> Provider:
 
 
 def _unknown(entry: Mapping[str, Any]) -> Exception:
-    error: Exception = pb_utils.TritonModelException(f"unknown execution accelerator {entry['name']!r} is requested")
+    error: Exception = pb_utils.TritonModelException(f"unknown execution accelerator {entry['name']!r}")
     return error

@@ -1,7 +1,7 @@
-"""Triton backend `onnxruntime`, in Python: runs `model.onnx` of a model repository made for NVIDIA's own backend.
+"""Triton backend `onnxruntime` in Python: runs the `model.onnx` of a repository made for NVIDIA's backend.
 
-It reads the same files, parameters and execution accelerators as the backend in NVIDIA's image, so one repository
-serves both. It runs inside Triton's Python stub with numpy and onnxruntime.
+It reads the same files, parameters and execution accelerators as the backend in NVIDIA's image, so both serve the same
+repository. It runs inside Triton's Python stub with numpy and onnxruntime.
 How such backends work: github.com/triton-inference-server/backend, docs/python_based_backends.md.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from server.backends.batching import BatchingModel, Interface, Tensor
     from server.backends.onnxruntime.accelerators import providers_for
-else:  # they lie beside this file in Triton's backend folder
+else:  # in Triton's backend folder they are next to this file
     from accelerators import providers_for
     from batching import BatchingModel, Tensor
 
@@ -30,7 +30,7 @@ _TYPES = {
     "string": "STRING",
     **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-"""ONNX Runtime's words for element types, and Triton's."""
+"""Triton's data type, by ONNX Runtime's element type."""
 
 
 class TritonPythonModel(BatchingModel):
@@ -49,7 +49,7 @@ class TritonPythonModel(BatchingModel):
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise pb_utils.TritonModelException(f"{path}: ONNX Runtime cannot load it: {error}") from error
-        return [_tensor(one) for one in session.get_inputs()], [_tensor(one) for one in session.get_outputs()]
+        return [_tensor(node) for node in session.get_inputs()], [_tensor(node) for node in session.get_outputs()]
 
     def open(self, args: dict[str, str]) -> None:
         """Open the graph."""
@@ -61,21 +61,21 @@ class TritonPythonModel(BatchingModel):
                 f"{self.path}: {error}. ONNX Runtime has no kernel for it here; a graph in bf16 needs the TensorRT "
                 "accelerator on a GPU"
             ) from error
-        wanted = [provider[0] for provider in providers]
-        if lost := set(wanted) - set(self._session.get_providers()):  # it only prints why, and goes on without them
+        requested = [provider[0] for provider in providers]
+        if lost := set(requested) - set(self._session.get_providers()):  # ONNX Runtime only logs the reason
             raise pb_utils.TritonModelException(
-                f"{self.path}: {', '.join(sorted(lost))} could not be started here; see the log above for its libraries"
+                f"{self.path}: {', '.join(sorted(lost))} failed to start; see the log above for missing libraries"
             )
         self.check_names("inputs", self.inputs, [tensor.name for tensor in self._session.get_inputs()])
         self.check_names("outputs", self.outputs, [tensor.name for tensor in self._session.get_outputs()])
 
     def run(self, arrays: list[Any]) -> list[Any]:
         """Infer one batch."""
-        answers: list[Any] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
-        return answers
+        outputs: list[Any] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+        return outputs
 
     def _options(self) -> Any:
-        """The session options that NVIDIA's backend reads from the same parameters; else instances share the cores."""
+        """Return the session options, from the parameters of NVIDIA's backend; by default instances share the cores."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.cores
@@ -85,16 +85,16 @@ class TritonPythonModel(BatchingModel):
         ):
             if value := self.parameter(parameter):
                 setattr(options, attribute, int(value))
-        # Threads that spin between requests would take the cores from Triton and its clients.
+        # Spinning threads would take CPU time from Triton and its clients.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
 
-def _tensor(found: Any) -> Tensor:
-    """found: a NodeArg of ONNX Runtime, whose free sizes have names or none."""
-    element = found.type.removeprefix("tensor(").removesuffix(")")
+def _tensor(node: Any) -> Tensor:
+    """node: a NodeArg of ONNX Runtime, whose dynamic sizes are names or None."""
+    element = node.type.removeprefix("tensor(").removesuffix(")")
     if element not in _TYPES:
-        raise pb_utils.TritonModelException(f"{found.name} is {found.type}, which Triton has no tensors for")
+        raise pb_utils.TritonModelException(f"{node.name} is {node.type}, which Triton does not support")
     return Tensor(
-        found.name, f"TYPE_{_TYPES[element]}", tuple(size if isinstance(size, int) else -1 for size in found.shape)
+        node.name, f"TYPE_{_TYPES[element]}", tuple(size if isinstance(size, int) else -1 for size in node.shape)
     )

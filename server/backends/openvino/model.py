@@ -1,12 +1,12 @@
-"""Triton backend `openvino`, in Python: runs `model.xml` of a model repository made for NVIDIA's own backend.
+"""Triton backend `openvino` in Python: runs the `model.xml` of a repository made for NVIDIA's backend.
 
 It reads the parameters that NVIDIA's backend reads (triton-inference-server/openvino_backend, README.md), with these
 differences:
 
-- it takes any batch, so it pads none: `ENABLE_BATCH_PADDING`, `SKIP_OV_DYNAMIC_BATCHSIZE` and `RESHAPE_IO_LAYERS`
-  mean nothing here;
-- a file that carries its precision is run in it, and `HINT_BF16` counts for other files; without either it runs f32,
-  where the library, and with it NVIDIA's backend, takes bf16 on a CPU that has it.
+- it accepts any batch size and never pads: `ENABLE_BATCH_PADDING`, `SKIP_OV_DYNAMIC_BATCHSIZE` and `RESHAPE_IO_LAYERS`
+  have no effect;
+- a file that records its precision runs in it; `HINT_BF16` applies to other files. Without either it runs in f32, while
+  the library, and so NVIDIA's backend, uses bf16 on a CPU that supports it.
 
 It runs inside Triton's Python stub with numpy and openvino. How such backends work:
 github.com/triton-inference-server/backend, docs/python_based_backends.md.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from server.backends.batching import BatchingModel, Interface, Tensor
-else:  # it lies beside this file in Triton's backend folder
+else:  # in Triton's backend folder it is next to this file
     from batching import BatchingModel, Tensor
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
@@ -38,7 +38,7 @@ _TYPES = {
     **{f"i{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
     **{f"u{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
 }
-"""OpenVINO's words for element types, and Triton's."""
+"""Triton's data type, by OpenVINO's element type."""
 
 
 class TritonPythonModel(BatchingModel):
@@ -53,29 +53,29 @@ class TritonPythonModel(BatchingModel):
         try:
             model = _read(path)
         except RuntimeError as error:
-            raise _refusal(path, error) from error
-        return [_tensor(one) for one in model.inputs], [_tensor(one) for one in model.outputs]
+            raise _load_error(path, error) from error
+        return [_tensor(port) for port in model.inputs], [_tensor(port) for port in model.outputs]
 
     def open(self, args: dict[str, str]) -> None:
-        """Compile the model for the CPU, on a machine with GPUs too: NVIDIA's backend knows no other device."""
+        """Compile the model for the CPU, the only device of NVIDIA's backend, even on a machine with GPUs."""
         try:
             model = _read(self.path)
             compiled = openvino.Core().compile_model(model, "CPU", self._settings(model))
         except RuntimeError as error:
-            raise _refusal(self.path, error) from error
+            raise _load_error(self.path, error) from error
         self.check_names("inputs", self.inputs, [tensor.get_any_name() for tensor in compiled.inputs])
         self.check_names("outputs", self.outputs, [tensor.get_any_name() for tensor in compiled.outputs])
-        self._tell_precision(compiled, self._precision(model))
+        self._log_precision(compiled, self._precision(model))
         self._request = compiled.create_infer_request()
 
     def run(self, arrays: list[Any]) -> list[Any]:
         """Infer one batch."""
-        answers = self._request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
-        return [answers[name] for name in self.outputs]
+        outputs = self._request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
+        return [outputs[name] for name in self.outputs]
 
     def _settings(self, model: openvino.Model) -> dict[str, Any]:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._precision(model)}
-        # The number is that of all instances: NVIDIA's share one compiled model, ours are processes.
+        # The parameter counts the threads of all instances: in NVIDIA's backend they share one compiled model.
         threads = self._number("INFERENCE_NUM_THREADS")
         settings["INFERENCE_NUM_THREADS"] = max(1, threads // self.instances) if threads else self.cores
         if compiling := self._number("COMPILATION_NUM_THREADS"):
@@ -96,33 +96,33 @@ class TritonPythonModel(BatchingModel):
             raise pb_utils.TritonModelException(f"parameter {name}: expected a non-negative number, got {value!r}")
         return int(value or 0)
 
-    def _tell_precision(self, compiled: openvino.CompiledModel, wanted: str) -> None:
-        got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {got}")
-        if got != wanted:
-            pb_utils.Logger.log_warn(f"{self.path}: is for {wanted}, which this CPU has not; OpenVINO runs it in {got}")
-        if got == "f32" and self.parameter("HINT_BF16"):
-            pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is not followed, the file is for {wanted}")
+    def _log_precision(self, compiled: openvino.CompiledModel, requested: str) -> None:
+        actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        pb_utils.Logger.log_info(f"{self.path}: OpenVINO runs it in {actual}")
+        if actual != requested:
+            pb_utils.Logger.log_warn(
+                f"{self.path}: needs {requested}, which this CPU does not support; OpenVINO runs it in {actual}"
+            )
+        if actual == "f32" and self.parameter("HINT_BF16"):
+            pb_utils.Logger.log_warn(f"{self.path}: HINT_BF16 is ignored, because the file requires {requested}")
 
 
 def _read(path: Path) -> openvino.Model:
-    """Not by `read_model`, which tries the readers of all other formats too, and tells of each."""
+    """Read the model as OpenVINO IR. `read_model` would also try all other formats, and log each."""
     reader = FrontEndManager().load_by_framework("ir")
     return reader.convert(reader.load(str(path)))
 
 
-def _refusal(path: Path, error: RuntimeError) -> Exception:
+def _load_error(path: Path, error: RuntimeError) -> Exception:
     reason = str(error).strip().splitlines()[-1]
-    refusal: Exception = pb_utils.TritonModelException(f"{path}: OpenVINO cannot load it: {reason}")
-    return refusal
+    exception: Exception = pb_utils.TritonModelException(f"{path}: OpenVINO cannot load it: {reason}")
+    return exception
 
 
 def _tensor(port: Any) -> Tensor:
-    """port: of an OpenVINO model; of several names, the one that the library itself prefers."""
+    """port: an input or output of an OpenVINO model; with several names, the library chooses one."""
     element = port.get_element_type().get_type_name()
     if element not in _TYPES:
-        raise pb_utils.TritonModelException(
-            f"{port.get_any_name()} is {element}, which this backend has no tensors for"
-        )
+        raise pb_utils.TritonModelException(f"{port.get_any_name()} is {element}, which this backend does not support")
     sizes = tuple(size.get_length() if size.is_static else -1 for size in port.get_partial_shape())
     return Tensor(port.get_any_name(), f"TYPE_{_TYPES[element]}", sizes)
