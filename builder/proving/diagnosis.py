@@ -35,22 +35,21 @@ def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: G
         return verdict
     causes = _faults_that_explain(network, actual, probes, verdict.limits)
     causes = causes or list(changed_tensors(artifact, network))
-    problems = tuple(Problem("verdict.cause", cause) for cause in causes)
-    return verdict.model_copy(update={"problems": problems + verdict.problems})
+    return verdict.model_copy(update={"problems": (*causes, *verdict.problems)})
 
 
-def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[str]:
+def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[Problem]:
     """The faults whose outputs are equal to the graph's within the limits, only those with the highest agreement."""
     task = task_of(network.spec)
     right = ask(TorchRunner(network, origin="checkpoint"), probes, 1)
     if _nearness(task, right, actual, limits) is not None:
         return []  # the graph is right on these probes, so they cannot show the fault
-    near: dict[str, float] = {}
-    for sentence, expected in known_faults(network, probes, right, actual):
+    near: dict[Problem, float] = {}
+    for problem, expected in known_faults(network, probes, right, actual):
         if (nearness := _nearness(task, expected, actual, limits)) is not None:
-            near[sentence] = nearness
+            near[problem] = nearness
     # Masks are compared with a tolerance, so several faults may match.
-    return [sentence for sentence, nearness in near.items() if nearness == max(near.values())]
+    return [problem for problem, nearness in near.items() if nearness == max(near.values())]
 
 
 def _nearness(task: Task, expected: Outputs, actual: Outputs, limits: Limits) -> float | None:

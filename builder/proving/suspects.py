@@ -10,7 +10,7 @@ import torch
 
 from builder.terms import OutputOptions, in_terms
 from model.comparison import ask
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs
@@ -18,8 +18,8 @@ from model.runners.pytorch import TorchRunner
 from model.spec import Normalize, TaskSpec
 from model.tasks import task_for
 
-KnownFault = tuple[str, Outputs]
-"""A description, and the outputs of a graph that has the fault."""
+KnownFault = tuple[Problem, Outputs]
+"""The problem to report, and the outputs of a graph that has the fault."""
 
 _IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _COMMON_NORMALIZATIONS = {
@@ -47,21 +47,24 @@ def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: O
 
 def _input_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
     reference = TorchRunner(network, origin="checkpoint")
-    yield "channels are swapped: the graph expects BGR instead of RGB", ask(reference, probes[..., ::-1].copy(), 1)
+    channels = Problem("verdict.channels_swapped", "channels are swapped: the graph expects BGR instead of RGB")
+    yield channels, ask(reference, probes[..., ::-1].copy(), 1)
     if probes.shape[1] == probes.shape[2]:
-        yield "height and width are swapped", ask(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
+        sides = Problem("verdict.sides_swapped", "height and width are swapped")
+        yield sides, ask(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
 
 
 def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
-    ours = network.spec.normalize
+    expected = network.spec.normalize
     for title, normalize in _COMMON_NORMALIZATIONS.items():
-        if normalize != ours:
+        if normalize != expected:
             other = TorchRunner(network.with_normalize(normalize), origin="checkpoint")
-            yield (
+            problem = Problem(
+                "verdict.normalization",
                 f"mean or std is wrong: the graph normalizes with {title} mean and std, expected mean "
-                f"{list(ours.mean)}, std {list(ours.std)}",
-                ask(other, probes, 1),
+                f"{list(expected.mean)}, std {list(expected.std)}",
             )
+            yield problem, ask(other, probes, 1)
 
 
 def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
@@ -70,11 +73,15 @@ def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
         count = len(task_spec.labels)
         if right[name].shape[1:] != (count,) or task_spec.embedding_size is not None:
             continue
-        where = f"head {name}: " if network.spec.heads else ""
+        head = f"head {name}: " if network.spec.heads else ""
         for positions in range(1, count):
             shift = positions if positions <= count // 2 else positions - count
             rolled = {**right, name: np.roll(right[name], positions, axis=1)}
-            yield f"{where}labels are shifted by {shift:+d}: the value of class k is at position k{shift:+d}", rolled
+            problem = Problem(
+                "verdict.labels_shifted",
+                f"{head}labels are shifted by {shift:+d}: the value of class k is at position k{shift:+d}",
+            )
+            yield problem, rolled
 
 
 def _last_layer_faults(network: Network, probes: ImageArray, right: Outputs) -> Iterator[KnownFault]:
@@ -86,20 +93,22 @@ def _last_layer_faults(network: Network, probes: ImageArray, right: Outputs) -> 
         raw = (logits[name] if isinstance(logits, dict) else logits).cpu().numpy()
         if raw.shape == right[name].shape:
             layer = type(task_for(task_spec, name).last_layer()).__name__
-            yield (
+            problem = Problem(
+                "verdict.last_layer",
                 f"output {name} is not normalized: the graph ends before its last layer, {layer}",
-                {**right, name: raw},
             )
+            yield problem, {**right, name: raw}
 
 
 def _head_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
     for first, second in combinations(network.spec.heads, 2):
         if right[first].shape == right[second].shape:
             swapped = {**right, first: right[second], second: right[first]}
-            yield (
+            problem = Problem(
+                "verdict.heads_swapped",
                 f"heads are swapped: output {first} has the values of {second}, and {second} those of {first}",
-                swapped,
             )
+            yield problem, swapped
 
 
 def _mask_faults(right: Outputs) -> Iterator[KnownFault]:
@@ -108,7 +117,10 @@ def _mask_faults(right: Outputs) -> Iterator[KnownFault]:
     for names in dict.fromkeys([*((name,) for name in dense), tuple(dense)]):
         transposed = {name: right[name].transpose(0, 2, 1) for name in names}
         if transposed:
-            yield f"{' and '.join(names)} is transposed: height and width are swapped", {**right, **transposed}
+            problem = Problem(
+                "verdict.mask_transposed", f"{' and '.join(names)} is transposed: height and width are swapped"
+            )
+            yield problem, {**right, **transposed}
 
 
 def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[KnownFault]:
@@ -128,8 +140,11 @@ def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> 
         return
     shifted = TorchRunner(in_terms(network, OutputOptions(threshold=threshold)), origin="checkpoint")
     expected = network.spec.threshold(network.spec.labels[1])
-    message = f"threshold is shifted: {name} is cut at {threshold:.3g}, expected {expected:.3g}"
-    yield message, ask(shifted, probes, 1)
+    problem = Problem(
+        "verdict.threshold_shifted",
+        f"threshold is shifted: {name} is cut at {threshold:.3g}, expected {expected:.3g}",
+    )
+    yield problem, ask(shifted, probes, 1)
 
 
 def _tasks_by_output(network: Network) -> dict[str, TaskSpec]:
