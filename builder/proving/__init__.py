@@ -1,1 +1,1 @@
-"""The proof: an artifact is asked what its source is asked, and what is found is written down."""
+"""Verify an artifact: compare its outputs with those of its source, and write the verdict."""

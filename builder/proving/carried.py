@@ -1,6 +1,6 @@
-"""The spec that an artifact carries must agree with its checkpoint's: clients decide by it.
+"""Check that the spec inside an artifact equals its checkpoint's: clients use it to read the outputs.
 
-Names and lineages may differ. Architecture and normalisation are inside the graph, which is judged by its answers.
+Names and lineages may differ. Architecture and normalization are part of the graph and are verified by its outputs.
 """
 
 from __future__ import annotations
@@ -17,55 +17,59 @@ _REMEDY = "Export it again, or verify it with the --threshold and --probability 
 
 
 def spec_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:
-    """Where the spec in an ONNX file differs from the checkpoint's in what decides answers; none without one."""
+    """The differences between the spec in an ONNX file and the checkpoint's; empty for a file without a spec."""
     try:
-        carried = spec_in_onnx(artifact)
+        found = spec_in_onnx(artifact)
     except SpecError as error:
-        return [Problem(code="spec", message=str(error))]
-    return [] if carried is None else problems_of_spec(carried, spec)
+        return [Problem("verdict.spec", str(error))]
+    return [] if found is None else compare_specs(found, spec)
 
 
-def problems_of_spec(carried: ModelSpec, spec: ModelSpec) -> list[Problem]:
-    """The same, where the artifact's spec is known."""
-    found = differences(carried, spec)
-    return [Problem(code="spec", message=f"the artifact's {difference}. {_REMEDY}") for difference in found]
+def compare_specs(found: ModelSpec, expected: ModelSpec) -> list[Problem]:
+    """The differences between an artifact's spec and the checkpoint's, as problems."""
+    differences = spec_differences(found, expected)
+    return [Problem("verdict.spec", f"the artifact's {difference}. {_REMEDY}") for difference in differences]
 
 
-def differences(carried: ModelSpec, spec: ModelSpec) -> Iterator[str]:
-    """Each difference as `FIELD is X, the checkpoint's Y`."""
-    yield from _of_questions(carried, spec, "")
-    theirs, ours = asdict(carried.preprocess), asdict(spec.preprocess)
-    for name, value in theirs.items():
-        if value != ours[name]:
-            yield _said(f"preprocess.{name}", value, ours[name])
-    if carried.outputs != spec.outputs:
-        yield _said("outputs", *(", ".join(map(str, side.outputs)) for side in (carried, spec)))
+def spec_differences(found: ModelSpec, expected: ModelSpec) -> Iterator[str]:
+    """Yield each difference as `FIELD is X, the checkpoint's Y`."""
+    yield from _task_differences(found, expected, "")
+    expected_fields = asdict(expected.preprocess)
+    for name, value in asdict(found.preprocess).items():
+        if value != expected_fields[name]:
+            yield _difference_text(f"preprocess.{name}", value, expected_fields[name])
+    if found.outputs != expected.outputs:
+        yield _difference_text("outputs", *(", ".join(map(str, side.outputs)) for side in (found, expected)))
 
 
-def _of_questions(carried: TaskSpec, asked: TaskSpec, head: str) -> Iterator[str]:
+def _task_differences(found: TaskSpec, expected: TaskSpec, head: str) -> Iterator[str]:
     for name in ("task", "embedding_size", "probability"):
-        theirs, ours = getattr(carried, name), getattr(asked, name)
-        if theirs != ours:
-            yield _said(head + name, theirs, ours)
-    if carried.labels != asked.labels:
-        yield _of_labels(head, carried.labels, asked.labels)
-    for label in asked.labels:
-        limits = [question.threshold(label) for question in (carried, asked)]
-        if limits[0] != limits[1]:
-            yield _said(f"{head}thresholds.{label}", *limits)
-    if list(carried.heads) != list(asked.heads):
-        yield _said(f"{head}heads", list(carried.heads), list(asked.heads))
+        value, expected_value = getattr(found, name), getattr(expected, name)
+        if value != expected_value:
+            yield _difference_text(head + name, value, expected_value)
+    if found.labels != expected.labels:
+        yield _label_difference(head, found.labels, expected.labels)
+    for label in expected.labels:
+        thresholds = [task.threshold(label) for task in (found, expected)]
+        if thresholds[0] != thresholds[1]:
+            yield _difference_text(f"{head}thresholds.{label}", *thresholds)
+    if list(found.heads) != list(expected.heads):
+        yield _difference_text(f"{head}heads", list(found.heads), list(expected.heads))
         return
-    for name, question in asked.heads.items():
-        yield from _of_questions(carried.heads[name], question, f"{head}heads.{name}.")
+    for name, task in expected.heads.items():
+        yield from _task_differences(found.heads[name], task, f"{head}heads.{name}.")
 
 
-def _of_labels(head: str, carried: Sequence[str], asked: Sequence[str]) -> str:
-    if len(carried) != len(asked):
-        return _said(f"{head}labels", f"{len(carried)} labels", f"{len(asked)}")
-    first = next(place for place, (theirs, ours) in enumerate(zip(carried, asked, strict=True)) if theirs != ours)
-    return _said(f"{head}labels[{first}]", carried[first], asked[first])
+def _label_difference(head: str, found: Sequence[str], expected: Sequence[str]) -> str:
+    if len(found) != len(expected):
+        return _difference_text(f"{head}labels", f"{len(found)} labels", f"{len(expected)}")
+    first = next(
+        index
+        for index, (value, expected_value) in enumerate(zip(found, expected, strict=True))
+        if value != expected_value
+    )
+    return _difference_text(f"{head}labels[{first}]", found[first], expected[first])
 
 
-def _said(field: str, theirs: object, ours: object) -> str:
-    return f"{field} is {theirs!r}, the checkpoint's {ours!r}"
+def _difference_text(field: str, value: object, expected_value: object) -> str:
+    return f"{field} is {value!r}, the checkpoint's {expected_value!r}"

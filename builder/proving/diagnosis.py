@@ -1,4 +1,4 @@
-"""Why an artifact gives wrong answers: known faults are tried on the reference until one explains them."""
+"""Explain a failed verdict: apply known faults to the reference and report those that give the same outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.proving.suspects import suspects
+from builder.proving.suspects import known_faults
 from builder.proving.tensors import changed_tensors
 from builder.proving.verdict import Verdict
 from model.comparison import Limits, ask, relative_error
@@ -21,11 +21,11 @@ from model.runners.pytorch import TorchRunner
 from model.tasks import Task, task_of
 from model.ways import in_other_colours
 
-_SYMPTOMS = ("numbers", "decisions", "answers", "nan", "interface")
+_SYMPTOMS = ("verdict.numbers", "verdict.decisions", "verdict.answers", "verdict.nan", "verdict.interface")
 
 
 def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: Golden, artifact: Path) -> Verdict:
-    """A failed verdict with the causes found added to its problems; a passed one as it is."""
+    """Add the causes that were found to the problems of a failed verdict; return a passed one unchanged."""
     if not any(problem.code in _SYMPTOMS for problem in verdict.problems):
         return verdict
     probes = in_other_colours(golden.images[:8])
@@ -35,33 +35,30 @@ def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: G
         return verdict
     causes = _faults_that_explain(network, actual, probes, verdict.limits)
     causes = causes or list(changed_tensors(artifact, network))
-    found = tuple(Problem(code="cause", message=cause) for cause in causes)
-    return verdict.model_copy(update={"problems": found + verdict.problems})
+    return verdict.model_copy(update={"problems": (*causes, *verdict.problems)})
 
 
-def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[str]:
-    """The faults whose answers are nearest to the graph's, of those near enough to be the reason."""
+def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[Problem]:
+    """The faults whose outputs are equal to the graph's within the limits, only those with the highest agreement."""
     task = task_of(network.spec)
     right = ask(TorchRunner(network, origin="checkpoint"), probes, 1)
     if _nearness(task, right, actual, limits) is not None:
-        return []  # answers that are right here say nothing of where they are wrong
-    near: dict[str, float] = {}
-    for sentence, expected in suspects(network, probes, right, actual):
+        return []  # the graph is right on these probes, so they cannot show the fault
+    near: dict[Problem, float] = {}
+    for problem, expected in known_faults(network, probes, right, actual):
         if (nearness := _nearness(task, expected, actual, limits)) is not None:
-            near[sentence] = nearness
-    # Masks are the same within a tolerance, in which several faults may lie.
-    return [sentence for sentence, nearness in near.items() if nearness == max(near.values())]
+            near[problem] = nearness
+    # Masks are compared with a tolerance, so several faults may match.
+    return [problem for problem, nearness in near.items() if nearness == max(near.values())]
 
 
 def _nearness(task: Task, expected: Outputs, actual: Outputs, limits: Limits) -> float | None:
-    """The mean agreement of answers that are the same within the limits, else None."""
+    """The mean agreement of outputs that are equal within the limits, else None."""
     for name, array in expected.items():
-        given = actual.get(name)
-        if (
-            given is None
-            or (given.shape, given.dtype) != (array.shape, array.dtype)
-            or not _close(array, given, limits)
-        ):
+        output = actual.get(name)
+        if output is None or (output.shape, output.dtype) != (array.shape, array.dtype):
+            return None
+        if not _close(array, output, limits):
             return None
     agreement = task.agreement(expected, actual, tie=limits.tie)
     if not task.decisions_kept(agreement, limits.slack).all():
@@ -70,10 +67,10 @@ def _nearness(task: Task, expected: Outputs, actual: Outputs, limits: Limits) ->
 
 
 def _close(expected: NDArray[Any], actual: NDArray[Any], limits: Limits) -> bool:
-    """Values within the limits; whole numbers are left to the task's agreement."""
+    """Whether values are equal within the limits; integers are compared by the task's agreement instead."""
     if not np.issubdtype(expected.dtype, np.floating):
         return True
-    # Raw values, of a graph without its last layer, may be of any size.
+    # Raw values of a graph without its last layer have any magnitude.
     scale = max(1.0, float(np.abs(expected).max()))
     near = float(np.abs(actual - expected).max()) <= limits.max_abs * scale
     return near and relative_error(expected, actual) <= limits.relative

@@ -1,7 +1,6 @@
-"""Quality on labelled pictures, more of them than the golden sample has: what `--data` asks for.
+"""Measure quality on a labelled data set (`--data`), which is larger than the golden sample.
 
-Labels are read and metrics are counted by `train test`, for every task: stages meet in files and commands, not in
-calls.
+`train test` reads the labels and computes the metrics, for every task: stages share files and commands, not calls.
 """
 
 from __future__ import annotations
@@ -30,68 +29,68 @@ from model.plans import BUILD_FILE
 from model.runners.tensorrt import TRUST_VARIABLE
 from model.spec import METADATA_KEY, ModelSpec
 
-_SEVERAL = 3
-"""So many pictures of a class may change beyond the limits: classes are many, and some are small."""
+_ALLOWED_CHANGES = 3
+"""Images of one class that may change beyond the limits: a model has many classes, and some are small."""
 _ROUNDING = 2e-6
-"""`train test` tells six digits."""
-_CANNOT_ANSWER = {"nan", "interface", "batch"}
-"""Problems with which there is nothing to measure."""
+"""`train test` prints six digits."""
+_NOT_MEASURABLE = {"verdict.nan", "verdict.interface", "verdict.batch"}
+"""Problems of an artifact whose outputs cannot be measured."""
 _ENGINES: Mapping[FormatName, str] = {"trt": "model.plan", "rtx": "model.rtx"}
-"""By format, what only a GPU can be asked."""
+"""By format, the files that only run on a GPU."""
 _ENGINE_SUFFIXES = {Path(name).suffix for name in _ENGINES.values()}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What `train test` found of a model: its metrics, in 0..1 and the more the better, and on what."""
+class Evaluation:
+    """The result of `train test`: metrics in 0..1, higher is better, and what they were measured on."""
 
     metrics: dict[str, float]
     images: int
     classes: Mapping[str, int]
-    """How many of the images have each label; as `HEAD=LABEL` where there are several heads."""
+    """The number of images with each label; keys are `HEAD=LABEL` where there are several heads."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Labelled pictures, and the model whose quality artifacts are to keep on them."""
+    """Labelled images, and the reference model whose quality artifacts must keep."""
 
     reference: Path
     """A checkpoint, or an ONNX file that carries its spec."""
     data: Path
     masks: Path | None = None
     spec: ModelSpec | None = None
-    """The reference's, which a plan does not carry; None takes what lies beside the plan."""
+    """The reference's spec, for plans, which carry none; None uses the file next to the plan."""
 
     @cached_property
-    def before(self) -> Measured:
-        """The reference's quality, measured once. Raises as `measure` does."""
+    def reference_result(self) -> Evaluation:
+        """The reference's quality, measured once. Raises what `measure` raises."""
         return measure(self.reference, None, self.data, self.masks)
 
     def with_quality(self, verdict: Verdict, artifact: Path) -> Verdict:
-        """The verdict with the quality of both on these pictures, failed where too much of it is lost.
+        """Add the quality of reference and artifact to the verdict; the verdict fails where too much is lost.
 
-        artifact: what `train test --from` opens. One that gives no answers at all is not measured. Where it is the
-        graph in place of a plan, the verdict says so.
+        artifact: the file that `train test --from` opens. An artifact without valid outputs is not measured. Where
+        the graph is measured in place of a plan, the verdict says so.
         """
-        if _CANNOT_ANSWER & {problem.code for problem in verdict.problems}:
+        if _NOT_MEASURABLE & {problem.code for problem in verdict.problems}:
             return verdict
-        with self._opening(artifact) as file:
-            after = measure(self.reference, file, self.data, self.masks)
-        where, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
+        with self._openable_artifact(artifact) as path:
+            after = measure(self.reference, path, self.data, self.masks)
+        data, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
         if (engine := _ENGINES.get(verdict.format)) is not None and artifact.suffix not in _ENGINE_SUFFIXES:
-            where += f" (in place of {engine} its graph was asked)"
-            told = f"on the labelled pictures its graph answered, not {engine}"
-            proven_by = f"{proven_by}; {told}" if proven_by else told
-        measured = {f"checkpoint on {where}": self.before.metrics, f"artifact on {where}": after.metrics}
-        problems = (*verdict.problems, *quality_problems(self.before, after, verdict.limits))
+            data += f" (its graph was run in place of {engine})"
+            note = f"on the labelled images its graph was run, not {engine}"
+            proven_by = f"{proven_by}; {note}" if proven_by else note
+        measured = {f"checkpoint on {data}": self.reference_result.metrics, f"artifact on {data}": after.metrics}
+        problems = (*verdict.problems, *quality_problems(self.reference_result, after, verdict.limits))
         quality = {**verdict.quality, **measured}
         return verdict.model_copy(
             update={"quality": quality, "proven_by": proven_by, "problems": problems, "passed": not problems}
         )
 
     @contextmanager
-    def _opening(self, artifact: Path) -> Iterator[Path]:
-        """The artifact as it can be opened by itself: a plan has its spec beside it, which comes at the very end."""
+    def _openable_artifact(self, artifact: Path) -> Iterator[Path]:
+        """Yield a path that `train test` can open: a plan gets its spec, which is published later, next to it."""
         if self.spec is None or artifact.suffix not in _ENGINE_SUFFIXES or artifact.with_name(METADATA_KEY).is_file():
             yield artifact
             return
@@ -105,14 +104,14 @@ class LabelledSet:
 
 @contextmanager
 def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Iterator[LabelledSet]:
-    """The labelled pictures of `data` with a source as it is asked, whatever kind it is, while the block lasts.
+    """Yield the labelled images of `data` with the source written to a temporary file as reference.
 
-    Raises InputError where the training side is not installed, before anything is measured.
+    Raises InputError where `train` is not installed, before anything is measured.
     """
     train_command()
     with tempfile.TemporaryDirectory() as scratch:
         if source.network is not None:
-            # Not the source's own file: it may be someone else's, or be asked in other terms than it was trained.
+            # Not the source's own file: it may be a third-party file, or output options may differ from training.
             reference = Path(scratch) / "reference.safetensors"
             save_network(reference, source.network)
         else:
@@ -121,91 +120,96 @@ def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Itera
         yield LabelledSet(reference, data, masks, source.spec)
 
 
-def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> Measured:
-    """All metrics of a model on labelled pictures, by `train test`; `artifact` answers in the reference's place.
+def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> Evaluation:
+    """Measure all metrics of a model on labelled images with `train test`; `artifact` runs in place of the reference.
 
-    Raises InputError for data that does not fit the model and where the training side is not installed, ExternalError
-    when the command did not work.
+    Raises InputError for data that does not fit the model and where `train` is not installed, ExternalError where the
+    command fails.
     """
-    words: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
-    words += ["--from", artifact] if artifact is not None else []
-    words += ["--masks", masks] if masks is not None else []
-    # A plan that is measured here was built here, or has been opened already.
+    command: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
+    command += ["--from", artifact] if artifact is not None else []
+    command += ["--masks", masks] if masks is not None else []
+    # A plan measured here was built here, or has been opened before.
     trusted = artifact is not None and artifact.suffix in _ENGINE_SUFFIXES
-    code, document = _told(list(map(str, words)), {TRUST_VARIABLE: "1"} if trusted else {})
+    code, document = _run_json(list(map(str, command)), {TRUST_VARIABLE: "1"} if trusted else {})
     if code == 0:
-        # What cannot be measured on these pictures is null.
+        # Metrics that cannot be measured on these images are null.
         metrics = {name: float(value) for name, value in document["metrics"].items() if value is not None}
-        return Measured(metrics, document["images"], document["classes"])
+        return Evaluation(metrics, document["images"], document["classes"])
     error = document.get("error", {})
     if error.get("type") == "ModuleNotFoundError":
-        raise InputError(f"--data {data}: {_missing(error['message'].split(' is missing')[0])}")
+        missing = _missing_message(error["message"].split(" is missing")[0])
+        raise InputError(f"--data {data}: {missing}", code="machine.train_missing")
     if code == 2:
-        raise InputError(error.get("message", f"--data {data}: cannot be used, see above"))
+        message = error.get("message", f"--data {data}: cannot be used, see above")
+        raise InputError(message, code=error.get("code") or "data.invalid")
     if code == 130:
         raise KeyboardInterrupt
-    raise ExternalError(f"--data {data}: `train test` ended with {code}: {error.get('message', 'see above')}")
+    raise ExternalError(
+        f"--data {data}: `train test` ended with exit code {code}: {error.get('message', 'see above')}",
+        code="data.train_test_failed",
+    )
 
 
 def train_command() -> Path:
-    """The `train` command of this installation. Raises InputError without one."""
-    beside = Path(sys.executable).with_name("train")
-    found = str(beside) if beside.is_file() else shutil.which("train")
-    if found is None:
-        raise InputError(f"--data: {_missing('the `train` command')}")
-    return Path(found)
+    """Find the `train` command of this installation. Raises InputError where there is none."""
+    script = Path(sys.executable).with_name("train")
+    command = str(script) if script.is_file() else shutil.which("train")
+    if command is None:
+        raise InputError(f"--data: {_missing_message('the `train` command')}", code="machine.train_missing")
+    return Path(command)
 
 
-def quality_problems(before: Measured, after: Measured, limits: Limits) -> list[Problem]:
-    """The metrics that fell by more than the limit of quality, and than one picture weighs.
+def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
+    """The metrics that fell by more than the limit plus a tolerance of one image.
 
-    In a metric of one class as many of its pictures may change as may lose their decision, and a few.
+    For a metric of one class the tolerance is the share of decisions that may change, plus a few images.
     """
     problems = []
     for name, value in before.metrics.items():
         if _is_loss(name):
             continue
-        allowed = limits.quality + _leeway(name, before, limits) + _ROUNDING
-        # A figure that has become NaN was not kept; one that always was NaN tells nothing.
+        allowed = limits.quality + _tolerance(name, before, limits) + _ROUNDING
+        # A metric that became NaN is lost; one that was NaN before tells nothing.
         now = after.metrics.get(name, math.nan)
         if not math.isnan(value) and not value - now <= allowed:
-            told = f"{name} falls from {value:.4f} to {now:.4f} on {after.images} labelled pictures"
-            problems.append(Problem(code="quality", message=f"{told}, a loss of {limits.quality:g} is allowed"))
+            message = f"{name} falls from {value:.4f} to {now:.4f} on {after.images} labelled images"
+            problems.append(Problem("verdict.quality", f"{message}; the allowed loss is {limits.quality:g}"))
     return problems
 
 
-def _leeway(name: str, measured: Measured, limits: Limits) -> float:
-    """How far a metric may fall beyond the limit without meaning anything."""
+def _tolerance(name: str, measured: Evaluation, limits: Limits) -> float:
+    """How far a metric may fall beyond the limit by chance."""
     metric, slash, label = name.partition("/")
     if not slash:
         return 1 / measured.images
     head = metric.rpartition(".")[0]
     count = measured.classes.get(f"{head}={label}" if head else label)
-    if count is None:  # pixels are counted, not pictures
+    if count is None:  # the metric counts pixels, not images
         return 1 / measured.images
-    return 1 - limits.decisions + _SEVERAL / max(count, 1)
+    return 1 - limits.decisions + _ALLOWED_CHANGES / max(count, 1)
 
 
 def _is_loss(name: str) -> bool:
-    """The kit's own tasks measure nothing of which less is better; a user's may."""
+    """Whether lower is better. No built-in task has such a metric; a plug-in task may."""
     metric = name.partition("/")[0].rpartition(".")[2]
     return metric == "loss" or metric.endswith("_loss")
 
 
-def _told(words: list[str], environment: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-    """Run our own command: its exit code and the document it printed. What else it says is shown as it says it."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+def _run_json(command: list[str], environment: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    """Run a tritonkit command; return its exit code and JSON output. Its other output is passed through."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 - our own
-            words, stdout=printed, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+            command, stdout=output, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
         with process:
             ended = False
             for line in process.stderr or ():
-                ended = ended or line.startswith("error: ")  # which the document tells too
+                ended = ended or line.startswith("error: ")  # the JSON holds the error too
                 if not ended:
                     sys.stderr.write(line)
-        printed.seek(0)
-        text = printed.read()
+        output.seek(0)
+        text = output.read()
     try:
         document: dict[str, Any] = json.loads(text)
     except ValueError:
@@ -213,7 +217,8 @@ def _told(words: list[str], environment: Mapping[str, str]) -> tuple[int, dict[s
     return process.returncode, document
 
 
-def _missing(what: str) -> str:
-    return f"labelled pictures are measured by `train test`, but {what} is missing; install it with: pip install " + (
+def _missing_message(name: str) -> str:
+    return (
+        f"`train test` measures labelled images, but {name} is missing; install it with: pip install "
         "'tritonkit[train]', or leave --data out"
     )

@@ -1,4 +1,4 @@
-"""Limits of one's own, from the words of `--limit`: `max_abs=0.05`, or `fp16.max_abs=0.05` for one precision."""
+"""Parse the option `--limit`: `max_abs=0.05`, or `fp16.max_abs=0.05` for one precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.targets import Precision
 from model.comparison import Limits
-from model.errors import InputError
+from model.errors import InputError, Problem
 
 _RANGES: dict[str, tuple[float, float]] = {
     "max_abs": (0, math.inf),
@@ -18,50 +18,59 @@ _RANGES: dict[str, tuple[float, float]] = {
     "slack": (0, math.inf),
     "probes": (0, math.inf),
 }
-"""What a limit may be, by the field of `Limits`."""
+"""The allowed range of each field of `Limits`."""
 
 
-def limits_from(words: Sequence[str], base: Mapping[Precision, Limits]) -> dict[Precision, Limits]:
-    """The limits of `base`, some replaced.
+def limits_from(options: Sequence[str], base: Mapping[Precision, Limits]) -> dict[Precision, Limits]:
+    """Replace values in the limits of `base`.
 
-    words: `NAME=NUMBER` for every precision, `PRECISION.NAME=NUMBER` for one, which counts more, wherever it stands.
-    Raises InputError that lists everything wrong with them.
+    options: `NAME=NUMBER` for every precision, `PRECISION.NAME=NUMBER` for one precision, which takes precedence.
+    Raises InputError that lists all problems.
     """
-    given: dict[str, float] = {}
+    values: dict[str, float] = {}
     problems = []
-    for word in words:
-        name, _, number = (part.strip() for part in word.partition("="))
-        problem = _problem(name, number, given, base)
+    for option in options:
+        name, _, number = (part.strip() for part in option.partition("="))
+        problem = _option_problem(name, number, values, base)
         if problem is None:
-            given[name] = float(number)
+            values[name] = float(number)
         else:
-            problems.append(f"  --limit {word}: {problem}")
+            problems.append(Problem(problem.code, f"--limit {option}: {problem.message}"))
     if problems:
-        raise InputError("\n".join(["limits cannot be used:", *problems]))
-    return {precision: limits.model_copy(update=_of(precision, given)) for precision, limits in base.items()}
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(f"limits cannot be used:\n{lines}", code="option.limit", problems=problems)
+    return {precision: limits.model_copy(update=_limits_for(precision, values)) for precision, limits in base.items()}
 
 
-def _problem(name: str, number: str, given: Mapping[str, float], base: Mapping[Precision, Limits]) -> str | None:
-    """What is wrong with one limit, None when nothing is."""
+def _option_problem(
+    name: str, number: str, values: Mapping[str, float], base: Mapping[Precision, Limits]
+) -> Problem | None:
+    """The problem of one option, None where it is valid."""
     precision, dot, field = name.rpartition(".")
     if field not in _RANGES:
-        return f"there is no limit {field!r}; expected NAME=NUMBER with one of {', '.join(_RANGES)}"
+        return Problem(
+            "option.unknown_limit", f"unknown limit {field!r}; expected NAME=NUMBER with one of {', '.join(_RANGES)}"
+        )
     if dot and precision not in base:
-        return f"there is no precision {precision!r}; expected one of {', '.join(base)}, or none for all of them"
-    if name in given:
-        return "is given twice"
-    least, most = _RANGES[field]
+        return Problem(
+            "option.limit_precision",
+            f"unknown precision {precision!r}; expected one of {', '.join(base)}, or no precision for all of them",
+        )
+    if name in values:
+        return Problem("option.limit_repeated", "is set twice")
+    minimum, maximum = _RANGES[field]
     try:
         value = float(number)
     except ValueError:
         value = math.nan
-    if math.isfinite(value) and least <= value <= most:
+    if math.isfinite(value) and minimum <= value <= maximum:
         return None
-    return f"expected a number {f'from {least} to {most}' if math.isfinite(most) else 'of at least 0'}"
+    expected = f"from {minimum} to {maximum}" if math.isfinite(maximum) else "of at least 0"
+    return Problem("option.limit_range", f"expected a number {expected}")
 
 
-def _of(precision: Precision, given: Mapping[str, float]) -> dict[str, float]:
-    """What was given for a precision, by field."""
-    for_all = {name: value for name, value in given.items() if "." not in name}
+def _limits_for(precision: Precision, values: Mapping[str, float]) -> dict[str, float]:
+    """The new values for one precision, by field name."""
+    for_all = {name: value for name, value in values.items() if "." not in name}
     prefix = f"{precision}."
-    return for_all | {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    return for_all | {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

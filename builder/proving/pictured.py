@@ -1,4 +1,4 @@
-"""The images of a verdict whose answer changed, and those with the largest errors, with both answers."""
+"""Select the images for the verdict report: those whose decision changed, and those with the largest errors."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from model.tasks import Task, task_of
 from model.tasks.base import Agreement, Answer
 from model.ways import Way, all_ways, even_batch
 
-LARGEST = 6
-"""So many images are shown for their error alone."""
+MAX_UNCHANGED_IMAGES = 6
+"""The largest number of images shown whose decision is kept."""
 _TOP = 3
 _SMALL = 96
-"""Images below this side are enlarged pixel by pixel."""
-_DIFFERS = np.array((230, 30, 120), dtype=np.uint8)
+"""Images with a smaller side, in pixels, are enlarged without smoothing."""
+_DIFFERENCE_COLOR = np.array((230, 30, 120), dtype=np.uint8)
 
 Measure = Literal["error", "disagreement"]
-"""How far two answers are apart: the largest error of any value, or, of whole numbers, one less the agreement."""
+"""The distance between two outputs: the largest error of any value; for integers, 1 minus the agreement."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Images asked about in one way, and what the checkpoint and the artifact say of them."""
+class ComparedBatch:
+    """One batch of images, with the outputs of the checkpoint and of the artifact."""
 
     way: Way
     expected: Outputs
@@ -43,43 +43,43 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a verdict was judged by: images, and what the checkpoint and the artifact say of them."""
+    """The images of a verdict, with the outputs of the checkpoint and of the artifact."""
 
     golden: Golden
     task: Task
     expected: Outputs
     actual: Outputs | None
-    """In the largest batch; None where the artifact gives no answers."""
-    elsewhere: tuple[Asked, ...] = ()
-    """Asked in every way."""
+    """The outputs in the largest batch; None where the artifact gives none."""
+    elsewhere: tuple[ComparedBatch, ...] = ()
+    """All batches that the verdict compares."""
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One image with both answers."""
+class ReportTile:
+    """One image of the report, with both answers."""
 
     name: str
     pictures: tuple[tuple[str, str], ...]
-    """Data URLs, each with what it shows."""
+    """Data URLs, each with a caption."""
     expected: tuple[str, ...]
-    """Lines that tell the checkpoint's answer."""
+    """The checkpoint's answer, as lines of text."""
     actual: tuple[str, ...]
     changed: bool
     closeness: str
-    """How near both answers are, in figures."""
+    """The distance of both answers, as text."""
     small: bool
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """What there is to see."""
+class ReportImages:
+    """The images that the report shows."""
 
-    tiles: tuple[Tile, ...]
-    """The changed ones, then those changed only where asked in another way, then those with the largest error."""
+    tiles: tuple[ReportTile, ...]
+    """First images changed in the largest batch, then those changed in other batches, then those with large errors."""
     lost: frozenset[int]
-    """Numbers of the images whose answer changed in the largest batch."""
+    """Indices of the images whose decision changed in the largest batch."""
     distances: NDArray[np.float64]
-    """[N], how far both answers to an image are apart."""
+    """[N], the distance of both answers for each image."""
     measure: Measure
     images: int
 
@@ -87,96 +87,106 @@ class Pictured:
 def answers_of(
     reference: Runner, candidate: Runner, golden: Golden, max_batch: int, preferred: Collection[int] = ()
 ) -> Answers:
-    """Ask both about the images as a verdict does: in every size of batch, order and colour, and about the probes.
+    """Run reference and candidate on all batches that a verdict compares.
 
-    One that remembers what it answered the verdict is not asked again. A candidate that cannot answer is no error here:
-    the verdict tells why.
+    A `CachingRunner` does not compute the batches of the verdict again. A candidate that fails is no error here: the
+    verdict reports it.
     """
     expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
-    ways = [(way, _answers_or_none(candidate, way)) for way in all_ways(golden, max_batch, preferred)]
-    elsewhere = [Asked(way, way.expected(reference, expected), actual) for way, actual in ways if actual is not None]
-    in_largest = next((one.actual for one in elsewhere if one.way.name == f"batch {max_batch}"), None)
+    outputs = [(inputs, _infer_or_none(candidate, inputs)) for inputs in all_ways(golden, max_batch, preferred)]
+    batches = [
+        ComparedBatch(inputs, inputs.expected(reference, expected), actual)
+        for inputs, actual in outputs
+        if actual is not None
+    ]
+    in_largest = next((batch.actual for batch in batches if batch.way.name == f"batch {max_batch}"), None)
     actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
-    return Answers(golden, task_of(reference.spec), expected, actual, tuple(elsewhere))
+    return Answers(golden, task_of(reference.spec), expected, actual, tuple(batches))
 
 
-def pictured(answers: Answers, limits: Limits) -> Pictured | None:
-    """The images worth a look, None where there are no answers that can be laid beside each other."""
+def report_images(answers: Answers, limits: Limits) -> ReportImages | None:
+    """Select the images to show; None where the outputs cannot be compared."""
     if answers.actual is None:
         return None
     golden = answers.golden
     titles = tuple(f"image {number + 1}" for number in range(len(golden.images)))
-    whole = Asked(Way("", golden.images, len(titles), titles, golden.fitted), answers.expected, answers.actual)
-    if (beside := _Beside.of(answers, whole, limits)) is None:
+    batch = ComparedBatch(Way("", golden.images, len(titles), titles, golden.fitted), answers.expected, answers.actual)
+    if (comparison := _AnswerComparison.of(answers, batch, limits)) is None:
         return None
-    lost = frozenset(beside.changed)
-    elsewhere = dict(_changed_elsewhere(answers, limits, {titles[number] for number in lost}))
-    others = [n for n in beside.order if n not in lost and titles[n] not in elsewhere and beside.distances[n] > 0]
-    return Pictured(
+    lost = frozenset(comparison.changed)
+    changed_elsewhere = dict(_changed_elsewhere(answers, limits, {titles[number] for number in lost}))
+    others = [
+        number
+        for number in comparison.order
+        if number not in lost and titles[number] not in changed_elsewhere and comparison.distances[number] > 0
+    ]
+    return ReportImages(
         (
-            *(beside.tile(number) for number in beside.changed),
-            *elsewhere.values(),
-            *(beside.tile(number) for number in others[:LARGEST]),
+            *(comparison.tile(number) for number in comparison.changed),
+            *changed_elsewhere.values(),
+            *(comparison.tile(number) for number in others[:MAX_UNCHANGED_IMAGES]),
         ),
         lost,
-        beside.distances,
-        beside.measure,
+        comparison.distances,
+        comparison.measure,
         len(answers.golden.images),
     )
 
 
-def _answers_or_none(candidate: Runner, way: Way) -> Outputs | None:
+def _infer_or_none(candidate: Runner, inputs: Way) -> Outputs | None:
     try:
-        return way.ask(candidate)
+        return inputs.ask(candidate)
     except TritonkitError:
         return None
 
 
-def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[str]) -> Iterator[tuple[str, Tile]]:
-    """Each image that is not shown yet, in the first of the ways in which its answer changed, by what it is."""
+def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[str]) -> Iterator[tuple[str, ReportTile]]:
+    """Yield each image not in `shown` with its title, from the first batch in which its decision changed."""
     seen = set(shown)
-    for asked in answers.elsewhere:
-        beside = _Beside.of(answers, asked, limits)
-        for number in beside.changed if beside is not None else ():
-            title = asked.way.titles[number]
-            if beside is not None and title not in seen:
+    for batch in answers.elsewhere:
+        comparison = _AnswerComparison.of(answers, batch, limits)
+        if comparison is None:
+            continue
+        for number in comparison.changed:
+            title = batch.way.titles[number]
+            if title not in seen:
                 seen.add(title)
-                yield title, beside.tile(number)
+                yield title, comparison.tile(number)
 
 
 @dataclass(frozen=True)
-class _Beside:
-    """Both answers about images that were asked in one way, laid beside each other."""
+class _AnswerComparison:
+    """The outputs of checkpoint and artifact for one batch, compared image by image."""
 
     changed: list[int]
-    """Numbers of the images whose answer changed, the farthest first."""
+    """Indices of the images whose decision changed, largest distance first."""
     order: list[int]
-    """All numbers, the farthest first."""
+    """Indices of all images, largest distance first."""
     distances: NDArray[np.float64]
     measure: Measure
-    tiles: _Tiles
+    tiles: _TileBuilder
 
     @classmethod
-    def of(cls, answers: Answers, asked: Asked, limits: Limits) -> _Beside | None:
-        """None where their answers are of other shapes or types."""
-        expected, actual = asked.expected, asked.actual
+    def of(cls, answers: Answers, batch: ComparedBatch, limits: Limits) -> _AnswerComparison | None:
+        """Compare both outputs of a batch; None where their shapes or types differ."""
+        expected, actual = batch.expected, batch.actual
         if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
             return None
-        told, known = finite(actual), finite(expected)
-        # What is no number has no answer; it is said so below instead of shown.
+        is_finite, is_expected_finite = finite(actual), finite(expected)
+        # Rows with NaN or infinity have no answer; the tile says so.
         numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
         right = {name: np.nan_to_num(array) for name, array in expected.items()}
-        agreement = answers.task.agreement(right, numbers, asked.way.geometries, limits.tie)
+        agreement = answers.task.agreement(right, numbers, batch.way.geometries, limits.tie)
         distances, measure = _distances(right, actual, agreement)
         kept = answers.task.decisions_kept(agreement, limits.slack)
-        if asked.way.name == PROBES and limits.probes != 1:  # decisions on them may change
+        if batch.way.name == PROBES and limits.probes != 1:  # decisions on probes may change
             kept = distances <= limits.of_probes().max_abs
-        lost = known & ~(kept & told)
+        lost = is_expected_finite & ~(kept & is_finite)
         order = [int(number) for number in np.argsort(-distances, kind="stable")]
-        tiles = _Tiles(answers.task, asked, numbers, told, _figures(distances, measure, agreement))
+        tiles = _TileBuilder(answers.task, batch, numbers, is_finite, _distance_texts(distances, measure, agreement))
         return cls([number for number in order if lost[number]], order, distances, measure, tiles)
 
-    def tile(self, number: int) -> Tile:
+    def tile(self, number: int) -> ReportTile:
         return self.tiles.tile(number, number in self.changed)
 
 
@@ -189,27 +199,34 @@ def _distances(expected: Outputs, actual: Outputs, agreement: Agreement) -> tupl
     if not floating:
         return 1 - np.min(list(agreement.values()), axis=0), "disagreement"
     errors = [np.abs(actual[name].astype(np.float64) - expected[name]) for name in floating]
-    each = [error.reshape(len(error), -1).max(axis=1) for error in errors]
-    return np.nan_to_num(np.max(each, axis=0), nan=np.inf), "error"
+    largest = [error.reshape(len(error), -1).max(axis=1) for error in errors]
+    return np.nan_to_num(np.max(largest, axis=0), nan=np.inf), "error"
 
 
-def _figures(distances: NDArray[np.float64], measure: Measure, agreement: Agreement) -> list[str]:
+def _distance_texts(distances: NDArray[np.float64], measure: Measure, agreement: Agreement) -> list[str]:
     if measure == "error":
         return [f"error {distance:.1e}" for distance in distances]
     return [", ".join(f"{name} {values[i]:.3f}" for name, values in agreement.items()) for i in range(len(distances))]
 
 
-class _Tiles:
+class _TileBuilder:
     def __init__(
-        self, task: Task, asked: Asked, numbers: Outputs, told: NDArray[np.bool_], figures: Sequence[str]
+        self,
+        task: Task,
+        batch: ComparedBatch,
+        numbers: Outputs,
+        is_finite: NDArray[np.bool_],
+        distance_texts: Sequence[str],
     ) -> None:
-        self._task, self._asked, self._numbers, self._told, self._figures = task, asked, numbers, told, figures
-        self._images = asked.way.images
-        self._how = f", {asked.way.name}" if asked.way.name else ""
+        """numbers: the artifact's outputs with NaN and infinity replaced by numbers; is_finite: bool [N]."""
+        self._task, self._batch, self._numbers = task, batch, numbers
+        self._is_finite, self._distance_texts = is_finite, distance_texts
+        self._images = batch.way.images
+        self._batch_note = f", {batch.way.name}" if batch.way.name else ""
 
     @cached_property
     def _expected(self) -> list[Answer]:
-        return self._answers(self._asked.expected)
+        return self._answers(self._batch.expected)
 
     @cached_property
     def _actual(self) -> list[Answer]:
@@ -217,38 +234,40 @@ class _Tiles:
 
     @cached_property
     def _captions(self) -> list[Sequence[str]]:
-        return [self._task.captions(each, self._asked.way.titles) for each in (self._expected, self._actual)]
+        return [self._task.captions(answers, self._batch.way.titles) for answers in (self._expected, self._actual)]
 
-    def tile(self, number: int, changed: bool) -> Tile:
+    def tile(self, number: int, changed: bool) -> ReportTile:
         before, after = self._expected[number], self._actual[number]
         image = self._images[number]
-        said = self._lines(after, self._captions[1][number]) if self._told[number] else ("NaN or infinity",)
-        return Tile(
-            name=f"{self._asked.way.titles[number]}{self._how}",
-            pictures=_pictures(image, before.mask, after.mask if self._told[number] else None),
+        actual_lines = (
+            self._lines(after, self._captions[1][number]) if self._is_finite[number] else ("NaN or infinity",)
+        )
+        return ReportTile(
+            name=f"{self._batch.way.titles[number]}{self._batch_note}",
+            pictures=_tile_images(image, before.mask, after.mask if self._is_finite[number] else None),
             expected=self._lines(before, self._captions[0][number]),
-            actual=said,
+            actual=actual_lines,
             changed=changed,
-            closeness=self._figures[number],
+            closeness=self._distance_texts[number],
             small=max(image.shape[:2]) < _SMALL,
         )
 
     def _answers(self, outputs: Outputs) -> list[Answer]:
         height, width = self._images.shape[1:3]
         box = (0.0, 0.0, float(width), float(height))
-        shown = Geometry((width, height), box, box)  # masks stay as large as the images shown
+        geometry = Geometry((width, height), box, box)  # masks keep the size of the images shown
         return [
-            self._task.answer({name: array[i] for name, array in outputs.items()}, shown, _TOP)
+            self._task.answer({name: array[i] for name, array in outputs.items()}, geometry, _TOP)
             for i in range(len(self._images))
         ]
 
     def _lines(self, answer: Answer, caption: str) -> tuple[str, ...]:
-        """The caption, and what stands below the best where that is what the caption tells."""
+        """The caption, followed by the next best labels where the caption is the best label."""
         cells: Sequence[str] = self._task.cells(answer.fields)
         return (caption, *cells[1:_TOP]) if cells and cells[0] == caption else (caption,)
 
 
-def _pictures(
+def _tile_images(
     image: ImageArray, before: NDArray[np.uint8] | None, after: NDArray[np.uint8] | None
 ) -> tuple[tuple[str, str], ...]:
     picture = Image.fromarray(image)
@@ -262,8 +281,8 @@ def _pictures(
 
 
 def _difference(image: ImageArray, differs: NDArray[np.bool_]) -> Image.Image:
-    """The picture, grey and pale, with the pixels that differ in one strong colour."""
+    """The image in pale gray, with the differing pixels in one strong colour."""
     grey = np.array(Image.fromarray(image).convert("L").convert("RGB"))
     shown = (grey // 2 + 96).astype(np.uint8)
-    shown[differs] = _DIFFERS
+    shown[differs] = _DIFFERENCE_COLOR
     return Image.fromarray(shown)

@@ -1,4 +1,4 @@
-"""What stands beside a plan or an engine, asked before the plan is: the records of its build and of its publication."""
+"""Check the build record and the manifest next to a TensorRT plan or engine, before the plan itself is run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _GRAPH = "model.onnx"
 
 
 def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
-    """What the record of its build says against a plan of the claimed precision; nothing without a record.
+    """Problems that the build record shows in a plan of the claimed precision; empty without a record.
 
-    Its graph is asked too where that lies beside it, as with engines of TensorRT for RTX. Raises ArtifactError for a
-    broken record.
+    The graph is checked too where it lies next to the plan, as for engines of TensorRT for RTX. Raises ArtifactError
+    for a broken record.
     """
     record, graph = record_in(plan.parent), plan.with_name(_GRAPH)
     if record is None or not plan.is_file():
@@ -30,20 +30,20 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
         problems = precision_problems(plan, graph, claimed, record)
     else:
         problems = record_problems(plan, claimed, record)
-    # What is told of another plan, or of another graph's, says nothing more of this one.
-    return [problem for problem in problems if problem.code == "plan"] or problems
+    # A record of another plan or another graph says nothing more about this plan.
+    return [problem for problem in problems if problem.code == "verdict.plan"] or problems
 
 
 def is_recorded(plan: Path) -> bool:
-    """Whether the record beside a plan is of this very file, so that what else is told of it can be believed."""
+    """Whether the build record next to a plan is of this file, by its hash."""
     record = record_in(plan.parent)
     return record is not None and plan.is_file() and record.sha256 == sha256_of(plan)
 
 
 def stale_reason(plan: Path, source: Source) -> str | None:
-    """Why a plan may answer otherwise than its source: by its manifest it was made from another file.
+    """Why a plan may differ from its source: its manifest names another source file. None where it does not.
 
-    A hint and no problem: the same weights may lie in a checkpoint and in the ONNX file that was made from it.
+    A hint, not a problem: a checkpoint and the ONNX file made from it hold the same weights.
     """
     try:
         manifest = Manifest.model_validate_json(plan.with_name(MANIFEST_FILE).read_bytes())
@@ -51,11 +51,11 @@ def stale_reason(plan: Path, source: Source) -> str | None:
         return None
     if plan.name not in manifest.files or manifest.source_sha256 == sha256_of(source.path):
         return None
-    return f"stale plan: {plan.name} was made from another file than {source.path}: {manifest.source}"
+    return f"stale plan: {plan.name} was not made from {source.path} but from {manifest.source}"
 
 
 def with_stale_reason(verdict: Verdict, plan: Path, source: Source) -> Verdict:
-    """A verdict that failed, with what may be the reason before its problems."""
+    """Put the stale reason, if there is one, before the problems of a failed verdict."""
     if verdict.passed or (reason := stale_reason(plan, source)) is None:
         return verdict
-    return verdict.model_copy(update={"problems": (Problem(code="plan", message=reason), *verdict.problems)})
+    return verdict.model_copy(update={"problems": (Problem("verdict.stale_plan", reason), *verdict.problems)})

@@ -1,4 +1,4 @@
-"""The case of one source: all its artifacts are judged by the same reference, pictures and limits."""
+"""The verification context of one source: reference, golden sample and limits for all its artifacts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.interface import difference, interface_of
 from builder.onnx_export import onnx_interface
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
-from builder.proving.judge import Training, judge
+from builder.proving.judge import TrainedReference, verify_runner
 from builder.proving.verdict import LIMITS, Verdict
 from builder.sources.base import Source
 from builder.targets import Precision
@@ -28,27 +28,28 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class VerificationContext:
-    """What artifacts are judged by."""
+    """The reference, golden sample and limits that artifacts are verified with."""
 
     reference: Runner
     golden: Golden
     max_batch: int
     network: Network | None = None
-    """Where there is one, causes are looked for by trying known faults on it."""
-    training: Training | None = None
+    """The torch network, if there is one; known faults are applied to it to explain a failed verdict."""
+    training: TrainedReference | None = None
     limits: Mapping[Precision, Limits] = field(default_factory=lambda: LIMITS)
     preferred: tuple[int, ...] = ()
-    """Batch sizes that it will be served at, besides the powers of two."""
+    """Batch sizes that the server will use, in addition to powers of two."""
 
     @property
     def spec(self) -> ModelSpec:
-        """Of the model as it was given."""
+        """The spec of the reference."""
         return self.reference.spec
 
     def verdict(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
-        """Judge what answers for an artifact, with the causes where it fails and they are wanted.
+        """Verify the runner of an artifact: its outputs, its interface and its spec.
 
         graph: the ONNX file that the artifact is, or was made from.
+        causes: explain a failure where possible.
         """
         verdict = self.verdict_of_answers(candidate, precision)
         if causes and self.network is not None:
@@ -57,9 +58,9 @@ class VerificationContext:
         return verdict.model_copy(update={"problems": problems, "passed": not problems})
 
     def verdict_of_answers(self, candidate: Runner, precision: Precision) -> Verdict:
-        """Judge by answers alone, where there is no graph to look into."""
+        """Verify by outputs alone, where there is no ONNX graph to inspect."""
         limits = self.limits[precision]
-        verdict = judge(
+        verdict = verify_runner(
             self.reference,
             candidate,
             self.golden,
@@ -81,7 +82,10 @@ def case_of(
     limits: Mapping[Precision, Limits] | None = None,
     preferred: Collection[int] = (),
 ) -> VerificationContext:
-    """The case of a source; `limits` in place of the usual ones. preferred: batch sizes that it will be served at."""
+    """Create the verification context of a source.
+
+    limits: replaces the default limits. preferred: batch sizes that the server will use.
+    """
     reference = CachingRunner(source.reference)
     return VerificationContext(
         reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred)
@@ -89,7 +93,7 @@ def case_of(
 
 
 class CachingRunner(Runner):
-    """What is asked the same batches several times, and computes each once."""
+    """A runner that computes each batch once and returns the cached outputs for the same batch again."""
 
     def __init__(self, runner: Runner) -> None:
         self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
@@ -107,16 +111,16 @@ class CachingRunner(Runner):
 
 
 def _computes_on_cpu(candidate: Runner) -> bool:
-    """Whether this machine's CPU gives the answers: ONNX Runtime without a GPU, or OpenVINO."""
+    """Whether the candidate runs on this machine's CPU: ONNX Runtime without a GPU, or OpenVINO."""
     runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
     if isinstance(runner, OnnxRuntimeRunner):
         return not runner.on_gpu
-    return Path(runner.origin).suffix == ".xml"  # OpenVINO's, which is asked for its CPU plugin alone
+    return Path(runner.origin).suffix == ".xml"  # OpenVINO, always with its CPU plugin
 
 
 def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
     try:
-        other = difference(onnx_interface(graph), interface_of(spec), "expected")
+        found = difference(onnx_interface(graph), interface_of(spec), "expected")
     except ArtifactError as error:
-        return [Problem(code="interface", message=str(error))]
-    return [Problem(code="interface", message=f"the graph {other}")] if other else []
+        return [Problem("verdict.interface", str(error))]
+    return [Problem("verdict.interface", f"the graph {found}")] if found else []

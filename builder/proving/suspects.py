@@ -1,4 +1,4 @@
-"""Known faults of exported graphs: each in words, with the answers that a graph which has it would give."""
+"""Known faults of exported graphs, each with the outputs that a graph with this fault would give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from builder.terms import OutputOptions, in_terms
 from model.comparison import ask
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.network import Network
 from model.preprocess import ImageArray
 from model.runners.base import Outputs
@@ -18,10 +18,11 @@ from model.runners.pytorch import TorchRunner
 from model.spec import Normalize, TaskSpec
 from model.tasks import task_for
 
-Suspect = tuple[str, Outputs]
+KnownFault = tuple[Problem, Outputs]
+"""The problem to report, and the outputs of a graph that has the fault."""
 
 _IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_USUAL = {
+_COMMON_NORMALIZATIONS = {
     "ImageNet's": _IMAGENET,
     "0.5 and 0.5": Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "0 and 1 (pixels only scaled to 0..1)": Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
@@ -30,104 +31,123 @@ _USUAL = {
 }
 
 
-def suspects(network: Network, probes: ImageArray, right: Outputs, actual: Outputs) -> Iterator[Suspect]:
-    """Every known fault that a graph of this network can have.
+def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: Outputs) -> Iterator[KnownFault]:
+    """Yield every known fault that a graph of this network can have.
 
-    probes: uint8 [N, H, W, 3]; right and actual: the network's and the graph's answers to them.
+    probes: uint8 [N, H, W, 3]. right, actual: the outputs of the network and of the graph for the probes.
     """
-    yield from _of_the_input(network, probes)
-    yield from _of_normalisation(network, probes)
-    yield from _of_labels(network, right)
-    yield from _of_the_last_layer(network, probes, right)
-    yield from _of_heads(network, right)
-    yield from _of_masks(right)
-    yield from _of_the_threshold(network, probes, actual)
+    yield from _input_faults(network, probes)
+    yield from _normalization_faults(network, probes)
+    yield from _label_faults(network, right)
+    yield from _last_layer_faults(network, probes, right)
+    yield from _head_faults(network, right)
+    yield from _mask_faults(right)
+    yield from _threshold_faults(network, probes, actual)
 
 
-def _of_the_input(network: Network, probes: ImageArray) -> Iterator[Suspect]:
+def _input_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
     reference = TorchRunner(network, origin="checkpoint")
-    yield "channels are swapped: the graph takes BGR, expected RGB", ask(reference, probes[..., ::-1].copy(), 1)
+    channels = Problem("verdict.channels_swapped", "channels are swapped: the graph expects BGR instead of RGB")
+    yield channels, ask(reference, probes[..., ::-1].copy(), 1)
     if probes.shape[1] == probes.shape[2]:
-        yield "height and width are swapped", ask(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
+        sides = Problem("verdict.sides_swapped", "height and width are swapped")
+        yield sides, ask(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
 
 
-def _of_normalisation(network: Network, probes: ImageArray) -> Iterator[Suspect]:
-    ours = network.spec.normalize
-    for title, normalize in _USUAL.items():
-        if normalize != ours:
+def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
+    expected = network.spec.normalize
+    for title, normalize in _COMMON_NORMALIZATIONS.items():
+        if normalize != expected:
             other = TorchRunner(network.with_normalize(normalize), origin="checkpoint")
-            yield (
-                f"mean or std is wrong: the graph normalises with {title} mean and std, expected mean "
-                f"{list(ours.mean)}, std {list(ours.std)}",
-                ask(other, probes, 1),
+            problem = Problem(
+                "verdict.normalization",
+                f"mean or std is wrong: the graph normalizes with {title} mean and std, expected mean "
+                f"{list(expected.mean)}, std {list(expected.std)}",
             )
+            yield problem, ask(other, probes, 1)
 
 
-def _of_labels(network: Network, right: Outputs) -> Iterator[Suspect]:
-    """Where an output's last axis is labels; a mask's numbers lie elsewhere."""
-    for name, question in _questions(network).items():
-        count = len(question.labels)
-        if right[name].shape[1:] != (count,) or question.embedding_size is not None:
+def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
+    """Shifted labels, for outputs whose last axis is the labels; masks are not."""
+    for name, task_spec in _tasks_by_output(network).items():
+        count = len(task_spec.labels)
+        if right[name].shape[1:] != (count,) or task_spec.embedding_size is not None:
             continue
-        where = f"head {name}: " if network.spec.heads else ""
-        for places in range(1, count):
-            shift = places if places <= count // 2 else places - count
-            rolled = {**right, name: np.roll(right[name], places, axis=1)}
-            yield f"{where}labels are shifted by {shift:+d}: class k answers at place k{shift:+d}", rolled
+        head = f"head {name}: " if network.spec.heads else ""
+        for positions in range(1, count):
+            shift = positions if positions <= count // 2 else positions - count
+            rolled = {**right, name: np.roll(right[name], positions, axis=1)}
+            problem = Problem(
+                "verdict.labels_shifted",
+                f"{head}labels are shifted by {shift:+d}: the value of class k is at position k{shift:+d}",
+            )
+            yield problem, rolled
 
 
-def _of_the_last_layer(network: Network, probes: ImageArray, right: Outputs) -> Iterator[Suspect]:
-    """A graph that ends before softmax, sigmoid or unit length."""
+def _last_layer_faults(network: Network, probes: ImageArray, right: Outputs) -> Iterator[KnownFault]:
+    """A graph without its last layer: softmax, sigmoid or the division to unit length."""
     device = network.mean.device
     with torch.inference_mode():
         logits = network.eval().logits(torch.from_numpy(probes).to(device))
-    for name, question in _questions(network).items():
+    for name, task_spec in _tasks_by_output(network).items():
         raw = (logits[name] if isinstance(logits, dict) else logits).cpu().numpy()
         if raw.shape == right[name].shape:
-            layer = type(task_for(question, name).last_layer()).__name__
-            yield (
-                f"output {name} is not normalised: the graph ends before its last layer, {layer}",
-                {**right, name: raw},
+            layer = type(task_for(task_spec, name).last_layer()).__name__
+            problem = Problem(
+                "verdict.last_layer",
+                f"output {name} is not normalized: the graph ends before its last layer, {layer}",
             )
+            yield problem, {**right, name: raw}
 
 
-def _of_heads(network: Network, right: Outputs) -> Iterator[Suspect]:
-    for one, other in combinations(network.spec.heads, 2):
-        if right[one].shape == right[other].shape:
-            swapped = {**right, one: right[other], other: right[one]}
-            yield f"heads are swapped: {one} answers what {other} should, and {other} what {one} should", swapped
+def _head_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
+    for first, second in combinations(network.spec.heads, 2):
+        if right[first].shape == right[second].shape:
+            swapped = {**right, first: right[second], second: right[first]}
+            problem = Problem(
+                "verdict.heads_swapped",
+                f"heads are swapped: output {first} has the values of {second}, and {second} those of {first}",
+            )
+            yield problem, swapped
 
 
-def _of_masks(right: Outputs) -> Iterator[Suspect]:
-    """Outputs with a value for each pixel, [N, H, W]: one of them on its side, or all."""
+def _mask_faults(right: Outputs) -> Iterator[KnownFault]:
+    """Transposed outputs with a value for each pixel, [N, H, W]: a single one, or all."""
     dense = [name for name, array in right.items() if array.ndim == 3]
     for names in dict.fromkeys([*((name,) for name in dense), tuple(dense)]):
-        turned = {name: right[name].transpose(0, 2, 1) for name in names}
-        if turned:
-            yield f"{' and '.join(names)} is transposed: the answer lies on its side", {**right, **turned}
+        transposed = {name: right[name].transpose(0, 2, 1) for name in names}
+        if transposed:
+            problem = Problem(
+                "verdict.mask_transposed", f"{' and '.join(names)} is transposed: height and width are swapped"
+            )
+            yield problem, {**right, **transposed}
 
 
-def _of_the_threshold(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[Suspect]:
-    """A mask cut elsewhere: between the highest probability it leaves out and the lowest that it takes."""
+def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[KnownFault]:
+    """A mask with another threshold: between the highest probability outside the mask and the lowest inside."""
     try:
-        asked = in_terms(network, OutputOptions(probability=True))
+        with_probability = in_terms(network, OutputOptions(probability=True))
     except InputError:
         return
-    answers = ask(TorchRunner(asked, origin="checkpoint"), probes, 1)
-    name = task_for(asked.spec).output
+    answers = ask(TorchRunner(with_probability, origin="checkpoint"), probes, 1)
+    name = task_for(with_probability.spec).output
     (probability,) = (array for other, array in answers.items() if other != name)
-    taken = actual[name] > 0 if name in actual else np.zeros(0, dtype=bool)
-    if taken.shape != probability.shape or taken.all() or not taken.any():
+    inside = actual[name] > 0 if name in actual else np.zeros(0, dtype=bool)
+    if inside.shape != probability.shape or inside.all() or not inside.any():
         return
-    cut = float((probability[taken].min() + probability[~taken].max()) / 2)
-    if not 0 < cut < 1:
+    threshold = float((probability[inside].min() + probability[~inside].max()) / 2)
+    if not 0 < threshold < 1:
         return
-    expected = ask(TorchRunner(in_terms(network, OutputOptions(threshold=cut)), origin="checkpoint"), probes, 1)
-    wanted = network.spec.threshold(network.spec.labels[1])
-    yield f"threshold is shifted: {name} is cut at {cut:.3g}, expected {wanted:.3g}", expected
+    shifted = TorchRunner(in_terms(network, OutputOptions(threshold=threshold)), origin="checkpoint")
+    expected = network.spec.threshold(network.spec.labels[1])
+    problem = Problem(
+        "verdict.threshold_shifted",
+        f"threshold is shifted: {name} is cut at {threshold:.3g}, expected {expected:.3g}",
+    )
+    yield problem, ask(shifted, probes, 1)
 
 
-def _questions(network: Network) -> dict[str, TaskSpec]:
-    """What each output answers, by the output's name."""
+def _tasks_by_output(network: Network) -> dict[str, TaskSpec]:
+    """The task of each output, by the output's name."""
     spec = network.spec
     return dict(spec.heads) or {task_for(spec).output: spec}

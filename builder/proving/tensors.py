@@ -1,4 +1,4 @@
-"""Which tensors of a graph are not those of a fresh export: damaged ones, or another checkpoint's."""
+"""Find tensors of a graph that differ from a fresh export: damaged ones, or those of another checkpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from builder.onnx_export import onnx_from_network
+from model.errors import Problem
 from model.network import Network
 
-MANY = 5
-"""More tensors than this differing means another checkpoint, not one damaged tensor."""
+MAX_DAMAGED_TENSORS = 5
+"""Where more tensors differ, the graph is of another checkpoint, not damaged."""
 
 
-def changed_tensors(artifact: Path, network: Network) -> Iterator[str]:
-    """Compare the graph's tensors by name with those of a fresh export, which folds the same ones."""
+def changed_tensors(artifact: Path, network: Network) -> Iterator[Problem]:
+    """Compare the graph's tensors by name with those of a fresh export; yield a problem for each difference."""
     if artifact.suffix != ".onnx":
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -29,22 +30,33 @@ def changed_tensors(artifact: Path, network: Network) -> Iterator[str]:
         expected, actual = _initializers(fresh), _initializers(artifact)
     common = [name for name in expected if name in actual and expected[name].shape == actual[name].shape]
     changed = [name for name in common if not np.allclose(expected[name], actual[name], rtol=1e-3, atol=1e-6)]
-    if len(changed) > MANY:
-        yield f"{len(changed)} of {len(common)} weight tensors differ: the graph is of another checkpoint"
+    if len(changed) > MAX_DAMAGED_TENSORS:
+        yield Problem(
+            "verdict.other_checkpoint",
+            f"{len(changed)} of {len(common)} weight tensors differ: the graph is of another checkpoint",
+        )
         return
     for name in changed:
         yield _change(name, expected[name], actual[name])
 
 
-def _change(name: str, expected: NDArray[Any], actual: NDArray[Any]) -> str:
+def _change(name: str, expected: NDArray[Any], actual: NDArray[Any]) -> Problem:
     if name in ("mean", "std"):
-        given, wanted = ((array.ravel() / 255).round(4).tolist() for array in (actual, expected))
-        return f"mean or std is wrong: the graph's {name} is {given}, expected {wanted}"
+        found, right = ((array.ravel() / 255).round(4).tolist() for array in (actual, expected))
+        return Problem(
+            "verdict.normalization", f"mean or std is wrong: the graph's {name} is {found}, expected {right}"
+        )
     if not np.isfinite(actual).all():
-        return f"weight tensor {name} holds NaN or infinity"
+        return Problem("verdict.weight_not_finite", f"weight tensor {name} holds NaN or infinity")
     if not actual.any():
-        return f"weight tensor {name} {list(actual.shape)} is all zeros; the checkpoint's is not"
-    return f"weight tensor {name} {list(actual.shape)} differs by up to {float(np.abs(actual - expected).max()):.2e}"
+        return Problem(
+            "verdict.weight_zero",
+            f"weight tensor {name} {list(actual.shape)} is all zeros; in the checkpoint it is not",
+        )
+    largest = float(np.abs(actual - expected).max())
+    return Problem(
+        "verdict.weight_changed", f"weight tensor {name} {list(actual.shape)} differs by up to {largest:.2e}"
+    )
 
 
 def _initializers(path: Path) -> dict[str, NDArray[Any]]:

@@ -1,17 +1,16 @@
-"""The verdict: does an artifact give the answers of the checkpoint it was made from?
+"""The verdict: whether an artifact gives the outputs of the checkpoint it was made from.
 
-It is asked about real images at batch 1, a middle size and the maximum, in one batch of every size between that a
-server is likely to put together, and again with the images in another order and in other colours; then about
-synthetic probes. What is measured:
+Both are run on real images at batch 1, a middle size and the maximum, in one batch of every other size that a server
+is likely to use, with the images in reverse order and with changed colours, and on synthetic probes. Measured are:
 
-- error of every value that is a fraction (a mask's class numbers are not): largest, mean, 99th percentile;
-- relative error: the Frobenius norm of the error over that of the reference's own variation between images.
-  A classifier of a thousand classes hides a wrong graph in small absolute errors; this does not let it;
-- agreement, by the task's own measures (top-1, label set, cosine and nearest neighbour, IoU of masks at the picture's
-  size), and the share of images that keep their decision by them;
-- faults that answers have by themselves: no unit length, values that are no probabilities;
-- quality (accuracy, …) of both where the truth is known;
-- NaN and infinity, shapes and types, dependence on the place in the batch.
+- the error of floating-point values: largest, mean, 99th percentile;
+- the relative error: the Frobenius norm of the error, divided by that of the reference's variation between images.
+  It shows a wrong graph also where a classifier has a thousand classes, whose absolute errors are all small;
+- agreement, by the task's own measures (top-1, label set, cosine and nearest neighbour, IoU of masks at the image's
+  size), and the share of images whose decision is kept;
+- outputs that are invalid by themselves: embeddings not of unit length, values that are not probabilities;
+- quality (accuracy, …) of both where labels are known;
+- NaN and infinity, shapes and types, dependence on the position in the batch.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ from model.errors import Problem
 from model.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
-OF_TRAINING = "training"
-"""This comparison is of the checkpoint alone, now and when it was trained, and has limits of its own."""
+TRAINING_COMPARISON = "training"
+"""The comparison of the checkpoint with the outputs that training recorded. It has its own limits."""
 LIMITS: dict[Precision, Limits] = {
     "fp32": FP32_LIMITS,
     "fp16": Limits(max_abs=0.02, relative=0.05, decisions=1.0, quality=0.005, tie=0.02, slack=2, probes=5),
     "bf16": Limits(max_abs=0.1, relative=0.2, decisions=0.98, quality=0.01, tie=0.05, slack=10, probes=5),
     "int8": Limits(max_abs=0.3, relative=0.4, decisions=0.9, quality=0.02, tie=0.1, slack=20, probes=0),
 }
-"""By precision; the reasons are in docs/verdict.md."""
+"""Limits by precision; docs/verdict.md explains them."""
 
 
 class Miss(Frozen):
-    """The largest excess of a try over its limits."""
+    """The value of an attempt that exceeds its limit most."""
 
     words: str
     excess: float | None = None
-    """How many times the limit; None where there is no figure, as for NaN."""
+    """The value divided by its limit; None where there is no number, as for NaN."""
 
 
 class Attempt(Frozen):
-    """One attempt at a precision: what was done, what came of it, and what it cost."""
+    """One attempt at a precision: its settings, result and duration."""
 
     precision: Precision
     how: str
-    """What was kept out of the precision, in words."""
+    """Which nodes were kept out of the precision, in words."""
     passed: bool
     kept: tuple[str, ...] = ()
     """Nodes of the graph kept in fp32."""
@@ -60,22 +59,22 @@ class Attempt(Frozen):
     seconds: float
     problems: tuple[Problem, ...] = ()
     miss: Miss | None = None
-    """None where it passed, and in verdicts from before this was kept."""
+    """None where the attempt passed, and in verdicts of earlier versions."""
 
 
 class Verdict(Frozen):
-    """What `verdict.json` holds."""
+    """The content of `verdict.json`: one artifact compared with its checkpoint."""
 
     passed: bool
     forced: bool = False
     format: FormatName = "onnx"
     asked: str | None = None
-    """The precision that was wanted, where another was needed."""
+    """The precision that was requested, where another one was needed."""
     precision: Precision
     proven_by: str | None = None
-    """What answered for the artifact: it itself, or what stands for it where it cannot run here as on its target."""
+    """What produced the outputs: the artifact, or a simulation where it cannot run here."""
     exact_int8: bool | None = None
-    """Of int8: whether the CPU that was asked adds its products exactly (`model.cpu`). Others may answer otherwise."""
+    """For int8: whether this CPU adds products exactly (`model.cpu`). Outputs may differ on other CPUs."""
     tries: tuple[Attempt, ...] = ()
     images: str
     max_batch: int
@@ -84,45 +83,46 @@ class Verdict(Frozen):
     quality: dict[str, dict[str, float]] = {}
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-    """What the checkpoint itself does that its user should know."""
+    """Properties of the checkpoint itself that its user should know."""
 
     @property
     def of_artifact(self) -> tuple[Comparison, ...]:
-        """The comparisons on real pictures that say how far the artifact is off."""
-        return tuple(one for one in self.comparisons if one.asked not in (OF_TRAINING, PROBES))
+        """The comparisons of the artifact with the checkpoint on real images."""
+        return tuple(entry for entry in self.comparisons if entry.asked not in (TRAINING_COMPARISON, PROBES))
 
     @property
     def of_probes(self) -> Comparison | None:
-        """The comparison on synthetic pictures; None where an earlier one failed, or before there were any."""
-        return next((one for one in self.comparisons if one.asked == PROBES), None)
+        """The comparison on synthetic images; None where an earlier comparison failed, and in old verdicts."""
+        return next((entry for entry in self.comparisons if entry.asked == PROBES), None)
 
     @property
     def sizes(self) -> list[int]:
-        """The batch sizes that were compared, or are to be."""
-        compared = {int(one.asked.removeprefix("batch ")) for one in self.comparisons if one.asked.startswith("batch ")}
+        """The batch sizes that were compared; before the comparison, those planned."""
+        names = [comparison.asked for comparison in self.comparisons]
+        compared = {int(name.removeprefix("batch ")) for name in names if name.startswith("batch ")}
         return sorted(compared) or batch_sizes(self.max_batch)
 
     @property
     def relative(self) -> float | None:
-        """The artifact's largest relative error that counts; None where all errors are negligible."""
-        return max((one.relative for one in self.of_artifact if one.max_abs > NEGLIGIBLE), default=None)
+        """The artifact's largest relative error; None where all errors are negligible."""
+        return max((entry.relative for entry in self.of_artifact if entry.max_abs > NEGLIGIBLE), default=None)
 
     @property
     def miss(self) -> Miss | None:
-        """The figure that is farthest beyond its limit; the first problem where none is; None where all is well."""
+        """The value that exceeds its limit most, else the first problem; None without problems."""
         if not self.problems:
             return None
-        found = [one for comparison in self.comparisons for one in self._misses(comparison)]
-        if not found:
+        excesses = [excess for comparison in self.comparisons for excess in self._limit_excesses(comparison)]
+        if not excesses:
             return Miss(words=self.problems[0].message.splitlines()[0])
-        worst = max(found, key=lambda one: one.excess or 0)
-        kept = min((one.decisions_kept for one in self.of_artifact), default=0.0)
+        worst = max(excesses, key=lambda miss: miss.excess or 0)
+        kept = min((comparison.decisions_kept for comparison in self.of_artifact), default=0.0)
         if "decisions" in worst.words:
             return worst
-        return worst.model_copy(update={"words": f"{worst.words}; {decisions_in_words(kept)} kept"})
+        return worst.model_copy(update={"words": f"{worst.words}; {decisions_text(kept)} kept"})
 
-    def _misses(self, comparison: Comparison) -> Iterator[Miss]:
-        if comparison.asked == OF_TRAINING:
+    def _limit_excesses(self, comparison: Comparison) -> Iterator[Miss]:
+        if comparison.asked == TRAINING_COMPARISON:
             return
         limits = self.limits.of_probes() if comparison.asked == PROBES else self.limits
         where = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
@@ -134,30 +134,31 @@ class Verdict(Frozen):
                 words = f"{name} {value:.2g}, limit {limit:g}, {where}"
                 yield Miss(words=words, excess=value / limit if limit else None)
         if (kept := comparison.decisions_kept) < limits.decisions:
-            words = f"{decisions_in_words(kept)} kept, limit {limits.decisions:.0%}, {where}"
+            words = f"{decisions_text(kept)} kept, limit {limits.decisions:.0%}, {where}"
             yield Miss(words=words, excess=limits.decisions / kept if kept else None)
 
     @property
     def nearest_tries(self) -> str:
-        """Of each precision that failed, the try that came nearest, with its figure and limit; empty without one."""
+        """For each failed precision the attempt closest to its limit, with value and limit; empty without one."""
         nearest: dict[str, Attempt] = {}
-        for one in self.tries:
-            best = nearest.get(one.precision)
-            counts = not one.passed and (one.precision != self.precision or not self.passed)
-            if counts and (best is None or _excess(one) < _excess(best)):
-                nearest[one.precision] = one
-        return ", ".join(f"{precision} failed ({_why(one)})" for precision, one in nearest.items())
+        for attempt in self.tries:
+            best = nearest.get(attempt.precision)
+            counts = not attempt.passed and (attempt.precision != self.precision or not self.passed)
+            if counts and (best is None or _excess(attempt) < _excess(best)):
+                nearest[attempt.precision] = attempt
+        return ", ".join(f"{precision} failed ({_failure_reason(best)})" for precision, best in nearest.items())
 
     @property
     def calibration_doubt(self) -> str | None:
-        """What to look at where int8 was asked for answers and no calibration kept them; None otherwise."""
-        # A graph that came in int8 was calibrated elsewhere, and is tried as it is.
-        tried = [one for one in self.tries if one.precision == "int8" and one.nodes and one.max_abs is not None]
-        if not tried or any(one.passed for one in tried):
+        """A hint about the calibration images, where int8 ran and no calibration kept the outputs; None otherwise."""
+        # A source graph in int8 was calibrated elsewhere; it has no reduced nodes here.
+        attempts = [attempt for attempt in self.tries if attempt.precision == "int8" and attempt.nodes]
+        attempts = [attempt for attempt in attempts if attempt.max_abs is not None]
+        if not attempts or any(attempt.passed for attempt in attempts):
             return None
         return (
-            "no calibration of int8 kept the answers: are the pictures it was calibrated on (--calibration, else those "
-            "of the verdict) like the ones that the model will see?"
+            "no int8 calibration kept the outputs: check that the calibration images (--calibration, by default the "
+            "images of the verdict) resemble those that the model will get"
         )
 
     def summary(self) -> str:
@@ -166,32 +167,32 @@ class Verdict(Frozen):
             return "\n".join(f"  {problem.code}: {problem.message}" for problem in self.problems)
         sizes = ", ".join(map(str, self.sizes))
         probes = f" and {self.of_probes.images} synthetic probes" if self.of_probes is not None else ""
-        return f"{', '.join(self._closeness())}, at batch {sizes}, on {self.images}{probes}"
+        return f"{', '.join(self._difference_figures())}, at batch {sizes}, on {self.images}{probes}"
 
-    def _closeness(self) -> list[str]:
-        worst = max(self.of_artifact, key=lambda c: c.max_abs)
-        least = {name: min(c.agreement[name] for c in self.of_artifact) for name in worst.agreement}
-        # Without floating-point outputs there is no error, and to tell of 0 would be boasting.
+    def _difference_figures(self) -> list[str]:
+        worst = max(self.of_artifact, key=lambda comparison: comparison.max_abs)
+        lowest = {name: min(entry.agreement[name] for entry in self.of_artifact) for name in worst.agreement}
+        # Without floating-point outputs there is no error to show.
         error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
         if self.relative is not None:
             error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
         kept = min(comparison.decisions_kept for comparison in self.of_artifact)
         return [
             *error,
-            f"{decisions_in_words(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in least.items())})",
+            f"{decisions_text(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in lowest.items())})",
         ]
 
 
-def decisions_in_words(kept: float) -> str:
-    """A share of decisions: all decisions, 89% of decisions."""
+def decisions_text(kept: float) -> str:
+    """A share of decisions as text: all decisions, 89% of decisions."""
     return "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
 
 
-def _excess(one: Attempt) -> float:
-    return one.miss.excess if one.miss is not None and one.miss.excess is not None else math.inf
+def _excess(attempt: Attempt) -> float:
+    return attempt.miss.excess if attempt.miss is not None and attempt.miss.excess is not None else math.inf
 
 
-def _why(one: Attempt) -> str:
-    if one.miss is not None:
-        return one.miss.words
-    return one.problems[0].message if one.problems else one.how
+def _failure_reason(attempt: Attempt) -> str:
+    if attempt.miss is not None:
+        return attempt.miss.words
+    return attempt.problems[0].message if attempt.problems else attempt.how

@@ -1,1 +1,1 @@
-"""The model repository: publishing a version, keeping versions, and checking what lies there."""
+"""The model repository: publish a version, manage versions, and lint the repository."""

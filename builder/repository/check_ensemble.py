@@ -1,4 +1,4 @@
-"""Lint the models of the builder that take encoded pictures."""
+"""Lint the decoder and the ensemble that the builder publishes for encoded images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ _EXPORT = "export the model again"
 
 
 def check_encoded(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    """Whether a decoder or an ensemble of the builder's does what the model it belongs to was proven with."""
+    """Check that a decoder or an ensemble fits the model it belongs to."""
     owner = belongs_to(config)
     folder = model.parent / owner
     if not folder.is_dir():
-        yield warning(model, f"is for encoded pictures of {owner}, which is not here", f"export {owner}, or delete it")
+        yield warning(
+            model,
+            f"decodes images for {owner}, which is not here",
+            f"export {owner}, or delete it",
+            code="repository.owner_missing",
+        )
     elif model.name == decoder_of(owner):
         yield from _check_decoder(model, folder)
 
@@ -32,17 +37,25 @@ def _check_decoder(model: Path, owner: Path) -> Iterator[Finding]:
     version = model / str(max(versions_of(model), default=1))
     if changed := [name for name, path in CODE.items() if _content(version / name) != path.read_bytes()]:
         yield warning(
-            version, f"{' and '.join(changed)}: not as in this version of the kit, which clients may decode by", _EXPORT
+            version,
+            f"{' and '.join(changed)}: differs from this version of tritonkit, so clients may decode images otherwise",
+            _EXPORT,
+            code="repository.decoder_version",
         )
     try:
         spec = ModelSpec.from_json(
             read_config(owner).parameters[METADATA_KEY].string_value, origin=str(owner / CONFIG_FILE)
         )
-    except (TritonkitError, ValidationError):  # which is told of where that model is checked
+    except (TritonkitError, ValidationError):  # reported where that model is checked
         return
     if _content(version / PREPROCESS_FILE) != preprocess_json(spec.preprocess):
         finding = error if (model.parent / ensemble_of(owner.name)).is_dir() else warning
-        yield finding(version / PREPROCESS_FILE, f"is not how {owner.name} has pictures prepared", _EXPORT)
+        yield finding(
+            version / PREPROCESS_FILE,
+            f"differs from the preprocessing of {owner.name}",
+            _EXPORT,
+            code="repository.decoder_preprocess",
+        )
 
 
 def _content(path: Path) -> bytes:

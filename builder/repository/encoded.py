@@ -1,7 +1,7 @@
-"""Publishing `NAME_decode` and `NAME_encoded` beside a model, so that it takes JPEG, PNG and WebP as they are.
+"""Publish `NAME_decode` and `NAME_encoded` beside a model, so that clients can send JPEG, PNG and WebP files.
 
-Both have one version, which is replaced when its content changes and not touched otherwise: they follow from the
-model's configuration and preprocessing, and the ensemble asks the version of the model that is served.
+Both are derived from the model's configuration and preprocessing. They have one version, which is replaced only when
+its content changes; the ensemble calls the served version of the model.
 """
 
 from __future__ import annotations
@@ -26,123 +26,129 @@ from model.triton_backends import ModelConfig
 from model.triton_config import CONFIG_FILE, read_config
 
 PREPROCESS_FILE = "preprocess.json"
-"""In the decoder's version folder: the model's `Preprocess`."""
-_CARRIED = (
+"""The file with the model's `Preprocess` in the decoder's version folder."""
+_MODULES = (
     *("preprocess", "picture_decoding", "picture_formats", "picture_file", "jpeg_file", "png_file", "tiff_file"),
     "pixel_budget",
 )
 CODE = {
     "model.py": Path(__file__).parents[1] / "encoded" / "model.py",
-    **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in _CARRIED},
+    **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in _MODULES},
 }
-"""What runs in Triton, and where the kit has it."""
+"""The Python files that run in Triton, and their paths in tritonkit."""
 _VERSION = "1"
 
 
 @dataclass(frozen=True)
 class Companion:
-    """One of both, as it should be."""
+    """The decoder or the ensemble as it should be."""
 
     config: ModelConfig
     files: Mapping[str, bytes]
-    """Those of its version folder, but its manifest."""
+    """The files of its version folder, without the manifest."""
 
     @property
     def name(self) -> str:
-        """Its name in the repository."""
+        """The model's name in the repository."""
         return str(self.config.name)
 
-    def stands_in(self, repository: Path) -> bool:
-        """Whether it is there as it should be."""
+    def is_current(self, repository: Path) -> bool:
+        """Whether the repository holds it with the same files."""
         folder = repository / self.name / _VERSION
-        return self.fits(repository) and all(_content(folder / name) == data for name, data in self.files.items())
+        return self.is_compatible(repository) and all(
+            _content(folder / name) == data for name, data in self.files.items()
+        )
 
-    def fits(self, repository: Path) -> bool:
-        """Whether the one that is there takes and gives the same, be it by other code."""
+    def is_compatible(self, repository: Path) -> bool:
+        """Whether the repository holds it with the same inputs and outputs, possibly with other code."""
         folder = repository / self.name
-        wanted = self.files.get(PREPROCESS_FILE)
+        preprocess = self.files.get(PREPROCESS_FILE)
         return (
             (folder / CONFIG_FILE).is_file()
             and read_config(folder) == self.config
             and (folder / _VERSION / MANIFEST_FILE).is_file()
-            and (wanted is None or _content(folder / _VERSION / PREPROCESS_FILE) == wanted)
+            and (preprocess is None or _content(folder / _VERSION / PREPROCESS_FILE) == preprocess)
         )
 
     def write(self, folder: Path) -> None:
-        """Write it into an empty model folder."""
+        """Write the model into an empty folder."""
         version = folder / _VERSION
         version.mkdir()
         for name, data in self.files.items():
             (version / name).write_bytes(data)
-        # Triton wants a version folder of an ensemble too, and object stores keep no empty ones.
+        # An ensemble needs a version folder too, and object stores keep no empty folders.
         manifest = manifest_of(version, CODE["preprocess.py"], f"encoded pictures of {belongs_to(self.config)}")
         (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         (folder / CONFIG_FILE).write_text(config_to_text(self.config), encoding="utf-8")
 
 
 def check_names(repository: Path, model: str, encoded: bool) -> None:
-    """Raise InputError where `model` is the name of another's decoder or ensemble, or theirs are somebody else's.
+    """Raise InputError where the names of a model, its decoder or its ensemble are used by another model.
 
-    encoded: whether it is to have them.
+    encoded: whether decoder and ensemble will be published.
     """
     if (owner := _owner(repository / model)) and (repository / owner).is_dir():
-        raise InputError(f"{repository / model}: is how {owner} takes encoded pictures; take another --name")
+        raise InputError(
+            f"{repository / model}: decodes images for {owner}; export under another --name",
+            code="repository.name_is_companion",
+        )
     for name in (decoder_of(model), ensemble_of(model)) if encoded else ():
         if (repository / name).is_dir() and _owner(repository / name) != model:
             raise InputError(
-                f"{repository / name}: stands where `builder export` would have {model} take encoded pictures, and is "
-                "none of its making; move it, export under another --name, or with --no-encoded"
+                f"{repository / name}: `builder export` needs this name for encoded images of {model}, but "
+                "did not write this model; move it, export under another --name, or with --no-encoded",
+                code="repository.companion_name_taken",
             )
 
 
 def has_encoded(repository: Path, model: str) -> bool:
-    """Whether the model takes encoded pictures."""
+    """Whether the repository holds an ensemble for encoded images of the model."""
     return _owner(repository / ensemble_of(model)) == model
 
 
 def follow(neighbours: CompanionModels, repository: Path, config: ModelConfig) -> None:
-    """Have both come after a model that is about to change to this configuration, where they are not as they should be.
+    """Rebuild the decoder and the ensemble if the new configuration makes them stale.
 
-    They go by the spec in it, as the clients do that send pixels. Where they would no longer fit the model, the
-    ensemble goes before it changes: a builder that is killed would leave one that Triton does not load, or that
-    answers for other pixels than the model's.
+    Both follow the spec in the configuration, like clients that send pixels. Where they no longer fit the model, the
+    ensemble is removed before the model changes: a killed builder would otherwise leave an ensemble that Triton does
+    not load, or that sends wrong pixels.
     """
-    decoder, ensemble = _companions(repository, config)
-    if not (decoder.fits(repository) and ensemble.fits(repository)):
+    decoder, ensemble = _companions_for(repository, config)
+    if not (decoder.is_compatible(repository) and ensemble.is_compatible(repository)):
         neighbours.remove(ensemble.name)
-    for one in (decoder, ensemble):
-        if neighbours.is_removed(one.name) or not one.stands_in(repository):
-            one.write(neighbours.add(one.name))
+    for companion in (decoder, ensemble):
+        if neighbours.is_removed(companion.name) or not companion.is_current(repository):
+            companion.write(neighbours.add(companion.name))
 
 
 def leave(neighbours: CompanionModels, repository: Path, model: str) -> None:
-    """Have both go, where they are there."""
+    """Remove the decoder and the ensemble of a model, where they exist."""
     for name in (ensemble_of(model), decoder_of(model)):
         if _owner(repository / name) == model:
             neighbours.remove(name)
 
 
-def preprocess_json(how: Preprocess) -> bytes:
+def preprocess_json(settings: Preprocess) -> bytes:
     """The content of `preprocess.json`: the fields of `Preprocess`."""
-    return json.dumps(dataclasses.asdict(how), indent=2).encode()
+    return json.dumps(dataclasses.asdict(settings), indent=2).encode()
 
 
-def _companions(repository: Path, config: ModelConfig) -> Iterator[Companion]:
-    how = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
+def _companions_for(repository: Path, config: ModelConfig) -> Iterator[Companion]:
+    settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
     code = {name: path.read_bytes() for name, path in CODE.items()}
-    present = [_present(repository / name) for name in (decoder_of(config.name), ensemble_of(config.name))]
-    yield Companion(decoder_config(config, present[0]), {**code, PREPROCESS_FILE: preprocess_json(how)})
-    yield Companion(ensemble_config(config, present[1]), {})
+    current = [_current_config(repository / name) for name in (decoder_of(config.name), ensemble_of(config.name))]
+    yield Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
+    yield Companion(ensemble_config(config, current[1]), {})
 
 
-def _present(folder: Path) -> ModelConfig | None:
+def _current_config(folder: Path) -> ModelConfig | None:
     return read_config(folder) if (folder / CONFIG_FILE).is_file() else None
 
 
 def _owner(folder: Path) -> str:
     try:
         return belongs_to(read_config(folder))
-    except ArtifactError:  # none, or none that can be read
+    except ArtifactError:  # missing or unreadable
         return ""
 
 

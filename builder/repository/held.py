@@ -1,4 +1,4 @@
-"""Which versions of a model running servers hold: those that are named, else whoever answers at the usual address."""
+"""Ask running servers which versions of a model they have loaded: the named ones, else the default address."""
 
 from __future__ import annotations
 
@@ -13,75 +13,82 @@ from model.errors import ExternalError, InferenceError, InputError, TokenError, 
 from model.tls import check_files
 
 NO_SERVER = "none"
-"""In place of an address: none is to be asked."""
+"""The value of `--url` for no server."""
 
 
 @dataclass(frozen=True)
 class LoadedVersions:
-    """What servers said of one model."""
+    """The versions of one model that servers have loaded."""
 
-    by: Mapping[int, str] = field(default_factory=dict)
-    """By version, the address of a server that holds it."""
-    asked: tuple[str, ...] = ()
-    """The servers that answered."""
+    address_by_version: Mapping[int, str] = field(default_factory=dict)
+    """By version, the address of a server that has it loaded."""
+    servers: tuple[str, ...] = ()
+    """The addresses of the servers that answered."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Who is asked what it holds."""
+    """The servers whose loaded versions must not be deleted."""
 
     urls: tuple[str, ...] = ()
-    """Addresses that must answer; none takes the usual one if it does, and `none` asks nobody."""
-    usual: str = DEFAULT_URL
-    usual_deadline_s: float = 5.0
-    """How long to wait for whoever answers there."""
+    """Addresses that must answer. Empty tries the default address; `none` asks no server."""
+    default_url: str = DEFAULT_URL
+    default_deadline_s: float = 5.0
+    """The timeout for the default address."""
     tls_ca: Path | None = None
-    """PEM file of who signed the certificates of `urls`."""
+    """PEM file of the certificate authority that signed the certificates of `urls`."""
     tls_cert: Path | None = None
-    """PEM file of the certificate to show them."""
+    """PEM file of the client certificate."""
     tls_key: Path | None = None
 
     def holding(self, model: str) -> LoadedVersions:
-        """The versions of a model that these servers hold, are loading or are letting go of.
+        """The versions of a model that these servers have loaded, are loading or are unloading.
 
-        Raises InferenceError or TokenError for a named server that does not tell, ExternalError where somebody answers
-        at the usual address and does not: a version that may be served is not to be deleted.
+        Raises InferenceError or TokenError where a named server gives no list, ExternalError where a server at the
+        default address gives none: a version that may be served must not be deleted.
         """
         if NO_SERVER in self.urls:
             return LoadedVersions()
         if self.urls:
-            found = {connection.url: _held_by(connection, model) for connection in self.connections()}
+            versions_by_url = {connection.url: _loaded_on(connection, model) for connection in self.connections()}
         else:
-            found = self._at_the_usual(model)
-        return LoadedVersions({version: url for url, versions in found.items() for version in versions}, tuple(found))
+            versions_by_url = self._query_default(model)
+        return LoadedVersions(
+            {version: url for url, versions in versions_by_url.items() for version in versions}, tuple(versions_by_url)
+        )
 
     def connections(self) -> list[Connection]:
-        """The ways to the named servers."""
+        """Create the connections to the named servers."""
         files = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
         return [Connection(url=url, **files) for url in self.urls if url != NO_SERVER]
 
-    def _at_the_usual(self, model: str) -> dict[str, set[int]]:
+    def _query_default(self, model: str) -> dict[str, set[int]]:
         try:
-            return {self.usual: _held_by(Connection(url=self.usual, deadline_s=self.usual_deadline_s), model)}
+            return {
+                self.default_url: _loaded_on(
+                    Connection(url=self.default_url, deadline_s=self.default_deadline_s), model
+                )
+            }
         except UnreachableError:
             return {}
         except (InferenceError, TokenError) as error:
             raise ExternalError(
-                f"{self.usual} answers, but does not tell which versions it holds: {error}. Name the servers that run "
-                f"with --url, and --tls-ca where they speak TLS. With --url {NO_SERVER} nobody is asked, and what a "
-                "server holds may be deleted"
+                f"{self.default_url} answers, but does not list its loaded versions: {error}. Name the running servers "
+                f"with --url, and with --tls-ca where they use TLS. With --url {NO_SERVER} no server is asked, and "
+                "loaded versions may be deleted",
+                code=error.code,
             ) from error
 
 
 @dataclass(frozen=True)
 class Answered(Servers):
-    """Servers that were asked already, and are not asked again."""
+    """Servers that were asked before; they are not asked again."""
 
     held: LoadedVersions = field(default_factory=LoadedVersions)
-    """What they said."""
+    """The versions that they have loaded."""
 
     def holding(self, model: str) -> LoadedVersions:
-        """What they said."""
+        """The loaded versions from the earlier request."""
         return self.held
 
 
@@ -92,32 +99,41 @@ def servers_to_spare(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> Servers:
-    """`servers_from`, of a command that asks them only to delete. Raises InputError where no version is to go."""
+    """Parse `--url` for a command that deletes versions only with `--keep`.
+
+    Raises InputError where `urls` is set without `keep`, and what `servers_from` raises.
+    """
     if urls and keep is None:
-        raise InputError("--url: says whose versions are not to be deleted, so it goes with --keep")
+        raise InputError(
+            "--url names servers whose loaded versions are not deleted, so it needs --keep",
+            code="option.url_without_keep",
+        )
     return servers_from(urls, tls_ca, tls_cert, tls_key)
 
 
 def servers_from(
     urls: Sequence[str] | None, tls_ca: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None
 ) -> Servers:
-    """The servers of `--url`, asked with these PEM files.
+    """Parse the servers of `--url`, with the PEM files for TLS.
 
-    Raises InputError for what is no address, for `none` beside one, and for files that are of no use.
+    Raises InputError for an invalid address, for `none` together with an address, and for PEM files that do not fit.
     """
     servers = Servers(tuple(urls or ()), tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
     connections = servers.connections()
     if NO_SERVER in servers.urls and connections:
-        raise InputError(f"--url {NO_SERVER}: asks nobody, and {connections[0].url} is to be asked; give one of them")
+        raise InputError(
+            f"--url {NO_SERVER} and --url {connections[0].url} exclude each other; leave one out",
+            code="option.url_none",
+        )
     if (tls_ca or tls_cert or tls_key) and not connections:
-        raise InputError("--tls-ca, --tls-cert and --tls-key go with --url HOST:PORT")
+        raise InputError("--tls-ca, --tls-cert and --tls-key need --url HOST:PORT", code="option.tls_without_url")
     for connection in connections:
         _ = connection.address
         check_files(connection)
     return servers
 
 
-def _held_by(connection: Connection, model: str) -> set[int]:
+def _loaded_on(connection: Connection, model: str) -> set[int]:
     from model.runners.triton import TritonServer
 
     with closing(TritonServer(connection)) as server:

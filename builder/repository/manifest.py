@@ -1,4 +1,4 @@
-"""Making the manifest of a version: every file hashed, and the tools noted."""
+"""Create the manifest of a version: the hash of every file, and the versions of the tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "nu
 
 
 def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
-    """Hash every file in a version folder and note the tools of this environment."""
+    """Hash every file in a version folder and record the tool versions of this environment."""
     files = {
         path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
@@ -38,10 +38,10 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
 
 
 def _tool_versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for tool in _TOOLS:
         try:
-            found[tool] = importlib.metadata.version(tool)
+            versions[tool] = importlib.metadata.version(tool)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

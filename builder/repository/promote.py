@@ -1,6 +1,6 @@
-"""Which version Triton serves: a pin in the version policy, and the way back.
+"""Choose the version that Triton serves by the version policy, and go back to an earlier one.
 
-The pin stands in `config.pbtxt`, because there it survives restarts and holds for every server of the repository.
+The policy is part of `config.pbtxt`, so it survives restarts and applies to every server of the repository.
 """
 
 from __future__ import annotations
@@ -11,63 +11,64 @@ from pathlib import Path
 from builder.config.serving import Serving, VersionPolicy
 from builder.repository.encoded import follow, has_encoded
 from builder.repository.publish import replacement
-from builder.repository.shared_files import shared_for
-from builder.repository.versions import Model, existing, model_versions
+from builder.repository.shared_files import shared_files_for
+from builder.repository.versions import Model, model_versions, version_folder
 from model.encoded import decoder_of, ensemble_of
 from model.errors import CheckFailedError, InputError
 from model.spec import Frozen
 
-PROVEN = "passed"
+PASSED = "passed"
 
 
 class Promotion(Frozen):
-    """What a promotion came to."""
+    """The result of a promotion."""
 
     model: str
     version: int
     """The newest version that Triton serves now."""
     policy: str
-    """In the words of `--versions`."""
+    """The version policy, in the format of `--versions`."""
     policy_before: str
     served_before: tuple[int, ...]
     verdict: str
     changed: tuple[str, ...]
-    """The models that a running server has to load again."""
+    """The models that a running server must reload."""
 
     def summary(self) -> str:
-        """What is served, and what was."""
+        """What is served now and was served before, in one sentence."""
         before = ", ".join(map(str, self.served_before)) or "nothing"
-        how = "follows the newest version" if self.policy.startswith("latest") else "pinned"
-        return f"{self.model}: serves version {self.version} ({how}); before: {before} (policy {self.policy_before})"
+        mode = "follows the newest version" if self.policy.startswith("latest") else "pinned"
+        return f"{self.model}: serves version {self.version} ({mode}); before: {before} (policy {self.policy_before})"
 
 
 def promote(folder: Path, version: int | None, force: bool = False) -> Promotion:
-    """Have Triton serve one version of a model, or with None the newest one again, now and after each publication.
+    """Make Triton serve one version of a model; None serves the newest version, now and after each publication.
 
-    `config.pbtxt`, `model.json`, the labels and the warm-up become those of that version, in one step: a running
-    server sees none of it until it loads the model again.
+    `config.pbtxt`, `model.json`, the labels and the warm-up are replaced by those of that version in one step. A
+    running server uses them when it reloads the model.
 
-    Raises InputError when there is no such version, ArtifactError where it does not say what it needs or another
-    builder is at work, CheckFailedError for a version whose verdict did not pass, unless forced.
+    Raises InputError where the version does not exist, ArtifactError where its spec is missing or another builder is
+    running, CheckFailedError where its verdict did not pass, unless `force` is set.
     """
-    return _promoted(folder, lambda model: version, force)
+    return _promote_chosen(folder, lambda model: version, force)
 
 
-def _promoted(folder: Path, choose: Callable[[Model], int | None], force: bool) -> Promotion:
-    """`promote`, of the version that is chosen once no other builder can change the model."""
+def _promote_chosen(folder: Path, choose: Callable[[Model], int | None], force: bool) -> Promotion:
+    """Promote the version that `choose` returns; it is called under the repository's lock."""
     with replacement(folder.parent, folder.name) as prepared:
         before = model_versions(folder)
         version = choose(before)
         number = before.versions[-1].version if version is None and before.versions else version or 0
-        existing(folder, number)
-        verdict = next(one.verdict for one in before.versions if one.version == number)
-        if verdict != PROVEN and not force:
+        version_folder(folder, number)
+        verdict = next(entry.verdict for entry in before.versions if entry.version == number)
+        if verdict != PASSED and not force:
             raise CheckFailedError(
-                f"{folder.name}: the verdict of version {number} is {verdict}, not {PROVEN}; "
-                f"`builder show {folder / str(number)}` tells why. --force serves it all the same"
+                f"{folder.name}: the verdict of version {number} is {verdict}, not {PASSED}; "
+                f"`builder show {folder / str(number)}` shows why. --force serves it anyway",
+                code="verdict.not_passed",
             )
         policy = VersionPolicy(latest=1) if version is None else VersionPolicy(versions=(number,))
-        shared = shared_for(prepared.model, number, Serving(version_policy=policy))
+        shared = shared_files_for(prepared.model, number, Serving(version_policy=policy))
         shared.write(prepared.model)
         if encoded := has_encoded(folder.parent, folder.name):
             follow(prepared.neighbours, folder.parent, shared.config)
@@ -76,37 +77,40 @@ def _promoted(folder: Path, choose: Callable[[Model], int | None], force: bool) 
         version=number,
         policy=model_versions(folder).policy,
         policy_before=before.policy,
-        served_before=_served(before),
+        served_before=_served_versions(before),
         verdict=verdict,
         changed=(folder.name, *((decoder_of(folder.name), ensemble_of(folder.name)) if encoded else ())),
     )
 
 
 def rollback(folder: Path, force: bool = False) -> Promotion:
-    """Serve the newest version below the one being served whose verdict passed; forced, whatever its verdict.
+    """Serve the newest older version whose verdict passed; with `force`, whatever its verdict.
 
-    Raises InputError when there is none, and what `promote` does.
+    Raises InputError where there is none, and what `promote` raises.
     """
-    return _promoted(folder, lambda model: _one_before(model, force), force)
+    return _promote_chosen(folder, lambda model: _previous_version(model, force), force)
 
 
-def _one_before(model: Model, force: bool) -> int:
-    served = _served(model)
+def _previous_version(model: Model, force: bool) -> int:
+    served = _served_versions(model)
     if not served:
         raise InputError(
-            f"{model.name}: the version policy {model.policy} serves none of its versions, so there is none before; "
-            f"choose one: builder promote {model.name} VERSION"
+            f"{model.name}: the version policy {model.policy} serves none of its versions, so there is no earlier one; "
+            f"choose a version: builder promote {model.name} VERSION",
+            code="repository.nothing_served",
         )
-    below = [one for one in model.versions if one.version < served[-1]]
-    good = [one.version for one in below if force or one.verdict == PROVEN]
-    if not good:
-        passed_over = ", ".join(f"{one.version} ({one.verdict})" for one in below)
+    older = [entry for entry in model.versions if entry.version < served[-1]]
+    passed = [entry.version for entry in older if force or entry.verdict == PASSED]
+    if not older:
+        raise InputError(f"{model.name}: has no version below {served[-1]}", code="repository.no_earlier_version")
+    if not passed:
+        verdicts = ", ".join(f"{entry.version} ({entry.verdict})" for entry in older)
         raise InputError(
-            f"{model.name}: no version below {served[-1]} has passed its verdict"
-            f"{f'; there are {passed_over}, which --force allows' if below else ', for there is none'}"
+            f"{model.name}: no version below {served[-1]} passed its verdict: {verdicts}; --force allows them",
+            code="repository.no_passed_version",
         )
-    return max(good)
+    return max(passed)
 
 
-def _served(model: Model) -> Sequence[int]:
-    return tuple(one.version for one in model.versions if one.served)
+def _served_versions(model: Model) -> Sequence[int]:
+    return tuple(entry.version for entry in model.versions if entry.served)

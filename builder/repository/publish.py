@@ -1,9 +1,9 @@
-"""Publishing a version so that the repository is loadable at every moment, also when the builder is killed.
+"""Publish a version atomically: Triton can load the repository at every moment, also when the builder is killed.
 
-Triton takes every folder in a repository for a model, hidden ones too. So a version is built in a staging folder
-beside the repository, `.<repository>.staging/`, as the whole model folder it will become: the versions there are, as
-hard links, and the new one with its configuration. One rename puts it in place; where the model exists already,
-Linux's RENAME_EXCHANGE swaps both folders in one step.
+Triton treats every folder in a repository as a model, hidden folders too. So the new model folder is built in a
+staging folder beside the repository, `.<repository>.staging/`: existing versions as hard links, and the new version
+with its configuration. One rename moves it into place; where the model exists already, Linux's RENAME_EXCHANGE swaps
+both folders in one step.
 """
 
 from __future__ import annotations
@@ -26,60 +26,59 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _ASIDE = ".aside"
 _PROBE = ".builder-probe"
-"""An empty file, which Triton does not look at, should a builder that was killed leave it in the repository."""
+"""An empty file; Triton ignores it if a killed builder leaves it in the repository."""
 _SUFFIX_LENGTH = len("-01234567")
 
 
 class CompanionModels:
-    """Other models that change with a model: what no longer fits it goes before it changes, what fits comes after.
+    """Models that change together with a model: stale ones are removed before it changes, new ones added after it.
 
-    So a builder that is killed in between leaves less to serve, but nothing that does not load.
+    So a builder that is killed in between leaves fewer models, but none that fails to load.
     """
 
-    def __init__(self, repository: Path, aside: Path) -> None:
-        """aside: the staging folder."""
-        self._repository, self._aside = repository, aside
-        self._going: list[str] = []
-        self._coming: dict[str, Path] = {}
+    def __init__(self, repository: Path, staging_folder: Path) -> None:
+        self._repository, self._staging = repository, staging_folder
+        self._removed: list[str] = []
+        self._added: dict[str, Path] = {}
 
     def remove(self, name: str) -> None:
-        """Have a model leave the repository, where it is there."""
-        self._going.append(name)
+        """Remove a model from the repository, if it exists."""
+        self._removed.append(name)
 
     def add(self, name: str) -> Path:
-        """An empty folder to write a model into. They are put in place in the order of these calls."""
-        folder = self._coming[name] = _staged(self._aside, name)
+        """Create an empty folder to write a model into. Models are moved into place in the order of these calls."""
+        folder = self._added[name] = _new_staging_path(self._staging, name)
         folder.mkdir()
         return folder
 
     def is_removed(self, name: str) -> bool:
-        """Whether `go` was asked for it."""
-        return name in self._going
+        """Whether `remove` was called for a model."""
+        return name in self._removed
 
     @contextmanager
-    def moved_around(self, model: Path) -> Iterator[None]:
-        """Change the model in the block. Where that fails, all stays as it was; once it has changed, the others go."""
-        for folder in self._coming.values():
+    def apply_around(self, model: Path) -> Iterator[None]:
+        """Change the model in the block. An error restores the removed models; success adds the new ones."""
+        for folder in self._added.values():
             _flush(folder)
-        before, gone = _identity(model), {}
+        before, removed = _identity(model), {}
         try:
-            for live in (self._repository / name for name in self._going):
+            for live in (self._repository / name for name in self._removed):
                 if live.is_dir():
-                    gone[live] = _staged(self._aside, live.name)
-                    live.rename(gone[live])
+                    removed[live] = _new_staging_path(self._staging, live.name)
+                    live.rename(removed[live])
             yield
         except BaseException:
-            _recover(self._aside, self._repository)
+            _recover(self._staging, self._repository)
             if _identity(model) == before:
-                for live in (live for live, away in gone.items() if away.is_dir()):
-                    gone[live].rename(live)
+                for live in (live for live, away in removed.items() if away.is_dir()):
+                    removed[live].rename(live)
             raise
-        for name, folder in self._coming.items():
-            _put_in_place(folder, self._repository / name)
+        for name, folder in self._added.items():
+            _move_into_place(folder, self._repository / name)
 
 
 class Replacement:
-    """A model folder being prepared, `model`, and what changes with it."""
+    """A model folder in preparation, and the companion models that change with it."""
 
     def __init__(self, model: Path, neighbours: CompanionModels) -> None:
         self.model = model
@@ -87,7 +86,7 @@ class Replacement:
 
 
 class Publication(Replacement):
-    """One with a new version: `version_folder` is the folder of it."""
+    """A model folder in preparation that gets a new version."""
 
     def __init__(self, model: Path, version: int, neighbours: CompanionModels) -> None:
         super().__init__(model, neighbours)
@@ -97,14 +96,16 @@ class Publication(Replacement):
 
 @contextmanager
 def publication(repository: Path, name: str) -> Iterator[Publication]:
-    """Prepare a new version; it is published when the block ends without an error, and vanishes otherwise.
+    """Prepare a new version; it is published when the block ends without an error, and deleted otherwise.
 
-    Raises ArtifactError when another builder is publishing to the repository, or the file system forbids it.
+    Raises ArtifactError where another builder is publishing to the repository, or the file system does not allow it.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{repository}: cannot be a model repository ({error.strerror})") from error
+        raise ArtifactError(
+            f"{repository}: cannot be a model repository ({error.strerror})", code="repository.not_writable"
+        ) from error
     with replacement(repository, name) as changed:
         prepared = Publication(changed.model, next_version(repository / name), changed.neighbours)
         prepared.version_folder.mkdir(parents=True)
@@ -113,39 +114,39 @@ def publication(repository: Path, name: str) -> Iterator[Publication]:
 
 @contextmanager
 def replacement(repository: Path, name: str) -> Iterator[Replacement]:
-    """Prepare a model's folder anew, from what is there; it takes its place when the block ends without an error.
+    """Prepare a copy of a model's folder; it replaces the folder when the block ends without an error.
 
-    Raises ArtifactError when another builder is at work in the repository, or the file system forbids it.
+    Raises ArtifactError where another builder is publishing to the repository, or the file system does not allow it.
     """
     with staging(repository) as folder:
-        live, staged = repository / name, _staged(folder, name)
+        live, staged = repository / name, _new_staging_path(folder, name)
         _link_tree(live, staged)
         prepared = Replacement(staged, CompanionModels(repository, folder))
         yield prepared
         _flush(staged)
-        with prepared.neighbours.moved_around(live):
-            _put_in_place(staged, live)
+        with prepared.neighbours.apply_around(live):
+            _move_into_place(staged, live)
 
 
 def _identity(folder: Path) -> int | None:
-    """What tells a folder from another one that has taken its place; None where there is none."""
+    """The inode number of a folder, to detect that it was replaced; None where it does not exist."""
     return folder.stat().st_ino if folder.is_dir() else None
 
 
-def _staged(aside: Path, name: str) -> Path:
-    return aside / f"{name}-{uuid4().hex[:8]}"
+def _new_staging_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}-{uuid4().hex[:8]}"
 
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """Be the only builder, with an empty staging folder, which is removed with all that is left in it.
+    """Lock the repository and yield a staging folder; it is deleted on exit.
 
-    What is moved into it is deleted, also when the builder is killed: by the next one. A model that an exchange in two
-    steps left there is put back.
-    Raises ArtifactError when another builder is at work in the repository, or nothing can be moved into it from here.
+    Whatever is moved into it is deleted; after a killed builder, the next builder does so. A model that an interrupted
+    swap in two steps left there is moved back.
+    Raises ArtifactError where another builder is publishing to the repository, or no file can be moved into it.
     """
     folder = staging_folder(repository)
-    with _only_builder(repository):
+    with _lock_repository(repository):
         _recover(folder, repository)
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -157,7 +158,7 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 def _make_staging(folder: Path, repository: Path) -> None:
-    """Make it, and find out before the work whether what is prepared there can be moved into the repository."""
+    """Create the staging folder and check that files can be moved from it into the repository."""
     probe = repository / _PROBE
     try:
         folder.mkdir()
@@ -166,14 +167,15 @@ def _make_staging(folder: Path, repository: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ArtifactError(
-            f"{repository}: nothing can be moved into it from {folder}, where models are prepared "
-            f"({error.strerror}). Both must be writable and on one file system: where {repository} itself is a "
-            "volume or a mount, take a folder inside it as the repository"
+            f"{repository}: files cannot be moved into it from the staging folder {folder} ({error.strerror}). Both "
+            f"must be writable and on one file system: where {repository} itself is a volume or a mount, use a folder "
+            "inside it as the repository",
+            code="repository.staging",
         ) from error
 
 
 def next_version(model: Path) -> int:
-    """One more than any version there is or was."""
+    """The next version number: one more than the highest number ever used."""
     last = 0
     if (model / CONFIG_FILE).is_file():
         last = last_version(read_config(model))
@@ -181,8 +183,8 @@ def next_version(model: Path) -> int:
 
 
 @contextmanager
-def _only_builder(repository: Path) -> Iterator[None]:
-    """Hold a lock on the repository's folder; the kernel lets go of it when this process ends, however it ends."""
+def _lock_repository(repository: Path) -> Iterator[None]:
+    """Hold a lock on the repository's folder; the kernel releases it when this process ends."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:
         _lock(descriptor, repository)
@@ -195,7 +197,10 @@ def _lock(descriptor: int, repository: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ArtifactError(f"{repository}: another builder is publishing here; try again when it is done") from error
+        raise ArtifactError(
+            f"{repository}: another builder is publishing here; try again when it has finished",
+            code="repository.locked",
+        ) from error
 
 
 def _link_tree(live: Path, staged: Path) -> None:
@@ -207,12 +212,13 @@ def _link_tree(live: Path, staged: Path) -> None:
     except (OSError, shutil.Error) as error:
         raise ArtifactError(
             f"{live}: cannot be hard-linked into {staged.parent} ({error}). The repository's parent folder must be "
-            "writable and on the same file system."
+            "writable and on the same file system",
+            code="repository.hard_link",
         ) from error
 
 
 def _flush(folder: Path) -> None:
-    """Have the new files on disk before anything points to them. A link is a user's, and may lead nowhere from here."""
+    """Write the new files to disk before they are moved. Symbolic links are skipped: their target may not exist."""
     for path in (path for path in (*folder.rglob("*"), folder) if not path.is_symlink()):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -221,18 +227,20 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _put_in_place(staged: Path, live: Path) -> None:
+def _move_into_place(staged: Path, live: Path) -> None:
     try:
         if live.is_dir():
             _exchange(staged, live)
         else:
             staged.rename(live)
     except OSError as error:
-        raise ArtifactError(f"{live}: cannot be put in place from {staged.parent} ({error})") from error
+        raise ArtifactError(
+            f"{live}: cannot be replaced from {staged.parent} ({error})", code="repository.replace"
+        ) from error
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Swap two folders in one step (renameat2(2)); on file systems without it, in two with a gap between them."""
+    """Swap two folders in one step by renameat2(2); on file systems without it, in two steps with a gap."""
     libc = ctypes.CDLL(None, use_errno=True)
     rename = getattr(libc, "renameat2", None)
     if rename is not None:
@@ -245,7 +253,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def exchange_in_two(first: Path, second: Path) -> None:
-    """Swap by renames; what was aside when the builder was killed is put back by the next one."""
+    """Swap two folders by renames. After a killed builder, the next one moves the folder back (`_recover`)."""
     aside = first.with_name(f"{first.name}{_ASIDE}")
     second.rename(aside)
     try:
@@ -257,7 +265,7 @@ def exchange_in_two(first: Path, second: Path) -> None:
 
 
 def _recover(staging: Path, repository: Path) -> None:
-    """Put back a model that an interrupted exchange in two steps left aside."""
+    """Move back a model that an interrupted swap in two steps left in the staging folder."""
     for aside in staging.glob(f"*{_ASIDE}"):
         live = repository / aside.name.removesuffix(_ASIDE)[:-_SUFFIX_LENGTH]
         try:
@@ -265,6 +273,7 @@ def _recover(staging: Path, repository: Path) -> None:
                 aside.rename(live)
         except OSError as error:
             raise ArtifactError(
-                f"{live}: is in {aside} and could not be moved back ({error.strerror}); move it there by hand, or run "
-                "the builder again"
+                f"{live}: lies in {aside} and could not be moved back ({error.strerror}); move it back by hand, or run "
+                "the builder again",
+                code="repository.recover",
             ) from error

@@ -1,7 +1,7 @@
-"""Deleting old versions: the newest are kept, and whatever is marked or being served.
+"""Delete old versions: the newest are kept, and all that are marked, served or loaded by a server.
 
-A version leaves the repository by one rename into the staging folder beside it, and is deleted there. Whenever the
-builder is killed, a version is whole or gone; the next builder deletes what is left in the staging folder.
+A version is renamed into the staging folder beside the repository and deleted there. So a killed builder leaves a
+version complete or removed; the next builder deletes the rest of the staging folder.
 """
 
 from __future__ import annotations
@@ -17,81 +17,87 @@ from builder.repository.versions import Model, Version, model_versions
 from model.errors import ArtifactError, InputError
 from model.spec import Frozen
 
-NOBODY = Servers((NO_SERVER,))
+NO_SERVERS = Servers((NO_SERVER,))
 
 
-class Spared(Frozen):
-    """A version that is beyond the number to keep and stays."""
+class KeptVersion(Frozen):
+    """An old version that was not deleted, with the reason."""
 
     version: int
     reason: str
 
 
 class Retention(Frozen):
-    """What deleting old versions came to."""
+    """The result of deleting old versions."""
 
     model: str
     keep: int
     deleted: tuple[int, ...] = ()
     freed_bytes: int = 0
-    spared: tuple[Spared, ...] = ()
+    spared: tuple[KeptVersion, ...] = ()
+    """Old versions that were not deleted. The name is a JSON key."""
     asked: tuple[str, ...] = ()
-    """The servers that said what they hold."""
+    """The servers that listed their loaded versions."""
 
     def summary(self) -> str:
-        """One sentence."""
-        gone = f"deleted {', '.join(map(str, self.deleted))}" if self.deleted else "deleted nothing"
-        stays = "; ".join(f"{spared.version} stays: {spared.reason}" for spared in self.spared)
-        unasked = "; no server was asked what it holds: name those that run with --url" if not self.asked else ""
-        return f"{self.model}: {gone}{f' ({stays})' if stays else ''}{unasked if self.deleted else ''}"
+        """The result in one sentence."""
+        deleted = f"deleted {', '.join(map(str, self.deleted))}" if self.deleted else "deleted nothing"
+        kept = "; ".join(f"{version.version} stays: {version.reason}" for version in self.spared)
+        unchecked = (
+            "; no server was asked for its loaded versions: name running servers with --url" if not self.asked else ""
+        )
+        return f"{self.model}: {deleted}{f' ({kept})' if kept else ''}{unchecked if self.deleted else ''}"
 
 
-def keep_newest(folder: Path, keep: int, servers: Servers = NOBODY, before: Collection[int] = ()) -> Retention:
-    """Delete a model's versions but the newest `keep`, those marked, those its version policy loads, and those that
-    `servers` hold of a model of this name.
+def keep_newest(folder: Path, keep: int, servers: Servers = NO_SERVERS, before: Collection[int] = ()) -> Retention:
+    """Delete a model's versions, except the newest `keep` and those marked, served or loaded by `servers`.
 
-    before: versions that the policy loaded until now, as before a publication: running servers still hold them.
-    What other servers hold is not known here: a version that one still holds keeps answering there until it is
-    loaded again. Raises InputError for keep < 1, ArtifactError when another builder is at work, and what
-    `Servers.holding` raises; then nothing is deleted.
+    served_before: versions that the version policy loaded until now; running servers may still have them loaded.
+    Servers that are not named in `servers` are not asked: a deleted version stays in their memory until a reload.
+    Raises InputError for keep < 1, ArtifactError where another builder is running, and what `Servers.loaded_versions`
+    raises; then nothing is deleted.
     """
     if keep < 1:
-        raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder")
-    with staging(folder.parent) as aside:
-        held = servers.holding(folder.name)
-        model = model_versions(folder, held)
+        raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder", code="option.keep")
+    with staging(folder.parent) as staging_folder:
+        loaded = servers.holding(folder.name)
+        model = model_versions(folder, loaded)
         older = model.versions[:-keep]
-        reasons = {version.version: _protection(version, model, held, before) for version in older}
-        doomed = [version for version in older if not reasons[version.version]]
-        for version in doomed:
-            _move_out(folder / str(version.version), aside / f"{folder.name}-{version.version}-{uuid4().hex[:8]}")
+        reasons = {version.version: _keep_reason(version, model, loaded, before) for version in older}
+        to_delete = [version for version in older if not reasons[version.version]]
+        for version in to_delete:
+            _move_out(
+                folder / str(version.version), staging_folder / f"{folder.name}-{version.version}-{uuid4().hex[:8]}"
+            )
         return Retention(
             model=model.name,
             keep=keep,
-            deleted=tuple(version.version for version in doomed),
-            freed_bytes=sum(version.bytes for version in doomed),
-            spared=tuple(Spared(version=number, reason=reason) for number, reason in reasons.items() if reason),
-            asked=held.asked,
+            deleted=tuple(version.version for version in to_delete),
+            freed_bytes=sum(version.bytes for version in to_delete),
+            spared=tuple(KeptVersion(version=number, reason=reason) for number, reason in reasons.items() if reason),
+            asked=loaded.servers,
         )
 
 
-def _protection(version: Version, model: Model, held: LoadedVersions, before: Collection[int]) -> str:
-    """Why a version may not be deleted; empty when it may."""
+def _keep_reason(version: Version, model: Model, loaded: LoadedVersions, before: Collection[int]) -> str:
+    """Why a version must be kept; empty where it can be deleted."""
     if version.mark is not None:
         return f"marked ({version.mark.note})" if version.mark.note else "marked"
     if version.served:
         return f"the version policy {model.policy} serves it"
-    if version.version in held.by:
-        return f"the server at {held.by[version.version]} holds it"
+    if version.version in loaded.address_by_version:
+        return f"loaded by the server at {loaded.address_by_version[version.version]}"
     return "served until now" if version.version in before else ""
 
 
-def _move_out(version: Path, aside: Path) -> None:
+def _move_out(version: Path, target: Path) -> None:
     try:
-        version.rename(aside)
+        version.rename(target)
         descriptor = os.open(version.parent, os.O_RDONLY)
     except OSError as error:
-        raise ArtifactError(f"{version}: cannot be moved out of the repository ({error.strerror})") from error
+        raise ArtifactError(
+            f"{version}: cannot be moved out of the repository ({error.strerror})", code="repository.delete_version"
+        ) from error
     try:
         os.fsync(descriptor)
     finally:

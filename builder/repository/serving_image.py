@@ -1,4 +1,4 @@
-"""Whether the image that serves a repository can load the plan of a version that is to be published there."""
+"""Check whether the Docker image that serves a repository can load the plan of a new version."""
 
 from __future__ import annotations
 
@@ -8,34 +8,40 @@ from pathlib import Path
 from model.build_record import BuildRecord
 from model.compatibility import plan_problems
 from model.env_file import ENV_FILE
-from model.errors import CheckFailedError
+from model.errors import CheckFailedError, Problem
 from model.manifest import Manifest, record_in
 from model.releases import IMAGE_VARIABLE
 
 
 def check_loads(folder: Path, image: str, force: bool = False) -> list[str]:
-    """What the image would say to the plan in a version folder; nothing for a version without a plan.
+    """Check the plan in a version folder against an image; return warnings, none for a version without a plan.
 
-    image: that of `.env`. Raises CheckFailedError where it cannot load the plan, unless forced; ArtifactError for a
-    broken record of its build.
+    image: the Docker image from `.env`. Raises CheckFailedError where it cannot load the plan, unless `force` is set;
+    ArtifactError for a broken build record.
     """
     return check_build(record_in(folder), image, force)
 
 
 def check_build(record: BuildRecord | None, image: str, force: bool = False) -> list[str]:
-    """The same for a record, which may be that of a plan still to be built; nothing for None."""
-    if record is None or (record.image == image and not record.settings.version_compatible):  # it was proven in there
+    """Check a build record against an image, also before the plan is built; return warnings, none for None."""
+    if record is None or (record.image == image and not record.settings.version_compatible):  # verified in this image
         return []
-    alone = Manifest(
+    manifest = Manifest(
         files={}, created=datetime.now(UTC), tools={}, python="", source="", source_sha256="", build=record
     )
-    problems = plan_problems(alone, image)
-    told = [f"{one.message}; {one.fix}" for one in problems]
-    errors = [text for one, text in zip(problems, told, strict=True) if one.severity == "error"]
+    problems = plan_problems(manifest, image)
+    messages = [f"{problem.message}; {problem.fix}" for problem in problems]
+    errors = [
+        Problem(problem.code, message)
+        for problem, message in zip(problems, messages, strict=True)
+        if problem.severity == "error"
+    ]
     if errors and not force:
-        reasons = "\n".join(errors)
+        reasons = "\n".join(map(str, errors))
         raise CheckFailedError(
-            f"the image that serves this repository ({IMAGE_VARIABLE} in {ENV_FILE}, or the kit's default) cannot load "
-            f"the plan, nothing was published.\n{reasons}\nTo publish it for another server, add --force"
+            f"the image that serves this repository ({IMAGE_VARIABLE} in {ENV_FILE}, else tritonkit's default) cannot "
+            f"load the plan; nothing was published.\n{reasons}\nTo publish it for another server, add --force",
+            code="tensorrt.serving_image",
+            problems=errors,
         )
-    return told
+    return messages

@@ -1,7 +1,7 @@
-"""The files that all versions of a model share: `config.pbtxt`, `model.json`, the labels, the warm-up.
+"""Create the files that all versions of a model share: `config.pbtxt`, `model.json`, the labels, the warm-up.
 
-Triton has one configuration for all versions of a model, so these are those of the newest version that it loads. What
-a version itself needs to have them made again lies in its own folder: `model.json`, the verdict, the artifact.
+Triton has one configuration for all versions of a model, so these files follow the newest version that it loads. Each
+version folder holds what is needed to create them again: `model.json`, the verdict, the artifact.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from model.triton_config import (
 
 @dataclass(frozen=True)
 class SharedFiles:
-    """What the shared files say."""
+    """The content of the shared files."""
 
     spec: ModelSpec
     config: ModelConfig
     images: ImageArray | None
-    """For warm-up; None leaves its file as it is."""
+    """Images for the warm-up; None keeps the present file."""
 
     def write(self, model: Path) -> ModelConfig:
-        """Put them into a model's folder, each replaced, never written into: they are links to those being served.
+        """Write the files into a model's folder and return the configuration.
 
-        Returns the configuration.
+        Each file is replaced, never modified: it is a hard link to the file being served.
         """
         if self.images is not None and warms_up(self.config):
             write_warmup(model, warmup_files(self.images))
@@ -54,159 +54,167 @@ class SharedFiles:
         for stale in _label_files(model):
             (model / stale).unlink(missing_ok=True)
         for name, text in texts.items():
-            with atomic_write(model / name) as beside:
-                beside.write_text(text, encoding="utf-8")
+            with atomic_write(model / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         return self.config
 
 
 def _label_files(model: Path) -> Collection[str]:
-    """The files of labels that the builder wrote for a model as it is; others are somebody's own."""
+    """The label files that the builder wrote for the present model; other files belong to the user."""
     try:
-        return label_texts(_spec_in(model / METADATA_KEY))
-    except ArtifactError:  # a first version, or `builder check` tells of it
+        return label_texts(_read_spec(model / METADATA_KEY))
+    except ArtifactError:  # a first version, or `builder check` reports it
         return ()
 
 
-def resolve_shared_files(model: Path, added: SharedFiles, serving: Serving, given: ModelConfig | None) -> SharedFiles:
-    """What is shared once a version was added: its own, or where the version policy does not load it, that of the
-    newest version it does load, with what is asked of serving.
+def resolve_shared_files(
+    model: Path, added: SharedFiles, serving: Serving, overrides: ModelConfig | None
+) -> SharedFiles:
+    """Choose the shared files after a version was added: those of the newest version that the version policy loads.
 
-    model: the folder, with the folder of the added version, and the shared files as they were before.
-    Raises what `shared_for` does, and InputError where the version policy loads another version that they do not fit.
+    model: the folder with the added version, and with the shared files as they were before.
+    Raises what `shared_files_for` raises, and InputError where the version policy loads a version with another
+    interface.
     """
     numbers = versions_of(model)
     loaded = sorted(versions_loaded(added.config, numbers))
     if not loaded:
         return added
-    shared = added if numbers[-1] in loaded else shared_for(model, loaded[-1], serving, given)
-    _check_fit(model, loaded[:-1], loaded[-1], shared)
+    shared = added if numbers[-1] in loaded else shared_files_for(model, loaded[-1], serving, overrides)
+    _check_same_interface(model, loaded[:-1], loaded[-1], shared)
     return shared
 
 
-def _check_fit(model: Path, others: Sequence[int], newest: int, shared: SharedFiles) -> None:
-    """One configuration holds for all versions, and with it the tensors of the newest that is loaded."""
-    said = interface_of(shared.spec)
+def _check_same_interface(model: Path, others: Sequence[int], newest: int, shared: SharedFiles) -> None:
+    """Raise InputError where a loaded version has other inputs or outputs than the newest loaded one."""
+    expected = interface_of(shared.spec)
     for version in others:
         interface = _interface(model / str(version), loading_of(shared.config).file)
-        if interface is not None and (other := difference(interface, said, f"version {newest} has")):
+        if interface is not None and (differs := difference(interface, expected, f"version {newest} has")):
             raise InputError(
-                f"{model.name}: version {version}, which version policy {described_policy(shared.config)} has "
-                f"Triton load too, {other}. Triton has one config.pbtxt for all versions of a model: export under "
-                "another --name, or with --versions latest:1"
+                f"{model.name}: version {version}, which version policy {described_policy(shared.config)} loads too, "
+                f"{differs}. Triton has one config.pbtxt for all versions of a model: export under another --name, or "
+                "with --versions latest:1",
+                code="repository.versions_differ",
             )
 
 
 def _interface(folder: Path, name: str) -> Interface | None:
-    """What the artifact of a version takes and gives; None where it does not tell, or cannot be read."""
+    """Inputs and outputs of a version's artifact; None where they are unknown or the artifact cannot be read."""
     try:
-        return _told(folder, name).interface
-    except ArtifactError:  # which `builder check` tells of
+        return _inspect_version(folder, name).interface
+    except ArtifactError:  # `builder check` reports it
         return None
 
 
-def shared_for(
-    model: Path, version: int, serving: Serving = AS_BEFORE, given: ModelConfig | None = None
+def shared_files_for(
+    model: Path, version: int, serving: Serving = AS_BEFORE, overrides: ModelConfig | None = None
 ) -> SharedFiles:
-    """What is shared when a version is the newest that is loaded. What was tuned in the configuration is kept.
+    """Create the shared files for a version that is the newest loaded one. Tuned settings of the configuration stay.
 
-    Raises ArtifactError where the version does not say what it needs, InputError for a configuration that Triton
-    would refuse.
+    Raises ArtifactError where the spec of the version is missing, InputError for a configuration that Triton would
+    refuse.
     """
-    present, folder = read_config(model), model / str(version)
-    loading = loading_of(present)
-    told = _told(folder, loading.file)
-    spec = spec_of(model, version, told)
+    current, folder = read_config(model), model / str(version)
+    loading = loading_of(current)
+    info = _inspect_version(folder, loading.file)
+    spec = version_spec(model, version, info)
     older = [number for number in versions_of(model) if number != version]
     config = config_for(
         spec,
-        told.interface or interface_of(spec),
-        _max_batch(model, version, present),
-        max([last_version(present), version, *older]),
-        present,
+        info.interface or interface_of(spec),
+        _max_batch(model, version, current),
+        max([last_version(current), version, *older]),
+        current,
         loading=loading,
         serving=serving,
-        given=given,
+        given=overrides,
         older=older,
     )
     golden = folder / GOLDEN_FILE
     return SharedFiles(spec, config, Golden.load(golden).images if golden.is_file() else None)
 
 
-def spec_of(model: Path, version: int, told: ArtifactInfo | None = None) -> ModelSpec:
-    """The spec of a version: the one in its folder, the one in its artifact, or the shared one where that is its own.
+def version_spec(model: Path, version: int, info: ArtifactInfo | None = None) -> ModelSpec:
+    """Read the spec of a version: from its folder, its artifact, or the shared files where they belong to it.
 
-    told: what its artifact says, where that was read. Raises ArtifactError for a version that has none of these.
+    info: the inspected artifact, if known. Raises ArtifactError for a version that has none of these.
     """
-    folder, present = model / str(version), read_config(model)
+    folder, current = model / str(version), read_config(model)
     if (folder / METADATA_KEY).is_file():
-        return _spec_in(folder / METADATA_KEY)
-    told = told or _told(folder, loading_of(present).file)
-    if told.spec is not None:
-        return told.spec
-    if version == described_version(model) and (model / METADATA_KEY).is_file():
-        return _spec_in(model / METADATA_KEY)
+        return _read_spec(folder / METADATA_KEY)
+    info = info or _inspect_version(folder, loading_of(current).file)
+    if info.spec is not None:
+        return info.spec
+    if version == shared_version(model) and (model / METADATA_KEY).is_file():
+        return _read_spec(model / METADATA_KEY)
     raise ArtifactError(
-        f"{folder}: neither it nor its artifact holds the model's spec ({METADATA_KEY}), so its labels and "
-        "preprocessing are not known; export it again"
+        f"{folder}: neither the folder nor its artifact holds the model's spec ({METADATA_KEY}), so labels and "
+        "preprocessing are unknown; export it again",
+        code="repository.no_spec",
     )
 
 
-def promotable(folder: Path, told: ArtifactInfo) -> bool:
-    """Whether a version, whose artifact tells so much, can be served in its own terms."""
+def can_promote(folder: Path, info: ArtifactInfo) -> bool:
+    """Whether a version has a spec of its own that fits its artifact, so that it can be promoted."""
     try:
-        spec = _spec_in(folder / METADATA_KEY) if (folder / METADATA_KEY).is_file() else told.spec
+        spec = _read_spec(folder / METADATA_KEY) if (folder / METADATA_KEY).is_file() else info.spec
     except ArtifactError:
         return False
-    return spec is not None and told.interface in (None, interface_of(spec))
+    return spec is not None and info.interface in (None, interface_of(spec))
 
 
-def described_version(model: Path) -> int | None:
-    """The version whose terms the shared files hold; None where no version is loaded."""
-    present = read_config(model)
+def shared_version(model: Path) -> int | None:
+    """The version that the shared files belong to; None where no version is loaded."""
+    current = read_config(model)
     numbers = versions_of(model)
-    if last := last_version(present):  # a version being added is not in the present configuration
+    if last := last_version(current):  # a version being added is not part of the present configuration
         numbers = [number for number in numbers if number <= last]
-    return max(versions_loaded(present, numbers), default=None)
+    return max(versions_loaded(current, numbers), default=None)
 
 
 def unverified_batch_warnings(model: Path, config: ModelConfig) -> list[str]:
-    """A sentence for each version that the configuration serves at larger batches than it was judged at."""
+    """A sentence for each version that is served at larger batches than it was verified at."""
     largest = config.max_batch_size
     loaded = sorted(versions_loaded(config, versions_of(model)))
-    proven = {version: proven_batch(model / str(version)) for version in loaded}
+    verified = {version: verified_batch(model / str(version)) for version in loaded}
     return [
-        f"max_batch_size {largest} holds for version {version} too, which is served and was judged up to {judged}"
-        for version, judged in proven.items()
-        if judged is not None and judged < largest
+        f"max_batch_size {largest} applies to version {version} too, which is served and was verified up to {batch}"
+        for version, batch in verified.items()
+        if batch is not None and batch < largest
     ]
 
 
-def proven_batch(folder: Path) -> int | None:
-    """The largest batch a version was judged at; None for one without a verdict that can be read."""
+def verified_batch(folder: Path) -> int | None:
+    """The largest batch a version was verified at; None without a readable verdict."""
     try:
         return Verdict.model_validate_json((folder / VERDICT_FILE).read_bytes()).max_batch
     except (OSError, ValidationError):
         return None
 
 
-def _max_batch(model: Path, version: int, present: ModelConfig) -> int:
-    """What the version was judged at, unless the configuration had been given a smaller one than was proven."""
-    largest: int = present.max_batch_size
-    own = proven_batch(model / str(version)) or largest
-    described = described_version(model)
-    before = described and proven_batch(model / str(described))
+def _max_batch(model: Path, version: int, current: ModelConfig) -> int:
+    """The batch size the version was verified at, unless the configuration sets a smaller one on purpose."""
+    largest: int = current.max_batch_size
+    own = verified_batch(model / str(version)) or largest
+    described = shared_version(model)
+    before = described and verified_batch(model / str(described))
     return min(own, largest) if before and largest < before else own
 
 
-def _told(folder: Path, name: str) -> ArtifactInfo:
+def _inspect_version(folder: Path, name: str) -> ArtifactInfo:
     artifact = folder / name
     if not artifact.is_file():
-        raise ArtifactError(f"{folder}: has no {name}, which its backend loads; export it again")
+        raise ArtifactError(
+            f"{folder}: has no {name}, which its backend loads; export it again", code="repository.no_artifact"
+        )
     return inspect_artifact(artifact) if artifact.suffix in READERS else ArtifactInfo()
 
 
-def _spec_in(path: Path) -> ModelSpec:
+def _read_spec(path: Path) -> ModelSpec:
     try:
         return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
     except (OSError, UnicodeDecodeError, TritonkitError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); export the model again") from error
+        raise ArtifactError(
+            f"{path}: cannot be read ({error}); export the model again", code="repository.unreadable_spec"
+        ) from error

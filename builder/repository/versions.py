@@ -1,4 +1,4 @@
-"""The versions of a published model: what each is, whether someone marked it, and whether it is being served."""
+"""The versions of a published model: artifact and verdict of each, whether it is marked, and whether it is served."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from model.spec import Frozen
 from model.triton_config import CONFIG_FILE, described_policy, read_config, versions_loaded, versions_of
 
 MARK_FILE = "mark.json"
-"""In a version's folder: it goes where the version goes, and no other file changes with it."""
+"""The mark of a version, in its folder; no other file changes with it."""
 
 
 class Mark(Frozen):
-    """Someone wants a version kept."""
+    """A mark that protects a version from deletion."""
 
     note: str = ""
     marked: datetime
 
 
 class Version(Frozen):
-    """One version folder."""
+    """One version of a published model."""
 
     version: int
     created: datetime | None = None
@@ -41,9 +41,9 @@ class Version(Frozen):
     bytes: int
     mark: Mark | None = None
     served: bool
-    """The version policy of config.pbtxt has Triton load it."""
+    """Whether the version policy of config.pbtxt loads the version."""
     loaded: bool | None = None
-    """A server that was asked holds it; None when none was."""
+    """Whether a server has the version loaded; None where no server was asked."""
 
 
 class Model(Frozen):
@@ -56,89 +56,97 @@ class Model(Frozen):
 
 
 def find_model(model: str, repository: Path) -> Path:
-    """The folder of a model, given as such or by its name in a repository. Raises InputError when there is none."""
+    """Find the folder of a model by path or by name in a repository. Raises InputError where there is none."""
     for folder in (Path(model), repository / model):
         if (folder / CONFIG_FILE).is_file():
             return folder.resolve()
-    there = without_encoded(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
-    raise InputError(f"{model}: no model of that name in {repository}; it has {', '.join(there) or 'none'}")
+    names = without_encoded(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
+    raise InputError(
+        f"{model}: no model of that name in {repository}; it has {', '.join(names) or 'none'}",
+        code="repository.unknown_model",
+    )
 
 
-def model_versions(folder: Path, held: LoadedVersions | None = None) -> Model:
-    """Read a model's folder. held: what servers said of it, where any was asked.
+def model_versions(folder: Path, loaded: LoadedVersions | None = None) -> Model:
+    """Read the versions in a model's folder. loaded: the versions that servers have loaded, if any were asked.
 
     Raises ArtifactError for a broken configuration.
     """
     config = read_config(folder)
     numbers = versions_of(folder)
     served = versions_loaded(config, numbers)
-    loaded = None if held is None or not held.asked else held.by
+    loaded_numbers = None if loaded is None or not loaded.servers else loaded.address_by_version
     return Model(
         name=folder.name,
         folder=folder,
         policy=described_policy(config),
-        versions=tuple(_version(folder / str(number), number in served, loaded) for number in numbers),
+        versions=tuple(_version(folder / str(number), number in served, loaded_numbers) for number in numbers),
     )
 
 
 def mark(folder: Path, version: int, note: str = "") -> None:
-    """Have a version kept whatever its age. Raises InputError when there is no such version."""
-    with staging(folder.parent) as aside:
-        target = existing(folder, version) / MARK_FILE
-        fresh = aside / MARK_FILE
-        fresh.write_text(Mark(note=note, marked=datetime.now(UTC)).model_dump_json(), encoding="utf-8")
-        with fresh.open("rb") as written:
-            os.fsync(written.fileno())
-        fresh.replace(target)
+    """Mark a version, so that it is never deleted. Raises InputError where the version does not exist."""
+    with staging(folder.parent) as staging_folder:
+        target = version_folder(folder, version) / MARK_FILE
+        new_file = staging_folder / MARK_FILE
+        new_file.write_text(Mark(note=note, marked=datetime.now(UTC)).model_dump_json(), encoding="utf-8")
+        with new_file.open("rb") as file:
+            os.fsync(file.fileno())
+        new_file.replace(target)
 
 
 def unmark(folder: Path, version: int) -> None:
-    """Take a mark away; without one, do nothing. Raises InputError when there is no such version."""
+    """Remove the mark of a version, if it has one. Raises InputError where the version does not exist."""
     with staging(folder.parent):
-        (existing(folder, version) / MARK_FILE).unlink(missing_ok=True)
+        (version_folder(folder, version) / MARK_FILE).unlink(missing_ok=True)
 
 
-def existing(folder: Path, version: int) -> Path:
-    """The folder of a version. Raises InputError when there is no such version."""
+def version_folder(folder: Path, version: int) -> Path:
+    """The folder of a version. Raises InputError where the version does not exist."""
     if version not in (numbers := versions_of(folder)):
-        raise InputError(f"{folder.name}: has no version {version}; it has {', '.join(map(str, numbers)) or 'none'}")
+        raise InputError(
+            f"{folder.name}: has no version {version}; it has {', '.join(map(str, numbers)) or 'none'}",
+            code="repository.unknown_version",
+        )
     return folder / str(version)
 
 
 def read_mark(folder: Path) -> Mark | None:
-    """The mark of a version folder. Raises ArtifactError for one that cannot be read: it may protect something."""
+    """Read the mark of a version folder. Raises ArtifactError where it cannot be read: it may protect the version."""
     path = folder / MARK_FILE
     try:
         return Mark.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{path}: is no mark that can be read ({error}); delete it, or mark again") from error
+        raise ArtifactError(
+            f"{path}: the mark cannot be read ({error}); delete it, or mark the version again", code="repository.mark"
+        ) from error
 
 
-def _version(folder: Path, served: bool, held: Container[int] | None) -> Version:
+def _version(folder: Path, served: bool, loaded: Container[int] | None) -> Version:
     manifest, verdict = _manifest(folder), _verdict(folder)
     return Version(
         version=int(folder.name),
         created=manifest and manifest.created,
         format=verdict and verdict.format,
         precision=verdict and verdict.precision,
-        verdict=_state(verdict),
+        verdict=_verdict_state(verdict),
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         mark=read_mark(folder),
         served=served,
-        loaded=None if held is None else int(folder.name) in held,
+        loaded=None if loaded is None else int(folder.name) in loaded,
     )
 
 
-def _state(verdict: Verdict | None) -> Literal["passed", "FORCED", "FAILED", "none"]:
+def _verdict_state(verdict: Verdict | None) -> Literal["passed", "FORCED", "FAILED", "none"]:
     if verdict is None:
         return "none"
     return "FORCED" if verdict.forced else "passed" if verdict.passed else "FAILED"
 
 
 def _manifest(folder: Path) -> Manifest | None:
-    """None for a version that was not published by the builder, or by a newer one; `builder check` tells more."""
+    """Read the manifest; None where it is missing or from a newer builder, which `builder check` reports."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""Where a model comes from: anything that gives an ONNX graph, and the answers that artifacts must keep."""
+"""The base of all export sources: a model that gives an ONNX graph and the reference outputs for artifacts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from builder.onnx_export import onnx_from_network
-from builder.proving.judge import Training
+from builder.proving.judge import TrainedReference
 from builder.targets import Precision
 from builder.terms import OutputOptions, in_terms
 from model.golden import Golden
@@ -20,7 +20,7 @@ from model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """A model ready to export, and how it was come by."""
+    """A model to export, with a description of its origin."""
 
     path: Path
     golden: Golden | None
@@ -29,41 +29,41 @@ class Source(ABC):
     @property
     @abstractmethod
     def spec(self) -> ModelSpec:
-        """What the model is."""
+        """The spec of the model."""
 
     @property
     @abstractmethod
     def reference(self) -> Runner:
-        """The model as it was given: every artifact is judged against its answers."""
+        """A runner of the original model: every artifact is compared with its outputs."""
 
     @property
     def network(self) -> Network | None:
-        """The torch network, None where the source is a graph."""
+        """The torch network; None where the source is a graph."""
         return None
 
     @property
     def precision(self) -> Precision:
-        """What the graph computes in as it came; one that is no longer fp32 is exported as it is."""
+        """The precision of the source; a graph that is not fp32 is exported unchanged."""
         return "fp32"
 
     @property
-    def training(self) -> Training | None:
-        """What training left to be recalled, None without a golden sample."""
+    def training(self) -> TrainedReference | None:
+        """The outputs that training recorded; None without a golden sample."""
         return None
 
     @abstractmethod
     def write_graph(self, path: Path) -> None:
-        """Write the ONNX graph in the precision held: a dynamic batch axis, the spec in its metadata.
+        """Write the ONNX graph in the source's precision, with a dynamic batch axis and the spec in its metadata.
 
         Raises ArtifactError.
         """
 
-    def check_takes(self, precision: Precision) -> None:  # noqa: B027 - a network takes every one
-        """Raise InputError when it cannot be exported in this precision."""
+    def check_takes(self, precision: Precision) -> None:  # noqa: B027 - a network takes every precision
+        """Raise InputError where the source cannot be exported in this precision."""
 
     @abstractmethod
     def asked_in(self, terms: OutputOptions) -> Self:
-        """The same source asked in other terms. Raises InputError where its task knows no such term."""
+        """The same source with other output options. Raises InputError where its task does not support them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class NetworkSource(Source):
 
     module: Network
     trained: Network | None = None
-    """Where other terms are asked: the network in those it was trained with."""
+    """The network with the options of its training, where `module` has other output options."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -87,10 +87,10 @@ class NetworkSource(Source):
         return TorchRunner(self.module, origin="the checkpoint")
 
     @property
-    def training(self) -> Training | None:
+    def training(self) -> TrainedReference | None:
         if self.golden is None:
             return None
-        return Training(TorchRunner(self.trained or self.module, origin="the checkpoint"), self.golden)
+        return TrainedReference(TorchRunner(self.trained or self.module, origin="the checkpoint"), self.golden)
 
     def write_graph(self, path: Path) -> None:
         onnx_from_network(self.module, path)

@@ -1,4 +1,4 @@
-"""Someone else's state dict, brought into a network of timm or torchvision."""
+"""Load a third-party state dict into a network of timm or torchvision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
-from builder.sources.pictures import applied, described_pictures
+from builder.sources.pictures import apply_options, describe_preprocessing
 from model.backbones import architecture_of, library_hint, recipe_of
 from model.errors import CheckpointError, InputError
 from model.files import sha256_of
@@ -20,32 +20,32 @@ from model.weight_matching import map_weights
 from model.weights import State, class_count, read_foreign
 
 _SIZE = "--size"
-_OF_GRAPHS = ("--layout", "--activation")
+_GRAPH_OPTIONS = ("--layout", "--activation")
 
 
 def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> NetworkSource:
-    """Bring someone else's weights into a network of timm or torchvision.
+    """Load third-party weights into a network of timm or torchvision.
 
     Raises CheckpointError, SpecError, InputError.
     """
-    foreign.refuse(_OF_GRAPHS, f"{path.name} is a state dict, whose network is built here")
+    foreign.refuse(_GRAPH_OPTIONS, f"{path.name} is a state dict, whose network is built here")
     if foreign.model is not None:
-        recipe_of(foreign.model)  # a wrong name is told of before a large file is read
+        recipe_of(foreign.model)  # reports a wrong name before a large file is read
     weights = read_foreign(path)
     model = foreign.model or weights.architecture
-    _check_told(path, weights.state, model, foreign)
+    _check_options(path, weights.state, model, foreign)
     model, recipe = str(model), recipe_of(str(model), library_weights=False)
-    network = Network(_spec_of(model, foreign))
+    network = Network(_classifier_spec(model, foreign))
     network.check_size(_SIZE)
     try:
         mapping = map_weights(weights.state, network.backbone.state_dict(), origin=str(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{library_hint(model)}") from error
+        raise CheckpointError(f"{error}{library_hint(model)}", code=error.code) from error
     load_weights(network.backbone, mapping.weights, origin=str(path))
-    said = "" if foreign.model else ", as the file says"
+    origin = "" if foreign.model else ", named in the file"
     library = "" if is_torchvision(model) else "timm "
-    parts = [f"{path.name} into {library}{model}{said}: {mapping.how}", weights.note]
-    note = "; ".join([*filter(None, parts), described_pictures(network.spec, foreign, recipe)])
+    parts = [f"{path.name} into {library}{model}{origin}: {mapping.how}", weights.note]
+    note = "; ".join([*filter(None, parts), describe_preprocessing(network.spec, foreign, recipe)])
     lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if name:
@@ -53,40 +53,43 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     return NetworkSource(path, None, note, network.eval())
 
 
-def network_spec(model: str, question: TaskSpec, foreign: ForeignModelOptions) -> ModelSpec:
-    """The spec of a network that answers a question, prepared for as its library documents or as options say."""
-    preprocess, normalize = applied(foreign, recipe_of(model, library_weights=False))
+def network_spec(model: str, task_spec: TaskSpec, foreign: ForeignModelOptions) -> ModelSpec:
+    """Create the spec of a network; preprocessing follows its library's recipe, replaced where options are set."""
+    preprocess, normalize = apply_options(foreign, recipe_of(model, library_weights=False))
     return ModelSpec(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", model),
-        **question.model_dump(),
+        **task_spec.model_dump(),
         architecture=architecture_of(model, preprocess.height, preprocess.width, _SIZE),
         input=image_input(preprocess),
-        outputs=task_for(question).outputs(image_input(preprocess)),
+        outputs=task_for(task_spec).outputs(image_input(preprocess)),
         preprocess=preprocess,
         normalize=normalize,
     )
 
 
-def _spec_of(model: str, foreign: ForeignModelOptions) -> ModelSpec:
+def _classifier_spec(model: str, foreign: ForeignModelOptions) -> ModelSpec:
     task = foreign.task or "multiclass"
     labels = () if foreign.labels is None else read_labels(foreign.labels)
     return network_spec(model, TaskSpec(task=task, labels=labels), foreign)
 
 
-def _check_told(path: Path, state: State, model: str | None, foreign: ForeignModelOptions) -> None:
-    """What a state dict cannot say must be said."""
+def _check_options(path: Path, state: State, model: str | None, foreign: ForeignModelOptions) -> None:
+    """Raise InputError where options that a state dict cannot provide are missing."""
     if foreign.task not in (None, "multiclass", "multilabel"):
         raise InputError(
-            f"--task {foreign.task}: a state dict is brought into a classifier, multiclass or multilabel. For "
-            "anything else export it to ONNX or TorchScript where its code is, and give that file"
+            f"--task {foreign.task}: a state dict is loaded into a classifier, multiclass or multilabel. For another "
+            "task, export the model to ONNX or TorchScript with its own code, and pass that file",
+            code="option.task_of_state_dict",
         )
     missing = []
     if model is None:
         missing.append("--model TIMM_NAME")
     if foreign.labels is None:
-        found = class_count(state)
-        many = "" if found is None else f", {found[0]} of them going by the last layer, {found[1]}"
-        missing.append(f"--labels FILE (one label a line{many})")
+        classes = class_count(state)
+        count = "" if classes is None else f"; the last layer, {classes[1]}, has {classes[0]} classes"
+        missing.append(f"--labels FILE (one label per line{count})")
     if missing:
-        hint = "" if model else "; a network of torchvision is --model torchvision/NAME"
-        raise InputError(f"{path}: someone else's weights need {' and '.join(missing)}{hint}")
+        hint = "" if model else "; for a torchvision network use --model torchvision/NAME"
+        raise InputError(
+            f"{path}: third-party weights need {' and '.join(missing)}{hint}", code="option.missing_for_weights"
+        )

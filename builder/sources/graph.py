@@ -1,4 +1,4 @@
-"""A model that came as a graph: what it takes and gives, and how its own file answers."""
+"""A source that is a graph: its input and output, and a runner of the original file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from builder.options import Layout
 from builder.sources.base import Source
-from builder.sources.onnx_file import saved
-from builder.sources.onnx_held import held_by
+from builder.sources.onnx_file import save_onnx
+from builder.sources.onnx_held import reduced_or_quantized_precision
 from builder.targets import Precision
 from builder.terms import OutputOptions
 from model.errors import ArtifactError, InputError
@@ -24,84 +24,89 @@ from model.spec import METADATA_KEY, ModelSpec, Normalize
 from model.tasks import task_for
 
 Raw = NDArray[Any]
-Ask = Callable[[Raw], Raw]
-"""A graph's own answer to a batch of the type and layout it takes, [N, ...]. Raises ArtifactError."""
-Last = Literal["softmax", "sigmoid", "unit length", "argmax", "above 0", "above 0.5", "none"]
-"""What turns a graph's last values into the answers of a task."""
+GraphFunction = Callable[[Raw], Raw]
+"""Runs a graph on a batch in its own dtype and layout; returns its raw output [N, ...]. Raises ArtifactError."""
+FinalStep = Literal["softmax", "sigmoid", "unit length", "argmax", "above 0", "above 0.5", "none"]
+"""The step from a graph's raw output to the output of a task."""
 PixelType = Literal["float32", "float16", "uint8"]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a graph takes: one image input, in its own words."""
+class GraphSignature:
+    """The input and output of a graph with one image input."""
 
     input: str
     output: str
     dtype: PixelType
     layout: Layout
     batch: int | None
-    """The one batch size it takes, None for any."""
+    """The fixed batch size; None for any size."""
 
-    def prepared(self, images: ImageArray, normalize: Normalize) -> Raw:
-        """Pixels uint8 [N, H, W, 3] as the graph takes them: normalised in numpy, by other code than the graph's."""
+    def preprocess(self, images: ImageArray, normalize: Normalize) -> Raw:
+        """Convert pixels uint8 [N, H, W, 3] to the graph's input, in numpy, independent of the exported graph."""
         pixels: Raw = images
         if self.dtype != "uint8":
             scaled = images.astype(np.float64) / 255
             pixels = ((scaled - np.array(normalize.mean)) / np.array(normalize.std)).astype(self.dtype)
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if self.layout == "NCHW" else pixels)
 
-    def asked(self, ask: Ask, pixels: Raw) -> Raw:
-        """The graph's own answers [N, ...], asked in batches of the size it takes."""
+    def infer(self, run: GraphFunction, pixels: Raw) -> Raw:
+        """Run the graph in batches of its fixed size; returns its raw outputs [N, ...]."""
         size = self.batch or len(pixels)
-        places = np.arange(-(-len(pixels) // size) * size) % len(pixels)
-        parts = [ask(pixels[places[start : start + size]]) for start in range(0, len(places), size)]
+        rows = np.arange(-(-len(pixels) // size) * size) % len(pixels)
+        parts = [run(pixels[rows[start : start + size]]) for start in range(0, len(rows), size)]
         for part in parts:
             if part.shape[:1] != (size,):
-                raise ArtifactError(f"answers {list(part.shape)} for {size} pictures; expected the batch axis first")
+                raise ArtifactError(
+                    f"outputs {list(part.shape)} for {size} images; expected the batch axis first",
+                    code="onnx.output_batch",
+                )
         return np.concatenate(parts)[: len(pixels)]
 
 
-class GivenRunner(Runner):
-    """The file as it was given, with what stands around it done in numpy."""
+class ForeignGraphRunner(Runner):
+    """Runs the original file; preprocessing and the final step are computed in numpy."""
 
-    def __init__(self, spec: ModelSpec, origin: str, given: Given, ask: Ask, last: Last) -> None:
+    def __init__(
+        self, spec: ModelSpec, origin: str, signature: GraphSignature, run: GraphFunction, final_step: FinalStep
+    ) -> None:
         self.spec, self.origin = spec, origin
-        self.given, self.last = given, last
-        self._ask = ask
+        self.signature, self.final_step = signature, final_step
+        self._run = run
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        raw = self.given.asked(self._ask, self.given.prepared(batch, self.spec.normalize))
-        return {self.spec.outputs[0].name: finished(raw, self.last, self.given.layout)}
+        raw = self.signature.infer(self._run, self.signature.preprocess(batch, self.spec.normalize))
+        return {self.spec.outputs[0].name: apply_final_step(raw, self.final_step, self.signature.layout)}
 
-    def asked_as(self, spec: ModelSpec) -> GivenRunner:
-        """The same file under another spec."""
-        return GivenRunner(spec, self.origin, self.given, self._ask, self.last)
+    def with_spec(self, spec: ModelSpec) -> ForeignGraphRunner:
+        """A runner of the same file with another spec."""
+        return ForeignGraphRunner(spec, self.origin, self.signature, self._run, self.final_step)
 
 
-def finished(raw: Raw, last: Last, layout: Layout = "NCHW") -> Raw:
-    """A task's answers from a graph's last values, [N, C] or [N, C, 1, 1]; masks from [N, C, H, W] or [N, H, W, C]."""
-    if last in ("argmax", "above 0", "above 0.5"):
+def apply_final_step(raw: Raw, final_step: FinalStep, layout: Layout = "NCHW") -> Raw:
+    """Compute a task's output from raw values [N, C] or [N, C, 1, 1]; masks from [N, C, H, W] or [N, H, W, C]."""
+    if final_step in ("argmax", "above 0", "above 0.5"):
         channel = 1 if layout == "NCHW" else 3
-        cut = 0.5 if last == "above 0.5" else 0
-        mask: Raw = raw.argmax(axis=channel) if last == "argmax" else np.take(raw, 0, axis=channel) > cut
+        threshold = 0.5 if final_step == "above 0.5" else 0
+        mask: Raw = raw.argmax(axis=channel) if final_step == "argmax" else np.take(raw, 0, axis=channel) > threshold
         return mask.astype(np.uint8)
     values: Raw = raw.reshape(len(raw), -1).astype(np.float32)
-    if last == "softmax":
+    if final_step == "softmax":
         powers = np.exp(values - values.max(axis=1, keepdims=True))
         values = powers / powers.sum(axis=1, keepdims=True)
-    elif last == "sigmoid":
+    elif final_step == "sigmoid":
         values = (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
-    elif last == "unit length":
+    elif final_step == "unit length":
         values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     return values
 
 
 @dataclass(frozen=True)
 class GraphSource(Source):
-    """A graph in the kit's own terms: uint8 images in, the task's outputs out."""
+    """A graph with tritonkit's inputs and outputs: uint8 images in, the task's outputs out."""
 
     runner: Runner
-    """The file as it was given."""
+    """Runs the original file."""
     model: onnx.ModelProto
 
     @property
@@ -114,29 +119,33 @@ class GraphSource(Source):
 
     def write_graph(self, path: Path) -> None:
         onnx.helper.set_model_props(self.model, {METADATA_KEY: self.spec.to_json()})
-        saved(self.model, path, origin=str(self.path))
+        save_onnx(self.model, path, origin=str(self.path))
 
     @property
     def precision(self) -> Precision:
-        return held_by(self.model)
+        return reduced_or_quantized_precision(self.model)
 
     def check_takes(self, precision: Precision) -> None:
         if self.precision != "fp32" and precision not in ("fp32", self.precision):
             raise InputError(
-                f"{self.path}: it is {self.precision} already, so it can only be exported as is: give {self.precision} "
-                f"as the precision, or none where ONNX is wanted; for {precision} give the graph as it was in fp32"
+                f"{self.path}: the graph is {self.precision} already and can only be exported unchanged: request "
+                f"{self.precision}, or no precision for ONNX; for {precision} pass the original fp32 graph",
+                code="onnx.already_reduced",
             )
 
     def asked_in(self, terms: OutputOptions) -> Self:
         if terms == OutputOptions():
             return self
         task = task_for(self.spec)
-        if terms.probability or task.dense or not task.thresholded or not isinstance(self.runner, GivenRunner):
+        if terms.probability or task.dense or not task.thresholded or not isinstance(self.runner, ForeignGraphRunner):
             raise InputError(
-                f"{self.path}: --threshold and --probability are asked of a network, and this is a graph; leave them "
-                "out, or export it with them where its checkpoint is (--threshold is possible for --task multilabel)"
+                f"{self.path}: --threshold and --probability need a network, and this is a graph; leave them out, or "
+                "export the checkpoint with them (--threshold works for a graph with --task multilabel)",
+                code="option.output_of_graph",
             )
         if terms.threshold is None or not 0 < terms.threshold < 1:
-            raise InputError(f"--threshold {terms.threshold}: expected a probability between 0 and 1")
+            raise InputError(
+                f"--threshold {terms.threshold}: expected a probability between 0 and 1", code="option.threshold"
+            )
         thresholds = dict.fromkeys(self.spec.labels, terms.threshold)
-        return replace(self, runner=self.runner.asked_as(self.spec.model_copy(update={"thresholds": thresholds})))
+        return replace(self, runner=self.runner.with_spec(self.spec.model_copy(update={"thresholds": thresholds})))

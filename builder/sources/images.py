@@ -1,4 +1,4 @@
-"""The pictures that a verdict is judged on."""
+"""The images that a verdict is computed on."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ PHOTOS = Path(__file__).parents[1] / "photos"
 
 
 def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
-    """Up to 32 pictures of a folder, evenly picked, preprocessed. Raises DataError when fewer than two can be read."""
+    """Read up to 32 evenly spaced images of a folder. Raises DataError where fewer than two can be read."""
     if not images.is_dir():
-        raise DataError(f"{images}: not a folder of pictures")
+        raise DataError(f"{images}: not a folder of images", code="data.no_folder")
     search = PictureSearch()
     files = pictures_below(images, search)
     loaded, broken = [], []
-    for path in _evenly(files, MAX_IMAGES):
+    for path in _evenly_spaced(files, MAX_IMAGES):
         try:
             loaded.append(load_file(path, preprocess))
         except ImageError as error:
             broken.append(f"  {path}: {error}")
     if len(loaded) < 2:
-        told = [search.skipped.sentence(), *(f"{path}: {why}" for path, why in search.errors.items())]
-        problems = "\n".join(["", *(f"  {line}" for line in told[:10] if line), *broken[:10]])
-        raise DataError(f"{images}: at least two readable pictures are needed, found {len(loaded)}{problems}")
+        notes = [search.skipped.sentence(), *(f"{path}: {reason}" for path, reason in search.errors.items())]
+        lines = "\n".join(["", *(f"  {line}" for line in notes[:10] if line), *broken[:10]])
+        raise DataError(
+            f"{images}: at least two readable images are needed, found {len(loaded)}{lines}", code="data.too_few_images"
+        )
     return Golden(
         np.stack([image for image, _ in loaded]),
         {},
@@ -41,12 +43,12 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
 
 
 def builtin_golden(preprocess: Preprocess) -> Golden:
-    """The photographs that come with the builder, for sources that bring no pictures."""
+    """The photographs that are part of the builder, for sources without images."""
     golden = golden_from_images(PHOTOS, preprocess)
-    return replace(golden, source=f"{len(golden.images)} photographs of the builder's own")
+    return replace(golden, source=f"{len(golden.images)} built-in photographs")
 
 
-def _evenly(files: Sequence[Path], count: int) -> Sequence[Path]:
+def _evenly_spaced(files: Sequence[Path], count: int) -> Sequence[Path]:
     if len(files) <= count:
         return files
     return [files[i] for i in np.linspace(0, len(files) - 1, count).round().astype(int)]

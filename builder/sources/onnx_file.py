@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files of strangers: nothing outside their own folder is opened."""
+"""Read and write third-party ONNX files; no file outside their own folder is opened."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from onnx.external_data_helper import load_external_data_for_model
 from model.errors import ArtifactError, first_line
 
 _MAX_BYTES = 2**31 - 1
-"""What protobuf can hold in one message."""
+"""The largest size of a protobuf message."""
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """A checked model with its weights in memory. Raises ArtifactError."""
+    """Read and check a model, with its weights in memory. Raises ArtifactError."""
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors share no base class with OSError
-        raise ArtifactError(f"{path}: not a readable ONNX file: damaged, or cut short ({first_line(error)})") from error
+        raise ArtifactError(
+            f"{path}: not a readable ONNX file: damaged or truncated ({first_line(error)})", code="onnx.unreadable"
+        ) from error
     _check_external(model, path)
     try:
         load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
-    except Exception as error:  # a damaged graph fails wherever the checker happens to be
-        raise ArtifactError(f"{path}: not a valid ONNX model ({first_line(error)})") from error
+    except Exception as error:  # a damaged graph raises many kinds of errors
+        raise ArtifactError(f"{path}: not a valid ONNX model ({first_line(error)})", code="onnx.invalid") from error
     return model
 
 
-def saved(model: onnx.ModelProto, path: Path, origin: str) -> None:
-    """Write one file that holds everything. Raises ArtifactError."""
+def save_onnx(model: onnx.ModelProto, path: Path, origin: str) -> None:
+    """Write a model as one file, weights included. Raises ArtifactError."""
     if model.ByteSize() > _MAX_BYTES:
-        raise ArtifactError(f"{origin}: its weights are larger than the 2 GB that one ONNX file can hold")
+        raise ArtifactError(
+            f"{origin}: its weights are larger than 2 GB, the limit of one ONNX file", code="onnx.too_large"
+        )
     onnx.save(model, path)
 
 
 def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those inside its control flow."""
+    """Yield a graph and all graphs inside its control flow."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -45,8 +49,8 @@ def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from graphs_in(inner)
 
 
-def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All constant tensors, wherever they stand."""
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield all constant tensors: initializers and attributes, also in functions and control flow."""
     nodes = [node for function in model.functions for node in function.node]
     for graph in graphs_in(model.graph):
         yield from graph.initializer
@@ -58,9 +62,9 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
-    """Weights may lie in files beside the model's, and nowhere else."""
-    folder = path.parent.resolve()  # of the name that was given, as it is where they are read from, also of a link
-    for tensor in tensors_of(model):
+    """Raise ArtifactError where weights lie in files outside the model's folder, or are missing."""
+    folder = path.parent.resolve()  # of the path itself, not of a symbolic link's target: onnx reads weights from there
+    for tensor in all_tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
@@ -75,8 +79,11 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         )
         if outside:
             raise ArtifactError(
-                f"{path}: the weights of {tensor.name!r} are said to lie in {location!r}, outside the model's folder, "
-                "which is not opened. Put all files of the model into one folder, or save it as one file"
+                f"{path}: the weights of {tensor.name!r} lie in {location!r}, outside the model's folder; such a file "
+                "is not opened. Put all files of the model into one folder, or save it as one file",
+                code="onnx.weights_outside",
             )
         if not file.is_file():
-            raise ArtifactError(f"{path}: its weights are in {location!r}, which is not beside it; copy that file too")
+            raise ArtifactError(
+                f"{path}: its weights file {location!r} is missing; copy it next to the model", code="onnx.no_weights"
+            )

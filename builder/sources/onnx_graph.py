@@ -1,4 +1,4 @@
-"""Someone else's ONNX graph: its image input, and its own answers from ONNX Runtime."""
+"""Inspect a third-party ONNX graph and run it with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 
 from builder.options import Layout
-from builder.sources.graph import Ask, PixelType, Raw
+from builder.sources.graph import GraphFunction, PixelType, Raw
 from model.errors import ArtifactError, InputError
 
 _PIXELS: dict[int, PixelType] = {
@@ -21,8 +21,8 @@ _PIXELS: dict[int, PixelType] = {
 
 
 @dataclass(frozen=True)
-class Interface:
-    """An image input as the file declares it; None where a size is open."""
+class DeclaredInterface:
+    """The image input and the output that a file declares; None where a size is dynamic."""
 
     input: str
     output: str
@@ -32,15 +32,16 @@ class Interface:
     size: tuple[int | None, int | None]
 
 
-def given_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> Interface:
-    """The one image input and the one output of a graph. Raises InputError for any other."""
+def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> DeclaredInterface:
+    """Read the image input and the output of a graph. Raises InputError where it has others."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     for kind, values in (("input", inputs), ("output", list(model.graph.output))):
         if len(values) != 1:
             raise InputError(
                 f"{path}: has {len(values)} {kind}s ({', '.join(value.name for value in values)}); expected one. "
-                "Export it with that one alone, or cut it with onnx.utils.extract_model"
+                "Export it with that one alone, or cut it with onnx.utils.extract_model",
+                code="onnx.tensor_count",
             )
     tensor = inputs[0].type.tensor_type
     name, dims = inputs[0].name, [dim.dim_value or None for dim in tensor.shape.dim]
@@ -48,35 +49,38 @@ def given_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -
     if dtype is None or len(dims) != 4:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise InputError(
-            f"{path}: input {name} is {kind} {_shown(dims)}; expected pixels FLOAT, FLOAT16 or UINT8 as [N, 3, H, W] "
-            "or [N, H, W, 3]"
+            f"{path}: input {name} is {kind} {_shape_text(dims)}; expected FLOAT, FLOAT16 or UINT8 pixels as "
+            "[N, 3, H, W] or [N, H, W, 3]",
+            code="onnx.image_input",
         )
-    found = _layout(path, name, dims, layout)
-    size = (dims[2], dims[3]) if found == "NCHW" else (dims[1], dims[2])
-    return Interface(name, model.graph.output[0].name, dtype, found, dims[0], size)
+    chosen = _layout(path, name, dims, layout)
+    size = (dims[2], dims[3]) if chosen == "NCHW" else (dims[1], dims[2])
+    return DeclaredInterface(name, model.graph.output[0].name, dtype, chosen, dims[0], size)
 
 
-def session_of(model: Path | bytes, origin: str) -> Ask:
-    """Ask a graph with one input and one output. Raises ArtifactError when ONNX Runtime does not take it."""
+def onnx_session(model: Path | bytes, origin: str) -> GraphFunction:
+    """Create a function that runs a graph with one input. Raises ArtifactError where ONNX Runtime refuses the graph."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it would print is in the error
+    options.log_severity_level = 4  # the error holds the message
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class
-        raise ArtifactError(f"{origin}: ONNX Runtime cannot load it: {error}") from error
+        raise ArtifactError(f"{origin}: ONNX Runtime cannot load it: {error}", code="onnx.not_loadable") from error
     (name,) = [value.name for value in session.get_inputs()]
 
-    def ask(pixels: Raw) -> Raw:
+    def run(pixels: Raw) -> Raw:
         try:
             answer: Raw = session.run(None, {name: pixels})[0]
         except Exception as error:  # as above
-            raise ArtifactError(f"{origin}: failed on a batch of {len(pixels)}: {error}") from error
+            raise ArtifactError(
+                f"{origin}: failed on a batch of {len(pixels)}: {error}", code="onnx.run_failed"
+            ) from error
         return answer
 
-    return ask
+    return run
 
 
-def _layout(path: Path, name: str, dims: Sequence[int | None], said: Layout | None) -> Layout:
+def _layout(path: Path, name: str, dims: Sequence[int | None], requested: Layout | None) -> Layout:
     possible: list[Layout] = []
     if dims[1] in (3, None):
         possible.append("NCHW")
@@ -86,16 +90,21 @@ def _layout(path: Path, name: str, dims: Sequence[int | None], said: Layout | No
         possible = ["NCHW"] if dims[1] == 3 else ["NHWC"]
     if not possible:
         raise InputError(
-            f"{path}: input {name} is {_shown(dims)}; expected three colours, [N, 3, H, W] or [N, H, W, 3]"
+            f"{path}: input {name} is {_shape_text(dims)}; expected three channels, [N, 3, H, W] or [N, H, W, 3]",
+            code="onnx.image_input",
         )
-    if said is not None and said not in possible:
-        raise InputError(f"{path}: input {name} is {_shown(dims)}, which is {possible[0]}, not --layout {said}")
-    if said is None and len(possible) > 1:
+    if requested is not None and requested not in possible:
         raise InputError(
-            f"{path}: input {name} is {_shown(dims)}: which axis are the colours? Give --layout NCHW or NHWC"
+            f"{path}: input {name} is {_shape_text(dims)}, which is {possible[0]}, not --layout {requested}",
+            code="option.layout",
         )
-    return said or possible[0]
+    if requested is None and len(possible) > 1:
+        raise InputError(
+            f"{path}: input {name} is {_shape_text(dims)}: which axis has the channels? Set --layout NCHW or NHWC",
+            code="option.layout_missing",
+        )
+    return requested or possible[0]
 
 
-def _shown(dims: Sequence[int | None]) -> str:
+def _shape_text(dims: Sequence[int | None]) -> str:
     return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"

@@ -1,4 +1,4 @@
-"""A checkpoint that `train` wrote."""
+"""Open a checkpoint that `train` wrote."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How pictures are prepared for someone else's model: its library's recipe, replaced where options say otherwise.
+"""The preprocessing of a third-party model: its library's recipe, with values replaced by options.
 
-Each value's origin is part of the source's description: a model agrees with itself under any of them, so no verdict
-can tell that one is wrong.
+The source's description names the origin of each value: an artifact agrees with its source under any preprocessing, so
+no verdict can show a wrong one.
 """
 
 from __future__ import annotations
@@ -16,54 +16,60 @@ from model.recipe import Recipe
 from model.spec import ModelSpec, Normalize
 
 
-def applied(foreign: ForeignModelOptions, recipe: Recipe) -> tuple[Preprocess, Normalize]:
-    """Replace values of the recipe by options. Raises InputError for a crop ratio of pictures that are not cropped."""
-    how, normalize = recipe.preprocess, recipe.normalize
-    fit = foreign.fit or how.fit
+def apply_options(foreign: ForeignModelOptions, recipe: Recipe) -> tuple[Preprocess, Normalize]:
+    """Replace values of the recipe by options. Raises InputError for a crop ratio without cropping."""
+    defaults, normalize = recipe.preprocess, recipe.normalize
+    fit = foreign.fit or defaults.fit
     if foreign.crop_ratio is not None and fit != "crop":
-        raise InputError(f"--crop-ratio: pictures are fitted by {fit} ({recipe.origin}); give --fit crop too")
-    height, width = foreign.size or (how.height, how.width)
+        raise InputError(
+            f"--crop-ratio: images are fitted by {fit} ({recipe.origin}); set --fit crop too",
+            code="option.crop_ratio_without_crop",
+        )
+    height, width = foreign.size or (defaults.height, defaults.width)
     preprocess = replace(
-        how,
+        defaults,
         height=height,
         width=width,
         fit=fit,
-        crop_ratio=(foreign.crop_ratio or how.crop_ratio) if fit == "crop" else 1.0,
-        interpolation=foreign.interpolation or how.interpolation,
+        crop_ratio=(foreign.crop_ratio or defaults.crop_ratio) if fit == "crop" else 1.0,
+        interpolation=foreign.interpolation or defaults.interpolation,
     )
     return preprocess, Normalize(mean=foreign.mean or normalize.mean, std=foreign.std or normalize.std)
 
 
-def described_normalize(normalize: Normalize, foreign: ForeignModelOptions, origin: str) -> str:
-    """Mean and std, and where each comes from."""
+def describe_normalize(normalize: Normalize, foreign: ForeignModelOptions, origin: str) -> str:
+    """Describe mean and std, with the origin of each."""
     origins = _origins({"mean": foreign.mean is not None, "std": foreign.std is not None}, origin)
     return f"mean {_triple(normalize.mean)}, std {_triple(normalize.std)} ({origins})"
 
 
-def described_fit(how: Preprocess, foreign: ForeignModelOptions, origin: str) -> str:
-    """How a picture is fitted to the size, and where each part of that comes from."""
-    kept = f"{how.fit}, keeps {how.crop_ratio:.3g}" if how.fit == "crop" else how.fit
-    given = {"fit": foreign.fit is not None, "interpolation": foreign.interpolation is not None}
-    if how.fit == "crop":
-        given["crop ratio"] = foreign.crop_ratio is not None
-    origins = _origins(given, origin) if any(given.values()) else origin
-    return f"pictures: {kept}, {how.interpolation} ({origins})"
+def describe_fit(preprocess: Preprocess, foreign: ForeignModelOptions, origin: str) -> str:
+    """Describe how an image is fitted to the input size, with the origin of each value."""
+    fit = preprocess.fit
+    fit_text = f"{fit}, keeps {preprocess.crop_ratio:.3g}" if fit == "crop" else fit
+    from_option = {"fit": foreign.fit is not None, "interpolation": foreign.interpolation is not None}
+    if fit == "crop":
+        from_option["crop ratio"] = foreign.crop_ratio is not None
+    origins = _origins(from_option, origin) if any(from_option.values()) else origin
+    return f"images: {fit_text}, {preprocess.interpolation} ({origins})"
 
 
-def described_pictures(spec: ModelSpec, foreign: ForeignModelOptions, recipe: Recipe) -> str:
-    """All that was taken from a recipe or an option, for a network that does not say it itself."""
-    how = spec.preprocess
-    size = f"{how.height} x {how.width} RGB ({_origins({'size': foreign.size is not None}, recipe.origin)})"
-    normalized = described_normalize(spec.normalize, foreign, recipe.origin)
-    return f"takes {size}, {normalized}; {described_fit(how, foreign, recipe.source)}"
+def describe_preprocessing(spec: ModelSpec, foreign: ForeignModelOptions, recipe: Recipe) -> str:
+    """Describe size, mean, std and fit of a network's preprocessing, with their origins."""
+    preprocess = spec.preprocess
+    size = (
+        f"{preprocess.height} x {preprocess.width} RGB ({_origins({'size': foreign.size is not None}, recipe.origin)})"
+    )
+    normalized = describe_normalize(spec.normalize, foreign, recipe.origin)
+    return f"takes {size}, {normalized}; {describe_fit(preprocess, foreign, recipe.source)}"
 
 
-def _origins(given: Mapping[str, bool], origin: str) -> str:
-    """Such as `mean: --mean; std: timm's for resnet18`."""
-    said = [name for name, by_option in given.items() if by_option]
-    taken = [name for name, by_option in given.items() if not by_option]
-    parts = [f"{name}: --{name.replace(' ', '-')}" for name in said]
-    return "; ".join([*parts, *([f"{' and '.join(taken)}: {origin}"] if taken else [])])
+def _origins(from_option: Mapping[str, bool], origin: str) -> str:
+    """The origin of each value, such as `mean: --mean; std: timm's for resnet18`."""
+    set_by_option = [name for name, is_set in from_option.items() if is_set]
+    others = [name for name, is_set in from_option.items() if not is_set]
+    parts = [f"{name}: --{name.replace(' ', '-')}" for name in set_by_option]
+    return "; ".join([*parts, *([f"{' and '.join(others)}: {origin}"] if others else [])])
 
 
 def _triple(values: tuple[float, ...]) -> str:

@@ -1,4 +1,4 @@
-"""`timm:NAME`, `torchvision:NAME`: a network with the pretrained weights that the library has by that name."""
+"""Open `timm:NAME` and `torchvision:NAME`: a network with the library's pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builder.options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
-from builder.sources.pictures import described_pictures
+from builder.sources.pictures import describe_preprocessing
 from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
 from model.errors import ExternalError, InputError, SpecError
 from model.files import sha256_of
@@ -28,7 +28,7 @@ TORCHVISION_PREFIX = "torchvision:"
 
 
 def pretrained_source(source: str, foreign: ForeignModelOptions, rename: str | None) -> NetworkSource | None:
-    """The source that a name with a library's prefix means; None for a file."""
+    """Open the source of a name with a library's prefix; None for a file."""
     if source.startswith(TORCHVISION_PREFIX):
         return source_from_torchvision(source.removeprefix(TORCHVISION_PREFIX), foreign, rename)
     if source.startswith((PREFIX, *HUB_PREFIXES)):
@@ -37,40 +37,52 @@ def pretrained_source(source: str, foreign: ForeignModelOptions, rename: str | N
 
 
 def source_from_torchvision(name: str, foreign: ForeignModelOptions, rename: str | None = None) -> NetworkSource:
-    """The torchvision classifier `name` with its pretrained weights. Raises as `source_from_timm` does."""
-    foreign.refuse(("--model", "--layout", "--activation"), f"{TORCHVISION_PREFIX}{name} says which network it is")
+    """Open the torchvision classifier `name` with its pretrained weights. Raises what `source_from_timm` raises."""
+    foreign.refuse(("--model", "--layout", "--activation"), f"{TORCHVISION_PREFIX}{name} names the network")
     if foreign.task not in (None, "multiclass", "multilabel"):
-        raise InputError(f"--task {foreign.task}: {TORCHVISION_PREFIX}{name} is a classifier, multiclass or multilabel")
+        raise InputError(
+            f"--task {foreign.task}: {TORCHVISION_PREFIX}{name} is a classifier, multiclass or multilabel",
+            code="option.task_of_pretrained",
+        )
     weights, model = torchvision_weights(name), TORCHVISION + name.removeprefix(TORCHVISION)
-    known = weights.meta["categories"]
-    labels = tuple(known) if foreign.labels is None else read_labels(foreign.labels)
-    if len(labels) != len(known):
+    categories = weights.meta["categories"]
+    labels = tuple(categories) if foreign.labels is None else read_labels(foreign.labels)
+    if len(labels) != len(categories):
         raise SpecError(
-            f"{foreign.labels}: {len(labels)} labels, but {TORCHVISION_PREFIX}{name} has {len(known)} classes"
+            f"{foreign.labels}: {len(labels)} labels, but {TORCHVISION_PREFIX}{name} has {len(categories)} classes",
+            code="source.label_count",
         )
     spec = network_spec(model, TaskSpec(task=foreign.task or "multiclass", labels=labels), foreign)
     network = Network(spec, pretrained=True)
     path = downloaded(weights.url)
     if path is None:
-        raise ExternalError(f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not found again")
+        raise ExternalError(
+            f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not in the cache",
+            code="source.weights_not_cached",
+        )
     return _source_of(network, path, f"{model}, weights {path.name}", recipe_of(model), foreign, rename)
 
 
 def source_from_timm(name: str, foreign: ForeignModelOptions, rename: str | None = None) -> NetworkSource:
-    """The timm network `name` with its pretrained weights.
+    """Open the timm network `name` with its pretrained weights.
 
-    Raises SpecError for a name that timm does not know, InputError where its labels are not known, ExternalError
-    where the weights are neither on this machine nor to be fetched.
+    Raises SpecError for a name that timm does not know, InputError where its labels are unknown, ExternalError where
+    the weights are not on this machine and cannot be downloaded.
     """
     name = timm_name(name)
-    foreign.refuse(("--model", "--layout", "--activation"), f"{PREFIX}{name} says which network it is")
+    foreign.refuse(("--model", "--layout", "--activation"), f"{PREFIX}{name} names the network")
     config = timm_weights(name)
-    network = _embedding(name, config, foreign) if foreign.task == "embedding" or not config.num_classes else None
+    network = (
+        _embedding_network(name, config, foreign) if foreign.task == "embedding" or not config.num_classes else None
+    )
     if network is None:
-        network = Network(network_spec(name, _question(name, config, foreign), foreign), pretrained=True)
+        network = Network(network_spec(name, _classifier_task(name, config, foreign), foreign), pretrained=True)
     path = file_of(config)
     if path is None:
-        raise ExternalError(f"{PREFIX}{name}: timm loaded its weights, but their file is not found again")
+        raise ExternalError(
+            f"{PREFIX}{name}: its weights were loaded, but their file is not in the cache",
+            code="source.weights_not_cached",
+        )
     licence = f", {config.license}" if getattr(config, "license", None) else ""
     note = f"timm {config.architecture}, weights {config.hf_hub_id or path.name}{licence}"
     return _source_of(network, path, note, recipe_of(name), foreign, rename)
@@ -80,7 +92,7 @@ def _source_of(
     network: Network, path: Path, origin: str, recipe: Recipe, foreign: ForeignModelOptions, rename: str | None
 ) -> NetworkSource:
     network.check_size("--size")
-    note = f"{origin}; {described_pictures(network.spec, foreign, recipe)}"
+    note = f"{origin}; {describe_preprocessing(network.spec, foreign, recipe)}"
     lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if rename:
@@ -88,27 +100,32 @@ def _source_of(
     return NetworkSource(path, None, note, network.eval())
 
 
-def _question(name: str, config: Any, foreign: ForeignModelOptions) -> TaskSpec:
+def _classifier_task(name: str, config: Any, foreign: ForeignModelOptions) -> TaskSpec:
     if foreign.task == "segmentation":
-        raise InputError(f"--task segmentation: {PREFIX}{name} gives one answer a picture, not one a pixel")
+        raise InputError(
+            f"--task segmentation: {PREFIX}{name} gives one output per image, not one per pixel",
+            code="option.task_of_pretrained",
+        )
     task, count = foreign.task or "multiclass", int(config.num_classes)
     labels = _imagenet_labels(config) if foreign.labels is None else read_labels(foreign.labels)
     if labels is None:
         raise InputError(
-            f"{PREFIX}{name}: its {count} outputs are not the classes of an ImageNet; give --task embedding where they "
-            f"are features, as of CLIP, or --labels FILE with {count} lines"
+            f"{PREFIX}{name}: the names of its {count} outputs are unknown: they are no ImageNet classes. Set --labels "
+            f"FILE with {count} lines, or --task embedding where the outputs are features, as in CLIP",
+            code="source.labels_unknown",
         )
     if len(labels) != count:
-        whose = foreign.labels or "the configuration of its weights"
+        origin = foreign.labels or "the configuration of its weights"
         raise SpecError(
-            f"{whose}: {len(labels)} labels, but {PREFIX}{name} has {count} classes; give --labels FILE with {count} "
-            "lines"
+            f"{origin}: {len(labels)} labels, but {PREFIX}{name} has {count} classes; set --labels FILE with {count} "
+            "lines",
+            code="source.label_count",
         )
     return TaskSpec(task=task, labels=labels)
 
 
 def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
-    """The labels, in words, of the ImageNet that has so many classes; None where none has."""
+    """The label texts of the ImageNet variant with this number of classes; None where there is none."""
     if config.label_names:
         return tuple(map(str, config.label_names))
     subset = infer_imagenet_subset({"num_classes": config.num_classes})
@@ -118,22 +135,25 @@ def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(number) for number in range(info.num_classes()))
 
 
-def _embedding(name: str, config: Any, foreign: ForeignModelOptions) -> Network:
-    """The features before a classifier, or the projection that a network of an image and text model ends in."""
+def _embedding_network(name: str, config: Any, foreign: ForeignModelOptions) -> Network:
+    """Create a network that outputs the features before its classifier, or the projection of an image-text model."""
     foreign.refuse(("--labels",), f"{PREFIX}{name} gives an embedding, which has no labels")
     if foreign.task not in (None, "embedding"):
-        raise InputError(f"--task {foreign.task}: {PREFIX}{name} has no classifier; leave it out for its embedding")
+        raise InputError(
+            f"--task {foreign.task}: {PREFIX}{name} has no classifier; leave --task out for its embedding",
+            code="option.task_of_pretrained",
+        )
     count = int(config.num_classes)
     if count and infer_imagenet_subset({"num_classes": count}) is None:
-        return Network(network_spec(name, _of_size(count), foreign), pretrained=True)
-    # As many classes as the weights have, so that timm loads all of them; then their head is taken off.
-    network = Network(network_spec(name, _of_size(count or 1), foreign), pretrained=True)
+        return Network(network_spec(name, _embedding_task(count), foreign), pretrained=True)
+    # Created with the classes of the weights, so that timm loads all of them; then the head is removed.
+    network = Network(network_spec(name, _embedding_task(count or 1), foreign), pretrained=True)
     headless: Any = network.backbone.eval()
     headless.reset_classifier(0)
     with torch.inference_mode():
         size = headless(torch.zeros(1, 3, *network.spec.input.shape[:2])).shape[1]
-    return network.with_spec(network_spec(name, _of_size(size), foreign))
+    return network.with_spec(network_spec(name, _embedding_task(size), foreign))
 
 
-def _of_size(size: int) -> TaskSpec:
+def _embedding_task(size: int) -> TaskSpec:
     return TaskSpec(task="embedding", embedding_size=size)

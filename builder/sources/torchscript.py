@@ -1,4 +1,4 @@
-"""A TorchScript file. Its code runs where it only computes; `model.torchscript` sees to that."""
+"""Open a TorchScript file. `model.torchscript` checks that its code only computes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import onnx
 import torch
 
 from builder.options import ForeignModelOptions
-from builder.sources.graph import Ask, GraphSource, Raw
+from builder.sources.graph import GraphFunction, GraphSource, Raw
 from builder.sources.onnx import source_from_graph
 from builder.sources.onnx_file import read_onnx
-from builder.sources.onnx_graph import Interface
-from builder.sources.onnx_held import inlined
+from builder.sources.onnx_graph import DeclaredInterface
+from builder.sources.onnx_held import inline_functions
 from builder.sources.told import preprocess_of
 from model.errors import ArtifactError, InputError
 from model.torchscript import carried_spec, load_torchscript, torch_reason
@@ -27,50 +27,58 @@ _INPUT, _OUTPUT = "input", "output"
 def source_from_torchscript(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> GraphSource:
     """Open a TorchScript file.
 
-    Raises ArtifactError when it cannot be loaded or exported, InputError for what it does not say, or may do.
+    Raises ArtifactError where it cannot be loaded or exported, InputError for missing options or forbidden code.
     """
     if carried_spec(path) is not None:
-        raise InputError(f"{path}: was exported by `builder`; give the checkpoint it came from")
+        raise InputError(f"{path}: was exported by `builder`; pass the checkpoint it came from", code="source.exported")
     module = load_torchscript(path)
     preprocess = preprocess_of(path, (None, None), foreign)
     shape = (preprocess.height, preprocess.width)
     layout = foreign.layout or "NCHW"
     example = torch.zeros(2, *((3, *shape) if layout == "NCHW" else (*shape, 3)))
-    ask = _answering(module, str(path))
+    run = _module_function(module, str(path))
     try:
-        ask(example.numpy())
+        run(example.numpy())
     except ArtifactError:
-        example = example[:1]  # traced for one picture
-        ask(example.numpy())
-    interface = Interface(_INPUT, _OUTPUT, "float32", layout, None if len(example) > 1 else 1, shape)
-    model = _exported(module, example, path)
-    return source_from_graph(path, model, interface, ask, foreign, name, note="TorchScript")
+        example = example[:1]  # traced for a single image
+        run(example.numpy())
+    interface = DeclaredInterface(_INPUT, _OUTPUT, "float32", layout, None if len(example) > 1 else 1, shape)
+    model = _export_onnx(module, example, path)
+    return source_from_graph(path, model, interface, run, foreign, name, note="TorchScript")
 
 
-def _answering(module: Any, origin: str) -> Ask:
-    def ask(pixels: Raw) -> Raw:
+def _module_function(module: Any, origin: str) -> GraphFunction:
+    def run(pixels: Raw) -> Raw:
         try:
             with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
                 answer = module(torch.from_numpy(pixels))
         except Exception as error:  # torch's errors share no base class
-            raise ArtifactError(f"{origin}: failed on a batch of {len(pixels)}: {torch_reason(error)}") from error
+            raise ArtifactError(
+                f"{origin}: failed on a batch of {len(pixels)}: {torch_reason(error)}", code="torchscript.run_failed"
+            ) from error
         if isinstance(answer, tuple | list) and len(answer) == 1:
             answer = answer[0]
         if not isinstance(answer, torch.Tensor):
             kind = f"{len(answer)} outputs" if isinstance(answer, tuple | list | dict) else type(answer).__name__
-            raise ArtifactError(f"{origin}: gives {kind}; expected one tensor. Script or trace it with that one alone")
+            raise ArtifactError(
+                f"{origin}: returns {kind}; expected one tensor. Script or trace it with that tensor alone",
+                code="torchscript.output_count",
+            )
         try:
             values: Raw = answer.numpy()
         except (TypeError, RuntimeError) as error:
-            reason = f"gives {answer.dtype}, which numpy does not take ({torch_reason(error)}); have it give float32"
-            raise ArtifactError(f"{origin}: {reason}") from error
+            raise ArtifactError(
+                f"{origin}: returns {answer.dtype}, which numpy does not support ({torch_reason(error)}); make it "
+                "return float32",
+                code="torchscript.output_type",
+            ) from error
         return values
 
-    return ask
+    return run
 
 
-def _exported(module: Any, example: torch.Tensor, path: Path) -> onnx.ModelProto:
-    """By torch's older exporter, which is the one that takes modules without their Python code."""
+def _export_onnx(module: Any, example: torch.Tensor, path: Path) -> onnx.ModelProto:
+    """Export with torch's older exporter, the only one for modules without Python code."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         graph = Path(folder) / "model.onnx"
         try:
@@ -86,7 +94,8 @@ def _exported(module: Any, example: torch.Tensor, path: Path) -> onnx.ModelProto
             )
         except Exception as error:  # torch's errors share no base class
             raise ArtifactError(
-                f"{path}: torch cannot turn this TorchScript file into ONNX: {torch_reason(error)}. Give the "
-                "checkpoint, or an ONNX file exported where the model's code is"
+                f"{path}: torch cannot convert this TorchScript file to ONNX: {torch_reason(error)}. Pass the "
+                "checkpoint, or an ONNX file exported with the model's own code",
+                code="torchscript.not_exportable",
             ) from error
-        return inlined(read_onnx(graph), path)
+        return inline_functions(read_onnx(graph), path)

@@ -1,1 +1,1 @@
-"""TensorRT plans: built strongly typed, each in a process of its own, with a proof of what came out."""
+"""Build TensorRT plans, strongly typed, each in its own process, and check the precision of the result."""

@@ -1,4 +1,4 @@
-"""Build a plan from an ONNX graph in a process of its own, within limits, and record what came out."""
+"""Build a plan from an ONNX graph in a separate process with a time limit, and record the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
 from builder.targets import ProgressCallback
-from builder.tensorrt.worker import Outcome, Reply, Request
+from builder.tensorrt.worker import BuildOutcome, BuildReply, BuildRequest
 from model.build_record import BuildRecord, BuildSettings
 from model.errors import ArtifactError
 from model.files import atomic_write, sha256_of
@@ -27,19 +27,19 @@ _BAR_WIDTH = 24
 
 
 def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCallback) -> BuildRecord:
-    """Build `plan` from `graph`, whose own types are the precision. The plan is written beside and renamed.
+    """Build `plan` from `graph`, with the precision of the graph's own types. The plan is written atomically.
 
-    Raises InputError for settings that do not fit together, CannotBuildError when the graph is not taken,
-    BuildStoppedError when the time limit passes, memory is short or the process dies.
+    Raises InputError for settings that exclude each other, CannotBuildError where TensorRT refuses the graph,
+    BuildStoppedError on timeout, lack of memory or a crash of the process.
     """
     settings.check()
     if not graph.is_file():
-        raise ArtifactError(f"{graph}: no such graph to build a plan from")
+        raise ArtifactError(f"{graph}: no such ONNX file to build a plan from", code="onnx.missing")
     title = f"building for {TITLES[settings.flavour]}"
     report(title)
-    with atomic_write(plan) as beside:
-        outcome = _ask(Request(graph=graph, plan=beside, settings=settings), _Shown(title, report))
-        size, digest = beside.stat().st_size, sha256_of(beside)
+    with atomic_write(plan) as temporary:
+        outcome = _run_worker(BuildRequest(graph=graph, plan=temporary, settings=settings), _ProgressBar(title, report))
+        size, digest = temporary.stat().st_size, sha256_of(temporary)
     return BuildRecord(
         **outcome.model_dump(),
         flavour=settings.flavour,
@@ -50,28 +50,33 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCall
     )
 
 
-class _Shown:
-    """Draws how far a build is where somebody watches; a log is spared."""
+class _ProgressBar:
+    """Shows the progress of a build on a terminal; writes nothing to a log."""
 
     def __init__(self, title: str, report: ProgressCallback) -> None:
         self._title = title
         self._report = report
-        self._watched = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
 
-    def __call__(self, reply: Reply) -> None:
-        if self._watched:
+    def __call__(self, reply: BuildReply) -> None:
+        if self._is_terminal:
             full = round(reply.done * _BAR_WIDTH)
             bar = "━" * full + "─" * (_BAR_WIDTH - full)
             self._report(f"{self._title} {bar} {reply.done:.0%} {reply.phase}")
 
 
-def _ask(request: Request, show: Callable[[Reply], None]) -> Outcome:
-    folders = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])  # an empty one means the working folder
+def _run_worker(request: BuildRequest, show: Callable[[BuildReply], None]) -> BuildOutcome:
+    folders = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])  # an empty entry means the working folder
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     limit_s = request.settings.time_limit_s
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "builder.tensorrt.worker"],  # -P: a `model` in the working folder is not ours
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "builder.tensorrt.worker",
+            ],  # -P: do not import a `model` folder from the working folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -87,7 +92,7 @@ def _ask(request: Request, show: Callable[[Reply], None]) -> Outcome:
         timer = threading.Timer(limit_s, stop)
         timer.start()
         try:
-            last = _conversation(process, request, show)
+            last = _exchange(process, request, show)
         finally:
             timer.cancel()
             process.kill()
@@ -97,38 +102,42 @@ def _ask(request: Request, show: Callable[[Reply], None]) -> Outcome:
         name = request.graph.name
         if overdue.is_set():
             raise BuildStoppedError(
-                f"{name}: building the plan took more than {limit_s:g} s, the time limit, and was stopped. "
-                "Raise the limit, or lower the optimization level"
+                f"{name}: building the plan was stopped after the time limit of {limit_s:g} s. Raise the limit, or "
+                "lower the optimization level",
+                code="tensorrt.timeout",
             )
         if last.error is not None:
             raise _failure(last.error)
-        raise BuildStoppedError(f"{name}: {_death(process.returncode, errors)}")
+        raise BuildStoppedError(f"{name}: {_exit_reason(process.returncode, errors)}", code="tensorrt.build_crashed")
 
 
-def _failure(said: str) -> BuildStoppedError | CannotBuildError:
-    if tells_of_memory(said):
-        return BuildStoppedError(f"{said}; memory was short: lower the workspace or the largest batch, or free some")
-    return CannotBuildError(said)
+def _failure(message: str) -> BuildStoppedError | CannotBuildError:
+    if tells_of_memory(message):
+        return BuildStoppedError(
+            f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
+            code="tensorrt.out_of_memory",
+        )
+    return CannotBuildError(message, code="tensorrt.build_refused")
 
 
-def _conversation(process: subprocess.Popen[str], request: Request, show: Callable[[Reply], None]) -> Reply:
-    """Send the request, show each reply, and give the last."""
-    last = Reply()
+def _exchange(process: subprocess.Popen[str], request: BuildRequest, show: Callable[[BuildReply], None]) -> BuildReply:
+    """Send the request, show each reply, and return the last one."""
+    last = BuildReply()
     if process.stdin is None or process.stdout is None:
         return last
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # it died before it read; how, its exit code tells
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it crashed before reading; the exit code shows how
         process.stdin.write(request.model_dump_json())
     for line in process.stdout:
-        with contextlib.suppress(ValidationError):  # the half line of a process that was killed
-            last = Reply.model_validate_json(line)
+        with contextlib.suppress(ValidationError):  # a killed process leaves an incomplete line
+            last = BuildReply.model_validate_json(line)
             show(last)
     process.wait()
     return last
 
 
-def _death(code: int, errors: IO[bytes]) -> str:
+def _exit_reason(code: int, errors: IO[bytes]) -> str:
     errors.seek(0)
-    said = errors.read().decode(errors="replace").strip().splitlines()
+    lines = errors.read().decode(errors="replace").strip().splitlines()
     if code == -9:
-        return "the process that builds the plan was killed, most likely for want of memory: lower the workspace"
-    return f"the process that builds the plan ended with code {code}: {said[-1] if said else 'it said nothing'}"
+        return "the build process was killed, most likely for lack of memory: lower the workspace"
+    return f"the build process ended with exit code {code}: {lines[-1] if lines else 'without a message'}"

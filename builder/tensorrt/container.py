@@ -1,6 +1,6 @@
-"""Build a plan in the very image that will serve it, and ask it there: for machines with Docker and a GPU.
+"""Build a plan in the Docker image that will serve it, for machines with Docker and a GPU.
 
-NVIDIA's Triton images hold no Python module of TensorRT, but its command `trtexec`; so that is what builds here.
+NVIDIA's Triton images hold no Python module of TensorRT, but its command `trtexec`, which builds the plan here.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from model.spec import TensorSpec
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 _TRITON = "/opt/tritonserver/bin/tritonserver"
-_NO_TRTEXEC, _NO_TRITON, _LOOK_S = 3, 4, 60.0
-_BY_SIGNAL, _KILLED = 128, 137
-"""Exit codes from here on are 128 and the signal that ended a container; 9 is how the kernel gets memory back."""
+_NO_TRTEXEC, _NO_TRITON, _CHECK_S = 3, 4, 60.0
+_SIGNAL_BASE, _KILLED = 128, 137
+"""Exit codes from 128 are 128 plus the signal that ended a container; the kernel uses signal 9 on lack of memory."""
 _WORK, _CACHE = "/work", "/cache"
 _GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
-_FULL_RELEASE = "take a full release of NVIDIA's Triton image, such as 26.07-py3"
+_FULL_RELEASE = "use a full release of NVIDIA's Triton image, such as 26.07-py3"
 _HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
 @dataclass(frozen=True)
-class Run:
-    """A container to run: one GPU machine's worth of `docker run`, with no network and no root."""
+class ContainerRun:
+    """A container to run with all GPUs, without network and without root."""
 
     image: str
     command: tuple[str, ...]
     """The program first."""
     folders: tuple[tuple[Path, str], ...]
-    """Folders here, and where they are seen in the container, to be written to."""
+    """Writable folders: the path here, and the path in the container."""
 
     @property
     def user(self) -> str:
-        """Files it writes belong to whoever runs this."""
+        """The current user and group, so that the container's files belong to them."""
         return f"{os.getuid()}:{os.getgid()}"
 
     def line(self) -> str:
-        """The command line that does the same."""
-        mounts = [word for here, there in self.folders for word in ("--volume", f"{here}:{there}")]
+        """The equivalent `docker run` command."""
+        mounts = [word for host, inside in self.folders for word in ("--volume", f"{host}:{inside}")]
         program, *arguments = self.command
         words = ["docker", "run", "--rm", "--gpus", "all", "--network", "none", "--user", self.user, *mounts]
         return shlex.join([*words, "--entrypoint", program, self.image, *arguments])
 
 
-def run_for(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path) -> Run:
-    """The container that builds `model.plan` from `model.onnx` in the folder `work`.
+def run_for(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path) -> ContainerRun:
+    """Create the container run that builds `model.plan` from `model.onnx` in the folder `work`.
 
-    tensor: the one input; its shape is without the batch axis.
+    tensor: the input; its shape has no batch axis.
     """
     cache = timing_cache_path("tensorrt", image.rpartition("/")[2], "container")
-    return Run(
+    return ContainerRun(
         image=image,
         command=(TRTEXEC, *trtexec_arguments(tensor, settings, cache.name)),
         folders=((work.absolute(), _WORK), *(((cache.parent, _CACHE),) if settings.timing_cache else ())),
@@ -73,7 +73,7 @@ def run_for(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path)
 
 
 def trtexec_arguments(tensor: TensorSpec, settings: BuildSettings, cache: str) -> list[str]:
-    """Options that trtexec of TensorRT 10.13 and of 11 take alike: on 11 `--stronglyTyped` does nothing."""
+    """The options of trtexec, valid for TensorRT 10.13 and 11; on 11 `--stronglyTyped` has no effect."""
     sizes = {"min": 1, "opt": settings.optimal_batch, "max": settings.max_batch}
     dims = "x".join(map(str, tensor.shape))
     arguments = [
@@ -108,9 +108,9 @@ def build_in_container(
     report: ProgressCallback,
     docker: Docker | None = None,
 ) -> BuildRecord:
-    """Build `plan` from `graph` with the TensorRT of an image. The plan is written beside and renamed.
+    """Build `plan` from `graph` with the TensorRT of an image. The plan is written atomically.
 
-    Raises InputError for settings that do not fit together, CannotBuildError where trtexec refuses the graph,
+    Raises InputError for settings that exclude each other, CannotBuildError where trtexec refuses the graph,
     BuildStoppedError where Docker does not answer, the image cannot be run, memory is short, trtexec is killed, or the
     time limit passes.
     """
@@ -122,19 +122,19 @@ def build_in_container(
         work = Path(folder)
         shutil.copyfile(graph, work / _GRAPH)
         run = run_for(image, tensor, settings, work)
-        for here, _ in run.folders:
-            here.mkdir(parents=True, exist_ok=True)
-        log = _ended(docker, run, settings.time_limit_s)
-        with atomic_write(plan) as beside:
-            shutil.copyfile(work / _PLAN, beside)
-            header = plan_header(beside)
+        for folder_on_host, _ in run.folders:
+            folder_on_host.mkdir(parents=True, exist_ok=True)
+        log = _run_to_success(docker, run, settings.time_limit_s)
+        with atomic_write(plan) as temporary:
+            shutil.copyfile(work / _PLAN, temporary)
+            header = plan_header(temporary)
         layers = work / _LAYERS
         engine = precision_of_engine(layers.read_text(encoding="utf-8")) if layers.is_file() else {}
     return BuildRecord(
         flavour="tensorrt",
         tensorrt=header.version,
-        gpu=_told(log, r"Selected Device: (.+)"),
-        compute_capabilities=tuple(filter(None, [_told(log, r"Compute Capability: ([\d.]+)")])),
+        gpu=_find_in_log(log, r"Selected Device: (.+)"),
+        compute_capabilities=tuple(filter(None, [_find_in_log(log, r"Compute Capability: ([\d.]+)")])),
         seconds=round(time.monotonic() - began, 2),
         bytes=plan.stat().st_size,
         sha256=sha256_of(plan),
@@ -146,7 +146,7 @@ def build_in_container(
 
 
 def docker_here() -> Docker:
-    """The Docker SDK and a client whose daemon answers. Raises BuildStoppedError with what to do."""
+    """Connect to Docker: the SDK and a client. Raises BuildStoppedError with what to do."""
     return docker_engine(
         BuildStoppedError,
         needed_for="--in-container",
@@ -155,40 +155,53 @@ def docker_here() -> Docker:
 
 
 def check_image(image: str, docker: Docker | None = None) -> None:
-    """Find out before the work whether a plan can be built in an image, and proven there by its Triton.
+    """Check that an image can build a plan with trtexec and verify it with Triton.
 
-    Docker fetches an image that is not here. Raises BuildStoppedError where it cannot be run with a GPU,
-    CannotBuildError where it lacks what it needs.
+    Docker pulls a missing image. Raises BuildStoppedError where it cannot be run with a GPU, CannotBuildError where a
+    program is missing in it.
     """
     script = f"test -x {TRTEXEC} || exit {_NO_TRTEXEC}; test -x {_TRITON} || exit {_NO_TRITON}"
-    code, log = _outcome(docker or docker_here(), Run(image, ("/bin/sh", "-c", script), ()), _LOOK_S)
+    code, log = _run(docker or docker_here(), ContainerRun(image, ("/bin/sh", "-c", script), ()), _CHECK_S)
     if code == _NO_TRTEXEC:
-        raise CannotBuildError(f"{image} has no {TRTEXEC}, which builds plans; {_FULL_RELEASE}")
+        raise CannotBuildError(
+            f"{image} has no {TRTEXEC}, which builds plans; {_FULL_RELEASE}", code="docker.no_trtexec"
+        )
     if code == _NO_TRITON:
-        raise CannotBuildError(f"{image} has no Triton, which the plan is to be proven in; {_FULL_RELEASE}")
+        raise CannotBuildError(
+            f"{image} has no Triton, which verifies the plan; {_FULL_RELEASE}", code="docker.no_triton"
+        )
     if code != 0:
-        raise BuildStoppedError(f"{image} cannot be looked into: the shell in it ended with code {code}: {log.strip()}")
+        raise BuildStoppedError(
+            f"{image} cannot be inspected: its shell ended with exit code {code}: {log.strip()}",
+            code="docker.image_check",
+        )
 
 
-def _ended(docker: Docker, run: Run, limit_s: float) -> str:
-    """Run to a good end and give the log."""
-    code, log = _outcome(docker, run, limit_s)
+def _run_to_success(docker: Docker, run: ContainerRun, limit_s: float) -> str:
+    """Run a container to success and return its log."""
+    code, log = _run(docker, run, limit_s)
     if code == 0:
         return log
-    said = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["it said nothing"]
-    short = next((line for line in said if "[E]" in line and tells_of_memory(line)), None)
-    ended = f"trtexec in {run.image} ended with code {code}: {(short or said[0]).strip()}"
-    if short is not None or code == _KILLED:
-        raise BuildStoppedError(f"{ended}; memory was short: lower the workspace or the largest batch, or free some")
-    if code >= _BY_SIGNAL:
-        raise BuildStoppedError(f"{ended}; signal {code - _BY_SIGNAL} ended it")
-    raise CannotBuildError(ended)
+    lines = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["no output"]
+    memory_error = next((line for line in lines if "[E]" in line and tells_of_memory(line)), None)
+    message = f"trtexec in {run.image} ended with exit code {code}: {(memory_error or lines[0]).strip()}"
+    if memory_error is not None or code == _KILLED:
+        raise BuildStoppedError(
+            f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
+            code="tensorrt.out_of_memory",
+        )
+    if code >= _SIGNAL_BASE:
+        raise BuildStoppedError(f"{message}; ended by signal {code - _SIGNAL_BASE}", code="tensorrt.build_crashed")
+    raise CannotBuildError(message, code="tensorrt.build_refused")
 
 
-def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
-    """Run to the end, and give the exit code and the log."""
+def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
+    """Run a container to its end; return the exit code and the log."""
     module, _ = docker
-    failures = (module.errors.DockerException, OSError)  # of requests, which the SDK asks by, where nobody answers
+    failures = (
+        module.errors.DockerException,
+        OSError,
+    )  # OSError: from requests, which the SDK uses, where Docker does not answer
     program, *arguments = run.command
     try:
         container = started(
@@ -199,41 +212,45 @@ def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
             device_requests=all_gpus(module),
             network_mode="none",
             user=run.user,
-            volumes={str(here): {"bind": there, "mode": "rw"} for here, there in run.folders},
+            volumes={str(host): {"bind": inside, "mode": "rw"} for host, inside in run.folders},
         )
     except failures as error:
-        raise BuildStoppedError(_not_run(run.image, error)) from error
+        raise BuildStoppedError(_start_failure(run.image, error), code="docker.not_startable") from error
     began = time.monotonic()
     try:
         code: int = container.wait(timeout=limit_s)["StatusCode"]
         return code, container.logs().decode(errors="replace")
     except failures as error:
-        what = f"running {program} in {run.image}"
-        if time.monotonic() - began >= limit_s:  # requests has several errors for that
-            raise BuildStoppedError(f"{what} took more than {limit_s:g} s, the time limit, and was stopped") from error
+        action = f"running {program} in {run.image}"
+        if time.monotonic() - began >= limit_s:  # requests has several errors for a timeout
+            raise BuildStoppedError(
+                f"{action} was stopped after the time limit of {limit_s:g} s", code="tensorrt.timeout"
+            ) from error
         raise BuildStoppedError(
-            f"{what} was stopped, as Docker failed: {reason_of(error)}. Look whether its daemon runs, and export again"
+            f"{action} was stopped because Docker failed: {docker_reason(error)}. Check that its daemon runs, and "
+            "export again",
+            code="docker.failed",
         ) from error
     finally:
         discard(docker, container)
 
 
-def reason_of(error: Exception) -> str:
-    """What Docker says of an error, in one line."""
+def docker_reason(error: Exception) -> str:
+    """Docker's explanation of an error, in one line."""
     return getattr(error, "explanation", None) or first_line(error)
 
 
-def _not_run(image: str, error: Exception) -> str:
-    """Docker's reason, and what mends it."""
-    reason = reason_of(error)
-    way = "look whether the image is right, and pull it with: docker pull " + image
+def _start_failure(image: str, error: Exception) -> str:
+    """Docker's reason for not starting a container, with the fix."""
+    reason = docker_reason(error)
+    fix = f"check the name of the image, and pull it with: docker pull {image}"
     if "could not select device driver" in reason or "nvidia" in reason.lower():
-        way = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
+        fix = "Docker has no access to a GPU here: install the NVIDIA Container Toolkit, or use --rtx"
     elif TRTEXEC in reason:
-        way = f"the image has no trtexec: {_FULL_RELEASE}"
-    return f"{image} cannot be run: {reason}; {way}"
+        fix = f"the image has no trtexec: {_FULL_RELEASE}"
+    return f"{image} cannot be run: {reason}; {fix}"
 
 
-def _told(log: str, pattern: str) -> str | None:
-    found = re.search(pattern, log)
-    return found.group(1).strip() if found else None
+def _find_in_log(log: str, pattern: str) -> str | None:
+    match = re.search(pattern, log)
+    return match.group(1).strip() if match else None

@@ -1,8 +1,8 @@
-"""Proof of a plan's precision: in what its layers compute, not what it was asked to be.
+"""Verify the precision of a plan: the types its layers compute in, not the type that was requested.
 
-On a GPU the engine's own inspector tells. Without one an engine cannot be opened; then two things stand for it: the
-types of the strongly typed network it was built from, which TensorRT may not change, and its size, which weights of
-twice the bytes do not fit into.
+On a GPU the engine's inspector lists them. Without a GPU an engine cannot be opened; then two checks replace it: the
+types of the strongly typed network it was built from, which TensorRT may not change, and the size of the plan, which
+is too small for weights of a wider type.
 """
 
 from __future__ import annotations
@@ -21,123 +21,117 @@ from model.errors import ArtifactError, Problem
 from model.files import sha256_of
 from model.plans import logger_for
 
-_SPOKEN = (
+_TYPE_PATTERNS = (
     ("bf16", r"bf16|bfloat16"),
     ("fp16", r"fp16|half|float16"),
     ("fp32", r"fp32|float32|float\b"),
     ("int8", r"int8"),
     ("fp8", r"fp8"),
 )
-"""How the inspector speaks of types: 10 says `Half` or `Row major linear FP16 format`, 11 `Half` under DataType."""
+"""The inspector's names of types: TensorRT 10 has `Half` or `Row major linear FP16 format`, 11 `Half` in DataType."""
 _COMPUTING = re.compile(r"conv|gemm|matrix|matmul|fullyconnected|attention|mha", re.IGNORECASE)
 _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 _BYTES_PER_WEIGHT: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _TOO_LARGE = 1.5
-"""Between the weights once and the weights twice."""
-_LEAST_SHARE = 0.5
-"""Of the share of the network's layers: layers that are merged count once, and the inspector tells of some others."""
-_BESIDE_WEIGHTS = 2 << 20
-"""Bytes of a plan that are no weights: the layers, and where hardly any weights are, kernels."""
+"""The largest plan size as a multiple of its weights; weights of a wider type give at least 2."""
+_MIN_SHARE = 0.5
+"""The smallest share of the engine's layers relative to the network's: fused layers count once."""
+_OTHER_BYTES = 2 << 20
+"""Bytes of a plan that are not weights: layers and kernels."""
 
 
 def precision_problems(plan: Path, graph: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:
-    """What speaks against a plan being of the claimed precision.
+    """Problems that show that a plan is not of the claimed precision.
 
-    graph: the ONNX file it is said to be made from. record: that of the plan's build.
+    graph: the ONNX file the plan was built from. record: the plan's build record.
     """
     problems = record_problems(plan, claimed, record)
     if sha256_of(graph) != record.graph_sha256:
-        problems.append(Problem(code="plan", message=f"{plan.name} was built from another graph than {graph.name}"))
-    if (changed := _share_problem(graph, claimed, record)) is not None:
-        problems.append(changed)
-    if (too_large := _size_problem(plan, graph, claimed, record)) is not None:
-        problems.append(too_large)
-    return problems
+        problems.append(Problem("verdict.plan", f"{plan.name} was built from another graph than {graph.name}"))
+    others = (_share_problem(graph, claimed, record), _size_problem(plan, graph, claimed, record))
+    return [*problems, *(problem for problem in others if problem is not None)]
 
 
 def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:
-    """The same without the graph: what the record of the plan's build alone says against it."""
+    """Problems that the build record alone shows, without the graph."""
     problems = []
     if sha256_of(plan) != record.sha256:
-        problems.append(Problem(code="plan", message=f"{plan.name} is not the plan that the record of its build names"))
-    said = (("the network it was built from", record.computed), ("the engine", record.engine))
-    problems += [one for where, layers in said if (one := _type_problem(where, layers, claimed)) is not None]
+        problems.append(Problem("verdict.plan", f"{plan.name} is not the plan of its build record: its hash differs"))
+    for source, layers in (("the network it was built from", record.computed), ("the engine", record.engine)):
+        if (problem := _type_problem(source, layers, claimed)) is not None:
+            problems.append(problem)
     return problems
 
 
-def _type_problem(where: str, layers: Mapping[str, int], claimed: Precision) -> Problem | None:
+def _type_problem(source: str, layers: Mapping[str, int], claimed: Precision) -> Problem | None:
     if not layers or layers.get(claimed, 0):
         return None
     return Problem(
-        code="precision",
-        message=f"said to be {claimed}, but no convolution or matrix product of {where} computes in it: "
-        f"{_counted(layers)}",
+        "verdict.precision",
+        f"expected {claimed}, but no convolution or matrix product of {source} computes in it: {_counts_text(layers)}",
     )
 
 
 def _share_problem(graph: Path, claimed: Precision, record: BuildRecord) -> Problem | None:
-    """An engine whose few layers of the claimed type are a remainder, where most of its network is of it.
+    """The problem of an engine in which far fewer layers have the claimed type than in its network.
 
-    What trtexec built has no record of its network; there the graph's weights tell.
+    A plan from trtexec has no record of its network; the types of the graph's weights replace it.
     """
-    found = _share(record.engine, claimed)
-    if not found:  # which is told otherwise
+    share = _share(record.engine, claimed)
+    if not share:  # _type_problem reports it
         return None
-    planned = record.computed or _matrices_of(graph)
-    if found >= _LEAST_SHARE * _share(planned, claimed):
+    planned = record.computed or _count_matrices(graph)
+    if share >= _MIN_SHARE * _share(planned, claimed):
         return None
     return Problem(
-        code="precision",
-        message=(
-            f"said to be {claimed}, but the engine computes {_counted(record.engine)}, "
-            f"where the network it was built from has {_counted(planned)}"
-        ),
+        "verdict.precision",
+        f"expected {claimed}, but the engine computes {_counts_text(record.engine)}, "
+        f"and the network it was built from {_counts_text(planned)}",
     )
 
 
-def _matrices_of(graph: Path) -> dict[str, int]:
-    """How many weights of a graph that have two axes or more are of each type."""
+def _count_matrices(graph: Path) -> dict[str, int]:
+    """The number of a graph's weights with two or more axes, by type."""
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
-    kinds = (onnx.TensorProto.DataType.Name(one.data_type) for one in model.graph.initializer if len(one.dims) > 1)
-    return dict(Counter(kind for name in kinds if (kind := _spoken(name)) is not None))
+    matrices = (tensor for tensor in model.graph.initializer if len(tensor.dims) > 1)
+    names = (onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in matrices)
+    return dict(Counter(kind for name in names if (kind := _parse_type(name)) is not None))
 
 
 def _share(layers: Mapping[str, int], kind: str) -> float:
     return layers.get(kind, 0) / max(sum(layers.values()), 1)
 
 
-def _counted(layers: Mapping[str, int]) -> str:
+def _counts_text(layers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} in {name}" for name, count in sorted(layers.items()))
 
 
 def _size_problem(plan: Path, graph: Path, claimed: Precision, record: BuildRecord) -> Problem | None:
-    """TensorRT for RTX keeps weights as they are; others also keep kernels, so that small plans prove nothing.
+    """The problem of a plan that is too large for weights of the claimed precision.
 
-    Nor does the size of a version-compatible plan, which carries a runtime of TensorRT's own, larger than many a
-    network (NVIDIA, TensorRT's developer guide, "Version Compatibility").
+    Small plans are not checked: apart from weights they hold kernels. Version-compatible plans are not checked: they
+    hold a TensorRT runtime (NVIDIA, TensorRT's developer guide, "Version Compatibility").
     """
     if record.settings.version_compatible:
         return None
     weights, elements = _weights_of(graph, claimed)
     size = plan.stat().st_size
-    # Doubled weights must stand out of what else a plan holds.
-    if weights < 2 * _BESIDE_WEIGHTS or size <= _TOO_LARGE * weights + _BESIDE_WEIGHTS:
+    # Weights of twice the size must be larger than the rest of the plan.
+    if weights < 2 * _OTHER_BYTES or size <= _TOO_LARGE * weights + _OTHER_BYTES:
         return None
     return Problem(
-        code="precision",
-        message=(
-            f"said to be {claimed}, but the plan has {size} bytes, where {elements} weights take {weights} bytes so: "
-            f"{size / max(elements, 1):.1f} bytes a weight"
-        ),
+        "verdict.precision",
+        f"expected {claimed}, in which {elements} weights take {weights} bytes, but the plan has {size} bytes: "
+        f"{size / max(elements, 1):.1f} bytes per weight",
     )
 
 
 def _weights_of(graph: Path, claimed: Precision) -> tuple[int, int]:
-    """Bytes that a graph's weights take where those meant for it are of the claimed precision, and their number.
+    """The bytes of a graph's weights in the claimed precision, and their number.
 
-    A weight the graph keeps in a wider type on purpose takes what it takes there, unless it keeps all so.
+    Weights that the graph keeps in a wider type on purpose count with that type, unless all weights are wider.
     """
     import onnx
 
@@ -155,10 +149,10 @@ def _weights_of(graph: Path, claimed: Precision) -> tuple[int, int]:
 
 
 def engine_information(trt: ModuleType, plan: bytes, version_compatible: bool = False) -> str:
-    """What the inspector of an engine tells of all layers, as JSON; the plan must have been built DETAILED.
+    """Read the inspector's JSON of all layers of an engine; the plan must be built with DETAILED verbosity.
 
-    version_compatible: the plan was built so, and carries code of its own to load it.
-    Raises ArtifactError when the engine cannot be opened here.
+    version_compatible: the plan was built version-compatible and holds code to load it.
+    Raises ArtifactError where the engine cannot be opened here.
     """
     logged: list[str] = []
     runtime = trt.Runtime(logger_for(trt, logged))
@@ -166,21 +160,25 @@ def engine_information(trt: ModuleType, plan: bytes, version_compatible: bool = 
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise ArtifactError(f"the plan was built, but cannot be opened on this GPU: {'; '.join(logged)}")
+        raise ArtifactError(
+            f"the plan was built, but cannot be opened on this GPU: {'; '.join(logged)}", code="tensorrt.not_openable"
+        )
     text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return text
 
 
 def precision_of_engine(information: str) -> dict[str, int]:
-    """How many layers of an engine compute in each type, from its inspector's JSON (of TensorRT 10 and of 11).
+    """The number of layers that compute in each type, from the inspector's JSON of TensorRT 10 or 11.
 
-    Convolutions and matrix products where the layers say what they are, else all that hold numbers. A layer computes
-    in the narrowest type among its inputs and weights. Raises ArtifactError for anything else.
+    Counts convolutions and matrix products where the JSON names layer types, else all layers. A layer computes in the
+    narrowest type of its inputs and weights. Raises ArtifactError for other JSON.
     """
     try:
         layers = json.loads(information)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"what the engine's inspector tells is not understood ({error})") from error
+        raise ArtifactError(
+            f"the output of the engine's inspector is not understood ({error})", code="tensorrt.inspector"
+        ) from error
     detailed = [layer for layer in layers if isinstance(layer, dict)]
     computing = [layer for layer in detailed if _computes(layer)] or detailed
     return dict(Counter(kind for layer in computing if (kind := _type_of(layer)) is not None))
@@ -192,20 +190,20 @@ def _computes(layer: dict[str, Any]) -> bool:
 
 
 def _type_of(layer: dict[str, Any]) -> str | None:
-    found = {kind for text in _types_told(layer) if (kind := _spoken(text)) is not None}
-    return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in found), None)
+    kinds = {kind for text in _type_names(layer) if (kind := _parse_type(text)) is not None}
+    return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in kinds), None)
 
 
-def _types_told(layer: dict[str, Any]) -> Iterator[str]:
+def _type_names(layer: dict[str, Any]) -> Iterator[str]:
     for tensor in layer.get("Inputs", []):
-        # 11 tells the layout under Format as well, so the plain type comes first.
-        told = next((tensor[key] for key in _TYPE_KEYS if isinstance(tensor.get(key), str)), None)
-        if told is not None:
-            yield told
+        # TensorRT 11 has the layout in Format too, so DataType is read first.
+        name = next((tensor[key] for key in _TYPE_KEYS if isinstance(tensor.get(key), str)), None)
+        if name is not None:
+            yield name
     weights = layer.get("Weights")
     if isinstance(weights, dict) and isinstance(weights.get("Type"), str):
         yield weights["Type"]
 
 
-def _spoken(text: str) -> str | None:
-    return next((kind for kind, pattern in _SPOKEN if re.search(pattern, text, re.IGNORECASE)), None)
+def _parse_type(text: str) -> str | None:
+    return next((kind for kind, pattern in _TYPE_PATTERNS if re.search(pattern, text, re.IGNORECASE)), None)

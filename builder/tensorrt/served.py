@@ -1,4 +1,4 @@
-"""A plan as it answers in the very image that will serve it."""
+"""Run a plan in the Docker image that will serve it, to verify it there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from builder.config.triton_config import config_for, config_to_text
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.onnx_export import onnx_interface
-from builder.tensorrt.container import docker_here, reason_of
+from builder.tensorrt.container import docker_here, docker_reason
 from model.compatibility import SERVE_COMPATIBLE
 from model.docker_engine import Docker, all_gpus, discard, started
 from model.errors import TritonkitError
@@ -29,18 +29,18 @@ _TRITON = ("tritonserver", "--model-repository=/models", "--exit-on-error=true",
 
 
 class ServedPlan(Runner):
-    """A plan in a container that ends when this is closed."""
+    """Runs a plan with Triton in a container, which `close` stops."""
 
     url: str
-    """The address of Triton's gRPC port; the model's name there is the spec's."""
+    """The address of Triton's gRPC port; the model has the name of its spec."""
 
     def __init__(
         self, plan: Path, graph: Path, spec: ModelSpec, max_batch: int, image: str, version_compatible: bool = False
     ) -> None:
-        """Start it. Raises what `served_in_container` raises."""
-        self._held = ExitStack()
+        """Start the container. Raises what `served_in_container` raises."""
+        self._exit_stack = ExitStack()
         served = served_in_container(plan, graph, spec, max_batch, image, version_compatible=version_compatible)
-        self._runner = self._held.enter_context(served)
+        self._runner = self._exit_stack.enter_context(served)
         self.url = self._runner.server.url
         self.spec, self.origin, self.max_batch = spec, f"{plan.name} in {image}", max_batch
 
@@ -48,8 +48,8 @@ class ServedPlan(Runner):
         return self._runner.infer(batch)
 
     def close(self) -> None:
-        """End the container."""
-        self._held.close()
+        """Stop the container."""
+        self._exit_stack.close()
 
 
 @contextmanager
@@ -63,19 +63,19 @@ def served_in_container(
     docker: Docker | None = None,
     version_compatible: bool = False,
 ) -> Iterator[TritonRunner]:
-    """Serve a plan alone, by Triton in a container of `image`, on a free port of the loopback address.
+    """Serve a single plan with Triton in a container of `image`, on a free port of the loopback address.
 
-    graph: the ONNX file it was built from. version_compatible: the plan was built so, and Triton is told.
+    graph: the ONNX file the plan was built from. version_compatible: the plan was built version-compatible.
 
-    Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError where Triton
-    does not load the plan within `ready_s` seconds, with the last lines of its log.
+    Raises BuildStoppedError where Docker does not answer or the image cannot be run, CannotBuildError, with the last
+    lines of Triton's log, where Triton does not load the plan within `ready_s` seconds.
     """
     docker = docker or docker_here()
     module, _ = docker
     with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
         repository = Path(folder)
         write_repository(repository, plan, graph, spec, max_batch)
-        failures = (module.errors.DockerException, OSError)  # of requests, which the SDK asks by
+        failures = (module.errors.DockerException, OSError)  # OSError: from requests, which the SDK uses
         try:
             container = started(
                 docker,
@@ -87,12 +87,16 @@ def served_in_container(
                 user="1000:1000",
             )
         except failures as error:
-            raise BuildStoppedError(f"{image} cannot be run: {reason_of(error)}") from error
+            raise BuildStoppedError(
+                f"{image} cannot be run: {docker_reason(error)}", code="docker.not_startable"
+            ) from error
         try:
             try:
-                runner = _ready(container, spec, ready_s)
+                runner = _wait_until_ready(container, spec, ready_s)
             except failures as error:
-                raise BuildStoppedError(f"{image} was stopped, as Docker failed: {reason_of(error)}") from error
+                raise BuildStoppedError(
+                    f"{image} was stopped because Docker failed: {docker_reason(error)}", code="docker.failed"
+                ) from error
             with closing(runner):
                 yield runner
         finally:
@@ -100,21 +104,21 @@ def served_in_container(
 
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
-    """A repository with this one plan, which anyone may read: Triton runs as another user."""
+    """Write a repository with one plan, readable by all users: Triton runs as another user."""
     from model.triton_backends import Loading
 
     model = repository / spec.name
     (model / "1").mkdir(parents=True)
     shutil.copyfile(plan, model / "1" / "model.plan")
     config = config_for(spec, onnx_interface(graph), max_batch, 1, loading=Loading("tensorrt"))
-    for tensor in config.output:  # its labels are of no use here
+    for tensor in config.output:  # labels are not needed here
         tensor.label_filename = ""
     (model / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")
     for path in (repository, *repository.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
+def _wait_until_ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
     until = time.monotonic() + ready_s
     while time.monotonic() < until:
         container.reload()
@@ -125,10 +129,13 @@ def _ready(container: Any, spec: ModelSpec, ready_s: float) -> TritonRunner:
             server = TritonServer(f"127.0.0.1:{bound[0]['HostPort']}")
             try:
                 return TritonRunner(server, spec.name)
-            except TritonkitError:  # not yet
+            except TritonkitError:  # not ready yet
                 server.close()
                 time.sleep(0.5)
                 continue
         time.sleep(0.2)
     log = container.logs(tail=20).decode(errors="replace").strip()
-    raise CannotBuildError(f"{spec.name}: Triton in the container did not load the plan. Its last words:\n{log}")
+    raise CannotBuildError(
+        f"{spec.name}: Triton in the container did not load the plan. The end of its log:\n{log}",
+        code="tensorrt.not_loaded",
+    )

@@ -1,4 +1,4 @@
-"""The timings of kernels, kept between builds."""
+"""The cache of TensorRT's kernel timings, kept between builds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.plans import Flavour
 
 
 def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
-    """Where timings are kept: they hold for one version and one model of GPU."""
+    """The path of the timing cache for one TensorRT version and one GPU model."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
     return Path(base) / "tritonkit" / "timing" / f"{name}.cache"

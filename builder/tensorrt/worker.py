@@ -1,7 +1,7 @@
-"""The process one plan is built in: `python -m builder.tensorrt.worker`, a request on stdin, JSON lines on stdout.
+"""The process that builds one plan: `python -m builder.tensorrt.worker`, request on stdin, JSON lines on stdout.
 
-One build a process: TensorRT keeps state from a build that failed, and the next then reports the error of the earlier.
-A crash of the library or a lack of memory takes no more than the process with it.
+Each plan has its own process: after a failed build, TensorRT reports the old error again in the next build. A crash of
+the library or a lack of memory ends only this process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TextIO
 
 from pydantic import Field
 
-from builder.tensorrt.network import Built
+from builder.tensorrt.network import PlanBuilder
 from builder.tensorrt.precision import engine_information, precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildSettings
@@ -30,25 +30,25 @@ from model.spec import Frozen
 _PR_SET_PDEATHSIG = 1
 
 
-class Request(Frozen):
-    """What to build."""
+class BuildRequest(Frozen):
+    """The plan to build."""
 
     graph: Path
     plan: Path
     settings: BuildSettings
 
 
-class Reply(Frozen):
-    """One line: how far it is, or what came of it, or why nothing did."""
+class BuildReply(Frozen):
+    """One line of output: the progress, the outcome, or the error."""
 
     done: float = 0.0
     phase: str = ""
     error: str | None = None
-    outcome: Outcome | None = None
+    outcome: BuildOutcome | None = None
 
 
-class Outcome(Frozen):
-    """What only the building process knows."""
+class BuildOutcome(Frozen):
+    """The result of a build, as far as only the build process knows it."""
 
     tensorrt: str
     gpu: str | None
@@ -61,37 +61,37 @@ class Outcome(Frozen):
 
 
 def main() -> int:
-    """Read a request, build, and reply. 0 also where the build was refused: the reply says so."""
+    """Read a request, build, and reply. Returns 0 also where the build fails: the reply holds the error."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The library may print; stdout is for replies alone.
+    # The library may print to stdout, which is reserved for replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    request = Request.model_validate_json(sys.stdin.read())
+    request = BuildRequest.model_validate_json(sys.stdin.read())
     try:
-        reply = Reply(done=1.0, outcome=built(request, replies))
+        reply = BuildReply(done=1.0, outcome=build_plan(request, replies))
     except TritonkitError as error:
-        reply = Reply(error=str(error))
+        reply = BuildReply(error=str(error))
     print(reply.model_dump_json(), file=replies)
     return 0
 
 
-def built(request: Request, replies: TextIO) -> Outcome:
-    """Build the plan and write it. Raises ArtifactError."""
+def build_plan(request: BuildRequest, replies: TextIO) -> BuildOutcome:
+    """Build the plan and write it to its file. Raises ArtifactError."""
     settings = request.settings
     trt = find_tensorrt(settings.flavour)
     gpu = find_gpu()
     cache = None
-    if settings.timing_cache and settings.flavour == "tensorrt" and gpu is not None:  # RTX times nothing
+    if settings.timing_cache and settings.flavour == "tensorrt" and gpu is not None:  # RTX has no timing cache
         cache = timing_cache_path(settings.flavour, trt.__version__, gpu.name)
     began = time.monotonic()
-    network = Built(trt, request.graph, settings)
-    plan = network.plan(cache, _Teller(replies))
+    network = PlanBuilder(trt, request.graph, settings)
+    plan = network.build(cache, _ProgressWriter(replies))
     with request.plan.open("wb") as file:
         file.write(plan)
     seconds = time.monotonic() - began
     inspected = gpu is not None and settings.runs_on(gpu.compute_capability)
     information = engine_information(trt, bytes(plan), settings.version_compatible) if inspected else None
-    return Outcome(
+    return BuildOutcome(
         tensorrt=trt.__version__,
         gpu=gpu.name if gpu is not None and settings.flavour == "tensorrt" else None,
         compute_capabilities=settings.targets or ((gpu.compute_capability,) if gpu else ()),
@@ -104,21 +104,21 @@ def built(request: Request, replies: TextIO) -> Outcome:
 
 
 def _peak_memory_mib() -> int:
-    """Of this process alone: the figure of getrusage is inherited from the one that started it."""
-    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else 0
+    """Peak memory of this process; getrusage would include the parent process."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    return int(match.group(1)) // 1024 if match else 0
 
 
-class _Teller:
-    """Tells of progress, no more than ten times a second."""
+class _ProgressWriter:
+    """Writes the progress as JSON, at most ten times a second."""
 
     def __init__(self, replies: TextIO) -> None:
         self._replies = replies
-        self._told_s = 0.0
+        self._written_at_s = 0.0
 
     def __call__(self, done: float, phase: str) -> None:
-        if time.monotonic() - self._told_s >= 0.1:
-            self._told_s = time.monotonic()
+        if time.monotonic() - self._written_at_s >= 0.1:
+            self._written_at_s = time.monotonic()
             print(json.dumps({"done": round(done, 3), "phase": phase}), file=self._replies)
 
 

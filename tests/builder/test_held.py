@@ -33,7 +33,7 @@ def pets(tiny_repository: Path) -> Path:
 def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_address(
     pets: Path, free_ports: Callable[[], list[str]]
 ) -> None:
-    servers = Servers(usual=f"127.0.0.1:{free_ports()[3]}")
+    servers = Servers(default_url=f"127.0.0.1:{free_ports()[3]}")
     assert servers.holding("pets") == LoadedVersions()
     done = keep_newest(pets, 1, servers)
     assert done.summary() == (
@@ -46,7 +46,7 @@ def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell
     with socket.create_server(("127.0.0.1", 0)) as other:
         usual = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ExternalError, match=r"answers, but does not tell which versions it holds.*--url none"):
-            keep_newest(pets, 1, Servers(usual=usual, usual_deadline_s=0.3))
+            keep_newest(pets, 1, Servers(default_url=usual, default_deadline_s=0.3))
     assert len(versions_of(pets)) == 5
 
 
@@ -73,7 +73,7 @@ def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use
 
 
 def test_servers_are_not_asked_again_when_they_answered() -> None:
-    assert Answered(held=LoadedVersions({3: "there"}, ("there",))).holding("pets").by == {3: "there"}
+    assert Answered(held=LoadedVersions({3: "there"}, ("there",))).holding("pets").address_by_version == {3: "there"}
 
 
 def test_version_stays_when_a_server_that_speaks_tls_holds_it(
@@ -107,7 +107,7 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
                 (prepared.version_folder / path.name).hardlink_to(path)
         keep = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
         with pytest.raises(ExternalError, match=r"it speaks TLS; ask it as grpcs://.*--tls-ca where they speak TLS"):
-            keep_newest(pets, 1, Servers(usual=f"127.0.0.1:{grpc}"))
+            keep_newest(pets, 1, Servers(default_url=f"127.0.0.1:{grpc}"))
         done = command(*keep, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", own)
     finally:
         stop(server)

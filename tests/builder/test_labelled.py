@@ -16,8 +16,8 @@ from typer.testing import Result
 
 from builder.onnx_export import onnx_from_network
 from builder.proving import labelled
-from builder.proving.labelled import Measured, labelled_set, measure, quality_problems
-from builder.proving.page import qualities
+from builder.proving.labelled import Evaluation, labelled_set, measure, quality_problems
+from builder.proving.page import quality_tables
 from builder.proving.verdict import LIMITS, Verdict
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
@@ -143,7 +143,7 @@ def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
     with labelled_set(GraphSource(tmp_path / "given.onnx", None, "a graph without a network"), data) as pictures:
         assert pictures.reference.suffix == ".onnx"
         verdict = pictures.with_quality(PASSED, tmp_path / "model.onnx")
-        assert pictures.before.classes == {"cat": 4, "dog": 4, "bird": 4}
+        assert pictures.reference_result.classes == {"cat": 4, "dog": 4, "bird": 4}
     assert not verdict.passed
     assert {problem.code for problem in verdict.problems} == {"quality"}
     assert any("on 12 labelled pictures, a loss of 0 is allowed" in problem.message for problem in verdict.problems)
@@ -178,20 +178,20 @@ def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: N
     names = HIGHER_IS_BETTER[task]
     assert training_task_of(spec).monitor in names
     counts = dict.fromkeys(("cat", "dog", "bird", "kind=cat", "kind=dog", "kind=bird", "sky", "grass"), 100)
-    before = Measured(dict.fromkeys(names, 0.9), 1000, counts)
+    before = Evaluation(dict.fromkeys(names, 0.9), 1000, counts)
     assert quality_problems(before, before, INT8) == []
     for name in names:
-        after = Measured({**before.metrics, name: 0.7}, 1000, counts)
+        after = Evaluation({**before.metrics, name: 0.7}, 1000, counts)
         assert [problem.message for problem in quality_problems(before, after, INT8)] == [
             f"{name} falls from 0.9000 to 0.7000 on 1000 labelled pictures, a loss of 0.02 is allowed"
         ]
 
 
 def test_what_a_few_pictures_weigh_is_no_loss() -> None:
-    before = Measured({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
-    one = Measured({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
+    before = Evaluation({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
+    one = Evaluation({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
     assert quality_problems(before, one, FP32) == []
-    more = Measured({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
+    more = Evaluation({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
     assert [problem.message.split()[0] for problem in quality_problems(before, more, FP32)] == [
         "accuracy",
         "f1/rare",
@@ -200,8 +200,8 @@ def test_what_a_few_pictures_weigh_is_no_loss() -> None:
 
 
 def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is() -> None:
-    before = Measured({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
-    after = Measured({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
+    before = Evaluation({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
+    after = Evaluation({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
     found = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
     assert found == ["auroc", "f1/loss"]
 
@@ -237,7 +237,7 @@ def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
     where = f"12 pictures of val (in place of {engine} its graph was asked)"
     assert list(verdict.quality) == [f"checkpoint on {where}", f"artifact on {where}"]
     assert verdict.proven_by == f"the plan itself; on the labelled pictures its graph answered, not {engine}"
-    assert [quality.measured_on for quality in qualities(verdict)] == [where]
+    assert [quality.measured_on for quality in quality_tables(verdict)] == [where]
 
 
 def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.proving.judge import judge
-from builder.proving.page import LIMIT_AT, bar, page_of, state_of, write_page
-from builder.proving.pictured import LARGEST, Answers, pictured
+from builder.proving.judge import verify_runner
+from builder.proving.page import LIMIT_PERCENT, bar, page_of, state_of, write_page
+from builder.proving.pictured import MAX_UNCHANGED_IMAGES, Answers, report_images
 from builder.proving.pictured import answers_of as asked
 from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
@@ -90,7 +90,7 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
     task: str, answers_of: Callable[..., Answers]
 ) -> None:
     answers = answers_of(QUESTIONS[task], moved)
-    shown = pictured(answers, LIMITS["fp32"])
+    shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert shown.lost
     assert shown.lost <= set(range(9))
@@ -120,7 +120,7 @@ def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> N
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
     answers = asked(runner, runner, golden, 4)
-    page = page_of("asked", judge(runner, runner, golden, 4, "fp32"), answers)
+    page = page_of("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
     for told in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
         assert told in page
@@ -131,10 +131,10 @@ def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..
         steps = np.linspace(1e-6, 9e-6, 9, dtype=np.float32)[:, None]
         return {name: array + steps for name, array in outputs.items()}
 
-    shown = pictured(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
+    shown = report_images(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
-    assert [tile.name for tile in shown.tiles] == [f"image {number}" for number in range(9, 9 - LARGEST, -1)]
+    assert [tile.name for tile in shown.tiles] == [f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)]
 
 
 def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., Answers]) -> None:
@@ -142,7 +142,7 @@ def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callab
         outputs["probabilities"][3, 0] = np.nan
         return outputs
 
-    shown = pictured(answers_of(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
+    shown = report_images(answers_of(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
     assert shown is not None
     assert shown.lost == {3}
     assert shown.tiles[0].actual == ("NaN or infinity",)
@@ -197,12 +197,12 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     runner, golden = TorchRunner(network, origin="x"), builtin_golden(network.spec.preprocess)
     coloured = in_other_colours(golden.images)[5]
     fickle = Fickle(runner, golden.images[2], coloured)
-    verdict = judge(runner, fickle, golden, 4, "fp32")
+    verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
     answers = asked(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
     assert [one.way.name for one in answers.elsewhere] == [*whole, "batch 2", "probes"]
-    shown = pictured(answers, LIMITS["fp32"])
+    shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
     changed = [tile for tile in shown.tiles if tile.changed]
@@ -270,7 +270,7 @@ def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None
 
 
 def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
-    assert bar(0.02, 0.02).percent == pytest.approx(LIMIT_AT)
+    assert bar(0.02, 0.02).percent == pytest.approx(LIMIT_PERCENT)
     assert [bar(value, 0.02).grade for value in (0, 0.001, 0.019, 0.021, math.nan, math.inf)] == [
         "good",
         "good",
@@ -282,7 +282,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
     assert bar(0, 0) == (0, 0, "good")
     assert bar(0.1, math.inf) == (0.1, 0, "good"), "without a limit"
     assert bar(1e-9, 0).percent == 100
-    assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_AT < bar(1e9, 0.02).percent == 100
+    assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_PERCENT < bar(1e9, 0.02).percent == 100
 
 
 @pytest.mark.parametrize(("exact", "told"), [(True, "adds int8 products exactly"), (False, "off at 16 bits")])

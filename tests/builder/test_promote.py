@@ -20,7 +20,7 @@ from builder.proving.verdict import VERDICT_FILE
 from builder.repository.check import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication
-from builder.repository.shared_files import SharedFiles, described_version, spec_of
+from builder.repository.shared_files import SharedFiles, shared_version, version_spec
 from builder.sources import source_from_checkpoint
 from model.backbones import architecture_of
 from model.encoded import decoder_of, ensemble_of
@@ -203,7 +203,7 @@ def test_labels_go_when_the_version_they_are_of_is_no_longer_served(
 
 def test_spec_is_read_from_the_artifact_when_a_version_was_published_without_one(pets: Path) -> None:
     (pets / "1" / METADATA_KEY).unlink()
-    assert spec_of(pets, 1).labels == ("cat", "dog", "bird")
+    assert version_spec(pets, 1).labels == ("cat", "dog", "bird")
     promote(pets, 1)
     assert told(pets)[1] == ("cat", "dog", "bird")
 
@@ -217,8 +217,8 @@ def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) 
         del graph.metadata_props[:]
         (pets / version / "model.onnx").unlink()
         onnx.save(graph, pets / version / "model.onnx")
-    assert described_version(pets) == 2
-    assert spec_of(pets, 2).labels == OTHER_LABELS
+    assert shared_version(pets) == 2
+    assert version_spec(pets, 2).labels == OTHER_LABELS
     with pytest.raises(ArtifactError, match=r"labels and preprocessing are not known; export it again"):
         promote(pets, 1)
     assert served(pets) == {2}

@@ -120,7 +120,7 @@ def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Pa
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
         neighbours.remove(name)
-    with pytest.raises(OSError, match="too long"), neighbours.moved_around(tmp_path / "r" / "m"):
+    with pytest.raises(OSError, match="too long"), neighbours.apply_around(tmp_path / "r" / "m"):
         pass
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
 
@@ -162,7 +162,7 @@ def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path
             neighbours = CompanionModels(tmp_path / "r", aside)
             neighbours.remove("m_encoded")
             shutil.copytree(tmp_path / "r" / "m", aside / "m-01234567")
-            with neighbours.moved_around(tmp_path / "r" / "m"):
+            with neighbours.apply_around(tmp_path / "r" / "m"):
                 assert not (tmp_path / "r" / "m_encoded").exists()
                 if changed:
                     exchange_in_two(aside / "m-01234567", tmp_path / "r" / "m")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
-from builder.proving.judge import judge
+from builder.proving.judge import verify_runner
 from builder.proving.proof import CachingRunner
 from builder.proving.verdict import LIMITS, Verdict
 from builder.proving.verify import verified
@@ -70,7 +70,7 @@ def judged(
     reference: Runner, candidate: Runner, max_batch: int = MAX_BATCH, preferred: tuple[int, ...] = ()
 ) -> Verdict:
     golden = builtin_golden(reference.spec.preprocess)
-    return judge(reference, candidate, golden, max_batch, "fp32", preferred=preferred)
+    return verify_runner(reference, candidate, golden, max_batch, "fp32", preferred=preferred)
 
 
 class Gamma(Network):
@@ -300,15 +300,15 @@ def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
         return outputs
 
     limits = LIMITS[precision]
-    assert judge(reference, Planted(reference, nearly), golden, 8, precision, limits=limits).passed
-    broken = judge(reference, Planted(reference, not_a_number(np.nan, 0)), golden, 8, precision, limits=limits)
+    assert verify_runner(reference, Planted(reference, nearly), golden, 8, precision, limits=limits).passed
+    broken = verify_runner(reference, Planted(reference, not_a_number(np.nan, 0)), golden, 8, precision, limits=limits)
     assert "nan: probes" in problems(broken)
 
 
 def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(reference: Runner) -> None:
     both = Planted(reference, not_a_number(np.nan, 0))
     golden = builtin_golden(reference.spec.preprocess)
-    verdict = judge(both, both, golden, 4, "fp32")
+    verdict = verify_runner(both, both, golden, 4, "fp32")
     assert verdict.passed, problems(verdict)
     assert verdict.of_probes is not None
     assert verdict.of_probes.images == 16

@@ -212,7 +212,7 @@ def test_what_a_running_server_holds_is_not_deleted(
         assert [version["loaded"] for version in document["versions"]] == [True, True, False]
         assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
         publish_copies(pets, 2)
-        done = keep_newest(pets, 1, Servers(usual=url))
+        done = keep_newest(pets, 1, Servers(default_url=url))
         assert (versions_of(pets), done.asked) == ([2, 3, 7], (url,))
         both = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--url", "none")
         assert (both.exit_code, f"--url none: asks nobody, and {url} is to be asked" in both.stderr) == (2, True)

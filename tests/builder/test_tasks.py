@@ -20,7 +20,7 @@ from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
-from builder.proving.judge import judge
+from builder.proving.judge import verify_runner
 from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
 from builder.repository.check import check_repository
@@ -302,7 +302,7 @@ def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Net
     golden, reference = builtin_golden(network.spec.preprocess), TorchRunner(network, "x")
     for kind, cause in ((ChannelsSwapped, "channels are swapped"), (OnItsSide, "height and width are swapped")):
         candidate = TorchRunner(as_faulty(kind, network), "x")
-        verdict = judge(reference, candidate, golden, 1, "fp32")
+        verdict = verify_runner(reference, candidate, golden, 1, "fp32")
         found = with_causes(verdict, network, candidate, golden, Path("none.plan")).problems
         assert [problem.code for problem in found][:2] == ["cause", "decisions"]
         assert cause in found[0].message
@@ -311,18 +311,18 @@ def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Net
 def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
     network = in_terms(networks["segmentation"], OutputOptions(threshold=0.9999))
     runner = TorchRunner(network, "x")
-    verdict = judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
+    verdict = verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
     assert "reference: the checkpoint gives every image the same answer" in problems(verdict)
     both = in_terms(network, OutputOptions(probability=True))
     runner = TorchRunner(both, "x")
-    assert judge(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
+    assert verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
 
 
 def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: dict[str, Network]) -> None:
     network = networks["segmentation"]
     candidate = TorchRunner(as_faulty(MaskDependsOnPlace, network), "x")
     golden = builtin_golden(network.spec.preprocess)
-    said = problems(judge(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
+    said = problems(verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
     assert "batch_position: the answer depends on the place in the batch" in said
     assert "decisions: batch 4" in said
     assert "decisions: batch 1" not in said
@@ -334,13 +334,13 @@ def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: di
     padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
     network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
     golden, reference, candidate = builtin_golden(padded), TorchRunner(network, "x"), BorderDependsOnPlace(network)
-    verdict = judge(reference, candidate, golden, MAX_BATCH, "fp32")
+    verdict = verify_runner(reference, candidate, golden, MAX_BATCH, "fp32")
     assert verdict.passed, problems(verdict)
     assert min(comparison.agreement["iou"] for comparison in verdict.comparisons) == 1
-    said = problems(judge(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
+    said = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
     assert "batch_position: " in said
     reversed_ = replace(golden, geometries=packed(reversed(golden.fitted or [])))
-    assert not judge(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
+    assert not verify_runner(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
 
 
 def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict[str, Network]) -> None:

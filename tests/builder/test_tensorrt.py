@@ -23,7 +23,7 @@ from builder.precision.quantize import quantized
 from builder.sources.base import NetworkSource
 from builder.targets import Precision
 from builder.tensorrt.build import build
-from builder.tensorrt.network import Built, kept_timings
+from builder.tensorrt.network import PlanBuilder, load_timings
 from builder.tensorrt.precision import precision_of_engine, precision_problems
 from model.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
 from model.errors import ArtifactError, InputError
@@ -243,10 +243,10 @@ def test_settings_tell_all_problems_at_once() -> None:
 def test_timings_are_kept_when_a_cache_is_given(tmp_path: Path, graphs: Path) -> None:
     shares: list[float] = []
     settings = BuildSettings(max_batch=4, workspace_mib=256, optimization_level=1)
-    built = Built(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
+    built = PlanBuilder(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
     cache = tmp_path / "timings" / "one.cache"
     with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX times nothing, and says so
-        plan = built.plan(cache, lambda share, phase: shares.append(share))
+        plan = built.build(cache, lambda share, phase: shares.append(share))
     assert plan.nbytes > 1000
     assert cache.stat().st_size > 0
     assert shares
@@ -261,10 +261,10 @@ def test_timings_start_anew_when_the_library_refuses_those_kept(tmp_path: Path) 
             return None if timings == b"damaged" else timings + b" opened"
 
     (tmp_path / "one.cache").write_bytes(b"damaged")
-    assert kept_timings(Config(), tmp_path / "one.cache") == b" opened"
-    assert kept_timings(Config(), tmp_path / "none.cache") == b" opened"
+    assert load_timings(Config(), tmp_path / "one.cache") == b" opened"
+    assert load_timings(Config(), tmp_path / "none.cache") == b" opened"
     (tmp_path / "one.cache").write_bytes(b"whole")
-    assert kept_timings(Config(), tmp_path / "one.cache") == b"whole opened"
+    assert load_timings(Config(), tmp_path / "one.cache") == b"whole opened"
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from builder.proving.judge import Training, falls, judge
+from builder.proving.judge import TrainedReference, quality_losses, verify_runner
 from builder.proving.verdict import Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import compare
@@ -203,7 +203,7 @@ def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: 
         builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
     )
     swapped = TorchRunner(as_faulty(ChannelsSwapped, network), "x")
-    verdict = judge(TorchRunner(network, "x"), swapped, Golden(images, {}), MAX_BATCH, "fp32")
+    verdict = verify_runner(TorchRunner(network, "x"), swapped, Golden(images, {}), MAX_BATCH, "fp32")
     assert "other colours: values differ" in causes(verdict)
     assert "batch 1: values differ" not in causes(verdict)
 
@@ -212,14 +212,14 @@ def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) 
     network = make_network("test_resnet")
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
-    verdict = judge(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
+    verdict = verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
     assert "nan: other order" in causes(verdict)
 
 
 def test_figure_falls_when_it_is_no_number_any_more() -> None:
     before = {"accuracy": 0.9, "iou/cat": 0.8, "iou/dog": math.nan}
-    assert list(falls(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
-    told = falls(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
+    assert list(quality_losses(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
+    told = quality_losses(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
     assert list(told) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
 
 
@@ -228,8 +228,8 @@ def test_error_told_is_the_artifact_s_when_the_checkpoint_drifted_more_since_tra
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
     on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
-    training = Training(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
-    verdict = judge(reference, reference, golden, MAX_BATCH, "fp32", training)
+    training = TrainedReference(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
+    verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
     *of_artifact, probes, drift = verdict.comparisons
     assert verdict.passed, verdict.summary()
     assert (verdict.of_artifact, verdict.of_probes) == (tuple(of_artifact), probes)

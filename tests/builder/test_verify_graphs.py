@@ -18,7 +18,7 @@ from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.sources.onnx_held import held_by, onnx_precision
+from builder.sources.onnx_held import reduced_or_quantized_precision, onnx_precision
 from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.spec import ModelSpec
@@ -89,7 +89,7 @@ def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
     passed = judged(graph, change, HARMLESS, as_function, path)
     assert (passed.passed, passed.precision) == (True, precision), passed.summary()
     # A source of such a kind is judged as what rounds.
-    assert (onnx_precision(path), held_by(onnx.load(path))) == (precision, "fp16")
+    assert (onnx_precision(path), reduced_or_quantized_precision(onnx.load(path))) == (precision, "fp16")
     failed = judged(graph, change, OVERFLOWING, as_function, path)
     assert (failed.passed, failed.precision) == (False, precision)
     assert {problem.code for problem in failed.problems} & {"nan", "numbers"}
