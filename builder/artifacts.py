@@ -39,18 +39,18 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
     return READERS[path.suffix](path)
 
 
-def _onnx(path: Path) -> ArtifactInfo:
+def _inspect_onnx(path: Path) -> ArtifactInfo:
     return ArtifactInfo(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
 
 
-def _openvino(path: Path) -> ArtifactInfo:
+def _inspect_openvino(path: Path) -> ArtifactInfo:
     """Format: docs.openvino.ai, "OpenVINO IR format"; 2026.4 was tried."""
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - expat expands no external entities
     except (OSError, ElementTree.ParseError) as error:
         raise ArtifactError(f"{path}: not a readable OpenVINO file ({error})") from error
-    carried = {entry.tag: entry for entry in root.iterfind("rt_info/")}
-    text = carried[METADATA_KEY].get("value") if METADATA_KEY in carried else None
+    entries = {entry.tag: entry for entry in root.iterfind("rt_info/")}
+    text = entries[METADATA_KEY].get("value") if METADATA_KEY in entries else None
     hint = root.find("rt_info/runtime_options/INFERENCE_PRECISION_HINT")
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
     return ArtifactInfo(
@@ -90,7 +90,7 @@ def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collec
     return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
 
 
-def _torchscript(path: Path) -> ArtifactInfo:
+def _inspect_torchscript(path: Path) -> ArtifactInfo:
     """The archive has no shapes of its own: its interface is that of the spec in it."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -102,16 +102,16 @@ def _torchscript(path: Path) -> ArtifactInfo:
     return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None)
 
 
-def _plan(path: Path) -> ArtifactInfo:
+def _inspect_plan(path: Path) -> ArtifactInfo:
     record = record_in(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
     return ArtifactInfo(header=plan_header(path), interface=interface)
 
 
 READERS: dict[str, Callable[[Path], ArtifactInfo]] = {
-    ".onnx": _onnx,
-    ".xml": _openvino,
-    ".pt": _torchscript,
-    ".plan": _plan,
-    ".rtx": _plan,
+    ".onnx": _inspect_onnx,
+    ".xml": _inspect_openvino,
+    ".pt": _inspect_torchscript,
+    ".plan": _inspect_plan,
+    ".rtx": _inspect_plan,
 }

@@ -18,7 +18,7 @@ from model.files import check_can_write, check_is_html
 from model.plans import TITLES
 
 if TYPE_CHECKING:
-    from builder.show import Shown
+    from builder.show import ShowResult
 
 # Torch's threads would spin between batches of one, and take the cores from ONNX Runtime's. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -152,7 +152,7 @@ def show_command(
         table(["", str(shown.path)], _rows(shown))
 
 
-def _rows(shown: Shown) -> list[list[str]]:
+def _rows(shown: ShowResult) -> list[list[str]]:
     rows: list[list[str]] = []
     if (spec := shown.spec) is not None:
         rows += [

@@ -19,10 +19,10 @@ class BuildStoppedError(ExternalError):
     """A build did not come to its end: its time was up, memory was short, or its container could not be run."""
 
 
-def tells_of_memory(said: str) -> bool:
+def tells_of_memory(message: str) -> bool:
     """Whether TensorRT's words for an error are of a lack of memory, which says nothing of the graph.
 
     Its `ErrorCode` has kOUT_OF_MEMORY, told as "Error Code 2: OutOfMemory" (NvInferRuntimeBase.h, TensorRT 10); CUDA
     says "out of memory", C++ "std::bad_alloc".
     """
-    return re.search(r"out[ _]?of[ _]?memory|bad_alloc|cannot allocate memory", said, re.IGNORECASE) is not None
+    return re.search(r"out[ _]?of[ _]?memory|bad_alloc|cannot allocate memory", message, re.IGNORECASE) is not None

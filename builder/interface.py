@@ -13,11 +13,11 @@ def interface_of(spec: ModelSpec) -> Interface:
     return (spec.input,), spec.outputs
 
 
-def difference(found: Interface, said: Interface, by: str) -> str | None:
+def difference(actual: Interface, expected: Interface, source: str) -> str | None:
     """`has …; BY …` in words, such as `has …; its spec says …`; None where both are the same, order included."""
-    return None if found == said else f"has {_described(found)}; {by} {_described(said)}"
+    return None if actual == expected else f"has {_interface_text(actual)}; {source} {_interface_text(expected)}"
 
 
-def _described(interface: Interface) -> str:
+def _interface_text(interface: Interface) -> str:
     inputs, outputs = (", ".join(map(str, side)) or "nothing" for side in interface)
     return f"{inputs} -> {outputs}"

@@ -49,10 +49,10 @@ def onnx_from_network(network: Network, path: Path) -> None:
     example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
     with _quiet(), on_cpu(network):
         try:
-            model = _captured(network, example)
+            model = _export_by_dynamo(network, example)
         except torch.onnx.errors.OnnxExporterError as error:
-            model = _traced(network, example, _COLOURS.sub("", first_line(error.__cause__ or error)))
-    _without_traces(model)
+            model = _export_by_trace(network, example, _COLOURS.sub("", first_line(error.__cause__ or error)))
+    _remove_stack_traces(model)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -69,7 +69,7 @@ def _check_size(network: Network) -> None:
         )
 
 
-def _captured(network: Network, example: torch.Tensor) -> onnx.ModelProto:
+def _export_by_dynamo(network: Network, example: torch.Tensor) -> onnx.ModelProto:
     inputs, outputs = _names(network.spec)
     program = torch.onnx.export(
         network,
@@ -86,7 +86,7 @@ def _captured(network: Network, example: torch.Tensor) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _traced(network: Network, example: torch.Tensor, before: str) -> onnx.ModelProto:
+def _export_by_trace(network: Network, example: torch.Tensor, before: str) -> onnx.ModelProto:
     """Export by tracing; `before` says why the other exporter could not."""
     inputs, outputs = _names(network.spec)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=tuple(map(int, dims[1:])))
 
 
-def _without_traces(model: onnx.ModelProto) -> None:
+def _remove_stack_traces(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes: Python stack traces with the paths of this machine."""
     graph = model.graph
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):

@@ -18,7 +18,7 @@ from model.spec import METADATA_KEY, Frozen, ModelSpec
 from model.triton_config import versions_of
 
 
-class Shown(Frozen):
+class ShowResult(Frozen):
     """All that is known of one path; absent parts are None."""
 
     path: Path
@@ -34,26 +34,26 @@ class Shown(Frozen):
     manifest: JsonValue = None
 
 
-def show(path: Path) -> Shown:
+def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
-        return Shown(path=path, spec=read_spec(path))
+        return ShowResult(path=path, spec=read_spec(path))
     if path.suffix in READERS:
-        return _shown_artifact(path)
+        return _show_artifact(path)
     if (path / METADATA_KEY).is_file():
         versions = versions_of(path)
         newest = path / str(versions[-1]) if versions else path
-        return _shown_version(newest, tuple(versions))
+        return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
-        return _shown_version(path, ())
+        return _show_version(path, ())
     known = ", ".join((".safetensors", *READERS))
     raise InputError(f"{path}: expected a file {known}, or the folder of a published model or version")
 
 
-def _shown_artifact(path: Path) -> Shown:
+def _show_artifact(path: Path) -> ShowResult:
     """What the file says, and what stands beside it: the precision of a plan is that of its verdict."""
     told = inspect_artifact(path)
-    around = _shown_version(path.parent, ())
+    around = _show_version(path.parent, ())
     judged = around.verdict.get("precision") if isinstance(around.verdict, dict) else None
     own = told.precision if path.suffix == ".onnx" else judged or told.precision
     return around.model_copy(
@@ -63,18 +63,18 @@ def _shown_artifact(path: Path) -> Shown:
             "interface": tuple(str(tensor) for side in told.interface or () for tensor in side),
             "precision": own,
             "header": told.header,
-            "build": _json(path.parent / BUILD_FILE) if told.header is not None else None,
+            "build": _read_json(path.parent / BUILD_FILE) if told.header is not None else None,
         }
     )
 
 
-def _shown_version(folder: Path, versions: tuple[int, ...]) -> Shown:
-    return Shown(
+def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
+    return ShowResult(
         path=folder,
         spec=_spec_of_version(folder),
         versions=versions,
-        verdict=_json(folder / VERDICT_FILE),
-        manifest=_json(folder / MANIFEST_FILE),
+        verdict=_read_json(folder / VERDICT_FILE),
+        manifest=_read_json(folder / MANIFEST_FILE),
     )
 
 
@@ -89,7 +89,7 @@ def _spec_of_version(folder: Path) -> ModelSpec | None:
     return None
 
 
-def _json(path: Path) -> JsonValue:
+def _read_json(path: Path) -> JsonValue:
     try:
         document: JsonValue = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -15,8 +15,8 @@ class _Rule(NamedTuple):
     """What an option needs beside it to mean anything."""
 
     option: str
-    fits: Callable[[Target, Mapping[str, Any]], bool]
-    way: str
+    applies: Callable[[Target, Mapping[str, Any]], bool]
+    advice: str
 
 
 def _reduces(target: Target, words: Mapping[str, Any]) -> bool:
@@ -60,7 +60,7 @@ def unused_options(target: Target, words: Mapping[str, Any]) -> list[str]:
     words: the options of `builder export` by name; None, False and an empty list are not given.
     """
     return [
-        f"--{rule.option.replace('_', '-')}: {rule.way}"
+        f"--{rule.option.replace('_', '-')}: {rule.advice}"
         for rule in _RULES
-        if words[rule.option] and not rule.fits(target, words)
+        if words[rule.option] and not rule.applies(target, words)
     ]

@@ -9,7 +9,7 @@ from builder.config.warmup import WARMUP_FILE, warmup_sizes
 from model.errors import InputError
 from model.triton_backends import ModelConfig, backend_of, loading_of
 
-_OF_THE_ARTIFACT = {
+_ARTIFACT_FIELDS = {
     "name",
     "platform",
     "backend",
@@ -19,11 +19,11 @@ _OF_THE_ARTIFACT = {
     "default_model_filename",
     "cc_model_filenames",
 }
-_BY_KEY = ("parameters", "metric_tags")
-_KEPT_OF_A_TENSOR = ("name", "data_type", "dims", "label_filename", "format")
+_MAP_FIELDS = ("parameters", "metric_tags")
+_TENSOR_FIELDS = ("name", "data_type", "dims", "label_filename", "format")
 
 
-def merged(ours: ModelConfig, given: ModelConfig, fixed: Collection[str] = ()) -> ModelConfig:
+def merge_config(generated: ModelConfig, user_config: ModelConfig, fixed: Collection[str] = ()) -> ModelConfig:
     """The configuration of an artifact with what the given one says of serving it.
 
     A field that `given` sets replaces ours as a whole; parameters and tags are replaced one by one. Its
@@ -32,59 +32,61 @@ def merged(ours: ModelConfig, given: ModelConfig, fixed: Collection[str] = ()) -
     is off: a file without `dynamic_batching` leaves it as it is.
     Raises InputError that lists every contradiction of the artifact, with both values.
     """
-    if found := list(conflicts(ours, given, fixed)):
-        heading = f"{ours.name}: the given config.pbtxt contradicts the artifact:"
+    if found := list(conflicts(generated, user_config, fixed)):
+        heading = f"{generated.name}: the given config.pbtxt contradicts the artifact:"
         raise InputError("\n".join([heading, *(f"  {conflict}" for conflict in found)]))
-    result = type(ours)()
-    result.CopyFrom(ours)
-    result.max_batch_size = given.max_batch_size or ours.max_batch_size
-    for field, _ in given.ListFields():
-        if field.name in _BY_KEY:
-            _take_entries(result, given, field.name)
-        elif field.name not in _OF_THE_ARTIFACT:
+    result = type(generated)()
+    result.CopyFrom(generated)
+    result.max_batch_size = user_config.max_batch_size or generated.max_batch_size
+    for field, _ in user_config.ListFields():
+        if field.name in _MAP_FIELDS:
+            _merge_entries(result, user_config, field.name)
+        elif field.name not in _ARTIFACT_FIELDS:
             result.ClearField(field.name)
-            _copy_field(result, given, field.name)
-    formats = {tensor.name: tensor.format for tensor in given.input}
+            _copy_field(result, user_config, field.name)
+    formats = {tensor.name: tensor.format for tensor in user_config.input}
     for tensor in result.input:
         tensor.format = formats.get(tensor.name, tensor.format)
     return result
 
 
-def conflicts(ours: ModelConfig, given: ModelConfig, fixed: Collection[str] = ()) -> Iterator[str]:
+def conflicts(generated: ModelConfig, user_config: ModelConfig, fixed: Collection[str] = ()) -> Iterator[str]:
     """What a given configuration says otherwise than the artifact has it, with both values."""
-    if given.name not in ("", ours.name):
-        yield f"name: the file says {given.name!r}, the model is {ours.name!r}"
-    if backend_of(given) not in ("", backend_of(ours)):
-        yield f"backend: the file says {backend_of(given)!r}, the artifact is for {backend_of(ours)!r}"
-    if given.max_batch_size < 0 or given.max_batch_size > ours.max_batch_size:
-        yield f"max_batch_size: the file says {given.max_batch_size}, proven is up to {ours.max_batch_size}"
+    if user_config.name not in ("", generated.name):
+        yield f"name: the file says {user_config.name!r}, the model is {generated.name!r}"
+    if backend_of(user_config) not in ("", backend_of(generated)):
+        yield f"backend: the file says {backend_of(user_config)!r}, the artifact is for {backend_of(generated)!r}"
+    if user_config.max_batch_size < 0 or user_config.max_batch_size > generated.max_batch_size:
+        yield f"max_batch_size: the file says {user_config.max_batch_size}, proven is up to {generated.max_batch_size}"
     for kind in ("ensemble_scheduling", "sequence_batching"):
-        if given.HasField(kind):
+        if user_config.HasField(kind):
             yield f"{kind}: the file has it, the artifact is a network without it"
     for side in ("input", "output"):
-        yield from _tensor_conflicts(side, getattr(ours, side), getattr(given, side))
-    yield from _file_conflicts(ours, given)
+        yield from _tensor_conflicts(side, getattr(generated, side), getattr(user_config, side))
+    yield from _file_conflicts(generated, user_config)
     for key in fixed:
-        said, has = (side.parameters[key].string_value if key in side.parameters else "" for side in (given, ours))
+        said, has = (
+            side.parameters[key].string_value if key in side.parameters else "" for side in (user_config, generated)
+        )
         if said not in ("", has):
             yield f"parameter {key!r}: the file says {said!r}, the artifact needs {has!r}"
 
 
-def _file_conflicts(ours: ModelConfig, given: ModelConfig) -> Iterator[str]:
-    if given.default_model_filename not in ("", expected := loading_of(ours).file):
-        yield f"default_model_filename: the file says {given.default_model_filename!r}, the artifact is {expected!r}"
-    for capability, said in given.cc_model_filenames.items():
-        if (has := ours.cc_model_filenames.get(capability, "no plan for it")) != said:
+def _file_conflicts(generated: ModelConfig, user_config: ModelConfig) -> Iterator[str]:
+    if user_config.default_model_filename not in ("", expected := loading_of(generated).file):
+        yield f"default_model_filename: the file says {user_config.default_model_filename!r}, the artifact is {expected!r}"
+    for capability, said in user_config.cc_model_filenames.items():
+        if (has := generated.cc_model_filenames.get(capability, "no plan for it")) != said:
             yield f"cc_model_filenames {capability!r}: the file says {said!r}, the artifact has {has!r}"
-    carried = {WARMUP_FILE, *warmup_sizes(ours)}
-    for name in warmup_sizes(given):
+    carried = {WARMUP_FILE, *warmup_sizes(generated)}
+    for name in warmup_sizes(user_config):
         if name not in carried:
             yield f"model_warmup: the file reads {name!r}, which is not carried along; use random_data, or --warmup"
 
 
-def _tensor_conflicts(side: str, ours: Any, given: Any) -> Iterator[str]:
-    artifact = {entry.name: entry for entry in ours}
-    for tensor in given:
+def _tensor_conflicts(side: str, generated: Any, user_tensors: Any) -> Iterator[str]:
+    artifact = {entry.name: entry for entry in generated}
+    for tensor in user_tensors:
         if tensor.name not in artifact:
             yield f"{side} {tensor.name!r}: the artifact has {', '.join(map(repr, artifact))}"
             continue
@@ -99,22 +101,22 @@ def _tensor_conflicts(side: str, ours: Any, given: Any) -> Iterator[str]:
             has = entry.label_filename or "no labels"
             yield f"output {tensor.name!r}: the file says labels in {tensor.label_filename!r}, the model has {has!r}"
         for field, _ in tensor.ListFields():
-            if field.name not in _KEPT_OF_A_TENSOR:
+            if field.name not in _TENSOR_FIELDS:
                 yield f"{side} {tensor.name!r}: the file sets {field.name}, the artifact has none"
 
 
-def _take_entries(result: ModelConfig, given: ModelConfig, name: str) -> None:
-    for key, value in getattr(given, name).items():
+def _merge_entries(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
+    for key, value in getattr(user_config, name).items():
         if isinstance(value, str):
             getattr(result, name)[key] = value
         else:
             getattr(result, name)[key].CopyFrom(value)
 
 
-def _copy_field(result: ModelConfig, given: ModelConfig, name: str) -> None:
-    one = type(given)()
-    one.CopyFrom(given)
-    for field, _ in given.ListFields():
+def _copy_field(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
+    one = type(user_config)()
+    one.CopyFrom(user_config)
+    for field, _ in user_config.ListFields():
         if field.name != name:
             one.ClearField(field.name)
     result.MergeFrom(one)

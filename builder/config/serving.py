@@ -52,7 +52,7 @@ class Batching(Frozen):
     max_queue_size: NonNegativeInt | None = None
 
     @property
-    def asks(self) -> bool:
+    def has_settings(self) -> bool:
         """Whether anything but on or off is said."""
         return any(value is not None for name, value in self if name != "enabled")
 
@@ -125,42 +125,42 @@ def serving_from(
     `latest:N`, or version numbers with commas. accelerator: `NAME` or `NAME:key=value,key=value`, or `none` alone.
     Raises InputError that lists all that is wrong.
     """
-    words = _Words()
+    reader = _OptionReader()
     group = Instances(
-        count=words.number("--instances", instances, 1, INT32),
-        kind=words.one_of("--kind", kind, KINDS),
-        gpus=words.given("--gpus", gpus, lambda text: _numbers(text, 0, INT32)),
+        count=reader.number("--instances", instances, 1, INT32),
+        kind=reader.choice("--kind", kind, KINDS),
+        gpus=reader.read("--gpus", gpus, lambda text: _numbers(text, 0, INT32)),
     )
     batching = Batching(
         enabled=dynamic_batching,
-        max_queue_delay_us=words.number("--queue-delay-us", queue_delay_us, 0, UINT64),
-        preferred_sizes=words.given("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1, INT32)),
-        timeout_us=words.given("--queue-timeout-ms", queue_timeout_ms, _microseconds),
-        timeout_action=words.one_of("--queue-timeout-action", queue_timeout_action, ACTIONS),
+        max_queue_delay_us=reader.number("--queue-delay-us", queue_delay_us, 0, UINT64),
+        preferred_sizes=reader.read("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1, INT32)),
+        timeout_us=reader.read("--queue-timeout-ms", queue_timeout_ms, _microseconds),
+        timeout_action=reader.choice("--queue-timeout-action", queue_timeout_action, ACTIONS),
         allow_timeout_override=queue_timeout_override,
-        max_queue_size=words.number("--queue-size", queue_size, 0, UINT32),
+        max_queue_size=reader.number("--queue-size", queue_size, 0, UINT32),
     )
     serving = Serving(
         instances=None if group == Instances() else group,
         batching=batching,
-        cuda_graphs=words.given("--cuda-graphs", cuda_graphs, _cuda_graphs),
+        cuda_graphs=reader.read("--cuda-graphs", cuda_graphs, _cuda_graphs),
         warmup=warmup,
-        version_policy=words.given("--versions", versions, _version_policy),
+        version_policy=reader.read("--versions", versions, _version_policy),
         response_cache=response_cache,
-        accelerators=words.given("--accelerator", accelerator or None, _accelerators),
+        accelerators=reader.read("--accelerator", accelerator or None, _accelerators),
     )
-    if problems := [*words.problems, *contradictions(serving)]:
+    if problems := [*reader.problems, *serving_contradictions(serving)]:
         raise InputError("\n".join(problems))
     return serving
 
 
-def contradictions(serving: Serving) -> list[str]:
+def serving_contradictions(serving: Serving) -> list[str]:
     """What cannot be asked for together."""
     found = []
     group, batching = serving.instances, serving.batching
     if group is not None and group.kind == "cpu" and group.gpus:
         found.append(f"--gpus {','.join(map(str, group.gpus))}: instances of --kind cpu are on no GPU; use --kind gpu")
-    if batching.enabled is False and batching.asks:
+    if batching.enabled is False and batching.has_settings:
         found.append("the queue's delay, sizes and policy are those of dynamic batching, which is turned off")
     if group is not None and group.kind == "cpu":
         found += [
@@ -171,13 +171,13 @@ def contradictions(serving: Serving) -> list[str]:
     return found
 
 
-class _Words:
+class _OptionReader:
     """Reads one option after another, and remembers what is wrong with them."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def given(self, option: str, word: Value | None, read: Callable[[Value], Result]) -> Result | None:
+    def read(self, option: str, word: Value | None, read: Callable[[Value], Result]) -> Result | None:
         if word is None:
             return None
         try:
@@ -188,10 +188,10 @@ class _Words:
             return None
 
     def number(self, option: str, number: int | None, least: int, most: int) -> int | None:
-        return self.given(option, number, lambda value: _within(value, least, most))
+        return self.read(option, number, lambda value: _within(value, least, most))
 
-    def one_of(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
-        return self.given(option, word, lambda text: _choice(text, choices))
+    def choice(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
+        return self.read(option, word, lambda text: _choice(text, choices))
 
 
 def _within(number: int, least: int, most: int) -> int:

@@ -24,20 +24,20 @@ _KIND = model_config_pb2.ModelInstanceGroup.Kind
 _ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
 
 
-def tune(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
+def apply_serving(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
     """Write what is asked into a configuration whose tensors and largest batch are those of the artifact.
 
     Warm-up that was there is made again for the image and the largest batch as they are now.
     """
     if serving.instances is not None:
-        _group(config, serving.instances)
-    _batch(config, serving.batching)
+        _set_instances(config, serving.instances)
+    _set_batching(config, serving.batching)
     if serving.cuda_graphs is not None:
-        _capture(config, serving.cuda_graphs, image)
+        _set_cuda_graphs(config, serving.cuda_graphs, image)
     if serving.accelerators is not None:
-        _accelerate(config, serving.accelerators)
+        _set_accelerators(config, serving.accelerators)
     if serving.version_policy is not None:
-        _load(config, serving.version_policy)
+        _set_version_policy(config, serving.version_policy)
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
@@ -46,7 +46,7 @@ def tune(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
         add_warmup(config, image, model_config_pb2.DataType.Value(f"TYPE_{image.dtype}"))
 
 
-def check_accepted(config: ModelConfig) -> None:
+def check_config(config: ModelConfig) -> None:
     """Raise InputError that lists all that Triton would refuse."""
     if found := list(refusals(config)):
         raise InputError(
@@ -57,7 +57,7 @@ def check_accepted(config: ModelConfig) -> None:
 def unproven(config: ModelConfig) -> list[str]:
     """What makes a served model compute in another way than the verdict saw."""
     return [
-        f"execution accelerator {entry.name}{_at_precision(entry)}: the answers are those of another runtime than "
+        f"execution accelerator {entry.name}{_precision_suffix(entry)}: the answers are those of another runtime than "
         "the one that was judged"
         for entry in _accelerators(config)
         if entry.name != "cuda"
@@ -72,61 +72,61 @@ def refusals(config: ModelConfig) -> Iterator[str]:
 
 def load_refusals(config: ModelConfig) -> Iterator[str]:
     """What keeps a model from loading, a sentence each."""
-    yield from _group_refusals(config)
-    yield from _batching_refusals(config)
-    yield from _other_refusals(config)
+    yield from _instance_problems(config)
+    yield from _batching_problems(config)
+    yield from _other_problems(config)
 
 
 def idle_settings(config: ModelConfig) -> Iterator[str]:
     """What Triton silently leaves undone, or what only some backend refuses, a sentence each."""
-    yield from _cuda_refusals(config)
-    yield from _accelerator_refusals(config)
+    yield from _cuda_graph_problems(config)
+    yield from _accelerator_problems(config)
     for capability in config.cc_model_filenames:
         if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
             yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
 
 
-def _group(config: ModelConfig, asked: Instances) -> None:
+def _set_instances(config: ModelConfig, settings: Instances) -> None:
     """Change the first group, which remains alone."""
     del config.instance_group[1:]
     group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
-    if asked.count is not None:
-        group.count = asked.count
-    if asked.kind is not None:
-        group.kind = _KIND.Value(f"KIND_{asked.kind.upper()}")
-    if asked.gpus is not None or asked.kind == "cpu":
-        group.gpus[:] = asked.gpus or ()
-    if asked.gpus and asked.kind is None:
+    if settings.count is not None:
+        group.count = settings.count
+    if settings.kind is not None:
+        group.kind = _KIND.Value(f"KIND_{settings.kind.upper()}")
+    if settings.gpus is not None or settings.kind == "cpu":
+        group.gpus[:] = settings.gpus or ()
+    if settings.gpus and settings.kind is None:
         group.kind = _KIND.Value("KIND_GPU")
 
 
-def _batch(config: ModelConfig, asked: Batching) -> None:
-    if asked.enabled is False:
+def _set_batching(config: ModelConfig, settings: Batching) -> None:
+    if settings.enabled is False:
         config.ClearField("dynamic_batching")
         return
-    if asked.enabled or asked.asks:
+    if settings.enabled or settings.has_settings:
         config.dynamic_batching.SetInParent()
     batching = config.dynamic_batching
-    if asked.max_queue_delay_us is not None:
-        batching.max_queue_delay_microseconds = asked.max_queue_delay_us
-    if asked.preferred_sizes is not None:
-        batching.preferred_batch_size[:] = asked.preferred_sizes
+    if settings.max_queue_delay_us is not None:
+        batching.max_queue_delay_microseconds = settings.max_queue_delay_us
+    if settings.preferred_sizes is not None:
+        batching.preferred_batch_size[:] = settings.preferred_sizes
     for name, value in (
-        ("default_timeout_microseconds", asked.timeout_us),
-        ("timeout_action", asked.timeout_action and _ACTION.Value(asked.timeout_action.upper())),
-        ("allow_timeout_override", asked.allow_timeout_override),
-        ("max_queue_size", asked.max_queue_size),
+        ("default_timeout_microseconds", settings.timeout_us),
+        ("timeout_action", settings.timeout_action and _ACTION.Value(settings.timeout_action.upper())),
+        ("allow_timeout_override", settings.allow_timeout_override),
+        ("max_queue_size", settings.max_queue_size),
     ):
         if value is not None:
             setattr(batching.default_queue_policy, name, value)
 
 
-def _capture(config: ModelConfig, asked: CudaGraphs, image: TensorSpec) -> None:
+def _set_cuda_graphs(config: ModelConfig, settings: CudaGraphs, image: TensorSpec) -> None:
     """Name each size: with dynamic batching Triton would capture the preferred sizes and the largest alone."""
     cuda = config.optimization.cuda
-    cuda.graphs = asked.enabled
+    cuda.graphs = settings.enabled
     del cuda.graph_spec[:]
-    for size in asked.sizes(config.max_batch_size) if asked.enabled else ():
+    for size in settings.sizes(config.max_batch_size) if settings.enabled else ():
         cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
 
 
@@ -139,9 +139,9 @@ def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
                 captured.input[image.name].dim.extend(image.shape)
 
 
-def _accelerate(config: ModelConfig, asked: tuple[Accelerator, ...]) -> None:
+def _set_accelerators(config: ModelConfig, accelerators: tuple[Accelerator, ...]) -> None:
     config.optimization.ClearField("execution_accelerators")
-    for accelerator in asked:
+    for accelerator in accelerators:
         section = config.optimization.execution_accelerators
         place = (
             section.cpu_execution_accelerator
@@ -151,17 +151,17 @@ def _accelerate(config: ModelConfig, asked: tuple[Accelerator, ...]) -> None:
         place.add(name=accelerator.name, parameters=accelerator.parameters)
 
 
-def _load(config: ModelConfig, asked: VersionPolicy) -> None:
+def _set_version_policy(config: ModelConfig, policy: VersionPolicy) -> None:
     config.ClearField("version_policy")
-    if asked.versions:
-        config.version_policy.specific.versions.extend(asked.versions)
-    elif asked.latest is not None:
-        config.version_policy.latest.num_versions = asked.latest
+    if policy.versions:
+        config.version_policy.specific.versions.extend(policy.versions)
+    elif policy.latest is not None:
+        config.version_policy.latest.num_versions = policy.latest
     else:
         config.version_policy.all.SetInParent()
 
 
-def _group_refusals(config: ModelConfig) -> Iterator[str]:
+def _instance_problems(config: ModelConfig) -> Iterator[str]:
     if config.HasField("ensemble_scheduling") and config.instance_group:
         yield "instance_group: an ensemble has no instances of its own"
     for number, group in enumerate(config.instance_group):
@@ -176,7 +176,7 @@ def _group_refusals(config: ModelConfig) -> Iterator[str]:
             yield f"{where}: backend tensorrt runs on GPUs, got {kind}"
 
 
-def _batching_refusals(config: ModelConfig) -> Iterator[str]:
+def _batching_problems(config: ModelConfig) -> Iterator[str]:
     if not config.HasField("dynamic_batching"):
         return
     batching, largest = config.dynamic_batching, config.max_batch_size
@@ -196,7 +196,7 @@ def _batching_refusals(config: ModelConfig) -> Iterator[str]:
         )
 
 
-def _cuda_refusals(config: ModelConfig) -> Iterator[str]:
+def _cuda_graph_problems(config: ModelConfig) -> Iterator[str]:
     cuda = config.optimization.cuda
     if (cuda.graphs or cuda.graph_spec) and backend_of(config) != "tensorrt":
         yield f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}"
@@ -206,25 +206,25 @@ def _cuda_refusals(config: ModelConfig) -> Iterator[str]:
                 f"optimization.cuda: graph batch {spec.batch_size} is not from 1 to max_batch_size "
                 f"{config.max_batch_size}"
             )
-        yield from _graph_refusals(config, spec)
+        yield from _graph_size_problems(config, spec)
 
 
-def _graph_refusals(config: ModelConfig, spec: Any) -> Iterator[str]:
+def _graph_size_problems(config: ModelConfig, spec: Any) -> Iterator[str]:
     """Sizes that the model does not take; -1 in it takes any. What a configuration does not say is left to Triton."""
     inputs = {tensor.name: list(tensor.reshape.shape or tensor.dims) for tensor in config.input}
     for name, shape in spec.input.items() if inputs else ():
-        takes, dims = inputs.get(name), list(shape.dim)
-        if takes is None:
+        expected, actual = inputs.get(name), list(shape.dim)
+        if expected is None:
             yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r}; the inputs are {', '.join(inputs)}"
-        elif takes and not _matches(dims, takes):
-            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {dims}; the model takes {takes}"
+        elif expected and not _matches(actual, expected):
+            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {actual}; the model takes {expected}"
 
 
-def _matches(dims: list[int], takes: list[int]) -> bool:
-    return len(dims) == len(takes) and all(size in (-1, dim) for size, dim in zip(takes, dims, strict=True))
+def _matches(actual: list[int], expected: list[int]) -> bool:
+    return len(actual) == len(expected) and all(size in (-1, dim) for size, dim in zip(expected, actual, strict=True))
 
 
-def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
+def _accelerator_problems(config: ModelConfig) -> Iterator[str]:
     entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
     if backend != "onnxruntime":  # one that is not ours may know accelerators of its own
         if entries and backend in ARTIFACTS:
@@ -244,7 +244,7 @@ def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
         yield "gpu_execution_accelerator: all instances are on the CPU, where it is never used"
 
 
-def _other_refusals(config: ModelConfig) -> Iterator[str]:
+def _other_problems(config: ModelConfig) -> Iterator[str]:
     if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
         yield f"platform {config.platform} is not of backend {config.backend}: name one of them"
     if config.platform == "ensemble" and not config.HasField("ensemble_scheduling"):
@@ -274,6 +274,6 @@ def _accelerators(config: ModelConfig) -> list[Any]:
     return [*section.gpu_execution_accelerator, *section.cpu_execution_accelerator]
 
 
-def _at_precision(entry: Any) -> str:
+def _precision_suffix(entry: Any) -> str:
     mode = entry.parameters.get("precision_mode")
     return f" in {mode}" if mode else ""

@@ -13,9 +13,9 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.given_config import merged
+from builder.config.given_config import merge_config
 from builder.config.serving import AS_BEFORE, Serving
-from builder.config.serving_config import check_accepted, fit_graphs, tune
+from builder.config.serving_config import check_config, fit_graphs, apply_serving
 from builder.interface import Interface, difference, interface_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
@@ -48,8 +48,8 @@ def config_for(
     """
     _check_interface(spec, interface)
     if present is not None and (older is None or older):
-        _check_older_load(spec, present, loading)
-    config = _base(present, max_batch, spec.input)
+        _check_older_versions_load(spec, present, loading)
+    config = _base_config(present, max_batch, spec.input)
     config.name, config.backend, config.max_batch_size = spec.name, loading.backend, max_batch
     config.default_model_filename = loading.default_model_filename
     config.cc_model_filenames.update(loading.plans)
@@ -57,11 +57,11 @@ def config_for(
     for key, value in loading.parameters.items():
         config.parameters[key].string_value = value
     if given is not None:
-        config = merged(config, given, tuple(loading.parameters))
+        config = merge_config(config, given, tuple(loading.parameters))
     config.parameters[METADATA_KEY].string_value = public_json(spec)
     config.parameters[LAST_VERSION].string_value = str(version)
-    tune(config, serving, spec.input)
-    check_accepted(config)
+    apply_serving(config, serving, spec.input)
+    check_config(config)
     return config
 
 
@@ -70,7 +70,7 @@ def _check_interface(spec: ModelSpec, interface: Interface) -> None:
         raise ArtifactError(f"{spec.name}: the artifact {other}")
 
 
-def _check_older_load(spec: ModelSpec, present: ModelConfig, loading: Loading) -> None:
+def _check_older_versions_load(spec: ModelSpec, present: ModelConfig, loading: Loading) -> None:
     """One configuration holds for all versions, and with it the backend and the name of the file it loads."""
     before = loading_of(present, loading.parameters)
     if not before.backend:  # left to Triton, which goes by the file
@@ -83,7 +83,7 @@ def _check_older_load(spec: ModelSpec, present: ModelConfig, loading: Loading) -
         )
 
 
-def _base(present: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
+def _base_config(present: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
     """What is kept of the present configuration, fitted to the largest batch and the image as they are now."""
     config = model_config_pb2.ModelConfig()
     if present is None:
@@ -119,9 +119,11 @@ def public_json(spec: ModelSpec) -> str:
 
 def label_texts(spec: ModelSpec) -> dict[str, str]:
     """The files of labels beside a model and their content: one label a line, in the order of the classes."""
-    asked = {f"labels.{name}.txt": head for name, head in spec.heads.items()} or {"labels.txt": spec}
+    task_specs = {f"labels.{name}.txt": head for name, head in spec.heads.items()} or {"labels.txt": spec}
     return {
-        name: "".join(f"{label}\n" for label in question.labels) for name, question in asked.items() if question.labels
+        name: "".join(f"{label}\n" for label in question.labels)
+        for name, question in task_specs.items()
+        if question.labels
     }
 
 
@@ -143,12 +145,12 @@ def tensors_of(entries: Any) -> tuple[TensorSpec, ...]:
 
 def _tensor(entry: Any) -> TensorSpec:
     dtype = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
-    told = "no data_type" if dtype == "INVALID" else f"data_type {dtype}"
+    type_text = "no data_type" if dtype == "INVALID" else f"data_type {dtype}"
     try:
         return TensorSpec.model_validate({"name": entry.name, "dtype": dtype, "shape": list(entry.dims)})
     except ValidationError as error:
         raise ArtifactError(
-            f"{entry.name!r} has {told} and dims {list(entry.dims)}; expected one of "
+            f"{entry.name!r} has {type_text} and dims {list(entry.dims)}; expected one of "
             f"{', '.join(get_args(DType))}, and fixed sizes of 1 or more"
         ) from error
 

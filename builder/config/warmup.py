@@ -44,10 +44,10 @@ def add_warmup(config: Any, image: TensorSpec, data_type: int) -> None:
 def remove_warmup(config: Any) -> bool:
     """Take the golden image's samples out of a `ModelConfig`, and tell whether there were any; others stay."""
     others = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
-    there_were = len(others) < len(config.model_warmup)
+    is_removed = len(others) < len(config.model_warmup)
     del config.model_warmup[:]
     config.model_warmup.extend(others)
-    return there_were
+    return is_removed
 
 
 def warms_up(config: Any) -> bool:
@@ -57,13 +57,13 @@ def warms_up(config: Any) -> bool:
 
 def warmup_sizes(config: Any) -> dict[str, int]:
     """The warm-up files a `ModelConfig` reads, and how many bytes each must have at least."""
-    wanted: dict[str, int] = {}
-    for name, size in _reads(config):
-        wanted[name] = max(size, wanted.get(name, 0))
-    return wanted
+    sizes: dict[str, int] = {}
+    for name, size in _data_files(config):
+        sizes[name] = max(size, sizes.get(name, 0))
+    return sizes
 
 
-def _reads(config: Any) -> Iterator[tuple[str, int]]:
+def _data_files(config: Any) -> Iterator[tuple[str, int]]:
     for sample in config.model_warmup:
         for entry in sample.inputs.values():
             if entry.input_data_file:

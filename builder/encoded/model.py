@@ -43,7 +43,7 @@ class TritonPythonModel:
         self._missing = ""
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
-            self._preprocess = _carried(folder, "preprocess")
+            self._preprocess = _import_from(folder, "preprocess")
         except ImportError as error:
             self._missing = (
                 f"{args['model_name']}: Triton's Python has no Pillow ({error}); install it there, or ask the model "
@@ -53,7 +53,7 @@ class TritonPythonModel:
             return
         how = json.loads((folder / "preprocess.json").read_bytes())
         self._how = self._preprocess.Preprocess(**{**how, "fill": tuple(how["fill"])})
-        budget, most = _carried(folder, "pixel_budget").PixelBudget, self._preprocess.MAX_PIXELS
+        budget, most = _import_from(folder, "pixel_budget").PixelBudget, self._preprocess.MAX_PIXELS
         pixels = given.get("decoded_pixels")
         self._room = budget(int(pixels)) if pixels else budget.for_threads(threads, at_least=most)
         self._most = min(most, self._room.pixels)
@@ -61,23 +61,23 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests Triton batched. All their pictures are decoded together, and each fails by itself."""
         if self._missing:
-            return [_refused(self._missing, pb_utils.TritonError.UNAVAILABLE) for _ in requests]
-        pending = [self._begun(request) for request in requests]
+            return [_error_response(self._missing, pb_utils.TritonError.UNAVAILABLE) for _ in requests]
+        pending = [self._submit(request) for request in requests]
         return [self._response(one) if isinstance(one, list) else one for one in pending]
 
     def finalize(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _begun(self, request: Any) -> Any:
+    def _submit(self, request: Any) -> Any:
         """The futures of a request's pictures, [N, 1], or the response where they cannot be had."""
         try:
             pictures = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().ravel()
-            return [self._pool.submit(self._decoded, data) for data in pictures]
+            return [self._pool.submit(self._decode, data) for data in pictures]
         except Exception as error:  # noqa: BLE001 - it fails by itself, not with what Triton batched it with
-            return _refused(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            return _error_response(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
 
-    def _decoded(self, data: bytes) -> ImageArray:
+    def _decode(self, data: bytes) -> ImageArray:
         pixels: ImageArray = self._preprocess.load_image(data, self._how, self._room, self._most)[0]
         return pixels
 
@@ -88,20 +88,20 @@ class TritonPythonModel:
             try:
                 decoded.append(picture.result())
             except self._preprocess.ImageError as error:
-                return _refused(f"{where}{error}", pb_utils.TritonError.INVALID_ARG)
+                return _error_response(f"{where}{error}", pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - whatever fails, Triton needs a response for each request
-                return _refused(f"{where}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+                return _error_response(f"{where}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
         try:
             return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])
         except Exception as error:  # noqa: BLE001 - such as no memory for them together
-            return _refused(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            return _error_response(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
 
 
-def _refused(message: str, code: Any) -> Any:
+def _error_response(message: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
-def _carried(folder: Path, name: str) -> Any:
+def _import_from(folder: Path, name: str) -> Any:
     """A module of the version folder, whose modules import each other. Raises ImportError where one needs another."""
     package = types.ModuleType(_PACKAGE)
     package.__path__ = [str(folder)]

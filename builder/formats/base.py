@@ -67,7 +67,7 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
         """What a verdict asks: the artifact itself. None where this machine cannot run it as its target would.
 
         A simulation of a reduced graph has passed before. Raises CannotBuildError when the target cannot run the

@@ -25,7 +25,7 @@ class Farthest(Runner):
         expected = self._reference.infer(batch)
         first, *others = (runner.infer(batch) for runner in self._runners)
         for other in others:
-            first = _farther(expected, first, other)
+            first = _worse_answers(expected, first, other)
         return first
 
     def close(self) -> None:
@@ -34,15 +34,15 @@ class Farthest(Runner):
             runner.close()
 
 
-def _farther(expected: Outputs, one: Outputs, other: Outputs) -> Outputs:
+def _worse_answers(expected: Outputs, one: Outputs, other: Outputs) -> Outputs:
     for answers in (one, other):
-        if not _fits(expected, answers):  # which is for the verdict to tell
+        if not _has_same_layout(expected, answers):  # which is for the verdict to tell
             return answers
     take = _distances(expected, other) > _distances(expected, one)
-    return {name: np.where(_beside(take, array), other[name], array) for name, array in one.items()}
+    return {name: np.where(_expand_flags(take, array), other[name], array) for name, array in one.items()}
 
 
-def _fits(expected: Outputs, answers: Outputs) -> bool:
+def _has_same_layout(expected: Outputs, answers: Outputs) -> bool:
     return {name: (array.shape, array.dtype) for name, array in expected.items()} == {
         name: (array.shape, array.dtype) for name, array in answers.items()
     }
@@ -58,6 +58,6 @@ def _distances(expected: Outputs, answers: Outputs) -> NDArray[np.float64]:
     return found
 
 
-def _beside(take: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]:
+def _expand_flags(take: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]:
     """Flags of N pictures in a shape that goes with [N, ...]."""
     return take.reshape(-1, *[1] * (array.ndim - 1))

@@ -24,7 +24,7 @@ class Onnx(Format):
         shutil.copyfile(job.graph, artifact)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
         if job.precision == "bf16":  # ONNX Runtime has no such kernels on a CPU
             return None
         runner = OnnxRuntimeRunner(artifact, spec=job.source.spec, spinning=False)

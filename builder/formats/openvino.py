@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """By precision, the type of what the graph does not quantise, in OpenVINO's words."""
 
-_ELSEWHERE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
+_BF16_ADVICE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
 
 
 class OpenVino(Format):
@@ -47,7 +47,7 @@ class OpenVino(Format):
         from model.runners.openvino import has_bf16
 
         if job.precision == "bf16" and not has_bf16():
-            raise CannotBuildError(f"--openvino bf16: OpenVINO has none on this CPU. {_ELSEWHERE}")
+            raise CannotBuildError(f"--openvino bf16: OpenVINO has none on this CPU. {_BF16_ADVICE}")
 
     def write(self, job: Job) -> Path:
         import openvino
@@ -69,15 +69,15 @@ class OpenVino(Format):
             raise CannotBuildError(f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}") from error
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         from model.runners.openvino import OpenVinoRunner
 
         runner = OpenVinoRunner(artifact)
-        wanted = _TYPES[job.precision]
-        if runner.precision != wanted:
+        expected = _TYPES[job.precision]
+        if runner.precision != expected:
             raise CannotBuildError(
-                f"{artifact.name}: wants {wanted}, but OpenVINO runs it in {runner.precision} here, so a verdict would "
-                f"be of another arithmetic. {_ELSEWHERE if job.precision == 'bf16' else 'Export --openvino fp32'}"
+                f"{artifact.name}: wants {expected}, but OpenVINO runs it in {runner.precision} here, so a verdict would "
+                f"be of another arithmetic. {_BF16_ADVICE if job.precision == 'bf16' else 'Export --openvino fp32'}"
             )
         return runner
 

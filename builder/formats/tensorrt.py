@@ -45,7 +45,7 @@ class Trt(Format):
             docker_here()
 
     def check_job(self, job: Job) -> None:
-        settings_of(self.options, "tensorrt", job).check()
+        build_settings(self.options, "tensorrt", job).check()
         if self.image is not None:
             from builder.tensorrt.container import check_image
 
@@ -67,13 +67,13 @@ class Trt(Format):
             bytes=0,
             sha256="",
             graph_sha256="",
-            settings=settings_of(self.options, "tensorrt", job),
+            settings=build_settings(self.options, "tensorrt", job),
             image=self.image,
         )
 
     def write(self, job: Job) -> Path:
         plan = job.folder / self.artifact
-        settings = settings_of(self.options, "tensorrt", job)
+        settings = build_settings(self.options, "tensorrt", job)
         if self.image is None:
             from builder.tensorrt.build import build
 
@@ -82,17 +82,17 @@ class Trt(Format):
             from builder.tensorrt.container import build_in_container
 
             tensor = job.source.spec.input
-            with _building():
+            with _artifact_errors_end_the_build():
                 record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
-        keep_record(record, plan, job)
+        write_build_record(record, plan, job)
         return plan
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         compatible = self.options.version_compatible
         if self.image is None:
             from model.runners.tensorrt import TensorRtRunner
 
-            with _building():
+            with _artifact_errors_end_the_build():
                 return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=compatible)
         from builder.tensorrt.served import ServedPlan
 
@@ -125,7 +125,7 @@ class Rtx(Format):
         find_tensorrt("rtx")
 
     def check_job(self, job: Job) -> None:
-        settings_of(self.options, "rtx", job).check()
+        build_settings(self.options, "rtx", job).check()
 
     def write(self, job: Job) -> Path:
         if job.precision == "bf16":
@@ -137,24 +137,24 @@ class Rtx(Format):
 
         artifact = Onnx().write(job)
         engine = job.folder / ENGINE
-        record = build(job.graph, engine, settings_of(self.options, "rtx", job), job.report)
-        keep_record(record, engine, job)
+        record = build(job.graph, engine, build_settings(self.options, "rtx", job), job.report)
+        write_build_record(record, engine, job)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
-        graph = Onnx().candidate(artifact, job)
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+        graph = Onnx().open_runner(artifact, job)
         gpu = find_gpu()
         if gpu is None or not self._runs_on(gpu, job):
             return graph
         from model.runners.tensorrt import TensorRtRunner
 
-        with _building():
+        with _artifact_errors_end_the_build():
             engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
         return engine if graph is None else Farthest(job.source.reference, (engine, graph))
 
     def proven_by(self, job: Job) -> str:
         gpu = find_gpu()
-        run = _runs_as_served(job)
+        run = _onnxruntime_keeps_precision(job)
         graph = "its graph, run by onnxruntime" if run else "its graph, by a simulation of its rounding"
         if gpu is not None and self._runs_on(gpu, job):
             both = f"{ENGINE}, run by TensorRT for RTX on {gpu.name}, and {graph}"
@@ -163,10 +163,10 @@ class Rtx(Format):
         return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
 
     def _runs_on(self, gpu: Gpu, job: Job) -> bool:
-        return settings_of(self.options, "rtx", job).runs_on(gpu.compute_capability)
+        return build_settings(self.options, "rtx", job).runs_on(gpu.compute_capability)
 
 
-def _runs_as_served(job: Job) -> bool:
+def _onnxruntime_keeps_precision(job: Job) -> bool:
     """Whether ONNX Runtime computes here in the graph's own precision; fp16 on a CPU it computes in fp32."""
     if job.precision != "fp16":
         return True
@@ -176,7 +176,7 @@ def _runs_as_served(job: Job) -> bool:
 
 
 @contextmanager
-def _building() -> Iterator[None]:
+def _artifact_errors_end_the_build() -> Iterator[None]:
     """Whatever is wrong with a plan that was just built, it is not that the graph was reduced too far."""
     try:
         yield
@@ -186,19 +186,19 @@ def _building() -> Iterator[None]:
         raise CannotBuildError(str(error)) from error
 
 
-def settings_of(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
+def build_settings(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
     """The options, with what the job says."""
     return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
 
 
-def keep_record(record: BuildRecord, plan: Path, job: Job) -> None:
+def write_build_record(record: BuildRecord, plan: Path, job: Job) -> None:
     """Write the record beside the plan, with the interface of its graph.
 
     Raises CannotBuildError where the plan is not of the precision it is for.
     """
     from builder.tensorrt.precision import precision_problems
 
-    with _building():
+    with _artifact_errors_end_the_build():
         problems = precision_problems(plan, job.graph, job.precision, record)
     if problems:
         raise CannotBuildError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))

@@ -48,10 +48,10 @@ class TorchScript(Format):
         network = _network_of(job)
         artifact = job.folder / self.artifact
         with on_cpu(network):  # until it is saved: a trace holds the network's own weights
-            _save(_traced(network), network.spec.to_json(), artifact)
+            _save(_trace_network(network), network.spec.to_json(), artifact)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         return TorchScriptRunner(artifact)
 
     def proven_by(self, job: Job) -> str:
@@ -68,7 +68,7 @@ def _network_of(job: Job) -> Network:
     return network
 
 
-def _traced(network: Network) -> torch.jit.ScriptModule:
+def _trace_network(network: Network) -> torch.jit.ScriptModule:
     # An example batch of one could be taken for a constant.
     example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from builder.failures import CannotBuildError
 from builder.precision.cast import Reduced
-from builder.precision.graph import flattened, margins, wiring_of
+from builder.precision.graph import flattened, outer_nodes, wiring_of
 
 
 def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
@@ -29,9 +29,9 @@ def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) 
     try:
         from modelopt.onnx.autocast import convert_to_mixed_precision
     except ImportError as error:
-        raise _lacking(str(error)) from error
+        raise _modelopt_missing(str(error)) from error
     flat = flattened(model)
-    out = margins(flat, wiring_of(flat)) | set(keep)
+    out = outer_nodes(flat, wiring_of(flat)) | set(keep)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "fp32.onnx"
         onnx.save(flat, path)
@@ -51,10 +51,10 @@ def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) 
 def check_converter(name: str) -> None:
     """Raise CannotBuildError where ModelOpt is asked for and missing; looked for only: its import takes seconds."""
     if name == "autocast" and find_spec("modelopt") is None:
-        raise _lacking("there is no module modelopt")
+        raise _modelopt_missing("there is no module modelopt")
 
 
-def _lacking(reason: str) -> CannotBuildError:
+def _modelopt_missing(reason: str) -> CannotBuildError:
     return CannotBuildError(
         f"--converter autocast needs NVIDIA ModelOpt ({reason}); install it with: pip install 'tritonkit[autocast]'"
     )

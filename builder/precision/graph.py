@@ -12,7 +12,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from model.errors import ArtifactError
 
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
+HEAVY_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
 """The operators whose speed is why one reduces precision."""
 _LARGE = 1024
 """Elements; shapes, axes and the like have fewer."""
@@ -45,12 +45,12 @@ def flattened(model: ModelProto) -> ModelProto:
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
     _constants_to_initializers(copied.graph)
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for place, node in enumerate(copied.graph.node):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in used_names:
             node.name = f"{node.op_type}_{place}"
-        taken.add(node.name)
-    if not any(node.op_type in HEAVY for node in copied.graph.node):
+        used_names.add(node.name)
+    if not any(node.op_type in HEAVY_OPERATORS for node in copied.graph.node):
         raise ArtifactError("the graph has no convolution or matrix product: nothing is gained by another precision")
     return copied
 
@@ -76,7 +76,7 @@ def without_weights(model: ModelProto) -> ModelProto:
     graph = helper.make_graph(
         whole.node,
         whole.name,
-        [*whole.input, *(_described(tensor) for tensor in large if tensor.name in apart)],
+        [*whole.input, *(_weight_as_input(tensor) for tensor in large if tensor.name in apart)],
         whole.output,
         [tensor for tensor in whole.initializer if np.prod(tensor.dims) <= _LARGE],
         value_info=whole.value_info,
@@ -86,18 +86,22 @@ def without_weights(model: ModelProto) -> ModelProto:
     )
 
 
-def _described(tensor: TensorProto) -> ValueInfoProto:
+def _weight_as_input(tensor: TensorProto) -> ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
 
 
-def margins(model: ModelProto, wiring: Wiring) -> set[str]:
+def outer_nodes(model: ModelProto, wiring: Wiring) -> set[str]:
     """The nodes before the first heavy operator and after the last: normalisation, softmax, thresholds.
 
     They cost next to nothing and decide a lot, so they stay in fp32.
     """
-    after = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _takers(node, wiring))
-    before = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _makers(node, wiring))
-    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY}
+    after = _reachable_from(
+        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _consumers_of(node, wiring)
+    )
+    before = _reachable_from(
+        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _producers_of(node, wiring)
+    )
+    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY_OPERATORS}
     return {node.name for node in model.graph.node} - (after & before) - heavy
 
 
@@ -111,9 +115,9 @@ def has_subgraph(node: NodeProto) -> bool:
     return any(_subgraphs(node))
 
 
-def captured(model: ModelProto) -> set[str]:
+def subgraph_inputs(model: ModelProto) -> set[str]:
     """The tensors that graphs inside of nodes take from around them, which no node names as its input."""
-    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _taken_inside(graph)}
+    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _names_used_in(graph)}
 
 
 def _subgraphs(node: NodeProto) -> list[GraphProto]:
@@ -121,8 +125,8 @@ def _subgraphs(node: NodeProto) -> list[GraphProto]:
     return single + [graph for a in node.attribute if a.type == AttributeProto.GRAPHS for graph in a.graphs]
 
 
-def _taken_inside(graph: GraphProto) -> set[str]:
-    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _taken_inside(inner)}
+def _names_used_in(graph: GraphProto) -> set[str]:
+    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _names_used_in(inner)}
     return deeper | {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
 
 
@@ -151,15 +155,15 @@ def _value(node: NodeProto) -> TensorProto | None:
     return numpy_helper.from_array(np.array(numbers, dtype=dtype))
 
 
-def _takers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+def _consumers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
     return [taker for name in node.output for taker in wiring.consumers.get(name, [])]
 
 
-def _makers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+def _producers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
     return [wiring.producer[name] for name in node.input if name in wiring.producer]
 
 
-def _reached(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
+def _reachable_from(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
     """The names of all nodes that lie beyond the first ones."""
     reached: set[str] = set()
     edge = [node for start in first for node in following(start)]

@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from builder.precision.graph import margins, wiring_of
+from builder.precision.graph import outer_nodes, wiring_of
 from builder.targets import Dialect
 from model.preprocess import ImageArray
 
@@ -32,8 +32,8 @@ _DIALECTS: dict[Dialect, dict[str, Any]] = {
         "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     },
 }
-_PRODUCTS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
-_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
+_PRODUCT_OPERATORS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_OPERATORS_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
 """What lies between convolutions: quantised too, ONNX Runtime does not leave int8 from one to the next."""
 
 
@@ -50,7 +50,7 @@ def quantized(
     flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], what activations are calibrated on;
     every_activation: keep a Relu that rounding to unsigned numbers makes needless, so that all tensors can be watched.
     """
-    out = sorted(margins(flat, wiring_of(flat)) | set(keep))
+    out = sorted(outer_nodes(flat, wiring_of(flat)) | set(keep))
     chosen = _DIALECTS[dialect]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
@@ -60,7 +60,7 @@ def quantized(
             target,
             _Images(flat.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=operators_of(flat, dialect),
+            op_types_to_quantize=quantized_operators(flat, dialect),
             nodes_to_exclude=out,
             per_channel=True,
             activation_type=chosen["activation_type"],
@@ -79,12 +79,12 @@ def quantized(
     return model
 
 
-def operators_of(flat: ModelProto, dialect: Dialect) -> list[str]:
+def quantized_operators(flat: ModelProto, dialect: Dialect) -> list[str]:
     """The operators that are quantised in a graph, by its dialect."""
     # TensorRT fuses around products by itself. A transformer's residual stream loses its small values in eight bits.
     if dialect == "tensorrt" or any(node.op_type in ("MatMul", "LayerNormalization") for node in flat.graph.node):
-        return _PRODUCTS
-    return _PRODUCTS + _BETWEEN
+        return _PRODUCT_OPERATORS
+    return _PRODUCT_OPERATORS + _OPERATORS_BETWEEN
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types

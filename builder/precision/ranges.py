@@ -18,7 +18,7 @@ Ranges = dict[str, float]
 """By tensor, the largest magnitude seen; infinity where a value was no number."""
 
 
-def contrast_varied(images: ImageArray) -> ImageArray:
+def vary_contrast(images: ImageArray) -> ImageArray:
     """Up to 6 of the images as they are, at three times the contrast, and as negatives, and one white, one black.
 
     images: uint8 [N, H, W, 3]. Trained networks meet pictures in production that no sample has.
@@ -29,25 +29,25 @@ def contrast_varied(images: ImageArray) -> ImageArray:
     return np.concatenate([few, harsh, 255 - few, blank, 255 - blank])
 
 
-def ranges_of(flat: ModelProto, wiring: Wiring, images: ImageArray) -> Ranges:
+def measure_ranges(flat: ModelProto, wiring: Wiring, images: ImageArray) -> Ranges:
     """Run the fp32 graph on uint8 images [N, H, W, 3]; the largest magnitude of each tensor and weight."""
     tensors = float_tensors(flat, wiring)
     session = _session(_with_maxima(flat, tensors).SerializeToString())
     name = flat.graph.input[0].name
-    wanted = [f"{tensor}__max" for tensor in tensors]
-    seen: NDArray[np.float64] = np.zeros(len(tensors))
+    outputs = [f"{tensor}__max" for tensor in tensors]
+    maxima: NDArray[np.float64] = np.zeros(len(tensors))
     for image in images:  # one at a time: all tensors live until a run's end, and larger batches are no faster
-        values = np.array(session.run(wanted, {name: image[None]}), dtype=np.float64)
-        seen = np.maximum(seen, np.where(np.isfinite(values), values, np.inf))
+        values = np.array(session.run(outputs, {name: image[None]}), dtype=np.float64)
+        maxima = np.maximum(maxima, np.where(np.isfinite(values), values, np.inf))
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
         for tensor in flat.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
-    return weights | dict(zip(tensors, seen.tolist(), strict=True))
+    return weights | dict(zip(tensors, maxima.tolist(), strict=True))
 
 
-def beyond(flat: ModelProto, ranges: Mapping[str, float], bound: float) -> list[str]:
+def nodes_above(flat: ModelProto, ranges: Mapping[str, float], bound: float) -> list[str]:
     """The nodes that take, hold or make a value of this magnitude or more, in the graph's order."""
     return [
         node.name

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from onnx import ModelProto, NodeProto
 
-from builder.precision.graph import HEAVY, Wiring
+from builder.precision.graph import HEAVY_OPERATORS, Wiring
 
 _FACTORS = 2
 """So many inputs decide: activation and weight, or two activations. A bias may stay in fp32."""
@@ -22,7 +22,7 @@ def int8_nodes(model: ModelProto, operators: Collection[str]) -> list[str]:
     ]
 
 
-def products_of_activations(flat: ModelProto, wiring: Wiring) -> list[str]:
+def activation_products(flat: ModelProto, wiring: Wiring) -> list[str]:
     """The matrix products without a weight, as attention's scores.
 
     A softmax follows, which makes much of small differences, so they lose more in int8 than their own error tells.
@@ -34,7 +34,7 @@ def products_of_activations(flat: ModelProto, wiring: Wiring) -> list[str]:
     ]
 
 
-def with_neighbours(flat: ModelProto, wiring: Wiring, nodes: Sequence[str], low: Collection[str]) -> list[str]:
+def with_adjacent_nodes(flat: ModelProto, wiring: Wiring, nodes: Sequence[str], low: Collection[str]) -> list[str]:
     """Nodes, and those of `low` that make or take what they take: a tensor is rounded for all who take it.
 
     flat: the fp32 graph; low: the nodes that are in int8 with them. In the order of the graph.
@@ -49,11 +49,11 @@ def with_neighbours(flat: ModelProto, wiring: Wiring, nodes: Sequence[str], low:
         maker = wiring.producer[tensor]
         around = [maker, *wiring.consumers.get(tensor, [])]
         kept.update(node.name for node in around if node.name in low)
-        if _passes_on(maker, wiring):
+        if _passes_values_on(maker, wiring):
             edge += maker.input
     return [node.name for node in flat.graph.node if node.name in kept]
 
 
-def _passes_on(node: NodeProto, wiring: Wiring) -> bool:
+def _passes_values_on(node: NodeProto, wiring: Wiring) -> bool:
     """Are its values those of its one activation, cut, moved or scaled, as of Relu and pools?"""
-    return node.op_type not in HEAVY and sum(name in wiring.producer for name in node.input) == 1
+    return node.op_type not in HEAVY_OPERATORS and sum(name in wiring.producer for name in node.input) == 1

@@ -16,7 +16,7 @@ from builder.formats.tensorrt import Rtx
 from builder.onnx_export import onnx_from_network
 from builder.proving.proof import VerificationContext, case_of
 from builder.proving.verdict import LIMITS, Verdict
-from builder.repair import Repair, make
+from builder.repair import FallbackOptions, build_verified
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Precision, Target
 from model.build_record import BuildOptions
@@ -45,8 +45,8 @@ class Failing(Onnx):
             raise self.error
         return super().write(job)
 
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
-        return super().candidate(artifact, job) if job.precision == "fp32" else None
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+        return super().open_runner(artifact, job) if job.precision == "fp32" else None
 
 
 def case_for(job: Job, fp16_passes: bool = True) -> VerificationContext:
@@ -58,8 +58,8 @@ def made_by(
     kind: Format, job: Job, precision: Precision, fp16_passes: bool = True, name: FormatName = "trt"
 ) -> Verdict:
     case = case_for(job, fp16_passes)
-    made = make(case, job, Target(format=name, precision=precision), kind, Repair(case.golden.images))
-    made.judged.runner.close()
+    made = build_verified(case, job, Target(format=name, precision=precision), kind, FallbackOptions(case.golden.images))
+    made.verified.runner.close()
     return made.verdict
 
 

@@ -20,9 +20,9 @@ from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.graph import flattened, wiring_of
 from builder.precision.ladder import Ladder
-from builder.precision.losses import growths
-from builder.precision.quantize import operators_of, quantized
-from builder.precision.spared import int8_nodes, products_of_activations, with_neighbours
+from builder.precision.losses import error_growth
+from builder.precision.quantize import quantized_operators, quantized
+from builder.precision.spared import int8_nodes, activation_products, with_adjacent_nodes
 from builder.proving.page import page_of
 from builder.proving.proof import CachingRunner, VerificationContext
 from builder.proving.verdict import LIMITS, Attempt, Verdict
@@ -203,18 +203,18 @@ def activation_scales(model: onnx.ModelProto) -> dict[str, float]:
 def test_error_grows_most_where_an_overflow_begins_and_not_beyond_it() -> None:
     nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc", "cd", "de")]
     flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
-    growth = growths(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
+    growth = error_growth(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
     assert growth == {"a": 1.0, "b": pytest.approx(10), "c": math.inf, "d": 0.0, "e": 0.0}
-    unknown = growths(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
+    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
     assert unknown["c"] == pytest.approx(1)
 
 
 def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArray) -> None:
     """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
     flat = flattened(onnx.load(graph))
-    low = int8_nodes(quantized(flat, images, "onnxruntime", every_activation=True), operators_of(flat, "onnxruntime"))
+    low = int8_nodes(quantized(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime"))
     second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
-    kept = with_neighbours(flat, wiring_of(flat), [second], low)
+    kept = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
     operators = [node.op_type for node in flat.graph.node if node.name in kept]
     assert operators == ["Conv", "Relu", "Conv"]
 
@@ -230,7 +230,7 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
     assert (verdict.passed, verdict.precision) == (True, "int8")
     assert [tried.passed for tried in verdict.tries] == [True, False, False, True]
     flat = flattened(onnx.load(tmp_path / "vit.onnx"))
-    assert verdict.tries[-1].kept == tuple(products_of_activations(flat, wiring_of(flat)))
+    assert verdict.tries[-1].kept == tuple(activation_products(flat, wiring_of(flat)))
     assert len(verdict.tries[-1].kept) == 12  # two in each of six blocks
 
 

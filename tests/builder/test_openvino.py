@@ -81,7 +81,7 @@ def test_candidate_is_refused_when_the_library_runs_another_precision(job: Job) 
     kind = FORMATS["openvino"]
     artifact = kind.write(job)
     with pytest.raises(ArtifactError, match=r"wants bf16, but OpenVINO runs it in f32 here.*avx512_bf16"):
-        kind.candidate(artifact, replace(job, precision="bf16"))
+        kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
 def test_parameters_are_those_of_nvidia_s_backend(job: Job) -> None:

@@ -19,11 +19,11 @@ from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.autocast import autocast
 from builder.precision.cast import reduced
-from builder.precision.graph import flattened, margins, wiring_of
-from builder.precision.keep import named_by
+from builder.precision.graph import flattened, outer_nodes, wiring_of
+from builder.precision.keep import match_nodes
 from builder.precision.ladder import Ladder
 from builder.precision.quantize import quantized
-from builder.precision.ranges import beyond, contrast_varied, ranges_of
+from builder.precision.ranges import nodes_above, vary_contrast, measure_ranges
 from builder.precision.simulate import simulated, simulated_runner
 from builder.proving.proof import case_of
 from builder.proving.verdict import LIMITS, Verdict
@@ -157,7 +157,7 @@ def test_kept_nodes_and_margins_take_and_make_fp32(graph: Path) -> None:
     kept = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
     low = reduced(flat, "fp16", [kept])
     types = wiring_of(low).types
-    fp32 = {*margins(flat, wiring_of(flat)), kept}
+    fp32 = {*outer_nodes(flat, wiring_of(flat)), kept}
     for node in low.graph.node:
         if node.name in fp32:
             assert TensorProto.FLOAT16 not in {types.get(name) for name in (*node.input, *node.output)}, node.name
@@ -165,17 +165,17 @@ def test_kept_nodes_and_margins_take_and_make_fp32(graph: Path) -> None:
 
 def test_margins_are_what_comes_before_the_first_product_and_after_the_last(graph: Path) -> None:
     flat = flattened(onnx.load(graph))
-    operators = {node.op_type for node in flat.graph.node if node.name in margins(flat, wiring_of(flat))}
+    operators = {node.op_type for node in flat.graph.node if node.name in outer_nodes(flat, wiring_of(flat))}
     assert {"Cast", "Transpose", "Sub", "Div", "Softmax"} <= operators
     assert not operators & {"Conv", "Relu", "Gemm", "GlobalAveragePool"}
 
 
 def test_guard_finds_the_nodes_that_reach_a_bound(graph: Path, images: ImageArray) -> None:
     flat = flattened(onnx.load(graph))
-    ranges = ranges_of(flat, wiring_of(flat), contrast_varied(images))
-    assert beyond(flat, ranges, 250.0)
-    assert not beyond(flat, ranges, 1e6)
-    assert len(contrast_varied(images)) > 2 * len(images[:8])
+    ranges = measure_ranges(flat, wiring_of(flat), vary_contrast(images))
+    assert nodes_above(flat, ranges, 250.0)
+    assert not nodes_above(flat, ranges, 1e6)
+    assert len(vary_contrast(images)) > 2 * len(images[:8])
 
 
 def scaled(network: Network, factor: float) -> Network:
@@ -375,7 +375,7 @@ def test_named_parts_stay_in_fp32(make_network: Make, tmp_path: Path, graph: Pat
 
 def test_pattern_that_names_nothing_is_an_error(graph: Path) -> None:
     with pytest.raises(InputError, match=r"--keep-fp32 blocks\.9\*: matches no node.*Conv"):
-        named_by(flattened(onnx.load(graph)), ["Conv", "blocks.9*"])
+        match_nodes(flattened(onnx.load(graph)), ["Conv", "blocks.9*"])
 
 
 def test_autocast_loses_as_little_as_our_own_converter(

@@ -15,7 +15,7 @@ from builder.formats import Format, Job
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import ENGINE, Rtx
 from builder.proving.proof import case_of
-from builder.repair import BuildAttempt, Repair, make
+from builder.repair import BuildAttempt, FallbackOptions, build_verified
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Target
 from model.errors import ArtifactError, CheckFailedError
@@ -34,9 +34,9 @@ def made_in_fp16(
 ) -> BuildAttempt:
     golden = builtin_golden(job.source.spec.preprocess)
     case = case_of(job.source, golden, job.max_batch)
-    repair = Repair(case.golden.images, keep, allowed, strict=strict)
-    made = make(case, job, Target(format=name, precision="fp16"), kind, repair)
-    made.judged.runner.close()
+    repair = FallbackOptions(case.golden.images, keep, allowed, strict=strict)
+    made = build_verified(case, job, Target(format=name, precision="fp16"), kind, repair)
+    made.verified.runner.close()
     return made
 
 
@@ -82,18 +82,18 @@ class WithEngine(Onnx):
         shutil.copyfile(job.graph, job.folder / ENGINE)
         return super().write(job)
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         return OnnxRuntimeRunner(artifact.with_name(ENGINE), spec=job.source.spec, spinning=False)
 
 
 def test_engine_is_measured_when_it_alone_was_asked(job: Job) -> None:
     made = made_in_fp16(WithEngine(), "rtx", job)
     assert made.artifact.name == Onnx.artifact
-    assert made.judged.file == job.folder / ENGINE
+    assert made.verified.file == job.folder / ENGINE
 
 
 def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(job: Job) -> None:
-    assert made_in_fp16(Onnx(), "onnx", job).judged.file.name == "model.simulated.onnx"
+    assert made_in_fp16(Onnx(), "onnx", job).verified.file.name == "model.simulated.onnx"
 
 
 @pytest.mark.parametrize(
