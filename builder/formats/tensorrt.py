@@ -1,4 +1,4 @@
-"""TensorRT plans for Triton, and engines of TensorRT for RTX that ride along with an ONNX model."""
+"""TensorRT plans for Triton, and engines of TensorRT for RTX that are published with an ONNX model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINE = "model.rtx"
 
 
 class Trt(Format):
-    """A plan, served by Triton's `tensorrt` backend in the TensorRT that built it."""
+    """A plan, served by Triton's `tensorrt` backend with the TensorRT version that built it."""
 
     name = "trt"
     backend = "tensorrt"
@@ -32,7 +32,7 @@ class Trt(Format):
     dialect = "tensorrt"
 
     def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
-        """options: how plans are built. image: the container image to build and prove in; None builds right here."""
+        """image: the container image to build and verify in; None uses this environment."""
         self.options = options or BuildOptions()
         self.image = image
 
@@ -49,7 +49,7 @@ class Trt(Format):
         if self.image is not None:
             from builder.tensorrt.container import check_image
 
-            job.report(f"looking whether {self.image} can build")
+            job.report(f"checking whether {self.image} can build")
             check_image(self.image)
 
     def foreseen(self, job: Job) -> BuildRecord | None:
@@ -106,10 +106,10 @@ class Trt(Format):
 
 
 class Rtx(Format):
-    """An ONNX model for Triton, and beside it the engine of the very same graph for RTX machines.
+    """An ONNX model for Triton, with an engine of the same graph for RTX machines.
 
-    Triton has no backend for these engines: a version is served by `onnxruntime` from `model.onnx`, and `model.rtx` is
-    for `client infer --from`. bf16 is refused: ONNX Runtime has no such kernels for most operators.
+    Triton has no backend for these engines: `onnxruntime` serves `model.onnx`, and `client infer --from` runs
+    `model.rtx`. bf16 is refused, because ONNX Runtime has no bf16 kernels for most operators.
     """
 
     name = "rtx"
@@ -118,7 +118,6 @@ class Rtx(Format):
     dialect = "tensorrt"
 
     def __init__(self, options: BuildOptions | None = None) -> None:
-        """options: how engines are built."""
         self.options = options or BuildOptions()
 
     def check_possible(self) -> None:
@@ -130,8 +129,9 @@ class Rtx(Format):
     def write(self, job: Job) -> Path:
         if job.precision == "bf16":
             raise CannotBuildError(
-                "--rtx bf16: Triton serves such a version by ONNX Runtime, which does not compute in bf16. "
-                "Take --rtx fp16, or --trt bf16"
+                "--rtx bf16: Triton serves this version by ONNX Runtime, which does not compute in bf16. "
+                "Use --rtx fp16, or --trt bf16",
+                code="tensorrt.rtx_bf16",
             )
         from builder.tensorrt.build import build
 
@@ -154,12 +154,12 @@ class Rtx(Format):
 
     def proven_by(self, job: Job) -> str:
         gpu = find_gpu()
-        run = _onnxruntime_keeps_precision(job)
-        graph = "its graph, run by onnxruntime" if run else "its graph, by a simulation of its rounding"
+        is_run = _onnxruntime_keeps_precision(job)
+        graph = "its graph, run by onnxruntime" if is_run else "its graph, by a simulation of its rounding"
         if gpu is not None and self._runs_on(gpu, job):
             both = f"{ENGINE}, run by TensorRT for RTX on {gpu.name}, and {graph}"
-            return f"{both}; of each picture the answer farther off counts" if run else both
-        why = f"{gpu.name} is none of the GPUs it is for" if gpu is not None else "no GPU here"
+            return f"{both}; for each image the answer with the larger error counts" if is_run else both
+        why = f"{gpu.name} is not a GPU that it is built for" if gpu is not None else "no GPU here"
         return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
 
     def _runs_on(self, gpu: Gpu, job: Job) -> bool:
@@ -167,41 +167,45 @@ class Rtx(Format):
 
 
 def _onnxruntime_keeps_precision(job: Job) -> bool:
-    """Whether ONNX Runtime computes here in the graph's own precision; fp16 on a CPU it computes in fp32."""
+    """Whether ONNX Runtime computes in the precision of the graph here; a CPU computes fp16 in fp32."""
     if job.precision != "fp16":
         return True
-    # A provider that is installed may still not load; then the session is the CPU's.
+    # A provider that is installed may fail to load; then the session runs on the CPU.
     with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
         return bool(runner.on_gpu)
 
 
 @contextmanager
 def _artifact_errors_end_the_build() -> Iterator[None]:
-    """Whatever is wrong with a plan that was just built, it is not that the graph was reduced too far."""
+    """Turn an ArtifactError about a new plan into a CannotBuildError, because a less reduced graph would not help."""
     try:
         yield
     except CannotBuildError:
         raise
     except ArtifactError as error:
-        raise CannotBuildError(str(error)) from error
+        raise CannotBuildError(str(error), code=error.code, problems=error.problems) from error
 
 
 def build_settings(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
-    """The options, with what the job says."""
+    """The build options, with the batch sizes of the job."""
     return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
 
 
 def write_build_record(record: BuildRecord, plan: Path, job: Job) -> None:
-    """Write the record beside the plan, with the interface of its graph.
+    """Write the build record next to the plan, with the interface of its graph.
 
-    Raises CannotBuildError where the plan is not of the precision it is for.
+    Raises CannotBuildError where the plan does not have the precision of the job.
     """
     from builder.tensorrt.precision import precision_problems
 
     with _artifact_errors_end_the_build():
         problems = precision_problems(plan, job.graph, job.precision, record)
     if problems:
-        raise CannotBuildError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))
+        raise CannotBuildError(
+            f"{plan.name}: {'; '.join(problem.message for problem in problems)}",
+            code="tensorrt.plan_precision",
+            problems=problems,
+        )
     inputs, outputs = onnx_interface(job.graph)
-    whole = record.model_copy(update={"inputs": inputs, "outputs": outputs})
-    (job.folder / BUILD_FILE).write_text(whole.model_dump_json(indent=2), encoding="utf-8")
+    full_record = record.model_copy(update={"inputs": inputs, "outputs": outputs})
+    (job.folder / BUILD_FILE).write_text(full_record.model_dump_json(indent=2), encoding="utf-8")

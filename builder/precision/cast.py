@@ -1,6 +1,7 @@
-"""fp16 and bf16 by casts on edges: a node computes in the reduced type unless it is kept, inputs and outputs stay.
+"""Convert an ONNX graph to fp16 or bf16 by casts: all nodes but the kept ones compute in the reduced type.
 
-Types are in the graph, so that a strongly typed TensorRT build, of any version, computes what the graph says.
+Inputs and outputs keep their types. The types are in the graph, so a strongly typed TensorRT build of any version
+computes in them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from builder.precision.graph import (
     Wiring,
-    subgraph_inputs,
     flattened,
     has_subgraph,
     outer_nodes,
+    subgraph_inputs,
     wiring_of,
     without_weights,
 )
@@ -28,7 +29,7 @@ from model.errors import ArtifactError, first_line
 Reduced = Literal["fp16", "bf16"]
 
 _BF16_OPSET = 22
-"""From here on convolutions and pools are defined for bfloat16."""
+"""The first opset whose convolutions and pools are defined for bfloat16."""
 TYPES: dict[Reduced, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ALWAYS_FP32 = frozenset(
     {
@@ -37,13 +38,13 @@ _ALWAYS_FP32 = frozenset(
         *("NonMaxSuppression", "CumSum", "TopK"),
     }
 )
-"""Their types are bound to fp32 or to whole numbers, or runtimes have no other kernel."""
+"""Operators that are defined for fp32 or integers only, or for which runtimes have no other kernel."""
 _FP32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
-"""Inputs that are fp32 by the operator's definition, whatever type it computes in: region and scales."""
+"""Inputs that the operator defines as fp32 whatever type it computes in: region and scales."""
 
 
 def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
-    """The graph with its float arithmetic in `precision`, but for the nodes named in `keep` and the margins.
+    """Convert a graph to `precision`, except the nodes named in `keep` and the outer nodes.
 
     Types of inputs and outputs do not change. Raises ArtifactError for a graph without arithmetic.
     """
@@ -55,13 +56,13 @@ def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -
     del flat.graph.value_info[:]
     onnx.checker.check_model(flat)
     if well_typed and (problem := _type_problem(flat)) is not None:
-        raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}")
+        raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}", code="precision.cast")
     return flat
 
 
 def _with_opset_for(precision: Reduced, model: ModelProto) -> ModelProto:
-    has = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if precision == "fp16" or has >= _BF16_OPSET:
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if precision == "fp16" or opset >= _BF16_OPSET:
         return model
     return onnx.version_converter.convert_version(model, _BF16_OPSET)
 
@@ -75,12 +76,12 @@ def _type_problem(model: ModelProto) -> str | None:
 
 
 def reducible_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> set[str]:
-    """The names of the nodes that take the reduced type."""
-    out, inside = outer_nodes(flat, wiring) | set(keep), subgraph_inputs(flat)
+    """The names of the nodes that can compute in the reduced type."""
+    excluded, inside = outer_nodes(flat, wiring) | set(keep), subgraph_inputs(flat)
     return {
         node.name
         for node in flat.graph.node
-        if node.name not in out
+        if node.name not in excluded
         and wiring.is_known(node)
         and not inside & set(node.output)
         and node.op_type not in _ALWAYS_FP32
@@ -130,10 +131,10 @@ class _Conversion:
         for place, name in enumerate(node.input):
             if not self.wiring.is_float(name):
                 continue
-            wanted = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
-            has = self.low_type if name in self.low_tensors else TensorProto.FLOAT
-            if wanted != has:
-                node.input[place] = self._cast_tensor(name, wanted)
+            needed = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
+            actual = self.low_type if name in self.low_tensors else TensorProto.FLOAT
+            if needed != actual:
+                node.input[place] = self._cast_tensor(name, needed)
 
     def _cast_outputs(self, node: NodeProto) -> None:
         if node.name not in self.low:
@@ -147,11 +148,11 @@ class _Conversion:
                 self.nodes.append(_cast(node.output[place], name, TensorProto.FLOAT))
 
     def _split_output(self, output: str) -> str:
-        """The name of a graph output before its cast back: those who take it take this."""
+        """Rename a graph output before its cast back to fp32; its consumers use the new name, which is returned."""
         name = f"{output}__low"
         self.casts[name, TensorProto.FLOAT] = output
         for node in self.wiring.consumers.get(output, []):
-            node.input[:] = [name if given == output else given for given in node.input]
+            node.input[:] = [name if tensor == output else tensor for tensor in node.input]
         self.wiring.types[name] = TensorProto.FLOAT
         self.low_tensors.add(name)
         return name

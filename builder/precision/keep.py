@@ -1,4 +1,4 @@
-"""Which nodes a person wants kept in fp32: patterns on names of nodes, operators and tensors."""
+"""Find the nodes of `--keep-fp32`, by patterns on names of nodes, operators and tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.errors import InputError
 
 
 def match_nodes(flat: ModelProto, patterns: Sequence[str]) -> list[str]:
-    """The nodes whose own name, operator, or a tensor they take or make, matches one of the shell-style patterns.
+    """The nodes whose name, operator, or a tensor of theirs matches one of the shell-style patterns.
 
     Raises InputError for patterns that match nothing.
     """
@@ -31,6 +31,7 @@ def match_nodes(flat: ModelProto, patterns: Sequence[str]) -> list[str]:
         weights = [tensor.name for tensor in flat.graph.initializer if "." in tensor.name][:3]
         raise InputError(
             f"--keep-fp32 {', '.join(unmatched)}: matches no node, operator or tensor of the graph. Its operators are "
-            f"{', '.join(operators)}; tensors have names such as {', '.join(weights)}; * stands for anything"
+            f"{', '.join(operators)}; tensors have names such as {', '.join(weights)}; * stands for anything",
+            code="option.keep_fp32",
         )
     return list(matched)

@@ -1,4 +1,4 @@
-"""Where a reduced or quantised graph loses: the nodes in which the error grows most, to be kept in fp32."""
+"""Find the nodes of a reduced or quantised graph where the error grows most, so that they can stay in fp32."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from model.preprocess import ImageArray
 
 _IMAGES = 2
 _EPSILON = 1e-4
-"""Errors below this count as this one: what takes exact values and loses them itself stands out by it."""
+"""Smaller input errors count as this one, so a node with exact inputs and inexact outputs ranks high."""
 
 Values = dict[str, NDArray[Any]]
 
 
 def rank_by_error_growth(flat: ModelProto, wiring: Wiring, lower: ModelProto, images: ImageArray) -> list[str]:
-    """The nodes by how much larger the relative error of what they make is than of what they take, the worst first.
+    """Rank the nodes by the ratio of output error to input error, largest first. Errors are relative.
 
-    flat: the fp32 graph; lower: the same one with casts, or with QDQ pairs and all its activations; images: uint8
+    flat: the fp32 graph; lower: the same graph with casts, or with QDQ pairs and all its activations; images: uint8
     [N, H, W, 3].
     """
     few, tensors = images[:_IMAGES], float_tensors(flat, wiring)
@@ -37,9 +37,9 @@ def rank_by_error_growth(flat: ModelProto, wiring: Wiring, lower: ModelProto, im
 
 
 def error_growth(flat: ModelProto, errors: Mapping[str, float]) -> dict[str, float]:
-    """By node, the error of what it makes over that of what it takes: infinite where an overflow begins, 0 beyond it.
+    """The ratio of output error to input error by node: infinite where an overflow begins, 0 after it.
 
-    errors: by tensor; one that is not in it errs as what it is made of.
+    errors: by tensor; a tensor that is missing has the error of its node's inputs.
     """
     known, growth = dict(errors), {}
     for node in flat.graph.node:
@@ -66,7 +66,7 @@ def _values(model: ModelProto, tensors: list[str], images: ImageArray) -> Values
 
 
 def _error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """Relative error in the Frobenius norm; infinity where a value is no number."""
+    """The relative error in the Frobenius norm; infinity where a value is NaN or infinite."""
     if not np.isfinite(actual).all():
         return float("inf")
     size = float(np.linalg.norm(expected.astype(np.float64)))

@@ -90,7 +90,7 @@ def _check_model(model: Path, place: _Place) -> Iterator[Finding]:
             yield from _check_plans(model / str(version), place)
         return
     for refusal in refusals(config):
-        yield error(model / CONFIG_FILE, refusal, "correct it, or export the model again")
+        yield error(model / CONFIG_FILE, refusal.message, "correct it, or export the model again", code=refusal.code)
     if config.HasField("ensemble_scheduling") or belongs_to(config):
         yield from _check_around(model, config)
         return

@@ -42,9 +42,9 @@ def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
     if not backend_of(config):
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"')
     for refusal in load_refusals(config):
-        yield error(path, refusal, _CORRECT)
+        yield error(path, refusal.message, _CORRECT, code=refusal.code)
     for setting in idle_settings(config):
-        yield warning(path, setting, "it has no effect there, or is refused by that backend: remove it")
+        yield warning(path, setting.message, "it has no effect, or the backend refuses it", code=setting.code)
     yield from _check_tensors(path, config)
     yield from _check_files(model, config)
     versions = versions_of(model)
