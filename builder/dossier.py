@@ -42,7 +42,7 @@ class VersionFiles:
 
     def write_version(self, folder: Path) -> None:
         """Write the files next to the artifact. The manifest comes last, because it hashes the others."""
-        probed = next((one.expected for one in self._answers.elsewhere if one.way.name == PROBES), {})
+        probed = next((answers.expected for answers in self._answers.elsewhere if answers.way.name == PROBES), {})
         replace(self.context.golden, outputs=self._answers.expected, probed=probed).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
         self.write_page(folder / VERDICT_PAGE)
