@@ -73,7 +73,7 @@ def test_last_line_names_the_closest_attempt_when_another_precision_is_published
     assert re.fullmatch(line, ran.stdout.splitlines()[-1])
     strict = command(*arguments, "--strict", "--repository", tmp_path / "strict", "--json")
     assert strict.exit_code == 1
-    assert json.loads(strict.stdout)["error"]["code"] == "verdict.other_precision"
+    assert json.loads(strict.stdout)["error"]["code"] == "verdict.failed"
     assert "fp16 failed (" in strict.stderr
     assert not list((tmp_path / "strict").rglob("model.onnx"))
 
