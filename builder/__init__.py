@@ -1,3 +1,3 @@
-"""`builder`: a checkpoint becomes proven artifacts in a model repository."""
+"""`builder`: export a checkpoint to verified artifacts in a model repository."""
 
-import model  # noqa: F401 - it sets what gRPC reads when it is first imported, which this room may do
+import model  # noqa: F401 - it sets environment variables that gRPC reads at import

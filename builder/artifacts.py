@@ -1,4 +1,4 @@
-"""What an exported file says of itself, read without the library that runs it."""
+"""Inspect an artifact: read its spec, interface and precision without the library that runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPENVINO_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 class ArtifactInfo(Frozen):
-    """What is known from the file; None is not told by such a file."""
+    """What a file says about itself; None where its format does not store it."""
 
     spec: ModelSpec | None = None
     interface: Interface | None = None
@@ -31,26 +31,28 @@ class ArtifactInfo(Frozen):
 
 
 def inspect_artifact(path: Path) -> ArtifactInfo:
-    """Read a file. Raises ArtifactError for one that is damaged, or of no kind that Triton serves."""
+    """Read an artifact. Raises ArtifactError for a damaged file, or a format that is not known."""
     if path.suffix not in READERS:
-        raise ArtifactError(f"{path}: not an artifact; known: {', '.join(READERS)}")
+        raise ArtifactError(
+            f"{path}: not an artifact; expected one of {', '.join(READERS)}", code="artifact.unknown_format"
+        )
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file")
+        raise ArtifactError(f"{path}: no such file", code="artifact.missing")
     return READERS[path.suffix](path)
 
 
-def _onnx(path: Path) -> ArtifactInfo:
+def _inspect_onnx(path: Path) -> ArtifactInfo:
     return ArtifactInfo(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
 
 
-def _openvino(path: Path) -> ArtifactInfo:
-    """Format: docs.openvino.ai, "OpenVINO IR format"; 2026.4 was tried."""
+def _inspect_openvino(path: Path) -> ArtifactInfo:
+    """Format: docs.openvino.ai, "OpenVINO IR format"; tested with 2026.4."""
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - expat expands no external entities
     except (OSError, ElementTree.ParseError) as error:
-        raise ArtifactError(f"{path}: not a readable OpenVINO file ({error})") from error
-    carried = {entry.tag: entry for entry in root.iterfind("rt_info/")}
-    text = carried[METADATA_KEY].get("value") if METADATA_KEY in carried else None
+        raise ArtifactError(f"{path}: not a readable OpenVINO file ({error})", code="openvino.unreadable") from error
+    entries = {entry.tag: entry for entry in root.iterfind("rt_info/")}
+    text = entries[METADATA_KEY].get("value") if METADATA_KEY in entries else None
     hint = root.find("rt_info/runtime_options/INFERENCE_PRECISION_HINT")
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
     return ArtifactInfo(
@@ -75,9 +77,9 @@ def _openvino_interface(root: ElementTree.Element, known: Collection[str]) -> In
 
 
 def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collection[str]) -> TensorSpec | None:
-    """A tensor with a free batch axis before fixed sizes; None for another, which such a file may hold too.
+    """A tensor with a dynamic batch axis and fixed sizes; None for any other tensor.
 
-    names: all that it goes by, with commas between. known: those to prefer.
+    names: all names of the tensor, separated by commas. known: the names to prefer.
     """
     if port is None or not names:
         return None
@@ -86,32 +88,34 @@ def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collec
     batch, *sizes = [dim.text or "" for dim in port.iterfind("dim")] or [""]
     if batch != "-1" or not all(size.isdecimal() and int(size) for size in sizes) or dtype not in get_args(DType):
         return None
-    name = next((one for one in names.split(",") if one in known), names.split(",")[0])
+    name = next((alias for alias in names.split(",") if alias in known), names.split(",")[0])
     return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
 
 
-def _torchscript(path: Path) -> ArtifactInfo:
-    """The archive has no shapes of its own: its interface is that of the spec in it."""
+def _inspect_torchscript(path: Path) -> ArtifactInfo:
+    """The archive contains no shapes, so the interface is that of its spec."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")), None)
             text = archive.read(entry).decode() if entry else None
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: no TorchScript archive ({error})") from error
+        raise ArtifactError(
+            f"{path}: not a readable TorchScript archive ({error})", code="torchscript.unreadable"
+        ) from error
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
     return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None)
 
 
-def _plan(path: Path) -> ArtifactInfo:
+def _inspect_plan(path: Path) -> ArtifactInfo:
     record = record_in(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
     return ArtifactInfo(header=plan_header(path), interface=interface)
 
 
 READERS: dict[str, Callable[[Path], ArtifactInfo]] = {
-    ".onnx": _onnx,
-    ".xml": _openvino,
-    ".pt": _torchscript,
-    ".plan": _plan,
-    ".rtx": _plan,
+    ".onnx": _inspect_onnx,
+    ".xml": _inspect_openvino,
+    ".pt": _inspect_torchscript,
+    ".plan": _inspect_plan,
+    ".rtx": _inspect_plan,
 }

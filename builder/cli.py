@@ -18,17 +18,20 @@ from model.files import check_can_write, check_is_html
 from model.plans import TITLES
 
 if TYPE_CHECKING:
-    from builder.show import Shown
+    from builder.show import ShowResult
 
-# Torch's threads would spin between batches of one, and take the cores from ONNX Runtime's. Read when torch loads.
+# Without this, torch's threads spin between batches and take the cores from ONNX Runtime. Torch reads it at import.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-app = application("Turn a checkpoint into proven artifacts in a Triton model repository.")
+app = application("Turn a checkpoint into verified artifacts in a Triton model repository.")
 
 MaxBatch = Annotated[
     int | None,
     typer.Option(
-        min=1, max=4096, help="The largest batch to ask for.", show_default="the most that the artifact takes, or 32"
+        min=1,
+        max=4096,
+        help="The largest batch to verify.",
+        show_default="the largest that the artifact accepts, or 32",
     ),
 ]
 
@@ -40,7 +43,7 @@ app.command("rollback")(rollback)
 
 @app.callback()
 def builder() -> None:
-    """Turn a checkpoint into proven artifacts in a Triton model repository.
+    """Turn a checkpoint into verified artifacts in a Triton model repository.
 
     Examples:
 
@@ -58,7 +61,7 @@ def builder() -> None:
 @reports_errors
 def verify(
     artifact: Annotated[Path, typer.Argument(help="Any artifact: .onnx, .xml, .pt, .plan, .rtx.")],
-    against: Annotated[str, typer.Option(help="The checkpoint it should agree with, or what it was exported from.")],
+    against: Annotated[str, typer.Option(help="The checkpoint or other source to compare with.")],
     max_batch: MaxBatch = None,
     images: options.Images = None,
     data: options.Data = None,
@@ -77,9 +80,9 @@ def verify(
     activation: options.Activation = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge an artifact against a checkpoint; exit 1 when it fails.
+    """Verify an artifact against a checkpoint; exit 1 if the verdict fails.
 
-    What was exported with --threshold or --probability is verified with them.
+    For an artifact that was exported with --threshold or --probability, use the same options here.
 
     Example: builder verify model.onnx --against runs/digits/1/best.safetensors
     """
@@ -113,7 +116,7 @@ def check(
     repository: Annotated[Path, typer.Argument(help="The model repository.")] = Path("model_repository"),
     as_json: JsonOption = False,
 ) -> None:
-    """Lint a whole repository offline; exit 1 on an error.
+    """Check a whole repository offline; exit 1 on an error.
 
     Example: builder check model_repository --json
     """
@@ -125,9 +128,7 @@ def check(
         print_json({"errors": len(errors), "findings": findings})
     else:
         if findings:
-            table(
-                ["", "where", "what is wrong", "what to do"], [[f.severity, f.path, f.message, f.fix] for f in findings]
-            )
+            table(["", "where", "problem", "fix"], [[f.severity, f.path, f.message, f.fix] for f in findings])
         say(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
     if errors:
         raise typer.Exit(1)
@@ -139,7 +140,7 @@ def show_command(
     path: Annotated[Path, typer.Argument(help="A checkpoint, an artifact, or a published model's folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show spec, verdict and manifest of anything.
+    """Show the spec, verdict and manifest of a checkpoint, an artifact or a published model.
 
     Example: builder show model_repository/digits
     """
@@ -152,7 +153,7 @@ def show_command(
         table(["", str(shown.path)], _rows(shown))
 
 
-def _rows(shown: Shown) -> list[list[str]]:
+def _rows(shown: ShowResult) -> list[list[str]]:
     rows: list[list[str]] = []
     if (spec := shown.spec) is not None:
         rows += [
@@ -176,6 +177,6 @@ def _rows(shown: Shown) -> list[list[str]]:
         rows.append(["verdict", f"{state} on {shown.verdict.get('images')}"])
     if isinstance(shown.manifest, dict):
         tools = shown.manifest.get("tools")
-        made_with = ", ".join(f"{k} {v}" for k, v in tools.items()) if isinstance(tools, dict) else ""
-        rows += [["made from", str(shown.manifest.get("source"))], ["made with", made_with]]
+        tool_versions = ", ".join(f"{k} {v}" for k, v in tools.items()) if isinstance(tools, dict) else ""
+        rows += [["made from", str(shown.manifest.get("source"))], ["made with", tool_versions]]
     return [row for row in rows if row[1]]

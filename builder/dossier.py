@@ -1,4 +1,4 @@
-"""What lies beside an artifact in its version: the verdict, its images, the spec and the manifest."""
+"""Write the files next to an artifact in its version folder: verdict, golden images, spec and manifest."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from model.spec import METADATA_KEY
 
 
 @dataclass(frozen=True)
-class Dossier:
-    """What lies beside an artifact, to tell what it is and why it can be trusted."""
+class VersionFiles:
+    """The files that describe an artifact: what it is, and how it was verified."""
 
     source: Source
-    made: BuildAttempt
+    attempt: BuildAttempt
     verdict: Verdict
-    case: VerificationContext
-    image: str
-    """What serves the repository."""
+    context: VerificationContext
+    serving_image: str
+    """The Triton image that serves the repository."""
 
     @cached_property
     def _answers(self) -> Answers:
-        case = self.case
-        return answers_of(case.reference, self.made.judged.runner, case.golden, case.max_batch, case.preferred)
+        context, runner = self.context, self.attempt.verified.runner
+        return answers_of(context.reference, runner, context.golden, context.max_batch, context.preferred)
 
     def write_page(self, path: Path) -> None:
-        """The verdict to look at, also of a model that is not published."""
-        facts = {"Source": self.source.description, "Artifact": self.made.artifact.name}
+        """Write the verdict as an HTML page, also for a model that is not published."""
+        facts = {"Source": self.source.description, "Artifact": self.attempt.artifact.name}
         write_page(path, self.source.spec.name, self.verdict, self._answers, facts)
 
     def write_version(self, folder: Path) -> None:
-        """The files beside the artifact. The manifest comes last: it hashes the others."""
-        probed = next((one.expected for one in self._answers.elsewhere if one.way.name == PROBES), {})
-        replace(self.case.golden, outputs=self._answers.expected, probed=probed).save(folder / GOLDEN_FILE)
+        """Write the files next to the artifact. The manifest comes last, because it hashes the others."""
+        probed = next((answers.expected for answers in self._answers.elsewhere if answers.way.name == PROBES), {})
+        replace(self.context.golden, outputs=self._answers.expected, probed=probed).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
         self.write_page(folder / VERDICT_PAGE)
-        (folder / METADATA_KEY).write_text(self.case.spec.to_json(), encoding="utf-8")
+        (folder / METADATA_KEY).write_text(self.context.spec.to_json(), encoding="utf-8")
         manifest = manifest_of(folder, self.source.path, self.source.description)
-        if manifest.build is None or manifest.build.image is None:  # else it is for the one it was built in
-            manifest = manifest.model_copy(update={"triton_image": self.image.rpartition(":")[2]})
+        if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
+            manifest = manifest.model_copy(update={"triton_image": self.serving_image.rpartition(":")[2]})
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")

@@ -1,4 +1,10 @@
-"""`builder export`: a source becomes a proven version in a model repository, or nothing does."""
+"""`builder export`: plan, build, verify and publish one version of a model.
+
+plan: check the request, and choose the images, the largest batch and the serving configuration.
+build: write the artifact; where its precision fails, build again with more nodes in fp32.
+verify: compare the artifact with the source on real images. A failed verdict ends the export.
+publish: write the shared files of the model and rename the version into the repository.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ from pathlib import Path
 from builder.config.serving import AS_BEFORE, Serving
 from builder.config.serving_config import unproven
 from builder.config.triton_config import config_for
-from builder.dossier import Dossier
+from builder.dossier import VersionFiles
 from builder.formats import Format, Job, ProgressCallback, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
@@ -19,7 +25,7 @@ from builder.precision.autocast import check_converter
 from builder.proving.labelled import labelled_set, train_command
 from builder.proving.proof import VerificationContext, case_of
 from builder.proving.verdict import Verdict
-from builder.repair import BuildAttempt, Repair, make
+from builder.repair import BuildAttempt, FallbackOptions, build_verified
 from builder.repository.encoded import check_names, follow, leave
 from builder.repository.held import Servers
 from builder.repository.publish import Publication, publication
@@ -33,6 +39,7 @@ from model.build_record import BuildOptions
 from model.comparison import Limits
 from model.errors import CheckFailedError, InputError, TritonkitError
 from model.golden import MAX_IMAGES, Golden
+from model.preprocess import ImageArray
 from model.releases import image_for
 from model.spec import Frozen, ModelSpec
 from model.triton_backends import Loading, ModelConfig
@@ -47,17 +54,17 @@ from model.triton_config import (
 )
 
 DEFAULT_MAX_BATCH = 32
-FEW_PICTURES = 8
-"""Fewer tell little of the range that int8 has to hold."""
+FEW_IMAGES = 8
+"""Fewer images are too few to calibrate int8 on."""
 ONNX_FP32 = Target()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is based on."""
+    """What a verdict is measured on, and its limits."""
 
     images: Path | None = None
-    """A folder of pictures in place of the golden sample."""
+    """A folder of images that replaces the golden sample."""
     data: Path | None = None
     """A labelled set to measure quality on."""
     masks: Path | None = None
@@ -66,42 +73,44 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export to where."""
+    """What to export, in which format and precision, and where to."""
 
     repository: Path
     max_batch: int | None = None
-    """None keeps that of the model already published, or takes 32."""
+    """None keeps the largest batch of the published model; a new model gets 32."""
     target: Target = ONNX_FP32
     opt_batch: int | None = None
-    """The batch size a plan is tuned for; None takes the largest."""
+    """The batch size a plan is tuned for; None is the largest."""
     evidence: Evidence = field(default_factory=Evidence)
     keep_fp32: tuple[str, ...] = ()
-    """Patterns of nodes, operators and tensors that a reduced precision leaves out."""
+    """Patterns of nodes, operators and tensors that stay in fp32."""
     converter: str = "edges"
     calibration: Path | None = None
-    """Pictures to calibrate int8 and measure ranges on; None takes those of the verdict."""
+    """Images to calibrate int8 and measure value ranges on; None takes those of the verdict."""
     repair: bool = True
+    """Keep more nodes in fp32, or use a higher precision, where the requested precision fails."""
     force: bool = False
+    """Publish although the verdict failed."""
     strict: bool = False
-    """Refuse where another precision than that of the target would be published."""
+    """Refuse to publish another precision than that of the target."""
     build: BuildOptions | None = None
     image: str | None = None
-    """The container image to build plans in; None builds right here."""
+    """The container image to build plans in; None builds in this environment."""
     serving: Serving = AS_BEFORE
     config: Path | None = None
-    """A hand-written config.pbtxt to respect."""
+    """A config.pbtxt of the user, whose serving settings are kept."""
     keep: int | None = None
-    """Delete all but so many versions afterwards."""
+    """The number of versions to keep; None deletes none."""
     servers: Servers = field(default_factory=Servers)
-    """Whose versions are not to be deleted."""
+    """Running servers; the versions they have loaded are not deleted."""
     page: Path | None = None
-    """Where to write the verdict as a page, also when it fails."""
+    """Where to write the verdict as an HTML page, also when it fails."""
     encoded: bool = True
-    """Publish `NAME_encoded` beside the model, which takes JPEG, PNG and WebP as they are."""
+    """Publish `NAME_encoded` too, which takes JPEG, PNG and WebP files."""
 
 
 class Published(Frozen):
-    """A version that now stands in the repository."""
+    """A version that was published."""
 
     model: str
     version: int
@@ -109,229 +118,300 @@ class Published(Frozen):
     source: str
     verdict: Verdict
     served: bool = True
-    """The version policy of config.pbtxt has Triton load it."""
+    """Triton loads the version, by the version policy of config.pbtxt."""
     retention: Retention | None = None
     warnings: tuple[str, ...] = ()
-    """What the verdict does not speak of."""
+    """Problems that the verdict does not cover."""
     instead: str | None = None
-    """Why it is in another precision than the one ordered; None where it is in that."""
+    """Why the precision is not the requested one; None where it is."""
 
 
-def export(source: Source, order: ExportRequest, report: ProgressCallback) -> Published:
-    """Export to the order's target, judge, repair where a reduced precision fails, and publish.
+def export(source: Source, request: ExportRequest, report: ProgressCallback) -> Published:
+    """Plan, build, verify and publish the next version of a model.
 
     Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
     """
-    name, kind = source.spec.name, format_for(order.target.format, order.build, order.image)
-    _check_order(source, order, kind)
-    image = image_for(order.repository)
-    given = None if order.config is None else given_config(order.config)
-    live = order.repository / name
-    with publication(order.repository, name) as prepared, tempfile.TemporaryDirectory() as scratch:
-        present = read_config(live) if (live / CONFIG_FILE).is_file() else None
-        held = versions_loaded(present, versions_of(live)) if present is not None else set()
-        case = _case(source, order, given, present)
-        repair = _repair(case, order)
-        served = _Served(kind, order.serving, given, present, versions_of(live))
-        job = Job(
-            source=source,
-            graph=Path(scratch) / "model.onnx",
-            precision=order.target.precision,
-            folder=prepared.version_folder,
-            max_batch=case.max_batch,
-            opt_batch=order.opt_batch,
-            report=report,
-        )
-        kind.check_job(job)
-        check_build(kind.foreseen(job), image, order.force)
-        foreseen = SharedFiles(case.spec, served.config(case, job, prepared.version), None)
-        case = replace(case, preferred=configured_sizes(foreseen.config))
-        resolve_shared_files(
-            prepared.model, foreseen, order.serving, given
-        )  # what Triton would refuse, before the work
+    artifact_format = format_for(request.target.format, request.build, request.image)
+    _check_request(source, request, artifact_format)
+    serving_image = image_for(request.repository)
+    user_config = None if request.config is None else given_config(request.config)
+    with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "model.onnx"
+        plan = _plan(source, request, artifact_format, serving_image, user_config, staged, graph, report)
         report("exporting to ONNX")
-        source.write_graph(job.graph)
-        made = make(case, job, order.target, kind, repair)
-        with closing(made.judged.runner):
-            verdict = _recorded(made, case, order, image)
-        unfit = check_loads(made.job.folder, image, order.force)  # what was foreseen may not be what was built
-        added = SharedFiles(case.spec, served.config(case, made.job, prepared.version), case.golden.images)
-        config = resolve_shared_files(prepared.model, added, order.serving, given).write(prepared.model)
-        _follow(prepared, order, name, config)
-    artifact, told = live / str(prepared.version) / made.artifact.name, source.description
-    other = _instead(order, source, verdict)
-    done = Published(
-        model=name,
-        version=prepared.version,
-        artifact=artifact,
-        source=told,
-        verdict=verdict,
-        instead=other and f"{other}; published in {verdict.precision}",
+        source.write_graph(graph)
+        built = build_verified(plan.context, plan.job, request.target, artifact_format, plan.fallback)
+        with closing(built.verified.runner):
+            verdict = _verify(built, plan)
+        # The built plan may need more of the image than was expected of it, so it is checked again.
+        load_warnings = check_loads(built.job.folder, serving_image, request.force)
+        config = _write_shared_files(built, plan)
+    published = _published_version(built, plan, verdict)
+    warnings = [*load_warnings, *_training_warnings(source), *calibration_warnings(source, plan.fallback, verdict)]
+    return _with_follow_up(published, request, config, plan.loaded_versions, warnings)
+
+
+@dataclass(frozen=True)
+class _ExportPlan:
+    """What is decided before the first long step."""
+
+    source: Source
+    request: ExportRequest
+    artifact_format: Format
+    serving_image: str
+    """The Triton image that serves the repository."""
+    user_config: ModelConfig | None
+    current_config: ModelConfig | None
+    """The configuration of the model that is published now."""
+    other_versions: Sequence[int]
+    """The versions that stay in the model's folder."""
+    staged: Publication
+    context: VerificationContext
+    fallback: FallbackOptions
+    job: Job
+
+    @property
+    def loaded_versions(self) -> Collection[int]:
+        """The versions that Triton loads before this export."""
+        return set() if self.current_config is None else versions_loaded(self.current_config, self.other_versions)
+
+    def model_config(self, job: Job) -> ModelConfig:
+        """The `config.pbtxt` of an artifact. Raises InputError that lists all contradictions."""
+        interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(self.context.spec)
+        artifact_format = self.artifact_format
+        return config_for(
+            self.context.spec,
+            interface,
+            self.context.max_batch,
+            self.staged.version,
+            self.current_config,
+            loading=Loading(artifact_format.backend, artifact_format.artifact, artifact_format.parameters(job)),
+            serving=self.request.serving,
+            given=self.user_config,
+            older=self.other_versions,
+        )
+
+    def shared_files(self, job: Job, images: ImageArray | None) -> SharedFiles:
+        """The files that all versions of the model share, once this one is added.
+
+        images: for the warm-up; None keeps its file. Raises InputError where Triton would refuse them.
+        """
+        added = SharedFiles(self.context.spec, self.model_config(job), images)
+        return resolve_shared_files(self.staged.model, added, self.request.serving, self.user_config)
+
+
+def _plan(
+    source: Source,
+    request: ExportRequest,
+    artifact_format: Format,
+    serving_image: str,
+    user_config: ModelConfig | None,
+    staged: Publication,
+    graph: Path,
+    report: ProgressCallback,
+) -> _ExportPlan:
+    """Decide how to build, verify and serve the version, and check what can be checked before the work.
+
+    graph: where the ONNX graph will be written.
+    """
+    model_folder = request.repository / source.spec.name
+    current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
+    golden = golden_for(source.spec, source.golden, request.evidence.images)
+    max_batch = largest_batch(request, user_config, current_config)
+    context = case_of(source, golden, max_batch, request.evidence.limits)
+    calibration = golden
+    if request.calibration is not None:
+        calibration = golden_from_images(request.calibration, source.spec.preprocess)
+    job = Job(
+        source=source,
+        graph=graph,
+        precision=request.target.precision,
+        folder=staged.version_folder,
+        max_batch=max_batch,
+        opt_batch=request.opt_batch,
+        report=report,
     )
-    said = [*unfit, *_training_warnings(source), *calibration_warnings(source, repair, verdict)]
-    return _followed_up(done, order, config, held, said)
+    artifact_format.check_job(job)
+    check_build(artifact_format.foreseen(job), serving_image, request.force)
+    plan = _ExportPlan(
+        source=source,
+        request=request,
+        artifact_format=artifact_format,
+        serving_image=serving_image,
+        user_config=user_config,
+        current_config=current_config,
+        other_versions=versions_of(model_folder),
+        staged=staged,
+        context=context,
+        fallback=FallbackOptions(
+            images=calibration.images,
+            keep_fp32=request.keep_fp32,
+            allowed=request.repair,
+            force=request.force,
+            strict=request.strict,
+            converter=request.converter,
+        ),
+        job=job,
+    )
+    config = plan.model_config(job)
+    plan.shared_files(job, None)  # raises for what Triton would refuse
+    return replace(plan, context=replace(context, preferred=configured_sizes(config)))
 
 
-def _follow(prepared: Publication, order: ExportRequest, name: str, config: ModelConfig) -> None:
-    """Have `NAME_encoded` fit the model, or leave."""
-    if order.encoded:
-        follow(prepared.neighbours, order.repository, config)
-    else:
-        leave(prepared.neighbours, order.repository, name)
-
-
-def _check_order(source: Source, order: ExportRequest, kind: Format) -> None:
-    """Raise InputError or ExternalError for what cannot come to a good end, before any work."""
-    kind.check_possible()
-    source.check_takes(order.target.precision)
-    _check_reduces(source, order)
-    check_converter(order.converter)
-    check_names(order.repository, source.spec.name, order.encoded)
-    if order.evidence.data is not None:
+def _check_request(source: Source, request: ExportRequest, artifact_format: Format) -> None:
+    """Raise InputError or ExternalError, before any work, for a request that cannot succeed."""
+    artifact_format.check_possible()
+    source.check_takes(request.target.precision)
+    _check_reduction_options(source, request)
+    check_converter(request.converter)
+    check_names(request.repository, source.spec.name, request.encoded)
+    if request.evidence.data is not None:
         train_command()
-    accelerated = any(one.name == "tensorrt" for one in order.serving.accelerators or ())
-    if order.target.format == "onnx" and "bf16" in (order.target.precision, source.precision) and not accelerated:
-        asked = "--onnx bf16" if source.precision == "fp32" else f"{source.path.name} is in bf16 already"
+    uses_tensorrt = any(accelerator.name == "tensorrt" for accelerator in request.serving.accelerators or ())
+    is_bf16 = "bf16" in (request.target.precision, source.precision)
+    if request.target.format == "onnx" and is_bf16 and not uses_tensorrt:
+        subject = "--onnx bf16" if source.precision == "fp32" else f"{source.path.name} is in bf16"
         raise InputError(
-            f"{asked}: ONNX Runtime itself has no bf16 kernels for most operators. Have TensorRT run it on a GPU, "
-            "with --accelerator tensorrt, or take --trt bf16 or --openvino bf16"
+            f"{subject}: ONNX Runtime has no bf16 kernels for most operators. Run it by TensorRT on a GPU with "
+            "--accelerator tensorrt, or use --trt bf16 or --openvino bf16",
+            code="onnx.bf16_kernels",
         )
 
 
 def _training_warnings(source: Source) -> list[str]:
-    """Repeat what the training warned of, such as that nothing was learnt."""
+    """The warnings of the training, such as that the network learnt nothing."""
     return [f"training: {warning}" for warning in source.spec.lineage.warnings]
 
 
-def _check_reduces(source: Source, order: ExportRequest) -> None:
-    """Raise InputError for options of a reduction where none will be."""
-    asked = {
-        "--keep-fp32": order.keep_fp32,
-        "--calibration": order.calibration,
-        "--converter": order.converter != ExportRequest.converter,
+def _check_reduction_options(source: Source, request: ExportRequest) -> None:
+    """Raise InputError for options of a reduced precision where the source is reduced already."""
+    is_set = {
+        "--keep-fp32": request.keep_fp32,
+        "--calibration": request.calibration,
+        "--converter": request.converter != ExportRequest.converter,
     }
-    if source.precision != "fp32" and (given := [option for option, value in asked.items() if value]):
+    if source.precision != "fp32" and (options := [option for option, value in is_set.items() if value]):
         raise InputError(
-            f"{', '.join(given)}: {source.path.name} is in {source.precision} already and is exported as it is; "
-            "leave that out, or give the fp32 model"
+            f"{', '.join(options)}: {source.path.name} is in {source.precision} and is exported unchanged; leave the "
+            "option out, or export the fp32 model",
+            code="option.source_is_reduced",
         )
-
-
-def _followed_up(
-    done: Published, order: ExportRequest, config: ModelConfig, held: Collection[int], unfit: Sequence[str]
-) -> Published:
-    """What comes after a version stands: old ones go, and what the verdict did not see is told."""
-    folder = order.repository / done.model
-    warnings = [*unfit, *done.verdict.notes, *unproven(config), *filter(None, [done.verdict.calibration_doubt])]
-    served = done.version in versions_loaded(config, versions_of(folder))
-    if not served:
-        warnings.append(
-            f"Triton does not load version {done.version}: config.pbtxt has it load {described_policy(config)}. "
-            f"Serve it with: builder promote {done.model} {done.version}"
-        )
-    warnings += unverified_batch_warnings(folder, config)
-    retention = None
-    try:
-        retention = None if order.keep is None else keep_newest(folder, order.keep, order.servers, held)
-    except TritonkitError as error:
-        warnings.append(f"older versions were not deleted: {error}")
-    return done.model_copy(update={"served": served, "retention": retention, "warnings": tuple(warnings)})
 
 
 def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
-    """The images of a verdict: those asked for, else the checkpoint's own, else the builder's photographs."""
+    """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
     if images is not None:
         return golden_from_images(images, spec.preprocess)
     return own or builtin_golden(spec.preprocess)
 
 
-def _case(
-    source: Source, order: ExportRequest, given: ModelConfig | None, present: ModelConfig | None
-) -> VerificationContext:
-    golden = golden_for(source.spec, source.golden, order.evidence.images)
-    return case_of(source, golden, largest_batch(order, given, present), order.evidence.limits)
+def largest_batch(request: ExportRequest, given: ModelConfig | None, present: ModelConfig | None) -> int:
+    """The requested batch, else that of the user's config.pbtxt, else that of the published model, else 32."""
+    configured = [config.max_batch_size for config in (given, present) if config is not None]
+    return next(filter(None, [request.max_batch, *configured]), DEFAULT_MAX_BATCH)
 
 
-def largest_batch(order: ExportRequest, given: ModelConfig | None, present: ModelConfig | None) -> int:
-    """As asked, else as a file of the user's says, else as the model is configured, else 32."""
-    said = [config.max_batch_size for config in (given, present) if config is not None]
-    return next(filter(None, [order.max_batch, *said]), DEFAULT_MAX_BATCH)
-
-
-def _repair(case: VerificationContext, order: ExportRequest) -> Repair:
-    images = case.golden.images
-    if order.calibration is not None:
-        images = golden_from_images(order.calibration, case.spec.preprocess).images
-    return Repair(images, order.keep_fp32, order.repair, order.force, order.strict, order.converter)
-
-
-def calibration_warnings(source: Source, repair: Repair, verdict: Verdict) -> list[str]:
-    if verdict.precision != "int8" or source.precision != "fp32" or len(repair.images) >= FEW_PICTURES:
-        return []
-    few = len(repair.images)
-    return [f"int8 was calibrated on {few} pictures alone; --calibration FOLDER takes up to {MAX_IMAGES}"]
-
-
-def _recorded(made: BuildAttempt, case: VerificationContext, order: ExportRequest, image: str) -> Verdict:
-    """The last word on an artifact, written beside it. Raises CheckFailedError when it failed and is not forced."""
-    job = made.job
-    verdict = _weighed(made, order.evidence)
-    verdict = verdict.model_copy(update={"forced": order.force and not verdict.passed})
-    dossier = Dossier(job.source, made, verdict, case, image)
-    if order.page is not None:
-        dossier.write_page(order.page)
-    if not verdict.passed and not order.force:
+def _verify(built: BuildAttempt, plan: _ExportPlan) -> Verdict:
+    """The final verdict, written into the version folder. Raises CheckFailedError when it failed and is not forced."""
+    source, request, name = plan.source, plan.request, plan.context.spec.name
+    verdict = _with_quality(built, request.evidence)
+    verdict = verdict.model_copy(update={"forced": request.force and not verdict.passed})
+    version_files = VersionFiles(source, built, verdict, plan.context, plan.serving_image)
+    if request.page is not None:
+        version_files.write_page(request.page)
+    if not verdict.passed and not request.force:
         reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt, verdict.nearest_tries)))
-        raise CheckFailedError(f"{case.spec.name}: the verdict failed, nothing was published.\n{reasons}", verdict)
-    if order.strict and (other := _instead(order, job.source, verdict)) is not None:
         raise CheckFailedError(
-            f"{case.spec.name}: {other}; --strict takes nothing else, nothing was published", verdict
+            f"{name}: the verdict failed, nothing was published.\n{reasons}",
+            verdict,
+            code="verdict.failed",
+            problems=verdict.problems,
         )
-    job.report("publishing")
-    dossier.write_version(job.folder)
+    if request.strict and (reason := _other_precision(request, source, verdict)) is not None:
+        raise CheckFailedError(
+            f"{name}: {reason}; --strict accepts no other precision, nothing was published",
+            verdict,
+            code="verdict.other_precision",
+        )
+    plan.job.report("publishing")
+    version_files.write_version(built.job.folder)
     return verdict
 
 
-def _instead(order: ExportRequest, source: Source, verdict: Verdict) -> str | None:
-    """Why a verdict is of another precision than the one ordered; None where it is of that."""
-    if verdict.precision == order.target.precision:
+def _with_quality(built: BuildAttempt, evidence: Evidence) -> Verdict:
+    """The verdict, with the quality on the labelled set where there is one."""
+    if evidence.data is None:
+        return built.verdict
+    built.job.report("measuring on labelled images")
+    with labelled_set(built.job.source, evidence.data, evidence.masks) as labelled:
+        return labelled.with_quality(built.verdict, built.verified.file)
+
+
+def _other_precision(request: ExportRequest, source: Source, verdict: Verdict) -> str | None:
+    """Why the verdict is about another precision than the requested one; None where it is about that."""
+    if verdict.precision == request.target.precision:
         return None
     if verdict.asked is None:
-        return f"{source.path.name} is in {verdict.precision} already, and not in {order.target.precision}"
-    return verdict.nearest_tries or f"{verdict.asked} was not tried, as the graph fails in fp32 already"
+        return f"{source.path.name} is in {verdict.precision}, not in {request.target.precision}"
+    return verdict.nearest_tries or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
 
 
-def _weighed(made: BuildAttempt, evidence: Evidence) -> Verdict:
-    """The verdict, with the quality on a labelled set where there is one."""
-    if evidence.data is None:
-        return made.verdict
-    made.job.report("measuring on labelled pictures")
-    with labelled_set(made.job.source, evidence.data, evidence.masks) as pictures:
-        return pictures.with_quality(made.verdict, made.judged.file)
+def _write_shared_files(built: BuildAttempt, plan: _ExportPlan) -> ModelConfig:
+    """Write the files that all versions share, and add or remove `NAME_encoded`. Returns the configuration."""
+    staged, request = plan.staged, plan.request
+    config = plan.shared_files(built.job, plan.context.golden.images).write(staged.model)
+    if request.encoded:
+        follow(staged.neighbours, request.repository, config)
+    else:
+        leave(staged.neighbours, request.repository, plan.source.spec.name)
+    return config
 
 
-@dataclass(frozen=True)
-class _Served:
-    """How a model is to be served: what was asked, what a file says, and what the present configuration does."""
+def _published_version(built: BuildAttempt, plan: _ExportPlan, verdict: Verdict) -> Published:
+    name, version = plan.source.spec.name, plan.staged.version
+    reason = _other_precision(plan.request, plan.source, verdict)
+    return Published(
+        model=name,
+        version=version,
+        artifact=plan.request.repository / name / str(version) / built.artifact.name,
+        source=plan.source.description,
+        verdict=verdict,
+        instead=reason and f"{reason}; published in {verdict.precision}",
+    )
 
-    kind: Format
-    serving: Serving
-    given: ModelConfig | None
-    present: ModelConfig | None
-    older: Collection[int]
-    """The versions that stay beside the new one."""
 
-    def config(self, case: VerificationContext, job: Job, version: int) -> ModelConfig:
-        """The configuration of an artifact. Raises InputError with all that contradicts it or Triton's rules."""
-        interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(case.spec)
-        return config_for(
-            case.spec,
-            interface,
-            case.max_batch,
-            version,
-            self.present,
-            loading=Loading(self.kind.backend, self.kind.artifact, self.kind.parameters(job)),
-            serving=self.serving,
-            given=self.given,
-            older=self.older,
+def _with_follow_up(
+    published: Published,
+    request: ExportRequest,
+    config: ModelConfig,
+    loaded_before: Collection[int],
+    warnings: Sequence[str],
+) -> Published:
+    """The published version after old versions were deleted, with its warnings.
+
+    loaded_before: the versions that Triton loaded before this export.
+    """
+    folder, verdict = request.repository / published.model, published.verdict
+    warnings = [*warnings, *verdict.notes, *unproven(config), *filter(None, [verdict.calibration_doubt])]
+    is_served = published.version in versions_loaded(config, versions_of(folder))
+    if not is_served:
+        warnings.append(
+            f"Triton does not load version {published.version}, because config.pbtxt loads "
+            f"{described_policy(config)}. Serve it with: builder promote {published.model} {published.version}"
         )
+    warnings += unverified_batch_warnings(folder, config)
+    retention = None
+    try:
+        if request.keep is not None:
+            retention = keep_newest(folder, request.keep, request.servers, loaded_before)
+    except TritonkitError as error:
+        warnings.append(f"older versions were not deleted: {error}")
+    return published.model_copy(update={"served": is_served, "retention": retention, "warnings": tuple(warnings)})
+
+
+def calibration_warnings(source: Source, fallback: FallbackOptions, verdict: Verdict) -> list[str]:
+    """A warning where int8 was calibrated on too few images."""
+    count = len(fallback.images)
+    if verdict.precision != "int8" or source.precision != "fp32" or count >= FEW_IMAGES:
+        return []
+    return [f"int8 was calibrated on only {count} images; --calibration FOLDER takes up to {MAX_IMAGES}"]

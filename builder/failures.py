@@ -1,7 +1,7 @@
-"""Why there is no artifact to judge.
+"""Errors of a build that gives no artifact to verify.
 
-Neither says anything of the model's answers. What was asked for and cannot be built ends the export; a precision that
-was not, such as bf16 in place of an fp16 that fails, is left out: see `builder.repair`.
+They say nothing about the answers of the model. If the requested precision cannot be built, the export ends; a fallback
+precision, such as bf16 after an fp16 that failed, is skipped: see `builder.repair`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from model.errors import ArtifactError, ExternalError
 
 
 class CannotBuildError(ArtifactError):
-    """The target does not take the graph, or would compute it in another precision than its own."""
+    """The format does not support the graph, or its runtime would compute in another precision."""
 
 
 class BuildStoppedError(ExternalError):
-    """A build did not come to its end: its time was up, memory was short, or its container could not be run."""
+    """A build was interrupted: by its time limit, by lack of memory, or because its container could not be run."""
 
 
-def tells_of_memory(said: str) -> bool:
-    """Whether TensorRT's words for an error are of a lack of memory, which says nothing of the graph.
+def tells_of_memory(message: str) -> bool:
+    """Whether an error message of TensorRT is about a lack of memory, which says nothing about the graph.
 
-    Its `ErrorCode` has kOUT_OF_MEMORY, told as "Error Code 2: OutOfMemory" (NvInferRuntimeBase.h, TensorRT 10); CUDA
-    says "out of memory", C++ "std::bad_alloc".
+    TensorRT writes kOUT_OF_MEMORY as "Error Code 2: OutOfMemory" (NvInferRuntimeBase.h, TensorRT 10), CUDA writes "out
+    of memory", C++ "std::bad_alloc".
     """
-    return re.search(r"out[ _]?of[ _]?memory|bad_alloc|cannot allocate memory", said, re.IGNORECASE) is not None
+    return re.search(r"out[ _]?of[ _]?memory|bad_alloc|cannot allocate memory", message, re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""What a model takes and gives, and how that differs from what somebody says of it."""
+"""The inputs and outputs of a model, and how two descriptions of them differ."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
 def interface_of(spec: ModelSpec) -> Interface:
-    """What a model of this spec takes and gives."""
+    """The interface of a model with this spec."""
     return (spec.input,), spec.outputs
 
 
-def difference(found: Interface, said: Interface, by: str) -> str | None:
-    """`has …; BY …` in words, such as `has …; its spec says …`; None where both are the same, order included."""
-    return None if found == said else f"has {_described(found)}; {by} {_described(said)}"
+def difference(actual: Interface, expected: Interface, source: str) -> str | None:
+    """The difference in words, such as `has …; its spec says …`; None where both are equal, order included."""
+    return None if actual == expected else f"has {_interface_text(actual)}; {source} {_interface_text(expected)}"
 
 
-def _described(interface: Interface) -> str:
+def _interface_text(interface: Interface) -> str:
     inputs, outputs = (", ".join(map(str, side)) or "nothing" for side in interface)
     return f"{inputs} -> {outputs}"

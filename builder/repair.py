@@ -1,4 +1,4 @@
-"""An artifact in the wanted precision with its verdict, or, where that fails, in the nearest one that passes."""
+"""Build and verify an artifact, with more nodes in fp32 or a higher precision where its precision changes answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from builder.failures import CannotBuildError
 from builder.formats import Format, Job
 from builder.precision.autocast import autocast
 from builder.precision.cast import Reduced, reduced
-from builder.precision.ladder import Converter, Ladder, Step
+from builder.precision.ladder import Converter, Ladder, PrecisionStep
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import CachingRunner, VerificationContext
 from builder.proving.verdict import Attempt, Miss, Verdict
@@ -25,242 +25,271 @@ from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
 _SELF_CONTAINED = (".onnx", ".xml", ".pt")
-"""Artifacts that carry their spec, and so can be opened by themselves."""
+"""Artifacts that contain their spec, so that `train test --from` can open them alone."""
 CONVERTERS: dict[str, Converter] = {"edges": reduced, "autocast": autocast}
 
 
 @dataclass(frozen=True)
-class Repair:
-    """How a precision is reached."""
+class FallbackOptions:
+    """What may be done where a precision changes answers."""
 
     images: ImageArray
-    """uint8 [N, H, W, 3]: ranges are measured and int8 is calibrated on them."""
-    keep: Sequence[str] = ()
+    """uint8 [N, H, W, 3], to measure value ranges and calibrate int8 on."""
+    keep_fp32: Sequence[str] = ()
     """Patterns of nodes, operators and tensors to keep in fp32."""
     allowed: bool = True
-    """Whether more may be given up than was asked."""
+    """Whether more nodes, or the whole graph, may be computed in a higher precision."""
     force: bool = False
-    """Whether the artifact is wanted although it fails."""
+    """Write the artifact although it fails."""
     strict: bool = False
-    """Whether no other precision will do."""
+    """Accept no other precision."""
     converter: str = "edges"
-    """Who places the casts: `edges`, the kit's own, or `autocast`, NVIDIA ModelOpt's."""
+    """What places the casts: `edges`, tritonkit's own converter, or `autocast`, that of NVIDIA ModelOpt."""
 
 
 @dataclass(frozen=True)
 class BuildAttempt:
-    """An artifact in the version folder, and what was found of it."""
+    """An artifact in the version folder, with its verdict."""
 
     artifact: Path
     job: Job
-    """What it was made from: `job.graph` is the ONNX graph in its precision."""
-    judged: VerifiedArtifact
+    """How it was built: `job.graph` is the ONNX graph in the precision of the artifact."""
+    verified: VerifiedArtifact
 
     @property
     def verdict(self) -> Verdict:
-        """What was found."""
-        return self.judged.verdict
+        """The result of the comparison."""
+        return self.verified.verdict
 
 
 @dataclass(frozen=True)
 class VerifiedArtifact:
-    """A verdict, and what answered for the artifact."""
+    """A verdict, and the runner that it is about."""
 
     verdict: Verdict
     runner: Runner
     file: Path
-    """What `train test --from` opens to measure the same: a plan's graph, where the plan is not opened by its file."""
+    """The file that `train test --from` opens to measure quality; for a plan it may be the graph of the plan."""
 
-    def noted(self, **update: object) -> VerifiedArtifact:
-        """The same, with fields of the verdict replaced."""
+    def with_verdict_fields(self, **update: object) -> VerifiedArtifact:
+        """A copy with fields of the verdict replaced."""
         return replace(self, verdict=self.verdict.model_copy(update=update))
 
 
-def make(case: VerificationContext, job: Job, target: Target, kind: Format, repair: Repair) -> BuildAttempt:
-    """Write the artifact and judge it; a reduced precision that fails gives up nodes, then itself.
-
-    Raises CannotBuildError and ExternalError where a build fails: that says nothing of the precision, and would fail
-    again in the next one.
-    """
-    tries: list[Attempt] = []
-    # A format that casts nothing can compute what came in fp16 in fp32; quantised values stay what they are.
-    reduced_before = job.source.precision != "fp32" and (
-        kind.casts or job.source.precision in (target.precision, "int8")
-    )
-    if reduced_before:  # exported as it is, and judged as what it is
-        target = target_from({target.format: job.source.precision})
-    if target.precision != "fp32" and not reduced_before and (broken := _broken_in_fp32(case, job, tries)) is not None:
-        broken = broken.noted(format=target.format, asked=target.precision, tries=tuple(tries))
-        return _forced(BuildAttempt(job.folder / kind.artifact, replace(job, precision="fp32"), broken), kind, repair)
-    made = _forced(_nearest(case, job, target, kind, repair, tries), kind, repair)
-    asked = None if made.verdict.precision == target.precision else target.precision
-    shown = tuple(tries) if target.precision != "fp32" else ()
-    return replace(made, judged=made.judged.noted(format=target.format, asked=asked, tries=shown))
-
-
-def _nearest(
-    case: VerificationContext, job: Job, target: Target, kind: Format, repair: Repair, tries: list[Attempt]
+def build_verified(
+    context: VerificationContext, job: Job, target: Target, artifact_format: Format, fallback: FallbackOptions
 ) -> BuildAttempt:
-    """The first step that passes, else the last. Every try is added to `tries`."""
-    made: BuildAttempt | None = None
-    lacking: set[Precision] = set()
-    for number, step in enumerate(_steps(kind, job, target, repair), 1):
-        if step.precision in lacking:
+    """Build the artifact and verify it, with the fallbacks that are allowed.
+
+    Where a precision changes answers, more nodes stay in fp32; if that does not help, the next higher precision is
+    used. Raises CannotBuildError and ExternalError where a build fails: another precision would not help.
+    """
+    attempts: list[Attempt] = []
+    # A format without casts can compute an fp16 source in fp32; quantised values stay quantised.
+    reduced_before = job.source.precision != "fp32" and (
+        artifact_format.casts or job.source.precision in (target.precision, "int8")
+    )
+    if reduced_before:  # exported unchanged, and verified in its own precision
+        target = target_from({target.format: job.source.precision})
+    if (
+        target.precision != "fp32"
+        and not reduced_before
+        and (failed := _failed_fp32_graph(context, job, attempts)) is not None
+    ):
+        failed = failed.with_verdict_fields(format=target.format, asked=target.precision, tries=tuple(attempts))
+        artifact = job.folder / artifact_format.artifact
+        built = BuildAttempt(artifact, replace(job, precision="fp32"), failed)
+        return _write_if_forced(built, artifact_format, fallback)
+    built = _build_with_fallback(context, job, target, artifact_format, fallback, attempts)
+    built = _write_if_forced(built, artifact_format, fallback)
+    requested = None if built.verdict.precision == target.precision else target.precision
+    recorded = tuple(attempts) if target.precision != "fp32" else ()
+    fields = {"format": target.format, "asked": requested, "tries": recorded}
+    return replace(built, verified=built.verified.with_verdict_fields(**fields))
+
+
+def _build_with_fallback(
+    context: VerificationContext,
+    job: Job,
+    target: Target,
+    artifact_format: Format,
+    fallback: FallbackOptions,
+    attempts: list[Attempt],
+) -> BuildAttempt:
+    """The first attempt that passes, else the last. Every attempt is added to `attempts`."""
+    built: BuildAttempt | None = None
+    unavailable: set[Precision] = set()
+    for number, step in enumerate(_allowed_steps(artifact_format, job, target, fallback), 1):
+        if step.precision in unavailable:
             continue
-        job.report(f"try {number}: {target.format} {step.precision}, {step.how}")
-        if made is not None:
-            made.judged.runner.close()
-        began = time.monotonic()
+        job.report(f"attempt {number}: {target.format} {step.precision}, {step.how}")
+        if built is not None:
+            built.verified.runner.close()
+        started = time.monotonic()
         try:
-            made, tried = _tried(case, job, kind, step)
+            built, attempt = _run_step(context, job, artifact_format, step)
         except ArtifactError as error:
-            if not repair.allowed or step.precision == "fp32" or is_fatal(step, target, error):
+            if not fallback.allowed or step.precision == "fp32" or is_fatal(step, target, error):
                 raise
             if isinstance(error, CannotBuildError):
-                lacking.add(step.precision)
-            tries.append(_unusable(step, error, began))
+                unavailable.add(step.precision)
+            attempts.append(_failed_attempt(step, error, started))
             continue
-        tries.append(tried)
-        if made.verdict.passed or not repair.allowed:
+        attempts.append(attempt)
+        if built.verdict.passed or not fallback.allowed:
             break
-    if made is None:
-        raise _no_way(target, repair, tries)
-    return made
+    if built is None:
+        raise _no_attempt_error(target, fallback, attempts)
+    return built
 
 
-def _no_way(target: Target, repair: Repair, tries: Sequence[Attempt]) -> TritonkitError:
+def _no_attempt_error(target: Target, fallback: FallbackOptions, attempts: Sequence[Attempt]) -> TritonkitError:
     """The error where no step gives a graph that loads."""
-    if repair.strict and tries:
+    if fallback.strict and attempts:
         return CheckFailedError(
-            f"{target}: no try of it passed: {tries[-1].problems[0].message}; nothing was published"
+            f"{target}: no attempt passed: {attempts[-1].problems[0].message}; nothing was published",
+            code="verdict.no_attempt",
+            problems=attempts[-1].problems,
         )
-    return ArtifactError(f"{target}: there is no way to make it")
+    return ArtifactError(f"{target}: it cannot be built from this graph", code="artifact.no_attempt")
 
 
-def _steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
-    """The steps to take; those of the precision alone where no other will do."""
-    steps = _all_steps(kind, job, target, repair)
-    return takewhile(lambda step: step.precision == target.precision, steps) if repair.strict else steps
+def _allowed_steps(
+    artifact_format: Format, job: Job, target: Target, fallback: FallbackOptions
+) -> Iterator[PrecisionStep]:
+    """The planned steps, up to the first of another precision where the export is strict."""
+    steps = _planned_steps(artifact_format, job, target, fallback)
+    return takewhile(lambda step: step.precision == target.precision, steps) if fallback.strict else steps
 
 
-def _all_steps(kind: Format, job: Job, target: Target, repair: Repair) -> Iterator[Step]:
-    if target.precision in ("fp32", job.source.precision) or (kind.casts and job.source.precision != "fp32"):
-        return iter([_as_it_is(job, target)])
-    if not kind.casts and target.precision != "int8":
-        return iter([_as_it_is(job, target), _as_it_is(job, Target(format=target.format))])
-    ladder = Ladder(job.graph, repair.images, repair.keep, CONVERTERS[repair.converter])
-    casts: tuple[Reduced, ...] = ("fp16", "bf16") if kind.takes_bf16 else ("fp16",)
-    return ladder.steps(target.precision, kind.dialect, casts if kind.casts else ())
+def _planned_steps(
+    artifact_format: Format, job: Job, target: Target, fallback: FallbackOptions
+) -> Iterator[PrecisionStep]:
+    if target.precision in ("fp32", job.source.precision) or (artifact_format.casts and job.source.precision != "fp32"):
+        return iter([_unchanged_step(job, target)])
+    if not artifact_format.casts and target.precision != "int8":
+        return iter([_unchanged_step(job, target), _unchanged_step(job, Target(format=target.format))])
+    ladder = Ladder(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
+    casts: tuple[Reduced, ...] = ("fp16", "bf16") if artifact_format.takes_bf16 else ("fp16",)
+    return ladder.steps(target.precision, artifact_format.dialect, casts if artifact_format.casts else ())
 
 
-def _as_it_is(job: Job, target: Target) -> Step:
-    """The source's graph: the precision, if not the graph's own, is the runtime's to bring."""
+def _unchanged_step(job: Job, target: Target) -> PrecisionStep:
+    """The graph of the source, unchanged. Where the precision is not the graph's own, the runtime computes in it."""
 
     def write(path: Path) -> Sequence[str]:
         path.write_bytes(job.graph.read_bytes())
         return ()
 
-    return Step(target.precision, "the whole model", write)
+    return PrecisionStep(target.precision, "the whole model", write)
 
 
-def _tried(case: VerificationContext, job: Job, kind: Format, step: Step) -> tuple[BuildAttempt, Attempt]:
-    """The step's graph, judged by what rounds as hardware does, then the artifact, where it runs here."""
-    began = time.monotonic()
+def _run_step(
+    context: VerificationContext, job: Job, artifact_format: Format, step: PrecisionStep
+) -> tuple[BuildAttempt, Attempt]:
+    """Verify a simulation of the step's graph, then the artifact itself where it runs here."""
+    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(dir=job.graph.parent))
     graph = folder / job.graph.name
     kept = tuple(step.write(graph))
-    own = replace(job, graph=graph, precision=step.precision)
-    judged = _simulated(case, own) if kind.casts and step.precision in ("fp16", "bf16") else None
-    if judged is None or judged.verdict.passed:
-        judged = _written(case, own, kind) or judged
-    if judged is None:
-        raise ArtifactError(f"{kind.name} {step.precision}: nothing on this machine can run it, so nothing proves it")
-    tried = _told(step, judged.verdict, kept, began)
-    return BuildAttempt(job.folder / kind.artifact, own, judged), tried
+    step_job = replace(job, graph=graph, precision=step.precision)
+    can_simulate = artifact_format.casts and step.precision in ("fp16", "bf16")
+    verified = _verify_simulation(context, step_job) if can_simulate else None
+    if verified is None or verified.verdict.passed:
+        verified = _verify_artifact(context, step_job, artifact_format) or verified
+    if verified is None:
+        raise ArtifactError(
+            f"{artifact_format.name} {step.precision}: nothing on this machine can run it, so it cannot be verified",
+            code="artifact.cannot_verify",
+        )
+    attempt = _attempt_record(step, verified.verdict, kept, started)
+    return BuildAttempt(job.folder / artifact_format.artifact, step_job, verified), attempt
 
 
-def _simulated(case: VerificationContext, job: Job) -> VerifiedArtifact:
-    stand_in = CachingRunner(simulated_runner(job.graph, case.spec, job.graph.parent))
-    verdict = case.verdict(stand_in, job.precision, job.graph, causes=False)
-    judged = VerifiedArtifact(verdict, stand_in, Path(stand_in.origin))
-    return judged.noted(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
+def _verify_simulation(context: VerificationContext, job: Job) -> VerifiedArtifact:
+    runner = CachingRunner(simulated_runner(job.graph, context.spec, job.graph.parent))
+    verdict = context.verdict(runner, job.precision, job.graph, causes=False)
+    verified = VerifiedArtifact(verdict, runner, Path(runner.origin))
+    return verified.with_verdict_fields(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
 
 
-def _written(case: VerificationContext, job: Job, kind: Format) -> VerifiedArtifact | None:
-    """The verdict of the artifact itself, None where it does not run on this machine."""
-    artifact = kind.write(job)
-    opened = kind.candidate(artifact, job)
+def _verify_artifact(context: VerificationContext, job: Job, artifact_format: Format) -> VerifiedArtifact | None:
+    """The verdict of the artifact itself; None where it does not run on this machine."""
+    artifact = artifact_format.write(job)
+    opened = artifact_format.open_runner(artifact, job)
     if opened is None:
         return None
     runner = CachingRunner(opened)
     try:
-        verdict = case.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
+        verdict = context.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
     except BaseException:
         runner.close()
         raise
-    return VerifiedArtifact(verdict, runner, _answering(opened, artifact, job)).noted(proven_by=kind.proven_by(job))
+    verified = VerifiedArtifact(verdict, runner, _measurable_file(opened, artifact, job))
+    return verified.with_verdict_fields(proven_by=artifact_format.proven_by(job))
 
 
-def _answering(opened: Runner, artifact: Path, job: Job) -> Path:
-    """The file whose answers a candidate gives, or the nearest to it that `train test --from` opens."""
-    asked = Path(opened.origin)
-    if asked.is_file():  # also an engine beside the artifact, which may round where its graph does not here
-        return asked
-    if artifact.suffix in _SELF_CONTAINED:  # one of several that were asked
+def _measurable_file(opened: Runner, artifact: Path, job: Job) -> Path:
+    """The file to measure quality with: that of the runner, else the closest one that `train test --from` opens."""
+    origin = Path(opened.origin)
+    if origin.is_file():  # may be an engine next to the artifact, which rounds where its graph does not on this CPU
+        return origin
+    if artifact.suffix in _SELF_CONTAINED:  # one of several runners of a WorstCaseRunner
         return artifact
     rounded = simulation_of(job.graph, job.graph.parent)
     return rounded if rounded.is_file() else job.graph
 
 
-def _broken_in_fp32(case: VerificationContext, job: Job, tries: list[Attempt]) -> VerifiedArtifact | None:
-    """The verdict of the fp32 graph, where it fails: then precision is not what is wrong.
+def _failed_fp32_graph(context: VerificationContext, job: Job, attempts: list[Attempt]) -> VerifiedArtifact | None:
+    """The verdict of the fp32 graph where it fails, which the precision cannot explain; None where it passes.
 
-    A subtle fault of the graph would be within what a reduced precision may lose, so it is looked for before.
+    A small fault of the graph could hide within the limits of a reduced precision, so the fp32 graph comes first.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     job.report("comparing the fp32 graph with the checkpoint")
-    runner = OnnxRuntimeRunner(job.graph, spec=case.spec, spinning=False)
-    # The largest batch is asked of the reduced graph, which has the same shapes.
-    small = replace(case, max_batch=min(MIDDLE_BATCH, case.max_batch))
+    runner = OnnxRuntimeRunner(job.graph, spec=context.spec, spinning=False)
+    # The largest batch is tested on the reduced graph, which has the same shapes.
+    small = replace(context, max_batch=min(MIDDLE_BATCH, context.max_batch))
     verdict = small.verdict(runner, "fp32", job.graph)
-    tries.append(_told(Step("fp32", "the graph, before it is reduced", _nothing), verdict, (), began))
+    step = PrecisionStep("fp32", "the graph before its precision is reduced", _write_nothing)
+    attempts.append(_attempt_record(step, verdict, (), started))
     return None if verdict.passed else VerifiedArtifact(verdict, runner, job.graph)
 
 
-def _nothing(path: Path) -> Sequence[str]:
+def _write_nothing(path: Path) -> Sequence[str]:
     return ()
 
 
-def is_fatal(step: Step, target: Target, error: ArtifactError) -> bool:
-    """Whether what was asked for cannot be built.
+def is_fatal(step: PrecisionStep, target: Target, error: ArtifactError) -> bool:
+    """Whether the requested precision cannot be built.
 
-    A precision that was not, such as bf16 in place of an fp16 that fails, is only left out.
+    A precision that was not requested, such as bf16 after an fp16 that failed, is skipped instead.
     """
     return isinstance(error, CannotBuildError) and step.precision == target.precision
 
 
-def _unusable(step: Step, error: ArtifactError, began: float) -> Attempt:
-    """A try whose graph could not even be loaded."""
-    problem, seconds = Problem(code="run", message=first_line(error)), round(time.monotonic() - began, 2)
+def _failed_attempt(step: PrecisionStep, error: ArtifactError, started: float) -> Attempt:
+    """The record of an attempt whose graph could not be loaded."""
+    problem = Problem(error.code, first_line(error))
     return Attempt(
         precision=step.precision,
         how=step.how,
         passed=False,
         nodes=step.nodes,
-        seconds=seconds,
+        seconds=round(time.monotonic() - started, 2),
         problems=(problem,),
         miss=Miss(words=problem.message),
     )
 
 
-def _forced(made: BuildAttempt, kind: Format, repair: Repair) -> BuildAttempt:
-    """The same, with the artifact written where it is wanted although its graph failed."""
-    if repair.force and not made.artifact.exists():
-        kind.write(made.job)
-    return made
+def _write_if_forced(built: BuildAttempt, artifact_format: Format, fallback: FallbackOptions) -> BuildAttempt:
+    """Write the artifact where it was not written because its graph failed, but the export is forced."""
+    if fallback.force and not built.artifact.exists():
+        artifact_format.write(built.job)
+    return built
 
 
-def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> Attempt:
+def _attempt_record(step: PrecisionStep, verdict: Verdict, kept: tuple[str, ...], started: float) -> Attempt:
     return Attempt(
         precision=step.precision,
         how=step.how,
@@ -269,7 +298,7 @@ def _told(step: Step, verdict: Verdict, kept: tuple[str, ...], began: float) -> 
         nodes=step.nodes,
         max_abs=max((comparison.max_abs for comparison in verdict.of_artifact), default=None),
         relative=verdict.relative,
-        seconds=round(time.monotonic() - began, 2),
+        seconds=round(time.monotonic() - started, 2),
         problems=verdict.problems,
         miss=verdict.miss,
     )

@@ -1,4 +1,4 @@
-"""`builder show`: what a checkpoint, an artifact or a published model says of itself."""
+"""`builder show`: the spec, verdict and manifest of a checkpoint, an artifact or a published model."""
 
 from __future__ import annotations
 
@@ -18,68 +18,70 @@ from model.spec import METADATA_KEY, Frozen, ModelSpec
 from model.triton_config import versions_of
 
 
-class Shown(Frozen):
-    """All that is known of one path; absent parts are None."""
+class ShowResult(Frozen):
+    """Everything that is known about a path; None where a part is missing."""
 
     path: Path
     spec: ModelSpec | None = None
     interface: tuple[str, ...] = ()
     precision: str | None = None
     header: PlanHeader | None = None
-    """Of a TensorRT plan, or of an engine of TensorRT for RTX."""
+    """Only for a TensorRT plan, or an engine of TensorRT for RTX."""
     build: JsonValue = None
-    """The record of its build."""
+    """The build record."""
     versions: tuple[int, ...] = ()
     verdict: JsonValue = None
     manifest: JsonValue = None
 
 
-def show(path: Path) -> Shown:
+def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
-        return Shown(path=path, spec=read_spec(path))
+        return ShowResult(path=path, spec=read_spec(path))
     if path.suffix in READERS:
-        return _shown_artifact(path)
+        return _show_artifact(path)
     if (path / METADATA_KEY).is_file():
         versions = versions_of(path)
         newest = path / str(versions[-1]) if versions else path
-        return _shown_version(newest, tuple(versions))
+        return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
-        return _shown_version(path, ())
+        return _show_version(path, ())
     known = ", ".join((".safetensors", *READERS))
-    raise InputError(f"{path}: expected a file {known}, or the folder of a published model or version")
+    raise InputError(
+        f"{path}: expected a file {known}, or the folder of a published model or version",
+        code="artifact.unknown_format",
+    )
 
 
-def _shown_artifact(path: Path) -> Shown:
-    """What the file says, and what stands beside it: the precision of a plan is that of its verdict."""
-    told = inspect_artifact(path)
-    around = _shown_version(path.parent, ())
-    judged = around.verdict.get("precision") if isinstance(around.verdict, dict) else None
-    own = told.precision if path.suffix == ".onnx" else judged or told.precision
-    return around.model_copy(
+def _show_artifact(path: Path) -> ShowResult:
+    """The content of the file and of its version folder. Except for ONNX, the precision is that of the verdict."""
+    info = inspect_artifact(path)
+    version = _show_version(path.parent, ())
+    verified = version.verdict.get("precision") if isinstance(version.verdict, dict) else None
+    return version.model_copy(
         update={
             "path": path,
-            "spec": told.spec or around.spec,
-            "interface": tuple(str(tensor) for side in told.interface or () for tensor in side),
-            "precision": own,
-            "header": told.header,
-            "build": _json(path.parent / BUILD_FILE) if told.header is not None else None,
+            "spec": info.spec or version.spec,
+            "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
+            "precision": info.precision if path.suffix == ".onnx" else verified or info.precision,
+            "header": info.header,
+            "build": _read_json(path.parent / BUILD_FILE) if info.header is not None else None,
         }
     )
 
 
-def _shown_version(folder: Path, versions: tuple[int, ...]) -> Shown:
-    return Shown(
+def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
+    return ShowResult(
         path=folder,
         spec=_spec_of_version(folder),
         versions=versions,
-        verdict=_json(folder / VERDICT_FILE),
-        manifest=_json(folder / MANIFEST_FILE),
+        verdict=_read_json(folder / VERDICT_FILE),
+        manifest=_read_json(folder / MANIFEST_FILE),
     )
 
 
 def _spec_of_version(folder: Path) -> ModelSpec | None:
-    """Its own graph's, else what lies in it, else that of the version being served, which lies beside them all."""
+    """The spec in the graph of a version, else in its folder, else in the folder of the model."""
     graph = folder / "model.onnx"
     if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
         return spec
@@ -89,11 +91,11 @@ def _spec_of_version(folder: Path) -> ModelSpec | None:
     return None
 
 
-def _json(path: Path) -> JsonValue:
+def _read_json(path: Path) -> JsonValue:
     try:
         document: JsonValue = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from error
+        raise ArtifactError(f"{path}: not JSON ({error})", code="artifact.not_json") from error
     return document

@@ -1,4 +1,4 @@
-"""What a model can be exported to: a format, and a precision it has there."""
+"""The targets of an export: a format and a precision."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PRECISIONS: dict[FormatName, tuple[Precision, ...]] = {
 }
 
 ProgressCallback = Callable[[str], None]
-"""Told of each step as it begins."""
+"""Called with a sentence when a step starts."""
 Dialect = Literal["onnxruntime", "tensorrt"]
-"""Which quantised graphs a format takes: U8S8 with an int32 bias, or symmetric S8S8 without."""
+"""The quantised graphs of a format: U8S8 with an int32 bias, or symmetric S8S8 without a quantised bias."""
 
 
 class Target(Frozen):
-    """A format in a precision."""
+    """A format and a precision."""
 
     format: FormatName = "onnx"
     precision: Precision = "fp32"
@@ -35,15 +35,21 @@ class Target(Frozen):
         return f"{self.format} {self.precision}"
 
 
-def target_from(asked: dict[FormatName, str | None]) -> Target:
-    """The one format asked for, ONNX fp32 where none was. Raises InputError for two, or an unknown precision."""
-    named = {name: precision for name, precision in asked.items() if precision is not None}
-    if len(named) > 1:
-        options = " and ".join(f"--{name}" for name in named)
-        raise InputError(f"{options}: one format at a time; export again for the other, as a version or another --name")
-    for name, given in named.items():
+def target_from(options: dict[FormatName, str | None]) -> Target:
+    """The requested target; ONNX fp32 by default. Raises InputError for two formats, or an unknown precision.
+
+    options: the precision by format; None for a format that is not requested.
+    """
+    requested = {name: precision for name, precision in options.items() if precision is not None}
+    if len(requested) > 1:
+        names = " and ".join(f"--{name}" for name in requested)
+        raise InputError(
+            f"{names}: one format at a time; export the other one as another version or with another --name",
+            code="option.two_formats",
+        )
+    for name, text in requested.items():
         for precision in PRECISIONS[name]:
-            if given == precision:
+            if text == precision:
                 return Target(format=name, precision=precision)
-        raise InputError(f"--{name} {given}: expected {', '.join(PRECISIONS[name])}")
+        raise InputError(f"--{name} {text}: expected {', '.join(PRECISIONS[name])}", code="option.precision")
     return Target()

@@ -1,4 +1,4 @@
-"""The terms a model is asked in: what `--threshold` and `--probability` change of a checkpoint's."""
+"""Change the outputs of a model at export, by `--threshold` and `--probability`."""
 
 from __future__ import annotations
 
@@ -12,56 +12,69 @@ from model.tasks import task_for
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is asked beyond what was trained; None and False leave a checkpoint as it is."""
+    """Changes to the outputs of a checkpoint; the defaults change nothing."""
 
     threshold: float | None = None
-    """The probability from which a label holds, for all labels but the background."""
+    """The decision threshold of all labels except the background."""
     probability: bool = False
-    """Give the foreground's probability beside the mask."""
+    """Output the probability of the foreground too, next to the mask."""
 
 
-def in_terms(network: Network, terms: OutputOptions) -> Network:
-    """The same weights asked in other terms. Raises InputError where the model's task knows no such term."""
-    if terms == OutputOptions():
+def in_terms(network: Network, options: OutputOptions) -> Network:
+    """The network with other outputs. Raises InputError where the task of the model does not support an option."""
+    if options == OutputOptions():
         return network
     spec = network.spec
-    question = TaskSpec(**{name: getattr(spec, name) for name in TaskSpec.model_fields})
-    if terms.threshold is not None:
-        question = _with_threshold(question, terms.threshold)
-    if terms.probability:
-        question = _with_probability(question, spec)
-    changed = {name: getattr(question, name) for name in TaskSpec.model_fields}
-    outputs = task_for(question).outputs(spec.input)
+    task_spec = TaskSpec(**{name: getattr(spec, name) for name in TaskSpec.model_fields})
+    if options.threshold is not None:
+        task_spec = _with_threshold(task_spec, options.threshold)
+    if options.probability:
+        task_spec = _with_probability(task_spec, spec)
+    changed = {name: getattr(task_spec, name) for name in TaskSpec.model_fields}
+    outputs = task_for(task_spec).outputs(spec.input)
     return network.with_spec(spec.model_copy(update={**changed, "outputs": outputs}))
 
 
-def _with_threshold(question: TaskSpec, threshold: float) -> TaskSpec:
+def _with_threshold(task_spec: TaskSpec, threshold: float) -> TaskSpec:
     if not 0 < threshold < 1:  # NaN neither
-        raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1")
-    if question.heads:
-        return _with_threshold_in_heads(question, threshold)
-    task = task_for(question)
-    labels = question.labels[1:] if task.dense else question.labels
-    if not question.labels:
-        raise InputError(f"--threshold: a {question.task} model decides nothing by one; leave the option out")
+        raise InputError(
+            f"--threshold {threshold}: expected a probability between 0 and 1", code="option.threshold_range"
+        )
+    if task_spec.heads:
+        return _with_threshold_in_heads(task_spec, threshold)
+    task = task_for(task_spec)
+    labels = task_spec.labels[1:] if task.dense else task_spec.labels
+    if not task_spec.labels:
+        raise InputError(
+            f"--threshold: a {task_spec.task} model has no labels to decide; leave the option out",
+            code="option.threshold_unused",
+        )
     if not task.thresholded or (task.dense and len(labels) > 1):
         raise InputError(
-            f"--threshold: a {question.task} model of {len(question.labels)} labels takes what is most probable; leave "
-            "the option out"
+            f"--threshold: a {task_spec.task} model of {len(task_spec.labels)} labels answers with the most probable "
+            "label; leave the option out",
+            code="option.threshold_unused",
         )
-    return question.model_copy(update={"thresholds": dict.fromkeys(labels, threshold)})
+    return task_spec.model_copy(update={"thresholds": dict.fromkeys(labels, threshold)})
 
 
-def _with_threshold_in_heads(question: TaskSpec, threshold: float) -> TaskSpec:
-    deciding = [name for name, head in question.heads.items() if task_for(head, name).thresholded]
-    if not deciding:
-        raise InputError(f"--threshold: none of the heads {', '.join(question.heads)} decides by one; leave it out")
-    changed = {name: _with_threshold(question.heads[name], threshold) for name in deciding}
-    return question.model_copy(update={"heads": {**question.heads, **changed}})
+def _with_threshold_in_heads(task_spec: TaskSpec, threshold: float) -> TaskSpec:
+    thresholded = [name for name, head in task_spec.heads.items() if task_for(head, name).thresholded]
+    if not thresholded:
+        raise InputError(
+            f"--threshold: none of the heads {', '.join(task_spec.heads)} has a threshold; leave the option out",
+            code="option.threshold_unused",
+        )
+    changed = {name: _with_threshold(task_spec.heads[name], threshold) for name in thresholded}
+    return task_spec.model_copy(update={"heads": {**task_spec.heads, **changed}})
 
 
-def _with_probability(question: TaskSpec, spec: ModelSpec) -> TaskSpec:
-    without, asked = (question.model_copy(update={"probability": wanted}) for wanted in (False, True))
-    if task_for(asked).outputs(spec.input) == task_for(without).outputs(spec.input):
-        raise InputError(f"--probability: a {spec.task} model has no mask to give it beside; leave the option out")
-    return asked
+def _with_probability(task_spec: TaskSpec, spec: ModelSpec) -> TaskSpec:
+    without = task_spec.model_copy(update={"probability": False})
+    with_probability = task_spec.model_copy(update={"probability": True})
+    if task_for(with_probability).outputs(spec.input) == task_for(without).outputs(spec.input):
+        raise InputError(
+            f"--probability: a {spec.task} model has no mask of two labels; leave the option out",
+            code="option.probability_unused",
+        )
+    return with_probability

@@ -1,1 +1,1 @@
-"""The larger commands, and their options."""
+"""The larger commands of `builder`, and their options."""

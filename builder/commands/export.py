@@ -1,4 +1,4 @@
-"""`builder export`."""
+"""The command `builder export`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 _DRY_RUN = (
-    "This is what the export would run, on the graph in its precision as model.onnx. A plan built by hand is neither "
-    "proven nor published: run the export itself where Docker has a GPU."
+    "The export would run this command, with the graph in its precision as model.onnx. A plan that you build by hand "
+    "is neither verified nor published: run the export itself where Docker has a GPU."
 )
 
 
@@ -36,7 +36,7 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint, someone else's weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."
+            help="A checkpoint, third-party weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."
         ),
     ],
     onnx: options.Onnx = None,
@@ -44,7 +44,7 @@ def export(
     rtx: options.Rtx = None,
     openvino: options.OpenVino = None,
     torchscript: options.TorchScript = False,
-    name: Annotated[str | None, typer.Option(help="Name to serve it under.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the model in the repository.")] = None,
     repository: options.Repository = Path("model_repository"),
     max_batch: options.LargestBatch = None,
     opt_batch: options.OptBatch = None,
@@ -55,7 +55,9 @@ def export(
     report_page: options.ReportPage = None,
     threshold: options.Threshold = None,
     probability: options.Probability = False,
-    force: Annotated[bool, typer.Option("--force", help="Publish although the verdict fails, and say so.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish although the verdict failed; the verdict records it.")
+    ] = False,
     keep: options.Keep = None,
     url: ServersOption = None,
     tls_ca: TlsCa = None,
@@ -105,9 +107,10 @@ def export(
     accelerator: serve.AcceleratorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export, prove against the source on real images, and publish as the next version.
+    """Export a model, verify it against the source on real images, and publish it as the next version.
 
-    Nothing is published unless the verdict passes. A reduced precision that fails gives up nodes, then itself.
+    Nothing is published if the verdict fails. Where a precision changes answers, more nodes stay in fp32; if that does
+    not help, the next higher precision is used.
 
     Examples:
 
@@ -119,39 +122,41 @@ def export(
 
     * builder export theirs.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
-    words = dict(locals())  # the options by name, as the readers of each group take them
-    asked: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
-    target = target_from({**asked, "torchscript": "fp32" if torchscript else None})
-    foreign, serving = call_with_options(foreign_from, words), call_with_options(serving_from, words)
-    build = call_with_options(build_from, {**words, "target": target, "unused": unused_options(target, words)})
+    values = dict(locals())  # the options by name, for the readers of each group
+    precisions: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
+    target = target_from({**precisions, "torchscript": "fp32" if torchscript else None})
+    foreign, serving = call_with_options(foreign_from, values), call_with_options(serving_from, values)
+    build = call_with_options(build_from, {**values, "target": target, "unused": unused_options(target, values)})
     check_is_html(report_page)
     check_can_write(report_page)
-    from builder.export import export as exported
+    from builder.export import export as run_export
     from builder.sources import open_source
     from builder.terms import OutputOptions
 
-    order = _order(words, target, serving, build)
+    request = _export_request(values, target, serving, build)
     with progress("reading the source") as report:
         opened = open_source(source, foreign, name).asked_in(OutputOptions(threshold, probability))
-        published = None if dry_run else exported(opened, order, report)
+        published = None if dry_run else run_export(opened, request, report)
     if published is None:
-        command = _build_command(opened.spec, order)
+        command = _build_command(opened.spec, request)
         print_json({"command": command}) if as_json else say(command)
         warn(_DRY_RUN)
     elif as_json:
         print_json(published)
     else:
-        _tell(published)
+        _print_published(published)
 
 
-def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None) -> ExportRequest:
+def _export_request(
+    values: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None
+) -> ExportRequest:
     from builder.export import Evidence, ExportRequest
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
     from builder.repository.held import servers_to_spare
     from model.releases import image_for
 
-    same = (
+    unchanged = (
         "repository",
         "max_batch",
         "opt_batch",
@@ -164,35 +169,39 @@ def _order(words: Mapping[str, Any], target: Target, serving: Serving, build: Bu
         "encoded",
     )
     return ExportRequest(
-        **{name: words[name] for name in same},
+        **{name: values[name] for name in unchanged},
         target=target,
-        evidence=Evidence(words["images"], words["data"], words["masks"], limits_from(words["limit"] or [], LIMITS)),
-        keep_fp32=tuple(words["keep_fp32"] or ()),
-        converter=converter_from(words["converter"]),
+        evidence=Evidence(
+            values["images"], values["data"], values["masks"], limits_from(values["limit"] or [], LIMITS)
+        ),
+        keep_fp32=tuple(values["keep_fp32"] or ()),
+        converter=converter_from(values["converter"]),
         build=build,
-        image=(words["image"] or image_for(words["repository"])) if words["in_container"] else None,
+        image=(values["image"] or image_for(values["repository"])) if values["in_container"] else None,
         serving=serving,
-        servers=call_with_options(servers_to_spare, {**words, "urls": words["url"]}),
-        page=words["report_page"],
+        servers=call_with_options(servers_to_spare, {**values, "urls": values["url"]}),
+        page=values["report_page"],
     )
 
 
-def _build_command(spec: ModelSpec, order: ExportRequest) -> str:
-    """The container that an export would build the plan in; this folder stands for its temporary one."""
+def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
+    """The Docker command that would build the plan, with the current folder in place of the temporary one."""
     from builder.export import largest_batch
     from builder.tensorrt.container import run_for
     from model.build_record import BuildOptions, BuildSettings
     from model.triton_config import CONFIG_FILE, given_config, read_config
 
-    given, live = None if order.config is None else given_config(order.config), order.repository / spec.name
-    present = read_config(live) if (live / CONFIG_FILE).is_file() else None
-    said = (order.build or BuildOptions()).model_dump()
-    settings = BuildSettings(**said, max_batch=largest_batch(order, given, present), opt_batch=order.opt_batch)
+    model_folder = request.repository / spec.name
+    user_config = None if request.config is None else given_config(request.config)
+    current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
+    max_batch = largest_batch(request, user_config, current_config)
+    options = (request.build or BuildOptions()).model_dump()
+    settings = BuildSettings(**options, max_batch=max_batch, opt_batch=request.opt_batch)
     settings.check()
-    return run_for(order.image or "", spec.input, settings, Path.cwd()).line()
+    return run_for(request.image or "", spec.input, settings, Path.cwd()).line()
 
 
-def _tell(published: Published) -> None:
+def _print_published(published: Published) -> None:
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     say(f"{state}: {verdict.summary()}")
@@ -200,7 +209,7 @@ def _tell(published: Published) -> None:
         kept = verdict.tries[-1].kept
         say(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
     if verdict.proven_by:
-        say(f"proven by: {verdict.proven_by}")
+        say(f"verified by: {verdict.proven_by}")
     say(f"source: {published.source}")
     if published.retention is not None:
         say(published.retention.summary())
@@ -208,6 +217,6 @@ def _tell(published: Published) -> None:
         say(f"warning: {warning}")
     say(f"published: {published.artifact}")
     if published.served:
-        say(f"A running server takes it up with: server reload {published.model}")
+        say(f"Load it into a running server with: server reload {published.model}")
     if published.instead is not None:
         say(published.instead)

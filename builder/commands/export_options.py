@@ -1,4 +1,4 @@
-"""The options of `builder export` and `builder verify`, and what they mean together. No torch at import."""
+"""The options of `builder export` and `builder verify`, and the rules between them. No torch at import."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import typer
 from builder.targets import Target
 from model.build_record import BuildOptions
 from model.build_record import Hardware as HardwareName
-from model.errors import InputError
+from model.errors import InputError, Problem
 
 CONVERTER_NAMES = ("edges", "autocast")
 Result = TypeVar("Result")
 
-_FORMAT, _PROOF, _REDUCED = "Format", "Proof", "Reduced precision"
-_FOREIGN, _PLANS = "Someone else's model", "TensorRT plans"
+_FORMAT, _VERIFICATION, _REDUCED = "Format", "Verification", "Reduced precision"
+_FOREIGN, _PLANS = "Third-party models", "TensorRT plans"
 
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 LargestBatch = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="Largest batch to prove and serve; default: as before, or 32.")
+    int | None, typer.Option(min=1, max=4096, help="Largest batch to verify and serve; default: as before, or 32.")
 ]
 Keep = Annotated[
-    int | None, typer.Option(min=1, help="Versions to keep; older ones go, unless they are marked or served.")
+    int | None,
+    typer.Option(min=1, help="Number of versions to keep; older ones are deleted, unless they are marked or served."),
 ]
 Encoded = Annotated[
     bool,
-    typer.Option("--encoded/--no-encoded", help="Publish NAME_encoded beside it, which takes JPEG, PNG and WebP."),
+    typer.Option("--encoded/--no-encoded", help="Also publish NAME_encoded, which takes JPEG, PNG and WebP files."),
 ]
 
 Onnx = Annotated[
@@ -38,71 +39,76 @@ Onnx = Annotated[
 Trt = Annotated[str | None, typer.Option(help="A TensorRT plan in fp32, fp16, bf16 or int8.", rich_help_panel=_FORMAT)]
 Rtx = Annotated[
     str | None,
-    typer.Option(help="ONNX, with an engine of TensorRT for RTX beside: fp32, fp16, int8.", rich_help_panel=_FORMAT),
+    typer.Option(help="ONNX and an engine of TensorRT for RTX, in fp32, fp16 or int8.", rich_help_panel=_FORMAT),
 ]
 OpenVino = Annotated[str | None, typer.Option(help="OpenVINO in fp32, bf16 or int8.", rich_help_panel=_FORMAT)]
 TorchScript = Annotated[bool, typer.Option("--torchscript", help="A TorchScript trace.", rich_help_panel=_FORMAT)]
 
-Images = Annotated[Path | None, typer.Option(help="Judge on the pictures of this folder.", rich_help_panel=_PROOF)]
+Images = Annotated[
+    Path | None, typer.Option(help="Verify on the images of this folder.", rich_help_panel=_VERIFICATION)
+]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Labelled pictures: a folder of class folders, a CSV or JSON.", rich_help_panel=_PROOF),
+    typer.Option(help="Labelled images: a folder of class folders, a CSV or JSON.", rich_help_panel=_VERIFICATION),
 ]
 Masks = Annotated[
     Path | None,
-    typer.Option(help="Segmentation: the folder of masks for a folder of pictures.", rich_help_panel=_PROOF),
+    typer.Option(help="Segmentation: the folder of masks for a folder of images.", rich_help_panel=_VERIFICATION),
 ]
 Limit = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=NUMBER",
         help="Replace a limit: decisions=0.98, or fp16.relative=0.1 for one precision.",
-        rich_help_panel=_PROOF,
+        rich_help_panel=_VERIFICATION,
     ),
 ]
 ReportPage = Annotated[
     Path | None,
     typer.Option(
-        "--report", metavar="FILE.html", help="Write the verdict as a page, also when it fails.", rich_help_panel=_PROOF
+        "--report",
+        metavar="FILE.html",
+        help="Write the verdict as a page, also if it fails.",
+        rich_help_panel=_VERIFICATION,
     ),
 ]
-Threshold = Annotated[
-    float | None, typer.Option(help="Decide by this probability: multilabel, or segmentation of two labels.")
-]
+Threshold = Annotated[float | None, typer.Option(help="Decision threshold: multilabel, or segmentation of two labels.")]
 Probability = Annotated[
-    bool, typer.Option("--probability", help="Segmentation of two labels: give the foreground's probability too.")
+    bool, typer.Option("--probability", help="Segmentation of two labels: output the foreground probability too.")
 ]
 
 KeepFp32 = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN",
-        help="Nodes, operators or tensors to leave in fp32, such as LayerNormalization or '*.head.*'.",
+        help="Nodes, operators or tensors to keep in fp32, such as LayerNormalization or '*.head.*'.",
         rich_help_panel=_REDUCED,
     ),
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(help="Pictures to calibrate on; default: those of the verdict.", rich_help_panel=_REDUCED),
+    typer.Option(help="Images to calibrate on; default: those of the verdict.", rich_help_panel=_REDUCED),
 ]
 RepairOption = Annotated[
     bool,
     typer.Option(
-        "--repair/--no-repair", help="Give up nodes, then the precision, where it fails.", rich_help_panel=_REDUCED
+        "--repair/--no-repair",
+        help="If the precision fails: more fp32 nodes, then a higher precision.",
+        rich_help_panel=_REDUCED,
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Exit 1 and publish nothing but the precision named.", rich_help_panel=_REDUCED),
+    typer.Option("--strict", help="Publish only the requested precision; otherwise exit 1.", rich_help_panel=_REDUCED),
 ]
 Converter = Annotated[
-    str, typer.Option(help="Who places casts: edges, or autocast (NVIDIA ModelOpt).", rich_help_panel=_REDUCED)
+    str, typer.Option(help="What places casts: edges, or autocast (NVIDIA ModelOpt).", rich_help_panel=_REDUCED)
 ]
 
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A name of timm, or torchvision/NAME: a state dict's network, or whose mean, std and fitting a graph has.",
+        help="A timm name, or torchvision/NAME: the network of a state dict, or the preprocessing of a graph.",
         rich_help_panel=_FOREIGN,
     ),
 ]
@@ -119,14 +125,15 @@ FitOption = Annotated[
     typer.Option("--fit", help="crop, pad or squash, as in `image:`; default: the model's.", rich_help_panel=_FOREIGN),
 ]
 CropRatio = Annotated[
-    float | None, typer.Option(help="The part of the picture that crop keeps, up to 1.", rich_help_panel=_FOREIGN)
+    float | None, typer.Option(help="The part of the image that crop keeps, up to 1.", rich_help_panel=_FOREIGN)
 ]
 InterpolationOption = Annotated[
     str | None,
     typer.Option("--interpolation", help="nearest, bilinear, bicubic or lanczos.", rich_help_panel=_FOREIGN),
 ]
 Layout = Annotated[
-    str | None, typer.Option(help="A graph's input: NCHW or NHWC, where it does not tell.", rich_help_panel=_FOREIGN)
+    str | None,
+    typer.Option(help="A graph's input axes: NCHW or NHWC, where the shape is ambiguous.", rich_help_panel=_FOREIGN),
 ]
 Task = Annotated[
     str | None,
@@ -134,7 +141,7 @@ Task = Annotated[
 ]
 Activation = Annotated[
     str | None,
-    typer.Option(help="What its last values lack: softmax, sigmoid or none.", rich_help_panel=_FOREIGN),
+    typer.Option(help="The activation to add to the last values: softmax, sigmoid or none.", rich_help_panel=_FOREIGN),
 ]
 
 OptBatch = Annotated[
@@ -143,7 +150,7 @@ OptBatch = Annotated[
 InContainer = Annotated[
     bool,
     typer.Option(
-        "--in-container", help="Build and prove in the Triton image of .env, by Docker.", rich_help_panel=_PLANS
+        "--in-container", help="Build and verify by Docker, in the Triton image of .env.", rich_help_panel=_PLANS
     ),
 ]
 Image = Annotated[
@@ -151,7 +158,9 @@ Image = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="With --in-container: print its command and run nothing.", rich_help_panel=_PLANS),
+    typer.Option(
+        "--dry-run", help="With --in-container: print the Docker command, run nothing.", rich_help_panel=_PLANS
+    ),
 ]
 Workspace = Annotated[
     int | None, typer.Option("--workspace-mib", min=1, help="GPU memory for scratch.", rich_help_panel=_PLANS)
@@ -163,11 +172,11 @@ OptimizationLevel = Annotated[
     int | None, typer.Option(min=0, max=5, help="How long to look for kernels, 0 to 5.", rich_help_panel=_PLANS)
 ]
 VersionCompatible = Annotated[
-    bool, typer.Option("--version-compatible", help="Loads in newer TensorRTs too.", rich_help_panel=_PLANS)
+    bool, typer.Option("--version-compatible", help="Also loads in newer TensorRT versions.", rich_help_panel=_PLANS)
 ]
 Hardware = Annotated[
     str,
-    typer.Option(help="GPUs it runs on: none, ampere_plus, same_compute_capability.", rich_help_panel=_PLANS),
+    typer.Option(help="Hardware compatibility: none, ampere_plus, same_compute_capability.", rich_help_panel=_PLANS),
 ]
 ComputeCapability = Annotated[
     list[str] | None,
@@ -175,16 +184,16 @@ ComputeCapability = Annotated[
 ]
 
 
-def call_with_options(reader: Callable[..., Result], words: Mapping[str, Any]) -> Result:
-    """Call a reader of options with those of the words that it takes."""
-    return reader(**{name: words[name] for name in inspect.signature(reader).parameters if name in words})
+def call_with_options(reader: Callable[..., Result], values: Mapping[str, Any]) -> Result:
+    """Call a function with those option values that it has parameters for."""
+    return reader(**{name: values[name] for name in inspect.signature(reader).parameters if name in values})
 
 
-def converter_from(word: str) -> str:
-    """Raises InputError for an unknown converter."""
-    if word not in CONVERTER_NAMES:
-        raise InputError(f"--converter {word}: expected {' or '.join(CONVERTER_NAMES)}")
-    return word
+def converter_from(name: str) -> str:
+    """The name of a converter. Raises InputError for an unknown one."""
+    if name not in CONVERTER_NAMES:
+        raise InputError(f"--converter {name}: expected {' or '.join(CONVERTER_NAMES)}", code="option.converter")
+    return name
 
 
 def build_from(
@@ -198,21 +207,29 @@ def build_from(
     in_container: bool = False,
     image: str | None = None,
     dry_run: bool = False,
-    unused: Sequence[str] = (),
+    unused: Sequence[Problem] = (),
 ) -> BuildOptions | None:
-    """How a plan is built, None where none is. Raises InputError that lists all that is wrong, and what is `unused`."""
+    """The build options of a plan; None for another format. Raises InputError that lists all problems and `unused`."""
     problems = [*unused]
     if hardware not in get_args(HardwareName):
-        problems.append(f"--hardware {hardware}: expected {', '.join(get_args(HardwareName))}")
+        problems.append(
+            Problem("option.hardware", f"--hardware {hardware}: expected {', '.join(get_args(HardwareName))}")
+        )
     if time_limit_s is not None and not time_limit_s > 0:
-        problems.append(f"--time-limit-s {time_limit_s:g}: expected seconds above 0")
+        problems.append(Problem("option.time_limit", f"--time-limit-s {time_limit_s:g}: expected seconds above 0"))
     if in_container and target.format != "trt":
-        problems.append("--in-container: builds TensorRT plans; give --trt and a precision")
+        problems.append(
+            Problem("option.in_container_unused", "--in-container: builds TensorRT plans; add --trt and a precision")
+        )
     if image is not None and not in_container:
-        problems.append("--image: is where --in-container builds; give both")
+        problems.append(
+            Problem("option.image_unused", "--image: is the image that --in-container builds in; add --in-container")
+        )
     if dry_run and not in_container:
-        problems.append("--dry-run: shows what --in-container would run; give both")
-    asked = {
+        problems.append(
+            Problem("option.dry_run_unused", "--dry-run: prints the command of --in-container; add --in-container")
+        )
+    values = {
         "workspace_mib": workspace_mib,
         "time_limit_s": time_limit_s,
         "optimization_level": optimization_level,
@@ -220,10 +237,10 @@ def build_from(
         "hardware": None if hardware == "none" else hardware,
         "compute_capabilities": tuple(compute_capability or ()) or None,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if given and target.format not in ("trt", "rtx"):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        problems.append(f"{options}: for plans; give --trt or --rtx and a precision")
+    settings = {name: value for name, value in values.items() if value is not None}
+    if settings and target.format not in ("trt", "rtx"):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in settings)
+        problems.append(Problem("option.plan_unused", f"{options}: only for plans; add --trt or --rtx and a precision"))
     if problems:
-        raise InputError("\n".join(problems))
-    return BuildOptions.model_validate(given) if target.format in ("trt", "rtx") else None
+        raise InputError("\n".join(map(str, problems)), code="option.invalid", problems=problems)
+    return BuildOptions.model_validate(settings) if target.format in ("trt", "rtx") else None

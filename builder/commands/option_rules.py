@@ -1,4 +1,4 @@
-"""Options that mean nothing for what is exported: told, and not left unread. No torch at import."""
+"""Find options of `builder export` that have no effect on the target. No torch at import."""
 
 from __future__ import annotations
 
@@ -6,61 +6,62 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from builder.targets import Target
+from model.errors import Problem
 
 _CASTING = ("onnx", "trt", "rtx")
-"""Formats whose precision stands in the graph."""
+"""Formats whose precision is that of the graph."""
 
 
 class _Rule(NamedTuple):
-    """What an option needs beside it to mean anything."""
+    """When an option has an effect."""
 
     option: str
-    fits: Callable[[Target, Mapping[str, Any]], bool]
-    way: str
+    applies: Callable[[Target, Mapping[str, Any]], bool]
+    advice: str
 
 
-def _reduces(target: Target, words: Mapping[str, Any]) -> bool:
-    return target.precision == "int8" or _casts(target, words)
+def _reduces(target: Target, values: Mapping[str, Any]) -> bool:
+    return target.precision == "int8" or _casts(target, values)
 
 
-def _casts(target: Target, words: Mapping[str, Any]) -> bool:
+def _casts(target: Target, values: Mapping[str, Any]) -> bool:
     return target.precision != "fp32" and target.format in _CASTING
 
 
-_REDUCED = "is for a graph that is reduced; give --onnx, --trt or --rtx in fp16, bf16 or int8, or --openvino int8"
+_REDUCED = "is for a reduced graph; use --onnx, --trt or --rtx in fp16, bf16 or int8, or --openvino int8"
 _RULES = (
     _Rule(
         "opt_batch",
-        lambda target, words: target.format in ("trt", "rtx"),
-        "is for plans; give --trt or --rtx and a precision",
+        lambda target, values: target.format in ("trt", "rtx"),
+        "is for plans; add --trt or --rtx and a precision",
     ),
     _Rule("keep_fp32", _reduces, _REDUCED),
     _Rule("calibration", _reduces, _REDUCED),
     _Rule(
         "converter",
-        lambda target, words: words["converter"] == "edges" or _casts(target, words),
-        "places casts; give --onnx, --trt or --rtx in fp16, bf16 or int8",
+        lambda target, values: values["converter"] == "edges" or _casts(target, values),
+        "places casts; use --onnx, --trt or --rtx in fp16, bf16 or int8",
     ),
     _Rule(
         "strict",
-        lambda target, words: not words["force"],
-        "publishes nothing but what passes; leave out --force",
+        lambda target, values: not values["force"],
+        "publishes only what passes; leave out --force",
     ),
     _Rule(
         "masks",
-        lambda target, words: words["data"] is not None,
-        "are the masks of labelled pictures; give those with --data",
+        lambda target, values: values["data"] is not None,
+        "are the masks of labelled images; add --data",
     ),
 )
 
 
-def unused_options(target: Target, words: Mapping[str, Any]) -> list[str]:
-    """A sentence for each option that was given and that nothing would read.
+def unused_options(target: Target, values: Mapping[str, Any]) -> list[Problem]:
+    """A problem for each option that is set and has no effect.
 
-    words: the options of `builder export` by name; None, False and an empty list are not given.
+    values: the options of `builder export` by name; None, False and an empty list are not set.
     """
     return [
-        f"--{rule.option.replace('_', '-')}: {rule.way}"
+        Problem("option.no_effect", f"--{rule.option.replace('_', '-')}: {rule.advice}")
         for rule in _RULES
-        if words[rule.option] and not rule.fits(target, words)
+        if values[rule.option] and not rule.applies(target, values)
     ]

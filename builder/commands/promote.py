@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, or its folder.")]
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
-Force = Annotated[bool, typer.Option("--force", help="Serve a version although its verdict did not pass.")]
+Force = Annotated[bool, typer.Option("--force", help="Serve a version although its verdict failed.")]
 LATEST = "latest"
 
 
@@ -29,8 +29,8 @@ def promote(
 ) -> None:
     """Pin the version of a model that Triton serves, or follow the newest one again.
 
-    The pin stands in config.pbtxt, and with it the version's own labels and preprocessing. A running server takes it
-    up with `server reload`.
+    The pin is written into config.pbtxt, with the labels and preprocessing of the version. Load it into a running
+    server with `server reload`.
 
     Examples:
 
@@ -39,12 +39,15 @@ def promote(
     * builder promote digits latest
     """
     if version != LATEST and not (version.isdecimal() and int(version)):
-        raise InputError(f"{version}: expected the number of a version, or {LATEST}; `builder versions {model}` lists")
+        raise InputError(
+            f"{version}: expected the number of a version, or {LATEST}; list them with: builder versions {model}",
+            code="option.version",
+        )
     from builder.repository import promote as promotion
     from builder.repository.versions import find_model
 
     number = None if version == LATEST else int(version)
-    _tell(promotion.promote(find_model(model, repository), number, force), as_json)
+    _print_promotion(promotion.promote(find_model(model, repository), number, force), as_json)
 
 
 @reports_errors
@@ -54,19 +57,19 @@ def rollback(
     force: Force = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve the newest version below the present one whose verdict passed.
+    """Serve the newest older version whose verdict passed.
 
     Example: builder rollback digits
     """
     from builder.repository import promote as promotion
     from builder.repository.versions import find_model
 
-    _tell(promotion.rollback(find_model(model, repository), force), as_json)
+    _print_promotion(promotion.rollback(find_model(model, repository), force), as_json)
 
 
-def _tell(done: Promotion, as_json: bool) -> None:
-    following = f"server reload {' '.join(done.changed)}"
+def _print_promotion(promoted: Promotion, as_json: bool) -> None:
+    command = f"server reload {' '.join(promoted.changed)}"
     if as_json:
-        print_json({**done.model_dump(mode="json"), "next": following})
+        print_json({**promoted.model_dump(mode="json"), "next": command})
     else:
-        say(f"{done.summary()}\nA running server takes it up with: {following}")
+        say(f"{promoted.summary()}\nLoad it into a running server with: {command}")

@@ -1,4 +1,4 @@
-"""`builder versions`: list, mark and delete the versions of a model."""
+"""The command `builder versions`: list, mark and delete the versions of a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ ServersOption = Annotated[
     list[str] | None,
     typer.Option(
         "--url",
-        help="HOST:PORT of a running Triton; versions it holds are not deleted. May be given again. Default: "
-        "127.0.0.1:8001 if one answers; `none` asks nobody.",
+        help="HOST:PORT of a running Triton; versions that it has loaded are not deleted. Can be repeated. Default: "
+        "127.0.0.1:8001 if a server runs there; `none` for no server.",
     ),
 ]
-TlsCa = Annotated[Path | None, typer.Option("--tls-ca", help="With --url: who signed the server's certificate (PEM).")]
-TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the certificate to show (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="With --url: its key (PEM).")]
+TlsCa = Annotated[
+    Path | None, typer.Option("--tls-ca", help="With --url: the CA that signed the server's certificate (PEM).")
+]
+TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the client certificate (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="With --url: the key of the client certificate (PEM).")]
 _HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 
 
@@ -31,10 +33,10 @@ _HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 def versions(
     model: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
     repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("model_repository"),
-    keep: Annotated[int | None, typer.Option(help="Delete all but the newest so many.")] = None,
-    mark: Annotated[int | None, typer.Option(help="Keep this version whatever its age.")] = None,
-    note: Annotated[str, typer.Option(help="Why it is marked.")] = "",
-    unmark: Annotated[int | None, typer.Option(help="Take the mark of this version away.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep the newest N versions, delete older ones.")] = None,
+    mark: Annotated[int | None, typer.Option(help="Never delete this version.")] = None,
+    note: Annotated[str, typer.Option(help="Why the version is marked.")] = "",
+    unmark: Annotated[int | None, typer.Option(help="Remove the mark of this version.")] = None,
     url: ServersOption = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -43,8 +45,8 @@ def versions(
 ) -> None:
     """List the versions of a model; mark them, or delete old ones.
 
-    Never deleted are versions that are marked, that the version policy of config.pbtxt serves (with the policy `all`
-    that is every one), or that a server at --url holds; without --url, one at 127.0.0.1:8001 if it runs.
+    Versions are never deleted if they are marked, if the version policy of config.pbtxt serves them (the policy `all`
+    serves every version), or if a server at --url has loaded them; without --url, a server at 127.0.0.1:8001.
 
     Examples:
 
@@ -55,7 +57,7 @@ def versions(
     * builder versions digits --keep 2 --url 127.0.0.1:8001
     """
     if note and mark is None:
-        raise InputError("--note: says why a version is marked; name that version with --mark")
+        raise InputError("--note: says why a version is marked; add --mark VERSION", code="option.note_unused")
     from builder.repository import retention
     from builder.repository import versions as published
     from builder.repository.held import Answered, servers_from
@@ -66,22 +68,22 @@ def versions(
         published.mark(folder, mark, note)
     if unmark is not None:
         published.unmark(folder, unmark)
-    held = servers.holding(folder.name) if url or keep is not None else None
-    removed = None if keep is None or held is None else retention.keep_newest(folder, keep, Answered(held=held))
-    found = published.model_versions(folder, held)
+    loaded = servers.holding(folder.name) if url or keep is not None else None
+    removed = None if keep is None or loaded is None else retention.keep_newest(folder, keep, Answered(held=loaded))
+    listing = published.model_versions(folder, loaded)
     if as_json:
-        print_json({**found.model_dump(mode="json"), "retention": removed})
+        print_json({**listing.model_dump(mode="json"), "retention": removed})
         return
-    _show(found)
+    _print_versions(listing)
     if removed is not None:
         say(removed.summary())
 
 
-def _show(model: Model) -> None:
+def _print_versions(model: Model) -> None:
     table(_HEADER, [_row(version) for version in model.versions])
     pinned = not (model.policy.startswith("latest") or model.policy == "all")
-    way = f"; `builder promote {model.name} latest` follows the newest again" if pinned else ""
-    say(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{way}")
+    hint = f"; to follow the newest again: builder promote {model.name} latest" if pinned else ""
+    say(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{hint}")
 
 
 def _row(version: Version) -> list[str]:

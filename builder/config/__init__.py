@@ -1,1 +1,1 @@
-"""`config.pbtxt`: what Triton is told of a model, from typed values through its own protobuf, and back."""
+"""Write `config.pbtxt` from typed values with Triton's own protobuf, and read it back."""

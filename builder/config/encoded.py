@@ -1,8 +1,8 @@
-"""The configurations of the two models that have a model take encoded pictures.
+"""The configurations of `NAME_decode` and `NAME_encoded`, which make a model accept JPEG, PNG and WebP files.
 
-What was tuned in the present ones (instances, batching, threads) is kept, as with the model itself.
-Ensembles: triton-inference-server/server, docs/user_guide/ensemble_models.md. A map's key is the composing model's
-tensor, its value the ensemble's.
+Tuned settings of the current configurations (instances, batching, threads) are kept.
+Ensembles: triton-inference-server/server, docs/user_guide/ensemble_models.md. The key of a map is a tensor of the
+composing model, its value a tensor of the ensemble.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from model.encoded import ENCODED_INPUT, ENCODED_OF, decoder_of, ensemble_of
 from model.triton_backends import ModelConfig
 
 _LATEST = -1
-"""Triton's word for the newest version that the model's policy loads: a step follows the model by itself."""
+"""Triton's number for the newest version that the policy of the model loads."""
 _CPU = model_config_pb2.ModelInstanceGroup.Kind.Value("KIND_CPU")
 
 
-def decoder_config(model: ModelConfig, present: ModelConfig | None = None) -> ModelConfig:
+def decoder_config(model: ModelConfig, current: ModelConfig | None = None) -> ModelConfig:
     """The configuration of `NAME_decode`: `encoded` BYTES [1] in, the model's input out."""
-    config = _base(model, present)
-    if present is None:
+    config = _base(model, current)
+    if current is None:
         config.instance_group.add(count=1, kind=_CPU)
         config.dynamic_batching.SetInParent()
     config.name, config.backend = decoder_of(model.name), "python"
@@ -30,31 +30,31 @@ def decoder_config(model: ModelConfig, present: ModelConfig | None = None) -> Mo
     return config
 
 
-def ensemble_config(model: ModelConfig, present: ModelConfig | None = None) -> ModelConfig:
+def ensemble_config(model: ModelConfig, current: ModelConfig | None = None) -> ModelConfig:
     """The configuration of `NAME_encoded`: `encoded` BYTES [1] in, the model's outputs out.
 
-    It names no labels: Triton takes those of the composing model.
+    It has no labels: Triton takes those of the composing model.
     """
-    config = _base(model, present)
+    config = _base(model, current)
     config.name, config.platform = ensemble_of(model.name), "ensemble"
     config.ClearField("ensemble_scheduling")
     for tensor in model.output:
         config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    decoding = config.ensemble_scheduling.step.add(model_name=decoder_of(model.name), model_version=_LATEST)
-    decoding.input_map[ENCODED_INPUT] = ENCODED_INPUT
-    answering = config.ensemble_scheduling.step.add(model_name=model.name, model_version=_LATEST)
+    decode_step = config.ensemble_scheduling.step.add(model_name=decoder_of(model.name), model_version=_LATEST)
+    decode_step.input_map[ENCODED_INPUT] = ENCODED_INPUT
+    model_step = config.ensemble_scheduling.step.add(model_name=model.name, model_version=_LATEST)
     for image in model.input:
-        decoding.output_map[image.name] = image.name
-        answering.input_map[image.name] = image.name
+        decode_step.output_map[image.name] = image.name
+        model_step.input_map[image.name] = image.name
     for tensor in model.output:
-        answering.output_map[tensor.name] = tensor.name
+        model_step.output_map[tensor.name] = tensor.name
     return config
 
 
-def _base(model: ModelConfig, present: ModelConfig | None) -> ModelConfig:
+def _base(model: ModelConfig, current: ModelConfig | None) -> ModelConfig:
     config = model_config_pb2.ModelConfig()
-    if present is not None:
-        config.CopyFrom(present)
+    if current is not None:
+        config.CopyFrom(current)
         del config.input[:], config.output[:]
     config.max_batch_size = model.max_batch_size
     fit_sizes(config, model.max_batch_size)

@@ -1,4 +1,4 @@
-"""A `config.pbtxt` written by hand: what it says is taken over, unless it contradicts the artifact."""
+"""Merge a `config.pbtxt` of the user into the generated one; it must not contradict the artifact."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from builder.config.warmup import WARMUP_FILE, warmup_sizes
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.triton_backends import ModelConfig, backend_of, loading_of
 
-_OF_THE_ARTIFACT = {
+_ARTIFACT_FIELDS = {
     "name",
     "platform",
     "backend",
@@ -19,102 +19,123 @@ _OF_THE_ARTIFACT = {
     "default_model_filename",
     "cc_model_filenames",
 }
-_BY_KEY = ("parameters", "metric_tags")
-_KEPT_OF_A_TENSOR = ("name", "data_type", "dims", "label_filename", "format")
+_MAP_FIELDS = ("parameters", "metric_tags")
+_TENSOR_FIELDS = ("name", "data_type", "dims", "label_filename", "format")
 
 
-def merged(ours: ModelConfig, given: ModelConfig, fixed: Collection[str] = ()) -> ModelConfig:
-    """The configuration of an artifact with what the given one says of serving it.
+def merge_config(generated: ModelConfig, user_config: ModelConfig, fixed: Collection[str] = ()) -> ModelConfig:
+    """The generated configuration with the serving settings of the user's.
 
-    A field that `given` sets replaces ours as a whole; parameters and tags are replaced one by one. Its
-    `max_batch_size` may be smaller than the one that was proven, and what it leaves out is ours.
-    fixed: the parameters of ours that the artifact cannot do without. What a file cannot say is that dynamic batching
-    is off: a file without `dynamic_batching` leaves it as it is.
-    Raises InputError that lists every contradiction of the artifact, with both values.
+    A field that the user sets replaces the generated one; parameters and tags are replaced one by one. The user's
+    `max_batch_size` may be smaller than the verified one. A file cannot turn dynamic batching off: without
+    `dynamic_batching` the generated setting stays.
+    fixed: the generated parameters that the artifact needs.
+    Raises InputError that lists all contradictions, with both values.
     """
-    if found := list(conflicts(ours, given, fixed)):
-        heading = f"{ours.name}: the given config.pbtxt contradicts the artifact:"
-        raise InputError("\n".join([heading, *(f"  {conflict}" for conflict in found)]))
-    result = type(ours)()
-    result.CopyFrom(ours)
-    result.max_batch_size = given.max_batch_size or ours.max_batch_size
-    for field, _ in given.ListFields():
-        if field.name in _BY_KEY:
-            _take_entries(result, given, field.name)
-        elif field.name not in _OF_THE_ARTIFACT:
+    if problems := list(conflicts(generated, user_config, fixed)):
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(
+            f"{generated.name}: the user's config.pbtxt contradicts the artifact:\n{lines}",
+            code="config.contradicts_artifact",
+            problems=problems,
+        )
+    result = type(generated)()
+    result.CopyFrom(generated)
+    result.max_batch_size = user_config.max_batch_size or generated.max_batch_size
+    for field, _ in user_config.ListFields():
+        if field.name in _MAP_FIELDS:
+            _merge_entries(result, user_config, field.name)
+        elif field.name not in _ARTIFACT_FIELDS:
             result.ClearField(field.name)
-            _copy_field(result, given, field.name)
-    formats = {tensor.name: tensor.format for tensor in given.input}
+            _copy_field(result, user_config, field.name)
+    formats = {tensor.name: tensor.format for tensor in user_config.input}
     for tensor in result.input:
         tensor.format = formats.get(tensor.name, tensor.format)
     return result
 
 
-def conflicts(ours: ModelConfig, given: ModelConfig, fixed: Collection[str] = ()) -> Iterator[str]:
-    """What a given configuration says otherwise than the artifact has it, with both values."""
-    if given.name not in ("", ours.name):
-        yield f"name: the file says {given.name!r}, the model is {ours.name!r}"
-    if backend_of(given) not in ("", backend_of(ours)):
-        yield f"backend: the file says {backend_of(given)!r}, the artifact is for {backend_of(ours)!r}"
-    if given.max_batch_size < 0 or given.max_batch_size > ours.max_batch_size:
-        yield f"max_batch_size: the file says {given.max_batch_size}, proven is up to {ours.max_batch_size}"
-    for kind in ("ensemble_scheduling", "sequence_batching"):
-        if given.HasField(kind):
-            yield f"{kind}: the file has it, the artifact is a network without it"
+def conflicts(generated: ModelConfig, user_config: ModelConfig, fixed: Collection[str] = ()) -> Iterator[Problem]:
+    """The values of the user's configuration that contradict the artifact, with both values."""
+    if user_config.name not in ("", generated.name):
+        yield Problem("config.name", f"name: the file says {user_config.name!r}, the model is {generated.name!r}")
+    if backend_of(user_config) not in ("", backend_of(generated)):
+        names = f"the file says {backend_of(user_config)!r}, the artifact is for {backend_of(generated)!r}"
+        yield Problem("config.backend", f"backend: {names}")
+    if user_config.max_batch_size < 0 or user_config.max_batch_size > generated.max_batch_size:
+        sizes = f"the file says {user_config.max_batch_size}, verified is up to {generated.max_batch_size}"
+        yield Problem("config.max_batch_size", f"max_batch_size: {sizes}")
+    for field in ("ensemble_scheduling", "sequence_batching"):
+        if user_config.HasField(field):
+            yield Problem("config.not_for_a_network", f"{field}: the file has it, but the artifact is a single network")
     for side in ("input", "output"):
-        yield from _tensor_conflicts(side, getattr(ours, side), getattr(given, side))
-    yield from _file_conflicts(ours, given)
+        yield from _tensor_conflicts(side, getattr(generated, side), getattr(user_config, side))
+    yield from _file_conflicts(generated, user_config)
     for key in fixed:
-        said, has = (side.parameters[key].string_value if key in side.parameters else "" for side in (given, ours))
-        if said not in ("", has):
-            yield f"parameter {key!r}: the file says {said!r}, the artifact needs {has!r}"
+        actual, expected = (
+            config.parameters[key].string_value if key in config.parameters else ""
+            for config in (user_config, generated)
+        )
+        if actual not in ("", expected):
+            yield Problem(
+                "config.parameter", f"parameter {key!r}: the file says {actual!r}, the artifact needs {expected!r}"
+            )
 
 
-def _file_conflicts(ours: ModelConfig, given: ModelConfig) -> Iterator[str]:
-    if given.default_model_filename not in ("", expected := loading_of(ours).file):
-        yield f"default_model_filename: the file says {given.default_model_filename!r}, the artifact is {expected!r}"
-    for capability, said in given.cc_model_filenames.items():
-        if (has := ours.cc_model_filenames.get(capability, "no plan for it")) != said:
-            yield f"cc_model_filenames {capability!r}: the file says {said!r}, the artifact has {has!r}"
-    carried = {WARMUP_FILE, *warmup_sizes(ours)}
-    for name in warmup_sizes(given):
-        if name not in carried:
-            yield f"model_warmup: the file reads {name!r}, which is not carried along; use random_data, or --warmup"
+def _file_conflicts(generated: ModelConfig, user_config: ModelConfig) -> Iterator[Problem]:
+    if user_config.default_model_filename not in ("", expected := loading_of(generated).file):
+        names = f"the file says {user_config.default_model_filename!r}, the artifact is {expected!r}"
+        yield Problem("config.model_file", f"default_model_filename: {names}")
+    for capability, name in user_config.cc_model_filenames.items():
+        if (plan := generated.cc_model_filenames.get(capability, "no plan for it")) != name:
+            names = f"the file says {name!r}, the artifact has {plan!r}"
+            yield Problem("config.plan_file", f"cc_model_filenames {capability!r}: {names}")
+    published = {WARMUP_FILE, *warmup_sizes(generated)}
+    for name in warmup_sizes(user_config):
+        if name not in published:
+            yield Problem(
+                "config.warmup_file",
+                f"model_warmup: the file reads {name!r}, which is not published; use random_data, or --warmup",
+            )
 
 
-def _tensor_conflicts(side: str, ours: Any, given: Any) -> Iterator[str]:
-    artifact = {entry.name: entry for entry in ours}
-    for tensor in given:
+def _tensor_conflicts(side: str, generated: Any, user_tensors: Any) -> Iterator[Problem]:
+    artifact = {entry.name: entry for entry in generated}
+    for tensor in user_tensors:
         if tensor.name not in artifact:
-            yield f"{side} {tensor.name!r}: the artifact has {', '.join(map(repr, artifact))}"
+            names = ", ".join(map(repr, artifact))
+            yield Problem("config.unknown_tensor", f"{side} {tensor.name!r}: the artifact has {names}")
             continue
         entry = artifact[tensor.name]
         types = type(tensor).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
         if tensor.data_type not in (0, entry.data_type):
-            said, has = types[tensor.data_type].name, types[entry.data_type].name
-            yield f"{side} {tensor.name!r}: the file says {said}, the artifact has {has}"
+            names = f"the file says {types[tensor.data_type].name}, the artifact has {types[entry.data_type].name}"
+            yield Problem("config.data_type", f"{side} {tensor.name!r}: {names}")
         if tensor.dims and tensor.dims != entry.dims:
-            yield f"{side} {tensor.name!r}: the file says dims {list(tensor.dims)}, the artifact has {list(entry.dims)}"
+            dims = f"the file says dims {list(tensor.dims)}, the artifact has {list(entry.dims)}"
+            yield Problem("config.dims", f"{side} {tensor.name!r}: {dims}")
         if side == "output" and tensor.label_filename not in ("", entry.label_filename):
-            has = entry.label_filename or "no labels"
-            yield f"output {tensor.name!r}: the file says labels in {tensor.label_filename!r}, the model has {has!r}"
+            expected = entry.label_filename or "no labels"
+            names = f"the file says labels in {tensor.label_filename!r}, the model has {expected!r}"
+            yield Problem("config.label_file", f"output {tensor.name!r}: {names}")
         for field, _ in tensor.ListFields():
-            if field.name not in _KEPT_OF_A_TENSOR:
-                yield f"{side} {tensor.name!r}: the file sets {field.name}, the artifact has none"
+            if field.name not in _TENSOR_FIELDS:
+                yield Problem(
+                    "config.tensor_field", f"{side} {tensor.name!r}: the file sets {field.name}, the artifact has none"
+                )
 
 
-def _take_entries(result: ModelConfig, given: ModelConfig, name: str) -> None:
-    for key, value in getattr(given, name).items():
+def _merge_entries(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
+    for key, value in getattr(user_config, name).items():
         if isinstance(value, str):
             getattr(result, name)[key] = value
         else:
             getattr(result, name)[key].CopyFrom(value)
 
 
-def _copy_field(result: ModelConfig, given: ModelConfig, name: str) -> None:
-    one = type(given)()
-    one.CopyFrom(given)
-    for field, _ in given.ListFields():
+def _copy_field(result: ModelConfig, user_config: ModelConfig, name: str) -> None:
+    copy = type(user_config)()
+    copy.CopyFrom(user_config)
+    for field, _ in user_config.ListFields():
         if field.name != name:
-            one.ClearField(field.name)
-    result.MergeFrom(one)
+            copy.ClearField(field.name)
+    result.MergeFrom(copy)

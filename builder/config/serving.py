@@ -1,11 +1,10 @@
-"""How a model is to be served, in Triton's words, and the command line words that say so.
+"""Serving settings of a model in Triton's terms, and how to read them from the command line.
 
-None everywhere means: as the model's present configuration says, else as is sensible for an image model: dynamic
-batching on, nothing else set. Triton then runs one instance a GPU (two on a CPU for ONNX Runtime), loads the newest
-version, and answers the first request before it has run the network once. Warm-up is off unless asked for, as in
-Triton itself: it lengthens every start by a run of the largest batch for each instance of each version.
+None keeps the setting of the published model. A new model gets dynamic batching and Triton's defaults: one instance per
+GPU (two on a CPU for ONNX Runtime), and the newest version. Warm-up is off by default, as in Triton: it makes each
+start longer by a run of the largest batch for each instance of each version.
 
-This module is imported for `--help`, and imports no protobuf.
+`--help` imports this module, so it imports no protobuf.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Literal, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.spec import Frozen
 
 Kind = Literal["auto", "cpu", "gpu"]
@@ -24,15 +23,15 @@ TimeoutAction = Literal["reject", "delay"]
 KINDS: tuple[Kind, ...] = ("auto", "cpu", "gpu")
 ACTIONS: tuple[TimeoutAction, ...] = ("reject", "delay")
 ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
-"""Execution accelerators of Triton's onnxruntime backend, and the instances they are for."""
+"""Execution accelerators of Triton's onnxruntime backend, and the kind of instances that use them."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
-"""The largest numbers of the types that the fields of `ModelConfig` have."""
+"""The largest numbers of the field types of `ModelConfig`."""
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 
 class Instances(Frozen):
-    """An instance group. On GPUs `count` is per GPU; no `gpus` means all there are."""
+    """An instance group. On GPUs `count` is per GPU; None for `gpus` is all GPUs."""
 
     count: PositiveInt | None = None
     kind: Kind | None = None
@@ -40,25 +39,25 @@ class Instances(Frozen):
 
 
 class Batching(Frozen):
-    """Dynamic batching and the policy of its queue. A timeout or size of 0 is none."""
+    """Dynamic batching and its queue policy. A timeout or size of 0 means no limit."""
 
     enabled: bool | None = None
     max_queue_delay_us: NonNegativeInt | None = None
     preferred_sizes: tuple[PositiveInt, ...] | None = None
-    """Triton advises against them for most models, plans with several profiles excepted."""
+    """Triton advises against them, except for plans with several profiles."""
     timeout_us: NonNegativeInt | None = None
     timeout_action: TimeoutAction | None = None
     allow_timeout_override: bool | None = None
     max_queue_size: NonNegativeInt | None = None
 
     @property
-    def asks(self) -> bool:
-        """Whether anything but on or off is said."""
+    def has_settings(self) -> bool:
+        """Whether a setting other than `enabled` is set."""
         return any(value is not None for name, value in self if name != "enabled")
 
 
 class CudaGraphs(Frozen):
-    """Which batch sizes of a plan are captured as CUDA graphs; none named: powers of two up to the largest batch."""
+    """The batch sizes of a plan to capture as CUDA graphs. Default: powers of two up to the largest batch."""
 
     enabled: bool = True
     batch_sizes: tuple[PositiveInt, ...] = ()
@@ -70,21 +69,21 @@ class CudaGraphs(Frozen):
 
 
 class VersionPolicy(Frozen):
-    """Which versions Triton loads: `versions`, else the `latest` so many, else all."""
+    """The versions that Triton loads: `versions`, else the newest `latest`, else all."""
 
     latest: PositiveInt | None = None
     versions: tuple[PositiveInt, ...] = ()
 
 
 class Accelerator(Frozen):
-    """An execution provider for ONNX Runtime with the parameters that Triton's backend hands on."""
+    """An execution provider of ONNX Runtime, with the parameters that Triton's backend passes to it."""
 
     name: str
     parameters: dict[str, str] = {}
 
 
 class Serving(Frozen):
-    """What is asked of `config.pbtxt` beyond what the artifact says."""
+    """The settings of `config.pbtxt` that do not follow from the artifact."""
 
     instances: Instances | None = None
     batching: Batching = Batching()
@@ -92,13 +91,13 @@ class Serving(Frozen):
     warmup: bool | None = None
     version_policy: VersionPolicy | None = None
     response_cache: bool | None = None
-    """Only a server started with `--cache-config` keeps answers."""
+    """Only a server started with `--cache-config` caches responses."""
     accelerators: tuple[Accelerator, ...] | None = None
-    """An empty tuple removes those of the present configuration."""
+    """An empty tuple removes the accelerators of the current configuration."""
 
 
 AS_BEFORE = Serving()
-"""Nothing asked."""
+"""Keeps all current settings."""
 
 
 def serving_from(
@@ -119,86 +118,94 @@ def serving_from(
     response_cache: bool | None = None,
     accelerator: Sequence[str] = (),
 ) -> Serving:
-    """What command line words ask for.
+    """Read the serving options of the command line.
 
     gpus, preferred_batch: numbers with commas. cuda_graphs: `on`, `off`, or batch sizes with commas. versions: `all`,
-    `latest:N`, or version numbers with commas. accelerator: `NAME` or `NAME:key=value,key=value`, or `none` alone.
-    Raises InputError that lists all that is wrong.
+    `latest:N`, or version numbers with commas. accelerator: `NAME` or `NAME:key=value,key=value`, or only `none`.
+    Raises InputError that lists all problems.
     """
-    words = _Words()
+    reader = _OptionReader()
     group = Instances(
-        count=words.number("--instances", instances, 1, INT32),
-        kind=words.one_of("--kind", kind, KINDS),
-        gpus=words.given("--gpus", gpus, lambda text: _numbers(text, 0, INT32)),
+        count=reader.number("--instances", instances, 1, INT32),
+        kind=reader.choice("--kind", kind, KINDS),
+        gpus=reader.read("--gpus", gpus, lambda text: _numbers(text, 0, INT32)),
     )
     batching = Batching(
         enabled=dynamic_batching,
-        max_queue_delay_us=words.number("--queue-delay-us", queue_delay_us, 0, UINT64),
-        preferred_sizes=words.given("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1, INT32)),
-        timeout_us=words.given("--queue-timeout-ms", queue_timeout_ms, _microseconds),
-        timeout_action=words.one_of("--queue-timeout-action", queue_timeout_action, ACTIONS),
+        max_queue_delay_us=reader.number("--queue-delay-us", queue_delay_us, 0, UINT64),
+        preferred_sizes=reader.read("--preferred-batch", preferred_batch, lambda text: _numbers(text, 1, INT32)),
+        timeout_us=reader.read("--queue-timeout-ms", queue_timeout_ms, _microseconds),
+        timeout_action=reader.choice("--queue-timeout-action", queue_timeout_action, ACTIONS),
         allow_timeout_override=queue_timeout_override,
-        max_queue_size=words.number("--queue-size", queue_size, 0, UINT32),
+        max_queue_size=reader.number("--queue-size", queue_size, 0, UINT32),
     )
     serving = Serving(
         instances=None if group == Instances() else group,
         batching=batching,
-        cuda_graphs=words.given("--cuda-graphs", cuda_graphs, _cuda_graphs),
+        cuda_graphs=reader.read("--cuda-graphs", cuda_graphs, _cuda_graphs),
         warmup=warmup,
-        version_policy=words.given("--versions", versions, _version_policy),
+        version_policy=reader.read("--versions", versions, _version_policy),
         response_cache=response_cache,
-        accelerators=words.given("--accelerator", accelerator or None, _accelerators),
+        accelerators=reader.read("--accelerator", accelerator or None, _accelerators),
     )
-    if problems := [*words.problems, *contradictions(serving)]:
-        raise InputError("\n".join(problems))
+    if problems := [*reader.problems, *serving_contradictions(serving)]:
+        raise InputError("\n".join(map(str, problems)), code="option.invalid", problems=problems)
     return serving
 
 
-def contradictions(serving: Serving) -> list[str]:
-    """What cannot be asked for together."""
-    found = []
+def serving_contradictions(serving: Serving) -> list[Problem]:
+    """The settings that exclude each other."""
+    problems = []
     group, batching = serving.instances, serving.batching
     if group is not None and group.kind == "cpu" and group.gpus:
-        found.append(f"--gpus {','.join(map(str, group.gpus))}: instances of --kind cpu are on no GPU; use --kind gpu")
-    if batching.enabled is False and batching.asks:
-        found.append("the queue's delay, sizes and policy are those of dynamic batching, which is turned off")
+        gpus = ",".join(map(str, group.gpus))
+        problems.append(
+            Problem("option.gpus_on_cpu", f"--gpus {gpus}: instances of --kind cpu use no GPU; use --kind gpu")
+        )
+    if batching.enabled is False and batching.has_settings:
+        problems.append(
+            Problem("option.batching_off", "the queue options need dynamic batching; leave out --no-dynamic-batching")
+        )
     if group is not None and group.kind == "cpu":
-        found += [
-            f"--accelerator {accelerator.name}: runs on a GPU, but --kind is cpu"
+        problems += [
+            Problem("option.accelerator_on_cpu", f"--accelerator {accelerator.name}: runs on a GPU, but --kind is cpu")
             for accelerator in serving.accelerators or ()
             if ACCELERATORS.get(accelerator.name) == "gpu"
         ]
-    return found
+    return problems
 
 
-class _Words:
-    """Reads one option after another, and remembers what is wrong with them."""
+class _OptionReader:
+    """Reads options and collects their problems."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
 
-    def given(self, option: str, word: Value | None, read: Callable[[Value], Result]) -> Result | None:
+    def read(self, option: str, word: Value | None, read: Callable[[Value], Result]) -> Result | None:
         if word is None:
             return None
         try:
             return read(word)
-        except ValueError as error:
-            said = ",".join(word) if isinstance(word, list | tuple) else word
-            self.problems.append(f"{option} {said}: {error}")
+        except InputError as error:
+            text = ",".join(word) if isinstance(word, list | tuple) else word
+            self.problems.append(Problem(error.code, f"{option} {text}: {error}"))
             return None
 
     def number(self, option: str, number: int | None, least: int, most: int) -> int | None:
-        return self.given(option, number, lambda value: _within(value, least, most))
+        return self.read(option, number, lambda value: _within(value, least, most))
 
-    def one_of(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
-        return self.given(option, word, lambda text: _choice(text, choices))
+    def choice(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
+        return self.read(option, word, lambda text: _choice(text, choices))
 
 
 def _within(number: int, least: int, most: int) -> int:
     if number < least:
-        raise ValueError(f"expected {least} or more")
+        raise InputError(f"expected {least} or more", code="option.too_small")
     if number > most:
-        raise ValueError(f"expected {most} or less, the largest number that Triton's configuration holds here")
+        raise InputError(
+            f"expected {most} or less, the largest number that this field of Triton's configuration can store",
+            code="option.too_large",
+        )
     return number
 
 
@@ -206,30 +213,32 @@ def _choice(word: str, choices: tuple[Result, ...]) -> Result:
     for choice in choices:
         if word.lower() == choice:
             return choice
-    raise ValueError(f"expected {', '.join(map(str, choices))}")
+    raise InputError(f"expected {', '.join(map(str, choices))}", code="option.unknown_choice")
 
 
 def _numbers(text: str, least: int, most: int) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(re.fullmatch(r"[0-9]+", word) and int(word) >= least for word in words):
-        raise ValueError(f"expected whole numbers from {least}, with commas between them")
+        raise InputError(f"expected whole numbers from {least}, with commas between them", code="option.numbers")
     if len({int(word) for word in words}) < len(words):
-        raise ValueError("names a number twice")
+        raise InputError("contains a number twice", code="option.repeated_number")
     return tuple(_within(int(word), least, most) for word in words)
 
 
 def _number(text: str, least: int, most: int) -> int:
     number, *more = _numbers(text, least, most)
     if more:
-        raise ValueError("expected one number")
+        raise InputError("expected one number", code="option.numbers")
     return number
 
 
 def _microseconds(milliseconds: float) -> int:
     if not 0 <= milliseconds < 1e12:
-        raise ValueError("expected milliseconds, 0 for no timeout")
+        raise InputError("expected milliseconds, 0 for no timeout", code="option.milliseconds")
     if milliseconds and round(milliseconds * 1000) == 0:
-        raise ValueError("is less than a microsecond, Triton's unit; 0 is no timeout")
+        raise InputError(
+            "is less than a microsecond, the unit of Triton; use 0 for no timeout", code="option.below_microsecond"
+        )
     return round(milliseconds * 1000)
 
 
@@ -238,8 +247,8 @@ def _cuda_graphs(text: str) -> CudaGraphs:
         return CudaGraphs(enabled=text == "on")
     try:
         return CudaGraphs(batch_sizes=_numbers(text, 1, INT32))
-    except ValueError as error:
-        raise ValueError(f"expected on, off, or batch sizes such as 1,8,32 ({error})") from error
+    except InputError as error:
+        raise InputError(f"expected on, off, or batch sizes such as 1,8,32 ({error})", code=error.code) from error
 
 
 def _version_policy(text: str) -> VersionPolicy:
@@ -250,8 +259,10 @@ def _version_policy(text: str) -> VersionPolicy:
         if name == "latest":
             return VersionPolicy(latest=_number(number, 1, UINT32))
         return VersionPolicy(versions=_numbers(text, 1, INT64))
-    except ValueError as error:
-        raise ValueError(f"expected all, latest:N, or version numbers such as 3,5 ({error})") from error
+    except InputError as error:
+        raise InputError(
+            f"expected all, latest:N, or version numbers such as 3,5 ({error})", code=error.code
+        ) from error
 
 
 def _accelerators(texts: Sequence[str]) -> tuple[Accelerator, ...]:
@@ -263,8 +274,8 @@ def _accelerators(texts: Sequence[str]) -> tuple[Accelerator, ...]:
 def _accelerator(text: str) -> Accelerator:
     name, separator, rest = text.partition(":")
     if name not in ACCELERATORS:
-        raise ValueError(f"expected {', '.join(ACCELERATORS)}, or none alone")
+        raise InputError(f"expected {', '.join(ACCELERATORS)}, or only none", code="option.unknown_accelerator")
     pairs = [pair.partition("=") for pair in rest.split(",")] if separator else []
     if not all(key and equals and value for key, equals, value in pairs):
-        raise ValueError("parameters are written NAME:key=value,key=value")
+        raise InputError("expected parameters as NAME:key=value,key=value", code="option.accelerator_parameters")
     return Accelerator(name=name, parameters={key: value for key, _, value in pairs})

@@ -1,7 +1,7 @@
-"""What is asked of serving, put into Triton's `ModelConfig`, and what Triton would refuse of it.
+"""Write serving settings into Triton's `ModelConfig`, and find the settings that Triton would refuse.
 
-The rules are those of model_config.proto and of Triton's own checks (core, model_config_utils.cc), which name only
-the first thing wrong, and only when the model is loaded.
+The rules are those of model_config.proto and of Triton's own checks (core, model_config_utils.cc). Triton itself
+reports only the first problem, when it loads the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.spec import TensorSpec
 from model.triton_backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
 
@@ -24,20 +24,20 @@ _KIND = model_config_pb2.ModelInstanceGroup.Kind
 _ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
 
 
-def tune(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
-    """Write what is asked into a configuration whose tensors and largest batch are those of the artifact.
+def apply_serving(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
+    """Write the settings into a configuration that has the tensors and the largest batch of the artifact.
 
-    Warm-up that was there is made again for the image and the largest batch as they are now.
+    An existing warm-up is adapted to the image size and the largest batch.
     """
     if serving.instances is not None:
-        _group(config, serving.instances)
-    _batch(config, serving.batching)
+        _set_instances(config, serving.instances)
+    _set_batching(config, serving.batching)
     if serving.cuda_graphs is not None:
-        _capture(config, serving.cuda_graphs, image)
+        _set_cuda_graphs(config, serving.cuda_graphs, image)
     if serving.accelerators is not None:
-        _accelerate(config, serving.accelerators)
+        _set_accelerators(config, serving.accelerators)
     if serving.version_policy is not None:
-        _load(config, serving.version_policy)
+        _set_version_policy(config, serving.version_policy)
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
@@ -46,227 +46,272 @@ def tune(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
         add_warmup(config, image, model_config_pb2.DataType.Value(f"TYPE_{image.dtype}"))
 
 
-def check_accepted(config: ModelConfig) -> None:
-    """Raise InputError that lists all that Triton would refuse."""
-    if found := list(refusals(config)):
+def check_config(config: ModelConfig) -> None:
+    """Raise InputError that lists all settings that Triton would refuse."""
+    if problems := list(refusals(config)):
+        lines = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(
-            "\n".join([f"{config.name}: Triton would refuse this configuration:", *map("  ".__add__, found)])
+            f"{config.name}: Triton would refuse this configuration:\n{lines}",
+            code="config.refused_by_triton",
+            problems=problems,
         )
 
 
 def unproven(config: ModelConfig) -> list[str]:
-    """What makes a served model compute in another way than the verdict saw."""
+    """A sentence for each accelerator that makes the served model compute differently from the verified artifact."""
     return [
-        f"execution accelerator {entry.name}{_at_precision(entry)}: the answers are those of another runtime than "
-        "the one that was judged"
+        f"execution accelerator {entry.name}{_precision_suffix(entry)}: the served model runs in another runtime than "
+        "the one that was verified"
         for entry in _accelerators(config)
         if entry.name != "cuda"
     ]
 
 
-def refusals(config: ModelConfig) -> Iterator[str]:
-    """All that Triton would refuse, or silently leave undone, a sentence each."""
+def refusals(config: ModelConfig) -> Iterator[Problem]:
+    """All settings that Triton would refuse, or ignore without a message."""
     yield from load_refusals(config)
     yield from idle_settings(config)
 
 
-def load_refusals(config: ModelConfig) -> Iterator[str]:
-    """What keeps a model from loading, a sentence each."""
-    yield from _group_refusals(config)
-    yield from _batching_refusals(config)
-    yield from _other_refusals(config)
+def load_refusals(config: ModelConfig) -> Iterator[Problem]:
+    """The settings that prevent a model from loading."""
+    yield from _instance_problems(config)
+    yield from _batching_problems(config)
+    yield from _other_problems(config)
 
 
-def idle_settings(config: ModelConfig) -> Iterator[str]:
-    """What Triton silently leaves undone, or what only some backend refuses, a sentence each."""
-    yield from _cuda_refusals(config)
-    yield from _accelerator_refusals(config)
+def idle_settings(config: ModelConfig) -> Iterator[Problem]:
+    """The settings that Triton ignores without a message, or that only some backends refuse."""
+    yield from _cuda_graph_problems(config)
+    yield from _accelerator_problems(config)
     for capability in config.cc_model_filenames:
         if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
-            yield f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}"
+            yield Problem(
+                "config.compute_capability",
+                f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}",
+            )
 
 
-def _group(config: ModelConfig, asked: Instances) -> None:
-    """Change the first group, which remains alone."""
+def _set_instances(config: ModelConfig, settings: Instances) -> None:
+    """Change the first instance group and delete the others."""
     del config.instance_group[1:]
     group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
-    if asked.count is not None:
-        group.count = asked.count
-    if asked.kind is not None:
-        group.kind = _KIND.Value(f"KIND_{asked.kind.upper()}")
-    if asked.gpus is not None or asked.kind == "cpu":
-        group.gpus[:] = asked.gpus or ()
-    if asked.gpus and asked.kind is None:
+    if settings.count is not None:
+        group.count = settings.count
+    if settings.kind is not None:
+        group.kind = _KIND.Value(f"KIND_{settings.kind.upper()}")
+    if settings.gpus is not None or settings.kind == "cpu":
+        group.gpus[:] = settings.gpus or ()
+    if settings.gpus and settings.kind is None:
         group.kind = _KIND.Value("KIND_GPU")
 
 
-def _batch(config: ModelConfig, asked: Batching) -> None:
-    if asked.enabled is False:
+def _set_batching(config: ModelConfig, settings: Batching) -> None:
+    if settings.enabled is False:
         config.ClearField("dynamic_batching")
         return
-    if asked.enabled or asked.asks:
+    if settings.enabled or settings.has_settings:
         config.dynamic_batching.SetInParent()
     batching = config.dynamic_batching
-    if asked.max_queue_delay_us is not None:
-        batching.max_queue_delay_microseconds = asked.max_queue_delay_us
-    if asked.preferred_sizes is not None:
-        batching.preferred_batch_size[:] = asked.preferred_sizes
+    if settings.max_queue_delay_us is not None:
+        batching.max_queue_delay_microseconds = settings.max_queue_delay_us
+    if settings.preferred_sizes is not None:
+        batching.preferred_batch_size[:] = settings.preferred_sizes
     for name, value in (
-        ("default_timeout_microseconds", asked.timeout_us),
-        ("timeout_action", asked.timeout_action and _ACTION.Value(asked.timeout_action.upper())),
-        ("allow_timeout_override", asked.allow_timeout_override),
-        ("max_queue_size", asked.max_queue_size),
+        ("default_timeout_microseconds", settings.timeout_us),
+        ("timeout_action", settings.timeout_action and _ACTION.Value(settings.timeout_action.upper())),
+        ("allow_timeout_override", settings.allow_timeout_override),
+        ("max_queue_size", settings.max_queue_size),
     ):
         if value is not None:
             setattr(batching.default_queue_policy, name, value)
 
 
-def _capture(config: ModelConfig, asked: CudaGraphs, image: TensorSpec) -> None:
-    """Name each size: with dynamic batching Triton would capture the preferred sizes and the largest alone."""
+def _set_cuda_graphs(config: ModelConfig, settings: CudaGraphs, image: TensorSpec) -> None:
+    """List each size: with dynamic batching Triton would capture only the preferred sizes and the largest."""
     cuda = config.optimization.cuda
-    cuda.graphs = asked.enabled
+    cuda.graphs = settings.enabled
     del cuda.graph_spec[:]
-    for size in asked.sizes(config.max_batch_size) if asked.enabled else ():
+    for size in settings.sizes(config.max_batch_size) if settings.enabled else ():
         cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
 
 
 def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
-    """Have the CUDA graphs that a configuration captures be of this image, where they say of which they are."""
+    """Set the image size in the CUDA graphs of a configuration that contain one."""
     for spec in config.optimization.cuda.graph_spec if config.optimization.HasField("cuda") else ():
-        for captured in (spec, spec.graph_lower_bound):
-            if captured.input:
-                captured.ClearField("input")
-                captured.input[image.name].dim.extend(image.shape)
+        for graph in (spec, spec.graph_lower_bound):
+            if graph.input:
+                graph.ClearField("input")
+                graph.input[image.name].dim.extend(image.shape)
 
 
-def _accelerate(config: ModelConfig, asked: tuple[Accelerator, ...]) -> None:
+def _set_accelerators(config: ModelConfig, accelerators: tuple[Accelerator, ...]) -> None:
     config.optimization.ClearField("execution_accelerators")
-    for accelerator in asked:
+    for accelerator in accelerators:
         section = config.optimization.execution_accelerators
-        place = (
+        entries = (
             section.cpu_execution_accelerator
             if ACCELERATORS.get(accelerator.name) == "cpu"
             else section.gpu_execution_accelerator
         )
-        place.add(name=accelerator.name, parameters=accelerator.parameters)
+        entries.add(name=accelerator.name, parameters=accelerator.parameters)
 
 
-def _load(config: ModelConfig, asked: VersionPolicy) -> None:
+def _set_version_policy(config: ModelConfig, policy: VersionPolicy) -> None:
     config.ClearField("version_policy")
-    if asked.versions:
-        config.version_policy.specific.versions.extend(asked.versions)
-    elif asked.latest is not None:
-        config.version_policy.latest.num_versions = asked.latest
+    if policy.versions:
+        config.version_policy.specific.versions.extend(policy.versions)
+    elif policy.latest is not None:
+        config.version_policy.latest.num_versions = policy.latest
     else:
         config.version_policy.all.SetInParent()
 
 
-def _group_refusals(config: ModelConfig) -> Iterator[str]:
+def _instance_problems(config: ModelConfig) -> Iterator[Problem]:
     if config.HasField("ensemble_scheduling") and config.instance_group:
-        yield "instance_group: an ensemble has no instances of its own"
+        yield Problem("config.ensemble_instances", "instance_group: an ensemble has no instances")
     for number, group in enumerate(config.instance_group):
         where, kind = f"instance_group {number}", _KIND.Name(group.kind)
         if group.count < 0:
-            yield f"{where}: count is {group.count}, expected 1 or more"
+            yield Problem("config.instance_count", f"{where}: count is {group.count}, expected 1 or more")
         if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
-            yield f"{where}: {kind} takes no gpus, got {list(group.gpus)}"
+            yield Problem("config.instance_gpus", f"{where}: {kind} takes no gpus, got {list(group.gpus)}")
         if group.profile and backend_of(config) != "tensorrt":
-            yield f"{where}: profiles are those of backend tensorrt, not of {backend_of(config)}"
+            yield Problem(
+                "config.instance_profile", f"{where}: profiles are for backend tensorrt, not for {backend_of(config)}"
+            )
         if kind == "KIND_CPU" and backend_of(config) == "tensorrt":
-            yield f"{where}: backend tensorrt runs on GPUs, got {kind}"
+            yield Problem("config.instance_kind", f"{where}: backend tensorrt runs on GPUs, got {kind}")
 
 
-def _batching_refusals(config: ModelConfig) -> Iterator[str]:
+def _batching_problems(config: ModelConfig) -> Iterator[Problem]:
     if not config.HasField("dynamic_batching"):
         return
     batching, largest = config.dynamic_batching, config.max_batch_size
     for size in batching.preferred_batch_size:
         if not 0 < size <= largest:
-            yield f"dynamic_batching: preferred batch {size} is not from 1 to max_batch_size {largest}"
+            yield Problem(
+                "config.preferred_batch",
+                f"dynamic_batching: preferred batch {size} is not from 1 to max_batch_size {largest}",
+            )
     policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
     delays = any(policy.default_timeout_microseconds and policy.timeout_action for policy in policies)
     if batching.preserve_ordering and delays:
-        yield "dynamic_batching: preserve_ordering and the timeout action DELAY exclude each other"
+        yield Problem(
+            "config.ordering_timeout",
+            "dynamic_batching: preserve_ordering and the timeout action DELAY exclude each other",
+        )
     if batching.preserve_ordering and batching.priority_levels > 1:
-        yield f"dynamic_batching: preserve_ordering allows one priority level, got {batching.priority_levels}"
+        yield Problem(
+            "config.ordering_priorities",
+            f"dynamic_batching: preserve_ordering allows one priority level, got {batching.priority_levels}",
+        )
     if batching.priority_levels and not 0 < batching.default_priority_level <= batching.priority_levels:
-        yield (
+        yield Problem(
+            "config.default_priority",
             f"dynamic_batching: default_priority_level {batching.default_priority_level} is not from 1 to "
-            f"priority_levels {batching.priority_levels}"
+            f"priority_levels {batching.priority_levels}",
         )
 
 
-def _cuda_refusals(config: ModelConfig) -> Iterator[str]:
+def _cuda_graph_problems(config: ModelConfig) -> Iterator[Problem]:
     cuda = config.optimization.cuda
     if (cuda.graphs or cuda.graph_spec) and backend_of(config) != "tensorrt":
-        yield f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}"
+        yield Problem(
+            "config.cuda_graph_backend",
+            f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}",
+        )
     for spec in cuda.graph_spec:
         if not 0 < spec.batch_size <= config.max_batch_size:
-            yield (
+            yield Problem(
+                "config.cuda_graph_batch",
                 f"optimization.cuda: graph batch {spec.batch_size} is not from 1 to max_batch_size "
-                f"{config.max_batch_size}"
+                f"{config.max_batch_size}",
             )
-        yield from _graph_refusals(config, spec)
+        yield from _graph_size_problems(config, spec)
 
 
-def _graph_refusals(config: ModelConfig, spec: Any) -> Iterator[str]:
-    """Sizes that the model does not take; -1 in it takes any. What a configuration does not say is left to Triton."""
+def _graph_size_problems(config: ModelConfig, spec: Any) -> Iterator[Problem]:
+    """CUDA graphs of a size that the model does not accept; -1 accepts any. Skipped for a config without inputs."""
     inputs = {tensor.name: list(tensor.reshape.shape or tensor.dims) for tensor in config.input}
     for name, shape in spec.input.items() if inputs else ():
-        takes, dims = inputs.get(name), list(shape.dim)
-        if takes is None:
-            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r}; the inputs are {', '.join(inputs)}"
-        elif takes and not _matches(dims, takes):
-            yield f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {dims}; the model takes {takes}"
+        expected, actual = inputs.get(name), list(shape.dim)
+        if expected is None:
+            yield Problem(
+                "config.cuda_graph_input",
+                f"optimization.cuda: graph batch {spec.batch_size} is of {name!r}; the inputs are {', '.join(inputs)}",
+            )
+        elif expected and not _matches(actual, expected):
+            yield Problem(
+                "config.cuda_graph_size",
+                f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {actual}; the model takes {expected}",
+            )
 
 
-def _matches(dims: list[int], takes: list[int]) -> bool:
-    return len(dims) == len(takes) and all(size in (-1, dim) for size, dim in zip(takes, dims, strict=True))
+def _matches(actual: list[int], expected: list[int]) -> bool:
+    return len(actual) == len(expected) and all(size in (-1, dim) for size, dim in zip(expected, actual, strict=True))
 
 
-def _accelerator_refusals(config: ModelConfig) -> Iterator[str]:
+def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
     entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
-    if backend != "onnxruntime":  # one that is not ours may know accelerators of its own
+    if backend != "onnxruntime":  # a third-party backend may have its own accelerators
         if entries and backend in ARTIFACTS:
             names = ", ".join(entry.name for entry in entries)
-            yield f"execution_accelerators: {names} are for backend onnxruntime, not for {backend}"
+            yield Problem(
+                "config.accelerator_backend",
+                f"execution_accelerators: {names} are for backend onnxruntime, not for {backend}",
+            )
         return
     section = config.optimization.execution_accelerators
-    for place, found in (("gpu", section.gpu_execution_accelerator), ("cpu", section.cpu_execution_accelerator)):
-        known = [name for name, kind in ACCELERATORS.items() if kind == place]
-        for entry in found:
+    for kind, accelerators in (("gpu", section.gpu_execution_accelerator), ("cpu", section.cpu_execution_accelerator)):
+        known = [name for name, device in ACCELERATORS.items() if device == kind]
+        for entry in accelerators:
             if entry.name not in known:
-                yield f"{place}_execution_accelerator: expected {' or '.join(known)}, got {entry.name!r}"
+                yield Problem(
+                    "config.accelerator_unknown",
+                    f"{kind}_execution_accelerator: expected {' or '.join(known)}, got {entry.name!r}",
+                )
             mode = entry.parameters.get("precision_mode", "FP32")
             if entry.name == "tensorrt" and mode not in PRECISION_MODES:
-                yield f"accelerator tensorrt: precision_mode is one of {', '.join(PRECISION_MODES)}, got {mode!r}"
+                yield Problem(
+                    "config.accelerator_precision",
+                    f"accelerator tensorrt: expected precision_mode {', '.join(PRECISION_MODES)}, got {mode!r}",
+                )
     if section.gpu_execution_accelerator and groups and all(group.kind == _KIND.Value("KIND_CPU") for group in groups):
-        yield "gpu_execution_accelerator: all instances are on the CPU, where it is never used"
+        yield Problem(
+            "config.accelerator_on_cpu", "gpu_execution_accelerator: all instances are on the CPU, so it is never used"
+        )
 
 
-def _other_refusals(config: ModelConfig) -> Iterator[str]:
+def _other_problems(config: ModelConfig) -> Iterator[Problem]:
     if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
-        yield f"platform {config.platform} is not of backend {config.backend}: name one of them"
+        yield Problem(
+            "config.platform_backend",
+            f"platform {config.platform} does not belong to backend {config.backend}: set one of them",
+        )
     if config.platform == "ensemble" and not config.HasField("ensemble_scheduling"):
-        yield "has no ensemble_scheduling, which platform ensemble needs"
+        yield Problem("config.ensemble_scheduling", "has no ensemble_scheduling, which platform ensemble needs")
     policy = config.version_policy
     if policy.HasField("latest") and not policy.latest.num_versions:
-        yield "version_policy: latest 0 loads nothing"
+        yield Problem("config.no_version", "version_policy: latest 0 loads no version")
     if policy.HasField("specific") and not policy.specific.versions:
-        yield "version_policy: specific names no version"
+        yield Problem("config.no_version", "version_policy: specific names no version")
     for sample in config.model_warmup:
-        # A model that takes no batches is warmed with a batch of 1, as model_config.proto says.
+        # model_config.proto: a model without batches is warmed up with a batch of 1.
         if not 0 <= sample.batch_size <= max(1, config.max_batch_size):
-            yield (
+            yield Problem(
+                "config.warmup_batch",
                 f"model_warmup {sample.name!r}: batch {sample.batch_size} is above max_batch_size "
-                f"{config.max_batch_size}"
+                f"{config.max_batch_size}",
             )
-        if missing := [one.name for one in config.input if not one.optional and one.name not in sample.inputs]:
-            yield f"model_warmup {sample.name!r}: gives no {', '.join(missing)}"
+        if missing := [
+            tensor.name for tensor in config.input if not tensor.optional and tensor.name not in sample.inputs
+        ]:
+            yield Problem("config.warmup_input", f"model_warmup {sample.name!r}: has no data for {', '.join(missing)}")
     if config.response_cache.enable and config.HasField("sequence_batching"):
-        yield "response_cache: cannot be combined with sequence_batching"
+        yield Problem("config.cache_sequence", "response_cache: cannot be combined with sequence_batching")
     if config.response_cache.enable and config.model_transaction_policy.decoupled:
-        yield "response_cache: cannot be combined with a decoupled model"
+        yield Problem("config.cache_decoupled", "response_cache: cannot be combined with a decoupled model")
 
 
 def _accelerators(config: ModelConfig) -> list[Any]:
@@ -274,6 +319,6 @@ def _accelerators(config: ModelConfig) -> list[Any]:
     return [*section.gpu_execution_accelerator, *section.cpu_execution_accelerator]
 
 
-def _at_precision(entry: Any) -> str:
+def _precision_suffix(entry: Any) -> str:
     mode = entry.parameters.get("precision_mode")
     return f" in {mode}" if mode else ""

@@ -1,7 +1,7 @@
-"""Warm-up from a golden image: Triton runs it, at batch 1 and at the largest batch, before it says that it is ready.
+"""Warm-up with a golden image: Triton runs it at batch 1 and at the largest batch before the model is ready.
 
-`input_data_file` is read from `<model folder>/warmup/`, as the raw bytes of one image: for a batch of N Triton sends
-N requests with the same bytes in one run (core, backend_model_instance.cc).
+Triton reads `input_data_file` from `<model folder>/warmup/` as the raw bytes of one image; for a batch of N it repeats
+them N times (core, backend_model_instance.cc).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _SAMPLE = "golden image, batch "
 
 
 def warmup_files(images: ImageArray) -> dict[str, bytes]:
-    """The files for the warm-up folder of a model, by name. images: uint8 [N, H, W, 3], the first is taken."""
+    """The content of a model's warm-up folder by file name. images: uint8 [N, H, W, 3]; the first is used."""
     return {WARMUP_FILE: images[0].tobytes()}
 
 
 def write_warmup(model: Path, files: dict[str, bytes]) -> None:
-    """Put the files into a model folder's warm-up folder, each replaced: what is there may be linked to elsewhere."""
+    """Write the files into the warm-up folder of a model. Each file is replaced, because it may be a hard link."""
     for name, content in files.items():
-        with atomic_write(model / WARMUP_FOLDER / name) as beside:
-            beside.write_bytes(content)
+        with atomic_write(model / WARMUP_FOLDER / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def add_warmup(config: Any, image: TensorSpec, data_type: int) -> None:
-    """Have a `ModelConfig` warm up with the golden image, at batch 1 and at its largest."""
+    """Add warm-up with the golden image to a `ModelConfig`, at batch 1 and at its largest batch."""
     for size in sorted({1, config.max_batch_size}):
         sample = config.model_warmup.add(name=f"{_SAMPLE}{size}", batch_size=size)
         entry = sample.inputs[image.name]
@@ -42,28 +42,28 @@ def add_warmup(config: Any, image: TensorSpec, data_type: int) -> None:
 
 
 def remove_warmup(config: Any) -> bool:
-    """Take the golden image's samples out of a `ModelConfig`, and tell whether there were any; others stay."""
+    """Remove the warm-up with the golden image from a `ModelConfig`; returns whether there was one."""
     others = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
-    there_were = len(others) < len(config.model_warmup)
+    is_removed = len(others) < len(config.model_warmup)
     del config.model_warmup[:]
     config.model_warmup.extend(others)
-    return there_were
+    return is_removed
 
 
 def warms_up(config: Any) -> bool:
-    """Whether a `ModelConfig` reads the golden image, which then must stand in the warm-up folder."""
+    """Whether a `ModelConfig` reads the golden image from the warm-up folder."""
     return WARMUP_FILE in warmup_sizes(config)
 
 
 def warmup_sizes(config: Any) -> dict[str, int]:
-    """The warm-up files a `ModelConfig` reads, and how many bytes each must have at least."""
-    wanted: dict[str, int] = {}
-    for name, size in _reads(config):
-        wanted[name] = max(size, wanted.get(name, 0))
-    return wanted
+    """The warm-up files that a `ModelConfig` reads, with the minimum size of each in bytes."""
+    sizes: dict[str, int] = {}
+    for name, size in _data_files(config):
+        sizes[name] = max(size, sizes.get(name, 0))
+    return sizes
 
 
-def _reads(config: Any) -> Iterator[tuple[str, int]]:
+def _data_files(config: Any) -> Iterator[tuple[str, int]]:
     for sample in config.model_warmup:
         for entry in sample.inputs.values():
             if entry.input_data_file:
@@ -71,4 +71,4 @@ def _reads(config: Any) -> Iterator[tuple[str, int]]:
 
 
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 2, 8: 4, 9: 8, 10: 2, 11: 4, 12: 8, 13: 0, 14: 2}
-"""By the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16; a string's length is its own."""
+"""Bytes per element by the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16; 0 for strings of any length."""

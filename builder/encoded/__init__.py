@@ -1,1 +1,1 @@
-"""What the builder puts beside a model so that it takes encoded pictures."""
+"""The Triton model that decodes images, which the builder publishes as `NAME_decode`."""

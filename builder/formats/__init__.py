@@ -1,4 +1,4 @@
-"""The formats there are, by the name of their option."""
+"""All export formats, by the name of their option."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from model.build_record import BuildOptions
 
 __all__ = ["FORMATS", "Format", "Job", "ProgressCallback", "format_for"]
 
-FORMATS: dict[FormatName, Format] = {kind.name: kind for kind in (Onnx(), OpenVino(), TorchScript(), Trt(), Rtx())}
-"""As they are where nothing more is asked."""
+FORMATS: dict[FormatName, Format] = {
+    "onnx": Onnx(),
+    "openvino": OpenVino(),
+    "torchscript": TorchScript(),
+    "trt": Trt(),
+    "rtx": Rtx(),
+}
+"""The formats with default build options."""
 
 
 def format_for(name: FormatName, build: BuildOptions | None = None, image: str | None = None) -> Format:
-    """The format, with how its plans are built, and in which container."""
+    """The format of that name, with its build options and the container image to build in."""
     if name == "trt":
         return Trt(build, image)
     if name == "rtx":

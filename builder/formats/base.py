@@ -1,4 +1,4 @@
-"""The seam all formats share: a graph becomes an artifact, and the artifact opens as something that can be judged."""
+"""The interface of all formats: write an artifact from a graph, and open it as a runner to verify."""
 
 from __future__ import annotations
 
@@ -16,68 +16,69 @@ from model.runners.base import Runner
 
 @dataclass(frozen=True)
 class Job:
-    """One artifact to make."""
+    """One artifact to build."""
 
     source: Source
     graph: Path
-    """The ONNX graph: in the precision wanted where the format `casts`, else in fp32."""
+    """The ONNX graph: in the precision of the artifact where the format `casts`, else in fp32."""
     precision: Precision
     folder: Path
-    """The version folder being prepared."""
+    """The version folder to write into."""
     max_batch: int
     opt_batch: int | None
     report: ProgressCallback
 
 
 class Format(ABC):
-    """A kind of artifact that Triton serves."""
+    """A file format that Triton serves."""
 
     name: ClassVar[FormatName]
     backend: ClassVar[str]
-    """Triton's backend that serves it."""
+    """The Triton backend that serves the artifact."""
     artifact: ClassVar[str]
-    """The file its backend looks for in a version folder."""
+    """The name of the file that the backend loads from a version folder."""
     casts: ClassVar[bool] = True
-    """Whether the precision is that of the graph's own types; else it is a setting of the runtime."""
+    """Whether the types of the graph set the precision; otherwise it is a setting of the runtime."""
     takes_bf16: ClassVar[bool] = False
-    """Whether bf16 may stand in for an fp16 that fails."""
+    """Whether bf16 is a fallback where fp16 fails."""
     dialect: ClassVar[Dialect] = "onnxruntime"
 
-    def check_possible(self) -> None:  # noqa: B027 - most need nothing more than what is installed
-        """Raise when something it needs is missing here, with the ways out.
+    def check_possible(self) -> None:  # noqa: B027 - most formats need only what is installed
+        """Raise where this machine lacks something that the format needs.
 
-        ArtifactError for what is to be installed, BuildStoppedError where Docker does not answer.
+        ArtifactError for a package that is missing, BuildStoppedError where Docker does not answer.
         """
 
-    def check_job(self, job: Job) -> None:  # noqa: B027 - most take every job
-        """Raise when this job cannot come to a good end here. Its graph is not written yet.
+    def check_job(self, job: Job) -> None:  # noqa: B027 - most formats take every job
+        """Raise where this job cannot succeed on this machine. Called before the graph is written.
 
-        InputError for what was asked, BuildStoppedError where the image to build in cannot be run.
+        InputError for wrong options, BuildStoppedError where the build image cannot be run.
         """
 
     def foreseen(self, job: Job) -> BuildRecord | None:
-        """The record of the plan that the job will build, as far as it is known before; None where nothing is."""
+        """The build record of the plan that the job will build, as far as it is known; None for no plan."""
         return None
 
     @abstractmethod
     def write(self, job: Job) -> Path:
         """Write the artifact into the job's folder and return its path.
 
-        Raises CannotBuildError when the target does not take the graph, BuildStoppedError when the build did not end.
+        Raises CannotBuildError where the format does not support the graph, BuildStoppedError where the build was
+        interrupted.
         """
 
     @abstractmethod
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
-        """What a verdict asks: the artifact itself. None where this machine cannot run it as its target would.
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+        """Open the artifact for verification. None where this machine cannot run it in its precision.
 
-        A simulation of a reduced graph has passed before. Raises CannotBuildError when the target cannot run the
-        artifact as it should, another ArtifactError when this graph does not load and a less reduced one might.
+        Called after a simulation of a reduced graph has passed. Raises CannotBuildError where the runtime computes in
+        another precision, ArtifactError where the graph does not load and one with more fp32 nodes might.
         """
 
     def proven_by(self, job: Job) -> str:
-        """How the candidate stands for the artifact, in words for the verdict."""
+        """What produced the answers: the artifact, or a simulation where it cannot run here. For the verdict."""
         return f"the artifact itself, run by {self.backend}"
 
     def parameters(self, job: Job) -> Mapping[str, str]:
-        """Parameters of `config.pbtxt` that its backend reads."""
+        """Parameters of `config.pbtxt` that the backend reads."""
         return {}

@@ -13,7 +13,7 @@ from model.runners.onnxruntime import OnnxRuntimeRunner
 
 
 class Onnx(Format):
-    """The graph as it is."""
+    """The unchanged ONNX graph."""
 
     name = "onnx"
     backend = "onnxruntime"
@@ -24,11 +24,11 @@ class Onnx(Format):
         shutil.copyfile(job.graph, artifact)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
-        if job.precision == "bf16":  # ONNX Runtime has no such kernels on a CPU
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+        if job.precision == "bf16":  # ONNX Runtime has no bf16 kernels on a CPU
             return None
         runner = OnnxRuntimeRunner(artifact, spec=job.source.spec, spinning=False)
-        if job.precision == "fp16" and not runner.on_gpu:  # on a CPU it computes in fp32, which proves nothing
+        if job.precision == "fp16" and not runner.on_gpu:  # a CPU computes in fp32, so its answers do not verify fp16
             runner.infer(np.zeros((1, *job.source.spec.input.shape), dtype=np.uint8))
             return None
         return runner

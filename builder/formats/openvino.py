@@ -1,12 +1,12 @@
 """OpenVINO, served on the CPU by Triton's `openvino` backend.
 
-What NVIDIA's backend does (triton-inference-server/openvino_backend, src/openvino.cc and README.md):
+NVIDIA's backend (triton-inference-server/openvino_backend, src/openvino.cc and README.md):
 
-- it fixes the batch axis to `max_batch_size` and refuses every smaller batch, unless `ENABLE_BATCH_PADDING` is YES:
-  then it fills each batch up, and computes the largest one every time. A small `--max-batch` wastes least;
-- `HINT_BF16`: YES asks for bf16. Nothing asks for f32, so on a CPU with bf16 it runs every file in it.
+- fixes the batch axis to `max_batch_size` and refuses smaller batches, unless `ENABLE_BATCH_PADDING` is YES: then it
+  pads each batch and always computes the largest one. A small `--max-batch` wastes least;
+- computes in bf16 where `HINT_BF16` is YES. No parameter selects f32, so a CPU with bf16 runs every file in bf16.
 
-The kit's own backend (`server/backends/openvino`) takes any batch, and runs a file in the precision it carries.
+tritonkit's own backend (`server/backends/openvino`) takes any batch, and runs a file in the precision stored in it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from builder.targets import Precision
 
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""By precision, the type of what the graph does not quantise, in OpenVINO's words."""
+"""By precision, OpenVINO's name of the type of all that is not quantised."""
 
-_ELSEWHERE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
+_BF16_ADVICE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
 
 
 class OpenVino(Format):
-    """`model.xml` and `model.bin`, with the spec and the precision in them."""
+    """`model.xml` and `model.bin`, which contain the spec and the precision."""
 
     name = "openvino"
     backend = "openvino"
@@ -41,13 +41,18 @@ class OpenVino(Format):
 
     def check_possible(self) -> None:
         if find_spec("openvino") is None:
-            raise ArtifactError("--openvino needs OpenVINO; install it with: pip install 'tritonkit[openvino]'")
+            raise ArtifactError(
+                "--openvino needs OpenVINO; install it with: pip install 'tritonkit[openvino]'",
+                code="install.missing_module",
+            )
 
     def check_job(self, job: Job) -> None:
         from model.runners.openvino import has_bf16
 
         if job.precision == "bf16" and not has_bf16():
-            raise CannotBuildError(f"--openvino bf16: OpenVINO has none on this CPU. {_ELSEWHERE}")
+            raise CannotBuildError(
+                f"--openvino bf16: this CPU does not support bf16. {_BF16_ADVICE}", code="openvino.bf16_unsupported"
+            )
 
     def write(self, job: Job) -> Path:
         import openvino
@@ -56,28 +61,32 @@ class OpenVino(Format):
 
         artifact = job.folder / self.artifact
         for stale in (artifact, artifact.with_suffix(".bin")):
-            stale.unlink(missing_ok=True)  # not written into: a runner of an earlier try may have it mapped
+            stale.unlink(missing_ok=True)  # a runner of an earlier attempt may have the old file mapped
         try:
             model = core().read_model(job.graph)
             if model.has_rt_info(["framework"]):
-                del model.rt_info["framework"]  # the ONNX file's metadata, which is the spec once more
+                del model.rt_info["framework"]  # the ONNX metadata, which repeats the spec
             model.set_rt_info(_TYPES[job.precision], PRECISION_KEY)
             model.set_rt_info(job.source.spec.to_json(), [METADATA_KEY])
             openvino.save_model(model, artifact, compress_to_fp16=False)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise CannotBuildError(f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}") from error
+            raise CannotBuildError(
+                f"{job.source.spec.name}: OpenVINO cannot convert the graph: {reason}", code="openvino.convert"
+            ) from error
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         from model.runners.openvino import OpenVinoRunner
 
         runner = OpenVinoRunner(artifact)
-        wanted = _TYPES[job.precision]
-        if runner.precision != wanted:
+        expected = _TYPES[job.precision]
+        if runner.precision != expected:
             raise CannotBuildError(
-                f"{artifact.name}: wants {wanted}, but OpenVINO runs it in {runner.precision} here, so a verdict would "
-                f"be of another arithmetic. {_ELSEWHERE if job.precision == 'bf16' else 'Export --openvino fp32'}"
+                f"{artifact.name}: expected {expected}, but OpenVINO runs it in {runner.precision} on this CPU, so a "
+                "verdict would be about another precision. "
+                f"{_BF16_ADVICE if job.precision == 'bf16' else 'Export --openvino fp32'}",
+                code="openvino.other_precision",
             )
         return runner
 
@@ -85,7 +94,7 @@ class OpenVino(Format):
         own = f"the artifact itself, run by OpenVINO in {_TYPES[job.precision]}"
         if job.precision == "bf16":
             return own
-        return f"{own}; NVIDIA's openvino backend cannot be told so, and takes bf16 on a CPU that has it"
+        return f"{own}; NVIDIA's openvino backend has no setting for it, and uses bf16 on a CPU that has it"
 
     def parameters(self, job: Job) -> Mapping[str, str]:
         hint = {"HINT_BF16": "YES"} if job.precision == "bf16" else {}

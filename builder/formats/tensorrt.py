@@ -1,4 +1,4 @@
-"""TensorRT plans for Triton, and engines of TensorRT for RTX that ride along with an ONNX model."""
+"""TensorRT plans for Triton, and engines of TensorRT for RTX that are published with an ONNX model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINE = "model.rtx"
 
 
 class Trt(Format):
-    """A plan, served by Triton's `tensorrt` backend in the TensorRT that built it."""
+    """A plan, served by Triton's `tensorrt` backend with the TensorRT version that built it."""
 
     name = "trt"
     backend = "tensorrt"
@@ -32,7 +32,7 @@ class Trt(Format):
     dialect = "tensorrt"
 
     def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
-        """options: how plans are built. image: the container image to build and prove in; None builds right here."""
+        """image: the container image to build and verify in; None uses this environment."""
         self.options = options or BuildOptions()
         self.image = image
 
@@ -45,11 +45,11 @@ class Trt(Format):
             docker_here()
 
     def check_job(self, job: Job) -> None:
-        settings_of(self.options, "tensorrt", job).check()
+        build_settings(self.options, "tensorrt", job).check()
         if self.image is not None:
             from builder.tensorrt.container import check_image
 
-            job.report(f"looking whether {self.image} can build")
+            job.report(f"checking whether {self.image} can build")
             check_image(self.image)
 
     def foreseen(self, job: Job) -> BuildRecord | None:
@@ -67,13 +67,13 @@ class Trt(Format):
             bytes=0,
             sha256="",
             graph_sha256="",
-            settings=settings_of(self.options, "tensorrt", job),
+            settings=build_settings(self.options, "tensorrt", job),
             image=self.image,
         )
 
     def write(self, job: Job) -> Path:
         plan = job.folder / self.artifact
-        settings = settings_of(self.options, "tensorrt", job)
+        settings = build_settings(self.options, "tensorrt", job)
         if self.image is None:
             from builder.tensorrt.build import build
 
@@ -82,17 +82,17 @@ class Trt(Format):
             from builder.tensorrt.container import build_in_container
 
             tensor = job.source.spec.input
-            with _building():
+            with _artifact_errors_end_the_build():
                 record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
-        keep_record(record, plan, job)
+        write_build_record(record, plan, job)
         return plan
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         compatible = self.options.version_compatible
         if self.image is None:
             from model.runners.tensorrt import TensorRtRunner
 
-            with _building():
+            with _artifact_errors_end_the_build():
                 return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=compatible)
         from builder.tensorrt.served import ServedPlan
 
@@ -106,10 +106,10 @@ class Trt(Format):
 
 
 class Rtx(Format):
-    """An ONNX model for Triton, and beside it the engine of the very same graph for RTX machines.
+    """An ONNX model for Triton, with an engine of the same graph for RTX machines.
 
-    Triton has no backend for these engines: a version is served by `onnxruntime` from `model.onnx`, and `model.rtx` is
-    for `client infer --from`. bf16 is refused: ONNX Runtime has no such kernels for most operators.
+    Triton has no backend for these engines: `onnxruntime` serves `model.onnx`, and `client infer --from` runs
+    `model.rtx`. bf16 is refused, because ONNX Runtime has no bf16 kernels for most operators.
     """
 
     name = "rtx"
@@ -118,90 +118,94 @@ class Rtx(Format):
     dialect = "tensorrt"
 
     def __init__(self, options: BuildOptions | None = None) -> None:
-        """options: how engines are built."""
         self.options = options or BuildOptions()
 
     def check_possible(self) -> None:
         find_tensorrt("rtx")
 
     def check_job(self, job: Job) -> None:
-        settings_of(self.options, "rtx", job).check()
+        build_settings(self.options, "rtx", job).check()
 
     def write(self, job: Job) -> Path:
         if job.precision == "bf16":
             raise CannotBuildError(
-                "--rtx bf16: Triton serves such a version by ONNX Runtime, which does not compute in bf16. "
-                "Take --rtx fp16, or --trt bf16"
+                "--rtx bf16: Triton serves this version by ONNX Runtime, which does not compute in bf16. "
+                "Use --rtx fp16, or --trt bf16",
+                code="tensorrt.rtx_bf16",
             )
         from builder.tensorrt.build import build
 
         artifact = Onnx().write(job)
         engine = job.folder / ENGINE
-        record = build(job.graph, engine, settings_of(self.options, "rtx", job), job.report)
-        keep_record(record, engine, job)
+        record = build(job.graph, engine, build_settings(self.options, "rtx", job), job.report)
+        write_build_record(record, engine, job)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner | None:
-        graph = Onnx().candidate(artifact, job)
+    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+        graph = Onnx().open_runner(artifact, job)
         gpu = find_gpu()
         if gpu is None or not self._runs_on(gpu, job):
             return graph
         from model.runners.tensorrt import TensorRtRunner
 
-        with _building():
+        with _artifact_errors_end_the_build():
             engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
         return engine if graph is None else Farthest(job.source.reference, (engine, graph))
 
     def proven_by(self, job: Job) -> str:
         gpu = find_gpu()
-        run = _runs_as_served(job)
-        graph = "its graph, run by onnxruntime" if run else "its graph, by a simulation of its rounding"
+        is_run = _onnxruntime_keeps_precision(job)
+        graph = "its graph, run by onnxruntime" if is_run else "its graph, by a simulation of its rounding"
         if gpu is not None and self._runs_on(gpu, job):
             both = f"{ENGINE}, run by TensorRT for RTX on {gpu.name}, and {graph}"
-            return f"{both}; of each picture the answer farther off counts" if run else both
-        why = f"{gpu.name} is none of the GPUs it is for" if gpu is not None else "no GPU here"
+            return f"{both}; for each image the answer with the larger error counts" if is_run else both
+        why = f"{gpu.name} is not a GPU that it is built for" if gpu is not None else "no GPU here"
         return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
 
     def _runs_on(self, gpu: Gpu, job: Job) -> bool:
-        return settings_of(self.options, "rtx", job).runs_on(gpu.compute_capability)
+        return build_settings(self.options, "rtx", job).runs_on(gpu.compute_capability)
 
 
-def _runs_as_served(job: Job) -> bool:
-    """Whether ONNX Runtime computes here in the graph's own precision; fp16 on a CPU it computes in fp32."""
+def _onnxruntime_keeps_precision(job: Job) -> bool:
+    """Whether ONNX Runtime computes in the precision of the graph here; a CPU computes fp16 in fp32."""
     if job.precision != "fp16":
         return True
-    # A provider that is installed may still not load; then the session is the CPU's.
+    # A provider that is installed may fail to load; then the session runs on the CPU.
     with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
         return bool(runner.on_gpu)
 
 
 @contextmanager
-def _building() -> Iterator[None]:
-    """Whatever is wrong with a plan that was just built, it is not that the graph was reduced too far."""
+def _artifact_errors_end_the_build() -> Iterator[None]:
+    """Turn an ArtifactError about a new plan into a CannotBuildError, because a less reduced graph would not help."""
     try:
         yield
     except CannotBuildError:
         raise
     except ArtifactError as error:
-        raise CannotBuildError(str(error)) from error
+        raise CannotBuildError(str(error), code=error.code, problems=error.problems) from error
 
 
-def settings_of(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
-    """The options, with what the job says."""
+def build_settings(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
+    """The build options, with the batch sizes of the job."""
     return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
 
 
-def keep_record(record: BuildRecord, plan: Path, job: Job) -> None:
-    """Write the record beside the plan, with the interface of its graph.
+def write_build_record(record: BuildRecord, plan: Path, job: Job) -> None:
+    """Write the build record next to the plan, with the interface of its graph.
 
-    Raises CannotBuildError where the plan is not of the precision it is for.
+    Raises CannotBuildError where the plan does not have the precision of the job.
     """
     from builder.tensorrt.precision import precision_problems
 
-    with _building():
+    with _artifact_errors_end_the_build():
         problems = precision_problems(plan, job.graph, job.precision, record)
     if problems:
-        raise CannotBuildError(f"{plan.name}: " + "; ".join(problem.message for problem in problems))
+        raise CannotBuildError(
+            f"{plan.name}: {'; '.join(problem.message for problem in problems)}",
+            code="tensorrt.plan_precision",
+            problems=problems,
+        )
     inputs, outputs = onnx_interface(job.graph)
-    whole = record.model_copy(update={"inputs": inputs, "outputs": outputs})
-    (job.folder / BUILD_FILE).write_text(whole.model_dump_json(indent=2), encoding="utf-8")
+    full_record = record.model_copy(update={"inputs": inputs, "outputs": outputs})
+    (job.folder / BUILD_FILE).write_text(full_record.model_dump_json(indent=2), encoding="utf-8")

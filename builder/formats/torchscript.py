@@ -3,13 +3,13 @@
 How that backend names tensors (triton-inference-server/pytorch_backend, src/pt/model_instance_state.cc,
 `GetNamingConvention` and `Execute`):
 
-- an input is named as an argument of `forward`, which here is `image`; uint8 is taken;
-- the module answers one tensor or a tuple of tensors, and no dictionary;
-- outputs named `<name>__<index>` stand for the tuple's item of that index. If any output has another name, all are
-  taken in the order of `config.pbtxt`, under the names there. So the spec's own names are served as they are, in its
-  order, and only names that look like indices, but of other places, cannot be served.
+- an input has the name of an argument of `forward`, here `image`; it may be uint8;
+- the module returns one tensor or a tuple of tensors, not a dictionary;
+- an output named `<name>__<index>` is the item of that index in the tuple. If any output has another kind of name, all
+  are taken in the order of `config.pbtxt`. So the names of the spec work in its order, except names that end in an
+  index of another item.
 
-The trace is not frozen: the weights of a frozen module are constants of the graph, which cannot be moved to a GPU
+The trace is not frozen: the weights of a frozen module are constants of the graph and cannot be moved to a GPU
 (github.com/pytorch/pytorch, 57569).
 """
 
@@ -30,11 +30,11 @@ from model.runners.torchscript import TorchScriptRunner
 from model.spec import METADATA_KEY
 
 _WRITTEN_BY_TORCH = ("version", ".data/serialization_id")
-"""Records that the writer of an archive adds by itself."""
+"""Records that torch's archive writer adds itself."""
 
 
 class TorchScript(Format):
-    """The network's trace, with the spec as an extra file in the archive."""
+    """A trace of the network, with the spec as an extra file in the archive."""
 
     name = "torchscript"
     backend = "pytorch"
@@ -47,11 +47,11 @@ class TorchScript(Format):
     def write(self, job: Job) -> Path:
         network = _network_of(job)
         artifact = job.folder / self.artifact
-        with on_cpu(network):  # until it is saved: a trace holds the network's own weights
-            _save(_traced(network), network.spec.to_json(), artifact)
+        with on_cpu(network):  # until the file is saved: a trace shares the weights of the network
+            _save(_trace_network(network), network.spec.to_json(), artifact)
         return artifact
 
-    def candidate(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: Job) -> Runner:
         return TorchScriptRunner(artifact)
 
     def proven_by(self, job: Job) -> str:
@@ -62,47 +62,50 @@ def _network_of(job: Job) -> Network:
     network = job.source.network
     if network is None:
         raise InputError(
-            f"--torchscript: {job.source.path.name} is a graph, and TorchScript is traced from a torch network; "
-            "export a checkpoint, or another format"
+            f"--torchscript: {job.source.path.name} is a graph, but TorchScript is traced from a torch network; "
+            "export a checkpoint, or another format",
+            code="torchscript.no_network",
         )
     return network
 
 
-def _traced(network: Network) -> torch.jit.ScriptModule:
-    # An example batch of one could be taken for a constant.
+def _trace_network(network: Network) -> torch.jit.ScriptModule:
+    # The tracer could treat a batch of one as a constant.
     example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         try:
             traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        except Exception as error:  # networks fail in their own ways
-            cause = first_line(error)
-            raise ArtifactError(f"{network.spec.name}: torch cannot trace it: {cause}") from error
-    assert isinstance(traced, torch.jit.ScriptModule)  # noqa: S101 - for mypy: a module is traced to a module
+        except Exception as error:  # the network's code may raise anything
+            raise ArtifactError(
+                f"{network.spec.name}: torch cannot trace it: {first_line(error)}", code="torchscript.trace"
+            ) from error
+    assert isinstance(traced, torch.jit.ScriptModule)  # noqa: S101 - for mypy: tracing a module returns a module
     return traced
 
 
 def _save(module: torch.jit.ScriptModule, spec: str, artifact: Path) -> None:
-    """Write the archive without its debugging records: stack traces with the paths of this machine."""
-    whole = artifact.with_suffix(".whole")
+    """Write the archive without its debug records, which contain stack traces with paths of this machine."""
+    full = artifact.with_suffix(".whole")
     try:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            torch.jit.save(module, whole, _extra_files={METADATA_KEY: spec})
-        archive = torch._C.PyTorchFileReader(str(whole))
-        written = torch._C.PyTorchFileWriter(str(artifact))
+            torch.jit.save(module, full, _extra_files={METADATA_KEY: spec})
+        archive = torch._C.PyTorchFileReader(str(full))
+        writer = torch._C.PyTorchFileWriter(str(artifact))
         for name in archive.get_all_records():
             if not name.endswith(".debug_pkl") and name not in _WRITTEN_BY_TORCH:
                 content = archive.get_record(name)
-                written.write_record(name, content, len(content))
-        written.write_end_of_file()
+                writer.write_record(name, content, len(content))
+        writer.write_end_of_file()
     finally:
-        whole.unlink(missing_ok=True)
+        full.unlink(missing_ok=True)
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Raise ArtifactError where the backend would take the outputs in another order than the spec's."""
+    """Raise ArtifactError where the backend would take the outputs in another order than the spec."""
     indices = [re.fullmatch(r".*?__(\d*)", name) for name in names]
     if all(indices) and [int(match[1] or 0) for match in indices if match] != list(range(len(names))):
         raise ArtifactError(
-            f"outputs {', '.join(names)}: Triton's pytorch backend takes the number after __ for the output's place, "
-            f"which is not so here; rename a head, or export --onnx"
+            f"outputs {', '.join(names)}: Triton's pytorch backend reads the number after __ as the position of the "
+            "output, and these numbers are other positions; rename a head, or export --onnx",
+            code="torchscript.output_names",
         )

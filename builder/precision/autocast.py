@@ -1,6 +1,6 @@
-"""NVIDIA ModelOpt's AutoCast in place of the kit's own converter: the same call, another hand.
+"""NVIDIA ModelOpt's AutoCast as an alternative to `builder.precision.cast`, with the same signature.
 
-An optional extra. Which nodes stay in fp32 is decided by the guard and the repair, as always; AutoCast places casts.
+An optional extra. AutoCast only places the casts; `builder.precision.ladder` chooses the nodes that stay in fp32.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from onnx import ModelProto
 
 from builder.failures import CannotBuildError
 from builder.precision.cast import Reduced
-from builder.precision.graph import flattened, margins, wiring_of
+from builder.precision.graph import flattened, outer_nodes, wiring_of
 
 
 def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
-    """The graph with its float arithmetic in `precision`, as `builder.precision.cast.reduced` says.
+    """Convert the float arithmetic of a graph to `precision`, as `builder.precision.cast.reduced` does.
 
     Raises CannotBuildError where ModelOpt is not installed.
     """
     try:
         from modelopt.onnx.autocast import convert_to_mixed_precision
     except ImportError as error:
-        raise _lacking(str(error)) from error
+        raise _modelopt_missing(str(error)) from error
     flat = flattened(model)
-    out = margins(flat, wiring_of(flat)) | set(keep)
+    out = outer_nodes(flat, wiring_of(flat)) | set(keep)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "fp32.onnx"
         onnx.save(flat, path)
@@ -49,14 +49,15 @@ def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) 
 
 
 def check_converter(name: str) -> None:
-    """Raise CannotBuildError where ModelOpt is asked for and missing; looked for only: its import takes seconds."""
+    """Raise CannotBuildError where `autocast` is chosen and ModelOpt is not installed. Importing it takes seconds."""
     if name == "autocast" and find_spec("modelopt") is None:
-        raise _lacking("there is no module modelopt")
+        raise _modelopt_missing("no module named modelopt")
 
 
-def _lacking(reason: str) -> CannotBuildError:
+def _modelopt_missing(reason: str) -> CannotBuildError:
     return CannotBuildError(
-        f"--converter autocast needs NVIDIA ModelOpt ({reason}); install it with: pip install 'tritonkit[autocast]'"
+        f"--converter autocast needs NVIDIA ModelOpt ({reason}); install it with: pip install 'tritonkit[autocast]'",
+        code="install.missing_module",
     )
 
 
@@ -70,4 +71,4 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        root.handlers[:] = handlers  # it sets up logging for the whole process
+        root.handlers[:] = handlers  # ModelOpt changes logging for the whole process

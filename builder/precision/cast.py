@@ -1,6 +1,7 @@
-"""fp16 and bf16 by casts on edges: a node computes in the reduced type unless it is kept, inputs and outputs stay.
+"""Convert an ONNX graph to fp16 or bf16 by casts: all nodes but the kept ones compute in the reduced type.
 
-Types are in the graph, so that a strongly typed TensorRT build, of any version, computes what the graph says.
+Inputs and outputs keep their types. The types are in the graph, so a strongly typed TensorRT build of any version
+computes in them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ import onnx
 import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from builder.precision.graph import Wiring, captured, flattened, has_subgraph, margins, wiring_of, without_weights
+from builder.precision.graph import (
+    Wiring,
+    flattened,
+    has_subgraph,
+    outer_nodes,
+    subgraph_inputs,
+    wiring_of,
+    without_weights,
+)
 from model.errors import ArtifactError, first_line
 
 Reduced = Literal["fp16", "bf16"]
 
 _BF16_OPSET = 22
-"""From here on convolutions and pools are defined for bfloat16."""
+"""The first opset whose convolutions and pools are defined for bfloat16."""
 TYPES: dict[Reduced, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ALWAYS_FP32 = frozenset(
     {
@@ -29,31 +38,31 @@ _ALWAYS_FP32 = frozenset(
         *("NonMaxSuppression", "CumSum", "TopK"),
     }
 )
-"""Their types are bound to fp32 or to whole numbers, or runtimes have no other kernel."""
+"""Operators that are defined for fp32 or integers only, or for which runtimes have no other kernel."""
 _FP32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
-"""Inputs that are fp32 by the operator's definition, whatever type it computes in: region and scales."""
+"""Inputs that the operator defines as fp32 whatever type it computes in: region and scales."""
 
 
 def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
-    """The graph with its float arithmetic in `precision`, but for the nodes named in `keep` and the margins.
+    """Convert a graph to `precision`, except the nodes named in `keep` and the outer nodes.
 
     Types of inputs and outputs do not change. Raises ArtifactError for a graph without arithmetic.
     """
     flat = flattened(_with_opset_for(precision, model))
     wiring = wiring_of(flat)
-    low = low_nodes(flat, wiring, keep)
+    low = reducible_nodes(flat, wiring, keep)
     well_typed = _type_problem(flat) is None
     _Conversion(flat, wiring, low, TYPES[precision]).run()
     del flat.graph.value_info[:]
     onnx.checker.check_model(flat)
     if well_typed and (problem := _type_problem(flat)) is not None:
-        raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}")
+        raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}", code="precision.cast")
     return flat
 
 
 def _with_opset_for(precision: Reduced, model: ModelProto) -> ModelProto:
-    has = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if precision == "fp16" or has >= _BF16_OPSET:
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if precision == "fp16" or opset >= _BF16_OPSET:
         return model
     return onnx.version_converter.convert_version(model, _BF16_OPSET)
 
@@ -66,13 +75,13 @@ def _type_problem(model: ModelProto) -> str | None:
     return None
 
 
-def low_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> set[str]:
-    """The names of the nodes that take the reduced type."""
-    out, inside = margins(flat, wiring) | set(keep), captured(flat)
+def reducible_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> set[str]:
+    """The names of the nodes that can compute in the reduced type."""
+    excluded, inside = outer_nodes(flat, wiring) | set(keep), subgraph_inputs(flat)
     return {
         node.name
         for node in flat.graph.node
-        if node.name not in out
+        if node.name not in excluded
         and wiring.is_known(node)
         and not inside & set(node.output)
         and node.op_type not in _ALWAYS_FP32
@@ -96,7 +105,7 @@ class _Conversion:
         graph = self.model.graph
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.outputs = {value.name for value in graph.output}
-        self.made_low = {
+        self.low_tensors = {
             name
             for node in graph.node
             if node.name in self.low
@@ -107,64 +116,64 @@ class _Conversion:
     def run(self) -> None:
         graph = self.model.graph
         for node in list(graph.node):
-            self._inputs(node)
+            self._cast_inputs(node)
             self.nodes.append(node)
-            self._outputs(node)
+            self._cast_outputs(node)
         del graph.node[:]
         graph.node.extend(self.nodes)
-        used = captured(self.model) | {name for node in graph.node for name in node.input}
+        used = subgraph_inputs(self.model) | {name for node in graph.node for name in node.input}
         for name, tensor in self.weights.items():
             if name not in used and name not in self.outputs:
                 graph.initializer.remove(tensor)
 
-    def _inputs(self, node: NodeProto) -> None:
+    def _cast_inputs(self, node: NodeProto) -> None:
         exempt = _FP32_INPUTS.get(node.op_type, set())
         for place, name in enumerate(node.input):
             if not self.wiring.is_float(name):
                 continue
-            wanted = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
-            has = self.low_type if name in self.made_low else TensorProto.FLOAT
-            if wanted != has:
-                node.input[place] = self._as_type(name, wanted)
+            needed = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
+            actual = self.low_type if name in self.low_tensors else TensorProto.FLOAT
+            if needed != actual:
+                node.input[place] = self._cast_tensor(name, needed)
 
-    def _outputs(self, node: NodeProto) -> None:
+    def _cast_outputs(self, node: NodeProto) -> None:
         if node.name not in self.low:
             return
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = self.low_type
         for place, name in enumerate(node.output):
-            if name in self.outputs and name in self.made_low:
-                node.output[place] = self._own(name)
+            if name in self.outputs and name in self.low_tensors:
+                node.output[place] = self._split_output(name)
                 self.nodes.append(_cast(node.output[place], name, TensorProto.FLOAT))
 
-    def _own(self, output: str) -> str:
-        """The name of a graph output before its cast back: those who take it take this."""
+    def _split_output(self, output: str) -> str:
+        """Rename a graph output before its cast back to fp32; its consumers use the new name, which is returned."""
         name = f"{output}__low"
         self.casts[name, TensorProto.FLOAT] = output
         for node in self.wiring.consumers.get(output, []):
-            node.input[:] = [name if given == output else given for given in node.input]
+            node.input[:] = [name if tensor == output else tensor for tensor in node.input]
         self.wiring.types[name] = TensorProto.FLOAT
-        self.made_low.add(name)
+        self.low_tensors.add(name)
         return name
 
-    def _as_type(self, name: str, wanted: int) -> str:
-        key = (name, wanted)
+    def _cast_tensor(self, name: str, element_type: int) -> str:
+        key = (name, element_type)
         if key not in self.casts:
-            other = f"{name}__{TensorProto.DataType.Name(wanted).lower()}"
+            other = f"{name}__{TensorProto.DataType.Name(element_type).lower()}"
             self.casts[key] = other
             if name in self.weights:
-                self.model.graph.initializer.append(_weight_as(self.weights[name], other, wanted))
+                self.model.graph.initializer.append(_weight_as(self.weights[name], other, element_type))
             else:
-                self.nodes.append(_cast(name, other, wanted))
+                self.nodes.append(_cast(name, other, element_type))
         return self.casts[key]
 
 
-def _cast(source: str, target: str, wanted: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"Cast__{target}", to=wanted)
+def _cast(source: str, target: str, element_type: int) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"Cast__{target}", to=element_type)
 
 
-def _weight_as(tensor: TensorProto, name: str, wanted: int) -> TensorProto:
+def _weight_as(tensor: TensorProto, name: str, element_type: int) -> TensorProto:
     array = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
-        return numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(wanted)), name)
+        return numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(element_type)), name)

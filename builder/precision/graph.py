@@ -1,4 +1,4 @@
-"""What the converters ask of an ONNX graph: types, who makes and who takes a tensor, and where the arithmetic is."""
+"""Read an ONNX graph: the type, producer and consumers of each tensor, and the nodes that do the arithmetic."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from model.errors import ArtifactError
 
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
-"""The operators whose speed is why one reduces precision."""
+HEAVY_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
+"""The operators that a reduced precision makes faster."""
 _LARGE = 1024
-"""Elements; shapes, axes and the like have fewer."""
+"""Elements. Shapes and axes have fewer."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """A graph's tensors by name: their element types, and the nodes that make and take them."""
+    """The tensors of a graph by name: their element types, their producer and their consumers."""
 
     types: dict[str, int]
     producer: dict[str, NodeProto]
     consumers: dict[str, list[NodeProto]]
 
     def is_float(self, tensor: str) -> bool:
-        """Is it fp32, the type that a conversion reduces?"""
+        """Whether a tensor is fp32, the type that a conversion reduces."""
         return self.types.get(tensor) == TensorProto.FLOAT
 
     def is_known(self, node: NodeProto) -> bool:
-        """Have all its tensors a known type? Those around operators of other libraries may not."""
+        """Whether all tensors of a node have a known type. Those of custom operators may not."""
         return all(self.types.get(name) for name in (*node.input, *node.output) if name)
 
 
 def flattened(model: ModelProto) -> ModelProto:
-    """A copy with local functions inlined, constants as initialisers, and a name for every node.
+    """Copy a graph, inline local functions, turn constants into initialisers, and name every node.
 
     Raises ArtifactError for a graph without arithmetic.
     """
@@ -45,18 +45,21 @@ def flattened(model: ModelProto) -> ModelProto:
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
     _constants_to_initializers(copied.graph)
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for place, node in enumerate(copied.graph.node):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in used_names:
             node.name = f"{node.op_type}_{place}"
-        taken.add(node.name)
-    if not any(node.op_type in HEAVY for node in copied.graph.node):
-        raise ArtifactError("the graph has no convolution or matrix product: nothing is gained by another precision")
+        used_names.add(node.name)
+    if not any(node.op_type in HEAVY_OPERATORS for node in copied.graph.node):
+        raise ArtifactError(
+            "the graph has no convolution or matrix product, so another precision makes nothing faster",
+            code="precision.no_arithmetic",
+        )
     return copied
 
 
 def wiring_of(model: ModelProto) -> Wiring:
-    """Types by ONNX's own inference; tensors that it cannot type are left out, and so left as they are."""
+    """The tensors of a graph, typed by ONNX's shape inference. Tensors that it cannot type are left out."""
     graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -69,14 +72,14 @@ def wiring_of(model: ModelProto) -> Wiring:
 
 
 def without_weights(model: ModelProto) -> ModelProto:
-    """The same graph, large initialisers as inputs: inference copies all it gets, and reads but small values."""
+    """The same graph with large initialisers as inputs: shape inference copies them, but reads only small ones."""
     whole = model.graph
     large = [tensor for tensor in whole.initializer if np.prod(tensor.dims) > _LARGE]
-    apart = {tensor.name for tensor in large} - {value.name for value in whole.input}
+    new_inputs = {tensor.name for tensor in large} - {value.name for value in whole.input}
     graph = helper.make_graph(
         whole.node,
         whole.name,
-        [*whole.input, *(_described(tensor) for tensor in large if tensor.name in apart)],
+        [*whole.input, *(_weight_as_input(tensor) for tensor in large if tensor.name in new_inputs)],
         whole.output,
         [tensor for tensor in whole.initializer if np.prod(tensor.dims) <= _LARGE],
         value_info=whole.value_info,
@@ -86,34 +89,38 @@ def without_weights(model: ModelProto) -> ModelProto:
     )
 
 
-def _described(tensor: TensorProto) -> ValueInfoProto:
+def _weight_as_input(tensor: TensorProto) -> ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
 
 
-def margins(model: ModelProto, wiring: Wiring) -> set[str]:
+def outer_nodes(model: ModelProto, wiring: Wiring) -> set[str]:
     """The nodes before the first heavy operator and after the last: normalisation, softmax, thresholds.
 
-    They cost next to nothing and decide a lot, so they stay in fp32.
+    They take little time and change answers a lot, so they stay in fp32.
     """
-    after = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _takers(node, wiring))
-    before = _reached((n for n in model.graph.node if n.op_type in HEAVY), lambda node: _makers(node, wiring))
-    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY}
+    after = _reachable_from(
+        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _consumers_of(node, wiring)
+    )
+    before = _reachable_from(
+        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _producers_of(node, wiring)
+    )
+    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY_OPERATORS}
     return {node.name for node in model.graph.node} - (after & before) - heavy
 
 
 def float_tensors(model: ModelProto, wiring: Wiring) -> list[str]:
-    """The fp32 tensors that nodes make, in their order."""
+    """The fp32 tensors that nodes produce, in the order of the nodes."""
     return [name for node in model.graph.node for name in node.output if name and wiring.is_float(name)]
 
 
 def has_subgraph(node: NodeProto) -> bool:
-    """Does it hold graphs of its own (If, Loop, Scan)?"""
+    """Whether a node contains graphs (If, Loop, Scan)."""
     return any(_subgraphs(node))
 
 
-def captured(model: ModelProto) -> set[str]:
-    """The tensors that graphs inside of nodes take from around them, which no node names as its input."""
-    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _taken_inside(graph)}
+def subgraph_inputs(model: ModelProto) -> set[str]:
+    """The names that graphs inside nodes use; those from the outer graph are inputs that no node lists."""
+    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _names_used_in(graph)}
 
 
 def _subgraphs(node: NodeProto) -> list[GraphProto]:
@@ -121,8 +128,8 @@ def _subgraphs(node: NodeProto) -> list[GraphProto]:
     return single + [graph for a in node.attribute if a.type == AttributeProto.GRAPHS for graph in a.graphs]
 
 
-def _taken_inside(graph: GraphProto) -> set[str]:
-    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _taken_inside(inner)}
+def _names_used_in(graph: GraphProto) -> set[str]:
+    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _names_used_in(inner)}
     return deeper | {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
 
 
@@ -137,7 +144,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 
 
 def _value(node: NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node, None for a sparse one or a text."""
+    """The tensor of a Constant node; None for a sparse tensor or a text."""
     (attribute,) = node.attribute
     if attribute.name == "value":
         tensor: TensorProto = attribute.t
@@ -151,21 +158,21 @@ def _value(node: NodeProto) -> TensorProto | None:
     return numpy_helper.from_array(np.array(numbers, dtype=dtype))
 
 
-def _takers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
-    return [taker for name in node.output for taker in wiring.consumers.get(name, [])]
+def _consumers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+    return [consumer for name in node.output for consumer in wiring.consumers.get(name, [])]
 
 
-def _makers(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
+def _producers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
     return [wiring.producer[name] for name in node.input if name in wiring.producer]
 
 
-def _reached(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
-    """The names of all nodes that lie beyond the first ones."""
+def _reachable_from(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
+    """The names of all nodes that are reached from the first ones."""
     reached: set[str] = set()
-    edge = [node for start in first for node in following(start)]
-    while edge:
-        node = edge.pop()
+    pending = [node for start in first for node in following(start)]
+    while pending:
+        node = pending.pop()
         if node.name not in reached:
             reached.add(node.name)
-            edge += following(node)
+            pending += following(node)
     return reached

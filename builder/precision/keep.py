@@ -1,4 +1,4 @@
-"""Which nodes a person wants kept in fp32: patterns on names of nodes, operators and tensors."""
+"""Find the nodes of `--keep-fp32`, by patterns on names of nodes, operators and tensors."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from onnx import ModelProto
 from model.errors import InputError
 
 
-def named_by(flat: ModelProto, patterns: Sequence[str]) -> list[str]:
-    """The nodes whose own name, operator, or a tensor they take or make, matches one of the shell-style patterns.
+def match_nodes(flat: ModelProto, patterns: Sequence[str]) -> list[str]:
+    """The nodes whose name, operator, or a tensor of theirs matches one of the shell-style patterns.
 
     Raises InputError for patterns that match nothing.
     """
-    found: dict[str, None] = {}
-    idle = []
+    matched: dict[str, None] = {}
+    unmatched = []
     for pattern in patterns:
         matching = [
             node.name
             for node in flat.graph.node
             if any(fnmatchcase(name, pattern) for name in (node.name, node.op_type, *node.input, *node.output))
         ]
-        found |= dict.fromkeys(matching)
+        matched |= dict.fromkeys(matching)
         if not matching:
-            idle.append(pattern)
-    if idle:
+            unmatched.append(pattern)
+    if unmatched:
         operators = sorted({node.op_type for node in flat.graph.node})
         weights = [tensor.name for tensor in flat.graph.initializer if "." in tensor.name][:3]
         raise InputError(
-            f"--keep-fp32 {', '.join(idle)}: matches no node, operator or tensor of the graph. Its operators are "
-            f"{', '.join(operators)}; tensors have names such as {', '.join(weights)}; * stands for anything"
+            f"--keep-fp32 {', '.join(unmatched)}: matches no node, operator or tensor of the graph. Its operators are "
+            f"{', '.join(operators)}; tensors have names such as {', '.join(weights)}; * stands for anything",
+            code="option.keep_fp32",
         )
-    return list(found)
+    return list(matched)

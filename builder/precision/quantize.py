@@ -1,7 +1,7 @@
-"""int8 by QDQ nodes, calibrated on real images, in the dialect of the runtime that will serve it.
+"""Quantise a graph to int8 by QDQ nodes, calibrated on real images, in the dialect of its runtime.
 
-ONNX Runtime's CPU kernels are fastest with U8 activations and S8 weights; TensorRT's parser takes symmetric S8 alone,
-and no quantised bias. So they are two artifacts of one model.
+ONNX Runtime's CPU kernels are fastest with U8 activations and S8 weights; TensorRT's parser takes only symmetric S8
+and no quantised bias. So each runtime needs its own artifact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from builder.precision.graph import margins, wiring_of
+from builder.precision.graph import outer_nodes, wiring_of
 from builder.targets import Dialect
 from model.preprocess import ImageArray
 
@@ -32,9 +32,9 @@ _DIALECTS: dict[Dialect, dict[str, Any]] = {
         "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     },
 }
-_PRODUCTS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
-_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
-"""What lies between convolutions: quantised too, ONNX Runtime does not leave int8 from one to the next."""
+_PRODUCT_OPERATORS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_OPERATORS_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
+"""Operators between convolutions. Quantised too, so that ONNX Runtime stays in int8 between convolutions."""
 
 
 def quantized(
@@ -45,13 +45,13 @@ def quantized(
     keep: Collection[str] = (),
     every_activation: bool = False,
 ) -> ModelProto:
-    """The graph with QDQ pairs around what can be int8, weights by channel; `keep` and the margins stay in fp32.
+    """Quantise a graph with QDQ pairs, weights by channel; `keep` and the outer nodes stay in fp32.
 
-    flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], what activations are calibrated on;
-    every_activation: keep a Relu that rounding to unsigned numbers makes needless, so that all tensors can be watched.
+    flat: an fp32 graph whose nodes have names; images: uint8 [N, H, W, 3], to calibrate activations on;
+    every_activation: keep a Relu that unsigned rounding makes redundant, so that all tensors can be read.
     """
-    out = sorted(margins(flat, wiring_of(flat)) | set(keep))
-    chosen = _DIALECTS[dialect]
+    excluded = sorted(outer_nodes(flat, wiring_of(flat)) | set(keep))
+    settings = _DIALECTS[dialect]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(flat, source)
@@ -60,15 +60,15 @@ def quantized(
             target,
             _Images(flat.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=operators_of(flat, dialect),
-            nodes_to_exclude=out,
+            op_types_to_quantize=quantized_operators(flat, dialect),
+            nodes_to_exclude=excluded,
             per_channel=True,
-            activation_type=chosen["activation_type"],
+            activation_type=settings["activation_type"],
             weight_type=QuantType.QInt8,
             calibrate_method=_METHODS[method],
             extra_options={
-                **chosen["extra_options"],
-                # Whatever the method: one image into the histograms before the next, which else stay in memory whole.
+                **settings["extra_options"],
+                # For both methods: read one image at a time; otherwise the activations of all stay in memory.
                 "CalibStridedMinMax": 1,
                 "QDQKeepRemovableActivations": every_activation,
             },
@@ -79,16 +79,16 @@ def quantized(
     return model
 
 
-def operators_of(flat: ModelProto, dialect: Dialect) -> list[str]:
-    """The operators that are quantised in a graph, by its dialect."""
-    # TensorRT fuses around products by itself. A transformer's residual stream loses its small values in eight bits.
+def quantized_operators(flat: ModelProto, dialect: Dialect) -> list[str]:
+    """The operators to quantise in a graph, by dialect."""
+    # TensorRT fuses the operators around products itself. A transformer's residual stream needs more than eight bits.
     if dialect == "tensorrt" or any(node.op_type in ("MatMul", "LayerNormalization") for node in flat.graph.node):
-        return _PRODUCTS
-    return _PRODUCTS + _BETWEEN
+        return _PRODUCT_OPERATORS
+    return _PRODUCT_OPERATORS + _OPERATORS_BETWEEN
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
-    """One image at a time: the calibrator keeps what it is shown between one `set_range` and the next."""
+    """Gives one image at a time, because the calibrator keeps all data between two calls of `set_range`."""
 
     def __init__(self, name: str, images: ImageArray) -> None:
         self._name, self._images = name, images
@@ -107,7 +107,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carrie
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice to preprocess, which the exporter already did."""
+    """Hide the advice to preprocess the graph, which was done already."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

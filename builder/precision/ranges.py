@@ -1,4 +1,4 @@
-"""How large a graph's values get on real images of varied contrast, and which nodes that is too much for."""
+"""Measure how large the values of a graph get on real images of varied contrast, and find the nodes above a bound."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from builder.precision.graph import Wiring, float_tensors
 from model.preprocess import ImageArray
 
 MAX_IMAGES = 6
-"""Taken of the golden images; each is shown in several contrasts."""
+"""Of the golden images; each is used in several contrasts."""
 Ranges = dict[str, float]
-"""By tensor, the largest magnitude seen; infinity where a value was no number."""
+"""By tensor, the largest magnitude; infinity where a value was NaN or infinite."""
 
 
-def contrast_varied(images: ImageArray) -> ImageArray:
-    """Up to 6 of the images as they are, at three times the contrast, and as negatives, and one white, one black.
+def vary_contrast(images: ImageArray) -> ImageArray:
+    """Up to 6 of the images, unchanged, at three times the contrast and as negatives, then a black and a white image.
 
-    images: uint8 [N, H, W, 3]. Trained networks meet pictures in production that no sample has.
+    images: uint8 [N, H, W, 3]. Production images have contrasts that a sample does not contain.
     """
     few = images[np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGES)).round().astype(int)]
     harsh = np.clip((few.astype(np.float32) - 128) * 3 + 128, 0, 255).astype(np.uint8)
@@ -29,26 +29,26 @@ def contrast_varied(images: ImageArray) -> ImageArray:
     return np.concatenate([few, harsh, 255 - few, blank, 255 - blank])
 
 
-def ranges_of(flat: ModelProto, wiring: Wiring, images: ImageArray) -> Ranges:
-    """Run the fp32 graph on uint8 images [N, H, W, 3]; the largest magnitude of each tensor and weight."""
+def measure_ranges(flat: ModelProto, wiring: Wiring, images: ImageArray) -> Ranges:
+    """Run the fp32 graph on uint8 images [N, H, W, 3]; returns the largest magnitude of each tensor and weight."""
     tensors = float_tensors(flat, wiring)
     session = _session(_with_maxima(flat, tensors).SerializeToString())
     name = flat.graph.input[0].name
-    wanted = [f"{tensor}__max" for tensor in tensors]
-    seen: NDArray[np.float64] = np.zeros(len(tensors))
-    for image in images:  # one at a time: all tensors live until a run's end, and larger batches are no faster
-        values = np.array(session.run(wanted, {name: image[None]}), dtype=np.float64)
-        seen = np.maximum(seen, np.where(np.isfinite(values), values, np.inf))
+    outputs = [f"{tensor}__max" for tensor in tensors]
+    maxima: NDArray[np.float64] = np.zeros(len(tensors))
+    for image in images:  # one at a time: all tensors stay in memory until a run ends, and larger batches are no faster
+        values = np.array(session.run(outputs, {name: image[None]}), dtype=np.float64)
+        maxima = np.maximum(maxima, np.where(np.isfinite(values), values, np.inf))
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
         for tensor in flat.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
-    return weights | dict(zip(tensors, seen.tolist(), strict=True))
+    return weights | dict(zip(tensors, maxima.tolist(), strict=True))
 
 
-def beyond(flat: ModelProto, ranges: Mapping[str, float], bound: float) -> list[str]:
-    """The nodes that take, hold or make a value of this magnitude or more, in the graph's order."""
+def nodes_above(flat: ModelProto, ranges: Mapping[str, float], bound: float) -> list[str]:
+    """The nodes with an input, weight or output of this magnitude or more, in the order of the graph."""
     return [
         node.name
         for node in flat.graph.node
@@ -70,6 +70,6 @@ def _with_maxima(flat: ModelProto, tensors: list[str]) -> ModelProto:
 def _session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Where every tensor is asked for, more optimisation is no faster, and keeps all weights in a second layout.
+    # Every tensor is an output here, so more optimisation is no faster, and it copies all weights to a second layout.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

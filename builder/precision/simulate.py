@@ -1,8 +1,8 @@
-"""What hardware that rounds to fp16 or bf16 would answer, computed on a CPU.
+"""Simulate fp16 or bf16 hardware on a CPU: compute in fp32 and round after each node.
 
-ONNX Runtime runs fp16 operators on a CPU in fp32 and rounds nothing between them, so an overflow does not show; bf16 it
-does not run at all. Here every node of reduced type computes in fp32 and its result is rounded by a pair of casts,
-which tracks `torch.half`, infinities and NaN included.
+ONNX Runtime runs fp16 operators on a CPU in fp32 and does not round between them, so an overflow does not show; it
+does not run bf16 on a CPU. Here every node of a reduced type computes in fp32, and a pair of casts rounds its result.
+The results match `torch.half`, infinities and NaN included.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from model.spec import ModelSpec
 LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """The reduced types that a simulation rounds to."""
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
-"""Attributes by which a node says of which type its output is."""
+"""Attributes of a node that name the type of its output."""
 
 
 def simulated(model: ModelProto) -> ModelProto:
-    """The same graph in fp32, with a rounding after every node that has a reduced type, also in local functions."""
+    """The same graph in fp32, with rounding after every node of a reduced type, also in local functions."""
     copied = ModelProto()
     copied.CopyFrom(model)
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
     types = wiring_of(copied).types
-    ends = {value.name for value in (*copied.graph.input, *copied.graph.output)}
-    low = {name: kind for name, kind in types.items() if kind in LOW and name not in ends}
+    boundary = {value.name for value in (*copied.graph.input, *copied.graph.output)}
+    low = {name: element_type for name, element_type in types.items() if element_type in LOW and name not in boundary}
     _widen_all(copied.graph, low)
     return copied
 
 
 def widened(model: ModelProto) -> ModelProto:
-    """The same graph in fp32 throughout, its inputs and outputs too: what it computes before it is rounded."""
+    """The same graph in fp32, inputs and outputs too, without rounding."""
     copied = ModelProto()
     copied.CopyFrom(model)
     _widen_all(copied.graph, {})
@@ -50,7 +50,7 @@ def widened(model: ModelProto) -> ModelProto:
 
 
 def _widen_all(graph: GraphProto, rounded: Mapping[str, int]) -> None:
-    """Have a graph compute in fp32; `rounded` are the tensors to round, each to a type."""
+    """Change a graph to compute in fp32. rounded: the tensors to round, with the type to round to."""
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     nodes: list[NodeProto] = []
@@ -67,19 +67,19 @@ def _widen_all(graph: GraphProto, rounded: Mapping[str, int]) -> None:
 
 
 def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeRunner:
-    """A runner for the simulation of a reduced graph; its file is written into `folder`."""
+    """Open a simulation of a reduced graph, which is written into `folder`."""
     path = simulation_of(graph, folder)
     onnx.save(simulated(onnx.load(graph)), path)
     return OnnxRuntimeRunner(path, spec=spec, spinning=False)
 
 
 def simulation_of(graph: Path, folder: Path) -> Path:
-    """Where the simulation of a graph is written in a folder."""
+    """The path of a graph's simulation in a folder."""
     return folder / f"{graph.stem}.simulated.onnx"
 
 
 def _widen(node: NodeProto) -> None:
-    """Have a node compute in fp32 what it would in a reduced type."""
+    """Change a node of a reduced type to compute in fp32."""
     for attribute in node.attribute:
         if attribute.name in TYPE_ATTRIBUTES and attribute.i in LOW:
             attribute.i = TensorProto.FLOAT

@@ -106,9 +106,7 @@ def _check_model(model: Path, target: _Target) -> Iterator[Finding]:
             yield from _check_plans(model / str(version), target)
         return
     for refusal in refusals(config):
-        yield error(
-            model / CONFIG_FILE, refusal, "correct it, or export the model again", code="repository.config_refused"
-        )
+        yield error(model / CONFIG_FILE, refusal.message, "correct it, or export the model again", code=refusal.code)
     if config.HasField("ensemble_scheduling") or belongs_to(config):
         yield from _check_companion(model, config)
         return

@@ -46,14 +46,9 @@ def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
     if not backend_of(config):
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"', code="repository.no_backend")
     for refusal in load_refusals(config):
-        yield error(path, refusal, _CORRECT, code="repository.config_refused")
+        yield error(path, refusal.message, _CORRECT, code=refusal.code)
     for setting in idle_settings(config):
-        yield warning(
-            path,
-            setting,
-            "remove it: it has no effect there, or the backend refuses it",
-            code="repository.unused_setting",
-        )
+        yield warning(path, setting.message, "it has no effect, or the backend refuses it", code=setting.code)
     yield from _check_tensors(path, config)
     yield from _check_files(model, config)
     versions = versions_of(model)

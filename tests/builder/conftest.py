@@ -25,9 +25,9 @@ MAX_BATCH = 8
 
 @pytest.fixture
 def judge_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
-    """Export one network, change the file if wanted, and judge it against another network."""
+    """Export one network, change the file if `edit` is set, and verify it against another network."""
 
-    def judged(exported: Network, against: Network, edit: Callable[[Path], None] | None = None) -> Verdict:
+    def judge(exported: Network, against: Network, edit: Callable[[Path], None] | None = None) -> Verdict:
         artifact = tmp_path / "model.onnx"
         onnx_from_network(exported, artifact)
         if edit is not None:
@@ -35,19 +35,19 @@ def judge_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
         source = NetworkSource(artifact, None, "a test", against)
         return verified(artifact, source, MAX_BATCH, Evidence())
 
-    return judged
+    return judge
 
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    """A small classifier of someone else's."""
+    """A small third-party classifier."""
     torch.manual_seed(0)
     return timm.create_model("test_resnet", num_classes=3).eval()
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """The labels of its three classes."""
+    """The labels of the three classes of the third-party classifier."""
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndog\nbird\n")
     return path
@@ -64,7 +64,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[s
 
 @pytest.fixture
 def job(exported: Path, tmp_path: Path) -> Job:
-    """What a format is asked to make of the residual network in fp16."""
+    """A job to build the residual network in fp16."""
     source = source_from_checkpoint(exported / "pets.safetensors")
     graph = tmp_path / "model.onnx"
     shutil.copyfile(exported / "model.onnx", graph)

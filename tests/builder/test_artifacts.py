@@ -28,6 +28,7 @@ from model.network import Network
 from model.plans import BUILD_FILE
 from model.releases import IMAGE_VARIABLE
 from model.spec import ModelSpec
+from tests.errors import raises
 
 BACKENDS = {".onnx": "onnxruntime", ".xml": "openvino", ".pt": "pytorch", ".plan": "tensorrt"}
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
@@ -112,18 +113,19 @@ def found_in(repository: Path, suffix: str) -> list[Finding]:
 
 
 @pytest.mark.parametrize("suffix", BACKENDS)
-def test_artifact_tells_its_interface(artifacts: Path, spec: ModelSpec, suffix: str) -> None:
-    told = inspect_artifact(artifacts / f"model{suffix}")
-    assert told.interface == interface_of(spec)
+def test_inspection_reads_the_interface_of_an_artifact(artifacts: Path, spec: ModelSpec, suffix: str) -> None:
+    info = inspect_artifact(artifacts / f"model{suffix}")
+    assert info.interface == interface_of(spec)
     if suffix != ".plan":
-        assert told.spec == spec
+        assert info.spec == spec
 
 
 @pytest.mark.parametrize("suffix", READERS)
 def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
-    with pytest.raises(ArtifactError, match=f"model{suffix}: no such file"):
+    with raises(ArtifactError, "artifact.missing") as caught:
         inspect_artifact(path)
+    assert path.name in str(caught.value)
     path.write_bytes(b"\x00damaged")
     with pytest.raises(ArtifactError, match=f"model{suffix}: "):
         inspect_artifact(path)
@@ -137,28 +139,31 @@ def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked
     assert content[place : place + 4] == b"PK\x01\x02"  # the spec is the first entry of the directory
     content[place + 10] ^= 8  # stored bytes are said to be deflated
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"model\.pt: no TorchScript archive \(Error -3 while decompressing"):
+    with raises(ArtifactError, "torchscript.unreadable") as caught:
         inspect_artifact(path)
+    assert "model.pt" in str(caught.value)
+    assert "Error -3" in str(caught.value)
 
 
-def test_onnx_file_is_refused_by_name_when_a_tensor_s_name_is_no_text(artifacts: Path) -> None:
+def test_onnx_file_is_refused_when_a_tensor_name_is_not_text(artifacts: Path) -> None:
     path = artifacts / "model.onnx"
     unreadable_name(path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx: not a readable ONNX file \(the name b'.*' is no text\)"):
+    with raises(ArtifactError, "onnx.name") as caught:
         inspect_artifact(path)
+    assert "model.onnx" in str(caught.value)
 
 
-def test_check_finds_all_there_is_when_a_tensor_s_name_is_no_text(
+def test_check_reports_all_findings_when_a_tensor_name_is_not_text(
     tiny_repository: Path, command: Callable[..., Result]
 ) -> None:
     unreadable_name(tiny_repository / "pets/1/model.onnx")
     checked = command("builder", "check", tiny_repository, "--json")
     assert checked.exit_code == 1
-    said = [finding["problem"] for finding in json.loads(checked.stdout)["findings"]]
-    assert any("its hash differs" in problem for problem in said)
-    assert any("is no text" in problem for problem in said)
+    messages = [finding["message"] for finding in json.loads(checked.stdout)["findings"]]
+    assert any("its hash differs" in message for message in messages)
+    assert any("is not text" in message for message in messages)
     shown = command("builder", "show", tiny_repository / "pets/1/model.onnx")
-    assert (shown.exit_code, "is no text" in shown.stderr) == (2, True)
+    assert (shown.exit_code, "is not text" in shown.stderr) == (2, True)
 
 
 def test_batch_axis_without_a_name_is_dynamic(artifacts: Path, spec: ModelSpec) -> None:
@@ -221,7 +226,7 @@ def test_check_tells_once_that_the_env_file_cannot_be_read(
     assert "TRITON_IMAGE cannot be read" in found.message
 
 
-def test_show_tells_a_version_s_own_labels_when_another_version_is_served(artifacts: Path, spec: ModelSpec) -> None:
+def test_show_reads_the_labels_of_a_version_when_another_version_is_served(artifacts: Path, spec: ModelSpec) -> None:
     own = spec.model_copy(update={"labels": ("hen", "fox", "owl")})
     (artifacts / "model.json").write_text(own.to_json())
     (artifacts.parent / "model.json").write_text(spec.to_json())
@@ -233,7 +238,7 @@ def test_show_tells_a_version_s_own_labels_when_another_version_is_served(artifa
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(".onnx", "fp32"), (".xml", "fp32"), (".pt", None), (".plan", None)])
-def test_show_tells_of_every_kind_of_artifact(artifacts: Path, spec: ModelSpec, suffix: str, precision: str) -> None:
+def test_show_reads_every_artifact_format(artifacts: Path, spec: ModelSpec, suffix: str, precision: str) -> None:
     (artifacts.parent / "model.json").write_text(spec.to_json())
     shown = show(artifacts / f"model{suffix}")
     assert shown.spec == spec

@@ -10,10 +10,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from builder.export import ExportRequest, export
+from builder.failures import CannotBuildError
 from builder.precision.cast import reduced
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
-from model.errors import ArtifactError
+from tests.errors import raises
 
 
 def two_products() -> ModelProto:
@@ -39,8 +40,9 @@ def test_autocast_is_refused_before_any_work_when_modelopt_is_missing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "modelopt", None)
-    order = ExportRequest(tmp_path / "repository", target=Target(precision="fp16"), converter="autocast")
-    told: list[str] = []
-    with pytest.raises(ArtifactError, match=r"--converter autocast needs NVIDIA ModelOpt .*tritonkit\[autocast\]"):
-        export(source_from_checkpoint(checkpoint), order, told.append)
-    assert not told
+    request = ExportRequest(tmp_path / "repository", target=Target(precision="fp16"), converter="autocast")
+    steps: list[str] = []
+    with raises(CannotBuildError, "install.missing_module") as caught:
+        export(source_from_checkpoint(checkpoint), request, steps.append)
+    assert "tritonkit[autocast]" in str(caught.value)
+    assert not steps

@@ -20,9 +20,9 @@ from builder.export import Evidence, ExportRequest, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.graph import flattened, wiring_of
 from builder.precision.ladder import Ladder
-from builder.precision.losses import growths
-from builder.precision.quantize import operators_of, quantized
-from builder.precision.spared import int8_nodes, products_of_activations, with_neighbours
+from builder.precision.losses import error_growth
+from builder.precision.quantize import quantized, quantized_operators
+from builder.precision.spared import activation_products, int8_nodes, with_adjacent_nodes
 from builder.proving.page import page_of
 from builder.proving.proof import CachingRunner, VerificationContext
 from builder.proving.verdict import LIMITS, Attempt, Verdict
@@ -38,6 +38,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from scripts.calibrated import calibrated
+from tests.errors import raises
 
 Make = Callable[[str], Network]
 MAX_BATCH = 4
@@ -61,9 +62,9 @@ def images(network: Network) -> ImageArray:
     return builtin_golden(network.spec.preprocess).images
 
 
-def published_in_int8(graph: Path, folder: Path, **order: object) -> Verdict:
-    placed = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **order)  # type: ignore[arg-type]
-    return export(open_source(graph, None, None), placed, lambda step: None).verdict
+def published_in_int8(graph: Path, folder: Path, **options: object) -> Verdict:
+    request = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **options)  # type: ignore[arg-type]
+    return export(open_source(graph, None, None), request, lambda step: None).verdict
 
 
 class Elsewhere(Runner):
@@ -96,34 +97,35 @@ def test_int8_keeps_the_lossy_nodes_in_fp32_when_no_calibration_helps(network: N
     assert not minmax.passed
     assert not percentile.passed
     assert not minmax.kept
-    assert "of the nodes that lose most" in share.how
+    assert "of the nodes where the error grows most" in share.how
     assert 0 < share.nodes < minmax.nodes
     assert any("layer2.0.conv2" in name for name in weights_of(tmp_path, share.kept))
 
 
-def test_ruined_calibration_is_refused_and_named_when_no_int8_try_passes(graph: Path, tmp_path: Path) -> None:
+def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(graph: Path, tmp_path: Path) -> None:
     """Black images: all ranges are those of a constant, and every real picture is cut off."""
     black = tmp_path / "black"
     black.mkdir()
     for number in range(4):
         Image.new("RGB", (32, 32)).save(black / f"{number}.png")
-    with pytest.raises(CheckFailedError, match=r"(?s)(numbers|decisions).*no calibration of int8 kept") as refused:
+    with pytest.raises(CheckFailedError) as refused:
         published_in_int8(graph, tmp_path, calibration=black, repair=False)
+    assert refused.value.code == "verdict.failed"
+    assert {problem.code.removeprefix("verdict.") for problem in refused.value.problems} & {"numbers", "decisions"}
     assert not (tmp_path / "repository" / "pets").exists()
     strict = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"relative": 0.02})}
     verdict = published_in_int8(graph, tmp_path, calibration=black, evidence=Evidence(limits=strict))
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp16", "int8")
-    tries = [tried for tried in verdict.tries if tried.precision == "int8"]
-    assert [tried.how.split()[0] for tried in tries] == ["minmax", "percentile", "fp32", "fp32"]
-    assert len({tried.kept for tried in tries[1:]}) == 3
-    assert tries[0].nodes > tries[2].nodes > tries[3].nodes > 0
-    assert all(tried.seconds > 0 for tried in tries)
-    for told in (refused.value.document, verdict):
-        assert isinstance(told, Verdict)
-        doubt = told.calibration_doubt
+    attempts = [attempt for attempt in verdict.tries if attempt.precision == "int8"]
+    assert [attempt.how.split()[0] for attempt in attempts] == ["minmax", "percentile", "fp32", "fp32"]
+    assert len({attempt.kept for attempt in attempts[1:]}) == 3
+    assert attempts[0].nodes > attempts[2].nodes > attempts[3].nodes > 0
+    assert all(attempt.seconds > 0 for attempt in attempts)
+    for document in (refused.value.document, verdict):
+        assert isinstance(document, Verdict)
+        doubt = document.calibration_doubt
         assert doubt is not None
-        assert "calibrated on" in doubt
-        assert doubt[1:] in html.unescape(page_of("asked", told))
+        assert doubt[1:] in html.unescape(page_of("asked", document))
 
 
 def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
@@ -150,7 +152,7 @@ def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() 
 
 
 @pytest.mark.parametrize("dialect", ["onnxruntime", "tensorrt"])
-def test_int8_try_counts_the_nodes_that_compute_in_int8(
+def test_int8_step_counts_the_nodes_that_compute_in_int8(
     graph: Path, images: ImageArray, tmp_path: Path, dialect: Dialect
 ) -> None:
     step = next(iter(Ladder(graph, images, ["*Gemm*"]).steps("int8", dialect)))
@@ -170,11 +172,9 @@ def test_int8_try_counts_the_nodes_that_compute_in_int8(
         assert step.nodes == len(products)
 
 
-def test_int8_try_is_refused_when_nothing_would_be_left_in_int8(
-    graph: Path, images: ImageArray, tmp_path: Path
-) -> None:
+def test_int8_step_is_refused_when_no_node_is_left_in_int8(graph: Path, images: ImageArray, tmp_path: Path) -> None:
     step = next(iter(Ladder(graph, images, ["*"]).steps("int8", "onnxruntime")))
-    with pytest.raises(ArtifactError, match="no node would be left in int8"):
+    with raises(ArtifactError, "precision.nothing_reduced"):
         step.write(tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
 
@@ -203,18 +203,20 @@ def activation_scales(model: onnx.ModelProto) -> dict[str, float]:
 def test_error_grows_most_where_an_overflow_begins_and_not_beyond_it() -> None:
     nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc", "cd", "de")]
     flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
-    growth = growths(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
+    growth = error_growth(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
     assert growth == {"a": 1.0, "b": pytest.approx(10), "c": math.inf, "d": 0.0, "e": 0.0}
-    unknown = growths(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
+    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
     assert unknown["c"] == pytest.approx(1)
 
 
 def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArray) -> None:
     """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
     flat = flattened(onnx.load(graph))
-    low = int8_nodes(quantized(flat, images, "onnxruntime", every_activation=True), operators_of(flat, "onnxruntime"))
+    low = int8_nodes(
+        quantized(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")
+    )
     second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
-    kept = with_neighbours(flat, wiring_of(flat), [second], low)
+    kept = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
     operators = [node.op_type for node in flat.graph.node if node.name in kept]
     assert operators == ["Conv", "Relu", "Conv"]
 
@@ -230,7 +232,7 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
     assert (verdict.passed, verdict.precision) == (True, "int8")
     assert [tried.passed for tried in verdict.tries] == [True, False, False, True]
     flat = flattened(onnx.load(tmp_path / "vit.onnx"))
-    assert verdict.tries[-1].kept == tuple(products_of_activations(flat, wiring_of(flat)))
+    assert verdict.tries[-1].kept == tuple(activation_products(flat, wiring_of(flat)))
     assert len(verdict.tries[-1].kept) == 12  # two in each of six blocks
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from builder.export import ExportRequest, export
+from builder.failures import CannotBuildError
 from builder.formats import FORMATS, Job
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
@@ -21,6 +22,7 @@ from model.runners import open_artifact
 from model.runners.openvino import OpenVinoRunner, has_bf16
 from model.runners.pytorch import TorchRunner
 from model.spec import ModelSpec, TaskSpec
+from tests.errors import raises
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
 HEADS = TaskSpec(
@@ -77,18 +79,19 @@ def test_file_brings_its_precision_where_the_library_would_take_another(job: Job
     assert 1e-6 < errors["bf16"] < 0.05
 
 
-def test_candidate_is_refused_when_the_library_runs_another_precision(job: Job) -> None:
+def test_artifact_is_refused_when_openvino_runs_another_precision(job: Job) -> None:
     kind = FORMATS["openvino"]
     artifact = kind.write(job)
-    with pytest.raises(ArtifactError, match=r"wants bf16, but OpenVINO runs it in f32 here.*avx512_bf16"):
-        kind.candidate(artifact, replace(job, precision="bf16"))
+    with raises(CannotBuildError, "openvino.other_precision"):
+        kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
 def test_parameters_are_those_of_nvidia_s_backend(job: Job) -> None:
     kind = FORMATS["openvino"]
     assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
     assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
-    assert "cannot be told so" in kind.proven_by(job)
+    assert "NVIDIA" in kind.proven_by(job)
+    assert "NVIDIA" not in kind.proven_by(replace(job, precision="bf16"))
 
 
 def test_outputs_keep_their_names_and_any_batch_is_taken(

@@ -1,7 +1,8 @@
-"""Options that nothing would read are refused, all at once."""
+"""Options without an effect are refused, all at once."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from builder.precision.cast import reduced
 from builder.targets import FormatName, Precision, Target
 
 Command = Callable[..., Result]
-NOT_GIVEN = {
+UNSET = {
     "opt_batch": None,
     "keep_fp32": None,
     "calibration": None,
@@ -24,7 +25,7 @@ NOT_GIVEN = {
     "strict": False,
     "force": False,
 }
-GIVEN = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter": "autocast", "masks": "masks"}
+SET = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter": "autocast", "masks": "masks"}
 
 
 @pytest.mark.parametrize(
@@ -39,22 +40,26 @@ GIVEN = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter
         ("rtx", "fp16", []),
     ],
 )
-def test_options_are_told_when_the_target_has_no_use_for_them(
+def test_options_are_reported_when_the_target_does_not_use_them(
     name: FormatName, precision: Precision, unused: list[str]
 ) -> None:
     target = Target(format=name, precision=precision)
-    told = unused_options(target, {**NOT_GIVEN, **GIVEN})
-    assert [sentence.partition(":")[0] for sentence in told] == [*unused, "--masks"]
-    assert unused_options(target, NOT_GIVEN) == []
+    problems = unused_options(target, {**UNSET, **SET})
+    assert [problem.message.partition(":")[0] for problem in problems] == [*unused, "--masks"]
+    assert {problem.code for problem in problems} == {"option.no_effect"}
+    assert unused_options(target, UNSET) == []
 
 
 def test_strict_and_force_contradict_each_other(command: Command, checkpoint: Path) -> None:
-    ran = command("builder", "export", checkpoint, "--onnx", "fp16", "--strict", "--force")
+    ran = command("builder", "export", checkpoint, "--onnx", "fp16", "--strict", "--force", "--json")
     assert ran.exit_code == 2
-    assert "--strict: publishes nothing but what passes; leave out --force" in ran.stderr
+    (problem,) = json.loads(ran.stdout)["error"]["problems"]
+    assert problem["code"] == "option.no_effect"
+    assert "--strict" in problem["message"]
+    assert "--force" in problem["message"]
 
 
-def test_export_tells_all_unused_options_at_once(command: Command, checkpoint: Path) -> None:
+def test_export_reports_all_unused_options_at_once(command: Command, checkpoint: Path) -> None:
     ran = command("builder", "export", checkpoint, "--opt-batch", 4, "--masks", "masks", "--workspace-mib", 64)
     assert ran.exit_code == 2
     assert all(option in ran.stderr for option in ("--opt-batch", "--masks", "--workspace-mib"))
@@ -66,6 +71,6 @@ def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already
     graph = tiny_repository / "pets/1/model.onnx"
     onnx.save(reduced(onnx.load(graph), "fp16"), tmp_path / "half.onnx")
     where = ["--repository", tmp_path / "repository"]
-    ran = command("builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "no_such", *where)
+    ran = command("builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "x", *where, "--json")
     assert ran.exit_code == 2
-    assert "--keep-fp32: half.onnx is in fp16 already" in ran.stderr
+    assert json.loads(ran.stdout)["error"]["code"] == "option.source_is_reduced"

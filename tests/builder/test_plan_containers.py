@@ -212,7 +212,7 @@ def test_dry_run_prints_the_profile_that_the_export_would_build(
     ran = command(*words, "--repository", tiny_repository, "--name", "pets")
     assert ran.exit_code == 0, ran.stderr
     assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
-    assert "neither proven nor published" in ran.stderr
+    assert "neither verified nor published" in ran.stderr
     assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
 
 

@@ -234,7 +234,7 @@ def test_export_leaves_the_pinned_version_in_its_terms(
     assert done.exit_code == 0, done.stderr
     assert "does not load version 3" in done.stdout
     assert "builder promote pets 3" in done.stdout
-    assert "A running server takes it up" not in done.stdout
+    assert "server reload" not in done.stdout
     assert (served(pets), told(pets)) == ({1}, (3, ("cat", "dog", "bird"), [32, 32, 3], 8))
     assert (last_version(read_config(pets)), read_config(pets).instance_group[0].count) == (3, 2)
     assert list(read_config(pets.parent / "pets_decode").output[0].dims) == [32, 32, 3]

@@ -38,6 +38,7 @@ from model.runners.pytorch import TorchRunner
 from model.spec import METADATA_KEY, Lineage, ModelSpec, TaskSpec
 from model.tasks import task_of
 from model.triton_config import read_config
+from tests.errors import raises
 
 MAX_BATCH = 4
 Command = Callable[..., Result]
@@ -399,39 +400,44 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
 
 
 @pytest.mark.parametrize(
-    ("question", "terms", "said"),
+    ("question", "options", "code"),
     [
-        (QUESTIONS["embedding"], OutputOptions(threshold=0.4), "--threshold: a embedding model"),
-        (QUESTIONS["heads"].heads["shape"], OutputOptions(threshold=0.4), "takes what is most probable"),
+        (QUESTIONS["embedding"], OutputOptions(threshold=0.4), "option.threshold_unused"),
+        (QUESTIONS["heads"].heads["shape"], OutputOptions(threshold=0.4), "option.threshold_unused"),
         (
             TaskSpec(task="segmentation", labels=("a", "b", "c")),
             OutputOptions(threshold=0.4),
-            "of 3 labels takes what is most",
+            "option.threshold_unused",
         ),
-        (TaskSpec(task="segmentation", labels=("a", "b", "c")), OutputOptions(probability=True), "there are 3 labels"),
-        (QUESTIONS["multilabel"], OutputOptions(probability=True), "--probability: a multilabel model has no mask"),
-        (QUESTIONS["heads"], OutputOptions(probability=True), "--probability: a heads model has no mask"),
+        (QUESTIONS["multilabel"], OutputOptions(probability=True), "option.probability_unused"),
+        (QUESTIONS["heads"], OutputOptions(probability=True), "option.probability_unused"),
         (
             QUESTIONS["multilabel"],
             OutputOptions(threshold=float("nan")),
-            "--threshold nan: expected a probability between",
+            "option.threshold_range",
         ),
-        (QUESTIONS["multilabel"], OutputOptions(threshold=1.0), "--threshold 1.0: expected a probability between"),
+        (QUESTIONS["multilabel"], OutputOptions(threshold=1.0), "option.threshold_range"),
         (
             TaskSpec(task="heads", heads={"vector": QUESTIONS["embedding"]}),
             OutputOptions(threshold=0.4),
-            "none of the heads vector decides by one",
+            "option.threshold_unused",
         ),
     ],
 )
-def test_terms_are_refused_when_the_task_knows_no_such_term(
-    network_of: Callable[..., Network], question: TaskSpec, terms: OutputOptions, said: str
+def test_output_options_are_refused_when_the_task_does_not_support_them(
+    network_of: Callable[..., Network], question: TaskSpec, options: OutputOptions, code: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
-        in_terms(network_of(question), terms)
+    with raises(InputError, code):
+        in_terms(network_of(question), options)
 
 
-def test_threshold_goes_to_the_labels_that_one_decides_on(networks: dict[str, Network]) -> None:
+def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: Callable[..., Network]) -> None:
+    question = TaskSpec(task="segmentation", labels=("a", "b", "c"))
+    with pytest.raises(InputError, match="there are 3 labels"):
+        in_terms(network_of(question), OutputOptions(probability=True))
+
+
+def test_threshold_changes_only_labels_that_have_one(networks: dict[str, Network]) -> None:
     asked = {
         task: in_terms(network, OutputOptions(threshold=0.3)).spec
         for task, network in networks.items()

@@ -21,6 +21,7 @@ from model.network import Network
 from model.runners import open_artifact
 from model.runners.pytorch import TorchRunner
 from model.spec import TaskSpec
+from tests.errors import raises
 
 TORCHSCRIPT = FORMATS["torchscript"]
 
@@ -106,18 +107,20 @@ def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
 def test_source_without_a_network_is_refused_before_any_work(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
-    graph, told = OfAGraph(tmp_path / "given.onnx", None, "a test", make_network("test_resnet")), list[str]()
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
-    with pytest.raises(InputError, match=r"given.onnx is a graph, and TorchScript is traced from a torch network"):
-        export(graph, order, told.append)
-    assert not told
+    graph = OfAGraph(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
+    steps: list[str] = []
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    with raises(InputError, "torchscript.no_network") as caught:
+        export(graph, request, steps.append)
+    assert "user.onnx" in str(caught.value)
+    assert not steps
 
 
-def test_output_names_that_triton_would_take_for_other_places_are_refused(
+def test_output_names_are_refused_when_triton_would_read_them_as_other_positions(
     network_of: Callable[..., Network], job_of: Callable[[Network], Job]
 ) -> None:
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
-    with pytest.raises(ArtifactError, match="takes the number after __ for the output's place"):
+    with raises(ArtifactError, "torchscript.output_names"):
         TORCHSCRIPT.check_job(job_of(network_of(TaskSpec(task="heads", heads=heads))))
 
 

@@ -236,7 +236,7 @@ def test_http_of_the_wheel_bounds_no_body_and_inflates_gzip(server: Server, comp
 
 def test_picture_is_named_when_one_of_several_is_broken(server: Server, cat: Path) -> None:
     whole = cat.read_bytes()
-    with pytest.raises(InferenceServerException, match=r"picture 1 of 3: the JPEG data is broken or cut short"):
+    with pytest.raises(InferenceServerException, match=r"image 1 of 3: the JPEG data is broken or cut short"):
         ask(server, "pets_encoded", whole, whole[: len(whole) // 2], whole)
 
 
