@@ -182,7 +182,7 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
     task = SegmentationTraining(HeadConfig(task="segmentation"))
     how, question = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
     task.prepare(paths)
-    problems = task.unfit({"train": paths}, question, least=1)
+    problems = task.validate_splits({"train": paths}, question, least=1)
     if any("say what 255 is" in problem for problem in problems):
         return []
     answer: list[list[int]] = task.target(paths[0], False, how, question).tolist()
