@@ -14,7 +14,7 @@ from subprocess import PIPE
 import pytest
 from typer.testing import Result
 
-from train.fit import Fitted
+from train.fit import FitResult
 
 Command = Callable[..., Result]
 TRAIN = "from train.cli import app; app()"
@@ -58,21 +58,21 @@ def test_fit_prints_one_document_when_asked_for_json(
     assert {"val_accuracy", "val_macro_f1", "test_accuracy", "test_macro_f1"} <= set(document["metrics"])
 
 
-def test_test_prints_accuracy_and_f1_when_run(command: Command, trained: Fitted) -> None:
+def test_test_prints_accuracy_and_f1_when_run(command: Command, trained: FitResult) -> None:
     result = command("train", "test", trained.checkpoint)
     assert result.exit_code == 0
     assert "accuracy" in result.stdout
     assert "macro_f1" in result.stdout
 
 
-def test_test_measures_other_data_when_given(command: Command, trained: Fitted, folder: Path) -> None:
+def test_test_measures_other_data_when_given(command: Command, trained: FitResult, folder: Path) -> None:
     result = command("train", "test", trained.checkpoint, "--data", folder, "--json")
     document = json.loads(result.stdout)
     assert (document["images"], document["data"]) == (36, str(folder))
     assert set(document["metrics"]) == {"accuracy", "macro_f1", "auroc", "map", "f1/0", "f1/1", "f1/7"}
 
 
-def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path: Path, trained: Fitted) -> None:
+def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path: Path, trained: FitResult) -> None:
     for words in (("fit", tmp_path / "no.yaml"), ("test", tmp_path / "no.safetensors"), ("test", tmp_path)):
         result = command("train", *words)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -118,14 +118,14 @@ def test_run_says_how_to_go_on_when_its_whole_group_is_terminated(
     assert f"stopped by SIGTERM; go on with: train resume {tmp_path / 'runs' / 'tiny' / '1'}" in stderr
 
 
-def test_test_names_the_checkpoint_when_a_run_is_given(command: Command, trained: Fitted) -> None:
+def test_test_names_the_checkpoint_when_a_run_is_given(command: Command, trained: FitResult) -> None:
     result = command("train", "test", trained.run)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"{trained.run}: is a run; name its checkpoint, {trained.checkpoint}" in result.stderr
 
 
 def test_test_tells_what_cannot_be_measured_when_classes_are_absent(
-    command: Command, trained: Fitted, folder: Path
+    command: Command, trained: FitResult, folder: Path
 ) -> None:
     shutil.rmtree(folder / "7")
     result = command("train", "test", trained.checkpoint, "--data", folder, "--json")

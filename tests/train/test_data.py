@@ -23,7 +23,7 @@ from train.readers import read_table
 from train.samples import IMAGE
 from train.sections import DataConfig, HeadConfig
 from train.tasks import TRAINING_TASKS, TrainingTask, training_task, training_task_of
-from train.tasks.base import natural
+from train.tasks.base import natural_sort_key
 
 Table = Callable[..., Path]
 DATA = {"name": "x", "model": {"name": "x"}, "image": {"size": 32}}
@@ -47,7 +47,7 @@ def all_paths(splits: Splits) -> list[Path]:
 
 def test_split_is_stratified_when_a_folder_has_class_folders(folder: Path) -> None:
     splits = split(folder, val_ratio=0.25, test_ratio=0.25)
-    assert splits.question.labels == ("0", "1", "7")
+    assert splits.task_spec.labels == ("0", "1", "7")
     for part, count in (("train", 6), ("val", 3), ("test", 3)):
         assert labels_of(splits, part) == {"0": count, "1": count, "7": count}
     assert len(set(all_paths(splits))) == len(all_paths(splits)) == 36
@@ -140,7 +140,7 @@ def test_top_classes_are_the_most_common_when_asked_for(copy_digits: Callable[..
     for label, count in (("3", 5), ("4", 9), ("5", 7), ("6", 7)):
         copy_digits(tmp_path / "data", labels=label, count=count)
     splits = split(tmp_path / "data", top_classes=2, val_ratio=0.25, test_ratio=0.25)
-    assert splits.question.labels == ("4", "5")  # of equally common ones, the first
+    assert splits.task_spec.labels == ("4", "5")  # of equally common ones, the first
     assert len(all_paths(splits)) == 16
 
 
@@ -191,7 +191,7 @@ def test_fingerprint_is_the_same_when_the_columns_change_places(
     told = [{"image_path": r["image_path"], "labels": [n for n in ("odd", "round") if r[n] == "1"]} for r in rows]
     listed = split(write_table(tmp_path / "listed.json", told), "multilabel")
     assert asked.fingerprint == listed.fingerprint
-    assert asked.question == listed.question
+    assert asked.task_spec == listed.task_spec
     assert all_paths(asked) == all_paths(listed)
 
 
@@ -224,7 +224,7 @@ def test_splits_are_the_same_when_saved_and_read_back(
 
 def test_labels_are_in_natural_order_when_they_hold_numbers() -> None:
     labels = ["b", "10", "2", "a12", "a2", "1a"]
-    assert sorted(labels, key=natural) == ["1a", "2", "10", "a2", "a12", "b"]
+    assert sorted(labels, key=natural_sort_key) == ["1a", "2", "10", "a2", "a12", "b"]
 
 
 def test_pictures_of_any_mode_are_accepted_when_they_decode(folder: Path) -> None:
@@ -297,7 +297,7 @@ def test_labels_are_the_named_columns_when_a_multilabel_table_has_others(folder:
     )
     task = TRAINING_TASKS["multilabel"](HeadConfig(task="multilabel"), None, ("0", "7"))
     splits = read_splits(DataConfig(path=path, labels=("0", "7")), task, seed=0)
-    assert splits.question.labels == ("0", "7")
+    assert splits.task_spec.labels == ("0", "7")
     assert {sample.truth for sample in splits.train} == {("0",), ("7",), ()}
 
 
@@ -311,7 +311,7 @@ def test_labels_that_differ_in_capitals_are_told_and_kept(
     folder: Path, write_table: Table, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = table_of(folder, "letters.csv", write_table, label=lambda _, p: {"0": "a", "1": "A"}.get(p.parent.name, "b"))
-    assert split(path).question.labels == ("A", "a", "b")
+    assert split(path).task_spec.labels == ("A", "a", "b")
     assert "labels that differ in capital letters alone, and are learned as different (1):" in capsys.readouterr().err
 
 
@@ -432,9 +432,9 @@ def test_masks_are_read_as_in_training_when_a_model_is_measured(
     config = Config.model_validate({**DATA, "task": "segmentation", "data": data})
     training = training_task(config)
     splits = read_splits(config.data, training, seed=0)
-    assert splits.question.labels == ("background", "ink")
+    assert splits.task_spec.labels == ("background", "ink")
     lineage = Lineage(config=config.model_dump(mode="json"))
-    model = spec.model_copy(update={"task": "segmentation", "labels": splits.question.labels, "lineage": lineage})
+    model = spec.model_copy(update={"task": "segmentation", "labels": splits.task_spec.labels, "lineage": lineage})
     task = training_task_of(model)
     samples = read_labelled(masked / "pairs.csv", model, task)
     assert len(samples) == 12

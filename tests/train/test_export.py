@@ -19,10 +19,10 @@ from model.files import sha256_of
 from model.gpu import find_gpu
 from train import export
 from train.config import load_config
-from train.example import example_of
+from train.example import example_config
 from train.export import check_can_export, export_checkpoint
 from train.export_rules import ACCELERATORS, FORMATS
-from train.fit import Fitted, fit
+from train.fit import FitResult, fit
 from train.sections import ExportConfig
 
 TINY = """\
@@ -54,7 +54,7 @@ def test_run_publishes_its_best_checkpoint_when_asked(
     assert published["command"].startswith(f"builder export {fitted.checkpoint} --onnx fp32 --repository ")
 
 
-def test_run_gives_another_format_and_way_of_serving_when_named(trained: Fitted, tmp_path: Path) -> None:
+def test_run_gives_another_format_and_way_of_serving_when_named(trained: FitResult, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path))
     how = ExportConfig(torchscript=True, gpus=(0, 1), dynamic_batching=False, repository=tmp_path / "repository")
     artifact = export_checkpoint(checkpoint, how)
@@ -103,7 +103,7 @@ def test_run_tells_how_to_export_again_when_the_builder_fails(
         export_checkpoint(Path("best.safetensors"), ExportConfig(openvino="bf16", keep=2))
 
 
-def test_training_is_kept_when_the_export_is_refused(trained: Fitted, tmp_path: Path) -> None:
+def test_training_is_kept_when_the_export_is_refused(trained: FitResult, tmp_path: Path) -> None:
     changed = tmp_path / "best.safetensors"
     changed.write_bytes(trained.checkpoint.read_bytes()[:-4] + b"\0\0\x80\x7f")  # one weight is infinite
     again = r"trained, but its export was refused .*: builder export \S+ --onnx fp32 --repository"
@@ -182,6 +182,6 @@ def test_section_knows_the_formats_precisions_and_accelerators_of_the_builder() 
 
 
 def test_example_can_be_uncommented_when_an_export_is_wanted() -> None:
-    text = example_of("multiclass")
+    text = example_config("multiclass")
     section = text[text.index("# export:") :].replace("\n# ", "\n").removeprefix("# ")
     assert ExportConfig.model_validate(yaml.safe_load(section)["export"]) == ExportConfig(onnx="fp32")

@@ -9,7 +9,7 @@ import torch
 
 from model.errors import ConfigError, DataError
 from train.config import Config
-from train.failures import plain_failure
+from train.failures import translate_failure
 
 IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n{0}: {1}"
 
@@ -31,26 +31,26 @@ IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (mos
     ],
 )
 def test_failure_names_the_resource_when_the_machine_lacks_it(error: Exception, expected: str) -> None:
-    assert str(plain_failure(error, config())).startswith(expected)
+    assert str(translate_failure(error, config())).startswith(expected)
 
 
 def test_gpu_memory_is_named_when_it_does_not_suffice() -> None:
-    found = plain_failure(torch.OutOfMemoryError("CUDA out of memory"), config())
+    found = translate_failure(torch.OutOfMemoryError("CUDA out of memory"), config())
     assert isinstance(found, ConfigError)
     assert "the GPU's memory does not suffice for batch_size 32" in str(found)
 
 
 def test_error_of_a_worker_is_its_sentence_alone_when_told() -> None:
     text = IN_WORKER.format("DataError", "").replace("\nDataError", "\nmodel.errors.DataError")
-    found = plain_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
+    found = translate_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
     assert (type(found), str(found)) == (DataError, "a.png: the picture cannot be read")
-    found = plain_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())
+    found = translate_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())
     assert (type(found), str(found)) == (RuntimeError, "ValueError: odd")
 
 
 def test_error_stays_as_it_is_when_it_is_not_of_the_machine() -> None:
     for error in (DataError("data"), OSError(errno.ENOENT, "No such file", "x"), ValueError("odd")):
-        assert plain_failure(error, config()) is None
+        assert translate_failure(error, config()) is None
 
 
 def config() -> Config:

@@ -12,7 +12,7 @@ import torch
 
 from model.checkpoint import read_spec, read_weights
 from train.config import load_config
-from train.fit import Fitted, fit
+from train.fit import FitResult, fit
 
 WriteConfig = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def four_digits(copy_digits: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_frozen_stage_keeps_the_backbone_and_says_what_was_loaded_when_classes_differ(
-    trained: Fitted,
+    trained: FitResult,
     four_digits: Path,
     tmp_path: Path,
     write_config: WriteConfig,

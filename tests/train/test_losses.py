@@ -18,12 +18,12 @@ from model.plugins import register
 from model.spec import TaskSpec
 from train.config import Config
 from train.losses import (
+    METRIC_LOSS_NAMES,
     MULTICLASS,
     MULTILABEL,
-    PAIRS,
     SEGMENTATION,
     ForegroundCrossEntropy,
-    OneForAll,
+    OneVsRestCrossEntropy,
     embedding_losses,
 )
 from train.sections import LossTerm
@@ -77,7 +77,7 @@ def test_loss_is_finite_and_teaches_when_named(task: str, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *PAIRS,
+        *METRIC_LOSS_NAMES,
         "ArcFaceLoss",
         "ProxyAnchorLoss",
         "CosFaceLoss",
@@ -102,7 +102,7 @@ def test_embedding_loss_learns_from_fewer_pairs_when_mined(miner: Any) -> None:
 
 
 def test_short_names_are_the_classes_they_stand_for_when_made() -> None:
-    for short, name in PAIRS.items():
+    for short, name in METRIC_LOSS_NAMES.items():
         kinds = [type(loss_of("embedding", each).losses[0].loss) for each in (short, name)]  # type: ignore[index,union-attr]
         assert kinds[0] is kinds[1]
         assert kinds[0].__name__ == name
@@ -128,7 +128,7 @@ def test_one_for_all_is_binary_cross_entropy_of_each_class_when_computed() -> No
     sure = logits.sigmoid()
     by_hand = -(sure[0, 0].log() + (1 - sure[0, 1]).log() + (1 - sure[0, 2]).log())
     by_hand -= (1 - sure[1, 0]).log() + (1 - sure[1, 1]).log() + sure[1, 2].log()
-    assert OneForAll()(logits, targets).item() == pytest.approx(by_hand.item() / 6, rel=1e-5)
+    assert OneVsRestCrossEntropy()(logits, targets).item() == pytest.approx(by_hand.item() / 6, rel=1e-5)
 
 
 def test_foreground_cross_entropy_is_that_of_a_softmax_of_two_when_pixels_are_ignored() -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from model.errors import ConfigError
 from train.config import Config
-from train.optim import SHAPES, learning_rate_factor, optimizer_for, schedule_for
+from train.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
 from train.sections import OptimizerConfig, SchedulerConfig
 
 DOCUMENT = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
@@ -24,7 +24,7 @@ def config(**changes: Any) -> Config:
 def rates(steps: int, config: Config) -> list[float]:
     """The learning rate of each step, then the one that would come next."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optimizer.lr, momentum=0.9)
-    schedule = schedule_for(optimizer, config, steps)
+    schedule = make_schedule(optimizer, config, steps)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -49,7 +49,7 @@ def network() -> nn.Module:
 )
 def test_optimizer_learns_when_named(name: str, arguments: dict[str, Any], kind: str) -> None:
     module = network()
-    optimizer = optimizer_for(module, OptimizerConfig(name=name, lr=0.01, arguments=arguments))
+    optimizer = make_optimizer(module, OptimizerConfig(name=name, lr=0.01, arguments=arguments))
     assert type(optimizer).__name__ == kind
     assert all(
         optimizer.param_groups[0][key] in (wanted, tuple(wanted) if isinstance(wanted, list) else wanted)
@@ -70,7 +70,7 @@ def test_norms_and_biases_are_not_decayed_when_the_rest_is() -> None:
     module = network()
     decays = {
         id(parameter): group["weight_decay"]
-        for group in optimizer_for(module, OptimizerConfig(weight_decay=0.3)).param_groups
+        for group in make_optimizer(module, OptimizerConfig(weight_decay=0.3)).param_groups
         for parameter in group["params"]
     }
     assert len(decays) == len(list(module.parameters()))
@@ -154,7 +154,7 @@ def test_class_of_torch_has_its_arguments_when_named() -> None:
 def test_schedule_is_refused_when_it_cannot_be_made_from_a_configuration(name: str) -> None:
     optimizer: Optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1)
     with pytest.raises(ConfigError, match=f"scheduler.*{name}"):
-        schedule_for(optimizer, config(scheduler={"name": name}), 10)
+        make_schedule(optimizer, config(scheduler={"name": name}), 10)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_optimizer_is_refused_with_its_reason_when_it_cannot_be_made(
     name: str, arguments: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
-        optimizer_for(nn.Linear(1, 1), OptimizerConfig(name=name, arguments=arguments))
+        make_optimizer(nn.Linear(1, 1), OptimizerConfig(name=name, arguments=arguments))

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from train.data import read_splits
-from train.prepare import ratios_of
+from train.prepare import parse_ratios
 from train.sections import DataConfig, HeadConfig
 from train.tasks import TRAINING_TASKS
 
@@ -149,6 +149,6 @@ def test_prepare_leaves_the_target_alone_when_it_is_there(command: Command, fold
 
 
 def test_ratios_are_shares_when_written_as_percent_or_parts() -> None:
-    assert ratios_of("80:20") == (0.2, 0.0)
-    assert ratios_of("0.7:0.15:0.15") == (pytest.approx(0.15), pytest.approx(0.15))
-    assert ratios_of("2:1:1") == (0.25, 0.25)
+    assert parse_ratios("80:20") == (0.2, 0.0)
+    assert parse_ratios("0.7:0.15:0.15") == (pytest.approx(0.15), pytest.approx(0.15))
+    assert parse_ratios("2:1:1") == (0.25, 0.25)

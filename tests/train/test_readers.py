@@ -16,8 +16,8 @@ from model.errors import ConfigError
 from model.plugins import load_plugins
 from model.preprocess import ImageError, Preprocess
 from model.spec import TaskSpec
-from train.mask_values import Meaning
-from train.masks import class_meaning, class_numbers, two_class_meaning
+from train.mask_values import MaskMapping
+from train.masks import class_number_mapping, class_numbers, two_class_mapping
 from train.readers import read_table
 from train.samples import IMAGE, MASK
 from train.sections import DataConfig, HeadConfig
@@ -170,8 +170,8 @@ def test_mask_gives_class_numbers_when_read(
 ) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([levels], np.uint8)).save(path)
-    meaning = two_class_meaning([path])[0] if labels == 2 else class_meaning(labels)
-    assert class_numbers(path, meaning).tolist() == [expected]
+    mapping = two_class_mapping([path])[0] if labels == 2 else class_number_mapping(labels)
+    assert class_numbers(path, mapping).tolist() == [expected]
 
 
 def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
@@ -180,12 +180,12 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
     for path, levels in zip(paths, masks.values(), strict=True):
         Image.fromarray(np.array([levels], np.uint8)).save(path)
     task = SegmentationTraining(HeadConfig(task="segmentation"))
-    how, question = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
+    how, task_spec = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
     task.prepare(paths)
-    problems = task.validate_splits({"train": paths}, question, least=1)
+    problems = task.validate_splits({"train": paths}, task_spec, least=1)
     if any("say what 255 is" in problem for problem in problems):
         return []
-    answer: list[list[int]] = task.target(paths[0], False, how, question).tolist()
+    answer: list[list[int]] = task.target(paths[0], False, how, task_spec).tolist()
     return answer
 
 
@@ -235,8 +235,8 @@ def test_mask_values_give_classes_when_the_configuration_maps_them(tmp_path: Pat
     mask.save(tmp_path / "mask.png")
     config = DataConfig.model_validate({"path": ".", "mask_values": values})
     assert DataConfig.model_validate(config.model_dump(mode="json")) == config
-    meaning = Meaning(config.mask_values or {}, configured=True)
-    assert class_numbers(tmp_path / "mask.png", meaning).tolist() == [expected]
+    mapping = MaskMapping(config.mask_values or {}, configured=True)
+    assert class_numbers(tmp_path / "mask.png", mapping).tolist() == [expected]
 
 
 def test_palette_gives_colours_when_the_configuration_names_colours(tmp_path: Path) -> None:
@@ -245,10 +245,10 @@ def test_palette_gives_colours_when_the_configuration_names_colours(tmp_path: Pa
     mask.putpalette([255, 0, 0, 0, 0, 0])
     mask.save(tmp_path / "mask.png")
     with pytest.raises(ImageError, match=r"its palette has \[255, 0, 0\] at index 0"):
-        class_numbers(tmp_path / "mask.png", class_meaning(2))
+        class_numbers(tmp_path / "mask.png", class_number_mapping(2))
     config = DataConfig.model_validate({"path": ".", "mask_values": {"background": [0, 0, 0], "red": [255, 0, 0]}})
-    meaning = Meaning(config.mask_values or {}, configured=True)
-    assert class_numbers(tmp_path / "mask.png", meaning).tolist() == [[1, 0]]
+    mapping = MaskMapping(config.mask_values or {}, configured=True)
+    assert class_numbers(tmp_path / "mask.png", mapping).tolist() == [[1, 0]]
 
 
 def test_jpeg_mask_is_cut_at_half_when_it_is_black_and_white(tmp_path: Path) -> None:
@@ -256,18 +256,18 @@ def test_jpeg_mask_is_cut_at_half_when_it_is_black_and_white(tmp_path: Path) -> 
     there[13:50, 11:47] = 255
     Image.fromarray(there).save(tmp_path / "mask.jpg", quality=60)
     assert len(np.unique(np.asarray(Image.open(tmp_path / "mask.jpg")))) > 2
-    numbers = class_numbers(tmp_path / "mask.jpg", two_class_meaning([tmp_path / "mask.jpg"])[0])
+    numbers = class_numbers(tmp_path / "mask.jpg", two_class_mapping([tmp_path / "mask.jpg"])[0])
     assert (numbers == there // 255).mean() > 0.99
     Image.fromarray(there // 3 + 40).save(tmp_path / "grey.jpg", quality=60)
     with pytest.raises(ImageError, match=r"neither black nor white in 1?[0-9]+% of its pixels"):
-        class_numbers(tmp_path / "grey.jpg", two_class_meaning([tmp_path / "grey.jpg"])[0])
+        class_numbers(tmp_path / "grey.jpg", two_class_mapping([tmp_path / "grey.jpg"])[0])
 
 
 def test_mask_gives_its_indices_when_it_has_a_palette(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
     picture.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10])
     picture.save(tmp_path / "mask.png")
-    assert class_numbers(tmp_path / "mask.png", class_meaning(3)).tolist() == [[0, 1, 2]]
+    assert class_numbers(tmp_path / "mask.png", class_number_mapping(3)).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(("options", "blurred"), [({"quality": 50}, True), ({"lossless": True}, False)])
@@ -278,6 +278,6 @@ def test_class_numbers_are_not_read_from_a_mask_that_was_blurred(
     Image.fromarray(np.dstack([numbers] * 3)).save(tmp_path / "mask.webp", **options)
     if blurred:
         with pytest.raises(ImageError, match="JPEG and WebP blur the values of a mask"):
-            class_numbers(tmp_path / "mask.webp", class_meaning(3))
+            class_numbers(tmp_path / "mask.webp", class_number_mapping(3))
     else:
-        assert (class_numbers(tmp_path / "mask.webp", class_meaning(3)) == numbers).all()
+        assert (class_numbers(tmp_path / "mask.webp", class_number_mapping(3)) == numbers).all()
