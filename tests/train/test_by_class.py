@@ -87,13 +87,13 @@ def test_recall_cannot_be_measured_when_no_class_has_two_pictures() -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([{"train_loss": 1.0, "val_accuracy": 0.4, "val_macro_f1": 0.3}], "no epoch is clearly better than a guess"),
+        ([{"train_loss": 1.0, "val_accuracy": 0.4, "val_macro_f1": 0.3}], "no epoch is clearly better"),
         ([{"train_loss": 1.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], None),
-        ([{"train_loss": 0.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], "the training loss is 0 from the first"),
-        ([{"train_loss": 1.5, "val_accuracy": 0.9, "val_macro_f1": 0.9}] * 2, "the training loss is 1.5000 after each"),
+        ([{"train_loss": 0.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], "the training loss is 0 "),
+        ([{"train_loss": 1.5, "val_accuracy": 0.9, "val_macro_f1": 0.9}] * 2, "the training loss is 1.5000"),
     ],
 )
-def test_run_warns_when_it_may_have_learnt_nothing(
+def test_run_warns_when_it_may_have_learned_nothing(
     rows: list[dict[str, float]], expected: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     val = [Sample(tmp_path_factory.getbasetemp(), label) for label in LABELS[:3] * 12]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from model.checkpoint import read_spec, read_weights
-from model.errors import ConfigError, DataError, SpecError
+from model.errors import ConfigError, DataError, SpecError, TritonkitError
 from model.golden import Golden, beside_checkpoint
 from model.runners import open_artifact
+from tests.errors import raises
 from train.augment import make_augmentation
 from train.config import Config, load_config
 from train.data import read_splits
@@ -111,7 +113,7 @@ def test_test_metrics_are_measured_again_when_evaluated(trained: FitResult) -> N
 def test_evaluation_is_refused_when_no_test_pictures_are_known(trained: FitResult, tmp_path: Path) -> None:
     lonely = tmp_path / "lonely.safetensors"
     lonely.write_bytes(trained.checkpoint.read_bytes())
-    with pytest.raises(DataError, match="name labelled pictures with --data"):
+    with raises(DataError, "data.no_test_split"):
         evaluate(lonely)
 
 
@@ -128,22 +130,24 @@ def test_training_repeats_itself_when_the_seed_is_the_same(
 @pytest.mark.parametrize(
     ("override", "error", "expected"),
     [
-        ("model.name=resnet18x", ConfigError, "has no model 'resnet18x'"),
-        ("model.arguments={nonsense: 1}", SpecError, "timm cannot build test_resnet"),
-        ("model.arguments={in_chans: 1}", SpecError, "the kit.s models take RGB; leave `in_chans` out"),
-        ("precision=16-mixed", ConfigError, "16-mixed needs a CUDA GPU"),
-        ("data.path=missing", DataError, "got nothing there"),
-        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "the training diverged"),
+        ("model.name=resnet18x", ConfigError, "'resnet18x'"),
+        ("model.arguments={nonsense: 1}", SpecError, "test_resnet .*nonsense"),
+        ("model.arguments={in_chans: 1}", SpecError, "`in_chans`"),
+        ("precision=16-mixed", ConfigError, "config.precision_needs_gpu"),
+        ("data.path=missing", DataError, "data.not_found"),
+        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "training.diverged"),
     ],
 )
 def test_fit_is_refused_with_its_reason_when_the_config_cannot_work(
-    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[Exception], expected: str
+    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[TritonkitError], expected: str
 ) -> None:
     if "16-mixed" in override and torch.cuda.is_available():
         pytest.skip("a GPU takes this precision")
     config = load_config(write_config(tmp_path / "config.yaml", folder), [override])
-    with pytest.raises(error, match=expected):
+    with pytest.raises(error) as caught:
         fit(config)
+    codes = {caught.value.code, *(problem.code for problem in caught.value.problems)}
+    assert expected in codes or re.search(expected, str(caught.value))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -151,7 +155,7 @@ def test_fit_is_refused_when_there_is_one_label(
     copy_digits: Callable[..., Path], tmp_path: Path, write_config: WriteConfig
 ) -> None:
     data = copy_digits(tmp_path / "data", labels="3")
-    with pytest.raises(DataError, match="multiclass needs at least 2 labels, got 1: 3"):
+    with pytest.raises(DataError, match=r"multiclass .* 1: 3"):
         fit(load_config(write_config(tmp_path / "config.yaml", data)))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from model.errors import ConfigError
+from tests.errors import raises
 from train.config import Config
 from train.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
 from train.sections import OptimizerConfig, SchedulerConfig
@@ -153,22 +154,25 @@ def test_class_of_torch_has_its_arguments_when_named() -> None:
 )
 def test_schedule_is_refused_when_it_cannot_be_made_from_a_configuration(name: str) -> None:
     optimizer: Optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1)
-    with pytest.raises(ConfigError, match=f"scheduler.*{name}"):
+    with pytest.raises(ConfigError) as caught:
         make_schedule(optimizer, config(scheduler={"name": name}), 10)
+    assert caught.value.code in {"config.unknown_scheduler", "config.scheduler_arguments"}
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
+    ("name", "arguments", "code", "expected"),
     [
-        ("adam-w", {}, "did you mean adamw"),
-        ("zzz", {}, "see timm.optim.list_optimizers"),
-        ("sgd", {"speed": 1}, "sgd does not take {'speed': 1}"),
-        ("adamw", {"betas": [1, 2]}, "adamw does not take .* Invalid beta"),
-        ("adamw", {"betas": 3}, "adamw does not take"),
+        ("adam-w", {}, "config.unknown_optimizer", "adamw?"),
+        ("zzz", {}, "config.unknown_optimizer", "timm.optim.list_optimizers"),
+        ("sgd", {"speed": 1}, "config.optimizer_arguments", "{'speed': 1}"),
+        ("adamw", {"betas": [1, 2]}, "config.optimizer_arguments", "Invalid beta"),
+        ("adamw", {"betas": 3}, "config.optimizer_arguments", "adamw"),
     ],
 )
 def test_optimizer_is_refused_with_its_reason_when_it_cannot_be_made(
-    name: str, arguments: dict[str, Any], expected: str
+    name: str, arguments: dict[str, Any], code: str, expected: str
 ) -> None:
-    with pytest.raises(ConfigError, match=expected):
+    with raises(ConfigError, code) as caught:
         make_optimizer(nn.Linear(1, 1), OptimizerConfig(name=name, arguments=arguments))
+    assert expected in str(caught.value)

@@ -117,34 +117,36 @@ def test_prepare_takes_masks_by_their_suffix_and_values_as_named(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "code", "expected"),
     [
-        (["--column", "picture=file"], "--column picture=file: expected image, label, labels, mask, as in image="),
-        (["--mask-values", "a: ["], "--mask-values a: [: expected CLASS: VALUE, as in background: 0, nucleus: 1-255"),
-        (["--mask-values", "a: x, b: 1"], "expected a number, a range such as 1-255, nonzero, or [red, green, blue]"),
-        (["--ratio", "0.8"], "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST"),
-        (["--ratio", "a:b"], "--ratio a:b: expected"),
-        (["--ratio", "1:0:0"], "--ratio 1:0:0: expected"),
-        (["--task", "detection"], "there is no 'detection'; there are multiclass"),
-        (["--by", "folder"], "split_by"),
-        (["--masks", "no"], "no: no such folder"),
-        (["--task", "segmentation"], "where are the masks of these pictures?"),
+        (["--column", "picture=file"], "option.column", "--column picture=file: "),
+        (["--mask-values", "a: ["], "option.mask_values", "--mask-values a: [: "),
+        (["--mask-values", "a: x, b: 1"], "option.invalid", "mask_values"),
+        (["--ratio", "0.8"], "option.ratio", "--ratio 0.8: "),
+        (["--ratio", "a:b"], "option.ratio", "--ratio a:b: "),
+        (["--ratio", "1:0:0"], "option.ratio", "--ratio 1:0:0: "),
+        (["--task", "detection"], "config.unknown_task", "'detection'"),
+        (["--by", "folder"], "option.invalid", "split_by"),
+        (["--masks", "no"], "data.not_found", "no: "),
+        (["--task", "segmentation"], "data.no_masks", "data.masks"),
     ],
 )
 def test_prepare_is_refused_and_writes_nothing_when_it_cannot(
-    command: Command, folder: Path, tmp_path: Path, words: list[str], expected: str
+    command: Command, folder: Path, tmp_path: Path, words: list[str], code: str, expected: str
 ) -> None:
-    result = command("train", "prepare", folder, tmp_path / "splits", *words)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert expected in result.stderr
+    result = command("train", "prepare", folder, tmp_path / "splits", *words, "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert code in {error["code"], *(problem["code"] for problem in error.get("problems", ()))}
+    assert expected in error["message"]
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_prepare_leaves_the_target_alone_when_it_is_there(command: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
-    result = command("train", "prepare", folder, tmp_path / "splits")
+    result = command("train", "prepare", folder, tmp_path / "splits", "--json")
     assert result.exit_code == 2
-    assert "splits: is there already; name a folder to make, or delete it" in result.stderr
+    assert json.loads(result.stdout)["error"]["code"] == "output.exists"
     assert not list((tmp_path / "splits").iterdir())
 
 
