@@ -203,9 +203,9 @@ def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}", code=error.code) from error
     load_weights(network, matched.weights, origin=str(path), strict=False)
-    counts = f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.remade)} made anew"
+    counts = f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.remade)} initialised"
     warn("; ".join(filter(None, [f"{path}: {counts}", matched.how, weights.note])))
-    for action, names in (("skipped", matched.skipped), ("made anew", matched.remade)):
+    for action, names in (("skipped", matched.skipped), ("initialised", matched.remade)):
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
             warn(f"  {action}: {', '.join(names[:10])}{more}")

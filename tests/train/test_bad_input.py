@@ -56,7 +56,7 @@ class Ground:
         self.values["data"]["path"] = str(self.write_table(self.data / "facts.csv", rows))
 
     def segments(self, **data: Any) -> Path:
-        """Images and masks, to be told apart by a Unet."""
+        """Write images and masks, and configure a Unet for them."""
         masked = self.make_masks(self.root / "masked", count=12)
         self.values |= {"task": "segmentation", "model": {"name": "Unet", "encoder": "resnet18"}}
         self.values["image"] = {"size": 64}

@@ -20,7 +20,7 @@ Command = Callable[..., Result]
 TRAIN = "from train.cli import app; app()"
 
 
-def test_help_loads_no_heavy_library_when_asked() -> None:
+def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from train.cli import app\n"
         "for words in (['--help'], ['fit', '--help'], ['test', '--help']):\n"
@@ -49,7 +49,7 @@ def test_fit_prints_the_checkpoint_last_when_done(
     assert "epoch 1/1" not in result.stdout
 
 
-def test_fit_prints_one_document_when_asked_for_json(
+def test_fit_prints_one_document_with_json(
     command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
     result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "--json")

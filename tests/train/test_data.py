@@ -1,4 +1,4 @@
-"""Splits: which pictures are trained on, and how they are told apart from others."""
+"""Reading, checking and splitting of data."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_data_is_refused_when_a_picture_is_in_two_parts(
     assert f"copy.png in {pair[1]} is {source} in {pair[0]}" in str(caught.value)
 
 
-def test_top_classes_are_the_most_common_when_asked_for(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
+def test_top_classes_are_the_most_common_when_configured(copy_digits: Callable[..., Path], tmp_path: Path) -> None:
     for label, count in (("3", 5), ("4", 9), ("5", 7), ("6", 7)):
         copy_digits(tmp_path / "data", labels=label, count=count)
     splits = split(tmp_path / "data", top_classes=2, val_ratio=0.25, test_ratio=0.25)
@@ -189,12 +189,14 @@ def test_fingerprint_is_the_same_when_the_columns_change_places(
     facts_about_digits: Callable[..., list[dict[str, str]]], write_table: Table, tmp_path: Path, columns: list[str]
 ) -> None:
     rows = facts_about_digits(4)
-    asked = split(write_table(tmp_path / "asked.csv", [{c: row[c] for c in columns} for row in rows]), "multilabel")
-    told = [{"image_path": r["image_path"], "labels": [n for n in ("odd", "round") if r[n] == "1"]} for r in rows]
-    listed = split(write_table(tmp_path / "listed.json", told), "multilabel")
-    assert asked.fingerprint == listed.fingerprint
-    assert asked.task_spec == listed.task_spec
-    assert all_paths(asked) == all_paths(listed)
+    columnwise = split(
+        write_table(tmp_path / "columnwise.csv", [{c: row[c] for c in columns} for row in rows]), "multilabel"
+    )
+    lists = [{"image_path": r["image_path"], "labels": [n for n in ("odd", "round") if r[n] == "1"]} for r in rows]
+    listed = split(write_table(tmp_path / "listed.json", lists), "multilabel")
+    assert columnwise.fingerprint == listed.fingerprint
+    assert columnwise.task_spec == listed.task_spec
+    assert all_paths(columnwise) == all_paths(listed)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "segmentation", "embedding", "heads"])
@@ -264,7 +266,7 @@ def test_labelled_pictures_are_read_when_other_folders_lie_beside_the_test_part(
 
 
 def table_of(folder: Path, name: str, write_table: Table, **columns: Callable[[int, Path], object]) -> Path:
-    """A table of the folder's pictures beside them, with the label and more columns by number and path."""
+    """Write a table of the folder's images into the folder, with the label, and more columns from number and path."""
     pictures = sorted(folder.rglob("*.png"))
     rows = [
         {"image_path": str(p.relative_to(folder)), "label": p.parent.name}

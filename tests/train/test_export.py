@@ -35,11 +35,11 @@ export:
 """
 
 
-def test_run_publishes_its_best_checkpoint_when_asked(
+def test_run_publishes_its_best_checkpoint_when_configured(
     folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
-    asked = {"repository": str(tmp_path / "repository"), "max_batch": 4, "kind": "cpu", "instances": 2, "keep": 1}
-    fitted = fit(load_config(write_config(tmp_path / "config.yaml", folder, export=asked)))
+    options = {"repository": str(tmp_path / "repository"), "max_batch": 4, "kind": "cpu", "instances": 2, "keep": 1}
+    fitted = fit(load_config(write_config(tmp_path / "config.yaml", folder, export=options)))
     assert fitted.exported == tmp_path / "repository" / "tiny" / "1" / "model.onnx"
     verdict = json.loads((fitted.exported.parent / "verdict.json").read_text())
     assert (verdict["passed"], verdict["max_batch"]) == (True, 4)

@@ -117,7 +117,7 @@ def test_weighted_sum_is_the_sum_of_its_parts_when_weighted(task: str) -> None:
     assert value(whole, task) == pytest.approx(0.25 * parts[0] + 3 * parts[1], rel=1e-5)
 
 
-def test_arguments_reach_the_loss_when_written_beside_its_name() -> None:
+def test_arguments_reach_the_loss_when_written_next_to_its_name() -> None:
     logits, targets = batch("multiclass")
     smooth = loss_of("multiclass", {"name": "cross_entropy", "label_smoothing": 0.2})(logits, targets)
     assert smooth.item() == pytest.approx(F.cross_entropy(logits, targets, label_smoothing=0.2).item())
@@ -137,7 +137,7 @@ def test_foreground_cross_entropy_is_that_of_a_softmax_of_two_when_pixels_are_ig
     expected = F.cross_entropy(logits, targets.long(), ignore_index=IGNORED)
     assert ForegroundCrossEntropy()(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
     with torch.no_grad():
-        logits[:, :, :2] = 1e4  # of pixels that are not judged
+        logits[:, :, :2] = 1e4  # of ignored pixels
     assert ForegroundCrossEntropy()(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
 

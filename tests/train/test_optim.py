@@ -53,8 +53,8 @@ def test_optimizer_learns_when_named(name: str, arguments: dict[str, Any], kind:
     optimizer = make_optimizer(module, OptimizerConfig(name=name, lr=0.01, arguments=arguments))
     assert type(optimizer).__name__ == kind
     assert all(
-        optimizer.param_groups[0][key] in (wanted, tuple(wanted) if isinstance(wanted, list) else wanted)
-        for key, wanted in arguments.items()
+        optimizer.param_groups[0][key] in (expected, tuple(expected) if isinstance(expected, list) else expected)
+        for key, expected in arguments.items()
     )
     images, targets = torch.randn(16, 3, 8, 8), torch.randint(2, (16,))
     losses = []
@@ -133,7 +133,7 @@ def test_each_stage_has_a_schedule_of_its_own_when_there_are_two() -> None:
     assert rates(40, two.model_copy(update={"frozen_lr": None}))[0] == pytest.approx(0.1)
 
 
-def test_one_cycle_spans_the_run_when_asked_by_its_class_name() -> None:
+def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
     how = {"name": "OneCycleLR", "arguments": {"max_lr": 0.4, "pct_start": 0.25, "cycle_momentum": False}}
     found = rates(40, config(optimizer={"lr": 0.1}, scheduler=how))
     assert found[0] == pytest.approx(0.4 / 25)

@@ -129,9 +129,9 @@ def test_checkpoints_are_written_when_no_picture_can_be(
     again = resume(run.run)
 
     assert again.checkpoint.is_file()
-    said = capfd.readouterr().err
-    assert "epoch 2/2" in said
-    assert all(f"{name}: not drawn" in said for name in PICTURES)
+    output = capfd.readouterr().err
+    assert "epoch 2/2" in output
+    assert all(f"{name}: not drawn" in output for name in PICTURES)
 
 
 def test_mistakes_lists_exactly_the_wrong_ones_worst_first(

@@ -36,7 +36,7 @@ def test_prepare_writes_the_parts_when_given_class_folders(command: Command, fol
     assert all(Path(row["image_path"]).is_absolute() for row in table(tmp_path / "splits" / "train.csv"))
 
 
-def test_prepare_tells_it_as_a_document_when_asked_for_json(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_prepare_prints_one_document_with_json(command: Command, folder: Path, tmp_path: Path) -> None:
     result = command("train", "prepare", folder, tmp_path / "splits", "--ratio", "0.8:0.2", "--json")
     document = json.loads(result.stdout)
     facts = json.loads((tmp_path / "splits" / "data.json").read_text())
@@ -63,7 +63,7 @@ def test_prepared_data_is_the_same_when_trained_on(
     assert [str(sample.path) for sample in splits.val] == [row["image_path"] for row in table(target / "val.csv")]
 
 
-def test_prepare_keeps_the_most_common_classes_when_asked(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_prepare_keeps_the_most_common_classes_when_configured(command: Command, folder: Path, tmp_path: Path) -> None:
     for picture in sorted((folder / "1").iterdir())[:4]:
         picture.unlink()
     command("train", "prepare", folder, tmp_path / "splits", "--top-classes", 2)

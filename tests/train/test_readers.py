@@ -164,7 +164,7 @@ def test_plugin_is_refused_with_its_own_error_when_it_cannot_be_imported(
     [
         ([0, 255], 2, [0, 1]),
         ([0, 1], 2, [0, 1]),
-        ([0, 1, 255], 2, [0, 1, 255]),  # 255 is not judged beside a 1
+        ([0, 1, 255], 2, [0, 1, 255]),  # 255 is ignored if there is a 1
         ([0, 1, 2, 255], 3, [0, 1, 2, 255]),
     ],
 )
