@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 
 from benchmarks.environment import environment_now
 from model.plugins import register
-from train.augment import augmentation
+from train.augment import make_augmentation
 from train.config import Config, load_config
 from train.fit import fit
 
@@ -63,7 +63,7 @@ def by_train_fit(config: Config) -> float:
 def by_bare_loop(config: Config) -> float:
     """Images per second of the shortest loop one would write by hand."""
     preprocess = config.image.preprocess
-    augment = augmentation(config.augment, preprocess.fill)
+    augment = make_augmentation(config.augment, preprocess.fill)
     steps = [v2.PILToTensor(), v2.Resize((preprocess.height, preprocess.width)), *([augment] if augment else [])]
     pictures = ImageFolder(str(config.data.path), v2.Compose(steps))
     batches = DataLoader(

@@ -1,1 +1,1 @@
-"""`train`: a data folder and a YAML become a checkpoint."""
+"""`train`: trains a checkpoint from a data folder and a YAML configuration."""

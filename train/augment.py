@@ -1,4 +1,4 @@
-"""Random changes of training pictures, after preprocessing and on uint8; masks move with their pictures."""
+"""Random changes of training images, after preprocessing and on uint8; masks are moved with their images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from model.tasks.segmentation import IGNORED
 from train.sections import AugmentConfig
 
 
-def augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.Transform | None:
-    """A transform of images uint8 [3, H, W] and masks [H, W]; None where nothing is to be changed.
+def make_augmentation(config: AugmentConfig, fill: tuple[int, int, int]) -> v2.Transform | None:
+    """Create the transform of images uint8 [3, H, W] and masks [H, W]; None if it would change nothing.
 
-    What moves in from outside the picture has the colour `fill`, and is not judged in a mask.
+    Pixels from outside the image get the colour `fill`, and are ignored in masks.
     """
     steps = [*_mirrors(config), *_moves(config, fill), *_colours(config)] if config.enabled else []
     return v2.Compose(steps) if steps else None
@@ -29,7 +29,7 @@ def _mirrors(config: AugmentConfig) -> list[v2.Transform]:
 def _moves(config: AugmentConfig, fill: tuple[int, int, int]) -> list[v2.Transform]:
     if not (config.rotate or config.shift or config.scale):
         return []
-    # One resampling for all three: each on its own would blur the picture again.
+    # One resampling for all three, because each resampling blurs the image.
     return [
         v2.RandomAffine(
             degrees=config.rotate,
@@ -48,7 +48,7 @@ def _colours(config: AugmentConfig) -> list[v2.Transform]:
 
 
 class RandomGamma(v2.Transform):  # type: ignore[misc] # torchvision is untyped
-    """Gamma in 1 - amount .. 1 + amount."""
+    """Changes gamma to a random value in 1 - amount .. 1 + amount."""
 
     def __init__(self, amount: float) -> None:
         super().__init__()

@@ -14,24 +14,22 @@ from model.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
     from model.runners import Runner
-    from train.fit import Fitted
+    from train.fit import FitResult
 
-# Read when torch loads. Spinning threads starve other processes, and each other where cores are few.
+# torch reads this when it loads. Active waiting takes cores from other processes, and from torch's own threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-app = application("Train an image model from a folder of pictures, and measure one.")
+app = application("Train an image model from a folder of images, and measure its quality.")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Change keys of the configuration, for this run."),
+    typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration for this run."),
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Labelled pictures: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv."
-    ),
+    typer.Option(help="Labelled images: a folder of class folders, a CSV or JSON, or a folder with test/ or test.csv."),
 ]
-MasksOption = Annotated[Path | None, typer.Option(help="Segmentation: the folder of masks for a folder of pictures.")]
+MasksOption = Annotated[Path | None, typer.Option(help="Segmentation: the folder of masks for a folder of images.")]
 
 
 @app.command("fit")
@@ -41,7 +39,7 @@ def _fit(
     overrides: Overrides = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model. The last line on stdout is the best checkpoint's path.
+    """Train a model. The last line on stdout is the path of the best checkpoint.
 
     Examples:
 
@@ -51,29 +49,29 @@ def _fit(
 
         train fit flowers.yaml data.path=~/flowers model.name=resnet50 model.pretrained=true --json
 
-    `train config --task TASK` writes a configuration to start from.
+    `train config --task TASK` writes an example configuration.
     """
     from train.config import load_config
 
     resolved = load_config(config, overrides or [])
     from train.fit import fit
 
-    _print_fitted(fit(resolved), as_json)
+    _print_fit_result(fit(resolved), as_json)
 
 
 @app.command("resume")
 @reports_errors
 def _resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an unfinished run.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was stopped or killed, from its last whole epoch.
+    """Resume a run that was stopped or killed, from its last complete epoch.
 
     Example: train resume runs/digits/1
     """
     from train.fit import resume
 
-    _print_fitted(resume(run), as_json)
+    _print_fit_result(resume(run), as_json)
 
 
 @app.command("config")
@@ -81,7 +79,7 @@ def _resume(
 def _config(
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation, heads.")] = "multiclass",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
 ) -> None:
     """Write a commented example configuration for a task.
 
@@ -93,50 +91,58 @@ def _config(
     """
     import json
 
-    from train.example import example_of
-    from train.example import schema as schema_of
+    from train.example import example_config
+    from train.example import schema as config_schema
 
-    text = json.dumps(schema_of(), indent=2) + "\n" if schema else example_of(task)
+    text = json.dumps(config_schema(), indent=2) + "\n" if schema else example_config(task)
     if output is None:
         print(text, end="")
         return
     if output.exists():
-        raise InputError(f"{output}: is there already; name another file, or delete it")
+        raise InputError(f"{output}: already exists; name another file, or delete it", code="output.exists")
     from model.files import atomic_write
 
-    with atomic_write(output) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     print(output)
 
 
 @app.command("prepare")
 @reports_errors
 def _prepare(
-    source: Annotated[Path, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of pictures.")],
-    target: Annotated[Path, typer.Argument(help="The folder to make.")],
+    source: Annotated[Path, typer.Argument(help="A folder of class folders, a CSV or JSON, or a folder of images.")],
+    target: Annotated[Path, typer.Argument(help="The folder to create.")],
     task: Annotated[str, typer.Option(help="multiclass, multilabel, embedding, segmentation.")] = "multiclass",
     masks: MasksOption = None,
-    mask_suffix: Annotated[str, typer.Option(help="What the names of masks have besides, such as _mask.")] = "",
+    mask_suffix: Annotated[
+        str, typer.Option(help="The suffix that mask names add to image names, such as _mask.")
+    ] = "",
     mask_values: Annotated[
-        str | None, typer.Option(metavar="MAPPING", help="What masks hold: background: 0, nucleus: 1-255.")
+        str | None,
+        typer.Option(metavar="MAPPING", help="The values of each class in masks: background: 0, nucleus: 1-255."),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Another column: image=filename, label=class.")
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="Column names that differ from ours: image=filename, label=class."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Segmentation: names of the class numbers; multilabel: columns; a,b,c.")
+        str | None, typer.Option(help="Segmentation: names of the class numbers; multilabel: label columns; a,b,c.")
     ] = None,
     ratio: Annotated[str, typer.Option(help="TRAIN:VAL:TEST or TRAIN:VAL.")] = "0.7:0.15:0.15",
     top_classes: Annotated[int | None, typer.Option(min=1, help="Keep only the most common classes.")] = None,
-    by: Annotated[str | None, typer.Option(help="Split by picture, or by class (for unseen ones).")] = None,
-    group: Annotated[
-        str | None, typer.Option(help="A column, such as patient: what is equal there stays in one part.")
+    by: Annotated[
+        str | None, typer.Option(help="Split by picture, or by class (to measure on unseen classes).")
     ] = None,
-    split_column: Annotated[str | None, typer.Option(help="A column of train, val and test.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    group: Annotated[
+        str | None, typer.Option(help="A column, such as patient: images with an equal value stay in one part.")
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="The column that assigns each image to train, val or test.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the split.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check labelled pictures and split them: train.csv, val.csv, test.csv and data.json with a fingerprint.
+    """Check and split labelled images: writes train.csv, val.csv, test.csv, and data.json with a fingerprint.
 
     Examples:
 
@@ -148,7 +154,7 @@ def _prepare(
     """
     from train.prepare import PrepareOptions, prepare
 
-    order = PrepareOptions(
+    options = PrepareOptions(
         source=source,
         target=target,
         task=task,
@@ -164,7 +170,7 @@ def _prepare(
         split_column=split_column,
         seed=seed,
     )
-    prepared = prepare(order)
+    prepared = prepare(options)
     if as_json:
         print_json(prepared)
         return
@@ -180,16 +186,16 @@ def _test(
     data: DataOption = None,
     masks: MasksOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Measure this ONNX file in the checkpoint's place.")
+        Path | None, typer.Option("--from", help="Measure this ONNX file instead of the checkpoint.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Measure the served model: HOST:PORT of Triton's gRPC port.")] = None,
     model: Annotated[str | None, typer.Option(help="With --url: the model's name; default: the checkpoint's.")] = None,
     mistakes: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page of the worst mistakes.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write a report of the worst mistakes.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on labelled pictures: by default those its run kept for testing.
+    """Measure a model on labelled images; default: the test images of its run.
 
     Examples:
 
@@ -206,23 +212,23 @@ def _test(
     from train.evaluate import evaluate
 
     if source is not None and url is not None:
-        raise InputError("--from and --url both say what to measure; give one")
+        raise InputError("--from and --url both select what to measure; use only one", code="option.exclusive")
     check_is_html(mistakes)
     check_can_write(mistakes)
     evaluation = evaluate(checkpoint, data, masks, _runner(checkpoint, source, url, model), mistakes)
     if as_json:
         print_json(evaluation)
         return
-    part = "" if evaluation.part == "train" else f" ({evaluation.part})"  # or without parts
+    part = "" if evaluation.part == "train" else f" ({evaluation.part})"  # "train" also stands for data without parts
     _print_metrics(
-        f"{evaluation.measured} on {evaluation.images} pictures of {evaluation.data}{part}", evaluation.metrics
+        f"{evaluation.measured} on {evaluation.images} images of {evaluation.data}{part}", evaluation.metrics
     )
     if mistakes is not None:
         print(f"mistakes: {mistakes}")
 
 
 def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str | None) -> Runner | None:
-    """What answers in the checkpoint's place."""
+    """Open the runner to measure instead of the checkpoint; None for the checkpoint itself."""
     if source is not None:
         from model.runners import open_artifact
 
@@ -235,14 +241,14 @@ def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str |
     return TritonRunner(TritonServer(url), model or read_spec(checkpoint).name)
 
 
-def _print_fitted(fitted: Fitted, as_json: bool) -> None:
+def _print_fit_result(result: FitResult, as_json: bool) -> None:
     if as_json:
-        print_json(fitted)
+        print_json(result)
         return
-    _print_metrics(f"{fitted.run}, best epoch", fitted.metrics)
-    if fitted.exported is not None:
-        print(f"exported: {fitted.exported}")
-    print(fitted.checkpoint)
+    _print_metrics(f"{result.run}, best epoch", result.metrics)
+    if result.exported is not None:
+        print(f"exported: {result.exported}")
+    print(result.checkpoint)
 
 
 def _print_metrics(title: str, metrics: dict[str, float | None]) -> None:

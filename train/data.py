@@ -1,4 +1,4 @@
-"""The data of a run: read, checked as a whole before anything is trained, and split into parts."""
+"""Reads the data of a run, checks all of it before the training, and splits it into parts."""
 
 from __future__ import annotations
 
@@ -12,203 +12,221 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.console import warn
-from model.errors import DataError, SpecError
+from model.errors import DataError, Problem, SpecError
 from model.preprocess import ImageError, decode_image, read_picture
 from model.spec import ModelSpec, TaskSpec
-from train.label_checks import contradictions, groups_of_copies, leaks, near_labels
-from train.labelled_tables import LabelledRow, LabelledTable, labelled_tables, places_of_parts
+from train.label_checks import check_label_spelling, find_contradicting_truths, find_images_in_two_groups, find_leaks
+from train.labelled_tables import LabelledRow, LabelledTable, part_paths, read_labelled_tables
 from train.part_names import PARTS
 from train.readers import write_csv
-from train.samples import IMAGE, Sample, Truth, listed
+from train.samples import IMAGE, RowError, Sample, Truth, listed
 from train.sections import DataConfig
-from train.splitting import keep_most_common, split_off
+from train.splitting import keep_most_common_classes, split_parts
 from train.tasks import recorded_data
-from train.tasks.base import TrainingTask, natural
+from train.tasks.base import TrainingTask, natural_sort_key
 
-FACTS_FILE = "data.json"
+SUMMARY_FILE = "data.json"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of the data, each sorted by path, what a model is asked that learns from them, and a fingerprint."""
+    """The parts of a data set, each sorted by path, the task of a model trained on them, and a fingerprint."""
 
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     test: tuple[Sample, ...]
     base: tuple[Sample, ...]
-    """Metric learning: the gallery that val and test are looked up in; without one, they are among themselves."""
-    question: TaskSpec
+    """Metric learning: the gallery that val and test are searched in; if empty, they are searched in themselves."""
+    task_spec: TaskSpec
     fingerprint: str
-    """sha256 over the sorted truths and contents: equal for equal data, wherever it lies."""
+    """sha256 over the sorted truths and image contents: equal for equal data, independent of its location."""
     group: str | None = None
-    """The column whose groups stay in one part."""
+    """The column that defines groups; a group stays in one part."""
 
     def save(self, folder: Path, task: TrainingTask) -> None:
-        """Write a CSV for each part that has pictures, with absolute paths, and `data.json` with what they hold."""
+        """Write a CSV with absolute paths for each part that has images, and `data.json` with a summary."""
         for part in PARTS:
             samples: tuple[Sample, ...] = getattr(self, part)
-            rows = [{IMAGE: str(s.path.absolute()), **task.row(s.truth, self.question)} for s in samples]
+            rows = [{IMAGE: str(s.path.absolute()), **task.row(s.truth, self.task_spec)} for s in samples]
             if rows:
                 write_csv(folder / f"{part}.csv", rows)
-        facts = {
+        summary = {
             "fingerprint": self.fingerprint,
-            "labels": self.question.labels,
+            "labels": self.task_spec.labels,
             "pictures": {part: len(getattr(self, part)) for part in PARTS},
         }
         if self.group is not None:
             counts = {part: len({sample.group for sample in getattr(self, part)}) for part in PARTS}
-            facts |= {"group": self.group, "groups": counts}
-        (folder / FACTS_FILE).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            summary |= {"group": self.group, "groups": counts}
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass
-class _Read:
-    """Samples by part as they are read and checked, and everything found wrong with them."""
+class _LoadedData:
+    """Samples by part while they are read and checked, with the problems so far."""
 
     samples: dict[str, list[Sample]]
-    declared: list[str]
-    problems: list[str]
+    declared_labels: list[str]
+    problems: list[Problem]
     notes: list[str]
 
 
 def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     """Read, check and split the data; the same seed gives the same split.
 
-    Raises DataError listing everything that is wrong: missing or unreadable pictures and masks, classes without any,
-    rows that cannot be used, labels that training lacks, classes too small to split, a picture in two parts.
+    Raises DataError that lists all problems: missing or unreadable images and masks, classes without images, rows that
+    cannot be used, labels that are missing in train, classes too small to split, an image in two parts.
     """
-    read = _read(config, task)
-    read.problems += _unfit_options(config, task)
+    data = _read(config, task)
+    data.problems += _option_problems(config, task)
     if config.top_classes:
-        read.samples = keep_most_common(read.samples, task, config.top_classes)
-        read.declared = []
-    question = _question(task, read)
-    samples = [sample for part in read.samples.values() for sample in part]
+        data.samples = keep_most_common_classes(data.samples, task, config.top_classes)
+        data.declared_labels = []
+    task_spec = _task_spec(task, data)
+    samples = [sample for part in data.samples.values() for sample in part]
     task.prepare([sample.truth for sample in samples])
-    digests, problems = _inspect(samples, task, question)
-    read.problems += problems + leaks(read.samples, digests) + _checked_labels(samples, digests, task, read.notes)
-    missing = _to_split_off(config, read.samples)
-    if question is not None:
+    digests, problems = _check_files(samples, task, task_spec)
+    data.problems += problems + find_leaks(data.samples, digests) + _check_labels(samples, digests, task, data.notes)
+    missing = _missing_parts(config, data.samples)
+    if task_spec is not None:
         by_picture = (config.split_by or task.split_by) == "picture"
-        read.problems += task.validate_splits(_truths(read.samples), question, least=1 + len(missing) * by_picture)
-    _raise(config.path, read.problems)
-    _tell(config.path, read.notes)
-    if question is None:
-        raise DataError(f"{config.path}: nothing to train on")
-    parts = {part: list(read.samples[part]) for part in PARTS}
+        data.problems += task.validate_splits(_truths(data.samples), task_spec, least=1 + len(missing) * by_picture)
+    _raise_if_any(config.path, data.problems)
+    _show_notes(config.path, data.notes)
+    if task_spec is None:
+        raise DataError(f"{config.path}: no training images", code="data.no_training_images")
+    parts = {part: list(data.samples[part]) for part in PARTS}
     by = "group" if config.group is not None else config.split_by or task.split_by
-    parts |= split_off(parts["train"], missing, task, by, seed, digests)
-    _raise(config.path, task.validate_splits(_truths(parts), question, least=1))
+    parts |= split_parts(parts["train"], missing, task, by, seed, digests)
+    _raise_if_any(config.path, task.validate_splits(_truths(parts), task_spec, least=1))
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     fingerprint = _fingerprint(digests, task, ordered)
-    return Splits(**ordered, question=question, fingerprint=fingerprint, group=config.group)
+    return Splits(**ordered, task_spec=task_spec, fingerprint=fingerprint, group=config.group)
 
 
-def _unfit_options(config: DataConfig, task: TrainingTask) -> Iterator[str]:
-    """Keys of `data` that mean nothing to this task."""
+def _option_problems(config: DataConfig, task: TrainingTask) -> Iterator[Problem]:
+    """Report keys of `data` that this task does not use."""
     if config.split_by == "class" and task.split_by != "class":
-        yield f"data.split_by: class is for embeddings; a {task.name} model cannot tell unseen classes"
+        yield Problem(
+            "data.split_by_class",
+            f"data.split_by: class is for embeddings; a {task.name} model cannot recognise unseen classes",
+        )
     if config.labels and not (task.dense or task.name == "multilabel"):
-        yield "data.labels is for segmentation and multilabel; leave it out"
+        yield Problem("data.option_not_used", "data.labels is for segmentation and multilabel; leave it out")
     for name in ("masks", "mask_values", "mask_suffix"):
         if getattr(config, name) and not task.dense:
-            yield f"data.{name} is for segmentation; leave it out"
+            yield Problem("data.option_not_used", f"data.{name} is for segmentation; leave it out")
     if config.mask_suffix and config.masks is None:
-        yield "data.mask_suffix is for a folder of masks; give data.masks too, or leave it out"
+        yield Problem(
+            "data.mask_suffix_without_masks",
+            "data.mask_suffix needs a folder of masks; set data.masks, or leave it out",
+        )
 
 
-def _checked_labels(
+def _check_labels(
     samples: Sequence[Sample], digests: Mapping[Path, str], task: TrainingTask, notes: list[str]
-) -> list[str]:
-    problems, alike = near_labels(label for sample in samples for label in task.classes(sample.truth))
-    notes += alike
-    return problems + contradictions(samples, digests, task) + groups_of_copies(samples, digests)
+) -> list[Problem]:
+    problems, label_notes = check_label_spelling(label for sample in samples for label in task.classes(sample.truth))
+    notes += label_notes
+    return problems + find_contradicting_truths(samples, digests, task) + find_images_in_two_groups(samples, digests)
 
 
 def _truths(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[Truth]]:
     return {part: [sample.truth for sample in samples[part]] for part in PARTS}
 
 
-def _tell(origin: Path, notes: Sequence[str]) -> None:
+def _show_notes(origin: Path, notes: Sequence[str]) -> None:
     for note in notes:
         warn(f"note: {origin}: {note}")
 
 
 def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path | None = None) -> list[Sample]:
-    """Pictures to measure a model on: a CSV, JSON or folder, or its `test` or `val` part, with its `base` part.
+    """Read labelled images to measure a model: from a CSV, JSON or folder, or its `test` or `val` part, with `base`.
 
-    Raises DataError listing everything that is wrong, labels that the model does not know among it.
+    Raises DataError that lists all problems, including labels that the model does not have.
     """
     part = labelled_part(path, masks)
-    read = _read(recorded_data(spec, path, masks), task, ("base", part))
-    samples = read.samples[part]
+    data = _read(recorded_data(spec, path, masks), task, ("base", part))
+    samples = data.samples[part]
     task.prepare([sample.truth for sample in samples])
     free = tuple(f"{name}=" for name, head in spec.heads.items() if not head.labels)
     labels = {label for sample in samples for label in task.classes(sample.truth)}
-    unknown = {label for label in labels - set(_known(spec)) if not label.startswith(free)}
-    digests, unusable = _inspect(samples, task, spec)
-    problems = read.problems + unusable + _checked_labels(samples, digests, task, read.notes)
-    if unknown and _known(spec):
-        names = ", ".join(sorted(unknown, key=natural))
-        problems.append(f"the model does not know these labels: {names:.400}; it knows {', '.join(_known(spec)):.400}")
+    unknown = {label for label in labels - set(_known_labels(spec)) if not label.startswith(free)}
+    digests, unusable = _check_files(samples, task, spec)
+    problems = data.problems + unusable + _check_labels(samples, digests, task, data.notes)
+    if unknown and (known := ", ".join(_known_labels(spec))):
+        names = ", ".join(sorted(unknown, key=natural_sort_key))
+        problems.append(
+            Problem("data.unknown_labels", f"the model does not have these labels: {names:.400}; it has {known:.400}")
+        )
     if not samples and not problems:
-        problems.append(f"there are no pictures to measure in {part}")
-    _raise(path, problems)
-    _tell(path, read.notes)
-    return sorted([*samples, *read.samples["base"]], key=lambda sample: sample.path)
+        problems.append(Problem("data.no_images", f"there are no images to measure in {part}"))
+    _raise_if_any(path, problems)
+    _show_notes(path, data.notes)
+    return sorted([*samples, *data.samples["base"]], key=lambda sample: sample.path)
 
 
 def labelled_part(path: Path, masks: Path | None = None) -> str:
-    """The part of the data that a model is measured on: test, or else val, or all where there are no parts."""
-    found = places_of_parts(path, masks)
-    return next((part for part in ("test", "val") if part in found), "train")
+    """Return the part that a model is measured on: test, else val, else train, which stands for data without parts."""
+    parts = part_paths(path, masks)
+    return next((part for part in ("test", "val") if part in parts), "train")
 
 
-def _known(spec: ModelSpec) -> list[str]:
-    """Labels as `TrainingTask.classes` tells them; none of an embedding, which knows no classes."""
+def _known_labels(spec: ModelSpec) -> list[str]:
+    """Return the model's labels as `TrainingTask.classes` writes them; none for an embedding."""
     return [*spec.labels, *(f"{name}={label}" for name, head in spec.heads.items() for label in head.labels)]
 
 
-def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _Read:
-    tables = labelled_tables(config, task, parts)
-    read = _Read({part: [] for part in PARTS}, [], [], [])
+def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _LoadedData:
+    tables = read_labelled_tables(config, task, parts)
+    data = _LoadedData({part: [] for part in PARTS}, [], [], [])
     for part, table in tables.items():
-        read.problems += table.problems
-        read.notes += table.notes
-        bad = {}
+        data.problems += table.problems
+        data.notes += table.notes
+        bad: dict[str, RowError] = {}
         for labelled in table.rows:
             try:
                 sample = _sample(labelled, table, task, part)
-                read.samples[labelled.part or part or "train"].append(sample)
-            except ValueError as error:
-                bad[labelled.place] = str(error)
-        read.problems += _unusable(part, bad)
+                data.samples[labelled.part or part or "train"].append(sample)
+            except RowError as error:
+                bad[labelled.place] = error
+            except ValueError as error:  # of a plugin's task
+                bad[labelled.place] = RowError(str(error), code="data.row")
+        data.problems += _row_problems(part, bad)
     first = tables.get("train", tables.get(""))
-    read.declared = [] if first is None else list(task.declared(first.columns))
-    return read
+    data.declared_labels = [] if first is None else list(task.declared_labels(first.columns))
+    return data
 
 
 def _sample(labelled: LabelledRow, table: LabelledTable, task: TrainingTask, part: str) -> Sample:
-    """Raises ValueError for a row that cannot be used."""
-    lacking = [column for column in task.declared(table.columns) if labelled.row.get(column) in (None, "")]
-    if lacking:
-        raise ValueError(f"there is no value for {', '.join(lacking[:5])}")
-    if labelled.fault:
-        raise ValueError(labelled.fault)
+    """Create a sample from a row. Raises ValueError if the row cannot be used."""
+    empty = [column for column in task.declared_labels(table.columns) if labelled.row.get(column) in (None, "")]
+    if empty:
+        raise RowError(f"there is no value for {', '.join(empty[:5])}", code="data.blank_cell")
+    if labelled.error is not None:
+        raise labelled.error
     truth = task.truth(labelled.row)
     return Sample(labelled.row[IMAGE], truth, gallery=part == "base", group=labelled.group)
 
 
-def _unusable(part: str, bad: Mapping[str, str]) -> list[str]:
-    """The rows with their reasons; a reason that all have is told once."""
-    of = f" of {part}" if part else ""
-    if len(bad) > 1 and len(set(bad.values())) == 1:
-        return [f"{len(bad)} rows{of} cannot be used ({_places(list(bad))}): {next(iter(bad.values()))}"]
-    return listed(f"rows{of} that cannot be used", [f"{place}: {reason}" for place, reason in bad.items()])
+def _row_problems(part: str, bad: Mapping[str, RowError]) -> list[Problem]:
+    """List bad rows with their reasons, by code; a reason that all rows share is written once."""
+    of_part = f" of {part}" if part else ""
+    problems: list[Problem] = []
+    for code in dict.fromkeys(error.code for error in bad.values()):
+        reasons = {place: str(error) for place, error in bad.items() if error.code == code}
+        if len(reasons) > 1 and len(set(reasons.values())) == 1:
+            reason = next(iter(reasons.values()))
+            text = f"{len(reasons)} rows{of_part} cannot be used ({_format_places(list(reasons))}): {reason}"
+            problems.append(Problem(code, text))
+        else:
+            items = [f"{place}: {reason}" for place, reason in reasons.items()]
+            problems += listed(f"rows{of_part} that cannot be used", items, code=code)
+    return problems
 
 
-def _places(places: Sequence[str]) -> str:
-    """The first few places, `lines 8, 15, 22, …` for lines."""
+def _format_places(places: Sequence[str]) -> str:
+    """Write the first few places; lines as `lines 8, 15, 22, …`."""
     more = ", …" if len(places) > 3 else ""
     kinds = {place.partition(" ")[0] for place in places}
     if kinds == {"line"}:
@@ -216,67 +234,79 @@ def _places(places: Sequence[str]) -> str:
     return ", ".join(places[:3]) + more
 
 
-def _question(task: TrainingTask, read: _Read) -> TaskSpec | None:
-    """What a model is asked that learns from the training part; None, and a problem, where nothing can be."""
-    truths = [sample.truth for sample in read.samples["train"]]
+def _task_spec(task: TrainingTask, data: _LoadedData) -> TaskSpec | None:
+    """Derive the model's task from the training part; None, with a problem added, if that is impossible."""
+    truths = [sample.truth for sample in data.samples["train"]]
     if not truths:
-        read.problems += [] if read.problems else ["there is nothing to train on: expected pictures, in a part `train`"]
+        if not data.problems:
+            data.problems.append(
+                Problem("data.no_training_images", "there are no training images; expected images in a part `train`")
+            )
         return None
     try:
-        return task.question(truths, read.declared)
+        return task.task_spec(truths, data.declared_labels)
     except ValidationError as error:
-        read.problems += [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
+        data.problems += [
+            Problem("spec.invalid", details["msg"].removeprefix("Value error, ")) for details in error.errors()
+        ]
     except SpecError as error:
-        read.problems.append(str(error))
+        data.problems.append(Problem(error.code, str(error)))
     return None
 
 
-def _inspect(
-    samples: Sequence[Sample], task: TrainingTask, question: TaskSpec | None
-) -> tuple[dict[Path, str], list[str]]:
-    """Read and decode every picture and check its truth; the sha256 of each good one, and the problems."""
+_FileCheck = tuple[str, Problem | None]
+"""The sha256 of an image, empty if it cannot be read, and its problem."""
 
-    def look(sample: Sample) -> tuple[str, str]:
+
+def _check_files(
+    samples: Sequence[Sample], task: TrainingTask, task_spec: TaskSpec | None
+) -> tuple[dict[Path, str], list[Problem]]:
+    """Decode every image and check its truth. Return the sha256 of each readable image, and the problems."""
+
+    def check(sample: Sample) -> _FileCheck:
         try:
             content = read_picture(sample.path)
             size = decode_image(content).size
         except ImageError as error:
-            return "", f"{sample.path}: {error}"
-        fault = task.problem(sample.truth, size, question) if question is not None else None
-        return hashlib.sha256(content).hexdigest(), fault or ""
+            return "", Problem("data.image_unreadable", f"{sample.path}: {error}")
+        problem = task.truth_problem(sample.truth, size, task_spec) if task_spec is not None else None
+        return hashlib.sha256(content).hexdigest(), problem
 
-    results = _in_parallel(look, samples)
+    results = _in_parallel(check, samples)
     digests = {sample.path: digest for sample, (digest, _) in zip(samples, results, strict=True) if digest}
-    unreadable = [fault for digest, fault in results if fault and not digest]
-    wrong = [fault for digest, fault in results if fault and digest]
-    return digests, [
-        *listed("pictures that cannot be read", unreadable),
-        *listed("pictures whose truth cannot be used", wrong),
-    ]
+    unreadable = [problem.message for digest, problem in results if problem and not digest]
+    bad_truths = [problem for digest, problem in results if problem and digest]
+    problems = listed("images that cannot be read", unreadable, code="data.image_unreadable")
+    for code in dict.fromkeys(problem.code for problem in bad_truths):
+        messages = [problem.message for problem in bad_truths if problem.code == code]
+        problems += listed("images whose truth cannot be used", messages, code=code)
+    return digests, problems
 
 
-def _in_parallel(look: Callable[[Sample], tuple[str, str]], samples: Sequence[Sample]) -> list[tuple[str, str]]:
+def _in_parallel(check: Callable[[Sample], _FileCheck], samples: Sequence[Sample]) -> list[_FileCheck]:
     from rich.console import Console
     from rich.progress import track
 
     with ThreadPoolExecutor() as pool:
-        looked = pool.map(look, samples)
+        results = pool.map(check, samples)
         console = Console(stderr=True)
         hidden = not console.is_terminal
-        return list(track(looked, "checking pictures", len(samples), console=console, transient=True, disable=hidden))
+        return list(track(results, "checking images", len(samples), console=console, transient=True, disable=hidden))
 
 
-def _to_split_off(config: DataConfig, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+def _missing_parts(config: DataConfig, samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
+    """Return the parts that must be split off from train, with their ratios."""
     ratios = {"test": config.test_ratio, "val": config.val_ratio}
     return {part: ratio for part, ratio in ratios.items() if ratio and not samples[part]}
 
 
 def _fingerprint(digests: Mapping[Path, str], task: TrainingTask, parts: Mapping[str, Sequence[Sample]]) -> str:
     samples = [sample for part in parts.values() for sample in part]
-    lines = [f"{hashlib.sha256(task.content(s.truth)).hexdigest()}\t{digests[s.path]}\n" for s in samples]
+    lines = [f"{hashlib.sha256(task.fingerprint_bytes(s.truth)).hexdigest()}\t{digests[s.path]}\n" for s in samples]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _raise(origin: Path, problems: Sequence[str]) -> None:
+def _raise_if_any(origin: Path, problems: Sequence[Problem]) -> None:
     if problems:
-        raise DataError(f"{origin}: the data cannot be used:\n  " + "\n  ".join(problems))
+        listing = "\n  ".join(map(str, problems))
+        raise DataError(f"{origin}: the data cannot be used:\n  {listing}", code="data.invalid", problems=problems)

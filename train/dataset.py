@@ -1,8 +1,8 @@
-"""Samples as batches of uint8 images and targets.
+"""Loads samples as batches of uint8 images and targets.
 
-An epoch is a pure function of the run's seed and its number: the order of the pictures, and the random changes of
-each, depend on nothing else, neither on the number of workers nor on what was drawn before. So a run that was
-killed and resumed sees what it would have seen.
+An epoch depends only on the run's seed and the epoch's number: the order of the images and their random changes do
+not depend on the number of workers or on earlier epochs. So a killed and resumed run sees the same data as a run
+without a break.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from model.errors import DataError
 from model.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
 from model.spec import TaskSpec
 from train.samples import Sample
-from train.tasks.base import Batched, TrainingTask
+from train.tasks.base import BatchTargets, TrainingTask
 
-Batch = tuple[Tensor, Batched]
+Batch = tuple[Tensor, BatchTargets]
 """uint8 images [N, H, W, 3] and the task's targets [N, ...]."""
-Drawn = tuple[int, int]
-"""The epoch, and the number of a sample."""
+SampleIndex = tuple[int, int]
+"""An epoch and the index of a sample."""
 
 
-class Pictures(Dataset[tuple[Tensor, Any]]):
-    """Each picture as the model takes it, uint8 [H, W, 3]; augmented where an `augment` is given."""
+class ImageDataset(Dataset[tuple[Tensor, Any]]):
+    """Preprocessed images, uint8 [H, W, 3], with their targets; augmented if `augment` is set."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
         task: TrainingTask,
-        question: TaskSpec,
+        task_spec: TaskSpec,
         preprocess: Preprocess,
         augment: v2.Transform | None = None,
         seed: int = 0,
     ) -> None:
-        self.samples, self.task, self.question = samples, task, question
+        self.samples, self.task, self.task_spec = samples, task, task_spec
         self.preprocess, self.augment, self.seed = preprocess, augment, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, drawn: Drawn | int) -> tuple[Tensor, Any]:
-        """Raises DataError when the picture cannot be read (any more)."""
-        epoch, index = drawn if isinstance(drawn, tuple) else (0, drawn)
+    def __getitem__(self, key: SampleIndex | int) -> tuple[Tensor, Any]:
+        """Load one image and its target. Raises DataError if the image cannot be read."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
         image = torch.from_numpy(load_sample(sample, self.preprocess)[0])
-        target = self.task.target(sample.truth, sample.gallery, self.preprocess, self.question)
+        target = self.task.target(sample.truth, sample.gallery, self.preprocess, self.task_spec)
         if self.augment is None:
             return image, target
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which also seeds every GPU: without one, it keeps a stack trace of each call.
-            torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
+            # torch.manual_seed would also seed every GPU; without a GPU it stores a stack trace for each call.
+            torch.default_generator.manual_seed(mix_seeds(self.seed, epoch, index))
             return self._augmented(image, target)
 
     def _augmented(self, image: Tensor, target: Any) -> tuple[Tensor, Any]:
@@ -68,21 +68,21 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
         return self.augment(picture).as_subclass(Tensor).permute(1, 2, 0), target  # type: ignore[misc]
 
 
-class EpochSampler(Sampler[Drawn]):
-    """All samples in an order of the epoch's own; with `per_class`, so many of a class one after the other."""
+class EpochSampler(Sampler[SampleIndex]):
+    """Shuffles the samples for each epoch; with `per_class`, that many images of a class follow each other."""
 
     def __init__(self, classes: Sequence[str], seed: int, per_class: int | None = None, epoch: int = 0) -> None:
         self._classes, self._seed, self._per_class = classes, seed, per_class
         self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning tells the epoch that comes next, but for the first one, which it draws before that."""
+        """Set the next epoch. Lightning calls this for each epoch except the first."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._classes)
 
-    def __iter__(self) -> Iterator[Drawn]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         draw = np.random.default_rng((self._seed, self._epoch))
         order = draw.permutation(len(self._classes))
         if self._per_class is not None:
@@ -90,7 +90,7 @@ class EpochSampler(Sampler[Drawn]):
         return iter([(self._epoch, int(index)) for index in order])
 
     def _grouped(self, order: Any, draw: np.random.Generator, size: int) -> Any:
-        """The order cut into groups of one class each, shuffled; a class's last group may be smaller."""
+        """Divide the order into shuffled groups of one class each; the last group of a class may be smaller."""
         by_class: dict[str, list[int]] = {}
         for index in order:
             by_class.setdefault(self._classes[index], []).append(index)
@@ -99,17 +99,17 @@ class EpochSampler(Sampler[Drawn]):
 
 
 def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geometry]:
-    """A sample's picture, uint8 [H, W, 3], and how it was fitted. Raises DataError."""
+    """Load and preprocess a sample's image, uint8 [H, W, 3], with the geometry of its fitting. Raises DataError."""
     try:
         return load_file(sample.path, preprocess)
     except ImageError as error:
-        raise DataError(f"{sample.path}: the picture cannot be read: {error}") from error
+        raise DataError(f"{sample.path}: the image cannot be read: {error}", code="data.image_unreadable") from error
 
 
-def loader(
-    pictures: Pictures, batch_size: int, workers: int, sampler: EpochSampler | None = None
+def make_loader(
+    pictures: ImageDataset, batch_size: int, workers: int, sampler: EpochSampler | None = None
 ) -> DataLoader[tuple[Tensor, Any]]:
-    """All pictures: in order, or, for training, in the sampler's and without a smaller last batch."""
+    """Create a data loader: in file order, or for training in the sampler's order, without a smaller last batch."""
     return DataLoader(
         pictures,
         batch_size=batch_size,
@@ -121,7 +121,7 @@ def loader(
     )
 
 
-def mixed(*parts: int) -> int:
-    """One seed from several."""
+def mix_seeds(*parts: int) -> int:
+    """Combine several seeds into one."""
     words = np.random.SeedSequence(parts).generate_state(2, np.uint32)
     return int(words[0]) << 31 | int(words[1]) >> 1

@@ -1,4 +1,4 @@
-"""How good a model is on labelled pictures: any artifact that opens as a runner."""
+"""Measures the quality of a model on labelled images, for any artifact that opens as a runner."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from model.runners.base import Runner
 from model.spec import Frozen, ModelSpec
 from train.data import labelled_part, read_labelled
 from train.measure import measure
-from train.mistakes import Mistakes
+from train.mistakes import MistakeCollector
 from train.part_names import PARTS
 from train.samples import Sample
 from train.tasks import TrainingTask, training_task_of
 
 
 class Evaluation(Frozen):
-    """The figures of one model on one set of pictures."""
+    """The metrics of one model on one set of images."""
 
     checkpoint: Path
     measured: str
-    """The file or server that answered."""
+    """The file or server that was measured."""
     data: Path
     part: str
-    """test, or val where the data has no test part; train for pictures without parts."""
+    """test, or val if the data has no test part; train for data without parts."""
     images: int
-    """Those measured; a gallery that they are looked up in is not counted."""
+    """Number of measured images, without the gallery."""
     classes: dict[str, int] = {}
-    """How many of them have each of the model's labels; as `HEAD=LABEL` where it has several heads."""
+    """Number of images of each label; `HEAD=LABEL` for a model with several heads."""
     metrics: dict[str, float | None]
-    """None for what cannot be measured on these pictures."""
+    """None for a metric that cannot be measured on these images."""
 
 
 def evaluate(
@@ -43,61 +43,66 @@ def evaluate(
     runner: Runner | None = None,
     mistakes: Path | None = None,
 ) -> Evaluation:
-    """Measure a model on labelled pictures; without `data`, on the test pictures its run kept apart.
+    """Measure a model on labelled images; without `data`, on the test images of its run.
 
-    runner: answers in the checkpoint's place: the same model as another artifact, or served. mistakes: a page of the
-    worst ones is written there. Raises DataError listing everything wrong with the data, InputError when the runner's
-    model is another, and what `open_artifact` raises.
+    runner: measured instead of the checkpoint: the same model as another artifact, or served. mistakes: the path of a
+    report of the worst mistakes. Raises DataError that lists all problems of the data, InputError if the runner has
+    another model, and whatever `open_artifact` raises.
     """
-    with runner or open_artifact(checkpoint) as answering:
-        # A server does not tell its model's lineage, which says where in a table the truth stands.
-        spec = answering.spec if runner is None else _spec_of(checkpoint)
-        _check_same(spec, answering)
+    with runner or open_artifact(checkpoint) as active_runner:
+        # A served model has no lineage, which contains the column of the truth.
+        spec = active_runner.spec if runner is None else _spec_of(checkpoint)
+        _check_same(spec, active_runner)
         task = training_task_of(spec)
         source = data or _test_split(checkpoint)
         samples = read_labelled(source, spec, task, masks)
-        found = Mistakes(task, spec)
-        metrics = measure(answering, samples, task, None if mistakes is None else found.add)
+        collector = MistakeCollector(task, spec)
+        metrics = measure(active_runner, samples, task, None if mistakes is None else collector.add)
         if mistakes is not None:
-            found.write(mistakes, f"{answering.origin} on {source}")
+            collector.write(mistakes, f"{active_runner.origin} on {source}")
         return Evaluation(
             checkpoint=checkpoint,
-            measured=answering.origin,
+            measured=active_runner.origin,
             data=source,
             part=labelled_part(source, masks),
             images=sum(not sample.gallery for sample in samples),
-            classes=_counted(samples, task, spec),
+            classes=_count_labels(samples, task, spec),
             metrics=metrics,
         )
 
 
 def _spec_of(checkpoint: Path) -> ModelSpec:
-    """Of a checkpoint, or of anything exported from one."""
+    """Read the spec of a checkpoint, or of an artifact exported from one."""
     if checkpoint.suffix == ".safetensors":
         return read_spec(checkpoint)  # without building the network
     with open_artifact(checkpoint) as opened:
         return opened.spec
 
 
-def _counted(samples: Sequence[Sample], task: TrainingTask, spec: ModelSpec) -> dict[str, int]:
+def _count_labels(samples: Sequence[Sample], task: TrainingTask, spec: ModelSpec) -> dict[str, int]:
     known = {*spec.labels, *(f"{name}={label}" for name, head in spec.heads.items() for label in head.labels)}
-    told = Counter(label for sample in samples if not sample.gallery for label in task.classes(sample.truth))
-    return {label: count for label, count in told.items() if label in known}
+    counts = Counter(label for sample in samples if not sample.gallery for label in task.classes(sample.truth))
+    return {label: count for label, count in counts.items() if label in known}
 
 
 def _check_same(expected: ModelSpec, runner: Runner) -> None:
-    """The checkpoint's data must not be put to another model."""
+    """Raise InputError if the runner's model is not the checkpoint's."""
     differing = [
         field
         for field in ("task", "labels", "heads", "thresholds", "preprocess", "outputs")
         if getattr(expected, field) != getattr(runner.spec, field)
     ]
     if differing:
-        raise InputError(f"{runner.origin}: is not the checkpoint's model, their {', '.join(differing)} differ")
+        raise InputError(
+            f"{runner.origin}: is not the checkpoint's model; {', '.join(differing)} differ",
+            code="artifact.other_model",
+        )
 
 
 def _test_split(checkpoint: Path) -> Path:
     folder = checkpoint.parent / "splits"
     if not any((folder / f"{part}.csv").is_file() for part in PARTS):
-        raise DataError(f"{checkpoint}: no splits/test.csv beside it; name labelled pictures with --data")
+        raise DataError(
+            f"{checkpoint}: no splits/test.csv next to it; set --data to labelled images", code="data.no_test_split"
+        )
     return folder

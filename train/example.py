@@ -1,4 +1,4 @@
-"""Example configurations, commented from the schema itself, and the schema for editors."""
+"""Example configurations with comments from the schema, and the JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         **_SHARED,
     },
 }
-"""By task, what a configuration must say; the rest are defaults."""
-_SHOWN: dict[str, dict[str, Any]] = {"export": {"onnx": "fp32"}}
-"""Sections that there are only when they are given: what is shown of them, commented out."""
+"""By task, the keys that a configuration must set; all others have defaults."""
+_OPTIONAL_SECTIONS: dict[str, dict[str, Any]] = {"export": {"onnx": "fp32"}}
+"""Values shown, commented out, for sections that are absent by default."""
 HEADER = """\
 # A training configuration for tritonkit, task {task}. Keys left out take the value shown.
 # yaml-language-server: $schema=tritonkit.schema.json
@@ -58,10 +58,12 @@ HEADER = """\
 """
 
 
-def example_of(task: str) -> str:
-    """A commented YAML for a task. Raises InputError for one there is not."""
+def example_config(task: str) -> str:
+    """Write a commented YAML for a task. Raises InputError for an unknown task."""
     if task not in EXAMPLES:
-        raise InputError(f"--task {task}: there are {', '.join(EXAMPLES)}")
+        raise InputError(
+            f"--task {task}: unknown task; choose one of {', '.join(EXAMPLES)}", code="option.unknown_task"
+        )
     values = EXAMPLES[task]
     config = Config.model_validate(values)
     lines = _section(Config, config.model_dump(mode="json"), values, indent="")
@@ -69,43 +71,43 @@ def example_of(task: str) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of the configuration."""
+    """Return the JSON schema of the configuration."""
     return Config.model_json_schema()
 
 
-def _section(kind: type[BaseModel], values: dict[str, Any], said: dict[str, Any], indent: str) -> Iterator[str]:
-    """The lines of a section: the keys that are said, then the others, as comments where they have no value."""
-    for name in dict.fromkeys([*said, *kind.model_fields]):
-        info = kind.model_fields[name]
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _comment(inspect.cleandoc(inner.__doc__ or ""), indent)
+def _section(section: type[BaseModel], values: dict[str, Any], required: dict[str, Any], indent: str) -> Iterator[str]:
+    """Write the lines of a section: required keys first, then the others; keys without a value are comments."""
+    for name in dict.fromkeys([*required, *section.model_fields]):
+        info = section.model_fields[name]
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _comment(inspect.cleandoc(annotation.__doc__ or ""), indent)
             yield f"{indent}{name}:"
-            yield from _section(inner, values[name], said.get(name, {}), indent + "  ")
-        elif values[name] is None and (absent := _section_of(inner)) is not None:
+            yield from _section(annotation, values[name], required.get(name, {}), indent + "  ")
+        elif values[name] is None and (optional := _section_of(annotation)) is not None:
             yield from _comment(info.description or "", indent)
-            shown = absent.model_validate(_SHOWN.get(name, {})).model_dump(mode="json")
+            shown = optional.model_validate(_OPTIONAL_SECTIONS.get(name, {})).model_dump(mode="json")
             yield f"{indent}# {name}:"
-            yield from _comment("\n".join(_section(absent, shown, _SHOWN.get(name, {}), "  ")), indent)
+            yield from _comment("\n".join(_section(optional, shown, _OPTIONAL_SECTIONS.get(name, {}), "  ")), indent)
         else:
             yield from _comment(info.description or "", indent)
-            yield from _value(name, values[name], indent, active=name in said or _has_value(info, values[name]))
+            yield from _value(name, values[name], indent, active=name in required or _has_value(info, values[name]))
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section in `Section | None`."""
-    kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return kinds[0] if kinds else None
+    """Return the section class in an annotation `Section | None`."""
+    sections = [each for each in get_args(annotation) if isinstance(each, type) and issubclass(each, BaseModel)]
+    return sections[0] if sections else None
 
 
 def _value(name: str, value: Any, indent: str, active: bool) -> Iterator[str]:
     text = yaml.safe_dump(_brief(value), sort_keys=False, allow_unicode=True, default_flow_style=True, width=1000)
-    written = text.removesuffix("...\n").rstrip()  # what YAML ends a lone scalar with
+    written = text.removesuffix("...\n").rstrip()  # the document end that YAML writes after a single scalar
     yield f"{indent}{'' if active else '# '}{name}: {written}"
 
 
 def _brief(value: Any) -> Any:
-    """Without the empty parts of what was spelled out."""
+    """Remove empty values, and move `arguments` back to the level of `name`."""
     if isinstance(value, dict) and "arguments" in value:
         value = {**value, **value["arguments"], "arguments": None}
     if isinstance(value, dict):

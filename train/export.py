@@ -1,4 +1,4 @@
-"""Export when training ends, by the builder's own command: stages meet in files, not in calls."""
+"""Export after the training, by running the `builder` command: stages share files, not calls."""
 
 from __future__ import annotations
 
@@ -14,128 +14,147 @@ from pathlib import Path
 from typing import Any
 
 from model.console import warn
-from model.errors import CheckFailedError, ConfigError, ExternalError, InputError
+from model.errors import CheckFailedError, ConfigError, ExternalError, InputError, Problem
 from model.files import atomic_write, check_can_write
 from model.plans import find_tensorrt
 from model.plugins import VARIABLE
 from train.sections import ExportConfig
 
 SERVED_FOLDER = "served"
-"""In the run folder: what was published of it, and the configuration that it is served by."""
+"""Subfolder of the run folder: a record of the export, and a copy of its config.pbtxt."""
 PUBLISHED_FILE, CONFIG_FILE = "published.json", "config.pbtxt"
-_WAYS_TO_A_PLAN = (
-    "Either build in the container that will serve it, where Docker has a GPU: `in_container: true`; or build for RTX "
-    "machines, which needs no GPU: `rtx`"
+_PLAN_HINT = (
+    "Either build in the container that will serve the plan, if Docker has a GPU: `in_container: true`; or build for "
+    "RTX machines, which needs no GPU: `rtx`"
 )
 
 
-def check_can_export(how: ExportConfig) -> None:
-    """Find out before the training whether its end can come. Raises ConfigError that lists what is missing."""
-    problems = []
+def check_can_export(export: ExportConfig) -> None:
+    """Check before the training that the export can run. Raises ConfigError that lists what is missing."""
+    problems: list[Problem] = []
     checks: list[Callable[[], object]] = [
         builder_command,
-        lambda: check_can_write(how.repository / CONFIG_FILE),
-        lambda: _check_libraries(how),
-        lambda: _check_config(how.config),
+        lambda: check_can_write(export.repository / CONFIG_FILE),
+        lambda: _check_libraries(export),
+        lambda: _check_config(export.config),
     ]
     for check in checks:
         try:
             check()
         except InputError as error:
-            problems.append(f"export: {str(error).removeprefix('export: ')}")
+            problems.append(Problem(error.code, f"export: {str(error).removeprefix('export: ')}"))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(map(str, problems)), code="export.not_possible", problems=problems)
 
 
 def builder_command() -> Path:
-    """The `builder` command of this installation. Raises ConfigError without one."""
-    beside = Path(sys.executable).with_name("builder")
-    found = str(beside) if beside.is_file() else shutil.which("builder")
-    if found is None:
-        raise ConfigError("export: there is no `builder` command; install it with: pip install 'tritonkit[builder]'")
-    return Path(found)
+    """Find the `builder` command of this installation. Raises ConfigError if it is missing."""
+    installed = Path(sys.executable).with_name("builder")
+    command = str(installed) if installed.is_file() else shutil.which("builder")
+    if command is None:
+        raise ConfigError(
+            "export: there is no `builder` command; install it with: pip install 'tritonkit[builder]'",
+            code="export.no_builder",
+        )
+    return Path(command)
 
 
-def export_checkpoint(checkpoint: Path, how: ExportConfig, plugins: Sequence[str] = ()) -> Path:
-    """Run `builder export` on a checkpoint, with the training's plugins; returns the published artifact.
+def export_checkpoint(checkpoint: Path, export: ExportConfig, plugins: Sequence[str] = ()) -> Path:
+    """Run `builder export` on a checkpoint, with the training's plugins; return the published artifact.
 
-    What was published is noted in the checkpoint's folder, with the configuration that it is served by.
-    Raises CheckFailedError when the verdict failed, ConfigError when the builder refused the options, and ExternalError
-    when the command did not work.
+    Writes a record of the export and a copy of its config.pbtxt next to the checkpoint. Raises CheckFailedError if the
+    verdict failed, ConfigError if the builder rejected the options, and ExternalError if the command failed otherwise.
     """
-    words = ["builder", "export", str(checkpoint), *_options(how)]
-    named = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
-    environment = {**os.environ, VARIABLE: ",".join(named)}
+    command = ["builder", "export", str(checkpoint), *_options(export)]
+    modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
+    environment = {**os.environ, VARIABLE: ",".join(modules)}
     done = subprocess.run(  # noqa: S603 - our own command
-        [str(builder_command()), *words[1:], "--json"], env=environment, stdout=subprocess.PIPE, text=True, check=False
+        [str(builder_command()), *command[1:], "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    again = f"export it again with: {shlex.join(words)}"
+    retry = f"export again with: {shlex.join(command)}"
     if done.returncode == 1:
-        raise CheckFailedError(f"{checkpoint}: trained, but its export was refused (see above); {again}")
+        raise CheckFailedError(
+            f"{checkpoint}: trained, but the export failed its verification (see above); {retry}",
+            code="export.verdict_failed",
+        )
     if done.returncode == 2:
-        raise ConfigError(f"{checkpoint}: trained, but cannot be exported so (see above); {again}")
+        raise ConfigError(
+            f"{checkpoint}: trained, but cannot be exported with these options (see above); {retry}",
+            code="export.options",
+        )
     if done.returncode != 0:
         raise ExternalError(
-            f"{checkpoint}: trained, but `builder export` ended with {done.returncode}, see above; {again}"
+            f"{checkpoint}: trained, but `builder export` ended with exit code {done.returncode} (see above); {retry}",
+            code="export.failed",
         )
     published = json.loads(done.stdout)
-    _note(published, words, checkpoint.parent / SERVED_FOLDER)
+    _record(published, command, checkpoint.parent / SERVED_FOLDER)
     return Path(published["artifact"])
 
 
-def _options(how: ExportConfig) -> Iterator[str]:
-    """The section as words of the command line."""
-    precision = getattr(how, how.format)
-    yield f"--{how.format}"
-    if how.format != "torchscript":
+def _options(export: ExportConfig) -> Iterator[str]:
+    """Yield the section as arguments of the command line."""
+    precision = getattr(export, export.format)
+    yield f"--{export.format}"
+    if export.format != "torchscript":
         yield precision or "fp32"
-    yield from ("--repository", str(how.repository))
-    if how.strict:
+    yield from ("--repository", str(export.repository))
+    if export.strict:
         yield "--strict"
-    if how.in_container:
+    if export.in_container:
         yield "--in-container"
-    if how.dynamic_batching is not None:
-        yield "--dynamic-batching" if how.dynamic_batching else "--no-dynamic-batching"
+    if export.dynamic_batching is not None:
+        yield "--dynamic-batching" if export.dynamic_batching else "--no-dynamic-batching"
     for name in ("max_batch", "config", "kind", "instances", "keep"):
-        if (value := getattr(how, name)) is not None:
+        if (value := getattr(export, name)) is not None:
             yield from (f"--{name.replace('_', '-')}", str(value))
-    if how.gpus:
-        yield from ("--gpus", ",".join(map(str, how.gpus)))
-    for accelerator in how.accelerator:
+    if export.gpus:
+        yield from ("--gpus", ",".join(map(str, export.gpus)))
+    for accelerator in export.accelerator:
         yield from ("--accelerator", accelerator)
 
 
-def _check_libraries(how: ExportConfig) -> None:
-    """Raise InputError when what the format needs is missing here."""
-    if how.trt and not how.in_container:
-        find_tensorrt("tensorrt", _WAYS_TO_A_PLAN)
-    if how.rtx:
+def _check_libraries(export: ExportConfig) -> None:
+    """Raise InputError if a library that the format needs is missing here."""
+    if export.trt and not export.in_container:
+        find_tensorrt("tensorrt", _PLAN_HINT)
+    if export.rtx:
         find_tensorrt("rtx")
-    extras = {"openvino": how.openvino is not None, "docker": how.in_container}
-    for module, wanted in extras.items():
-        if wanted and find_spec(module) is None:
+    extras = {"openvino": export.openvino is not None, "docker": export.in_container}
+    for module, is_needed in extras.items():
+        if is_needed and find_spec(module) is None:
             extra = "container" if module == "docker" else module
-            raise ConfigError(f"needs the Python module {module}; install it with: pip install 'tritonkit[{extra}]'")
-    if how.openvino == "bf16":
+            raise ConfigError(
+                f"needs the Python module {module}; install it with: pip install 'tritonkit[{extra}]'",
+                code="export.missing_module",
+            )
+    if export.openvino == "bf16":
         from model.runners.openvino import has_bf16
 
         if not has_bf16():
-            raise ConfigError("openvino: bf16: this CPU has none (avx512_bf16 or amx_bf16); take fp32 or int8")
+            raise ConfigError(
+                "openvino: bf16: this CPU does not support it (no avx512_bf16 or amx_bf16); use fp32 or int8",
+                code="export.no_bf16",
+            )
 
 
 def _check_config(path: Path | None) -> None:
     if path is not None and not path.is_file():
-        raise ConfigError(f"config: {path}: no such file; expected a config.pbtxt")
+        raise ConfigError(f"config: {path}: no such file; expected a config.pbtxt", code="export.config_not_found")
 
 
-def _note(published: dict[str, Any], words: Sequence[str], folder: Path) -> None:
-    """Log with the run what was published, and say where it is not what was asked, or not all was proven."""
-    served = Path(published["artifact"]).parents[1] / CONFIG_FILE
+def _record(published: dict[str, Any], command: Sequence[str], folder: Path) -> None:
+    """Write the export's record and config.pbtxt into the run folder, and show the export's warnings."""
+    config = Path(published["artifact"]).parents[1] / CONFIG_FILE
     for name, text in (
-        (PUBLISHED_FILE, json.dumps({"command": shlex.join(words), **published}, indent=2)),
-        (CONFIG_FILE, served.read_text(encoding="utf-8")),
+        (PUBLISHED_FILE, json.dumps({"command": shlex.join(command), **published}, indent=2)),
+        (CONFIG_FILE, config.read_text(encoding="utf-8")),
     ):
-        with atomic_write(folder / name) as beside:
-            beside.write_text(text, encoding="utf-8")
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     for sentence in filter(None, [*published.get("warnings", ()), published.get("instead")]):
         warn(f"export: {sentence}")

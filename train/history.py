@@ -1,4 +1,4 @@
-"""What was measured after each epoch: a table in the run's folder that survives a kill."""
+"""The metrics after each epoch, written to a table in the run folder that survives a kill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.files import atomic_write
 
 
 class History(Callback):
-    """Rows of figures by name, one an epoch; kept in the trainer's state, so a resumed run goes on with them."""
+    """Writes a row of metrics for each epoch. The rows are part of the trainer's state, so a resumed run keeps them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -21,12 +21,12 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = sorted(trainer.callback_metrics.items())
-        # What cannot be measured is an empty cell.
-        figures = {name: round(float(value), 6) for name, value in measured if not value.isnan()}
+        # A metric that cannot be measured is an empty cell.
+        metrics = {name: round(float(value), 6) for name, value in measured if not value.isnan()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": trainer.current_epoch + 1, "lr": rate, **figures})
+        self.rows.append({"epoch": trainer.current_epoch + 1, "lr": rate, **metrics})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with atomic_write(self._path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

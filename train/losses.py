@@ -1,4 +1,4 @@
-"""Losses by name, and weighted sums of them, from torch and the libraries of segmentation and metric learning."""
+"""Losses by name and their weighted sums, from torch, segmentation-models-pytorch and pytorch-metric-learning."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from model.errors import ConfigError, SpecError
 from model.plugins import find, plugged_in
 from model.spec import TaskSpec
 from model.tasks.segmentation import IGNORED
-from train.sections import LossTerm, Named
+from train.sections import LossTerm, NamedComponent
 
 Factory = Callable[..., nn.Module]
 
 
 class _WithPosWeight(nn.Module):
-    """Base of binary cross-entropies whose positive targets weigh more or less."""
+    """Base class of binary cross-entropies with a weight for positive targets."""
 
     pos_weight: Tensor | None
 
@@ -35,8 +35,8 @@ class _WithPosWeight(nn.Module):
         self.register_buffer("pos_weight", pos_weight, persistent=False)
 
 
-class OneForAll(_WithPosWeight):
-    """Binary cross-entropy of each class against the rest, for a single right one. Logits [N, C], classes [N]."""
+class OneVsRestCrossEntropy(_WithPosWeight):
+    """Binary cross-entropy of each class against the rest, for one label per image. Logits [N, C], classes [N]."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         truth = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
@@ -44,24 +44,24 @@ class OneForAll(_WithPosWeight):
 
 
 class ForegroundCrossEntropy(_WithPosWeight):
-    """Binary cross-entropy of the foreground of two classes. Logits [N, 2, H, W], classes [N, H, W]."""
+    """Binary cross-entropy of the foreground, for two classes. Logits [N, 2, H, W], classes [N, H, W]."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        judged = targets != IGNORED
-        margin = (logits[:, 1] - logits[:, 0])[judged]
-        if not judged.any():
+        counted = targets != IGNORED
+        margin = (logits[:, 1] - logits[:, 0])[counted]
+        if not counted.any():
             return zero_loss(logits)
-        truth = targets[judged].to(margin.dtype)
+        truth = targets[counted].to(margin.dtype)
         return F.binary_cross_entropy_with_logits(margin, truth, pos_weight=self.pos_weight)
 
 
 def zero_loss(logits: Tensor) -> Tensor:
-    """The loss of a batch whose pixels are all ignored; a mean over none of them would be NaN."""
+    """Return the loss of a batch whose pixels are all ignored; the mean over no pixels would be NaN."""
     return logits.sum() * 0.0
 
 
-class _OnIntegers(nn.Module):
-    """A loss of pixels that wants class numbers as int64."""
+class _IntegerTargetLoss(nn.Module):
+    """Calls a pixel loss with class numbers as int64."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -74,57 +74,62 @@ class _OnIntegers(nn.Module):
         return value
 
 
-def _of_regions(loss: Factory) -> Factory:
-    """A loss of segmentation-models-pytorch over the foreground classes."""
+def _region_loss(loss: Factory) -> Factory:
+    """Wrap a region loss of segmentation-models-pytorch for the foreground classes."""
 
-    def made(question: TaskSpec, **arguments: Any) -> nn.Module:
-        foreground = list(range(1, len(question.labels)))
-        return _OnIntegers(loss(mode="multiclass", classes=foreground, **arguments))
+    def create(task_spec: TaskSpec, **arguments: Any) -> nn.Module:
+        foreground = list(range(1, len(task_spec.labels)))
+        return _IntegerTargetLoss(loss(mode="multiclass", classes=foreground, **arguments))
 
-    return made
-
-
-def _cross_entropy(question: TaskSpec, class_weights: Tensor | None = None, **arguments: Any) -> nn.Module:
-    return _OnIntegers(nn.CrossEntropyLoss(weight=class_weights, ignore_index=IGNORED, **arguments))
+    return create
 
 
-def _binary(question: TaskSpec, class_weights: Tensor | None = None) -> nn.Module:
-    if len(question.labels) != 2:
-        raise ConfigError(f"loss bce: is for two labels, there are {len(question.labels)}; use cross_entropy")
+def _cross_entropy(task_spec: TaskSpec, class_weights: Tensor | None = None, **arguments: Any) -> nn.Module:
+    return _IntegerTargetLoss(nn.CrossEntropyLoss(weight=class_weights, ignore_index=IGNORED, **arguments))
+
+
+def _binary(task_spec: TaskSpec, class_weights: Tensor | None = None) -> nn.Module:
+    if len(task_spec.labels) != 2:
+        raise ConfigError(
+            f"loss bce: is for two labels, got {len(task_spec.labels)}; use cross_entropy",
+            code="config.loss_label_count",
+        )
     return ForegroundCrossEntropy(None if class_weights is None else class_weights[1] / class_weights[0])
 
 
 MULTICLASS: dict[str, Factory] = {
-    "cross_entropy": lambda question, class_weights=None, **arguments: nn.CrossEntropyLoss(class_weights, **arguments),
-    "bce": lambda question, class_weights=None: OneForAll(class_weights),
-    "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multiclass", **arguments),
+    "cross_entropy": lambda task_spec, class_weights=None, **arguments: nn.CrossEntropyLoss(class_weights, **arguments),
+    "bce": lambda task_spec, class_weights=None: OneVsRestCrossEntropy(class_weights),
+    "focal": lambda task_spec, **arguments: smp.losses.FocalLoss(mode="multiclass", **arguments),
 }
 MULTILABEL: dict[str, Factory] = {
-    "bce": lambda question, class_weights=None: nn.BCEWithLogitsLoss(pos_weight=class_weights),
-    "focal": lambda question, **arguments: smp.losses.FocalLoss(mode="multilabel", **arguments),
-    "asymmetric": lambda question, **arguments: AsymmetricLossMultiLabel(**arguments),
+    "bce": lambda task_spec, class_weights=None: nn.BCEWithLogitsLoss(pos_weight=class_weights),
+    "focal": lambda task_spec, **arguments: smp.losses.FocalLoss(mode="multilabel", **arguments),
+    "asymmetric": lambda task_spec, **arguments: AsymmetricLossMultiLabel(**arguments),
 }
 SEGMENTATION: dict[str, Factory] = {
-    "dice": lambda question, **arguments: _of_regions(smp.losses.DiceLoss)(question, ignore_index=IGNORED, **arguments),
+    "dice": lambda task_spec, **arguments: _region_loss(smp.losses.DiceLoss)(
+        task_spec, ignore_index=IGNORED, **arguments
+    ),
     "cross_entropy": _cross_entropy,
     "bce": _binary,
-    "focal": lambda question, **arguments: _OnIntegers(
+    "focal": lambda task_spec, **arguments: _IntegerTargetLoss(
         smp.losses.FocalLoss(mode="multiclass", ignore_index=IGNORED, **arguments)
     ),
 }
-WEIGHTED = ("cross_entropy", "bce", "focal")
-"""The losses that take weights of classes."""
-PAIRS = {"arcface": "ArcFaceLoss", "triplet": "TripletMarginLoss", "contrastive": "ContrastiveLoss"}
-"""Short names for losses of pytorch-metric-learning; all others go by their class."""
+CLASS_WEIGHTED_LOSSES = ("cross_entropy", "bce", "focal")
+"""The losses that support class weights."""
+METRIC_LOSS_NAMES = {"arcface": "ArcFaceLoss", "triplet": "TripletMarginLoss", "contrastive": "ContrastiveLoss"}
+"""Short names for losses of pytorch-metric-learning; all others are named by their class."""
 
 
 def add_up(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of scalars."""
+    """Sum scalars."""
     return torch.stack(list(parts)).sum()
 
 
 class WeightedSum(nn.Module):
-    """Each loss of (logits, targets) times its weight, added up."""
+    """The weighted sum of several losses of (logits, targets)."""
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class WeightedSum(nn.Module):
         weights: Sequence[float],
         class_weights: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """class_weights: by loss, the weight of each label, to be shown."""
+        """class_weights: by loss, the weight of each label; only for display."""
         super().__init__()
         self.losses, self.weights = nn.ModuleList(losses), tuple(weights)
         self.class_weights = dict(class_weights or {})
@@ -144,112 +149,135 @@ class WeightedSum(nn.Module):
 
 def weighted_sum(
     terms: Sequence[LossTerm] | None,
-    usual: str,
+    default: str,
     table: Mapping[str, Factory],
-    question: TaskSpec,
+    task_spec: TaskSpec,
     balanced: Callable[[], Mapping[str, float]] | None = None,
 ) -> nn.Module:
-    """The losses asked for, from a task's table or a plugin's. Raises ConfigError.
+    """Build the configured losses, from a task's table or from plugins. Raises ConfigError.
 
-    balanced: the weight of each label that makes rare ones count as much as common ones; None where a task has none.
+    balanced: computes weights by which rare labels count as much as common ones; None if the task has none.
     """
-    terms = terms or (LossTerm(name=usual),)
-    mining = [term.name for term in terms if term.miner is not None]
-    if mining:
-        raise ConfigError(f"loss {mining[0]}: a miner is for the losses of metric learning")
-    losses, shown = [], {}
+    terms = terms or (LossTerm(name=default),)
+    with_miner = [term.name for term in terms if term.miner is not None]
+    if with_miner:
+        raise ConfigError(
+            f"loss {with_miner[0]}: a miner is only for losses of metric learning", code="config.miner_not_supported"
+        )
+    losses, all_class_weights = [], {}
     for term in terms:
         factory = table.get(term.name)
         if term.class_weights is not None:
-            shown[term.name] = weights = class_weights(term, question.labels, balanced)
-            tensor = torch.tensor([weights[label] for label in question.labels])
+            all_class_weights[term.name] = weights = class_weights(term, task_spec.labels, balanced)
+            tensor = torch.tensor([weights[label] for label in task_spec.labels])
             factory = factory and functools.partial(factory, class_weights=tensor)
-        losses.append(_made(term, factory, [*table], question))
-    return WeightedSum(losses, [term.weight for term in terms], shown)
+        losses.append(_build_component(term, factory, [*table], task_spec))
+    return WeightedSum(losses, [term.weight for term in terms], all_class_weights)
 
 
 def class_weights(
     term: LossTerm, labels: Sequence[str], balanced: Callable[[], Mapping[str, float]] | None
 ) -> dict[str, float]:
-    """The weight of each label in a loss. Raises ConfigError."""
-    wanted, known = term.class_weights or (), f"{', '.join(labels):.300}"
-    if term.name not in WEIGHTED:
-        raise ConfigError(f"loss {term.name}: takes no class_weights; {', '.join(WEIGHTED)} do")
-    if wanted == "balanced":
+    """Compute the weight of each label in a loss. Raises ConfigError."""
+    configured, known = term.class_weights or (), f"{', '.join(labels):.300}"
+    if term.name not in CLASS_WEIGHTED_LOSSES:
+        raise ConfigError(
+            f"loss {term.name}: does not support class_weights; {', '.join(CLASS_WEIGHTED_LOSSES)} do",
+            code="config.class_weights_not_supported",
+        )
+    if configured == "balanced":
         if balanced is None:
-            raise ConfigError(f"loss {term.name}: class_weights: balanced is not for this task; give a weight a label")
+            raise ConfigError(
+                f"loss {term.name}: class_weights: balanced is not for this task; set a weight for each label",
+                code="config.class_weights_balanced",
+            )
         return dict(balanced())
-    if isinstance(wanted, Mapping):
-        if strangers := set(wanted) - set(labels):
-            raise ConfigError(f"loss {term.name}: class_weights for {', '.join(sorted(strangers))}; there are {known}")
-        return {label: wanted.get(label, 1.0) for label in labels}
-    if len(wanted) != len(labels):
-        counts = f"{len(wanted)} class_weights, expected one for each of {len(labels)} labels"
-        raise ConfigError(f"loss {term.name}: {counts}, in this order: {known}")
-    return dict(zip(labels, map(float, wanted), strict=True))
+    if isinstance(configured, Mapping):
+        if unknown := set(configured) - set(labels):
+            raise ConfigError(
+                f"loss {term.name}: class_weights for unknown {', '.join(sorted(unknown))}; the labels are {known}",
+                code="config.class_weights_unknown_label",
+            )
+        return {label: configured.get(label, 1.0) for label in labels}
+    if len(configured) != len(labels):
+        counts = f"{len(configured)} class_weights, expected one for each of {len(labels)} labels"
+        raise ConfigError(f"loss {term.name}: {counts}, in this order: {known}", code="config.class_weights_count")
+    return dict(zip(labels, map(float, configured), strict=True))
 
 
 def balanced_weights(counts: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:
-    """n / (classes x n of the class), as scikit-learn's `balanced`. Raises ConfigError for a class without any."""
-    if without := [label for label in labels if not counts.get(label)]:
-        raise ConfigError(f"class_weights: balanced: there is nothing of {', '.join(without):.300} in train")
+    """Compute n / (classes * n of the class), like scikit-learn's `balanced`. Raises ConfigError for an empty class."""
+    if empty := [label for label in labels if not counts.get(label)]:
+        raise ConfigError(
+            f"class_weights: balanced: train has no samples of {', '.join(empty):.300}",
+            code="config.class_weights_empty_class",
+        )
     total = sum(counts[label] for label in labels)
     return {label: total / (len(labels) * counts[label]) for label in labels}
 
 
-def embedding_losses(terms: Sequence[LossTerm] | None, usual: str, classes: int, size: int) -> nn.Module:
-    """The losses of pytorch-metric-learning asked for, each with its miner. Raises ConfigError."""
-    terms = terms or (LossTerm(name=usual),)
+def embedding_losses(terms: Sequence[LossTerm] | None, default: str, classes: int, size: int) -> nn.Module:
+    """Build the configured losses of pytorch-metric-learning, each with its miner. Raises ConfigError."""
+    terms = terms or (LossTerm(name=default),)
     if any(term.class_weights is not None for term in terms):
-        raise ConfigError("class_weights: are for losses of labels, not for those of metric learning")
-    known = sorted([*PAIRS, *(name for name in dir(metric_losses) if name.endswith("Loss"))])
-    facts = {"num_classes": classes, "embedding_size": size}
+        raise ConfigError(
+            "class_weights: are not supported by losses of metric learning", code="config.class_weights_not_supported"
+        )
+    known = sorted([*METRIC_LOSS_NAMES, *(name for name in dir(metric_losses) if name.endswith("Loss"))])
+    data_arguments = {"num_classes": classes, "embedding_size": size}
     losses = []
     for term in terms:
-        kind = getattr(metric_losses, PAIRS.get(term.name, term.name), None)
-        loss = _made(term, kind and _knowing(kind, facts), known)
-        losses.append(_Mined(loss, None if term.miner is None else _miner(term.miner)))
+        kind = getattr(metric_losses, METRIC_LOSS_NAMES.get(term.name, term.name), None)
+        loss = _build_component(term, kind and _with_data_arguments(kind, data_arguments), known)
+        losses.append(_MinedLoss(loss, None if term.miner is None else _miner(term.miner)))
     return WeightedSum(losses, [term.weight for term in terms])
 
 
-class _Mined(nn.Module):
+class _MinedLoss(nn.Module):
     def __init__(self, loss: nn.Module, miner: nn.Module | None) -> None:
         super().__init__()
         self.loss, self.miner = loss, miner
 
     def forward(self, vectors: Tensor, classes: Tensor) -> Tensor:
-        """The loss over the pairs or triplets that the miner picks."""
-        picked = () if self.miner is None else (self.miner(vectors, classes),)
-        value: Tensor = self.loss(vectors, classes, *picked)
+        """Compute the loss over the pairs or triplets that the miner selects."""
+        mined = () if self.miner is None else (self.miner(vectors, classes),)
+        value: Tensor = self.loss(vectors, classes, *mined)
         return value
 
 
-def _knowing(kind: Factory, facts: Mapping[str, int]) -> Factory:
-    """The class with the facts about the data that its constructor asks for."""
-    asked = {name for each in inspect.getmro(kind) for name in inspect.signature(each.__init__).parameters}  # type: ignore[arg-type,misc]
-    return lambda **arguments: kind(**{name: value for name, value in facts.items() if name in asked}, **arguments)
+def _with_data_arguments(kind: Factory, data_arguments: Mapping[str, int]) -> Factory:
+    """Bind those arguments about the data that the constructor of a class accepts."""
+    accepted = {name for each in inspect.getmro(kind) for name in inspect.signature(each.__init__).parameters}  # type: ignore[arg-type,misc]
+    bound = {name: value for name, value in data_arguments.items() if name in accepted}
+    return lambda **arguments: kind(**bound, **arguments)
 
 
-def _miner(miner: Named) -> nn.Module:
+def _miner(miner: NamedComponent) -> nn.Module:
     known = [name for name in dir(miners) if name.endswith("Miner")]
-    return _made(miner, getattr(miners, miner.name, None), known, what="miner")
+    return _build_component(miner, getattr(miners, miner.name, None), known, what="miner")
 
 
-def _made(term: Named, factory: Factory | None, known: Sequence[str], *facts: Any, what: str = "loss") -> nn.Module:
-    """The thing of this name: from the library, or what a plugin has registered as such."""
+def _build_component(
+    term: NamedComponent, factory: Factory | None, known: Sequence[str], *arguments: Any, what: str = "loss"
+) -> nn.Module:
+    """Create a loss or a miner by its name, from the library or from a plugin. Raises ConfigError."""
     if factory is None and what == "loss" and (":" in term.name or term.name in plugged_in("loss")):
         try:
-            factory, facts = find("loss", term.name), ()
+            factory, arguments = find("loss", term.name), ()
         except SpecError as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(str(error), code=error.code) from error
     if factory is None:
-        near = difflib.get_close_matches(term.name, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
-        raise ConfigError(f"{what}: none is named {term.name!r} for this task{hint}")
+        similar = difflib.get_close_matches(term.name, known, n=3)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else f"; choose one of {', '.join(known)}"
+        raise ConfigError(f"{what}: this task has none named {term.name!r}{hint}", code="config.unknown_loss")
     try:
-        made = factory(*facts, **term.arguments)
+        component = factory(*arguments, **term.arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{what} {term.name}: its arguments {dict(term.arguments)} do not fit: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise ConfigError(f"{what} {term.name}: expected a torch module, got {type(made).__name__}")
-    return made
+        raise ConfigError(
+            f"{what} {term.name}: invalid arguments {dict(term.arguments)}: {error}", code="config.loss_arguments"
+        ) from error
+    if not isinstance(component, nn.Module):
+        raise ConfigError(
+            f"{what} {term.name}: expected a torch module, got {type(component).__name__}", code="config.loss_type"
+        )
+    return component

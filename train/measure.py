@@ -1,4 +1,4 @@
-"""A model's answers to labelled pictures, and what they amount to."""
+"""Runs a model on labelled images and computes its metrics."""
 
 from __future__ import annotations
 
@@ -20,38 +20,41 @@ from train.samples import Sample
 from train.tasks import TrainingTask
 
 BATCH_SIZE = 64
-Figures = dict[str, float | None]
-"""Metrics by name; None for one that cannot be measured on these pictures."""
+MetricValues = dict[str, float | None]
+"""Metrics by name; None for a metric that cannot be measured on these images."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A batch of samples with what a model said of them."""
+class AnsweredBatch:
+    """A batch of samples with a model's outputs."""
 
     samples: Sequence[Sample]
     images: ImageArray
     outputs: Outputs
     targets: Any
-    """Collated, as the task's measures take them."""
+    """Collated targets, as the task's metrics take them."""
 
 
 def measure(
-    runner: Runner, samples: Sequence[Sample], task: TrainingTask, watch: Callable[[Answered], None] | None = None
-) -> Figures:
-    """All metrics of the model's task over samples; `watch` sees each batch too. Raises DataError."""
+    runner: Runner,
+    samples: Sequence[Sample],
+    task: TrainingTask,
+    on_batch: Callable[[AnsweredBatch], None] | None = None,
+) -> MetricValues:
+    """Compute all metrics of the model's task over samples; call `on_batch` with each batch. Raises DataError."""
     measures = task.metrics(runner.spec, detailed=True)
-    for batch in answered(runner, samples, task):
-        # What comes from a server may be read-only, which torch warns of.
+    for batch in answer_batches(runner, samples, task):
+        # Arrays from a server may be read-only, and torch warns about that.
         outputs = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in batch.outputs.items()}
         measures.update(outputs, batch.targets)
-        if watch is not None:
-            watch(batch)
-    figures = {name: float(value) for name, value in measures.compute().items()}
-    return {name: round(value, 6) if math.isfinite(value) else None for name, value in figures.items()}
+        if on_batch is not None:
+            on_batch(batch)
+    values = {name: float(value) for name, value in measures.compute().items()}
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
 
 
-def answered(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Iterator[Answered]:
-    """The model's answers, a batch at a time. Raises DataError, AnswerError for values such as NaN."""
+def answer_batches(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Iterator[AnsweredBatch]:
+    """Yield the model's answers batch by batch. Raises DataError, and AnswerError for values such as NaN."""
     spec = runner.spec
     checker = task_of(spec)
     size = min(BATCH_SIZE, runner.max_batch or BATCH_SIZE)
@@ -62,4 +65,4 @@ def answered(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> I
             targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in batch])
             outputs = runner.infer(images)
             checker.check_values(outputs)
-            yield Answered(batch, images, outputs, targets)
+            yield AnsweredBatch(batch, images, outputs, targets)

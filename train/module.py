@@ -1,4 +1,4 @@
-"""The network in training, as Lightning wants it."""
+"""The LightningModule of a training run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from model.errors import ConfigError, DataError
 from model.network import Logits, Network
 from train.config import Config
-from train.dataset import Batch, mixed
-from train.optim import optimizer_for, schedule_for
+from train.dataset import Batch, mix_seeds
+from train.optim import make_optimizer, make_schedule
 from train.states import CONFIG_KEY
 from train.tasks import TrainingTask
 
@@ -20,24 +20,24 @@ TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 
 
 class TrainingModule(lightning.LightningModule):
-    """Loss, metrics and optimizer of one run. Batches: uint8 images [N, H, W, 3], and the task's targets."""
+    """Loss, metrics and optimizer of one run. A batch: uint8 images [N, H, W, 3] and the task's targets."""
 
     def __init__(self, network: Network, task: TrainingTask, loss: nn.Module, config: Config) -> None:
         super().__init__()
         self.network, self.loss, self.task, self.config = network, loss, task, config
-        # How the images lie in memory: convolutions are up to twice as fast so, on CPUs and on tensor cores.
+        # This memory format makes convolutions up to twice as fast, on CPUs and on tensor cores.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.measures = task.metrics(network.spec, detailed=False)
         self._frozen = list(network.frozen_while_heads_learn()) if config.frozen_epochs else []
 
     def on_train_epoch_start(self) -> None:
-        """An epoch depends on its number alone: what dropout draws, and what is frozen."""
-        torch.manual_seed(mixed(self.config.seed, self.current_epoch))
-        learns = self.current_epoch >= self.config.frozen_epochs
+        """Seed dropout and freeze or unfreeze modules by the epoch's number alone."""
+        torch.manual_seed(mix_seeds(self.config.seed, self.current_epoch))
+        is_unfrozen = self.current_epoch >= self.config.frozen_epochs
         for module in self._frozen:
-            module.training = learns  # a frozen batch norm keeps its statistics too
+            module.training = is_unfrozen  # a frozen batch norm also keeps its statistics
             for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(learns)
+                parameter.requires_grad_(is_unfrozen)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         images, targets = batch
@@ -46,12 +46,13 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Raises ConfigError when a loss is no number any more."""
+        """Check the losses. Raises ConfigError if one is not finite."""
         losses = [self.trainer.callback_metrics.get(name) for name in (TRAIN_LOSS, VAL_LOSS)]
         if not all(loss is None or loss.isfinite() for loss in losses):
             raise ConfigError(
                 f"the training diverged: the loss is not finite after epoch {self.current_epoch + 1}. "
-                f"Lower optimizer.lr (now {self.config.optimizer.lr}) or use precision=32-true."
+                f"Lower optimizer.lr (now {self.config.optimizer.lr}) or use precision=32-true.",
+                code="training.diverged",
             )
 
     def validation_step(self, batch: Batch, _index: int) -> None:
@@ -63,23 +64,24 @@ class TrainingModule(lightning.LightningModule):
         self.measures.update(self._outputs(logits), targets)
 
     def on_validation_epoch_end(self) -> None:
-        """Raises DataError where the figure that picks the best epoch cannot be measured."""
-        figures = self.measures.compute()
-        if figures[self.task.monitor].isnan():
+        """Log the metrics. Raises DataError if the metric that selects the best epoch cannot be measured."""
+        metrics = self.measures.compute()
+        if metrics[self.task.monitor].isnan():
             raise DataError(
-                f"val_{self.task.monitor} picks the best epoch and cannot be measured: val has no picture of a class "
-                "that is judged, or the model's answers are not finite"
+                f"val_{self.task.monitor}, which selects the best epoch, cannot be measured: val has no image of a "
+                "counted class, or the model's answers are not finite",
+                code="data.monitor_not_measurable",
             )
-        self.log_dict({f"val_{name}": value for name, value in figures.items()})
+        self.log_dict({f"val_{name}": value for name, value in metrics.items()})
         self.measures.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A resumed run must go on with the same network, loss and optimizer."""
+        """Store the configuration, so that a resumed run can check it."""
         checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizer_for(self, self.config.optimizer)
-        schedule = schedule_for(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
+        optimizer = make_optimizer(self, self.config.optimizer)
+        schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _outputs(self, logits: Logits) -> dict[str, Tensor]:

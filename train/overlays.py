@@ -1,4 +1,4 @@
-"""Masks on pictures: a colour for each class, or what is right and what is not."""
+"""Draws masks on images: in the colours of classes, or in colours for correct and wrong pixels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from model.preprocess import Geometry, ImageArray, Preprocess
 from model.tasks.segmentation import IGNORED
 
 Mask = NDArray[np.uint8]
-"""Class numbers [H, W]; 0 is the background, IGNORED is not judged."""
+"""Class numbers [H, W]; 0 is the background, IGNORED pixels are not counted."""
 
-# Told apart also by those who see no difference between red and green.
-_RIGHT, _MISSED, _INVENTED, _CONFUSED = (0, 190, 200), (255, 190, 0), (225, 30, 100), (130, 70, 230)
-JUDGED_COLOURS = "turquoise is right, amber was missed, red was invented, violet is another class"
+# These colours can be distinguished with red-green colour blindness.
+_CORRECT, _MISSED, _INVENTED, _CONFUSED = (0, 190, 200), (255, 190, 0), (225, 30, 100), (130, 70, 230)
+COMPARISON_LEGEND = "turquoise: correct, amber: missed, red: wrongly predicted, violet: another class"
 _GAP = 2
 _WHITE = (255, 255, 255)
 
 
-def as_seen(preprocess: Preprocess) -> Geometry:
-    """The geometry of a picture that is shown as the model gets it: places and masks stay where they are."""
+def model_input_geometry(preprocess: Preprocess) -> Geometry:
+    """Return the geometry of an image in the model's input size, so that points and masks are not moved."""
     box = (0.0, 0.0, float(preprocess.width), float(preprocess.height))
     return Geometry((preprocess.width, preprocess.height), box, box)
 
 
-def masked(image: ImageArray, mask: Mask) -> Image.Image:
-    """A picture uint8 [H, W, 3] in the colours of its classes, with outlines; what is not judged is pale."""
+def class_overlay(image: ImageArray, mask: Mask) -> Image.Image:
+    """Draw the classes of a mask with outlines on an image, uint8 [H, W, 3]; ignored pixels are pale."""
     classes = np.where(mask == IGNORED, np.uint8(0), mask)
     coloured = np.array(overlay(Image.fromarray(image), classes))
     outline = _outline(classes)
@@ -35,22 +35,22 @@ def masked(image: ImageArray, mask: Mask) -> Image.Image:
     return Image.fromarray(_pale(coloured, mask == IGNORED))
 
 
-def judged(image: ImageArray, truth: Mask, answer: Mask) -> Image.Image:
-    """A picture uint8 [H, W, 3] in JUDGED_COLOURS; what is not judged is pale."""
+def comparison_overlay(image: ImageArray, truth: Mask, answer: Mask) -> Image.Image:
+    """Draw correct and wrong pixels on an image, uint8 [H, W, 3], as in COMPARISON_LEGEND; ignored pixels are pale."""
     shown = image.copy()
-    for where, colour in (
-        ((truth == answer) & (truth > 0), _RIGHT),
+    for region, colour in (
+        ((truth == answer) & (truth > 0), _CORRECT),
         ((truth > 0) & (answer == 0), _MISSED),
         ((truth == 0) & (answer > 0), _INVENTED),
         ((truth != answer) & (truth > 0) & (answer > 0), _CONFUSED),
     ):
-        shown[where] = _blended(image[where], colour)
+        shown[region] = _blended(image[region], colour)
     shown[truth == IGNORED] = image[truth == IGNORED]
     return Image.fromarray(_pale(shown, truth == IGNORED))
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures of one size with a little white between them."""
+    """Join two images of one size with a white gap."""
     both = Image.new("RGB", (2 * left.width + _GAP, left.height), _WHITE)
     both.paste(left, (0, 0))
     both.paste(right, (left.width + _GAP, 0))
@@ -58,19 +58,19 @@ def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def _outline(classes: Mask) -> NDArray[np.bool_]:
-    # Half of a colour is little to see on a thing of that colour.
+    # An outline keeps a mask visible on an object of a similar colour.
     edge = np.pad(classes, 1, mode="edge")
-    beside = (edge[:-2, 1:-1], edge[2:, 1:-1], edge[1:-1, :-2], edge[1:-1, 2:])
-    border: NDArray[np.bool_] = (classes > 0) & np.any([other != classes for other in beside], axis=0)
+    neighbors = (edge[:-2, 1:-1], edge[2:, 1:-1], edge[1:-1, :-2], edge[1:-1, 2:])
+    border: NDArray[np.bool_] = (classes > 0) & np.any([other != classes for other in neighbors], axis=0)
     return border
 
 
-def _pale(image: ImageArray, where: NDArray[np.bool_]) -> ImageArray:
+def _pale(image: ImageArray, region: NDArray[np.bool_]) -> ImageArray:
     changed = image.copy()
-    changed[where] = _blended(image[where], _WHITE)
+    changed[region] = _blended(image[region], _WHITE)
     return changed
 
 
 def _blended(pixels: ImageArray, colour: tuple[int, int, int]) -> ImageArray:
-    """Half of the one, half of the other."""
+    """Mix pixels and a colour in equal parts."""
     return ((pixels.astype(np.uint16) + np.array(colour, dtype=np.uint16)) // 2).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The pictures a run leaves to be looked at: what it learns from, how it goes, and what its best epoch answers."""
+"""The images that a run writes: training batches, curves, confusion matrices, and answers of the best epoch."""
 
 from __future__ import annotations
 
@@ -20,56 +20,56 @@ from model.golden import GOLDEN_FILE, Golden
 from model.tasks import task_of
 from model.tasks.segmentation import IGNORED
 from train.history import History
-from train.measure import Answered
-from train.overlays import as_seen, masked, side_by_side
-from train.plan import Plan
+from train.measure import AnsweredBatch
+from train.overlays import class_overlay, model_input_geometry, side_by_side
+from train.plan import TrainingPlan
 from train.plots import draw_confusion, draw_curves
-from train.publish import golden_samples
+from train.publish import select_golden_samples
 from train.run_folder import RunFolder
 from train.sheets import INK, RIGHT, WRONG, Cell, write_sheet
-from train.tasks.confusion import Confusion
+from train.tasks.confusion import ConfusionMatrix
 
-SHOWN = 32
-_EVERY_S = 30.0
-"""Curves are not drawn anew more often than this."""
+MAX_CELLS = 32
+_REDRAW_INTERVAL_S = 30.0
+"""Shortest time between two drawings of the curves."""
 
 
 @contextmanager
-def spared(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with a picture costs the picture, not the training: say so and go on."""
+def warn_if_drawing_fails(path: Path) -> Iterator[None]:
+    """Turn any error while drawing into a warning, so that the training continues."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a training of days is worth more than any picture
+    except Exception as error:  # noqa: BLE001 - a drawing must not stop a long training
         warn(f"{path}: not drawn: {type(error).__name__}: {error}")
 
 
-def draw_batches(plan: Plan, run: RunFolder, loader: DataLoader[Any]) -> None:
-    """Draw the first pictures of the first epoch as the network gets them, with their truths."""
-    with spared(run.batches):
+def draw_batches(plan: TrainingPlan, run: RunFolder, loader: DataLoader[Any]) -> None:
+    """Draw the first images of the first epoch as the network gets them, with their truths."""
+    with warn_if_drawing_fails(run.batches):
         pictures: Any = loader.dataset
         cells = [
-            Cell(_shown(plan, *pictures[drawn]), plan.task.describe_truth(pictures.samples[drawn[1]].truth))
-            for drawn in islice(loader.sampler, SHOWN)
+            Cell(_draw_image(plan, *pictures[index]), plan.task.describe_truth(pictures.samples[index[1]].truth))
+            for index in islice(loader.sampler, MAX_CELLS)
         ]
-        subtitle = f"the first {len(cells)} of {len(pictures)} training pictures as the network gets them"
-        write_sheet(run.batches, cells, f"{plan.config.name}: training pictures", subtitle)
+        subtitle = f"the first {len(cells)} of {len(pictures)} training images as the network gets them"
+        write_sheet(run.batches, cells, f"{plan.config.name}: training images", subtitle)
 
 
-def _shown(plan: Plan, image: Any, target: Any) -> Image.Image:
+def _draw_image(plan: TrainingPlan, image: Any, target: Any) -> Image.Image:
     pixels = np.asarray(image)
-    return masked(pixels, np.asarray(target)) if plan.task.dense else Image.fromarray(pixels)
+    return class_overlay(pixels, np.asarray(target)) if plan.task.dense else Image.fromarray(pixels)
 
 
-class Curves(Callback):
-    """Draws `curves.png` now and then while a run goes on, and at its end."""
+class CurvesCallback(Callback):
+    """Draws `curves.png` at intervals during a run, and at its end."""
 
-    def __init__(self, plan: Plan, run: RunFolder, history: History) -> None:
+    def __init__(self, plan: TrainingPlan, run: RunFolder, history: History) -> None:
         self._path, self._history, self._monitor = run.curves, history, f"val_{plan.task.monitor}"
         self._title = f"{plan.config.name}, run {run.path.name}"
-        self._drawn = float("-inf")
+        self._last_drawn = float("-inf")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if time.monotonic() >= self._drawn + _EVERY_S:
+        if time.monotonic() >= self._last_drawn + _REDRAW_INTERVAL_S:
             self._draw()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,59 +80,61 @@ class Curves(Callback):
 
     def _draw(self) -> None:
         if self._history.rows:
-            with spared(self._path):
+            with warn_if_drawing_fails(self._path):
                 draw_curves(self._path, self._history.rows, self._monitor, self._title)
-        self._drawn = time.monotonic()
+        self._last_drawn = time.monotonic()
 
 
-class Confusions:
-    """What was taken for what in a pass over the validation pictures."""
+class ConfusionCounter:
+    """Counts confusion matrices over the validation images."""
 
-    def __init__(self, plan: Plan, run: RunFolder) -> None:
+    def __init__(self, plan: TrainingPlan, run: RunFolder) -> None:
         self._plan, self._run = plan, run
-        self._found: dict[str, Confusion] = {}
+        self._matrices: dict[str, ConfusionMatrix] = {}
 
-    def add(self, batch: Answered) -> None:
-        """Count a batch of answers."""
-        with spared(self._run.confusion("")):
+    def add(self, batch: AnsweredBatch) -> None:
+        """Add a batch of answers."""
+        with warn_if_drawing_fails(self._run.confusion("")):
             targets = self._plan.task.golden_targets(batch.targets)
-            found = self._plan.task.confusion(batch.outputs, targets, self._plan.splits.question)
-            for head, confusion in found.items():
-                self._found[head] = self._found[head] + confusion if head in self._found else confusion
+            matrices = self._plan.task.confusion(batch.outputs, targets, self._plan.splits.task_spec)
+            for head, confusion in matrices.items():
+                self._matrices[head] = self._matrices[head] + confusion if head in self._matrices else confusion
 
     def draw(self) -> None:
-        """Draw `confusion.png`, or one for each head that has classes."""
-        for head, confusion in self._found.items():
+        """Draw `confusion.png`, or one matrix for each head that has classes."""
+        for head, confusion in self._matrices.items():
             path = self._run.confusion(head)
-            with spared(path):
-                of = f"{self._plan.config.name}, {head}" if head else self._plan.config.name
-                draw_confusion(path, confusion, f"{of}: best epoch, validation")
+            with warn_if_drawing_fails(path):
+                title = f"{self._plan.config.name}, {head}" if head else self._plan.config.name
+                draw_confusion(path, confusion, f"{title}: best epoch, validation")
 
 
-def draw_predictions(plan: Plan, run: RunFolder) -> None:
-    """Draw the golden pictures with the best epoch's answers and the truths."""
-    with spared(run.predictions):
+def draw_predictions(plan: TrainingPlan, run: RunFolder) -> None:
+    """Draw the golden images with the best epoch's answers and the truths."""
+    with warn_if_drawing_fails(run.predictions):
         golden = Golden.load(run.path / GOLDEN_FILE)
         cells = _answered_cells(plan, golden)
-        how = "left the truth, right the answer" if plan.task.dense else "green is right, red is wrong"
-        subtitle = f"{len(cells)} of {len(plan.splits.val)} validation pictures · {how}"
+        legend = "left: truth, right: answer" if plan.task.dense else "green: correct, red: wrong"
+        subtitle = f"{len(cells)} of {len(plan.splits.val)} validation images · {legend}"
         write_sheet(run.predictions, cells, f"{plan.config.name}: answers of the best epoch", subtitle)
 
 
-def _answered_cells(plan: Plan, golden: Golden) -> list[Cell]:
-    task, spec, seen = plan.task, plan.network.spec, as_seen(plan.network.spec.preprocess)
-    samples = golden_samples(plan.splits.val, task)
-    told = [task.describe_truth(sample.truth) for sample in samples]
-    said = task.said(golden.outputs, golden.targets, spec, samples, seen)
-    wrongness = task.error_score(golden.outputs, golden.targets, spec)
+def _answered_cells(plan: TrainingPlan, golden: Golden) -> list[Cell]:
+    task, spec, geometry = plan.task, plan.network.spec, model_input_geometry(plan.network.spec.preprocess)
+    samples = select_golden_samples(plan.splits.val, task)
+    truths = [task.describe_truth(sample.truth) for sample in samples]
+    answers = task.describe_answers(golden.outputs, golden.targets, spec, samples, geometry)
+    error_scores = task.error_score(golden.outputs, golden.targets, spec)
     cells = []
     for number, image in enumerate(golden.images):
         output = {name: array[number] for name, array in golden.outputs.items()}
-        answer = task_of(spec).answer(output, seen, top=1).mask
-        colour = INK if task.dense else WRONG if wrongness[number] > 0 else RIGHT
+        answer = task_of(spec).answer(output, geometry, top=1).mask
+        colour = INK if task.dense else WRONG if error_scores[number] > 0 else RIGHT
         shown = Image.fromarray(image)
         if answer is not None:
             truth = task.target(samples[number].truth, False, spec.preprocess, spec)
-            shown = side_by_side(masked(image, truth), masked(image, np.where(truth == IGNORED, truth, answer)))
-        cells.append(Cell(shown, said[number], f"truth: {told[number]}", colour))
+            shown = side_by_side(
+                class_overlay(image, truth), class_overlay(image, np.where(truth == IGNORED, truth, answer))
+            )
+        cells.append(Cell(shown, answers[number], f"truth: {truths[number]}", colour))
     return cells

@@ -1,4 +1,4 @@
-"""Everything a run needs, made and checked before anything is written or trained."""
+"""Creates and checks everything that a run needs, before anything is written or trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from model.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
 from model.console import warn
-from model.errors import CheckpointError, ConfigError, DataError, InputError, SpecError
+from model.errors import CheckpointError, ConfigError, DataError, InputError, Problem, SpecError
 from model.network import Network, load_weights
 from model.plugins import find, load_plugins
 from model.spec import Architecture, ModelSpec, TaskSpec, image_input
@@ -25,16 +25,16 @@ from train.config import Config, Precision
 from train.data import Splits, read_splits
 from train.export import check_can_export
 from train.losses import WeightedSum
-from train.optim import schedule_for, trial_optimizer
+from train.optim import check_optimizer, make_schedule
 from train.sections import DataConfig, OptimizerConfig
 from train.tasks import TrainingTask, training_task
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is trained, on what, and how."""
+class TrainingPlan:
+    """The network, data, loss and settings of a run."""
 
     config: Config
     task: TrainingTask
@@ -45,48 +45,55 @@ class Plan:
     callbacks: tuple[Callback, ...]
 
 
-def plan_run(config: Config, data: DataConfig | None = None, begun: bool = False) -> Plan:
+def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = False) -> TrainingPlan:
     """Resolve all names, read the data, and build the network.
 
-    data: in place of the configuration's. begun: the weights will come from a state, not from where the run started.
-    Raises InputError that tells all that is wrong with names and data.
+    data: replaces the configuration's data section. is_resumed: the weights will come from a saved state, so initial
+    weights are not loaded. Raises InputError that lists all problems of names and data.
     """
     load_plugins(config.plugins)
     task = training_task(config)
-    # Before the losses are made: some of them have weights too.
+    # Seed before the losses are created, because some of them have weights.
     seed_everything(config.seed, workers=True, verbose=False)
-    problems: list[str] = []
-    architecture = _tried(lambda: _architecture(config, task), problems)
-    precision = _tried(lambda: _precision(config), problems)
-    callbacks = _tried(lambda: _callbacks(config), problems)
-    optimizer = _tried(lambda: trial_optimizer(config.optimizer), problems) or trial_optimizer(OptimizerConfig())
-    _tried(lambda: schedule_for(optimizer, config, steps=10), problems)
+    errors: list[InputError] = []
+    architecture = _collect_errors(lambda: _architecture(config, task), errors)
+    precision = _collect_errors(lambda: _precision(config), errors)
+    callbacks = _collect_errors(lambda: _callbacks(config), errors)
+    optimizer = _collect_errors(lambda: check_optimizer(config.optimizer), errors) or check_optimizer(OptimizerConfig())
+    _collect_errors(lambda: make_schedule(optimizer, config, steps=10), errors)
     if (export := config.export) is not None:
-        _tried(lambda: check_can_export(export), problems)
-    path = None if begun else config.model.weights
-    weights = None if path is None else _tried(lambda: read_foreign(path), problems)
-    splits = _tried(lambda: read_splits(data or config.data, task, config.seed), problems)
+        _collect_errors(lambda: check_can_export(export), errors)
+    path = None if is_resumed else config.model.weights
+    weights = None if path is None else _collect_errors(lambda: read_foreign(path), errors)
+    splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
     if splits is not None:
-        _tried(lambda: _check_measurable(task, splits), problems)
-    loss = None if splits is None else _tried(lambda: _loss(task, splits), problems)
-    if architecture is None or precision is None or callbacks is None or splits is None or loss is None or problems:
-        raise (DataError if splits is None else ConfigError)("\n".join(problems))
-    network = Network(_spec(config, architecture, splits.question), pretrained=config.model.pretrained and not begun)
+        _collect_errors(lambda: _check_measurable(task, splits), errors)
+    loss = None if splits is None else _collect_errors(lambda: _loss(task, splits), errors)
+    if architecture is None or precision is None or callbacks is None or splits is None or loss is None or errors:
+        problems = [problem for error in errors for problem in error.problems or [Problem(error.code, str(error))]]
+        message = "\n".join(map(str, errors))
+        if splits is None:
+            raise DataError(message, code="data.invalid", problems=problems)
+        raise ConfigError(message, code="config.invalid", problems=problems)
+    network = Network(
+        _spec(config, architecture, splits.task_spec), pretrained=config.model.pretrained and not is_resumed
+    )
     network.check_size("image.size")
-    _check_takes(network)
-    _say_class_weights(loss)
+    _check_image_shape(network)
+    _show_class_weights(loss)
     if config.frozen_epochs:
         list(network.frozen_while_heads_learn())
     if path is not None and weights is not None:
-        _start_from(path, weights, network)
-    return Plan(config, task, splits, network, loss, precision, callbacks)
+        _load_initial_weights(path, weights, network)
+    return TrainingPlan(config, task, splits, network, loss, precision, callbacks)
 
 
-def _tried(make: Callable[[], Made], problems: list[str]) -> Made | None:
+def _collect_errors(make: Callable[[], T], errors: list[InputError]) -> T | None:
+    """Call a function; if it raises InputError, add the error to the list and return None."""
     try:
         return make()
     except InputError as error:
-        problems.append(str(error))
+        errors.append(error)
         return None
 
 
@@ -102,7 +109,10 @@ def _architecture(config: Config, task: TrainingTask) -> Architecture:
 def _precision(config: Config) -> Precision:
     gpu = torch.cuda.is_available()
     if config.precision == "16-mixed" and not gpu:
-        raise ConfigError("precision: 16-mixed needs a CUDA GPU, and torch sees none; use auto or 32-true")
+        raise ConfigError(
+            "precision: 16-mixed needs a CUDA GPU, and torch finds none; use auto or 32-true",
+            code="config.precision_needs_gpu",
+        )
     if config.precision != "auto":
         return config.precision
     if not gpu:
@@ -111,53 +121,61 @@ def _precision(config: Config) -> Precision:
 
 
 def _callbacks(config: Config) -> tuple[Callback, ...]:
-    made = []
-    for wanted in config.callbacks:
+    callbacks = []
+    for component in config.callbacks:
         try:
-            callback = find("callback", wanted.name)(**wanted.arguments)
+            callback = find("callback", component.name)(**component.arguments)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"callback {wanted.name}: its arguments do not fit: {error}") from error
+            raise ConfigError(
+                f"callback {component.name}: invalid arguments: {error}", code="config.callback_arguments"
+            ) from error
         if not isinstance(callback, Callback):
-            raise ConfigError(f"callback {wanted.name}: expected a lightning Callback, got {type(callback).__name__}")
-        made.append(callback)
-    return tuple(made)
+            raise ConfigError(
+                f"callback {component.name}: expected a lightning Callback, got {type(callback).__name__}",
+                code="config.callback_type",
+            )
+        callbacks.append(callback)
+    return tuple(callbacks)
 
 
-def _say_class_weights(loss: nn.Module) -> None:
-    """Say which weights of classes the losses use."""
+def _show_class_weights(loss: nn.Module) -> None:
+    """Show the class weights that the losses use."""
     for each in loss.modules():
         for name, weights in each.class_weights.items() if isinstance(each, WeightedSum) else ():
-            listed = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
-            warn(f"class weights of {name}: {listed}")
+            listing = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
+            warn(f"class weights of {name}: {listing}")
 
 
 def _check_measurable(task: TrainingTask, splits: Splits) -> None:
-    """Raise DataError where the figure that picks the best epoch cannot be measured."""
-    why = task.unmeasurable([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
-    if why is not None:
-        raise DataError(f"{task.monitor} picks the best epoch and cannot be measured: {why}; bring more pictures there")
+    """Raise DataError if the metric that selects the best epoch cannot be measured."""
+    problem = task.monitor_problem([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
+    if problem is not None:
+        raise DataError(
+            f"{task.monitor}, which selects the best epoch, cannot be measured: {problem}; add images",
+            code="data.monitor_not_measurable",
+        )
 
 
 def _loss(task: TrainingTask, splits: Splits) -> nn.Module:
-    return task.loss(splits.question, [sample.truth for sample in splits.train])
+    return task.loss(splits.task_spec, [sample.truth for sample in splits.train])
 
 
-def _spec(config: Config, architecture: Architecture, question: TaskSpec) -> ModelSpec:
+def _spec(config: Config, architecture: Architecture, task_spec: TaskSpec) -> ModelSpec:
     preprocess = config.image.preprocess
     image = image_input(preprocess)
     return ModelSpec(
-        **question.model_dump(),
+        **task_spec.model_dump(),
         name=config.name,
         architecture=architecture,
         input=image,
-        outputs=task_for(question).outputs(image),
+        outputs=task_for(task_spec).outputs(image),
         preprocess=preprocess,
         normalize=normalize_of(architecture),
     )
 
 
-def _check_takes(network: Network) -> None:
-    """Find out before the run whether the network takes images of this size, and answers as its task wants."""
+def _check_image_shape(network: Network) -> None:
+    """Check before the run that the network accepts images of this size and returns the task's output shapes."""
     spec = network.spec
     shape = spec.input.shape
     try:
@@ -165,25 +183,29 @@ def _check_takes(network: Network) -> None:
             answers = network.eval()(torch.zeros((2, *shape), dtype=torch.uint8))
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         name = spec.architecture.name
-        raise ConfigError(f"{name} takes no images [{', '.join(map(str, shape))}]: {error}") from error
+        raise ConfigError(
+            f"{name} does not accept images [{', '.join(map(str, shape))}]: {error}", code="config.image_shape"
+        ) from error
     for output, answer in zip(spec.outputs, answers, strict=True):
         if tuple(answer.shape[1:]) != output.shape:
-            raise SpecError(f"{spec.architecture.name} gives {output.name} {list(answer.shape[1:])}, expected {output}")
-    # Lightning keeps the mode it finds.
+            raise SpecError(
+                f"{spec.architecture.name} returns {output.name} {list(answer.shape[1:])}, expected {output}",
+                code="spec.output_shape",
+            )
+    # Lightning does not change the mode of the network.
     network.train()
 
 
-def _start_from(path: Path, weights: ForeignWeights, network: Network) -> None:
-    """Load what fits of a checkpoint, and say what was loaded, skipped and made anew."""
+def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network) -> None:
+    """Load the tensors of a checkpoint that fit, and show what was loaded, skipped and initialised anew."""
     try:
-        moved = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
+        matched = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}") from error
-    load_weights(network, moved.weights, origin=str(path), strict=False)
-    said = f"{path}: {len(moved.weights)} tensors loaded, {len(moved.skipped)} skipped, {len(moved.remade)} made anew"
-    said = "; ".join(filter(None, [said, moved.how, weights.note]))
-    warn(said)
-    for what, names in (("skipped", moved.skipped), ("made anew", moved.remade)):
+        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}", code=error.code) from error
+    load_weights(network, matched.weights, origin=str(path), strict=False)
+    counts = f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.remade)} initialised"
+    warn("; ".join(filter(None, [f"{path}: {counts}", matched.how, weights.note])))
+    for action, names in (("skipped", matched.skipped), ("initialised", matched.remade)):
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
-            warn(f"  {what}: {', '.join(names[:10])}{more}")
+            warn(f"  {action}: {', '.join(names[:10])}{more}")

@@ -1,4 +1,4 @@
-"""A run's figures as PNGs: curves over the epochs, and what was taken for what."""
+"""A run's plots as PNGs: curves over the epochs, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from model.files import atomic_write
 from train.sheets import INK, MUTED
-from train.tasks.confusion import Confusion
+from train.tasks.confusion import ConfusionMatrix
 
 _MAX_WITH_COUNTS = 20
-"""Rows or columns from which a matrix is in colours alone."""
+"""Largest number of rows or columns of a matrix with counts in its cells."""
 _MAX_TICKS = 50
 _MANY_LINES = 8
 _LONGEST_LABEL = 22
@@ -48,7 +48,7 @@ _STYLE: Any = {
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, float]], monitor: str, title: str) -> None:
-    """Draw `history`'s rows: the losses, the metrics of val with the best epoch marked, and the learning rate."""
+    """Plot the rows of a History: losses, metrics of val with the best epoch marked, and the learning rate."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     losses = [name for name in names if name.endswith("loss")]
     metrics = [name for name in names if name.startswith("val_") and name not in losses]
@@ -66,16 +66,16 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]], monitor: str, t
             axes[name].legend(fontsize=9, ncols=2 if len(axes[name].lines) > _MANY_LINES else 1)
 
 
-def draw_confusion(path: Path, confusion: Confusion, title: str) -> None:
-    """Draw a matrix whose colours are shares of their rows, with the counts in its cells where there is room."""
+def draw_confusion(path: Path, confusion: ConfusionMatrix, title: str) -> None:
+    """Plot a matrix whose colours are fractions of its rows; with counts in the cells if the matrix is small."""
     counts = confusion.counts
     height, width = (min(14.0, max(2.5, 0.45 * side)) for side in counts.shape)
-    told = max(counts.shape) <= _MAX_WITH_COUNTS
+    has_counts = max(counts.shape) <= _MAX_WITH_COUNTS
     with _figure(path, (width + 2.8, height + 1.7), title) as figure:
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
-        counted = f"counts are {confusion.counted}, " if told else ""
-        axes.set_title(f"{counted}colours are shares of a row", fontsize=9, fontweight="normal", color=MUTED)
+        counts_note = f"counts are {confusion.unit}, " if has_counts else ""
+        axes.set_title(f"{counts_note}colours are fractions of a row", fontsize=9, fontweight="normal", color=MUTED)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         slanted = max(map(len, confusion.answers)) * _LETTER_INCHES > width / len(confusion.answers)
@@ -83,46 +83,48 @@ def draw_confusion(path: Path, confusion: Confusion, title: str) -> None:
         _ticks(axes.xaxis, confusion.answers, **(_SLANTED if slanted else {}))
         axes.set_ylabel("truth")
         axes.set_xlabel("answer")
-        if told:
+        if has_counts:
             _write_counts(axes, counts, shares)
 
 
 @contextmanager
 def _figure(path: Path, inches: tuple[float, float], title: str) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box in its place says enough
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # missing letters are drawn as boxes
         figure = Figure(figsize=inches, dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         figure.suptitle(title, x=0.12 / inches[0], ha="left", fontsize=12, fontweight="bold")
         yield figure
-        with atomic_write(path) as beside:
-            figure.savefig(beside, format="png")
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for name in names:
-        known = [(row["epoch"], row[name]) for row in rows if name in row]
-        epochs, values = zip(*known, strict=True)
-        axes.plot(epochs, values, label=name, linewidth=1.8, marker="o" if len(known) <= _MAX_WITH_COUNTS else "", ms=3)
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        epochs, values = zip(*points, strict=True)
+        axes.plot(
+            epochs, values, label=name, linewidth=1.8, marker="o" if len(points) <= _MAX_WITH_COUNTS else "", ms=3
+        )
 
 
 def _mark_best(axes: Any, rows: Sequence[Mapping[str, float]], monitor: str) -> str:
-    """Mark the best epoch, and tell it in words."""
-    judged = [row for row in rows if monitor in row]
-    if not judged:
+    """Mark the best epoch, and return its description."""
+    measured = [row for row in rows if monitor in row]
+    if not measured:
         return "metrics"
-    best = max(judged, key=lambda row: row[monitor])
+    best = max(measured, key=lambda row: row[monitor])
     axes.axvline(best["epoch"], color=MUTED, linewidth=1, linestyle=":")
     axes.plot(best["epoch"], best[monitor], "o", color=INK, markersize=6)
     return f"best {monitor} {best[monitor]:.4f}, epoch {best['epoch']:.0f}"
 
 
-def _ticks(axis: Any, labels: Sequence[str], **how: Any) -> None:
-    """A label for each class, or for every n-th where there are many."""
-    places = range(0, len(labels), -(-len(labels) // _MAX_TICKS))
+def _ticks(axis: Any, labels: Sequence[str], **options: Any) -> None:
+    """Label each class, or every n-th class if there are many."""
+    positions = range(0, len(labels), -(-len(labels) // _MAX_TICKS))
     short = [label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…" for label in labels]
-    axis.set_ticks(list(places), labels=[short[place] for place in places], fontsize=9, **how)
+    axis.set_ticks(list(positions), labels=[short[position] for position in positions], fontsize=9, **options)
     axis.set_tick_params(length=0)
 
 
@@ -138,7 +140,7 @@ def _write_counts(axes: Any, counts: Any, shares: Any) -> None:
 
 
 def _compact(count: int) -> str:
-    """At most four digits: 940, 9400, 94k, 9.4M."""
+    """Shorten a count to at most four digits: 940, 9400, 94k, 9.4M."""
     if count < 10_000:
         return str(count)
     if count < 1_000_000:

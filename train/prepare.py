@@ -1,4 +1,4 @@
-"""`train prepare`: labelled pictures become the CSVs of a split, checked and with a fingerprint."""
+"""`train prepare`: checks and splits labelled images, and writes a CSV for each part."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from train.samples import COLUMNS
 from train.tasks import training_task
 
 
-class Prepared(Frozen):
-    """What was written."""
+class PreparedData(Frozen):
+    """The result of `train prepare`."""
 
     folder: Path
     fingerprint: str
@@ -30,7 +30,7 @@ class Prepared(Frozen):
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What to read, and how to split it; in the words of the command line."""
+    """The options of `train prepare`, named as on the command line."""
 
     source: Path
     target: Path
@@ -48,77 +48,96 @@ class PrepareOptions:
     seed: int = 0
 
 
-def prepare(order: PrepareOptions) -> Prepared:
-    """Read, check and split pictures, and write `train.csv`, `val.csv`, `test.csv` and `data.json`.
+def prepare(options: PrepareOptions) -> PreparedData:
+    """Read, check and split labelled images; write `train.csv`, `val.csv`, `test.csv` and `data.json`.
 
-    The folder is a `data.path` for training. Raises DataError listing everything wrong with the data, InputError when
-    the folder is there already.
+    The written folder can be used as `data.path`. Raises DataError that lists all problems of the data, InputError if
+    the folder already exists.
     """
-    if order.target.exists():
-        raise InputError(f"{order.target}: is there already; name a folder to make, or delete it")
-    config = _config(order)
+    if options.target.exists():
+        raise InputError(
+            f"{options.target}: already exists; name a new folder, or delete this one", code="output.exists"
+        )
+    config = _config(options)
     task = training_task(config)
-    splits = read_splits(config.data, task, order.seed)
-    beside = order.target.with_name(f".{order.target.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
+    splits = read_splits(config.data, task, options.seed)
+    temporary = options.target.with_name(f".{options.target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        beside.mkdir(parents=True)
-        splits.save(beside, task)
-        beside.rename(order.target)
+        temporary.mkdir(parents=True)
+        splits.save(temporary, task)
+        temporary.rename(options.target)
     except OSError as error:
-        kind = ExternalError if is_outside(error) else DataError
-        raise kind(f"{order.target}: cannot be written ({error.strerror})") from error
+        if is_outside(error):
+            raise ExternalError(
+                f"{options.target}: cannot be written ({error.strerror})", code="output.not_writable"
+            ) from error
+        raise DataError(
+            f"{options.target}: cannot be written ({error.strerror})", code="output.not_writable"
+        ) from error
     counts = {part: len(getattr(splits, part)) for part in PARTS if getattr(splits, part)}
-    return Prepared(folder=order.target, fingerprint=splits.fingerprint, labels=splits.question.labels, pictures=counts)
+    return PreparedData(
+        folder=options.target, fingerprint=splits.fingerprint, labels=splits.task_spec.labels, pictures=counts
+    )
 
 
-def _config(order: PrepareOptions) -> Config:
-    """A configuration with the data that the order names; nothing else of it is looked at."""
-    val_ratio, test_ratio = ratios_of(order.ratio)
+def _config(options: PrepareOptions) -> Config:
+    """Create a configuration for these data options; its other keys are not used."""
+    val_ratio, test_ratio = parse_ratios(options.ratio)
     data = {
-        "path": order.source,
-        "masks": order.masks,
-        "mask_suffix": order.mask_suffix,
-        "mask_values": None if order.mask_values is None else _mapping(order.mask_values),
-        "columns": columns_of(order.columns),
-        "labels": None if order.labels is None else [label.strip() for label in order.labels.split(",")],
-        "top_classes": order.top_classes,
-        "split_by": order.by,
-        "group": order.group,
-        "split_column": order.split_column,
+        "path": options.source,
+        "masks": options.masks,
+        "mask_suffix": options.mask_suffix,
+        "mask_values": None if options.mask_values is None else _mapping(options.mask_values),
+        "columns": parse_columns(options.columns),
+        "labels": None if options.labels is None else [label.strip() for label in options.labels.split(",")],
+        "top_classes": options.top_classes,
+        "split_by": options.by,
+        "group": options.group,
+        "split_column": options.split_column,
         "val_ratio": val_ratio,
         "test_ratio": test_ratio,
     }
-    values = {"name": "prepare", "task": order.task, "data": data, "model": {"name": ""}, "image": {"size": 1}}
+    values = {"name": "prepare", "task": options.task, "data": data, "model": {"name": ""}, "image": {"size": 1}}
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"these options cannot be used:\n{problems_of(error)}") from error
+        raise InputError(f"these options cannot be used:\n{problems_of(error)}", code="option.invalid") from error
 
 
 def _mapping(text: str) -> object:
-    """`{background: 0, nucleus: 1-255}`, with or without the braces. Raises InputError."""
+    """Parse `{background: 0, nucleus: 1-255}`, with or without the braces. Raises InputError."""
     try:
         return yaml.safe_load(text if text.lstrip().startswith("{") else f"{{{text}}}")
     except yaml.YAMLError as error:
-        raise InputError(f"--mask-values {text}: expected CLASS: VALUE, as in background: 0, nucleus: 1-255") from error
+        raise InputError(
+            f"--mask-values {text}: expected CLASS: VALUE, as in background: 0, nucleus: 1-255",
+            code="option.mask_values",
+        ) from error
 
 
-def columns_of(words: Sequence[str]) -> dict[str, str]:
-    """`image=filename`, `label=class` as data.columns. Raises InputError."""
-    pairs = [word.partition("=") for word in words]
-    if bad := [word for word, (name, _, theirs) in zip(words, pairs, strict=True) if name not in COLUMNS or not theirs]:
-        raise InputError(f"--column {bad[0]}: expected {', '.join(COLUMNS)}, as in image=filename or label=class")
-    return {name: theirs for name, _, theirs in pairs}
+def parse_columns(options: Sequence[str]) -> dict[str, str]:
+    """Parse `image=filename`, `label=class` into data.columns. Raises InputError."""
+    pairs = [option.partition("=") for option in options]
+    if bad := [
+        option for option, (name, _, column) in zip(options, pairs, strict=True) if name not in COLUMNS or not column
+    ]:
+        raise InputError(
+            f"--column {bad[0]}: expected one of {', '.join(COLUMNS)}, as in image=filename or label=class",
+            code="option.column",
+        )
+    return {name: column for name, _, column in pairs}
 
 
-def ratios_of(text: str) -> tuple[float, float]:
-    """`0.8:0.2` or `0.7:0.15:0.15` for train, val and test, as val_ratio and test_ratio. Raises InputError."""
+def parse_ratios(text: str) -> tuple[float, float]:
+    """Parse `0.8:0.2` or `0.7:0.15:0.15` (train, val, test) into val_ratio and test_ratio. Raises InputError."""
     try:
         shares = [float(part) for part in text.split(":")]
     except ValueError:
         shares = []
     if len(shares) not in (2, 3) or min(shares) < 0 or shares[1] <= 0 or shares[0] <= 0:
-        raise InputError(f"--ratio {text}: expected TRAIN:VAL or TRAIN:VAL:TEST, as in 0.7:0.15:0.15 or 80:20")
+        raise InputError(
+            f"--ratio {text}: expected TRAIN:VAL or TRAIN:VAL:TEST, as in 0.7:0.15:0.15 or 80:20", code="option.ratio"
+        )
     total = sum(shares)
     return shares[1] / total, (shares[2] if len(shares) == 3 else 0.0) / total

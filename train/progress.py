@@ -1,4 +1,4 @@
-"""How a run looks from outside: a bar while it goes, one line an epoch, all on stderr."""
+"""Shows the progress of a run on stderr: a progress bar, and one line for each epoch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class EpochLines(Callback):
-    """A rich bar over the batches of an epoch where stderr is a terminal, and a line of figures after each."""
+class EpochLogger(Callback):
+    """Shows a progress bar over batches if stderr is a terminal, and a line of metrics after each epoch."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -29,7 +29,7 @@ class EpochLines(Callback):
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.monotonic()
+        self._start_time = time.monotonic()
         self._bar.reset(self._task, total=trainer.num_training_batches, description=self._epoch(trainer))
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -37,9 +37,9 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = sorted(trainer.callback_metrics.items())
-        figures = "  ".join(f"{name} {'-' if value.isnan() else f'{value:.4f}'}" for name, value in measured)
-        seconds = time.monotonic() - self._started
-        self._console.print(f"{self._epoch(trainer)}  {figures}  {seconds:.1f} s", soft_wrap=True)
+        metrics = "  ".join(f"{name} {'-' if value.isnan() else f'{value:.4f}'}" for name, value in measured)
+        seconds = time.monotonic() - self._start_time
+        self._console.print(f"{self._epoch(trainer)}  {metrics}   {seconds:.1f} s", soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bar.stop()
@@ -54,7 +54,7 @@ class EpochLines(Callback):
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's banners, tips and guesses at a better setup off the screen."""
+    """Silence Lightning's banners, tips and warnings."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints with their lineage, and golden images with the answers given to them."""
+"""Writes a run's checkpoints with their lineage, and golden images with the model's answers."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from model.runners.base import Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import Lineage
 from train.dataset import load_sample
-from train.measure import Answered, Figures, measure
-from train.plan import Plan
+from train.measure import AnsweredBatch, MetricValues, measure
+from train.plan import TrainingPlan
 from train.run_folder import RunFolder, git_revision
 from train.samples import Sample
 from train.tasks import TrainingTask
-from train.tasks.base import natural
+from train.tasks.base import natural_sort_key
 
 
 def publish(
-    which: str,
-    plan: Plan,
+    checkpoint_name: str,
+    plan: TrainingPlan,
     run: RunFolder,
     warnings: tuple[str, ...] = (),
-    watch: Callable[[Answered], None] | None = None,
-) -> Figures:
-    """Write a checkpoint (`best`, `last`, …) and its golden images; returns the metrics on val and test.
+    on_batch: Callable[[AnsweredBatch], None] | None = None,
+) -> MetricValues:
+    """Write a checkpoint (`best`, `last`, …) and its golden images; return the metrics on val and test.
 
-    warnings: of the run, for the lineage. watch: sees each batch of answers to the val pictures.
+    warnings: of the run, for the lineage. on_batch: called with each batch of answers on val.
     """
     network, splits = plan.network, plan.splits
-    runner = TorchRunner(network, origin=str(run.checkpoint(which)))
+    runner = TorchRunner(network, origin=str(run.checkpoint(checkpoint_name)))
     parts = {"val": splits.val, "test": splits.test}
     metrics = {
         f"{part}_{name}": value
         for part, samples in parts.items()
         if samples
         for name, value in measure(
-            runner, (*splits.base, *samples), plan.task, watch if part == "val" else None
+            runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None
         ).items()
     }
     lineage = Lineage(
@@ -53,20 +53,20 @@ def publish(
         warnings=warnings,
         parent=None if plan.config.model.weights is None else str(plan.config.model.weights),
     )
-    # The checkpoint comes last: where there is one, its golden images are there too.
-    golden = GOLDEN_FILE if which == "best" else f"{which}.golden.npz"
-    golden_of(runner, splits.val, plan.task).save(run.path / golden)
-    save_network(run.checkpoint(which), network, network.spec.model_copy(update={"lineage": lineage}))
+    # The checkpoint is written last, so that its golden images exist whenever it exists.
+    golden = GOLDEN_FILE if checkpoint_name == "best" else f"{checkpoint_name}.golden.npz"
+    make_golden(runner, splits.val, plan.task).save(run.path / golden)
+    save_network(run.checkpoint(checkpoint_name), network, network.spec.model_copy(update={"lineage": lineage}))
     return metrics
 
 
-def golden_of(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Golden:
-    """Up to 32 pictures of as many labels as there are, with the model's answers."""
+def make_golden(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Golden:
+    """Create up to 32 golden images that cover as many labels as possible, with the model's answers."""
     spec = runner.spec
-    chosen = golden_samples(samples, task)
-    loaded = [load_sample(sample, spec.preprocess) for sample in chosen]
+    selected = select_golden_samples(samples, task)
+    loaded = [load_sample(sample, spec.preprocess) for sample in selected]
     images = np.stack([image for image, _ in loaded])
-    targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in chosen])
+    targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in selected])
     return Golden(
         images=images,
         outputs=runner.infer(images),
@@ -75,13 +75,13 @@ def golden_of(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> 
     )
 
 
-def golden_samples(samples: Sequence[Sample], task: TrainingTask) -> list[Sample]:
-    """The first of each label, then the second of each, and so on, up to 32; in fours where a task compares them."""
-    together = 4 if task.compares else 1
+def select_golden_samples(samples: Sequence[Sample], task: TrainingTask) -> list[Sample]:
+    """Select up to 32 samples, in turn from each label; four at a time if the task compares samples."""
+    group_size = 4 if task.compares_samples else 1
     seen: Counter[str] = Counter()
     ranked = []
     for number, sample in enumerate(samples):
         label = next(iter(task.classes(sample.truth)), "")
-        ranked.append((seen[label] // together, natural(label), number, sample))
+        ranked.append((seen[label] // group_size, natural_sort_key(label), number, sample))
         seen[label] += 1
     return [sample for *_, sample in sorted(ranked, key=lambda entry: entry[:3])[:MAX_IMAGES]]

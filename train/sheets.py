@@ -1,4 +1,4 @@
-"""A contact sheet as one PNG: pictures in rows, with a few words below each."""
+"""Writes a contact sheet as one PNG: images in rows, each with a caption."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ INK, MUTED, RIGHT, WRONG = "#1d2433", "#7c869a", "#12805c", "#c0263c"
 _PAGE, _CARD = "#f5f6f8", "#ffffff"
 _WIDTH = 1440
 _AREA = 150 * 150
-"""Pixels of the sheet for each picture, whatever its shape."""
+"""Area of each image on the sheet in pixels, for any shape."""
 _MARGIN, _GAP, _INSIDE, _LINE = 28, 12, 6, 17
 _TOP = _MARGIN + 56
 _CAPTION, _NOTE = 13, 12
 _LONGEST = 1000
 MAX_LINES = 4
-"""Of a caption, and of a note; the rest is left out."""
+"""Largest number of lines of a caption, and of a note; the rest is left out."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture, what stands below it in `colour`, and below that in grey."""
+    """An image with a caption in `colour`, and a note in grey."""
 
     image: Image.Image
     caption: str
@@ -36,7 +36,7 @@ class Cell:
 
 
 def write_sheet(path: Path, cells: Sequence[Cell], title: str, subtitle: str) -> None:
-    """Write RGB pictures of one size as a PNG, whole or not at all."""
+    """Write RGB images of one size as a PNG, atomically."""
     size = _size(cells[0].image)
     captions = [_wrapped(cell.caption, _font(_CAPTION), size[0]) for cell in cells]
     notes = [_wrapped(cell.note, _font(_NOTE), size[0]) for cell in cells]
@@ -55,19 +55,19 @@ def write_sheet(path: Path, cells: Sequence[Cell], title: str, subtitle: str) ->
         draw.rounded_rectangle((left, top, left + card[0], top + card[1]), 6, fill=_CARD)
         sheet.paste(_resized(cell.image, size), (left + _INSIDE, top + _INSIDE))
         below = (left + _INSIDE, top + _INSIDE + size[1] + 4)
-        words = [(line, cell.colour, _font(_CAPTION)) for line in captions[number]]
-        _write(draw, below, [*words, *((line, MUTED, _font(_NOTE)) for line in notes[number])])
-    with atomic_write(path) as beside:
-        sheet.save(beside, "PNG")
+        caption_lines = [(line, cell.colour, _font(_CAPTION)) for line in captions[number]]
+        _write(draw, below, [*caption_lines, *((line, MUTED, _font(_NOTE)) for line in notes[number])])
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, "PNG")
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    # Enlarged pixels stay pixels: the sheet shows what the network gets.
+    # Nearest-neighbour enlargement shows the pixels that the network gets.
     return image.resize(size, Image.Resampling.NEAREST if size[0] > image.width else Image.Resampling.LANCZOS)
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    """Width and height on the sheet."""
+    """Return the width and height of an image on the sheet."""
     scale = math.sqrt(_AREA * max(1.0, image.width / image.height) / (image.width * image.height))
     scale = min(scale, (_WIDTH - 2 * _MARGIN - 2 * _INSIDE) / image.width)
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -83,7 +83,7 @@ def _write(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Up to MAX_LINES lines that are no wider; broken between words where a line has several."""
+    """Wrap text into up to MAX_LINES lines of this width, between words if possible."""
     lines: list[str] = []
     rest = " ".join(text.split())[:_LONGEST]
     while rest and len(lines) < MAX_LINES:
@@ -98,6 +98,6 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has more letters than Pillow's own."""
+    """Load DejaVu Sans, which matplotlib installs and which has more letters than Pillow's default font."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from train.config import Config, load_config
-from train.fit import Fitted, fit
+from train.fit import FitResult, fit
 
 CopyDigits = Callable[..., Path]
 WriteConfig = Callable[..., Path]
@@ -144,7 +144,7 @@ def make_masks(digits: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def masked(make_masks: Callable[..., Path], tmp_path: Path) -> Path:
+def class_overlay(make_masks: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder with `images` and `masks`."""
     return make_masks(tmp_path / "masked", count=12)
 
@@ -172,7 +172,7 @@ def trained_config(
 
 
 @pytest.fixture(scope="session")
-def trained(trained_config: Config) -> Fitted:
+def trained(trained_config: Config) -> FitResult:
     """A finished run; not to be changed."""
     return fit(trained_config)
 
@@ -191,7 +191,7 @@ def run(
     write_table: Callable[..., Path],
     write_config: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Fitted:
+) -> FitResult:
     """A finished run of the case's task; not to be changed."""
     root = tmp_path_factory.mktemp(case)
     data: dict[str, Any] = {"val_ratio": 0.2, "test_ratio": 0.2}

@@ -1,4 +1,4 @@
-"""Figures of pictures that lack classes, against scikit-learn."""
+"""Metrics of pictures that lack classes, against scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model.spec import TaskSpec
 from train.config import Config
-from train.learning import warnings_of
+from train.learning import learning_warnings
 from train.samples import Sample
 from train.tasks import TrainingTask, training_task
 from train.tasks.embedding import RecallAtK
@@ -79,23 +79,23 @@ def test_recall_cannot_be_measured_when_no_class_has_two_pictures() -> None:
     recall = RecallAtK(1)
     recall.update(torch.eye(3), torch.arange(3), torch.zeros(3, dtype=torch.bool))
     assert recall.compute().isnan()
-    assert task_of("embedding").unmeasurable(["a", "b"], []) == "no class of val has two pictures"
-    assert task_of("embedding").unmeasurable(["a", "b"], ["c"]) == "no class of val is in base"
-    assert task_of("embedding").unmeasurable(["a", "b"], ["b"]) is None
+    assert task_of("embedding").monitor_problem(["a", "b"], []) == "no class of val has two pictures"
+    assert task_of("embedding").monitor_problem(["a", "b"], ["c"]) == "no class of val is in base"
+    assert task_of("embedding").monitor_problem(["a", "b"], ["b"]) is None
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([{"train_loss": 1.0, "val_accuracy": 0.4, "val_macro_f1": 0.3}], "no epoch is clearly better than a guess"),
+        ([{"train_loss": 1.0, "val_accuracy": 0.4, "val_macro_f1": 0.3}], "no epoch is clearly better"),
         ([{"train_loss": 1.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], None),
-        ([{"train_loss": 0.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], "the training loss is 0 from the first"),
-        ([{"train_loss": 1.5, "val_accuracy": 0.9, "val_macro_f1": 0.9}] * 2, "the training loss is 1.5000 after each"),
+        ([{"train_loss": 0.0, "val_accuracy": 0.9, "val_macro_f1": 0.9}], "the training loss is 0 "),
+        ([{"train_loss": 1.5, "val_accuracy": 0.9, "val_macro_f1": 0.9}] * 2, "the training loss is 1.5000"),
     ],
 )
-def test_run_warns_when_it_may_have_learnt_nothing(
+def test_run_warns_when_it_may_have_learned_nothing(
     rows: list[dict[str, float]], expected: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     val = [Sample(tmp_path_factory.getbasetemp(), label) for label in LABELS[:3] * 12]
-    found = warnings_of(rows, task_of("multiclass"), val)
+    found = learning_warnings(rows, task_of("multiclass"), val)
     assert [text[: len(expected or "")] for text in found] == ([expected] if expected else [])

@@ -14,13 +14,13 @@ from subprocess import PIPE
 import pytest
 from typer.testing import Result
 
-from train.fit import Fitted
+from train.fit import FitResult
 
 Command = Callable[..., Result]
 TRAIN = "from train.cli import app; app()"
 
 
-def test_help_loads_no_heavy_library_when_asked() -> None:
+def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from train.cli import app\n"
         "for words in (['--help'], ['fit', '--help'], ['test', '--help']):\n"
@@ -49,7 +49,7 @@ def test_fit_prints_the_checkpoint_last_when_done(
     assert "epoch 1/1" not in result.stdout
 
 
-def test_fit_prints_one_document_when_asked_for_json(
+def test_fit_prints_one_document_with_json(
     command: Command, folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
     result = command("train", "fit", write_config(tmp_path / "config.yaml", folder), "--json")
@@ -58,27 +58,28 @@ def test_fit_prints_one_document_when_asked_for_json(
     assert {"val_accuracy", "val_macro_f1", "test_accuracy", "test_macro_f1"} <= set(document["metrics"])
 
 
-def test_test_prints_accuracy_and_f1_when_run(command: Command, trained: Fitted) -> None:
+def test_test_prints_accuracy_and_f1_when_run(command: Command, trained: FitResult) -> None:
     result = command("train", "test", trained.checkpoint)
     assert result.exit_code == 0
     assert "accuracy" in result.stdout
     assert "macro_f1" in result.stdout
 
 
-def test_test_measures_other_data_when_given(command: Command, trained: Fitted, folder: Path) -> None:
+def test_test_measures_other_data_when_given(command: Command, trained: FitResult, folder: Path) -> None:
     result = command("train", "test", trained.checkpoint, "--data", folder, "--json")
     document = json.loads(result.stdout)
     assert (document["images"], document["data"]) == (36, str(folder))
     assert set(document["metrics"]) == {"accuracy", "macro_f1", "auroc", "map", "f1/0", "f1/1", "f1/7"}
 
 
-def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path: Path, trained: Fitted) -> None:
+def test_commands_exit_with_2_when_the_input_is_wrong(command: Command, tmp_path: Path, trained: FitResult) -> None:
     for words in (("fit", tmp_path / "no.yaml"), ("test", tmp_path / "no.safetensors"), ("test", tmp_path)):
         result = command("train", *words)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith("error: ")
     result = command("train", "test", trained.checkpoint, "--data", tmp_path / "no", "--json")
-    assert json.loads(result.stdout)["error"]["type"] == "DataError"
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["problems"][0]["code"]) == ("DataError", "data.not_found")
 
 
 @pytest.mark.slow
@@ -86,10 +87,13 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
     words = [sys.executable, "-c", TRAIN, "fit", str(config)]
     expected = {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
-    told = {signal.SIGINT: "stopped by the keyboard", signal.SIGTERM: "stopped by SIGTERM"}
-    # A test runner's worker may ignore the keyboard, which its children would inherit.
-    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    runs = {sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heeding) for sent in expected}
+    names = {signal.SIGINT: "keyboard", signal.SIGTERM: "SIGTERM"}
+    # A test runner may ignore SIGINT, and its child processes would inherit that.
+    heed_keyboard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    runs = {
+        sent: subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heed_keyboard)
+        for sent in expected
+    }
     for sent, run in runs.items():
         assert run.stderr is not None
         assert "epoch 1/1000" in run.stderr.readline()
@@ -97,14 +101,15 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
         stdout, stderr = run.communicate(timeout=60)
         assert (run.returncode, stdout) == (expected[sent], "")
         assert "Traceback" not in stderr
-        if sent in told:
-            assert f"error: {told[sent]}; go on with: train resume " in stderr
+        if sent in names:
+            assert f"{names[sent]}; " in stderr
+            assert "train resume " in stderr
     assert {path.parent.name for path in tmp_path.rglob("runs/tiny/*/config.yaml")} == {"1", "2", "3"}
     assert not list(tmp_path.rglob("*.safetensors*"))
 
 
 @pytest.mark.slow
-def test_run_says_how_to_go_on_when_its_whole_group_is_terminated(
+def test_run_names_the_resume_command_when_its_process_group_is_terminated(
     folder: Path, tmp_path: Path, write_config: Callable[..., Path]
 ) -> None:
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000, workers=1)
@@ -115,17 +120,19 @@ def test_run_says_how_to_go_on_when_its_whole_group_is_terminated(
     os.killpg(run.pid, signal.SIGTERM)
     stdout, stderr = run.communicate(timeout=60)
     assert (run.returncode, stdout) == (130, "")
-    assert f"stopped by SIGTERM; go on with: train resume {tmp_path / 'runs' / 'tiny' / '1'}" in stderr
+    assert "SIGTERM; " in stderr
+    assert f"train resume {tmp_path / 'runs' / 'tiny' / '1'}" in stderr
 
 
-def test_test_names_the_checkpoint_when_a_run_is_given(command: Command, trained: Fitted) -> None:
+def test_test_names_the_checkpoint_when_a_run_is_given(command: Command, trained: FitResult) -> None:
     result = command("train", "test", trained.run)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"{trained.run}: is a run; name its checkpoint, {trained.checkpoint}" in result.stderr
+    assert f"{trained.run}: " in result.stderr
+    assert str(trained.checkpoint) in result.stderr
 
 
 def test_test_tells_what_cannot_be_measured_when_classes_are_absent(
-    command: Command, trained: Fitted, folder: Path
+    command: Command, trained: FitResult, folder: Path
 ) -> None:
     shutil.rmtree(folder / "7")
     result = command("train", "test", trained.checkpoint, "--data", folder, "--json")

@@ -1,4 +1,4 @@
-"""What the machine lacks, as torch and Python say it, in one sentence each."""
+"""Failures of the machine, as torch and Python report them, become one error each."""
 
 from __future__ import annotations
 
@@ -9,48 +9,56 @@ import torch
 
 from model.errors import ConfigError, DataError
 from train.config import Config
-from train.failures import plain_failure
+from train.failures import machine_failure, translate_failure
 
 IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n{0}: {1}"
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "code", "expected"),
     [
         (
             RuntimeError(IN_WORKER.format("RuntimeError", "unable to allocate shared memory(shm) for file </torch_1>")),
-            "no shared memory left for the workers: workers=0, or a container with a larger --shm-size",
+            "machine.shared_memory",
+            "--shm-size",
         ),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), "no shared memory left"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a worker was killed"),
-        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "a worker was killed"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv"), "runs/metrics.csv: No space left"),
-        (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
-        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "the machine starts no more processes"),
-        (MemoryError(), "the memory does not suffice for batch_size 32 and 2 workers"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), "machine.shared_memory", ""),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "machine.worker_killed", "workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "machine.worker_killed", "workers"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv"), "machine.disk", "runs/metrics.csv: "),
+        (OSError(errno.EMFILE, "Too many open files"), "machine.open_files", "ulimit -n"),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "machine.processes", "workers"),
+        (MemoryError(), "machine.memory", "batch_size 32 and 2 workers"),
     ],
 )
-def test_failure_names_the_resource_when_the_machine_lacks_it(error: Exception, expected: str) -> None:
-    assert str(plain_failure(error, config())).startswith(expected)
+def test_failure_names_the_resource_when_the_machine_lacks_it(error: Exception, code: str, expected: str) -> None:
+    failure = machine_failure(error, config())
+    assert failure is not None
+    assert failure.code == code
+    assert expected in str(failure)
 
 
-def test_gpu_memory_is_named_when_it_does_not_suffice() -> None:
-    found = plain_failure(torch.OutOfMemoryError("CUDA out of memory"), config())
-    assert isinstance(found, ConfigError)
-    assert "the GPU's memory does not suffice for batch_size 32" in str(found)
+def test_gpu_memory_is_named_when_there_is_too_little() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    assert machine_failure(error, config()) is None
+    translated = translate_failure(error, config())
+    assert isinstance(translated, ConfigError)
+    assert translated.code == "training.gpu_memory"
+    assert "batch_size 32" in str(translated)
 
 
-def test_error_of_a_worker_is_its_sentence_alone_when_told() -> None:
+def test_error_of_a_worker_has_no_traceback_when_translated() -> None:
     text = IN_WORKER.format("DataError", "").replace("\nDataError", "\nmodel.errors.DataError")
-    found = plain_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
-    assert (type(found), str(found)) == (DataError, "a.png: the picture cannot be read")
-    found = plain_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())
-    assert (type(found), str(found)) == (RuntimeError, "ValueError: odd")
+    translated = translate_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
+    assert (type(translated), str(translated)) == (DataError, "a.png: the picture cannot be read")
+    translated = translate_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())
+    assert (type(translated), str(translated)) == (RuntimeError, "ValueError: odd")
 
 
-def test_error_stays_as_it_is_when_it_is_not_of_the_machine() -> None:
+def test_error_stays_unchanged_when_it_is_not_of_the_machine() -> None:
     for error in (DataError("data"), OSError(errno.ENOENT, "No such file", "x"), ValueError("odd")):
-        assert plain_failure(error, config()) is None
+        assert machine_failure(error, config()) is None
+        assert translate_failure(error, config()) is None
 
 
 def config() -> Config:

@@ -12,7 +12,7 @@ import torch
 
 from model.checkpoint import read_spec, read_weights
 from train.config import load_config
-from train.fit import Fitted, fit
+from train.fit import FitResult, fit
 
 WriteConfig = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def four_digits(copy_digits: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_frozen_stage_keeps_the_backbone_and_says_what_was_loaded_when_classes_differ(
-    trained: Fitted,
+    trained: FitResult,
     four_digits: Path,
     tmp_path: Path,
     write_config: WriteConfig,
@@ -35,16 +35,16 @@ def test_frozen_stage_keeps_the_backbone_and_says_what_was_loaded_when_classes_d
     model = {"name": "test_resnet", "weights": str(trained.checkpoint)}
     changes = {"model": model, "frozen_epochs": 1, "epochs": 1, "optimizer": {"lr": 1e-12}}
     fitted = fit(load_config(write_config(tmp_path / "config.yaml", four_digits, **changes, frozen_lr=0.01)))
-    said = capfd.readouterr().err
-    assert "2 skipped, 2 made anew" in said
-    assert "made anew: backbone.fc.weight, backbone.fc.bias" in said
+    output = capfd.readouterr().err
+    assert "2 skipped, 2 initialised" in output
+    assert "initialised: backbone.fc.weight, backbone.fc.bias" in output
     assert len(read_spec(fitted.checkpoint).labels) == 4
     before, after = read_weights(trained.checkpoint), read_weights(fitted.checkpoint)
     assert np.allclose(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"], atol=1e-6)
     assert before["backbone.fc.weight"].shape != after["backbone.fc.weight"].shape
 
 
-def test_a_vision_transformer_is_fine_tuned_on_the_most_common_classes_when_asked(
+def test_a_vision_transformer_is_fine_tuned_on_the_most_common_classes_when_configured(
     four_digits: Path, tmp_path: Path, write_config: WriteConfig
 ) -> None:
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +12,16 @@ import pytest
 import torch
 
 from model.checkpoint import read_spec, read_weights
-from model.errors import ConfigError, DataError, SpecError
+from model.errors import ConfigError, DataError, SpecError, TritonkitError
 from model.golden import Golden, beside_checkpoint
 from model.runners import open_artifact
-from train.augment import augmentation
+from tests.errors import raises
+from train.augment import make_augmentation
 from train.config import Config, load_config
 from train.data import read_splits
-from train.dataset import Pictures
+from train.dataset import ImageDataset
 from train.evaluate import evaluate
-from train.fit import Fitted, fit
+from train.fit import FitResult, fit
 from train.run_folder import RunFolder
 from train.sections import AugmentConfig
 from train.tasks import training_task
@@ -27,13 +29,13 @@ from train.tasks import training_task
 WriteConfig = Callable[..., Path]
 
 
-def golden_of(checkpoint: Path) -> Golden:
+def make_golden(checkpoint: Path) -> Golden:
     golden = beside_checkpoint(checkpoint)
     assert golden is not None
     return golden
 
 
-def test_run_has_all_its_files_when_finished(trained: Fitted) -> None:
+def test_run_has_all_its_files_when_finished(trained: FitResult) -> None:
     names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
     assert names == {
         "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
@@ -43,13 +45,13 @@ def test_run_has_all_its_files_when_finished(trained: Fitted) -> None:
     }  # fmt: skip
 
 
-def best_state(trained: Fitted) -> Path:
+def best_state(trained: FitResult) -> Path:
     """Named after the epoch that did best."""
     (path,) = (trained.run / "lightning").glob("best-epoch=*.ckpt")
     return path
 
 
-def test_training_learns_when_run(trained: Fitted) -> None:
+def test_training_learns_when_run(trained: FitResult) -> None:
     assert trained.metrics["test_accuracy"] > 0.6  # a guess is right a third of the time
     with (trained.run / "metrics.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
@@ -57,28 +59,28 @@ def test_training_learns_when_run(trained: Fitted) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_batch_statistics_are_learned_when_training(trained: Fitted) -> None:
+def test_batch_statistics_are_learned_when_training(trained: FitResult) -> None:
     weights = read_weights(trained.checkpoint)
     assert not np.allclose(weights["backbone.bn1.running_mean"], 0)
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
-def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: Fitted, which: str) -> None:
+def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: FitResult, which: str) -> None:
     path = trained.run / f"{which}.safetensors"
-    golden = golden_of(path)
+    golden = make_golden(path)
     with open_artifact(path) as runner:
         outputs = runner.infer(golden.images)
     np.testing.assert_allclose(outputs["probabilities"], golden.outputs["probabilities"], atol=1e-5)
 
 
-def test_golden_images_are_spread_over_the_labels_when_written(trained: Fitted) -> None:
-    golden = golden_of(trained.checkpoint)
+def test_golden_images_are_spread_over_the_labels_when_written(trained: FitResult) -> None:
+    golden = make_golden(trained.checkpoint)
     assert golden.targets is not None
     assert len(golden.images) == 32
     assert set(Counter(golden.targets["probabilities"].tolist()).values()) == {10, 11}
 
 
-def test_best_is_the_epoch_with_the_best_accuracy_when_training_ends(trained: Fitted) -> None:
+def test_best_is_the_epoch_with_the_best_accuracy_when_training_ends(trained: FitResult) -> None:
     with (trained.run / "metrics.csv").open() as file:
         accuracies = [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
     assert trained.metrics["val_accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
@@ -87,7 +89,7 @@ def test_best_is_the_epoch_with_the_best_accuracy_when_training_ends(trained: Fi
     )
 
 
-def test_lineage_tells_where_the_model_comes_from_when_trained(trained: Fitted, trained_config: Config) -> None:
+def test_lineage_tells_where_the_model_comes_from_when_trained(trained: FitResult, trained_config: Config) -> None:
     lineage = read_spec(trained.checkpoint).lineage
     assert Config.model_validate(lineage.config) == trained_config
     assert (
@@ -97,21 +99,21 @@ def test_lineage_tells_where_the_model_comes_from_when_trained(trained: Fitted, 
     assert (lineage.seed, lineage.metrics) == (0, trained.metrics)
 
 
-def test_resolved_config_is_the_same_when_read_again(trained: Fitted, trained_config: Config) -> None:
+def test_resolved_config_is_the_same_when_read_again(trained: FitResult, trained_config: Config) -> None:
     assert load_config(trained.run / "config.yaml") == trained_config
 
 
-def test_test_metrics_are_measured_again_when_evaluated(trained: Fitted) -> None:
+def test_test_metrics_are_measured_again_when_evaluated(trained: FitResult) -> None:
     evaluation = evaluate(trained.checkpoint)
     assert evaluation.images == 36
     for name, value in evaluation.metrics.items():
         assert value == pytest.approx(trained.metrics[f"test_{name}"], abs=1e-6)
 
 
-def test_evaluation_is_refused_when_no_test_pictures_are_known(trained: Fitted, tmp_path: Path) -> None:
+def test_evaluation_is_refused_when_no_test_pictures_are_known(trained: FitResult, tmp_path: Path) -> None:
     lonely = tmp_path / "lonely.safetensors"
     lonely.write_bytes(trained.checkpoint.read_bytes())
-    with pytest.raises(DataError, match="name labelled pictures with --data"):
+    with raises(DataError, "data.no_test_split"):
         evaluate(lonely)
 
 
@@ -121,29 +123,31 @@ def test_training_repeats_itself_when_the_seed_is_the_same(
     config = load_config(write_config(tmp_path / "config.yaml", folder))
     first, second = fit(config), fit(config)
     assert (first.run.name, second.run.name) == ("1", "2")
-    answers = [golden_of(run.checkpoint).outputs["probabilities"] for run in (first, second)]
+    answers = [make_golden(run.checkpoint).outputs["probabilities"] for run in (first, second)]
     np.testing.assert_allclose(*answers, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("override", "error", "expected"),
     [
-        ("model.name=resnet18x", ConfigError, "has no model 'resnet18x'"),
-        ("model.arguments={nonsense: 1}", SpecError, "timm cannot build test_resnet"),
-        ("model.arguments={in_chans: 1}", SpecError, "the kit.s models take RGB; leave `in_chans` out"),
-        ("precision=16-mixed", ConfigError, "16-mixed needs a CUDA GPU"),
-        ("data.path=missing", DataError, "got nothing there"),
-        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "the training diverged"),
+        ("model.name=resnet18x", ConfigError, "'resnet18x'"),
+        ("model.arguments={nonsense: 1}", SpecError, "test_resnet .*nonsense"),
+        ("model.arguments={in_chans: 1}", SpecError, "`in_chans`"),
+        ("precision=16-mixed", ConfigError, "config.precision_needs_gpu"),
+        ("data.path=missing", DataError, "data.not_found"),
+        ("optimizer={name: sgd, lr: 1.0e+30}", ConfigError, "training.diverged"),
     ],
 )
 def test_fit_is_refused_with_its_reason_when_the_config_cannot_work(
-    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[Exception], expected: str
+    folder: Path, tmp_path: Path, write_config: WriteConfig, override: str, error: type[TritonkitError], expected: str
 ) -> None:
     if "16-mixed" in override and torch.cuda.is_available():
         pytest.skip("a GPU takes this precision")
     config = load_config(write_config(tmp_path / "config.yaml", folder), [override])
-    with pytest.raises(error, match=expected):
+    with pytest.raises(error) as caught:
         fit(config)
+    codes = {caught.value.code, *(problem.code for problem in caught.value.problems)}
+    assert expected in codes or re.search(expected, str(caught.value))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -151,7 +155,7 @@ def test_fit_is_refused_when_there_is_one_label(
     copy_digits: Callable[..., Path], tmp_path: Path, write_config: WriteConfig
 ) -> None:
     data = copy_digits(tmp_path / "data", labels="3")
-    with pytest.raises(DataError, match="multiclass needs at least 2 labels, got 1: 3"):
+    with pytest.raises(DataError, match=r"multiclass .* 1: 3"):
         fit(load_config(write_config(tmp_path / "config.yaml", data)))
 
 
@@ -165,8 +169,8 @@ def test_run_folders_differ_when_runs_start_at_once(trained_config: Config, tmp_
 def test_images_are_what_the_model_takes_when_augmented(folder: Path, trained_config: Config) -> None:
     task = training_task(trained_config)
     splits, how = read_splits(trained_config.data, task, 0), trained_config.image.preprocess
-    plain = Pictures(splits.val, task, splits.question, how)
-    augmented = Pictures(splits.val, task, splits.question, how, augmentation(AugmentConfig(), how.fill))
+    plain = ImageDataset(splits.val, task, splits.task_spec, how)
+    augmented = ImageDataset(splits.val, task, splits.task_spec, how, make_augmentation(AugmentConfig(), how.fill))
     for pictures in (plain, augmented):
         image, _ = pictures[0]
         assert (image.dtype, tuple(image.shape)) == (torch.uint8, (32, 32, 3))
@@ -177,4 +181,4 @@ def test_images_are_what_the_model_takes_when_augmented(folder: Path, trained_co
 def test_augmentation_is_none_when_turned_off() -> None:
     zeros = AugmentConfig(flip=0, shift=0, scale=0, rotate=0, color=0)
     for config in (zeros, AugmentConfig(enabled=False)):
-        assert augmentation(config, (0, 0, 0)) is None
+        assert make_augmentation(config, (0, 0, 0)) is None

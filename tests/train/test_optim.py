@@ -10,8 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from model.errors import ConfigError
+from tests.errors import raises
 from train.config import Config
-from train.optim import SHAPES, learning_rate_factor, optimizer_for, schedule_for
+from train.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
 from train.sections import OptimizerConfig, SchedulerConfig
 
 DOCUMENT = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
@@ -24,7 +25,7 @@ def config(**changes: Any) -> Config:
 def rates(steps: int, config: Config) -> list[float]:
     """The learning rate of each step, then the one that would come next."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optimizer.lr, momentum=0.9)
-    schedule = schedule_for(optimizer, config, steps)
+    schedule = make_schedule(optimizer, config, steps)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -49,11 +50,11 @@ def network() -> nn.Module:
 )
 def test_optimizer_learns_when_named(name: str, arguments: dict[str, Any], kind: str) -> None:
     module = network()
-    optimizer = optimizer_for(module, OptimizerConfig(name=name, lr=0.01, arguments=arguments))
+    optimizer = make_optimizer(module, OptimizerConfig(name=name, lr=0.01, arguments=arguments))
     assert type(optimizer).__name__ == kind
     assert all(
-        optimizer.param_groups[0][key] in (wanted, tuple(wanted) if isinstance(wanted, list) else wanted)
-        for key, wanted in arguments.items()
+        optimizer.param_groups[0][key] in (expected, tuple(expected) if isinstance(expected, list) else expected)
+        for key, expected in arguments.items()
     )
     images, targets = torch.randn(16, 3, 8, 8), torch.randint(2, (16,))
     losses = []
@@ -70,7 +71,7 @@ def test_norms_and_biases_are_not_decayed_when_the_rest_is() -> None:
     module = network()
     decays = {
         id(parameter): group["weight_decay"]
-        for group in optimizer_for(module, OptimizerConfig(weight_decay=0.3)).param_groups
+        for group in make_optimizer(module, OptimizerConfig(weight_decay=0.3)).param_groups
         for parameter in group["params"]
     }
     assert len(decays) == len(list(module.parameters()))
@@ -132,7 +133,7 @@ def test_each_stage_has_a_schedule_of_its_own_when_there_are_two() -> None:
     assert rates(40, two.model_copy(update={"frozen_lr": None}))[0] == pytest.approx(0.1)
 
 
-def test_one_cycle_spans_the_run_when_asked_by_its_class_name() -> None:
+def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
     how = {"name": "OneCycleLR", "arguments": {"max_lr": 0.4, "pct_start": 0.25, "cycle_momentum": False}}
     found = rates(40, config(optimizer={"lr": 0.1}, scheduler=how))
     assert found[0] == pytest.approx(0.4 / 25)
@@ -153,22 +154,25 @@ def test_class_of_torch_has_its_arguments_when_named() -> None:
 )
 def test_schedule_is_refused_when_it_cannot_be_made_from_a_configuration(name: str) -> None:
     optimizer: Optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1)
-    with pytest.raises(ConfigError, match=f"scheduler.*{name}"):
-        schedule_for(optimizer, config(scheduler={"name": name}), 10)
+    with pytest.raises(ConfigError) as caught:
+        make_schedule(optimizer, config(scheduler={"name": name}), 10)
+    assert caught.value.code in {"config.unknown_scheduler", "config.scheduler_arguments"}
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
+    ("name", "arguments", "code", "expected"),
     [
-        ("adam-w", {}, "did you mean adamw"),
-        ("zzz", {}, "see timm.optim.list_optimizers"),
-        ("sgd", {"speed": 1}, "sgd does not take {'speed': 1}"),
-        ("adamw", {"betas": [1, 2]}, "adamw does not take .* Invalid beta"),
-        ("adamw", {"betas": 3}, "adamw does not take"),
+        ("adam-w", {}, "config.unknown_optimizer", "adamw?"),
+        ("zzz", {}, "config.unknown_optimizer", "timm.optim.list_optimizers"),
+        ("sgd", {"speed": 1}, "config.optimizer_arguments", "{'speed': 1}"),
+        ("adamw", {"betas": [1, 2]}, "config.optimizer_arguments", "Invalid beta"),
+        ("adamw", {"betas": 3}, "config.optimizer_arguments", "adamw"),
     ],
 )
 def test_optimizer_is_refused_with_its_reason_when_it_cannot_be_made(
-    name: str, arguments: dict[str, Any], expected: str
+    name: str, arguments: dict[str, Any], code: str, expected: str
 ) -> None:
-    with pytest.raises(ConfigError, match=expected):
-        optimizer_for(nn.Linear(1, 1), OptimizerConfig(name=name, arguments=arguments))
+    with raises(ConfigError, code) as caught:
+        make_optimizer(nn.Linear(1, 1), OptimizerConfig(name=name, arguments=arguments))
+    assert expected in str(caught.value)

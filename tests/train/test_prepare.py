@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from train.data import read_splits
-from train.prepare import ratios_of
+from train.prepare import parse_ratios
 from train.sections import DataConfig, HeadConfig
 from train.tasks import TRAINING_TASKS
 
@@ -36,7 +36,7 @@ def test_prepare_writes_the_parts_when_given_class_folders(command: Command, fol
     assert all(Path(row["image_path"]).is_absolute() for row in table(tmp_path / "splits" / "train.csv"))
 
 
-def test_prepare_tells_it_as_a_document_when_asked_for_json(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_prepare_prints_one_document_with_json(command: Command, folder: Path, tmp_path: Path) -> None:
     result = command("train", "prepare", folder, tmp_path / "splits", "--ratio", "0.8:0.2", "--json")
     document = json.loads(result.stdout)
     facts = json.loads((tmp_path / "splits" / "data.json").read_text())
@@ -63,7 +63,7 @@ def test_prepared_data_is_the_same_when_trained_on(
     assert [str(sample.path) for sample in splits.val] == [row["image_path"] for row in table(target / "val.csv")]
 
 
-def test_prepare_keeps_the_most_common_classes_when_asked(command: Command, folder: Path, tmp_path: Path) -> None:
+def test_prepare_keeps_the_most_common_classes_when_configured(command: Command, folder: Path, tmp_path: Path) -> None:
     for picture in sorted((folder / "1").iterdir())[:4]:
         picture.unlink()
     command("train", "prepare", folder, tmp_path / "splits", "--top-classes", 2)
@@ -117,38 +117,40 @@ def test_prepare_takes_masks_by_their_suffix_and_values_as_named(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "code", "expected"),
     [
-        (["--column", "picture=file"], "--column picture=file: expected image, label, labels, mask, as in image="),
-        (["--mask-values", "a: ["], "--mask-values a: [: expected CLASS: VALUE, as in background: 0, nucleus: 1-255"),
-        (["--mask-values", "a: x, b: 1"], "expected a number, a range such as 1-255, nonzero, or [red, green, blue]"),
-        (["--ratio", "0.8"], "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST"),
-        (["--ratio", "a:b"], "--ratio a:b: expected"),
-        (["--ratio", "1:0:0"], "--ratio 1:0:0: expected"),
-        (["--task", "detection"], "there is no 'detection'; there are multiclass"),
-        (["--by", "folder"], "split_by"),
-        (["--masks", "no"], "no: no such folder"),
-        (["--task", "segmentation"], "where are the masks of these pictures?"),
+        (["--column", "picture=file"], "option.column", "--column picture=file: "),
+        (["--mask-values", "a: ["], "option.mask_values", "--mask-values a: [: "),
+        (["--mask-values", "a: x, b: 1"], "option.invalid", "mask_values"),
+        (["--ratio", "0.8"], "option.ratio", "--ratio 0.8: "),
+        (["--ratio", "a:b"], "option.ratio", "--ratio a:b: "),
+        (["--ratio", "1:0:0"], "option.ratio", "--ratio 1:0:0: "),
+        (["--task", "detection"], "config.unknown_task", "'detection'"),
+        (["--by", "folder"], "option.invalid", "split_by"),
+        (["--masks", "no"], "data.not_found", "no: "),
+        (["--task", "segmentation"], "data.no_masks", "data.masks"),
     ],
 )
 def test_prepare_is_refused_and_writes_nothing_when_it_cannot(
-    command: Command, folder: Path, tmp_path: Path, words: list[str], expected: str
+    command: Command, folder: Path, tmp_path: Path, words: list[str], code: str, expected: str
 ) -> None:
-    result = command("train", "prepare", folder, tmp_path / "splits", *words)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert expected in result.stderr
+    result = command("train", "prepare", folder, tmp_path / "splits", *words, "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert code in {error["code"], *(problem["code"] for problem in error.get("problems", ()))}
+    assert expected in error["message"]
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_prepare_leaves_the_target_alone_when_it_is_there(command: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
-    result = command("train", "prepare", folder, tmp_path / "splits")
+    result = command("train", "prepare", folder, tmp_path / "splits", "--json")
     assert result.exit_code == 2
-    assert "splits: is there already; name a folder to make, or delete it" in result.stderr
+    assert json.loads(result.stdout)["error"]["code"] == "output.exists"
     assert not list((tmp_path / "splits").iterdir())
 
 
 def test_ratios_are_shares_when_written_as_percent_or_parts() -> None:
-    assert ratios_of("80:20") == (0.2, 0.0)
-    assert ratios_of("0.7:0.15:0.15") == (pytest.approx(0.15), pytest.approx(0.15))
-    assert ratios_of("2:1:1") == (0.25, 0.25)
+    assert parse_ratios("80:20") == (0.2, 0.0)
+    assert parse_ratios("0.7:0.15:0.15") == (pytest.approx(0.15), pytest.approx(0.15))
+    assert parse_ratios("2:1:1") == (0.25, 0.25)

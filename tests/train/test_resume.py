@@ -7,6 +7,7 @@ start, and is ended with SIGKILL.
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import pickle
@@ -164,11 +165,11 @@ def test_resume_is_refused_when_the_run_is_still_going(undisturbed: Callable[[st
     process = started(root, "fit", root / "config.yaml", "epochs=1000", "name=busy", "callbacks=[]", "patience=null")
     run = root / "runs" / "busy" / "1"
     wait_for(process, lambda: len(rows(run)) >= 1)
-    result = command("train", "resume", run)
+    result = command("train", "resume", run, "--json")
     assert process.is_alive()
     process.kill()
     finished(process)
-    assert (result.exit_code, f"{run}: another process is training there" in result.stderr) == (2, True), result.output
+    assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "run.locked"), result.output
 
 
 def test_run_ends_the_same_when_killed_at_the_worst_moments(undisturbed: Callable[[str], Path]) -> None:
@@ -200,33 +201,35 @@ def broken_pickle(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaking", "expected"),
+    ("breaking", "code"),
     [
-        (lambda path: os.truncate(path, 5000), "is cut short, or no state of a run"),
-        (lambda path: path.write_bytes(b""), "is cut short, or no state of a run"),
-        (lambda path: path.write_bytes(b"no state" * 999), "is cut short, or no state of a run"),
-        (broken_pickle, "is cut short, or no state of a run"),
-        (lambda path: torch.save({"state_dict": {}, "epoch": 1}, path), "is no state of a run of tritonkit, it lacks"),
-        (lambda path: (path.unlink(), path.mkdir()), "is no file, expected the state of a run"),
+        (lambda path: os.truncate(path, 5000), "checkpoint.not_a_state"),
+        (lambda path: path.write_bytes(b""), "checkpoint.not_a_state"),
+        (lambda path: path.write_bytes(b"no state" * 999), "checkpoint.not_a_state"),
+        (broken_pickle, "checkpoint.not_a_state"),
+        (lambda path: torch.save({"state_dict": {}, "epoch": 1}, path), "checkpoint.not_a_state"),
+        (lambda path: (path.unlink(), path.mkdir()), "checkpoint.not_found"),
     ],
 )
 def test_resume_names_the_state_when_it_cannot_be_read(
-    stopped: Path, tmp_path: Path, command: Command, breaking: Callable[[Path], Any], expected: str
+    stopped: Path, tmp_path: Path, command: Command, breaking: Callable[[Path], Any], code: str
 ) -> None:
     run = tmp_path / "1"
     shutil.copytree(stopped, run)
     breaking(run / "lightning" / "last.ckpt")
-    result = command("train", "resume", run)
+    result = command("train", "resume", run, "--json")
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith(f"error: {run / 'lightning' / 'last.ckpt'}: {expected}")
-    assert f"Begin anew with: train fit {run / 'config.yaml'}" in result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == code
+    assert error["message"].startswith(f"{run / 'lightning' / 'last.ckpt'}: ")
+    assert f"train fit {run / 'config.yaml'}" in error["message"]
     assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ("name: test_resnet", "name: resnet18", "model.name is 'resnet18', was 'test_resnet'; the network differs"),
+        ("name: test_resnet", "name: resnet18", "model.name is 'resnet18', was 'test_resnet'; "),
         ("name: adamw", "name: sgd", "optimizer.name is 'sgd', was 'adamw'"),
         ("task: multiclass", "task: embedding", "task is 'embedding', was 'multiclass'"),
         ("drop_rate: 0.3", "drop_rate: 0.1", "model.arguments.drop_rate is 0.1, was 0.3"),
@@ -239,7 +242,9 @@ def test_resume_is_refused_when_the_configuration_makes_another_model(
     shutil.copytree(stopped, run)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(before, after))
-    result = command("train", "resume", run)
+    result = command("train", "resume", run, "--json")
     assert result.exit_code == 2, result.output
-    assert f"{config}: {expected}" in result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "run.config_changed"
+    assert f"{config}: {expected}" in error["message"]
     assert result.stderr.count("\n") == 1

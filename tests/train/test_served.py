@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from server.process import STATE_VARIABLE
-from train.fit import Fitted
+from train.fit import FitResult
 
 Command = Callable[..., Result]
 TOLD = {
@@ -30,7 +30,7 @@ def document(result: Result) -> Any:
 
 @pytest.mark.slow
 def test_served_model_measures_and_answers_as_it_was_trained(
-    run: Fitted,
+    run: FitResult,
     case: str,
     command: Command,
     free_ports: Callable[[], list[str]],

@@ -15,21 +15,21 @@ from model.golden import Golden, beside_checkpoint
 from model.runners import open_artifact
 from train.config import load_config
 from train.data import PARTS
-from train.fit import Fitted
+from train.fit import FitResult
 
 Command = Callable[..., Result]
-Figures = Callable[[Path], list[dict[str, float]]]
+MetricValues = Callable[[Path], list[dict[str, float]]]
 
 MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "segmentation": "iou", "heads": "mean"}
 
 
-def golden_of(run: Fitted) -> Golden:
+def make_golden(run: FitResult) -> Golden:
     golden = beside_checkpoint(run.checkpoint)
     assert golden is not None
     return golden
 
 
-def test_run_leaves_its_files_when_finished(run: Fitted) -> None:
+def test_run_leaves_its_files_when_finished(run: FitResult) -> None:
     names = {path.relative_to(run.run).as_posix() for path in run.run.rglob("*") if path.is_file()}
     assert names >= {
         "best.safetensors", "last.safetensors", "golden.npz", "last.golden.npz", "config.yaml", "metrics.csv",
@@ -38,7 +38,7 @@ def test_run_leaves_its_files_when_finished(run: Fitted) -> None:
     assert not [name for name in names if "partial" in name]
 
 
-def test_loss_goes_down_when_trained(run: Fitted, case: str, figures: Figures) -> None:
+def test_loss_goes_down_when_trained(run: FitResult, case: str, figures: MetricValues) -> None:
     losses = [row["train_loss"] for row in figures(run.run)]
     assert len(losses) == 3
     assert np.isfinite(losses).all()
@@ -46,7 +46,7 @@ def test_loss_goes_down_when_trained(run: Fitted, case: str, figures: Figures) -
         assert losses[-1] < 0.97 * losses[0]
 
 
-def test_metrics_are_those_of_the_task_when_measured(run: Fitted, case: str, figures: Figures) -> None:
+def test_metrics_are_those_of_the_task_when_measured(run: FitResult, case: str, figures: MetricValues) -> None:
     monitor = f"val_{MONITORS[case]}"
     rows = figures(run.run)
     best = max(row[monitor] for row in rows)
@@ -55,7 +55,7 @@ def test_metrics_are_those_of_the_task_when_measured(run: Fitted, case: str, fig
     assert ("val_loss" in rows[0]) == (read_spec(run.checkpoint).task != "embedding")
 
 
-def test_lineage_has_what_is_measured_when_tested_again(run: Fitted, command: Command) -> None:
+def test_lineage_has_what_is_measured_when_tested_again(run: FitResult, command: Command) -> None:
     result = command("train", "test", run.checkpoint, "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -67,7 +67,7 @@ def test_lineage_has_what_is_measured_when_tested_again(run: Fitted, command: Co
     assert document["images"] == json.loads((run.run / "splits" / "data.json").read_text())["pictures"]["test"]
 
 
-def test_lineage_tells_the_data_when_trained(run: Fitted) -> None:
+def test_lineage_tells_the_data_when_trained(run: FitResult) -> None:
     facts = json.loads((run.run / "splits" / "data.json").read_text())
     spec = read_spec(run.checkpoint)
     assert spec.lineage.data_fingerprint == facts["fingerprint"]
@@ -75,8 +75,8 @@ def test_lineage_tells_the_data_when_trained(run: Fitted) -> None:
     assert set(facts["pictures"]) == set(PARTS)
 
 
-def test_checkpoint_reproduces_its_golden_answers_when_opened(run: Fitted) -> None:
-    golden = golden_of(run)
+def test_checkpoint_reproduces_its_golden_answers_when_opened(run: FitResult) -> None:
+    golden = make_golden(run)
     with open_artifact(run.checkpoint) as runner:
         outputs = runner.infer(golden.images)
     assert set(outputs) == set(golden.outputs)
@@ -87,8 +87,8 @@ def test_checkpoint_reproduces_its_golden_answers_when_opened(run: Fitted) -> No
             np.testing.assert_allclose(outputs[name], expected, atol=1e-5)
 
 
-def test_golden_targets_have_the_shape_of_the_truth_when_written(run: Fitted, case: str) -> None:
-    golden = golden_of(run)
+def test_golden_targets_have_the_shape_of_the_truth_when_written(run: FitResult, case: str) -> None:
+    golden = make_golden(run)
     count = len(golden.images)
     shapes = {name: target.shape for name, target in (golden.targets or {}).items()}
     assert (
@@ -104,12 +104,12 @@ def test_golden_targets_have_the_shape_of_the_truth_when_written(run: Fitted, ca
     assert set(shapes) == set(golden.outputs)
 
 
-def test_config_is_the_same_when_read_again(run: Fitted) -> None:
+def test_config_is_the_same_when_read_again(run: FitResult) -> None:
     config = load_config(run.run / "config.yaml")
     assert read_spec(run.checkpoint).lineage.config == config.model_dump(mode="json")
 
 
-def test_classes_of_val_are_unknown_to_train_when_embedding(run: Fitted) -> None:
+def test_classes_of_val_are_unknown_to_train_when_embedding(run: FitResult) -> None:
     if read_spec(run.checkpoint).task != "embedding":
         pytest.skip("only embeddings are split by class")
     seen = [
@@ -119,12 +119,12 @@ def test_classes_of_val_are_unknown_to_train_when_embedding(run: Fitted) -> None
     assert sum(map(len, seen)) == len(set.union(*seen)) == 8
 
 
-def test_thresholds_are_the_models_when_configured(run: Fitted, case: str) -> None:
+def test_thresholds_are_the_models_when_configured(run: FitResult, case: str) -> None:
     assert read_spec(run.checkpoint).thresholds == ({"odd": 0.4} if case == "multilabel" else {})
 
 
 def test_test_measures_other_pictures_when_given(
-    run: Fitted, case: str, command: Command, make_masks: Callable[..., Path], tmp_path: Path
+    run: FitResult, case: str, command: Command, make_masks: Callable[..., Path], tmp_path: Path
 ) -> None:
     if case != "segmentation":
         pytest.skip("once is enough for pictures with masks")

@@ -1,4 +1,4 @@
-"""What a task brings to training: its truths, loss and metrics. Nothing else here asks which task it is."""
+"""The base class of training tasks: how a task reads ground truth, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -12,178 +12,190 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from model.errors import Problem
 from model.preprocess import Geometry, Preprocess
 from model.runners.base import Outputs
 from model.spec import TaskSpec
 from model.tasks import task_for
 from model.tasks.base import Targets
-from train.samples import Row, Sample, Truth, listed
+from train.samples import Row, RowError, Sample, Truth, listed
 from train.sections import HeadConfig
-from train.tasks.confusion import Confusion
+from train.tasks.confusion import ConfusionMatrix
 from train.tasks.measures import HeadMeasures, Measures
 
-Batched = Any
+BatchTargets = Any
 """The targets of a batch: a tensor [N, ...], or tensors by name."""
 
 
 class TrainingTask(ABC):
-    """The training side of a `model.tasks.Task` of the same name, with the configuration of one head."""
+    """The training part of the `model.tasks.Task` with the same name, configured for one head."""
 
     name: ClassVar[str]
     monitor: ClassVar[str]
-    """The metric that picks the best epoch; more is better."""
+    """The metric that selects the best epoch; higher is better."""
     column: ClassVar[str]
-    """Where the truth stands in a row."""
+    """The default column of the ground truth."""
     split_by: ClassVar[str] = "picture"
     usual_loss: ClassVar[str]
     dense: ClassVar[bool] = False
-    """Whether it answers each pixel, which takes another kind of network."""
-    compares: bool = False
-    """Whether an answer is right or wrong only beside the others, so that all must be judged at once."""
+    """Whether the model predicts each pixel, which needs a segmentation network."""
+    compares_samples: bool = False
+    """Whether answers can only be scored against each other, so that all must be scored at once."""
     has_val_loss: bool = True
-    """Whether the loss means something on classes that training does not know."""
+    """Whether the loss is meaningful on classes that are not in train."""
 
-    def __init__(self, config: HeadConfig, output: str | None = None, named: Sequence[str] | None = None) -> None:
-        """`output` is the head's name where there are several; `named` are the labels that the configuration names."""
-        self.config, self.output, self.named = config, output, named
+    def __init__(self, config: HeadConfig, output: str | None = None, label_names: Sequence[str] | None = None) -> None:
+        """output: the head's name, if the model has several. label_names: labels from the configuration."""
+        self.config, self.output, self.label_names = config, output, label_names
         self.truth_column = config.column or output or self.column
 
-    # What the data says.
+    # Ground truth.
 
     @abstractmethod
     def truth(self, row: Row) -> Truth:
-        """What a row says of its picture. Raises ValueError with a sentence."""
+        """Read the ground truth from a row. Raises ValueError with a readable message."""
 
     @abstractmethod
-    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
-        """The columns, beside the picture's path, that say it in a CSV."""
+    def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
+        """Write a truth as columns of a CSV, without the image path."""
 
     @abstractmethod
     def classes(self, truth: Truth) -> Sequence[str]:
-        """The classes that a picture is counted for."""
+        """Return the classes of an image."""
 
     @property
     def label_columns(self) -> Sequence[str]:
-        """The columns that hold one label each."""
+        """The columns that contain one label each."""
         return ()
 
-    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
-        """What is wrong with the columns of a table as a whole; its rows are not looked at then."""
+    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[Problem]:
+        """Report problems of a table's columns. If there are any, its rows are not checked."""
         return []
 
-    def declared(self, columns: Sequence[str]) -> Sequence[str]:
-        """Classes that the data's columns name, whether a picture has them or not."""
+    def declared_labels(self, columns: Sequence[str]) -> Sequence[str]:
+        """Return classes that are column names; they exist even if no image has them."""
         return ()
 
-    def labels(self, truths: Sequence[Truth], declared: Sequence[str]) -> tuple[str, ...]:
-        """The labels of the model, in natural order: 2 before 10."""
-        found = {label for truth in truths for label in self.classes(truth)} | set(declared)
-        return tuple(sorted(found, key=natural))
+    def labels(self, truths: Sequence[Truth], declared_labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels of the model, in natural order: 2 before 10."""
+        labels = {label for truth in truths for label in self.classes(truth)} | set(declared_labels)
+        return tuple(sorted(labels, key=natural_sort_key))
 
-    def question(self, truths: Sequence[Truth], declared: Sequence[str]) -> TaskSpec:
-        """What a model is asked that learns from these. Raises SpecError."""
-        question = TaskSpec(task=self.name, labels=self.labels(truths, declared), thresholds=self.config.thresholds)
-        task_for(question)
-        return question
+    def task_spec(self, truths: Sequence[Truth], declared_labels: Sequence[str]) -> TaskSpec:
+        """Create the TaskSpec of a model that is trained on these truths. Raises SpecError."""
+        task_spec = TaskSpec(
+            task=self.name, labels=self.labels(truths, declared_labels), thresholds=self.config.thresholds
+        )
+        task_for(task_spec)
+        return task_spec
 
     def stratum(self, truth: Truth, counts: Mapping[str, int]) -> str:
-        """What a split keeps in proportion: the rarest class of a picture."""
+        """Return the stratum of an image for a stratified split: its rarest class."""
         return min(self.classes(truth), key=lambda label: (counts[label], label), default="")
 
-    def content(self, truth: Truth) -> bytes:
-        """What goes into the data's fingerprint."""
+    def fingerprint_bytes(self, truth: Truth) -> bytes:
+        """Return the bytes of a truth for the data's fingerprint."""
         return repr(truth).encode()
 
-    def prepare(self, truths: Sequence[Truth]) -> None:  # noqa: B027 - most tasks need not
-        """Look at all truths of a data set before any of them is used: what one means may depend on the others."""
+    def prepare(self, truths: Sequence[Truth]) -> None:  # noqa: B027 - most tasks need nothing
+        """Inspect all truths of a data set before they are used, if the meaning of one depends on the others."""
 
-    def problem(self, truth: Truth, size: tuple[int, int], question: TaskSpec) -> str | None:
-        """What is wrong with the truth of a picture of this width and height; None when nothing is."""
+    def truth_problem(self, truth: Truth, size: tuple[int, int], task_spec: TaskSpec) -> Problem | None:
+        """Check the truth of an image with this width and height."""
         return None
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
-        """What keeps these parts from being trained on; a class must have `least` pictures in train."""
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+        """Report why these parts cannot be used for training; each class needs `least` images in train."""
         counts = Counter(label for truth in truths["train"] for label in self.classes(truth))
-        small = [f"{label} has {counts[label]}" for label in question.labels if 0 < counts[label] < least]
-        without = [label for label in question.labels if not counts[label]]
+        small = [f"{label} has {counts[label]}" for label in task_spec.labels if 0 < counts[label] < least]
+        empty = [label for label in task_spec.labels if not counts[label]]
         problems = listed(
-            f"classes too small to be split, which takes {least} pictures each; bring more, or leave them out", small
+            f"classes too small to split, each needs {least} images; add images, or leave the classes out",
+            small,
+            code="data.class_too_small",
         )
-        problems += listed("classes without a picture in train", without)
+        problems += listed("classes without an image in train", empty, code="data.class_not_in_train")
         for part in ("val", "test"):
-            strangers = {label for truth in truths[part] for label in self.classes(truth)} - set(question.labels)
-            if strangers:
-                names = ", ".join(sorted(strangers, key=natural))
-                problems.append(f"{part} has labels that train lacks, to be added there or taken out: {names:.400}")
+            unknown = {label for truth in truths[part] for label in self.classes(truth)} - set(task_spec.labels)
+            if unknown:
+                names = ", ".join(sorted(unknown, key=natural_sort_key))
+                problems.append(
+                    Problem(
+                        "data.label_not_in_train",
+                        f"{part} has labels that train does not have; add them to train, or remove them: {names:.400}",
+                    )
+                )
         return problems
 
-    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
-        """Why the figure that picks the best epoch cannot be measured on these truths of val; None where it can."""
+    def monitor_problem(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+        """Say why the monitored metric cannot be measured on these truths of val; None if it can."""
         return None
 
-    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
-        """By head's prefix, the figures that a guess without looking at the pictures gets on these truths of val."""
+    def baseline_metrics(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+        """Return, by head prefix, the metrics on val of the best guess that ignores the images."""
         return {}
 
-    # What training does with it.
+    # Training.
 
     @abstractmethod
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
-        """What the loss and the metrics take for a sample: a number, an array, or a mapping of these."""
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
+        """Convert a truth for the loss and the metrics: a number, an array, or a mapping of these."""
 
     @abstractmethod
-    def golden_targets(self, targets: Batched) -> Targets:
-        """Collated targets as the model room's `Task.quality` takes them."""
+    def golden_targets(self, targets: BatchTargets) -> Targets:
+        """Convert collated targets to the format of `model.tasks.Task.quality`."""
 
     @abstractmethod
-    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        """From (logits, collated targets) to the mean loss, a scalar. truths: those of the training part.
+    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
+        """Create the loss, a function from (logits, collated targets) to a scalar. truths: of the training part.
 
-        Raises ConfigError for a loss that there is not, or that does not fit.
+        Raises ConfigError for a loss that is unknown or does not fit the task.
         """
 
     @abstractmethod
-    def metrics(self, question: TaskSpec, detailed: bool) -> Measures | HeadMeasures:
-        """Fresh metrics; detailed: also those by class, and those that keep every answer."""
+    def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures | HeadMeasures:
+        """Create new metrics; detailed: with metrics by class, and metrics that store every answer."""
 
     @abstractmethod
-    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
-        """How wrong each of N answers is: 0 is right, 1 as wrong as can be."""
+    def error_score(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> NDArray[np.float64]:
+        """Score the error of each of N answers: 0 is correct, 1 is the largest error."""
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
-        """What was taken for what, by head, or under an empty name; nothing where answers are no classes."""
+    def confusion(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> dict[str, ConfusionMatrix]:
+        """Count truths against answers, by head, or under an empty name; empty if answers are no classes."""
         return {}
 
-    def said(
-        self, outputs: Outputs, targets: Targets, question: TaskSpec, samples: Sequence[Sample], seen: Geometry
+    def describe_answers(
+        self, outputs: Outputs, targets: Targets, task_spec: TaskSpec, samples: Sequence[Sample], geometry: Geometry
     ) -> list[str]:
-        """The answers to N samples, each in a few words; `seen` is how all of them are shown."""
-        task = task_for(question, self.output)
-        each = [{name: array[i] for name, array in outputs.items()} for i in range(len(samples))]
+        """Describe the answer to each of N samples in a few words. geometry: of the shown images."""
+        task = task_for(task_spec, self.output)
+        each_output = [{name: array[i] for name, array in outputs.items()} for i in range(len(samples))]
         names = [sample.path.name for sample in samples]
-        return task.captions([task.answer(output, seen, top=1) for output in each], names)
+        return task.captions([task.answer(output, geometry, top=1) for output in each_output], names)
 
     def describe_truth(self, truth: Truth) -> str:
-        """A truth in a few words."""
+        """Describe a truth in a few words."""
         return ", ".join(self.classes(truth)) or "none"
 
     def _cell(self, row: Row) -> str:
-        """What stands in the truth's column, as text. Raises ValueError where there is none."""
+        """Return the text of the truth's column. Raises RowError if it has none."""
         value = row.get(self.truth_column)
         if self.truth_column not in row:
-            raise ValueError(f"no column `{self.truth_column}`; the columns are: {', '.join(row)}")
+            raise RowError(
+                f"no column `{self.truth_column}`; the columns are: {', '.join(row)}", code="data.missing_column"
+            )
         if value is None or value == "":
-            raise ValueError(f"there is no value for {self.truth_column}")
+            raise RowError(f"there is no value for {self.truth_column}", code="data.blank_cell")
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value).strip()
-        raise ValueError(f"expected text in column {self.truth_column}, got {value!r:.80}")
+        raise RowError(f"expected text in column {self.truth_column}, got {value!r:.80}", code="data.not_text")
 
-    def _answers(self, outputs: Mapping[str, Any], question: TaskSpec) -> Any:
-        """This task's first output."""
-        return outputs[task_for(question, self.output).output]
+    def _answers(self, outputs: Mapping[str, Any], task_spec: TaskSpec) -> Any:
+        """Return this task's first output."""
+        return outputs[task_for(task_spec, self.output).output]
 
 
-def natural(label: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 2 before 10, and never compares a number with a word."""
+def natural_sort_key(label: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that puts 2 before 10, and never compares a number with a word."""
     parts = re.findall(r"[0-9]+|[^0-9]+", label)
     return [(0, int(part), part) if part[0] in "0123456789" else (1, 0, part) for part in parts]

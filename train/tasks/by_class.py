@@ -1,4 +1,4 @@
-"""Figures by class, and their mean over the classes that can be measured."""
+"""Metrics by class, and their mean over classes with samples."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from torch import Tensor
 from torchmetrics import Metric
 
 Positives = Callable[[Tensor], Tensor]
-"""From a batch's targets, how many of each class there are: [C]."""
+"""Counts the samples of each class in a batch of targets: [C]."""
 
 
-class ByClass(Metric):
-    """A metric of each class, [C]; NaN for a class that the truth lacks, of which nothing can be said."""
+class PerClassMetric(Metric):
+    """A metric for each class, [C]; NaN for a class without samples."""
 
     positives: Tensor
-    judged: Tensor
+    total: Tensor
 
     def __init__(self, metric: Metric, classes: int, positives: Positives, needs_others: bool = False) -> None:
-        """metric: gives a figure for each class. needs_others: it compares a class's pictures with the others."""
+        """metric: returns a value for each class. needs_others: it also needs samples of other classes."""
         super().__init__()
         self.metric, self._count, self._needs_others = metric, positives, needs_others
         self.add_state("positives", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("judged", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch."""
         self.metric.update(outputs, targets)
         self.positives += self._count(targets)
-        self.judged += len(targets)
+        self.total += len(targets)
 
     def compute(self) -> Tensor:
-        """The figures so far."""
+        """Return the values so far."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"torchmetrics\.")  # of the classes that are left out here
+            warnings.filterwarnings("ignore", module=r"torchmetrics\.")  # about classes that become NaN below
             values: Tensor = self.metric.compute()
         measurable = self.positives > 0
         if self._needs_others:
-            measurable &= self.positives < self.judged
+            measurable &= self.positives < self.total
         return torch.where(measurable, values.to(measurable.device), torch.nan)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Clear all counts."""
         super().reset()
         self.metric.reset()
 
 
-class MeanByClass(ByClass):
-    """The mean over the classes that can be measured; NaN where none can. `first` leaves out those before it."""
+class PerClassMean(PerClassMetric):
+    """The mean over the classes with samples; NaN if there are none. Classes before `first` are left out."""
 
-    def __init__(self, *arguments: Any, first: int = 0, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, *arguments: Any, first: int = 0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._first = first
 
     def compute(self) -> Tensor:
-        """The mean so far."""
+        """Return the mean so far."""
         return super().compute()[self._first :].nanmean()
 
 
-def of_numbers(classes: int) -> Positives:
-    """For targets that are class numbers, of pictures or pixels; numbers beyond the classes are not judged."""
+def count_class_numbers(classes: int) -> Positives:
+    """Return a counter for targets of class numbers, for images or pixels; larger numbers are ignored."""
 
     def count(targets: Tensor) -> Tensor:
         numbers = targets.flatten().long()
@@ -71,6 +71,6 @@ def of_numbers(classes: int) -> Positives:
     return count
 
 
-def of_columns(targets: Tensor) -> Tensor:
-    """For targets [N, C] of 0 and 1."""
+def count_label_columns(targets: Tensor) -> Tensor:
+    """Count the positives in targets [N, C] of 0 and 1."""
     return (targets > 0).sum(dim=0)

@@ -1,4 +1,4 @@
-"""What was taken for what."""
+"""Confusion matrices."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CLASSES = 1000
-"""A matrix of more classes than this is neither looked at nor small."""
+"""With more classes, a matrix would be too large to read and to store."""
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """How often each truth was answered how: int64 [len(truths), len(answers)]."""
+class ConfusionMatrix:
+    """Counts of each truth and answer: int64 [len(truths), len(answers)]."""
 
     truths: tuple[str, ...]
     answers: tuple[str, ...]
     counts: NDArray[np.int64]
-    counted: str = "pictures"
-    """What the counts are of."""
+    unit: str = "images"
+    """The unit of the counts: images or pixels."""
 
-    def __add__(self, other: Confusion) -> Confusion:
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         return replace(self, counts=self.counts + other.counts)
 
 
-def crossed(
-    truths: NDArray[Any], answers: NDArray[Any], labels: Sequence[str], counted: str = "pictures"
-) -> dict[str, Confusion]:
-    """Class numbers, [N] each, counted in a matrix that has no name; none for more than MAX_CLASSES labels."""
+def confusion_matrix(
+    truths: NDArray[Any], answers: NDArray[Any], labels: Sequence[str], unit: str = "images"
+) -> dict[str, ConfusionMatrix]:
+    """Count class numbers, [N] each, in a matrix with an empty name; none for more than MAX_CLASSES labels."""
     size = len(labels)
     if size > MAX_CLASSES:
         return {}
     pairs = truths.astype(np.int64) * size + answers.astype(np.int64)
     counts = np.bincount(pairs, minlength=size * size).reshape(size, size)
-    return {"": Confusion(tuple(labels), tuple(labels), counts, counted)}
+    return {"": ConfusionMatrix(tuple(labels), tuple(labels), counts, unit)}

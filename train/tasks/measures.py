@@ -1,4 +1,4 @@
-"""Figures that are counted batch by batch."""
+"""Collections of metrics that are updated batch by batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 Count = Callable[[str, Metric, Mapping[str, Tensor], Any], None]
-"""Given a metric's name, the metric, a model's outputs [N, ...] by name, and the targets: count a batch."""
+"""Updates one metric with a batch: (metric's name, metric, outputs [N, ...] by name, targets)."""
 
 
 class Measures(nn.Module):
-    """Metrics by name, each a figure in 0..1 or NaN where it cannot be measured, and how they are fed."""
+    """Metrics by name, each a value in 0..1, or NaN if it cannot be measured, with the function that updates them."""
 
     def __init__(self, metrics: Mapping[str, Metric], count: Count) -> None:
         super().__init__()
@@ -22,26 +22,26 @@ class Measures(nn.Module):
         self._count = count
 
     def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
-        """Count a batch of a model's outputs [N, ...] by name."""
+        """Add a batch of outputs [N, ...] by name."""
         for name, metric in self.metrics.items():
             self._count(name, metric, outputs, targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures so far; a metric by class gives one for each."""
-        figures: dict[str, Tensor] = {}
+        """Return the values so far; a metric by class returns one for each class."""
+        values: dict[str, Tensor] = {}
         for name, metric in self.metrics.items():
             value = metric.compute()
-            figures.update(value if isinstance(value, dict) else {name: value})
-        return figures
+            values.update(value if isinstance(value, dict) else {name: value})
+        return values
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Clear all metrics."""
         for metric in self.metrics.values():
             metric.reset()
 
 
 class HeadMeasures(nn.Module):
-    """The measures of several heads under their names, and `mean`: of what the heads are judged by, where measured."""
+    """The metrics of several heads under their names, and `mean`: the mean of the heads' monitored metrics."""
 
     def __init__(self, heads: dict[str, Measures | HeadMeasures], monitors: Mapping[str, str]) -> None:
         super().__init__()
@@ -49,19 +49,19 @@ class HeadMeasures(nn.Module):
         self._monitors = dict(monitors)
 
     def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
-        """As `Measures.update`; targets are by head."""
+        """Like `Measures.update`; targets are by head."""
         for name, measures in self._by_name().items():
             measures.update(outputs, targets[name])
 
     def compute(self) -> dict[str, Tensor]:
-        """As `Measures.compute`."""
+        """Like `Measures.compute`."""
         by_head = {name: measures.compute() for name, measures in self._by_name().items()}
-        judged = [by_head[name][monitor] for name, monitor in self._monitors.items()]
-        figures = {"mean": torch.stack(judged).nanmean()}
-        return figures | {f"{name}.{key}": value for name, each in by_head.items() for key, value in each.items()}
+        monitored = [by_head[name][monitor] for name, monitor in self._monitors.items()]
+        mean = {"mean": torch.stack(monitored).nanmean()}
+        return mean | {f"{name}.{key}": value for name, each in by_head.items() for key, value in each.items()}
 
     def reset(self) -> None:
-        """As `Measures.reset`."""
+        """Like `Measures.reset`."""
         for measures in self._by_name().values():
             measures.reset()
 

@@ -14,26 +14,30 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision, MultilabelF1Score
 
+from model.errors import Problem
 from model.preprocess import Preprocess
 from model.runners.base import Outputs
 from model.spec import TaskSpec
 from model.tasks.base import Targets
 from train.losses import MULTILABEL, balanced_weights, weighted_sum
-from train.part_names import tells_split
-from train.samples import IMAGE, LABELS, MASK, Row, Truth, fact, is_soft, listed
-from train.tasks.base import Batched, TrainingTask, natural
-from train.tasks.by_class import ByClass, MeanByClass, of_columns
-from train.tasks.confusion import Confusion
+from train.part_names import is_split_column
+from train.samples import IMAGE, LABELS, MASK, Row, RowError, Truth, is_soft_label, listed, parse_bool
+from train.tasks.base import BatchTargets, TrainingTask, natural_sort_key
+from train.tasks.by_class import PerClassMean, PerClassMetric, count_label_columns
+from train.tasks.confusion import ConfusionMatrix
 from train.tasks.measures import Measures
 
 NOT_LABELS = {IMAGE, LABELS, MASK}
 SEPARATOR = "|"
-"""Between the labels of one cell of a CSV."""
-_SOFT = "; labels between 0 and 1 are not learned, round them"
+"""Separates labels in one cell of a CSV."""
+_SOFT = "; labels between 0 and 1 are not supported, round them"
 
 
 class MultilabelTraining(TrainingTask):
-    """Truths are tuples of the labels that hold. In a row: a column of 0 or 1 each, or one with all that hold."""
+    """Training of a multilabel classifier. A truth is the tuple of an image's labels.
+
+    A row has either a column of 0 or 1 for each label, or one column with the list of labels.
+    """
 
     name = "multilabel"
     monitor = "map"
@@ -42,144 +46,169 @@ class MultilabelTraining(TrainingTask):
 
     def truth(self, row: Row) -> Truth:
         if self.truth_column in row:
-            return self._listed(row[self.truth_column])
+            return self._parse_list(row[self.truth_column])
         if self.config.column is not None:
-            raise ValueError(f"no column `{self.truth_column}`; the columns are: {', '.join(row)}")
-        cells = {label: row[label] for label in self.declared(list(row))}
+            raise RowError(
+                f"no column `{self.truth_column}`; the columns are: {', '.join(row)}", code="data.missing_column"
+            )
+        cells = {label: row[label] for label in self.declared_labels(list(row))}
         if not cells:
-            raise ValueError(f"no column of a label; the columns are: {', '.join(row)}")
-        wrong = [f"{label} {cell!r}" for label, cell in cells.items() if fact(cell) is None]
+            raise RowError(f"no label column; the columns are: {', '.join(row)}", code="data.no_label_column")
+        wrong = [f"{label} {cell!r}" for label, cell in cells.items() if parse_bool(cell) is None]
         if wrong:
-            soft = _SOFT if any(is_soft(cell) for cell in cells.values()) else ""
-            raise ValueError(f"expected a column of 0 or 1 for each label, got {', '.join(wrong[:3])}{soft}")
-        return _in_order(label for label, cell in cells.items() if fact(cell))
+            soft = _SOFT if any(is_soft_label(cell) for cell in cells.values()) else ""
+            text = f"expected a column of 0 or 1 for each label, got {', '.join(wrong[:3])}{soft}"
+            if soft:
+                raise RowError(text, code="data.soft_label")
+            raise RowError(text, code="data.not_binary")
+        return _in_order(label for label, cell in cells.items() if parse_bool(cell))
 
-    def _listed(self, value: Any) -> Truth:
+    def _parse_list(self, value: Any) -> Truth:
         if value is None or value == "":
-            raise ValueError(f"there is no value for {self.truth_column} (`{SEPARATOR}` is no label)")
-        if fact(value) is not None:
-            raise ValueError(
-                f"expected labels in column {self.truth_column}, got {value}; for a column of 0 or 1 each, leave "
-                "`column` out"
+            raise RowError(
+                f"there is no value for {self.truth_column} (write `{SEPARATOR}` for no label)", code="data.blank_cell"
+            )
+        if parse_bool(value) is not None:
+            raise RowError(
+                f"expected labels in column {self.truth_column}, got {value}; for a column of 0 or 1 for each label, "
+                "leave `column` out",
+                code="data.binary_label_list",
             )
         labels = value.split(SEPARATOR) if isinstance(value, str) else value
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise ValueError(f"expected a list of labels in {self.truth_column}, got {value!r:.80}")
-        held = _in_order(label.strip() for label in labels if label.strip())
-        unfit = [label for label in held if label in NOT_LABELS or SEPARATOR in label]
-        if unfit:
-            raise ValueError(f"a label {unfit[0]!r} could not be told from a column or a list; rename it")
-        return held
+            raise RowError(
+                f"expected a list of labels in {self.truth_column}, got {value!r:.80}", code="data.not_a_label_list"
+            )
+        present = _in_order(label.strip() for label in labels if label.strip())
+        reserved = [label for label in present if label in NOT_LABELS or SEPARATOR in label]
+        if reserved:
+            raise RowError(
+                f"the label {reserved[0]!r} looks like a column name or a list; rename it", code="data.reserved_label"
+            )
+        return present
 
-    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    def table_problems(self, columns: Sequence[str], rows: Sequence[Row]) -> list[Problem]:
         if self.truth_column in columns or self.config.column is not None:
             return []
-        labels = self.declared(columns)
-        if lacking := [name for name in self.named or () if name not in columns]:
-            there = ", ".join(columns)
-            return [f"no column `{lacking[0]}`, which data.labels names; the columns are: {there:.300}"]
-        split = [name for name in labels if tells_split(name)] if self.named is None else []
-        # A column whose cells are no facts at all is none of a label; single cells are told by their rows.
-        odd = {name: [row[name] for row in rows if name in row and fact(row[name]) is None] for name in labels}
-        others = [name for name in labels if 2 * len(odd[name]) > len(rows)]
+        labels = self.declared_labels(columns)
+        if missing := [name for name in self.label_names or () if name not in columns]:
+            text = f"no column `{missing[0]}`, which data.labels lists; the columns are: {', '.join(columns):.300}"
+            return [Problem("data.missing_column", text)]
+        split = [name for name in labels if is_split_column(name)] if self.label_names is None else []
+        # A column where most cells are not 0 or 1 is no label column; single bad cells are reported with their rows.
+        bad_cells = {
+            name: [row[name] for row in rows if name in row and parse_bool(row[name]) is None] for name in labels
+        }
+        others = [name for name in labels if 2 * len(bad_cells[name]) > len(rows)]
         if not split and not others:
             return []
         kept = ", ".join(name for name in labels if name not in {*split, *others})
-        cure = f"; name the columns that are labels with data.labels: [{kept}] (or --labels {kept.replace(', ', ',')})"
-        problems = [f"column {name} seems to say which part a picture is in" for name in split]
+        hint = f"; list the label columns in data.labels: [{kept}] (or --labels {kept.replace(', ', ',')})"
+        problems = [
+            Problem("data.split_column_as_label", f"column {name} seems to hold the part of each image")
+            for name in split
+        ]
         for name in others:
-            shown = ", ".join(dict.fromkeys(repr(cell) for cell in odd[name]))
-            soft = _SOFT if all(is_soft(cell) for cell in odd[name]) else ""
-            problems.append(f"column {name} holds {shown:.80}, expected 0 or 1 for each label{soft}")
-        return [*problems[:-1], problems[-1] + (cure if kept else "")]
+            shown = ", ".join(dict.fromkeys(repr(cell) for cell in bad_cells[name]))
+            text = f"column {name} contains {shown:.80}, expected 0 or 1 for each label"
+            if all(is_soft_label(cell) for cell in bad_cells[name]):
+                problems.append(Problem("data.soft_label", text + _SOFT))
+            else:
+                problems.append(Problem("data.not_binary", text))
+        last = problems[-1]
+        return [*problems[:-1], Problem(last.code, last.message + (hint if kept else ""))]
 
-    def declared(self, columns: Sequence[str]) -> Sequence[str]:
+    def declared_labels(self, columns: Sequence[str]) -> Sequence[str]:
         if self.truth_column in columns:
             return ()
-        if self.named is not None:
-            return [column for column in columns if column in self.named]
+        if self.label_names is not None:
+            return [column for column in columns if column in self.label_names]
         return [column for column in columns if column not in NOT_LABELS]
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], question: TaskSpec, least: int) -> list[str]:
+    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
         train = truths["train"]
-        always = [label for label in question.labels if train and all(label in truth for truth in train)]
+        always = [label for label in task_spec.labels if train and all(label in truth for truth in train)]
         constant = listed(
-            "labels that each picture of train has, so that nothing can be learned; leave them out", always
+            "labels that every image of train has, so that nothing can be learned; leave them out",
+            always,
+            code="data.constant_label",
         )
-        return super().validate_splits(truths, question, least) + constant
+        return super().validate_splits(truths, task_spec, least) + constant
 
-    def row(self, truth: Truth, question: TaskSpec) -> dict[str, str]:
+    def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
         if self.output is not None:
             return {self.truth_column: SEPARATOR.join(truth) or SEPARATOR}
-        return {label: str(int(label in truth)) for label in question.labels}
+        return {label: str(int(label in truth)) for label in task_spec.labels}
 
     def classes(self, truth: Truth) -> Sequence[str]:
         return tuple(truth)
 
-    def unmeasurable(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
+    def monitor_problem(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
         return None if any(truths) else "no picture of val has a label"
 
-    def guesses(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
+    def baseline_metrics(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
         """Probabilities at random: the mean share of the pictures that a label has."""
         counts = Counter(label for truth in truths for label in truth)
         return {"": {"map": sum(counts.values()) / len(counts) / len(truths)}} if counts else {}
 
-    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, question: TaskSpec) -> Any:
-        return np.array([label in truth for label in question.labels], dtype=np.float32)
+    def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
+        return np.array([label in truth for label in task_spec.labels], dtype=np.float32)
 
-    def golden_targets(self, targets: Batched) -> Targets:
+    def golden_targets(self, targets: BatchTargets) -> Targets:
         return {self.output or "probabilities": targets.numpy().astype(np.uint8)}
 
-    def loss(self, question: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
+    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
         def balanced() -> Mapping[str, float]:
-            """Pictures without a label for each with it: scikit-learn's weights of yes and no, as their ratio."""
+            """Return negatives per positive for each label: the ratio of scikit-learn's balanced weights."""
             counts = Counter(label for truth in truths for label in truth)
-            facts = {label: {label: counts[label], "no": len(truths) - counts[label]} for label in question.labels}
-            weights = {label: balanced_weights(each, tuple(each)) for label, each in facts.items()}
+            counts_by_label = {
+                label: {label: counts[label], "no": len(truths) - counts[label]} for label in task_spec.labels
+            }
+            weights = {label: balanced_weights(each, tuple(each)) for label, each in counts_by_label.items()}
             return {label: each[label] / each["no"] for label, each in weights.items()}
 
-        return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, question, balanced)
+        return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, task_spec, balanced)
 
-    def metrics(self, question: TaskSpec, detailed: bool) -> Measures:
-        count, labels = len(question.labels), list(question.labels)
-        f1, columns = partial(MultilabelF1Score, count, average="none"), (count, of_columns)
+    def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
+        count, labels = len(task_spec.labels), list(task_spec.labels)
+        f1, columns = partial(MultilabelF1Score, count, average="none"), (count, count_label_columns)
         metrics: dict[str, Metric] = {
-            "map": MeanByClass(MultilabelAveragePrecision(count, average="none"), *columns),
-            "macro_f1": MeanByClass(f1(), *columns),
+            "map": PerClassMean(MultilabelAveragePrecision(count, average="none"), *columns),
+            "macro_f1": PerClassMean(f1(), *columns),
         }
         if detailed:
-            metrics["auroc"] = MeanByClass(MultilabelAUROC(count, average="none"), *columns, needs_others=True)
-            metrics["f1"] = ClasswiseWrapper(ByClass(f1(), *columns), labels, prefix="f1/")
-        thresholds = torch.tensor([question.threshold(label) for label in labels])
+            metrics["auroc"] = PerClassMean(MultilabelAUROC(count, average="none"), *columns, needs_others=True)
+            metrics["f1"] = ClasswiseWrapper(PerClassMetric(f1(), *columns), labels, prefix="f1/")
+        thresholds = torch.tensor([task_spec.threshold(label) for label in labels])
 
-        def count_batch(name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: Batched) -> None:
-            """F1 is of what the thresholds decide, the others of the probabilities."""
-            given = outputs[self.output or "probabilities"]
-            decided = (given >= thresholds.to(given.device)).int()
-            metric.update(decided if "f1" in name else given, targets.int())
+        def count_batch(name: str, metric: Metric, outputs: Mapping[str, Tensor], targets: BatchTargets) -> None:
+            """Update F1 with the decisions at the thresholds, other metrics with the probabilities."""
+            probabilities = outputs[self.output or "probabilities"]
+            decided = (probabilities >= thresholds.to(probabilities.device)).int()
+            metric.update(decided if "f1" in name else probabilities, targets.int())
 
         return Measures(metrics, count_batch)
 
-    def error_score(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> NDArray[np.float64]:
-        """The farthest that a wrongly decided label is from its truth."""
-        probabilities, truth = self._answers(outputs, question), self._answers(targets, question)
-        wrong = self._decided(outputs, question) != (truth > 0)
+    def error_score(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> NDArray[np.float64]:
+        """Score the largest difference between probability and truth of a wrongly decided label."""
+        probabilities, truth = self._answers(outputs, task_spec), self._answers(targets, task_spec)
+        wrong = self._decided(outputs, task_spec) != (truth > 0)
         worst: NDArray[np.float64] = np.where(wrong, np.abs(probabilities - truth), 0.0).max(axis=1)
         return worst
 
-    def confusion(self, outputs: Outputs, targets: Targets, question: TaskSpec) -> dict[str, Confusion]:
-        """For each label: how often it was found, missed, and said where it does not hold."""
-        decided, truth = self._decided(outputs, question), self._answers(targets, question) > 0
+    def confusion(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> dict[str, ConfusionMatrix]:
+        """Count for each label how often it was found, missed, and predicted wrongly."""
+        decided, truth = self._decided(outputs, task_spec), self._answers(targets, task_spec) > 0
         counts = [(decided & truth).sum(axis=0), (~decided & truth).sum(axis=0), (decided & ~truth).sum(axis=0)]
-        table = Confusion(question.labels, ("found", "missed", "invented"), np.stack(counts, axis=1))
+        table = ConfusionMatrix(task_spec.labels, ("found", "missed", "invented"), np.stack(counts, axis=1))
         return {"": table}
 
-    def _decided(self, outputs: Outputs, question: TaskSpec) -> NDArray[np.bool_]:
-        limits = np.array([question.threshold(label) for label in question.labels])
-        decided: NDArray[np.bool_] = self._answers(outputs, question) >= limits
+    def _decided(self, outputs: Outputs, task_spec: TaskSpec) -> NDArray[np.bool_]:
+        limits = np.array([task_spec.threshold(label) for label in task_spec.labels])
+        decided: NDArray[np.bool_] = self._answers(outputs, task_spec) >= limits
         return decided
 
 
 def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Each label once; in whatever order they were written, they say the same."""
-    return tuple(sorted(set(labels), key=natural))
+    """Return each label once, sorted, so that the order in the data does not matter."""
+    return tuple(sorted(set(labels), key=natural_sort_key))
