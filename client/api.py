@@ -136,7 +136,7 @@ class Client:
         try:
             while (row := next(rows, None)) is not None:
                 yield result_of(row, self.spec)
-                self._process.check()  # a stream can cross a fork between two rows
+                self._process.check_current()  # a stream can cross a fork between two rows
         except InferenceError:
             self._check_usable()  # a server seems to be away when the client was closed meanwhile
             raise
@@ -172,7 +172,7 @@ class Client:
         self._runner.close()
 
     def _check_usable(self) -> None:
-        self._process.check()
+        self._process.check_current()
         if self._closed:
             raise InputError(f"the client of {self.origin} is closed; open another one")
 

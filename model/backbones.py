@@ -37,7 +37,7 @@ ALIASES = {
     "inceptionresnetv2": "inception_resnet_v2",
 }
 """Names that other libraries use, in lower case and without `-`, `_` and spaces, and timm's for them."""
-_SPELLED = (
+_COMMON_NAMES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d"),
     *("wide_resnet50_2", "wide_resnet101_2", "efficientnet_b0", "efficientnet_b3", "efficientnet_b4"),
     *("densenet121", "densenet161", "densenet169", "densenet201"),
@@ -45,7 +45,7 @@ _SPELLED = (
 """timm's names of networks that people also write as ResNet-18 or WideResNet-50-2."""
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 """How timm writes that a name is one of the hub."""
-_NOT_IN_A_SPEC = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
+_REFUSED_ARGUMENTS = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
 """Arguments that would say again what a spec says, or open files that it does not carry."""
 
 # timm's crop modes: `border` shows the whole picture with a margin, which is `pad` without the margin.
@@ -68,8 +68,8 @@ def timm_name(name: str) -> str:
         )
     if timm.is_model(name):
         return name
-    spelled = {_plain(known): known for known in _SPELLED} | ALIASES
-    return spelled.get(_plain(name), name)
+    known_names = {_without_separators(known): known for known in _COMMON_NAMES} | ALIASES
+    return known_names.get(_without_separators(name), name)
 
 
 def architecture_of(name: str, height: int, width: int, option: str = "size") -> Architecture:
@@ -94,19 +94,19 @@ def dense_architecture_of(name: str, encoder: str) -> Architecture:
     if name in plugged_in("model") or ":" in name:
         find("model", name)
         return Architecture(library="plugin", name=name)
-    _check_known(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
+    _check_name(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
     if not _is_encoder(encoder) and timm.is_model(timm_name(encoder)):
         encoder = f"tu-{timm_name(encoder)}"
     _check_encoder(encoder)
     return Architecture(library="smp", name=name, arguments={"encoder_name": encoder})
 
 
-def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
+def build_backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
     """From normalised pixels float32 [N, 3, H, W] to raw values [N, classes] or [N, classes, H, W].
 
     With 0 classes, to features [N, F]. Raises SpecError, or ExternalError where pretrained weights cannot be fetched.
     """
-    refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
+    refused = [argument for argument in _REFUSED_ARGUMENTS if argument in architecture.arguments]
     if refused:
         raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
     if architecture.arguments.get("in_chans", 3) != 3:
@@ -214,11 +214,11 @@ def _hub_prefix(name: str) -> tuple[str, str]:
     return prefix, name.removeprefix(prefix)
 
 
-def _plain(name: str) -> str:
+def _without_separators(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _check_known(name: str, known: list[str], complaint: str) -> None:
+def _check_name(name: str, known: list[str], complaint: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=5)
         hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:12])}, …"
@@ -260,7 +260,7 @@ def _is_encoder(name: str) -> bool:
 
 def _check_encoder(name: str) -> None:
     if not _is_encoder(name):
-        _check_known(name, smp.encoders.get_encoder_names(), "segmentation-models-pytorch has no encoder")
+        _check_name(name, smp.encoders.get_encoder_names(), "segmentation-models-pytorch has no encoder")
 
 
 def _smp(architecture: Architecture, classes: int, pretrained: bool) -> Any:

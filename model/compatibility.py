@@ -57,21 +57,21 @@ def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProb
     """
     header = plan_header(plan)
     if header.flavour == "rtx":
-        said = f"{plan.name} is an engine of {TITLES[header.flavour]}, which Triton has no backend for"
-        return [PlanProblem("error", said, "export again with --trt, or with --rtx, which serves the graph")]
+        message = f"{plan.name} is an engine of {TITLES[header.flavour]}, which Triton has no backend for"
+        return [PlanProblem("error", message, "export again with --trt, or with --rtx, which serves the graph")]
     found = _version_problems(header.version, None, image, release_of(image), told)
     unknown = f"{plan.name} has no record of its build: its GPU and precision are not known"
     return found or [PlanProblem("warning", unknown, "export it with `builder export --trt`")]
 
 
 def _version_problems(
-    built_by: str, version_compatible: bool | None, image: str, release: Release | None, told: bool
+    built_by: str, version_compatible: bool | None, image: str, release: Release | None, serve_compatible: bool
 ) -> list[PlanProblem]:
     """version_compatible: None is not known."""
     add = f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
     # Also in the TensorRT that built it: the code in it that loads it is refused unless allowed.
     always = "the plan is version-compatible: Triton loads it only if told so, as such plans hold code of their own"
-    opted = [PlanProblem("warning", always, add)] if version_compatible and not told else []
+    opted = [PlanProblem("warning", always, add)] if version_compatible and not serve_compatible else []
     if release is None or release.tensorrt is None:
         ask = f"docker run --rm --entrypoint printenv {image} TRT_VERSION"
         return [
@@ -85,18 +85,22 @@ def _version_problems(
     if same_release(built_by, release.tensorrt):
         return opted
     older_server = numbers(release.tensorrt) < numbers(built_by)
-    said = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
+    versions_text = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
     if older_server:
-        return [PlanProblem("error", f"{said}: an older TensorRT never loads it", _fix(built_by, image))]
+        return [PlanProblem("error", f"{versions_text}: an older TensorRT never loads it", _fix(built_by, image))]
     if version_compatible:
-        return [] if told else [PlanProblem("warning", f"{said}: it loads only if Triton is told so", add)]
-    if version_compatible is None and told:
-        only = f"{said}: it loads only if it was built version-compatible"
+        return (
+            []
+            if serve_compatible
+            else [PlanProblem("warning", f"{versions_text}: it loads only if Triton is told so", add)]
+        )
+    if version_compatible is None and serve_compatible:
+        only = f"{versions_text}: it loads only if it was built version-compatible"
         return [PlanProblem("warning", only, f"if it was not: {_fix(built_by, image)}")]
     if version_compatible is None:
         either = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
-        return [PlanProblem("error", f"{said}, and nothing says that it is version-compatible", either)]
-    return [PlanProblem("error", f"{said}, and it is not version-compatible", _fix(built_by, image))]
+        return [PlanProblem("error", f"{versions_text}, and nothing says that it is version-compatible", either)]
+    return [PlanProblem("error", f"{versions_text}, and it is not version-compatible", _fix(built_by, image))]
 
 
 def _fix(built_by: str, image: str) -> str:

@@ -28,18 +28,18 @@ def adds_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool | None:
     return True if re.search(r"^Features\s*:", text, re.MULTILINE) else None
 
 
-def int8_findings(artifact: Path, proven_exactly: bool | None, here: bool | None) -> list[Finding]:
+def int8_findings(artifact: Path, verified_exactly: bool | None, serves_exactly: bool | None) -> list[Finding]:
     """A warning where an int8 artifact was proven on a CPU of one kind and this one is of the other.
 
     proven_exactly, here: what `adds_int8_exactly` said where it was proven, and where it is served.
     """
-    if proven_exactly is None or here is None or proven_exactly == here:
+    if verified_exactly is None or serves_exactly is None or verified_exactly == serves_exactly:
         return []
     kinds = {True: "adds int8 products exactly", False: "cuts sums of int8 products off at 16 bits (x86 without VNNI)"}
     return [
         warning(
             artifact,
-            f"int8, proven on a CPU that {kinds[proven_exactly]}; this one {kinds[here]}: answers may differ from "
+            f"int8, proven on a CPU that {kinds[verified_exactly]}; this one {kinds[serves_exactly]}: answers may differ from "
             "those that were proven",
             f"on this machine: builder verify {artifact} --against CHECKPOINT; where that fails, export it here",
         )

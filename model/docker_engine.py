@@ -15,7 +15,7 @@ Docker = tuple[ModuleType, Any]
 """The SDK and a client of it."""
 
 
-def docker_engine(refusal: type[TritonkitError], needed_for: str, otherwise: str) -> Docker:
+def docker_engine(error_class: type[TritonkitError], needed_for: str, alternative: str) -> Docker:
     """The SDK and a client whose engine answers.
 
     refusal: the error to raise with what to do; needed_for: who needs Docker; otherwise: the way without it.
@@ -23,7 +23,7 @@ def docker_engine(refusal: type[TritonkitError], needed_for: str, otherwise: str
     try:
         docker = importlib.import_module("docker")
     except ModuleNotFoundError as error:
-        raise refusal(
+        raise error_class(
             f"{needed_for} needs Docker's SDK; install it with: pip install 'tritonkit[container]'"
         ) from error
     try:
@@ -31,9 +31,9 @@ def docker_engine(refusal: type[TritonkitError], needed_for: str, otherwise: str
         client.ping()
     except docker.errors.DockerException as error:
         where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise refusal(
+        raise error_class(
             f"no Docker daemon answers at {where} ({error}). Start it, be a member of the group `docker`, or set "
-            f"DOCKER_HOST; {otherwise}"
+            f"DOCKER_HOST; {alternative}"
         ) from error
     return docker, client
 
@@ -43,7 +43,7 @@ def all_gpus(docker: ModuleType) -> list[Any]:
     return [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
 
 
-def started(docker: Docker, image: str, command: Sequence[str], **settings: Any) -> Any:
+def run_container(docker: Docker, image: str, command: Sequence[str], **settings: Any) -> Any:
     """A container that runs, as `docker run --detach` gives it; an image that is not here is fetched.
 
     The SDK's own `run` leaves a container behind that was made and could not be started; here it is gone again.
@@ -59,12 +59,12 @@ def started(docker: Docker, image: str, command: Sequence[str], **settings: Any)
     try:
         container.start()
     except BaseException:
-        discard(docker, container)
+        remove_container(docker, container)
         raise
     return container
 
 
-def discard(docker: Docker, container: Any) -> None:
+def remove_container(docker: Docker, container: Any) -> None:
     """End and remove a container. What was learned of it counts more than an engine that cannot do so."""
     with suppress(docker[0].errors.DockerException, OSError):
         container.remove(force=True, v=True)

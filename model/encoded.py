@@ -34,6 +34,6 @@ def belongs_to(config: ModelConfig) -> str:
 
 def without_encoded(names: Iterable[str]) -> list[str]:
     """Names of models in order, without the decoders and ensembles of others among them."""
-    there = set(names)
-    beside = {name for one in there for name in (decoder_of(one), ensemble_of(one))}
-    return sorted(there - beside)
+    present = set(names)
+    companions = {name for one in present for name in (decoder_of(one), ensemble_of(one))}
+    return sorted(present - companions)

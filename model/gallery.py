@@ -43,16 +43,16 @@ def write_gallery(
 
     total, failed: how many pictures there were and how many failed, where not all of them are among the tiles.
     """
-    given = list(tiles)
+    all_tiles = list(tiles)
     page = (
         pages.templates(Path(pages.__file__).parent)
         .get_template("gallery.html.jinja")
         .render(
-            tiles=given[:MAX_TILES],
+            tiles=all_tiles[:MAX_TILES],
             title=title,
             subtitle=f"{subtitle} · {datetime.now(UTC):%d %B %Y, %H:%M} UTC",
-            total=len(given) if total is None else total,
-            failed=failed or sum(tile.failed for tile in given),
+            total=len(all_tiles) if total is None else total,
+            failed=failed or sum(tile.failed for tile in all_tiles),
         )
     )
     with atomic_write(path) as beside:

@@ -22,18 +22,20 @@ def check_at_hand(name: str, config: Any) -> None:
 
     config: timm's `PretrainedCfg`.
     """
-    if config.file or not config.hf_hub_id or _in_cache(config) is not None:
+    if config.file or not config.hf_hub_id or _cached_file(config) is not None:
         return
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
     repository, _, revision = config.hf_hub_id.partition("@")
     try:
-        get_hf_file_metadata(hf_hub_url(repository, _files(config)[0], revision=revision or None), timeout=_TIMEOUT_S)
+        get_hf_file_metadata(
+            hf_hub_url(repository, _candidate_files(config)[0], revision=revision or None), timeout=_TIMEOUT_S
+        )
     except EntryNotFoundError:
         return  # an older repository, with one of the other names
     except Exception as error:  # the hub's errors and those of its network library share no base class
-        raise _not_at_hand(name, config.hf_hub_id, error) from error
+        raise _unavailable_error(name, config.hf_hub_id, error) from error
 
 
 def check_url_at_hand(name: str, url: str) -> None:
@@ -44,7 +46,7 @@ def check_url_at_hand(name: str, url: str) -> None:
         with urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - torchvision's own https address
             return
     except (OSError, HTTPException) as error:
-        raise _not_at_hand(name, url, error) from error
+        raise _unavailable_error(name, url, error) from error
 
 
 def downloaded(url: str) -> Path | None:
@@ -59,12 +61,12 @@ def file_of(config: Any) -> Path | None:
     """Where the weights lie after they were loaded, None when timm has them elsewhere."""
     if config.file:
         return Path(config.file)
-    if (cached := _in_cache(config)) is not None:
+    if (cached := _cached_file(config)) is not None:
         return cached
     return downloaded(config.url) if config.url else None
 
 
-def _not_at_hand(name: str, place: str, error: Exception) -> ExternalError:
+def _unavailable_error(name: str, place: str, error: Exception) -> ExternalError:
     cause = str(error).strip().splitlines() or [type(error).__name__]
     return ExternalError(
         f"{name}: its pretrained weights ({place}) are not on this machine and cannot be fetched: "
@@ -73,20 +75,20 @@ def _not_at_hand(name: str, place: str, error: Exception) -> ExternalError:
     )
 
 
-def _in_cache(config: Any) -> Path | None:
+def _cached_file(config: Any) -> Path | None:
     if not config.hf_hub_id:
         return None
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = config.hf_hub_id.partition("@")
-    for file in _files(config):
+    for file in _candidate_files(config):
         found = try_to_load_from_cache(repository, file, revision=revision or None)
         if isinstance(found, str):
             return Path(found)
     return None
 
 
-def _files(config: Any) -> tuple[str, ...]:
+def _candidate_files(config: Any) -> tuple[str, ...]:
     named: str | None = config.hf_hub_filename
     if named is None:
         return _DEFAULT_FILES

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageChops
 
-from .picture_file import ImageError, PictureFile, not_read
+from .picture_file import ImageError, PictureFile, unsupported_error
 
 _SOS, _EOI = 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # and JPEG-LS
@@ -42,7 +42,9 @@ def jpeg_file(data: bytes) -> PictureFile:
             kept.append(view[start:end])
         at = end
     if channels == 4 and not adobe:
-        raise not_read("JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)")
+        raise unsupported_error(
+            "JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)"
+        )
     return PictureFile("JPEG", b"".join([*kept, view[at:]]), exif)
 
 
@@ -66,15 +68,15 @@ def _check_frame(marker: int, body: bytes) -> int:
     if len(body) < 6:
         raise ImageError("the JPEG header is broken (its frame is cut short)")
     if marker not in _READ_FRAMES:
-        raise not_read("JPEG that is lossless or hierarchical")
+        raise unsupported_error("JPEG that is lossless or hierarchical")
     if body[0] != 8:
-        raise not_read(f"JPEG with {body[0]} bits a channel")
+        raise unsupported_error(f"JPEG with {body[0]} bits a channel")
     if body[5] not in (1, 3, 4):
-        raise not_read(f"JPEG with {body[5]} channels")
+        raise unsupported_error(f"JPEG with {body[5]} channels")
     return body[5]
 
 
-def with_its_end(data: bytes) -> bytes:
+def with_end_marker(data: bytes) -> bytes:
     """A JPEG with its end marker, also where that alone is missing. Raises ImageError where pixels are missing too.
 
     A decoder makes up missing pixels from the bytes that follow. Where different ones give the same picture, nothing
@@ -84,18 +86,18 @@ def with_its_end(data: bytes) -> bytes:
         return data
     data = data.removesuffix(b"\xff")  # the first half of the marker
     # A copy that was cut short may have a gap of zeros there.
-    if data.endswith(_GAP) or not (_has_all_scans(data) and _has_all_restarts(data) and _needs_no_more(data)):
+    if data.endswith(_GAP) or not (_has_all_scans(data) and _has_all_restarts(data) and _is_complete(data)):
         raise ImageError("the JPEG data is broken or cut short (its end is missing)")
     return data + _END
 
 
-def _needs_no_more(data: bytes) -> bool:
-    first = _opened(data + _END)
-    others = (_opened(data + filling + _END) for filling in _FILLINGS)  # one after the other, for they may be large
+def _is_complete(data: bytes) -> bool:
+    first = _open(data + _END)
+    others = (_open(data + filling + _END) for filling in _FILLINGS)  # one after the other, for they may be large
     return all(ImageChops.difference(first, other).getbbox() is None for other in others)
 
 
-def _opened(data: bytes) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=("JPEG",))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.backbones import build, head_of
+from model.backbones import build_backbone, head_of
 from model.checkpoint import read_spec, read_weights, write_checkpoint
 from model.errors import CheckpointError, SpecError
 from model.spec import ModelSpec, Normalize
@@ -35,7 +35,7 @@ class Network(nn.Module):
         super().__init__()
         task = task_of(spec)
         self.spec = spec
-        self.backbone = build(spec.architecture, task.channels, pretrained)
+        self.backbone = build_backbone(spec.architecture, task.channels, pretrained)
         # Channel-first statistics on pixels in 0..255. The spec is their home, so no checkpoint holds them.
         self.register_buffer("mean", _per_channel(spec.normalize.mean), persistent=False)
         self.register_buffer("std", _per_channel(spec.normalize.std), persistent=False)
@@ -82,8 +82,8 @@ class Network(nn.Module):
 
     def frozen_while_heads_learn(self) -> Iterator[nn.Module]:
         """The modules besides the heads: what a first stage of fine-tuning keeps as it is. Raises SpecError."""
-        kept = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
-        return (module for module in self.backbone.modules() if module not in kept)
+        head_modules = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
+        return (module for module in self.backbone.modules() if module not in head_modules)
 
     def check_size(self, option: str = "size") -> None:
         """Raise SpecError where the first layer cuts the picture into patches that its sides do not divide into.
@@ -92,9 +92,11 @@ class Network(nn.Module):
         """
         convolutions = (module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
         patches = [layer for layer in convolutions if _cuts_patches(layer)]
-        seen: list[tuple[Sequence[int], Sequence[int]]] = []
+        layer_inputs: list[tuple[Sequence[int], Sequence[int]]] = []
         hooks = [
-            layer.register_forward_pre_hook(lambda found, given: seen.append((given[0].shape[-2:], found.stride)))
+            layer.register_forward_pre_hook(
+                lambda found, given: layer_inputs.append((given[0].shape[-2:], found.stride))
+            )
             for layer in patches
         ]
         training, sides = self.training, self.spec.input.shape
@@ -102,17 +104,17 @@ class Network(nn.Module):
             with torch.inference_mode():
                 self.eval().logits(torch.zeros((1, *sides), dtype=torch.uint8, device=self.mean.device))
         except Exception as error:  # networks fail in their own ways on a size they do not take
-            seen[:] = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
-            if not any(_drops(*one) for one in seen):
+            layer_inputs[:] = [(sides[:2], layer.stride) for layer in patches]  # some of them for this very reason
+            if not any(_leaves_remainder(*one) for one in layer_inputs):
                 name = self.spec.architecture.name
                 raise SpecError(f"{name} takes no images [{', '.join(map(str, sides))}]: {error}") from error
         finally:
             for hook in hooks:
                 hook.remove()
             self.train(training)
-        for found, patch in seen:
-            if _drops(found, patch):
-                raise SpecError(_unseen(self.spec, patch, option))
+        for found, patch in layer_inputs:
+            if _leaves_remainder(found, patch):
+                raise SpecError(_size_message(self.spec, patch, option))
 
     def _count_features(self) -> int:
         """Of the backbone without its classifier; libraries tell it in too many ways."""
@@ -180,11 +182,11 @@ def _cuts_patches(layer: nn.Conv2d) -> bool:
     )
 
 
-def _drops(sides: Sequence[int], patch: Sequence[int]) -> bool:
+def _leaves_remainder(sides: Sequence[int], patch: Sequence[int]) -> bool:
     return any(side % step for side, step in zip(sides, patch, strict=True))
 
 
-def _unseen(spec: ModelSpec, patch: Sequence[int], option: str) -> str:
+def _size_message(spec: ModelSpec, patch: Sequence[int], option: str) -> str:
     sides = spec.input.shape[:2]
     fitting = [-(-side // step) * step for side, step in zip(sides, patch, strict=True)]
     size, step, fit = ("x".join(map(str, dict.fromkeys(pair))) for pair in (sides, patch, fitting))

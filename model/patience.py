@@ -41,21 +41,21 @@ class RetryPolicy:
 
         option: the option of the command that would have us wait longer, for the last error, which is raised.
         """
-        pause_s, given_up = _FIRST_S, 0.0
+        pause_s, give_up_at = _FIRST_S, 0.0
         while True:
             try:
                 return request()
             except passing as error:
-                given_up = given_up or time.monotonic() + self.for_s
-                left_s = given_up - time.monotonic()
+                give_up_at = give_up_at or time.monotonic() + self.for_s
+                left_s = give_up_at - time.monotonic()
                 if left_s <= 0 or self.over.is_set():
-                    raise self._last(error, option) from error
+                    raise self._final_error(error, option) from error
                 self.on_failure(error)
                 # Requests that failed together do not come back together.
                 self.over.wait(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_S)
 
-    def _last(self, error: TritonkitError, option: str) -> TritonkitError:
+    def _final_error(self, error: TritonkitError, option: str) -> TritonkitError:
         if not self.for_s or self.over.is_set():
             return error
         return type(error)(f"{error} Asked again for {self.for_s:g} s{f' ({option})' if option else ''}.")

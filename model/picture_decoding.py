@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .jpeg_file import with_its_end
+from .jpeg_file import with_end_marker
 from .picture_file import ImageError, PictureFile
-from .picture_formats import opened, picture_file
+from .picture_formats import open_header, picture_file
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels than this are refused before they are decoded."""
@@ -48,7 +48,7 @@ def open_picture(data: bytes, most: int = MAX_PIXELS) -> tuple[PictureFile, Imag
     if len(data) > MAX_BYTES:
         raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
     file = picture_file(data)
-    image = _opened(file)
+    image = _open_with_exif(file)
     check_size(*image.size, most)
     return file, image
 
@@ -74,7 +74,7 @@ def decode_picture(file: PictureFile, image: Image.Image, reduction: int = 1) ->
     Raises ImageError.
     """
     try:
-        image = _loaded(file, image, reduction)
+        image = _load_pixels(file, image, reduction)
         rgb = _to_rgb(file, image)
         orientation = orientation_of(image)  # only now: Pillow turns a TIFF itself while it loads, and forgets the tag
     except ImageError:
@@ -86,8 +86,8 @@ def decode_picture(file: PictureFile, image: Image.Image, reduction: int = 1) ->
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def _opened(file: PictureFile) -> Image.Image:
-    image = opened(file)
+def _open_with_exif(file: PictureFile) -> Image.Image:
+    image = open_header(file)
     for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would turn the picture as they say
         image.info.pop(name, None)
     if file.exif:
@@ -95,10 +95,10 @@ def _opened(file: PictureFile) -> Image.Image:
     return image
 
 
-def _loaded(file: PictureFile, image: Image.Image, reduction: int) -> Image.Image:
+def _load_pixels(file: PictureFile, image: Image.Image, reduction: int) -> Image.Image:
     """The picture with its pixels."""
-    if file.format == "JPEG" and (whole := with_its_end(file.data)) is not file.data:
-        image = _opened(dataclasses.replace(file, data=whole))
+    if file.format == "JPEG" and (whole := with_end_marker(file.data)) is not file.data:
+        image = _open_with_exif(dataclasses.replace(file, data=whole))
     image.seek(0)
     if reduction > 1:
         image.draft(None, (image.width // reduction, image.height // reduction))
@@ -114,7 +114,7 @@ def _to_rgb(file: PictureFile, image: Image.Image) -> Image.Image:
     for top in range(0, image.height, rows):
         band = (0, top, image.width, min(top + rows, image.height))
         part = image.crop(band)
-        rgb.paste(_from_integers(part, file) if image.mode.startswith("I") else _on_white(part), band)
+        rgb.paste(_from_16_bit(part, file) if image.mode.startswith("I") else _on_white(part), band)
     return rgb
 
 
@@ -123,11 +123,11 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
 
 
-def _from_integers(image: Image.Image, file: PictureFile) -> Image.Image:
+def _from_16_bit(image: Image.Image, file: PictureFile) -> Image.Image:
     """Grey with 16 bits a pixel, which Pillow would clip to white instead of scaling."""
     levels: NDArray[Any] = np.asarray(image).astype(np.int64)
     if file.inverted:
         levels = 65535 - levels
-    if file.clear_level is not None:
-        levels[levels == file.clear_level] = 65535
+    if file.transparent_level is not None:
+        levels[levels == file.transparent_level] = 65535
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

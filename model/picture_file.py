@@ -21,10 +21,10 @@ class PictureFile:
     """The EXIF block that was taken out of the bytes; in other formats Pillow finds it."""
     inverted: bool = False
     """Whether white is 0."""
-    clear_level: int | None = None
+    transparent_level: int | None = None
     """The level of grey that is transparent, where pixels have 16 bits."""
 
 
-def not_read(what: str) -> ImageError:
+def unsupported_error(what: str) -> ImageError:
     """The error of a whole kind of files that is not read."""
     return ImageError(f"{what} is not read; save it as PNG or JPEG")

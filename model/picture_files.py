@@ -13,7 +13,7 @@ from model.preprocess import SUFFIXES
 
 SYSTEM_FOLDERS = frozenset({"@eaDir", "__MACOSX"})
 """Folders with copies that Synology's and Apple's programs make; they are left out as hidden ones are."""
-_NOT_READ = frozenset(
+_UNSUPPORTED_IMAGES = frozenset(
     {
         *(".jxl", ".psd", ".psb", ".xcf", ".svg", ".ico", ".tga"),
         *(".cr2", ".cr3", ".dng", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".dds", ".pcx", ".dcm"),
@@ -40,7 +40,7 @@ class SkippedFiles:
     def sentence(self) -> str:
         """The counts as one line, empty where nothing was skipped: `3 files skipped: 2 .heic, 1 .txt`."""
         total = self.kinds.total()
-        kinds = sorted(self.kinds.items(), key=lambda kind: (kind[0] not in _NOT_READ, -kind[1], kind[0]))
+        kinds = sorted(self.kinds.items(), key=lambda kind: (kind[0] not in _UNSUPPORTED_IMAGES, -kind[1], kind[0]))
         named = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
         if rest := sum(count for _, count in kinds[_SHOWN:]):
             named.append(f"{rest} of other kinds")

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EACH_THREAD = 28_000_000
+PIXELS_PER_THREAD = 28_000_000
 """The pixels of a camera's photograph, 24 million, and of resizing it: where all threads decode such, none waits."""
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 """Gives what is free back to the system. The GNU C library alone has it: it keeps freed memory for each thread apart,
@@ -32,7 +32,7 @@ class PixelBudget:
     @staticmethod
     def for_threads(threads: int, at_least: int) -> PixelBudget:
         """Room for a photograph in each thread, and for `at_least` so many pixels."""
-        return PixelBudget(max(at_least, threads * EACH_THREAD))
+        return PixelBudget(max(at_least, threads * PIXELS_PER_THREAD))
 
     @contextmanager
     def __call__(self, pixels: int) -> Iterator[None]:
@@ -46,7 +46,7 @@ class PixelBudget:
             yield
         finally:
             # Of such pictures all threads together would keep more than there is room for.
-            if _trim is not None and pixels > min(EACH_THREAD, self.pixels // 2):
+            if _trim is not None and pixels > min(PIXELS_PER_THREAD, self.pixels // 2):
                 _trim(0)
             with self._given_back:
                 self._free += share

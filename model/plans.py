@@ -56,7 +56,7 @@ def plan_header(path: Path) -> PlanHeader:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     if start[:4] not in _MAGICS:
-        raise ArtifactError(f"{path}: {_what_else(start, size)}")
+        raise ArtifactError(f"{path}: {_not_a_plan_message(start, size)}")
     if len(start) < _HEADER.size:
         raise ArtifactError(f"{path}: is cut short: {size} bytes, a plan's header alone has {_HEADER.size}")
     magic, length, *version = _HEADER.unpack(start)
@@ -65,7 +65,7 @@ def plan_header(path: Path) -> PlanHeader:
     return PlanHeader(flavour=_MAGICS[magic], magic=magic.decode(), bytes=length, version=".".join(map(str, version)))
 
 
-def _what_else(start: bytes, size: int) -> str:
+def _not_a_plan_message(start: bytes, size: int) -> str:
     if not start:
         return "is empty, no TensorRT plan"
     prefix = int.from_bytes(start[:4], "little")
@@ -83,7 +83,7 @@ def find_tensorrt(flavour: Flavour, ways: str = WAYS_OUT) -> ModuleType:
     Raises ArtifactError that says what is missing, the library, a GPU or both, and the ways that work without.
     `--rtx` alone needs no GPU, to build.
     """
-    found, why = _imported(flavour)
+    found, why = _import_tensorrt(flavour)
     missing = [] if found is not None else [f"the library ({why})"]
     if flavour == "tensorrt" and find_gpu() is None:
         missing.append("an NVIDIA GPU with its driver")
@@ -97,7 +97,7 @@ def find_tensorrt(flavour: Flavour, ways: str = WAYS_OUT) -> ModuleType:
     return found
 
 
-def _imported(flavour: Flavour) -> tuple[ModuleType | None, str]:
+def _import_tensorrt(flavour: Flavour) -> tuple[ModuleType | None, str]:
     reasons: list[str] = []
     for name in _MODULES[flavour]:
         try:

@@ -21,30 +21,30 @@ Thing = TypeVar("Thing", bound=Callable[..., Any])
 VARIABLE = "TRITONKIT_PLUGINS"
 """Names modules to import, separated by commas."""
 
-_things: dict[Kind, dict[str, Callable[..., Any]]] = {}
-_named: set[str] = set()
+_registered: dict[Kind, dict[str, Callable[..., Any]]] = {}
+_imported_modules: set[str] = set()
 
 
 def register(kind: Kind, name: str) -> Callable[[Thing], Thing]:
     """Decorate a class or function to be found as the `name` of this kind in a configuration."""
 
-    def registered(thing: Thing) -> Thing:
-        _things.setdefault(kind, {})[name] = thing
+    def decorate(thing: Thing) -> Thing:
+        _registered.setdefault(kind, {})[name] = thing
         return thing
 
-    return registered
+    return decorate
 
 
 def plugged_in(kind: Kind) -> Mapping[str, Callable[..., Any]]:
     """What is registered of a kind, by name, the modules that the environment names among it."""
     load_plugins(filter(None, os.environ.get(VARIABLE, "").split(",")))
-    return _things.get(kind, {})
+    return _registered.get(kind, {})
 
 
 def load_plugins(modules: Iterable[str]) -> None:
     """Import modules, looked for in the working directory too. Raises ConfigError for one that cannot be."""
     for name in (module.strip() for module in modules):
-        if name in _named:
+        if name in _imported_modules:
             continue
         if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
             sys.path.append(os.getcwd())  # noqa: PTH109
@@ -55,7 +55,7 @@ def load_plugins(modules: Iterable[str]) -> None:
                 f"the plugin module {name!r} cannot be imported from {os.getcwd()}: "  # noqa: PTH109
                 f"{type(error).__name__}: {error}"
             ) from error
-        _named.add(name)
+        _imported_modules.add(name)
 
 
 def find(kind: Kind, name: str) -> Callable[..., Any]:
@@ -68,17 +68,17 @@ def find(kind: Kind, name: str) -> Callable[..., Any]:
     if name in known:
         return known[name]
     if not colon:
-        there = f"; registered: {', '.join(known)}" if known else ""
+        hint = f"; registered: {', '.join(known)}" if known else ""
         raise SpecError(
-            f"no {kind} is registered as {name!r}{there}. Name its module under `plugins:`, or in {VARIABLE}"
+            f"no {kind} is registered as {name!r}{hint}. Name its module under `plugins:`, or in {VARIABLE}"
         )
-    if module not in _named:
+    if module not in _imported_modules:
         raise SpecError(
             f"{kind} {name}: the module {module!r} is not imported unless you say so: "
             f"name it under `plugins:` of the configuration, or in the environment: {VARIABLE}={module}"
         )
-    thing = getattr(sys.modules[module], attribute, None)
-    home = str(getattr(thing, "__module__", module))
-    if not callable(thing) or home.split(".")[0] != module.split(".")[0]:  # what it imports is not its own
+    plugin = getattr(sys.modules[module], attribute, None)
+    defined_in = str(getattr(plugin, "__module__", module))
+    if not callable(plugin) or defined_in.split(".")[0] != module.split(".")[0]:  # what it imports is not its own
         raise SpecError(f"{kind} {name}: the module {module!r} has no class or function {attribute!r}")
-    return thing  # type: ignore[no-any-return]
+    return plugin  # type: ignore[no-any-return]

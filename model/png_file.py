@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from .picture_file import PictureFile, not_read
+from .picture_file import PictureFile, unsupported_error
 
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _GREY, _COLOURS, _PALETTE = 0, 2, 3
@@ -38,17 +38,17 @@ def png_file(data: bytes) -> PictureFile:
         elif kind == b"eXIf":
             exif = exif or b"Exif\0\0" + body
         elif kind[:1].isupper():  # 5.4: nobody may decode what he does not know
-            raise not_read(f"PNG with a chunk {kind.decode()}")
+            raise unsupported_error(f"PNG with a chunk {kind.decode()}")
         if kind == b"IEND":
             break
         at = end
-    return PictureFile("PNG", b"".join(kept), exif, clear_level=clear)
+    return PictureFile("PNG", b"".join(kept), exif, transparent_level=clear)
 
 
 def _transparency(body: bytes, bits: int, colour: int) -> bytes:
     """The chunk tRNS with levels of 8 bits, which Pillow compares it with. Raises ImageError where there are none."""
     if colour == _COLOURS and bits == 16:
-        raise not_read("PNG with 16 bits a channel and one colour that is transparent")
+        raise unsupported_error("PNG with 16 bits a channel and one colour that is transparent")
     if colour in (_GREY, _COLOURS):
         most = 2**bits - 1
         levels = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])

@@ -24,7 +24,7 @@ class OwnProcess:
         """Whether this is the process that opened it."""
         return os.getpid() == self._pid
 
-    def check(self) -> None:
+    def check_current(self) -> None:
         """Refuse to work in a forked process. Raises InputError."""
         if not self.is_current():
             raise InputError(

@@ -116,8 +116,8 @@ class TaskSpec(Frozen):
 
     @model_validator(mode="after")
     def _thresholds_are_of_labels(self) -> TaskSpec:
-        if strangers := set(self.thresholds) - set(self.labels):
-            raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(strangers))}")
+        if unknown := set(self.thresholds) - set(self.labels):
+            raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(unknown))}")
         return self
 
     def threshold(self, label: str) -> float:
@@ -161,18 +161,21 @@ class ModelSpec(TaskSpec):
 
     def described(self) -> list[tuple[str, str]]:
         """What it takes and gives, as rows of a table."""
-        how = self.preprocess
-        asked: dict[str, TaskSpec] = dict(self.heads) or {"": self}
+        preprocess = self.preprocess
+        tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
             ("architecture", f"{self.architecture.library} {self.architecture.name}"),
             ("input", str(self.input)),
             *(("output", str(output)) for output in self.outputs),
-            ("preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"),
+            (
+                "preprocess",
+                f"{preprocess.fit} to {preprocess.height} x {preprocess.width}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
+            ),
             ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
             *(
                 (f"labels {name}".strip(), question.described_labels())
-                for name, question in asked.items()
+                for name, question in tasks.items()
                 if question.labels
             ),
         ]

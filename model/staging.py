@@ -17,10 +17,10 @@ def leftovers(repository: Path) -> list[Path]:
     """Folders that an interrupted builder left in the staging folder; none while a builder is at work there."""
     folder = staging_folder(repository)
     found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [] if found and _is_being_built(repository) else found
+    return [] if found and _is_locked(repository) else found
 
 
-def _is_being_built(repository: Path) -> bool:
+def _is_locked(repository: Path) -> bool:
     """Whether a builder holds its lock, which is on the repository's folder. Asked by a lock given back at once."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:

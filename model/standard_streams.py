@@ -25,7 +25,7 @@ class _Stream(io.FileIO):
         try:
             return super().write(data) or 0
         except OSError as error:
-            _lead_nowhere(self.fileno())
+            _redirect_to_null(self.fileno())
             if self._title and not isinstance(error, BrokenPipeError):
                 raise ExternalError(f"{self._title}: cannot be written ({error.strerror})") from error
             return len(memoryview(data).cast("B"))
@@ -42,9 +42,9 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process lives
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _text(1, "standard output", sys.stdout)
+        sys.stdout = _text_stream(1, "standard output", sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(2, None, sys.stderr)
+        sys.stderr = _text_stream(2, None, sys.stderr)
 
 
 def takes_unicode() -> bool:
@@ -52,7 +52,7 @@ def takes_unicode() -> bool:
     return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name.startswith("utf")
 
 
-def _text(number: int, name: str | None, before: Any) -> io.TextIOWrapper:
+def _text_stream(number: int, name: str | None, before: Any) -> io.TextIOWrapper:
     if before is not None:
         before.flush()
     buffered = io.BufferedWriter(_Stream(number, name))
@@ -66,10 +66,10 @@ def _open_if_closed(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        _lead_nowhere(number)
+        _redirect_to_null(number)
 
 
-def _lead_nowhere(number: int) -> None:
+def _redirect_to_null(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != number:
         os.dup2(nowhere, number)

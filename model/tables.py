@@ -50,8 +50,8 @@ def column_number(header: list[str], names: tuple[str, ...]) -> int:
     found = [name for name in names if name in header]
     if found:
         return header.index(found[0])
-    wanted = " or ".join(f"`{name}`" for name in names)
-    raise TableError(f"no column {wanted}; the columns are: {', '.join(header):.200}")
+    expected = " or ".join(f"`{name}`" for name in names)
+    raise TableError(f"no column {expected}; the columns are: {', '.join(header):.200}")
 
 
 def path_of(folder: Path, cell: str) -> Path:

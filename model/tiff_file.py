@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .picture_file import ImageError, PictureFile, not_read
+from .picture_file import ImageError, PictureFile, unsupported_error
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
@@ -45,20 +45,20 @@ class _Layout:
     compression: int
     in_planes: bool
 
-    def not_read(self) -> ImageError:
+    def unsupported_error(self) -> ImageError:
         """The error of this layout."""
         further = "".join(f" and {_FURTHER_NAMES.get(one, 'a further channel')}" for one in self.further)
         planes, coded = " in planes" if self.in_planes else "", f"in compression {self.compression}"
         coded = "uncompressed" if self.compression == _RAW else coded
-        return not_read(f"TIFF with {self.bits}-bit {_NAMES[self.colours]} samples{further}{planes}, {coded},")
+        return unsupported_error(f"TIFF with {self.bits}-bit {_NAMES[self.colours]} samples{further}{planes}, {coded},")
 
 
 def tiff_file(data: bytes) -> PictureFile:
     """Accept a TIFF of a layout that is read. Raises ImageError for any other, by name."""
     tags = _tags(data)
     layout = _layout(tags)
-    if not (_samples_are_read(layout) and _coding_is_read(layout)):
-        raise layout.not_read()
+    if not (_are_samples_supported(layout) and _is_coding_supported(layout)):
+        raise layout.unsupported_error()
     _check_rest(tags, layout)
     _check_parts(tags, layout)
     if layout.colours == _WHITE_IS_ZERO and layout.bits == 16:
@@ -70,7 +70,7 @@ def tiff_file(data: bytes) -> PictureFile:
 def _tags(data: bytes) -> ImageFileDirectory_v2:
     """The tags of the first page. Raises ImageError."""
     if data[:4] == b"MM\0\x2b":
-        raise not_read("BigTIFF with its most significant bytes first")
+        raise unsupported_error("BigTIFF with its most significant bytes first")
     file = io.BytesIO(data)
     try:
         tags = ImageFileDirectory_v2(file.read(16 if data[2:3] == b"\x2b" else 8))
@@ -87,27 +87,27 @@ def _layout(tags: ImageFileDirectory_v2) -> _Layout:
     """Raises ImageError where the tags say nothing that is known, or contradict themselves."""
     colours, count, further = _number(tags, _PHOTOMETRIC_TAG, -1), _number(tags, 277, 1), _numbers(tags, 338, ())
     if colours < 0:
-        raise not_read("TIFF that does not say what its levels mean")
+        raise unsupported_error("TIFF that does not say what its levels mean")
     if colours not in _COLOURS:
-        raise not_read(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
+        raise unsupported_error(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
     bits = _numbers(tags, 258, (1,))
     if count != _COLOURS[colours] + len(further) or len(bits) not in (1, count):
-        raise not_read(f"TIFF with {count} samples a pixel that are not all named")
+        raise unsupported_error(f"TIFF with {count} samples a pixel that are not all named")
     if len(set(bits)) > 1:
-        raise not_read(f"TIFF with samples of {', '.join(map(str, bits))} bits")
+        raise unsupported_error(f"TIFF with samples of {', '.join(map(str, bits))} bits")
     if signs := set(_numbers(tags, 339, (1,))) - {1}:
         kind = {2: "signed", 3: "floating-point"}.get(max(signs), "other than whole")
-        raise not_read(f"TIFF with {kind} numbers, which have no agreed range,")
+        raise unsupported_error(f"TIFF with {kind} numbers, which have no agreed range,")
     in_planes = count > 1 and _number(tags, 284, 1) == 2
     return _Layout(colours, bits[0], further, _number(tags, 259, _RAW), in_planes)
 
 
-def _samples_are_read(layout: _Layout) -> bool:
+def _are_samples_supported(layout: _Layout) -> bool:
     kind = layout.colours, layout.bits
     return layout.bits in _BITS[layout.colours] and layout.further in _FURTHER.get(kind, {()})
 
 
-def _coding_is_read(layout: _Layout) -> bool:
+def _is_coding_supported(layout: _Layout) -> bool:
     """Whether compression and planes are read, which are so for some kinds of samples."""
     if layout.in_planes and (
         layout.colours not in (_RGB, _CMYK)
@@ -124,13 +124,13 @@ def _coding_is_read(layout: _Layout) -> bool:
 def _check_rest(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
     """Raise ImageError for pages, inks and palettes that would be taken for others."""
     if _number(tags, 254, 0) & 1:
-        raise not_read("TIFF whose first page is a small version of another, as in a camera's raw file,")
+        raise unsupported_error("TIFF whose first page is a small version of another, as in a camera's raw file,")
     if layout.bits > 1 and _number(tags, 266, 1) != 1:
-        raise not_read("TIFF with the bits of each byte reversed")
+        raise unsupported_error("TIFF with the bits of each byte reversed")
     if layout.colours == _CMYK and _number(tags, 332, 1) != 1:
-        raise not_read("TIFF with other inks than cyan, magenta, yellow and black")
+        raise unsupported_error("TIFF with other inks than cyan, magenta, yellow and black")
     if layout.colours == _PALETTE and 0 < max(_numbers(tags, 320, (65535,))) < 256:
-        raise not_read("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
+        raise unsupported_error("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
 
 
 def _check_parts(tags: ImageFileDirectory_v2, layout: _Layout) -> None:

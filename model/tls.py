@@ -9,7 +9,7 @@ from pathlib import Path
 from model.connection import Address, Connection
 from model.errors import InputError
 
-_WITHIN_S = 3.0
+_CONNECT_TIMEOUT_S = 3.0
 _EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_IP = 10, 9, 62, 64
 """Verify codes of OpenSSL (x509_vfy.h); any other means that nobody who is trusted signed it."""
 SWAPPED = "--tls-cert holds a key and --tls-key a certificate: they are swapped"
@@ -43,10 +43,10 @@ def tls_problem(connection: Connection) -> str | None:
     address = connection.address
     try:
         if not address.tls:
-            return _wants_tls(address)
-        return _refusal(connection, address)
+            return _speaks_tls(address)
+        return _handshake_problem(connection, address)
     except ssl.SSLCertVerificationError as error:
-        return _distrust(error, connection)
+        return _certificate_message(error, connection)
     except ssl.SSLError as error:
         return f"it does not speak TLS as asked ({error.reason or error}); is it the right port, and TLS on?"
     except OSError:
@@ -56,13 +56,13 @@ def tls_problem(connection: Connection) -> str | None:
 def tls_reason(error: ssl.SSLError, connection: Connection) -> str:
     """What an error of Python's ssl means, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _distrust(error, connection)
+        return _certificate_message(error, connection)
     if "ALERT" in (error.reason or ""):
-        return _unwelcome(connection)
+        return _client_certificate_message(connection)
     return f"TLS failed ({error.reason or error}); is it the right port, and TLS on?"
 
 
-def _distrust(error: ssl.SSLCertVerificationError, connection: Connection) -> str:
+def _certificate_message(error: ssl.SSLCertVerificationError, connection: Connection) -> str:
     match error.verify_code:
         case code if code == _EXPIRED:
             return "its certificate has expired; whoever runs the server has to renew it"
@@ -87,7 +87,7 @@ def are_swapped(certificate: Path, key: Path) -> bool:
     return begins[0].endswith(b"PRIVATE KEY") and begins[1] == b"CERTIFICATE"
 
 
-def _unwelcome(connection: Connection) -> str:
+def _client_certificate_message(connection: Connection) -> str:
     if connection.tls_cert is None:
         return "it asks for a certificate of ours; show one with --tls-cert and --tls-key"
     return f"it does not accept our certificate {connection.tls_cert}; ask its keeper for one of its own authority"
@@ -101,10 +101,10 @@ def _context(connection: Connection) -> ssl.SSLContext:
     return context
 
 
-def _refusal(connection: Connection, address: Address) -> str | None:
+def _handshake_problem(connection: Connection, address: Address) -> str | None:
     """A server that wants another certificate shakes hands first, and then ends the connection."""
     with (
-        socket.create_connection((address.bare_host, address.port), _WITHIN_S) as plain,
+        socket.create_connection((address.bare_host, address.port), _CONNECT_TIMEOUT_S) as plain,
         _context(connection).wrap_socket(plain, server_hostname=address.bare_host) as secure,
     ):
         secure.sendall(_HTTP2_HELLO)
@@ -112,15 +112,18 @@ def _refusal(connection: Connection, address: Address) -> str | None:
             heard = secure.recv(1)
         except (ssl.SSLError, ConnectionError):
             heard = b""
-    return None if heard else _unwelcome(connection)
+    return None if heard else _client_certificate_message(connection)
 
 
-def _wants_tls(address: Address) -> str | None:
+def _speaks_tls(address: Address) -> str | None:
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     blind.check_hostname = False
     blind.verify_mode = ssl.CERT_NONE  # nothing is sent: it is asked only whether it would encrypt
     try:
-        with socket.create_connection((address.bare_host, address.port), _WITHIN_S) as plain, blind.wrap_socket(plain):
+        with (
+            socket.create_connection((address.bare_host, address.port), _CONNECT_TIMEOUT_S) as plain,
+            blind.wrap_socket(plain),
+        ):
             return f"it speaks TLS; ask it as {address.protocol}s://{address.netloc}, with --tls-ca FILE"
     except OSError:
         return None
@@ -128,17 +131,17 @@ def _wants_tls(address: Address) -> str | None:
 
 def _has_expired(certificate: Path, key: Path) -> bool:
     """Show it in memory to a server that trusts the certificate itself."""
-    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.check_hostname = False
-    ours.verify_mode = ssl.CERT_NONE
-    for context in (ours, theirs):
+    client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    for context in (client, server):
         context.load_cert_chain(certificate, key)
-    theirs.verify_mode = ssl.CERT_REQUIRED
-    theirs.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    theirs.load_verify_locations(certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    server.load_verify_locations(certificate)
     to_ours, to_theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asking = ours.wrap_bio(to_ours, to_theirs)
-    answering = theirs.wrap_bio(to_theirs, to_ours, server_side=True)
+    asking = client.wrap_bio(to_ours, to_theirs)
+    answering = server.wrap_bio(to_theirs, to_ours, server_side=True)
     try:
         for side in (asking, answering, asking, answering):
             try:

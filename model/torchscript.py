@@ -20,11 +20,11 @@ import torch
 from model.errors import ArtifactError, InputError, first_line
 from model.spec import METADATA_KEY
 
-_COMPUTE = ("aten", "quantized", "torchvision")
+_ALLOWED_NAMESPACES = ("aten", "quantized", "torchvision")
 """Namespaces of operators that compute, but for `_NEVER`."""
-_NEVER = ("aten::save", "aten::from_file", "aten::wait", "aten::_print")
+_FORBIDDEN_OPERATORS = ("aten::save", "aten::from_file", "aten::wait", "aten::_print")
 # fmt: off
-_PRIM = frozenset({
+_ALLOWED_PRIM = frozenset({
     "BroadcastSizes", "CallFunction", "CallMethod", "Constant", "ConstantChunk", "CreateObject", "DictConstruct",
     "EnumName", "EnumValue", "GetAttr", "If", "ListConstruct", "ListUnpack", "Loop", "ModuleContainerIndex",
     "NumToTensor", "RaiseException", "SetAttr", "StringIndex", "TupleConstruct", "TupleIndex", "TupleSlice",
@@ -35,13 +35,13 @@ _PRIM = frozenset({
 })
 # fmt: on
 """What the language itself compiles to: values, branches, and calls of functions that are looked into as well."""
-_WORDS = re.compile(
+_FORBIDDEN_CODE = re.compile(
     rb"\b(?:save|from_file|fork|awaitable\w*|rpc_\w+|\w*PythonOp|__setstate__)\b"
     rb"|(?<!\.)\bops\b(?!\.(?:aten|prim|quantized|torchvision)\.\w)"
     rb"|torch(?:[^\w#]|#[^\n]*\n)+classes\b(?!\.(?:quantized|sparse|xnnpack)\.)"
 )
 """In code. Raw words, also in strings and comments: nothing has to be parsed as torch would parse it."""
-_CLASSES = re.compile(rb"torch[.\n]classes[.\n](?!(?:quantized|sparse|xnnpack)\b)\w+")
+_FORBIDDEN_CLASSES = re.compile(rb"torch[.\n]classes[.\n](?!(?:quantized|sparse|xnnpack)\b)\w+")
 """In pickles: C++ classes that are made while loading."""
 _CPP_CLASS = re.compile(r"__torch__\.torch\.classes\.(?!(?:quantized|sparse|xnnpack)\.)[\w.]+")
 _GETATTR = re.compile(rb"\bgetattr\([\w.()\[\]]+, \"[^\"\\\n]*\"\)")
@@ -63,18 +63,18 @@ def load_torchscript(path: Path, device: torch.device | None = None) -> Any:
             loaded = torch._C.import_ir_module(  # type: ignore[call-arg]
                 units, os.fspath(path), device or torch.device("cpu"), {}, False
             )
-            kinds = _compiled(units)
+            kinds = _compiled_operators(units)
     except Exception as error:  # torch's errors share no base class
         raise ArtifactError(f"{path}: no TorchScript that torch can load ({torch_reason(error)})") from error
-    if strange := sorted(kind for kind in kinds if not _computes(kind)):
-        raise _refusal(path, ", ".join(strange))
+    if strange := sorted(kind for kind in kinds if not _is_allowed(kind)):
+        raise _unsafe_error(path, ", ".join(strange))
     module = torch.jit._recursive.wrap_cpp_module(loaded)  # type: ignore[no-untyped-call]
     return module.eval()
 
 
 def carried_spec(path: Path) -> str | None:
     """The text of the spec that `builder export` writes into an archive, None without one. Raises ArtifactError."""
-    text = _records(path, only=f"extra/{METADATA_KEY}").get(f"extra/{METADATA_KEY}")
+    text = _records(path, name=f"extra/{METADATA_KEY}").get(f"extra/{METADATA_KEY}")
     try:
         return None if text is None else text.decode()
     except UnicodeDecodeError as error:
@@ -88,13 +88,13 @@ def torch_reason(error: BaseException) -> str:
     return text.partition(". ")[0]
 
 
-def _records(path: Path, only: str | None = None) -> Mapping[str, bytes]:
+def _records(path: Path, name: str | None = None) -> Mapping[str, bytes]:
     """Code and pickles by name, or the record wanted alone, as torch's own reader finds them.
 
     Another reader might be led to other bytes by a second directory, or by names in another case, which torch takes.
     """
     try:
-        names, records, damaged = _read(path, only)
+        names, records, damaged = _read(path, name)
     except Exception as error:  # a damaged file fails wherever the reader happens to be
         raise ArtifactError(f"{path}: no TorchScript archive that torch can load ({torch_reason(error)})") from error
     if damaged is not None:
@@ -104,18 +104,18 @@ def _records(path: Path, only: str | None = None) -> Mapping[str, bytes]:
     return records
 
 
-def _read(path: Path, only: str | None) -> tuple[list[str], dict[str, bytes], str | None]:
+def _read(path: Path, name: str | None) -> tuple[list[str], dict[str, bytes], str | None]:
     """All names, the contents of those wanted, and the first that is damaged; its checksums are not torch's to read."""
     with path.open("rb") as file:
         head = file.read(8)
     if not head.startswith(b"PK\x03\x04") or head.endswith(b"PTMF"):
         raise ValueError("it is no zip file")
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip() if only is None else None
+        damaged = archive.testzip() if name is None else None
     reader = torch._C.PyTorchFileReader(os.fspath(path))
     names = reader.get_all_records()
-    wanted = [name for name in names if (name == only if only else _is_code(name))]
-    return names, {name: bytes(reader.get_record(name)) for name in wanted}, damaged
+    selected = [name for name in names if (name == name if name else _is_code(name))]
+    return names, {name: bytes(reader.get_record(name)) for name in selected}, damaged
 
 
 def _is_code(name: str) -> bool:
@@ -128,11 +128,11 @@ def _check_text(path: Path, records: Mapping[str, bytes]) -> None:
         raise ArtifactError(f"{path}: no TorchScript archive that torch can load: it has no constants.pkl")
     for name, text in records.items():
         if name.lower().endswith(".pkl"):
-            found = _CLASSES.search(text)
+            found = _FORBIDDEN_CLASSES.search(text)
         else:
-            found = _WORDS.search(text) or re.search(rb"\bgetattr\b", _without_getattr(text))
+            found = _FORBIDDEN_CODE.search(text) or re.search(rb"\bgetattr\b", _without_getattr(text))
         if found is not None:
-            raise _refusal(path, f"{found[0].decode(errors='replace').split()[0]} (in {name})")
+            raise _unsafe_error(path, f"{found[0].decode(errors='replace').split()[0]} (in {name})")
 
 
 def _without_getattr(code: bytes) -> bytes:
@@ -142,36 +142,40 @@ def _without_getattr(code: bytes) -> bytes:
     return code
 
 
-def _compiled(units: Any) -> set[str]:
+def _compiled_operators(units: Any) -> set[str]:
     """The operators of all functions; to look into one may compile those that it calls."""
     kinds: set[str] = set()
     seen = 0
     while len(functions := units.get_functions()) > seen:
         for function in functions[seen:]:
-            kinds.update(_kinds(function.graph))
+            kinds.update(_graph_operators(function.graph))
         seen = len(functions)
     return kinds
 
 
-def _kinds(graph: Any) -> Iterator[str]:
+def _graph_operators(graph: Any) -> Iterator[str]:
     """The operators of a graph, of the blocks in it, and of graphs that stand in attributes."""
     for node in graph.nodes():
         yield node.kind()
         for value in (*node.inputs(), *node.outputs()):
             yield from _CPP_CLASS.findall(str(value.type()))
         for block in node.blocks():
-            yield from _kinds(block)
+            yield from _graph_operators(block)
         for name in node.attributeNames():
             if node.kindOf(name) == "g":
-                yield from _kinds(node.g(name))
+                yield from _graph_operators(node.g(name))
             elif node.kindOf(name) == "gs":
                 yield "prim::Graphs"  # that none of the language's own nodes has
 
 
-def _computes(kind: str) -> bool:
+def _is_allowed(kind: str) -> bool:
     namespace, _, name = kind.partition("::")
-    return name in _PRIM if namespace == "prim" else namespace in _COMPUTE and kind not in _NEVER
+    return (
+        name in _ALLOWED_PRIM
+        if namespace == "prim"
+        else namespace in _ALLOWED_NAMESPACES and kind not in _FORBIDDEN_OPERATORS
+    )
 
 
-def _refusal(path: Path, what: str) -> InputError:
+def _unsafe_error(path: Path, what: str) -> InputError:
     return InputError(f"{path}: calls {what}, which may do more than compute, and is not run. {_REMEDY}")

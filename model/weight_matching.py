@@ -10,7 +10,7 @@ from model.weights import State
 
 # Counts training steps; no answer depends on it, and older files lack it.
 _UNUSED = "num_batches_tracked"
-_GOOD_PART = 0.2
+_MIN_PREFIX_SHARE = 0.2
 _LAST_TENSORS = 2
 
 
@@ -31,17 +31,19 @@ def map_weights(source: State, target: State, origin: str) -> Matched:
 
     Raises CheckpointError that says what is missing or of another shape.
     """
-    given, wanted = _without_counters(source), _without_counters(target)
-    named = _by_name(given, wanted)
-    if len(named.keys) == len(wanted):
-        _check_shapes({key: given[name] for key, name in named.keys.items()}, wanted, origin)
-    elif (ordered := _by_order(given, wanted)) is not None and len(given) == len(wanted) == len(ordered.keys):
-        _check_shapes({key: given[name] for key, name in ordered.keys.items()}, wanted, origin)
+    available, required = _without_counters(source), _without_counters(target)
+    named = _by_name(available, required)
+    if len(named.keys) == len(required):
+        _check_shapes({key: available[name] for key, name in named.keys.items()}, required, origin)
+    elif (ordered := _by_order(available, required)) is not None and len(available) == len(required) == len(
+        ordered.keys
+    ):
+        _check_shapes({key: available[name] for key, name in ordered.keys.items()}, required, origin)
     else:
-        raise CheckpointError(_why_not(given, wanted, origin))
+        raise CheckpointError(_mismatch_message(available, required, origin))
     counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
     matched = match_weights(source, target, origin)
-    return replace(matched, weights={**counters, **matched.weights}, how=matched.how + _unused(matched.skipped))
+    return replace(matched, weights={**counters, **matched.weights}, how=matched.how + _unused_note(matched.skipped))
 
 
 def match_weights(source: State, target: State, origin: str) -> Matched:
@@ -52,23 +54,23 @@ def match_weights(source: State, target: State, origin: str) -> Matched:
 
     Raises CheckpointError when nothing of it fits.
     """
-    given, wanted = _without_counters(source), _without_counters(target)
-    pairs = _by_name(given, wanted).fitting(given, wanted)
-    if 2 * len(pairs.keys) < min(len(given), len(wanted)):
-        ordered = _by_order(given, wanted)
-        pairs = pairs if ordered is None else ordered.fitting(given, wanted)
+    available, required = _without_counters(source), _without_counters(target)
+    pairs = _by_name(available, required).with_equal_shapes(available, required)
+    if 2 * len(pairs.keys) < min(len(available), len(required)):
+        ordered = _by_order(available, required)
+        pairs = pairs if ordered is None else ordered.with_equal_shapes(available, required)
     if not pairs.keys:
         raise CheckpointError(
-            f"{origin}: none of its {len(given)} tensors has name and shape of one of the network's {len(wanted)}, "
-            f"nor do they fit by order; it has {', '.join(list(given)[:3])}, …; "
-            f"wanted {', '.join(list(wanted)[:3])}, …. "
+            f"{origin}: none of its {len(available)} tensors has name and shape of one of the network's {len(required)}, "
+            f"nor do they fit by order; it has {', '.join(list(available)[:3])}, …; "
+            f"wanted {', '.join(list(required)[:3])}, …. "
             "Is it for this model?"
         )
-    taken = {key: given[name] for key, name in pairs.keys.items()}
+    taken = {key: available[name] for key, name in pairs.keys.items()}
     if pairs.ordered:
         _check_variances(taken, origin)
-    skipped = tuple(name for name in given if name not in set(pairs.keys.values()))
-    return Matched(taken, pairs.how, skipped, tuple(key for key in wanted if key not in taken))
+    skipped = tuple(name for name in available if name not in set(pairs.keys.values()))
+    return Matched(taken, pairs.how, skipped, tuple(key for key in required if key not in taken))
 
 
 @dataclass(frozen=True)
@@ -79,23 +81,28 @@ class _Pairs:
     how: str
     ordered: bool = False
 
-    def fitting(self, given: State, wanted: State) -> _Pairs:
+    def with_equal_shapes(self, available: State, required: State) -> _Pairs:
         """Those whose shapes agree."""
-        return replace(self, keys={k: name for k, name in self.keys.items() if given[name].shape == wanted[k].shape})
+        return replace(
+            self, keys={k: name for k, name in self.keys.items() if available[name].shape == required[k].shape}
+        )
 
 
 def _without_counters(state: State) -> State:
     return {key: tensor for key, tensor in state.items() if not key.endswith(_UNUSED)}
 
 
-def _by_name(given: State, wanted: State) -> _Pairs:
+def _by_name(available: State, required: State) -> _Pairs:
     """Pair tensors of one name. Of several prefixes in the file that bring as many, a moving average is taken."""
-    starts = dict.fromkeys([*_starts(given, depth=2), *_prefixes(given, wanted)])
+    starts = dict.fromkeys([*_common_prefixes(available, depth=2), *_nesting_prefixes(available, required)])
     found: dict[str, _Pairs] = {}
-    for theirs in starts:
-        tries = (_Pairs(_keys_under(given, wanted, theirs, ours), "") for ours in _starts(wanted, depth=3))
-        found[theirs] = max(tries, key=lambda pairs: len(pairs.fitting(given, wanted).keys))
-    counts = {theirs: len(pairs.fitting(given, wanted).keys) for theirs, pairs in found.items()}
+    for file_prefix in starts:
+        tries = (
+            _Pairs(_keys_with_prefixes(available, required, file_prefix, ours), "")
+            for ours in _common_prefixes(required, depth=3)
+        )
+        found[file_prefix] = max(tries, key=lambda pairs: len(pairs.with_equal_shapes(available, required).keys))
+    counts = {theirs: len(pairs.with_equal_shapes(available, required).keys) for theirs, pairs in found.items()}
     best = [theirs for theirs, count in counts.items() if count == max(counts.values())]
     taken = next((theirs for theirs in best if _is_average(theirs)), best[0])
     how = f"matched by name after stripping {taken!r}" if taken else "matched by name"
@@ -110,37 +117,37 @@ def _is_average(prefix: str) -> bool:
     return any(part.startswith("ema") or part.endswith("ema") for part in prefix.lower().split("."))
 
 
-def _keys_under(given: State, wanted: State, theirs: str, ours: str) -> dict[str, str]:
-    named = {key: theirs + key.removeprefix(ours) for key in wanted if key.startswith(ours)}
-    return {key: name for key, name in named.items() if name in given}
+def _keys_with_prefixes(available: State, required: State, file_prefix: str, own_prefix: str) -> dict[str, str]:
+    named = {key: file_prefix + key.removeprefix(own_prefix) for key in required if key.startswith(own_prefix)}
+    return {key: name for key, name in named.items() if name in available}
 
 
-def _by_order(given: State, wanted: State) -> _Pairs | None:
+def _by_order(available: State, required: State) -> _Pairs | None:
     """Pair tensors by their place where all shapes agree, but for the last layer: its weight and bias."""
-    for ours in _starts(wanted, depth=3):
-        keys = [key for key in wanted if key.startswith(ours)]
-        paired = list(zip(keys, given, strict=False))
-        differ = [n for n, (key, name) in enumerate(paired) if given[name].shape != wanted[key].shape]
+    for ours in _common_prefixes(required, depth=3):
+        keys = [key for key in required if key.startswith(ours)]
+        paired = list(zip(keys, available, strict=False))
+        differ = [n for n, (key, name) in enumerate(paired) if available[name].shape != required[key].shape]
         common = min([*differ, len(paired)])
-        if common and max(len(given), len(keys)) - common <= _LAST_TENSORS:
+        if common and max(len(available), len(keys)) - common <= _LAST_TENSORS:
             how = f"{common} tensors matched by order (names differ): check the answers of pictures you know"
             return _Pairs(dict(paired), how, ordered=True)
     return None
 
 
-def _starts(state: State, depth: int) -> list[str]:
+def _common_prefixes(state: State, depth: int) -> list[str]:
     """What a good part of the keys begin with, up to so many names deep; first of all, nothing."""
     names = [key.split(".")[:-1] for key in state]
     counts = Counter("".join(f"{part}." for part in parts[:n]) for n in range(1, depth + 1) for parts in names)
-    return ["", *(prefix for prefix, count in counts.items() if count >= len(state) * _GOOD_PART)]
+    return ["", *(prefix for prefix, count in counts.items() if count >= len(state) * _MIN_PREFIX_SHARE)]
 
 
-def _prefixes(given: State, wanted: State) -> list[str]:
-    first = next(iter(wanted))
-    return [key.removesuffix(first) for key in given if key.endswith("." + first)]
+def _nesting_prefixes(available: State, required: State) -> list[str]:
+    first = next(iter(required))
+    return [key.removesuffix(first) for key in available if key.endswith("." + first)]
 
 
-def _unused(names: tuple[str, ...]) -> str:
+def _unused_note(names: tuple[str, ...]) -> str:
     if not names:
         return ""
     some = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
@@ -151,11 +158,11 @@ def _unused(names: tuple[str, ...]) -> str:
     )
 
 
-def _check_shapes(named: State, wanted: State, origin: str) -> None:
+def _check_shapes(tensors: State, required: State, origin: str) -> None:
     wrong = [
-        f"  {key}: expected {list(wanted[key].shape)}, got {list(tensor.shape)}"
-        for key, tensor in named.items()
-        if tensor.shape != wanted[key].shape
+        f"  {key}: expected {list(required[key].shape)}, got {list(tensor.shape)}"
+        for key, tensor in tensors.items()
+        if tensor.shape != required[key].shape
     ]
     if wrong:
         raise CheckpointError(
@@ -175,16 +182,16 @@ def _check_variances(ordered: State, origin: str) -> None:
         )
 
 
-def _why_not(given: State, wanted: State, origin: str) -> str:
-    missing = [key for key in wanted if key not in given]
-    extra = [key for key in given if key not in wanted]
+def _mismatch_message(available: State, required: State, origin: str) -> str:
+    missing = [key for key in required if key not in available]
+    extra = [key for key in available if key not in required]
     return (
-        f"{origin}: its {len(given)} tensors fit the network's {len(wanted)} neither by name, nor by a stripped "
-        f"prefix, nor by order. {'; '.join(filter(None, [_some('Missing', missing), _some('not known', extra)]))}. "
+        f"{origin}: its {len(available)} tensors fit the network's {len(required)} neither by name, nor by a stripped "
+        f"prefix, nor by order. {'; '.join(filter(None, [_count_and_first('Missing', missing), _count_and_first('not known', extra)]))}. "
         "Is --model the right one?"
     )
 
 
-def _some(what: str, keys: list[str]) -> str:
+def _count_and_first(what: str, keys: list[str]) -> str:
     """How many there are, and the first of them; empty where there is none."""
     return f"{what} {len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else ""

@@ -22,14 +22,14 @@ State = dict[str, Tensor]
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
 """Where trainers keep the moving average of the weights, which they evaluate and ship."""
-_NESTED_IN = (*_AVERAGED, "state_dict", "model_state_dict", "model")
+_STATE_KEYS = (*_AVERAGED, "state_dict", "model_state_dict", "model")
 _LAST_LAYER = {"fc", "classifier", "head", "last_linear", "linear"}
 _UNREADABLE = (
     "not a readable PyTorch checkpoint: it is damaged, or another kind of file; expected a state dict as torch.save "
     "writes it"
 )
 # Values that trainers leave beside weights, and that do nothing when they are made. Nothing else is ever added here.
-_HARMLESS: list[Any] = [
+_ALLOWED_CLASSES: list[Any] = [
     argparse.Namespace,
     PosixPath,
     np.dtype,
@@ -63,17 +63,17 @@ def read_foreign(path: Path) -> ForeignWeights:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".safetensors":
-        return ForeignWeights({_current(key): torch.from_numpy(array) for key, array in read_weights(path).items()})
+        return ForeignWeights({_current_key(key): torch.from_numpy(array) for key, array in read_weights(path).items()})
     try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
+        with torch.serialization.safe_globals(_ALLOWED_CLASSES), warnings.catch_warnings(action="ignore"):
             document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refused(path) if _is_pickled(path) else f"{path}: {_UNREADABLE}") from error
+        raise CheckpointError(_unsafe_message(path) if _is_pickled(path) else f"{path}: {_UNREADABLE}") from error
     except Exception as error:  # a damaged file fails wherever the reader happens to be
         raise CheckpointError(f"{path}: {_UNREADABLE}") from error
-    state, note = _state_in(document, path)
-    named = document.get("arch") if isinstance(document, Mapping) else None
-    return ForeignWeights(state, named if isinstance(named, str) else None, note)
+    state, note = _find_state(document, path)
+    architecture = document.get("arch") if isinstance(document, Mapping) else None
+    return ForeignWeights(state, architecture if isinstance(architecture, str) else None, note)
 
 
 def class_count(state: State) -> tuple[int, str] | None:
@@ -95,7 +95,7 @@ def _is_pickled(path: Path) -> bool:
         return file.read(4).startswith((b"\x80", b"PK"))
 
 
-def _refused(path: Path) -> str:
+def _unsafe_message(path: Path) -> str:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # noqa: BLE001 - of the oldest formats it cannot tell, in many ways
@@ -108,10 +108,10 @@ def _refused(path: Path) -> str:
     )
 
 
-def _state_in(document: Any, path: Path) -> tuple[State, str]:
+def _find_state(document: Any, path: Path) -> tuple[State, str]:
     """The tensors of a document; and, where it holds several states, which of them they are."""
     if isinstance(document, Mapping):
-        nested = {key: found for key in _NESTED_IN if (found := _tensors(document.get(key)))}
+        nested = {key: found for key in _STATE_KEYS if (found := _tensors(document.get(key)))}
         state = next(iter(nested.values())) if nested else _tensors(document)
         if len(nested) > 1:
             taken, *left = nested
@@ -125,9 +125,9 @@ def _state_in(document: Any, path: Path) -> tuple[State, str]:
 def _tensors(document: Any) -> State:
     if not isinstance(document, Mapping):
         return {}
-    return {_current(str(key)): value for key, value in document.items() if isinstance(value, Tensor)}
+    return {_current_key(str(key)): value for key, value in document.items() if isinstance(value, Tensor)}
 
 
-def _current(key: str) -> str:
+def _current_key(key: str) -> str:
     """A tensor's present name; torchvision's files of DenseNet have those of its first release, as `norm.1`."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

@@ -19,7 +19,7 @@ from builder.targets import ProgressCallback
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
-from model.docker_engine import Docker, all_gpus, discard, docker_engine, started
+from model.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
 from model.errors import first_line
 from model.files import atomic_write, sha256_of
 from model.plans import plan_header
@@ -150,7 +150,7 @@ def docker_here() -> Docker:
     return docker_engine(
         BuildStoppedError,
         needed_for="--in-container",
-        otherwise="or run the same export on a machine that has Docker with a GPU",
+        alternative="or run the same export on a machine that has Docker with a GPU",
     )
 
 
@@ -191,7 +191,7 @@ def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
     failures = (module.errors.DockerException, OSError)  # of requests, which the SDK asks by, where nobody answers
     program, *arguments = run.command
     try:
-        container = started(
+        container = run_container(
             docker,
             run.image,
             arguments,
@@ -215,7 +215,7 @@ def _outcome(docker: Docker, run: Run, limit_s: float) -> tuple[int, str]:
             f"{what} was stopped, as Docker failed: {reason_of(error)}. Look whether its daemon runs, and export again"
         ) from error
     finally:
-        discard(docker, container)
+        remove_container(docker, container)
 
 
 def reason_of(error: Exception) -> str:

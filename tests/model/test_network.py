@@ -9,7 +9,14 @@ import pytest
 import timm
 import torch
 
-from model.backbones import architecture_of, build, dense_architecture_of, head_of, timm_normalize, timm_preprocess
+from model.backbones import (
+    architecture_of,
+    build_backbone,
+    dense_architecture_of,
+    head_of,
+    timm_normalize,
+    timm_preprocess,
+)
 from model.errors import SpecError
 from model.network import Network
 from model.preprocess import ImageArray, Preprocess
@@ -90,8 +97,8 @@ def test_network_is_refused_when_it_would_not_take_rgb(spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet"])
 def test_last_layer_of_torchvision_is_the_head_and_can_be_left_out(name: str) -> None:
-    built = build(architecture_of(f"torchvision/{name}", 64, 64), 5, pretrained=False).eval()
-    features = build(architecture_of(f"torchvision/{name}", 64, 64), 0, pretrained=False).eval()
+    built = build_backbone(architecture_of(f"torchvision/{name}", 64, 64), 5, pretrained=False).eval()
+    features = build_backbone(architecture_of(f"torchvision/{name}", 64, 64), 0, pretrained=False).eval()
     pixels = torch.zeros(1, 3, 64, 64)
     assert built(pixels).shape == (1, 5)
     assert features(pixels).shape == (1, 1024 if name == "googlenet" else 512)
