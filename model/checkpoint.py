@@ -50,7 +50,7 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read all tensors of a `.safetensors` file by name. Raises CheckpointError."""
+    """Read all tensors of a `.safetensors` file, by name. Raises CheckpointError."""
     with _open_checkpoint(path) as file:
         return {key: _read_tensor(file, key, path) for key in file.keys()}  # noqa: SIM118 - not a mapping
 
@@ -58,7 +58,9 @@ def read_weights(path: Path) -> Weights:
 def _read_tensor(file: Any, key: str, path: Path) -> NDArray[Any]:
     kind: str = file.get_slice(key).get_dtype()
     if kind.startswith(_NOT_IN_NUMPY):
-        raise CheckpointError(f"{path}: {key} is of type {kind}, which numpy lacks; save the weights as float32")
+        raise CheckpointError(
+            f"{path}: {key} has type {kind}, which numpy lacks; save the weights as float32", code="checkpoint.dtype"
+        )
     array: NDArray[Any] = file.get_tensor(key)
     return array
 

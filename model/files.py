@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _with_path(error: OSError, temporary: Path, path: Path) -> OSError:
-    """The error with the name of the file that was to be written; libraries leave out the name, or the number too."""
+    """Return the error with the target's name; libraries leave out the name, or the number too."""
     if type(error) is OSError and error.errno is None:
         return OSError(errno.EIO, str(error), str(path))
     if error.errno is None or error.filename not in (None, str(temporary)):

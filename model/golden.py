@@ -86,15 +86,23 @@ class Golden:
                 code="golden.image_type",
             )
         if not 1 <= len(images) <= MAX_IMAGES:
-            raise ArtifactError(f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}")
+            raise ArtifactError(
+                f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}", code="golden.count"
+            )
         arrays = {**self.outputs, **{f"target {name}": array for name, array in self.targets.items()}}
         for name, array in arrays.items():
             if array.shape[:1] != images.shape[:1]:
-                raise ArtifactError(f"{path}: {len(images)} images, but {name} is {list(array.shape)}")
+                raise ArtifactError(
+                    f"{path}: {len(images)} images, but {name} is {list(array.shape)}", code="golden.shape"
+                )
         if self.geometries is not None and self.geometries.shape != (len(images), 10):
-            raise ArtifactError(f"{path}: {len(images)} images, but geometries is {list(self.geometries.shape)}")
-        if self.geometries is not None and not _sound(self.geometries, images.shape[2], images.shape[1]):
-            raise ArtifactError(f"{path}: geometries are not sizes of pictures and boxes inside them and the images")
+            raise ArtifactError(
+                f"{path}: {len(images)} images, but geometries is {list(self.geometries.shape)}", code="golden.shape"
+            )
+        if self.geometries is not None and not _are_valid(self.geometries, images.shape[2], images.shape[1]):
+            raise ArtifactError(
+                f"{path}: the geometries are not image sizes and boxes inside them", code="golden.geometry"
+            )
 
 
 def packed(geometries: Iterable[Geometry]) -> NDArray[np.float64]:
