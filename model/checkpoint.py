@@ -56,10 +56,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read_tensor(file: Any, key: str, path: Path) -> NDArray[Any]:
-    kind: str = file.get_slice(key).get_dtype()
-    if kind.startswith(_NOT_IN_NUMPY):
+    dtype: str = file.get_slice(key).get_dtype()
+    if dtype.startswith(_NOT_IN_NUMPY):
         raise CheckpointError(
-            f"{path}: {key} has type {kind}, which numpy lacks; save the weights as float32", code="checkpoint.dtype"
+            f"{path}: {key} has type {dtype}, which numpy lacks; save the weights as float32", code="checkpoint.dtype"
         )
     array: NDArray[Any] = file.get_tensor(key)
     return array

@@ -153,28 +153,28 @@ def compare(
 
 def finite(outputs: Outputs) -> NDArray[np.bool_]:
     """Return for each of N images whether all its output values are finite."""
-    whole: NDArray[np.bool_] = np.logical_and.reduce(
+    is_finite: NDArray[np.bool_] = np.logical_and.reduce(
         [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
     )
-    return whole
+    return is_finite
 
 
 def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
     """Return for each of N images whether its outputs are finite and valid for the task."""
-    found = finite(outputs)
-    for number in np.flatnonzero(found):
-        found[number] = not task.faults(rows_of(outputs, np.array([number])))
-    return found
+    is_valid = finite(outputs)
+    for index in np.flatnonzero(is_valid):
+        is_valid[index] = not task.faults(rows_of(outputs, np.array([index])))
+    return is_valid
 
 
 def errors_by_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
     """Return the largest error for each of N images; infinity for NaN."""
-    found = np.zeros(len(next(iter(expected.values()))))
+    largest = np.zeros(len(next(iter(expected.values()))))
     for name, array in expected.items():
         if np.issubdtype(array.dtype, np.floating):
-            apart = _errors(array, actual[name]).reshape(len(found), -1).max(axis=1)
-            found = np.maximum(found, np.where(np.isfinite(apart), apart, np.inf))
-    return found
+            errors = _errors(array, actual[name]).reshape(len(largest), -1).max(axis=1)
+            largest = np.maximum(largest, np.where(np.isfinite(errors), errors, np.inf))
+    return largest
 
 
 def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:

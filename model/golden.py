@@ -25,7 +25,6 @@ _OUTPUT, _TARGET, _PROBE = "output.", "target.", "probe."
 class Golden:
     """Up to 32 preprocessed images with the trained model's outputs and, where known, the ground truth.
 
-
     images: uint8 [N, H, W, 3]. outputs: each [N, ...], of the trained model; empty if unknown.
     targets: the ground truth in the form that the task's `quality` takes; empty if unknown.
     geometries: float64 [N, 10], how each image was fitted (size, source box, target box), or None.
@@ -82,7 +81,7 @@ class Golden:
         images = self.images
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ArtifactError(
-                f"{path}: expected golden images uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}",
+                f"{path}: golden images are uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}",
                 code="golden.image_type",
             )
         if not 1 <= len(images) <= MAX_IMAGES:
@@ -101,7 +100,8 @@ class Golden:
             )
         if self.geometries is not None and not _are_valid(self.geometries, images.shape[2], images.shape[1]):
             raise ArtifactError(
-                f"{path}: the geometries are not image sizes and boxes inside them", code="golden.geometry"
+                f"{path}: the geometries are not image sizes with boxes inside the image and the input",
+                code="golden.geometry",
             )
 
 

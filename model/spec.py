@@ -60,8 +60,8 @@ class TensorSpec(Frozen):
 class Architecture(Frozen):
     """The constructor of a network: library, model name and arguments.
 
-    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`model.plugins`). `graph` has no constructor:
-    the model came as an ONNX or TorchScript file, and `name` is the name of that file.
+    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`model.plugins`). `graph` has no
+    constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
     """
 
     library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
@@ -108,14 +108,14 @@ class TaskSpec(Frozen):
 
     @field_validator("labels")
     @classmethod
-    def _labels_fit_on_a_line(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         broken = [label for label in labels if not label or "\n" in label or "\r" in label]
         if broken:
             raise ValueError(f"a label is one line of text, got {broken[0]!r}")
         return labels
 
     @model_validator(mode="after")
-    def _thresholds_are_of_labels(self) -> TaskSpec:
+    def _check_thresholds(self) -> TaskSpec:
         if unknown := set(self.thresholds) - set(self.labels):
             raise ValueError(f"thresholds for unknown labels: {', '.join(sorted(unknown))}")
         return self
@@ -143,10 +143,10 @@ class ModelSpec(TaskSpec):
     lineage: Lineage = Lineage()
 
     @model_validator(mode="after")
-    def _input_is_what_preprocessing_makes(self) -> ModelSpec:
+    def _check_input(self) -> ModelSpec:
         expected = image_input(self.preprocess)
         if self.input != expected:
-            raise ValueError(f"input is {self.input}, but preprocessing makes {expected}")
+            raise ValueError(f"input is {self.input}, but preprocessing returns {expected}")
         return self
 
     def renamed(self, name: str) -> ModelSpec:
@@ -155,14 +155,14 @@ class ModelSpec(TaskSpec):
             return ModelSpec.model_validate({**self.model_dump(), "name": name})
         except ValidationError as error:
             raise SpecError(
-                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ -, starting with a letter or "
-                "a digit",
+                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ -, starting with a letter "
+                "or a digit",
                 code="spec.name",
             ) from error
 
     def described(self) -> list[tuple[str, str]]:
         """Return inputs, outputs, preprocessing and labels as rows of a table."""
-        preprocess = self.preprocess
+        preprocess, size = self.preprocess, f"{self.preprocess.height} x {self.preprocess.width}"
         tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
@@ -171,14 +171,10 @@ class ModelSpec(TaskSpec):
             *(("output", str(output)) for output in self.outputs),
             (
                 "preprocess",
-                f"{preprocess.fit} to {preprocess.height} x {preprocess.width}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
+                f"{preprocess.fit} to {size}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
             ),
             ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
-            *(
-                (f"labels {name}".strip(), question.described_labels())
-                for name, question in tasks.items()
-                if question.labels
-            ),
+            *((f"labels {name}".strip(), task.described_labels()) for name, task in tasks.items() if task.labels),
         ]
 
     def to_json(self) -> str:
@@ -217,6 +213,6 @@ def problems_of(error: ValidationError) -> str:
     """List all problems of a pydantic validation, one line each: field, problem, value."""
     lines = []
     for problem in error.errors(include_url=False):
-        where = ".".join(map(str, problem["loc"])) or "document"
-        lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
+        field = ".".join(map(str, problem["loc"])) or "document"
+        lines.append(f"  {field}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
     return "\n".join(lines)

@@ -136,11 +136,11 @@ def even_batch(count: int, max_batch: int) -> int:
 
 def _distances(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
     """Return the largest error for each of N images; for integers, such as a mask, the share of different values."""
-    found = errors_by_image(expected, actual)
+    largest = errors_by_image(expected, actual)
     for name, array in expected.items():
         if not np.issubdtype(array.dtype, np.floating):
-            found = np.maximum(found, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
-    return found
+            largest = np.maximum(largest, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
+    return largest
 
 
 def _farthest(numbers: NDArray[np.int_], distances: NDArray[np.float64]) -> NDArray[np.int_]:
