@@ -63,7 +63,7 @@ def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProb
                 "error",
                 f"{plan.name} is an engine of {TITLES[header.flavour]}, for which Triton has no backend",
                 "export again with --trt, or with --rtx, which serves the graph",
-                code="plan.rtx_engine",
+                code="tensorrt.rtx_engine",
             )
         ]
     return _version_problems(header.version, None, image, release_of(image), told) or [
@@ -71,7 +71,7 @@ def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProb
             "warning",
             f"{plan.name} has no build record: its GPU and precision are not known",
             "export it with `builder export --trt`",
-            code="plan.no_record",
+            code="tensorrt.no_record",
         )
     ]
 
@@ -89,7 +89,7 @@ def _version_problems(
                 "warning",
                 "the plan is version-compatible: Triton loads it only with an option, as it contains runtime code",
                 add,
-                code="plan.compatible_not_allowed",
+                code="tensorrt.compatible_not_allowed",
             )
         )
     if release is None or release.tensorrt is None:
@@ -99,7 +99,7 @@ def _version_problems(
                 "warning",
                 f"the TensorRT version in {image} is not known; the plan needs {built_by}",
                 f"check the image: docker run --rm --entrypoint printenv {image} TRT_VERSION",
-                code="plan.unknown_release",
+                code="tensorrt.unknown_release",
             ),
         ]
     if same_release(built_by, release.tensorrt):
@@ -107,21 +107,21 @@ def _version_problems(
     versions_text = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
     if numbers(release.tensorrt) < numbers(built_by):
         message, fix = f"{versions_text}: an older TensorRT never loads it", _fix(built_by, image)
-        return [PlanProblem("error", message, fix, code="plan.newer_tensorrt")]
+        return [PlanProblem("error", message, fix, code="tensorrt.newer_tensorrt")]
     if version_compatible and serve_compatible:
         return []
     if version_compatible:
         message = f"{versions_text}: Triton loads it only with an option"
-        return [PlanProblem("warning", message, add, code="plan.compatible_not_allowed")]
+        return [PlanProblem("warning", message, add, code="tensorrt.compatible_not_allowed")]
     if version_compatible is None and serve_compatible:
         message, fix = f"{versions_text}: it loads only if it was built version-compatible", _fix(built_by, image)
-        return [PlanProblem("warning", message, f"if it was not: {fix}", code="plan.unknown_compatibility")]
+        return [PlanProblem("warning", message, f"if it was not: {fix}", code="tensorrt.unknown_compatibility")]
     if version_compatible is None:
         message = f"{versions_text}, and it is not known to be version-compatible"
         fix = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
-        return [PlanProblem("error", message, fix, code="plan.unknown_compatibility")]
+        return [PlanProblem("error", message, fix, code="tensorrt.unknown_compatibility")]
     message, fix = f"{versions_text}, and it is not version-compatible", _fix(built_by, image)
-    return [PlanProblem("error", message, fix, code="plan.other_tensorrt")]
+    return [PlanProblem("error", message, fix, code="tensorrt.other_tensorrt")]
 
 
 def _fix(built_by: str, image: str) -> str:
@@ -142,7 +142,7 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
                 f"release {release.release} supports compute capability {minimum} and later, the GPU has "
                 f"{compute_capability}",
                 "use an older release",
-                code="plan.unsupported_gpu",
+                code="tensorrt.unsupported_gpu",
             )
         )
     if record.compute_capabilities and not _runs_on(record, compute_capability):
@@ -152,7 +152,7 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
                 "error",
                 f"the plan was built for {target}, the GPU has {compute_capability}",
                 "export again on such a GPU, or with --hardware ampere_plus for all from Ampere on",
-                code="plan.other_gpu",
+                code="tensorrt.other_gpu",
             )
         )
     return problems
@@ -177,11 +177,11 @@ def stale_problems(manifest: Manifest) -> list[PlanProblem]:
         plan = next((name for name in manifest.files if name.endswith(PLANS)), None)
         if plan is not None and manifest.files[plan].sha256 != record.sha256:
             message = f"{plan} is not the plan of the build record: its hash differs"
-            problems.append(PlanProblem("error", message, again, code="plan.record_mismatch"))
+            problems.append(PlanProblem("error", message, again, code="tensorrt.record_mismatch"))
         graph = manifest.files.get(_GRAPH)
         if graph is not None and graph.sha256 != record.graph_sha256:
             message = f"stale plan: {plan} was built from another graph than {_GRAPH}"
-            problems.append(PlanProblem("error", message, again, code="plan.stale"))
+            problems.append(PlanProblem("error", message, again, code="tensorrt.stale"))
     return problems
 
 

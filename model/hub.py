@@ -1,4 +1,4 @@
-"""Weights that timm or torchvision has by name: on this machine already, or to be fetched, which is tried once."""
+"""Pretrained weights of timm and torchvision: whether they are in the cache or can be downloaded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from model.errors import ExternalError
 
 _TIMEOUT_S = 10.0
 _DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm looks for, in this order, where a model's configuration names no file."""
+"""Files that timm searches for, in this order, if a model's configuration names none."""
 
 
 def check_at_hand(name: str, config: Any) -> None:
-    """Raise ExternalError when weights are neither on this machine nor to be fetched.
+    """Check that weights are in the cache or can be downloaded. Raises ExternalError.
 
-    The hub's library would try for a minute and tell of each try.
+    The hub's own library would retry for a minute and log each attempt.
+
 
     config: timm's `PretrainedCfg`.
     """
@@ -33,24 +34,24 @@ def check_at_hand(name: str, config: Any) -> None:
             hf_hub_url(repository, _candidate_files(config)[0], revision=revision or None), timeout=_TIMEOUT_S
         )
     except EntryNotFoundError:
-        return  # an older repository, with one of the other names
-    except Exception as error:  # the hub's errors and those of its network library share no base class
+        return  # an older repository has one of the other file names
+    except Exception as error:  # the errors of the hub and its network library share no base class
         raise _unavailable_error(name, config.hf_hub_id, error) from error
 
 
 def check_url_at_hand(name: str, url: str) -> None:
-    """Raise ExternalError when the weights at an address are neither on this machine nor to be fetched."""
+    """Check that the weights at a URL are in the cache or can be downloaded. Raises ExternalError."""
     if downloaded(url) is not None:
         return
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - torchvision's own https address
+        with urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - torchvision's https URL
             return
     except (OSError, HTTPException) as error:
         raise _unavailable_error(name, url, error) from error
 
 
 def downloaded(url: str) -> Path | None:
-    """Where torch keeps what it has fetched from an address, None when it has not."""
+    """Return torch's cached file of a URL, None if it was not downloaded."""
     import torch
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
@@ -58,7 +59,7 @@ def downloaded(url: str) -> Path | None:
 
 
 def file_of(config: Any) -> Path | None:
-    """Where the weights lie after they were loaded, None when timm has them elsewhere."""
+    """Return the file of the weights after they were loaded, None if unknown."""
     if config.file:
         return Path(config.file)
     if (cached := _cached_file(config)) is not None:
@@ -69,9 +70,10 @@ def file_of(config: Any) -> Path | None:
 def _unavailable_error(name: str, place: str, error: Exception) -> ExternalError:
     cause = str(error).strip().splitlines() or [type(error).__name__]
     return ExternalError(
-        f"{name}: its pretrained weights ({place}) are not on this machine and cannot be fetched: "
-        f"{cause[0]}. Connect it to the network, or bring the weights in a file: "
-        f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training"
+        f"{name}: the pretrained weights ({place}) are not in the cache and cannot be downloaded: "
+        f"{cause[0]}. Connect this machine to the network, or use a file with the weights: "
+        f"builder export FILE --model {name} --labels FILE, or model.weights=FILE in a training",
+        code="weights.download",
     )
 
 
@@ -89,7 +91,7 @@ def _cached_file(config: Any) -> Path | None:
 
 
 def _candidate_files(config: Any) -> tuple[str, ...]:
-    named: str | None = config.hf_hub_filename
-    if named is None:
+    filename: str | None = config.hf_hub_filename
+    if filename is None:
         return _DEFAULT_FILES
-    return tuple(dict.fromkeys((named.replace("pytorch_model.bin", "model.safetensors"), named)))
+    return tuple(dict.fromkeys((filename.replace("pytorch_model.bin", "model.safetensors"), filename)))

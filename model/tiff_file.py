@@ -1,6 +1,6 @@
-"""Which layouts of TIFF are read: those that Pillow decodes for certain. Stands alone.
+"""Accepts the TIFF layouts that Pillow is known to decode correctly, and refuses all others.
 
-Tags and values are those of TIFF 6.0. What is accepted was compared with generated truth, OpenCV and libvips.
+Tags and values are those of TIFF 6.0. The accepted layouts were compared with generated images, OpenCV and libvips.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _BITS = {
     _YCBCR: (8,),
 }
 _ALPHA = frozenset({(), (0,), (1,), (2,)})
-"""Further samples: none, not said what, premultiplied alpha, alpha."""
+"""Extra samples: none, unspecified, premultiplied alpha, alpha."""
 _FURTHER = {(_BLACK_IS_ZERO, 8): _ALPHA, (_RGB, 8): _ALPHA, (_RGB, 16): _ALPHA, (_CMYK, 8): frozenset({(), (0,)})}
 _PHOTOMETRIC_TAG = 262
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the samples of the first page lie, by its tags."""
+    """The layout of the samples of the first page, from its tags."""
 
     colours: int
     bits: int
@@ -46,7 +46,7 @@ class _Layout:
     in_planes: bool
 
     def unsupported_error(self) -> ImageError:
-        """The error of this layout."""
+        """Create the error for this layout."""
         further = "".join(f" and {_FURTHER_NAMES.get(one, 'a further channel')}" for one in self.further)
         planes, coded = " in planes" if self.in_planes else "", f"in compression {self.compression}"
         coded = "uncompressed" if self.compression == _RAW else coded
@@ -54,7 +54,7 @@ class _Layout:
 
 
 def tiff_file(data: bytes) -> PictureFile:
-    """Accept a TIFF of a layout that is read. Raises ImageError for any other, by name."""
+    """Accept a TIFF of a supported layout. Raises ImageError that names any other layout."""
     tags = _tags(data)
     layout = _layout(tags)
     if not (_are_samples_supported(layout) and _is_coding_supported(layout)):
@@ -62,13 +62,13 @@ def tiff_file(data: bytes) -> PictureFile:
     _check_rest(tags, layout)
     _check_parts(tags, layout)
     if layout.colours == _WHITE_IS_ZERO and layout.bits == 16:
-        # Pillow knows it in one byte order alone, and does not invert it there.
+        # Pillow reads this layout in only one byte order, and does not invert it.
         return PictureFile("TIFF", _with_black_as_zero(data, data[2:3] == b"\x2b"), inverted=True)
     return PictureFile("TIFF", data)
 
 
 def _tags(data: bytes) -> ImageFileDirectory_v2:
-    """The tags of the first page. Raises ImageError."""
+    """Read the tags of the first page. Raises ImageError."""
     if data[:4] == b"MM\0\x2b":
         raise unsupported_error("BigTIFF with its most significant bytes first")
     file = io.BytesIO(data)
@@ -79,15 +79,15 @@ def _tags(data: bytes) -> ImageFileDirectory_v2:
         for tag in (256, 257):
             tags[tag]
     except Exception as error:
-        raise ImageError(f"the TIFF header is broken ({error})") from error
+        raise ImageError(f"the TIFF header is broken ({error})", code="image.header") from error
     return tags
 
 
 def _layout(tags: ImageFileDirectory_v2) -> _Layout:
-    """Raises ImageError where the tags say nothing that is known, or contradict themselves."""
+    """Read the layout from the tags. Raises ImageError for unknown or contradictory tags."""
     colours, count, further = _number(tags, _PHOTOMETRIC_TAG, -1), _number(tags, 277, 1), _numbers(tags, 338, ())
     if colours < 0:
-        raise unsupported_error("TIFF that does not say what its levels mean")
+        raise unsupported_error("TIFF without a photometric interpretation")
     if colours not in _COLOURS:
         raise unsupported_error(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
     bits = _numbers(tags, 258, (1,))
@@ -108,7 +108,7 @@ def _are_samples_supported(layout: _Layout) -> bool:
 
 
 def _is_coding_supported(layout: _Layout) -> bool:
-    """Whether compression and planes are read, which are so for some kinds of samples."""
+    """Whether compression and planes are supported for these samples."""
     if layout.in_planes and (
         layout.colours not in (_RGB, _CMYK)
         or layout.further not in ((), (2,))
@@ -122,9 +122,9 @@ def _is_coding_supported(layout: _Layout) -> bool:
 
 
 def _check_rest(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
-    """Raise ImageError for pages, inks and palettes that would be taken for others."""
+    """Raise ImageError for pages, inks and palettes that Pillow would misread."""
     if _number(tags, 254, 0) & 1:
-        raise unsupported_error("TIFF whose first page is a small version of another, as in a camera's raw file,")
+        raise unsupported_error("TIFF whose first page is a thumbnail, as in a camera's raw file,")
     if layout.bits > 1 and _number(tags, 266, 1) != 1:
         raise unsupported_error("TIFF with the bits of each byte reversed")
     if layout.colours == _CMYK and _number(tags, 332, 1) != 1:
@@ -134,14 +134,16 @@ def _check_rest(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
 
 
 def _check_parts(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
-    """Raise ImageError where fewer strips or tiles are named than the picture has: Pillow would leave those black."""
+    """Raise ImageError if the tags list fewer strips or tiles than the image needs: Pillow would leave those black."""
     width, height = _number(tags, 256, 0), _number(tags, 257, 0)
     across, down = (_number(tags, 322, width), _number(tags, 323, height)) if 324 in tags else (width, height)
     down = down if 324 in tags else min(_number(tags, 278, height), height)
     planes = _COLOURS[layout.colours] + len(layout.further) if layout.in_planes else 1
     expected = -(-width // max(across, 1)) * -(-height // max(down, 1)) * planes
     if (named := len(_numbers(tags, 324 if 324 in tags else 273, ()))) < expected:
-        raise ImageError(f"the TIFF data is broken or cut short ({named} of its {expected} parts are named)")
+        raise ImageError(
+            f"the TIFF data is broken or cut short ({named} of its {expected} parts are named)", code="image.truncated"
+        )
 
 
 def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
@@ -149,16 +151,16 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
 
 
 def _numbers(tags: ImageFileDirectory_v2, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The whole numbers of a tag. Raises ImageError where it holds something else."""
+    """Return the integers of a tag. Raises ImageError for other values."""
     value: Any = tags.get(tag, default)
     value = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(one, int) for one in value):
-        raise ImageError(f"the TIFF header is broken (tag {tag} is no number)")
+    if not all(isinstance(number, int) for number in value):
+        raise ImageError(f"the TIFF header is broken (tag {tag} is no number)", code="image.header")
     return tuple(value)
 
 
 def _with_black_as_zero(data: bytes, big: bool) -> bytes:
-    """The same file, which says of its levels that black is 0. big: whether it is a BigTIFF."""
+    """Return the file with a photometric interpretation in which 0 is black. big: whether it is a BigTIFF."""
     order: Literal["big", "little"] = "big" if data[:2] == b"MM" else "little"
     counter, entry, value = (8, 20, 12) if big else (2, 12, 8)
     start = int.from_bytes(data[8:16] if big else data[4:8], order)
