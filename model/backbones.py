@@ -229,11 +229,11 @@ def _without_separators(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _check_name(name: str, known: list[str], complaint: str) -> None:
+def _check_name(name: str, known: list[str], message: str) -> None:
     if name not in known:
         similar = difflib.get_close_matches(name, known, n=5)
         hint = f"similar: {', '.join(similar)}" if similar else f"it has {', '.join(known[:12])}, …"
-        raise SpecError(f"{complaint} {name!r}; {hint}")
+        raise SpecError(f"{message} {name!r}; {hint}", code="architecture.unknown")
 
 
 def _timm_config(name: str) -> Any:

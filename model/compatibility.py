@@ -97,7 +97,7 @@ def _version_problems(
             *problems,
             PlanProblem(
                 "warning",
-                f"the TensorRT version in {image} is not known; the plan needs {built_by}",
+                f"the TensorRT version in {image} is not known here; the plan needs {built_by}",
                 f"check the image: docker run --rm --entrypoint printenv {image} TRT_VERSION",
                 code="tensorrt.unknown_release",
             ),

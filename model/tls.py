@@ -98,7 +98,7 @@ def are_swapped(certificate: Path, key: Path) -> bool:
 def _client_certificate_message(connection: Connection) -> str:
     if connection.tls_cert is None:
         return "it requires a client certificate; pass one with --tls-cert and --tls-key"
-    return f"it does not accept the client certificate {connection.tls_cert}; ask its operator for one of its own authority"
+    return f"it does not accept the client certificate {connection.tls_cert}; ask its operator for a valid one"
 
 
 def _context(connection: Connection) -> ssl.SSLContext:

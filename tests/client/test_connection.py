@@ -178,8 +178,8 @@ def test_model_answers_when_a_proxy_speaks_https(plain: Server, pki: Path) -> No
 @pytest.mark.parametrize(
     ("ca", "shown", "said"),
     [
-        ("ca", None, "it asks for a certificate of ours; show one with --tls-cert and --tls-key"),
-        ("ca", "stranger", "stranger.pem; ask its keeper for one of its own authority"),
+        ("ca", None, "it requires a client certificate; pass one with --tls-cert and --tls-key"),
+        ("ca", "stranger", "stranger.pem; ask its operator for a valid one"),
         ("other", "client", "its certificate is not trusted: "),
     ],
 )
@@ -205,9 +205,9 @@ def test_certificate_is_refused_when_it_is_out_of_date_or_of_another_host(
 
 
 def test_tls_is_asked_for_when_the_server_speaks_nothing_else(guarded: Server, plain: Server, pki: Path) -> None:
-    with pytest.raises(CertificateError, match=r"it speaks TLS; ask it as grpcs://127\.0\.0\.1:\d+, with --tls-ca"):
+    with pytest.raises(CertificateError, match=r"it speaks TLS; use grpcs://127\.0\.0\.1:\d+, with --tls-ca"):
         probabilities(Connection(url=guarded.options.grpc_url))
-    with pytest.raises(CertificateError, match="it does not speak TLS as asked"):
+    with pytest.raises(CertificateError, match="the TLS handshake failed"):
         probabilities(tls(plain.options.grpc_url, pki))
 
 

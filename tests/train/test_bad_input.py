@@ -186,11 +186,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "plugin_not_named": (
         {"model": {"name": "os.path:join"}},
-        ["model os.path:join: the module 'os.path' is not imported unless you say so", "name it under `plugins:`"],
+        ["model os.path:join: the module 'os.path' is imported only if you list it", "add it to `plugins:`"],
     ),
     "reader_not_registered": (
         {"data": {"path": "x", "reader": "parquett"}},
-        ["data.reader: no reader is registered as 'parquett'", "Name its module under `plugins:`"],
+        ["data.reader: no reader is registered as 'parquett'", "Add its module to `plugins:`"],
     ),
     "callback_not_registered": ({"callbacks": ["Ping"]}, ["no callback is registered as 'Ping'"]),
     "no_value_of_a_choice": ({"precision": "fp16"}, ["line 16, precision: expected 'auto', '32-true'", "got 'fp16'"]),
