@@ -137,7 +137,7 @@ class Client:
         try:
             while (row := next(rows, None)) is not None:
                 yield result_of(row, self.spec)
-                self._process.check()  # the process may have been forked between two rows
+                self._process.check_current()  # the process may have been forked between two rows
         except InferenceError:
             self._check_open()  # closing the client looks like a server that is away
             raise
@@ -173,7 +173,7 @@ class Client:
         self._runner.close()
 
     def _check_open(self) -> None:
-        self._process.check()
+        self._process.check_current()
         if self._closed:
             raise InputError(f"the client of {self.origin} is closed; open a new one", code="client.closed")
 

@@ -1,7 +1,7 @@
-"""What a model is: its spec, preprocessing, checkpoint, golden images, tasks and runners."""
+"""The shared package: model spec, preprocessing, checkpoint, golden sample, tasks and runners."""
 
 import os
 
-# gRPC's own preparation for a fork aborts the process, or waits for ever, when it comes at the wrong moment. The kit
-# forks only what asks no server, such as torch's loaders of pictures.
+# gRPC's fork handlers can abort the process or block forever. They are not needed: tritonkit forks only processes that
+# use no server, such as torch's data loaders.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

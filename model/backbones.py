@@ -1,4 +1,4 @@
-"""Networks by name: timm's, torchvision's classifiers, segmentation-models-pytorch's, or one's own."""
+"""Networks by name: from timm, torchvision (classifiers), segmentation-models-pytorch, or a plugin."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ ALIASES = {
     "inceptionv4": "inception_v4",
     "inceptionresnetv2": "inception_resnet_v2",
 }
-"""Names that other libraries use, in lower case and without `-`, `_` and spaces, and timm's for them."""
-_SPELLED = (
+"""timm's names for names in other libraries; the keys are in lower case, without `-`, `_` and spaces."""
+_COMMON_NAMES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d"),
     *("wide_resnet50_2", "wide_resnet101_2", "efficientnet_b0", "efficientnet_b3", "efficientnet_b4"),
     *("densenet121", "densenet161", "densenet169", "densenet201"),
 )
-"""timm's names of networks that people also write as ResNet-18 or WideResNet-50-2."""
+"""timm's names of networks that are also written like ResNet-18 or WideResNet-50-2."""
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-"""How timm writes that a name is one of the hub."""
-_NOT_IN_A_SPEC = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
-"""Arguments that would say again what a spec says, or open files that it does not carry."""
+"""timm's prefixes of names on the Hugging Face Hub."""
+_REFUSED_ARGUMENTS = ("checkpoint_path", "classes", "encoder_weights", "in_channels", "num_classes", "pretrained")
+"""Arguments that repeat fields of the spec, or open files that are not part of it."""
 
-# timm's crop modes: `border` shows the whole picture with a margin, which is `pad` without the margin.
+# timm's crop modes: `border` shows the whole image with a margin; `pad` is the same without the margin.
 _FITS: dict[str, Literal["pad", "squash"]] = {"squash": "squash", "border": "pad"}
 
 
 def timm_name(name: str) -> str:
-    """timm's name for a network that may be spelled as elsewhere: ResNet-18, MobileNetV3 small, hf-hub:timm/resnet18.
+    """Convert a network's name to timm's spelling: ResNet-18, MobileNetV3 small, hf-hub:timm/resnet18.
 
-    Raises SpecError for a model of the hub that is not timm's own.
+    Raises SpecError for a model of the Hugging Face Hub that is not timm's own.
     """
     prefix, name = _hub_prefix(name)
     owner, slash, model = name.rpartition("/")
@@ -63,19 +63,20 @@ def timm_name(name: str) -> str:
         name = model
     elif prefix and slash:
         raise SpecError(
-            f"{prefix}{name}: of the hub, timm's own models alone are taken (hf-hub:timm/NAME). Download its weights, "
-            "and give them as a file with timm's name of the network"
+            f"{prefix}{name}: only timm's own models of the hub are supported (hf-hub:timm/NAME). Download the "
+            "weights, and pass the file together with timm's name of the network",
+            code="architecture.hub_model",
         )
     if timm.is_model(name):
         return name
-    spelled = {_plain(known): known for known in _SPELLED} | ALIASES
-    return spelled.get(_plain(name), name)
+    known_names = {_without_separators(known): known for known in _COMMON_NAMES} | ALIASES
+    return known_names.get(_without_separators(name), name)
 
 
 def architecture_of(name: str, height: int, width: int, option: str = "size") -> Architecture:
-    """The architecture `name`, of timm, torchvision or a plugin, for images of this size.
+    """Return the architecture `name` of timm, torchvision or a plugin, for images of this size.
 
-    option: what the size is called in errors. Raises SpecError for an unknown name, or a size it cannot take.
+    option: name of the size in errors. Raises SpecError for an unknown name or an unsupported size.
     """
     if is_torchvision(name):
         arguments = torchvision_arguments(name, height, width, option)
@@ -85,36 +86,40 @@ def architecture_of(name: str, height: int, width: int, option: str = "size") ->
         return Architecture(library="plugin", name=name)
     name = timm_name(name)
     config = _timm_config(name)
-    # Networks with position tables are built for one size; others take any and know no such argument.
+    # Networks with position embeddings are built for one size; others take any size and lack this argument.
     return Architecture(name=name, arguments={"img_size": [height, width]} if config.fixed_input_size else {})
 
 
 def dense_architecture_of(name: str, encoder: str) -> Architecture:
-    """A network of segmentation-models-pytorch over a named encoder, or a plugin's. Raises SpecError."""
+    """Return an architecture of segmentation-models-pytorch with an encoder, or a plugin's. Raises SpecError."""
     if name in plugged_in("model") or ":" in name:
         find("model", name)
         return Architecture(library="plugin", name=name)
-    _check_known(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
+    _check_name(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
     if not _is_encoder(encoder) and timm.is_model(timm_name(encoder)):
         encoder = f"tu-{timm_name(encoder)}"
     _check_encoder(encoder)
     return Architecture(library="smp", name=name, arguments={"encoder_name": encoder})
 
 
-def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
-    """From normalised pixels float32 [N, 3, H, W] to raw values [N, classes] or [N, classes, H, W].
+def build_backbone(architecture: Architecture, classes: int, pretrained: bool) -> nn.Module:
+    """Build a network from normalised pixels float32 [N, 3, H, W] to logits [N, classes] or [N, classes, H, W].
 
-    With 0 classes, to features [N, F]. Raises SpecError, or ExternalError where pretrained weights cannot be fetched.
+    With 0 classes it returns features [N, F]. Raises SpecError, or ExternalError if pretrained weights cannot be
+    downloaded.
     """
-    refused = [argument for argument in _NOT_IN_A_SPEC if argument in architecture.arguments]
+    refused = [argument for argument in _REFUSED_ARGUMENTS if argument in architecture.arguments]
     if refused:
-        raise SpecError(f"{architecture.name}: leave out of its arguments: {', '.join(refused)}")
+        raise SpecError(
+            f"{architecture.name}: remove these arguments: {', '.join(refused)}", code="architecture.arguments"
+        )
     if architecture.arguments.get("in_chans", 3) != 3:
-        raise SpecError(f"{architecture.name}: the kit's models take RGB; leave `in_chans` out")
+        raise SpecError(f"{architecture.name}: models take RGB images; remove `in_chans`", code="architecture.channels")
     if architecture.library == "graph":
         raise SpecError(
-            f"{architecture.name} came as a graph, an ONNX or TorchScript file: there is no network to build from it. "
-            "Use that file, or the checkpoint that it was made from"
+            f"{architecture.name} is a graph from an ONNX or TorchScript file: no network can be built from it. "
+            "Use that file, or the checkpoint that it was exported from",
+            code="architecture.graph",
         )
     builder = {"timm": _timm, "torchvision": _torchvision, "smp": _smp, "plugin": _plugin}[architecture.library]
     try:
@@ -122,35 +127,39 @@ def build(architecture: Architecture, classes: int, pretrained: bool) -> nn.Modu
     except (SpecError, ExternalError):
         raise
     except OSError as error:
-        raise ExternalError(f"the pretrained weights of {architecture.name} could not be fetched: {error}") from error
-    except Exception as error:  # a constructor fails in its own way on arguments it does not expect
+        raise ExternalError(
+            f"the pretrained weights of {architecture.name} cannot be downloaded: {error}", code="weights.download"
+        ) from error
+    except Exception as error:  # each constructor raises its own error for unexpected arguments
         raise SpecError(
-            f"{architecture.library} cannot build {architecture.name} {architecture.arguments}: {error}"
+            f"{architecture.library} cannot build {architecture.name} {architecture.arguments}: {error}",
+            code="architecture.build",
         ) from error
     return network
 
 
 def head_of(backbone: nn.Module) -> nn.Module:
-    """The part of a network that is made for its classes; the rest is what fine-tuning may freeze.
+    """Return the classification head of a network; fine-tuning may freeze the rest.
 
-    Raises SpecError for a network of one's own that does not tell.
+    Raises SpecError for a plugin's network whose head is not known.
     """
     if type(backbone).__module__.startswith("torchvision."):
         return backbone.get_submodule(head_name(backbone))
-    if hasattr(backbone, "get_classifier"):  # timm's word
+    if hasattr(backbone, "get_classifier"):  # timm's method
         head: Any = backbone.get_classifier()  # type: ignore[operator] # torch types attributes as tensors
-        # Distilled networks have two.
+        # Distilled networks have two heads.
         return nn.ModuleList(head) if isinstance(head, tuple) else cast("nn.Module", head)
     if hasattr(backbone, "encoder"):
         return nn.ModuleList(module for name, module in backbone.named_children() if name != "encoder")
     raise SpecError(
-        f"{type(backbone).__name__} does not tell its head from its backbone: give it a method get_classifier() that "
-        "returns the last layer, or train without frozen_epochs"
+        f"the head of {type(backbone).__name__} is not known: add a method get_classifier() that returns the last "
+        "layer, or train without frozen_epochs",
+        code="architecture.head",
     )
 
 
 def recipe_of(name: str, library_weights: bool = True) -> Recipe:
-    """How timm or torchvision prepares pictures for its weights of this name. Raises SpecError."""
+    """Return the preprocessing that timm or torchvision documents for its weights of this name. Raises SpecError."""
     if is_torchvision(name):
         return torchvision_recipe(name, library_weights)
     tag = _timm_config(timm_name(name)).tag or ""
@@ -158,7 +167,7 @@ def recipe_of(name: str, library_weights: bool = True) -> Recipe:
 
 
 def normalize_of(architecture: Architecture) -> Normalize:
-    """The mean and std that pretrained weights expect; of a network of one's own ImageNet's, whatever its name."""
+    """Return the mean and std that pretrained weights expect; ImageNet's for a plugin's network."""
     if architecture.library == "torchvision":
         return torchvision_recipe(architecture.name).normalize
     if architecture.library == "plugin":
@@ -167,13 +176,13 @@ def normalize_of(architecture: Architecture) -> Normalize:
 
 
 def library_hint(name: str) -> str:
-    """That torchvision has a network spelled like this one, which has other tensors; empty where it has none."""
-    like = None if is_torchvision(name) else torchvision_name_like(name)
-    return f" For weights of torchvision's own network the name is {like}." if like else ""
+    """Return a hint if torchvision has a network of the same name with other tensors, else an empty string."""
+    similar = None if is_torchvision(name) else torchvision_name_like(name)
+    return f" For the weights of torchvision's network, use the name {similar}." if similar else ""
 
 
 def timm_normalize(name: str) -> Normalize:
-    """The mean and std that the pretrained weights of this timm model, or of this encoder, expect."""
+    """Return the mean and std that the pretrained weights of a timm model or encoder expect."""
     name = timm_name(name.removeprefix("tu-").removeprefix("timm-"))
     if not timm.is_model(name):
         return Normalize(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD)
@@ -182,20 +191,22 @@ def timm_normalize(name: str) -> Normalize:
 
 
 def timm_weights(name: str) -> Any:
-    """timm's `PretrainedCfg` of the weights it has by this name, `resnet18` or `resnet18.a1_in1k`.
+    """Return timm's `PretrainedCfg` of the weights with this name, `resnet18` or `resnet18.a1_in1k`.
 
-    Raises SpecError where it knows no such model, or has no weights for it.
+    Raises SpecError if timm has no such model, or no weights for it.
     """
     config = _timm_config(name)
     if not config.has_weights:
         others = timm.list_pretrained(f"{name.split('_', 1)[0]}*")[:5]
-        hint = f"; near it: {', '.join(others)}" if others else ""
-        raise SpecError(f"timm {timm.__version__} has no pretrained weights for {name!r}{hint}")
+        hint = f"; similar: {', '.join(others)}" if others else ""
+        raise SpecError(
+            f"timm {timm.__version__} has no pretrained weights for {name!r}{hint}", code="weights.not_found"
+        )
     return config
 
 
 def timm_preprocess(name: str) -> Preprocess:
-    """The evaluation size, crop ratio and interpolation that timm documents for this name."""
+    """Return the evaluation size, crop ratio and interpolation that timm documents for this name."""
     config = _timm_config(timm_name(name))
     _, height, width = config.input_size
     interpolation: Literal["bilinear", "bicubic"] = "bilinear" if config.interpolation == "bilinear" else "bicubic"
@@ -209,33 +220,37 @@ def timm_preprocess(name: str) -> Preprocess:
 
 
 def _hub_prefix(name: str) -> tuple[str, str]:
-    """timm's own prefix for a name of the hub, empty where there is none, and the rest."""
+    """Split a name into timm's prefix of the hub, empty if absent, and the rest."""
     prefix = next((prefix for prefix in HUB_PREFIXES if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
 
-def _plain(name: str) -> str:
+def _without_separators(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _check_known(name: str, known: list[str], complaint: str) -> None:
+def _check_name(name: str, known: list[str], message: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=5)
-        hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:12])}, …"
-        raise SpecError(f"{complaint} {name!r}; {hint}")
+        similar = difflib.get_close_matches(name, known, n=5)
+        hint = f"similar: {', '.join(similar)}" if similar else f"it has {', '.join(known[:12])}, …"
+        raise SpecError(f"{message} {name!r}; {hint}", code="architecture.unknown")
 
 
 def _timm_config(name: str) -> Any:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        if like := torchvision_name_like(name):
-            near = [like, *near]
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise SpecError(f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().")
+        similar = difflib.get_close_matches(name, timm.list_models(), n=5)
+        if torchvision_name := torchvision_name_like(name):
+            similar = [torchvision_name, *similar]
+        hint = f"; similar: {', '.join(similar)}" if similar else ""
+        raise SpecError(
+            f"timm {timm.__version__} has no model {name!r}{hint}. See timm.list_models().", code="architecture.unknown"
+        )
     try:
         return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    except RuntimeError as error:  # a tag after the dot that the model does not have
-        raise SpecError(f"timm {timm.__version__} has no weights {name!r}. See timm.list_pretrained().") from error
+    except RuntimeError as error:  # the model does not have the tag after the dot
+        raise SpecError(
+            f"timm {timm.__version__} has no weights {name!r}. See timm.list_pretrained().", code="weights.not_found"
+        ) from error
 
 
 def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
@@ -260,11 +275,11 @@ def _is_encoder(name: str) -> bool:
 
 def _check_encoder(name: str) -> None:
     if not _is_encoder(name):
-        _check_known(name, smp.encoders.get_encoder_names(), "segmentation-models-pytorch has no encoder")
+        _check_name(name, smp.encoders.get_encoder_names(), "segmentation-models-pytorch has no encoder")
 
 
 def _smp(architecture: Architecture, classes: int, pretrained: bool) -> Any:
-    # A name from a stranger's checkpoint might have timm look on a disk, or on the hub.
+    # An unchecked name from a third-party checkpoint could make timm read the disk or the hub.
     _check_encoder(str(architecture.arguments.get("encoder_name", "resnet34")))
     arguments: dict[str, Any] = {**architecture.arguments, "encoder_weights": "imagenet" if pretrained else None}
     return smp.create_model(architecture.name, in_channels=3, classes=classes, **arguments)
@@ -273,6 +288,7 @@ def _smp(architecture: Architecture, classes: int, pretrained: bool) -> Any:
 def _plugin(architecture: Architecture, classes: int, pretrained: bool) -> Any:
     if pretrained:
         raise SpecError(
-            f"{architecture.name}: a model of one's own has no pretrained weights by name; use model.weights"
+            f"{architecture.name}: a plugin's model has no pretrained weights; set model.weights to a file",
+            code="weights.plugin",
         )
     return find("model", architecture.name)(num_classes=classes, **architecture.arguments)

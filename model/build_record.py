@@ -1,4 +1,4 @@
-"""What a plan is built with, and what is known of it afterwards."""
+"""Options of a TensorRT build, and the record of a finished build (`build.json`)."""
 
 from __future__ import annotations
 
@@ -6,98 +6,114 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from model.errors import InputError
+from model.errors import InputError, Problem
 from model.plans import Flavour
 from model.spec import Frozen, TensorSpec
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
-"""Ampere, Ada and Blackwell cards: three cost neither time nor bytes more than one, as kernels are compiled there.
-Turing (7.5) is not among them: TensorRT for RTX refuses fp32 matrix products for it."""
+"""Ampere, Ada and Blackwell GPUs. Three targets cost no more time or bytes than one, as kernels are compiled on the
+target. Turing (7.5) is missing: TensorRT for RTX refuses fp32 matrix products for it."""
 
 Hardware = Literal["none", "ampere_plus", "same_compute_capability"]
-"""Which other GPUs run a plan; `none`: the model of GPU it was built on."""
+"""Which other GPUs can run a plan; `none`: only the GPU model on which it was built."""
 
 
 class BuildOptions(Frozen):
-    """What may be asked of the builder. A plan's precision is no option: it is that of the graph's own types."""
+    """Options of a build. The precision is not one of them: it is given by the types in the graph."""
 
     workspace_mib: PositiveInt | None = None
-    """GPU memory that layers may use for scratch; None leaves it to TensorRT, which takes what there is."""
+    """GPU memory for temporary data of layers; None is TensorRT's default, all free memory."""
     time_limit_s: PositiveFloat = 3600
     optimization_level: NonNegativeInt | None = None
-    """0 to 5: how long to look for kernels; None leaves it to TensorRT (3)."""
+    """0 to 5: effort of the search for kernels; None is TensorRT's default (3)."""
     version_compatible: bool = False
-    """Load in newer TensorRTs too, for some speed and megabytes."""
+    """Build a plan that newer TensorRT versions can load; it is larger and slower."""
     hardware: Hardware = "none"
     compute_capabilities: tuple[str, ...] = ()
-    """RTX alone: the GPUs to build for."""
+    """TensorRT for RTX only: the GPUs to build for."""
     timing_cache: bool = True
-    """Keep the timings of kernels, so that the next build is quicker."""
+    """Keep the timings of kernels, so that the next build is faster."""
 
 
 class BuildSettings(BuildOptions):
-    """How one plan is built."""
+    """Settings of the build of one plan."""
 
     flavour: Flavour = "tensorrt"
     max_batch: PositiveInt
     opt_batch: PositiveInt | None = None
-    """The batch size kernels are chosen for; None takes the largest."""
+    """The batch size to optimise for; None is the maximum."""
 
     @property
     def optimal_batch(self) -> int:
-        """The batch size of the profile's middle."""
+        """Return the optimal batch size of the optimisation profile."""
         return self.opt_batch or self.max_batch
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Compute capabilities to build for; none where the GPU at hand says it."""
+        """Return the compute capabilities to build for; empty to build for the local GPU."""
         return (self.compute_capabilities or RTX_TARGETS) if self.flavour == "rtx" else ()
 
     def runs_on(self, compute_capability: str) -> bool:
-        """Whether the GPU at hand, that builds it, also runs it: an engine for RTX may be for others alone."""
+        """Whether the local GPU can run the result: an engine for RTX may be for other GPUs only."""
         return not self.targets or compute_capability in self.targets
 
     def check(self) -> None:
         """Raise InputError with all problems at once."""
-        problems = []
+        problems: list[Problem] = []
         if self.optimal_batch > self.max_batch:
-            problems.append(f"the batch to tune for is {self.optimal_batch}, the largest is {self.max_batch}")
+            problems.append(
+                Problem(
+                    "build.opt_batch",
+                    f"the optimal batch size is {self.optimal_batch}, but the maximum is {self.max_batch}",
+                )
+            )
         if self.optimization_level is not None and self.optimization_level > 5:
-            problems.append(f"optimization level {self.optimization_level}: expected 0 to 5")
+            problems.append(
+                Problem(
+                    "build.optimization_level", f"optimization level: expected 0 to 5, got {self.optimization_level}"
+                )
+            )
         if self.flavour == "rtx" and (self.version_compatible or self.hardware != "none"):
-            problems.append("TensorRT for RTX has no version- or hardware-compatible engines")
+            problems.append(
+                Problem("build.rtx_compatibility", "TensorRT for RTX has no version- or hardware-compatible engines")
+            )
         if self.flavour == "tensorrt" and self.compute_capabilities:
-            problems.append("TensorRT builds for the GPU it runs on; compute capabilities are for --rtx")
+            problems.append(
+                Problem(
+                    "build.compute_capabilities",
+                    "TensorRT builds for the local GPU; compute capabilities are only for --rtx",
+                )
+            )
         if problems:
-            raise InputError("; ".join(problems))
+            raise InputError("; ".join(map(str, problems)), code="build.options", problems=problems)
 
 
 class BuildRecord(Frozen):
-    """What `build.json` holds: what was built, by what, for what, and in what it computes."""
+    """The content of `build.json`: source, tool, target and precision of a plan."""
 
     flavour: Flavour
     tensorrt: str
-    """Version of the library."""
+    """Version of TensorRT."""
     gpu: str | None = None
-    """The GPU it was built on; None where it was built without one."""
+    """The GPU on which it was built; None if it was built without a GPU."""
     compute_capabilities: tuple[str, ...] = ()
-    """The GPUs it is for."""
+    """The GPUs for which it was built."""
     seconds: float
     peak_memory_mib: int | None = None
-    """Of the process that built it; None where that was a container's."""
+    """Peak memory of the building process; None for a build in a container."""
     bytes: int
     sha256: str
     graph_sha256: str
-    """Of the ONNX graph it was built from."""
+    """SHA-256 of the source ONNX graph."""
     inputs: tuple[TensorSpec, ...] = ()
-    """Of that graph, without the batch axis, as are its outputs; none where not recorded."""
+    """Inputs of the graph, without the batch axis, like its outputs; empty if not recorded."""
     outputs: tuple[TensorSpec, ...] = ()
     tensors: dict[str, int] = {}
-    """Tensors of the strongly typed network, by type."""
+    """Number of tensors of the strongly typed network, by type."""
     computed: dict[str, int] = {}
-    """Its convolutions and matrix products, by the type they compute in."""
+    """Number of convolutions and matrix products, by the type in which they compute."""
     engine: dict[str, int] = {}
-    """Layers of the engine itself, by type, as its inspector told on a GPU."""
+    """Number of layers of the engine, by type, from the engine inspector on a GPU."""
     settings: BuildSettings
     image: str | None = None
-    """The container it was built in."""
+    """The image of the container in which it was built."""

@@ -1,4 +1,4 @@
-"""How far two ways to run a model are apart, on the same images."""
+"""Compares the outputs of two runtimes for the same images: error statistics and agreement of decisions."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from model.tasks.base import TIE
 
 MIDDLE_BATCH = 3
 PROBES = "probes"
-"""The comparison of synthetic pictures, in the words of `Comparison.asked`."""
+"""Name of the comparison on synthetic images (`Comparison.asked`)."""
 GROSS_DECISIONS = 0.5
-"""Where probes are judged for gross errors alone, this share of them must keep its decision."""
+"""Share of probes that must keep their decision, where only gross errors count."""
 ROUNDINGS = 16
-"""A last layer such as softmax adds up to about so many roundings of its values."""
+"""Rounding errors that a last layer such as softmax may add up, in units of the type's epsilon."""
 
 NEGLIGIBLE = 1e-7
-"""An error of the last digit that fp32 has at 1, however little the answers vary."""
+"""Largest error that always passes: the last digit of fp32 near 1."""
 
 
 class Limits(Frozen):
-    """What an artifact of a precision may lose."""
+    """How far the outputs of a precision may differ from the reference."""
 
     max_abs: float
     """Largest error of any output value."""
     relative: float
     """Largest relative error, as `relative_error` defines it."""
     decisions: float
-    """Least share of images that keep their decision."""
+    """Minimum share of images that keep their decision."""
     quality: float
-    """Largest loss of any quality figure."""
+    """Largest loss of a quality metric."""
     tie: float = TIE
-    """Two answers whose probabilities are so near in the reference are equally good."""
+    """Labels whose probabilities differ by less in the reference count as a tie."""
     slack: float = 1
-    """How many times more than in fp32 an embedding may turn or a mask may change and still be the same decision."""
+    """Factor on the change of an embedding or mask, relative to fp32, that still counts as the same decision."""
     probes: float = 1
-    """How many times more the values of probes may be off. 1 is as strict as for real pictures, decisions included;
-    above it, half of the decisions may change; 0 asks for finite and possible answers alone."""
+    """Factor on the errors of probes. 1 is as strict as for real images, decisions included; above 1, half of the
+    decisions may change; 0 requires only finite, valid outputs."""
 
     def of_probes(self) -> Limits:
-        """The limits for synthetic pictures."""
+        """Return the limits for synthetic images."""
         if self.probes == 0:
             return self.model_copy(update={"max_abs": math.inf, "relative": math.inf, "decisions": 0.0})
         wider = {"max_abs": self.max_abs * self.probes, "relative": self.relative * self.probes}
@@ -56,31 +56,32 @@ class Limits(Frozen):
 
 
 FP32_LIMITS = Limits(max_abs=1e-4, relative=1e-3, decisions=1.0, quality=0.0)
-"""Two right computations in fp32 lie no further apart."""
+"""Two correct fp32 computations differ by less."""
 
 
 class Comparison(Frozen):
-    """How far the artifact is from the reference in one way of asking."""
+    """Differences between artifact and reference for one set of images and one batch size."""
 
     asked: str
+    """Which comparison, such as `batch 1`, `other order` or `probes`."""
     images: int
     max_abs: float
     mean_abs: float
     p99_abs: float
     relative: float
-    """Errors are those of floating-point outputs, 0 where there are none."""
+    """Errors are those of floating-point outputs, 0 if there are none."""
     agreement: dict[str, float] = {}
-    """By the task's measures, the mean over the images."""
+    """Mean over the images, for each agreement measure of the task."""
     decisions_kept: float
 
     def within(self, limits: Limits) -> bool:
-        """Do the values keep to the limits? NaN does not."""
-        negligible = self.max_abs <= NEGLIGIBLE  # a model that is sure of everything varies by next to nothing
+        """Return whether the errors are within the limits; NaN is not."""
+        negligible = self.max_abs <= NEGLIGIBLE  # outputs of a very confident model hardly vary
         return self.max_abs <= limits.max_abs and (negligible or self.relative <= limits.relative)
 
 
 def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
-    """Answers for N images in batches of exactly `batch`: the last one is filled up from the start."""
+    """Run N images in batches of exactly `batch`; the last batch is padded with images from the start."""
     count = len(images)
     numbers = places(count, batch)
     parts = [runner.infer(images[numbers[i : i + batch]]) for i in range(0, len(numbers), batch)]
@@ -89,33 +90,33 @@ def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
 
 
 def places(count: int, batch: int) -> NDArray[np.int_]:
-    """The image number at each place of whole batches.
+    """Return the image index at each position of full batches.
 
-    After the last image they begin again, one further each time: no place has the image of the place `count` before it,
-    so that a graph which repeats its first answers is found out.
+    Padding repeats the images, shifted by one each time: a position never has the image of `count` positions before,
+    so a graph that repeats its first outputs is detected.
     """
     place = np.arange(-(-count // batch) * batch)
     return (place + place // count) % count
 
 
 def batch_sizes(max_batch: int) -> list[int]:
-    """The batch sizes that all images are asked at: 1, a middle one, the maximum."""
+    """Return the batch sizes at which all images are compared: 1, a middle one, the maximum."""
     return sorted({1, min(MIDDLE_BATCH, max_batch), max_batch})
 
 
 def sizes_between(max_batch: int, preferred: Iterable[int] = ()) -> list[int]:
-    """The other sizes, one batch each: the powers of two, and those that a configuration prefers."""
+    """Return the batch sizes that get one batch each: powers of two, and the configuration's preferred sizes."""
     powers = {2**power for power in range(1, max_batch.bit_length())}
     return sorted(size for size in powers.union(preferred) - {*batch_sizes(max_batch)} if 0 < size < max_batch)
 
 
 def images_between(count: int, size: int) -> NDArray[np.int_]:
-    """The numbers of the images in the one batch of a size between; each size begins with another image."""
+    """Return the image indices of the one batch of an intermediate size; each size starts at another image."""
     return (size + np.arange(size)) % count
 
 
 def rows_of(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
-    """Select the answers to the images with these numbers."""
+    """Select the outputs of the images with these indices."""
     return {name: array[numbers] for name, array in outputs.items()}
 
 
@@ -128,10 +129,10 @@ def compare(
     limits: Limits = FP32_LIMITS,
     varying: Outputs | None = None,
 ) -> Comparison:
-    """Measure how far `actual` is from `expected`, both finite and of the same shapes.
+    """Compare `actual` with `expected`; both are finite and have the same shapes.
 
-    geometries: how each image was fitted, where known; masks are then compared at the picture's own size.
-    varying: right answers whose variation errors are measured by, where `expected` are too few or too much alike.
+    geometries: how each image was fitted, if known; masks are then compared at the original size.
+    varying: outputs whose variation scales the relative error, if `expected` are too few or too similar.
     """
     scale = varying or expected
     floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
@@ -151,33 +152,33 @@ def compare(
 
 
 def finite(outputs: Outputs) -> NDArray[np.bool_]:
-    """Tell for each of N images whether all values of its answer are finite."""
-    whole: NDArray[np.bool_] = np.logical_and.reduce(
+    """Return for each of N images whether all its output values are finite."""
+    is_finite: NDArray[np.bool_] = np.logical_and.reduce(
         [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
     )
-    return whole
+    return is_finite
 
 
 def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
-    """Tell for each of N images whether its answer is finite and one that the task can have."""
-    found = finite(outputs)
-    for number in np.flatnonzero(found):
-        found[number] = not task.faults(rows_of(outputs, np.array([number])))
-    return found
+    """Return for each of N images whether its outputs are finite and valid for the task."""
+    is_valid = finite(outputs)
+    for index in np.flatnonzero(is_valid):
+        is_valid[index] = not task.faults(rows_of(outputs, np.array([index])))
+    return is_valid
 
 
 def errors_by_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
-    """The largest error of any value, for each of N images; infinity where a value is no number."""
-    found = np.zeros(len(next(iter(expected.values()))))
+    """Return the largest error for each of N images; infinity for NaN."""
+    largest = np.zeros(len(next(iter(expected.values()))))
     for name, array in expected.items():
         if np.issubdtype(array.dtype, np.floating):
-            apart = _errors(array, actual[name]).reshape(len(found), -1).max(axis=1)
-            found = np.maximum(found, np.where(np.isfinite(apart), apart, np.inf))
-    return found
+            errors = _errors(array, actual[name]).reshape(len(largest), -1).max(axis=1)
+            largest = np.maximum(largest, np.where(np.isfinite(errors), errors, np.inf))
+    return largest
 
 
 def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:
-    """How far each value is off, beyond what rounding takes of a large one."""
+    """Return the absolute errors; for values above 1, the error beyond rounding."""
     errors: NDArray[np.float64] = np.abs(actual.astype(np.float64) - expected)
     large = np.abs(expected) > 1
     errors[large] = np.maximum(errors[large] - rounding(expected[large]), 0)
@@ -185,9 +186,10 @@ def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]
 
 
 def relative_error(expected: NDArray[Any], actual: NDArray[Any], varying: NDArray[Any] | None = None) -> float:
-    """Norm of the error over the norm of the variation between images, of the expected values or those of `varying`.
+    """Return the norm of the error divided by the norm of the variation between images.
 
-    What is within the rounding of a value's own type is no error: untrained networks vary by little more than that.
+    The variation is that of `expected`, or of `varying`. An error within rounding counts as 0: the outputs of untrained
+    networks vary by little more than that.
     """
     reference = expected.astype(np.float64)
     spread = reference if varying is None else varying.astype(np.float64)
@@ -198,7 +200,7 @@ def relative_error(expected: NDArray[Any], actual: NDArray[Any], varying: NDArra
 
 
 def rounding(values: NDArray[Any]) -> NDArray[np.float64]:
-    """How far two right computations of these values may lie apart, for their type; whole numbers not at all."""
+    """Return how far two correct computations of these values may differ in their type; 0 for integers."""
     if not np.issubdtype(values.dtype, np.floating):
         return np.zeros(values.shape)
     magnitude: NDArray[np.float64] = np.abs(values).astype(np.float64)

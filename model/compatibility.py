@@ -1,6 +1,6 @@
-"""Whether a plan will load where it is to be served: TensorRT versions, GPUs, and the source it was made from.
+"""Checks whether a TensorRT plan will load in its target environment: TensorRT version, GPU, and source graph.
 
-Triton itself only says "unable to load plan file to auto complete config".
+Triton itself reports only "unable to load plan file to auto complete config".
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from model.plans import TITLES, numbers, plan_header, same_release
 from model.releases import IMAGE_VARIABLE, Release, release_of, releases
 
 SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
-"""What Triton is told; `server up --version-compatible` and `VERSION_COMPATIBLE=yes` of `.env` say it."""
+"""Triton's option to load version-compatible plans: `server up --version-compatible`, or `VERSION_COMPATIBLE=yes` in
+`.env`."""
 PLANS = (".plan", ".rtx")
 _GRAPH = "model.onnx"
 _OLDEST_AMPERE = (8, 0)
 
 
 class PlanProblem(NamedTuple):
-    """What speaks against a plan being served there, and the way out."""
+    """A problem that keeps a plan from being served in an environment, and its fix."""
 
     severity: Literal["error", "warning"]
     message: str
@@ -34,9 +35,9 @@ class PlanProblem(NamedTuple):
 def plan_problems(
     manifest: Manifest, image_tag: str, compute_capability: str | None = None, told: bool = False
 ) -> list[PlanProblem]:
-    """What speaks against serving a version's plan from an image on a GPU; nothing for a version without a plan.
+    """Return the problems of serving a version's plan from an image on a GPU; empty for a version without a plan.
 
-    image_tag: the image, or its tag. compute_capability: that of the GPU there, such as 8.9; None is not known.
+    image_tag: the image, or its tag. compute_capability: of the target GPU, such as 8.9; None if unknown.
     told: Triton is started with SERVE_COMPATIBLE.
     """
     record = manifest.build
@@ -50,94 +51,124 @@ def plan_problems(
 
 
 def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProblem]:
-    """What speaks against Triton serving a plan that has no record of its build, by its first bytes alone.
+    """Return the problems of serving a plan without a build record, from its header alone.
 
-    Whether it is version-compatible they do not tell. told: Triton is started with SERVE_COMPATIBLE. Raises
-    ArtifactError for a file that is no whole plan.
+    The header does not contain whether the plan is version-compatible. told: Triton is started with SERVE_COMPATIBLE.
+    Raises ArtifactError for a file that is not a complete plan.
     """
     header = plan_header(plan)
     if header.flavour == "rtx":
-        said = f"{plan.name} is an engine of {TITLES[header.flavour]}, which Triton has no backend for"
-        return [PlanProblem("error", said, "export again with --trt, or with --rtx, which serves the graph")]
-    found = _version_problems(header.version, None, image, release_of(image), told)
-    unknown = f"{plan.name} has no record of its build: its GPU and precision are not known"
-    return found or [PlanProblem("warning", unknown, "export it with `builder export --trt`")]
+        return [
+            PlanProblem(
+                "error",
+                f"{plan.name} is an engine of {TITLES[header.flavour]}, for which Triton has no backend",
+                "export again with --trt, or with --rtx, which serves the graph",
+                code="tensorrt.rtx_engine",
+            )
+        ]
+    return _version_problems(header.version, None, image, release_of(image), told) or [
+        PlanProblem(
+            "warning",
+            f"{plan.name} has no build record: its GPU and precision are not known",
+            "export it with `builder export --trt`",
+            code="tensorrt.no_record",
+        )
+    ]
 
 
 def _version_problems(
-    built_by: str, version_compatible: bool | None, image: str, release: Release | None, told: bool
+    built_by: str, version_compatible: bool | None, image: str, release: Release | None, serve_compatible: bool
 ) -> list[PlanProblem]:
-    """version_compatible: None is not known."""
+    """Compare the TensorRT of the plan with that of the image. version_compatible: None if unknown."""
     add = f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
-    # Also in the TensorRT that built it: the code in it that loads it is refused unless allowed.
-    always = "the plan is version-compatible: Triton loads it only if told so, as such plans hold code of their own"
-    opted = [PlanProblem("warning", always, add)] if version_compatible and not told else []
-    if release is None or release.tensorrt is None:
-        ask = f"docker run --rm --entrypoint printenv {image} TRT_VERSION"
-        return [
-            *opted,
+    problems = []
+    if version_compatible and not serve_compatible:
+        # Also with the TensorRT version that built it: TensorRT refuses the runtime code in the plan unless allowed.
+        problems.append(
             PlanProblem(
                 "warning",
-                f"which TensorRT is in {image} is not known here; the plan needs {built_by}",
-                f"ask the image: {ask}",
+                "the plan is version-compatible: Triton loads it only with an option, as it contains runtime code",
+                add,
+                code="tensorrt.compatible_not_allowed",
+            )
+        )
+    if release is None or release.tensorrt is None:
+        return [
+            *problems,
+            PlanProblem(
+                "warning",
+                f"the TensorRT version in {image} is not known here; the plan needs {built_by}",
+                f"check the image: docker run --rm --entrypoint printenv {image} TRT_VERSION",
+                code="tensorrt.unknown_release",
             ),
         ]
     if same_release(built_by, release.tensorrt):
-        return opted
-    older_server = numbers(release.tensorrt) < numbers(built_by)
-    said = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
-    if older_server:
-        return [PlanProblem("error", f"{said}: an older TensorRT never loads it", _fix(built_by, image))]
+        return problems
+    versions_text = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
+    if numbers(release.tensorrt) < numbers(built_by):
+        message, fix = f"{versions_text}: an older TensorRT never loads it", _fix(built_by, image)
+        return [PlanProblem("error", message, fix, code="tensorrt.newer_tensorrt")]
+    if version_compatible and serve_compatible:
+        return []
     if version_compatible:
-        return [] if told else [PlanProblem("warning", f"{said}: it loads only if Triton is told so", add)]
-    if version_compatible is None and told:
-        only = f"{said}: it loads only if it was built version-compatible"
-        return [PlanProblem("warning", only, f"if it was not: {_fix(built_by, image)}")]
+        message = f"{versions_text}: Triton loads it only with an option"
+        return [PlanProblem("warning", message, add, code="tensorrt.compatible_not_allowed")]
+    if version_compatible is None and serve_compatible:
+        message, fix = f"{versions_text}: it loads only if it was built version-compatible", _fix(built_by, image)
+        return [PlanProblem("warning", message, f"if it was not: {fix}", code="tensorrt.unknown_compatibility")]
     if version_compatible is None:
-        either = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
-        return [PlanProblem("error", f"{said}, and nothing says that it is version-compatible", either)]
-    return [PlanProblem("error", f"{said}, and it is not version-compatible", _fix(built_by, image))]
+        message = f"{versions_text}, and it is not known to be version-compatible"
+        fix = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
+        return [PlanProblem("error", message, fix, code="tensorrt.unknown_compatibility")]
+    message, fix = f"{versions_text}, and it is not version-compatible", _fix(built_by, image)
+    return [PlanProblem("error", message, fix, code="tensorrt.other_tensorrt")]
 
 
 def _fix(built_by: str, image: str) -> str:
-    fitting = [one.release for one in releases() if one.tensorrt and same_release(built_by, one.tensorrt)]
-    tags = " or ".join(f"{release}-py3" for release in fitting)
+    matching = [known.release for known in releases() if known.tensorrt and same_release(built_by, known.tensorrt)]
+    tags = " or ".join(f"{release}-py3" for release in matching)
     again = f"export again with --trt … --in-container --image {image}"
     return f"set {IMAGE_VARIABLE} in {ENV_FILE} to a tag {tags}, or {again}" if tags else again
 
 
-def _hardware_problems(record: BuildRecord, there: str, release: Release | None) -> list[PlanProblem]:
+def _hardware_problems(record: BuildRecord, compute_capability: str, release: Release | None) -> list[PlanProblem]:
+    """Compare the GPUs of the plan and of the image with the target GPU."""
     problems = []
-    if release is not None and release.compute_capability and numbers(there) < numbers(release.compute_capability):
-        least = release.compute_capability
-        problems.append(
-            PlanProblem(
-                "error", f"release {release.release} supports compute capability {least} and later", "take an older one"
-            )
-        )
-    if record.compute_capabilities and not _runs_on(record, there):
-        made = f"{record.gpu or 'a GPU'} (compute capability {', '.join(record.compute_capabilities)})"
+    minimum = release.compute_capability if release is not None else None
+    if release is not None and minimum and numbers(compute_capability) < numbers(minimum):
         problems.append(
             PlanProblem(
                 "error",
-                f"the plan was built for {made}, the GPU there has {there}",
+                f"release {release.release} supports compute capability {minimum} and later, the GPU has "
+                f"{compute_capability}",
+                "use an older release",
+                code="tensorrt.unsupported_gpu",
+            )
+        )
+    if record.compute_capabilities and not _runs_on(record, compute_capability):
+        target = f"{record.gpu or 'a GPU'} (compute capability {', '.join(record.compute_capabilities)})"
+        problems.append(
+            PlanProblem(
+                "error",
+                f"the plan was built for {target}, the GPU has {compute_capability}",
                 "export again on such a GPU, or with --hardware ampere_plus for all from Ampere on",
+                code="tensorrt.other_gpu",
             )
         )
     return problems
 
 
-def _runs_on(record: BuildRecord, there: str) -> bool:
+def _runs_on(record: BuildRecord, compute_capability: str) -> bool:
     if record.settings.hardware == "ampere_plus":
-        return numbers(there) >= _OLDEST_AMPERE
-    return there in record.compute_capabilities
+        return numbers(compute_capability) >= _OLDEST_AMPERE
+    return compute_capability in record.compute_capabilities
 
 
 def stale_problems(manifest: Manifest) -> list[PlanProblem]:
-    """Whether a version's plan was made from something else than it stands beside.
+    """Return a problem if a version's plan was built from another graph than the one in the version.
 
-    By the manifest: `build.sha256` is the plan's hash when it was built, `build.graph_sha256` that of its graph, which
-    for an engine of TensorRT for RTX is the `model.onnx` beside it.
+    In the manifest, `build.sha256` is the hash of the plan when it was built, and `build.graph_sha256` that of its
+    graph. For an engine of TensorRT for RTX the graph is the `model.onnx` of the version.
     """
     problems = []
     again = "export the model again"
@@ -145,17 +176,17 @@ def stale_problems(manifest: Manifest) -> list[PlanProblem]:
     if record is not None:
         plan = next((name for name in manifest.files if name.endswith(PLANS)), None)
         if plan is not None and manifest.files[plan].sha256 != record.sha256:
-            problems.append(PlanProblem("error", f"{plan} is not the plan whose build is recorded", again))
+            message = f"{plan} is not the plan of the build record: its hash differs"
+            problems.append(PlanProblem("error", message, again, code="tensorrt.record_mismatch"))
         graph = manifest.files.get(_GRAPH)
         if graph is not None and graph.sha256 != record.graph_sha256:
-            problems.append(
-                PlanProblem("error", f"stale plan: {plan} was built from another graph than {_GRAPH}", again)
-            )
+            message = f"stale plan: {plan} was built from another graph than {_GRAPH}"
+            problems.append(PlanProblem("error", message, again, code="tensorrt.stale"))
     return problems
 
 
 def damage(plan: Path) -> str | None:
-    """Why a plan whose hash is wrong is so, as far as its header shows; None where the header is whole."""
+    """Return why a plan with a wrong hash is damaged, from its header; None if the header is complete."""
     try:
         plan_header(plan)
     except TritonkitError as error:

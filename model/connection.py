@@ -1,4 +1,4 @@
-"""How a server is reached: its address, TLS, tokens, and for how long one bears with it."""
+"""The connection to a server: address, TLS, tokens, timeouts and retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN_VARIABLE = "TRITONKIT_TOKEN"  # noqa: S105 - its name
 ADMIN_TOKEN_VARIABLE = "TRITONKIT_ADMIN_TOKEN"  # noqa: S105 - its name
 TOKEN_HEADER = "tritonkit-token"  # noqa: S105 - its name
 GRPC_TOKEN_HEADER = f"triton-grpc-protocol-{TOKEN_HEADER}"
-"""Triton puts its own prefix before a restricted protocol's key on gRPC."""
+"""On gRPC, Triton adds its own prefix to the header of a restricted protocol."""
 
 Protocol = Literal["grpc", "http"]
 
@@ -36,7 +36,7 @@ _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The address of a server: protocol, host and port."""
 
     protocol: Protocol
     tls: bool
@@ -46,44 +46,44 @@ class Address(NamedTuple):
 
     @property
     def netloc(self) -> str:
-        """HOST:PORT."""
+        """Return HOST:PORT."""
         return f"{self.host}:{self.port}"
 
     @property
     def bare_host(self) -> str:
-        """The host as sockets take it: IPv6 without brackets."""
+        """Return the host for a socket: IPv6 without brackets."""
         return self.host.strip("[]")
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can be meant."""
+        """Whether the host is this machine."""
         return _LOOPBACK.fullmatch(self.host) is not None
 
 
 def _scheme_problem(scheme: str, separator: str) -> str:
-    """Why requests cannot be made by a scheme; empty where they can."""
+    """Return why a scheme is not supported, or an empty string."""
     if scheme in _SCHEMES and bool(scheme) == bool(separator):
         return ""
     return f"Triton does not speak {scheme!r}" if scheme else "the scheme is missing before ://"
 
 
 def _netloc_problem(netloc: str, scheme: str) -> str:
-    """Why what stands behind the scheme is no HOST:PORT; empty where it is."""
+    """Return why the part after the scheme is not HOST:PORT, or an empty string."""
     if re.search(r"[\s\x00-\x1f\x7f]", netloc):
-        return "an address holds no spaces or control characters"
+        return "an address cannot contain spaces or control characters"
     if "@" in netloc:
-        return f"user and password are not taken; a token is set by ${TOKEN_VARIABLE}"
+        return f"an address cannot contain a user and password; set a token in ${TOKEN_VARIABLE}"
     if re.search(r"[/?#\\]", netloc):
-        return "a path is not taken, the client knows Triton's"
+        return "an address cannot contain a path; the client adds Triton's paths"
     if netloc.count(":") > 1 and "[" not in netloc:
-        return f"an IPv6 address stands in brackets, as in [::1]:{_usual_port(scheme)}"
+        return f"an IPv6 address needs brackets, as in [::1]:{_default_port(scheme)}"
     parts = _NETLOC.fullmatch(netloc)
     if parts is None:
-        return f"the port is missing; Triton's own is {_usual_port(scheme)}"
+        return f"the port is missing; Triton's default is {_default_port(scheme)}"
     return _host_problem(parts["host"]) or _port_problem(parts["port"], scheme)
 
 
-def _usual_port(scheme: str) -> int:
+def _default_port(scheme: str) -> int:
     return 8000 if scheme.startswith("http") else 8001
 
 
@@ -92,85 +92,88 @@ def _host_problem(host: str) -> str:
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
-            return f"{host} is no IPv6 address"
+            return f"{host} is not an IPv6 address"
     return "" if host else "the host is missing"
 
 
 def _port_problem(port: str, scheme: str) -> str:
     if not port:
-        return f"the port is missing; Triton's own is {_usual_port(scheme)}"
-    known = port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF
-    return "" if known else f"port {port} is not in 1..65535"
+        return f"the port is missing; Triton's default is {_default_port(scheme)}"
+    is_valid = port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF
+    return "" if is_valid else f"port {port} is not in 1..65535"
 
 
 class Connection(Frozen):
-    """An address and the terms on which it is asked."""
+    """Settings of a connection to a server: address, TLS files, timeouts."""
 
     url: str
-    """HOST:PORT or grpc://HOST:PORT, grpcs:// with TLS; http:// or https://, the latter through a proxy."""
+    """HOST:PORT or grpc://HOST:PORT, grpcs:// with TLS; or http://, https:// with TLS, such as a proxy."""
     tls_ca: Path | None = None
-    """PEM file of who signed the server's certificate; where None, authorities that all the world trusts."""
+    """PEM file of the authority that signed the server's certificate; None uses the public authorities."""
     tls_cert: Path | None = None
-    """PEM file of the certificate to show."""
+    """PEM file of the client certificate."""
     tls_key: Path | None = None
     deadline_s: float = 60.0
-    """How long one request may take."""
+    """Timeout of one request."""
     patience_s: float = 0.0
-    """For how long a request that is safe to repeat is repeated, counted from its first failure."""
+    """How long a request that is safe to repeat is retried, counted from its first failure."""
     wait_s: float = 0.0
-    """How long to wait at first, for a server that is starting or a model that is loading."""
+    """How long to wait at the start for a server that is starting or a model that is loading."""
     shared_memory: bool = False
-    """Whether pictures may go through memory that is shared with a server on this machine."""
+    """Whether images may be sent through memory that is shared with a server on this machine."""
 
     @field_validator("url")
     @classmethod
-    def _as_curl_takes_it(cls, url: str) -> str:
-        """In lower case, as host and scheme are the same in either, and without a bare slash at the end."""
+    def _normalize_url(cls, url: str) -> str:
+        """Convert host and scheme to lower case and remove a slash at the end."""
         return url if "@" in url or url.endswith("://") else url.lower().removesuffix("/")
 
     @property
     def address(self) -> Address:
-        """The parts of `url`. Raises InputError."""
+        """Return the parts of `url`. Raises InputError."""
         scheme, separator, netloc = self.url.rpartition("://")
         problem = _scheme_problem(scheme, separator) or _netloc_problem(netloc, scheme)
         if problem:
-            shown = _USER.sub(r"\1…@", self.url)  # a password is shown to nobody
-            raise InputError(f"{shown}: {problem}; {_EXPECTED}")
+            shown = _USER.sub(r"\1…@", self.url)  # hides a password
+            raise InputError(f"{shown}: {problem}; {_EXPECTED}", code="connection.address")
         host, _, port = netloc.rpartition(":")
         protocol, tls = _SCHEMES[scheme]
         if self.tls_ca or self.tls_cert or self.tls_key:
             if scheme not in ("", "grpcs", "https"):
-                raise InputError(f"{self.url}: is an address without TLS; certificates go with grpcs:// or https://")
+                raise InputError(
+                    f"{self.url}: is an address without TLS; use grpcs:// or https:// with certificates",
+                    code="tls.unused_certificate",
+                )
             tls = True
         return Address(protocol, tls, host, int(port))
 
 
 class Tokens(NamedTuple):
-    """What is shown in the header `tritonkit-token`; None shows nothing."""
+    """The tokens for the request header `tritonkit-token`; None sends no header."""
 
     use: str | None
-    """For models, inference and statistics."""
+    """Token for models, inference and statistics."""
     admin: str | None
-    """For the model repository."""
+    """Token for the model repository."""
 
     def variable(self, admin: bool = False) -> str:
-        """The variable that a request's token is set by; empty where none is shown."""
+        """Return the environment variable of a request's token, or an empty string without a token."""
         return ADMIN_TOKEN_VARIABLE if admin and self.admin else TOKEN_VARIABLE if self.use else ""
 
     def headers(self, protocol: Protocol, admin: bool = False) -> dict[str, str] | None:
-        """The header of a request, if there is any."""
+        """Return the token header of a request, None without a token."""
         token = (self.admin if admin else None) or self.use
         return {TOKEN_HEADER if protocol == "http" else GRPC_TOKEN_HEADER: token} if token else None
 
 
 def tokens_from_environment() -> Tokens:
-    """The tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for what can be none."""
-    found = [checked_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
-    return Tokens(*found)
+    """Read the tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for an invalid one."""
+    tokens = [checked_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
+    return Tokens(*tokens)
 
 
 def checked_token(token: str | None, origin: str) -> str | None:
-    """A token that was set at `origin`, None for an empty one. Raises TokenError for what can be none."""
+    """Return a valid token, None for an empty one. origin: where it was set. Raises TokenError for an invalid one."""
     if token and not _TOKEN.fullmatch(token):
-        raise TokenError(f"{origin}: a token holds letters, digits and . _ ~ - alone")
+        raise TokenError(f"{origin}: a token may contain only letters, digits and . _ ~ -")
     return token or None

@@ -1,8 +1,8 @@
-"""How every command talks: one error line and an exit code, tables on a terminal, or one JSON document.
+"""The console output of all commands: one error line and an exit code, tables, progress, or one JSON document.
 
-Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the outside failed,
-130 stopped by the keyboard, or by SIGTERM. A file that is not there or may not be read or written is 2; a full disk,
-a failing one, and what the system has no more of are 3. A reader of stdout that goes away (`| head`) changes nothing.
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 an external failure, 130 stopped by the keyboard or
+by SIGTERM. A file that does not exist or has the wrong permissions is 2. A full disk, a disk error or a system limit
+is 3. A reader that closes stdout early (`| head`) changes nothing.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Item = TypeVar("Item")
 
 DEFAULT_URL = "127.0.0.1:8001"
 TRACEBACK_VARIABLE = "TRITONKIT_TRACEBACK"
-"""Set in the environment, it lets unexpected errors through with their traceback."""
+"""Environment variable that shows the traceback of unexpected errors."""
 
 PATH_COLUMNS = frozenset({"picture", "path", "image", "file", "folder", "repository", "artifact", "log", "where"})
-"""Columns of tables whose cells are shortened in front, because their ends tell them apart."""
+"""Table columns whose cells lose their beginning where space is short, because the ends of paths differ."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 
 
 class _Application(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command that was typed. Its help, and what is left in stdout's buffer, can meet a full disk too."""
+        """Run the command. Writing the help text or the rest of stdout's buffer can also fail on a full disk."""
         standard_streams.prepare()
         try:
             try:
@@ -53,7 +53,7 @@ class _Application(typer.Typer):
 
 
 def application(help_text: str) -> typer.Typer:
-    """A command-line application in the form all five share."""
+    """Create a command-line application with the settings that all five share."""
     return _Application(
         help=help_text,
         no_args_is_help=True,
@@ -64,9 +64,9 @@ def application(help_text: str) -> typer.Typer:
 
 
 def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn our errors into one message on stderr (with `--json`, also a document on stdout) and an exit code.
+    """Turn errors into one message on stderr (with `--json`, also a document on stdout) and an exit code.
 
-    SIGTERM is one of them: it ends any command as Ctrl-C does, with exit code 130.
+    SIGTERM ends a command as Ctrl-C does, with exit code 130.
     """
 
     @functools.wraps(command)
@@ -77,20 +77,21 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            # One of ours that has a cause may come from a user's own module.
+            # A TritonkitError with a cause may come from a user's module.
             if os.environ.get(TRACEBACK_VARIABLE) and (error.__cause__ or not isinstance(error, TritonkitError)):
                 raise
             message = _message(error)
             if kwargs.get("as_json"):
-                found = {"document": error.document} if isinstance(error, CheckFailedError) and error.document else {}
-                print_json({"error": _error_document(error, message), **found})
+                document = getattr(error, "document", None)
+                extra = {"document": document} if isinstance(error, CheckFailedError) and document else {}
+                print_json({"error": _error_document(error, message), **extra})
             fail(message, code=exit_code(error))
 
     return wrapped
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code an error becomes."""
+    """Return the exit code of an error."""
     if isinstance(error, CheckFailedError):
         return 1
     if isinstance(error, KeyboardInterrupt):
@@ -101,7 +102,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def error_code(error: BaseException) -> str:
-    """The stable code of an error, ours or Python's."""
+    """Return the stable code of an error, one of tritonkit's or of Python's."""
     match error:
         case TritonkitError():
             return error.code
@@ -115,9 +116,9 @@ def error_code(error: BaseException) -> str:
 
 
 def _error_document(error: BaseException, message: str) -> dict[str, Any]:
-    found = error.problems if isinstance(error, TritonkitError) else ()
-    problems = {"problems": [vars(problem) for problem in found]} if found else {}
-    return {"type": type(error).__name__, "code": error_code(error), "message": message, **problems}
+    problems = error.problems if isinstance(error, TritonkitError) else ()
+    listed = {"problems": [vars(problem) for problem in problems]} if problems else {}
+    return {"type": type(error).__name__, "code": error_code(error), "message": message, **listed}
 
 
 def _message(error: BaseException) -> str:
@@ -129,31 +130,31 @@ def _message(error: BaseException) -> str:
         case ModuleNotFoundError():
             return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
         case OSError():
-            return f"{error.filename or 'a file that the system does not name'}: {error.strerror or error}"
+            return f"{error.filename or 'an unnamed file'}: {error.strerror or error}"
     return (
-        f"unexpected {type(error).__name__}: {error}. Please report it with what the command prints "
-        f"when {TRACEBACK_VARIABLE}=1 is set"
+        f"unexpected {type(error).__name__}: {error}. Please report it with the output of the same command "
+        f"with {TRACEBACK_VARIABLE}=1"
     )
 
 
 def fail(message: str, code: int) -> None:
-    """Print `error: message` on stderr and leave with `code`."""
+    """Print `error: message` on stderr and exit with `code`."""
     warn(f"error: {message}")
     raise typer.Exit(code)
 
 
 def say(text: str) -> None:
-    """Print text on stdout, as it may be shown on a terminal."""
+    """Print text on stdout; control characters are escaped."""
     print(printable(text, keep="\n\t"), flush=True)
 
 
 def warn(text: str) -> None:
-    """Print text on stderr, as it may be shown on a terminal."""
+    """Print text on stderr; control characters are escaped."""
     print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout: pydantic values are dumped, and NaN, which JSON has not, is null."""
+    """Print one JSON document on stdout; pydantic values are dumped, and NaN becomes null."""
     ascii_only = not standard_streams.takes_unicode()
     try:
         text = json.dumps(document, default=_plain, ensure_ascii=ascii_only, allow_nan=False, indent=2)
@@ -164,9 +165,9 @@ def print_json(document: Any) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container[str] = PATH_COLUMNS) -> None:
-    """Print a table on stdout, as wide as the terminal, or as its text where there is none.
+    """Print a table on stdout, as wide as the terminal, or as wide as its text where stdout is no terminal.
 
-    paths: the columns whose cells are shortened in front.
+    paths: the columns whose cells lose their beginning where space is short.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -176,23 +177,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container
     from model.path_cell import PathCell
 
     console = Console()
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
-        drawn.add_column(Text(printable(name)))
-    kinds = [PathCell if name in paths else Text for name in header]
+        grid.add_column(Text(printable(name)))
+    cell_types = [PathCell if name in paths else Text for name in header]
     longest = 0
     for row in rows:
-        cells = [kind(printable(cell)) for kind, cell in zip(kinds, row, strict=True)]
-        drawn.add_row(*cells)
+        cells = [cell_type(printable(text)) for cell_type, text in zip(cell_types, row, strict=True)]
+        grid.add_row(*cells)
         longest = max([longest, *(cell_len(cell.path) for cell in cells if isinstance(cell, PathCell))])
     if not console.is_terminal:
         console.width = max(console.width, 160, 100 + longest)
-    console.print(drawn)
+    console.print(grid)
 
 
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done; the function given tells of the next step."""
+    """Show the current step on stderr, starting with `first`; yield a function that shows the next step."""
     from rich.console import Console
     from rich.text import Text
 
@@ -209,9 +210,9 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
 
 
 def track_progress(items: Iterable[Item], doing: str, total: int | None, every_s: float = 30.0) -> Iterator[Item]:
-    """The items as they come, counted on stderr: by a bar on a terminal, elsewhere by a line now and then.
+    """Yield the items and report their count on stderr: a bar on a terminal, else a line every `every_s` seconds.
 
-    total: how many there will be, None where that is not known. every_s: seconds between lines.
+    doing: title of the progress. total: the number of items, None if unknown.
     """
     from rich.console import Console
     from rich.progress import track
@@ -220,19 +221,19 @@ def track_progress(items: Iterable[Item], doing: str, total: int | None, every_s
     if console.is_terminal:
         yield from track(items, doing, total=total, console=console, transient=True)
         return
-    told = time.monotonic()
+    reported_at = time.monotonic()
     for number, item in enumerate(items, 1):
         yield item
-        if time.monotonic() - told >= every_s:
-            told = time.monotonic()
+        if time.monotonic() - reported_at >= every_s:
+            reported_at = time.monotonic()
             warn(f"{doing}: {number}{'' if total is None else f' of {total}'}")
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """While the block runs, SIGTERM ends it as Ctrl-C does.
+    """Treat SIGTERM as Ctrl-C while the block runs: it raises KeyboardInterrupt.
 
-    Docker, Kubernetes and Slurm stop a job by it. Where somebody else heeds or ignores SIGTERM, that stays so.
+    Docker, Kubernetes and Slurm stop a job with SIGTERM. A handler that was set before stays in place.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

@@ -1,4 +1,4 @@
-"""How a CPU adds products of eight-bit numbers: by that, int8 answers differ from one machine to another."""
+"""The CPU's int8 arithmetic: int8 outputs differ between CPUs with and without VNNI instructions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from model.finding import Finding, warning
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VNNI = {"avx512_vnni", "avx_vnni"}
-"""The flags of x86 CPUs with instructions that add such products in 32 bits. AMX never comes without the first."""
+"""Flags of x86 CPUs that add int8 products in 32 bits. A CPU with AMX always has the first."""
 
 
 def adds_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool | None:
-    """Whether sums of int8 products keep all their bits; None where the system does not tell, as other than Linux.
+    """Whether sums of int8 products are exact; None if unknown, as on systems other than Linux.
 
-    An x86 CPU without VNNI adds pairs of unsigned and signed products in 16 bits, which cuts off what is larger. ARM
-    has no such instruction. Source: onnxruntime.quantization.quantize_static, "Choosing parameters for CPU inference".
+
+    An x86 CPU without VNNI adds pairs of unsigned and signed products in 16 bits, which saturates. ARM has no such
+    instruction. Source: onnxruntime.quantization.quantize_static, "Choosing parameters for CPU inference".
     """
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
@@ -28,19 +29,20 @@ def adds_int8_exactly(cpuinfo: Path = _CPUINFO) -> bool | None:
     return True if re.search(r"^Features\s*:", text, re.MULTILINE) else None
 
 
-def int8_findings(artifact: Path, proven_exactly: bool | None, here: bool | None) -> list[Finding]:
-    """A warning where an int8 artifact was proven on a CPU of one kind and this one is of the other.
+def int8_findings(artifact: Path, verified_exactly: bool | None, serves_exactly: bool | None) -> list[Finding]:
+    """Warn if an int8 artifact was verified on a CPU with other int8 arithmetic than this one.
 
-    proven_exactly, here: what `adds_int8_exactly` said where it was proven, and where it is served.
+    verified_exactly, serves_exactly: results of `adds_int8_exactly` at verification, and on this machine.
     """
-    if proven_exactly is None or here is None or proven_exactly == here:
+    if verified_exactly is None or serves_exactly is None or verified_exactly == serves_exactly:
         return []
-    kinds = {True: "adds int8 products exactly", False: "cuts sums of int8 products off at 16 bits (x86 without VNNI)"}
+    names = {True: "adds int8 products exactly", False: "saturates sums at 16 bits (x86 without VNNI)"}
     return [
         warning(
             artifact,
-            f"int8, proven on a CPU that {kinds[proven_exactly]}; this one {kinds[here]}: answers may differ from "
-            "those that were proven",
-            f"on this machine: builder verify {artifact} --against CHECKPOINT; where that fails, export it here",
+            f"int8, verified on a CPU that {names[verified_exactly]}; this one {names[serves_exactly]}: answers may "
+            "differ from the verified ones",
+            f"on this machine: builder verify {artifact} --against CHECKPOINT; if that fails, export the model here",
+            code="artifact.int8_cpu",
         )
     ]

@@ -1,4 +1,4 @@
-"""The Docker engine that this machine's settings name, through Docker's own SDK."""
+"""Access to the Docker engine through Docker's SDK."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from typing import Any
 from model.errors import TritonkitError
 
 Docker = tuple[ModuleType, Any]
-"""The SDK and a client of it."""
+"""The SDK module and its client."""
 
 
-def docker_engine(refusal: type[TritonkitError], needed_for: str, otherwise: str) -> Docker:
-    """The SDK and a client whose engine answers.
+def docker_engine(error_class: type[TritonkitError], needed_for: str, alternative: str) -> Docker:
+    """Connect to the Docker engine; return the SDK and its client.
 
-    refusal: the error to raise with what to do; needed_for: who needs Docker; otherwise: the way without it.
+    error_class: the error to raise. needed_for: what needs Docker. alternative: what to do without Docker.
     """
     try:
         docker = importlib.import_module("docker")
     except ModuleNotFoundError as error:
-        raise refusal(
-            f"{needed_for} needs Docker's SDK; install it with: pip install 'tritonkit[container]'"
+        raise error_class(
+            f"{needed_for} needs Docker's SDK; install it with: pip install 'tritonkit[container]'",
+            code="docker.no_sdk",
         ) from error
     try:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise refusal(
-            f"no Docker daemon answers at {where} ({error}). Start it, be a member of the group `docker`, or set "
-            f"DOCKER_HOST; {otherwise}"
+        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        raise error_class(
+            f"no Docker daemon answers at {host} ({error}). Start it, join the group `docker`, or set DOCKER_HOST; "
+            f"{alternative}",
+            code="docker.unreachable",
         ) from error
     return docker, client
 
 
 def all_gpus(docker: ModuleType) -> list[Any]:
-    """The request for all GPUs: `docker run --gpus all`."""
+    """Return the device request of `docker run --gpus all`."""
     return [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
 
 
-def started(docker: Docker, image: str, command: Sequence[str], **settings: Any) -> Any:
-    """A container that runs, as `docker run --detach` gives it; an image that is not here is fetched.
+def run_container(docker: Docker, image: str, command: Sequence[str], **settings: Any) -> Any:
+    """Start a container as `docker run --detach` does; a missing image is pulled.
 
-    The SDK's own `run` leaves a container behind that was made and could not be started; here it is gone again.
-    settings: in the words of the SDK's `containers.create`. Raises DockerException, and OSError where the engine is
-    lost.
+    Unlike the SDK's `run`, it removes a container that could not be started. settings: arguments of the SDK's
+    `containers.create`. Raises DockerException, and OSError if the connection to the engine is lost.
     """
     module, client = docker
     try:
@@ -59,12 +60,12 @@ def started(docker: Docker, image: str, command: Sequence[str], **settings: Any)
     try:
         container.start()
     except BaseException:
-        discard(docker, container)
+        remove_container(docker, container)
         raise
     return container
 
 
-def discard(docker: Docker, container: Any) -> None:
-    """End and remove a container. What was learned of it counts more than an engine that cannot do so."""
+def remove_container(docker: Docker, container: Any) -> None:
+    """Stop and remove a container. Errors are ignored: they must not hide the container's result."""
     with suppress(docker[0].errors.DockerException, OSError):
         container.remove(force=True, v=True)

@@ -1,4 +1,4 @@
-"""Settings of `.env`, as Docker Compose reads them: the environment wins."""
+"""Settings from the environment or from `.env`, with the rules of Docker Compose: the environment has priority."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ENV_FILE = ".env"
 
 
 def setting(name: str, repository: Path) -> str | None:
-    """The value of a setting, None where it is not set or empty.
+    """Return the value of a setting, None if it is not set or empty.
 
-    From the environment, else from `.env` beside the repository or in the working folder. Raises InputError for an
-    `.env` that cannot be read.
+    It is read from the environment, else from `.env` next to the repository or in the working folder. Raises
+    InputError for an `.env` that cannot be read.
     """
     if os.environ.get(name):
         return os.environ[name]
@@ -28,7 +28,7 @@ def setting(name: str, repository: Path) -> str | None:
 
 
 def _unquoted(value: str) -> str:
-    """The value without its quotes, or, where it has none, without a comment behind it."""
+    """Remove the quotes of a value, or the comment after a value without quotes."""
     quote = value.strip()[:1]
     if quote in ("'", '"'):
         return value.strip()[1:].partition(quote)[0]
@@ -42,5 +42,6 @@ def _lines(path: Path, name: str) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: {name} cannot be read from it ({error}); save it as UTF-8 text, or set {name} in the environment"
+            f"{path}: cannot be read for {name} ({error}); save it as UTF-8 text, or set {name} in the environment",
+            code="env_file.unreadable",
         ) from error

@@ -24,8 +24,8 @@ TritonkitError
 Each error has a stable code beside its sentence, such as `data.mask_size`: the part before the dot names the area,
 the part after it the fault. Programs compare codes; sentences may change. `docs/errors.md` lists all codes.
 
-An image that cannot be read raises `model.preprocess.ImageError`, a ValueError: that file stands alone, so that a
-server can carry it. Callers turn it into an error row or a DataError.
+An image that cannot be read raises `model.preprocess.ImageError`, a ValueError with a code of its own: that file has
+no import from here, so that it can be copied to a server. Callers turn it into an error row or a DataError.
 
 Errors of other libraries are translated where they enter. Only `model.console` knows exit codes.
 """
@@ -36,7 +36,16 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE}
+_EXTERNAL_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.ESTALE,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Problem:
 class TritonkitError(Exception):
     """Base of all errors raised on purpose. The message names the thing, what was expected, and what to do.
 
-    code: stable and dotted, such as `data.mask_size`; the class's own where none is given.
+        code: stable and dotted, such as `data.mask_size`; by default the code of the class.
     problems: the faults, where the message reports several.
     """
 
@@ -69,7 +78,7 @@ class TritonkitError(Exception):
 
 
 class InputError(TritonkitError):
-    """What was given cannot be used as it is."""
+    """An argument, an option or a file cannot be used."""
 
     code = "input.invalid"
 
@@ -87,13 +96,13 @@ class DataError(InputError):
 
 
 class SpecError(InputError):
-    """A ModelSpec's JSON is not one that this version understands."""
+    """The JSON of a ModelSpec is invalid, or newer than this version."""
 
     code = "spec.invalid"
 
 
 class CheckpointError(InputError):
-    """A checkpoint cannot be read, or does not fit the network it is for."""
+    """A checkpoint cannot be read, or does not fit its network."""
 
     code = "checkpoint.invalid"
 
@@ -111,19 +120,19 @@ class BatchError(InputError):
 
 
 class UnknownModelError(InputError):
-    """A server has no model, or no version of it, of the name that was asked for."""
+    """The server has no model, or no model version, with the requested name."""
 
     code = "server.unknown_model"
 
 
 class TokenError(InputError):
-    """A server asks for a token that was not given, or for another one."""
+    """The server requires a token that is missing or wrong."""
 
     code = "server.token"
 
 
 class CheckFailedError(TritonkitError):
-    """The work was done and its answer is no: a verdict failed. `document` is what `--json` shows of it."""
+    """The work was done and the answer is no, such as a failed verdict. `--json` prints `document`."""
 
     code = "check.failed"
 
@@ -135,7 +144,7 @@ class CheckFailedError(TritonkitError):
 
 
 class AnswerError(CheckFailedError):
-    """A model gave values that no answer of its task can have, such as NaN."""
+    """A model returned values that are impossible for its task, such as NaN."""
 
     code = "answer.impossible"
 
@@ -159,40 +168,40 @@ class InferenceError(ExternalError):
 
 
 class UnreachableError(InferenceError):
-    """Nobody answers at the address, or the connection broke. Worth asking again."""
+    """No server answers at the address, or the connection broke. A retry may succeed."""
 
     code = "server.unreachable"
 
 
 class CertificateError(InferenceError):
-    """TLS could not be agreed on: a certificate is missing, expired, of another host, or not trusted."""
+    """The TLS handshake failed: a certificate is missing, expired, for another host, or not trusted."""
 
     code = "server.certificate"
 
 
 class NotReadyError(InferenceError):
-    """The server or the model is loading, or ending. Worth asking again."""
+    """The server or the model is loading, or shutting down. A retry may succeed."""
 
     code = "server.not_ready"
 
 
 class BusyError(InferenceError):
-    """The server has more to do than it takes: its queue is full. Worth asking again, and less at once."""
+    """The server's queue is full. A retry with fewer requests in flight may succeed."""
 
     code = "server.busy"
 
 
 class DeadlineError(InferenceError):
-    """No answer came in time. Worth asking again."""
+    """No answer came in time. A retry may succeed."""
 
     code = "server.deadline"
 
 
 def is_outside(error: OSError) -> bool:
-    """Whether the machine or the network failed, and not what was given: a full disk, no more files, a lost host."""
-    return error.errno in _OUTSIDE or isinstance(error, ConnectionError | TimeoutError)
+    """Whether the machine or the network failed, not the input: a full disk, too many open files, a lost host."""
+    return error.errno in _EXTERNAL_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
 
 
 def first_line(error: BaseException) -> str:
-    """What another library says went wrong, without the listing it puts below; its type where it says nothing."""
+    """Return the first line of an error's message that is not empty, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What is found wrong in a model repository, or with the place that is to serve it."""
+"""Findings: problems of a model repository, or of the machine that will serve it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 
 from model.spec import Frozen
 
-NO_BACKEND = "names no backend, and no version holds a file by which Triton would know one, such as model.onnx"
+NO_BACKEND = "names no backend, and no version has a file that tells Triton the backend, such as model.onnx"
 
 
 class Finding(Frozen):
-    """One thing wrong: an error makes a model fail or answer wrongly, a warning does not."""
+    """One problem. An error makes a model fail or answer wrongly, a warning does not."""
 
     severity: Literal["error", "warning"]
     code: str
@@ -22,20 +22,30 @@ class Finding(Frozen):
 
 
 def error(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
-    """A finding that makes a model fail or answer wrongly."""
+    """Create a finding that makes a model fail or answer wrongly."""
     return Finding(severity="error", code=code, path=str(path), message=message, fix=fix)
 
 
 def warning(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
-    """A finding that does not."""
+    """Create a finding that does not make a model fail or answer wrongly."""
     return Finding(severity="warning", code=code, path=str(path), message=message, fix=fix)
 
 
 def no_model(folder: Path) -> Finding:
-    """A folder of a repository that is no model, such as `.git`: Triton passes over it."""
-    return warning(folder, "is no model: Triton says so in its log and passes over it", "move it out of the repository")
+    """Warn about a folder of a repository that is no model, such as `.git`."""
+    return warning(
+        folder,
+        "is not a model: Triton logs a message and skips it",
+        "move it out of the repository",
+        code="repository.not_a_model",
+    )
 
 
 def misread_version(folder: Path, number: int) -> Finding:
-    """A folder such as `2_old`, whose leading digits Triton reads as a version."""
-    return error(folder, f"Triton takes it for version {number}, which has no folder", "move it out of the model")
+    """Report a folder such as `2_old`, whose leading digits Triton reads as a version."""
+    return error(
+        folder,
+        f"Triton reads its name as version {number}, which has no folder",
+        "move it out of the model",
+        code="repository.misread_version",
+    )

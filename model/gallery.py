@@ -1,4 +1,4 @@
-"""A contact sheet: pictures with a few words below each, as one HTML page that needs no other file."""
+"""A contact sheet: one self-contained HTML page with images and captions."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from model.files import atomic_write
 from model.spec import Frozen
 
 MAX_TILES = 500
-"""More pictures than this do not make a sheet one looks at; the page says how many were left out."""
+"""Maximum number of images on a sheet; the page shows how many there were."""
 _THUMBNAIL = (320, 320)
 _LEAST_SIDE = 160
 _GOLDEN_RATIO = 0.618034
 
 
 class Tile(Frozen):
-    """One picture on the sheet."""
+    """One image of the sheet."""
 
     name: str
     image: str | None
-    """A data URL as `thumbnail` makes it; None stands for a picture that cannot be shown."""
+    """A data URL from `thumbnail`; None for an image that cannot be shown."""
     caption: str
     failed: bool = False
-    """Whether the caption says what went wrong; it stands in red."""
+    """Whether the caption is an error, which is shown in red."""
 
 
 def write_gallery(
     path: Path, tiles: Iterable[Tile], title: str, subtitle: str, total: int | None = None, failed: int = 0
 ) -> None:
-    """Write a sheet of the first MAX_TILES tiles, whole or not at all.
+    """Write a sheet of the first MAX_TILES tiles, atomically.
 
-    total, failed: how many pictures there were and how many failed, where not all of them are among the tiles.
+    total, failed: number of all images and of failed images, if the tiles are only some of them.
     """
-    given = list(tiles)
+    all_tiles = list(tiles)
     page = (
         pages.templates(Path(pages.__file__).parent)
         .get_template("gallery.html.jinja")
         .render(
-            tiles=given[:MAX_TILES],
+            tiles=all_tiles[:MAX_TILES],
             title=title,
             subtitle=f"{subtitle} · {datetime.now(UTC):%d %B %Y, %H:%M} UTC",
-            total=len(given) if total is None else total,
-            failed=failed or sum(tile.failed for tile in given),
+            total=len(all_tiles) if total is None else total,
+            failed=failed or sum(tile.failed for tile in all_tiles),
         )
     )
-    with atomic_write(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A copy of an RGB picture as a data URL, at the size of a tile: few pixels are shown as squares."""
+    """Return an RGB image as a data URL, resized to a tile; the pixels of a small image become squares."""
     small = image.copy()
     small.thumbnail(_THUMBNAIL)
     if (times := -(-_LEAST_SIDE // max(image.size))) > 1:
@@ -71,28 +71,28 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def overlay(image: Image.Image, mask: NDArray[np.uint8]) -> Image.Image:
-    """An RGB picture whose pixels of a class other than 0 are half of that class's colour.
+    """Blend an RGB image with the colours of a mask's classes, half and half; class 0 stays unchanged.
 
-    mask: class numbers uint8 [H, W], of the picture's size.
+    mask: class numbers uint8 [H, W], of the image's size.
     """
     colours = paletted(mask).convert("RGB")
     return Image.composite(Image.blend(image, colours, 0.5), image, foreground(mask))
 
 
 def paletted(mask: NDArray[np.uint8]) -> Image.Image:
-    """A picture of mode P whose values are the class numbers [H, W], shown in colours; 0 is black."""
+    """Convert class numbers uint8 [H, W] to an image of mode P with a colour for each class; 0 is black."""
     image = Image.fromarray(mask)
     image.putpalette(_palette())
     return image
 
 
 def foreground(mask: NDArray[np.uint8]) -> Image.Image:
-    """A picture of mode L: 255 where a pixel's class is not 0."""
+    """Convert class numbers to an image of mode L: 255 where the class is not 0."""
     return Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0)))
 
 
 @functools.cache
 def _palette() -> list[int]:
-    """256 bright colours; hues a golden ratio apart keep neighbouring class numbers well apart."""
+    """Return 256 bright colours; hues at steps of the golden ratio keep neighbouring class numbers distinct."""
     bright = (colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, 0.85, 1.0) for number in range(255))
     return [0, 0, 0, *(round(level * 255) for colour in bright for level in colour)]

@@ -1,4 +1,4 @@
-"""The golden sample: real images with the answers the trained model gave, kept beside a checkpoint."""
+"""The golden sample: real images with the outputs of the trained model, stored next to a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OUTPUT, _TARGET, _PROBE = "output.", "target.", "probe."
 
 @dataclass(frozen=True)
 class Golden:
-    """Up to 32 images after preprocessing, with what is known of them.
+    """Up to 32 preprocessed images with the trained model's outputs and, where known, the ground truth.
 
-    images: uint8 [N, H, W, 3]. outputs: each [N, ...], the trained model's; empty when unknown.
-    targets: what is true of them, as the task's `quality` takes it; empty when unknown.
-    geometries: float64 [N, 10], how each was fitted (size, source box, target box), or None.
-    source: where the images come from, in words.
+    images: uint8 [N, H, W, 3]. outputs: each [N, ...], of the trained model; empty if unknown.
+    targets: the ground truth in the form that the task's `quality` takes; empty if unknown.
+    geometries: float64 [N, 10], how each image was fitted (size, source box, target box), or None.
+    source: describes where the images come from.
     """
 
     images: ImageArray
@@ -37,11 +37,11 @@ class Golden:
     geometries: NDArray[np.float64] | None = None
     source: str = "validation images"
     probed: Outputs = field(default_factory=dict)
-    """The right answers to the probes of these images (`model.probes`), each [P, ...]; empty when unknown."""
+    """The trained model's outputs for the probes of these images (`model.probes`), each [P, ...]; empty if unknown."""
 
     @property
     def fitted(self) -> list[Geometry] | None:
-        """The geometries as values, None when unknown."""
+        """The geometries as `Geometry` values, None if unknown."""
         if self.geometries is None:
             return None
         return [
@@ -50,30 +50,30 @@ class Golden:
         ]
 
     def save(self, path: Path) -> None:
-        """Write an `.npz`, whole or not at all."""
+        """Write the sample to an `.npz` file, atomically."""
         arrays: dict[str, Any] = {f"{_OUTPUT}{name}": v for name, v in self.outputs.items()}
         arrays |= {f"{_TARGET}{name}": v for name, v in self.targets.items()}
         arrays |= {f"{_PROBE}{name}": v for name, v in self.probed.items()}
         if self.geometries is not None:
             arrays["geometries"] = self.geometries
-        with atomic_write(path) as beside, beside.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=self.images, source=np.array(self.source), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Golden:
-        """Read an `.npz` without unpickling anything. Raises ArtifactError."""
+        """Read a sample from an `.npz` file without unpickling anything. Raises ArtifactError."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 golden = cls(
                     images=arrays["images"],
-                    outputs=_below(_OUTPUT, arrays),
-                    targets=_below(_TARGET, arrays),
+                    outputs=_arrays_with_prefix(_OUTPUT, arrays),
+                    targets=_arrays_with_prefix(_TARGET, arrays),
                     geometries=arrays["geometries"] if "geometries" in arrays.files else None,
                     source=str(arrays["source"]),
-                    probed=_below(_PROBE, arrays),
+                    probed=_arrays_with_prefix(_PROBE, arrays),
                 )
         except Exception as error:  # zipfile, zlib and numpy share no base class
-            raise ArtifactError(f"{path}: not a readable golden sample ({error})") from error
+            raise ArtifactError(f"{path}: not a readable golden sample ({error})", code="golden.unreadable") from error
         golden._check(path)
         return golden
 
@@ -81,41 +81,52 @@ class Golden:
         images = self.images
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ArtifactError(
-                f"{path}: golden images are uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
+                f"{path}: golden images are uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}",
+                code="golden.image_type",
             )
         if not 1 <= len(images) <= MAX_IMAGES:
-            raise ArtifactError(f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}")
-        beside = {**self.outputs, **{f"target {name}": array for name, array in self.targets.items()}}
-        for name, array in beside.items():
+            raise ArtifactError(
+                f"{path}: a golden sample has 1 to {MAX_IMAGES} images, got {len(images)}", code="golden.count"
+            )
+        arrays = {**self.outputs, **{f"target {name}": array for name, array in self.targets.items()}}
+        for name, array in arrays.items():
             if array.shape[:1] != images.shape[:1]:
-                raise ArtifactError(f"{path}: {len(images)} images, but {name} is {list(array.shape)}")
+                raise ArtifactError(
+                    f"{path}: {len(images)} images, but {name} is {list(array.shape)}", code="golden.shape"
+                )
         if self.geometries is not None and self.geometries.shape != (len(images), 10):
-            raise ArtifactError(f"{path}: {len(images)} images, but geometries is {list(self.geometries.shape)}")
-        if self.geometries is not None and not _sound(self.geometries, images.shape[2], images.shape[1]):
-            raise ArtifactError(f"{path}: geometries are not sizes of pictures and boxes inside them and the images")
+            raise ArtifactError(
+                f"{path}: {len(images)} images, but geometries is {list(self.geometries.shape)}", code="golden.shape"
+            )
+        if self.geometries is not None and not _are_valid(self.geometries, images.shape[2], images.shape[1]):
+            raise ArtifactError(
+                f"{path}: the geometries are not image sizes with boxes inside the image and the input",
+                code="golden.geometry",
+            )
 
 
 def packed(geometries: Iterable[Geometry]) -> NDArray[np.float64]:
-    """Geometries as the array a golden sample holds."""
-    return np.array([(*how.source_size, *how.source_box, *how.target_box) for how in geometries], dtype=np.float64)
+    """Convert geometries to the array of a golden sample, float64 [N, 10]."""
+    rows = [(*geometry.source_size, *geometry.source_box, *geometry.target_box) for geometry in geometries]
+    return np.array(rows, dtype=np.float64)
 
 
-def _sound(geometries: NDArray[Any], width: int, height: int) -> bool:
-    """Masks are resized to the sizes in the file, so it must not ask for endless ones."""
+def _are_valid(geometries: NDArray[Any], width: int, height: int) -> bool:
+    """Whether sizes and boxes are possible: masks are resized to these sizes, so a huge size must be refused."""
     if geometries.dtype != np.float64 or not np.isfinite(geometries).all():
         return False
     sizes, low, high = geometries[:, :2], geometries[:, [2, 3, 6, 7]], geometries[:, [4, 5, 8, 9]]
-    most = np.concatenate([sizes, np.broadcast_to((width, height), sizes.shape)], axis=1)
+    limits = np.concatenate([sizes, np.broadcast_to((width, height), sizes.shape)], axis=1)
     in_bounds = bool((sizes >= 1).all()) and bool((sizes.prod(axis=1) <= MAX_PIXELS).all())
-    return in_bounds and bool(((low >= 0) & (low < high) & (high <= most)).all())
+    return in_bounds and bool(((low >= 0) & (low < high) & (high <= limits)).all())
 
 
-def _below(prefix: str, arrays: Any) -> dict[str, NDArray[Any]]:
+def _arrays_with_prefix(prefix: str, arrays: Any) -> dict[str, NDArray[Any]]:
     return {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
 
 
 def beside_checkpoint(checkpoint: Path) -> Golden | None:
-    """The golden sample of a checkpoint: `<stem>.golden.npz`, or the folder's `golden.npz`; None without one."""
+    """Load the golden sample of a checkpoint, `<stem>.golden.npz` or `golden.npz` in its folder; None if absent."""
     for candidate in (checkpoint.with_suffix(".golden.npz"), checkpoint.with_name(GOLDEN_FILE)):
         if candidate.is_file():
             return Golden.load(candidate)

@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, asked of the driver itself: torch takes seconds and a gigabyte to say as much."""
+"""The NVIDIA GPU of this machine, read from the driver: torch would need seconds and a gigabyte of memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _MAJOR, _MINOR = 75, 76
 
 
 class Gpu(Frozen):
-    """One device."""
+    """One GPU."""
 
     name: str
-    """As NVIDIA sells it, such as `NVIDIA L4`."""
+    """NVIDIA's product name, such as `NVIDIA L4`."""
     compute_capability: str
     """Such as `8.9`."""
 
 
 def find_gpu(index: int = 0) -> Gpu | None:
-    """The GPU of that number among those visible (CUDA_VISIBLE_DEVICES), None where there is no driver or no GPU."""
+    """Return the visible GPU with this index (CUDA_VISIBLE_DEVICES), None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

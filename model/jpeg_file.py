@@ -1,4 +1,4 @@
-"""The segments of a JPEG: what its pixels need, its orientation, and whether all of it is there. Stands alone.
+"""Prepares a JPEG for Pillow: removes segments that pixels do not need, and checks that the file is complete.
 
 Names and numbers are those of ITU-T T.81, annex B; APP0 and APP14 are of JFIF 1.02 and of Adobe's technical note 5116.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageChops
 
-from .picture_file import ImageError, PictureFile, not_read
+from .picture_file import ImageError, PictureFile, unsupported_error
 
 _SOS, _EOI = 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # and JPEG-LS
@@ -19,12 +19,12 @@ _READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
 _END = b"\xff\xd9"
 _FILLINGS = (b"\x55" * 64, b"\xaa" * 64, b"\xfe" * 64)
-"""Bits that stand for no picture."""
+"""Byte patterns that are no image data."""
 _GAP = bytes(16)
 
 
 def jpeg_file(data: bytes) -> PictureFile:
-    """Leave out the segments that pixels do not need. Raises ImageError for a kind of JPEG that is not read."""
+    """Remove the segments that pixels do not need. Raises ImageError for an unsupported variant."""
     view, exif, at, adobe, channels = memoryview(data), b"", 2, False, 0
     kept: list[bytes | memoryview] = [b"\xff\xd8"]
     for marker, start, end in _segments(data):
@@ -42,12 +42,14 @@ def jpeg_file(data: bytes) -> PictureFile:
             kept.append(view[start:end])
         at = end
     if channels == 4 and not adobe:
-        raise not_read("JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)")
+        raise unsupported_error(
+            "JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)"
+        )
     return PictureFile("JPEG", b"".join([*kept, view[at:]]), exif)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment before the first scan, as far as they are whole."""
+    """Yield marker, start and end of each complete segment before the first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -62,45 +64,45 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_frame(marker: int, body: bytes) -> int:
-    """The channels of a frame. Raises ImageError where its kind is not read."""
+    """Return the number of channels of a frame. Raises ImageError for an unsupported frame."""
     if len(body) < 6:
-        raise ImageError("the JPEG header is broken (its frame is cut short)")
+        raise ImageError("the JPEG header is broken (its frame is cut short)", code="image.header")
     if marker not in _READ_FRAMES:
-        raise not_read("JPEG that is lossless or hierarchical")
+        raise unsupported_error("JPEG that is lossless or hierarchical")
     if body[0] != 8:
-        raise not_read(f"JPEG with {body[0]} bits a channel")
+        raise unsupported_error(f"JPEG with {body[0]} bits a channel")
     if body[5] not in (1, 3, 4):
-        raise not_read(f"JPEG with {body[5]} channels")
+        raise unsupported_error(f"JPEG with {body[5]} channels")
     return body[5]
 
 
-def with_its_end(data: bytes) -> bytes:
-    """A JPEG with its end marker, also where that alone is missing. Raises ImageError where pixels are missing too.
+def with_end_marker(data: bytes) -> bytes:
+    """Return the JPEG with its end marker, which may be missing. Raises ImageError if pixels are missing too.
 
-    A decoder makes up missing pixels from the bytes that follow. Where different ones give the same picture, nothing
-    of it was missing.
+    A decoder invents missing pixels from the bytes that follow. If different bytes result in the same image, no pixel
+    was missing.
     """
     if data.rfind(_END) >= 0:
         return data
     data = data.removesuffix(b"\xff")  # the first half of the marker
-    # A copy that was cut short may have a gap of zeros there.
-    if data.endswith(_GAP) or not (_has_all_scans(data) and _has_all_restarts(data) and _needs_no_more(data)):
-        raise ImageError("the JPEG data is broken or cut short (its end is missing)")
+    # A truncated copy may end with zeros.
+    if data.endswith(_GAP) or not (_has_all_scans(data) and _has_all_restarts(data) and _is_complete(data)):
+        raise ImageError("the JPEG data is broken or cut short (its end is missing)", code="image.truncated")
     return data + _END
 
 
-def _needs_no_more(data: bytes) -> bool:
-    first = _opened(data + _END)
-    others = (_opened(data + filling + _END) for filling in _FILLINGS)  # one after the other, for they may be large
+def _is_complete(data: bytes) -> bool:
+    first = _open(data + _END)
+    others = (_open(data + filling + _END) for filling in _FILLINGS)  # one at a time, as they may be large
     return all(ImageChops.difference(first, other).getbbox() is None for other in others)
 
 
-def _opened(data: bytes) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=("JPEG",))
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether scans bring every coefficient of every channel to its last bit, as progressive ones do step by step."""
+    """Whether the scans contain every coefficient of every channel to its last bit, as a complete progressive JPEG."""
     missing: set[tuple[int, int]] = set()
     for marker, start, end in _segments(data):
         if marker in _FRAMES:
@@ -115,7 +117,7 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _has_all_restarts(data: bytes) -> bool:
-    """Whether all parts of the scan are there, where it is divided (B.2.4.4). False where there are more scans."""
+    """Whether a scan with restart intervals (B.2.4.4) has all of them. False for several scans."""
     every, width, height, factors = 0, 0, 0, b"\x11"
     for marker, start, end in _segments(data):
         if marker == 0xDD:

@@ -1,4 +1,4 @@
-"""The servers that `server up` started on this machine, as their state files name them."""
+"""The servers that `server up` started on this machine, from their state files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONNECT_S = 1.0
 
 
 class LocalServer(Frozen, extra="ignore"):
-    """A server's address and repository, as a client needs them."""
+    """The address and repository of a local server."""
 
     repository: Path
     host: str
@@ -28,12 +28,12 @@ class LocalServer(Frozen, extra="ignore"):
 
     @property
     def url(self) -> str:
-        """Its gRPC address, as `--url` takes it."""
-        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - every address is loopback too
+        """Return the gRPC address in the form of `--url`."""
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - includes the loopback address
         return f"{'grpcs://' if self.security.get('tls_certificate') else ''}{host}:{self.grpc_port}"
 
     def accepts(self) -> bool:
-        """Whether something listens at its gRPC port."""
+        """Whether a process listens at the gRPC port."""
         return accepts(self.url.rpartition("//")[2])
 
 
@@ -42,27 +42,27 @@ class _State(Frozen, extra="ignore"):
 
 
 def state_folder() -> Path:
-    """Where running servers are remembered: `$TRITONKIT_STATE`, or the user's state folder."""
+    """Return the folder of the state files: `$TRITONKIT_STATE`, or the user's state folder."""
     chosen = os.environ.get(STATE_VARIABLE)
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(chosen) if chosen else Path(base) / "tritonkit" / "servers"
 
 
 def recorded_servers() -> list[LocalServer]:
-    """The servers that have a state file; they may have ended since."""
-    found = []
+    """Return the servers with a state file; they may have stopped since."""
+    servers = []
     for path in sorted(state_folder().glob(f"*/{STATE_FILE}")):
         try:
-            found.append(_State.model_validate_json(path.read_bytes()).options)
-        except (OSError, ValidationError):  # another user's, or it is being removed
+            servers.append(_State.model_validate_json(path.read_bytes()).options)
+        except (OSError, ValidationError):  # another user's file, or one that is being removed
             continue
-    return found
+    return servers
 
 
 def url_without_option(usual: str = DEFAULT_URL) -> str:
-    """The address to ask where no `--url` is given: Triton's own, or that of the only server that runs here.
+    """Return the address to use without `--url`: Triton's default, or that of the only server on this machine.
 
-    Says so on stderr where it is not Triton's own. Raises InputError where several run.
+    It prints a line on stderr if it is not Triton's default. Raises InputError if several servers run.
     """
     recorded = recorded_servers()
     if accepts(usual) or any(server.url.endswith(usual) for server in recorded):
@@ -70,16 +70,19 @@ def url_without_option(usual: str = DEFAULT_URL) -> str:
     running = [server for server in recorded if server.accepts()]
     if len(running) > 1:
         listed = ", ".join(f"{server.url} ({server.repository})" for server in running)
-        raise InputError(f"nothing answers at {usual}, and several servers run here; choose by --url: {listed}")
+        raise InputError(
+            f"no server answers at {usual}, and several servers run here; select one with --url: {listed}",
+            code="server.ambiguous",
+        )
     if not running:
         return usual
     (server,) = running
-    warn(f"nothing answers at {usual}: asking {server.url}, which serves {server.repository}")
+    warn(f"no server answers at {usual}: using {server.url}, which serves {server.repository}")
     return server.url
 
 
 def accepts(netloc: str) -> bool:
-    """Whether something listens at HOST:PORT."""
+    """Whether a process listens at HOST:PORT."""
     host, _, port = netloc.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a published version consists of and what made it. `builder` writes it, servers read it."""
+"""`manifest.json`: files, tools and target of a published version. `builder` writes it, `server` reads it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MANIFEST_FILE = "manifest.json"
 
 
 class FileEntry(Frozen):
-    """A file of the version folder."""
+    """Hash and size of a file in the version folder."""
 
     sha256: str
     bytes: int
 
 
 class Manifest(Frozen):
-    """Hashes, tools and the target a version was made for. The GPU and TensorRT fields are those of a plan."""
+    """Files, tools and target of a version. The GPU and TensorRT fields belong to a plan."""
 
     files: dict[str, FileEntry]
     created: datetime
@@ -33,22 +33,24 @@ class Manifest(Frozen):
     source: str
     source_sha256: str
     source_path: Path | None = None
-    """Where the source lay on the machine that exported it."""
+    """Path of the source on the machine of the export."""
     triton_image: str = IMAGE_TAG
     tensorrt: str | None = None
     gpu: str | None = None
     compute_capability: str | None = None
-    """Where a plan is for several GPUs, with commas between."""
+    """Separated by commas if a plan is for several GPUs."""
     build: BuildRecord | None = None
-    """Of a version with a plan or an engine, from `build.json`."""
+    """The content of `build.json`, for a version with a plan or an engine."""
 
 
 def record_in(folder: Path) -> BuildRecord | None:
-    """The record of the build in a version folder, None without one. Raises ArtifactError for a broken one."""
+    """Read the build record of a version folder, None if absent. Raises ArtifactError for an invalid one."""
     path = folder / BUILD_FILE
     if not path.is_file():
         return None
     try:
         return BuildRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not the record of a build; export the model again ({error})") from error
+        raise ArtifactError(
+            f"{path}: not a build record; export the model again ({error})", code="build.record"
+        ) from error

@@ -1,4 +1,4 @@
-"""Masks that go the way of the pictures they belong to."""
+"""Fits a segmentation mask to the model's size in the same way as its image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from model.preprocess import ImageArray, Preprocess, layout
 
 
 def fit_mask(mask: ImageArray, how: Preprocess, fill: int) -> ImageArray:
-    """Crop, pad or squash class numbers uint8 [H, W] as `fit_image` does a picture, to uint8 [height, width].
+    """Crop, pad or squash class numbers uint8 [H, W] to uint8 [height, width], as `fit_image` does with an image.
 
-    No values are mixed; borders get the value `fill`.
+    Values are never interpolated; borders get the value `fill`.
     """
     source_height, source_width = mask.shape
     box, (left, top, width, height) = layout(source_width, source_height, how)

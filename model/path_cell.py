@@ -1,4 +1,4 @@
-"""A cell of a table that is shortened in front, for its end is what tells it from others."""
+"""A table cell for a path: if space is short, the beginning is cut off, because the ends of paths differ."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class PathCell:
     path: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """At least the end of the path is shown, at most all of it."""
+        """Return the width of the end of the path as minimum, and of the whole path as maximum."""
         width = cell_len(self.path)
         return Measurement(min(width, _LEAST), width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yield the path, or as much of its end as there is room for behind an ellipsis."""
+        """Yield the path, or an ellipsis and the part of its end that fits."""
         shown = self.path
         if cell_len(shown) > options.max_width:
             while shown and cell_len(shown) >= options.max_width:

@@ -1,4 +1,4 @@
-"""Asking again what is safe to ask again."""
+"""Retries of requests that are safe to repeat."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ from model.errors import (
 Answer = TypeVar("Answer")
 
 PASSING = (UnreachableError, NotReadyError, BusyError, DeadlineError)
-"""What may be over in a moment."""
+"""Errors that may disappear within seconds."""
 _FIRST_S, _LONGEST_S = 0.05, 2.0
 
 
 @dataclass
 class RetryPolicy:
-    """For how long a failure is borne with, counted from the first one. Safe to use from several threads."""
+    """Repeats a failed request with growing pauses, up to a time limit. Safe to use from several threads."""
 
     for_s: float
+    """Time limit, counted from the first failure."""
     on_failure: Callable[[TritonkitError], None] = lambda error: None
-    """Told of each failure before the request is repeated, in the thread of the request."""
+    """Called for each failure before the retry, in the thread of the request."""
     over: threading.Event = field(default_factory=threading.Event)
-    """Once set, nothing is repeated any more."""
+    """Set it to stop all retries."""
 
     def ask(
         self, request: Callable[[], Answer], passing: tuple[type[TritonkitError], ...] = PASSING, option: str = ""
     ) -> Answer:
-        """The answer of `request`, repeated while it raises what is `passing`, with growing pauses.
+        """Call `request`, repeat it while it raises a `passing` error, and return its answer.
 
-        option: the option of the command that would have us wait longer, for the last error, which is raised.
+        option: the command's option for the time limit, for the message of the last error, which is raised.
         """
-        pause_s, given_up = _FIRST_S, 0.0
+        pause_s, give_up_at = _FIRST_S, 0.0
         while True:
             try:
                 return request()
             except passing as error:
-                given_up = given_up or time.monotonic() + self.for_s
-                left_s = given_up - time.monotonic()
+                give_up_at = give_up_at or time.monotonic() + self.for_s
+                left_s = give_up_at - time.monotonic()
                 if left_s <= 0 or self.over.is_set():
-                    raise self._last(error, option) from error
+                    raise self._final_error(error, option) from error
                 self.on_failure(error)
-                # Requests that failed together do not come back together.
+                # The random factor spreads requests that failed at the same time.
                 self.over.wait(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_S)
 
-    def _last(self, error: TritonkitError, option: str) -> TritonkitError:
+    def _final_error(self, error: TritonkitError, option: str) -> TritonkitError:
         if not self.for_s or self.over.is_set():
             return error
-        return type(error)(f"{error} Asked again for {self.for_s:g} s{f' ({option})' if option else ''}.")
+        retried = f"Retried for {self.for_s:g} s{f' ({option})' if option else ''}."
+        return type(error)(f"{error} {retried}", code=error.code)

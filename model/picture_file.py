@@ -1,4 +1,4 @@
-"""A picture's file as Pillow is to read it, and the error of one that cannot be used. Stands alone."""
+"""An image file prepared for Pillow, and the error of an image that cannot be read. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ from dataclasses import dataclass
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message says why."""
+    """An image cannot be read; the message says why. `code` is stable, such as `image.truncated`."""
+
+    code: str = "image.unreadable"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """The bytes that Pillow decodes, and what it does not know of them."""
+    """The bytes for Pillow's decoder, and properties of the image that Pillow does not find in them."""
 
     format: str
-    """Pillow's name of the decoder."""
+    """Pillow's name of the format."""
     data: bytes
-    """Without what the pixels do not need, where that could make Pillow refuse the file."""
+    """The file, without metadata that could make Pillow refuse it."""
     exif: bytes = b""
-    """The EXIF block that was taken out of the bytes; in other formats Pillow finds it."""
+    """The EXIF block, if it was removed from `data`; otherwise Pillow finds it."""
     inverted: bool = False
-    """Whether white is 0."""
-    clear_level: int | None = None
-    """The level of grey that is transparent, where pixels have 16 bits."""
+    """Whether 0 is white."""
+    transparent_level: int | None = None
+    """The grey level of transparent pixels, for images with 16 bits per pixel."""
 
 
-def not_read(what: str) -> ImageError:
-    """The error of a whole kind of files that is not read."""
-    return ImageError(f"{what} is not read; save it as PNG or JPEG")
+def unsupported_error(what: str) -> ImageError:
+    """Create the error for an unsupported format or variant."""
+    return ImageError(f"{what} is not supported; save it as PNG or JPEG", code="image.unsupported_format")

@@ -1,4 +1,4 @@
-"""Which files are pictures where a folder, an archive or a store is searched, and what is skipped there."""
+"""Finds image files in a folder, an archive or a store, and counts the files that are skipped."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from pathlib import Path
 from model.preprocess import SUFFIXES
 
 SYSTEM_FOLDERS = frozenset({"@eaDir", "__MACOSX"})
-"""Folders with copies that Synology's and Apple's programs make; they are left out as hidden ones are."""
-_NOT_READ = frozenset(
+"""Folders with copies made by Synology's and Apple's programs; they are skipped like hidden folders."""
+_UNSUPPORTED_IMAGES = frozenset(
     {
         *(".jxl", ".psd", ".psb", ".xcf", ".svg", ".ico", ".tga"),
         *(".cr2", ".cr3", ".dng", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".hdr", ".dds", ".pcx", ".dcm"),
         *(".eps", ".pdf", ".jxr", ".qoi", ".pfm", ".pam", ".fits"),
     }
 )
-"""Endings of pictures that may not be read. They are named first."""
+"""Suffixes of image formats that may not be supported. They are listed first."""
 _SHOWN = 10
 _ENDING = re.compile(r"\.[\w-]{1,16}")
 
 
 @dataclass
 class SkippedFiles:
-    """Counts by kind the files that a search skips."""
+    """Counts the files that a search skips, by suffix."""
 
     kinds: Counter[str] = field(default_factory=Counter)
-    """By ending in lower case, or by what the file is."""
+    """Count by suffix in lower case, or by another description."""
 
     def add(self, name: str) -> None:
-        """Count a file by the ending of its name."""
+        """Count a file by its suffix."""
         ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a million of them
         self.kinds[ending if _ENDING.fullmatch(ending) else "without an ending"] += 1
 
     def sentence(self) -> str:
-        """The counts as one line, empty where nothing was skipped: `3 files skipped: 2 .heic, 1 .txt`."""
+        """Return the counts as one line, such as `3 files skipped: 2 .heic, 1 .txt`; empty if there are none."""
         total = self.kinds.total()
-        kinds = sorted(self.kinds.items(), key=lambda kind: (kind[0] not in _NOT_READ, -kind[1], kind[0]))
+        kinds = sorted(self.kinds.items(), key=lambda kind: (kind[0] not in _UNSUPPORTED_IMAGES, -kind[1], kind[0]))
         named = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
         if rest := sum(count for _, count in kinds[_SHOWN:]):
             named.append(f"{rest} of other kinds")
@@ -49,16 +49,16 @@ class SkippedFiles:
 
 @dataclass
 class PictureSearch:
-    """Searches folders for files that are named like pictures. Links are followed, each real folder once."""
+    """Searches folders for files with an image suffix. Links are followed, each real folder once."""
 
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     errors: dict[str, str] = field(default_factory=dict)
-    """By path, why a folder cannot be listed or a file cannot be read."""
+    """Message for each path of a folder that cannot be listed or a file that cannot be read."""
 
     def below(self, folder: str) -> Iterator[str]:
-        """Yield the paths in the order of their parts, those in linked folders last.
+        """Yield the paths sorted by their parts, those in linked folders last.
 
-        A path that is a key of `errors` is yielded too: a folder that cannot be listed, a link that leads nowhere.
+        Paths in `errors` are yielded too: a folder that cannot be listed, or a broken link.
         """
         seen, links = set[tuple[int, int]](), [folder]
         while links:
@@ -88,7 +88,7 @@ class PictureSearch:
         return new
 
     def _entries(self, folder: str, linked: list[str]) -> list[tuple[str, bool]]:
-        """The paths of the folders and pictures in a folder, and which of them are folders."""
+        """Return the folders and image files in a folder, as pairs of path and whether it is a folder."""
         start = "" if folder == "." else folder
         found = []
         try:
@@ -108,7 +108,7 @@ class PictureSearch:
         return found
 
     def _kind(self, entry: os.DirEntry[str], path: str) -> str:
-        """`folder`, `link to a folder`, `picture`; empty for what is skipped."""
+        """Return `folder`, `link to a folder` or `picture`; empty for a skipped entry."""
         try:
             if entry.is_dir():
                 return "link to a folder" if entry.is_symlink() else "folder"
@@ -129,14 +129,14 @@ class PictureSearch:
 
 
 def link_error(path: str) -> str:
-    """Why a link cannot be read."""
+    """Return the message for a link that cannot be read."""
     return f"cannot be read (it is a link to {os.readlink(path)}, where no file is)"  # noqa: PTH115 - as above
 
 
 def pictures_below(folder: Path, search: PictureSearch | None = None) -> list[Path]:
-    """The files below a folder that are named like pictures, in order; hidden ones are left out.
+    """Return the files below a folder that have an image suffix, sorted; hidden files are skipped.
 
-    search: gets the counts of what is skipped, and what cannot be read.
+    search: collects the counts of skipped files, and the errors.
     """
     search = search or PictureSearch()
     found = sorted(Path(path) for path in search.below(str(folder)))
@@ -144,15 +144,15 @@ def pictures_below(folder: Path, search: PictureSearch | None = None) -> list[Pa
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left out of a search."""
+    """Whether a search skips a file or folder of this name."""
     return name in SYSTEM_FOLDERS or (name.startswith(".") and name not in (".", ".."))
 
 
 def is_below_hidden(path: str) -> bool:
-    """Whether a path in an archive is hidden, or lies in a hidden folder."""
+    """Whether a path in an archive is hidden or in a hidden folder."""
     return any(map(is_hidden, path.split("/")))
 
 
 def has_picture_suffix(name: str) -> bool:
-    """Whether a file of this name is a picture where a folder or an archive is searched."""
+    """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million of them

@@ -1,6 +1,6 @@
-"""Which kinds of pictures are read, and what a file is by its first bytes. Stands alone.
+"""The supported image formats, detected by the first bytes of a file.
 
-Whatever a decoder does not know for certain is refused here by name, before it could pass it on as pixels.
+Variants that Pillow may misread are refused here with an error, so that they never become wrong pixels.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from .jpeg_file import jpeg_file
-from .picture_file import ImageError, PictureFile, not_read
+from .picture_file import ImageError, PictureFile, unsupported_error
 from .png_file import png_file
 from .tiff_file import tiff_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
-"""Only these decoders are tried, whatever a file is named."""
+"""The supported formats, independent of the file name."""
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".heic", ".heif"),
     }
 )
-"""File names that end so are pictures when a folder is searched."""
+"""Suffixes of image files in a folder that is searched."""
 
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
-_STARTS = {
+_MAGIC_NUMBERS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
@@ -43,7 +43,7 @@ _STARTS = {
     _CODESTREAM: "JPEG2000",
 }
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
-_UNREAD = (
+_UNSUPPORTED = (
     (0, b"\0\0\1\0", "ICO"),
     (0, b"8BPS", "PSD (Photoshop)"),
     (0, b"%PDF", "PDF"),
@@ -64,7 +64,7 @@ _UNREAD = (
     (4, b"ftyp", "MP4, or another of its family,"),
     (-18, b"TRUEVISION-XFILE", "TGA"),
 )
-"""Where each of the kinds that are not read has which bytes."""
+"""Offset, bytes and name of known formats that are not supported."""
 _PLUGINS = {
     "JPEG": "JpegImagePlugin",
     "PNG": "PngImagePlugin",
@@ -79,40 +79,44 @@ _PLUGINS = {
 
 
 def picture_file(data: bytes) -> PictureFile:
-    """What a file is, as its decoder is to read it. Raises ImageError where it is none of the kinds that are read."""
-    kind = _kind(data)
+    """Detect the format and prepare the file for Pillow. Raises ImageError for an unsupported format."""
+    kind = _format_of(data)
     if kind is None:
-        starts = ((name, data.startswith(magic, at if at >= 0 else len(data) + at)) for at, magic, name in _UNREAD)
+        starts = ((name, data.startswith(magic, at if at >= 0 else len(data) + at)) for at, magic, name in _UNSUPPORTED)
         name = "SVG" if b"<svg" in data[:1024] else next((name for name, there in starts if there), None)
-        raise not_read(name) if name else ImageError(f"not a picture; {', '.join(FORMATS)} can be read")
-    check = _CHECKS.get(kind)
+        if name:
+            raise unsupported_error(name)
+        raise ImageError(f"not a picture; {', '.join(FORMATS)} can be read", code="image.unknown_format")
+    check = _READERS.get(kind)
     return check(data) if check else PictureFile(kind, data)
 
 
-def opened(file: PictureFile) -> ImageFile:
-    """The picture, of which the header alone has been read. Raises ImageError."""
+def open_header(file: PictureFile) -> ImageFile:
+    """Open an image with Pillow, which reads only the header. Raises ImageError."""
     _load_decoder(file.format)
     open_file: Any = Image.OPEN[file.format][0]
     try:
         image: ImageFile = open_file(io.BytesIO(file.data), "")
     except Exception as error:
-        raise ImageError(f"the {file.format} header is broken, or of a kind that is not read ({error})") from error
+        raise ImageError(
+            f"the {file.format} header is broken, or its variant is not supported ({error})", code="image.header"
+        ) from error
     _check_opened(file, image)
     return image
 
 
 def _check_opened(file: PictureFile, image: ImageFile) -> None:
-    """Raise ImageError for what Pillow opens and misreads."""
-    # It takes a palette of greys for none, and the bits of an index for those of a level.
+    """Raise ImageError for images that Pillow opens and misreads."""
+    # Pillow ignores a palette of greys, and reads the bits of an index as a level.
     if file.format == "BMP" and {"1": 1, "L": 8}.get(image.mode, bits := _bmp_bits(file.data)) != bits:
-        raise not_read(f"BMP with {bits} bits a pixel and this palette of greys")
-    # The specification would have the background's colour around it, browsers nothing, Pillow the first colour.
+        raise unsupported_error(f"BMP with {bits} bits a pixel and this palette of greys")
+    # Around the frame, the specification requires the background colour, browsers show none, Pillow the first colour.
     if file.format == "GIF" and "transparency" not in image.info and image.tile[0][1] != (0, 0, *image.size):
-        raise not_read("GIF whose first frame does not cover the whole picture")
+        raise unsupported_error("GIF whose first frame does not cover the whole picture")
 
 
-def _kind(data: bytes) -> str | None:
-    """One of FORMATS by the first bytes; none for any other."""
+def _format_of(data: bytes) -> str | None:
+    """Return one of FORMATS by the first bytes, None for any other."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -123,23 +127,24 @@ def _kind(data: bytes) -> str | None:
         return "PPM"
     if data[:2] == b"BM" and data[15:18] == b"\0\0\0":  # the size of a header
         return "BMP"
-    return next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+    return next((kind for start, kind in _MAGIC_NUMBERS.items() if data.startswith(start)), None)
 
 
 def _load_decoder(kind: str) -> None:
-    """Have Pillow know a format. Raises ImageError where a package is missing, or is too old."""
+    """Register a format with Pillow. Raises ImageError if a package is missing or too old."""
     if kind == "HEIF":
         try:
             importlib.import_module("pillow_heif").register_heif_opener()
         except ImportError as error:
             raise ImageError(
-                "HEIC is not read without the package pillow-heif: pip install 'tritonkit[heic]'; or save it as JPEG"
+                "HEIC needs the package pillow-heif: pip install 'tritonkit[heic]'; or save it as JPEG",
+                code="image.missing_package",
             ) from error
         return
     try:
         importlib.import_module(f"PIL.{_PLUGINS[kind]}")
     except ImportError as error:
-        raise not_read(f"{kind} needs a newer Pillow than {PIL.__version__} and") from error
+        raise unsupported_error(f"{kind} needs a newer Pillow than {PIL.__version__} and") from error
 
 
 def _bmp_bits(data: bytes) -> int:
@@ -147,33 +152,33 @@ def _bmp_bits(data: bytes) -> int:
 
 
 def _jpeg2000_file(data: bytes) -> PictureFile:
-    """Accept JPEG 2000 of grey with 8 or 16 bits, or of RGB with 8 (ISO/IEC 15444-1, annexes A and I)."""
+    """Accept JPEG 2000 with grey of 8 or 16 bits, or RGB of 8 bits (ISO/IEC 15444-1, annexes A and I)."""
     start = data.find(_CODESTREAM)
     if start < 0 or len(data) < start + 42:
-        raise ImageError("the JPEG2000 header is broken (there is no codestream)")
+        raise ImageError("the JPEG2000 header is broken (there is no codestream)", code="image.header")
     (channels,) = struct.unpack_from(">H", data, start + 40)
     each = {data[at : at + 3] for at in range(start + 42, start + 42 + 3 * channels, 3)}
     bits, across, down = (next(iter(each), b"") + b"\0\0\0")[:3]
     if channels not in (1, 3):
-        raise not_read(f"JPEG 2000 with {channels} channels")
+        raise unsupported_error(f"JPEG 2000 with {channels} channels")
     if len(each) > 1 or (across, down) != (1, 1) or bits > 127:
-        raise not_read("JPEG 2000 whose channels differ or are signed")
+        raise unsupported_error("JPEG 2000 whose channels differ or are signed")
     if bits + 1 not in ((8, 16) if channels == 1 else (8,)):
-        raise not_read(f"JPEG 2000 with {channels} channel{'s' * (channels > 1)} of {bits + 1} bits")
+        raise unsupported_error(f"JPEG 2000 with {channels} channel{'s' * (channels > 1)} of {bits + 1} bits")
     header = data[:start]
     colours = header.find(b"colr")
     enumerated = colours >= 0 and header[colours + 4] == 1
     if b"pclr" in header or (enumerated and int.from_bytes(header[colours + 7 : colours + 11]) not in (16, 17)):
-        raise not_read("JPEG 2000 with a palette, or with other colours than RGB and grey,")
+        raise unsupported_error("JPEG 2000 with a palette, or with other colours than RGB and grey,")
     return PictureFile("JPEG2000", data)
 
 
 def _avif_file(data: bytes) -> PictureFile:
-    """Hide EXIF, which could make Pillow refuse the file: how it is turned, the file says itself (ISO/IEC 23008-12)."""
+    """Remove EXIF, which could make Pillow refuse the file; the rotation is stored elsewhere (ISO/IEC 23008-12)."""
     return PictureFile("AVIF", re.sub(rb"(infe.{8})Exif", rb"\1free", data, flags=re.DOTALL))
 
 
-_CHECKS: dict[str, Callable[[bytes], PictureFile]] = {
+_READERS: dict[str, Callable[[bytes], PictureFile]] = {
     "JPEG": jpeg_file,
     "PNG": png_file,
     "TIFF": tiff_file,

@@ -1,7 +1,7 @@
-"""How many pixels lie in memory at once while threads decode pictures, however large those are.
+"""Limits the number of pixels in memory while threads decode images.
 
-A picture of 400 kB can have 100 million pixels, and decoding takes up to 17 bytes for each. The file needs nothing of
-ours, so that it can be carried to a server.
+An image file of 400 kB can have 100 million pixels, and decoding takes up to 17 bytes for each. This file needs only
+the standard library, so that it can be copied to a server.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EACH_THREAD = 28_000_000
-"""The pixels of a camera's photograph, 24 million, and of resizing it: where all threads decode such, none waits."""
+PIXELS_PER_THREAD = 28_000_000
+"""Pixels of a photograph, 24 million, and of its resize: threads that decode such images never wait."""
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""Gives what is free back to the system. The GNU C library alone has it: it keeps freed memory for each thread apart,
-and so as much as all of them together ever had, though they had it one after the other (malloc_trim(3))."""
+"""Returns freed memory to the system. Only the GNU C library has and needs it: it keeps freed memory for each thread,
+so without it the process keeps the sum of what its threads ever used (malloc_trim(3))."""
 
 
 class PixelBudget:
-    """Room for so many pixels, which threads share. A picture of more waits until it has all the room alone."""
+    """A number of pixels that threads share. An image with more pixels waits until it can have the whole budget."""
 
     def __init__(self, pixels: int) -> None:
-        """Raises ValueError for no pixels."""
+        """Create a budget of `pixels`. Raises ValueError if it is less than 1."""
         if pixels < 1:
-            raise ValueError(f"pixels decoded at once are 1 or more, got {pixels}")
+            raise ValueError(f"pixel budget: expected 1 or more pixels, got {pixels}")
         self.pixels = self._free = pixels
         self._turn = threading.Lock()
         self._given_back = threading.Condition()
 
     @staticmethod
     def for_threads(threads: int, at_least: int) -> PixelBudget:
-        """Room for a photograph in each thread, and for `at_least` so many pixels."""
-        return PixelBudget(max(at_least, threads * EACH_THREAD))
+        """Create a budget for one photograph in each thread, with `at_least` this number of pixels."""
+        return PixelBudget(max(at_least, threads * PIXELS_PER_THREAD))
 
     @contextmanager
     def __call__(self, pixels: int) -> Iterator[None]:
-        """Wait for room for so many pixels, and keep it while the block lasts."""
+        """Wait until `pixels` are free, and reserve them for the block."""
         share = min(pixels, self.pixels)
-        # Whoever waits for room keeps the others waiting behind it: small pictures never pass a large one by for ever.
+        # The first waiting thread blocks those behind it, so small images cannot starve a large one.
         with self._turn, self._given_back:
             self._given_back.wait_for(lambda: share <= self._free)
             self._free -= share
         try:
             yield
         finally:
-            # Of such pictures all threads together would keep more than there is room for.
-            if _trim is not None and pixels > min(EACH_THREAD, self.pixels // 2):
+            # The threads together would keep more freed memory of such images than the budget.
+            if _trim is not None and pixels > min(PIXELS_PER_THREAD, self.pixels // 2):
                 _trim(0)
             with self._given_back:
                 self._free += share

@@ -1,7 +1,7 @@
-"""TensorRT plans from outside: what their first bytes say, and the library that can read them.
+"""The header of TensorRT plans, and the import of the TensorRT library.
 
-There is no documented way to ask a plan its version. Its header was read off plans of many versions: a magic of four
-letters, the length of the whole as u64 at byte 16, and the version of the builder in bytes 24 to 27.
+TensorRT has no documented way to read the version of a plan. The header format was found from plans of many versions:
+four letters, the length of the file as u64 at byte 16, and the version of the builder in bytes 24 to 27.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Flavour = Literal["tensorrt", "rtx"]
 
 TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 OLDEST = (10, 13)
-"""The oldest TensorRT that builds here: strong typing took all its features with 10.12."""
+"""The oldest TensorRT that can build: strongly typed networks support all features since 10.12."""
 WAYS_OUT = (
-    "Either build in the container that will serve it, where Docker has a GPU: --in-container; "
-    "or build for RTX machines, which needs no GPU: --rtx"
+    "Build in the container that will serve the plan, if Docker has a GPU: --in-container. "
+    "Or build for RTX machines, which needs no GPU: --rtx"
 )
 BUILD_FILE = "build.json"
-"""The record of the build, beside the plan."""
+"""The build record, next to the plan."""
 _MAGICS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"ptrt": "tensorrt", b"vtrt": "rtx"}
 _HEADER = struct.Struct("<4s12xQ4B")
 _MODULES: dict[Flavour, tuple[str, ...]] = {
@@ -37,35 +37,40 @@ _MODULES: dict[Flavour, tuple[str, ...]] = {
 
 
 class PlanHeader(Frozen):
-    """What the first 28 bytes of a plan say."""
+    """The content of the first 28 bytes of a plan."""
 
     flavour: Flavour
     magic: str
     bytes: int
-    """Of the whole plan."""
+    """Length of the whole plan."""
     version: str
-    """Of the TensorRT that built it: major.minor.patch.build."""
+    """Version of the TensorRT that built it: major.minor.patch.build."""
 
 
 def plan_header(path: Path) -> PlanHeader:
-    """Read a plan's header. Raises ArtifactError with the reason for a file that is none, or is cut short."""
+    """Read the header of a plan. Raises ArtifactError for another file, or a truncated plan."""
     try:
         with path.open("rb") as plan:
             start = plan.read(_HEADER.size)
         size = path.stat().st_size
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})", code="tensorrt.unreadable") from error
     if start[:4] not in _MAGICS:
-        raise ArtifactError(f"{path}: {_what_else(start, size)}")
+        raise ArtifactError(f"{path}: {_not_a_plan_message(start, size)}", code="tensorrt.not_a_plan")
     if len(start) < _HEADER.size:
-        raise ArtifactError(f"{path}: is cut short: {size} bytes, a plan's header alone has {_HEADER.size}")
+        raise ArtifactError(
+            f"{path}: is cut short: {size} bytes, a plan's header alone has {_HEADER.size}", code="tensorrt.truncated"
+        )
     magic, length, *version = _HEADER.unpack(start)
     if length > size:
-        raise ArtifactError(f"{path}: is cut short: its header says {length} bytes, the file has {size}; copy it again")
+        raise ArtifactError(
+            f"{path}: is cut short: its header says {length} bytes, the file has {size}; copy it again",
+            code="tensorrt.truncated",
+        )
     return PlanHeader(flavour=_MAGICS[magic], magic=magic.decode(), bytes=length, version=".".join(map(str, version)))
 
 
-def _what_else(start: bytes, size: int) -> str:
+def _not_a_plan_message(start: bytes, size: int) -> str:
     if not start:
         return "is empty, no TensorRT plan"
     prefix = int.from_bytes(start[:4], "little")
@@ -78,39 +83,42 @@ def _what_else(start: bytes, size: int) -> str:
 
 
 def find_tensorrt(flavour: Flavour, ways: str = WAYS_OUT) -> ModuleType:
-    """The library that builds and runs plans of a flavour. ways: what else there is to do without TensorRT.
+    """Import the library that builds and runs plans of a flavour. ways: alternatives without TensorRT, for errors.
 
-    Raises ArtifactError that says what is missing, the library, a GPU or both, and the ways that work without.
-    `--rtx` alone needs no GPU, to build.
+    Raises ArtifactError that names what is missing, the library, a GPU or both, and the alternatives. Only a build
+    with `--rtx` needs no GPU.
     """
-    found, why = _imported(flavour)
-    missing = [] if found is not None else [f"the library ({why})"]
+    library, reason = _import_tensorrt(flavour)
+    missing = [] if library is not None else [f"the library ({reason})"]
     if flavour == "tensorrt" and find_gpu() is None:
         missing.append("an NVIDIA GPU with its driver")
-    if found is None or missing:
-        out = ways if flavour == "tensorrt" else "Install it: pip install 'tritonkit[rtx]'"
-        raise ArtifactError(f"{TITLES[flavour]} cannot be used here: missing {' and '.join(missing)}. {out}")
-    if flavour == "tensorrt" and numbers(found.__version__) < OLDEST:
+    if library is None or missing:
+        fix = ways if flavour == "tensorrt" else "Install it: pip install 'tritonkit[rtx]'"
         raise ArtifactError(
-            f"TensorRT {found.__version__} is too old: expected {OLDEST[0]}.{OLDEST[1]} or newer. {ways}"
+            f"{TITLES[flavour]} cannot be used here: missing {' and '.join(missing)}. {fix}", code="tensorrt.missing"
         )
-    return found
+    if flavour == "tensorrt" and numbers(library.__version__) < OLDEST:
+        raise ArtifactError(
+            f"TensorRT {library.__version__} is too old: expected {OLDEST[0]}.{OLDEST[1]} or newer. {ways}",
+            code="tensorrt.too_old",
+        )
+    return library
 
 
-def _imported(flavour: Flavour) -> tuple[ModuleType | None, str]:
+def _import_tensorrt(flavour: Flavour) -> tuple[ModuleType | None, str]:
     reasons: list[str] = []
     for name in _MODULES[flavour]:
         try:
             return importlib.import_module(name), ""
-        except ImportError as error:  # also where a shared library of it is missing
+        except ImportError as error:  # also for a missing shared library
             reasons.append(f"{error.name or name}: {str(error).splitlines()[0]}")
     return None, reasons[-1]
 
 
 def logger_for(trt: ModuleType, logged: list[str]) -> Any:
-    """A logger of the library that keeps what goes wrong in `logged`, where it would write to stderr."""
+    """Create a TensorRT logger that appends errors to `logged` instead of writing to stderr."""
 
-    class Kept(trt.ILogger):  # type: ignore[misc, name-defined] # the base comes with the library
+    class ErrorCollector(trt.ILogger):  # type: ignore[misc, name-defined] # the base comes with the library
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -118,19 +126,19 @@ def logger_for(trt: ModuleType, logged: list[str]) -> Any:
             if severity <= trt.ILogger.ERROR:
                 logged.append(message)
 
-    return Kept()
+    return ErrorCollector()
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version for comparing, without what comes after them: `10.13.3.9.post1` is (10, 13, 3, 9)."""
-    found: list[int] = []
+    """Parse a version for comparison, without a suffix: `10.13.3.9.post1` becomes (10, 13, 3, 9)."""
+    parts: list[int] = []
     for part in version.split("."):
         if not part.isdecimal():
             break
-        found.append(int(part))
-    return tuple(found)
+        parts.append(int(part))
+    return tuple(parts)
 
 
 def same_release(one: str, other: str) -> bool:
-    """Are two versions the same in major, minor and patch, as far as both say them?"""
+    """Whether two versions have the same major, minor and patch, as far as both contain them."""
     return all(a == b for a, b in zip(numbers(one)[:3], numbers(other)[:3], strict=False))

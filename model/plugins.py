@@ -1,8 +1,7 @@
-"""What users add in Python: models, losses, readers, callbacks and tasks of their own, found by name.
+"""Plugins: models, losses, readers, callbacks and tasks in a user's Python modules, found by name.
 
-A module registers things by a name; a dotted path `module:attribute` names one directly. A module is only imported
-where the person at the keyboard has named it, in the environment or in the training configuration: the name that
-stands in a checkpoint from someone else imports nothing.
+A module registers plugins under a name; `module:attribute` selects one directly. A module is imported only if the user
+lists it, in the environment or in the training configuration. A name in a third-party checkpoint imports nothing.
 """
 
 from __future__ import annotations
@@ -19,66 +18,71 @@ Kind = Literal["model", "loss", "reader", "callback", "task", "training task"]
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 
 VARIABLE = "TRITONKIT_PLUGINS"
-"""Names modules to import, separated by commas."""
+"""Environment variable with modules to import, separated by commas."""
 
-_things: dict[Kind, dict[str, Callable[..., Any]]] = {}
-_named: set[str] = set()
+_registered: dict[Kind, dict[str, Callable[..., Any]]] = {}
+_imported_modules: set[str] = set()
 
 
 def register(kind: Kind, name: str) -> Callable[[Thing], Thing]:
-    """Decorate a class or function to be found as the `name` of this kind in a configuration."""
+    """Register the decorated class or function as the plugin `name` of this kind."""
 
-    def registered(thing: Thing) -> Thing:
-        _things.setdefault(kind, {})[name] = thing
+    def decorate(thing: Thing) -> Thing:
+        _registered.setdefault(kind, {})[name] = thing
         return thing
 
-    return registered
+    return decorate
 
 
 def plugged_in(kind: Kind) -> Mapping[str, Callable[..., Any]]:
-    """What is registered of a kind, by name, the modules that the environment names among it."""
+    """Return the registered plugins of a kind by name, including the modules in the environment."""
     load_plugins(filter(None, os.environ.get(VARIABLE, "").split(",")))
-    return _things.get(kind, {})
+    return _registered.get(kind, {})
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Import modules, looked for in the working directory too. Raises ConfigError for one that cannot be."""
+    """Import plugin modules, also from the working directory. Raises ConfigError if an import fails."""
     for name in (module.strip() for module in modules):
-        if name in _named:
+        if name in _imported_modules:
             continue
-        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
+        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path contains strings
             sys.path.append(os.getcwd())  # noqa: PTH109
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a user's module does wrong
+        except Exception as error:  # a user's module can raise anything
             raise ConfigError(
                 f"the plugin module {name!r} cannot be imported from {os.getcwd()}: "  # noqa: PTH109
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                code="plugin.import",
             ) from error
-        _named.add(name)
+        _imported_modules.add(name)
 
 
 def find(kind: Kind, name: str) -> Callable[..., Any]:
-    """The registered thing of this name, or the attribute that `module:attribute` names.
+    """Return the registered plugin of this name, or the attribute of `module:attribute`.
 
-    Raises SpecError when there is none, or when nobody has named the module as a plugin.
+    Raises SpecError if it does not exist, or if its module is not listed as a plugin.
     """
     module, colon, attribute = name.partition(":")
     known = plugged_in(kind)
     if name in known:
         return known[name]
     if not colon:
-        there = f"; registered: {', '.join(known)}" if known else ""
+        hint = f"; registered: {', '.join(known)}" if known else ""
         raise SpecError(
-            f"no {kind} is registered as {name!r}{there}. Name its module under `plugins:`, or in {VARIABLE}"
+            f"no {kind} is registered as {name!r}{hint}. Add its module to `plugins:`, or to {VARIABLE}",
+            code="plugin.not_registered",
         )
-    if module not in _named:
+    if module not in _imported_modules:
         raise SpecError(
-            f"{kind} {name}: the module {module!r} is not imported unless you say so: "
-            f"name it under `plugins:` of the configuration, or in the environment: {VARIABLE}={module}"
+            f"{kind} {name}: the module {module!r} is imported only if you list it: "
+            f"add it to `plugins:` of the configuration, or set in the environment: {VARIABLE}={module}",
+            code="plugin.not_listed",
         )
-    thing = getattr(sys.modules[module], attribute, None)
-    home = str(getattr(thing, "__module__", module))
-    if not callable(thing) or home.split(".")[0] != module.split(".")[0]:  # what it imports is not its own
-        raise SpecError(f"{kind} {name}: the module {module!r} has no class or function {attribute!r}")
-    return thing  # type: ignore[no-any-return]
+    plugin = getattr(sys.modules[module], attribute, None)
+    defined_in = str(getattr(plugin, "__module__", module))
+    if not callable(plugin) or defined_in.split(".")[0] != module.split(".")[0]:  # not what it imports from elsewhere
+        raise SpecError(
+            f"{kind} {name}: the module {module!r} has no class or function {attribute!r}", code="plugin.no_attribute"
+        )
+    return plugin  # type: ignore[no-any-return]

@@ -1,12 +1,11 @@
-"""From the bytes of a picture to the uint8 array a model takes, and back to places in the picture.
+"""Preprocessing: from the bytes of an image to the uint8 array of a model, and back to positions in the image.
 
-This is the only implementation: training, evaluation, the client and server-side decoding all call
-`load_image`. With the files that it imports beside it, it stands alone: it needs Pillow and numpy and nothing else of
-ours, so that they can be carried to a server.
+This is the only implementation: training, evaluation, the client and server-side decoding all call `load_image`. It
+imports only Pillow, numpy and the files next to it, so that they can be copied to a server.
 
-What is done, in this order: decode, stand upright, RGB (`picture_decoding.py`), then crop, pad or squash to the model's
-size with Pillow's antialiased resize. A JPEG that is to become very much smaller is decoded at a half, a quarter or an
-eighth of its size, where that changes hardly a level by more than 2 (`_LEAST_LEFT`).
+Steps: decode, rotate upright, RGB (`picture_decoding.py`), then crop, pad or squash to the model's size with Pillow's
+antialiased resize. A JPEG that will become much smaller is decoded at a half, a quarter or an eighth of its size,
+where hardly any level changes by more than 2 (`_LEAST_LEFT`).
 """
 
 from __future__ import annotations
@@ -30,27 +29,28 @@ from .picture_formats import FORMATS as FORMATS
 from .picture_formats import SUFFIXES as SUFFIXES
 
 MAX_SIDE = 8192
-"""The largest height or width a model may ask for."""
+"""The largest height or width of a model's input."""
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 Room: TypeAlias = Callable[[int], AbstractContextManager[Any]]
-"""Waits until so many pixels may lie in memory, and keeps their place while the block lasts (`PixelBudget`)."""
+"""Waits until memory for a number of pixels is free, and reserves it for the block (`PixelBudget`)."""
 Box: TypeAlias = tuple[float, float, float, float]
 Fit: TypeAlias = Literal["crop", "pad", "squash"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _RESAMPLE = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 _LEAST_LEFT = 7
-"""On 40 photographs and drawings, decoding at half the size changed levels by at most 2 where 7 times were left to be
-resized, 6 where 5 were, 17 where 2 were; a picture of 24 megapixels then takes half the time."""
+"""Minimum factor that remains for the resize after reduced decoding. On 40 photographs and drawings, decoding at half
+the size changed levels by at most 2 with a remaining factor of 7, by 6 with 5, and by 17 with 2. An image of
+24 megapixels then takes half the time."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes `height` x `width`.
+    """How an image is fitted to `height` x `width`.
 
-    fit: `crop` keeps the centre, `crop_ratio` of the largest box of the right shape; `pad` keeps everything
-    and fills the rest with `fill` (letterbox); `squash` keeps everything and changes the shape.
+    fit: `crop` keeps the centre, `crop_ratio` of the largest box with the same aspect ratio; `pad` keeps the whole
+    image and fills the rest with `fill` (letterbox); `squash` keeps the whole image and changes its aspect ratio.
     """
 
     height: int
@@ -63,31 +63,31 @@ class Preprocess:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        # Pydantic has checked these two, but the file also stands alone.
+        # Pydantic checks these two, but this file is also used without it.
         if self.fit not in get_args(Fit):
-            raise ValueError(f"fit is one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+            raise ValueError(f"fit: expected one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if self.interpolation not in _RESAMPLE:
-            raise ValueError(f"interpolation is one of {', '.join(_RESAMPLE)}, got {self.interpolation!r}")
+            raise ValueError(f"interpolation: expected one of {', '.join(_RESAMPLE)}, got {self.interpolation!r}")
         for side in (self.height, self.width):
             if not 1 <= side <= MAX_SIDE:
-                raise ValueError(f"a model's height and width lie in 1..{MAX_SIDE}, got {side}")
+                raise ValueError(f"height and width: expected 1 to {MAX_SIDE}, got {side}")
         if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio lies in (0, 1], got {self.crop_ratio}")
+            raise ValueError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio}")
         if not all(0 <= level <= 255 for level in self.fill):
-            raise ValueError(f"fill levels lie in 0..255, got {self.fill}")
+            raise ValueError(f"fill: expected levels of 0 to 255, got {self.fill}")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of the upright picture lies where in the model's input, both as (left, top, right, bottom)."""
+    """Maps a box of the upright image to a box of the model's input, both (left, top, right, bottom)."""
 
     source_size: tuple[int, int]
-    """Width and height of the upright picture."""
+    """Width and height of the upright image."""
     source_box: Box
     target_box: Box
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
-        """Map a point of the model's input to the upright picture, in pixels."""
+        """Map a point of the model's input to the upright image, in pixels."""
         source, target = self.source_box, self.target_box
         return (
             source[0] + (x - target[0]) * (source[2] - source[0]) / (target[2] - target[0]),
@@ -95,9 +95,9 @@ class Geometry:
         )
 
     def mask_to_source(self, mask: ImageArray) -> ImageArray:
-        """Bring class numbers uint8 [h, w] of the model's input to the upright picture's size, [H, W].
+        """Resize class numbers uint8 [h, w] of the model's input to the size of the upright image, [H, W].
 
-        Each pixel takes the value at its middle; what the model did not see is 0, the background.
+        Each pixel gets the value at its centre; pixels outside the model's input are 0, the background.
         """
         width, height = self.source_size
         columns = _nearest(width, self.source_box[0::2], self.target_box[0::2])
@@ -107,52 +107,56 @@ class Geometry:
 
 
 def _nearest(length: int, source: tuple[float, ...], target: tuple[float, ...]) -> NDArray[np.int64]:
-    """For each pixel along a side of the picture, the input's pixel at its middle; -1, a border of 0, for none."""
-    middles = np.arange(length) + 0.5
-    there = target[0] + (middles - source[0]) * (target[1] - target[0]) / (source[1] - source[0])
-    seen = (middles >= source[0]) & (middles <= source[1])
-    inside = np.minimum(np.floor(there), target[1] - 1).astype(np.int64)
-    return np.where(seen, inside, -1)
+    """Return for each pixel along a side of the image the input's pixel at its centre; -1, a border of 0, for none."""
+    centres = np.arange(length) + 0.5
+    mapped = target[0] + (centres - source[0]) * (target[1] - target[0]) / (source[1] - source[0])
+    is_visible = (centres >= source[0]) & (centres <= source[1])
+    pixels = np.minimum(np.floor(mapped), target[1] - 1).astype(np.int64)
+    return np.where(is_visible, pixels, -1)
 
 
 def load_file(path: Path, how: Preprocess) -> tuple[ImageArray, Geometry]:
-    """`load_image` of a file. Raises ImageError."""
+    """Read a file and call `load_image`. Raises ImageError."""
     return load_image(read_picture(path), how)
 
 
 def read_picture(path: Path) -> bytes:
-    """The bytes of a file, whose size is looked at first. Raises ImageError."""
+    """Read a file after a check of its size. Raises ImageError."""
     try:
         if not path.is_file():
-            raise ImageError("no such file")
+            raise ImageError("no such file", code="image.not_found")
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ImageError(f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read")
+            raise ImageError(f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read", code="image.file_size")
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
+        raise ImageError(f"cannot be read ({error.strerror})", code="image.unreadable") from error
 
 
 def load_image(
     data: bytes, how: Preprocess, room: Room = nullcontext, most: int = MAX_PIXELS
 ) -> tuple[ImageArray, Geometry]:
-    """Decode a picture's bytes and fit it.
+    """Decode the bytes of an image and fit it to the model's size.
 
-    room: asked before anything is decoded. most: the pixels of the largest picture that is taken.
+    room: called with the number of pixels before decoding. most: maximum number of pixels.
     Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
     """
     file, image = open_picture(data, most)
     reduction = _reduction(image, how)
-    with room(image.width * image.height + how.width * max(image.size)), closing(image):  # and resizing's first pass
+    # The second term is the first pass of the resize.
+    with room(image.width * image.height + how.width * max(image.size)), closing(image):
         return fit_image(decode_picture(file, image, reduction), how, reduction)
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode bytes to an upright 8-bit RGB picture. Raises ImageError."""
+    """Decode bytes to an upright 8-bit RGB image. Raises ImageError."""
     return decode_picture(*open_picture(data))
 
 
 def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[ImageArray, Geometry]:
-    """Crop, pad or squash an RGB picture, decoded `reduction` times smaller than it is, to uint8 [height, width, 3]."""
+    """Crop, pad or squash an RGB image to uint8 [height, width, 3].
+
+    reduction: factor by which the decoder reduced both sides.
+    """
     size = image.width * reduction, image.height * reduction
     box, (left, top, width, height) = layout(*size, how)
     part = [side / reduction for side in box]
@@ -166,21 +170,21 @@ def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[
 
 
 def _reduction(image: Image.Image, how: Preprocess) -> int:
-    """How many times smaller the JPEG decoder can make a picture: 1, 2, 4 or 8.
+    """Return the factor by which the JPEG decoder can reduce an image: 1, 2, 4 or 8.
 
-    Sides that cannot be divided would be moved by a part of a pixel, and with `nearest` other pixels would be taken.
+    Sides that the factor does not divide would shift by part of a pixel; `nearest` would select other pixels.
     """
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or how.interpolation == "nearest":
         return 1
-    size = image.size[::-1] if orientation_of(image) >= 5 else image.size  # those put the width upright
+    size = image.size[::-1] if orientation_of(image) >= 5 else image.size  # these swap width and height
     box, (_, _, width, height) = layout(*size, how)
     scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
-    fitting = (by for by in (8, 4, 2) if scale >= by * _LEAST_LEFT and not size[0] % by and not size[1] % by)
-    return next(fitting, 1)
+    factors = (by for by in (8, 4, 2) if scale >= by * _LEAST_LEFT and not size[0] % by and not size[1] % by)
+    return next(factors, 1)
 
 
 def layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
-    """The box taken from the source, and (left, top, width, height) of where it goes."""
+    """Return the box of the source image, and its position in the input as (left, top, width, height)."""
     if how.fit == "squash":
         return (0.0, 0.0, float(width), float(height)), (0, 0, how.width, how.height)
     if how.fit == "pad":
@@ -192,6 +196,6 @@ def layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, in
     scale = min(width / how.width, height / how.height) * how.crop_ratio
     box_width, box_height = how.width * scale, how.height * scale
     x, y = (width - box_width) / 2, (height - box_height) / 2
-    # Rounding must not reach past the picture by an epsilon: Pillow refuses such a box.
+    # Rounding must not extend the box past the image: Pillow refuses it.
     box = (max(0.0, x), max(0.0, y), min(float(width), x + box_width), min(float(height), y + box_height))
     return box, (0, 0, how.width, how.height)

@@ -1,4 +1,4 @@
-"""Synthetic pictures that a sample of photographs lacks: flat, noisy, harsh, very dark and very bright ones."""
+"""Synthetic images that photographs do not cover: flat, noisy, high contrast, very dark and very bright."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _FLAT = {
     "blue": (0, 0, 255),
 }
 _DARK, _BRIGHT = (2, 5, 9, 20), (205, 225, 245)
-"""Mean values that pictures of the sample are brought to."""
+"""Mean pixel values of the darkened and brightened images."""
 _SQUARE = 4
-"""Side of a checkerboard's squares."""
+"""Side of a checkerboard square, in pixels."""
 
 
 def probes_of(images: ImageArray) -> dict[str, ImageArray]:
-    """The probes for a sample, uint8 [H, W, 3] each, by what they are. The same sample gives the same probes.
+    """Return the probes for a sample, uint8 [H, W, 3] each, by name. Equal samples give equal probes.
 
-    images: uint8 [N, H, W, 3]; dark, bright and harsh versions are made of them.
+    images: uint8 [N, H, W, 3]; dark, bright and high-contrast probes are made from them.
     """
     shape = images.shape[1:]
-    made = {name: np.broadcast_to(np.array(colour, np.uint8), shape) for name, colour in _FLAT.items()}
-    # RandomState is frozen by numpy; a Generator's numbers may change with its version.
-    made["noise"] = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    probes = {name: np.broadcast_to(np.array(colour, np.uint8), shape) for name, colour in _FLAT.items()}
+    # NumPy guarantees the numbers of RandomState; those of a Generator may change with its version.
+    probes["noise"] = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
     squares = np.add.outer(np.arange(shape[0]) // _SQUARE, np.arange(shape[1]) // _SQUARE) % 2
-    made["a checkerboard"] = np.broadcast_to((255 * squares).astype(np.uint8)[..., None], shape)
+    probes["a checkerboard"] = np.broadcast_to((255 * squares).astype(np.uint8)[..., None], shape)
     pictures = iter(np.resize(np.arange(len(images)), len(_DARK) + len(_BRIGHT) + 2))
     for level in (*_DARK, *_BRIGHT):
         number = int(next(pictures))
-        made[f"image {number + 1} at a mean of {level}"] = _at_mean(images[number], level)
+        probes[f"image {number + 1} at a mean of {level}"] = _with_mean(images[number], level)
     number = int(next(pictures))
     harsh = np.clip((images[number].astype(np.float32) - 128) * 3 + 128, 0, 255)
-    made[f"image {number + 1} at three times the contrast"] = harsh.astype(np.uint8)
+    probes[f"image {number + 1} at three times the contrast"] = harsh.astype(np.uint8)
     number = int(next(pictures))
-    made[f"the negative of image {number + 1}"] = 255 - images[number]
-    return made
+    probes[f"the negative of image {number + 1}"] = 255 - images[number]
+    return probes
 
 
-def _at_mean(image: ImageArray, level: int) -> NDArray[np.uint8]:
-    """A picture dimmed to a mean of `level`, or brightened to it; one that is beyond already stays as it is."""
+def _with_mean(image: ImageArray, level: int) -> NDArray[np.uint8]:
+    """Darken or brighten an image to a mean of `level`; an image already beyond it is not changed."""
     values, mean = image.astype(np.float64), float(image.mean())
     if level < 128:
         return (values * min(1.0, level / max(mean, 1e-9))).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What does not survive a fork: threads, locks that they hold, and gRPC's connections.
+"""Guards against use after a fork: threads, their locks and gRPC's connections do not survive it.
 
-A child of `fork` that uses them waits for ever, past every deadline. Each is refused there by name.
+A forked child process that uses them would wait forever, past every timeout. The guards raise an error instead.
 """
 
 from __future__ import annotations
@@ -9,34 +9,35 @@ import os
 
 from model.errors import InputError
 
-_REMEDY = 'choose the start method "spawn" or "forkserver" for processes'
+_REMEDY = 'use the start method "spawn" or "forkserver" for processes'
 
 
 class OwnProcess:
-    """The process that opened something, and the only one that may use it."""
+    """Refuses the use of a resource in another process than the one that opened it."""
 
     def __init__(self, name: str) -> None:
-        """name: what was opened, for the error."""
+        """name: the resource, for the error message."""
         self._name = name
         self._pid = os.getpid()
 
     def is_current(self) -> bool:
-        """Whether this is the process that opened it."""
+        """Whether this process opened the resource."""
         return os.getpid() == self._pid
 
-    def check(self) -> None:
-        """Refuse to work in a forked process. Raises InputError."""
+    def check_current(self) -> None:
+        """Raise InputError in a forked process."""
         if not self.is_current():
             raise InputError(
                 f"{self._name} was opened in another process (pid {self._pid}), and connections and threads do not "
-                f"survive a fork. Open it in the process that uses it, or {_REMEDY}"
+                f"survive a fork. Open it in the process that uses it, or {_REMEDY}",
+                code="process.forked",
             )
 
 
 class GrpcUse:
-    """Whether gRPC was used in this process, or in one that it was forked from.
+    """Records whether gRPC was used in this process, or in a parent process before a fork.
 
-    Its threads and locks stay after the last channel is closed, so a fork does not get rid of them.
+    gRPC's threads and locks exist even after its last channel is closed, so closing it before a fork is not enough.
     """
 
     def __init__(self) -> None:
@@ -44,11 +45,12 @@ class GrpcUse:
         os.register_at_fork(after_in_child=self._forked)
 
     def begin(self, url: str) -> None:
-        """Note that a channel is opened. Raises InputError where gRPC would wait for ever."""
+        """Record that a channel is opened. Raises InputError if gRPC would wait forever."""
         if self._inherited:
             raise InputError(
                 f"{url}: gRPC does not work in this process, which was forked after gRPC was used in its parent. Open "
-                f"the first client after the fork, give Triton's http:// address, or {_REMEDY}"
+                f"the first client after the fork, use Triton's http:// address, or {_REMEDY}",
+                code="process.grpc_fork",
             )
         self._used = True
 

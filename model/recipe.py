@@ -1,4 +1,4 @@
-"""The recipe of pretrained weights: how a library prepares pictures for them."""
+"""The preprocessing that a library documents for its pretrained weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from model.spec import Normalize
 
 @dataclass(frozen=True)
 class Recipe:
-    """Preprocessing and normalisation, and who says so."""
+    """Preprocessing and normalisation for pretrained weights, and their source."""
 
     preprocess: Preprocess
     normalize: Normalize
     origin: str
     """Such as `timm's for resnet18`."""
     weights: str = ""
-    """The weights that the library documents it for, such as `a1_in1k`."""
+    """Tag of the weights, such as `a1_in1k`."""
 
     @property
     def source(self) -> str:
-        """Who says so, and of which weights."""
+        """Return the origin and the tag of the weights."""
         return f"{self.origin}, weights {self.weights}" if self.weights else self.origin

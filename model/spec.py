@@ -1,7 +1,7 @@
-"""ModelSpec: what a model is, in one frozen value that crosses every stage.
+"""ModelSpec: the frozen description of a model that every stage uses.
 
-It travels as JSON in the checkpoint's header, in an ONNX file's metadata, beside a published model as
-`model.json`, and to the client in a parameter of Triton's model configuration.
+It is stored as JSON in the checkpoint's header, in an ONNX file's metadata, in `model.json` next to a published model,
+and in a parameter of Triton's model configuration.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from model.preprocess import Preprocess
 SCHEMA_VERSION: Final = 2
 DEFAULT_THRESHOLD = 0.5
 METADATA_KEY = "model.json"
-"""Under this key the JSON stands in checkpoints, ONNX metadata and Triton's config parameters."""
+"""Key of the JSON in checkpoints, ONNX metadata and Triton's config parameters."""
 
 DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
-"""Tensor types in the words of Triton and the KServe v2 protocol."""
+"""Tensor types as Triton and the KServe v2 protocol name them."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
-"""A name that is also a safe folder name."""
+"""A model or output name that is also a safe folder name."""
 
 
 class Frozen(BaseModel):
-    """Base of values that never change and refuse unknown fields."""
+    """Base of immutable values that refuse unknown fields."""
 
-    # JSON has no NaN: as null a metric that diverged could not be read back.
+    # JSON has no NaN; null could not be read back as a metric.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class TensorSpec(Frozen):
-    """One input or output. `shape` is that of one image's tensor: the batch axis comes before it."""
+    """One input or output tensor. `shape` has no batch axis."""
 
     name: str
     dtype: DType
@@ -58,10 +58,10 @@ class TensorSpec(Frozen):
 
 
 class Architecture(Frozen):
-    """The network's constructor: a model name of a library, and its arguments.
+    """The constructor of a network: library, model name and arguments.
 
-    `smp` is segmentation-models-pytorch; `plugin` is a constructor of one's own (`model.plugins`); `graph` has no
-    constructor: the model came as an ONNX or TorchScript file, and `name` is that file's.
+    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`model.plugins`). `graph` has no
+    constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
     """
 
     library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
@@ -70,7 +70,7 @@ class Architecture(Frozen):
 
 
 class Normalize(Frozen):
-    """First layer of the network, per RGB channel on pixels in 0..1: `(pixel - mean) / std`."""
+    """Normalisation of RGB pixels in 0..1, the first layer of the network: `(pixel - mean) / std`."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -79,7 +79,7 @@ class Normalize(Frozen):
 
 
 class Lineage(Frozen):
-    """Where a model comes from; everything optional, nothing of it needed to run the model."""
+    """How a model was trained. All fields are optional; none is needed to run the model."""
 
     data_fingerprint: str | None = None
     config: dict[str, JsonValue] = {}
@@ -90,50 +90,50 @@ class Lineage(Frozen):
     parent: str | None = None
     note: str | None = None
     warnings: tuple[str, ...] = ()
-    """Why the training may have learnt nothing."""
+    """Reasons why the training may have learned nothing."""
 
 
 class TaskSpec(Frozen):
-    """What a model is asked about a picture: a task and its terms, or, with the task `heads`, several at once."""
+    """A task with its labels and thresholds; the task `heads` combines several."""
 
     task: Name
-    """A name in `model.tasks`."""
+    """A task of `model.tasks`."""
     labels: tuple[str, ...] = ()
     thresholds: dict[str, FiniteFloat] = {}
-    """By label, the probability from which it holds; 0.5 where none is given."""
+    """For each label, the minimum probability at which it is assigned; default 0.5."""
     embedding_size: PositiveInt | None = None
     probability: bool = False
-    """Segmentation: give the foreground's probability beside the mask."""
+    """Segmentation: output the foreground's probability in addition to the mask."""
     heads: dict[Name, TaskSpec] = {}
 
     @field_validator("labels")
     @classmethod
-    def _labels_fit_on_a_line(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         broken = [label for label in labels if not label or "\n" in label or "\r" in label]
         if broken:
             raise ValueError(f"a label is one line of text, got {broken[0]!r}")
         return labels
 
     @model_validator(mode="after")
-    def _thresholds_are_of_labels(self) -> TaskSpec:
-        if strangers := set(self.thresholds) - set(self.labels):
-            raise ValueError(f"thresholds for labels that there are not: {', '.join(sorted(strangers))}")
+    def _check_thresholds(self) -> TaskSpec:
+        if unknown := set(self.thresholds) - set(self.labels):
+            raise ValueError(f"thresholds for unknown labels: {', '.join(sorted(unknown))}")
         return self
 
     def threshold(self, label: str) -> float:
-        """The probability from which a label holds."""
+        """Return the minimum probability at which a label is assigned."""
         return self.thresholds.get(label, DEFAULT_THRESHOLD)
 
     def described_labels(self) -> str:
-        """How many labels, and the first of them."""
+        """Return the number of labels and the first eight."""
         return f"{len(self.labels)}: {', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''}"
 
 
 class ModelSpec(TaskSpec):
-    """Everything needed to build, check, serve and ask a model."""
+    """Everything needed to build, verify, serve and query a model."""
 
     schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
-    """Version 1 lacks fields that have defaults; it is written again as what it is then."""
+    """Version 1 lacks fields that have defaults; it is read, and written again as version 2."""
     name: Name
     architecture: Architecture
     input: TensorSpec
@@ -143,75 +143,76 @@ class ModelSpec(TaskSpec):
     lineage: Lineage = Lineage()
 
     @model_validator(mode="after")
-    def _input_is_what_preprocessing_makes(self) -> ModelSpec:
+    def _check_input(self) -> ModelSpec:
         expected = image_input(self.preprocess)
         if self.input != expected:
-            raise ValueError(f"input is {self.input}, but preprocessing makes {expected}")
+            raise ValueError(f"input is {self.input}, but preprocessing returns {expected}")
         return self
 
     def renamed(self, name: str) -> ModelSpec:
-        """The same model under another name. Raises SpecError when it would not be a safe folder name."""
+        """Return the spec with another name. Raises SpecError if the name is not a safe folder name."""
         try:
             return ModelSpec.model_validate({**self.model_dump(), "name": name})
         except ValidationError as error:
             raise SpecError(
-                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ - alone, the first "
-                "a letter or a digit"
+                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ -, starting with a letter "
+                "or a digit",
+                code="spec.name",
             ) from error
 
     def described(self) -> list[tuple[str, str]]:
-        """What it takes and gives, as rows of a table."""
-        how = self.preprocess
-        asked: dict[str, TaskSpec] = dict(self.heads) or {"": self}
+        """Return inputs, outputs, preprocessing and labels as rows of a table."""
+        preprocess, size = self.preprocess, f"{self.preprocess.height} x {self.preprocess.width}"
+        tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
         return [
             ("task", self.task),
             ("architecture", f"{self.architecture.library} {self.architecture.name}"),
             ("input", str(self.input)),
             *(("output", str(output)) for output in self.outputs),
-            ("preprocess", f"{how.fit} to {how.height} x {how.width}, {how.interpolation}, keeps {how.crop_ratio:.3g}"),
-            ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
-            *(
-                (f"labels {name}".strip(), question.described_labels())
-                for name, question in asked.items()
-                if question.labels
+            (
+                "preprocess",
+                f"{preprocess.fit} to {size}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
             ),
+            ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
+            *((f"labels {name}".strip(), task.described_labels()) for name, task in tasks.items() if task.labels),
         ]
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the spec as one line of JSON."""
         return self.model_dump_json()
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> ModelSpec:
-        """Read a spec; `origin` names the file or server in errors.
+        """Parse a spec. `origin` names the file or server in errors.
 
-        Raises SpecError for anything but a spec of this schema version or an older one.
+        Raises SpecError if the text is no spec, or one of a newer schema version.
         """
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep
-            raise SpecError(f"{origin}: the model's spec is not JSON ({error})") from error
+            raise SpecError(f"{origin}: the model's spec is not JSON ({error})", code="spec.not_json") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise SpecError(
                 f"{origin}: written by a newer tritonkit (spec version {version}; this one reads up to "
-                f"{SCHEMA_VERSION}). Upgrade tritonkit, or export again with this version."
+                f"{SCHEMA_VERSION}). Upgrade tritonkit, or export again with this version.",
+                code="spec.newer_version",
             )
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(f"{origin}: not a valid model spec:\n{problems_of(error)}") from error
+            raise SpecError(f"{origin}: not a valid model spec:\n{problems_of(error)}", code="spec.fields") from error
 
 
 def image_input(preprocess: Preprocess) -> TensorSpec:
-    """The one input every model has: `image` UINT8 [H, W, 3]."""
+    """Return the input of every model: `image` UINT8 [H, W, 3]."""
     return TensorSpec(name="image", dtype="UINT8", shape=(preprocess.height, preprocess.width, 3))
 
 
 def problems_of(error: ValidationError) -> str:
-    """All problems pydantic found, a line each: where, what is wrong, what came."""
+    """List all problems of a pydantic validation, one line each: field, problem, value."""
     lines = []
     for problem in error.errors(include_url=False):
-        where = ".".join(map(str, problem["loc"])) or "document"
-        lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
+        field = ".".join(map(str, problem["loc"])) or "document"
+        lines.append(f"  {field}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Where `builder` prepares what it publishes, and what an interrupted one leaves there."""
+"""The folder in which `builder` prepares versions, and the leftovers of an interrupted builder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 def staging_folder(repository: Path) -> Path:
-    """Where versions are prepared: beside the repository, on the same file system."""
+    """Return the staging folder: next to the repository, on the same file system."""
     resolved = repository.resolve()
     return resolved.parent / f".{resolved.name}.staging"
 
 
 def leftovers(repository: Path) -> list[Path]:
-    """Folders that an interrupted builder left in the staging folder; none while a builder is at work there."""
+    """Return the folders that an interrupted builder left in the staging folder; empty while a builder is running."""
     folder = staging_folder(repository)
-    found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [] if found and _is_being_built(repository) else found
+    folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [] if folders and _is_locked(repository) else folders
 
 
-def _is_being_built(repository: Path) -> bool:
-    """Whether a builder holds its lock, which is on the repository's folder. Asked by a lock given back at once."""
+def _is_locked(repository: Path) -> bool:
+    """Whether a builder holds the lock on the repository's folder, tested with a lock that is released at once."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

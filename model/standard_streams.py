@@ -1,4 +1,4 @@
-"""Standard streams that survive other encodings, closed pipes and a full disk."""
+"""Standard streams that handle other encodings, closed pipes and a full disk."""
 
 from __future__ import annotations
 
@@ -13,52 +13,54 @@ from model.errors import ExternalError
 
 
 class _Stream(io.FileIO):
-    """A standard stream's file. After its first failure it leads nowhere, so that nothing fails again at exit."""
+    """The file of a standard stream. After its first error it writes to /dev/null, so that exit cannot fail again."""
 
     def __init__(self, number: int, name: str | None) -> None:
-        """name: what an error calls it; None for a stream whose failure ends nothing."""
+        """name: the stream's name in errors; None for a stream whose errors are ignored."""
         super().__init__(number, "w", closefd=False)
         self._title = name
 
     def write(self, data: Any) -> int:
-        """Write bytes; a reader that has gone away is no error. Raises ExternalError for any other failure."""
+        """Write bytes; a closed pipe is no error. Raises ExternalError for other errors."""
         try:
             return super().write(data) or 0
         except OSError as error:
-            _lead_nowhere(self.fileno())
+            _redirect_to_null(self.fileno())
             if self._title and not isinstance(error, BrokenPipeError):
-                raise ExternalError(f"{self._title}: cannot be written ({error.strerror})") from error
+                raise ExternalError(
+                    f"{self._title}: cannot be written ({error.strerror})", code="output.stream"
+                ) from error
             return len(memoryview(data).cast("B"))
 
 
 def prepare() -> None:
-    """Replace stdout and stderr, so that they take any text and survive a closed pipe; open what is closed.
+    """Replace stdout and stderr with streams that accept any text and a closed pipe; open closed streams.
 
-    Streams that are not the process's own stay.
+    Streams that a caller has replaced are not changed.
     """
     for number in range(3):
         with contextlib.suppress(OSError):
             _open_if_closed(number)
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process lives
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - open until exit
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _text(1, "standard output", sys.stdout)
+        sys.stdout = _text_stream(1, "standard output", sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(2, None, sys.stderr)
+        sys.stderr = _text_stream(2, None, sys.stderr)
 
 
 def takes_unicode() -> bool:
-    """Whether standard output can be written any character."""
+    """Whether standard output accepts any Unicode character."""
     return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name.startswith("utf")
 
 
-def _text(number: int, name: str | None, before: Any) -> io.TextIOWrapper:
+def _text_stream(number: int, name: str | None, before: Any) -> io.TextIOWrapper:
     if before is not None:
         before.flush()
     buffered = io.BufferedWriter(_Stream(number, name))
     encoding = getattr(before, "encoding", None) or "utf-8"
     at_once = name is None or buffered.isatty()
-    # Click writes to the buffer itself where it doubts the encoding; write_through keeps the order.
+    # Click may write to the buffer directly; write_through keeps the order.
     return io.TextIOWrapper(buffered, encoding, "backslashreplace", line_buffering=at_once, write_through=True)
 
 
@@ -66,10 +68,10 @@ def _open_if_closed(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        _lead_nowhere(number)
+        _redirect_to_null(number)
 
 
-def _lead_nowhere(number: int) -> None:
+def _redirect_to_null(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != number:
         os.dup2(nowhere, number)

@@ -1,6 +1,6 @@
-"""Tables as text files: comma, semicolon, tab or bar between columns; UTF-8, or UTF-16 with its mark.
+"""Reads tables from text files with comma, semicolon, tab or bar as delimiter, in UTF-8, or UTF-16 with a BOM.
 
-Needs the standard library alone, so that every verb reads tables in the same way.
+It needs only the standard library, so that every command reads tables in the same way.
 """
 
 from __future__ import annotations
@@ -13,49 +13,53 @@ from pathlib import Path
 from typing import TextIO
 
 DELIMITERS = (",", ";", "\t", "|")
-"""What may stand between columns; the one that cuts the header into the most columns does."""
+"""Possible delimiters; the one that splits the header into the most columns is used."""
 _SEPARATOR = re.compile("sep=.", re.IGNORECASE)
-"""Excel's own first line, which is no part of the table."""
+"""A first line that Excel may write; it is not part of the table."""
 MAX_LINE = 2**20
-"""Characters of the longest line that is read."""
-_HOLDS_NUL = "holds NUL bytes, so it is no table of text in UTF-8; save it as CSV in UTF-8"
+"""Maximum number of characters in a line."""
+_HOLDS_NUL = "contains NUL bytes, so it is not a text table in UTF-8; save it as CSV in UTF-8"
 
 
 class TableError(ValueError):
-    """A file that cannot be read as a table; the message says why, and what to do."""
+    """A file cannot be read as a table; the message says why, and what to do. `code` is stable."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def table_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a table one by one, the header first: the line each begins on, and its cells.
+    """Yield the rows of a table, the header first, each as the number of its first line and its cells.
 
-    Cells are stripped, and rows without any text are left out. errors: what becomes of bytes that are not UTF-8, as
-    for `open`; `surrogateescape` keeps them. Raises TableError.
+    Cells are stripped, and empty rows are skipped. errors: how to decode bytes that are not UTF-8, as for `open`;
+    `surrogateescape` keeps them. Raises TableError.
     """
     try:
         with path.open("rb") as file:
             head = file.read(4096)
         utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         if b"\0" in head and not utf16:
-            raise TableError(_HOLDS_NUL)
+            raise TableError(_HOLDS_NUL, code="table.binary")
         with path.open(newline="", encoding="utf-16" if utf16 else "utf-8-sig", errors=errors) as text:
             yield from _rows(text)
     except UnicodeDecodeError as error:
-        raise TableError(_not_text(path, utf16)) from error
+        raise TableError(_encoding_message(path, utf16), code="table.encoding") from error
     except OSError as error:
-        raise TableError(f"cannot be read ({error.strerror})") from error
+        raise TableError(f"cannot be read ({error.strerror})", code="table.unreadable") from error
 
 
 def column_number(header: list[str], names: tuple[str, ...]) -> int:
-    """The number of the first of these columns that the header has. Raises TableError when it has none."""
-    found = [name for name in names if name in header]
-    if found:
-        return header.index(found[0])
-    wanted = " or ".join(f"`{name}`" for name in names)
-    raise TableError(f"no column {wanted}; the columns are: {', '.join(header):.200}")
+    """Return the index of the first of these columns that the header has. Raises TableError if it has none."""
+    present = [name for name in names if name in header]
+    if present:
+        return header.index(present[0])
+    expected = " or ".join(f"`{name}`" for name in names)
+    raise TableError(f"no column {expected}; the columns are: {', '.join(header):.200}", code="table.column")
 
 
 def path_of(folder: Path, cell: str) -> Path:
-    """A file that a table in `folder` names; backslashes part folders where no file has them in its name."""
+    """Return the path of a file named in a table in `folder`; backslashes separate folders if no such file exists."""
     path = folder / cell
     if "\\" in cell and not path.exists():
         return folder / cell.replace("\\", "/")
@@ -78,7 +82,7 @@ def _rows(text: TextIO) -> Iterator[tuple[int, list[str]]]:
                 yield begin, cells
             begin = skipped + rows.line_num + 1
     except csv.Error as error:
-        raise TableError(f"line {begin}: not readable as CSV ({error})") from error
+        raise TableError(f"line {begin}: not readable as CSV ({error})", code="table.csv") from error
 
 
 def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
@@ -89,26 +93,28 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
 def _lines(text: TextIO) -> Iterator[str]:
     while line := text.readline(MAX_LINE):
         if "\0" in line:
-            raise TableError(_HOLDS_NUL)
+            raise TableError(_HOLDS_NUL, code="table.binary")
         if len(line) == MAX_LINE:
-            raise TableError(f"has a line of more than {MAX_LINE:,} characters; expected a table")
+            raise TableError(
+                f"has a line of more than {MAX_LINE:,} characters; expected a table", code="table.line_length"
+            )
         yield line
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that cuts the header into the most columns; of equal ones the first."""
+    """Return the delimiter that splits the header into the most columns; the first of equals."""
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
 
 
-def _not_text(path: Path, utf16: bool) -> str:
+def _encoding_message(path: Path, utf16: bool) -> str:
     if utf16:
-        return "begins as UTF-16 and does not go on so; save it as CSV in UTF-8"
+        return "begins as UTF-16 and is not valid UTF-16; save it as CSV in UTF-8"
     with path.open("rb") as file:
         number, byte = next(
             ((n, bad) for n, line in enumerate(file, 1) if (bad := _bad_byte(line)) is not None), (1, 0)
         )
     return (
-        f"line {number} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, from Latin-1 for example with: "
+        f"line {number} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, for example from Latin-1 with: "
         f"iconv -f latin1 -t utf-8 {path.name} > utf8.csv"
     )
 

@@ -1,6 +1,6 @@
-"""Which layouts of TIFF are read: those that Pillow decodes for certain. Stands alone.
+"""Accepts the TIFF layouts that Pillow is known to decode correctly, and refuses all others.
 
-Tags and values are those of TIFF 6.0. What is accepted was compared with generated truth, OpenCV and libvips.
+Tags and values are those of TIFF 6.0. The accepted layouts were compared with generated images, OpenCV and libvips.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .picture_file import ImageError, PictureFile, not_read
+from .picture_file import ImageError, PictureFile, unsupported_error
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
@@ -30,14 +30,14 @@ _BITS = {
     _YCBCR: (8,),
 }
 _ALPHA = frozenset({(), (0,), (1,), (2,)})
-"""Further samples: none, not said what, premultiplied alpha, alpha."""
+"""Extra samples: none, unspecified, premultiplied alpha, alpha."""
 _FURTHER = {(_BLACK_IS_ZERO, 8): _ALPHA, (_RGB, 8): _ALPHA, (_RGB, 16): _ALPHA, (_CMYK, 8): frozenset({(), (0,)})}
 _PHOTOMETRIC_TAG = 262
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the samples of the first page lie, by its tags."""
+    """The layout of the samples of the first page, from its tags."""
 
     colours: int
     bits: int
@@ -45,32 +45,32 @@ class _Layout:
     compression: int
     in_planes: bool
 
-    def not_read(self) -> ImageError:
-        """The error of this layout."""
+    def unsupported_error(self) -> ImageError:
+        """Create the error for this layout."""
         further = "".join(f" and {_FURTHER_NAMES.get(one, 'a further channel')}" for one in self.further)
         planes, coded = " in planes" if self.in_planes else "", f"in compression {self.compression}"
         coded = "uncompressed" if self.compression == _RAW else coded
-        return not_read(f"TIFF with {self.bits}-bit {_NAMES[self.colours]} samples{further}{planes}, {coded},")
+        return unsupported_error(f"TIFF with {self.bits}-bit {_NAMES[self.colours]} samples{further}{planes}, {coded},")
 
 
 def tiff_file(data: bytes) -> PictureFile:
-    """Accept a TIFF of a layout that is read. Raises ImageError for any other, by name."""
+    """Accept a TIFF of a supported layout. Raises ImageError that names any other layout."""
     tags = _tags(data)
     layout = _layout(tags)
-    if not (_samples_are_read(layout) and _coding_is_read(layout)):
-        raise layout.not_read()
+    if not (_are_samples_supported(layout) and _is_coding_supported(layout)):
+        raise layout.unsupported_error()
     _check_rest(tags, layout)
     _check_parts(tags, layout)
     if layout.colours == _WHITE_IS_ZERO and layout.bits == 16:
-        # Pillow knows it in one byte order alone, and does not invert it there.
+        # Pillow reads this layout in only one byte order, and does not invert it.
         return PictureFile("TIFF", _with_black_as_zero(data, data[2:3] == b"\x2b"), inverted=True)
     return PictureFile("TIFF", data)
 
 
 def _tags(data: bytes) -> ImageFileDirectory_v2:
-    """The tags of the first page. Raises ImageError."""
+    """Read the tags of the first page. Raises ImageError."""
     if data[:4] == b"MM\0\x2b":
-        raise not_read("BigTIFF with its most significant bytes first")
+        raise unsupported_error("BigTIFF with its most significant bytes first")
     file = io.BytesIO(data)
     try:
         tags = ImageFileDirectory_v2(file.read(16 if data[2:3] == b"\x2b" else 8))
@@ -79,36 +79,36 @@ def _tags(data: bytes) -> ImageFileDirectory_v2:
         for tag in (256, 257):
             tags[tag]
     except Exception as error:
-        raise ImageError(f"the TIFF header is broken ({error})") from error
+        raise ImageError(f"the TIFF header is broken ({error})", code="image.header") from error
     return tags
 
 
 def _layout(tags: ImageFileDirectory_v2) -> _Layout:
-    """Raises ImageError where the tags say nothing that is known, or contradict themselves."""
+    """Read the layout from the tags. Raises ImageError for unknown or contradictory tags."""
     colours, count, further = _number(tags, _PHOTOMETRIC_TAG, -1), _number(tags, 277, 1), _numbers(tags, 338, ())
     if colours < 0:
-        raise not_read("TIFF that does not say what its levels mean")
+        raise unsupported_error("TIFF without a photometric interpretation")
     if colours not in _COLOURS:
-        raise not_read(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
+        raise unsupported_error(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
     bits = _numbers(tags, 258, (1,))
     if count != _COLOURS[colours] + len(further) or len(bits) not in (1, count):
-        raise not_read(f"TIFF with {count} samples a pixel that are not all named")
+        raise unsupported_error(f"TIFF with {count} samples a pixel that are not all named")
     if len(set(bits)) > 1:
-        raise not_read(f"TIFF with samples of {', '.join(map(str, bits))} bits")
+        raise unsupported_error(f"TIFF with samples of {', '.join(map(str, bits))} bits")
     if signs := set(_numbers(tags, 339, (1,))) - {1}:
         kind = {2: "signed", 3: "floating-point"}.get(max(signs), "other than whole")
-        raise not_read(f"TIFF with {kind} numbers, which have no agreed range,")
+        raise unsupported_error(f"TIFF with {kind} numbers, which have no agreed range,")
     in_planes = count > 1 and _number(tags, 284, 1) == 2
     return _Layout(colours, bits[0], further, _number(tags, 259, _RAW), in_planes)
 
 
-def _samples_are_read(layout: _Layout) -> bool:
+def _are_samples_supported(layout: _Layout) -> bool:
     kind = layout.colours, layout.bits
     return layout.bits in _BITS[layout.colours] and layout.further in _FURTHER.get(kind, {()})
 
 
-def _coding_is_read(layout: _Layout) -> bool:
-    """Whether compression and planes are read, which are so for some kinds of samples."""
+def _is_coding_supported(layout: _Layout) -> bool:
+    """Whether compression and planes are supported for these samples."""
     if layout.in_planes and (
         layout.colours not in (_RGB, _CMYK)
         or layout.further not in ((), (2,))
@@ -122,26 +122,28 @@ def _coding_is_read(layout: _Layout) -> bool:
 
 
 def _check_rest(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
-    """Raise ImageError for pages, inks and palettes that would be taken for others."""
+    """Raise ImageError for pages, inks and palettes that Pillow would misread."""
     if _number(tags, 254, 0) & 1:
-        raise not_read("TIFF whose first page is a small version of another, as in a camera's raw file,")
+        raise unsupported_error("TIFF whose first page is a thumbnail, as in a camera's raw file,")
     if layout.bits > 1 and _number(tags, 266, 1) != 1:
-        raise not_read("TIFF with the bits of each byte reversed")
+        raise unsupported_error("TIFF with the bits of each byte reversed")
     if layout.colours == _CMYK and _number(tags, 332, 1) != 1:
-        raise not_read("TIFF with other inks than cyan, magenta, yellow and black")
+        raise unsupported_error("TIFF with other inks than cyan, magenta, yellow and black")
     if layout.colours == _PALETTE and 0 < max(_numbers(tags, 320, (65535,))) < 256:
-        raise not_read("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
+        raise unsupported_error("TIFF with a palette of 8-bit levels, where 16 bits are the rule,")
 
 
 def _check_parts(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
-    """Raise ImageError where fewer strips or tiles are named than the picture has: Pillow would leave those black."""
+    """Raise ImageError if the tags list fewer strips or tiles than the image needs: Pillow would leave those black."""
     width, height = _number(tags, 256, 0), _number(tags, 257, 0)
     across, down = (_number(tags, 322, width), _number(tags, 323, height)) if 324 in tags else (width, height)
     down = down if 324 in tags else min(_number(tags, 278, height), height)
     planes = _COLOURS[layout.colours] + len(layout.further) if layout.in_planes else 1
     expected = -(-width // max(across, 1)) * -(-height // max(down, 1)) * planes
     if (named := len(_numbers(tags, 324 if 324 in tags else 273, ()))) < expected:
-        raise ImageError(f"the TIFF data is broken or cut short ({named} of its {expected} parts are named)")
+        raise ImageError(
+            f"the TIFF data is broken or cut short ({named} of its {expected} parts are named)", code="image.truncated"
+        )
 
 
 def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
@@ -149,16 +151,16 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
 
 
 def _numbers(tags: ImageFileDirectory_v2, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The whole numbers of a tag. Raises ImageError where it holds something else."""
+    """Return the integers of a tag. Raises ImageError for other values."""
     value: Any = tags.get(tag, default)
     value = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(one, int) for one in value):
-        raise ImageError(f"the TIFF header is broken (tag {tag} is no number)")
+    if not all(isinstance(number, int) for number in value):
+        raise ImageError(f"the TIFF header is broken (tag {tag} is no number)", code="image.header")
     return tuple(value)
 
 
 def _with_black_as_zero(data: bytes, big: bool) -> bytes:
-    """The same file, which says of its levels that black is 0. big: whether it is a BigTIFF."""
+    """Return the file with a photometric interpretation in which 0 is black. big: whether it is a BigTIFF."""
     order: Literal["big", "little"] = "big" if data[:2] == b"MM" else "little"
     counter, entry, value = (8, 20, 12) if big else (2, 12, 8)
     start = int.from_bytes(data[8:16] if big else data[4:8], order)

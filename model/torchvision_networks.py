@@ -1,7 +1,7 @@
-"""torchvision's classifiers, named `torchvision/resnet18`, or with their weights `torchvision/resnet50.IMAGENET1K_V1`.
+"""torchvision's classifiers: `torchvision/resnet18`, or with weights `torchvision/resnet50.IMAGENET1K_V1`.
 
 GoogLeNet and Inception v3 are built without their auxiliary heads, which only training uses, and without
-`transform_input`: that layer turns ImageNet's mean and std into 0.5, which the recipe names as their mean and std.
+`transform_input`: that layer converts ImageNet's mean and std to 0.5, so the recipe has a mean and std of 0.5.
 """
 
 from __future__ import annotations
@@ -24,64 +24,68 @@ _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 _HALF = (0.5, 0.5, 0.5)
 _SIZE_ARGUMENT = {"vit": "image_size", "maxvit": "input_size"}
 _MAXVIT_STEP = 224
-"""Four stages and a stem halve the sides to a multiple of the window, 7."""
+"""A stem and four stages halve the sides five times; the result must be a multiple of the window, 7."""
 
 
 def is_torchvision(name: str) -> bool:
-    """Whether a name is written as one of torchvision's."""
+    """Whether a name has torchvision's prefix."""
     return name.startswith(PREFIX)
 
 
 def torchvision_name_like(name: str) -> str | None:
-    """torchvision's classifier that is spelled like `name`, with its prefix; None without one."""
+    """Return torchvision's classifier with the same spelling as `name`, with its prefix; None without one."""
     plain = {re.sub(r"[-_ ]", "", known): known for known in _known()}
     found = plain.get(re.sub(r"[-_ ]", "", name.lower()))
     return found and PREFIX + found
 
 
 def torchvision_weights(name: str) -> WeightsEnum:
-    """The weights that a name means: its tag's, else torchvision's default. Raises SpecError."""
+    """Return the weights of a name: those of its tag, else torchvision's default. Raises SpecError."""
     model, _, tag = name.removeprefix(PREFIX).partition(".")
     if model not in _known():
-        near = difflib.get_close_matches(model, _known(), n=5)
-        hint = f"; near it: {', '.join(PREFIX + one for one in near)}" if near else ""
+        similar = difflib.get_close_matches(model, _known(), n=5)
+        hint = f"; similar: {', '.join(PREFIX + match for match in similar)}" if similar else ""
         raise SpecError(
             f"torchvision {torchvision.__version__} has no classifier {model!r}{hint}. "
-            "See torchvision.models.list_models(module=torchvision.models)."
+            "See torchvision.models.list_models(module=torchvision.models).",
+            code="architecture.unknown",
         )
     known = cast("dict[str, WeightsEnum]", get_model_weights(model).__members__)
     if (tag or "DEFAULT") not in known:
-        tags = ", ".join(f"{PREFIX}{model}.{one}" for one in known if one != "DEFAULT")
-        raise SpecError(f"torchvision has no weights {tag!r} for {model}; it has {tags}")
+        tags = ", ".join(f"{PREFIX}{model}.{key}" for key in known if key != "DEFAULT")
+        raise SpecError(f"torchvision has no weights {tag!r} for {model}; it has {tags}", code="weights.not_found")
     return known[tag or "DEFAULT"]
 
 
 def torchvision_recipe(name: str, library_weights: bool = True) -> Recipe:
-    """Size, crop, interpolation, mean and std that torchvision documents for the weights of this name.
+    """Return size, crop, interpolation, mean and std that torchvision documents for the weights of this name.
 
-    library_weights: whether the network has torchvision's weights. As torchvision does it, `transform_input` is on for
-    those and for a name with a tag, and off for other weights.
+    library_weights: whether the network has torchvision's weights. As in torchvision, `transform_input` is on for
+    these and for a name with a tag, and off for other weights.
     """
     weights = torchvision_weights(name)
     model, _, tag = name.removeprefix(PREFIX).partition(".")
-    how: Any = weights.transforms()
-    side, interpolation = how.crop_size[0], how.interpolation.value
-    known: Literal["bilinear", "bicubic"] = "bilinear" if interpolation == "bilinear" else "bicubic"
-    normalize = Normalize(mean=tuple(how.mean), std=tuple(how.std))
+    transforms: Any = weights.transforms()
+    side = transforms.crop_size[0]
+    interpolation: Literal["bilinear", "bicubic"] = (
+        "bilinear" if transforms.interpolation.value == "bilinear" else "bicubic"
+    )
+    normalize = Normalize(mean=tuple(transforms.mean), std=tuple(transforms.std))
     note = ""
     if model in _TRANSFORM_INPUT and (library_weights or tag):
         normalize = Normalize(mean=_HALF, std=_HALF)
         note = "; its transform_input is in mean and std"
     elif model in _TRANSFORM_INPUT:
         note = f"; without transform_input: for weights trained from torchvision's own name {name}.{weights.name}"
-    preprocess = Preprocess(side, side, crop_ratio=min(1.0, side / how.resize_size[0]), interpolation=known)
+    crop_ratio = min(1.0, side / transforms.resize_size[0])
+    preprocess = Preprocess(side, side, crop_ratio=crop_ratio, interpolation=interpolation)
     return Recipe(preprocess, normalize, f"torchvision's for {model}", weights.name + note)
 
 
 def torchvision_arguments(name: str, height: int, width: int, option: str) -> dict[str, Any]:
-    """The constructor's arguments for images of this size. Raises SpecError for a size that the network cannot take.
+    """Return the constructor's arguments for images of this size. Raises SpecError for an unsupported size.
 
-    option: what the size is called in errors.
+    option: name of the size in errors.
     """
     model = name.removeprefix(PREFIX).partition(".")[0]
     torchvision_weights(name)
@@ -92,14 +96,14 @@ def torchvision_arguments(name: str, height: int, width: int, option: str) -> di
     if height % step or width % step or height != width:
         shape = f"{height}" if height == width else f"{height}x{width}"
         fitting = max(-(-side // step) * step for side in (height, width))
-        what = f"multiple of the patch size {step}" if family == "vit" else f"multiple of {step}, the least"
-        why = f"is no {what} of {name}" if height == width else f"is no square, as {name} needs"
-        raise SpecError(f"{option} {shape} {why}; take {fitting}")
+        step_text = f"the patch size {step}" if family == "vit" else f"{step}, the minimum size"
+        reason = f"is not a multiple of {step_text} of {name}" if height == width else f"is not square, as {name} needs"
+        raise SpecError(f"{option} {shape} {reason}; use {fitting}", code="architecture.patch_size")
     return {_SIZE_ARGUMENT[family]: height if family == "vit" else [height, width]}
 
 
 def torchvision_network(name: str, classes: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
-    """A classifier with `classes` outputs, or with 0 the features before its last layer."""
+    """Build a classifier with `classes` outputs; with 0, it returns the features before its last layer."""
     weights, model = torchvision_weights(name), name.partition(".")[0]
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     if pretrained:
@@ -120,7 +124,7 @@ def torchvision_network(name: str, classes: int, pretrained: bool, arguments: di
 
 
 def head_name(network: nn.Module) -> str:
-    """The path of the last layer, which has an output for each class."""
+    """Return the module path of the last layer, which has one output for each class."""
     layers: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return layers[-1]
 
@@ -128,12 +132,12 @@ def head_name(network: nn.Module) -> str:
 def _replace_head(network: nn.Module, classes: int) -> None:
     path = head_name(network)
     layer = network.get_submodule(path)
-    made: nn.Module = nn.Identity()
+    head: nn.Module = nn.Identity()
     if classes and isinstance(layer, nn.Conv2d):
-        made = nn.Conv2d(layer.in_channels, classes, layer.kernel_size)  # type: ignore[arg-type] # it is a pair
+        head = nn.Conv2d(layer.in_channels, classes, layer.kernel_size)  # type: ignore[arg-type] # it is a pair
     elif classes and isinstance(layer, nn.Linear):
-        made = nn.Linear(layer.in_features, classes)
-    network.set_submodule(path, made)
+        head = nn.Linear(layer.in_features, classes)
+    network.set_submodule(path, head)
 
 
 def _known() -> list[str]:

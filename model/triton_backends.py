@@ -1,4 +1,4 @@
-"""Triton's backends: how a configuration names them, and the file each loads from a version folder."""
+"""Triton's backends: their names in a configuration, and the files they load from a version folder."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ ARTIFACTS = {
     "openvino": "model.xml",
     "pytorch": "model.pt",
 }
-"""The file Triton's backends look for in a version folder."""
+"""The default file of each backend in a version folder."""
 PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
-"""The older word of a configuration, and the backend it means."""
+"""The backend of each value of the older field `platform`."""
 OWN_PARAMETERS = {"openvino": ("ENABLE_BATCH_PADDING", "HINT_BF16")}
-"""Parameters that say how an artifact is computed, and so are the artifact's and not the user's."""
+"""Parameters that belong to the artifact, not to the user, because they change how it is computed."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What a backend loads from a version folder."""
+    """The files and parameters that a backend loads from a version folder."""
 
     backend: str = "onnxruntime"
     filename: str | None = None
-    """None is the file that the backend looks for."""
+    """None means the backend's default file."""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    """Parameters that the artifact needs its backend to read."""
+    """Backend parameters that the artifact needs."""
     plans: Mapping[str, str] = field(default_factory=dict)
-    """Plans for several GPUs: compute capability such as 8.6, and the file for it."""
+    """Plans for several GPUs: file name by compute capability, such as 8.6."""
 
     @property
     def file(self) -> str:
-        """The file's name; empty for a backend whose default is not known."""
+        """Return the file name; empty for a backend with an unknown default."""
         return self.filename or ARTIFACTS.get(self.backend, "")
 
     @property
     def default_model_filename(self) -> str:
-        """What the configuration says of it: nothing, where it is the backend's own."""
+        """Return the value of this field of the configuration: empty for the backend's default file."""
         return "" if self.file == ARTIFACTS.get(self.backend, "") else self.file
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Loading:
         return f"{files} for backend {self.backend}{f' with {settings}' if settings else ''}"
 
     def same(self, other: Loading) -> bool:
-        """Whether one configuration can hold for both."""
+        """Whether one configuration fits both."""
         return (self.backend, self.file, dict(self.plans), dict(self.parameters)) == (
             other.backend,
             other.file,
@@ -59,7 +59,7 @@ class Loading:
 
 
 def loading_of(config: Any, keys: Iterable[str] = ()) -> Loading:
-    """What a `ModelConfig` has its backend load. keys: further parameters that count as the artifact's."""
+    """Return what the backend of a `ModelConfig` loads. keys: further parameters that belong to the artifact."""
     backend = backend_of(config)
     own = {*OWN_PARAMETERS.get(backend, ()), *keys}
     parameters = {key: config.parameters[key].string_value for key in sorted(own) if key in config.parameters}
@@ -67,7 +67,7 @@ def loading_of(config: Any, keys: Iterable[str] = ()) -> Loading:
 
 
 def files_of(config: Any) -> list[str]:
-    """The names of the files that the backend of a `ModelConfig` opens in a version folder; none where not known."""
+    """Return the files that the backend of a `ModelConfig` opens in a version folder; empty if unknown."""
     loading = loading_of(config)
     if loading.backend == "tensorrt" and loading.plans:
         return sorted(set(loading.plans.values()))
@@ -76,6 +76,6 @@ def files_of(config: Any) -> list[str]:
 
 
 def backend_of(config: Any) -> str:
-    """The backend a `ModelConfig` names, by that word or by `platform`; empty when it leaves it to Triton."""
-    named: str = config.backend or PLATFORMS.get(config.platform, config.platform)
-    return named
+    """Return the backend of a `ModelConfig`, from `backend` or `platform`; empty if Triton chooses it."""
+    backend: str = config.backend or PLATFORMS.get(config.platform, config.platform)
+    return backend

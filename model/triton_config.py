@@ -1,4 +1,4 @@
-"""A model of a repository as Triton reads it: its `config.pbtxt`, its versions, and those of them that are loaded.
+"""A model of a repository as Triton reads it: its `config.pbtxt`, its versions, and the loaded versions.
 
 Schema: triton-inference-server/common, protobuf/model_config.proto, as `tritonclient` ships it.
 """
@@ -16,7 +16,7 @@ from model.triton_backends import ModelConfig, backend_of
 
 CONFIG_FILE = "config.pbtxt"
 LAST_VERSION = "last_version"
-"""Parameter with the highest version ever published, so that a number is not used again after a deletion."""
+"""Parameter with the highest version ever published, so that a deleted version's number is not reused."""
 
 _BACKEND_FILES = {
     "model.plan": "tensorrt",
@@ -25,21 +25,23 @@ _BACKEND_FILES = {
     "model.pt": "pytorch",
     "model.py": "python",
 }
-"""Files by which Triton knows a backend that no configuration names, in its order."""
+"""Files from which Triton derives the backend if the configuration names none, in Triton's order."""
 _MODEL_SUFFIXES = {*(Path(name).suffix for name in _BACKEND_FILES), ".pt2", ".pth", ".engine", ".trt", ".safetensors"}
-_COMPLETING = ("onnxruntime", "openvino", "tensorrt", "python")
-"""Backends that fill in the inputs and outputs that a configuration leaves out; Python's by the model's own code."""
+_AUTO_COMPLETING = ("onnxruntime", "openvino", "tensorrt", "python")
+"""Backends that complete missing inputs and outputs of a configuration; Python models do so in their own code."""
 
 
 def config_from_text(text: str, origin: str) -> ModelConfig:
-    """Parse a `config.pbtxt`. Raises ArtifactError with the line and what is wrong."""
+    """Parse a `config.pbtxt`. Raises ArtifactError with line and reason."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     try:
         return text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise ArtifactError(f"{origin}: not a Triton model configuration ({error})") from error
+        raise ArtifactError(
+            f"{origin}: not a Triton model configuration ({error})", code="config_pbtxt.syntax"
+        ) from error
 
 
 def read_config(model_folder: Path) -> ModelConfig:
@@ -49,7 +51,7 @@ def read_config(model_folder: Path) -> ModelConfig:
 
 
 def completed_config(model: Path) -> ModelConfig:
-    """The configuration of a model folder with the backend that Triton finds by the files where none is named.
+    """Read the configuration of a model folder; a missing backend is derived from the files, as in Triton.
 
     A model that was not published by `builder` needs no `config.pbtxt`. Raises ArtifactError.
     Source: triton-inference-server/core, src/model_config_utils.cc, `AutoCompleteBackendFields`.
@@ -62,19 +64,19 @@ def completed_config(model: Path) -> ModelConfig:
 
 
 def completes_tensors(config: ModelConfig) -> bool:
-    """Whether the backend fills in inputs and outputs, as the configuration leaves some out."""
-    return backend_of(config) in _COMPLETING and not (config.input and config.output)
+    """Whether the backend completes inputs or outputs that the configuration omits."""
+    return backend_of(config) in _AUTO_COMPLETING and not (config.input and config.output)
 
 
 def is_published(model: Path) -> bool:
-    """Whether `builder` has published the model of this folder."""
-    return os.path.isfile(model / METADATA_KEY)  # noqa: PTH113 - False too where the folder may not be entered
+    """Whether `builder` published the model of this folder."""
+    return os.path.isfile(model / METADATA_KEY)  # noqa: PTH113 - also False without permission to enter the folder
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a folder of a repository is a model to Triton, be it one that does not load.
+    """Whether a folder of a repository is a model for Triton, even one that cannot load.
 
-    Folders such as `.git`, `docs` and `lost+found` are none: they have no configuration and no model's files.
+    Folders such as `.git`, `docs` and `lost+found` are not: they have no configuration and no model files.
     """
     if os.path.lexists(folder / CONFIG_FILE) or is_published(folder):
         return True
@@ -83,17 +85,17 @@ def holds_model(folder: Path) -> bool:
 
 
 def models_in(repository: Path) -> list[Path]:
-    """The folders of a repository that hold a model, in order."""
+    """Return the folders of a repository that are models, sorted."""
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and holds_model(folder)]
 
 
 def other_folders_in(repository: Path) -> list[Path]:
-    """The other folders of a repository, in order."""
+    """Return the folders of a repository that are no models, sorted."""
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
 
 
 def _backend_by_files(model: Path, filename: str) -> str:
-    """Empty where Triton finds none: it looks into the first folder alone, and only for names that it knows."""
+    """Return the backend, or an empty string: Triton searches only the first folder, and only for known names."""
     if filename:
         return _BACKEND_FILES.get(filename, "")
     folders = _folders(model)
@@ -106,7 +108,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """What is in a folder; nothing, where it cannot be listed."""
+    """Return the sorted names in a folder; empty if it cannot be listed."""
     try:
         return sorted(path.name for path in folder.iterdir())
     except OSError:
@@ -114,7 +116,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def given_config(path: Path) -> ModelConfig:
-    """Read a `config.pbtxt` that someone wrote. Raises ArtifactError with the line and what is wrong."""
+    """Read the `config.pbtxt` at a path. Raises ArtifactError with line and reason."""
     return config_from_text(_read_text(path), origin=str(path))
 
 
@@ -122,33 +124,33 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})", code="config_pbtxt.unreadable") from error
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: is not UTF-8 text ({error})") from error
+        raise ArtifactError(f"{path}: is not UTF-8 text ({error})", code="config_pbtxt.not_text") from error
 
 
 def versions_of(model: Path) -> list[int]:
-    """The published versions of a model folder, ascending, as Triton counts them."""
+    """Return the versions of a model folder in increasing order, by Triton's rules."""
     return sorted(int(name) for name in _folders(model) if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
 def misread_versions(model: Path, config: ModelConfig) -> dict[str, int]:
-    """Folders such as `2_old`, by name, that Triton takes for a version to load: it reads the leading digits."""
+    """Return folders such as `2_old` that Triton loads as a version, because it reads the leading digits."""
     known = versions_of(model)
-    found = {name: re.match(r"[1-9][0-9]*", name) for name in _folders(model)}
-    numbers = {name: int(digits[0]) for name, digits in found.items() if digits and int(digits[0]) not in known}
+    prefixes = {name: re.match(r"[1-9][0-9]*", name) for name in _folders(model)}
+    numbers = {name: int(digits[0]) for name, digits in prefixes.items() if digits and int(digits[0]) not in known}
     loaded = versions_loaded(config, [*known, *numbers.values()])
     return {name: number for name, number in numbers.items() if number in loaded}
 
 
 def last_version(config: ModelConfig) -> int:
-    """The highest version ever published, 0 where `builder` has published none."""
+    """Return the highest version ever published, 0 if `builder` published none."""
     text: str = config.parameters[LAST_VERSION].string_value if LAST_VERSION in config.parameters else ""
     return int(text) if text.isdecimal() else 0
 
 
 def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
-    """Those that Triton loads by the version policy of a `ModelConfig`: the newest one, unless it says otherwise."""
+    """Return the versions that Triton loads by the version policy of a `ModelConfig`; by default the newest."""
     policy = config.version_policy
     if policy.HasField("all"):
         return set(versions)
@@ -159,13 +161,13 @@ def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
 
 
 def configured_sizes(config: ModelConfig) -> tuple[int, ...]:
-    """The batch sizes that a configuration names: those it prefers, and those captured as CUDA graphs."""
+    """Return the batch sizes in a configuration: preferred sizes, and those captured as CUDA graphs."""
     captured = (spec.batch_size for spec in config.optimization.cuda.graph_spec)
     return tuple(sorted({*config.dynamic_batching.preferred_batch_size, *captured} - {0}))
 
 
 def described_policy(config: ModelConfig) -> str:
-    """A version policy in the words that `--versions` takes."""
+    """Return the version policy as a value of the option `--versions`."""
     policy = config.version_policy
     if policy.HasField("all"):
         return "all"

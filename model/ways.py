@@ -1,4 +1,4 @@
-"""The ways in which a model is asked about images to compare it: batch sizes, orders, colours, synthetic probes."""
+"""The inputs of the comparisons of a verdict: batch sizes, orders, colours, synthetic probes."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ from model.tasks import Task
 
 OTHER_ORDER, OTHER_COLOURS = "other order", "other colours"
 _COLOURS = np.array([1.0, 0.6, 0.3], dtype=np.float32)
-"""Red, green and blue are dimmed differently, so that swapped channels show even on grey pictures."""
+"""Factors on red, green and blue. They differ, so that swapped channels show even on grey images."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """Images in the order in which a model is asked about them, and the batch size."""
+    """Images in a certain order, and the batch size to run them at."""
 
     name: str
-    """As in the comparisons of a verdict: batch 1, other colours."""
+    """Name in the verdict, such as `batch 1` or `other colours`."""
     images: ImageArray
     batch: int
     titles: tuple[str, ...]
-    """What each image is, in words."""
+    """A caption for each image."""
     geometries: list[Geometry] | None
     numbers: NDArray[np.int_] | None = None
-    """Which image of the golden sample each is; None where they are others."""
+    """Index of each image in the golden sample; None for images that are not in it."""
 
     def expected(self, reference: Runner, of_golden: Outputs) -> Outputs:
-        """The right answers. of_golden: those to the golden sample."""
+        """Return the reference outputs. of_golden: those for the golden sample."""
         return self.ask(reference) if self.numbers is None else rows_of(of_golden, self.numbers)
 
     def varying(self, expected: Outputs, of_golden: Outputs) -> Outputs | None:
-        """The answers whose variation scales the relative error, where the expected ones may be too much alike."""
+        """Return the outputs whose variation scales the relative error, if the expected ones may be too similar."""
         if self.name == PROBES:
             return {name: np.concatenate([array, of_golden[name]]) for name, array in expected.items()}
         return None if len(self.images) >= len(next(iter(of_golden.values()))) else of_golden
 
     def only(self, rows: NDArray[np.int_]) -> Way:
-        """Select some of the images."""
+        """Keep some of the images."""
         return replace(
             self,
             images=self.images[rows],
@@ -70,7 +70,7 @@ class Way:
     def compared(
         self, task: Task, expected: Outputs, actual: Outputs, of_golden: Outputs, limits: Limits
     ) -> Comparison:
-        """Compare answers of the same shapes; where an image has several places, its worst answer counts."""
+        """Compare outputs of equal shapes; for an image at several positions the worst output counts."""
         way = self
         if self.numbers is not None and len(self.numbers) > len(set(self.numbers.tolist())):
             rows = _farthest(self.numbers, _distances(expected, actual))
@@ -79,12 +79,12 @@ class Way:
         return compare(way.name, task, expected, actual, way.geometries, limits, varying)
 
     def ask(self, runner: Runner) -> Outputs:
-        """The answers to all images. Raises TritonkitError."""
+        """Return the outputs for all images. Raises TritonkitError."""
         return ask(runner, self.images, self.batch)
 
 
 def all_ways(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iterator[Way]:
-    """Yield every way, in the order of a verdict."""
+    """Yield all inputs, in the order of a verdict."""
     yield from whole_ways(golden, max_batch)
     yield backwards_way(golden, max_batch)
     yield colours_way(golden, max_batch)
@@ -93,58 +93,58 @@ def all_ways(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iter
 
 
 def whole_ways(golden: Golden, max_batch: int) -> Iterator[Way]:
-    """Yield all images at batch 1, a middle size and the largest; the first images fill up the last batch."""
+    """Yield all images at batch 1, a middle size and the maximum; the first images pad the last batch."""
     for size in batch_sizes(max_batch):
         yield _sized(golden, size, places(len(golden.images), size))
 
 
 def ways_between(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iterator[Way]:
-    """Yield one batch of each size between, the largest last."""
+    """Yield one batch of each intermediate size, in increasing order."""
     for size in sizes_between(max_batch, preferred):
         yield _sized(golden, size, images_between(len(golden.images), size))
 
 
 def backwards_way(golden: Golden, max_batch: int) -> Way:
-    """The images in reverse order, in batches as large as possible."""
+    """Return the images in reverse order, in batches as large as possible."""
     count = len(golden.images)
     way = _sized(golden, min(max_batch, count), np.arange(count)[::-1])
     return replace(way, name=OTHER_ORDER)
 
 
 def colours_way(golden: Golden, max_batch: int) -> Way:
-    """The images in other colours."""
+    """Return the images with changed colours."""
     batch, titles = min(MIDDLE_BATCH, max_batch), _titles(range(len(golden.images)))
     return Way(OTHER_COLOURS, in_other_colours(golden.images), batch, titles, golden.fitted)
 
 
 def probes_way(golden: Golden, max_batch: int) -> Way:
-    """Synthetic pictures."""
+    """Return the synthetic images."""
     probes = probes_of(golden.images)
     return Way(PROBES, np.stack([*probes.values()]), even_batch(len(probes), max_batch), tuple(probes), None)
 
 
 def in_other_colours(images: ImageArray) -> ImageArray:
-    """The images with red, green and blue dimmed differently, uint8 [N, H, W, 3]."""
+    """Dim red, green and blue by different factors. images: uint8 [N, H, W, 3]."""
     return (images * _COLOURS).astype(np.uint8)
 
 
 def even_batch(count: int, max_batch: int) -> int:
-    """The batch size up to 8 that leaves the fewest places to fill up: 9 images are asked as 5 and 5."""
+    """Return the batch size up to 8 that needs the least padding: 9 images run as 5 and 5."""
     rounds = -(-count // min(8, max_batch))
     return -(-count // rounds)
 
 
 def _distances(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
-    """For each of N images the largest error; of whole numbers, such as a mask, the share of values that differ."""
-    found = errors_by_image(expected, actual)
+    """Return the largest error for each of N images; for integers, such as a mask, the share of different values."""
+    largest = errors_by_image(expected, actual)
     for name, array in expected.items():
         if not np.issubdtype(array.dtype, np.floating):
-            found = np.maximum(found, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
-    return found
+            largest = np.maximum(largest, (array != actual[name]).reshape(len(array), -1).mean(axis=1))
+    return largest
 
 
 def _farthest(numbers: NDArray[np.int_], distances: NDArray[np.float64]) -> NDArray[np.int_]:
-    """For each image the row with the largest distance, in the order of the images."""
+    """Return for each image the row with the largest error, in the order of the images."""
     order = np.lexsort((-distances, numbers))
     _, first = np.unique(numbers[order], return_index=True)
     return order[first]

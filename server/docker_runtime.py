@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from model.docker_engine import Docker, all_gpus, docker_engine, started
+from model.docker_engine import Docker, all_gpus, docker_engine, run_container
 from model.env_file import setting
 from model.errors import InputError, ServerError
 from model.files import atomic_write
@@ -153,7 +153,7 @@ def _start_container(docker: Docker, options: Options, tokens: ServerTokens, net
     with translate_docker_errors(module, f"run {options.image}", advice):
         _remove_stopped_container(docker, settings["name"])
         gpus = all_gpus(module) if gpu else None
-        container = started(docker, str(options.image), **settings, device_requests=gpus)
+        container = run_container(docker, str(options.image), **settings, device_requests=gpus)
     return str(container.id)
 
 
@@ -172,7 +172,7 @@ def _remove_stopped_container(docker: Docker, name: str) -> None:
 def _open_engine() -> Iterator[Docker]:
     _check_engine_is_local()
     docker = docker_engine(
-        ServerError, needed_for="--runtime docker", otherwise="without Docker there is --runtime pip, for CPUs"
+        ServerError, needed_for="--runtime docker", alternative="without Docker there is --runtime pip, for CPUs"
     )
     try:
         yield docker

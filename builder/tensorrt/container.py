@@ -19,7 +19,7 @@ from builder.targets import ProgressCallback
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
-from model.docker_engine import Docker, all_gpus, discard, docker_engine, started
+from model.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
 from model.errors import first_line
 from model.files import atomic_write, sha256_of
 from model.plans import plan_header
@@ -150,7 +150,7 @@ def docker_here() -> Docker:
     return docker_engine(
         BuildStoppedError,
         needed_for="--in-container",
-        otherwise="or run the same export on a machine that has Docker with a GPU",
+        alternative="or run the same export on a machine that has Docker with a GPU",
     )
 
 
@@ -204,7 +204,7 @@ def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
     )  # OSError: from requests, which the SDK uses, where Docker does not answer
     program, *arguments = run.command
     try:
-        container = started(
+        container = run_container(
             docker,
             run.image,
             arguments,
@@ -232,7 +232,7 @@ def _run(docker: Docker, run: ContainerRun, limit_s: float) -> tuple[int, str]:
             code="docker.failed",
         ) from error
     finally:
-        discard(docker, container)
+        remove_container(docker, container)
 
 
 def docker_reason(error: Exception) -> str:

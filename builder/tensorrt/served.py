@@ -15,7 +15,7 @@ from builder.failures import BuildStoppedError, CannotBuildError
 from builder.onnx_export import onnx_interface
 from builder.tensorrt.container import docker_here, docker_reason
 from model.compatibility import SERVE_COMPATIBLE
-from model.docker_engine import Docker, all_gpus, discard, started
+from model.docker_engine import Docker, all_gpus, remove_container, run_container
 from model.errors import TritonkitError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
@@ -77,7 +77,7 @@ def served_in_container(
         write_repository(repository, plan, graph, spec, max_batch)
         failures = (module.errors.DockerException, OSError)  # OSError: from requests, which the SDK uses
         try:
-            container = started(
+            container = run_container(
                 docker,
                 image,
                 [*_TRITON, *([SERVE_COMPATIBLE] if version_compatible else [])],
@@ -100,7 +100,7 @@ def served_in_container(
             with closing(runner):
                 yield runner
         finally:
-            discard(docker, container)
+            remove_container(docker, container)
 
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:

@@ -1,4 +1,4 @@
-"""The look that all HTML pages share: one palette, light and dark, at desktop and at phone width."""
+"""The templates and style that all HTML pages share: one palette, light and dark, for desktop and phone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 
 
 def templates(folder: Path) -> Environment:
-    """The Jinja templates of `folder`, which may include the shared ones: `page.css` and `sheet.html.jinja`.
+    """Load the Jinja templates of `folder`, which may include the shared ones: `page.css` and `sheet.html.jinja`.
 
     Values are escaped, and an undefined name is an error.
     """
     return Environment(
         loader=ChoiceLoader([FileSystemLoader(folder), FileSystemLoader(Path(__file__).parent)]),
-        autoescape=True,  # by hand: select_autoescape looks at the suffix, which is .jinja
+        autoescape=True,  # select_autoescape would not match the suffix .jinja
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

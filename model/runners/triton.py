@@ -182,7 +182,7 @@ class TritonServer:
 
     def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
         """As `infer`, without asking again."""
-        self._transport.process.check()  # before any lock, which may be locked for ever
+        self._transport.process.check_current()  # before any lock, which may be locked for ever
         if self._memory is not None:
             try:
                 with self._memory.lent(batch.nbytes) as region:

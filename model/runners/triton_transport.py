@@ -71,7 +71,7 @@ class Transport:
         most_s: over gRPC, to wait less than the deadline.
         Raises UnknownModelError, TokenError, BatchError, InputError, and InferenceError in its kinds.
         """
-        self.process.check()
+        self.process.check_current()
         terms = self.connection
         if self._threads is None:
             if most_s < terms.deadline_s:

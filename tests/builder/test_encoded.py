@@ -165,8 +165,8 @@ def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, 
 @pytest.mark.parametrize(
     ("damage", "severity", "said"),
     [
-        (lambda r: shutil.rmtree(r / "pets_decode"), "error", "a step calls 'pets_decode', which is not here"),
-        (lambda r: shutil.rmtree(r / "pets_encoded" / "1"), "error", "has no version folder: Triton wants one"),
+        (lambda r: shutil.rmtree(r / "pets_decode"), "error", "a step calls 'pets_decode', which is not in"),
+        (lambda r: shutil.rmtree(r / "pets_encoded" / "1"), "error", "has no version folder: Triton needs one"),
         (lambda r: (r / "pets_decode/1/model.py").write_text(""), "error", "was changed since it was published"),
         (lambda r: (r / "pets_decode/1/preprocess.json").write_text("{}"), "error", "is not how pets has pictures"),
         (

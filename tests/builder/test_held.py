@@ -106,7 +106,7 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
             for path in (pets / "5").iterdir():
                 (prepared.version_folder / path.name).hardlink_to(path)
         keep = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
-        with pytest.raises(ExternalError, match=r"it speaks TLS; ask it as grpcs://.*--tls-ca where they speak TLS"):
+        with pytest.raises(ExternalError, match=r"it speaks TLS; use grpcs://.*--tls-ca where they speak TLS"):
             keep_newest(pets, 1, Servers(default_url=f"127.0.0.1:{grpc}"))
         done = command(*keep, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", own)
     finally:

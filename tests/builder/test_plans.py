@@ -137,7 +137,7 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     again = manifest_of(version, version / "model.onnx", "a test")
     said = [problem.message for problem in stale_problems(again)]
     assert said == [
-        "model.rtx is not the plan whose build is recorded",
+        "model.rtx is not the plan of the build record: its hash differs",
         "stale plan: model.rtx was built from another graph than model.onnx",
     ]
 
@@ -147,11 +147,11 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     [
         ("11.2.1.7", {}, IMAGE, "error", "older TensorRT never loads it", "a tag 26.08-py3, or export again"),
         ("10.13.3.9", {}, IMAGE, "error", "not version-compatible", "25.10-py3"),
-        ("10.13.3.9", {"version_compatible": True}, IMAGE, "warning", "told so", "version-compatible=true"),
+        ("10.13.3.9", {"version_compatible": True}, IMAGE, "warning", "only with an option", "version-compatible=true"),
         ("11.2.1.7", {"version_compatible": True}, IMAGE, "error", "never loads it", "26.08-py3"),
         ("11.1.0.106", {}, "our/triton:mine", "warning", "not known here", "TRT_VERSION"),
         ("10.99.0.1", {}, IMAGE, "error", "not version-compatible", "--in-container"),
-        ("11.1.0.106", {"version_compatible": True}, IMAGE, "warning", "code of their own", SERVE_COMPATIBLE),
+        ("11.1.0.106", {"version_compatible": True}, IMAGE, "warning", "only with an option", SERVE_COMPATIBLE),
     ],
 )
 def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
@@ -172,8 +172,8 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
     ("header", "severity", "said"),
     [
         ((b"ftrt", 11, 2), "error", "an older TensorRT never loads it"),
-        ((b"ftrt", 10, 13), "error", "nothing says that it is version-compatible"),
-        ((b"ftrt", 11, 1), "warning", "no record of its build"),
+        ((b"ftrt", 10, 13), "error", "not known to be version-compatible"),
+        ((b"ftrt", 11, 1), "warning", "no build record"),
         ((b"vtrt", 1, 7), "error", "an engine of TensorRT for RTX"),
     ],
 )
@@ -200,7 +200,7 @@ def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
 def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None:
     problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, there)
     assert len(problems) == count
-    assert f"the GPU there has {there}" in problems[-1].message
+    assert f"the GPU has {there}" in problems[-1].message
 
 
 def test_releases_are_in_order_and_name_their_sources() -> None:

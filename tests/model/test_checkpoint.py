@@ -20,6 +20,7 @@ from model.errors import CheckpointError, SpecError
 from model.network import Network, load_network, load_weights, save_network
 from model.preprocess import ImageArray
 from model.spec import METADATA_KEY, Lineage, ModelSpec
+from tests.errors import raises
 
 DTYPES = [np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_]
 SHAPES: list[tuple[int, ...]] = [(), (1,), (2, 3), (0, 4)]
@@ -86,7 +87,7 @@ class _RunsCode:
 def test_no_code_runs_when_a_pickle_is_named_safetensors(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.safetensors", tmp_path / "trace"
     path.write_bytes(pickle.dumps(_RunsCode(trace)))
-    with pytest.raises(CheckpointError, match=r"evil\.safetensors: not a readable \.safetensors file"):
+    with raises(CheckpointError, "checkpoint.unreadable"):
         read_spec(path)
     assert not trace.exists()
 
@@ -94,14 +95,14 @@ def test_no_code_runs_when_a_pickle_is_named_safetensors(tmp_path: Path) -> None
 def test_checkpoint_is_refused_when_it_is_a_renamed_pth(tmp_path: Path) -> None:
     path = tmp_path / "theirs.safetensors"
     torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match=r"theirs\.safetensors: not a readable"):
+    with raises(CheckpointError, "checkpoint.unreadable"):
         load_network(path)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 500, -1])
 def test_checkpoint_is_refused_when_it_is_cut_short(checkpoint: Path, kept: int) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"pets\.safetensors: not a readable"):
+    with raises(CheckpointError, "checkpoint.unreadable"):
         read_spec(checkpoint)
 
 
@@ -110,7 +111,7 @@ def test_checkpoint_is_refused_when_it_is_cut_short(checkpoint: Path, kept: int)
 def test_checkpoint_is_refused_when_there_is_no_such_file(
     tmp_path: Path, read: Callable[[Path], object], name: str
 ) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with raises(CheckpointError, "checkpoint.not_found"):
         read(tmp_path / name)
 
 
@@ -119,21 +120,24 @@ def test_checkpoint_tells_how_to_bring_weights_in_when_it_has_no_spec(
     tmp_path: Path, metadata: dict[str, str] | None
 ) -> None:
     save_file({"weight": np.zeros(3)}, tmp_path / "hub.safetensors", metadata=metadata)
-    with pytest.raises(CheckpointError, match=r"no model spec.*builder export .*hub\.safetensors --model"):
+    with raises(CheckpointError, "checkpoint.no_spec") as caught:
         read_spec(tmp_path / "hub.safetensors")
+    assert f"builder export {tmp_path / 'hub.safetensors'} --model" in str(caught.value)
 
 
 def test_checkpoint_names_the_file_when_its_spec_is_broken(tmp_path: Path) -> None:
     save_file({"weight": np.zeros(3)}, tmp_path / "odd.safetensors", metadata={METADATA_KEY: "{}"})
-    with pytest.raises(SpecError, match=r"odd\.safetensors: not a valid model spec"):
+    with raises(SpecError, "spec.fields") as caught:
         read_spec(tmp_path / "odd.safetensors")
+    assert "odd.safetensors: " in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "word"), [(torch.bfloat16, "BF16"), (torch.float8_e4m3fn, "F8_E4M3")])
 def test_weights_are_refused_when_numpy_lacks_their_type(tmp_path: Path, dtype: torch.dtype, word: str) -> None:
     save_torch({"head.weight": torch.ones(3).to(dtype)}, tmp_path / "half.safetensors")
-    with pytest.raises(CheckpointError, match=f"head.weight is of type {word}.*float32"):
+    with raises(CheckpointError, "checkpoint.dtype") as caught:
         read_weights(tmp_path / "half.safetensors")
+    assert all(part in str(caught.value) for part in ("head.weight", word, "float32"))
 
 
 def test_old_checkpoint_stays_whole_when_the_disk_is_full_halfway(checkpoint: Path) -> None:
@@ -163,12 +167,12 @@ def test_weights_are_refused_when_they_do_not_fit(checkpoint: Path, spec: ModelS
     else:
         weights["backbone.fc.weight"] = weights["backbone.fc.weight"][:, 1:]
     write_checkpoint(checkpoint, spec, weights)
-    with pytest.raises(
-        CheckpointError, match=r"(?s)pets\.safetensors: the weights do not fit.*backbone\.(fc\.weight|extra)"
-    ):
+    with raises(CheckpointError, "checkpoint.weights") as caught:
         load_network(checkpoint)
+    assert "pets.safetensors: " in str(caught.value)
+    assert ("backbone.extra" if change == "surplus" else "backbone.fc.weight") in str(caught.value)
 
 
 def test_weights_are_refused_when_they_are_of_another_architecture(make_network: Callable[[str], Network]) -> None:
-    with pytest.raises(CheckpointError, match=r"vit\.pth: the weights do not fit"):
+    with raises(CheckpointError, "checkpoint.weights"):
         load_weights(make_network("test_resnet"), make_network("test_vit").state_dict(), origin="vit.pth")

@@ -32,10 +32,10 @@ def test_nothing_is_known_of_a_cpu_when_the_system_does_not_tell(tmp_path: Path)
 
 def test_int8_is_doubted_when_it_was_proven_on_another_kind_of_cpu() -> None:
     artifact = Path("repository/cats/1/model.onnx")
-    (finding,) = int8_findings(artifact, proven_exactly=True, here=False)
+    (finding,) = int8_findings(artifact, verified_exactly=True, serves_exactly=False)
     assert finding.severity == "warning"
-    assert "without VNNI" in finding.message
+    assert finding.code == "artifact.int8_cpu"
     assert f"builder verify {artifact}" in finding.fix
-    assert int8_findings(artifact, proven_exactly=False, here=True)
+    assert int8_findings(artifact, verified_exactly=False, serves_exactly=True)
     for proven, here in ((True, True), (False, False), (None, False), (True, None)):
         assert not int8_findings(artifact, proven, here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,12 +10,20 @@ import pytest
 import timm
 import torch
 
-from model.backbones import architecture_of, build, dense_architecture_of, head_of, timm_normalize, timm_preprocess
+from model.backbones import (
+    architecture_of,
+    build_backbone,
+    dense_architecture_of,
+    head_of,
+    timm_normalize,
+    timm_preprocess,
+)
 from model.errors import SpecError
 from model.network import Network
 from model.preprocess import ImageArray, Preprocess
 from model.spec import Architecture, ModelSpec, Normalize, TaskSpec
 from model.tasks import task_of
+from tests.errors import raises
 
 
 def test_network_normalises_inside_when_it_gets_raw_pixels(
@@ -52,9 +61,17 @@ def test_network_answers_alike_when_an_image_is_alone_or_in_a_batch(
         assert torch.allclose(alone, network(images)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet19", "hf-hub:someone/model", "../resnet18", ""])
-def test_architecture_is_refused_when_timm_does_not_know_it(name: str) -> None:
-    with pytest.raises(SpecError, match=r"has no model|of the hub, timm's own models alone"):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("resnet19", "architecture.unknown"),
+        ("hf-hub:someone/model", "architecture.hub_model"),
+        ("../resnet18", "architecture.unknown"),
+        ("", "architecture.unknown"),
+    ],
+)
+def test_architecture_is_refused_when_timm_does_not_know_it(name: str, code: str) -> None:
+    with raises(SpecError, code):
         architecture_of(name, 32, 32)
 
 
@@ -76,22 +93,21 @@ def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Cal
             }
         )
     )
-    with pytest.raises(
-        SpecError, match=r"image\.size 40x32 is no multiple of the patch size 16 of test_vit; take 48x32"
-    ):
+    with raises(SpecError, "architecture.patch_size") as caught:
         cut.check_size("image.size")
+    assert all(part in str(caught.value) for part in ("image.size 40x32", " 16 ", "test_vit", "48x32"))
 
 
 def test_network_is_refused_when_it_would_not_take_rgb(spec: ModelSpec) -> None:
     architecture = Architecture(name="test_resnet", arguments={"in_chans": 1})
-    with pytest.raises(SpecError, match="the kit's models take RGB; leave `in_chans` out"):
+    with raises(SpecError, "architecture.channels"):
         Network(spec.model_copy(update={"architecture": architecture}))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet"])
 def test_last_layer_of_torchvision_is_the_head_and_can_be_left_out(name: str) -> None:
-    built = build(architecture_of(f"torchvision/{name}", 64, 64), 5, pretrained=False).eval()
-    features = build(architecture_of(f"torchvision/{name}", 64, 64), 0, pretrained=False).eval()
+    built = build_backbone(architecture_of(f"torchvision/{name}", 64, 64), 5, pretrained=False).eval()
+    features = build_backbone(architecture_of(f"torchvision/{name}", 64, 64), 0, pretrained=False).eval()
     pixels = torch.zeros(1, 3, 64, 64)
     assert built(pixels).shape == (1, 5)
     assert features(pixels).shape == (1, 1024 if name == "googlenet" else 512)
@@ -99,26 +115,30 @@ def test_last_layer_of_torchvision_is_the_head_and_can_be_left_out(name: str) ->
 
 
 def test_architecture_names_what_is_near_when_timm_does_not_know_it() -> None:
-    with pytest.raises(SpecError, match=r"near it: .*mobilenetv3_"):
+    with raises(SpecError, "architecture.unknown") as caught:
         architecture_of("mobilenetv3_huge", 32, 32)
+    assert "mobilenetv3_small" in str(caught.value) or "mobilenetv3_large" in str(caught.value)
 
 
 def test_architecture_is_refused_when_its_weights_are_unknown() -> None:
-    with pytest.raises(SpecError, match=r"no weights 'test_resnet\.moon'"):
+    with raises(SpecError, "weights.not_found") as caught:
         timm_normalize("test_resnet.moon")
+    assert "'test_resnet.moon'" in str(caught.value)
 
 
 @pytest.mark.parametrize("argument", ["checkpoint_path", "num_classes", "pretrained"])
 def test_network_is_refused_when_an_argument_belongs_elsewhere(spec: ModelSpec, argument: str) -> None:
     architecture = Architecture(name="test_resnet", arguments={argument: "/tmp/other.pth"})
-    with pytest.raises(SpecError, match=f"leave out of its arguments: {argument}"):
+    with raises(SpecError, "architecture.arguments") as caught:
         Network(spec.model_copy(update={"architecture": architecture}))
+    assert str(caught.value).endswith(f": {argument}")
 
 
 def test_network_is_refused_when_timm_knows_no_such_argument(spec: ModelSpec) -> None:
     architecture = Architecture(name="test_resnet", arguments={"zoom": 2})
-    with pytest.raises(SpecError, match=r"cannot build test_resnet \{'zoom': 2\}.*zoom"):
+    with raises(SpecError, "architecture.build") as caught:
         Network(spec.model_copy(update={"architecture": architecture}))
+    assert re.search(r"test_resnet \{'zoom': 2\}.*zoom", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -208,15 +228,16 @@ def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Net
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder", "said"),
+    ("name", "encoder", "shown"),
     [
-        ("Unett", "resnet18", "no network 'unett'; near it: unet"),
-        ("Unet", "resnet19", "no encoder 'resnet19'; near it"),
+        ("Unett", "resnet18", "'unett'; .*unet"),
+        ("Unet", "resnet19", "'resnet19'; .*resnet18"),
     ],
 )
-def test_dense_architecture_names_what_is_near_when_it_is_unknown(name: str, encoder: str, said: str) -> None:
-    with pytest.raises(SpecError, match=said):
+def test_dense_architecture_names_similar_ones_when_it_is_unknown(name: str, encoder: str, shown: str) -> None:
+    with raises(SpecError, "architecture.unknown") as caught:
         dense_architecture_of(name, encoder)
+    assert re.search(shown, str(caught.value))
 
 
 @pytest.mark.parametrize(

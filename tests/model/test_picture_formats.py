@@ -31,10 +31,11 @@ def decoded(data: bytes) -> ImageArray:
     return np.asarray(decode_image(data))
 
 
-def refusal(data: bytes) -> str:
-    with pytest.raises(ImageError) as told:
+def refusal(data: bytes, code: str = "image.unsupported_format") -> str:
+    with pytest.raises(ImageError) as caught:
         decode_image(data)
-    return str(told.value)
+    assert caught.value.code == code
+    return str(caught.value)
 
 
 def furthest(data: bytes, truth: Samples) -> float:
@@ -162,11 +163,11 @@ UNREAD_TIFFS = {
     "L*a*b*": (tiff(COLOURS, 8, 8), "L*a*b* samples"),
     "YCbCr": (tiff(COLOURS, 8, 6), "8-bit YCbCr samples"),
     "mask": (tiff(ONE, 8, 4), "mask samples"),
-    "no colours": (tiff(ONE, 8, 1, t262=(SHORT, [])), "that does not say what its levels mean"),
+    "no colours": (tiff(ONE, 8, 1, t262=(SHORT, [])), "photometric interpretation"),
     "other inks": (tiff(NOISE, 8, 5, t332=(SHORT, [2])), "other inks"),
     "reversed bits": (tiff(ONE, 8, 1, t266=(SHORT, [2])), "the bits of each byte reversed"),
     "small palette": (tiff(ONE, 8, 3, t320=(SHORT, list(range(256)) * 3)), "a palette of 8-bit levels"),
-    "thumbnail": (tiff(ONE, 8, 1, t254=(LONG, [1])), "whose first page is a small version of another"),
+    "thumbnail": (tiff(ONE, 8, 1, t254=(LONG, [1])), "thumbnail"),
     "compression": (tiff(ONE, 8, 1, t259=(SHORT, [34712])), "in compression 34712"),
     "big": (b"MM\0\x2b\0\x08\0\0" + bytes(40), "BigTIFF with its most significant bytes first"),
 }
@@ -174,15 +175,14 @@ UNREAD_TIFFS = {
 
 @pytest.mark.parametrize(("data", "named"), UNREAD_TIFFS.values(), ids=UNREAD_TIFFS)
 def test_tiff_is_refused_by_name_when_its_layout_is_not_known_for_certain(data: bytes, named: str) -> None:
-    said = refusal(data)
-    assert named in said
-    assert "TIFF" in said
-    assert said.endswith("is not read; save it as PNG or JPEG")
+    message = refusal(data)
+    assert named in message
+    assert "TIFF" in message
 
 
 def test_tiff_is_refused_when_it_names_fewer_strips_than_it_has() -> None:
     data = tiff(ONE, 8, 1, t278=(LONG, [4]))
-    assert "broken or cut short (1 of its 4 parts are named)" in refusal(data)
+    assert "1 of its 4 parts" in refusal(data, "image.truncated")
 
 
 # PNG (ISO/IEC 15948)
@@ -226,7 +226,7 @@ def test_png_of_colours_is_white_where_its_one_colour_is_transparent() -> None:
     assert furthest(data, truth) == 0
     deep = [row.astype(">u2").tobytes() for row in COLOURS * 257]
     data = png(16, 2, deep, chunk(b"tRNS", struct.pack(">3H", *clear * 257)))
-    assert "PNG with 16 bits a channel and one colour that is transparent is not read" in refusal(data)
+    assert refusal(data).startswith("PNG with 16 bits a channel")
 
 
 def test_palette_of_a_png_may_have_fewer_colours_than_its_transparency() -> None:
@@ -260,7 +260,7 @@ def test_png_is_read_whatever_its_pixels_do_not_need(needless: bytes, where: str
 
 def test_png_is_refused_when_it_has_a_chunk_that_nobody_may_skip() -> None:
     rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    assert "PNG with a chunk CgBI is not read" in refusal(png(8, 2, rows, chunk(b"CgBI", bytes(4))))
+    assert "CgBI" in refusal(png(8, 2, rows, chunk(b"CgBI", bytes(4))))
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -330,14 +330,14 @@ def test_jpeg_is_refused_when_pixels_are_missing_too(cat: Image.Image, options: 
     start = whole.rindex(b"\xff\xda") if options.get("progressive") else whole.index(b"\xff\xda")
     for kept in (len(whole) - 12, len(whole) - 20, start, (start + len(whole)) // 2):
         for filling in (b"", bytes(50)):
-            assert "broken or cut short" in refusal(whole[:kept] + filling)
+            refusal(whole[:kept] + filling, "image.truncated")
 
 
 def test_jpeg_is_refused_when_a_part_of_it_is_missing(cat: Image.Image) -> None:
     """Parts that begin with a marker are decoded by themselves: any number of them looks whole."""
     whole = jpeg(cat, restart_marker_rows=1)
     last = max(whole.rfind(bytes((0xFF, 0xD0 + number))) for number in range(8))
-    assert "broken or cut short" in refusal(whole[:last])
+    refusal(whole[:last], "image.truncated")
 
 
 def with_frame(at: int, value: int) -> bytes:
@@ -363,9 +363,7 @@ UNREAD_JPEGS = {
 
 @pytest.mark.parametrize(("data", "named"), UNREAD_JPEGS.values(), ids=UNREAD_JPEGS)
 def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, named: str) -> None:
-    said = refusal(data)
-    assert named in said
-    assert said.endswith("is not read; save it as PNG or JPEG")
+    assert named in refusal(data)
 
 
 # Metadata of the others
@@ -415,7 +413,7 @@ def test_bmp_is_read_when_it_has_a_palette(bits: int, colours: list[int]) -> Non
 
 @pytest.mark.parametrize(("bits", "colours"), [(8, [0, 255]), (4, [0, 255]), (4, list(range(16)))])
 def test_bmp_is_refused_when_its_palette_of_greys_would_be_taken_for_none(bits: int, colours: list[int]) -> None:
-    assert f"BMP with {bits} bits a pixel and this palette of greys is not read" in refusal(bmp(bits, colours))
+    assert f"BMP with {bits} bits" in refusal(bmp(bits, colours))
 
 
 def gif(transparent: int | None) -> bytes:
@@ -433,7 +431,7 @@ def test_gif_is_transparent_around_its_first_frame_or_refused() -> None:
     levels = decoded(gif(2))
     assert (levels[5:9, 10:14] == (0, 200, 0)).all()
     assert (levels[0] == 255).all()
-    assert "GIF whose first frame does not cover the whole picture is not read" in refusal(gif(None))
+    assert "GIF" in refusal(gif(None))
 
 
 @pytest.mark.parametrize("most", [1, 7, 100, 255, 256, 1000, 4095, 65535])
@@ -500,9 +498,9 @@ UNREAD_JPEG_2000S = {
 
 @pytest.mark.parametrize(("data", "named"), UNREAD_JPEG_2000S.values(), ids=UNREAD_JPEG_2000S)
 def test_jpeg_2000_is_refused_by_name_when_its_channels_are_not_known_for_certain(data: bytes, named: str) -> None:
-    said = refusal(data)
-    assert named in said
-    assert said.startswith("JPEG 2000 ")
+    message = refusal(data)
+    assert named in message
+    assert message.startswith("JPEG 2000 ")
 
 
 SIZE = struct.pack(">II", 12_000, 12_000)
@@ -520,7 +518,7 @@ def bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
 def test_picture_is_refused_before_it_is_decoded_when_it_claims_too_many_pixels(kind: str) -> None:
-    assert "12,000 x 12,000 pixels; at most 100,000,000" in refusal(bombs()[kind])
+    assert refusal(bombs()[kind], "image.pixels").startswith("12,000 x 12,000 ")
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
@@ -534,7 +532,7 @@ def test_heic_is_read_when_its_package_is_there() -> None:
     smooth = np.dstack([RAMP, RAMP.max() - RAMP, RAMP[::-1] // 2])
     data = encoded(Image.fromarray(smooth.astype(np.uint8)), "HEIF", quality=95, exif=exif.tobytes())
     assert furthest(data, np.rot90(smooth, -1)) <= 8
-    assert "the HEIF header is broken" in refusal(HEIC)
+    assert "HEIF" in refusal(HEIC, "image.header")
 
 
 def test_heic_is_refused_with_the_extra_that_reads_it_when_its_package_is_missing() -> None:
@@ -589,14 +587,14 @@ UNREAD = {
 
 @pytest.mark.parametrize("kind", UNREAD)
 def test_file_is_named_when_its_kind_is_known_and_not_read(kind: str) -> None:
-    said = refusal(UNREAD[kind])
-    assert said.startswith(kind)
-    assert said.endswith("is not read; save it as PNG or JPEG")
+    assert refusal(UNREAD[kind]).startswith(kind)
 
 
 @pytest.mark.parametrize("text", [b"P6 is a kind of picture", b"BMW and Audi are makers of cars, not of pictures"])
-def test_text_is_no_broken_picture_when_it_begins_like_one(text: bytes) -> None:
-    assert "not a picture; " in refusal(text) or "of a kind that is not read" in refusal(text)
+def test_text_is_no_truncated_picture_when_it_begins_like_one(text: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(text)
+    assert caught.value.code in ("image.unknown_format", "image.header")
 
 
 def test_formats_and_names_of_files_are_those_that_pillow_knows() -> None:

@@ -194,30 +194,32 @@ def test_decode_leaves_the_picture_as_stored_when_exif_is_broken(cat: Image.Imag
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "code"),
     [
-        (b"", "empty"),
-        (b"Dear reader, this is no picture.\n" * 40, "not a picture"),
-        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not a picture"),
-        (b"\x7fELF\x02\x01\x01" + bytes(200), "not a picture"),
-        (b"MZ\x90\x00\x03" + bytes(200), "not a picture"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "SVG is not read"),
-        (b"\xff\xd8\xff", "header is broken"),
-        (b"\x89PNG\r\n\x1a\n", "header is broken"),
+        (b"", "image.empty"),
+        (b"Dear reader, this is no picture.\n" * 40, "image.unknown_format"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "image.unknown_format"),
+        (b"\x7fELF\x02\x01\x01" + bytes(200), "image.unknown_format"),
+        (b"MZ\x90\x00\x03" + bytes(200), "image.unknown_format"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "image.unsupported_format"),
+        (b"\xff\xd8\xff", "image.header"),
+        (b"\x89PNG\r\n\x1a\n", "image.header"),
     ],
     ids=["empty", "text", "html", "elf", "exe", "svg", "jpeg-magic", "png-magic"],
 )
-def test_decode_says_why_when_the_bytes_are_no_picture(data: bytes, why: str) -> None:
-    with pytest.raises(ImageError, match=why):
+def test_decode_gives_the_reason_when_the_bytes_are_no_picture(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError) as caught:
         decode_image(data)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"])
 def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: str, kept: float) -> None:
     data = encoded(cat, kind)
-    with pytest.raises(ImageError, match=r"broken|cut short"):
+    with pytest.raises(ImageError) as caught:
         decode_image(data[: int(len(data) * kept)])
+    assert caught.value.code in ("image.truncated", "image.header")
 
 
 # No pixels follow these headers: only a refusal that comes before decoding can speak of their number.
@@ -225,13 +227,15 @@ def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: s
 @pytest.mark.parametrize(("width", "height"), [(60000, 60000), (11000, 10000), (70000, 1), (1, 70000)])
 def test_decode_refuses_by_the_header_when_it_claims_too_many_pixels(width: int, height: int) -> None:
     bomb = png(width, height, 8, 2, png_chunk(b"IDAT", zlib.compress(bytes(1000))))
-    with pytest.raises(ImageError, match=r"pixels; at most 100,000,000"):
+    with pytest.raises(ImageError, match="100,000,000") as caught:
         decode_image(bomb)
+    assert caught.value.code == "image.pixels"
 
 
 def test_decode_refuses_when_the_file_is_too_large() -> None:
-    with pytest.raises(ImageError, match="268,435,457 bytes; at most 268,435,456"):
+    with pytest.raises(ImageError, match=r"268,435,457 .* 268,435,456") as caught:
         decode_image(bytes(preprocess.MAX_BYTES + 1))
+    assert caught.value.code == "image.file_size"
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -465,7 +469,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "ratio-0": ({"crop_ratio": 0.0}, "crop_ratio"),
     "ratio-above-1": ({"crop_ratio": 1.01}, "crop_ratio"),
     "ratio-nan": ({"crop_ratio": float("nan")}, "crop_ratio"),
-    "fill": ({"fill": (0, 256, 0)}, "fill levels"),
+    "fill": ({"fill": (0, 256, 0)}, "fill: "),
     "fit": ({"fit": "zoom"}, "crop.*pad.*squash"),
     "interpolation": ({"interpolation": "cubic"}, "bilinear.*bicubic"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from model.errors import SpecError
 from model.spec import SCHEMA_VERSION, Lineage, ModelSpec, TaskSpec, TensorSpec
+from tests.errors import raises
 
 Document = dict[str, Any]
 
@@ -48,25 +50,28 @@ def test_spec_is_read_when_it_was_written_by_the_first_version(document: Documen
 
 @pytest.mark.parametrize("label", ["", "two\nlines", "two\rlines"])
 def test_spec_is_refused_when_a_label_does_not_fit_on_a_line(document: Document, label: str) -> None:
-    with pytest.raises(SpecError, match="a label is one line of text"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document | {"labels": ["cat", label, "bird"]})
+    assert "  labels: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("thresholds", "why"),
-    [({"cow": 0.5, "ant": 0.5}, "labels that there are not: ant, cow"), ({"cat": math.nan}, "finite number")],
+    [({"cow": 0.5, "ant": 0.5}, "ant, cow"), ({"cat": math.nan}, "finite number")],
 )
 def test_spec_is_refused_when_a_threshold_is_of_no_label_or_no_number(
     document: Document, thresholds: dict[str, float], why: str
 ) -> None:
-    with pytest.raises(SpecError, match=why):
+    with raises(SpecError, "spec.fields") as caught:
         read(document | {"thresholds": thresholds})
+    assert why in str(caught.value)
 
 
 def test_spec_is_refused_when_a_head_has_a_problem_inside(document: Document) -> None:
     head = {"task": "multilabel", "labels": ["old"], "thresholds": {"new": 0.5}}
-    with pytest.raises(SpecError, match=r"heads\.traits: .*labels that there are not: new"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document | {"heads": {"traits": head}})
+    assert re.search(r"heads\.traits: .*labels: new", str(caught.value))
 
 
 def test_spec_is_one_line_when_written(spec: ModelSpec) -> None:
@@ -87,28 +92,32 @@ def test_spec_keeps_a_metric_when_it_is_not_finite(spec: ModelSpec, value: float
 def test_spec_is_refused_when_a_field_is_unknown(document: Document, part: str) -> None:
     inside = document[part] if part else document
     inside["colour"] = "red"
-    with pytest.raises(SpecError, match=r"pets\.safetensors: not a valid model spec:\n.*colour.*got 'red'"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document)
+    assert re.search(r"^pets\.safetensors: .*\n.*colour.*'red'", str(caught.value))
 
 
 @pytest.mark.parametrize("field", ["name", "task", "architecture", "input", "outputs", "preprocess", "normalize"])
 def test_spec_is_refused_when_a_field_is_missing(document: Document, field: str) -> None:
     del document[field]
-    with pytest.raises(SpecError, match=f"{field}: Field required"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document)
+    assert f"{field}: Field required" in str(caught.value)
 
 
 def test_spec_tells_to_upgrade_when_its_version_is_newer(document: Document) -> None:
     document |= {"schema_version": SCHEMA_VERSION + 1, "field_of_the_future": 1}
-    with pytest.raises(SpecError, match=rf"spec version {SCHEMA_VERSION + 1}.*Upgrade tritonkit") as caught:
+    with raises(SpecError, "spec.newer_version") as caught:
         read(document)
+    assert f"version {SCHEMA_VERSION + 1}" in str(caught.value)
     assert "field_of_the_future" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", None, 1.5])
 def test_spec_is_refused_when_its_version_is_none_of_ours(document: Document, version: object) -> None:
-    with pytest.raises(SpecError, match="schema_version"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document | {"schema_version": version})
+    assert "schema_version" in str(caught.value)
 
 
 def test_spec_lists_all_problems_when_there_are_several(document: Document) -> None:
@@ -125,16 +134,19 @@ def test_spec_lists_all_problems_when_there_are_several(document: Document) -> N
     ids=["empty", "text", "cut", "deep", "long-number", "null", "list", "string", "number"],
 )
 def test_spec_names_the_file_when_the_text_is_no_spec(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^pets\.safetensors: .*(not JSON|not a valid model spec)"):
+    with pytest.raises(SpecError) as caught:
         ModelSpec.from_json(text, origin="pets.safetensors")
+    assert caught.value.code == ("spec.fields" if text in ("null", "[]", '"spec"', "3") else "spec.not_json")
+    assert str(caught.value).startswith("pets.safetensors: ")
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".hidden", "a/b", "a\\b", "../a", "/a", "a b", "a\n", "a\0", "-a", "é", "a" * 129]
 )
 def test_spec_is_refused_when_its_name_is_no_safe_folder(document: Document, name: str) -> None:
-    with pytest.raises(SpecError, match="name: "):
+    with raises(SpecError, "spec.fields") as caught:
         read(document | {"name": name})
+    assert "name: " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a", "7", "cats.v2", "Cats-and_dogs", "a" * 128])
@@ -149,8 +161,9 @@ def test_spec_differs_in_its_name_alone_when_renamed(spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("name", ["../zoo", ""])
 def test_spec_is_not_renamed_when_the_name_is_no_safe_folder(spec: ModelSpec, name: str) -> None:
-    with pytest.raises(SpecError, match=f"'{name}' cannot name a model"):
+    with raises(SpecError, "spec.name") as caught:
         spec.renamed(name)
+    assert str(caught.value).startswith(f"'{name}' ")
 
 
 @pytest.mark.parametrize("field", ["name", "labels", "lineage"])
@@ -161,8 +174,9 @@ def test_spec_stays_as_it_is_when_someone_assigns(spec: ModelSpec, field: str) -
 
 def test_spec_is_refused_when_the_input_is_not_what_preprocessing_makes(document: Document) -> None:
     document["input"]["shape"] = [64, 32, 3]
-    with pytest.raises(SpecError, match=r"input is image UINT8 \[N, 64, 32, 3\].* makes .* \[N, 32, 32, 3\]"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document)
+    assert re.search(r"image UINT8 \[N, 64, 32, 3\].* \[N, 32, 32, 3\]", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +194,9 @@ def test_spec_is_refused_when_the_input_is_not_what_preprocessing_makes(document
 )
 def test_spec_is_refused_when_a_value_is_bad(document: Document, part: str, field: str, value: object) -> None:
     document[part][field] = value
-    with pytest.raises(SpecError, match=rf"{part}\.{field}"):
+    with raises(SpecError, "spec.fields") as caught:
         read(document)
+    assert f"{part}.{field}" in str(caught.value)
 
 
 def test_tensor_reads_like_a_signature_when_printed() -> None:

@@ -25,6 +25,7 @@ from model.errors import (
 from model.patience import RetryPolicy
 from model.runners.triton import TritonRunner, TritonServer
 from model.runners.triton_errors import MemoryForgottenError, error_of_answer
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -43,27 +44,29 @@ from model.runners.triton_errors import MemoryForgottenError, error_of_answer
     ],
 )
 def test_server_says_what_it_takes_when_the_address_is_malformed(url: str) -> None:
-    with pytest.raises(InputError, match="expected HOST:PORT, grpc://HOST:PORT or http://HOST:PORT"):
+    with raises(InputError, "connection.address"):
         TritonServer(url)
 
 
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
-        ("::1:8121", "an IPv6 address stands in brackets, as in \\[::1\\]:8001"),
-        ("localhost", "the port is missing; Triton's own is 8001"),
-        ("http://localhost", "the port is missing; Triton's own is 8000"),
-        ("http://localhost:8000/v2", "a path is not taken"),
-        (" localhost:8000", "holds no spaces"),
-        ("tcp://localhost:8000", "Triton does not speak 'tcp'"),
-        ("http://me:hidden@localhost:8000", r"^http://…@localhost:8000: user and password are not taken"),
-        ("localhost:0", "port 0 is not in 1..65535"),
-        ("[zz]:8001", "is no IPv6 address"),
+        ("::1:8121", "brackets, as in [::1]:8001"),
+        ("localhost", "port is missing; Triton's default is 8001"),
+        ("http://localhost", "port is missing; Triton's default is 8000"),
+        ("http://localhost:8000/v2", "a path"),
+        (" localhost:8000", "spaces"),
+        ("tcp://localhost:8000", "'tcp'"),
+        ("http://me:hidden@localhost:8000", "http://…@localhost:8000: "),
+        ("localhost:0", "port 0 "),
+        ("[zz]:8001", "[zz] is not an IPv6 address"),
     ],
 )
 def test_server_says_what_is_wrong_when_the_address_is_malformed(url: str, cause: str) -> None:
-    with pytest.raises(InputError, match=cause):
+    with raises(InputError, "connection.address") as caught:
         TritonServer(url)
+    assert cause in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_address_tells_of_tls_and_of_this_machine(url: str, tls: bool, loopback:
 
 
 def test_certificates_are_refused_when_the_address_is_one_without_tls(pytestconfig: pytest.Config) -> None:
-    with pytest.raises(InputError, match="is an address without TLS; certificates go with grpcs"):
+    with raises(InputError, "tls.unused_certificate"):
         TritonServer(Connection(url="grpc://localhost:8001", tls_ca=pytestconfig.rootpath / "pyproject.toml"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from model.network import Network
 from model.spec import TaskSpec
 from model.weight_matching import map_weights, match_weights
 from model.weights import State, read_foreign_weights
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +50,7 @@ def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> No
     values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
     matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
     assert same(matched.weights, state)
-    assert (
-        matched.how == f"{len(values)} tensors matched by order (names differ): check the answers of pictures you know"
-    )
+    assert matched.how.startswith(f"{len(values)} tensors matched by order")
 
 
 def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
@@ -59,30 +59,32 @@ def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: S
         f"layer_{i}": -torch.ones_like(value) if key.endswith("running_var") else value
         for i, (key, value) in enumerate(wanted.items())
     }
-    with pytest.raises(CheckpointError, match="negative variances"):
+    with raises(CheckpointError, "checkpoint.negative_variance"):
         map_weights(given, wanted, "x")
 
 
 def test_weights_are_refused_when_the_class_count_differs(state: State) -> None:
     other = dict(timm.create_model("test_resnet", num_classes=7).state_dict())
-    with pytest.raises(CheckpointError, match=r"another number of classes[^$]*fc.weight: expected \[3,"):
+    with raises(CheckpointError, "checkpoint.shapes") as caught:
         map_weights(other, state, "w.pth")
+    assert "fc.weight: expected [3," in str(caught.value)
 
 
 def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State) -> None:
     other = timm.create_model("test_resnet", num_classes=7).state_dict()
     values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
-    with pytest.raises(CheckpointError, match="another number of classes"):
+    with raises(CheckpointError, "checkpoint.shapes"):
         map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "w.pth")
 
 
 def test_weights_are_refused_when_nothing_fits(state: State) -> None:
-    with pytest.raises(CheckpointError, match="neither by name, nor by a stripped prefix, nor by order"):
+    with raises(CheckpointError, "checkpoint.no_match"):
         map_weights({"a": torch.zeros(1)}, state, "w.pth")
     named = {key: tensor for key, tensor in state.items() if "conv" in key}
-    with pytest.raises(CheckpointError, match=r"Missing \d+: .*, …\. Is --model the right one") as refused:
+    with raises(CheckpointError, "checkpoint.no_match") as caught:
         map_weights(named, state, "w.pth")
-    assert "not known" not in str(refused.value)
+    assert re.search(r"Missing \d+: .*, …\. Is --model", str(caught.value))
+    assert "not in the network" not in str(caught.value)
 
 
 def ours(state: State) -> State:
@@ -147,11 +149,9 @@ def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) 
 
 def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
     other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
-    with pytest.raises(
-        CheckpointError,
-        match=r"w\.pth: none of its \d+ tensors has name and shape .* nor do they fit by order.* wanted backbone\.",
-    ):
+    with raises(CheckpointError, "checkpoint.no_match") as caught:
         match_weights(other, ours(state), "w.pth")
+    assert re.search(r"w\.pth: .*xpected backbone\.", str(caught.value))
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])
@@ -178,7 +178,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Payload()))
     for name in ("w.pth", "raw.pth"):
-        with pytest.raises(CheckpointError, match="pickled Python objects"):
+        with raises(CheckpointError, "checkpoint.pickled_code"):
             read_foreign_weights(tmp_path / name)
     assert not marker.exists()
 
@@ -186,7 +186,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(CheckpointError):
+    with raises(CheckpointError, "checkpoint.unreadable"):
         read_foreign_weights(tmp_path / "w.pth")
 
 

@@ -116,7 +116,7 @@ def test_doctor_finds_nothing_when_all_is_well(tiny_repository: Path) -> None:
             {"version_compatible": True},
             IMAGE,
             "warning",
-            "only if Triton is told so",
+            "only with an option",
             "add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: --backend-config",
         ),
         ("11.1.0", {}, "mine/triton:1", "warning", "is not known here", "printenv mine/triton:1 TRT_VERSION"),
@@ -150,7 +150,7 @@ def test_doctor_still_warns_of_an_older_plan_without_a_record_when_triton_is_tol
     older = PLAN.replace(bytes((11, 1)), bytes((10, 9)))
     replace(plan, older)
     place: dict[str, Any] = {"runtime": "docker", "image": IMAGE}
-    unsaid = [one for one in found(tiny_repository, L4, **place) if "nothing says that it is version" in one.message]
+    unsaid = [one for one in found(tiny_repository, L4, **place) if "not known to be version" in one.message]
     assert only(unsaid).severity == "error"
     findings = found(tiny_repository, L4, **place, version_compatible=True)
     told = only([one for one in findings if "TensorRT 10.9" in one.message])
@@ -298,7 +298,7 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
     (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
     told = {Path(one.path).name: (one.severity, one.message) for one in found(tiny_repository)}
-    assert told["notes"] == ("warning", "is no model: Triton says so in its log and passes over it")
+    assert told["notes"] == ("warning", "is not a model: Triton logs a message and skips it")
     assert told["empty"] == ("error", "has no version folder")
     assert "not a Triton model configuration" in told["config.pbtxt"][1]
     assert told["pets-01234567"] == ("warning", "left by an interrupted export")

@@ -233,10 +233,10 @@ def test_server_elsewhere_is_asked_with_certificates_and_tokens(
     assert "pets: version 1, as before" in command("server", "reload", "pets", "--url", url, *files).stdout
     outside = command("server", "reload", "--url", url, "--tls-ca", pki / "stranger.pem", *files[2:])
     assert outside.exit_code == 3
-    assert "give the certificate of who signed it with --tls-ca" in outside.stderr
+    assert "pass the certificate of its authority with --tls-ca" in outside.stderr
     plain = command("server", "reload", "--url", guarded.options.grpc_url)
     assert plain.exit_code == 3
-    assert "it speaks TLS; ask it as grpcs://" in plain.stderr
+    assert "it speaks TLS; use grpcs://" in plain.stderr
     monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "a-guess")
     guess = command("server", "reload", "--url", url, *files)
     assert guess.exit_code == 2
