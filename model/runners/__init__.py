@@ -49,7 +49,7 @@ OPENERS: dict[str, Callable[[Path, int], Runner]] = {
     ".plan": _tensorrt,
     ".rtx": _tensorrt,
 }
-_EXTRAS = {"openvino": "openvino"}
+_EXTRA_BY_LIBRARY = {"openvino": "openvino"}
 """By library, the extra that brings it, where that is not `builder`."""
 
 
@@ -70,5 +70,5 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
     except ModuleNotFoundError as error:
         raise ArtifactError(
             f"{path}: running a {path.suffix} file needs {error.name}; install it with: "
-            f"pip install 'tritonkit[{_EXTRAS.get(error.name or '', 'builder')}]'"
+            f"pip install 'tritonkit[{_EXTRA_BY_LIBRARY.get(error.name or '', 'builder')}]'"
         ) from error

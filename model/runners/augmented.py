@@ -48,37 +48,37 @@ class AugmentedRunner(Runner):
 
     def _infer(self, batch: ImageArray) -> Outputs:
         views = [self._runner.infer(np.flip(batch, axes)) for axes in self._axes]
-        joined = self._masks(views) if self._task.dense else {name: self._mean(name, views) for name in views[0]}
+        merged = self._merged_masks(views) if self._task.dense else {name: self._mean_output(name, views) for name in views[0]}
         for view in views:
-            self._keep_faults(joined, view)
-        return joined
+            self._copy_faulty_answers(merged, view)
+        return merged
 
-    def _keep_faults(self, joined: Outputs, view: Outputs) -> None:
+    def _copy_faulty_answers(self, merged: Outputs, view: Outputs) -> None:
         """Put the faulty answers of a view in the place of the joined ones."""
         if self._task.value_problem(view) is None:
             return
         for image in range(len(next(iter(view.values())))):
             own = slice(image, image + 1)
             if self._task.value_problem({name: array[own] for name, array in view.items()}) is not None:
-                for name, array in joined.items():
+                for name, array in merged.items():
                     array[own] = view[name][own]
 
-    def _mean(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
+    def _mean_output(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
         mean = _mean([view[name] for view in views])
-        question: TaskSpec = self.spec.heads.get(name, self.spec)
-        if question.embedding_size is None:
+        task_spec: TaskSpec = self.spec.heads.get(name, self.spec)
+        if task_spec.embedding_size is None:
             return mean
         lengths = np.linalg.norm(mean, axis=1, keepdims=True)
         return np.where(lengths > 0, mean / np.maximum(lengths, 1e-12), views[0][name])
 
-    def _masks(self, views: Sequence[Outputs]) -> Outputs:
+    def _merged_masks(self, views: Sequence[Outputs]) -> Outputs:
         upright = [
             {name: np.flip(array, axes) for name, array in view.items()}
             for view, axes in zip(views, self._axes, strict=True)
         ]
         mask = self._task.output
         if not self.spec.probability:
-            return {mask: _most_seen([view[mask] for view in upright])}
+            return {mask: _majority_vote([view[mask] for view in upright])}
         probability = _mean([view["probability"] for view in upright])
         threshold = self.spec.threshold(self.spec.labels[1])
         return {mask: (probability >= threshold).astype(np.uint8), "probability": probability}
@@ -93,7 +93,7 @@ def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     return mean
 
 
-def _most_seen(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _majority_vote(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """For each pixel the class that most masks have there; of several, the first mask's or else the least number."""
     best, most = masks[0].copy(), _votes(masks, masks[0])
     for label in np.unique(np.stack(masks)):

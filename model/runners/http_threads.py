@@ -16,21 +16,21 @@ from typing import Any, TypeVar
 _Answer = TypeVar("_Answer")
 
 
-class HttpThreads:
+class HttpClientPool:
     """Safe to use from several threads."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make_client: Callable[[], Any]) -> None:
         """make: a client, to be used in the thread that calls it."""
-        self._make = make
+        self._make_client = make_client
         self._lock = threading.Lock()
-        self._idle: list[_Thread] = []
+        self._idle: list[_ClientThread] = []
         self._open = True
 
-    def ask(self, request: Callable[[Any], _Answer]) -> _Answer:
+    def call(self, request: Callable[[Any], _Answer]) -> _Answer:
         """What `request` gives, called with a client. Raises what it raises, and what making a client raises."""
         answer: Future[_Answer] = Future()
         with self._lock:
-            thread = self._idle.pop() if self._idle else _Thread(self._make)
+            thread = self._idle.pop() if self._idle else _ClientThread(self._make_client)
 
         def task() -> None:
             try:
@@ -59,12 +59,12 @@ class HttpThreads:
             thread.join()
 
 
-class _Thread(threading.Thread):
+class _ClientThread(threading.Thread):
     """Does what is put into `tasks`, until that is None."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make_client: Callable[[], Any]) -> None:
         super().__init__(name="http", daemon=True)
-        self._make = make
+        self._make_client = make_client
         self._client: Any = None
         self.tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.start()
@@ -72,7 +72,7 @@ class _Thread(threading.Thread):
     def client(self) -> Any:
         """This thread's, for its tasks alone."""
         if self._client is None:
-            self._client = self._make()
+            self._client = self._make_client()
         return self._client
 
     def run(self) -> None:

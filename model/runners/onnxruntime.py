@@ -40,9 +40,9 @@ class OnnxRuntimeRunner(Runner):
         except Exception as error:  # its errors share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         self.on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
-        self.spec = spec or self._spec_in_file()
+        self.spec = spec or self._read_spec()
 
-    def _spec_in_file(self) -> ModelSpec:
+    def _read_spec(self) -> ModelSpec:
         metadata = self.session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise ArtifactError(f"{self.origin}: carries no model spec, so it was not written by `builder export`")

@@ -79,14 +79,14 @@ class OpenVinoRunner(Runner):
             self.precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             raise ArtifactError(f"{path}: OpenVINO cannot load it: {_reason(error)}") from error
-        self.spec = spec or self._spec_in(model)
+        self.spec = spec or self._read_spec(model)
         self._outputs = [output.name for output in self.spec.outputs]
         names = [output.get_any_name() for output in self._compiled.outputs]
         if missing := set(self._outputs) - set(names):
             raise ArtifactError(f"{path}: has the outputs {names}; its spec says {', '.join(sorted(missing))} too")
         self._local = threading.local()
 
-    def _spec_in(self, model: openvino.Model) -> ModelSpec:
+    def _read_spec(self, model: openvino.Model) -> ModelSpec:
         if not model.has_rt_info([METADATA_KEY]):
             raise ArtifactError(f"{self.origin}: carries no model spec, so it was not written by `builder export`")
         return ModelSpec.from_json(model.get_rt_info([METADATA_KEY]).astype(str), origin=self.origin)

@@ -8,7 +8,7 @@ from model.encoded import ENCODED_OF
 from model.errors import ArtifactError
 from model.spec import METADATA_KEY, ModelSpec
 
-_OF_ANSWERS = (
+_ANSWER_FIELDS = (
     "task",
     "labels",
     "thresholds",
@@ -39,4 +39,4 @@ def spec_in(config: dict[str, Any], origin: str) -> ModelSpec:
 
 def differences(known: ModelSpec, other: ModelSpec) -> list[str]:
     """The fields for which a client of `known` would misread the answers of `other`."""
-    return [name for name in _OF_ANSWERS if getattr(known, name) != getattr(other, name)]
+    return [name for name in _ANSWER_FIELDS if getattr(known, name) != getattr(other, name)]

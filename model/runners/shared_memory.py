@@ -25,13 +25,13 @@ from model.preprocess import ImageArray
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open opens
 PREFIX = "tritonkit-"
-LEAST_BYTES = 128 * 2**10
+MIN_BYTES = 128 * 2**10
 """Below it, saying where the pictures lie costs as much as sending them."""
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Of all regions together."""
 
 
-class Registry(ABC):
+class RegionRegistry(ABC):
     """A server's list of the regions that it has mapped. All methods raise what the connection raises."""
 
     @abstractmethod
@@ -47,10 +47,10 @@ class Registry(ABC):
         """Names of all regions that it has mapped. Fails where the server cannot be trusted with regions."""
 
 
-class Region:
+class SharedRegion:
     """Memory that a server has mapped too."""
 
-    def __init__(self, registry: Registry, name: str, size: int) -> None:
+    def __init__(self, registry: RegionRegistry, name: str, size: int) -> None:
         """Raises OSError without room for it, and what the registry raises."""
         self.size = size
         self.name = name
@@ -73,25 +73,25 @@ class Region:
         self._memory.close()
 
 
-class SharedInputs:
+class SharedMemoryPool:
     """Regions that requests borrow, one each. Safe to use from several threads."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: RegionRegistry) -> None:
         self._registry = registry
         self._lock = threading.Lock()
-        self._idle: list[Region] = []
-        self._held = 0
-        self._left: list[str] = []
+        self._idle: list[SharedRegion] = []
+        self._total_bytes = 0
+        self._still_mapped: list[str] = []
         """Dropped, but perhaps still mapped by the server: it keeps what the requests that were given up use."""
         self._usable: bool | None = None
 
     @contextmanager
-    def lent(self, size: int) -> Iterator[Region | None]:
+    def borrow(self, size: int) -> Iterator[SharedRegion | None]:
         """A region of at least so many bytes while the block lasts, or None where there is none to be had.
 
         A region whose block ends with an error is not lent again: the server may still read it.
         """
-        region = self._borrowed(size) if size >= LEAST_BYTES else None
+        region = self._take_region(size) if size >= MIN_BYTES else None
         try:
             yield region
         except BaseException:
@@ -108,13 +108,13 @@ class SharedInputs:
             idle, self._idle, self._usable = self._idle, [], False
         for region in idle:
             region.close()
-            self._held -= region.size
-        self._let_go(*(region.name for region in idle))
+            self._total_bytes -= region.size
+        self._unregister(*(region.name for region in idle))
 
-    def _borrowed(self, size: int) -> Region | None:
+    def _take_region(self, size: int) -> SharedRegion | None:
         with self._lock:
             if self._usable is None:
-                self._usable = self._sweep()
+                self._usable = self._remove_orphans()
             if not self._usable:
                 return None
             fitting = [region for region in self._idle if region.size >= size]
@@ -122,37 +122,37 @@ class SharedInputs:
                 self._idle.remove(fitting[-1])
                 return fitting[-1]
             small = self._idle.pop() if self._idle else None
-            room = MOST_BYTES - self._held + (small.size if small else 0)
+            room = MAX_BYTES - self._total_bytes + (small.size if small else 0)
             if size <= room:
-                self._held += size
+                self._total_bytes += size
         if small is not None:
             self._drop(small)
-        return self._made(size) if size <= room else None
+        return self._create_region(size) if size <= room else None
 
-    def _made(self, size: int) -> Region | None:
-        name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
+    def _create_region(self, size: int) -> SharedRegion | None:
+        name = f"{PREFIX}{os.getpid()}-{_process_start_ticks(os.getpid())}-{secrets.token_hex(8)}"
         try:
-            self._let_go()
-            return Region(self._registry, name, size)
+            self._unregister()
+            return SharedRegion(self._registry, name, size)
         except (OSError, TritonkitError) as error:
             with self._lock:
-                self._held -= size
+                self._total_bytes -= size
                 if isinstance(error, DeadlineError):
-                    self._left.append(name)  # it may have been mapped all the same
+                    self._still_mapped.append(name)  # it may have been mapped all the same
                 if not isinstance(error, PASSING):  # a server that is away says so when it is asked
                     self._usable = False
             return None
 
-    def _drop(self, region: Region) -> None:
+    def _drop(self, region: SharedRegion) -> None:
         region.close()
         with self._lock:
-            self._held -= region.size
-        self._let_go(region.name)
+            self._total_bytes -= region.size
+        self._unregister(region.name)
 
-    def _let_go(self, *names: str) -> None:
+    def _unregister(self, *names: str) -> None:
         """Have the server let go of these, and of what it kept before; one that is away is told of the first alone."""
         with self._lock:
-            waiting, self._left = [*names, *self._left], []
+            waiting, self._still_mapped = [*names, *self._still_mapped], []
         kept = []
         while waiting:
             try:
@@ -163,9 +163,9 @@ class SharedInputs:
                 kept.append(waiting[0])
             del waiting[0]
         with self._lock:
-            self._left += kept + waiting
+            self._still_mapped += kept + waiting
 
-    def _sweep(self) -> bool | None:
+    def _remove_orphans(self) -> bool | None:
         """Let go of what ended processes of this machine left. Returns whether regions can be used; None: not known."""
         if not FOLDER.is_dir():
             return False
@@ -188,11 +188,11 @@ def _is_orphan(name: str) -> bool:
     pid, _, started = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
     if not pid.isdecimal():
         return False
-    began = _started(int(pid))
-    return began != started if began else not _is_another_user_s(int(pid))
+    began = _process_start_ticks(int(pid))
+    return began != started if began else not _is_process_of_another_user(int(pid))
 
 
-def _is_another_user_s(pid: int) -> bool:
+def _is_process_of_another_user(pid: int) -> bool:
     """Whether this is a process of another user, which /proc may hide (its option `hidepid`)."""
     try:
         os.kill(pid, 0)
@@ -203,7 +203,7 @@ def _is_another_user_s(pid: int) -> bool:
     return False
 
 
-def _started(pid: int) -> str:
+def _process_start_ticks(pid: int) -> str:
     """When a process began, in ticks after boot; empty when none is seen (proc_pid_stat(5), field 22)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

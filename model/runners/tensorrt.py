@@ -31,7 +31,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import METADATA_KEY, ModelSpec
 
-ELSEWHERE = "Ask a Triton that serves it, with --url, or run it on a machine that has one; a graph runs anywhere"
+OTHER_WAYS_TO_RUN = "Ask a Triton that serves it, with --url, or run it on a machine that has one; a graph runs anywhere"
 TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
 """Set, it lets version-compatible plans run the code they carry, which a record beside a plan alone cannot allow."""
 _PROFILE = 0
@@ -45,7 +45,7 @@ class Device(ABC):
     """The handle of the CUDA stream."""
 
     @abstractmethod
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
         """The tensor, or a new one, with the batch's content."""
 
     @abstractmethod
@@ -53,11 +53,11 @@ class Device(ABC):
         """A tensor of TensorRT's type of that name, such as `HALF`."""
 
     @abstractmethod
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         """Record what `run` starts on the stream, as a CUDA graph, and give what starts it again."""
 
     @abstractmethod
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Return when all that was started has ended."""
 
 
@@ -83,7 +83,7 @@ class CudaDevice(Device):
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.stream = self._stream.cuda_stream
 
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
         with self._torch.cuda.stream(self._stream):
             held = self._torch.empty(batch.shape, dtype=self._torch.uint8, device="cuda") if tensor is None else tensor
             return held.copy_(self._torch.from_numpy(batch), non_blocking=True)
@@ -92,7 +92,7 @@ class CudaDevice(Device):
         with self._torch.cuda.stream(self._stream):
             return self._torch.empty(tuple(shape), dtype=self._types[dtype], device="cuda")
 
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         graph = self._torch.cuda.CUDAGraph()
         with self._torch.cuda.graph(graph, stream=self._stream):
             run()
@@ -103,7 +103,7 @@ class CudaDevice(Device):
 
         return replay
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self._stream.synchronize()
 
 
@@ -132,32 +132,32 @@ class TensorRtRunner(Runner):
         """
         self.origin = str(path)
         header = plan_header(path)
-        trt = trt or find_tensorrt(header.flavour, ELSEWHERE)
+        trt = trt or find_tensorrt(header.flavour, OTHER_WAYS_TO_RUN)
         told_by_record = version_compatible is None
         if version_compatible is None:
-            version_compatible = _built_version_compatible(path)
+            version_compatible = _is_recorded_version_compatible(path)
         _check_version(path, header, trt.__version__, version_compatible)
         if device is None and find_gpu() is None:
-            raise ArtifactError(f"{path}: {TITLES[header.flavour]} needs an NVIDIA GPU to run it. {ELSEWHERE}")
+            raise ArtifactError(f"{path}: {TITLES[header.flavour]} needs an NVIDIA GPU to run it. {OTHER_WAYS_TO_RUN}")
         if version_compatible and told_by_record:
             _check_trusted(path)
-        self.spec = spec or _spec_beside(path)
+        self.spec = spec or _read_spec(path)
         self._device = device or CudaDevice()
-        self._logged: list[str] = []
-        self._runtime = trt.Runtime(logger_for(trt, self._logged))
+        self._log_lines: list[str] = []
+        self._runtime = trt.Runtime(logger_for(trt, self._log_lines))
         if version_compatible:  # such plans carry code of their own to load them
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context = self._engine and self._engine.create_execution_context()
         if self._context is None:
             raise ArtifactError(f"{path}: {TITLES[header.flavour]} cannot open it: {self._reason()}")
-        self._input, self._outputs = self._tensors(trt)
+        self._input, self._outputs = self._check_tensors(trt)
         self.max_batch = int(self._engine.get_tensor_profile_shape(self._input, _PROFILE)[2][0])
         self._cuda_graphs = cuda_graphs
-        self._recorded: dict[int, _Recorded] = {}
-        self._busy = threading.Lock()  # an execution context is for one thread at a time
+        self._captured: dict[int, _CapturedGraph] = {}
+        self._lock = threading.Lock()  # an execution context is for one thread at a time
 
-    def _tensors(self, trt: ModuleType) -> tuple[str, list[str]]:
+    def _check_tensors(self, trt: ModuleType) -> tuple[str, list[str]]:
         """The name of the one input, and those of the outputs. Raises ArtifactError where they are not the spec's."""
         names = [self._engine.get_tensor_name(at) for at in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -175,16 +175,16 @@ class TensorRtRunner(Runner):
             raise BatchError(
                 f"{self.origin}: got a batch of {len(batch)}; the plan was built for up to {self.max_batch}"
             )
-        with self._busy:
-            outputs = self._replayed(batch) if self._cuda_graphs else self._run(self._context, batch)[1]
-            self._device.wait()
+        with self._lock:
+            outputs = self._run_captured(batch) if self._cuda_graphs else self._run(self._context, batch)[1]
+            self._device.synchronize()
             return {name: _as_array(tensor) for name, tensor in outputs.items()}
 
     def _run(self, context: Any, batch: ImageArray) -> tuple[Any, dict[str, Any]]:
         """Bind the batch and new outputs, start the engine on them, and give both."""
         if not context.set_input_shape(self._input, batch.shape):
             raise BatchError(f"{self.origin}: does not take {self._input} {list(batch.shape)}: {self._reason()}")
-        image = self._device.holding(batch)
+        image = self._device.upload(batch)
         outputs = {
             name: self._device.empty(context.get_tensor_shape(name), self._engine.get_tensor_dtype(name).name)
             for name in self._outputs
@@ -198,30 +198,30 @@ class TensorRtRunner(Runner):
         if not context.execute_async_v3(self._device.stream):
             raise InferenceError(f"{self.origin}: the engine failed: {self._reason()}")
 
-    def _replayed(self, batch: ImageArray) -> dict[str, Any]:
-        known = self._recorded.get(len(batch))
+    def _run_captured(self, batch: ImageArray) -> dict[str, Any]:
+        known = self._captured.get(len(batch))
         if known is None:
             # A recording holds for the shapes its context had, so each batch size has a context of its own. The first
             # run of a shape chooses and compiles kernels, which must not be recorded.
             context = self._engine.create_execution_context()
             image, outputs = self._run(context, batch)
-            self._device.wait()
-            known = _Recorded(context, image, outputs, self._device.recorded(lambda: self._start(context)))
-            self._recorded[len(batch)] = known
-        self._device.holding(batch, known.image)
+            self._device.synchronize()
+            known = _CapturedGraph(context, image, outputs, self._device.capture(lambda: self._start(context)))
+            self._captured[len(batch)] = known
+        self._device.upload(batch, known.image)
         known.replay()
         return known.outputs
 
     def _reason(self) -> str:
-        return self._logged[-1] if self._logged else "it gave no reason"
+        return self._log_lines[-1] if self._log_lines else "it gave no reason"
 
     def close(self) -> None:
         """Free the GPU's memory."""
-        self._recorded.clear()
+        self._captured.clear()
         self._context = self._engine = None
 
 
-class _Recorded:
+class _CapturedGraph:
     """A batch size with a context, memory and a CUDA graph of its own."""
 
     def __init__(self, context: Any, image: Any, outputs: dict[str, Any], replay: Callable[[], None]) -> None:
@@ -234,7 +234,7 @@ def _as_array(tensor: Any) -> Any:
     return (host.float() if str(host.dtype) == "torch.bfloat16" else host).numpy().copy()
 
 
-def _spec_beside(path: Path) -> ModelSpec:
+def _read_spec(path: Path) -> ModelSpec:
     for folder in (path.parent, path.parent.parent):
         if (folder / METADATA_KEY).is_file():
             return ModelSpec.from_json((folder / METADATA_KEY).read_text(encoding="utf-8"), origin=str(path))
@@ -244,7 +244,7 @@ def _spec_beside(path: Path) -> ModelSpec:
     )
 
 
-def _built_version_compatible(path: Path) -> bool:
+def _is_recorded_version_compatible(path: Path) -> bool:
     """As `build.json` beside the plan says, where there is one."""
     record = path.with_name(BUILD_FILE)
     try:

@@ -29,9 +29,9 @@ class TorchScriptRunner(Runner):
         # Without TF32, as the checkpoint is run.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self._module = load_torchscript(path, self._device)
-        self.spec = spec or self._spec_in(carried_spec(path))
+        self.spec = spec or self._parse_spec(carried_spec(path))
 
-    def _spec_in(self, text: str | None) -> ModelSpec:
+    def _parse_spec(self, text: str | None) -> ModelSpec:
         if text is None:
             raise ArtifactError(f"{self.origin}: carries no model spec, so it was not written by `builder export`")
         return ModelSpec.from_json(text, origin=self.origin)

@@ -27,9 +27,9 @@ from model.patience import PASSING, RetryPolicy
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.served_spec import differences, spec_in
-from model.runners.shared_memory import SharedInputs
-from model.runners.triton_errors import MemoryForgottenError
-from model.runners.triton_transport import Transport, TritonRegistry
+from model.runners.shared_memory import SharedMemoryPool
+from model.runners.triton_errors import UnknownRegionError
+from model.runners.triton_transport import Transport, TritonRegionRegistry
 from model.spec import Frozen, ModelSpec
 
 _Answer = TypeVar("_Answer")
@@ -55,7 +55,7 @@ class Counters(Frozen):
     queue_ns: int = 0
 
 
-class Answered(NamedTuple):
+class InferResult(NamedTuple):
     """The outputs of a request, and the version of the model that gave them."""
 
     outputs: Outputs
@@ -80,32 +80,32 @@ class TritonServer:
         self.protocol: Protocol = self.connection.address.protocol
         self._transport = Transport(self.connection)
         told = on_failure or (lambda error: None)
-        self._patience = RetryPolicy(self.connection.patience_s, told)
-        self._waiting = RetryPolicy(self.connection.wait_s, told, self._patience.over)
+        self._request_retry = RetryPolicy(self.connection.patience_s, told)
+        self._startup_retry = RetryPolicy(self.connection.wait_s, told, self._request_retry.over)
         wants_memory = self.connection.shared_memory and self.connection.address.is_loopback
-        self._memory = SharedInputs(TritonRegistry(self._transport)) if wants_memory else None
+        self._shared_memory = SharedMemoryPool(TritonRegionRegistry(self._transport)) if wants_memory else None
 
     def models(self) -> list[ModelState]:
         """The models of the server's repository; without the token for it, those that are loaded."""
         try:
-            index = self._waited("list the models", "get_model_repository_index", admin=True)
+            index = self._call_with_wait("list the models", "get_model_repository_index", admin=True)
         except TokenError:
-            rows = self._waited("list the models", "get_inference_statistics").get("model_stats", [])
+            rows = self._call_with_wait("list the models", "get_inference_statistics").get("model_stats", [])
             return [ModelState(name=row["name"], version=str(row["version"]), state="READY") for row in rows]
         rows = index.get("models", []) if isinstance(index, dict) else index
         return [ModelState(**{key: str(value) for key, value in row.items()}) for row in rows]
 
-    def config(self, model: str, version: str = "", waits: bool = True) -> dict[str, Any]:
+    def config(self, model: str, version: str = "", wait: bool = True) -> dict[str, Any]:
         """A model's configuration; `waits` for a model that is loading. Raises UnknownModelError with those there are.
 
         Of versions that are loaded together, all have that of the newest.
         """
-        ask = self._waited if waits else self._transport.document
+        ask = self._call_with_wait if wait else self._transport.document
         try:
             config = ask(f"read the configuration of {model!r}", "get_model_config", model, version)
         except UnknownModelError as error:
             asked = f"{model!r} version {version}" if version else repr(model)
-            raise UnknownModelError(f"{self.url} has no model {asked}; {self._served()}") from error
+            raise UnknownModelError(f"{self.url} has no model {asked}; {self._describe_ready_models()}") from error
         unwrapped: dict[str, Any] = config.get("config", config)
         return unwrapped
 
@@ -115,10 +115,10 @@ class TritonServer:
 
     def versions(self, model: str) -> list[str]:
         """The versions that are loaded, the oldest first."""
-        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
+        metadata = self._call_with_wait(f"read the metadata of {model!r}", "get_model_metadata", model)
         return sorted(map(str, metadata.get("versions", [])), key=int)
 
-    def version_now(self, model: str) -> str:
+    def loaded_version(self, model: str) -> str:
         """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
         try:
             metadata = self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model)
@@ -128,11 +128,11 @@ class TritonServer:
 
     def release(self) -> str:
         """The server's own version, such as 2.51.0."""
-        return str(self._waited("tell its version", "get_server_metadata")["version"])
+        return str(self._call_with_wait("tell its version", "get_server_metadata")["version"])
 
     def counters(self, model: str, version: str = "") -> Counters:
         """What the server has counted for a model, one version or all together."""
-        document = self._waited(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
+        document = self._call_with_wait(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
         total = {"images": 0, "executions": 0, "requests": 0, "queue_ns": 0}
         for row in document.get("model_stats", []):
             queue = row.get("inference_stats", {}).get("queue", {})
@@ -142,21 +142,21 @@ class TritonServer:
             total["queue_ns"] += int(queue.get("ns", 0))
         return Counters(**total)
 
-    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
         """Answer one batch, uint8 [N, H, W, 3]; asked again for `patience_s` while the server is away or too busy."""
-        return self.patiently(lambda: self.infer_once(model, version, spec, batch))
+        return self.with_retries(lambda: self.infer_once(model, version, spec, batch))
 
-    def patiently(self, request: Callable[[], _Answer]) -> _Answer:
+    def with_retries(self, request: Callable[[], _Answer]) -> _Answer:
         """What `request` gives, repeated for `patience_s` while it fails in a way that may pass."""
-        return self._patience.ask(request, option="--patience")
+        return self._request_retry.ask(request, option="--patience")
 
     def close(self) -> None:
         """End the connection. Requests that are being repeated end with their last error."""
         if not self._transport.process.is_current():
             return  # its regions of shared memory are the other process's
-        self._patience.over.set()
-        if self._memory is not None:
-            self._memory.close()
+        self._request_retry.over.set()
+        if self._shared_memory is not None:
+            self._shared_memory.close()
         self._transport.close()
 
     def infer_tensors(
@@ -172,7 +172,7 @@ class TritonServer:
         for tensor, (_, values) in zip(tensors, inputs.values(), strict=True):
             tensor.set_data_from_numpy(values)
         doing, transport = f"ask {model!r}", self._transport
-        result = self.patiently(
+        result = self.with_retries(
             lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options)
         )
         response = result.get_response()
@@ -180,20 +180,20 @@ class TritonServer:
         names = [output["name"] if isinstance(output, dict) else output.name for output in outputs]
         return {name: result.as_numpy(name) for name in names}
 
-    def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
+    def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
         """As `infer`, without asking again."""
         self._transport.process.check()  # before any lock, which may be locked for ever
-        if self._memory is not None:
+        if self._shared_memory is not None:
             try:
-                with self._memory.lent(batch.nbytes) as region:
+                with self._shared_memory.borrow(batch.nbytes) as region:
                     if region is not None:
                         region.write(batch)
-                        return self._asked(model, version, spec, batch, region.name)
-            except MemoryForgottenError:
+                        return self._send(model, version, spec, batch, region.name)
+            except UnknownRegionError:
                 pass  # the server was started anew, and did not look at the request
-        return self._asked(model, version, spec, batch)
+        return self._send(model, version, spec, batch)
 
-    def _asked(self, model: str, version: str, spec: ModelSpec, batch: ImageArray, region: str = "") -> Answered:
+    def _send(self, model: str, version: str, spec: ModelSpec, batch: ImageArray, region: str = "") -> InferResult:
         module = self._transport.module
         tensor = module.InferInput(spec.input.name, list(batch.shape), spec.input.dtype)
         if region:
@@ -210,14 +210,14 @@ class TritonServer:
                 raise InferenceError(f"{self.url} could not {doing}: expected {name} of {len(batch)} images, got {got}")
         response = result.get_response()
         answering = response["model_version"] if self.protocol == "http" else response.model_version
-        return Answered(outputs, str(answering))
+        return InferResult(outputs, str(answering))
 
-    def _served(self) -> str:
+    def _describe_ready_models(self) -> str:
         ready = without_encoded(row.name for row in self.models() if row.state == "READY")
         return f"it serves: {', '.join(ready) or 'nothing'}"
 
-    def _waited(self, doing: str, method: str, *arguments: Any, admin: bool = False) -> Any:
-        return self._waiting.ask(
+    def _call_with_wait(self, doing: str, method: str, *arguments: Any, admin: bool = False) -> Any:
+        return self._startup_retry.ask(
             lambda: self._transport.document(doing, method, *arguments, admin=admin),
             (*PASSING, UnknownModelError),
             "--wait",
@@ -240,7 +240,7 @@ class TritonRunner(Runner):
         self.max_batch = int(config.get("max_batch_size", 0))
         self.spec = spec_in(config, self.origin)
         # Unpinned, the configuration does not tell its version: that of the first answer is compared as any other.
-        self._fitting = {version} if version else set()
+        self._compatible_versions = {version} if version else set()
 
     def pinned(self) -> TritonRunner:
         """The same model, of the version that the server answers with now, however many are loaded later.
@@ -250,24 +250,24 @@ class TritonRunner(Runner):
         return self if self.version else TritonRunner(self.server, self.model, self.server.version(self.model))
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        return self.server.patiently(lambda: self._answers(batch))
+        return self.server.with_retries(lambda: self._infer_checked(batch))
 
-    def _answers(self, batch: ImageArray) -> Outputs:
+    def _infer_checked(self, batch: ImageArray) -> Outputs:
         """Answers that the spec describes. Raises NotReadyError where the version is gone, InferenceError."""
         try:
             answered = self.server.infer_once(self.model, self.version, self.spec, batch)
-            if answered.version not in self._fitting:
-                self._compare(answered.version, len(batch))
-                self._fitting.add(answered.version)
+            if answered.version not in self._compatible_versions:
+                self._check_version(answered.version, len(batch))
+                self._compatible_versions.add(answered.version)
         except BatchError:
-            self._compare(self.version, len(batch))
+            self._check_version(self.version, len(batch))
             raise
         except UnreachableError:
-            self._fitting.clear()  # what comes up again may have another model under the same number
+            self._compatible_versions.clear()  # what comes up again may have another model under the same number
             raise
         except (NotReadyError, UnknownModelError) as error:  # it was there when its spec was read
-            self._fitting.clear()
-            raise self._away(error) from error
+            self._compatible_versions.clear()
+            raise self._not_ready_error(error) from error
         for output in self.spec.outputs:
             got = answered.outputs[output.name].shape[1:]
             if got != output.shape:
@@ -277,10 +277,10 @@ class TritonRunner(Runner):
                 )
         return answered.outputs
 
-    def _compare(self, version: str, images: int) -> None:
+    def _check_version(self, version: str, images: int) -> None:
         """Refuse to go on with a version that takes or gives other things. Raises InferenceError."""
         which = f"version {version}" if version else "another version"
-        config = self.server.config(self.model, version, waits=False)
+        config = self.server.config(self.model, version, wait=False)
         try:
             changed = differences(self.spec, spec_in(config, self.origin))
         except InputError as error:
@@ -293,9 +293,9 @@ class TritonRunner(Runner):
                 f"{', '.join(changed)}. Open the model again (start the command again) to ask the new one"
             )
 
-    def _away(self, error: TritonkitError) -> NotReadyError:
+    def _not_ready_error(self, error: TritonkitError) -> NotReadyError:
         """What is wrong, and the way on, when the model or its version is not there any more, or not yet."""
-        now = self.server.version_now(self.model)
+        now = self.server.loaded_version(self.model)
         if not now:
             return NotReadyError(f"{error}. If it was unloaded, load it again: `server load {self.model}`")
         if now == self.version or not self.version:

@@ -24,13 +24,13 @@ def task_for(question: TaskSpec, output: str | None = None) -> Task:
     """
     if question.task == Heads.name:
         return Heads(question, {name: task_for(inner, name) for name, inner in question.heads.items()})
-    kind = TASKS.get(question.task) or plugged_in("task").get(question.task)
-    if kind is None:
+    task_class = TASKS.get(question.task) or plugged_in("task").get(question.task)
+    if task_class is None:
         known = ", ".join([*TASKS, Heads.name, *plugged_in("task")])
         raise SpecError(
             f"there is no task {question.task!r}; there are {known}. For one of your own, name its module in {VARIABLE}"
         )
-    task: Task = kind(question, output)
+    task: Task = task_class(question, output)
     return task
 
 

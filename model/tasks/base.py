@@ -23,7 +23,7 @@ Targets = dict[str, NDArray[Any]]
 Agreement = dict[str, NDArray[np.float64]]
 """How far two answers agree on each of N images, by measure, in 0..1; 1 is the same answer."""
 
-ADVICE = (
+IMPOSSIBLE_ANSWER_ADVICE = (
     "Such an answer means nothing: the model's weights are broken, or its precision overflows. Compare a served model "
     "with its checkpoint by `client check`, a file by `builder verify`"
 )
@@ -89,7 +89,7 @@ class Task(ABC):
     def value_problem(self, outputs: Outputs) -> str | None:
         """Why the answers [N, ...] mean nothing: NaN or infinite values, or a fault; None where they mean something."""
         problems = self.layout_problems(outputs) or [
-            text for name, array in outputs.items() if (text := _not_finite(name, array))
+            text for name, array in outputs.items() if (text := _describe_non_finite(name, array))
         ]
         return "; ".join(problems or self.faults(outputs)) or None
 
@@ -105,7 +105,7 @@ class Task(ABC):
     def check_values(self, outputs: Outputs) -> None:
         """Refuse answers [N, ...] that mean nothing. Raises AnswerError."""
         if (problem := self.value_problem(outputs)) is not None:
-            raise AnswerError(f"{problem}. {ADVICE}")
+            raise AnswerError(f"{problem}. {IMPOSSIBLE_ANSWER_ADVICE}")
 
     def checked_answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         """As `answer`, after a check of the values. Raises AnswerError."""
@@ -130,7 +130,7 @@ class Task(ABC):
         """The answer for one image, from its outputs without the batch axis."""
 
     @abstractmethod
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
         """What was told of an image as the cells of a table row, the best first."""
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
@@ -156,7 +156,7 @@ class Task(ABC):
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
 
-    def _needs_labels(self, least: int) -> None:
+    def _require_labels(self, least: int) -> None:
         if len(self.labels) < least:
             raise SpecError(f"{self.name} needs at least {least} labels, got {self.question.described_labels()}")
 
@@ -169,7 +169,7 @@ def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[st
     return [f"{name} lie in {least:.3g}..{most:.3g}, expected 0..1: {cause}"]
 
 
-def _not_finite(name: str, array: NDArray[Any]) -> str:
+def _describe_non_finite(name: str, array: NDArray[Any]) -> str:
     """How many values of a floating-point output are NaN or infinite, in words; empty for none."""
     if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
         return ""

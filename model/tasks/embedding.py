@@ -56,7 +56,7 @@ class Embedding(Task):
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
         cosine = (reference * other).sum(axis=1) / np.maximum(lengths, 1e-12)
-        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _same_neighbour(reference, other, tie)}
+        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _neighbor_agreement(reference, other, tie)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         truth = targets[self.output]
@@ -65,7 +65,7 @@ class Embedding(Task):
         several = np.isin(truth, classes[counts > 1])
         if not several.any():
             return {}
-        nearest = _similarities(outputs[self.output]).argmax(axis=1)
+        nearest = _cosine_similarities(outputs[self.output]).argmax(axis=1)
         return {"recall@1": float((truth[nearest] == truth)[several].mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
@@ -73,32 +73,32 @@ class Embedding(Task):
         # Nine digits are enough to read the very same float32 again.
         return Answer({"embedding": [float(f"{value:.9g}") for value in values.tolist()]}, embedding=values)
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        first = ", ".join(f"{value:.3f}" for value in told["embedding"][:4])
-        return [f"{len(told['embedding'])} numbers: {first}, …"]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        first = ", ".join(f"{value:.3f}" for value in fields["embedding"][:4])
+        return [f"{len(fields['embedding'])} numbers: {first}, …"]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """The most similar other picture, which says more than numbers."""
         if len(answers) < 2:
             return super().captions(answers, names)
-        similar = _similarities(np.array([answer.fields["embedding"] for answer in answers]))
+        similar = _cosine_similarities(np.array([answer.fields["embedding"] for answer in answers]))
         paths = [PurePath(name) for name in names]
-        alone = len({path.name for path in paths}) == len(paths)
-        shown = [path.name if alone else f"{path.parent.name}/{path.name}" for path in paths]
+        is_unique = len({path.name for path in paths}) == len(paths)
+        shown = [path.name if is_unique else f"{path.parent.name}/{path.name}" for path in paths]
         return [f"nearest: {shown[row.argmax()]} ({row.max():.2f})" for row in similar]
 
 
-def _similarities(vectors: NDArray[Any]) -> NDArray[Any]:
+def _cosine_similarities(vectors: NDArray[Any]) -> NDArray[Any]:
     """Cosines between all unit vectors [N, D], [N, N]; none is similar to itself."""
     similar: NDArray[Any] = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return similar
 
 
-def _same_neighbour(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
+def _neighbor_agreement(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
     if len(reference) < 2:
         return np.ones(len(reference))
-    expected, chosen = _similarities(reference), _similarities(other).argmax(axis=1)
-    given = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
-    kept: NDArray[np.float64] = (given >= expected.max(axis=1) - tie).astype(np.float64)
+    expected, chosen = _cosine_similarities(reference), _cosine_similarities(other).argmax(axis=1)
+    chosen_similarity = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
+    kept: NDArray[np.float64] = (chosen_similarity >= expected.max(axis=1) - tie).astype(np.float64)
     return kept

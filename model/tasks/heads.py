@@ -17,7 +17,7 @@ from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 if TYPE_CHECKING:
     from torch import nn
 
-RESERVED = {"path", "error", "image"}
+RESERVED_NAMES = {"path", "error", "image"}
 """Names that rows of results and the model's input have."""
 
 
@@ -38,7 +38,7 @@ class Heads(Task):
                 raise SpecError(f"head {name}: {task.name} cannot share a backbone with other heads")
             if "." in name:
                 raise SpecError(f"head {name}: a dot stands between a head and its metric; choose another name")
-            if name in RESERVED:
+            if name in RESERVED_NAMES:
                 raise SpecError(f"head {name}: the name means something else in results; choose another")
 
     @property
@@ -84,8 +84,8 @@ class Heads(Task):
             embedding=np.concatenate(embeddings) if embeddings else None,
         )
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        return [f"{name}: {task.cells(told[name])[0]}" for name, task in self.heads.items()]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        return [f"{name}: {task.cells(fields[name])[0]}" for name, task in self.heads.items()]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         each = [

@@ -12,7 +12,7 @@ from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
-from model.tasks.multiclass import ranked
+from model.tasks.multiclass import top_labels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Multilabel(Task):
 
     def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
-        self._needs_labels(1)
+        self._require_labels(1)
         self._thresholds = np.array([question.threshold(label) for label in self.labels])
 
     def last_layer(self) -> nn.Module:
@@ -58,14 +58,14 @@ class Multilabel(Task):
         return Answer(
             {
                 "labels": [self.labels[i] for i in best_first if above[i]],
-                "top": ranked(probabilities, self.labels, max(top, int(above.sum()))),
+                "top": top_labels(probabilities, self.labels, max(top, int(above.sum()))),
             }
         )
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        held = set(told["labels"])
-        said = [f"{entry['label']} {entry['probability']:.2f}" for entry in told["top"] if entry["label"] in held]
-        if said:
-            return [", ".join(said)]
-        best = told["top"][0]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        labels = set(fields["labels"])
+        named = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]
+        if named:
+            return [", ".join(named)]
+        best = fields["top"][0]
         return [f"none (nearest: {best['label']} {best['probability']:.2f})"]

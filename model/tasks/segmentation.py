@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_LABELS = 255
 IGNORED = 255
 """Pixels of a true mask with this value are not judged; the convention of Pascal VOC and Cityscapes."""
-PIXELS_AT_WILL = 2
+TOLERATED_PIXELS = 2
 """So many pixels on a border may fall either way in a mask, however small it is."""
 
 
@@ -35,7 +35,7 @@ class Segmentation(Task):
 
     def __init__(self, question: TaskSpec, output: str | None = None) -> None:
         super().__init__(question, output)
-        self._needs_labels(2)
+        self._require_labels(2)
         if len(self.labels) > MAX_LABELS:
             raise SpecError(f"segmentation: a mask holds up to {MAX_LABELS} labels, got {len(self.labels)}")
         if question.probability and len(self.labels) > 2:
@@ -74,7 +74,7 @@ class Segmentation(Task):
         """Mean IoU of the labels that either mask has; at the picture's own size where the geometry is known."""
         fitted: Sequence[Geometry | None] = geometries or [None] * len(expected[self.output])
         each = zip(expected[self.output], actual[self.output], fitted, strict=True)
-        return {"iou": np.array([self._same(first, second, how) for first, second, how in each])}
+        return {"iou": np.array([self._mask_agreement(first, second, how) for first, second, how in each])}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         masks, truths = outputs[self.output], targets[self.output]
@@ -88,8 +88,8 @@ class Segmentation(Task):
         shares = [{"label": self.labels[i], "share": round(float(counts[i] / mask.size), 6)} for i in order[:top]]
         return Answer({"size": [mask.shape[1], mask.shape[0]], "regions": shares}, mask=mask)
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        return [f"{region['label']} {region['share']:.0%}" for region in told["regions"]] or [f"{self.labels[0]} only"]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        return [f"{region['label']} {region['share']:.0%}" for region in fields["regions"]] or [f"{self.labels[0]} only"]
 
     def with_threshold(self, threshold: float) -> Task:
         if len(self.labels) > 2:
@@ -107,21 +107,21 @@ class Segmentation(Task):
         # Not the graph's own mask: the threshold may have been replaced.
         return (output["probability"] >= self.question.threshold(self.labels[1])).astype(np.uint8)
 
-    def _same(self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], how: Geometry | None) -> float:
+    def _mask_agreement(self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], geometry: Geometry | None) -> float:
         # Counted as the model gives them: one of its pixels may be hundreds of the picture's.
-        if np.count_nonzero(expected != actual) <= PIXELS_AT_WILL:
+        if np.count_nonzero(expected != actual) <= TOLERATED_PIXELS:
             return 1.0
-        if how is not None:
-            expected, actual = how.mask_to_source(expected), how.mask_to_source(actual)
+        if geometry is not None:
+            expected, actual = geometry.mask_to_source(expected), geometry.mask_to_source(actual)
         present = [n for n in range(len(self.labels)) if (expected == n).any() or (actual == n).any()]
         return float(np.mean([_iou(expected == n, actual == n) for n in present]))
 
 
 def foreground_iou(mask: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """Intersection over union of right foreground pixels, the ignored ones left out; 1 where both have none."""
-    judged = truth != IGNORED
-    either = ((mask > 0) | (truth > 0)) & judged
-    right = (mask == truth) & (mask > 0) & judged
+    counted = truth != IGNORED
+    either = ((mask > 0) | (truth > 0)) & counted
+    right = (mask == truth) & (mask > 0) & counted
     return float(right.sum() / either.sum()) if either.any() else 1.0
 
 

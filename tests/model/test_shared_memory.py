@@ -16,15 +16,15 @@ import pytest
 from model.connection import Connection
 from model.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.preprocess import ImageArray
-from model.runners.shared_memory import FOLDER, LEAST_BYTES, MOST_BYTES, PREFIX, Registry, SharedInputs
+from model.runners.shared_memory import FOLDER, MIN_BYTES, MAX_BYTES, PREFIX, RegionRegistry, SharedMemoryPool
 from model.runners.triton import TritonRunner, TritonServer
-from model.runners.triton_transport import Transport, TritonRegistry
+from model.runners.triton_transport import Transport, TritonRegionRegistry
 
-ENOUGH = LEAST_BYTES
+ENOUGH = MIN_BYTES
 ROOT = Path(__file__).parents[2]
 
 
-class KeptRegistry(Registry):
+class KeptRegistry(RegionRegistry):
     """A list in this process, with the content that each region has in the file system while it is registered."""
 
     def __init__(self) -> None:
@@ -58,13 +58,13 @@ def ours() -> list[str]:
 
 def test_region_is_lent_again_when_a_request_is_done() -> None:
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for size in (ENOUGH + 5, ENOUGH, ENOUGH + 5):
-        with memory.lent(size) as region:
+        with memory.borrow(size) as region:
             assert region is not None
             assert region.size == ENOUGH + 5
             assert ours() == [], "the server has mapped it, and nobody else can"
-    with memory.lent(ENOUGH) as first, memory.lent(ENOUGH) as second:
+    with memory.borrow(ENOUGH) as first, memory.borrow(ENOUGH) as second:
         assert first is not None
         assert second is not None
         assert first.name != second.name
@@ -74,28 +74,28 @@ def test_region_is_lent_again_when_a_request_is_done() -> None:
 
 def test_larger_region_takes_the_place_of_one_that_is_too_small() -> None:
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for size in (ENOUGH, 2 * ENOUGH, ENOUGH):
-        with memory.lent(size):
+        with memory.borrow(size):
             pass
     assert list(registry.regions.values()) == [2 * ENOUGH]
 
 
-@pytest.mark.parametrize("size", [LEAST_BYTES - 1, MOST_BYTES + 1])
+@pytest.mark.parametrize("size", [MIN_BYTES - 1, MAX_BYTES + 1])
 def test_nothing_is_lent_when_a_batch_is_too_small_or_too_large(size: int) -> None:
-    with SharedInputs(KeptRegistry()).lent(size) as region:
+    with SharedMemoryPool(KeptRegistry()).borrow(size) as region:
         assert region is None
 
 
 def test_region_is_not_lent_again_when_its_request_failed() -> None:
     """The server may still read it, and would take the next pictures for those of the request that was given up."""
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
-    with suppress(InferenceError), memory.lent(ENOUGH) as failed:
+    memory = SharedMemoryPool(registry)
+    with suppress(InferenceError), memory.borrow(ENOUGH) as failed:
         assert failed is not None
         registry.in_use.add(failed.name)
         raise InferenceError("too late")
-    with memory.lent(ENOUGH) as following:
+    with memory.borrow(ENOUGH) as following:
         assert following is not None
         assert following.name != failed.name
     assert failed.name in registry.regions
@@ -107,15 +107,15 @@ def test_region_is_not_lent_again_when_its_request_failed() -> None:
 def test_region_that_the_server_kept_is_let_go_of_when_the_next_is_made() -> None:
     """A client that lives long gives up many requests, and the server would keep the memory of each."""
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for _ in range(4):
-        with suppress(InferenceError), memory.lent(ENOUGH) as failed:
+        with suppress(InferenceError), memory.borrow(ENOUGH) as failed:
             assert failed is not None
             registry.in_use = {failed.name}
             raise InferenceError("too late")
         assert registry.regions.keys() == {failed.name}, "its predecessor is gone"
     registry.in_use.clear()
-    with memory.lent(ENOUGH) as following:
+    with memory.borrow(ENOUGH) as following:
         assert following is not None
         assert registry.regions.keys() == {following.name}
 
@@ -127,12 +127,12 @@ def test_region_that_the_server_kept_is_let_go_of_when_the_next_is_made() -> Non
 def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError, asked_again: bool) -> None:
     registry = KeptRegistry()
     registry.failing = error
-    memory = SharedInputs(registry)
-    with memory.lent(ENOUGH) as region:
+    memory = SharedMemoryPool(registry)
+    with memory.borrow(ENOUGH) as region:
         assert region is None
     assert ours() == []
     registry.failing = None
-    with memory.lent(ENOUGH) as region:
+    with memory.borrow(ENOUGH) as region:
         assert (region is not None) is asked_again
     memory.close()
 
@@ -147,9 +147,9 @@ class LateRegistry(KeptRegistry):
 
 def test_region_is_let_go_of_when_it_was_mapped_too_late() -> None:
     registry = LateRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for _ in range(3):
-        with memory.lent(ENOUGH) as region:
+        with memory.borrow(ENOUGH) as region:
             assert region is None
         assert len(registry.regions) == 1, "its predecessor is gone"
     memory.close()
@@ -158,8 +158,8 @@ def test_region_is_let_go_of_when_it_was_mapped_too_late() -> None:
 
 def test_server_that_is_away_is_told_once_when_all_is_given_back() -> None:
     registry = KeptRegistry()
-    inputs = SharedInputs(registry)
-    with inputs.lent(ENOUGH), inputs.lent(ENOUGH), inputs.lent(ENOUGH):
+    inputs = SharedMemoryPool(registry)
+    with inputs.borrow(ENOUGH), inputs.borrow(ENOUGH), inputs.borrow(ENOUGH):
         pass
     registry.failing = UnreachableError("gone")
     inputs.close()
@@ -174,7 +174,7 @@ def test_regions_of_ended_processes_are_let_go_of_when_the_next_one_begins() -> 
     registry = KeptRegistry()
     registry.regions = dict.fromkeys([orphan, alive, reused, "somebody-else-s"], 1)
     (FOLDER / orphan).touch()
-    with SharedInputs(registry).lent(ENOUGH) as region:
+    with SharedMemoryPool(registry).borrow(ENOUGH) as region:
         assert region is not None
         assert registry.regions.keys() == {alive, "somebody-else-s", region.name}
     assert not (FOLDER / orphan).exists()
@@ -194,7 +194,7 @@ def test_region_is_lent_when_another_user_left_a_file_that_cannot_be_deleted() -
     left = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
     left.touch()
     try:
-        said = as_another_user("with SharedInputs(KeptRegistry()).lent(ENOUGH) as region: print(region is not None)")
+        said = as_another_user("with SharedMemoryPool(KeptRegistry()).borrow(ENOUGH) as region: print(region is not None)")
         assert (said, left.exists()) == ("True", True)
     finally:
         left.unlink()
@@ -208,7 +208,7 @@ def test_region_of_another_user_is_left_alone_when_its_process_is_hidden() -> No
         registry = KeptRegistry()
         registry.regions = {{{region!r}: 1, "{PREFIX}{2**22 + 1}-1-00": 1}}
         assert not Path("/proc/{os.getpid()}").exists()
-        with SharedInputs(registry).lent(ENOUGH) as lent: print({region!r} in registry.regions, len(registry.regions))
+        with SharedMemoryPool(registry).borrow(ENOUGH) as lent: print({region!r} in registry.regions, len(registry.regions))
     """
     hide = "mount -t proc -o hidepid=2 proc /proc"
     if subprocess.run(["unshare", "--mount", "sh", "-c", hide], capture_output=True).returncode != 0:
@@ -224,7 +224,7 @@ def batch_of() -> Callable[[int], ImageArray]:
     return made
 
 
-def let_go(registry: TritonRegistry, name: str) -> None:
+def let_go(registry: TritonRegionRegistry, name: str) -> None:
     """Triton holds a region for a moment after the answer that it was needed for."""
     deadline = time.monotonic() + 20
     while True:
@@ -242,7 +242,7 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
     connection = Connection(url=served, shared_memory=True)
     with closing(TritonServer(connection)) as server, closing(TritonServer(served)) as plain:
         spec = TritonRunner(server, "resnet18").spec
-        registry = TritonRegistry(Transport(Connection(url=served)))
+        registry = TritonRegionRegistry(Transport(Connection(url=served)))
         others = set(registry.registered())  # of clients in this process whose requests were given up
         for seed in range(3):
             expected = plain.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]

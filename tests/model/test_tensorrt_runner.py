@@ -37,17 +37,17 @@ class Host(Device):
     def __init__(self) -> None:
         self.waits = 0
 
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
         held = torch.empty(batch.shape, dtype=torch.uint8) if tensor is None else tensor
         return held.copy_(torch.from_numpy(batch))
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         return torch.empty(tuple(shape), dtype={"FLOAT": torch.float32}[dtype])
 
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         return run
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self.waits += 1
 
 

@@ -24,7 +24,7 @@ from model.errors import (
 )
 from model.patience import RetryPolicy
 from model.runners.triton import TritonRunner, TritonServer
-from model.runners.triton_errors import MemoryForgottenError, error_of_answer
+from model.runners.triton_errors import UnknownRegionError, error_from_status
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: 
         ("502", "an exception occurred in the client while decoding the response", UnreachableError),
         ("StatusCode.INVALID_ARGUMENT", "[request id: 1] unexpected shape for input 'image'. NOTE: …", BatchError),
         ("400", "inference input 'image' data-type is 'FP32', but model 'x' expects 'UINT8'", BatchError),
-        ("StatusCode.INVALID_ARGUMENT", "Unable to find shared memory region: 'a'", MemoryForgottenError),
+        ("StatusCode.INVALID_ARGUMENT", "Unable to find shared memory region: 'a'", UnknownRegionError),
         ("StatusCode.INTERNAL", "Cannot unregister shared memory region 'a', it is currently in use.", InferenceError),
         ("StatusCode.INTERNAL", "the backend failed", InferenceError),
         ("None", "", InferenceError),
     ],
 )
 def test_failure_is_of_its_kind_when_triton_says_so(status: str, message: str, kind: type[TritonkitError]) -> None:
-    error = error_of_answer(Connection(url="127.0.0.1:9"), "ask 'x'", status, message)
+    error = error_from_status(Connection(url="127.0.0.1:9"), "ask 'x'", status, message)
     assert type(error) is kind
     assert "127.0.0.1:9" in str(error)
     assert "request id" not in str(error)
