@@ -89,7 +89,9 @@ class Segmentation(Task):
         return Answer({"size": [mask.shape[1], mask.shape[0]], "regions": shares}, mask=mask)
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
-        return [f"{region['label']} {region['share']:.0%}" for region in fields["regions"]] or [f"{self.labels[0]} only"]
+        return [f"{region['label']} {region['share']:.0%}" for region in fields["regions"]] or [
+            f"{self.labels[0]} only"
+        ]
 
     def with_threshold(self, threshold: float) -> Task:
         if len(self.labels) > 2:
@@ -107,7 +109,9 @@ class Segmentation(Task):
         # Not the graph's own mask: the threshold may have been replaced.
         return (output["probability"] >= self.question.threshold(self.labels[1])).astype(np.uint8)
 
-    def _mask_agreement(self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], geometry: Geometry | None) -> float:
+    def _mask_agreement(
+        self, expected: NDArray[np.uint8], actual: NDArray[np.uint8], geometry: Geometry | None
+    ) -> float:
         # Counted as the model gives them: one of its pixels may be hundreds of the picture's.
         if np.count_nonzero(expected != actual) <= TOLERATED_PIXELS:
             return 1.0

@@ -126,7 +126,7 @@ def test_output_names_that_triton_would_take_for_other_places_are_refused(
     [
         ("text", "no TorchScript archive that torch can load"),
         ("weights", "no TorchScript archive that torch can load"),
-        ("stranger", "carries no model spec"),
+        ("stranger", "contains no model spec"),
     ],
 )
 def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str, said: str) -> None:

@@ -236,14 +236,14 @@ def test_server_that_wants_a_token_is_told_as_such(
     ask = ("client", "infer", photos / "cat.jpg", "--model", "pets", "--url", guarded.options.grpc_url, *files)
     refused = command(*ask)
     assert refused.exit_code == 2
-    assert "without its token (This protocol is restricted, expecting header" in refused.stderr
+    assert "without a token (This protocol is restricted, expecting header" in refused.stderr
     assert "set $TRITONKIT_TOKEN" in refused.stderr
     monkeypatch.setenv(TOKEN_VARIABLE, "another")
-    assert "for the token of $TRITONKIT_TOKEN (This protocol is restricted" in command(*ask).stderr
+    assert "with the token of $TRITONKIT_TOKEN (This protocol is restricted" in command(*ask).stderr
     monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "one-that-is-not-shown-here")
-    assert "for the token of $TRITONKIT_TOKEN (" in command(*ask).stderr
+    assert "with the token of $TRITONKIT_TOKEN (" in command(*ask).stderr
     monkeypatch.delenv(TOKEN_VARIABLE)
-    assert "without its token (" in command(*ask).stderr
+    assert "without a token (" in command(*ask).stderr
     monkeypatch.setenv(TOKEN_VARIABLE, "no\ntoken")
     assert "$TRITONKIT_TOKEN: a token holds letters" in command(*ask).stderr
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)

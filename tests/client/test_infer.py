@@ -145,7 +145,7 @@ def test_everything_that_stands_for_nothing_is_named_at_once(command: Command, t
         (["--url", "ftp://x:1", "--model", "m"], 2, "expected HOST:PORT"),
         (["--from", "nowhere.onnx"], 2, "nowhere.onnx: no such file"),
         (["--from", "x.onnx", "--model", "m"], 2, "--model and --version are for a server"),
-        (["--from", "x.keras"], 2, "cannot run a"),
+        (["--from", "x.keras"], 2, "x.keras: cannot run"),
         (["--from", "x.onnx", "--gallery", "."], 2, "is a folder"),
         (["--from", "x.onnx", "--output", "/etc/passwd/o.jsonl"], 2, "cannot be written"),
         (["x" * 300], 2, "no such file or folder"),
@@ -163,7 +163,9 @@ def test_wrong_use_gets_one_error_and_its_exit_code(
 def test_unknown_model_is_told_with_those_there_are(command: Command, served: str, photos: Path) -> None:
     result = command("client", "infer", photos, "--url", served, "--model", "dogs")
     assert result.exit_code == 2
-    assert "has no model 'dogs'; it serves: efficientnet_b0, imagenet, resnet18, vit_tiny_patch16_224" in result.stderr
+    assert (
+        "has no model 'dogs'; ready models: efficientnet_b0, imagenet, resnet18, vit_tiny_patch16_224" in result.stderr
+    )
     assert "choose one with --model" in command("client", "infer", photos, "--url", served).stderr
 
 

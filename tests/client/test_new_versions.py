@@ -101,7 +101,7 @@ def test_clients_end_with_an_error_when_a_new_version_swaps_labels(pets: Pets) -
         before = client.infer(IMAGE)
         assert over_http.infer(IMAGE).fields["label"] == before.fields["label"]
         version = pets.publish(**SWAPPED)
-        said = rf"version {version} answers now, and differs from the one that was opened in labels\. Open the model "
+        said = rf"version {version} is loaded now .* in labels\."
         for one in (client, over_http):
             with pytest.raises(InferenceError, match=said):
                 one.infer(IMAGE)
@@ -134,7 +134,7 @@ def test_change_is_told_when_a_new_version_refuses_the_request_for_it(pets: Pets
     pets.first()
     with TritonRunner(TritonServer(pets.grpc), "pets") as runner:
         pets.publish(max_batch=2)
-        with pytest.raises(InferenceError, match=r"another version answers now, .* in max_batch_size\. Open the model"):
+        with pytest.raises(InferenceError, match=r"another version is loaded now .* in max_batch_size\."):
             runner.infer(np.stack([IMAGE] * 4))
         runner.infer(IMAGE[None])
 
@@ -175,7 +175,7 @@ def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, c
         second = pets.publish(**SWAPPED)
         after = runner.infer(IMAGE[None])
     assert np.allclose(after["probabilities"], before["probabilities"], atol=1e-6)
-    assert f"version {first} answered so far, and the server has version {second} in its place" in said[0]
+    assert f"version {first} is not loaded any more; the server has version {second}" in said[0]
 
 
 def test_way_on_is_told_when_the_model_was_unloaded(pets: Pets) -> None:
@@ -197,7 +197,7 @@ def test_version_is_looked_at_again_when_it_was_away(pets: Pets) -> None:
         with pytest.raises(NotReadyError):
             runner.infer(IMAGE[None])
         pets.describe(version, **SWAPPED)
-        with pytest.raises(InferenceError, match=rf"version {version} answers now, and differs from .* in labels"):
+        with pytest.raises(InferenceError, match=rf"version {version} is loaded now .* in labels"):
             runner.infer(IMAGE[None])
 
 

@@ -16,7 +16,7 @@ import pytest
 from model.connection import Connection
 from model.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.preprocess import ImageArray
-from model.runners.shared_memory import FOLDER, MIN_BYTES, MAX_BYTES, PREFIX, RegionRegistry, SharedMemoryPool
+from model.runners.shared_memory import FOLDER, MAX_BYTES, MIN_BYTES, PREFIX, RegionRegistry, SharedMemoryPool
 from model.runners.triton import TritonRunner, TritonServer
 from model.runners.triton_transport import Transport, TritonRegionRegistry
 
@@ -194,7 +194,9 @@ def test_region_is_lent_when_another_user_left_a_file_that_cannot_be_deleted() -
     left = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
     left.touch()
     try:
-        said = as_another_user("with SharedMemoryPool(KeptRegistry()).borrow(ENOUGH) as region: print(region is not None)")
+        said = as_another_user(
+            "with SharedMemoryPool(KeptRegistry()).borrow(ENOUGH) as region: print(region is not None)"
+        )
         assert (said, left.exists()) == ("True", True)
     finally:
         left.unlink()
