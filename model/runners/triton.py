@@ -69,13 +69,13 @@ class TritonServer:
     Every method raises InferenceError or a subclass, TokenError, UnknownModelError or BatchError.
     """
 
-    def __init__(self, where: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
+    def __init__(self, target: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
         """where: an address, without retries, or the settings of a connection.
 
         on_failure: called with the error before each retry, in the thread of the request.
         Raises InputError for an invalid address or unusable files, TokenError.
         """
-        self.connection = Connection(url=where) if isinstance(where, str) else where
+        self.connection = Connection(url=target) if isinstance(target, str) else target
         self.url = self.connection.url
         self.protocol: Protocol = self.connection.address.protocol
         self._transport = Transport(self.connection)

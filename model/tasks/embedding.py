@@ -1,4 +1,4 @@
-"""Embedding: a direction in D dimensions, near for pictures of the same thing. Output `embedding` FP32 [D]."""
+"""Embedding: a unit vector in D dimensions, close for images of the same class. Output `embedding` FP32 [D]."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LENGTH_TOLERANCE = 1e-2
 
 
 class Embedding(Task):
-    """A unit vector a picture."""
+    """Predicts a unit vector for each image."""
 
     name = "embedding"
     output_name = "embedding"
     floors = {"cosine": 0.999, "neighbour": 1.0}
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        super().__init__(question, output)
-        if question.embedding_size is None:
-            raise SpecError("embedding needs an embedding_size")
-        self._size = question.embedding_size
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        if task_spec.embedding_size is None:
+            raise SpecError("embedding needs an embedding_size", code="spec.no_embedding_size")
+        self._size = task_spec.embedding_size
 
     @property
     def channels(self) -> int:
@@ -60,17 +60,17 @@ class Embedding(Task):
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         truth = targets[self.output]
-        # Only a picture whose class has another one can be found again.
+        # Recall needs a second image of the class.
         classes, counts = np.unique(truth, return_counts=True)
-        several = np.isin(truth, classes[counts > 1])
-        if not several.any():
+        has_match = np.isin(truth, classes[counts > 1])
+        if not has_match.any():
             return {}
         nearest = _cosine_similarities(outputs[self.output]).argmax(axis=1)
-        return {"recall@1": float((truth[nearest] == truth)[several].mean())}
+        return {"recall@1": float((truth[nearest] == truth)[has_match].mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         values = output[self.output].astype(np.float32)
-        # Nine digits are enough to read the very same float32 again.
+        # Nine digits preserve a float32 exactly.
         return Answer({"embedding": [float(f"{value:.9g}") for value in values.tolist()]}, embedding=values)
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
@@ -78,7 +78,7 @@ class Embedding(Task):
         return [f"{len(fields['embedding'])} numbers: {first}, …"]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
-        """The most similar other picture, which says more than numbers."""
+        """Return the most similar other image for each answer, which tells more than numbers."""
         if len(answers) < 2:
             return super().captions(answers, names)
         similar = _cosine_similarities(np.array([answer.fields["embedding"] for answer in answers]))
@@ -89,7 +89,7 @@ class Embedding(Task):
 
 
 def _cosine_similarities(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Cosines between all unit vectors [N, D], [N, N]; none is similar to itself."""
+    """Return the cosines between all unit vectors [N, D] as [N, N], with -inf on the diagonal."""
     similar: NDArray[Any] = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return similar
@@ -100,5 +100,5 @@ def _neighbor_agreement(reference: NDArray[Any], other: NDArray[Any], tie: float
         return np.ones(len(reference))
     expected, chosen = _cosine_similarities(reference), _cosine_similarities(other).argmax(axis=1)
     chosen_similarity = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
-    kept: NDArray[np.float64] = (chosen_similarity >= expected.max(axis=1) - tie).astype(np.float64)
-    return kept
+    agreement: NDArray[np.float64] = (chosen_similarity >= expected.max(axis=1) - tie).astype(np.float64)
+    return agreement

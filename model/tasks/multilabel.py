@@ -1,4 +1,4 @@
-"""Multilabel: any of C labels, each by itself. Output `probabilities` FP32 [C], each in 0..1."""
+"""Multilabel: any number of C labels, independent of each other. Output `probabilities` FP32 [C], each in 0..1."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Multilabel(Task):
-    """The labels whose probability reaches their threshold."""
+    """Predicts the labels whose probability reaches their threshold."""
 
     name = "multilabel"
     output_name = "probabilities"
     floors = {"label_set": 1.0}
     thresholded = True
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        super().__init__(question, output)
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
         self._require_labels(1)
-        self._thresholds = np.array([question.threshold(label) for label in self.labels])
+        self._thresholds = np.array([task_spec.threshold(label) for label in self.labels])
 
     def last_layer(self) -> nn.Module:
         from model.layers import Sigmoid
@@ -48,8 +48,8 @@ class Multilabel(Task):
         return {"label_set": (same | near).all(axis=1).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
-        right = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
-        return {"exact_match": float(right.all(axis=1).mean())}
+        correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
+        return {"exact_match": float(correct.all(axis=1).mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         probabilities = output[self.output]

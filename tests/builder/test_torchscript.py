@@ -87,7 +87,7 @@ def test_answers_are_the_network_s_under_the_spec_s_names(
                 np.testing.assert_allclose(answers[name], array, atol=1e-5)
         with ThreadPoolExecutor(4) as pool:
             alone = list(pool.map(lambda i: runner.infer(images[i : i + 1]), range(7)))
-        with pytest.raises(BatchError, match="takes uint8"):
+        with pytest.raises(BatchError, match="expected uint8"):
             runner.infer(images[:, :-1])
     for name, array in expected.items():
         np.testing.assert_allclose([one[name][0] for one in alone], array, atol=1e-5)

@@ -117,11 +117,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "head_with_a_dot": (
         {"task": "heads", "heads": {"a.b": {"column": "label"}}},
-        ["head a.b: a dot stands between a head and its metric"],
+        ["head a.b: a name must not contain a dot"],
     ),
     "thresholds_of_classes": (
         {"thresholds": {"0": 0.4}},
-        ["multiclass: takes what is most probable, without thresholds"],
+        ["multiclass: uses the most probable class, without thresholds"],
     ),
     "a_stage_that_the_schedule_does_not_know": (
         {"scheduler": {"name": "PolynomialLR"}, "frozen_epochs": 1, "frozen_lr": 0.1},
@@ -210,7 +210,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"task": "multilabel", "thresholds": {"zwei": 0.5}},
         ["thresholds for labels that there are not: zwei"],
     ),
-    "threshold_outside": ({"task": "multilabel", "thresholds": {"one": 1.5}}, ["lies between 0 and 1, got one: 1.5"]),
+    "threshold_outside": ({"task": "multilabel", "thresholds": {"one": 1.5}}, ["between 0 and 1, got one: 1.5"]),
 }
 
 
