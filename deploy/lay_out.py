@@ -1,4 +1,4 @@
-"""Lay the pip runtime out as NVIDIA's image does: bin, backends and caches in one folder. Run by the Dockerfile."""
+"""Install the pip runtime in the layout of NVIDIA's image: bin, backends and caches. Run by the Dockerfile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.pip_runtime import find_pip_runtime
 
 
 def lay_out(folder: Path) -> None:
-    """Fill `folder`, which is where `tritonserver` looks when it is told nothing: /opt/tritonserver."""
+    """Fill `folder`, the default folder of `tritonserver`: /opt/tritonserver."""
     runtime = find_pip_runtime()
     folder.mkdir()
     runtime.lay_out_backends(folder / "backends")

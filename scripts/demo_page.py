@@ -1,4 +1,4 @@
-"""The page of the demo: the training and its figures, the verdicts, the answers, the benchmark, and what to do next."""
+"""Write the HTML page of the demo: training, verdicts, answers, benchmark and next commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRAWINGS = {"curves.png": "Loss and accuracy by epoch", "confusion.png": "Confu
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportSummary:
     """A published model, as its verdict describes it. `folder`: its version's, from the page."""
 
     name: str
@@ -79,10 +79,10 @@ def _tiles(rows: Sequence[dict[str, Any]]) -> list[Tile]:
     ]
 
 
-def _export(demo: Path, name: str) -> Export:
+def _export(demo: Path, name: str) -> ExportSummary:
     folder = demo / "model_repository" / name / "1"
     verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    return Export(
+    return ExportSummary(
         name=name,
         folder=str(folder.relative_to(demo)),
         what=f"{verdict['format']} {verdict['precision']}",

@@ -56,7 +56,7 @@ _EXTRA_BY_LIBRARY = {"openvino": "openvino"}
 def open_artifact(path: Path, threads: int = 0) -> Runner:
     """Open a checkpoint or exported file as a runner. threads: number of threads; 0 lets the library choose.
 
-    Raises InputError for a missing file, ArtifactError for an unknown suffix or missing library, and the runner's errors.
+    Raises InputError for a missing file, ArtifactError for a wrong suffix or missing library, and the runner's errors.
     """
     opener = OPENERS.get(path.suffix)
     if path.is_dir() and (best := path / "best.safetensors").is_file():
