@@ -128,7 +128,10 @@ def _run(command: Sequence[str]) -> tuple[str, float]:
         stdout.seek(0)
         stderr.seek(0)
         if process.returncode:
-            raise TritonkitError(f"{' '.join(command[:3])} failed:\n{stderr.read().decode(errors='replace')}")
+            raise TritonkitError(
+                f"{' '.join(command[:3])} failed:\n{stderr.read().decode(errors='replace')}",
+                code="drill.command_failed",
+            )
         return stdout.read().decode(), usage.ru_utime + usage.ru_stime
 
 
@@ -144,7 +147,7 @@ def write_pictures(folder: Path, count: int, photos: Path) -> Path:
         return place
     whole = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.jpg"))]
     if not whole:
-        raise InputError(f"{photos}: holds no photographs; `make data` fetches them")
+        raise InputError(f"{photos}: contains no photographs; `make data` fetches them", code="data.no_photos")
     rng = random.Random(0)  # noqa: S311 - no secret
     partial = place.with_name(f".{place.name}.{os.getpid()}")
     partial.mkdir(parents=True)
@@ -256,7 +259,7 @@ def summarize(costs: dict[str, list[ClientCost]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mobilenetv2_100", help="a timm architecture at 224 x 224")
     parser.add_argument("--pictures", type=int, default=2000)

@@ -59,12 +59,12 @@ def write_page(demo: Path) -> None:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The answers of `client infer --output FILE.jsonl`."""
+    """Read the answers of `client infer --output FILE.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """Whether a held-out digit got the label that its file name starts with."""
+    """Whether the label of a digit is the start of its file name."""
     return bool(row["label"] == Path(row["path"]).name.partition("_")[0])
 
 
@@ -97,7 +97,7 @@ def _export(demo: Path, name: str) -> ExportSummary:
 def _chart(record: Record) -> Markup:
     figure = throughput([record.name], [record])
     html = figure.to_html(full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput")
-    return Markup(html)  # noqa: S704 - Plotly escapes what it is given
+    return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
 def _data_url(picture: Path) -> str:

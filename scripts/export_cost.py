@@ -74,7 +74,10 @@ def cost_of(command: Sequence[str]) -> ProcessCost:
         seconds = time.monotonic() - began
         if process.returncode:
             output.seek(0)
-            raise TritonkitError(f"{' '.join(command[:3])} failed:\n{output.read().decode(errors='replace')}")
+            raise TritonkitError(
+                f"{' '.join(command[:3])} failed:\n{output.read().decode(errors='replace')}",
+                code="drill.command_failed",
+            )
     return ProcessCost(
         seconds=round(seconds, 2),
         cpu_seconds=round(cpu_seconds, 2),
@@ -156,7 +159,7 @@ def summarize(costs: dict[str, list[ProcessCost]]) -> dict[str, dict[str, float]
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50", help="a ResNet of timm")
     parser.add_argument("--rounds", type=int, default=3)

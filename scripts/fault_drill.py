@@ -110,7 +110,7 @@ class InferJob:
     running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the client; what it says goes to a file beside its output."""
+        """Start the client; its log goes to a file next to its output."""
         arguments = ["infer", self.pictures, "--url", self.url, "--model", self.model, "--batch", self.batch]
         arguments += ["--output", self.output, "--output", self.output.with_suffix(".csv")]
         # Alternate between a client that fails at once and one that waits for the server.

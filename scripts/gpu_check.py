@@ -94,16 +94,16 @@ def _driver() -> str | None:
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return None
-    asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return said.stdout.splitlines()[0].strip() if said.returncode == 0 and said.stdout.strip() else None
+    command = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout.strip() else None
 
 
 def _write(report: GpuReport, path: Path) -> None:
     from model.files import atomic_write
 
-    with atomic_write(path) as beside:
-        beside.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

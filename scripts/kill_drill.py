@@ -101,7 +101,7 @@ class ExportDrill:
         publishing = time.monotonic()
         running.wait(None)
         if code := running.end(kill=False):
-            raise TritonkitError(f"{model}: an export that nobody killed ended with {code}")
+            raise TritonkitError(f"{model}: an export that nobody killed ended with {code}", code="drill.export_failed")
         self.export_s[model], self.publishing_s[model] = time.monotonic() - began, time.monotonic() - publishing
 
     def kill(self, model: str, while_publishing: bool) -> str | None:
@@ -113,7 +113,7 @@ class ExportDrill:
         ended = running.wait(self._rng.uniform(0, span[model]))
         step = running.step
         if running.end(kill=not ended) > 0:
-            raise TritonkitError(f"{model}: the export failed by itself while: {step}")
+            raise TritonkitError(f"{model}: the export failed by itself while: {step}", code="drill.export_failed")
         return None if ended else step
 
     def problems(self, model: str) -> list[str]:

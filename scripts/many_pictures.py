@@ -37,7 +37,7 @@ def write_pictures(folder: Path, count: int) -> Path:
     """Create a folder with `count` image files and return it."""
     whole = [Image.open(path).convert("RGB") for path in sorted(_PHOTOS.glob("*.jpg"))]
     if not whole:
-        raise InputError(f"{_PHOTOS}: holds no photographs; `make data` fetches them")
+        raise InputError(f"{_PHOTOS}: contains no photographs; `make data` fetches them", code="data.no_photos")
     rng = random.Random(0)  # noqa: S311 - no secret
     (folder / "distinct").mkdir()
     (folder / "pictures").mkdir()
@@ -77,7 +77,10 @@ def run_client(pictures: Path, address: str, output: Path) -> dict[str, float]:
             time.sleep(_SAMPLE_S)
         if process.returncode:
             output_file.seek(0)
-            raise TritonkitError(f"client infer failed:\n{output_file.read().decode(errors='replace')[-2000:]}")
+            raise TritonkitError(
+                f"client infer failed:\n{output_file.read().decode(errors='replace')[-2000:]}",
+                code="drill.command_failed",
+            )
     return {
         "first_row_s": round(first_s, 2),
         "seconds": round(time.monotonic() - began, 1),
@@ -95,7 +98,7 @@ def _high_water_kib(pid: int) -> int:
 
 
 def main() -> int:
-    """Run it, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--output", type=Path)

@@ -1,10 +1,10 @@
-"""Prove thirty well-known networks in fp32 and fp16, build both with TensorRT for RTX; write docs/models.md.
+"""Measure the export error of thirty well-known networks against torch in fp32 and fp16; write docs/models.md.
 
 python -m scripts.models [--output docs/models.md] [--results benchmarks/results/models.json] [--trust] [NAME...]
 
-Weights are random and calibrated, as no hub is asked: batch-norm statistics and the last layer fit real photographs.
-What was proven is kept in the results as it comes, with the versions of the tools, so that a run that was stopped goes
-on where it was; what other versions made is made again. Exits with 1 when a step of any network fails.
+Each network is exported to ONNX and TorchScript, and TensorRT for RTX builds engines of both precisions. Weights are
+random and calibrated on photographs, so nothing is downloaded. Results are stored after each network with the versions
+of the tools: a stopped run continues, and results of other versions are computed again. Exits with 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAMILIES = (
 MAX_BATCH = 4
 RESULTS = Path("benchmarks/results/models.json")
 TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
-"""Another version of one of these may give another result."""
+"""Packages whose version can change a result."""
 PAGE = """# Models that were proven
 
 Each row is a real run of `python -m scripts.models`: a network of timm at its own size, with random weights whose
@@ -73,7 +73,7 @@ class ModelResult(Frozen):
     rtx_fp16: str = ""
     exceptions: tuple[str, ...] = ()
     versions: dict[str, str] = {}
-    """Of the tools it was made with; empty in results from before they were kept."""
+    """Versions of the tools; empty in old results."""
 
     def row(self) -> str:
         """Its line of the table."""
@@ -117,7 +117,7 @@ def check_model(name: str, folder: Path) -> ModelResult:
 
 
 def _export(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
-    """The worst relative error of a passed verdict, and the fp16 graph beside, for the engine."""
+    """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
     repository = folder / f"{target.format}-{target.precision}"
     published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
     verdict = published.verdict
@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=[*NAMES, *FAMILIES], metavar="NAME")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--trust", action="store_true", help="also keep results that do not tell their versions")
+    parser.add_argument("--trust", action="store_true", help="also keep results without versions")
     arguments = parser.parse_args()
     known = _read_results(arguments.results)
     for name in track(_missing(arguments.names, known, arguments.trust), "checking networks"):

@@ -124,7 +124,7 @@ def machine(triton: str) -> dict[str, object]:
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="a timm architecture")
     parser.add_argument("--rounds", type=int, default=5)

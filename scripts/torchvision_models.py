@@ -2,9 +2,8 @@
 
 python -m scripts.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
 
-Weights are random and calibrated on photographs. What the same versions
-proved before is kept. Exits with 1 when a verdict fails, or an answer of the
-ONNX file differs by more than 1e-5.
+Weights are random and calibrated on photographs. Stored results of the same versions are kept. Exits with 1 if a
+verdict fails, or if an output of the ONNX file differs by more than 1e-5.
 """
 
 from __future__ import annotations
