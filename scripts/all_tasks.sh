@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Each task on real data: train from its example configuration, export with a verdict, serve by Triton, ask, and
-# measure the checkpoint, the ONNX file and the server on the same pictures. Results land in all_tasks/.
+# Each task on real data: train from its example configuration, export with a verdict, serve with Triton, and measure
+# the checkpoint, the ONNX file and the server on the same images. Results are in all_tasks/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -21,7 +21,7 @@ for name in "${examples[@]}"; do
   train fit "examples/$name.yaml" "output=$out/runs" --json > "$out/$name/fit.json"
   echo $((SECONDS - started)) > "$out/$name/seconds"
 
-  step "$name: export it, proven against the checkpoint"
+  step "$name: export it and verify it against the checkpoint"
   checkpoint=$out/runs/$name/1/best.safetensors
   builder export "$checkpoint" --repository "$out/model_repository"
 
@@ -36,7 +36,7 @@ server up --repository "$out/model_repository" "${ports[@]}"
 trap 'server down --grpc-port "${GRPC_PORT:-8001}" > /dev/null' EXIT
 
 for name in "${examples[@]}"; do
-  step "$name: ask and measure the server"
+  step "$name: infer and measure through the server"
   shown=()
   case $name in
     units) shown=(--output "$out/units/embeddings.npy") ;;

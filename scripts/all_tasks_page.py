@@ -1,8 +1,8 @@
-"""Check what the example trainings reached and that it is served unchanged; write the page that shows it.
+"""Check the metrics of the example trainings against minimum values, and write the HTML page that shows them.
 
 python -m scripts.all_tasks_page all_tasks NAME...
 
-Exits with 1 when a model is worse than its task allows, or when checkpoint, ONNX file and Triton differ.
+Exits with 1 if a model is below the minimum of its task, or if checkpoint, ONNX file and Triton give different metrics.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python -m scripts.backbones [--output docs/backbones.md] [NAME...]
 
-Each is trained for one epoch on digits under the name that people know it by, exported to ONNX and to TorchScript with
-a verdict, the ONNX loaded by a real Triton, and asked for the pictures of its golden sample. Exits with 1 when a step
-of any fails.
+Each backbone is trained for one epoch on digits and exported to ONNX and to TorchScript, each with a verdict. A real
+Triton loads the ONNX file and runs the images of the golden sample. The baseline is the trained checkpoint. Exits with
+1 if a step of any backbone fails.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ of `builder export --torchscript` passed a verdict of its own, against the same 
 """
 
 
-class Proof(Frozen):
-    """How far one backbone came."""
+class BackboneResult(Frozen):
+    """Completed steps of one backbone."""
 
     name: str
     trained: bool = False
@@ -75,27 +75,27 @@ class Proof(Frozen):
         built = timm.create_model(timm_name(self.name), num_classes=0).eval()
         embedding = int(built(torch.zeros(1, 3, 64, 64)).shape[1])
         weights = sum(weight.numel() for weight in built.parameters()) / 1e6
-        said = [str(step) for step in (self.trained, self.exported, self.traced, self.served)]
+        steps = [str(step) for step in (self.trained, self.exported, self.traced, self.served)]
         error = "" if self.error is None else f"{self.error:.0e}"
-        cells = [self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", str(embedding), *said, error]
+        cells = [self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", str(embedding), *steps, error]
         return f"| {' | '.join(cells)} |"
 
 
-def prove(name: str, data: Path, folder: Path) -> Proof:
-    """Take one backbone as far as it goes; what stopped it is told on stderr."""
-    proof = Proof(name=name)
+def check_backbone(name: str, data: Path, folder: Path) -> BackboneResult:
+    """Run all steps for one backbone; print an error to stderr and stop at the first failure."""
+    result = BackboneResult(name=name)
     try:
         fitted = fit(_config(name, data, folder))
-        proof = proof.model_copy(update={"trained": True})
-        published = _exported(fitted.checkpoint, Target(), folder / "repository")
-        proof = proof.model_copy(update={"exported": published.verdict.passed})
-        traced = _exported(fitted.checkpoint, Target(format="torchscript"), folder / "torchscript")
-        proof = proof.model_copy(update={"traced": traced.verdict.passed})
+        result = result.model_copy(update={"trained": True})
+        published = _export(fitted.checkpoint, Target(), folder / "repository")
+        result = result.model_copy(update={"exported": published.verdict.passed})
+        traced = _export(fitted.checkpoint, Target(format="torchscript"), folder / "torchscript")
+        result = result.model_copy(update={"traced": traced.verdict.passed})
         error = _served_error(fitted.checkpoint, published, folder / "repository")
-        return proof.model_copy(update={"served": error < 1e-4, "error": error})
+        return result.model_copy(update={"served": error < 1e-4, "error": error})
     except TritonkitError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return proof
+        return result
 
 
 def _config(name: str, data: Path, folder: Path) -> Config:
@@ -112,15 +112,15 @@ def _config(name: str, data: Path, folder: Path) -> Config:
     return Config.model_validate(document)
 
 
-def _exported(checkpoint: Path, target: Target, repository: Path) -> Published:
-    order = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
-    return export(source_from_checkpoint(checkpoint), order, lambda step: None)
+def _export(checkpoint: Path, target: Target, repository: Path) -> Published:
+    request = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
+    return export(source_from_checkpoint(checkpoint), request, lambda step: None)
 
 
 def _served_error(checkpoint: Path, published: Published, repository: Path) -> float:
     golden = beside_checkpoint(checkpoint)
     if golden is None:
-        raise ArtifactError(f"{checkpoint}: training wrote no golden sample beside it")
+        raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
     server = start(Options(repository=repository, **PORTS), stops_with_parent=True)
     try:
         wait_until_ready(server, timeout_s=120)
@@ -132,7 +132,7 @@ def _served_error(checkpoint: Path, published: Published, repository: Path) -> f
     return float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
 
 
-def _pictures(folder: Path) -> Path:
+def _write_table(folder: Path) -> Path:
     """A table of a few digits."""
     table = folder / "digits.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -143,26 +143,26 @@ def _pictures(folder: Path) -> Path:
     return table
 
 
-def _proofs(names: Sequence[str]) -> Iterator[Proof]:
-    for name in track(list(names), "proving backbones"):
+def _check_all(names: Sequence[str]) -> Iterator[BackboneResult]:
+    for name in track(list(names), "checking backbones"):
         # Weights and repositories of one at a time: together they are some gigabytes.
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            yield prove(name, _pictures(folder), folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            yield check_backbone(name, _write_table(folder), folder)
 
 
 def main() -> int:
-    """Prove each, write the table, and tell by the exit code whether all steps worked."""
+    """Check each backbone, write the table, and return 1 if a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
-    proofs = list(_proofs(words.names))
-    rows = "\n".join(proof.row() for proof in proofs)
+    arguments = parser.parse_args()
+    results = list(_check_all(arguments.names))
+    rows = "\n".join(result.row() for result in results)
     print(rows)
-    if words.output:
-        words.output.write_text(PAGE.format(rows=rows, pictures=3 * PICTURES), encoding="utf-8")
-    return 0 if all(proof.traced and proof.served for proof in proofs) else 1
+    if arguments.output:
+        arguments.output.write_text(PAGE.format(rows=rows, pictures=3 * PICTURES), encoding="utf-8")
+    return 0 if all(result.traced and result.served for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Random weights that behave like trained ones, for where none can be had: signals keep their size, answers vary.
+"""Networks with random weights, calibrated to behave like trained ones: signals keep their scale and answers vary.
 
-A network as its library initialises it answers nearly the same for every picture; an error hides in that, or drowns it.
+A network that its library has just initialised gives nearly the same answer for each image, so errors are invisible.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 def network_of(name: str) -> Network:
     """A network of timm at its own size, with calibrated weights and a hundred classes. Raises SpecError."""
     torch.manual_seed(0)
-    how = timm_preprocess(name)
-    question = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    preprocess = timm_preprocess(name)
+    task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
     spec = ModelSpec(
         name=timm_name(name),
-        **question.model_dump(),
-        architecture=architecture_of(name, how.height, how.width),
-        input=image_input(how),
-        outputs=task_for(question).outputs(image_input(how)),
-        preprocess=how,
+        **task_spec.model_dump(),
+        architecture=architecture_of(name, preprocess.height, preprocess.width),
+        input=image_input(preprocess),
+        outputs=task_for(task_spec).outputs(image_input(preprocess)),
+        preprocess=preprocess,
         normalize=timm_normalize(name),
     )
-    return calibrated(Network(spec).eval(), builtin_golden(how).images)
+    return calibrated(Network(spec).eval(), builtin_golden(preprocess).images)
 
 
 def calibrated(network: Network, images: ImageArray) -> Network:
@@ -83,12 +83,12 @@ def _last_layers(network: Network) -> Iterator[nn.Linear | nn.Conv2d]:
 
 
 def _fit_logits(network: Network, layer: nn.Linear | nn.Conv2d, images: ImageArray) -> None:
-    seen: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda module, given, made: seen.append(made))
+    captured: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(output))
     network.logits(torch.from_numpy(images))
     handle.remove()
-    made = seen[0].movedim(1, -1) if isinstance(layer, nn.Conv2d) else seen[0]
-    values = made.reshape(-1, made.shape[-1])
+    output = captured[0].movedim(1, -1) if isinstance(layer, nn.Conv2d) else captured[0]
+    values = output.reshape(-1, output.shape[-1])
     gain = SPREAD / values.std(dim=0).mean().clamp(min=1e-6)
     layer.weight.mul_(gain)
     if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""Check that model/releases.json was compared with NVIDIA's pages within half a year. `make lock` runs this."""
+"""Check that model/releases.json was compared with NVIDIA's pages in the last half year. `make lock` runs this."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 TABLE = Path(__file__).parents[1] / "model" / "releases.json"
-LONGEST = timedelta(days=183)
+MAX_AGE = timedelta(days=183)
 WHAT_TO_DO = """Compare it with NVIDIA's pages, and then set "checked" to today:
 - releases, CUDA and driver: docs/introduction/compatibility.md of triton-inference-server/server, release notes
 - security bulletins for Triton: raise IMAGE_TAG and NEWEST_CVE in model/releases.py to the oldest safe release, then
   .env.example, docker-compose.yml, deploy/Dockerfile.gpu and docs/security.md"""
 
 
-def outdated(checked: date, today: date) -> str:
+def describe_outdated_table(checked: date, today: date) -> str:
     """What to do about a table last compared on `checked`; empty while it is recent."""
     age = today - checked
-    if age <= LONGEST:
+    if age <= MAX_AGE:
         return ""
-    return f"{TABLE.name} was compared last on {checked}, {age.days} days ago; at most {LONGEST.days}. {WHAT_TO_DO}"
+    return f"{TABLE.name} was compared last on {checked}, {age.days} days ago; at most {MAX_AGE.days}. {WHAT_TO_DO}"
 
 
 def main() -> int:
     """Exit code 1 for a table that is too old."""
     checked = date.fromisoformat(json.loads(TABLE.read_text(encoding="utf-8"))["checked"])
-    said = outdated(checked, datetime.now(UTC).date())
-    if said:
-        print(f"error: {said}", file=sys.stderr)
-    return 1 if said else 0
+    problem = describe_outdated_table(checked, datetime.now(UTC).date())
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problem else 0
 
 
 if __name__ == "__main__":

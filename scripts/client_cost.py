@@ -1,13 +1,13 @@
-"""What `client infer` through Triton costs, beside the least that the work can cost and beside a plain loop.
+"""Measure CPU and wall time of `client infer` through Triton against inference in one process and a plain client loop.
 
 python -m scripts.client_cost [--pictures 2000] [--rounds 3] [--model mobilenetv2_100] [--output FILE.json]
 
-Three ways answer the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, by turns:
+Three methods process the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, in turns:
 `client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
-process at its best batch; and a loop over `tritonclient`, one picture a request, fp32, over HTTP (both stand in
-scripts/client_ways.py). CPU time is that of the client's process and of Triton with all its children. `client infer` is
-counted from the start of its process to its end, the other two without their imports and the opening of the model.
-Exits with 1 when `client infer` takes more than 1.25 times the CPU time of the work in one process, or the loop less
+process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP (both
+baselines are in scripts/client_ways.py). CPU time is the sum of the client process and Triton with all its children.
+The time of `client infer` includes the start of its process; the baselines exclude imports and opening the model.
+Exits with 1 if `client infer` takes more than 1.25 times the CPU time of the single process, or the loop takes less
 than 2 times the wall time of `client infer`.
 """
 
@@ -38,7 +38,7 @@ from model.files import atomic_write
 from model.spec import Frozen
 from scripts.ports import free_ports
 
-MOST_CPU, LEAST_WALL = 1.25, 2.0
+MAX_CPU_RATIO, MIN_WALL_RATIO = 1.25, 2.0
 KIT, IN_PROCESS, PLAIN = "client infer", "in process", "plain loop"
 SERVED, SERVED_PLAIN = "network", "plain"
 PACKAGES = ("numpy", "onnxruntime", "pillow", "tritonclient")
@@ -46,16 +46,16 @@ _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / ".cache"
 
 
-class Cost(Frozen):
-    """Of one run over all pictures, in seconds."""
+class ClientCost(Frozen):
+    """Time of one run over all images, in seconds."""
 
     wall_s: float
     client_cpu_s: float
     server_cpu_s: float
     load_average: float
-    """Of the machine, over the minute before."""
+    """Load average of the machine over the minute before the run."""
     best: str = ""
-    """Batch and threads that took the least CPU time in process."""
+    """Batch size and thread count with the least CPU time; in-process method only."""
 
     @property
     def cpu_s(self) -> float:
@@ -63,8 +63,8 @@ class Cost(Frozen):
         return self.client_cpu_s + self.server_cpu_s
 
 
-class Served(NamedTuple):
-    """A running Triton."""
+class TritonAddresses(NamedTuple):
+    """Addresses and process of a running Triton."""
 
     grpc: str
     http: str
@@ -72,38 +72,38 @@ class Served(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What the three ways are given."""
+class Comparison:
+    """The setup that all three methods share."""
 
     pictures: Path
     count: int
     artifact: Path
-    triton: Served
+    triton: TritonAddresses
     folder: Path
     options: Sequence[str] = ()
-    """More for `client infer`."""
+    """Additional arguments of `client infer`."""
 
-    def cost_of(self, way: str) -> Cost:
-        """Run one way. Raises TritonkitError, with what it said, when it fails."""
+    def cost_of(self, method: str) -> ClientCost:
+        """Run one method and return its cost. Raises TritonkitError with its output if it fails."""
         load, before = psutil.getloadavg()[0], _family_cpu_s(self.triton.process)
         began = time.perf_counter()
-        said, cpu_s = _run(self._command(way))
+        output, cpu_s = _run(self._command(method))
         wall_s = time.perf_counter() - began
         server_s = _family_cpu_s(self.triton.process) - before
-        told = {} if way == KIT else json.loads(said)
-        return Cost(
-            wall_s=round(told.get("wall_s", wall_s), 3),
-            client_cpu_s=round(told.get("cpu_s", cpu_s), 3),
-            server_cpu_s=0.0 if way == IN_PROCESS else round(server_s, 3),
+        reported = {} if method == KIT else json.loads(output)
+        return ClientCost(
+            wall_s=round(reported.get("wall_s", wall_s), 3),
+            client_cpu_s=round(reported.get("cpu_s", cpu_s), 3),
+            server_cpu_s=0.0 if method == IN_PROCESS else round(server_s, 3),
             load_average=round(load, 2),
-            best=told.get("best", ""),
+            best=reported.get("best", ""),
         )
 
-    def _command(self, way: str) -> list[str]:
-        if way == KIT:
+    def _command(self, method: str) -> list[str]:
+        if method == KIT:
             output = self.folder / "answers.jsonl"
             output.unlink(missing_ok=True)
-            words = [
+            arguments = [
                 "infer",
                 self.pictures,
                 "--model",
@@ -114,22 +114,25 @@ class Bench:
                 output,
                 *self.options,
             ]
-            return [str(Path(sys.executable).with_name("client")), *map(str, words)]
-        words = ["in-process", self.artifact] if way == IN_PROCESS else ["plain", self.triton.http, SERVED_PLAIN]
-        return [sys.executable, "-m", "scripts.client_ways", *map(str, [*words, self.pictures, self.count])]
+            return [str(Path(sys.executable).with_name("client")), *map(str, arguments)]
+        arguments = ["in-process", self.artifact] if method == IN_PROCESS else ["plain", self.triton.http, SERVED_PLAIN]
+        return [sys.executable, "-m", "scripts.client_ways", *map(str, [*arguments, self.pictures, self.count])]
 
 
 def _run(command: Sequence[str]) -> tuple[str, float]:
-    """What a process printed, and the CPU seconds of it and the children it waited for."""
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(command, stdout=said, stderr=told, cwd=_ROOT)
+    """Run a command; return its stdout, and the CPU seconds of the process and of children that it waited for."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=_ROOT)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        told.seek(0)
+        stdout.seek(0)
+        stderr.seek(0)
         if process.returncode:
-            raise TritonkitError(f"{' '.join(command[:3])} failed:\n{told.read().decode(errors='replace')}")
-        return said.read().decode(), usage.ru_utime + usage.ru_stime
+            raise TritonkitError(
+                f"{' '.join(command[:3])} failed:\n{stderr.read().decode(errors='replace')}",
+                code="drill.command_failed",
+            )
+        return stdout.read().decode(), usage.ru_utime + usage.ru_stime
 
 
 def _family_cpu_s(process: psutil.Process) -> float:
@@ -138,31 +141,31 @@ def _family_cpu_s(process: psutil.Process) -> float:
 
 
 def write_pictures(folder: Path, count: int, photos: Path) -> Path:
-    """JPEGs of about 500 x 400, each another part of a photograph, kept for the next time."""
+    """Write JPEGs of about 500 x 400 pixels, each a random crop of a photograph; reuse them if they exist."""
     place = folder / f"pictures-{count}"
     if place.is_dir():
         return place
     whole = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.jpg"))]
     if not whole:
-        raise InputError(f"{photos}: holds no photographs; `make data` fetches them")
-    chance = random.Random(0)  # noqa: S311 - no secret
-    beside = place.with_name(f".{place.name}.{os.getpid()}")
-    beside.mkdir(parents=True)
+        raise InputError(f"{photos}: contains no photographs; `make data` fetches them", code="data.no_photos")
+    rng = random.Random(0)  # noqa: S311 - no secret
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
     for number in range(count):
-        photo = chance.choice(whole)
-        share = chance.uniform(0.7, 1.0)
+        photo = rng.choice(whole)
+        share = rng.uniform(0.7, 1.0)
         height = min(photo.height, photo.width * 0.8) * share
-        left, top = chance.uniform(0, photo.width - height * 1.25), chance.uniform(0, photo.height - height)
-        size = chance.randint(470, 530), chance.randint(380, 420)
-        part = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + height * 1.25, top + height))
-        turned = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else part
-        turned.save(beside / f"{number:05}.jpg", quality=90)
-    beside.rename(place)
+        left, top = rng.uniform(0, photo.width - height * 1.25), rng.uniform(0, photo.height - height)
+        size = rng.randint(470, 530), rng.randint(380, 420)
+        crop = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + height * 1.25, top + height))
+        turned = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else crop
+        turned.save(partial / f"{number:05}.jpg", quality=90)
+    partial.rename(place)
     return place
 
 
 def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
-    """The network as the kit publishes it, and beside it as a plain graph that takes normalised fp32."""
+    """Publish the network with tritonkit, and also write it as a plain graph that takes normalised fp32 images."""
     import torch
 
     from builder.export import ExportRequest, export
@@ -204,8 +207,8 @@ def _plain_config(max_batch: int, classes: int) -> str:
 
 
 @contextmanager
-def served(repository: Path, models: Sequence[str]) -> Iterator[Served]:
-    """A Triton of our own on free ports, with some of a repository's models."""
+def serve(repository: Path, models: Sequence[str]) -> Iterator[TritonAddresses]:
+    """Start a Triton on free ports with some models of a repository."""
     from server.process import Options, start, stop, wait_until_ready
 
     http, grpc, metrics = free_ports()
@@ -213,28 +216,28 @@ def served(repository: Path, models: Sequence[str]) -> Iterator[Served]:
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 120)
-        yield Served(f"127.0.0.1:{grpc}", f"127.0.0.1:{http}", psutil.Process(server.pid))
+        yield TritonAddresses(f"127.0.0.1:{grpc}", f"127.0.0.1:{http}", psutil.Process(server.pid))
     finally:
         stop(server)
 
 
-def measured(words: argparse.Namespace, folder: Path) -> dict[str, list[Cost]]:
-    """The costs of the ways, round by round; the order turns over."""
-    pictures = write_pictures(_CACHE / "client_cost", words.pictures, _CACHE / "data" / "photos")
-    repository = words.repository or write_repository(folder, words.model, words.max_batch)
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[ClientCost]]:
+    """Return the costs of each method for each round; the order alternates."""
+    pictures = write_pictures(_CACHE / "client_cost", arguments.pictures, _CACHE / "data" / "photos")
+    repository = arguments.repository or write_repository(folder, arguments.model, arguments.max_batch)
     artifact = repository / SERVED / "1" / "model.onnx"
-    costs: dict[str, list[Cost]] = {way: [] for way in (IN_PROCESS, KIT, PLAIN)}
-    with served(repository, [SERVED, SERVED_PLAIN]) as triton:
-        bench = Bench(pictures, words.pictures, artifact, triton, folder, words.option)
-        for number in range(words.rounds):
-            for way in list(costs) if number % 2 == 0 else reversed(costs):
-                cost = bench.cost_of(way)
-                costs[way].append(cost)
-                print(f"{way}: {_described(cost, words.pictures)}", flush=True)
+    costs: dict[str, list[ClientCost]] = {method: [] for method in (IN_PROCESS, KIT, PLAIN)}
+    with serve(repository, [SERVED, SERVED_PLAIN]) as triton:
+        comparison = Comparison(pictures, arguments.pictures, artifact, triton, folder, arguments.option)
+        for number in range(arguments.rounds):
+            for method in list(costs) if number % 2 == 0 else reversed(costs):
+                cost = comparison.cost_of(method)
+                costs[method].append(cost)
+                print(f"{method}: {_describe(cost, arguments.pictures)}", flush=True)
     return costs
 
 
-def _described(cost: Cost, count: int) -> str:
+def _describe(cost: ClientCost, count: int) -> str:
     each = 1e3 / count
     best = f", {cost.best}" if cost.best else ""
     return (
@@ -244,10 +247,10 @@ def _described(cost: Cost, count: int) -> str:
     )
 
 
-def summary_of(costs: dict[str, list[Cost]]) -> dict[str, Any]:
+def summarize(costs: dict[str, list[ClientCost]]) -> dict[str, Any]:
     """Medians of the rounds in seconds, and both ratios."""
-    wall = {way: statistics.median(cost.wall_s for cost in each) for way, each in costs.items()}
-    cpu = {way: statistics.median(cost.cpu_s for cost in each) for way, each in costs.items()}
+    wall = {method: statistics.median(cost.wall_s for cost in each) for method, each in costs.items()}
+    cpu = {method: statistics.median(cost.cpu_s for cost in each) for method, each in costs.items()}
     ratio = {
         "cpu, client infer to in process": round(cpu[KIT] / cpu[IN_PROCESS], 3),
         "wall, plain loop to client infer": round(wall[PLAIN] / wall[KIT], 3),
@@ -256,36 +259,36 @@ def summary_of(costs: dict[str, list[Cost]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mobilenetv2_100", help="a timm architecture at 224 x 224")
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--repository", type=Path, help="one that was made before, with both models")
-    parser.add_argument("--option", action="append", default=[], help="more words for `client infer`; repeatable")
+    parser.add_argument("--repository", type=Path, help="an existing repository with both models")
+    parser.add_argument("--option", action="append", default=[], help="more arguments for `client infer`; repeatable")
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TRITONKIT_STATE", str(Path(folder) / "state"))
-        costs = measured(words, Path(folder))
-    summary = summary_of(costs)
+        costs = measure(arguments, Path(folder))
+    summary = summarize(costs)
     print(json.dumps(summary, indent=2))
-    if words.output:
+    if arguments.output:
         now = environment_now(triton="2.51.0")
         machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
         record = {
-            "model": words.model,
-            "pictures": words.pictures,
+            "model": arguments.model,
+            "pictures": arguments.pictures,
             "machine": {**machine, **{name: version(name) for name in PACKAGES}},
-            "limits": {"cpu": MOST_CPU, "wall": LEAST_WALL},
-            "rounds": {way: [cost.model_dump() for cost in each] for way, each in costs.items()},
+            "limits": {"cpu": MAX_CPU_RATIO, "wall": MIN_WALL_RATIO},
+            "rounds": {method: [cost.model_dump() for cost in each] for method, each in costs.items()},
             **summary,
         }
-        with atomic_write(words.output) as beside:
-            beside.write_text(json.dumps(record, indent=2) + "\n")
+        with atomic_write(arguments.output) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n")
     cpu, wall = summary["ratio"].values()
-    return 0 if cpu <= MOST_CPU and wall >= LEAST_WALL else 1
+    return 0 if cpu <= MAX_CPU_RATIO and wall >= MIN_WALL_RATIO else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What `client infer` is measured against: one loop a process, which prints what it took, without imports and opening.
+"""The baselines of scripts/client_cost.py. Each run measures one loop in its own process and prints its time.
 
 python -m scripts.client_ways in-process MODEL.onnx FOLDER COUNT
 python -m scripts.client_ways plain HOST:PORT MODEL FOLDER COUNT
 
-`in-process` is the least that the work can cost: the kit's own `load_file` in as many threads as there are cores, and
-ONNX Runtime in the same process at the batch and number of threads that take the least CPU time. `plain` is what one
-writes first: for each picture Pillow, numpy, and one request in fp32 over HTTP.
+`in-process` is the lower limit of the cost: the `load_file` of tritonkit with one thread for each core, and ONNX
+Runtime in the same process with the batch size and thread count that need the least CPU time. `plain` is a simple
+client: for each image Pillow, numpy and one fp32 request over HTTP.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ from model.runners.base import Runner
 
 BATCHES = (1, 4, 8, 16, 32)
 SIDE = 224
-TRIED = 64
-"""Pictures on which a batch size and a number of threads are tried."""
+TUNING_IMAGES = 64
+"""Number of images used to choose the batch size and thread count."""
 
 
 def in_process(artifact: Path, paths: Sequence[Path]) -> dict[str, Any]:
-    """Decode, preprocess and answer in this process."""
-    runners = {threads: _opened(artifact, threads) for threads in {1, _cores()}}
-    how = runners[1].spec.preprocess
-    images = np.stack([load_file(path, how)[0] for path in paths[:TRIED]])
-    tried = {
-        f"batch {batch}, {threads} threads": (_cpu_of(partial(_answer_all, runners[threads], images, batch)), batch)
+    """Decode, preprocess and run the model in this process; return the time."""
+    runners = {threads: _open_runner(artifact, threads) for threads in {1, _cores()}}
+    preprocess = runners[1].spec.preprocess
+    images = np.stack([load_file(path, preprocess)[0] for path in paths[:TUNING_IMAGES]])
+    cpu_s_by_setting = {
+        f"batch {batch}, {threads} threads": (_cpu_s_of(partial(_infer_all, runners[threads], images, batch)), batch)
         for threads in runners
         for batch in BATCHES
     }
-    best = min(tried, key=lambda name: tried[name][0])
-    batch, threads = tried[best][1], int(best.split()[2])
+    best = min(cpu_s_by_setting, key=lambda name: cpu_s_by_setting[name][0])
+    batch, threads = cpu_s_by_setting[best][1], int(best.split()[2])
 
     def loop() -> None:
         with ThreadPoolExecutor(_cores()) as pool:
             pending: deque[list[Future[tuple[ImageArray, Geometry]]]] = deque()
             for start in range(0, len(paths), batch):
-                pending.append([pool.submit(load_file, path, how) for path in paths[start : start + batch]])
+                pending.append([pool.submit(load_file, path, preprocess) for path in paths[start : start + batch]])
                 if len(pending) > 2:
-                    _answer(runners[threads], pending.popleft())
+                    _infer(runners[threads], pending.popleft())
             while pending:
-                _answer(runners[threads], pending.popleft())
+                _infer(runners[threads], pending.popleft())
 
     return {**_cost_of(loop), "best": best}
 
 
 def plain(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
-    """Ask a served model that takes fp32 [N, 3, 224, 224], a picture at a time."""
+    """Run a served model that takes fp32 [N, 3, 224, 224], one image at a time."""
     import tritonclient.http as triton
 
     connection = triton.InferenceServerClient(address)
 
     def loop() -> None:
         for path in paths:
-            pixels = _normalised(path)[None]
+            pixels = _preprocess(path)[None]
             tensor = triton.InferInput("input", pixels.shape, "FP32")
             tensor.set_data_from_numpy(pixels)
             int(connection.infer(model, [tensor]).as_numpy("probabilities").argmax())
@@ -77,7 +77,7 @@ def plain(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
     return _cost_of(loop)
 
 
-def _normalised(path: Path) -> NDArray[np.float32]:
+def _preprocess(path: Path) -> NDArray[np.float32]:
     """The usual evaluation of ImageNet's classifiers: the short side to 256, the middle 224, mean and deviation."""
     with Image.open(path) as image:
         scale = 256 / min(image.size)
@@ -94,23 +94,23 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _opened(artifact: Path, threads: int) -> Runner:
+def _open_runner(artifact: Path, threads: int) -> Runner:
     from model.runners.onnxruntime import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(artifact, threads=threads, spinning=False)
 
 
-def _answer(runner: Runner, images: Sequence[Future[tuple[ImageArray, Geometry]]]) -> None:
+def _infer(runner: Runner, images: Sequence[Future[tuple[ImageArray, Geometry]]]) -> None:
     runner.infer(np.stack([image.result()[0] for image in images]))
 
 
-def _answer_all(runner: Runner, images: ImageArray, batch: int) -> None:
+def _infer_all(runner: Runner, images: ImageArray, batch: int) -> None:
     for start in range(0, len(images), batch):
         runner.infer(images[start : start + batch])
 
 
-def _cpu_of(work: Callable[[], None]) -> float:
-    """The less of two, as what disturbs only adds."""
+def _cpu_s_of(work: Callable[[], None]) -> float:
+    """Return the lower CPU time of two runs, because disturbances only add time."""
     work()
     return min(_cost_of(work)["cpu_s"] for _ in range(2))
 
@@ -121,11 +121,11 @@ def _cost_of(work: Callable[[], None]) -> dict[str, float]:
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
-def main(words: Sequence[str]) -> int:
-    """Run one loop and print what it took."""
-    way, *places, folder, count = words
+def main(arguments: Sequence[str]) -> int:
+    """Run one loop and print its time."""
+    method, *targets, folder, count = arguments
     paths = pictures_below(Path(folder))[: int(count)]
-    cost = in_process(Path(places[0]), paths) if way == "in-process" else plain(places[0], places[1], paths)
+    cost = in_process(Path(targets[0]), paths) if method == "in-process" else plain(targets[0], targets[1], paths)
     print(json.dumps(cost))
     return 0
 

@@ -1,8 +1,8 @@
-"""Study: which layouts of which formats are read right, refused by name, or read wrong.
+"""Measure which image formats and layouts tritonkit decodes correctly, against the format definitions.
 
-Small pictures are made in every layout, each with the pixels that its format's definition gives it. Ours are compared
-with those; what OpenCV and libvips make of the same file stands beside, as a check of the definition. Needs the extra
-`study`. Prints a table and writes each cell; exit code 1 where one is read wrong.
+Small images are created in each layout, with the pixels that the definition of the format gives them. The decoder of
+tritonkit is compared with these pixels. The results of OpenCV and libvips for the same file check the definition. Needs
+the extra `study`. Prints a table and writes each cell; exits with 1 if an image is decoded wrongly.
 
     python -m scripts.decoder_study --output benchmarks/results/decoder_matrix.json
 """
@@ -30,10 +30,10 @@ from scripts.decoder_files.samples import Cell, Samples, on_white
 from scripts.decoder_files.tiffs import tiffs
 
 
-def composed(pixels: Samples) -> Samples:
+def on_white_background(pixels: Samples) -> Samples:
     """OpenCV's or libvips' pixels, RGB with or without alpha, as levels on white."""
-    most = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
-    values = pixels.astype(float) / most
+    highest = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    values = pixels.astype(float) / highest
     values = np.dstack([values] * 3) if values.ndim == 2 else values
     if values.shape[2] in (1, 2):
         values = np.dstack([values[..., :1]] * 3 + [values[..., 1:]])
@@ -47,9 +47,9 @@ def by_opencv(data: bytes) -> Samples | None:
     if pixels is None:
         return None
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return composed(pixels[..., [2, 1, 0, 3]])
+        return on_white_background(pixels[..., [2, 1, 0, 3]])
     colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return None if colours is None else composed(colours[..., ::-1])
+    return None if colours is None else on_white_background(colours[..., ::-1])
 
 
 def by_libvips(data: bytes) -> Samples | None:
@@ -60,13 +60,13 @@ def by_libvips(data: bytes) -> Samples | None:
             values: Samples = image.numpy() / (65535.0 if image.format == "ushort" else 255.0)
             inks: Samples = (1 - values[..., :3]) * (1 - values[..., 3:4]) * 255
             return inks
-        return composed(image.numpy())
+        return on_white_background(image.numpy())
     except pyvips.Error:
         return None
 
 
-def by_us(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, str]:
-    """Upright RGB, or none and why it is refused."""
+def by_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, str]:
+    """Decode with tritonkit: upright RGB, or None and the reason for the refusal."""
     try:
         return load_image(data, Preprocess(shape[0], shape[1], "squash", 1.0, "nearest"))[0].astype(float), ""
     except ImageError as error:
@@ -85,8 +85,8 @@ def measure() -> Iterator[dict[str, str]]:
     """Each cell: ours, OpenCV's and libvips' verdict."""
     for cells in (tiffs, pngs, pnms, bmps, jpegs, orientations, codecs):
         for cell in cells():
-            pixels, why = by_us(cell.data, cell.truth.shape)
-            ours = f"refused: {why}" if why else verdict(pixels, cell)
+            pixels, reason = by_tritonkit(cell.data, cell.truth.shape)
+            ours = f"refused: {reason}" if reason else verdict(pixels, cell)
             yield {
                 "file": cell.name,
                 "ours": ours,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way on real data: train, export with a verdict, serve, ask, measure. Results land in demo/.
+# The full workflow on real data: train, export with a verdict, serve, infer, measure. Results are in demo/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -24,10 +24,10 @@ step "1. train on 5,000 handwritten digits"
 checkpoint=$(train fit examples/digits.yaml "output=$demo/runs" | tee >(cat >&2) | tail -n 1)
 train test "$checkpoint" --json > "$demo/test.json"
 
-step "2. export it, proven against the checkpoint"
+step "2. export it and verify it against the checkpoint"
 builder export "$checkpoint" --repository "$demo/model_repository"
 
-step "3. import ImageNet weights that someone else trained"
+step "3. import third-party ImageNet weights"
 builder export "$data/lite0/efficientnet_lite0.pth" --model tf_efficientnet_lite0 \
   --labels "$data/lite0/labels.txt" --name imagenet --repository "$demo/model_repository"
 builder check "$demo/model_repository"
@@ -36,7 +36,7 @@ step "4. start NVIDIA Triton"
 server up --repository "$demo/model_repository" "${ports[@]}"
 trap 'server down --grpc-port "${GRPC_PORT:-8001}" > /dev/null' EXIT
 
-step "5. ask it about pictures"
+step "5. classify images"
 python -m scripts.held_out "$(dirname "$checkpoint")/splits" "$demo/held_out"
 client infer "$demo/held_out" --model digits --url "$url" \
   --output "$demo/digits.jsonl" --gallery "$demo/digits.html" > /dev/null
@@ -53,8 +53,8 @@ python -m scripts.demo_answers "$demo"
 
 cat <<END
 
-Everything lies in $demo/. Open in a browser:
-  $demo/index.html              pictures with their answers, and the performance report
+All results are in $demo/. Open in a browser:
+  $demo/index.html              images with their answers, and the performance report
   $demo/model_repository/       what Triton served: artifacts, verdicts, manifests
 Next, with an NVIDIA GPU and Docker: MODEL_REPOSITORY=./$demo/model_repository docker compose up triton
 Or serve it again without either:    .venv/bin/server up --repository $demo/model_repository

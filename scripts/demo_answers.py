@@ -1,6 +1,8 @@
-"""Check what the demo reached, print it, and write the page that shows it; exit 1 when something is wrong.
+"""Check the results of the demo against expected values, print them, and write the demo page.
 
 python -m scripts.demo_answers demo
+
+Exits with 1 if a result is worse than expected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of the demo: the training and its figures, the verdicts, the answers, the benchmark, and what to do next."""
+"""Write the HTML page of the demo: training, verdicts, answers, benchmark and next commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRAWINGS = {"curves.png": "Loss and accuracy by epoch", "confusion.png": "Confu
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportSummary:
     """A published model, as its verdict describes it. `folder`: its version's, from the page."""
 
     name: str
@@ -59,12 +59,12 @@ def write_page(demo: Path) -> None:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The answers of `client infer --output FILE.jsonl`."""
+    """Read the answers of `client infer --output FILE.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """Whether a held-out digit got the label that its file name starts with."""
+    """Whether the label of a digit is the start of its file name."""
     return bool(row["label"] == Path(row["path"]).name.partition("_")[0])
 
 
@@ -79,10 +79,10 @@ def _tiles(rows: Sequence[dict[str, Any]]) -> list[Tile]:
     ]
 
 
-def _export(demo: Path, name: str) -> Export:
+def _export(demo: Path, name: str) -> ExportSummary:
     folder = demo / "model_repository" / name / "1"
     verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    return Export(
+    return ExportSummary(
         name=name,
         folder=str(folder.relative_to(demo)),
         what=f"{verdict['format']} {verdict['precision']}",
@@ -97,7 +97,7 @@ def _export(demo: Path, name: str) -> Export:
 def _chart(record: Record) -> Markup:
     figure = throughput([record.name], [record])
     html = figure.to_html(full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput")
-    return Markup(html)  # noqa: S704 - Plotly escapes what it is given
+    return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
 def _data_url(picture: Path) -> str:

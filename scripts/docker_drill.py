@@ -1,4 +1,4 @@
-"""What `scripts/docker_test.sh` leaves to Python: free ports, a Compose file for the host's network, equal answers."""
+"""Python helpers of `scripts/docker_test.sh`: free ports, a Compose file for the host network, and comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 @app.command()
 def ports() -> None:
-    """Print three ports of the loopback address that nobody uses: HTTP, gRPC, metrics."""
+    """Print three unused ports of the loopback address: HTTP, gRPC, metrics."""
     print(*free_ports())
 
 
@@ -47,10 +47,10 @@ def same(expected: Path, served: Path) -> None:
     left, right = (_scores(path) for path in (expected, served))
     if left.keys() != right.keys() or not left:
         raise SystemExit(f"answers for {sorted(left)}, but {sorted(right)}")
-    furthest = max(abs(left[key] - right[key]) for key in left)
-    if furthest > TOLERANCE:
-        raise SystemExit(f"scores differ by {furthest:g}, more than {TOLERANCE:g}")
-    print(f"{len(left)} scores agree to within {furthest:.1g}")
+    largest = max(abs(left[key] - right[key]) for key in left)
+    if largest > TOLERANCE:
+        raise SystemExit(f"scores differ by {largest:g}, more than {TOLERANCE:g}")
+    print(f"{len(left)} scores agree to within {largest:.1g}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""A Triton from the pip wheel that loads models when it is told to, asked by plain HTTP: no client library, no threads.
+"""A Triton from the pip wheel in explicit model control mode, with a plain HTTP client that starts no threads.
 
-A process that forks must have no threads at work, and the gRPC and HTTP clients of `tritonclient` bring some.
+A process that forks must not have running threads, and the gRPC and HTTP clients of `tritonclient` start some.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READY_S = 60.0
 
 
 class ExplicitTriton:
-    """A running server; what it refuses raises InferenceError with its own words."""
+    """A running server. A refused request raises InferenceError with the server's message."""
 
     def __init__(self, repository: Path, port: int) -> None:
         self.repository = repository
@@ -41,7 +41,7 @@ class ExplicitTriton:
         self._post(f"repository/models/{model}/load", {})
 
     def unload(self, model: str) -> None:
-        """Have it let go of a model."""
+        """Unload a model."""
         self._post(f"repository/models/{model}/unload", {})
 
     def infer(self, model: str, images: ImageArray) -> tuple[int, NDArray[np.float32]]:
@@ -52,7 +52,7 @@ class ExplicitTriton:
         return int(answer["model_version"]), np.array(output["data"], dtype=np.float32).reshape(output["shape"])
 
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Whether the server is ready."""
         try:
             with urllib.request.urlopen(f"{self._address}/health/ready", timeout=2) as answer:  # noqa: S310 - http
                 return bool(answer.status == 200)
@@ -63,17 +63,19 @@ class ExplicitTriton:
         body = json.dumps(document).encode()
         try:
             with urllib.request.urlopen(f"{self._address}/{path}", body, timeout=60) as answer:  # noqa: S310 - http
-                said: dict[str, Any] = json.loads(answer.read() or b"{}")
+                response: dict[str, Any] = json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
-            raise InferenceError(f"Triton refused {path}: {error.read().decode(errors='replace')}") from error
+            raise InferenceError(
+                f"Triton refused {path}: {error.read().decode(errors='replace')}", code="inference.refused"
+            ) from error
         except OSError as error:
-            raise InferenceError(f"Triton does not answer {path}: {error}") from error
-        return said
+            raise InferenceError(f"Triton does not answer {path}: {error}", code="server.unreachable") from error
+        return response
 
 
 @contextmanager
 def explicit_triton(repository: Path, folder: Path) -> Iterator[ExplicitTriton]:
-    """Start one that has loaded nothing yet; its backends and log lie in `folder`. Raises ServerError."""
+    """Start a server without loaded models; `folder` gets its backends and log. Raises ServerError."""
     runtime = find_pip_runtime()
     runtime.lay_out_backends(folder / "backends")
     http, grpc, metrics = free_ports()
@@ -89,14 +91,14 @@ def explicit_triton(repository: Path, folder: Path) -> Iterator[ExplicitTriton]:
     }
     prctl = ctypes.CDLL(None).prctl
     log = folder / "triton.log"
-    with log.open("wb") as said:
+    with log.open("wb") as log_file:
         process = subprocess.Popen(
             [str(runtime.binary), *(f"--{name}={value}" for name, value in arguments.items())],
             env=runtime.environment(),
             cwd=folder,  # its Python stubs would find the kit's own `model` elsewhere
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log_file,
+            stderr=log_file,
             preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
         )
     triton = ExplicitTriton(repository, http)
@@ -113,5 +115,5 @@ def _wait_until_ready(triton: ExplicitTriton, process: subprocess.Popen[bytes], 
     while not triton.is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise ServerError(f"Triton did not start:\n{last}")
+            raise ServerError(f"Triton did not start:\n{last}", code="server.start_failed")
         time.sleep(0.1)

@@ -1,11 +1,11 @@
-"""Time and memory of `builder export` to a proven fp16 ONNX, beside a bare `torch.onnx.export` of the same network.
+"""Measure time and memory of `builder export` to a verified fp16 ONNX file against a bare `torch.onnx.export`.
 
 python -m scripts.export_cost [--model resnet50] [--rounds 3] [--output benchmarks/results/export_cost.json]
 
-Both are whole processes, imports included, started by turns on the same checkpoint: a network of timm with random
-calibrated weights. The bare one needs nothing of the kit, exports with `dynamo=True`, the same opset and a dynamic
-batch, and proves nothing. Memory is the sum of the peak resident sizes (VmHWM) of a process and all its children.
-Exits with 1 when `builder export` takes more than 3 times the time or 2 times the memory.
+Both are whole processes, including imports, that run in turns on the same checkpoint: a timm network with random
+calibrated weights. The baseline does not use tritonkit, exports with `dynamo=True`, the same opset and a dynamic batch,
+and verifies nothing. Memory is the sum of the peak resident sizes (VmHWM) of a process and all its children. Exits with
+1 if `builder export` takes more than 3 times the time or 2 times the memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from model.errors import TritonkitError
 from model.files import atomic_write
 from model.spec import Frozen
 
-MOST_TIME, MOST_MEMORY = 3.0, 2.0
-"""Times as much as the bare export."""
+MAX_TIME_RATIO, MAX_MEMORY_RATIO = 3.0, 2.0
+"""Limits as multiples of the bare export."""
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 _SAMPLE_S = 0.02
 BARE = """
@@ -52,8 +52,8 @@ torch.onnx.export(network, (images,), sys.argv[2], dynamo=True, opset_version=20
 """The same network without anything of ours; its last layer is `fc`, as in a ResNet."""
 
 
-class Cost(Frozen):
-    """Of one process and its children, from start to end."""
+class ProcessCost(Frozen):
+    """Time and memory of one process and its children, from start to end."""
 
     seconds: float
     cpu_seconds: float
@@ -62,10 +62,10 @@ class Cost(Frozen):
     """Of the machine, over the minute before it started."""
 
 
-def cost_of(command: Sequence[str]) -> Cost:
-    """Run a command to its end. Raises TritonkitError, with what it said, when it fails."""
+def cost_of(command: Sequence[str]) -> ProcessCost:
+    """Run a command and return its cost. Raises TritonkitError with its output if it fails."""
     load, began = psutil.getloadavg()[0], time.monotonic()
-    with tempfile.TemporaryFile() as said, psutil.Popen(command, stdout=said, stderr=said) as process:
+    with tempfile.TemporaryFile() as output, psutil.Popen(command, stdout=output, stderr=output) as process:
         peak_kib, cpu_seconds = 0, 0.0
         while process.poll() is None:
             peak_kib = max(peak_kib, _peak_kib(process))
@@ -73,9 +73,12 @@ def cost_of(command: Sequence[str]) -> Cost:
             time.sleep(_SAMPLE_S)
         seconds = time.monotonic() - began
         if process.returncode:
-            said.seek(0)
-            raise TritonkitError(f"{' '.join(command[:3])} failed:\n{said.read().decode(errors='replace')}")
-    return Cost(
+            output.seek(0)
+            raise TritonkitError(
+                f"{' '.join(command[:3])} failed:\n{output.read().decode(errors='replace')}",
+                code="drill.command_failed",
+            )
+    return ProcessCost(
         seconds=round(seconds, 2),
         cpu_seconds=round(cpu_seconds, 2),
         peak_mib=round(peak_kib / 1024, 1),
@@ -86,10 +89,10 @@ def cost_of(command: Sequence[str]) -> Cost:
 def _peak_kib(process: psutil.Process) -> int:
     """The kernel keeps the peak of each process, so that rare samples miss none but those of short-lived children."""
     try:
-        family = [process, *process.children(recursive=True)]
+        processes = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    return sum(_high_water_kib(member.pid) for member in family)
+    return sum(_high_water_kib(member.pid) for member in processes)
 
 
 def _high_water_kib(pid: int) -> int:
@@ -115,69 +118,70 @@ def write_checkpoint(model: str, path: Path) -> None:
     save_network(path, network_of(model))
 
 
-def measured(model: str, rounds: int) -> dict[str, list[Cost]]:
-    """The costs of both ways, round by round; the order turns over."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+def measure(model: str, rounds: int) -> dict[str, list[ProcessCost]]:
+    """Return the costs of both commands for each round; the order alternates."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         checkpoint = folder / "network.safetensors"
         write_checkpoint(model, checkpoint)
         builder = str(Path(sys.executable).with_name("builder"))
         repository = ["--repository", str(folder / "repository")]
-        ways: dict[str, list[str]] = {
+        commands: dict[str, list[str]] = {
             "builder export": [builder, "export", str(checkpoint), "--onnx", "fp16", *repository],
             "torch.onnx.export": [sys.executable, "-c", BARE, str(checkpoint), str(folder / "bare.onnx"), model],
         }
-        costs: dict[str, list[Cost]] = {way: [] for way in ways}
+        costs: dict[str, list[ProcessCost]] = {name: [] for name in commands}
         for number in range(rounds):
-            for way in list(ways) if number % 2 else reversed(ways):
-                cost = cost_of(ways[way])
-                costs[way].append(cost)
+            for name in list(commands) if number % 2 else reversed(commands):
+                cost = cost_of(commands[name])
+                costs[name].append(cost)
                 print(
-                    f"{way}: {cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU), {cost.peak_mib:.0f} MiB, "
+                    f"{name}: {cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU), {cost.peak_mib:.0f} MiB, "
                     f"load average {cost.load_average:.1f}",
                     flush=True,
                 )
         return costs
 
 
-def summary_of(costs: dict[str, list[Cost]]) -> dict[str, dict[str, float]]:
-    """Medians of both ways, and how many times as much `builder export` takes."""
-    figures: dict[str, Callable[[Cost], float]] = {
+def summarize(costs: dict[str, list[ProcessCost]]) -> dict[str, dict[str, float]]:
+    """Return the medians of both commands, and the ratio of `builder export` to the baseline."""
+    figures: dict[str, Callable[[ProcessCost], float]] = {
         "seconds": lambda cost: cost.seconds,
         "cpu_seconds": lambda cost: cost.cpu_seconds,
         "peak_mib": lambda cost: cost.peak_mib,
     }
     medians = {
-        way: {name: statistics.median(map(read, each)) for name, read in figures.items()} for way, each in costs.items()
+        command: {name: statistics.median(map(read, each)) for name, read in figures.items()}
+        for command, each in costs.items()
     }
     kit, bare = medians["builder export"], medians["torch.onnx.export"]
     return {**medians, "ratio": {name: round(kit[name] / bare[name], 2) for name in figures}}
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50", help="a ResNet of timm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
-    costs = measured(words.model, words.rounds)
-    summary = summary_of(costs)
+    arguments = parser.parse_args()
+    costs = measure(arguments.model, arguments.rounds)
+    summary = summarize(costs)
     print(json.dumps(summary, indent=2))
-    if words.output:
+    if arguments.output:
         now = environment_now(triton="")
         machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
         record = {
-            "model": words.model,
+            "model": arguments.model,
             "machine": {**machine, **{name: version(name) for name in PACKAGES}},
-            "limits": {"seconds": MOST_TIME, "peak_mib": MOST_MEMORY},
-            "rounds": {way: [cost.model_dump() for cost in each] for way, each in costs.items()},
+            "limits": {"seconds": MAX_TIME_RATIO, "peak_mib": MAX_MEMORY_RATIO},
+            "rounds": {name: [cost.model_dump() for cost in each] for name, each in costs.items()},
             **summary,
         }
-        with atomic_write(words.output) as beside:
-            beside.write_text(json.dumps(record, indent=2) + "\n")
+        with atomic_write(arguments.output) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n")
     ratio = summary["ratio"]
-    return 0 if ratio["seconds"] <= MOST_TIME and ratio["peak_mib"] <= MOST_MEMORY else 1
+    return 0 if ratio["seconds"] <= MAX_TIME_RATIO and ratio["peak_mib"] <= MAX_MEMORY_RATIO else 1
 
 
 if __name__ == "__main__":

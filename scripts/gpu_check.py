@@ -1,11 +1,11 @@
-"""Run ten families on a GPU in every way that is installed; compare errors and rates, write one JSON and a table.
+"""Measure error and rate of ten network families on a GPU in each installed runtime, against torch in fp32 on the CPU.
 
 scripts/gpu_check.sh [--output FILE.json] [--cpu] [NAME...]
 
-Errors are relative to torch in fp32 on the CPU. `simulation` is the graph whose rounding stands for fp16 hardware in a
-verdict; what the hardware makes of fp16 is also held against it. Rates are medians, in images a second, of one batch
-at a time, from the host's memory and back. The JSON is written anew after each network. Exits with 0 where all that is
-installed ran within the limits, 1 where something did not, 2 where a package is missing, 3 where there is no GPU.
+Errors are relative to torch in fp32 on the CPU. `simulation` is the graph that simulates the rounding of fp16 hardware
+in a verdict; fp16 results of the hardware are also compared with it. Rates are medians, in images per second, of one
+batch at a time, including the copies from and to host memory. The JSON file is rewritten after each network. Exits with
+0 if all installed runtimes kept their limits, 1 if one did not, 2 if a package is missing, 3 if there is no GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from scripts.installed import installed
 
 if TYPE_CHECKING:
-    from scripts.gpu_report import Report
+    from scripts.gpu_report import GpuReport
 
 FAMILIES = (
     *("resnet18", "resnet50", "mobilenetv3_small_100", "efficientnet_b0", "densenet121"),
@@ -38,7 +38,7 @@ MISSING, NO_GPU = 2, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check all families and tell by the exit code whether fp16 and fp32 kept to their limits."""
-    words = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     found, missing = installed([*NEEDED, *OPTIONAL])
     print("found: " + ", ".join(f"{tool} {version}" for tool, version in found.items()))
     print("missing: " + (", ".join(f"{tool} ({reason})" for tool, reason in missing.items()) or "nothing"))
@@ -46,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nothing was checked: needed are {', '.join(NEEDED)}", file=sys.stderr)
         return MISSING
     from scripts.gpu_report import HEAD  # what these import was only now found to be here
-    from scripts.gpu_ways import Effort, check
+    from scripts.gpu_ways import RunSettings, check
 
-    effort = Effort("cpu", batch=4, runs=1) if words.cpu else Effort("cuda", batch=32, runs=20)
-    report = _begun(effort.device, found, missing, effort.batch, effort.runs)
-    if report.gpu is None and not words.cpu:
+    settings = RunSettings("cpu", batch=4, runs=1) if options.cpu else RunSettings("cuda", batch=32, runs=20)
+    report = _new_report(settings.device, found, missing, settings.batch, settings.runs)
+    if report.gpu is None and not options.cpu:
         print("no NVIDIA GPU here: nothing was checked (--cpu tries the script itself)", file=sys.stderr)
         return NO_GPU
     print(HEAD)
-    for name in words.names:
-        ways = tuple(check(name, effort))
+    for name in options.names:
+        ways = tuple(check(name, settings))
         print("\n".join(way.row() for way in ways), flush=True)
         report = report.model_copy(update={"ways": (*report.ways, *ways)})
-        _write(report, words.output)
+        _write(report, options.output)
     return 0 if report.passed else 1
 
 
@@ -70,15 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _begun(device: str, found: dict[str, str], missing: dict[str, str], batch: int, runs: int) -> Report:
+def _new_report(device: str, found: dict[str, str], missing: dict[str, str], batch: int, runs: int) -> GpuReport:
     import torch
 
     from model.gpu import find_gpu
-    from scripts.gpu_report import Report
+    from scripts.gpu_report import GpuReport
 
     gpu = find_gpu()
     cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
-    return Report(
+    return GpuReport(
         device=device,
         gpu=gpu.name if gpu else None,
         compute_capability=gpu.compute_capability if gpu else None,
@@ -94,16 +94,16 @@ def _driver() -> str | None:
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return None
-    asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return said.stdout.splitlines()[0].strip() if said.returncode == 0 and said.stdout.strip() else None
+    command = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout.strip() else None
 
 
-def _write(report: Report, path: Path) -> None:
+def _write(report: GpuReport, path: Path) -> None:
     from model.files import atomic_write
 
-    with atomic_write(path) as beside:
-        beside.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a check on a GPU found: a JSON document, a table, and whether it is as it should be."""
+"""The result of a GPU check: a JSON document, a table, and whether it passed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ HEAD = """| network | way | relative error | against simulation | images/s | pas
 |---|---|---|---|---|---|"""
 
 
-class Way(Frozen):
-    """One way to run one network."""
+class RuntimeResult(Frozen):
+    """Result of one network in one runtime."""
 
     network: str
     way: str
@@ -22,13 +22,13 @@ class Way(Frozen):
     """fp16: the same, from the answers of the simulation."""
     images_per_s: float | None = None
     skipped: str | None = None
-    """Why it was not tried: something is not installed, or needs a GPU."""
+    """Why it did not run: a package or GPU is missing."""
     problem: str | None = None
-    """Why it could not be run, though what it needs is installed."""
+    """Why it failed, although all requirements are installed."""
 
     @property
     def passed(self) -> bool:
-        """It was not to be tried, or ran and kept to the limit of its precision."""
+        """Whether it was skipped, or ran within the limit of its precision."""
         limit = LIMITS[self.precision].relative
         errors = (error for error in (self.relative, self.against_simulation) if error is not None)
         return self.skipped is not None or (self.problem is None and all(error <= limit for error in errors))
@@ -46,8 +46,8 @@ class Way(Frozen):
         return f"| {' | '.join(cells)} |"
 
 
-class Report(Frozen):
-    """What the JSON holds."""
+class GpuReport(Frozen):
+    """The JSON document of a GPU check."""
 
     device: str
     """`cuda`, or `cpu` where the script alone was tried."""
@@ -57,16 +57,16 @@ class Report(Frozen):
     """Version of NVIDIA's driver."""
     versions: dict[str, str]
     missing: dict[str, str]
-    """By tool, why it could not be used."""
+    """Reason for each package that could not be used."""
     batch: int
-    """Images a run, where rates were taken."""
+    """Images in each run of a rate."""
     runs: int
-    """Whose median a rate is."""
-    ways: tuple[Way, ...] = ()
+    """Number of runs; a rate is their median."""
+    ways: tuple[RuntimeResult, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Did every way that could be tried run, and keep to its limit?"""
+        """Whether each runtime was skipped or ran within its limit."""
         return all(way.passed for way in self.ways)
 
 

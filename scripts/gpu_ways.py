@@ -1,4 +1,4 @@
-"""Every way to run a network that is installed here: torch, ONNX Runtime, TensorRT, and the simulation of fp16."""
+"""Run a network in each installed runtime: torch, ONNX Runtime, TensorRT, and the simulation of fp16."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from model.preprocess import ImageArray
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.runners.tensorrt import TensorRtRunner
 from scripts.calibrated import network_of
-from scripts.gpu_report import Way
+from scripts.gpu_report import RuntimeResult
 from scripts.installed import module_of
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -48,8 +48,8 @@ Infer = Callable[[ImageArray], Answers]
 
 
 @dataclass(frozen=True)
-class Effort:
-    """Where it runs, and how a rate is taken."""
+class RunSettings:
+    """Device, and how the rate is measured."""
 
     device: str
     """`cuda`, or `cpu` to try the script itself."""
@@ -57,31 +57,31 @@ class Effort:
     runs: int
 
 
-class NotHereError(Exception):
-    """What a way needs is not installed."""
+class NotInstalledError(Exception):
+    """A runtime needs a package or GPU that is not available."""
 
 
-def check(name: str, effort: Effort) -> Iterator[Way]:
-    """Run one network in every way; a way that fails, or is not installed, says why."""
-    with tempfile.TemporaryDirectory() as place:
+def check(name: str, settings: RunSettings) -> Iterator[RuntimeResult]:
+    """Run a network in each runtime; a result says why a runtime failed or was skipped."""
+    with tempfile.TemporaryDirectory() as temporary:
         try:
-            subject = _Subject(name, Path(place))
+            network = _NetworkUnderTest(name, Path(temporary))
         except Exception as problem:  # noqa: BLE001 - the other networks are still worth their time
-            yield Way(network=name, way="graphs", precision="fp16", problem=_told(problem))
+            yield RuntimeResult(network=name, way="graphs", precision="fp16", problem=_first_line(problem))
             return
-        for (way, precision), opened in _ways(subject, effort).items():
-            yield _tried(subject, effort, Way(network=name, way=way, precision=precision), opened)
+        for (way, precision), open_runner in _runs(network, settings).items():
+            yield _measure(network, settings, RuntimeResult(network=name, way=way, precision=precision), open_runner)
 
 
-class _Subject:
-    """A network, its graphs, and what torch and the simulation answer on the CPU."""
+class _NetworkUnderTest:
+    """A network, its graphs, and the answers of torch and of the simulation on the CPU."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = folder
         self.network = network_of(name)
         self.images = builtin_golden(self.network.spec.preprocess).images
         self.graphs: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
-        self.right = _torch_on(self.network, "cpu", "fp32")(self.images)
+        self.reference = _torch_on(self.network, "cpu", "fp32")(self.images)
         onnx_from_network(self.network, self.graphs["fp32"])
         first = next(Ladder(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
         first.write(self.graphs["fp16"])
@@ -89,45 +89,49 @@ class _Subject:
         self.simulated = self.simulate(self.images)
 
 
-def _ways(subject: _Subject, effort: Effort) -> dict[tuple[str, Precision], Callable[[], Infer]]:
-    ways: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: subject.simulate}
+def _runs(network: _NetworkUnderTest, settings: RunSettings) -> dict[tuple[str, Precision], Callable[[], Infer]]:
+    ways: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: network.simulate}
     for precision in PRECISIONS:
-        graph = subject.graphs[precision]
-        ways["torch", precision] = partial(_torch_on, subject.network, effort.device, precision)
-        ways["onnxruntime", precision] = partial(_onnxruntime_on, effort.device, OnnxRuntimeRunner, graph)
+        graph = network.graphs[precision]
+        ways["torch", precision] = partial(_torch_on, network.network, settings.device, precision)
+        ways["onnxruntime", precision] = partial(_onnxruntime_on, settings.device, OnnxRuntimeRunner, graph)
         for flavour, package in _PACKAGES.items():
-            ways[package, precision] = partial(_engine, flavour, subject, precision, effort)
-    if effort.device == "cuda":
-        opened = partial(simulated_runner, spec=subject.network.spec, folder=subject.folder)
-        ways["simulation on the GPU", "fp16"] = partial(_onnxruntime_on, "cuda", opened, subject.graphs["fp16"])
+            ways[package, precision] = partial(_engine, flavour, network, precision, settings)
+    if settings.device == "cuda":
+        open_runner = partial(simulated_runner, spec=network.network.spec, folder=network.folder)
+        ways["simulation on the GPU", "fp16"] = partial(_onnxruntime_on, "cuda", open_runner, network.graphs["fp16"])
     return ways
 
 
-def _tried(subject: _Subject, effort: Effort, way: Way, opened: Callable[[], Infer]) -> Way:
+def _measure(
+    network: _NetworkUnderTest, settings: RunSettings, way: RuntimeResult, open_runner: Callable[[], Infer]
+) -> RuntimeResult:
     try:
-        infer = opened()
-        answers = infer(subject.images)
+        infer = open_runner()
+        answers = infer(network.images)
         if not np.isfinite(answers).all():
             return way.model_copy(update={"problem": "answers hold NaN or infinity"})
-        found: dict[str, float] = {"relative": relative_error(subject.right, answers)}
+        found: dict[str, float] = {"relative": relative_error(network.reference, answers)}
         if way.way != SIMULATION:
-            found["images_per_s"] = _rate(infer, subject.images, effort)
+            found["images_per_s"] = _rate(infer, network.images, settings)
             if way.precision == "fp16":
-                found["against_simulation"] = relative_error(subject.simulated, answers)
+                found["against_simulation"] = relative_error(network.simulated, answers)
         return way.model_copy(update=found)
-    except NotHereError as reason:
+    except NotInstalledError as reason:
         return way.model_copy(update={"skipped": str(reason)})
     except Exception as problem:  # noqa: BLE001 - each library fails in its own way; the next is tried all the same
-        return way.model_copy(update={"problem": _told(problem)})
+        return way.model_copy(update={"problem": _first_line(problem)})
 
 
-def _told(problem: Exception) -> str:
+def _first_line(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0].replace("|", "/")
 
 
 def _torch_on(network: Network, device: str, precision: Precision) -> Infer:
     if device == "cuda" and not torch.cuda.is_available():
-        raise ArtifactError(f"torch {torch.__version__} sees no GPU: install its build for CUDA")
+        raise ArtifactError(
+            f"torch {torch.__version__} finds no GPU: install its build for CUDA", code="machine.no_gpu"
+        )
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     own, dtype = copy.deepcopy(network).to(device), _TYPES[precision]
     own.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
@@ -144,7 +148,7 @@ def _torch_on(network: Network, device: str, precision: Precision) -> Infer:
 
 
 def _simulation(graph: Path) -> Infer:
-    """What a verdict on a machine without a GPU asks, also where ONNX Runtime could take the GPU."""
+    """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
     session = onnxruntime.InferenceSession(
         simulated(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -157,38 +161,43 @@ def _simulation(graph: Path) -> Infer:
     return infer
 
 
-def _onnxruntime_on(device: str, opened: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
+def _onnxruntime_on(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
     if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise NotHereError("onnxruntime-gpu is not installed")
-    runner = opened(graph)
+        raise NotInstalledError("onnxruntime-gpu is not installed")
+    runner = open_runner(graph)
     if device == "cuda" and not runner.on_gpu:
-        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and took the CPU")
+        raise ArtifactError(
+            f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and uses the CPU",
+            code="machine.no_cuda_provider",
+        )
     return lambda batch: runner.infer(batch)["probabilities"]
 
 
-def _engine(flavour: Flavour, subject: _Subject, precision: Precision, effort: Effort) -> Infer:
+def _engine(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, settings: RunSettings) -> Infer:
     if module_of(_PACKAGES[flavour]) is None:
-        raise NotHereError(f"{_PACKAGES[flavour]} is not installed")
+        raise NotInstalledError(f"{_PACKAGES[flavour]} is not installed")
     gpu = find_gpu()
-    if effort.device == "cpu" or gpu is None:
-        raise NotHereError("needs a GPU")
-    here = (gpu.compute_capability,) if flavour == "rtx" else ()
-    largest = max(effort.batch, len(subject.images))
-    settings = BuildSettings(flavour=flavour, max_batch=largest, opt_batch=effort.batch, compute_capabilities=here)
-    plan = subject.folder / f"{precision}.{flavour}"
-    build(subject.graphs[precision], plan, settings, lambda step: None)
-    runner = TensorRtRunner(plan, spec=subject.network.spec)
+    if settings.device == "cpu" or gpu is None:
+        raise NotInstalledError("needs a GPU")
+    capabilities = (gpu.compute_capability,) if flavour == "rtx" else ()
+    largest = max(settings.batch, len(network.images))
+    build_settings = BuildSettings(
+        flavour=flavour, max_batch=largest, opt_batch=settings.batch, compute_capabilities=capabilities
+    )
+    plan = network.folder / f"{precision}.{flavour}"
+    build(network.graphs[precision], plan, build_settings, lambda step: None)
+    runner = TensorRtRunner(plan, spec=network.network.spec)
     return lambda batch: runner.infer(batch)["probabilities"]
 
 
-def _rate(infer: Infer, images: ImageArray, effort: Effort) -> float:
+def _rate(infer: Infer, images: ImageArray, settings: RunSettings) -> float:
     """Images a second: the median of runs of one batch, from the host and back to it."""
-    batch = images[np.arange(effort.batch) % len(images)]
-    for _ in range(min(_WARM_UPS, effort.runs)):
+    batch = images[np.arange(settings.batch) % len(images)]
+    for _ in range(min(_WARM_UPS, settings.runs)):
         infer(batch)
-    spent = []
-    for _ in range(effort.runs):
+    durations_s = []
+    for _ in range(settings.runs):
         began = time.perf_counter()
         infer(batch)
-        spent.append(time.perf_counter() - began)
-    return effort.batch / statistics.median(spent)
+        durations_s.append(time.perf_counter() - began)
+    return settings.batch / statistics.median(durations_s)

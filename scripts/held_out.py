@@ -1,4 +1,4 @@
-"""Copy some pictures that training never saw into one folder, each named after its true label where it has one.
+"""Copy some images of the test or validation split into a folder; the true label, if known, starts the file name.
 
 python -m scripts.held_out runs/digits/1/splits FOLDER
 """
@@ -18,9 +18,9 @@ def main(splits: Path, folder: Path) -> None:
     rows = next(filter(None, (_rows(splits / f"{part}.csv") for part in ("test", "val"))))
     step = max(2, 2 * len(rows) // PICTURES)
     for row in [row for start in range(0, len(rows), step) for row in rows[start : start + 2]][:PICTURES]:
-        picture = Path(row["image_path"])
+        image = Path(row["image_path"])
         label = f"{row['label']}_" if "label" in row else ""
-        shutil.copy(picture, folder / f"{label}{picture.name}")
+        shutil.copy(image, folder / f"{label}{image.name}")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

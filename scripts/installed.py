@@ -1,4 +1,4 @@
-"""Which versions of which tools are here: what a result was made with. Needs nothing but Python itself."""
+"""Find the installed versions of packages, to record what a result was produced with. Needs only Python."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Kill `builder export` at random moments; after each kill, what is in the repository must load in a real Triton.
+"""Kill `builder export` at random moments; after each kill, the repository must load in a real Triton.
 
 python -m scripts.kill_drill [--kills 50] [--whole] [--seed 0] [--output FILE.json]
 
-By turns a first export to ONNX fp16, a first export with an engine of TensorRT for RTX, and one more version of a model
-that is there, of which two are kept. Two kills of three fall anywhere in an export's time, the third after it said
-`publishing`, when files move. Only the builder is killed, as the kernel does for want of memory. Then `builder check`
-may find no error, and one Triton, told to load the model, must answer as the version's golden sample says, and load
-what stands beside it for encoded pictures.
+Three exports run in turns: a first export to ONNX fp16, a first export with an engine of TensorRT for RTX, and a new
+version of a published model that keeps two versions. Two of three kills happen at any time of an export, the third
+after the step `publishing`, when files move. Only the builder is killed, as by the kernel when memory is short. Then
+`builder check` must find no error, and a Triton that loads the model must give the answers of the version's golden
+sample and load the models for encoded images.
 
-Exports run in forks of a process that has imported torch, so that a kill costs no start, and of a network that torch
-has exported before; with `--whole` each exports again. Exits with 1 after a failure.
+Exports run in forks of a process that has already imported torch, so that a restart costs no time, with a graph that
+was exported before; `--whole` exports the graph each time. Exits with 1 after a failure.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from model.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
 from model.staging import leftovers, staging_folder
 from model.triton_config import CONFIG_FILE, versions_of
 from scripts.explicit_triton import ExplicitTriton, explicit_triton
-from scripts.forked import Forked, started
+from scripts.forked import ForkedProcess, start_fork
 
-WAYS = {
+TARGETS = {
     "first_onnx": Target(precision="fp16"),
     "first_rtx": Target(format="rtx", precision="fp16"),
     "replacing": Target(precision="fp16"),
 }
-"""What is exported, under these names."""
+"""Export targets by model name."""
 MAX_BATCH = 4
 PUBLISHING = "publishing"
 TOLERANCE = 0.02
-"""Of a probability: what an fp16 version may lose."""
+"""Allowed error of a probability in fp16."""
 
 
-class Drill(Frozen):
-    """What came of it."""
+class KillDrillResult(Frozen):
+    """Result of the drill."""
 
     kills: dict[str, int]
-    """By the step in which the export was."""
+    """Number of kills by export step."""
     published: int
     """Killed exports that left their version in the repository."""
     interrupted: int
@@ -69,81 +69,81 @@ class Drill(Frozen):
     seconds: float
 
 
-class _ExportedOnce(NetworkSource):
-    """A checkpoint whose graph lies beside it."""
+class _CachedGraphSource(NetworkSource):
+    """A checkpoint whose graph was exported before."""
 
     def write_graph(self, path: Path) -> None:
         shutil.copyfile(self.path.with_suffix(".onnx"), path)
 
 
-class Range:
-    """Where exports are killed."""
+class ExportDrill:
+    """Runs exports into one repository and kills them."""
 
     def __init__(self, folder: Path, triton: ExplicitTriton, seed: int, whole: bool) -> None:
         self.repository = triton.repository
         self._checkpoint = folder / "network.safetensors"
         self._triton = triton
-        self._chance = random.Random(seed)  # noqa: S311 - moments, no secrets
+        self._rng = random.Random(seed)  # noqa: S311 - moments, no secrets
         torch.set_num_threads(1)  # the threads of a pool do not live on in a fork, and a fork would wait for them
         self._whole = whole
         self._loaded: dict[str, int] = {}
         save_network(self._checkpoint, tiny_network())
         # Before the forks, so that all that torch imports for it is there.
         source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(".onnx"))
-        self.whole_s: dict[str, float] = {}
+        self.export_s: dict[str, float] = {}
         self.publishing_s: dict[str, float] = {}
 
-    def measure(self, way: str) -> None:
-        """Let an export end, to know how long it takes. Raises TritonkitError when it fails."""
+    def measure(self, model: str) -> None:
+        """Run an export to its end to measure its time. Raises TritonkitError if it fails."""
         began = time.monotonic()
-        running = self._started(way)
+        running = self._start_export(model)
         running.wait(None, PUBLISHING)
         publishing = time.monotonic()
         running.wait(None)
         if code := running.end(kill=False):
-            raise TritonkitError(f"{way}: an export that nobody killed ended with {code}")
-        self.whole_s[way], self.publishing_s[way] = time.monotonic() - began, time.monotonic() - publishing
+            raise TritonkitError(f"{model}: an export that nobody killed ended with {code}", code="drill.export_failed")
+        self.export_s[model], self.publishing_s[model] = time.monotonic() - began, time.monotonic() - publishing
 
-    def kill(self, way: str, while_publishing: bool) -> str | None:
-        """Kill an export at a random moment; the step it was in, None where it had ended before."""
-        running = self._started(way)
+    def kill(self, model: str, while_publishing: bool) -> str | None:
+        """Kill an export at a random moment; return its step, or None if it had ended."""
+        running = self._start_export(model)
         if while_publishing:
             running.wait(None, PUBLISHING)
-        span = self.publishing_s if while_publishing else self.whole_s
-        ended = running.wait(self._chance.uniform(0, span[way]))
+        span = self.publishing_s if while_publishing else self.export_s
+        ended = running.wait(self._rng.uniform(0, span[model]))
         step = running.step
         if running.end(kill=not ended) > 0:
-            raise TritonkitError(f"{way}: the export failed by itself while: {step}")
+            raise TritonkitError(f"{model}: the export failed by itself while: {step}", code="drill.export_failed")
         return None if ended else step
 
-    def problems(self, way: str) -> list[str]:
-        """What is wrong with the repository now."""
+    def problems(self, model: str) -> list[str]:
+        """Return the problems of the repository."""
         errors = [finding for finding in check_repository(self.repository) if finding.severity == "error"]
-        found = [f"{finding.path}: {finding.message}" for finding in errors]
-        if (self.repository / way).is_dir():
-            found += self._wrong_answers(way)
-        if (self.repository / ensemble_of(way)).is_dir():
-            found += self._not_loaded(decoder_of(way), ensemble_of(way))
-        return found
+        result = [f"{finding.path}: {finding.message}" for finding in errors]
+        if (self.repository / model).is_dir():
+            result += self._wrong_answers(model)
+        if (self.repository / ensemble_of(model)).is_dir():
+            result += self._not_loaded(decoder_of(model), ensemble_of(model))
+        return result
 
-    def clear(self, way: str) -> None:
-        """Have the next first export be a first one again."""
-        for name in () if way == "replacing" else (ensemble_of(way), decoder_of(way), way):
+    def clear(self, model: str) -> None:
+        """Remove and unload a model, so that its next export is a first one."""
+        for name in () if model == "replacing" else (ensemble_of(model), decoder_of(model), model):
             if self._loaded.pop(name, None):
                 self._triton.unload(name)
             if (self.repository / name).is_dir():
                 shutil.rmtree(self.repository / name)
 
-    def _started(self, way: str) -> Forked:
-        source = source_from_checkpoint(self._checkpoint, way)
+    def _start_export(self, model: str) -> ForkedProcess:
+        source = source_from_checkpoint(self._checkpoint, model)
         if not self._whole:
-            source = _ExportedOnce(source.path, source.golden, source.description, source.module)
-        order = ExportRequest(self.repository, max_batch=MAX_BATCH, target=WAYS[way], keep=2)
+            source = _CachedGraphSource(source.path, source.golden, source.description, source.module)
+        request = ExportRequest(self.repository, max_batch=MAX_BATCH, target=TARGETS[model], keep=2)
 
-        def work(tell: Callable[[str], None]) -> None:
-            export(source, order, tell)
+        def work(report: Callable[[str], None]) -> None:
+            export(source, request, report)
 
-        return started(work)
+        return start_fork(work)
 
     def _wrong_answers(self, name: str) -> list[str]:
         newest = versions_of(self.repository / name)[-1]
@@ -154,12 +154,14 @@ class Range:
             version, answers = self._triton.infer(name, golden.images[:MAX_BATCH])
         except TritonkitError as error:
             return [str(error)]
-        off = float(abs(answers - golden.outputs["probabilities"][:MAX_BATCH]).max())
-        wrong = [] if off <= TOLERANCE else [f"{name}: answers are off by {off:.1e}"]
-        return wrong if version == newest else [*wrong, f"{name}: Triton answers by {version}, the newest is {newest}"]
+        max_error = float(abs(answers - golden.outputs["probabilities"][:MAX_BATCH]).max())
+        problems = [] if max_error <= TOLERANCE else [f"{name}: answers differ by {max_error:.1e}"]
+        if version != newest:
+            problems.append(f"{name}: Triton uses version {version}, the newest is {newest}")
+        return problems
 
     def _not_loaded(self, *names: str) -> list[str]:
-        """Why those that were put there since do not load."""
+        """Load models that were written since the last load; return the errors."""
         try:
             for name in names:
                 written = (self.repository / name / CONFIG_FILE).stat().st_mtime_ns
@@ -171,31 +173,33 @@ class Range:
         return []
 
 
-def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> Drill:
-    """Kill so many exports. Raises TritonkitError when one fails without being killed."""
+def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> KillDrillResult:
+    """Kill `kills` exports. Raises TritonkitError if an export fails by itself."""
     began = time.monotonic()
     (folder / "repository").mkdir()
     steps: Counter[str] = Counter()
     failures: list[str] = []
     interrupted = published = number = 0
     with explicit_triton(folder / "repository", folder) as triton:
-        place = Range(folder, triton, seed, whole)
-        for way in WAYS:
-            place.measure(way)
-            place.clear(way)
+        exports = ExportDrill(folder, triton, seed, whole)
+        for model in TARGETS:
+            exports.measure(model)
+            exports.clear(model)
         while steps.total() < kills:
-            way = list(WAYS)[number % len(WAYS)]
+            model = list(TARGETS)[number % len(TARGETS)]
             number += 1
-            before = versions_of(place.repository / way)
-            step = place.kill(way, while_publishing=number % 9 in (3, 5, 7))  # of each way, a third
+            before = versions_of(exports.repository / model)
+            step = exports.kill(model, while_publishing=number % 9 in (3, 5, 7))  # of each model, a third
             if step is not None:
                 steps[step] += 1
-                published += versions_of(place.repository / way) != before
-                interrupted += bool(leftovers(place.repository))
-            failures += [f"kill {steps.total()}, {way}, while {step}: {said}" for said in place.problems(way)]
-            place.clear(way)
-        failures += _after(place)
-    return Drill(
+                published += versions_of(exports.repository / model) != before
+                interrupted += bool(leftovers(exports.repository))
+            failures += [
+                f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in exports.problems(model)
+            ]
+            exports.clear(model)
+        failures += _check_cleanup(exports)
+    return KillDrillResult(
         kills=dict(steps),
         published=published,
         interrupted=interrupted,
@@ -204,14 +208,14 @@ def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> Drill:
     )
 
 
-def _after(place: Range) -> list[str]:
-    """The next exports clear up and go well, whatever the last kill left."""
+def _check_cleanup(exports: ExportDrill) -> list[str]:
+    """Check that the next exports succeed and clean up after the last kill."""
     failures = []
-    for way in WAYS:
-        place.measure(way)
-        failures += place.problems(way)
-    if staging_folder(place.repository).exists():
-        failures.append(f"{staging_folder(place.repository)}: still there after whole exports")
+    for model in TARGETS:
+        exports.measure(model)
+        failures += exports.problems(model)
+    if staging_folder(exports.repository).exists():
+        failures.append(f"{staging_folder(exports.repository)}: still there after whole exports")
     return failures
 
 
@@ -233,20 +237,20 @@ def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:
 
 
 def main() -> int:
-    """Drill, print and write the record."""
+    """Run the drill, then print and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--whole", action="store_true", help="have torch export the network each time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = drill(Path(folder), words.kills, words.seed, words.whole)
-    print(found.model_dump_json(indent=2))
-    if words.output:
-        with atomic_write(words.output) as beside:
-            beside.write_text(found.model_dump_json(indent=2) + "\n")
-    return 1 if found.failures else 0
+        result = drill(Path(folder), arguments.kills, arguments.seed, arguments.whole)
+    print(result.model_dump_json(indent=2))
+    if arguments.output:
+        with atomic_write(arguments.output) as path:
+            path.write_text(result.model_dump_json(indent=2) + "\n")
+    return 1 if result.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A folder of 100,000 small pictures through `client infer` and Triton: memory, time to the first row, time in all.
+"""Measure memory, time to the first row and total time of `client infer` on 100,000 small images, against fixed limits.
 
 python -m scripts.many_pictures [--pictures 100000] [--output FILE.json]
 
-The pictures are hard links to a thousand PNGs of 64 x 64 pixels, parts of the photographs of `make data`; the model is
-timm's test_resnet at 160 x 160. Exits with 1 when the client takes more than 1 GB, its first row comes later than after
-10 seconds, or a picture has no row.
+The images are hard links to a thousand PNGs of 64 x 64 pixels, cut from the photographs of `make data`; the model is
+timm's test_resnet at 160 x 160. Exits with 1 if the client uses more than 1 GB, its first row takes more than 10
+seconds, or an image has no row.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from PIL import Image
 from benchmarks.environment import environment_now
 from model.errors import InputError, TritonkitError
 from model.files import atomic_write
-from scripts.client_cost import SERVED, served
+from scripts.client_cost import SERVED, serve
 
-MOST_MIB, MOST_FIRST_S = 1000, 10.0
+MAX_MIB, MAX_FIRST_ROW_S = 1000, 10.0
 _DISTINCT, _SIDE = 1000, 64
 _PHOTOS = Path(__file__).parents[1] / ".cache" / "data" / "photos"
 _SAMPLE_S = 0.05
 
 
 def write_pictures(folder: Path, count: int) -> Path:
-    """The folder with so many names of pictures."""
+    """Create a folder with `count` image files and return it."""
     whole = [Image.open(path).convert("RGB") for path in sorted(_PHOTOS.glob("*.jpg"))]
     if not whole:
-        raise InputError(f"{_PHOTOS}: holds no photographs; `make data` fetches them")
-    chance = random.Random(0)  # noqa: S311 - no secret
+        raise InputError(f"{_PHOTOS}: contains no photographs; `make data` fetches them", code="data.no_photos")
+    rng = random.Random(0)  # noqa: S311 - no secret
     (folder / "distinct").mkdir()
     (folder / "pictures").mkdir()
     for number in range(min(count, _DISTINCT)):
-        photo = chance.choice(whole)
-        left, top = chance.randint(0, photo.width - _SIDE), chance.randint(0, photo.height - _SIDE)
+        photo = rng.choice(whole)
+        left, top = rng.randint(0, photo.width - _SIDE), rng.randint(0, photo.height - _SIDE)
         photo.crop((left, top, left + _SIDE, top + _SIDE)).save(folder / "distinct" / f"{number}.png")
     for number in range(count):
         os.link(folder / "distinct" / f"{number % _DISTINCT}.png", folder / "pictures" / f"{number:06}.png")
@@ -51,7 +51,7 @@ def write_pictures(folder: Path, count: int) -> Path:
 
 
 def write_repository(folder: Path) -> Path:
-    """A tiny network with random weights, published."""
+    """Publish a tiny network with random weights."""
     from builder.export import ExportRequest, export
     from builder.sources import source_from_checkpoint
     from model.network import save_network
@@ -63,21 +63,24 @@ def write_repository(folder: Path) -> Path:
     return folder / "repository"
 
 
-def watched(pictures: Path, address: str, output: Path) -> dict[str, float]:
-    """Run the client to its end and look at it meanwhile. Raises TritonkitError when it fails."""
+def run_client(pictures: Path, address: str, output: Path) -> dict[str, float]:
+    """Run the client and sample its memory and first row. Raises TritonkitError if it fails."""
     client = str(Path(sys.executable).with_name("client"))
-    words = ["infer", str(pictures), "--model", SERVED, "--url", address, "--output", str(output)]
+    arguments = ["infer", str(pictures), "--model", SERVED, "--url", address, "--output", str(output)]
     began, first_s, peak_kib = time.monotonic(), 0.0, 0
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([client, *words], stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output_file:
+        process = subprocess.Popen([client, *arguments], stdout=output_file, stderr=output_file)
         while process.poll() is None:
             peak_kib = max(peak_kib, _high_water_kib(process.pid))
             if not first_s and any(b'"path"' in path.read_bytes() for path in output.parent.glob("*.jsonl*")):
                 first_s = time.monotonic() - began
             time.sleep(_SAMPLE_S)
         if process.returncode:
-            said.seek(0)
-            raise TritonkitError(f"client infer failed:\n{said.read().decode(errors='replace')[-2000:]}")
+            output_file.seek(0)
+            raise TritonkitError(
+                f"client infer failed:\n{output_file.read().decode(errors='replace')[-2000:]}",
+                code="drill.command_failed",
+            )
     return {
         "first_row_s": round(first_s, 2),
         "seconds": round(time.monotonic() - began, 1),
@@ -95,25 +98,25 @@ def _high_water_kib(pid: int) -> int:
 
 
 def main() -> int:
-    """Run it, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         os.environ["TRITONKIT_STATE"] = str(folder / "state")
-        pictures = write_pictures(folder, words.pictures)
+        pictures = write_pictures(folder, arguments.pictures)
         (folder / "answers").mkdir()
         output = folder / "answers" / "answers.jsonl"
-        with served(write_repository(folder), [SERVED]) as triton:
-            found = watched(pictures, triton.grpc, output)
+        with serve(write_repository(folder), [SERVED]) as triton:
+            found = run_client(pictures, triton.grpc, output)
         with output.open(encoding="utf-8") as lines:
             rows = sum(1 for _ in lines)
     load = round(psutil.getloadavg()[0], 2)
     now = environment_now(triton="")
     record = {
-        "pictures": words.pictures,
+        "pictures": arguments.pictures,
         "rows": rows,
         **found,
         "load_average": load,
@@ -121,10 +124,10 @@ def main() -> int:
         "cores": now.cores,
     }
     print(json.dumps(record, indent=2))
-    if words.output:
-        with atomic_write(words.output) as beside:
-            beside.write_text(json.dumps(record, indent=2) + "\n")
-    good = found["peak_mib"] <= MOST_MIB and 0 < found["first_row_s"] <= MOST_FIRST_S and rows == words.pictures
+    if arguments.output:
+        with atomic_write(arguments.output) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n")
+    good = found["peak_mib"] <= MAX_MIB and 0 < found["first_row_s"] <= MAX_FIRST_ROW_S and rows == arguments.pictures
     return 0 if good else 1
 
 

@@ -1,10 +1,10 @@
-"""Prove thirty well-known networks in fp32 and fp16, build both with TensorRT for RTX; write docs/models.md.
+"""Measure the export error of thirty well-known networks against torch in fp32 and fp16; write docs/models.md.
 
 python -m scripts.models [--output docs/models.md] [--results benchmarks/results/models.json] [--trust] [NAME...]
 
-Weights are random and calibrated, as no hub is asked: batch-norm statistics and the last layer fit real photographs.
-What was proven is kept in the results as it comes, with the versions of the tools, so that a run that was stopped goes
-on where it was; what other versions made is made again. Exits with 1 when a step of any network fails.
+Each network is exported to ONNX and TorchScript, and TensorRT for RTX builds engines of both precisions. Weights are
+random and calibrated on photographs, so nothing is downloaded. Results are stored after each network with the versions
+of the tools: a stopped run continues, and results of other versions are computed again. Exits with 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAMILIES = (
 MAX_BATCH = 4
 RESULTS = Path("benchmarks/results/models.json")
 TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
-"""Another version of one of these may give another result."""
+"""Packages whose version can change a result."""
 PAGE = """# Models that were proven
 
 Each row is a real run of `python -m scripts.models`: a network of timm at its own size, with random weights whose
@@ -60,8 +60,8 @@ Made with {made_with}.
 """
 
 
-class Proof(Frozen):
-    """How far one network came; what did not work says why."""
+class ModelResult(Frozen):
+    """Results of one network by step; a failed step has an entry in `exceptions`."""
 
     name: str
     weights_millions: float
@@ -73,7 +73,7 @@ class Proof(Frozen):
     rtx_fp16: str = ""
     exceptions: tuple[str, ...] = ()
     versions: dict[str, str] = {}
-    """Of the tools it was made with; empty in results from before they were kept."""
+    """Versions of the tools; empty in old results."""
 
     def row(self) -> str:
         """Its line of the table."""
@@ -81,10 +81,10 @@ class Proof(Frozen):
         return f"| {self.name} | `{timm_name(self.name)}` | {self.weights_millions:.1f} M | {' | '.join(steps)} |"
 
 
-_KEPT = TypeAdapter(list[Proof])
+_RESULTS = TypeAdapter(list[ModelResult])
 
 
-class _ExportedOnce(NetworkSource):
+class _CachedGraphSource(NetworkSource):
     """A network whose fp32 graph is written once for all its exports."""
 
     def write_graph(self, path: Path) -> None:
@@ -93,47 +93,47 @@ class _ExportedOnce(NetworkSource):
         shutil.copyfile(self.path, path)
 
 
-def prove(name: str, folder: Path) -> Proof:
-    """Take one network through all steps."""
+def check_model(name: str, folder: Path) -> ModelResult:
+    """Run all steps for one network."""
     network = network_of(name)
     weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    source = _ExportedOnce(folder / "fp32.onnx", None, "calibrated weights", network)
+    source = _CachedGraphSource(folder / "fp32.onnx", None, "calibrated weights", network)
     found: dict[str, str] = {}
     exceptions: list[str] = []
     steps: dict[str, Callable[[], str]] = {
-        "fp32": lambda: _exported(source, Target(), folder, found),
-        "fp16": lambda: _exported(source, Target(precision="fp16"), folder, found),
-        "torchscript": lambda: _exported(source, Target(format="torchscript"), folder, found),
-        "rtx_fp32": lambda: _built(folder, "fp32"),
-        "rtx_fp16": lambda: _built(folder, "fp16"),
+        "fp32": lambda: _export(source, Target(), folder, found),
+        "fp16": lambda: _export(source, Target(precision="fp16"), folder, found),
+        "torchscript": lambda: _export(source, Target(format="torchscript"), folder, found),
+        "rtx_fp32": lambda: _build_engine(folder, "fp32"),
+        "rtx_fp16": lambda: _build_engine(folder, "fp16"),
     }
-    for step, take in steps.items():
+    for step, run_step in steps.items():
         try:
-            found[step] = take()
+            found[step] = run_step()
         except TritonkitError as error:
             found[step] = "no"
             exceptions.append(f"{step}: {str(error).splitlines()[0]}")
-    return Proof(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **found)
+    return ModelResult(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **found)
 
 
-def _exported(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
-    """The worst relative error of a passed verdict, and the fp16 graph beside, for the engine."""
+def _export(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
+    """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
     repository = folder / f"{target.format}-{target.precision}"
     published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
     verdict = published.verdict
     if target.precision == "fp16":
         shutil.copyfile(published.artifact, folder / "fp16.onnx")
-        found["kept"] = _kept(verdict)
+        found["kept"] = _kept_nodes(verdict)
     worst = max(comparison.relative for comparison in verdict.of_artifact)
     return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
 
 
-def _kept(verdict: Verdict) -> str:
+def _kept_nodes(verdict: Verdict) -> str:
     last = verdict.tries[-1]
     return f"{len(last.kept)} of {len(last.kept) + last.nodes}"
 
 
-def _built(folder: Path, precision: Precision) -> str:
+def _build_engine(folder: Path, precision: Precision) -> str:
     settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
     record = build(folder / f"{precision}.onnx", folder / f"{precision}.rtx", settings, lambda step: None)
     return f"{record.bytes / 1e6:.0f} MB"
@@ -143,52 +143,56 @@ def _versions() -> dict[str, str]:
     return installed(TOOLS)[0]
 
 
-def _page(proofs: list[Proof]) -> str:
+def _page(results: list[ModelResult]) -> str:
     made_with = dict.fromkeys(
-        ", ".join(f"{tool} {version}" for tool, version in proof.versions.items()) or "versions that were not kept"
-        for proof in proofs
+        ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) or "versions that were not kept"
+        for result in results
     )
-    page = PAGE.format(rows="\n".join(proof.row() for proof in proofs), made_with="; ".join(made_with))
-    exceptions = [f"- {proof.name}, {reason}" for proof in proofs for reason in proof.exceptions]
+    page = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(made_with))
+    exceptions = [f"- {result.name}, {reason}" for result in results for reason in result.exceptions]
     return page + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
 
 
-def _known(results: Path) -> dict[str, Proof]:
-    """What was proven before, by name."""
-    proofs = _KEPT.validate_json(results.read_bytes()) if results.is_file() else []
-    return {proof.name: proof for proof in proofs}
+def _read_results(path: Path) -> dict[str, ModelResult]:
+    """Return the stored results by name; empty without a file."""
+    results = _RESULTS.validate_json(path.read_bytes()) if path.is_file() else []
+    return {result.name: result for result in results}
 
 
-def _missing(names: list[str], known: dict[str, Proof], trust: bool) -> list[str]:
-    """The names without a proof by the versions that are here; with `trust`, one that tells no versions will do."""
-    here = _versions()
-    current = {proof.name for proof in known.values() if proof.versions == here or (trust and not proof.versions)}
+def _missing(names: list[str], known: dict[str, ModelResult], trust: bool) -> list[str]:
+    """Return the names without a result of the installed versions; `trust` accepts results without versions."""
+    installed_versions = _versions()
+    current = {
+        result.name
+        for result in known.values()
+        if result.versions == installed_versions or (trust and not result.versions)
+    }
     return [name for name in names if name not in current]
 
 
 def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as beside:
-        beside.write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def main() -> int:
-    """Prove each, write results and table, and tell by the exit code whether all steps worked."""
+    """Check each network, write results and table, and return 1 if a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=[*NAMES, *FAMILIES], metavar="NAME")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--trust", action="store_true", help="also keep results that do not tell their versions")
-    words = parser.parse_args()
-    known = _known(words.results)
-    for name in track(_missing(words.names, known, words.trust), "proving networks"):
+    parser.add_argument("--trust", action="store_true", help="also keep results without versions")
+    arguments = parser.parse_args()
+    known = _read_results(arguments.results)
+    for name in track(_missing(arguments.names, known, arguments.trust), "checking networks"):
         with tempfile.TemporaryDirectory() as folder:
-            known[name] = prove(name, Path(folder))
+            known[name] = check_model(name, Path(folder))
         print(known[name].row(), *known[name].exceptions, sep="\n", flush=True)
-        _write(words.results, _KEPT.dump_json(list(known.values()), indent=1))
-    proofs = [known[name] for name in words.names]
-    if words.output:
-        _write(words.output, _page(proofs).encode())
-    return 1 if any(proof.exceptions for proof in proofs) else 0
+        _write(arguments.results, _RESULTS.dump_json(list(known.values()), indent=1))
+    results = [known[name] for name in arguments.names]
+    if arguments.output:
+        _write(arguments.output, _page(results).encode())
+    return 1 if any(result.exceptions for result in results) else 0
 
 
 if __name__ == "__main__":

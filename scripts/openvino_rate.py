@@ -1,10 +1,11 @@
-"""Served images per second of one network as OpenVINO bf16, OpenVINO fp32 and ONNX Runtime fp32, on a CPU.
+"""Measure served images per second of a network as OpenVINO bf16 on a CPU, against OpenVINO fp32 and ONNX Runtime fp32.
 
 python -m scripts.openvino_rate [--model resnet18] [--rounds 5] [--concurrency 16] [--output FILE.json]
 
-One Triton from the pip wheel serves the three, with the same instances and dynamic batching. They are loaded by turns:
-so many single images in flight, counted as `bench run` counts them. What bf16 brings depends on the CPU: much where
-`amx_bf16` multiplies whole tiles, less where there is only `avx512_bf16`; the record tells which of them this one has.
+One Triton from the pip wheel serves all three, with the same instances and dynamic batching. They are measured in
+turns with a fixed number of single images in flight, as `bench run` does. The gain of bf16 depends on the CPU: it is
+large with `amx_bf16`, which multiplies whole tiles, and smaller with `avx512_bf16` only; the record names which of
+these the CPU has.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from scripts.ports import free_ports
 from server.pip_runtime import find_pip_runtime
 from server.process import Options, start, stop, wait_until_ready
 
-WAYS = {
+VARIANTS = {
     "openvino bf16": Target(format="openvino", precision="bf16"),
     "openvino fp32": Target(format="openvino"),
     "onnxruntime fp32": Target(),
@@ -53,17 +54,17 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
     source = source_from_state_dict(folder / "weights.pth", ForeignModelOptions(architecture, folder / "labels.txt"))
     source.write_graph(folder / "model.onnx")
-    for way, target in WAYS.items():
-        model = folder / "repository" / way.replace(" ", "_")
+    for variant, target in VARIANTS.items():
+        model = folder / "repository" / variant.replace(" ", "_")
         (model / "1").mkdir(parents=True)
         job = Job(source, folder / "model.onnx", target.precision, model / "1", MAX_BATCH, None, print)
-        kind = FORMATS[target.format]
-        kind.write(job)
+        artifact_format = FORMATS[target.format]
+        artifact_format.write(job)
         config = config_for(source.spec.renamed(model.name), onnx_interface(job.graph), MAX_BATCH, 1)
-        config.backend = kind.backend
+        config.backend = artifact_format.backend
         group = config.instance_group.add(count=instances)
         group.kind = group.KIND_CPU
-        for key, value in kind.parameters(job).items():
+        for key, value in artifact_format.parameters(job).items():
             config.parameters[key].string_value = value
         for name, text in {CONFIG_FILE: config_to_text(config), **label_texts(source.spec)}.items():
             (model / name).write_text(text)
@@ -71,8 +72,8 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[TritonServer]:
-    """A Triton of our own on free ports."""
+def serve(repository: Path) -> Iterator[TritonServer]:
+    """Start a Triton on free ports."""
     http, grpc, metrics = free_ports()
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
@@ -83,41 +84,47 @@ def served(repository: Path) -> Iterator[TritonServer]:
         stop(server)
 
 
-def measured(server: TritonServer, words: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
-    """Images per second of each way, and whether each figure was stable, round by round; the order turns over."""
-    runners = {way: TritonRunner(server, way.replace(" ", "_")) for way in WAYS}
+def measure(
+    server: TritonServer, arguments: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
+    """Return images per second of each variant and round, and whether each was stable; the order alternates."""
+    runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
     batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
-    timing = Timing(words.window_s, words.max_windows, warm_up_s=min(2.0, words.window_s))
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    stable: dict[str, list[bool]] = {way: [] for way in WAYS}
-    for number in range(words.rounds):
-        for way in list(WAYS) if number % 2 else reversed(WAYS):
-            level = measure_level(runners[way], batches, words.concurrency, timing)
+    timing = Timing(arguments.window_s, arguments.max_windows, warm_up_s=min(2.0, arguments.window_s))
+    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    stable: dict[str, list[bool]] = {variant: [] for variant in VARIANTS}
+    for number in range(arguments.rounds):
+        for variant in list(VARIANTS) if number % 2 else reversed(VARIANTS):
+            level = measure_level(runners[variant], batches, arguments.concurrency, timing)
             if level.errors:
-                raise SystemExit(f"{way}: {level.errors} requests failed: {level.first_error}")
-            rates[way].append(round(level.figures.requests_per_s, 1))
-            stable[way].append(level.stable)
-            print(f"{way}: {rates[way][-1]:.1f} images/s{'' if level.stable else ' (not stable)'}", flush=True)
+                raise SystemExit(f"{variant}: {level.errors} requests failed: {level.first_error}")
+            rates[variant].append(round(level.figures.requests_per_s, 1))
+            stable[variant].append(level.stable)
+            print(f"{variant}: {rates[variant][-1]:.1f} images/s{'' if level.stable else ' (not stable)'}", flush=True)
     return rates, stable
 
 
 def machine(triton: str) -> dict[str, object]:
-    """The CPU with what it has of the instructions that matter, and what served."""
+    """Describe the CPU, its instruction sets that matter here, and the serving libraries."""
     now = environment_now(triton=triton)
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     site = find_pip_runtime().interpreter.site
-    found = [next(iter(Distribution.discover(name=n, path=[site])), None) for n in ("openvino", "onnxruntime")]
+    distributions = [next(iter(Distribution.discover(name=n, path=[site])), None) for n in ("openvino", "onnxruntime")]
     return {
         "cpu": now.cpu,
         "cores": now.cores,
         "cpu_has": {name: name in flags.split() for name in CAPABILITIES},
         "triton": triton,
-        **{one.metadata["Name"]: one.version for one in found if one is not None},
+        **{
+            distribution.metadata["Name"]: distribution.version
+            for distribution in distributions
+            if distribution is not None
+        },
     }
 
 
 def main() -> int:
-    """Measure, print and write the record."""
+    """Run the measurement, then print and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="a timm architecture")
     parser.add_argument("--rounds", type=int, default=5)
@@ -126,20 +133,30 @@ def main() -> int:
     parser.add_argument("--window-s", type=float, default=5.0)
     parser.add_argument("--max-windows", type=int, default=10)
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(write_repository(Path(folder), words.model, words.instances)) as server,
+        serve(write_repository(Path(folder), arguments.model, arguments.instances)) as server,
     ):
-        rates, stable = measured(server, words)
-        here = machine(server.release())
-    medians = {way: statistics.median(values) for way, values in rates.items()}
-    ratios = {f"openvino bf16 to {way}": round(medians["openvino bf16"] / medians[way], 3) for way in list(WAYS)[1:]}
-    asked = {key: value for key, value in vars(words).items() if key != "output"}
-    record = {**asked, "machine": here, "images_per_s": rates, "stable": stable, "median": medians, "ratio": ratios}
-    print(json.dumps({"median": medians, "ratio": ratios, "machine": here}, indent=2))
-    if words.output:
-        words.output.write_text(json.dumps(record, indent=2) + "\n")
+        rates, stable = measure(server, arguments)
+        environment = machine(server.release())
+    medians = {variant: statistics.median(values) for variant, values in rates.items()}
+    ratios = {
+        f"openvino bf16 to {variant}": round(medians["openvino bf16"] / medians[variant], 3)
+        for variant in list(VARIANTS)[1:]
+    }
+    options = {key: value for key, value in vars(arguments).items() if key != "output"}
+    record = {
+        **options,
+        "machine": environment,
+        "images_per_s": rates,
+        "stable": stable,
+        "median": medians,
+        "ratio": ratios,
+    }
+    print(json.dumps({"median": medians, "ratio": ratios, "machine": environment}, indent=2))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
 

@@ -1,13 +1,13 @@
-"""Publish a new version every few seconds under load: no request may fail, nor be answered by a version not live.
+"""Publish new versions every few seconds under load; each request must succeed with an answer of a live version.
 
 python -m scripts.reload_drill [--seconds 60] [--every 2] [--threads 4] [--over grpc|http] [--output FILE.json]
 
-Three tiny networks with weights of their own are exported once. Their files are then published again and again, each
-time as the next version, as the builder publishes: prepared beside the repository, as hard links, and swapped in. After
-each publication the server is told to load the model, and all but the newest two versions are deleted. Threads ask for
-the model all the while, each request once: what fails is not repeated. An answer is right when it is that of the
-network whose files its version has, and when that version was live at some moment of the request: its loading had
-begun before the answer came, and no newer one was loaded before the request was sent. Exits with 1 otherwise.
+Three tiny networks with different weights are exported once. Their files are then published repeatedly, each time as
+the next version and in the builder's way: prepared in a staging folder as hard links, then renamed. After each
+publication the server loads the model, and all versions but the newest two are deleted. Threads send requests all the
+time, without retries. An answer is correct if it comes from the network of its version, and if that version was live at
+some moment of the request: its loading began before the answer came, and no newer version was loaded before the request
+was sent. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ MODEL = "changing"
 NETWORKS = 3
 SIDE = 128
 BATCH = 8
-"""Enough for pictures to go through shared memory."""
+"""Large enough for shared memory."""
 TOLERANCE = 1e-4
 """Of a probability; the networks differ by far more."""
 KEEP = 2
-MOST_TOLD = 20
+MAX_FAILURES_LISTED = 20
 
 Protocol = Literal["grpc", "http"]
 
 
-class Drill(Frozen):
-    """What came of it."""
+class ReloadDrillResult(Frozen):
+    """Result of the drill."""
 
     seconds: float
     versions: int
@@ -80,14 +80,14 @@ class Drill(Frozen):
 
 @dataclass
 class Ledger:
-    """When versions went live. Written by one thread, read by all."""
+    """Load times of versions. Written by one thread, read by all."""
 
     begun: dict[int, float] = field(default_factory=dict)
     loaded: dict[int, float] = field(default_factory=dict)
 
     def was_live(self, version: int, sent: float, answered: float) -> bool:
-        """Whether a version was live at some moment between two."""
-        replaced = any(at < sent for newer, at in list(self.loaded.items()) if newer > version)
+        """Whether a version was live at some moment between two times."""
+        replaced = any(loaded_at < sent for newer, loaded_at in list(self.loaded.items()) if newer > version)
         return self.begun.get(version, answered) < answered and not replaced
 
 
@@ -99,15 +99,15 @@ class Networks:
     images: ImageArray
     answers: tuple[Outputs, ...]
 
-    def gave(self, version: int, outputs: Outputs) -> bool:
-        """Whether these are the answers of the network that a version has."""
+    def match(self, version: int, outputs: Outputs) -> bool:
+        """Whether outputs are those of the network of a version."""
         expected = self.answers[version % len(self.answers)]
         return all(np.allclose(outputs[name], expected[name], atol=TOLERANCE) for name in expected)
 
 
 @dataclass
 class Traffic:
-    """Requests under way, one after the other in each thread."""
+    """Sends requests one after another in each thread, and counts answers and failures."""
 
     server: TritonServer
     spec: ModelSpec
@@ -118,8 +118,8 @@ class Traffic:
     over: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def go_on(self) -> None:
-        """Ask until it is over."""
+    def send_requests(self) -> None:
+        """Send requests until `over` is set."""
         while not self.over.is_set():
             sent = time.monotonic()
             try:
@@ -134,7 +134,7 @@ class Traffic:
                 self.failures.append(f"version {version}: {problem}")
 
     def _problem(self, version: int, outputs: Outputs, sent: float) -> str:
-        if not self.networks.gave(version, outputs):
+        if not self.networks.match(version, outputs):
             return "the answers are not those of its network"
         if not self.ledger.was_live(version, sent, time.monotonic()):
             return "it answered, and was not live"
@@ -143,7 +143,7 @@ class Traffic:
 
 def drill(
     folder: Path, seconds: float, every_s: float, threads: int, over: Protocol, report: Callable[[str], None]
-) -> Drill:
+) -> ReloadDrillResult:
     """Run the drill in an empty folder. Raises TritonkitError when it cannot even begin."""
     networks = export_networks(folder / "networks", report)
     repository = folder / "repository"
@@ -152,35 +152,37 @@ def drill(
         url = server.options.grpc_url if over == "grpc" else server.options.http_url
         with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
-            asking = [threading.Thread(target=traffic.go_on, name=f"ask {number}") for number in range(threads)]
-            for one in asking:
-                one.start()
+            request_threads = [
+                threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
+            ]
+            for thread in request_threads:
+                thread.start()
             try:
                 published = publish_all(server, repository, traffic, seconds, every_s, report)
             finally:
                 traffic.over.set()
-                for one in asking:
-                    one.join()
-    return outcome(seconds, published, traffic, repository)
+                for thread in request_threads:
+                    thread.join()
+    return summarize(seconds, published, traffic, repository)
 
 
-def outcome(seconds: float, published: int, traffic: Traffic, repository: Path) -> Drill:
-    """What is told of a drill that is over. published: how many versions were, in so many seconds."""
-    return Drill(
+def summarize(seconds: float, published: int, traffic: Traffic, repository: Path) -> ReloadDrillResult:
+    """Create the result of a drill. published: number of versions published in `seconds`."""
+    return ReloadDrillResult(
         seconds=seconds,
         versions=published,
         requests=sum(traffic.answered.values()) + sum(line.startswith("failed") for line in traffic.failures),
         answered_by={str(version): count for version, count in sorted(traffic.answered.items())},
         left=tuple(sorted(path.name for path in (repository / MODEL).iterdir() if path.name.isdecimal())),
         failed=len(traffic.failures),
-        failures=tuple(traffic.failures[:MOST_TOLD]),
+        failures=tuple(traffic.failures[:MAX_FAILURES_LISTED]),
     )
 
 
 def publish_all(
     server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
 ) -> int:
-    """Publish and load a version at each tick; how many were."""
+    """Publish and load a version every `every_s` seconds; return their number."""
     control = control_of(server, timeout_s=60)
     began = time.monotonic()
     published = 0
@@ -218,15 +220,15 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
         checkpoint = folder / f"{number}.safetensors"
         folder.mkdir(exist_ok=True, parents=True)
         save_network(checkpoint, tiny_network(MODEL, number, SIDE))
-        order = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
-        published = export(source_from_checkpoint(checkpoint, MODEL), order, lambda step: None)
+        request = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
+        published = export(source_from_checkpoint(checkpoint, MODEL), request, lambda step: None)
         folders.append(published.artifact.parent)
         with open_artifact(published.artifact, threads=1) as runner:
             answers.append(runner.infer(images))
-    found = Networks(tuple(folders), images, tuple(answers))
-    if any(found.gave(other, answers[number]) for number in range(NETWORKS) for other in range(number)):
-        raise TritonkitError("two of the networks answer alike, so that no answer could be told from another's")
-    return found
+    networks = Networks(tuple(folders), images, tuple(answers))
+    if any(networks.match(other, answers[number]) for number in range(NETWORKS) for other in range(number)):
+        raise TritonkitError("two of the networks give the same answers", code="checkpoint.equal_networks")
+    return networks
 
 
 @contextmanager
@@ -250,25 +252,25 @@ def serving(repository: Path, state: Path) -> Iterator[Server]:
 
 
 def main() -> int:
-    """Run the drill, tell of it, and return the exit code."""
-    words = _words()
+    """Run the drill, print its result, and return the exit code."""
+    arguments = _parse_arguments()
     with tempfile.TemporaryDirectory(prefix="reload_drill.") as folder:
         try:
             report = partial(print, flush=True)
-            done = drill(Path(folder), words.seconds, words.every, words.threads, words.over, report)
+            result = drill(Path(folder), arguments.seconds, arguments.every, arguments.threads, arguments.over, report)
         except TritonkitError as error:
             print(f"error: {error}", file=sys.stderr)
             return exit_code(error)
-    print(f"{done.requests} requests, {done.versions} versions in {done.seconds:g} s, {done.failed} failures")
-    for failure in done.failures:
+    print(f"{result.requests} requests, {result.versions} versions in {result.seconds:g} s, {result.failed} failures")
+    for failure in result.failures:
         print(failure)
-    if words.output is not None:
-        with atomic_write(words.output) as path:
-            path.write_text(done.model_dump_json(indent=2))
-    return 1 if done.failed else 0
+    if arguments.output is not None:
+        with atomic_write(arguments.output) as path:
+            path.write_text(result.model_dump_json(indent=2))
+    return 1 if result.failed else 0
 
 
-def _words() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=2.0)

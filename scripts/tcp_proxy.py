@@ -1,4 +1,4 @@
-"""A network that can be cut: a TCP proxy on this machine."""
+"""A TCP proxy on this machine that can cut its connections, to simulate a network failure."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ class TcpProxy:
         self.port = int(self._listening.getsockname()[1])
         self._open = set[socket.socket]()
         self._lock = threading.Lock()
-        self._whole = True
+        self._is_open = True
 
     def cut(self) -> None:
-        """Break all connections, and every new one, until it is mended."""
+        """Break all connections, and every new connection, until it is mended."""
         with self._lock:
-            self._whole = False
-            broken, self._open = self._open, set()
-        for one in broken:
-            _close(one)
+            self._is_open = False
+            open_sockets, self._open = self._open, set()
+        for connection in open_sockets:
+            _close(connection)
 
     def mend(self) -> None:
         """Let connections through again."""
-        self._whole = True
+        self._is_open = True
 
     def accept_all(self) -> None:
         """Serve until the listening socket is closed; in a thread of its own."""
         with contextlib.suppress(OSError):
             while True:
-                near, _ = self._listening.accept()
-                threading.Thread(target=self._connect, args=(near,), daemon=True).start()
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def close(self) -> None:
         """Break everything, and listen no more."""
         self.cut()
         _close(self._listening)
 
-    def _connect(self, near: socket.socket) -> None:
+    def _connect(self, client: socket.socket) -> None:
         try:
-            far = socket.create_connection(("127.0.0.1", self._target), timeout=5)
-            far.settimeout(None)
+            server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+            server.settimeout(None)
         except OSError:
-            _close(near)
+            _close(client)
             return
         with self._lock:
-            whole = self._whole
-            if whole:
-                self._open |= {near, far}
-        if not whole:
-            _close(near)
-            _close(far)
+            is_open = self._is_open
+            if is_open:
+                self._open |= {client, server}
+        if not is_open:
+            _close(client)
+            _close(server)
             return
-        threading.Thread(target=self._pass_on, args=(far, near), daemon=True).start()
-        self._pass_on(near, far)
+        threading.Thread(target=self._forward, args=(server, client), daemon=True).start()
+        self._forward(client, server)
 
-    def _pass_on(self, giving: socket.socket, taking: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := giving.recv(_CHUNK):
-                taking.sendall(data)
-        for one in (giving, taking):
+            while data := source.recv(_CHUNK):
+                sink.sendall(data)
+        for connection in (source, sink):
             with self._lock:
-                self._open.discard(one)
-            _close(one)
+                self._open.discard(connection)
+            _close(connection)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def proxy_to(port: int) -> Iterator[TcpProxy]:
         thread.join(5)
 
 
-def _close(one: socket.socket) -> None:
+def _close(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept or recv; close alone does not
-    one.close()
+        connection.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept or recv; close alone does not
+    connection.close()

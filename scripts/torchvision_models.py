@@ -2,9 +2,8 @@
 
 python -m scripts.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
 
-Weights are random and calibrated on photographs. What the same versions
-proved before is kept. Exits with 1 when a verdict fails, or an answer of the
-ONNX file differs by more than 1e-5.
+Weights are random and calibrated on photographs. Stored results of the same versions are kept. Exits with 1 if a
+verdict fails, or if an output of the ONNX file differs by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 def network_of(name: str) -> nn.Module:
     """torchvision's own network, with calibrated weights."""
     torch.manual_seed(0)
-    question = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
-    ours = Network(network_spec(f"torchvision/{name}", question, ForeignModelOptions()))
+    task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    ours = Network(network_spec(f"torchvision/{name}", task_spec, ForeignModelOptions()))
     head: Any = head_of(ours.backbone)
     if not head.weight.any():  # as torchvision begins a ViT
         nn.init.normal_(head.weight)
@@ -61,7 +60,7 @@ def network_of(name: str) -> nn.Module:
     return network.eval()
 
 
-def prove(name: str, folder: Path) -> dict[str, Any]:
+def check_model(name: str, folder: Path) -> dict[str, Any]:
     """State dict in, verdict, and the largest difference of a probability to torchvision's own network."""
     network = network_of(name)
     weights, labels = folder / f"{name}.pth", folder / "labels.txt"
@@ -74,33 +73,33 @@ def prove(name: str, folder: Path) -> dict[str, Any]:
     with OnnxRuntimeRunner(published.artifact) as runner:
         answers = runner.infer(images)["probabilities"]
     with torch.inference_mode():
-        expected = network(_normalized(name, torch.from_numpy(images))).softmax(dim=1).numpy()
+        expected = network(_normalize(name, torch.from_numpy(images))).softmax(dim=1).numpy()
     error = float(np.abs(answers - expected).max())
     return {"passed": published.verdict.passed, "max_abs": error, "source": published.source}
 
 
-def _normalized(name: str, images: Tensor) -> Tensor:
-    how = get_model_weights(name).DEFAULT.transforms()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+def _normalize(name: str, images: Tensor) -> Tensor:
+    transforms = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transforms.mean, transforms.std))
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 def main() -> int:
-    """Prove each, write what was found, and tell by the exit code whether all are right."""
+    """Check each network, write the results, and return 1 if one is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     versions = installed(TOOLS)[0]
-    before = json.loads(words.results.read_bytes()) if words.results.is_file() else {}
-    found: dict[str, dict[str, Any]] = before["networks"] if before.get("versions") == versions else {}
-    for name in track([name for name in words.names if name not in found], "proving torchvision's networks"):
+    stored = json.loads(arguments.results.read_bytes()) if arguments.results.is_file() else {}
+    results: dict[str, dict[str, Any]] = stored["networks"] if stored.get("versions") == versions else {}
+    for name in track([name for name in arguments.names if name not in results], "checking torchvision's networks"):
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = prove(name, Path(folder))
-        print(name, found[name]["passed"], f"{found[name]['max_abs']:.1e}", flush=True)
-        document = {"versions": versions, "limit": LIMIT, "networks": found}
-        words.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(one["passed"] and one["max_abs"] <= LIMIT for one in found.values()) else 1
+            results[name] = check_model(name, Path(folder))
+        print(name, results[name]["passed"], f"{results[name]['max_abs']:.1e}", flush=True)
+        document = {"versions": versions, "limit": LIMIT, "networks": results}
+        arguments.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(result["passed"] and result["max_abs"] <= LIMIT for result in results.values()) else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Images per second of `train fit` beside a bare torch loop: same network, pictures and augmentation, AdamW in both.
+"""Measure images per second of `train fit` against a bare torch loop with the same network, images and augmentation.
 
 python -m scripts.train_speed [examples/digits.yaml] [--rounds 4] [--output FILE.json]
 
-Both train in this process, by turns. Counted are the training batches of all epochs but the first, with decoding and
-augmentation; validation and what is written at the end are not. Exits with 1 when `train fit` is below 0.9 of the loop.
+Both train in this process in turns, with AdamW. The time covers the training batches of all epochs but the first, with
+decoding and augmentation, without validation and final outputs. Exits with 1 if `train fit` is below 0.9 of the loop.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from train.config import Config, load_config
 from train.fit import fit
 
 EPOCHS = 4
-LEAST = 0.9
+MIN_RATIO = 0.9
 
 spans: list[tuple[int, float]] = []
-"""Of each counted epoch of `train fit`, its images and seconds."""
+"""Images and seconds of each measured epoch of `train fit`."""
 
 
 @register("callback", "epoch_clock")
@@ -79,7 +79,7 @@ def by_bare_loop(config: Config) -> float:
     optimizer = torch.optim.AdamW(
         network.parameters(), config.optimizer.lr, weight_decay=config.optimizer.weight_decay, fused=True
     )
-    loss_of, counted, threads = nn.CrossEntropyLoss(label_smoothing=0.05), [], torch.get_num_threads()
+    loss_of, epochs, threads = nn.CrossEntropyLoss(label_smoothing=0.05), [], torch.get_num_threads()
     torch.set_num_threads(max(1, threads - config.workers))
     for epoch in range(EPOCHS):
         images, started = 0, time.perf_counter()
@@ -89,13 +89,13 @@ def by_bare_loop(config: Config) -> float:
             optimizer.step()
             images += len(batch)
         if epoch:
-            counted.append((images, time.perf_counter() - started))
+            epochs.append((images, time.perf_counter() - started))
     torch.set_num_threads(threads)
-    return _rate(counted)
+    return _rate(epochs)
 
 
-def _rate(counted: list[tuple[int, float]]) -> float:
-    return sum(images for images, _ in counted) / sum(seconds for _, seconds in counted)
+def _rate(epochs: list[tuple[int, float]]) -> float:
+    return sum(images for images, _ in epochs) / sum(seconds for _, seconds in epochs)
 
 
 def main() -> int:
@@ -104,22 +104,22 @@ def main() -> int:
     parser.add_argument("config", nargs="?", type=Path, default=Path("examples/digits.yaml"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--output", type=Path)
-    words = parser.parse_args()
-    config = load_config(words.config, [f"epochs={EPOCHS}", "callbacks=[epoch_clock]", "precision=32-true"])
-    ways: dict[str, Callable[[Config], float]] = {"train fit": by_train_fit, "bare loop": by_bare_loop}
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(words.rounds):
-        for way in list(ways) if number % 2 else reversed(ways):
-            rates[way].append(round(ways[way](config), 1))
-            print(f"{way}: {rates[way][-1]:.0f} images/s", flush=True)
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, [f"epochs={EPOCHS}", "callbacks=[epoch_clock]", "precision=32-true"])
+    loops: dict[str, Callable[[Config], float]] = {"train fit": by_train_fit, "bare loop": by_bare_loop}
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(arguments.rounds):
+        for name in list(loops) if number % 2 else reversed(loops):
+            rates[name].append(round(loops[name](config), 1))
+            print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
     ratio = statistics.median(rates["train fit"]) / statistics.median(rates["bare loop"])
     now = environment_now(triton="")
     machine = f"{now.cpu}, {now.cores} cores, torch {torch.__version__}"
-    print(f"train fit reaches {ratio:.2f} of the bare loop ({words.config}; {machine})")
-    if words.output:
-        record = {"config": str(words.config), "machine": machine, "images_per_s": rates, "ratio": round(ratio, 3)}
-        words.output.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if ratio >= LEAST else 1
+    print(f"train fit reaches {ratio:.2f} of the bare loop ({arguments.config}; {machine})")
+    if arguments.output:
+        record = {"config": str(arguments.config), "machine": machine, "images_per_s": rates, "ratio": round(ratio, 3)}
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    return 0 if ratio >= MIN_RATIO else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to run a model. `open_artifact` picks one by the file's suffix, and loads only that one's libraries."""
+"""Runners of a model, one for each runtime. `open_artifact` picks one by file suffix and imports only its libraries."""
 
 from __future__ import annotations
 
@@ -49,26 +49,32 @@ OPENERS: dict[str, Callable[[Path, int], Runner]] = {
     ".plan": _tensorrt,
     ".rtx": _tensorrt,
 }
-_EXTRAS = {"openvino": "openvino"}
-"""By library, the extra that brings it, where that is not `builder`."""
+_EXTRA_BY_LIBRARY = {"openvino": "openvino"}
+"""Extra of tritonkit that installs a library, by library; `builder` for all others."""
 
 
 def open_artifact(path: Path, threads: int = 0) -> Runner:
-    """Open a checkpoint or an exported file; `threads` 0 leaves their number to the library.
+    """Open a checkpoint or exported file as a runner. threads: number of threads; 0 lets the library choose.
 
-    Raises ArtifactError for an unknown suffix or a missing library, and what the runner itself raises.
+    Raises InputError for a missing file, ArtifactError for a wrong suffix or missing library, and the runner's errors.
     """
     opener = OPENERS.get(path.suffix)
     if path.is_dir() and (best := path / "best.safetensors").is_file():
-        raise InputError(f"{path}: is a run; name its checkpoint, {best}")
+        raise InputError(
+            f"{path}: is the folder of a training run; name its checkpoint, {best}", code="artifact.run_folder"
+        )
     if opener is None:
-        raise ArtifactError(f"{path}: cannot run a {path.suffix or 'suffixless'} file; known: {', '.join(OPENERS)}")
+        raise ArtifactError(
+            f"{path}: cannot run a file with the suffix {path.suffix!r}; known suffixes: {', '.join(OPENERS)}",
+            code="artifact.unknown_suffix",
+        )
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file", code="artifact.not_found")
     try:
         return opener(path, threads)
     except ModuleNotFoundError as error:
         raise ArtifactError(
             f"{path}: running a {path.suffix} file needs {error.name}; install it with: "
-            f"pip install 'tritonkit[{_EXTRAS.get(error.name or '', 'builder')}]'"
+            f"pip install 'tritonkit[{_EXTRA_BY_LIBRARY.get(error.name or '', 'builder')}]'",
+            code="artifact.missing_library",
         ) from error

@@ -1,9 +1,9 @@
-"""Test-time augmentation: several views of each image are answered, and their answers are made one.
+"""Test-time augmentation: run the model on several flipped views of each image and merge their outputs.
 
-Probabilities are averaged, unit vectors averaged and brought to unit length again. Of masks the foreground's
-probability is averaged where the model gives it; where it gives class numbers alone, each pixel takes the class that
-most views saw there, and the plain view decides a tie. It costs as many answers as there are views. Where one view's
-answer is faulty, such as NaN, it is the image's answer, so that the mean does not hide it.
+Probabilities are averaged. Embeddings are averaged and normalised to unit length again. For masks, the foreground
+probability is averaged if the model returns it; otherwise each pixel gets the class that most views predict, and the
+unflipped view decides a tie. The cost grows with the number of views. If the output of one view is faulty, such as NaN,
+that output is returned for the image, so that the mean does not hide the fault.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ VIEWS: dict[str, tuple[tuple[int, ...], ...]] = {
     "flip": ((), (_COLUMNS,)),
     "flips": ((), (_COLUMNS,), (_ROWS,), (_ROWS, _COLUMNS)),
 }
-"""By name, the axes of [N, H, W, …] that each view turns around; the plain one comes first."""
+"""Sets of views by name. A view is the axes of [N, H, W, …] that are flipped; the unflipped view comes first."""
 
 
 class AugmentedRunner(Runner):
-    """A model asked about several views of each image."""
+    """Runner that merges the outputs of another runner over several views of each image."""
 
     def __init__(self, runner: Runner, views: str) -> None:
-        """views: a name of `VIEWS`. Raises InputError for another name, or too few views to vote on masks."""
+        """views: a key of `VIEWS`. Raises InputError for another key, or if the views are too few to vote on masks."""
         if views not in VIEWS:
-            raise InputError(f"--tta {views}: there is no such set of views; there are {', '.join(VIEWS)}")
+            raise InputError(
+                f"--tta {views}: unknown set of views; expected {', '.join(VIEWS)}", code="option.tta_unknown"
+            )
         self._runner = runner
         self._axes = VIEWS[views]
         self._task = task_of(runner.spec)
@@ -42,49 +44,54 @@ class AugmentedRunner(Runner):
         self.origin = f"{runner.origin}, {len(self._axes)} views"
         if self._task.dense and not self.spec.probability and len(self._axes) < 3:
             raise InputError(
-                f"--tta {views}: {runner.origin} gives class numbers alone, and two views cannot outvote one another. "
-                "Take --tta flips, or export the model with `builder export --probability`"
+                f"--tta {views}: {runner.origin} returns class numbers only, and two views give no majority. "
+                "Use --tta flips, or export the model with `builder export --probability`",
+                code="option.tta_no_majority",
             )
 
     def _infer(self, batch: ImageArray) -> Outputs:
         views = [self._runner.infer(np.flip(batch, axes)) for axes in self._axes]
-        joined = self._masks(views) if self._task.dense else {name: self._mean(name, views) for name in views[0]}
+        merged = (
+            self._merged_masks(views)
+            if self._task.dense
+            else {name: self._mean_output(name, views) for name in views[0]}
+        )
         for view in views:
-            self._keep_faults(joined, view)
-        return joined
+            self._copy_faulty_answers(merged, view)
+        return merged
 
-    def _keep_faults(self, joined: Outputs, view: Outputs) -> None:
-        """Put the faulty answers of a view in the place of the joined ones."""
+    def _copy_faulty_answers(self, merged: Outputs, view: Outputs) -> None:
+        """Replace merged outputs by those of a view for each image whose view is faulty."""
         if self._task.value_problem(view) is None:
             return
         for image in range(len(next(iter(view.values())))):
-            own = slice(image, image + 1)
-            if self._task.value_problem({name: array[own] for name, array in view.items()}) is not None:
-                for name, array in joined.items():
-                    array[own] = view[name][own]
+            row = slice(image, image + 1)
+            if self._task.value_problem({name: array[row] for name, array in view.items()}) is not None:
+                for name, array in merged.items():
+                    array[row] = view[name][row]
 
-    def _mean(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
+    def _mean_output(self, name: str, views: Sequence[Outputs]) -> NDArray[Any]:
         mean = _mean([view[name] for view in views])
-        question: TaskSpec = self.spec.heads.get(name, self.spec)
-        if question.embedding_size is None:
+        task_spec: TaskSpec = self.spec.heads.get(name, self.spec)
+        if task_spec.embedding_size is None:
             return mean
         lengths = np.linalg.norm(mean, axis=1, keepdims=True)
         return np.where(lengths > 0, mean / np.maximum(lengths, 1e-12), views[0][name])
 
-    def _masks(self, views: Sequence[Outputs]) -> Outputs:
+    def _merged_masks(self, views: Sequence[Outputs]) -> Outputs:
         upright = [
             {name: np.flip(array, axes) for name, array in view.items()}
             for view, axes in zip(views, self._axes, strict=True)
         ]
         mask = self._task.output
         if not self.spec.probability:
-            return {mask: _most_seen([view[mask] for view in upright])}
+            return {mask: _majority_vote([view[mask] for view in upright])}
         probability = _mean([view["probability"] for view in upright])
         threshold = self.spec.threshold(self.spec.labels[1])
         return {mask: (probability >= threshold).astype(np.uint8), "probability": probability}
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Close the wrapped runner."""
         self._runner.close()
 
 
@@ -93,8 +100,8 @@ def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     return mean
 
 
-def _most_seen(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """For each pixel the class that most masks have there; of several, the first mask's or else the least number."""
+def _majority_vote(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the most frequent class of each pixel; in a tie the first mask's class, else the smallest."""
     best, most = masks[0].copy(), _votes(masks, masks[0])
     for label in np.unique(np.stack(masks)):
         votes = _votes(masks, label)
@@ -108,5 +115,5 @@ def _votes(masks: Sequence[NDArray[np.uint8]], label: Any) -> NDArray[np.uint8]:
 
 
 def augmented(runner: Runner, views: str | None) -> Runner:
-    """The runner, asked about views where some are wanted."""
+    """Wrap a runner with test-time augmentation; without `views`, return it unchanged."""
     return runner if views is None else AugmentedRunner(runner, views)

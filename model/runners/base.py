@@ -1,4 +1,4 @@
-"""The seam all ways to run a model share: `infer(batch) -> outputs`."""
+"""The interface of all runners: `infer(batch) -> outputs`."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from model.preprocess import ImageArray
 from model.spec import ModelSpec
 
 Outputs = dict[str, NDArray[Any]]
-"""Arrays by output name, each with the batch axis first."""
+"""Output arrays by name, each with the batch axis first."""
 
 
 class Runner(ABC):
-    """One model, opened somewhere. Safe to call from several threads."""
+    """A model that is open in one runtime. Thread-safe."""
 
     spec: ModelSpec
     origin: str
-    """The file or address, for messages."""
+    """File or server address, for messages."""
     max_batch: int | None = None
-    """The largest batch it takes; None for no limit of its own."""
+    """Maximum batch size; None for no limit."""
 
     def infer(self, batch: ImageArray) -> Outputs:
-        """Answer a batch.
+        """Run the model on a batch and return its outputs, each [N, ...].
 
-        batch: uint8 [N, H, W, 3] as the spec's input says. Returns each output, [N, ...].
-        Raises BatchError for another shape or dtype, InferenceError when the model's host fails.
+        batch: uint8 [N, H, W, 3], with the height and width of the spec's input.
+        Raises BatchError for another shape or dtype, InferenceError if the server or device fails.
         """
         expected = self.spec.input.shape
         if batch.dtype != "uint8" or batch.shape[1:] != expected or not len(batch):
             raise BatchError(
-                f"{self.origin}: input {self.spec.input} takes uint8 [N, {', '.join(map(str, expected))}], "
-                f"got {batch.dtype} {list(batch.shape)}. Use model.preprocess.load_image."
+                f"{self.origin}: input {self.spec.input}: expected uint8 [N, {', '.join(map(str, expected))}], "
+                f"got {batch.dtype} {list(batch.shape)}. Prepare images with model.preprocess.load_image",
+                code="batch.shape",
             )
-        return self._infer(np.require(batch, requirements=["C", "W"]))  # torch takes no other memory
+        return self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
 
     @abstractmethod
     def _infer(self, batch: ImageArray) -> Outputs: ...
 
-    def close(self) -> None:  # noqa: B027 - most runners hold nothing to let go
-        """Let go of what is held."""
+    def close(self) -> None:  # noqa: B027 - most runners have nothing to release
+        """Release the model's resources."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
-"""tritonclient's HTTP clients, each in a thread of its own, for requests of any thread.
+"""A pool of tritonclient HTTP clients, each in its own thread, that serves requests from any thread.
 
-Such a client belongs to the thread that made it, and so does gevent's loop, with three descriptors that nobody gives
-back when the thread ends (gevent.hub.Hub.destroy). So they are as many as requests were ever under way at once, and not
-as many as threads that ever asked.
+A client can only be used in the thread that created it. The same holds for its gevent loop, which leaks three file
+descriptors when the thread ends without `gevent.hub.Hub.destroy`. With the pool, their number follows the most requests
+that ran at the same time, not the number of calling threads.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any, TypeVar
 _Answer = TypeVar("_Answer")
 
 
-class HttpThreads:
-    """Safe to use from several threads."""
+class HttpClientPool:
+    """Runs requests on idle HTTP clients. Thread-safe."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        """make: a client, to be used in the thread that calls it."""
-        self._make = make
+    def __init__(self, make_client: Callable[[], Any]) -> None:
+        """make_client: creates a client for the thread that calls it."""
+        self._make_client = make_client
         self._lock = threading.Lock()
-        self._idle: list[_Thread] = []
+        self._idle: list[_ClientThread] = []
         self._open = True
 
-    def ask(self, request: Callable[[Any], _Answer]) -> _Answer:
-        """What `request` gives, called with a client. Raises what it raises, and what making a client raises."""
+    def call(self, request: Callable[[Any], _Answer]) -> _Answer:
+        """Call `request` with a client and return its result. Raises the errors of `request` and of `make_client`."""
         answer: Future[_Answer] = Future()
         with self._lock:
-            thread = self._idle.pop() if self._idle else _Thread(self._make)
+            thread = self._idle.pop() if self._idle else _ClientThread(self._make_client)
 
         def task() -> None:
             try:
                 answer.set_result(request(thread.client()))
-            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
                 answer.set_exception(error)
 
         thread.tasks.put(task)
@@ -50,7 +50,7 @@ class HttpThreads:
                 thread.tasks.put(None)
 
     def close(self) -> None:
-        """Close the clients; those that are at work end with their request."""
+        """Close the idle clients; a busy client closes after its request."""
         with self._lock:
             idle, self._idle, self._open = self._idle, [], False
         for thread in idle:
@@ -59,24 +59,24 @@ class HttpThreads:
             thread.join()
 
 
-class _Thread(threading.Thread):
-    """Does what is put into `tasks`, until that is None."""
+class _ClientThread(threading.Thread):
+    """Thread with one HTTP client that runs the functions in `tasks` until it gets None."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make_client: Callable[[], Any]) -> None:
         super().__init__(name="http", daemon=True)
-        self._make = make
+        self._make_client = make_client
         self._client: Any = None
         self.tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.start()
 
     def client(self) -> Any:
-        """This thread's, for its tasks alone."""
+        """Return this thread's client, created on first use. Call it from a task only."""
         if self._client is None:
-            self._client = self._make()
+            self._client = self._make_client()
         return self._client
 
     def run(self) -> None:
-        """Work, and leave nothing behind."""
+        """Run tasks, then close the client and destroy the gevent loop."""
         import gevent  # type: ignore[import-untyped]
 
         while (task := self.tasks.get()) is not None:

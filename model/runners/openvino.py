@@ -1,8 +1,8 @@
-"""Run an OpenVINO file in process: `model.xml`, with its weights in `model.bin` beside it.
+"""Run an OpenVINO model in this process: `model.xml`, with its weights in `model.bin` in the same folder.
 
-The file carries the spec and the precision it is to be run in. Precision is a setting of OpenVINO's CPU plugin, and its
-default is bf16 on every CPU that has it, so it is always said. The plugin reads no precision from a file by itself:
-docs.openvino.ai, "Precision Control"; 2026.4 was tried.
+The file contains the spec and the precision to run in. Precision is a setting of OpenVINO's CPU plugin. Its default is
+bf16 on every CPU that supports it, so the runner always sets it. The plugin does not read it from the file by itself
+(docs.openvino.ai, "Precision Control"; tested with 2026.4).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from model.runners.base import Outputs, Runner
 from model.spec import METADATA_KEY, ModelSpec
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
-"""Where in a file's `rt_info` its precision stands, as OpenVINO names its types: f32 or bf16."""
+"""Path of the precision in the `rt_info` of a file. Its value is an OpenVINO type: f32 or bf16."""
 
 
 @cache
 def core() -> openvino.Core:
-    """The one entry to OpenVINO in this process, which is never let go of.
+    """Return the single OpenVINO core of this process, which is never freed.
 
-    Its CPU plugin gives the thread that loads it another stack for signals. When the last of it goes in another thread,
-    the memory is freed but the first thread keeps pointing there, and dies of the next signal.
+    The CPU plugin installs an alternate signal stack in the thread that loads it. If another thread
+    frees the last core, that memory is freed while the first thread still uses it, and the next signal kills the
+    process.
     """
     return openvino.Core()
 
@@ -38,8 +39,8 @@ def core() -> openvino.Core:
 def has_bf16() -> bool:
     """Whether OpenVINO computes in bf16 on this CPU.
 
-    Its list of capabilities names what the CPU has. The kernels are oneDNN's, which ONEDNN_MAX_CPU_ISA can hold to
-    less, so a small model is compiled too.
+    OpenVINO's list of capabilities describes the CPU only. ONEDNN_MAX_CPU_ISA can restrict the oneDNN kernels further,
+    so this also compiles a small model and reads the precision that it got.
     """
     if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
@@ -56,51 +57,62 @@ def has_bf16() -> bool:
 
 
 class OpenVinoRunner(Runner):
-    """An OpenVINO model on the CPU."""
+    """Runs an OpenVINO model on the CPU."""
 
     precision: str
-    """What it is run in, as the plugin says: f32 where the file wants bf16 and the CPU has none."""
+    """Precision that the plugin reports: f32 if the file asks for bf16 and the CPU does not support it."""
 
     def __init__(self, path: Path, threads: int = 0, spec: ModelSpec | None = None) -> None:
-        """Open `path`; the spec is read from the file unless given.
+        """Open an OpenVINO file; without `spec`, read the spec from the file.
 
-        Raises ArtifactError when OpenVINO refuses the file or no spec is known.
+        Raises ArtifactError if OpenVINO rejects the file, or the file has no spec or not all of the spec's outputs.
         """
         self.origin = str(path)
         try:
-            # Not by `read_model`, which tries the readers of all other formats too, and tells of each.
+            # Not `read_model`: it tries the readers of all formats and reports an error for each.
             reader = FrontEndManager().load_by_framework("ir")
             model = reader.convert(reader.load(str(path)))
-            wanted = model.get_rt_info(PRECISION_KEY).astype(str) if model.has_rt_info(PRECISION_KEY) else "f32"
-            settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": wanted}
+            precision = model.get_rt_info(PRECISION_KEY).astype(str) if model.has_rt_info(PRECISION_KEY) else "f32"
+            settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision}
             if threads:
                 settings["INFERENCE_NUM_THREADS"] = threads
             self._compiled = core().compile_model(model, "CPU", settings)
             self.precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
-            raise ArtifactError(f"{path}: OpenVINO cannot load it: {_reason(error)}") from error
-        self.spec = spec or self._spec_in(model)
+            raise ArtifactError(
+                f"{path}: OpenVINO cannot load it: {_reason(error)}", code="openvino.unreadable"
+            ) from error
+        self.spec = spec or self._read_spec(model)
         self._outputs = [output.name for output in self.spec.outputs]
         names = [output.get_any_name() for output in self._compiled.outputs]
         if missing := set(self._outputs) - set(names):
-            raise ArtifactError(f"{path}: has the outputs {names}; its spec says {', '.join(sorted(missing))} too")
+            raise ArtifactError(
+                f"{path}: has the outputs {', '.join(names)}; its spec also lists {', '.join(sorted(missing))}",
+                code="artifact.tensor_mismatch",
+            )
         self._local = threading.local()
 
-    def _spec_in(self, model: openvino.Model) -> ModelSpec:
+    def _read_spec(self, model: openvino.Model) -> ModelSpec:
         if not model.has_rt_info([METADATA_KEY]):
-            raise ArtifactError(f"{self.origin}: carries no model spec, so it was not written by `builder export`")
+            raise ArtifactError(
+                f"{self.origin}: contains no model spec; export the model with `builder export`",
+                code="artifact.no_spec",
+            )
         return ModelSpec.from_json(model.get_rt_info([METADATA_KEY]).astype(str), origin=self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()  # a request serves one thread at a time
+            self._local.request = self._compiled.create_infer_request()  # a request is not thread-safe
         try:
             answers = self._local.request.infer([batch], share_inputs=True)
         except RuntimeError as error:
-            raise ArtifactError(f"{self.origin}: failed on a batch of {len(batch)}: {_reason(error)}") from error
+            raise ArtifactError(
+                f"{self.origin}: inference failed on a batch of {len(batch)}: {_reason(error)}",
+                code="artifact.run_failed",
+            ) from error
         return {name: answers[name] for name in self._outputs}
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last of OpenVINO's lines; those above it tell of its own source files."""
+    """Return the last line of an OpenVINO error; the lines above name its own source files."""
     return str(error).strip().splitlines()[-1]

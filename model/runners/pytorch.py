@@ -1,4 +1,4 @@
-"""Run a checkpoint's network in process: the reference all artifacts are judged against."""
+"""Run a checkpoint in this process with PyTorch. Its outputs are the reference that artifacts are verified against."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from model.runners.base import Outputs, Runner
 
 
 class TorchRunner(Runner):
-    """A network on the CPU, or on the GPU where torch sees one."""
+    """Runs a network on the CPU, or on the GPU if torch finds one."""
 
     def __init__(self, network: Network, origin: str) -> None:
         self.spec = network.spec
         self.origin = origin
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # The reference must have all of fp32's digits; TF32, a GPU's default in convolutions, has fewer.
+        # The reference needs full fp32 precision; TF32, the default for convolutions on a GPU, has less.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self._network = network.eval().to(self._device)
 

@@ -1,4 +1,4 @@
-"""The spec of a served model, and whether answers of another version can be read by it."""
+"""Read the spec of a served model, and compare it with the spec of another version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from model.encoded import ENCODED_OF
 from model.errors import ArtifactError
 from model.spec import METADATA_KEY, ModelSpec
 
-_OF_ANSWERS = (
+_ANSWER_FIELDS = (
     "task",
     "labels",
     "thresholds",
@@ -19,24 +19,28 @@ _OF_ANSWERS = (
     "outputs",
     "preprocess",
 )
-"""What pictures are prepared and answers read by; the other fields say how a network is built."""
+"""Spec fields that a client needs to prepare images and read outputs; the other fields describe the network."""
 
 
 def spec_in(config: dict[str, Any], origin: str) -> ModelSpec:
-    """The spec in a model's configuration as Triton tells it. Raises ArtifactError where there is none, SpecError."""
+    """Parse the spec in a model configuration that Triton returned. Raises ArtifactError if it has none, SpecError."""
     parameters = config.get("parameters", {})
     parameter = parameters.get(METADATA_KEY)
     if parameter is None and ENCODED_OF in parameters:
         owner = parameters[ENCODED_OF]["string_value"]
-        raise ArtifactError(f"{origin}: takes picture files and has no spec of its own; ask {owner}, which it is of")
+        raise ArtifactError(
+            f"{origin}: takes encoded images and has no spec; use the model {owner} instead",
+            code="artifact.encoded_model",
+        )
     if parameter is None:
         raise ArtifactError(
             f"{origin}: its config.pbtxt has no {METADATA_KEY} parameter, so labels and preprocessing "
-            "are unknown. Publish it with `builder export`."
+            "are unknown. Publish it with `builder export`",
+            code="artifact.no_spec",
         )
     return ModelSpec.from_json(parameter["string_value"], origin=origin)
 
 
 def differences(known: ModelSpec, other: ModelSpec) -> list[str]:
-    """The fields for which a client of `known` would misread the answers of `other`."""
-    return [name for name in _OF_ANSWERS if getattr(known, name) != getattr(other, name)]
+    """Return the fields that differ and would make a client with the spec `known` misread the outputs of `other`."""
+    return [name for name in _ANSWER_FIELDS if getattr(known, name) != getattr(other, name)]

@@ -1,8 +1,8 @@
-"""Pictures given to a Triton on the same machine through system shared memory, instead of through its socket.
+"""Send images to a Triton server on the same machine through system shared memory instead of its socket.
 
-Only inputs go this way: a request that was given up may still be answered, and would write its answer over another's.
-A region is unlinked as soon as the server has mapped it, so no file is left however this process ends; what the server
-still maps for a process that was killed is let go by the next one.
+Only inputs use shared memory: the server may still answer a request after its timeout, and would overwrite the
+outputs of a later one. A region's file is unlinked as soon as the server has mapped it, so no file remains, however
+this process ends. Regions that the server still maps for a killed process are unregistered by the next process.
 Source: triton-inference-server/server, docs/protocol/extension_shared_memory.md.
 """
 
@@ -23,41 +23,41 @@ from model.errors import DeadlineError, TritonkitError, UnreachableError
 from model.patience import PASSING
 from model.preprocess import ImageArray
 
-FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open opens
+FOLDER = Path("/dev/shm")  # noqa: S108 - the folder of shm_open on Linux
 PREFIX = "tritonkit-"
-LEAST_BYTES = 128 * 2**10
-"""Below it, saying where the pictures lie costs as much as sending them."""
-MOST_BYTES = 256 * 2**20
-"""Of all regions together."""
+MIN_BYTES = 128 * 2**10
+"""Smaller batches are sent through the socket, which costs no more."""
+MAX_BYTES = 256 * 2**20
+"""Limit for all regions together."""
 
 
-class Registry(ABC):
-    """A server's list of the regions that it has mapped. All methods raise what the connection raises."""
+class RegionRegistry(ABC):
+    """The regions that a server has mapped. All methods raise the errors of the connection."""
 
     @abstractmethod
     def register(self, region: str, size: int) -> None:
-        """Have the server map the region of this name, which is also its key."""
+        """Let the server map a region; `region` is its name and its key."""
 
     @abstractmethod
     def unregister(self, region: str) -> None:
-        """Have the server let go of it. Refused while a request uses it."""
+        """Let the server unmap a region. Fails while a request uses it."""
 
     @abstractmethod
     def registered(self) -> list[str]:
-        """Names of all regions that it has mapped. Fails where the server cannot be trusted with regions."""
+        """Return the names of all mapped regions. Fails if this release of the server handles regions unsafely."""
 
 
-class Region:
-    """Memory that a server has mapped too."""
+class SharedRegion:
+    """Shared memory that this process and a server have mapped."""
 
-    def __init__(self, registry: Registry, name: str, size: int) -> None:
-        """Raises OSError without room for it, and what the registry raises."""
+    def __init__(self, registry: RegionRegistry, name: str, size: int) -> None:
+        """Raises OSError if there is no space, and the errors of the registry."""
         self.size = size
         self.name = name
         path = FOLDER / name
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, size)  # a write where there is no room would end the process
+            os.posix_fallocate(descriptor, 0, size)  # without this, a write to a full /dev/shm kills the process
             self._memory = mmap.mmap(descriptor, size)
             registry.register(name, size)
         finally:
@@ -65,33 +65,33 @@ class Region:
             path.unlink(missing_ok=True)
 
     def write(self, batch: ImageArray) -> None:
-        """Put a batch at its beginning."""
+        """Copy a batch to the start of the region."""
         np.copyto(np.ndarray(batch.shape, batch.dtype, self._memory), batch)
 
     def close(self) -> None:
-        """Let go of our side of it."""
+        """Unmap the region in this process."""
         self._memory.close()
 
 
-class SharedInputs:
-    """Regions that requests borrow, one each. Safe to use from several threads."""
+class SharedMemoryPool:
+    """Shared regions that requests borrow, one each. Thread-safe."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: RegionRegistry) -> None:
         self._registry = registry
         self._lock = threading.Lock()
-        self._idle: list[Region] = []
-        self._held = 0
-        self._left: list[str] = []
-        """Dropped, but perhaps still mapped by the server: it keeps what the requests that were given up use."""
+        self._idle: list[SharedRegion] = []
+        self._total_bytes = 0
+        self._still_mapped: list[str] = []
+        """Closed regions that the server may still map, because a timed-out request uses them."""
         self._usable: bool | None = None
 
     @contextmanager
-    def lent(self, size: int) -> Iterator[Region | None]:
-        """A region of at least so many bytes while the block lasts, or None where there is none to be had.
+    def borrow(self, size: int) -> Iterator[SharedRegion | None]:
+        """Borrow a region of at least `size` bytes for a `with` block; None if no region can be used.
 
-        A region whose block ends with an error is not lent again: the server may still read it.
+        A region is not reused after an error in its block, because the server may still read it.
         """
-        region = self._borrowed(size) if size >= LEAST_BYTES else None
+        region = self._take_region(size) if size >= MIN_BYTES else None
         try:
             yield region
         except BaseException:
@@ -103,70 +103,70 @@ class SharedInputs:
                 self._idle.append(region)
 
     def close(self) -> None:
-        """Give everything back. What the server keeps even now, the next process lets go of."""
+        """Close and unregister all regions. If the server still uses one, the next process unregisters it."""
         with self._lock:
             idle, self._idle, self._usable = self._idle, [], False
         for region in idle:
             region.close()
-            self._held -= region.size
-        self._let_go(*(region.name for region in idle))
+            self._total_bytes -= region.size
+        self._unregister(*(region.name for region in idle))
 
-    def _borrowed(self, size: int) -> Region | None:
+    def _take_region(self, size: int) -> SharedRegion | None:
         with self._lock:
             if self._usable is None:
-                self._usable = self._sweep()
+                self._usable = self._remove_orphans()
             if not self._usable:
                 return None
             fitting = [region for region in self._idle if region.size >= size]
             if fitting:
                 self._idle.remove(fitting[-1])
                 return fitting[-1]
-            small = self._idle.pop() if self._idle else None
-            room = MOST_BYTES - self._held + (small.size if small else 0)
-            if size <= room:
-                self._held += size
-        if small is not None:
-            self._drop(small)
-        return self._made(size) if size <= room else None
+            smaller = self._idle.pop() if self._idle else None
+            free_bytes = MAX_BYTES - self._total_bytes + (smaller.size if smaller else 0)
+            if size <= free_bytes:
+                self._total_bytes += size
+        if smaller is not None:
+            self._drop(smaller)
+        return self._create_region(size) if size <= free_bytes else None
 
-    def _made(self, size: int) -> Region | None:
-        name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
+    def _create_region(self, size: int) -> SharedRegion | None:
+        name = f"{PREFIX}{os.getpid()}-{_process_start_ticks(os.getpid())}-{secrets.token_hex(8)}"
         try:
-            self._let_go()
-            return Region(self._registry, name, size)
+            self._unregister()
+            return SharedRegion(self._registry, name, size)
         except (OSError, TritonkitError) as error:
             with self._lock:
-                self._held -= size
+                self._total_bytes -= size
                 if isinstance(error, DeadlineError):
-                    self._left.append(name)  # it may have been mapped all the same
-                if not isinstance(error, PASSING):  # a server that is away says so when it is asked
+                    self._still_mapped.append(name)  # the server may have mapped it
+                if not isinstance(error, PASSING):  # an unreachable server may come back
                     self._usable = False
             return None
 
-    def _drop(self, region: Region) -> None:
+    def _drop(self, region: SharedRegion) -> None:
         region.close()
         with self._lock:
-            self._held -= region.size
-        self._let_go(region.name)
+            self._total_bytes -= region.size
+        self._unregister(region.name)
 
-    def _let_go(self, *names: str) -> None:
-        """Have the server let go of these, and of what it kept before; one that is away is told of the first alone."""
+    def _unregister(self, *names: str) -> None:
+        """Unregister these regions and those that failed before; if the server is unreachable, stop after the first."""
         with self._lock:
-            waiting, self._left = [*names, *self._left], []
-        kept = []
-        while waiting:
+            pending, self._still_mapped = [*names, *self._still_mapped], []
+        failed = []
+        while pending:
             try:
-                self._registry.unregister(waiting[0])
+                self._registry.unregister(pending[0])
             except (UnreachableError, DeadlineError):
                 break
             except TritonkitError:
-                kept.append(waiting[0])
-            del waiting[0]
+                failed.append(pending[0])
+            del pending[0]
         with self._lock:
-            self._left += kept + waiting
+            self._still_mapped += failed + pending
 
-    def _sweep(self) -> bool | None:
-        """Let go of what ended processes of this machine left. Returns whether regions can be used; None: not known."""
+    def _remove_orphans(self) -> bool | None:
+        """Remove regions of ended processes. Returns whether shared memory can be used; None if not known yet."""
         if not FOLDER.is_dir():
             return False
         try:
@@ -178,22 +178,22 @@ class SharedInputs:
                 self._registry.unregister(name)
         for path in FOLDER.glob(f"{PREFIX}*"):
             if _is_orphan(path.name):
-                with suppress(OSError):  # another user's, which this one may not delete, or it is gone already
+                with suppress(OSError):  # it belongs to another user, or is already deleted
                     path.unlink()
         return True
 
 
 def _is_orphan(name: str) -> bool:
-    """Whether the process that a region is named after has ended."""
-    pid, _, started = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
+    """Whether the process in a region's name has ended."""
+    pid, _, start_ticks = name.removeprefix(PREFIX).rpartition("-")[0].partition("-")
     if not pid.isdecimal():
         return False
-    began = _started(int(pid))
-    return began != started if began else not _is_another_user_s(int(pid))
+    current_ticks = _process_start_ticks(int(pid))
+    return current_ticks != start_ticks if current_ticks else not _is_process_of_another_user(int(pid))
 
 
-def _is_another_user_s(pid: int) -> bool:
-    """Whether this is a process of another user, which /proc may hide (its option `hidepid`)."""
+def _is_process_of_another_user(pid: int) -> bool:
+    """Whether another user owns this process; /proc may hide it (mount option `hidepid`)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -203,8 +203,8 @@ def _is_another_user_s(pid: int) -> bool:
     return False
 
 
-def _started(pid: int) -> str:
-    """When a process began, in ticks after boot; empty when none is seen (proc_pid_stat(5), field 22)."""
+def _process_start_ticks(pid: int) -> str:
+    """Return the start time of a process in ticks after boot (proc_pid_stat(5), field 22); empty if /proc has none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

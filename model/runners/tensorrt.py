@@ -1,7 +1,7 @@
 """Run a TensorRT plan, or an engine of TensorRT for RTX, on a GPU.
 
-An fp32 plan rounds as its builder let it: `builder` clears TF32, raw TensorRT leaves it on, and its rounding is larger
-than what an fp32 verdict allows.
+Whether an fp32 plan uses TF32 was decided when it was built. `builder` turns TF32 off; TensorRT's default is on, and
+then the rounding error exceeds the limits of an fp32 verdict.
 """
 
 from __future__ import annotations
@@ -31,44 +31,48 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import METADATA_KEY, ModelSpec
 
-ELSEWHERE = "Ask a Triton that serves it, with --url, or run it on a machine that has one; a graph runs anywhere"
+OTHER_WAYS_TO_RUN = (
+    "Use a Triton server that serves it, with --url, or a machine that has one; an ONNX file runs anywhere"
+)
 TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
-"""Set, it lets version-compatible plans run the code they carry, which a record beside a plan alone cannot allow."""
+"""Set to 1, it allows version-compatible plans to run the code that they contain; a build record cannot allow it."""
 _PROFILE = 0
-"""The builder makes one optimization profile."""
+"""Index of the only optimization profile that the builder creates."""
 
 
 class Device(ABC):
-    """Memory that an engine computes in, and the stream it computes on."""
+    """Device memory of an engine, and the CUDA stream that it runs on."""
 
     stream: int
-    """The handle of the CUDA stream."""
+    """Handle of the CUDA stream."""
 
     @abstractmethod
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
-        """The tensor, or a new one, with the batch's content."""
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
+        """Copy a batch into `tensor`, or into a new tensor, and return it."""
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """A tensor of TensorRT's type of that name, such as `HALF`."""
+        """Allocate a tensor. dtype: the name of a TensorRT type, such as `HALF`."""
 
     @abstractmethod
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Record what `run` starts on the stream, as a CUDA graph, and give what starts it again."""
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Capture the work that `run` starts as a CUDA graph; return a function that replays it."""
 
     @abstractmethod
-    def wait(self) -> None:
-        """Return when all that was started has ended."""
+    def synchronize(self) -> None:
+        """Wait until all work on the stream has ended."""
 
 
 class CudaDevice(Device):
-    """The first visible GPU, through torch."""
+    """The first visible GPU, used through torch."""
 
     def __init__(self) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise ArtifactError(f"torch {torch.__version__} sees no GPU, which TensorRT needs to run a plan")
+            raise ArtifactError(
+                f"torch {torch.__version__} finds no GPU; TensorRT needs one to run a plan", code="tensorrt.no_gpu"
+            )
         self._torch = torch
         self._types = {
             "FLOAT": torch.float32,
@@ -83,16 +87,17 @@ class CudaDevice(Device):
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.stream = self._stream.cuda_stream
 
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
         with self._torch.cuda.stream(self._stream):
-            held = self._torch.empty(batch.shape, dtype=self._torch.uint8, device="cuda") if tensor is None else tensor
-            return held.copy_(self._torch.from_numpy(batch), non_blocking=True)
+            if tensor is None:
+                tensor = self._torch.empty(batch.shape, dtype=self._torch.uint8, device="cuda")
+            return tensor.copy_(self._torch.from_numpy(batch), non_blocking=True)
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         with self._torch.cuda.stream(self._stream):
             return self._torch.empty(tuple(shape), dtype=self._types[dtype], device="cuda")
 
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         graph = self._torch.cuda.CUDAGraph()
         with self._torch.cuda.graph(graph, stream=self._stream):
             run()
@@ -103,12 +108,12 @@ class CudaDevice(Device):
 
         return replay
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self._stream.synchronize()
 
 
 class TensorRtRunner(Runner):
-    """A plan on the GPU of this machine."""
+    """Runs a plan on the GPU of this machine."""
 
     def __init__(
         self,
@@ -119,72 +124,81 @@ class TensorRtRunner(Runner):
         trt: ModuleType | None = None,
         device: Device | None = None,
     ) -> None:
-        """Open a plan; the spec is read from `model.json` of its published model unless given.
+        """Open a plan; without `spec`, read the spec from `model.json` of the published model.
 
-        cuda_graphs: record each batch size once and replay it, which spares small models the launch of each kernel.
-        version_compatible: the plan was built so, and older than the library it may be; None is what the record of
-        its build says, no without one. Such a plan holds code that is run, so what only the record says is refused
-        unless `TRUST_VARIABLE` is 1.
-        trt, device: the library and where it computes, found unless given.
+        cuda_graphs: capture each batch size once and replay it, which saves small models the launch of each kernel.
+        version_compatible: whether the plan was built version-compatible, so that newer releases of the library load
+        it. With None, the build record next to the plan decides; without a record, it was not. Such a plan runs code
+        that it contains, so if only the record says so, the plan is refused unless `TRUST_VARIABLE` is 1.
+        trt, device: TensorRT and the device, for tests; found by default.
 
-        Raises ArtifactError for a file that is no whole plan, a missing library or GPU, a version that does not fit:
-        all before the plan is opened, which may end the process where it does not fit.
+        Raises ArtifactError for an incomplete file, a missing library or GPU, or a wrong version. These checks come
+        before the plan is opened, because TensorRT may crash the process on a plan that it cannot load.
         """
         self.origin = str(path)
         header = plan_header(path)
-        trt = trt or find_tensorrt(header.flavour, ELSEWHERE)
-        told_by_record = version_compatible is None
+        trt = trt or find_tensorrt(header.flavour, OTHER_WAYS_TO_RUN)
+        from_record = version_compatible is None
         if version_compatible is None:
-            version_compatible = _built_version_compatible(path)
+            version_compatible = _is_recorded_version_compatible(path)
         _check_version(path, header, trt.__version__, version_compatible)
         if device is None and find_gpu() is None:
-            raise ArtifactError(f"{path}: {TITLES[header.flavour]} needs an NVIDIA GPU to run it. {ELSEWHERE}")
-        if version_compatible and told_by_record:
+            raise ArtifactError(
+                f"{path}: {TITLES[header.flavour]} needs an NVIDIA GPU to run it. {OTHER_WAYS_TO_RUN}",
+                code="tensorrt.no_gpu",
+            )
+        if version_compatible and from_record:
             _check_trusted(path)
-        self.spec = spec or _spec_beside(path)
+        self.spec = spec or _read_spec(path)
         self._device = device or CudaDevice()
-        self._logged: list[str] = []
-        self._runtime = trt.Runtime(logger_for(trt, self._logged))
-        if version_compatible:  # such plans carry code of their own to load them
+        self._log_lines: list[str] = []
+        self._runtime = trt.Runtime(logger_for(trt, self._log_lines))
+        if version_compatible:  # TensorRT runs code in such a plan to load it
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context = self._engine and self._engine.create_execution_context()
         if self._context is None:
-            raise ArtifactError(f"{path}: {TITLES[header.flavour]} cannot open it: {self._reason()}")
-        self._input, self._outputs = self._tensors(trt)
+            raise ArtifactError(
+                f"{path}: {TITLES[header.flavour]} cannot load it: {self._reason()}", code="tensorrt.unreadable"
+            )
+        self._input, self._outputs = self._check_tensors(trt)
         self.max_batch = int(self._engine.get_tensor_profile_shape(self._input, _PROFILE)[2][0])
         self._cuda_graphs = cuda_graphs
-        self._recorded: dict[int, _Recorded] = {}
-        self._busy = threading.Lock()  # an execution context is for one thread at a time
+        self._captured: dict[int, _CapturedGraph] = {}
+        self._lock = threading.Lock()  # an execution context is not thread-safe
 
-    def _tensors(self, trt: ModuleType) -> tuple[str, list[str]]:
-        """The name of the one input, and those of the outputs. Raises ArtifactError where they are not the spec's."""
+    def _check_tensors(self, trt: ModuleType) -> tuple[str, list[str]]:
+        """Return the names of the input and of the outputs. Raises ArtifactError if they differ from the spec."""
         names = [self._engine.get_tensor_name(at) for at in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
-        wanted = [output.name for output in self.spec.outputs]
-        if inputs != [self.spec.input.name] or sorted(outputs) != sorted(wanted):
+        expected = [output.name for output in self.spec.outputs]
+        if inputs != [self.spec.input.name] or sorted(outputs) != sorted(expected):
             raise ArtifactError(
-                f"{self.origin}: takes {', '.join(inputs)} and gives {', '.join(outputs)}; "
-                f"expected {self.spec.input.name} and {', '.join(wanted)}"
+                f"{self.origin}: has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)}; "
+                f"its spec expects {self.spec.input.name} and {', '.join(expected)}",
+                code="artifact.tensor_mismatch",
             )
         return inputs[0], outputs
 
     def _infer(self, batch: ImageArray) -> Outputs:
         if self.max_batch is not None and len(batch) > self.max_batch:
             raise BatchError(
-                f"{self.origin}: got a batch of {len(batch)}; the plan was built for up to {self.max_batch}"
+                f"{self.origin}: got a batch of {len(batch)}; the plan was built for at most {self.max_batch}",
+                code="batch.too_large",
             )
-        with self._busy:
-            outputs = self._replayed(batch) if self._cuda_graphs else self._run(self._context, batch)[1]
-            self._device.wait()
+        with self._lock:
+            outputs = self._run_captured(batch) if self._cuda_graphs else self._run(self._context, batch)[1]
+            self._device.synchronize()
             return {name: _as_array(tensor) for name, tensor in outputs.items()}
 
     def _run(self, context: Any, batch: ImageArray) -> tuple[Any, dict[str, Any]]:
-        """Bind the batch and new outputs, start the engine on them, and give both."""
+        """Bind a batch and new output tensors, start the engine, and return the input and output tensors."""
         if not context.set_input_shape(self._input, batch.shape):
-            raise BatchError(f"{self.origin}: does not take {self._input} {list(batch.shape)}: {self._reason()}")
-        image = self._device.holding(batch)
+            raise BatchError(
+                f"{self.origin}: rejects {self._input} {list(batch.shape)}: {self._reason()}", code="batch.rejected"
+            )
+        image = self._device.upload(batch)
         outputs = {
             name: self._device.empty(context.get_tensor_shape(name), self._engine.get_tensor_dtype(name).name)
             for name in self._outputs
@@ -196,86 +210,91 @@ class TensorRtRunner(Runner):
 
     def _start(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
-            raise InferenceError(f"{self.origin}: the engine failed: {self._reason()}")
+            raise InferenceError(f"{self.origin}: the engine failed: {self._reason()}", code="tensorrt.run_failed")
 
-    def _replayed(self, batch: ImageArray) -> dict[str, Any]:
-        known = self._recorded.get(len(batch))
-        if known is None:
-            # A recording holds for the shapes its context had, so each batch size has a context of its own. The first
-            # run of a shape chooses and compiles kernels, which must not be recorded.
+    def _run_captured(self, batch: ImageArray) -> dict[str, Any]:
+        graph = self._captured.get(len(batch))
+        if graph is None:
+            # A CUDA graph is valid for the shapes of its context, so each batch size has its own context. The first run
+            # of a shape selects and compiles kernels, which must not be captured.
             context = self._engine.create_execution_context()
             image, outputs = self._run(context, batch)
-            self._device.wait()
-            known = _Recorded(context, image, outputs, self._device.recorded(lambda: self._start(context)))
-            self._recorded[len(batch)] = known
-        self._device.holding(batch, known.image)
-        known.replay()
-        return known.outputs
+            self._device.synchronize()
+            graph = _CapturedGraph(context, image, outputs, self._device.capture(lambda: self._start(context)))
+            self._captured[len(batch)] = graph
+        self._device.upload(batch, graph.image)
+        graph.replay()
+        return graph.outputs
 
     def _reason(self) -> str:
-        return self._logged[-1] if self._logged else "it gave no reason"
+        return self._log_lines[-1] if self._log_lines else "no reason given"
 
     def close(self) -> None:
-        """Free the GPU's memory."""
-        self._recorded.clear()
+        """Free the GPU memory."""
+        self._captured.clear()
         self._context = self._engine = None
 
 
-class _Recorded:
-    """A batch size with a context, memory and a CUDA graph of its own."""
+class _CapturedGraph:
+    """The CUDA graph of one batch size, with its own context and tensors."""
 
     def __init__(self, context: Any, image: Any, outputs: dict[str, Any], replay: Callable[[], None]) -> None:
         self.context, self.image, self.outputs, self.replay = context, image, outputs, replay
 
 
 def _as_array(tensor: Any) -> Any:
-    """The numbers on the host; numpy knows no bf16."""
+    """Copy a tensor to a numpy array on the host; bf16 becomes fp32, which numpy has."""
     host = tensor.cpu()
     return (host.float() if str(host.dtype) == "torch.bfloat16" else host).numpy().copy()
 
 
-def _spec_beside(path: Path) -> ModelSpec:
+def _read_spec(path: Path) -> ModelSpec:
     for folder in (path.parent, path.parent.parent):
         if (folder / METADATA_KEY).is_file():
             return ModelSpec.from_json((folder / METADATA_KEY).read_text(encoding="utf-8"), origin=str(path))
     raise ArtifactError(
-        f"{path}: has no {METADATA_KEY} in its folder or the one above, so labels and preprocessing are unknown; "
-        "publish it with `builder export`"
+        f"{path}: no {METADATA_KEY} in its folder or the one above, so labels and preprocessing are unknown; "
+        "publish it with `builder export`",
+        code="artifact.no_spec",
     )
 
 
-def _built_version_compatible(path: Path) -> bool:
-    """As `build.json` beside the plan says, where there is one."""
+def _is_recorded_version_compatible(path: Path) -> bool:
+    """Whether `build.json` next to the plan says that it is version-compatible; False without a record."""
     record = path.with_name(BUILD_FILE)
     try:
         document = json.loads(record.read_bytes())
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{record}: cannot be read ({error}); export the model again") from error
+        raise ArtifactError(
+            f"{record}: cannot be read ({error}); export the model again", code="artifact.unreadable_record"
+        ) from error
     settings = document.get("settings") if isinstance(document, dict) else None
     return isinstance(settings, dict) and settings.get("version_compatible") is True
 
 
 def _check_trusted(path: Path) -> None:
-    """A stranger's plan comes with a stranger's record."""
+    """Refuse a plan with code unless the user trusts it; its build record may come from the same untrusted source."""
     if os.environ.get(TRUST_VARIABLE) != "1":
         raise ArtifactError(
-            f"{path}: is version-compatible, so it holds code of its own, which would run here with all your rights. "
-            f"Set {TRUST_VARIABLE}=1 if you trust who built it, or ask a Triton that serves it, with --url"
+            f"{path}: is version-compatible, so it contains code that would run here with all your permissions. "
+            f"Set {TRUST_VARIABLE}=1 if you trust its builder, or use a Triton server that serves it, with --url",
+            code="tensorrt.untrusted",
         )
 
 
 def _check_version(path: Path, header: PlanHeader, library: str, version_compatible: bool) -> None:
-    """A plan loads in the TensorRT that built it, or, built version-compatible, in newer ones; never in an older."""
+    """Check that a TensorRT release can load a plan: the one that built it, or a newer one if version-compatible."""
     if same_release(header.version, library):
         return
     older_plan = numbers(header.version) < numbers(library)
     if version_compatible and older_plan:
         return
     title = TITLES[header.flavour]
-    wrong = "older ones it does not load" if not older_plan else "it was not built version-compatible"
+    reason = "it was not built version-compatible" if older_plan else "an older release cannot load it"
     raise ArtifactError(
-        f"{path}: was built by {title} {header.version}, this is {library}; {wrong}. "
-        f"Export it again with {title} {library}, or install {header.version}"
+        f"{path}: was built by {title} {header.version}, installed is {library}; {reason}. "
+        f"Export it again with {title} {library}, or install {header.version}",
+        code="tensorrt.version_mismatch",
     )

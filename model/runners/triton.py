@@ -1,7 +1,7 @@
-"""Ask a running Triton, over gRPC or HTTP.
+"""Run models on a Triton server, over gRPC or HTTP.
 
-The model's spec comes from the server: the builder puts it into a parameter of the model's configuration, so an
-address and a model name are all a client needs.
+The spec of a model comes from the server: the builder writes it to a parameter of the model configuration. So a client
+needs only an address and a model name.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from model.patience import PASSING, RetryPolicy
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.served_spec import differences, spec_in
-from model.runners.shared_memory import SharedInputs
-from model.runners.triton_errors import MemoryForgottenError
-from model.runners.triton_transport import Transport, TritonRegistry
+from model.runners.shared_memory import SharedMemoryPool
+from model.runners.triton_errors import UnknownRegionError
+from model.runners.triton_transport import Transport, TritonRegionRegistry
 from model.spec import Frozen, ModelSpec
 
 _Answer = TypeVar("_Answer")
 
 
 class ModelState(Frozen):
-    """A line of the server's model index."""
+    """One row of the server's model index."""
 
     name: str
     version: str = ""
@@ -45,81 +45,81 @@ class ModelState(Frozen):
 
 
 class Counters(Frozen):
-    """What Triton has counted for a model since it was loaded (KServe statistics extension)."""
+    """Statistics of a model since it was loaded (KServe statistics extension)."""
 
     images: int = 0
-    """Images answered: a batch of 8 counts 8."""
+    """Number of images: a batch of 8 counts as 8."""
     executions: int = 0
-    """Runs of the model: eight requests answered in one batch count 1."""
+    """Number of model runs: eight requests in one batch count as 1."""
     requests: int = 0
     queue_ns: int = 0
 
 
-class Answered(NamedTuple):
-    """The outputs of a request, and the version of the model that gave them."""
+class InferResult(NamedTuple):
+    """The outputs of a request, and the model version that computed them."""
 
     outputs: Outputs
     version: str
 
 
 class TritonServer:
-    """A connection to a server, made with the first request. Safe to use from several threads.
+    """Client of a Triton server; it connects with the first request. Thread-safe.
 
-    The tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN` are shown where they are set.
-    Every method raises InferenceError in its kinds, and TokenError, UnknownModelError or BatchError.
+    Sends the tokens in `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN` if they are set.
+    Every method raises InferenceError or a subclass, TokenError, UnknownModelError or BatchError.
     """
 
-    def __init__(self, where: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
-        """where: an address, asked once, or the terms of a connection.
+    def __init__(self, target: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
+        """where: an address, without retries, or the settings of a connection.
 
-        on_failure: told of each failed request before it is repeated, in the thread that asks.
-        Raises InputError for an address or files that cannot be used, TokenError.
+        on_failure: called with the error before each retry, in the thread of the request.
+        Raises InputError for an invalid address or unusable files, TokenError.
         """
-        self.connection = Connection(url=where) if isinstance(where, str) else where
+        self.connection = Connection(url=target) if isinstance(target, str) else target
         self.url = self.connection.url
         self.protocol: Protocol = self.connection.address.protocol
         self._transport = Transport(self.connection)
-        told = on_failure or (lambda error: None)
-        self._patience = RetryPolicy(self.connection.patience_s, told)
-        self._waiting = RetryPolicy(self.connection.wait_s, told, self._patience.over)
-        wants_memory = self.connection.shared_memory and self.connection.address.is_loopback
-        self._memory = SharedInputs(TritonRegistry(self._transport)) if wants_memory else None
+        on_failure = on_failure or (lambda error: None)
+        self._request_retry = RetryPolicy(self.connection.patience_s, on_failure)
+        self._startup_retry = RetryPolicy(self.connection.wait_s, on_failure, self._request_retry.over)
+        use_shared_memory = self.connection.shared_memory and self.connection.address.is_loopback
+        self._shared_memory = SharedMemoryPool(TritonRegionRegistry(self._transport)) if use_shared_memory else None
 
     def models(self) -> list[ModelState]:
-        """The models of the server's repository; without the token for it, those that are loaded."""
+        """Return all models in the server's repository; without the admin token, only the loaded ones."""
         try:
-            index = self._waited("list the models", "get_model_repository_index", admin=True)
+            index = self._call_with_wait("list the models", "get_model_repository_index", admin=True)
         except TokenError:
-            rows = self._waited("list the models", "get_inference_statistics").get("model_stats", [])
+            rows = self._call_with_wait("list the models", "get_inference_statistics").get("model_stats", [])
             return [ModelState(name=row["name"], version=str(row["version"]), state="READY") for row in rows]
         rows = index.get("models", []) if isinstance(index, dict) else index
         return [ModelState(**{key: str(value) for key, value in row.items()}) for row in rows]
 
-    def config(self, model: str, version: str = "", waits: bool = True) -> dict[str, Any]:
-        """A model's configuration; `waits` for a model that is loading. Raises UnknownModelError with those there are.
+    def config(self, model: str, version: str = "", wait: bool = True) -> dict[str, Any]:
+        """Return the configuration of a model. All loaded versions have the configuration of the newest.
 
-        Of versions that are loaded together, all have that of the newest.
+        wait: retry while the model is loading. Raises UnknownModelError, whose message lists the ready models.
         """
-        ask = self._waited if waits else self._transport.document
+        request = self._call_with_wait if wait else self._transport.document
         try:
-            config = ask(f"read the configuration of {model!r}", "get_model_config", model, version)
+            config = request(f"read the configuration of {model!r}", "get_model_config", model, version)
         except UnknownModelError as error:
-            asked = f"{model!r} version {version}" if version else repr(model)
-            raise UnknownModelError(f"{self.url} has no model {asked}; {self._served()}") from error
+            title = f"{model!r} version {version}" if version else repr(model)
+            raise UnknownModelError(f"{self.url} has no model {title}; {self._describe_ready_models()}") from error
         unwrapped: dict[str, Any] = config.get("config", config)
         return unwrapped
 
     def version(self, model: str) -> str:
-        """The version Triton answers with when none is asked for: the highest that is loaded."""
+        """Return the version that Triton uses for requests without a version: the highest loaded one."""
         return next(reversed(self.versions(model)), "")
 
     def versions(self, model: str) -> list[str]:
-        """The versions that are loaded, the oldest first."""
-        metadata = self._waited(f"read the metadata of {model!r}", "get_model_metadata", model)
+        """Return the loaded versions, oldest first."""
+        metadata = self._call_with_wait(f"read the metadata of {model!r}", "get_model_metadata", model)
         return sorted(map(str, metadata.get("versions", [])), key=int)
 
-    def version_now(self, model: str) -> str:
-        """As `version`, without waiting for a server or model that is starting; empty where none is loaded."""
+    def loaded_version(self, model: str) -> str:
+        """Return the highest loaded version, without waiting for the server or model; empty if none is loaded."""
         try:
             metadata = self._transport.document(f"read the metadata of {model!r}", "get_model_metadata", model)
             return str(max(map(int, metadata.get("versions", [])), default=""))
@@ -127,12 +127,12 @@ class TritonServer:
             return ""
 
     def release(self) -> str:
-        """The server's own version, such as 2.51.0."""
-        return str(self._waited("tell its version", "get_server_metadata")["version"])
+        """Return the version of the server, such as 2.51.0."""
+        return str(self._call_with_wait("tell its version", "get_server_metadata")["version"])
 
     def counters(self, model: str, version: str = "") -> Counters:
-        """What the server has counted for a model, one version or all together."""
-        document = self._waited(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
+        """Return the statistics of one version of a model, or of all versions together."""
+        document = self._call_with_wait(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
         total = {"images": 0, "executions": 0, "requests": 0, "queue_ns": 0}
         for row in document.get("model_stats", []):
             queue = row.get("inference_stats", {}).get("queue", {})
@@ -142,96 +142,99 @@ class TritonServer:
             total["queue_ns"] += int(queue.get("ns", 0))
         return Counters(**total)
 
-    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
-        """Answer one batch, uint8 [N, H, W, 3]; asked again for `patience_s` while the server is away or too busy."""
-        return self.patiently(lambda: self.infer_once(model, version, spec, batch))
+    def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
+        """Run a model on a batch, uint8 [N, H, W, 3]; retry for `patience_s` after temporary errors."""
+        return self.with_retries(lambda: self.infer_once(model, version, spec, batch))
 
-    def patiently(self, request: Callable[[], _Answer]) -> _Answer:
-        """What `request` gives, repeated for `patience_s` while it fails in a way that may pass."""
-        return self._patience.ask(request, option="--patience")
+    def with_retries(self, request: Callable[[], _Answer]) -> _Answer:
+        """Call `request` and return its result; retry for `patience_s` while it fails with a temporary error."""
+        return self._request_retry.ask(request, option="--patience")
 
     def close(self) -> None:
-        """End the connection. Requests that are being repeated end with their last error."""
+        """Close the connection. Requests that are being retried end with their last error."""
         if not self._transport.process.is_current():
-            return  # its regions of shared memory are the other process's
-        self._patience.over.set()
-        if self._memory is not None:
-            self._memory.close()
+            return  # its shared memory belongs to the other process
+        self._request_retry.over.set()
+        if self._shared_memory is not None:
+            self._shared_memory.close()
         self._transport.close()
 
     def infer_tensors(
         self, model: str, version: str, inputs: Mapping[str, tuple[str, NDArray[Any]]], **options: Any
     ) -> dict[str, NDArray[Any]]:
-        """Have any model answer one request, and return its outputs by name.
+        """Send one request to any model and return its outputs by name.
 
-        inputs: by name, Triton's type and values; options: of tritonclient.
+        inputs: Triton data type and values by input name. options: of `InferenceServerClient.infer`.
         """
         tensors = [
-            self._transport.module.InferInput(name, [*one.shape], dtype) for name, (dtype, one) in inputs.items()
+            self._transport.module.InferInput(name, [*values.shape], dtype) for name, (dtype, values) in inputs.items()
         ]
         for tensor, (_, values) in zip(tensors, inputs.values(), strict=True):
             tensor.set_data_from_numpy(values)
-        doing, transport = f"ask {model!r}", self._transport
-        result = self.patiently(
-            lambda: transport.call(doing, "infer", model, tensors, model_version=version, **options)
+        action, transport = f"run {model!r}", self._transport
+        result = self.with_retries(
+            lambda: transport.call(action, "infer", model, tensors, model_version=version, **options)
         )
         response = result.get_response()
         outputs = response["outputs"] if isinstance(response, dict) else response.outputs
         names = [output["name"] if isinstance(output, dict) else output.name for output in outputs]
         return {name: result.as_numpy(name) for name in names}
 
-    def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> Answered:
-        """As `infer`, without asking again."""
-        self._transport.process.check_current()  # before any lock, which may be locked for ever
-        if self._memory is not None:
+    def infer_once(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
+        """Run a model on a batch, uint8 [N, H, W, 3], without retries."""
+        self._transport.process.check_current()  # before a lock, which may stay locked in a forked process
+        if self._shared_memory is not None:
             try:
-                with self._memory.lent(batch.nbytes) as region:
+                with self._shared_memory.borrow(batch.nbytes) as region:
                     if region is not None:
                         region.write(batch)
-                        return self._asked(model, version, spec, batch, region.name)
-            except MemoryForgottenError:
-                pass  # the server was started anew, and did not look at the request
-        return self._asked(model, version, spec, batch)
+                        return self._send(model, version, spec, batch, region.name)
+            except UnknownRegionError:
+                pass  # the server was restarted and did not run the request
+        return self._send(model, version, spec, batch)
 
-    def _asked(self, model: str, version: str, spec: ModelSpec, batch: ImageArray, region: str = "") -> Answered:
+    def _send(self, model: str, version: str, spec: ModelSpec, batch: ImageArray, region: str = "") -> InferResult:
         module = self._transport.module
         tensor = module.InferInput(spec.input.name, list(batch.shape), spec.input.dtype)
         if region:
             tensor.set_shared_memory(region, batch.nbytes)
         else:
             tensor.set_data_from_numpy(batch)
-        wanted = [module.InferRequestedOutput(output.name) for output in spec.outputs]
-        doing = f"ask {model!r}"
-        result = self._transport.call(doing, "infer", model, [tensor], model_version=version, outputs=wanted)
+        requested = [module.InferRequestedOutput(output.name) for output in spec.outputs]
+        action = f"run {model!r}"
+        result = self._transport.call(action, "infer", model, [tensor], model_version=version, outputs=requested)
         outputs = {output.name: result.as_numpy(output.name) for output in spec.outputs}
         for name, array in outputs.items():
             if array is None or len(array) != len(batch):
                 got = "nothing" if array is None else f"{list(array.shape)}"
-                raise InferenceError(f"{self.url} could not {doing}: expected {name} of {len(batch)} images, got {got}")
+                raise InferenceError(
+                    f"{self.url} could not {action}: expected {name} of {len(batch)} images, got {got}",
+                    code="answer.batch_size",
+                )
         response = result.get_response()
-        answering = response["model_version"] if self.protocol == "http" else response.model_version
-        return Answered(outputs, str(answering))
+        used_version = response["model_version"] if self.protocol == "http" else response.model_version
+        return InferResult(outputs, str(used_version))
 
-    def _served(self) -> str:
+    def _describe_ready_models(self) -> str:
         ready = without_encoded(row.name for row in self.models() if row.state == "READY")
-        return f"it serves: {', '.join(ready) or 'nothing'}"
+        return f"ready models: {', '.join(ready) or 'none'}"
 
-    def _waited(self, doing: str, method: str, *arguments: Any, admin: bool = False) -> Any:
-        return self._waiting.ask(
-            lambda: self._transport.document(doing, method, *arguments, admin=admin),
+    def _call_with_wait(self, action: str, method: str, *arguments: Any, admin: bool = False) -> Any:
+        return self._startup_retry.ask(
+            lambda: self._transport.document(action, method, *arguments, admin=admin),
             (*PASSING, UnknownModelError),
             "--wait",
         )
 
 
 class TritonRunner(Runner):
-    """A model on a running Triton.
+    """Runs a model on a Triton server.
 
-    Answers of a version loaded later are given on only where its spec reads them as the opened one does.
+    If the server loads another version later, its outputs are accepted only if a client reads them the same way.
     """
 
     def __init__(self, server: TritonServer, model: str, version: str = "") -> None:
-        """Ask the server for the model's spec. Raises InputError, ArtifactError, InferenceError, SpecError."""
+        """Read the model's spec from the server. Raises InputError, ArtifactError, InferenceError, SpecError."""
         self.server = server
         self.model = model
         self.version = version
@@ -239,73 +242,78 @@ class TritonRunner(Runner):
         config = server.config(model, version)
         self.max_batch = int(config.get("max_batch_size", 0))
         self.spec = spec_in(config, self.origin)
-        # Unpinned, the configuration does not tell its version: that of the first answer is compared as any other.
-        self._fitting = {version} if version else set()
+        # Without a version, the configuration does not say its version, so the first result is checked too.
+        self._compatible_versions = {version} if version else set()
 
     def pinned(self) -> TritonRunner:
-        """The same model, of the version that the server answers with now, however many are loaded later.
+        """Return a runner of the version that is newest now; it ignores versions that are loaded later.
 
-        Raises as the constructor does.
+        Raises the errors of the constructor.
         """
         return self if self.version else TritonRunner(self.server, self.model, self.server.version(self.model))
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        return self.server.patiently(lambda: self._answers(batch))
+        return self.server.with_retries(lambda: self._infer_checked(batch))
 
-    def _answers(self, batch: ImageArray) -> Outputs:
-        """Answers that the spec describes. Raises NotReadyError where the version is gone, InferenceError."""
+    def _infer_checked(self, batch: ImageArray) -> Outputs:
+        """Run a batch once and check the outputs. Raises NotReadyError if the version is gone, InferenceError."""
         try:
-            answered = self.server.infer_once(self.model, self.version, self.spec, batch)
-            if answered.version not in self._fitting:
-                self._compare(answered.version, len(batch))
-                self._fitting.add(answered.version)
+            result = self.server.infer_once(self.model, self.version, self.spec, batch)
+            if result.version not in self._compatible_versions:
+                self._check_version(result.version, len(batch))
+                self._compatible_versions.add(result.version)
         except BatchError:
-            self._compare(self.version, len(batch))
+            self._check_version(self.version, len(batch))
             raise
         except UnreachableError:
-            self._fitting.clear()  # what comes up again may have another model under the same number
+            self._compatible_versions.clear()  # after a restart, the same version number may be another model
             raise
-        except (NotReadyError, UnknownModelError) as error:  # it was there when its spec was read
-            self._fitting.clear()
-            raise self._away(error) from error
+        except (NotReadyError, UnknownModelError) as error:  # the model existed when its spec was read
+            self._compatible_versions.clear()
+            raise self._not_ready_error(error) from error
         for output in self.spec.outputs:
-            got = answered.outputs[output.name].shape[1:]
+            got = result.outputs[output.name].shape[1:]
             if got != output.shape:
                 raise InferenceError(
-                    f"{self.origin} version {answered.version}: expected {output}, got [N, {', '.join(map(str, got))}]."
-                    " Its network is not what its spec says; publish it again with `builder export`"
+                    f"{self.origin} version {result.version}: expected {output}, got [N, {', '.join(map(str, got))}]."
+                    " The model does not match its spec; publish it again with `builder export`",
+                    code="answer.shape",
                 )
-        return answered.outputs
+        return result.outputs
 
-    def _compare(self, version: str, images: int) -> None:
-        """Refuse to go on with a version that takes or gives other things. Raises InferenceError."""
-        which = f"version {version}" if version else "another version"
-        config = self.server.config(self.model, version, waits=False)
+    def _check_version(self, version: str, images: int) -> None:
+        """Check that a version has the same inputs and outputs as the opened one. Raises InferenceError."""
+        title = f"version {version}" if version else "another version"
+        config = self.server.config(self.model, version, wait=False)
         try:
             changed = differences(self.spec, spec_in(config, self.origin))
         except InputError as error:
-            raise InferenceError(f"{self.origin}: {which} answers now, and cannot be understood: {error}") from error
+            raise InferenceError(
+                f"{self.origin}: {title} is loaded now, and its spec cannot be read: {error}",
+                code="server.version_unreadable",
+            ) from error
         if 0 < int(config.get("max_batch_size", 0)) < images:
             changed.append("max_batch_size")
         if changed:
             raise InferenceError(
-                f"{self.origin}: {which} answers now, and differs from the one that was opened in "
-                f"{', '.join(changed)}. Open the model again (start the command again) to ask the new one"
+                f"{self.origin}: {title} is loaded now and differs from the opened version in "
+                f"{', '.join(changed)}. Run the command again to use the new version",
+                code="server.version_changed",
             )
 
-    def _away(self, error: TritonkitError) -> NotReadyError:
-        """What is wrong, and the way on, when the model or its version is not there any more, or not yet."""
-        now = self.server.version_now(self.model)
-        if not now:
+    def _not_ready_error(self, error: TritonkitError) -> NotReadyError:
+        """Create the error for a model or version that is not loaded any more, with the command that helps."""
+        current = self.server.loaded_version(self.model)
+        if not current:
             return NotReadyError(f"{error}. If it was unloaded, load it again: `server load {self.model}`")
-        if now == self.version or not self.version:
+        if current == self.version or not self.version:
             return NotReadyError(str(error))
         return NotReadyError(
-            f"{self.origin}: version {self.version} answered so far, and the server has version {now} in its place. "
-            f"To go on with version {self.version}: `builder promote {self.model} {self.version}`, then `server reload "
-            f"{self.model}`, then the same again; afterwards `builder promote {self.model} latest`"
+            f"{self.origin}: version {self.version} is not loaded any more; the server has version {current} instead. "
+            f"To continue with version {self.version}: `builder promote {self.model} {self.version}`, then `server "
+            f"reload {self.model}`, then the same command again; afterwards `builder promote {self.model} latest`"
         )
 
     def close(self) -> None:
-        """End the connection: what is being repeated ends with its last error."""
+        """Close the connection. A request that is being retried ends with its last error."""
         self.server.close()

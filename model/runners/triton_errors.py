@@ -1,4 +1,4 @@
-"""What a failed request means: Triton's status and words, or a broken connection, as one of our errors."""
+"""Translate a failed request to Triton, its status and message or a broken connection, into a tritonkit error."""
 
 from __future__ import annotations
 
@@ -24,92 +24,108 @@ from model.tls import tls_problem, tls_reason
 
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _RESTRICTED = "is restricted, expecting header"
-_FULL = ("exceeds maximum queue size", "request timeout expired")
+_QUEUE_FULL = ("exceeds maximum queue size", "request timeout expired")
 _NOT_READY = ("not ready", "not at ready state", "no available versions", "is stopping", "is not healthy", "exiting")
-_UNKNOWN = ("request for unknown model", "is not available")
-_MISFIT = ("unexpected shape", "data-type is", "batch-size must be", "unexpected inference", "expected 1 inputs")
-_FORGOTTEN = ("unable to find shared memory region", "unable to find system shared memory region")
-_BROKEN = ("failed to connect", "socket closed", "connection reset", "stream removed", "goaway", "broken pipe")
-_TOO_MUCH = ("RESOURCE_EXHAUSTED", "429")
-_AWAY = ("UNAVAILABLE", "CANCELLED", "502", "503", "504")
+_UNKNOWN_MODEL = ("request for unknown model", "is not available")
+_BATCH_MISMATCH = (
+    "unexpected shape",
+    "data-type is",
+    "batch-size must be",
+    "unexpected inference",
+    "expected 1 inputs",
+)
+_UNKNOWN_REGION = ("unable to find shared memory region", "unable to find system shared memory region")
+_BROKEN_CONNECTION = (
+    "failed to connect",
+    "socket closed",
+    "connection reset",
+    "stream removed",
+    "goaway",
+    "broken pipe",
+)
+_BUSY_STATUSES = ("RESOURCE_EXHAUSTED", "429")
+_UNREACHABLE_STATUSES = ("UNAVAILABLE", "CANCELLED", "502", "503", "504")
 
 
-class MemoryForgottenError(InferenceError):
-    """The server does not know the shared memory that a request spoke of: it was started anew."""
+class UnknownRegionError(InferenceError):
+    """The server does not know the shared memory region of a request, because it was restarted."""
+
+    code = "shared_memory.unknown_region"
 
 
-def error_of_answer(
-    connection: Connection, doing: str, status: str, message: str, token_shown: str = ""
+def error_from_status(
+    connection: Connection, action: str, status: str, message: str, token_source: str = ""
 ) -> TritonkitError:
-    """The error for a request that was answered with a failure, or by gRPC in the server's place.
+    """Create the error for a request that the server, or gRPC on its behalf, answered with an error status.
 
-    doing: what was to be done, as in "could not ...". status: gRPC's, as `StatusCode.UNAVAILABLE`, or HTTP's.
-    token_shown: where the token that was shown comes from, in words; empty where none was.
+    action: for the message, as in "could not ...". status: of gRPC, such as `StatusCode.UNAVAILABLE`, or HTTP.
+    token_source: for the message, where the token that was sent comes from; empty if none was sent.
     """
-    url, said = connection.url, _shortened(message)
-    low = message.lower()
-    if _RESTRICTED in low or status in ("401", "403"):
-        lacking = f"for the token of {token_shown}" if token_shown else "without its token"
+    url, reason = connection.url, _shorten(message)
+    text = message.lower()
+    if _RESTRICTED in text or status in ("401", "403"):
+        token = f"with the token of {token_source}" if token_source else "without a token"
         return TokenError(
-            f"{url} does not {doing} {lacking} ({said}): set ${TOKEN_VARIABLE}, or ${ADMIN_TOKEN_VARIABLE} "
-            "for its repository, to the one that it was started with"
+            f"{url} does not {action} {token} ({reason}): set ${TOKEN_VARIABLE}, or for the model repository "
+            f"${ADMIN_TOKEN_VARIABLE}, to the token that the server was started with"
         )
     if "DEADLINE_EXCEEDED" in status:
-        return late(connection, doing)
-    refused = f"{url} could not {doing}: {said}"
-    for words, kind in _BY_WORDS:
-        if any(word in low for word in words):
-            return kind(refused)
-    if any(word in status for word in _TOO_MUCH):
-        return BusyError(refused)
-    if any(word in status for word in _AWAY) or any(word in low for word in _BROKEN):
-        return unreachable(connection, said)
-    return InferenceError(refused)
+        return deadline_error(connection, action)
+    sentence = f"{url} could not {action}: {reason}"
+    for texts, error_type in _ERROR_BY_TEXT:
+        if any(part in text for part in texts):
+            return error_type(sentence)
+    if any(code in status for code in _BUSY_STATUSES):
+        return BusyError(sentence)
+    if any(code in status for code in _UNREACHABLE_STATUSES) or any(part in text for part in _BROKEN_CONNECTION):
+        return unreachable_error(connection, reason)
+    return InferenceError(f"{url} could not {action}: {reason}", code="inference.refused")
 
 
-_BY_WORDS: tuple[tuple[tuple[str, ...], Callable[[str], TritonkitError]], ...] = (
-    (_FULL, BusyError),
+_ERROR_BY_TEXT: tuple[tuple[tuple[str, ...], Callable[[str], TritonkitError]], ...] = (
+    (_QUEUE_FULL, BusyError),
     (_NOT_READY, NotReadyError),
-    (_UNKNOWN, UnknownModelError),
+    (_UNKNOWN_MODEL, UnknownModelError),
     (
-        _MISFIT,
-        lambda said: BatchError(
-            f"{said}. What the server loaded is not what its spec says; publish it again with `builder export`"
+        _BATCH_MISMATCH,
+        lambda sentence: BatchError(
+            f"{sentence}. The loaded model does not match its spec; publish it again with `builder export`",
+            code="batch.rejected",
         ),
     ),
-    (_FORGOTTEN, MemoryForgottenError),
+    (_UNKNOWN_REGION, UnknownRegionError),
 )
 
 
-def _shortened(message: str) -> str:
-    """What the server says, without the request's number and its lectures."""
-    said = _REQUEST_ID.sub("", message).partition(" NOTE: ")[0]
-    return first_line(ValueError(said)).rstrip(".") if said.strip() else "no reason given"
+def _shorten(message: str) -> str:
+    """Return the first line of a server message, without the request id and the general notes."""
+    reason = _REQUEST_ID.sub("", message).partition(" NOTE: ")[0]
+    return first_line(ValueError(reason)).rstrip(".") if reason.strip() else "no reason given"
 
 
-def error_of_connection(connection: Connection, doing: str, error: Exception) -> InferenceError:
-    """The error for what Python's sockets raise, and for whatever a port that is not Triton's leads to."""
+def error_from_exception(connection: Connection, action: str, error: Exception) -> InferenceError:
+    """Create the error for an exception of a socket, or of a client whose port is not Triton's."""
     if isinstance(error, ssl.SSLError):
         return CertificateError(f"no TLS with {connection.url}: {tls_reason(error, connection)}")
     if isinstance(error, TimeoutError):
-        return late(connection, doing)
-    return unreachable(connection, f"{type(error).__name__}: {first_line(error)}")
+        return deadline_error(connection, action)
+    return unreachable_error(connection, f"{type(error).__name__}: {first_line(error)}")
 
 
-def late(connection: Connection, doing: str) -> DeadlineError:
-    """The error for an answer that did not come in time."""
+def deadline_error(connection: Connection, action: str) -> DeadlineError:
+    """Create the error for a request that exceeded its deadline."""
     return DeadlineError(
-        f"{connection.url} did not {doing} within {connection.deadline_s:g} s. Is it at work on something else? "
-        "Allow more with --deadline (--timeout-s of `server`), or send less at once"
+        f"{connection.url} did not {action} within {connection.deadline_s:g} s. "
+        "The server may be busy with other work. Raise --deadline (--timeout-s of `server`), or send less at once"
     )
 
 
-def unreachable(connection: Connection, why: str) -> InferenceError:
-    """The error for an address where nobody answers: an UnreachableError, or a CertificateError where TLS is why."""
+def unreachable_error(connection: Connection, reason: str) -> InferenceError:
+    """Create the error for an unreachable address: CertificateError if TLS is the cause, else UnreachableError."""
     if (problem := tls_problem(connection)) is not None:
         return CertificateError(f"no TLS with {connection.url}: {problem}")
     port = "HTTP (8000)" if connection.address.protocol == "http" else "gRPC (8001)"
     return UnreachableError(
-        f"no Triton answers at {connection.url} ({why}). "
+        f"no Triton answers at {connection.url} ({reason}). "
         f"Start one with `server up`, or give the address of its {port} port with --url."
     )

@@ -1,4 +1,4 @@
-"""One module a task. A new task is a module here, one in `train/tasks/`, and an entry in this table."""
+"""The tasks of a model, one module each. A new task needs a module here and in `train/tasks/`, and a `TASKS` entry."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Multila
 __all__ = ["TASKS", "Answer", "Task", "task_for", "task_of"]
 
 
-def task_for(question: TaskSpec, output: str | None = None) -> Task:
-    """The task that answers a question; `output` names its output where it is one of several heads.
+def task_for(task_spec: TaskSpec, output: str | None = None) -> Task:
+    """Create the task of a task spec; `output` names its output if it is one of several heads.
 
-    Raises SpecError for an unknown task or terms that it cannot be asked with.
+    Raises SpecError for an unknown task or settings that the task does not accept.
     """
-    if question.task == Heads.name:
-        return Heads(question, {name: task_for(inner, name) for name, inner in question.heads.items()})
-    kind = TASKS.get(question.task) or plugged_in("task").get(question.task)
-    if kind is None:
+    if task_spec.task == Heads.name:
+        return Heads(task_spec, {name: task_for(head, name) for name, head in task_spec.heads.items()})
+    task_class = TASKS.get(task_spec.task) or plugged_in("task").get(task_spec.task)
+    if task_class is None:
         known = ", ".join([*TASKS, Heads.name, *plugged_in("task")])
         raise SpecError(
-            f"there is no task {question.task!r}; there are {known}. For one of your own, name its module in {VARIABLE}"
+            f"unknown task {task_spec.task!r}; known tasks: {known}. For your own task, name its module in {VARIABLE}",
+            code="spec.unknown_task",
         )
-    task: Task = kind(question, output)
+    task: Task = task_class(task_spec, output)
     return task
 
 
 def task_of(spec: ModelSpec) -> Task:
-    """The task of a model. Raises SpecError when the spec's outputs are not those its task makes."""
+    """Create the task of a model. Raises SpecError if the spec's outputs are not those of the task."""
     task = task_for(spec)
     expected = task.outputs(spec.input)
     if spec.outputs != expected:
         raise SpecError(
             f"{spec.name}: a {spec.task} model with {len(spec.labels)} labels has the outputs "
-            f"{', '.join(map(str, expected))}; its spec says {', '.join(map(str, spec.outputs))}"
+            f"{', '.join(map(str, expected))}; its spec lists {', '.join(map(str, spec.outputs))}",
+            code="spec.outputs_mismatch",
         )
     return task

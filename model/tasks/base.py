@@ -1,4 +1,4 @@
-"""The seam every task implements; nothing else in the kit asks which task a model has."""
+"""The interface that each task implements. No other code checks which task a model has."""
 
 from __future__ import annotations
 
@@ -19,96 +19,101 @@ if TYPE_CHECKING:
     from torch import nn
 
 Targets = dict[str, NDArray[Any]]
-"""What is known to be true of N images, each [N, ...], by the name of the head's first output."""
+"""Ground truth of N images, each [N, ...], by the name of the first output of a head."""
 Agreement = dict[str, NDArray[np.float64]]
-"""How far two answers agree on each of N images, by measure, in 0..1; 1 is the same answer."""
+"""Agreement of two answers for each of N images, by measure, in 0..1; 1 means the same answer."""
 
-ADVICE = (
-    "Such an answer means nothing: the model's weights are broken, or its precision overflows. Compare a served model "
+IMPOSSIBLE_ANSWER_ADVICE = (
+    "Such an output is invalid: the model's weights are damaged, or its precision overflows. Compare a served model "
     "with its checkpoint by `client check`, a file by `builder verify`"
 )
 RANGE_TOLERANCE = 1e-3
-"""How far a reduced precision may put a probability outside 0..1."""
+"""Tolerance for probabilities outside 0..1, which a reduced precision can cause."""
 TIE = 1e-3
-"""Two answers whose probabilities differ by less than this are equally good, where nothing else is said."""
+"""Default tie tolerance: answers whose probabilities differ by less count as equally good."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is told of one picture."""
+    """The answer of a model for one image."""
 
     fields: dict[str, Any]
     """A JSON object whose keys the task defines."""
     embedding: NDArray[np.float32] | None = None
     """[D], unit length."""
     mask: NDArray[np.uint8] | None = None
-    """Class numbers [H, W] at the picture's own size; 0 is the background."""
+    """Class numbers [H, W] at the original size of the image; 0 is the background."""
 
 
 class Task(ABC):
-    """A kind of question a model answers about a picture, with the terms of one model."""
+    """What a model predicts for an image, with the labels and thresholds of one model."""
 
     name: ClassVar[str]
     output_name: ClassVar[str]
-    """Of the first output, where the task is a model's only one."""
+    """Name of the first output if the model has a single task."""
     floors: ClassVar[Mapping[str, float]]
-    """For each measure of agreement, what an image must reach to count as the same decision."""
+    """For each measure of agreement, the minimum at which an image counts as the same decision."""
     dense: ClassVar[bool] = False
-    """Whether it answers each pixel, which takes another kind of network."""
+    """Whether the task predicts each pixel, which needs another kind of network."""
     thresholded: ClassVar[bool] = False
-    """Whether thresholds decide, so that others may be tried without another network."""
+    """Whether thresholds decide, so that other thresholds can be used with the same network."""
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        """`output` names the first output where the model has several heads. Raises SpecError for wrong terms."""
-        self.question = question
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        """output: name of the first output if the model has several heads. Raises SpecError for wrong settings."""
+        self.task_spec = task_spec
         self.output = output or self.output_name
-        self.labels = question.labels
-        if question.thresholds and not self.thresholded:
-            raise SpecError(f"{self.name}: takes what is most probable, without thresholds")
-        wrong = [f"{label}: {value}" for label, value in question.thresholds.items() if not 0 < value < 1]
-        if wrong:
-            raise SpecError(f"{self.name}: a threshold lies between 0 and 1, got {', '.join(wrong)}")
+        self.labels = task_spec.labels
+        if task_spec.thresholds and not self.thresholded:
+            raise SpecError(
+                f"{self.name}: uses the most probable class, without thresholds", code="spec.thresholds_unused"
+            )
+        invalid = [f"{label}: {value}" for label, value in task_spec.thresholds.items() if not 0 < value < 1]
+        if invalid:
+            raise SpecError(
+                f"{self.name}: a threshold must lie between 0 and 1, got {', '.join(invalid)}",
+                code="spec.threshold_range",
+            )
 
     @property
     def channels(self) -> int:
-        """How many raw values the network's head gives, for an image or for each pixel of it: one a label."""
+        """Number of raw values of the network's head for an image, or for each pixel: one for each label."""
         return len(self.labels)
 
     def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
-        """The outputs of a model with the input `image`: one, with a number for each raw value."""
+        """Return the outputs of a model with the input `image`: by default one, with a number for each raw value."""
         return (TensorSpec(name=self.output, dtype="FP32", shape=(self.channels,)),)
 
     @abstractmethod
     def last_layer(self) -> nn.Module:
-        """A module from the head's raw values [N, channels, ...] to a tuple of the outputs."""
+        """Return the module that maps the head's raw values [N, channels, ...] to a tuple of the outputs."""
 
     @abstractmethod
     def faults(self, outputs: Outputs) -> list[str]:
-        """What is wrong with finite answers by themselves: things that no answer of this task can be."""
+        """Describe why finite outputs are impossible for this task; empty if they are possible."""
 
     def value_problem(self, outputs: Outputs) -> str | None:
-        """Why the answers [N, ...] mean nothing: NaN or infinite values, or a fault; None where they mean something."""
+        """Describe why outputs [N, ...] are invalid (layout, NaN, infinite or impossible values); None if valid."""
         problems = self.layout_problems(outputs) or [
-            text for name, array in outputs.items() if (text := _not_finite(name, array))
+            text for name, array in outputs.items() if (text := _describe_non_finite(name, array))
         ]
         return "; ".join(problems or self.faults(outputs)) or None
 
     def layout_problems(self, outputs: Outputs) -> list[str]:
-        """What of the task's own outputs is missing, or has not one value a label."""
+        """Describe outputs of the task that are missing or do not have one value for each label."""
         if self.output not in outputs:
-            return [f"there is no output {self.output}; the model gives {', '.join(outputs)}"]
+            return [f"output {self.output} is missing; the model returns {', '.join(outputs)}"]
         shape = outputs[self.output].shape[1:]
         if type(self).outputs is not Task.outputs or shape == (self.channels,):
             return []
-        return [f"output {self.output} has shape {list(shape)} for a picture, expected [{self.channels}]"]
+        return [f"output {self.output} has shape {list(shape)} for an image, expected [{self.channels}]"]
 
     def check_values(self, outputs: Outputs) -> None:
-        """Refuse answers [N, ...] that mean nothing. Raises AnswerError."""
+        """Raise AnswerError if outputs [N, ...] are invalid."""
         if (problem := self.value_problem(outputs)) is not None:
-            raise AnswerError(f"{problem}. {ADVICE}")
+            raise AnswerError(f"{problem}. {IMPOSSIBLE_ANSWER_ADVICE}")
 
     def checked_answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
-        """As `answer`, after a check of the values. Raises AnswerError."""
+        """Check the values of one image, then return its answer. Raises AnswerError."""
         self.check_values({name: array[None] for name, array in output.items()})
         return self.answer(output, geometry, top)
 
@@ -116,38 +121,38 @@ class Task(ABC):
     def agreement(
         self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
     ) -> Agreement:
-        """How far both answers agree; a tie may be broken either way.
+        """Return the agreement of two sets of outputs. Both ways to decide a tie count as agreement.
 
-        geometries: how each of the images was fitted, where known.
+        geometries: how each image was fitted to the input size, if known.
         """
 
     @abstractmethod
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
-        """How good answers are where the truth is known, each figure in 0..1."""
+        """Return quality metrics against the ground truth, each in 0..1."""
 
     @abstractmethod
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
-        """The answer for one image, from its outputs without the batch axis."""
+        """Return the answer for one image, from its outputs without the batch axis."""
 
     @abstractmethod
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        """What was told of an image as the cells of a table row, the best first."""
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return the fields of an answer as cells of a table row, best first."""
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
-        """For each answer a few words to stand below its picture; `names` are those of the pictures."""
+        """Return a short caption for each answer; `names` are the names of the images."""
         return [self.cells(answer.fields)[0] for answer in answers]
 
     def with_threshold(self, threshold: float) -> Task:
-        """The same task with one threshold for all labels. Raises SpecError where none decides, or outside (0, 1)."""
+        """Return the task with one threshold in (0, 1) for all labels. Raises SpecError if the task has none."""
         if not self.thresholded:
-            raise SpecError(f"{self.name} has no threshold to be replaced: it takes what is most probable, or all")
-        question = self.question.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
-        return type(self)(question, self.output)
+            raise SpecError(f"{self.name} has no threshold to replace", code="spec.no_threshold")
+        task_spec = self.task_spec.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
+        return type(self)(task_spec, self.output)
 
     def decisions_kept(self, agreement: Agreement, slack: float = 1) -> NDArray[np.bool_]:
-        """For each of N images: do both answers decide the same?
+        """Return for each of N images whether both answers make the same decision.
 
-        slack: by how many times more than usual they may differ, where a reduced precision is judged.
+        slack: factor by which the allowed difference grows, for a reduced precision.
         """
         kept = [values >= 1 - slack * (1 - self._floor(measure)) for measure, values in agreement.items()]
         all_kept: NDArray[np.bool_] = np.logical_and.reduce(kept)
@@ -156,21 +161,24 @@ class Task(ABC):
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
 
-    def _needs_labels(self, least: int) -> None:
-        if len(self.labels) < least:
-            raise SpecError(f"{self.name} needs at least {least} labels, got {self.question.described_labels()}")
+    def _require_labels(self, minimum: int) -> None:
+        if len(self.labels) < minimum:
+            raise SpecError(
+                f"{self.name} needs at least {minimum} labels, got {self.task_spec.described_labels()}",
+                code="spec.too_few_labels",
+            )
 
 
 def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:
-    """Why finite values are no probabilities; none where all lie in 0..1. cause: what is likely wrong."""
-    least, most = float(probabilities.min()), float(probabilities.max())
-    if least >= -RANGE_TOLERANCE and most <= 1 + RANGE_TOLERANCE:
+    """Describe finite values that are no probabilities; empty if all lie in 0..1. cause: the likely fault."""
+    lowest, highest = float(probabilities.min()), float(probabilities.max())
+    if lowest >= -RANGE_TOLERANCE and highest <= 1 + RANGE_TOLERANCE:
         return []
-    return [f"{name} lie in {least:.3g}..{most:.3g}, expected 0..1: {cause}"]
+    return [f"{name} lie in {lowest:.3g}..{highest:.3g}, expected 0..1: {cause}"]
 
 
-def _not_finite(name: str, array: NDArray[Any]) -> str:
-    """How many values of a floating-point output are NaN or infinite, in words; empty for none."""
+def _describe_non_finite(name: str, array: NDArray[Any]) -> str:
+    """Describe how many values of a floating-point output are NaN or infinite; empty if none."""
     if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
         return ""
     nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())

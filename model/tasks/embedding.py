@@ -1,4 +1,4 @@
-"""Embedding: a direction in D dimensions, near for pictures of the same thing. Output `embedding` FP32 [D]."""
+"""Embedding: a unit vector in D dimensions, close for images of the same class. Output `embedding` FP32 [D]."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LENGTH_TOLERANCE = 1e-2
 
 
 class Embedding(Task):
-    """A unit vector a picture."""
+    """Predicts a unit vector for each image."""
 
     name = "embedding"
     output_name = "embedding"
     floors = {"cosine": 0.999, "neighbour": 1.0}
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        super().__init__(question, output)
-        if question.embedding_size is None:
-            raise SpecError("embedding needs an embedding_size")
-        self._size = question.embedding_size
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        if task_spec.embedding_size is None:
+            raise SpecError("embedding needs an embedding_size", code="spec.no_embedding_size")
+        self._size = task_spec.embedding_size
 
     @property
     def channels(self) -> int:
@@ -56,49 +56,49 @@ class Embedding(Task):
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)
         cosine = (reference * other).sum(axis=1) / np.maximum(lengths, 1e-12)
-        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _same_neighbour(reference, other, tie)}
+        return {"cosine": cosine.astype(np.float64).clip(0, 1), "neighbour": _neighbor_agreement(reference, other, tie)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         truth = targets[self.output]
-        # Only a picture whose class has another one can be found again.
+        # Recall needs a second image of the class.
         classes, counts = np.unique(truth, return_counts=True)
-        several = np.isin(truth, classes[counts > 1])
-        if not several.any():
+        has_match = np.isin(truth, classes[counts > 1])
+        if not has_match.any():
             return {}
-        nearest = _similarities(outputs[self.output]).argmax(axis=1)
-        return {"recall@1": float((truth[nearest] == truth)[several].mean())}
+        nearest = _cosine_similarities(outputs[self.output]).argmax(axis=1)
+        return {"recall@1": float((truth[nearest] == truth)[has_match].mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         values = output[self.output].astype(np.float32)
-        # Nine digits are enough to read the very same float32 again.
+        # Nine digits preserve a float32 exactly.
         return Answer({"embedding": [float(f"{value:.9g}") for value in values.tolist()]}, embedding=values)
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        first = ", ".join(f"{value:.3f}" for value in told["embedding"][:4])
-        return [f"{len(told['embedding'])} numbers: {first}, …"]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        first = ", ".join(f"{value:.3f}" for value in fields["embedding"][:4])
+        return [f"{len(fields['embedding'])} numbers: {first}, …"]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
-        """The most similar other picture, which says more than numbers."""
+        """Return the most similar other image for each answer, which tells more than numbers."""
         if len(answers) < 2:
             return super().captions(answers, names)
-        similar = _similarities(np.array([answer.fields["embedding"] for answer in answers]))
+        similar = _cosine_similarities(np.array([answer.fields["embedding"] for answer in answers]))
         paths = [PurePath(name) for name in names]
-        alone = len({path.name for path in paths}) == len(paths)
-        shown = [path.name if alone else f"{path.parent.name}/{path.name}" for path in paths]
+        is_unique = len({path.name for path in paths}) == len(paths)
+        shown = [path.name if is_unique else f"{path.parent.name}/{path.name}" for path in paths]
         return [f"nearest: {shown[row.argmax()]} ({row.max():.2f})" for row in similar]
 
 
-def _similarities(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Cosines between all unit vectors [N, D], [N, N]; none is similar to itself."""
+def _cosine_similarities(vectors: NDArray[Any]) -> NDArray[Any]:
+    """Return the cosines between all unit vectors [N, D] as [N, N], with -inf on the diagonal."""
     similar: NDArray[Any] = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return similar
 
 
-def _same_neighbour(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
+def _neighbor_agreement(reference: NDArray[Any], other: NDArray[Any], tie: float) -> NDArray[np.float64]:
     if len(reference) < 2:
         return np.ones(len(reference))
-    expected, chosen = _similarities(reference), _similarities(other).argmax(axis=1)
-    given = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
-    kept: NDArray[np.float64] = (given >= expected.max(axis=1) - tie).astype(np.float64)
-    return kept
+    expected, chosen = _cosine_similarities(reference), _cosine_similarities(other).argmax(axis=1)
+    chosen_similarity = np.take_along_axis(expected, chosen[:, None], axis=1)[:, 0]
+    agreement: NDArray[np.float64] = (chosen_similarity >= expected.max(axis=1) - tie).astype(np.float64)
+    return agreement

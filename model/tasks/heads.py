@@ -1,4 +1,4 @@
-"""Heads: several questions to one backbone, each answered by an output that has the head's name."""
+"""Heads: several tasks on one backbone. Each head has an output with the name of the head."""
 
 from __future__ import annotations
 
@@ -17,33 +17,40 @@ from model.tasks.base import TIE, Agreement, Answer, Targets, Task
 if TYPE_CHECKING:
     from torch import nn
 
-RESERVED = {"path", "error", "image"}
-"""Names that rows of results and the model's input have."""
+RESERVED_NAMES = {"path", "error", "image"}
+"""Names used in result rows or by the model's input."""
 
 
 class Heads(Task):
-    """Each head is a task of its own; this one joins what they say, under their names."""
+    """Joins the tasks of several heads; keys of its results start with the name of the head."""
 
     name = "heads"
     output_name = ""
     floors = {}
 
-    def __init__(self, question: TaskSpec, heads: Mapping[str, Task]) -> None:
-        super().__init__(question)
+    def __init__(self, task_spec: TaskSpec, heads: Mapping[str, Task]) -> None:
+        super().__init__(task_spec)
         self.heads = dict(heads)
         if not heads:
-            raise SpecError("heads needs at least one head")
+            raise SpecError("heads needs at least one head", code="spec.no_heads")
         for name, task in heads.items():
             if task.dense or isinstance(task, Heads):
-                raise SpecError(f"head {name}: {task.name} cannot share a backbone with other heads")
+                raise SpecError(
+                    f"head {name}: {task.name} cannot share a backbone with other heads", code="spec.head_task"
+                )
             if "." in name:
-                raise SpecError(f"head {name}: a dot stands between a head and its metric; choose another name")
-            if name in RESERVED:
-                raise SpecError(f"head {name}: the name means something else in results; choose another")
+                raise SpecError(
+                    f"head {name}: a name must not contain a dot; choose another name", code="spec.head_name_dot"
+                )
+            if name in RESERVED_NAMES:
+                raise SpecError(
+                    f"head {name}: the name is reserved for result rows; choose another name",
+                    code="spec.head_name_reserved",
+                )
 
     @property
     def channels(self) -> int:
-        """0: the backbone gives features, which each head turns into values of its own."""
+        """0: the backbone returns features, and each head computes its own raw values."""
         return 0
 
     def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
@@ -84,25 +91,27 @@ class Heads(Task):
             embedding=np.concatenate(embeddings) if embeddings else None,
         )
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        return [f"{name}: {task.cells(told[name])[0]}" for name, task in self.heads.items()]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        return [f"{name}: {task.cells(fields[name])[0]}" for name, task in self.heads.items()]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
-        each = [
+        captions_by_head = [
             task.captions([Answer(answer.fields[name]) for answer in answers], names)
             for name, task in self.heads.items()
         ]
         return [
-            " · ".join(f"{name}: {said}" for name, said in zip(self.heads, texts, strict=True))
-            for texts in zip(*each, strict=True)
+            " · ".join(f"{name}: {caption}" for name, caption in zip(self.heads, captions, strict=True))
+            for captions in zip(*captions_by_head, strict=True)
         ]
 
     def with_threshold(self, threshold: float) -> Task:
-        """Replaces those of the heads that have one."""
+        """Replace the thresholds of the heads that have one. Raises SpecError if none has."""
         if not any(task.thresholded for task in self.heads.values()):
-            raise SpecError(f"none of the heads {', '.join(self.heads)} has a threshold to be replaced")
+            raise SpecError(
+                f"none of the heads {', '.join(self.heads)} has a threshold to replace", code="spec.no_threshold"
+            )
         changed = {n: t.with_threshold(threshold) if t.thresholded else t for n, t in self.heads.items()}
-        return Heads(self.question, changed)
+        return Heads(self.task_spec, changed)
 
     def _floor(self, measure: str) -> float:
         name, _, inner = measure.rpartition(".")

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUM_TOLERANCE = 1e-2
-"""Half precision sums a thousand classes to within this."""
+"""Rounding error of a sum over a thousand classes in half precision."""
 
 
 class Multiclass(Task):
-    """One label a picture."""
+    """Predicts one label for each image."""
 
     name = "multiclass"
     output_name = "probabilities"
     floors = {"top1": 1.0}
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        super().__init__(question, output)
-        self._needs_labels(2)
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        self._require_labels(2)
 
     def last_layer(self) -> nn.Module:
         from model.layers import Softmax
@@ -47,23 +47,23 @@ class Multiclass(Task):
         self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
     ) -> Agreement:
         reference, chosen = expected[self.output], actual[self.output].argmax(axis=1)
-        given = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]
+        chosen_probability = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]
         best = reference.max(axis=1)
-        # Where nothing is probable, next to nothing is far apart.
-        return {"top1": (given >= best - np.minimum(tie, best / 4)).astype(np.float64)}
+        # If all probabilities are small, the full tie tolerance would accept any class.
+        return {"top1": (chosen_probability >= best - np.minimum(tie, best / 4)).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         return {"accuracy": float((outputs[self.output].argmax(axis=1) == targets[self.output]).mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
-        ranking = ranked(output[self.output], self.labels, top)
+        ranking = top_labels(output[self.output], self.labels, top)
         return Answer({**ranking[0], "top": ranking})
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        return [f"{entry['label']} {entry['probability']:.2f}" for entry in told["top"]]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        return [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"]]
 
 
-def ranked(probabilities: NDArray[Any], labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """The `top` most probable labels, the best first, as JSON objects."""
+def top_labels(probabilities: NDArray[Any], labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Return the `top` most probable labels as JSON objects, best first."""
     best = np.argsort(-probabilities, kind="stable")[: max(1, top)]
     return [{"label": labels[i], "probability": round(float(probabilities[i]), 6)} for i in best]

@@ -1,4 +1,4 @@
-"""Multilabel: any of C labels, each by itself. Output `probabilities` FP32 [C], each in 0..1."""
+"""Multilabel: any number of C labels, independent of each other. Output `probabilities` FP32 [C], each in 0..1."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec
 from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
-from model.tasks.multiclass import ranked
+from model.tasks.multiclass import top_labels
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Multilabel(Task):
-    """The labels whose probability reaches their threshold."""
+    """Predicts the labels whose probability reaches their threshold."""
 
     name = "multilabel"
     output_name = "probabilities"
     floors = {"label_set": 1.0}
     thresholded = True
 
-    def __init__(self, question: TaskSpec, output: str | None = None) -> None:
-        super().__init__(question, output)
-        self._needs_labels(1)
-        self._thresholds = np.array([question.threshold(label) for label in self.labels])
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        self._require_labels(1)
+        self._thresholds = np.array([task_spec.threshold(label) for label in self.labels])
 
     def last_layer(self) -> nn.Module:
         from model.layers import Sigmoid
@@ -48,8 +48,8 @@ class Multilabel(Task):
         return {"label_set": (same | near).all(axis=1).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
-        right = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
-        return {"exact_match": float(right.all(axis=1).mean())}
+        correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
+        return {"exact_match": float(correct.all(axis=1).mean())}
 
     def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
         probabilities = output[self.output]
@@ -58,14 +58,14 @@ class Multilabel(Task):
         return Answer(
             {
                 "labels": [self.labels[i] for i in best_first if above[i]],
-                "top": ranked(probabilities, self.labels, max(top, int(above.sum()))),
+                "top": top_labels(probabilities, self.labels, max(top, int(above.sum()))),
             }
         )
 
-    def cells(self, told: Mapping[str, Any]) -> list[str]:
-        held = set(told["labels"])
-        said = [f"{entry['label']} {entry['probability']:.2f}" for entry in told["top"] if entry["label"] in held]
-        if said:
-            return [", ".join(said)]
-        best = told["top"][0]
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        labels = set(fields["labels"])
+        named = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]
+        if named:
+            return [", ".join(named)]
+        best = fields["top"][0]
         return [f"none (nearest: {best['label']} {best['probability']:.2f})"]

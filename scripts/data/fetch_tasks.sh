@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real pictures for the example trainings, out of Debian packages that carry them: unpacked without root, not installed.
+# Fetch real images for the example trainings from Debian packages; they are unpacked without root, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 debian=.cache/packages/debian

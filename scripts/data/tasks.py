@@ -1,11 +1,11 @@
-"""Lay out the pictures of Debian packages as the folders and tables that the example trainings read.
+"""Convert images from Debian packages to the folders and tables that the example trainings read.
 
 fashion/{train,test}/<label>/<n>.png    Fashion-MNIST: 20,000 and 10,000 pictures of ten classes
 mosaics/{train,test}.csv                2x2 mosaics of them, with every label that is in the mosaic
 units/{train,val,test}/<class>/<n>.png  sprites of Wesnoth's units, split by class
 stamps/{train,val}.csv                  cut-outs pasted on photographs, and their masks
 
-A part that is there is kept: remove its folder to make it again.
+An existing part is kept: remove its folder to create it again.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ PHOTOS = {
 
 
 def main(packages: Path, data: Path) -> None:
-    """Make the parts that `data` lacks, each beside its place and then renamed into it."""
+    """Create the missing parts of `data`, each in a temporary folder that is then renamed."""
     for lay_out in (fashion, mosaics, units, stamps):
         folder, partial = data / lay_out.__name__, data / f".{lay_out.__name__}.partial"
         if folder.exists():
-            print(f"{folder.name}: there already")
+            print(f"{folder.name}: exists already")
             continue
         started = time.perf_counter()
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        said = lay_out(packages, partial)
+        summary = lay_out(packages, partial)
         partial.rename(folder)
-        print(f"{folder.name}: {said}, {time.perf_counter() - started:.1f} s", flush=True)
+        print(f"{folder.name}: {summary}, {time.perf_counter() - started:.1f} s", flush=True)
 
 
 def fashion(packages: Path, folder: Path) -> str:
@@ -140,8 +140,8 @@ def units(packages: Path, folder: Path) -> str:
             (folder / split / name).mkdir(parents=True)
             for number, path in enumerate(classes[name]):
                 shutil.copyfile(path, folder / split / name / f"{number:02d}.png")
-    said = ", ".join(f"{len(members)} {split}" for split, members in splits.items())
-    return f"{sum(map(len, classes.values())):,} pictures of {said} classes"
+    counts = ", ".join(f"{len(members)} {split}" for split, members in splits.items())
+    return f"{sum(map(len, classes.values())):,} pictures of {counts} classes"
 
 
 def _unit_classes(source: Path) -> dict[str, list[Path]]:

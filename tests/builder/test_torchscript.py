@@ -88,7 +88,7 @@ def test_answers_are_the_network_s_under_the_spec_s_names(
                 np.testing.assert_allclose(answers[name], array, atol=1e-5)
         with ThreadPoolExecutor(4) as pool:
             alone = list(pool.map(lambda i: runner.infer(images[i : i + 1]), range(7)))
-        with pytest.raises(BatchError, match="takes uint8"):
+        with pytest.raises(BatchError, match="expected uint8"):
             runner.infer(images[:, :-1])
     for name, array in expected.items():
         np.testing.assert_allclose([one[name][0] for one in alone], array, atol=1e-5)
@@ -129,7 +129,7 @@ def test_output_names_are_refused_when_triton_would_read_them_as_other_positions
     [
         ("text", "no TorchScript archive that torch can load"),
         ("weights", "no TorchScript archive that torch can load"),
-        ("stranger", "carries no model spec"),
+        ("stranger", "contains no model spec"),
     ],
 )
 def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str, said: str) -> None:

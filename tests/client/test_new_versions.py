@@ -154,9 +154,9 @@ def test_runner_goes_on_and_looks_once_when_a_new_version_takes_and_gives_the_sa
 class Counting(TritonServer):
     read = 0
 
-    def config(self, model: str, version: str = "", waits: bool = True) -> dict[str, Any]:
+    def config(self, model: str, version: str = "", wait: bool = True) -> dict[str, Any]:
         self.read += 1
-        return super().config(model, version, waits)
+        return super().config(model, version, wait)
 
 
 def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Memory shared with a server: lent, let go of, and never in the way of an answer."""
+"""Shared memory with a server: regions are borrowed, unregistered, and never prevent an answer."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ import pytest
 from model.connection import Connection
 from model.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from model.preprocess import ImageArray
-from model.runners.shared_memory import FOLDER, LEAST_BYTES, MOST_BYTES, PREFIX, Registry, SharedInputs
+from model.runners.shared_memory import FOLDER, MAX_BYTES, MIN_BYTES, PREFIX, RegionRegistry, SharedMemoryPool
 from model.runners.triton import TritonRunner, TritonServer
-from model.runners.triton_transport import Transport, TritonRegistry
+from model.runners.triton_transport import Transport, TritonRegionRegistry
 
-ENOUGH = LEAST_BYTES
+ENOUGH = MIN_BYTES
 ROOT = Path(__file__).parents[2]
 
 
-class KeptRegistry(Registry):
-    """A list in this process, with the content that each region has in the file system while it is registered."""
+class KeptRegistry(RegionRegistry):
+    """Registry in this process that checks each region's file while it registers the region."""
 
     def __init__(self) -> None:
         self.regions: dict[str, int] = {}
         self.failing: TritonkitError | None = None
         self.in_use: set[str] = set()
-        self.asked = 0
+        self.calls = 0
 
     def register(self, region: str, size: int) -> None:
         if self.failing is not None:
             raise self.failing
         assert (FOLDER / region).stat().st_size == size
-        assert (FOLDER / region).stat().st_mode & 0o077 == 0, "pictures are nobody else's business"
+        assert (FOLDER / region).stat().st_mode & 0o077 == 0, "other users must not read the images"
         self.regions[region] = size
 
     def unregister(self, region: str) -> None:
-        self.asked += 1
+        self.calls += 1
         if self.failing is not None:
             raise self.failing
         if region in self.in_use:
@@ -56,15 +56,15 @@ def ours() -> list[str]:
     return [path.name for path in FOLDER.glob(f"{PREFIX}{os.getpid()}-*")]
 
 
-def test_region_is_lent_again_when_a_request_is_done() -> None:
+def test_region_is_reused_when_a_request_is_done() -> None:
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for size in (ENOUGH + 5, ENOUGH, ENOUGH + 5):
-        with memory.lent(size) as region:
+        with memory.borrow(size) as region:
             assert region is not None
             assert region.size == ENOUGH + 5
             assert ours() == [], "the server has mapped it, and nobody else can"
-    with memory.lent(ENOUGH) as first, memory.lent(ENOUGH) as second:
+    with memory.borrow(ENOUGH) as first, memory.borrow(ENOUGH) as second:
         assert first is not None
         assert second is not None
         assert first.name != second.name
@@ -74,28 +74,28 @@ def test_region_is_lent_again_when_a_request_is_done() -> None:
 
 def test_larger_region_takes_the_place_of_one_that_is_too_small() -> None:
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for size in (ENOUGH, 2 * ENOUGH, ENOUGH):
-        with memory.lent(size):
+        with memory.borrow(size):
             pass
     assert list(registry.regions.values()) == [2 * ENOUGH]
 
 
-@pytest.mark.parametrize("size", [LEAST_BYTES - 1, MOST_BYTES + 1])
-def test_nothing_is_lent_when_a_batch_is_too_small_or_too_large(size: int) -> None:
-    with SharedInputs(KeptRegistry()).lent(size) as region:
+@pytest.mark.parametrize("size", [MIN_BYTES - 1, MAX_BYTES + 1])
+def test_no_region_is_created_when_a_batch_is_too_small_or_too_large(size: int) -> None:
+    with SharedMemoryPool(KeptRegistry()).borrow(size) as region:
         assert region is None
 
 
-def test_region_is_not_lent_again_when_its_request_failed() -> None:
-    """The server may still read it, and would take the next pictures for those of the request that was given up."""
+def test_region_is_not_reused_when_its_request_failed() -> None:
+    """The server may still read it, and would mix up the images of two requests."""
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
-    with suppress(InferenceError), memory.lent(ENOUGH) as failed:
+    memory = SharedMemoryPool(registry)
+    with suppress(InferenceError), memory.borrow(ENOUGH) as failed:
         assert failed is not None
         registry.in_use.add(failed.name)
         raise InferenceError("too late")
-    with memory.lent(ENOUGH) as following:
+    with memory.borrow(ENOUGH) as following:
         assert following is not None
         assert following.name != failed.name
     assert failed.name in registry.regions
@@ -104,69 +104,69 @@ def test_region_is_not_lent_again_when_its_request_failed() -> None:
     assert registry.regions == {}
 
 
-def test_region_that_the_server_kept_is_let_go_of_when_the_next_is_made() -> None:
-    """A client that lives long gives up many requests, and the server would keep the memory of each."""
+def test_region_that_the_server_kept_is_unregistered_when_the_next_is_created() -> None:
+    """Otherwise the server would keep memory for each timed-out request of a long-lived client."""
     registry = KeptRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for _ in range(4):
-        with suppress(InferenceError), memory.lent(ENOUGH) as failed:
+        with suppress(InferenceError), memory.borrow(ENOUGH) as failed:
             assert failed is not None
             registry.in_use = {failed.name}
             raise InferenceError("too late")
         assert registry.regions.keys() == {failed.name}, "its predecessor is gone"
     registry.in_use.clear()
-    with memory.lent(ENOUGH) as following:
+    with memory.borrow(ENOUGH) as following:
         assert following is not None
         assert registry.regions.keys() == {following.name}
 
 
 @pytest.mark.parametrize(
-    ("error", "asked_again"),
+    ("error", "is_temporary"),
     [(InferenceError("cannot open"), False), (TokenError("closed"), False), (UnreachableError("away"), True)],
 )
-def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError, asked_again: bool) -> None:
+def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError, is_temporary: bool) -> None:
     registry = KeptRegistry()
     registry.failing = error
-    memory = SharedInputs(registry)
-    with memory.lent(ENOUGH) as region:
+    memory = SharedMemoryPool(registry)
+    with memory.borrow(ENOUGH) as region:
         assert region is None
     assert ours() == []
     registry.failing = None
-    with memory.lent(ENOUGH) as region:
-        assert (region is not None) is asked_again
+    with memory.borrow(ENOUGH) as region:
+        assert (region is not None) is is_temporary
     memory.close()
 
 
 class LateRegistry(KeptRegistry):
-    """Maps a region, and says so too late."""
+    """Registers a region, but answers after the deadline."""
 
     def register(self, region: str, size: int) -> None:
         super().register(region, size)
         raise DeadlineError("too late")
 
 
-def test_region_is_let_go_of_when_it_was_mapped_too_late() -> None:
+def test_region_is_unregistered_when_it_was_mapped_too_late() -> None:
     registry = LateRegistry()
-    memory = SharedInputs(registry)
+    memory = SharedMemoryPool(registry)
     for _ in range(3):
-        with memory.lent(ENOUGH) as region:
+        with memory.borrow(ENOUGH) as region:
             assert region is None
         assert len(registry.regions) == 1, "its predecessor is gone"
     memory.close()
     assert registry.regions == {}
 
 
-def test_server_that_is_away_is_told_once_when_all_is_given_back() -> None:
+def test_unreachable_server_gets_one_request_when_the_pool_closes() -> None:
     registry = KeptRegistry()
-    inputs = SharedInputs(registry)
-    with inputs.lent(ENOUGH), inputs.lent(ENOUGH), inputs.lent(ENOUGH):
+    inputs = SharedMemoryPool(registry)
+    with inputs.borrow(ENOUGH), inputs.borrow(ENOUGH), inputs.borrow(ENOUGH):
         pass
     registry.failing = UnreachableError("gone")
     inputs.close()
-    assert (registry.asked, len(registry.regions)) == (1, 3)
+    assert (registry.calls, len(registry.regions)) == (1, 3)
 
 
-def test_regions_of_ended_processes_are_let_go_of_when_the_next_one_begins() -> None:
+def test_regions_of_ended_processes_are_removed_when_the_next_one_begins() -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     orphan = f"{PREFIX}{int(ended.stdout)}-1-00"
     alive = f"{PREFIX}{os.getpid()}-{Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}-00"
@@ -174,7 +174,7 @@ def test_regions_of_ended_processes_are_let_go_of_when_the_next_one_begins() -> 
     registry = KeptRegistry()
     registry.regions = dict.fromkeys([orphan, alive, reused, "somebody-else-s"], 1)
     (FOLDER / orphan).touch()
-    with SharedInputs(registry).lent(ENOUGH) as region:
+    with SharedMemoryPool(registry).borrow(ENOUGH) as region:
         assert region is not None
         assert registry.regions.keys() == {alive, "somebody-else-s", region.name}
     assert not (FOLDER / orphan).exists()
@@ -190,12 +190,14 @@ def as_another_user(code: str, *within: str) -> str:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_region_is_lent_when_another_user_left_a_file_that_cannot_be_deleted() -> None:
+def test_region_is_created_when_another_user_left_a_file_that_cannot_be_deleted() -> None:
     left = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
     left.touch()
     try:
-        said = as_another_user("with SharedInputs(KeptRegistry()).lent(ENOUGH) as region: print(region is not None)")
-        assert (said, left.exists()) == ("True", True)
+        output = as_another_user(
+            "with SharedMemoryPool(KeptRegistry()).borrow(ENOUGH) as region: print(region is not None)"
+        )
+        assert (output, left.exists()) == ("True", True)
     finally:
         left.unlink()
     assert not ours()
@@ -208,7 +210,8 @@ def test_region_of_another_user_is_left_alone_when_its_process_is_hidden() -> No
         registry = KeptRegistry()
         registry.regions = {{{region!r}: 1, "{PREFIX}{2**22 + 1}-1-00": 1}}
         assert not Path("/proc/{os.getpid()}").exists()
-        with SharedInputs(registry).lent(ENOUGH) as lent: print({region!r} in registry.regions, len(registry.regions))
+        with SharedMemoryPool(registry).borrow(ENOUGH) as own:
+            print({region!r} in registry.regions, len(registry.regions))
     """
     hide = "mount -t proc -o hidepid=2 proc /proc"
     if subprocess.run(["unshare", "--mount", "sh", "-c", hide], capture_output=True).returncode != 0:
@@ -218,14 +221,14 @@ def test_region_of_another_user_is_left_alone_when_its_process_is_hidden() -> No
 
 @pytest.fixture
 def batch_of() -> Callable[[int], ImageArray]:
-    def made(seed: int) -> ImageArray:
+    def create(seed: int) -> ImageArray:
         return np.random.default_rng(seed).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
 
-    return made
+    return create
 
 
-def let_go(registry: TritonRegistry, name: str) -> None:
-    """Triton holds a region for a moment after the answer that it was needed for."""
+def unregister(registry: TritonRegionRegistry, name: str) -> None:
+    """Unregister a region; Triton uses it for a moment after its answer."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -242,8 +245,8 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
     connection = Connection(url=served, shared_memory=True)
     with closing(TritonServer(connection)) as server, closing(TritonServer(served)) as plain:
         spec = TritonRunner(server, "resnet18").spec
-        registry = TritonRegistry(Transport(Connection(url=served)))
-        others = set(registry.registered())  # of clients in this process whose requests were given up
+        registry = TritonRegionRegistry(Transport(Connection(url=served)))
+        others = set(registry.registered())  # of clients in this process whose requests timed out
         for seed in range(3):
             expected = plain.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
             answered = server.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
@@ -252,5 +255,5 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
             assert seed == 1 or len(mine) == 1, "the request after one that was forgotten is sent as it is"
             registry.unregister("tritonkit-of-nobody")  # is no error: one that was perhaps mapped can be let go of
             for name in mine:
-                let_go(registry, name)
+                unregister(registry, name)
     assert set(registry.registered()) <= others

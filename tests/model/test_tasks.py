@@ -1,4 +1,4 @@
-"""The tasks: outputs, agreement and its ties, faults, quality, and how an answer is told."""
+"""The tasks: outputs, agreement and its ties, faults, quality, and the fields of an answer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from model.tasks import Task, task_for, task_of
 from model.tasks.base import TIE
 from model.tasks.multiclass import Multiclass
 from model.tasks.segmentation import IGNORED
+from tests.errors import raises
 
 IMAGE = TensorSpec(name="image", dtype="UINT8", shape=(4, 6, 3))
 WHOLE = Geometry((6, 4), (0.0, 0.0, 6.0, 4.0), (0.0, 0.0, 6.0, 4.0))
@@ -63,13 +64,14 @@ def test_task_is_found_when_outputs_agree(spec: ModelSpec) -> None:
     ids=str,
 )
 def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSpec) -> None:
-    with pytest.raises(SpecError, match=r"pets: .*3 labels has the outputs probabilities FP32 \[N, 3\]") as caught:
+    with raises(SpecError, "spec.outputs_mismatch") as caught:
         task_of(spec.model_copy(update={"outputs": (output,)}))
+    assert "probabilities FP32 [N, 3]" in str(caught.value)
     assert str(caught.value).endswith(str(output))
 
 
 @pytest.mark.parametrize(
-    ("question", "outputs"),
+    ("task_spec", "outputs"),
     [
         (PETS, ["probabilities FP32 [N, 3]"]),
         (TRAITS, ["probabilities FP32 [N, 3]"]),
@@ -82,36 +84,35 @@ def test_task_names_both_when_outputs_disagree(spec: ModelSpec, output: TensorSp
         (HEADS, ["kind FP32 [N, 3]", "traits FP32 [N, 3]", "vector FP32 [N, 2]"]),
     ],
 )
-def test_outputs_are_those_of_the_table_when_a_question_is_asked(question: TaskSpec, outputs: list[str]) -> None:
-    assert list(map(str, task_for(question).outputs(IMAGE))) == outputs
+def test_outputs_are_those_of_the_table_for_each_task(task_spec: TaskSpec, outputs: list[str]) -> None:
+    assert list(map(str, task_for(task_spec).outputs(IMAGE))) == outputs
 
 
 @pytest.mark.parametrize(
-    ("question", "why"),
+    ("task_spec", "code", "datum"),
     [
-        (
-            TaskSpec(task="divination"),
-            "no task 'divination'; there are multiclass, multilabel, embedding, segmentation",
-        ),
-        (TaskSpec(task="multiclass"), "at least 2 labels, got 0"),
-        (TaskSpec(task="multiclass", labels=("only",)), "at least 2 labels, got 1"),
-        (TaskSpec(task="multilabel"), "at least 1 labels, got 0"),
-        (TaskSpec(task="embedding"), "needs an embedding_size"),
-        (TaskSpec(task="segmentation", labels=("background",)), "at least 2 labels, got 1"),
-        (TaskSpec(task="segmentation", labels=tuple(map(str, range(256)))), "holds up to 255 labels, got 256"),
-        (REGIONS.model_copy(update={"probability": True}), "of one foreground, but there are 3 labels"),
-        (TaskSpec(task="multilabel", labels=("a",), thresholds={"a": 0.0}), "between 0 and 1, got a: 0.0"),
-        (TaskSpec(task="segmentation", labels=("a", "b"), thresholds={"b": 1.0}), "between 0 and 1, got b: 1.0"),
-        (TaskSpec(task="heads"), "at least one head"),
-        (TaskSpec(task="heads", heads={"m": STAMP}), "head m: segmentation cannot share a backbone"),
-        (TaskSpec(task="heads", heads={"h": HEADS}), "head h: heads cannot share"),
-        (TaskSpec(task="heads", heads={"path": PETS}), "head path: the name means something else"),
-        (TaskSpec(task="heads", heads={"a": TaskSpec(task="embedding")}), "needs an embedding_size"),
+        (TaskSpec(task="divination"), "spec.unknown_task", "'divination'"),
+        (TaskSpec(task="divination"), "spec.unknown_task", "multiclass, multilabel, embedding, segmentation"),
+        (TaskSpec(task="multiclass"), "spec.too_few_labels", "2 labels, got 0"),
+        (TaskSpec(task="multiclass", labels=("only",)), "spec.too_few_labels", "2 labels, got 1"),
+        (TaskSpec(task="multilabel"), "spec.too_few_labels", "1 labels, got 0"),
+        (TaskSpec(task="embedding"), "spec.no_embedding_size", "embedding_size"),
+        (TaskSpec(task="segmentation", labels=("background",)), "spec.too_few_labels", "2 labels, got 1"),
+        (TaskSpec(task="segmentation", labels=tuple(map(str, range(256)))), "spec.too_many_labels", "got 256"),
+        (REGIONS.model_copy(update={"probability": True}), "spec.probability_labels", "got 3"),
+        (TaskSpec(task="multilabel", labels=("a",), thresholds={"a": 0.0}), "spec.threshold_range", "a: 0.0"),
+        (TaskSpec(task="segmentation", labels=("a", "b"), thresholds={"b": 1.0}), "spec.threshold_range", "b: 1.0"),
+        (TaskSpec(task="heads"), "spec.no_heads", "heads"),
+        (TaskSpec(task="heads", heads={"m": STAMP}), "spec.head_task", "head m: segmentation"),
+        (TaskSpec(task="heads", heads={"h": HEADS}), "spec.head_task", "head h: heads"),
+        (TaskSpec(task="heads", heads={"path": PETS}), "spec.head_name_reserved", "head path"),
+        (TaskSpec(task="heads", heads={"a": TaskSpec(task="embedding")}), "spec.no_embedding_size", "embedding_size"),
     ],
 )
-def test_task_is_refused_when_its_terms_are_wrong(question: TaskSpec, why: str) -> None:
-    with pytest.raises(SpecError, match=why):
-        task_for(question)
+def test_task_is_refused_when_its_settings_are_wrong(task_spec: TaskSpec, code: str, datum: str) -> None:
+    with raises(SpecError, code) as caught:
+        task_for(task_spec)
+    assert datum in str(caught.value)
 
 
 # Multiclass
@@ -150,17 +151,18 @@ def test_quality_is_the_share_of_hits_when_the_truth_is_known() -> None:
 def test_classes_are_faulty_when_they_do_not_sum_to_one() -> None:
     task = task_for(PETS)
     assert task.faults(rows([0.5, 0.5, 0.004])) == []
-    assert task.faults(rows([0.5, 0.5, 0], [3.0, -1.0, 0.5])) == ["probabilities do not sum to 1 (off by 1.5)"]
+    (fault,) = task.faults(rows([0.5, 0.5, 0], [3.0, -1.0, 0.5]))
+    assert "1.5" in fault
 
 
 def test_classes_are_faulty_when_they_sum_to_one_outside_their_range() -> None:
     (fault,) = task_for(PETS).faults(rows([3.0, -1.0, -1.0]))
-    assert fault == "probabilities lie in -1..3, expected 0..1: the softmax is missing"
+    assert "-1..3, expected 0..1" in fault
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    ("question", "outputs"),
+    ("task_spec", "outputs"),
     [
         (PETS, {"probabilities": np.array([0.2, 0.3, 0.5], np.float32)}),
         (TRAITS, {"probabilities": np.array([0.2, 0.3, 0.5], np.float32)}),
@@ -170,26 +172,26 @@ def test_classes_are_faulty_when_they_sum_to_one_outside_their_range() -> None:
     ids=["multiclass", "multilabel", "embedding", "segmentation"],
 )
 def test_answer_is_refused_when_a_value_is_no_number(
-    question: TaskSpec, outputs: dict[str, NDArray[Any]], value: float
+    task_spec: TaskSpec, outputs: dict[str, NDArray[Any]], value: float
 ) -> None:
-    task = task_for(question)
+    task = task_for(task_spec)
     task.checked_answer(outputs, WHOLE, top=1)
     *_, last = outputs
     broken = {**outputs, last: outputs[last].copy()}
     broken[last].flat[0] = value
     word = "NaN" if np.isnan(value) else "infinite"
-    with pytest.raises(AnswerError, match=f"output {last} has 1 {word} of {broken[last].size} values"):
+    with pytest.raises(AnswerError, match=f"{last} .*1 {word} of {broken[last].size}"):
         task.checked_answer(broken, WHOLE, top=1)
 
 
 def test_answer_is_refused_when_an_output_is_missing_or_of_another_size() -> None:
-    with pytest.raises(AnswerError, match=r"there is no output probabilities; the model gives logits"):
+    with pytest.raises(AnswerError, match=r"probabilities .*logits"):
         task_for(PETS).checked_answer({"logits": np.array([0.2, 0.3, 0.5])}, WHOLE, top=1)
-    with pytest.raises(AnswerError, match=r"output probabilities has shape \[2\] for a picture, expected \[3\]"):
+    with pytest.raises(AnswerError, match=r"probabilities .*\[2\] .*\[3\]"):
         task_for(PETS).checked_answer({"probabilities": np.array([0.5, 0.5])}, WHOLE, top=1)
-    with pytest.raises(AnswerError, match=r"there is no output vector"):
+    with pytest.raises(AnswerError, match=r"vector .*kind, traits"):
         task_for(HEADS).checked_answer({"kind": np.array([1.0, 0, 0]), "traits": np.zeros(3)}, WHOLE, top=1)
-    with pytest.raises(AnswerError, match=r"there is no output probability; the model gives mask"):
+    with pytest.raises(AnswerError, match=r"probability .*mask"):
         task_for(SOFT).checked_answer({"mask": np.zeros((4, 6), np.uint8)}, WHOLE, top=1)
 
 
@@ -260,7 +262,7 @@ def test_labels_are_faulty_when_they_are_no_probabilities() -> None:
     task = task_for(TRAITS)
     assert task.faults(rows([0.0, 1.0, 0.5])) == []
     (fault,) = task.faults(rows([0.1, 0.2, 0.3], [-3.0, 0.1, 2.5]))
-    assert fault == "probabilities lie in -3..2.5, expected 0..1: the sigmoid is missing"
+    assert "-3..2.5, expected 0..1" in fault
 
 
 def test_answer_has_the_labels_that_hold_when_there_are_several() -> None:
@@ -268,7 +270,7 @@ def test_answer_has_the_labels_that_hold_when_there_are_several() -> None:
     answer = task.answer({"probabilities": np.array([0.6, 0.7, 0.9])}, WHOLE, top=1)
     assert answer.fields == {
         "labels": ["red", "old"],
-        # All that hold are told, however few were asked for.
+        # All labels above their threshold are listed, even with a small `top`.
         "top": [{"label": "red", "probability": 0.9}, {"label": "wet", "probability": 0.7}],
     }
 
@@ -310,7 +312,7 @@ def test_quality_is_recall_among_classes_that_have_two_when_the_truth_is_known()
 def test_embedding_is_faulty_when_it_is_not_of_unit_length() -> None:
     task = task_for(VECTOR)
     assert task.faults(vectors(10, 20, length=1.004)) == []
-    assert task.faults(vectors(10, 20, length=2.5)) == ["embedding is not normalised: length 2.5, expected 1"]
+    assert ["length 2.5" in fault for fault in task.faults(vectors(10, 20, length=2.5))] == [True]
     assert "length 0" in task.faults(vectors(10, length=0))[0]
 
 
@@ -386,7 +388,7 @@ def test_quality_counts_the_right_class_alone_when_there_are_several() -> None:
 
 def test_mask_is_faulty_when_it_holds_a_class_that_there_is_not() -> None:
     assert task_for(REGIONS).faults(masks([[0, 1, 2]])) == []
-    assert task_for(REGIONS).faults(masks([[0, 1, 3]])) == ["mask holds the class 3, but there are 3 labels"]
+    assert ["class 3" in fault for fault in task_for(REGIONS).faults(masks([[0, 1, 3]]))] == [True]
 
 
 def test_answer_has_the_mask_at_the_pictures_size_when_the_input_was_fitted() -> None:
@@ -414,9 +416,9 @@ def test_caption_names_the_background_when_a_mask_is_empty() -> None:
 def test_regions_are_the_largest_first_and_no_more_than_asked() -> None:
     mask = np.array([[1, 1, 2, 2, 2, 0]] * 4, np.uint8)
     task = task_for(REGIONS)
-    told = [task.answer({"mask": mask}, WHOLE, top=top).fields["regions"] for top in (5, 1)]
-    assert [region["label"] for region in told[0]] == ["grass", "sky"]
-    assert told[1] == [{"label": "grass", "share": 0.5}]
+    all_regions, largest = (task.answer({"mask": mask}, WHOLE, top=top).fields["regions"] for top in (5, 1))
+    assert [region["label"] for region in all_regions] == ["grass", "sky"]
+    assert largest == [{"label": "grass", "share": 0.5}]
 
 
 # Heads
@@ -450,7 +452,9 @@ def test_quality_and_faults_have_the_heads_names() -> None:
         "traits.exact_match": 0.5,
         "vector.recall@1": 1.0,
     }
-    assert task.faults(answers) == ["traits lie in -2..0.9, expected 0..1: the sigmoid is missing"]
+    (fault,) = task.faults(answers)
+    assert "traits" in fault
+    assert "-2..0.9, expected 0..1" in fault
 
 
 def test_answer_has_what_each_head_says_under_its_name() -> None:
@@ -469,35 +473,36 @@ def test_answer_has_what_each_head_says_under_its_name() -> None:
     ]
 
 
-# A threshold to be tried
+# Replacing a threshold
 
 
 def test_threshold_is_replaced_for_all_labels_when_another_is_tried() -> None:
     answers = {"probabilities": np.array([0.35, 0.35, 0.2])}
     assert task_for(TRAITS).with_threshold(0.3).answer(answers, WHOLE, 3).fields["labels"] == ["old", "wet"]
-    asked = STAMP.model_copy(update={"probability": True})
+    soft = STAMP.model_copy(update={"probability": True})
     output = {"mask": np.zeros((4, 6), np.uint8), "probability": np.full((4, 6), 0.4, np.float32)}
-    assert task_for(asked).answer(output, WHOLE, 1).fields["regions"] == []
-    assert task_for(asked).with_threshold(0.3).answer(output, WHOLE, 1).fields["regions"][0]["share"] == 1
+    assert task_for(soft).answer(output, WHOLE, 1).fields["regions"] == []
+    assert task_for(soft).with_threshold(0.3).answer(output, WHOLE, 1).fields["regions"][0]["share"] == 1
     heads = task_for(HEADS).with_threshold(0.3)
-    told = heads.answer(
+    answer = heads.answer(
         {"kind": np.array([1, 0, 0]), "traits": answers["probabilities"], "vector": np.ones(2)}, WHOLE, 1
     )
-    assert told.fields["traits"]["labels"] == ["old", "wet"]
+    assert answer.fields["traits"]["labels"] == ["old", "wet"]
 
 
 @pytest.mark.parametrize(
-    ("question", "threshold", "why"),
+    ("task_spec", "threshold", "code", "datum"),
     [
-        (PETS, 0.3, "multiclass has no threshold"),
-        (VECTOR, 0.3, "embedding has no threshold"),
-        (STAMP, 0.3, "inside this model's graph"),
-        (REGIONS, 0.3, "takes the most probable"),
-        (TaskSpec(task="heads", heads={"kind": PETS}), 0.3, "none of the heads kind has a threshold"),
-        (TRAITS, 1.5, "between 0 and 1, got old: 1.5"),
-        (TRAITS, float("nan"), "between 0 and 1"),
+        (PETS, 0.3, "spec.no_threshold", "multiclass"),
+        (VECTOR, 0.3, "spec.no_threshold", "embedding"),
+        (STAMP, 0.3, "spec.threshold_in_graph", "builder export --threshold"),
+        (REGIONS, 0.3, "spec.no_threshold", "3 labels"),
+        (TaskSpec(task="heads", heads={"kind": PETS}), 0.3, "spec.no_threshold", "heads kind"),
+        (TRAITS, 1.5, "spec.threshold_range", "old: 1.5"),
+        (TRAITS, float("nan"), "spec.threshold_range", "old: nan"),
     ],
 )
-def test_threshold_is_refused_when_none_decides(question: TaskSpec, threshold: float, why: str) -> None:
-    with pytest.raises(SpecError, match=why):
-        task_for(question).with_threshold(threshold)
+def test_threshold_is_refused_when_none_decides(task_spec: TaskSpec, threshold: float, code: str, datum: str) -> None:
+    with raises(SpecError, code) as caught:
+        task_for(task_spec).with_threshold(threshold)
+    assert datum in str(caught.value)

@@ -1,4 +1,4 @@
-"""The runner of plans, on a library that stands for TensorRT: it computes with ONNX Runtime, on the CPU."""
+"""The TensorRT runner with a fake TensorRT that computes with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from model.preprocess import ImageArray
 from model.runners import open_artifact
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.runners.tensorrt import TRUST_VARIABLE, Device, TensorRtRunner
+from tests.errors import raises
 
 HEADER = struct.Struct("<4s12xQ4B")
 VERSION = "11.1.0.106"
@@ -30,33 +31,33 @@ TYPES = {"tensor(float)": "FLOAT", "tensor(uint8)": "UINT8"}
 
 
 class Host(Device):
-    """Memory of this machine; a recording is run again."""
+    """Host memory; a captured graph simply runs again."""
 
     stream = 7
 
     def __init__(self) -> None:
         self.waits = 0
 
-    def holding(self, batch: ImageArray, tensor: Any = None) -> Any:
-        held = torch.empty(batch.shape, dtype=torch.uint8) if tensor is None else tensor
-        return held.copy_(torch.from_numpy(batch))
+    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
+        target = torch.empty(batch.shape, dtype=torch.uint8) if tensor is None else tensor
+        return target.copy_(torch.from_numpy(batch))
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         return torch.empty(tuple(shape), dtype={"FLOAT": torch.float32}[dtype])
 
-    def recorded(self, run: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         return run
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self.waits += 1
 
 
 class Engine:
-    """What `deserialize_cuda_engine` gives, of a plan that is an ONNX file behind a header."""
+    """Result of `deserialize_cuda_engine` for a plan that is an ONNX file behind a header."""
 
     def __init__(self, plan: bytes, calls: list[str], succeeds: bool) -> None:
         self.session = onnxruntime.InferenceSession(plan[HEADER.size :])
-        self.tensors = {one.name: one for one in (*self.session.get_inputs(), *self.session.get_outputs())}
+        self.tensors = {tensor.name: tensor for tensor in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.num_io_tensors = len(self.tensors)
         self.calls, self.succeeds = calls, succeeds
 
@@ -109,7 +110,7 @@ class Context:
 
 
 def library(calls: list[str], opens: bool = True, succeeds: bool = True, version: str = VERSION) -> Any:
-    """What the runner uses of TensorRT."""
+    """The part of TensorRT that the runner uses."""
 
     class ILogger:
         ERROR = 1
@@ -141,7 +142,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str]
 
 @pytest.fixture
 def plan(tmp_path: Path, graph: Path) -> Path:
-    """The graph behind a plan's header, with its spec beside."""
+    """The graph behind the header of a plan, with its spec in the same folder."""
     content = graph.read_bytes()
     path = tmp_path / "model.plan"
     version = map(int, VERSION.split("."))
@@ -186,32 +187,31 @@ def test_runner_records_each_batch_size_once_in_a_context_of_its_own(plan: Path)
 
 
 def test_runner_refuses_a_batch_that_is_larger_than_the_plans(plan: Path) -> None:
-    with pytest.raises(BatchError, match=r"a batch of 5; the plan was built for up to 4"):
+    with raises(BatchError, "batch.too_large") as caught:
         TensorRtRunner(plan, trt=library([]), device=Host()).infer(images(5))
+    assert "5" in str(caught.value)
+    assert str(caught.value).endswith(" 4")
 
 
-def test_runner_tells_when_the_engine_fails(plan: Path) -> None:
-    with pytest.raises(InferenceError, match="the engine failed"):
+def test_error_is_raised_when_the_engine_fails(plan: Path) -> None:
+    with raises(InferenceError, "tensorrt.run_failed"):
         TensorRtRunner(plan, trt=library([], succeeds=False), device=Host()).infer(images(1))
 
 
 def test_runner_gives_the_librarys_reason_when_a_plan_does_not_open(plan: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot open it: it is for another GPU"):
+    with raises(ArtifactError, "tensorrt.unreadable") as caught:
         TensorRtRunner(plan, trt=library([], opens=False), device=Host())
+    assert "it is for another GPU" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("version", "compatible", "said"),
-    [
-        ("11.0.0.1", True, "older ones it does not load"),
-        ("11.2.0.1", False, "not built version-compatible"),
-    ],
+    ("version", "compatible"),
+    [("11.0.0.1", True), ("11.2.0.1", False)],
 )
-def test_runner_refuses_a_version_before_it_opens_the_plan(
-    plan: Path, version: str, compatible: bool, said: str
-) -> None:
-    with pytest.raises(ArtifactError, match=said):
+def test_runner_refuses_a_version_before_it_opens_the_plan(plan: Path, version: str, compatible: bool) -> None:
+    with raises(ArtifactError, "tensorrt.version_mismatch") as caught:
         TensorRtRunner(plan, version_compatible=compatible, trt=library([], opens=False, version=version))
+    assert f"{VERSION}, installed is {version}" in str(caught.value)
 
 
 def test_runner_opens_an_older_plan_when_it_is_version_compatible(plan: Path) -> None:
@@ -239,34 +239,37 @@ def test_code_in_a_plan_is_not_run_when_only_the_record_beside_it_asks_for_that(
     plan.with_name("build.json").write_text(json.dumps(record))
     for value in ("", "0", "false"):
         monkeypatch.setenv(TRUST_VARIABLE, value)
-        with pytest.raises(ArtifactError, match=rf"holds code of its own.*Set {TRUST_VARIABLE}=1 if you trust"):
+        with raises(ArtifactError, "tensorrt.untrusted") as caught:
             TensorRtRunner(plan, trt=library(calls), device=Host())
+        assert f"{TRUST_VARIABLE}=1" in str(caught.value)
     assert calls == []
-    TensorRtRunner(plan, version_compatible=True, trt=library(calls), device=Host())  # whoever built it says so
+    TensorRtRunner(plan, version_compatible=True, trt=library(calls), device=Host())  # the caller says so
     assert "host code allowed" in calls
 
 
 def test_runner_refuses_a_record_that_cannot_be_read(plan: Path) -> None:
     plan.with_name("build.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"build\.json: cannot be read"):
+    with raises(ArtifactError, "artifact.unreadable_record") as caught:
         TensorRtRunner(plan, trt=library([]), device=Host())
+    assert "build.json" in str(caught.value)
 
 
 def test_runner_refuses_a_plan_without_a_spec(plan: Path) -> None:
     (plan.parent / "model.json").unlink()
-    with pytest.raises(ArtifactError, match=r"has no model\.json"):
+    with raises(ArtifactError, "artifact.no_spec") as caught:
         TensorRtRunner(plan, trt=library([]), device=Host())
+    assert "model.json" in str(caught.value)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
 def test_plan_names_what_is_missing_when_there_is_no_gpu(plan: Path) -> None:
     with pytest.raises(ArtifactError, match=r"missing .*an NVIDIA GPU.*--url"):
         open_artifact(plan)
-    with pytest.raises(ArtifactError, match="needs an NVIDIA GPU to run it"):
+    with raises(ArtifactError, "tensorrt.no_gpu"):
         TensorRtRunner(plan, trt=library([]))
 
 
-def test_plan_is_refused_before_any_library_is_asked_when_it_is_cut_short(plan: Path) -> None:
+def test_plan_is_refused_before_a_library_is_loaded_when_it_is_cut_short(plan: Path) -> None:
     plan.write_bytes(plan.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="is cut short"):
         open_artifact(plan)

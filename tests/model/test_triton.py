@@ -1,4 +1,4 @@
-"""The Triton runner: addresses, what is said when nobody answers, and what failures mean."""
+"""The Triton client: addresses, unreachable servers, and the errors of failed requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from model.errors import (
 )
 from model.patience import RetryPolicy
 from model.runners.triton import TritonRunner, TritonServer
-from model.runners.triton_errors import MemoryForgottenError, error_of_answer
+from model.runners.triton_errors import UnknownRegionError, error_from_status
 from tests.errors import raises
 
 
@@ -94,7 +94,7 @@ def test_server_picks_the_protocol_when_the_address_says_it(url: str, protocol: 
         ("10.0.0.1:8001", False, False),
     ],
 )
-def test_address_tells_of_tls_and_of_this_machine(url: str, tls: bool, loopback: bool) -> None:
+def test_address_knows_tls_and_loopback(url: str, tls: bool, loopback: bool) -> None:
     address = Connection(url=url).address
     assert (address.tls, address.is_loopback) == (tls, loopback)
 
@@ -105,19 +105,19 @@ def test_certificates_are_refused_when_the_address_is_one_without_tls(pytestconf
 
 
 @pytest.mark.parametrize("scheme", ["", "grpc://", "http://"])
-def test_runner_tells_how_to_start_a_server_when_nothing_listens(scheme: str) -> None:
+def test_error_says_how_to_start_a_server_when_nothing_listens(scheme: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
         url = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UnreachableError, match=rf"no Triton answers at {url} .*`server up`.*--url"):
+        with pytest.raises(UnreachableError, match=rf"{url} .*`server up`.*--url"):
             TritonRunner(TritonServer(Connection(url=url, deadline_s=5)), "pets")
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_deadline_is_told_when_a_server_listens_and_says_nothing(scheme: str) -> None:
+def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(DeadlineError, match=r"did not read the configuration of 'pets' within 0\.3 s.*--deadline"):
+        with pytest.raises(DeadlineError, match=r"'pets' within 0\.3 s.*--deadline"):
             TritonRunner(TritonServer(Connection(url=url, deadline_s=0.3)), "pets")
 
 
@@ -129,7 +129,7 @@ def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "kind"),
+    ("status", "message", "error_type"),
     [
         ("StatusCode.NOT_FOUND", "Request for unknown model: 'x' is not found", UnknownModelError),
         ("404", "Request for unknown model: 'x' version 7 is not found", UnknownModelError),
@@ -147,29 +147,32 @@ def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: 
         ("502", "an exception occurred in the client while decoding the response", UnreachableError),
         ("StatusCode.INVALID_ARGUMENT", "[request id: 1] unexpected shape for input 'image'. NOTE: …", BatchError),
         ("400", "inference input 'image' data-type is 'FP32', but model 'x' expects 'UINT8'", BatchError),
-        ("StatusCode.INVALID_ARGUMENT", "Unable to find shared memory region: 'a'", MemoryForgottenError),
+        ("StatusCode.INVALID_ARGUMENT", "Unable to find shared memory region: 'a'", UnknownRegionError),
         ("StatusCode.INTERNAL", "Cannot unregister shared memory region 'a', it is currently in use.", InferenceError),
         ("StatusCode.INTERNAL", "the backend failed", InferenceError),
         ("None", "", InferenceError),
     ],
 )
-def test_failure_is_of_its_kind_when_triton_says_so(status: str, message: str, kind: type[TritonkitError]) -> None:
-    error = error_of_answer(Connection(url="127.0.0.1:9"), "ask 'x'", status, message)
-    assert type(error) is kind
+def test_status_and_message_of_triton_become_an_error(
+    status: str, message: str, error_type: type[TritonkitError]
+) -> None:
+    error = error_from_status(Connection(url="127.0.0.1:9"), "run 'x'", status, message)
+    assert type(error) is error_type
+    assert error.code != "inference.failed"
     assert "127.0.0.1:9" in str(error)
     assert "request id" not in str(error)
     assert "NOTE" not in str(error)
 
 
 def failing(*errors: TritonkitError) -> Callable[[], str]:
-    coming = iter(errors)
+    pending = iter(errors)
 
-    def ask() -> str:
-        for error in coming:
+    def request() -> str:
+        for error in pending:
             raise error
         return "answer"
 
-    return ask
+    return request
 
 
 def test_request_is_repeated_when_its_failure_may_pass() -> None:
@@ -198,12 +201,12 @@ def test_nothing_is_repeated_when_it_is_over() -> None:
     over = threading.Event()
     seen: list[TritonkitError] = []
 
-    def told(error: TritonkitError) -> None:
+    def on_failure(error: TritonkitError) -> None:
         seen.append(error)
         over.set()
 
     with pytest.raises(BusyError, match=r"^second$"):
-        RetryPolicy(60, told, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
+        RetryPolicy(60, on_failure, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
     assert len(seen) == 1
 
 

@@ -1,4 +1,4 @@
-"""The way to Triton: connections that end, tokens by their names, and no proxy between."""
+"""The transport to Triton: connections are closed, errors name the token, and no proxy is used."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from model.runners.triton_transport import Transport
 ROOT = Path(__file__).parents[2]
 
 
-class _Answering(BaseHTTPRequestHandler):
-    """Is ready, and asks for a token where models are to be listed."""
+class _Handler(BaseHTTPRequestHandler):
+    """Is ready, and refuses to list models without a token."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -40,7 +40,7 @@ class _Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[str]:
     """The address of a web server on this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -49,19 +49,19 @@ def web() -> Iterator[str]:
 def test_connections_do_not_pile_up_when_each_request_comes_from_a_thread_of_its_own(web: str) -> None:
     descriptors = Path("/proc/self/fd")
 
-    def asked(transport: Transport) -> int:
+    def descriptors_after_call(transport: Transport) -> int:
         thread = threading.Thread(target=transport.call, args=("tell its state", "is_server_ready"))
         thread.start()
         thread.join()
         return len(list(descriptors.iterdir()))
 
     with closing(Transport(Connection(url=web))) as transport:
-        first = asked(transport)
-        assert max(asked(transport) for _ in range(20)) < first + 10, "three a thread would be 60"
+        first = descriptors_after_call(transport)
+        assert max(descriptors_after_call(transport) for _ in range(20)) < first + 10, "three a thread would be 60"
 
 
 def test_token_that_is_not_of_the_environment_is_not_named_after_it(web: str) -> None:
-    refused = pytest.raises(TokenError, match="for the token of this server's state file")
+    refused = pytest.raises(TokenError, match="state file")
     with closing(Transport(Connection(url=web), Tokens(None, "kept"))) as transport, refused:
         transport.document("list its models", "get_model_repository_index", admin=True)
 

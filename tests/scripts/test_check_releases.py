@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_releases import TABLE, outdated
+from scripts.check_releases import TABLE, describe_outdated_table
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from scripts.check_releases import TABLE, outdated
     ],
 )
 def test_a_table_is_old_after_half_a_year(checked: date, today: date, old: bool) -> None:
-    said = outdated(checked, today)
-    assert bool(said) == old
+    problem = describe_outdated_table(checked, today)
+    assert bool(problem) == old
     if old:
-        assert f"compared last on {checked}" in said
-        assert "IMAGE_TAG" in said
+        assert f"compared last on {checked}" in problem
+        assert "IMAGE_TAG" in problem
 
 
 def test_the_table_says_when_it_was_compared() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.client_cost import IN_PROCESS, KIT, PLAIN, Cost, summary_of, write_pictures
+from scripts.client_cost import IN_PROCESS, KIT, PLAIN, ClientCost, summarize, write_pictures
 
 ROOT = Path(__file__).parents[2]
 
 
-def cost(wall_s: float, client_s: float, server_s: float) -> Cost:
-    return Cost(wall_s=wall_s, client_cpu_s=client_s, server_cpu_s=server_s, load_average=0)
+def cost(wall_s: float, client_s: float, server_s: float) -> ClientCost:
+    return ClientCost(wall_s=wall_s, client_cpu_s=client_s, server_cpu_s=server_s, load_average=0)
 
 
 def test_pictures_differ_and_are_kept_when_asked_for_again(photos: Path, tmp_path: Path) -> None:
@@ -35,16 +35,16 @@ def test_ratios_are_those_of_the_medians() -> None:
         KIT: [cost(5, 4, 7), cost(50, 40, 70), cost(4, 3, 7)],
         PLAIN: [cost(15, 5, 9), cost(15, 5, 9), cost(15, 5, 9)],
     }
-    assert list(summary_of(costs)["ratio"].values()) == pytest.approx([1.1, 3.0])
+    assert list(summarize(costs)["ratio"].values()) == pytest.approx([1.1, 3.0])
 
 
 def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, 6, photos)
-    words = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
-    said = subprocess.run(
-        [sys.executable, "-m", "scripts.client_ways", *map(str, words)], cwd=ROOT, capture_output=True, check=True
+    arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.client_ways", *map(str, arguments)], cwd=ROOT, capture_output=True, check=True
     )
-    told = json.loads(said.stdout)
-    assert told["wall_s"] > 0
-    assert told["cpu_s"] > 0
-    assert told["best"].startswith("batch ")
+    reported = json.loads(done.stdout)
+    assert reported["wall_s"] > 0
+    assert reported["cpu_s"] > 0
+    assert reported["best"].startswith("batch ")

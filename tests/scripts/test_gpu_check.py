@@ -12,7 +12,7 @@ import pytest
 
 from builder.proving.verdict import LIMITS
 from scripts.gpu_check import MISSING
-from scripts.gpu_report import Way
+from scripts.gpu_report import RuntimeResult
 
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = (
@@ -67,4 +67,4 @@ def test_check_lists_what_is_missing_when_a_needed_package_is_absent(tmp_path: P
     ],
 )
 def test_way_passes_when_it_ran_within_limits_or_was_not_to_be_tried(found: dict[str, Any], passed: bool) -> None:
-    assert Way(network="resnet18", way="torch", precision="fp16", **found).passed is passed
+    assert RuntimeResult(network="resnet18", way="torch", precision="fp16", **found).passed is passed

@@ -9,7 +9,7 @@ import numpy as np
 from model.connection import Connection
 from model.runners.triton import TritonServer
 from model.spec import ModelSpec
-from scripts.reload_drill import KEEP, MODEL, MOST_TOLD, Ledger, Networks, Traffic, drill, outcome
+from scripts.reload_drill import KEEP, MAX_FAILURES_LISTED, MODEL, Ledger, Networks, Traffic, drill, summarize
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
@@ -24,10 +24,14 @@ def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_p
 def test_failures_are_all_counted_when_there_are_more_than_are_told(spec: ModelSpec, tmp_path: Path) -> None:
     networks = Networks((), np.zeros((1, 8, 8, 3), np.uint8), ())
     traffic = Traffic(TritonServer(Connection(url="127.0.0.1:1")), spec, networks, Ledger())
-    traffic.failures += [f"failed: {number}" for number in range(MOST_TOLD + 5)]
+    traffic.failures += [f"failed: {number}" for number in range(MAX_FAILURES_LISTED + 5)]
     (tmp_path / MODEL / "1").mkdir(parents=True)
-    done = outcome(1, 3, traffic, tmp_path)
-    assert (done.failed, len(done.failures), done.requests) == (MOST_TOLD + 5, MOST_TOLD, MOST_TOLD + 5)
+    done = summarize(1, 3, traffic, tmp_path)
+    assert (done.failed, len(done.failures), done.requests) == (
+        MAX_FAILURES_LISTED + 5,
+        MAX_FAILURES_LISTED,
+        MAX_FAILURES_LISTED + 5,
+    )
 
 
 def test_version_counts_as_live_when_it_was_so_at_some_moment_of_the_request() -> None:
@@ -43,5 +47,5 @@ def test_version_counts_as_live_when_it_was_so_at_some_moment_of_the_request() -
 def test_answers_count_as_wrong_when_they_are_of_another_network() -> None:
     answers = tuple({"probabilities": np.full((1, 3), number / 10)} for number in range(3))
     networks = Networks((), np.zeros((1, 8, 8, 3), np.uint8), answers)
-    assert networks.gave(4, answers[1])
-    assert not networks.gave(5, answers[1])
+    assert networks.match(4, answers[1])
+    assert not networks.match(5, answers[1])

@@ -240,10 +240,10 @@ def test_server_elsewhere_is_asked_with_certificates_and_tokens(
     monkeypatch.setenv("TRITONKIT_ADMIN_TOKEN", "a-guess")
     guess = command("server", "reload", "--url", url, *files)
     assert guess.exit_code == 2
-    assert "does not list its models for the token of $TRITONKIT_ADMIN_TOKEN (" in guess.stderr
+    assert "does not list its models with the token of $TRITONKIT_ADMIN_TOKEN (" in guess.stderr
     for variable in ("TRITONKIT_TOKEN", "TRITONKIT_ADMIN_TOKEN"):
         monkeypatch.delenv(variable)
-    assert "does not list its models without its token" in command("server", "reload", "--url", url, *files).stderr
+    assert "does not list its models without a token" in command("server", "reload", "--url", url, *files).stderr
 
 
 def test_status_tells_where_others_reach_a_server(guarded: Server, command: Command) -> None:
@@ -288,7 +288,7 @@ def test_shared_memory_is_for_users_of_this_machine_and_over_grpc_alone() -> Non
     assert rules("docker") == {http: ADMIN, grpc: ADMIN}
 
 
-READABLE = "a token would be sent there without TLS"
+READABLE = "the token would be sent without TLS"
 
 
 @pytest.mark.usefixtures("own_state")
