@@ -134,7 +134,9 @@ def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..
     shown = report_images(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
-    assert [tile.name for tile in shown.tiles] == [f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)]
+    assert [tile.name for tile in shown.tiles] == [
+        f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)
+    ]
 
 
 def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., Answers]) -> None:

@@ -18,7 +18,7 @@ from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.sources.onnx_held import reduced_or_quantized_precision, onnx_precision
+from builder.sources.onnx_held import onnx_precision, reduced_or_quantized_precision
 from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.spec import ModelSpec
