@@ -31,7 +31,7 @@ DRAWN = ("predictions.png", "curves.png", "confusion.png")
 
 @dataclass(frozen=True)
 class Result:
-    """What one example reached. `metrics`: for each name the value by checkpoint, ONNX file and Triton."""
+    """Metrics of one example. `metrics`: by name, the values of checkpoint, ONNX file and Triton."""
 
     name: str
     task: str
@@ -45,17 +45,17 @@ class Result:
 
     @property
     def reached(self) -> float:
-        """By the checkpoint."""
+        """Value of the task's metric with the checkpoint."""
         return self.metrics[self.metric][0]
 
     @property
     def difference(self) -> float:
-        """The largest between the three, over all metrics."""
+        """Largest difference between the three, over all metrics."""
         return max(max(values) - min(values) for values in self.metrics.values())
 
     @property
-    def good(self) -> bool:
-        """As good as it must be, and served as it was trained."""
+    def passed(self) -> bool:
+        """Whether the metric reaches its minimum and is the same when served."""
         return self.reached >= self.least and self.difference < MAX_DIFFERENCE
 
 
@@ -68,13 +68,13 @@ def main(folder: Path, names: Sequence[str]) -> int:
     page = template.render(results=results, max_difference=MAX_DIFFERENCE)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"open {folder / 'index.html'} in a browser")
-    return 0 if all(result.good for result in results) else 1
+    return 0 if all(result.passed for result in results) else 1
 
 
 def _sentence(result: Result) -> str:
     values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
     return (
-        f"{'ok  ' if result.good else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
+        f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
         f"least {result.least}), largest difference of any metric {result.difference:.6f}, "
         f"trained in {result.seconds} s"
     )

@@ -19,15 +19,15 @@ from model.tasks import task_for
 
 CLASSES = 100
 SPREAD = 2.0
-"""The standard deviation that each class's logit gets over the images: that of a classifier which is often sure."""
+"""Standard deviation of each logit over the images, like that of a classifier with confident answers."""
 LINEAR = 1.0
-"""The bias of each norm: most units stay on the straight part of what follows. A deep network of random norms and
+"""Bias of each norm, which keeps most units in the linear range. A deep network of random norms and
 rectifiers at 0 is chaotic, as no trained one is: it makes a rounding in its first layer as large as an answer."""
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 
 
 def network_of(name: str) -> Network:
-    """A network of timm at its own size, with calibrated weights and a hundred classes. Raises SpecError."""
+    """Create a timm network at its default size with calibrated weights and a hundred classes. Raises SpecError."""
     torch.manual_seed(0)
     preprocess = timm_preprocess(name)
     task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
@@ -54,7 +54,7 @@ def calibrated(network: Network, images: ImageArray) -> Network:
 
 
 def _open_branches(network: Network) -> None:
-    """Residual branches begin as nothing, and would hide what they compute: norms at 0, layer scales near 0."""
+    """Raise norms and layer scales near 0: they switch residual branches off in an untrained network."""
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1 and name.endswith(("weight", "gamma", "gamma_1", "gamma_2", "layer_scale.scale")):
             small = parameter.abs() < 0.1

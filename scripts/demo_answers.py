@@ -17,7 +17,7 @@ CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
 
 
 def main(demo: Path) -> int:
-    """Print a line for each expectation, with the figure that was reached."""
+    """Print a line with the measured value for each expectation."""
     accuracy = json.loads((demo / "test.json").read_text())["metrics"]["accuracy"]
     photos = {Path(row["path"]).stem: row["label"] for row in rows_of(demo / "photos.jsonl")}
     digits = rows_of(demo / "digits.jsonl")

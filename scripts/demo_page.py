@@ -23,7 +23,7 @@ _DRAWINGS = {"curves.png": "Loss and accuracy by epoch", "confusion.png": "Confu
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """A published model, as its verdict describes it. `folder`: its version's, from the page."""
+    """Summary of a verdict. `folder`: version folder of the model, relative to the page."""
 
     name: str
     folder: str

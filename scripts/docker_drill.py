@@ -25,7 +25,7 @@ def ports() -> None:
 
 @app.command()
 def host_network(http: int, grpc: int, metrics: int) -> None:
-    """Put the services of a resolved Compose file, on standard input, on the machine's own network, loopback alone."""
+    """Move the service of a resolved Compose file (stdin) to the host network, on loopback addresses only."""
     document: dict[str, Any] = yaml.safe_load(sys.stdin)
     service = document["services"]["triton-cpu"]
     addresses = {"http": http, "grpc": grpc, "metrics": metrics}
@@ -55,7 +55,7 @@ def same(expected: Path, served: Path) -> None:
 
 @app.command()
 def encoded(served: Path, picture: str, answer: Path) -> None:
-    """Compare what curl got for a picture with a document of `client infer --json`: the same scores to within 1e-5.
+    """Compare the response of curl for an encoded image with `client infer --json`: equal scores to within 1e-5.
 
     answer: JSON and, right behind it, the probabilities as float32 (the binary tensor data extension).
     """
@@ -69,7 +69,7 @@ def encoded(served: Path, picture: str, answer: Path) -> None:
 
 
 def _scores(path: Path) -> dict[tuple[str, str], float]:
-    """Probabilities by picture and label."""
+    """Read probabilities by image path and label."""
     rows = json.loads(path.read_text())["rows"]
     return {(row["path"], entry["label"]): float(entry["probability"]) for row in rows for entry in row["top"]}
 

@@ -14,7 +14,7 @@ PICTURES = 60
 
 
 def main(splits: Path, folder: Path) -> None:
-    """Take pairs of lines all over the test part, or the val part where there is none: labels appear about twice."""
+    """Copy pairs of rows spread over the test split, or val without a test split; each label appears about twice."""
     rows = next(filter(None, (_rows(splits / f"{part}.csv") for part in ("test", "val"))))
     step = max(2, 2 * len(rows) // PICTURES)
     for row in [row for start in range(0, len(rows), step) for row in rows[start : start + 2]][:PICTURES]:

@@ -11,11 +11,11 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "segmentation-models-pytorch": ("segmentation_models_pytorch",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-"""Where a tool's modules have other names than its package; the first that is there counts."""
+"""Module names of packages that differ from the package name; the first installed one is used."""
 
 
 def installed(tools: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """By tool: the versions found, and for what is missing the reason. Imports each: what is broken counts as missing.
+    """Return versions by package, and the reasons for missing packages. One that fails to import counts as missing.
 
     tools: names of packages, such as `torch` or `tensorrt-rtx`.
     """
@@ -34,5 +34,5 @@ def installed(tools: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def module_of(tool: str) -> str | None:
-    """The name of the tool's module that is here, None where it is not installed."""
+    """Return the name of the installed module of a package; None if it is not installed."""
     return next((name for name in _MODULES.get(tool, (tool,)) if importlib.util.find_spec(name) is not None), None)

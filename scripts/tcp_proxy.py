@@ -11,7 +11,7 @@ _CHUNK = 1 << 16
 
 
 class TcpProxy:
-    """Passes connections on to a port of this machine, until it is cut."""
+    """Forwards connections to a port of this machine; `cut` breaks them."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -22,7 +22,7 @@ class TcpProxy:
         self._is_open = True
 
     def cut(self) -> None:
-        """Break all connections, and every new connection, until it is mended."""
+        """Break all connections and refuse new ones until `mend`."""
         with self._lock:
             self._is_open = False
             open_sockets, self._open = self._open, set()
@@ -30,18 +30,18 @@ class TcpProxy:
             _close(connection)
 
     def mend(self) -> None:
-        """Let connections through again."""
+        """Forward connections again."""
         self._is_open = True
 
     def accept_all(self) -> None:
-        """Serve until the listening socket is closed; in a thread of its own."""
+        """Accept connections until the socket is closed; run this in a thread."""
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
                 threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def close(self) -> None:
-        """Break everything, and listen no more."""
+        """Close all connections and the socket."""
         self.cut()
         _close(self._listening)
 
@@ -75,7 +75,7 @@ class TcpProxy:
 
 @contextlib.contextmanager
 def proxy_to(port: int) -> Iterator[TcpProxy]:
-    """A proxy to a port of this machine, which need not be open yet."""
+    """Start a proxy to a port of this machine; the port need not be open yet."""
     proxy = TcpProxy(port)
     thread = threading.Thread(target=proxy.accept_all, daemon=True)
     thread.start()

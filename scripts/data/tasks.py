@@ -70,7 +70,7 @@ def main(packages: Path, data: Path) -> None:
 
 
 def fashion(packages: Path, folder: Path) -> str:
-    """One folder a label, under train/ and test/."""
+    """Write one folder for each label, under train/ and test/."""
     for split in FASHION_SPLITS:
         pictures, numbers = _fashion(packages, split)
         for label in LABELS:
@@ -107,7 +107,7 @@ def _save_all(paths: Iterable[Path], pictures: Pixels) -> None:
 
 
 def mosaics(packages: Path, folder: Path) -> str:
-    """Four random pictures of the same split to a mosaic of 56x56 pixels; a column a label in the table."""
+    """Write mosaics of 56x56 pixels from four random images of a split; the table has a column for each label."""
     rng = np.random.default_rng(0)
     for split, count in MOSAICS.items():
         pictures, numbers = _fashion(packages, split)
@@ -130,7 +130,7 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def units(packages: Path, folder: Path) -> str:
-    """The sprites as they are; a class is in one split only: 60 % train, 20 % val, 20 % test."""
+    """Copy the sprites; each class is in one split only: 60 % train, 20 % val, 20 % test."""
     classes = _unit_classes(packages / UNITS)
     names = np.random.default_rng(0).permutation(sorted(classes))
     ends = round(0.6 * len(names)), round(0.8 * len(names))
@@ -174,7 +174,7 @@ def _shows_a_unit(path: Path) -> bool:
 
 
 def stamps(packages: Path, folder: Path) -> str:
-    """Pictures and masks of the same name and size; no stamp is in both splits, the photographs are."""
+    """Write images and masks of the same name and size; the splits share photographs but no stamps."""
     rng = np.random.default_rng(0)
     cut_outs = [path for path in sorted((packages / STAMPS).rglob("*.png")) if _is_a_stamp(path)]
     photos = [_photo(packages / source / name) for source, names in PHOTOS.items() for name in names]
@@ -191,14 +191,14 @@ def stamps(packages: Path, folder: Path) -> str:
 
 
 def _split(rng: np.random.Generator, paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """A random 80 % of the paths, and the rest."""
+    """Split paths randomly into 80 % and 20 %."""
     mixed = [paths[index] for index in rng.permutation(len(paths))]
     end = round(0.8 * len(paths))
     return mixed[:end], mixed[end:]
 
 
 def _is_a_stamp(path: Path) -> bool:
-    """A photograph, not drawn, and not thin."""
+    """Whether a stamp is a photograph and fills its box."""
     if "mirror" in path.stem or {"cartoon", "plastic", "toys"} & set(path.parts):
         return False
     return bool((np.asarray(_cut_out(path).getchannel("A")) >= 128).mean() >= STAMP_FILL)
@@ -220,7 +220,7 @@ def _save_scenes(
     cut_outs: Sequence[Image.Image],
     photos: Sequence[Image.Image],
 ) -> None:
-    """For each name a random crop of a photograph with a stamp on it, and where that is."""
+    """Write for each name a random crop of a photograph with a stamp, and the mask of the stamp."""
     for name in names:
         picture = _crop(rng, photos[int(rng.integers(len(photos)))])
         mask = Image.new("L", picture.size)
@@ -230,7 +230,7 @@ def _save_scenes(
 
 
 def _crop(rng: np.random.Generator, photo: Image.Image) -> Image.Image:
-    """128x96 to 160x120 pixels, which show 40 % to all of the photograph's smaller side."""
+    """Crop 128x96 to 160x120 pixels that show 40 % to 100 % of the photograph's smaller side."""
     width, height = int(rng.integers(128, 161)), int(rng.integers(96, 121))
     scale = rng.uniform(0.4, 1) * min(photo.width / width, photo.height / height)
     left, top = rng.uniform(0, photo.width - width * scale), rng.uniform(0, photo.height - height * scale)

@@ -1,1 +1,1 @@
-"""Small pictures in every layout of every format, each with the pixels that its definition gives it."""
+"""Small images in each layout of each format, with the pixels that the format's definition gives them."""

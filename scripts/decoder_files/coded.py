@@ -27,7 +27,7 @@ UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
 
 
 def jpegs() -> Iterator[Cell]:
-    """Channels x progressive, what says how they are stored, and several pictures in a file."""
+    """Yield JPEGs: channels x progressive, colour markers, and several images in a file."""
     grey, rgb = ramps(1, 8).squeeze(), ramps(3, 8)
     cmyk = Image.fromarray(rgb).convert("CMYK")
     each = {"grey": Image.fromarray(grey), "RGB": Image.fromarray(rgb), "CMYK": cmyk}
@@ -46,7 +46,7 @@ def jpegs() -> Iterator[Cell]:
 
 
 def orientations() -> Iterator[Cell]:
-    """What EXIF says x formats that hold it."""
+    """Yield EXIF orientations x formats that support EXIF."""
     rgb = ramps(3, 8)
     options: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 95},
@@ -65,7 +65,7 @@ def orientations() -> Iterator[Cell]:
 
 
 def codecs() -> Iterator[Cell]:
-    """WebP, GIF, AVIF, JPEG 2000 and HEIC: channels, bits, alpha."""
+    """Yield WebP, GIF, AVIF, JPEG 2000 and HEIC: channels x bits x alpha."""
     grey, rgb, rgba = ramps(1, 8).squeeze(), ramps(3, 8), ramps(4, 8)
     clear = on_white(rgba[..., :3] / 255, rgba[..., 3:] / 255)
     yield Cell("WebP", saved(Image.fromarray(rgb), "WEBP", lossless=True), rgb)
@@ -89,7 +89,7 @@ def codecs() -> Iterator[Cell]:
 
 
 def more_bits() -> Iterator[Cell]:
-    """Channels of more than 8 bits, by OpenCV where Pillow does not write them."""
+    """Yield channels of more than 8 bits, written by OpenCV if Pillow cannot write them."""
     deep, colours, ten = ramps(1, 16), ramps(3, 16), ramps(3, 10)
     yield Cell("JPEG 2000 grey 16", saved(Image.fromarray(deep.squeeze()), "JPEG2000"), shown(deep, 16, "", ""))
     for bits in (9, 12):

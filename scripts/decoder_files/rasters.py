@@ -1,4 +1,4 @@
-"""PNG, the family of PNM, BMP."""
+"""PNG, PNM and BMP images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scripts.decoder_files.samples import HEIGHT, WIDTH, Cell, Samples, on_white
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG (ISO/IEC 15948)."""
+    """Return a PNG chunk (ISO/IEC 15948)."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def packed(samples: Samples, bits: int) -> list[bytes]:
-    """The rows of samples [height, width, channels] as PNG and PNM have them, most significant bits first."""
+    """Pack samples [height, width, channels] into the rows of PNG and PNM, most significant bits first."""
     rows = samples.reshape(len(samples), -1)
     if bits >= 8:
         return [row.astype(f">u{bits // 8}").tobytes() for row in rows]
@@ -27,14 +27,14 @@ def packed(samples: Samples, bits: int) -> list[bytes]:
 
 
 def interlaced(samples: Samples, bits: int) -> bytes:
-    """The seven passes of Adam7, unfiltered."""
+    """Return the seven unfiltered passes of Adam7."""
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     parts = [samples[top::down, left::right] for top, left, down, right in passes]
     return b"".join(b"\0" + row for part in parts for row in packed(part, bits))
 
 
 def pngs() -> Iterator[Cell]:
-    """Colour type x depth x transparent colour x interlace."""
+    """Yield PNGs: colour type x depth x transparent colour x interlace."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
     depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
     for colour, clear, adam in product(channels, (False, True), (False, True)):
@@ -68,7 +68,7 @@ def pngs() -> Iterator[Cell]:
 
 
 def pnms() -> Iterator[Cell]:
-    """Binary and plain x largest level, and the kinds of the family that are not read."""
+    """Yield PNMs: binary and plain x maximum level, and the PNM formats that are not supported."""
     for channels, most, plain in product((1, 3), (1, 7, 100, 255, 256, 1000, 4095, 65535), (False, True)):
         samples = np.rint(ramps(channels, 16) / 65535 * most).astype(np.uint16)
         number = {1: 5, 3: 6}[channels] - 3 * plain
@@ -97,7 +97,7 @@ TEN_BITS = (0x3FF00000, 0xFFC00, 0x3FF, 0)
 
 
 def bmp(bits: int, rows: list[bytes], masks: tuple[int, ...] = (), colours: bytes = b"", size: int = 40) -> bytes:
-    """A BMP: rows from the last to the first, padded to four bytes."""
+    """Return a BMP: rows from last to first, padded to four bytes."""
     body = b"".join(row + b"\0" * (-len(row) % 4) for row in reversed(rows))
     fields = struct.pack(
         "<iiHHIIiiII", WIDTH, HEIGHT, 1, bits, 3 if masks else 0, len(body), 0, 0, len(colours) // 4, 0
@@ -108,7 +108,7 @@ def bmp(bits: int, rows: list[bytes], masks: tuple[int, ...] = (), colours: byte
 
 
 def bmps() -> Iterator[Cell]:
-    """Bits x palettes, masks of colours and of alpha."""
+    """Yield BMPs: bits x palettes, colour masks and alpha masks."""
     for bits, count in ((1, 2), (4, 16), (4, 2), (8, 256), (8, 16), (8, 2), (8, 1)):
         index = np.minimum(ramps(1, bits), count - 1)
         greys = np.repeat(np.arange(count)[:, None], 3, axis=1)

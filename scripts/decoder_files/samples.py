@@ -1,4 +1,4 @@
-"""What all of the pictures are made of."""
+"""Sample values, and the cell of the decoder study that holds a file and its true pixels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 Samples: TypeAlias = NDArray[Any]
 HEIGHT, WIDTH = 32, 48
 LOSSY = 12
-"""Levels by which a smooth picture may change in a lossy format."""
+"""Allowed difference in levels of a smooth image in a lossy format."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A file, and what it shows by its format's definition."""
+    """An image file, and its pixels according to the format's definition."""
 
     name: str
     data: bytes
@@ -28,7 +28,7 @@ class Cell:
 
 
 def ramps(channels: int, bits: int) -> Samples:
-    """Smooth samples of so many bits [height, width, channels], all channels different."""
+    """Create smooth samples of `bits` bits [height, width, channels] with different channels."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     each = [x / (WIDTH - 1), y / (HEIGHT - 1), (x + y) / (WIDTH + HEIGHT - 2), (x + 2 * y) % 40 / 39, x % 7 / 6]
     levels: Samples = np.rint(np.dstack(each[:channels]) * (2**bits - 1))
@@ -36,13 +36,13 @@ def ramps(channels: int, bits: int) -> Samples:
 
 
 def on_white(colours: Samples, alpha: Samples) -> Samples:
-    """Colours of 0 to 1 on white, by their alpha of 0 to 1, as levels."""
+    """Blend colours in 0..1 with white by alpha in 0..1; return levels in 0..255."""
     levels: Samples = (colours * alpha + 1 - alpha) * 255
     return levels
 
 
 def shown(samples: Samples, bits: int, photometric: str, extra: str) -> Samples:
-    """What TIFF 6.0 says that samples show."""
+    """Return the pixels that TIFF 6.0 defines for samples."""
     values = samples.astype(float) / (2**bits - 1)
     colours = {"rgb": 3, "separated": 4}.get(photometric, 1)
     first: Samples = values[..., :colours]
@@ -58,7 +58,7 @@ def shown(samples: Samples, bits: int, photometric: str, extra: str) -> Samples:
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """A file by Pillow."""
+    """Encode an image with Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""TIFF."""
+"""TIFF images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.decoder_files.samples import LOSSY, Cell, Samples, ramps, saved, sh
 
 
 def tiffs() -> Iterator[Cell]:
-    """Photometric x bits x extra samples x planes x order x compression x tiles."""
+    """Yield TIFFs: photometric x bits x extra samples x planes x byte order x compression x tiles."""
     axes = (
         ("minisblack", "miniswhite", "rgb", "separated"),
         (8, 16),
@@ -48,7 +48,7 @@ def tiffs() -> Iterator[Cell]:
 
 
 def tiff(stored: Samples, order: Any = "<", big: bool = False, **options: Any) -> bytes:
-    """A TIFF by tifffile."""
+    """Encode samples with tifffile."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=big) as writer:
         writer.write(stored, metadata=None, **options)
@@ -56,7 +56,7 @@ def tiff(stored: Samples, order: Any = "<", big: bool = False, **options: Any) -
 
 
 def odd_tiffs() -> Iterator[Cell]:
-    """Bits, sample formats, palettes, predictors and JPEG in TIFF."""
+    """Yield rare TIFFs: bits, sample formats, palettes, predictors and JPEG compression."""
     for order, photometric, bits in product("<>", ("minisblack", "miniswhite"), (1, 2, 4, 12)):
         samples = ramps(1, bits)
         stored = samples.squeeze().astype(bool) if bits == 1 else samples.squeeze()

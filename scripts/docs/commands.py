@@ -16,17 +16,17 @@ PAGE = ROOT / "docs" / "cli.md"
 
 
 def console_scripts() -> dict[str, str]:
-    """Name and `module:attribute` of each command that the project installs."""
+    """Return `module:attribute` of each installed command by name."""
     return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"])
 
 
 def as_text(text: str) -> str:
-    """A help text as Markdown that shows every character of it."""
+    """Escape a help text for Markdown."""
     return re.sub(r"([*<])", r"\\\1", text)
 
 
 def description(text: str, program: str) -> str:
-    """The long help text; indented lines, and list entries that are commands, become blocks of code."""
+    """Convert a long help text to Markdown; indented lines and commands become code blocks."""
     parts: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         example = re.match(rf"\* (?={program} )|    ", paragraph)
@@ -39,7 +39,7 @@ def description(text: str, program: str) -> str:
 
 
 def parameters(command: Any, context: Any) -> Iterator[str]:
-    """A list of arguments, then one of options for each panel of the help."""
+    """Yield a list of arguments, then a list of options for each help panel."""
     panels: dict[str, list[str]] = {}
     for parameter in sorted(command.get_params(context), key=lambda each: each.param_type_name):
         record = parameter.get_help_record(context)
@@ -52,7 +52,7 @@ def parameters(command: Any, context: Any) -> Iterator[str]:
 
 
 def sections(command: Any, path: list[str], parent: Any = None) -> Iterator[str]:
-    """The command's own section, then one for each command below it."""
+    """Yield the section of a command, then those of its subcommands."""
     context = typer.Context(command, parent=parent, info_name=path[-1])
     children = getattr(command, "commands", {})
     yield f"{'#' * (len(path) + 1)} {' '.join(path)}"
@@ -67,7 +67,7 @@ def sections(command: Any, path: list[str], parent: Any = None) -> Iterator[str]
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the text of the page."""
     parts = ["# Commands\n\nThe same text as with `--help`. `make reference` writes this page."]
     for name, target in console_scripts().items():
         module, _, application = target.partition(":")

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: show pages from outside docs/, and let links to the rest of the project lead somewhere."""
+"""MkDocs hooks: add pages from outside docs/, and resolve links to other files of the project."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
 }
-"""Files of the project that are pages of the site."""
+"""Project files outside docs/ that become pages of the site."""
 TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages from outside docs/."""
     for name, uri in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / name)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at the site's copy of what they name.
+    """Rewrite links to the site's copies of their targets.
 
     A file outside docs/ is copied into the site as it is. A folder has no page, so of its link only the text stays.
     """
