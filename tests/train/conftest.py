@@ -144,7 +144,7 @@ def make_masks(digits: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def class_overlay(make_masks: Callable[..., Path], tmp_path: Path) -> Path:
+def masked(make_masks: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder with `images` and `masks`."""
     return make_masks(tmp_path / "masked", count=12)
 
