@@ -270,7 +270,7 @@ def test_nothing_waits_when_no_server_was_there_at_first(command: Command, photo
     waited = command(*ask, "--wait", 0.2)
     assert waited.exit_code == 3
     assert waited.stderr.count("waiting: no Triton answers at") == 1
-    assert "Asked again for 0.2 s (--wait)." in waited.stderr
+    assert "Retried for 0.2 s (--wait)." in waited.stderr
 
 
 def kill(server: Server) -> None:
