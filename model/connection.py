@@ -175,5 +175,5 @@ def tokens_from_environment() -> Tokens:
 def checked_token(token: str | None, origin: str) -> str | None:
     """Return a valid token, None for an empty one. origin: where it was set. Raises TokenError for an invalid one."""
     if token and not _TOKEN.fullmatch(token):
-        raise TokenError(f"{origin}: a token may contain only letters, digits and . _ ~ -")
+        raise TokenError(f"{origin}: a token holds letters, digits and . _ ~ - only")
     return token or None

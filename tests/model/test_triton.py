@@ -124,8 +124,9 @@ def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(sche
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ключ"])
 def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, token)
-    with pytest.raises(TokenError, match=r"\$TRITONKIT_TOKEN: a token holds letters"):
+    with raises(TokenError, "server.token") as caught:
         TritonServer("localhost:8001")
+    assert "$TRITONKIT_TOKEN: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +191,8 @@ def test_request_is_not_repeated_when_its_failure_will_not_pass(error: Tritonkit
     assert not seen
 
 
-def test_last_failure_tells_for_how_long_it_was_borne() -> None:
-    with pytest.raises(BusyError, match=r"^full Asked again for 0\.1 s \(--patience\)\.$"):
+def test_last_failure_shows_how_long_it_was_retried() -> None:
+    with pytest.raises(BusyError, match=r"^full .*0\.1 s \(--patience\)\.$"):
         RetryPolicy(0.1).ask(failing(*[BusyError("full")] * 100), option="--patience")
     with pytest.raises(BusyError, match=r"^full$"):
         RetryPolicy(0).ask(failing(BusyError("full")))
