@@ -100,7 +100,7 @@ def folder(copy_digits: CopyDigits, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def facts_about_digits(digits: Path) -> Callable[..., list[dict[str, str]]]:
-    """Rows of a table: pictures of all ten digits in place, with the digit, and what is true of it as 0 or 1."""
+    """Create rows of a table: image paths of all ten digits, with the digit, and properties of it as 0 or 1."""
 
     def rows(count: int, start: int = 0) -> list[dict[str, str]]:
         return [
@@ -120,9 +120,9 @@ def facts_about_digits(digits: Path) -> Callable[..., list[dict[str, str]]]:
 
 @pytest.fixture(scope="session")
 def make_masks(digits: Path) -> Callable[..., Path]:
-    """Bright digits on coloured noise as `target/images/*.jpg`, and where they are as `target/masks/*.png`, 0 and 255.
+    """Write bright digits on coloured noise as `target/images/*.jpg`, and masks of 0 and 255 as `target/masks/*.png`.
 
-    With `classes`, masks hold the number of one of so many classes instead.
+    With `classes`, masks contain class numbers below `classes` instead of 255.
     """
 
     def make(target: Path, count: int = 24, classes: int | None = None) -> Path:
@@ -173,7 +173,7 @@ def trained_config(
 
 @pytest.fixture(scope="session")
 def trained(trained_config: Config) -> FitResult:
-    """A finished run; not to be changed."""
+    """A finished run; tests must not change it."""
     return fit(trained_config)
 
 
@@ -192,7 +192,7 @@ def run(
     write_config: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> FitResult:
-    """A finished run of the case's task; not to be changed."""
+    """A finished run of the case's task; tests must not change it."""
     root = tmp_path_factory.mktemp(case)
     data: dict[str, Any] = {"val_ratio": 0.2, "test_ratio": 0.2}
     changes = {"task": case, **CASES[case]}

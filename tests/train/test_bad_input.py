@@ -24,7 +24,7 @@ Command = Callable[..., Result]
 
 @dataclass
 class Ground:
-    """Good data and a good configuration in a folder, to be broken."""
+    """Valid data and a valid configuration in a folder. Tests break them."""
 
     root: Path
     data: Path
@@ -34,20 +34,20 @@ class Ground:
 
     @property
     def config(self) -> Path:
-        """The configuration as it is now."""
+        """Write the present configuration."""
         path = self.root / "config.yaml"
         path.write_text(yaml.safe_dump(self.values, sort_keys=False))
         return path
 
     def table(self, *changes: dict[str, Any], name: str = "labels.csv") -> None:
-        """Put the folder's pictures into a table, `changes` in place of its first rows, and train on that."""
+        """Write a table of the folder's images, with `changes` to its first rows, and train on it."""
         pictures = sorted(self.data.rglob("*.png"))
         rows = [{"image_path": str(p.relative_to(self.data)), "label": p.parent.name} for p in pictures]
         rows[: len(changes)] = [{**row, **change} for row, change in zip(rows, changes, strict=False)]
         self.values["data"]["path"] = str(self.write_table(self.data / name, rows))
 
     def facts(self, *cells: str) -> None:
-        """A multilabel table of all pictures with the cells as the first rows' column `seven`."""
+        """Write a multilabel table of all images, with these cells as column `seven` of the first rows."""
         pictures = sorted(self.data.rglob("*.png"))
         rows = [{"image_path": str(p), "one": "01"[p.parent.name == "1"], "seven": "0"} for p in pictures]
         for row, cell in zip(rows, cells, strict=False):
@@ -64,7 +64,7 @@ class Ground:
         return masked
 
     def parts(self) -> Path:
-        """The pictures as the parts train and val."""
+        """Divide the images into the parts train and val."""
         for part, keep in (("train", slice(0, 8)), ("val", slice(8, None))):
             for label in "017":
                 pictures = sorted((self.data / label).iterdir())[keep]
@@ -464,7 +464,7 @@ def a_mask_with_an_unknown_class(ground: Ground) -> list[str]:
 
 
 def redrawn(ground: Ground, draw: Callable[[np.ndarray], Image.Image], **data: Any) -> None:
-    """Masks that are drawn anew from where their digits are."""
+    """Redraw each mask from the pixels of its digit."""
     for mask in (ground.segments(**data) / "masks").iterdir():
         draw(np.asarray(Image.open(mask)) > 0).save(mask)
 

@@ -1,4 +1,4 @@
-"""Metrics of pictures that lack classes, against scikit-learn."""
+"""Metrics on images without some of the classes, compared with scikit-learn."""
 
 from __future__ import annotations
 

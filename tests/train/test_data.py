@@ -422,7 +422,7 @@ def test_masks_are_paired_by_a_suffix_when_it_is_named(masked: Path) -> None:
 def test_masks_are_read_as_in_training_when_a_model_is_measured(
     masked: Path, write_table: Table, spec: ModelSpec
 ) -> None:
-    """The lineage says which columns and values its data had."""
+    """Columns and mask values come from the lineage."""
     for mask in (masked / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(mask)) // 255 * np.uint8(2)).save(mask)
     pairs = [{"file": f"images/{n:02}.jpg", "truth": f"masks/{n:02}.png"} for n in range(12)]

@@ -1,4 +1,4 @@
-"""A run that exports when training ends, by the builder's own command."""
+"""Export after the training, by the `builder` command."""
 
 from __future__ import annotations
 

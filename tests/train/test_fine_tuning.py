@@ -1,4 +1,4 @@
-"""Starting from a checkpoint: one's own or someone else's, also with other classes."""
+"""Training from a checkpoint, ours or a third party's, also with other classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WriteConfig = Callable[..., Path]
 
 @pytest.fixture
 def four_digits(copy_digits: Callable[..., Path], tmp_path: Path) -> Path:
-    """2, 3, 4 and 5; of the first two there are more."""
+    """Images of 2, 3, 4 and 5, with more images of 2 and 3."""
     copy_digits(tmp_path / "data", labels="45", count=12)
     return copy_digits(tmp_path / "data", labels="23", count=20)
 

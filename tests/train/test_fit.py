@@ -46,7 +46,7 @@ def test_run_has_all_its_files_when_finished(trained: FitResult) -> None:
 
 
 def best_state(trained: FitResult) -> Path:
-    """Named after the epoch that did best."""
+    """The state of the best epoch is named after the epoch."""
     (path,) = (trained.run / "lightning").glob("best-epoch=*.ckpt")
     return path
 

@@ -36,7 +36,7 @@ TABLES = {"multiclass": MULTICLASS, "multilabel": MULTILABEL, "segmentation": SE
 
 
 def loss_of(task: str, loss: Any, labels: tuple[str, ...] = LABELS) -> nn.Module:
-    """The loss as a configuration asks for it."""
+    """Create the loss of a configuration."""
     document = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
     config = Config.model_validate({**document, "task": task, "loss": loss})
     if task == "embedding":
@@ -45,7 +45,7 @@ def loss_of(task: str, loss: Any, labels: tuple[str, ...] = LABELS) -> nn.Module
 
 
 def batch(task: str, labels: int = 3) -> tuple[Tensor, Tensor]:
-    """Random logits that want gradients, and targets."""
+    """Create random logits with gradients, and targets."""
     torch.manual_seed(0)
     logits, targets = {
         "multiclass": lambda: (torch.randn(6, labels), torch.randint(labels, (6,))),

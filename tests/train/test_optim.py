@@ -23,7 +23,7 @@ def config(**changes: Any) -> Config:
 
 
 def rates(steps: int, config: Config) -> list[float]:
-    """The learning rate of each step, then the one that would come next."""
+    """Return the learning rate of each step."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optimizer.lr, momentum=0.9)
     schedule = make_schedule(optimizer, config, steps)
     found = []

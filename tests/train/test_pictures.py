@@ -37,7 +37,7 @@ def read_png(path: Path) -> Image.Image:
 
 
 def confusions_of(checkpoint: Path, data: Path) -> dict[str, ConfusionMatrix]:
-    """Counted in one pass over the pictures of a CSV."""
+    """Count the confusion matrices of a checkpoint over the images of a CSV."""
     found: dict[str, ConfusionMatrix] = {}
     with open_artifact(checkpoint) as runner:
         task = training_task_of(runner.spec)
@@ -51,7 +51,7 @@ def confusions_of(checkpoint: Path, data: Path) -> dict[str, ConfusionMatrix]:
 
 
 def listed_on(page: Path) -> list[str]:
-    """The names of the pictures on a page, in order."""
+    """Return the names of the images on a page, in order."""
     return [Path(found).name for found in re.findall(r'<small title="(\S+) ·', page.read_text())]
 
 

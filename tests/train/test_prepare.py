@@ -1,4 +1,4 @@
-"""`train prepare`: pictures become the tables of a split."""
+"""`train prepare`: writes the tables of a split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers: what lies on a disk as rows of pictures and truths."""
+"""Readers of labelled images, and mask files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def named(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module in the working directory that registers a reader, and is named as a plugin."""
+    """The name of a plugin module in the working directory that registers a reader."""
     (tmp_path / "own_readers.py").write_text(READER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -193,7 +193,7 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
 
 
 def test_255_means_the_same_in_all_masks_of_a_data_set(tmp_path: Path) -> None:
-    """A mask of nothing but background and void is one of numbers where another one holds all three."""
+    """A mask with only 0 and 255 contains class numbers if another mask of the data set contains 0, 1 and 255."""
     assert meaning_in(tmp_path, void=[0, 0, 255]) == [[0, 0, 1]]
     assert meaning_in(tmp_path, void=[0, 0, 255], whole=[0, 1, 255]) == [[0, 0, 255]]
     # Half of the masks written by one program, half by another: 255 may be the same as 1.
@@ -243,7 +243,7 @@ def test_mask_values_give_classes_when_the_configuration_maps_them(tmp_path: Pat
 
 
 def test_palette_gives_colours_when_the_configuration_names_colours(tmp_path: Path) -> None:
-    """A palette's numbers are those of the program that wrote it: here red is 0 and black is 1."""
+    """Palette indices depend on the program that wrote the file: here 0 is red and 1 is black."""
     mask = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
     mask.putpalette([255, 0, 0, 0, 0, 0])
     mask.save(tmp_path / "mask.png")

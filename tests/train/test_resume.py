@@ -75,7 +75,7 @@ class Dying(Callback):
 
 
 def started(folder: Path, *words: object) -> ForkServerProcess:
-    """`train` with these words in a process of its own."""
+    """Start `train` with these arguments in a new process."""
     code = RUN.format(log=str(folder / "log.txt"), folder=str(folder), words=list(map(str, words)))
     process = FORKED.Process(target=exec, args=(code, {"__name__": "__main__"}))
     process.start()
@@ -101,7 +101,7 @@ def wait_for(process: ForkServerProcess, condition: Callable[[], bool]) -> None:
 
 
 def same_end(one: Path, other: Path, checkpoints: set[str]) -> None:
-    """Both runs left the same checkpoints, bit for bit, and the same figures."""
+    """Assert that both runs wrote the same checkpoints, bit for bit, and the same metrics."""
     for run in (one, other):
         assert {path.stem for path in run.glob("*.safetensors")} == checkpoints
     for name in checkpoints:
@@ -117,7 +117,7 @@ def same_end(one: Path, other: Path, checkpoints: set[str]) -> None:
 def undisturbed(
     copy_digits: Callable[..., Path], write_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """The folder of a variant's configuration, with a finished run of it."""
+    """Return the folder of a variant's configuration, with a finished run."""
     ready: dict[str, Path] = {}
     shared = tmp_path_factory.mktemp("resume")
     copy_digits(shared / "data", count=20)
@@ -189,7 +189,7 @@ def test_run_ends_the_same_when_killed_at_the_worst_moments(undisturbed: Callabl
 
 @pytest.fixture(scope="module")
 def stopped(undisturbed: Callable[[str], Path]) -> Path:
-    """A run that was killed in its second epoch; not to be changed."""
+    """A run that was killed in its second epoch; tests must not change it."""
     root = undisturbed("plain")
     (root / "deaths" / "1-validation-1").touch()
     assert finished(started(root, "fit", root / "config.yaml", "name=stopped")) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Each task to the end: what was trained is exported with a passed verdict, served by a real Triton, and answers."""
+"""Each task from end to end: a trained model is exported with a passed verdict, and answers from a real Triton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each task, trained for a few epochs on real pictures: what a run leaves behind, and what it learned."""
+"""Each task, trained for a few epochs on real images: the files of the run, and what the model learned."""
 
 from __future__ import annotations
 
