@@ -1,6 +1,6 @@
 #!/bin/sh
-# Triton's command line from the settings of .env: what `server up --runtime docker` says, for Compose alone.
-# Options given to the container come last, and win.
+# Builds Triton's command line from the settings of .env, as `server up --runtime docker` does.
+# Options of the container come last and override these.
 set -eu
 
 fail() {
@@ -14,18 +14,18 @@ say() {
 
 case "${1:-}" in
   '' | -* | healthy) ;;
-  *) exec "$@" ;; # a command of its own, as with `docker run IMAGE tritonserver …`
+  *) exec "$@" ;; # another command, as with `docker run IMAGE tritonserver …`
 esac
 
 models=${MODELS_FOLDER:-/models}
-set -f # the star that means all models is Triton's, not the shell's
+set -f # `*` (all models) is for Triton, not for the shell
 loaded=$(echo "${MODELS:-}" | tr ',' ' ')
 
 answers() {
   curl --noproxy '*' --fail --silent --max-time 2 --output /dev/null "$1"
 }
 
-# healthy [ADDRESS]: the health check. A Triton none of whose models answers is of no use; one that lacks some is.
+# healthy [ADDRESS]: the health check. Triton is healthy if it is ready and at least one of its models is.
 if [ "${1:-}" = healthy ]; then
   address=${2:-http://127.0.0.1:8000}/v2
   answers "$address/health/ready" || exit 1
@@ -43,20 +43,20 @@ check_token() {
   esac
 }
 
-# check_file SETTING NAME: the mount holds a file of that name, and none outside of it is meant.
+# check_file SETTING NAME: check that NAME is a readable file in the mount.
 check_file() {
   case "/$2/" in
     //* | */../*) fail "$1=$2: expected the name of a file in TLS_FOLDER of .env, such as server.pem" ;;
   esac
   set -- "$1" "$certificates/$2"
   { [ -f "$2" ] && [ -r "$2" ]; } \
-    || fail "$1: $2 cannot be read by user $(id -u); put the file into TLS_FOLDER of .env and let it be read"
+    || fail "$1: $2 cannot be read by user $(id -u); put the file into TLS_FOLDER of .env and make it readable"
 }
 
 for model in $loaded; do
   case "$model" in
     [!A-Za-z0-9_]* | *[!A-Za-z0-9._-]*)
-      fail "MODELS: $model is no model's name: expected names of folders in the model repository, blanks between"
+      fail "MODELS: $model is not a model name: expected names of folders in the model repository, separated by spaces"
       ;;
   esac
 done
@@ -66,8 +66,8 @@ case "${GRPC_ADDRESS:-127.0.0.1}" in
   127.* | localhost) ;;
   *)
     [ -n "${TLS_CERTIFICATE:-}" ] || [ "${PLAINTEXT:-}" = yes ] \
-      || fail "GRPC_ADDRESS=$GRPC_ADDRESS lets other machines ask in plain text; name TLS_CERTIFICATE and TLS_KEY in" \
-        ".env, or consent with PLAINTEXT=yes"
+      || fail "GRPC_ADDRESS=$GRPC_ADDRESS lets other machines connect without TLS; set TLS_CERTIFICATE and TLS_KEY in" \
+        ".env, or accept it with PLAINTEXT=yes"
     ;;
 esac
 
@@ -76,10 +76,10 @@ check_token TRITONKIT_ADMIN_TOKEN "$admin"
 check_token TRITONKIT_TOKEN "${TRITONKIT_TOKEN:-}"
 if [ -z "$admin" ]; then
   admin=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
-  say "no TRITONKIT_ADMIN_TOKEN in .env: nobody can load or unload models, only a restart does"
+  say "no TRITONKIT_ADMIN_TOKEN in .env: models can be loaded and unloaded only by a restart"
 fi
 
-# guard APIS TOKEN: these APIs ask for a token, over HTTP and gRPC.
+# guard APIS TOKEN: require a token for these APIs, over HTTP and gRPC.
 guard() {
   guarded="$guarded --http-restricted-api=$1:tritonkit-token=$2 --grpc-restricted-protocol=$1:tritonkit-token=$2"
 }
@@ -98,11 +98,11 @@ if [ -n "${TLS_CERTIFICATE:-}" ]; then
 fi
 if [ -n "${TLS_CA:-}" ]; then
   check_file TLS_CA "$TLS_CA"
-  [ -n "${TLS_CERTIFICATE:-}" ] || fail "TLS_CA asks clients for certificates, which needs TLS_CERTIFICATE and TLS_KEY"
+  [ -n "${TLS_CERTIFICATE:-}" ] || fail "TLS_CA (mutual TLS) needs TLS_CERTIFICATE and TLS_KEY"
   set -- "--grpc-use-ssl-mutual=true" "--grpc-root-cert=$certificates/$TLS_CA" "$@"
 fi
 case "${CACHE_MIB:-0}" in
-  *[!0-9]* | 0?*) fail "CACHE_MIB=$CACHE_MIB: expected a whole number of MiB in .env, such as 64; 0 keeps no answers" ;;
+  *[!0-9]* | 0?*) fail "CACHE_MIB=$CACHE_MIB: expected a whole number of MiB in .env, such as 64; 0: no cache" ;;
 esac
 [ "${CACHE_MIB:-0}" -eq 0 ] || set -- "--cache-config=local,size=$((CACHE_MIB * 1048576))" "$@"
 case "${VERSION_COMPATIBLE:-no}" in
@@ -110,16 +110,16 @@ case "${VERSION_COMPATIBLE:-no}" in
   no) ;;
   *) fail "VERSION_COMPATIBLE=$VERSION_COMPATIBLE: expected yes or no in .env" ;;
 esac
-# Newer releases refuse more than 64 MiB in one HTTP request; a picture file of 256 MiB is to come through.
+# Newer releases refuse HTTP requests above 64 MiB by default; this allows an image file of 256 MiB.
 case "$(tritonserver --help 2>&1)" in
   *--http-max-input-size*) set -- "--http-max-input-size=269484032" "$@" ;;
 esac
-# shellcheck disable=SC2086 # one word an option: tokens and Triton's names of models have no blanks
+# shellcheck disable=SC2086 # one word per option: tokens and model names contain no spaces
 set -- $guarded "$@"
 for model in ${loaded:-"*"}; do set -- "--load-model=$model" "$@"; done
 set -- tritonserver "--model-repository=$models" --http-address=0.0.0.0 --grpc-address=0.0.0.0 \
   --metrics-address=0.0.0.0 --http-port=8000 --grpc-port=8001 --metrics-port=8002 \
   --model-control-mode=explicit --strict-readiness=false --exit-on-error=false --exit-timeout-secs=20 "$@"
-# NVIDIA's own start finds the libraries for older drivers.
+# NVIDIA's entrypoint sets up the libraries for older drivers.
 [ ! -x /opt/nvidia/nvidia_entrypoint.sh ] || set -- /opt/nvidia/nvidia_entrypoint.sh "$@"
 exec "$@"

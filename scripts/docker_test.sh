@@ -193,7 +193,7 @@ check_answers "127.0.0.1:$grpc" "$http"
 kill -KILL "$(docker inspect --format '{{.State.Pid}}' "tritonkit-$grpc")"
 client infer .cache/data/photos --model imagenet --url "127.0.0.1:$grpc" --wait 60 --json > "$work/served.json"
 python -m scripts.docker_drill same "$work/file.json" "$work/served.json"
-server status | grep 'started again 1 time' || fail "the engine did not start a Triton again that died"
+server status | grep 'restarted 1 time' || fail "the engine did not start a Triton again that died"
 server down
 [[ -z $(docker ps --all --quiet) ]] || fail "server down left a container"
 

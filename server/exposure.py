@@ -97,7 +97,7 @@ def _check_authority(path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.not_pem") from error
+        raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.ca_not_pem") from error
     expiries = [ssl.cert_time_to_seconds(str(found["notAfter"])) for found in context.get_ca_certs()]
     if not expiries:
         raise InputError(

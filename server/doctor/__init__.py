@@ -1,1 +1,1 @@
-"""What is wrong with serving a repository here, asked before the server starts; each finding tells the way out."""
+"""Checks, before the start, whether a repository can be served here; each finding has a fix."""

@@ -47,7 +47,7 @@ def test_bench_says_why_when_there_is_no_limit(command: Command, served: str, ph
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["limit"] is None
-    assert "give --repository or --artifact" in document["limit_missing"]
+    assert "--artifact" in document["limit_missing"]
 
 
 def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:

@@ -16,6 +16,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.runners.triton import Counters
 from model.spec import ModelSpec
+from tests.errors import raises
 
 QUICK = Timing(window_s=0.1, max_windows=3, warm_up_s=0.05)
 
@@ -36,7 +37,7 @@ class Sleeper(Runner):
         with self.lock:
             self.waiting -= 1
         if self.fails_every and next(self.calls) % self.fails_every == 0:
-            raise InferenceError("the server is tired")
+            raise InferenceError("the server is tired", code="inference.tired")
         return {}
 
 
@@ -57,7 +58,7 @@ def test_concurrency_levels(text: str, levels: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0:4", "8:4", "-1", "a", "1:2:3", "1,,2", "1:", "2,0", "4096"])
 def test_concurrency_is_refused_when_it_is_no_level(text: str) -> None:
-    with pytest.raises(InputError, match="--concurrency"):
+    with raises(InputError, "option.concurrency"):
         concurrency_levels(text)
 
 
@@ -116,10 +117,10 @@ def test_errors_are_counted_when_some_requests_fail(spec: ModelSpec, images: NDA
 
 
 def test_the_error_itself_is_raised_when_all_requests_fail(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
-    with pytest.raises(InferenceError, match="tired"):
+    with raises(InferenceError, "inference.tired"):
         measure_level(Sleeper(spec, latency_s=0.005, fails_every=1), batches_of(images, 1), 2, QUICK)
 
 
 def test_longer_windows_are_asked_for_when_nothing_ends_in_one(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="--window-s"):
+    with raises(InputError, "benchmark.no_request_ended"):
         measure_level(Sleeper(spec, latency_s=1.2), batches_of(images, 1), 1, QUICK)

@@ -164,7 +164,7 @@ def test_server_says_where_to_get_torch_when_there_is_none(
 ) -> None:
     monkeypatch.setenv("TRITONKIT_TORCH_SITE", str(tmp_path / "nothing"))
     said = refused(only(exported, "torchscript_fp32", tmp_path))
-    assert "TorchScript needs torch, which Triton's environment has not" in said
+    assert "TorchScript needs torch" in said
     assert "$TRITONKIT_TORCH_SITE" in said
 
 
@@ -189,7 +189,7 @@ def test_accelerator_for_gpus_is_passed_over_on_a_cpu(exported: Path, tmp_path: 
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 60)
-        assert "onnx_fp32: tensorrt is for instances on a GPU; this one is on the CPU" in server.log.read_text()
+        assert "onnx_fp32: tensorrt applies to GPU instances" in server.log.read_text()
     finally:
         stop(server)
 
@@ -273,15 +273,17 @@ def test_accelerators_become_providers_with_their_options(
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "parts"),
     [
-        ({"name": "tensorflow"}, "unknown execution accelerator 'tensorflow'"),
-        ({"name": "tensorrt", "parameters": {"precision_mode": "FP8"}}, "unknown parameter precision_mode = 'FP8'"),
-        ({"name": "tensorrt", "parameters": {"speed": "1"}}, "unknown parameter speed"),
+        ({"name": "tensorflow"}, ("accelerator 'tensorflow'",)),
+        ({"name": "tensorrt", "parameters": {"precision_mode": "FP8"}}, ("precision_mode", "'FP8'")),
+        ({"name": "tensorrt", "parameters": {"speed": "1"}}, ("speed", "'1'")),
     ],
 )
 def test_accelerator_that_nvidia_s_backend_refuses_is_refused(
-    providers_for: Callable[..., list[tuple[str, dict[str, str]]]], entry: dict[str, object], said: str
+    providers_for: Callable[..., list[tuple[str, dict[str, str]]]], entry: dict[str, object], parts: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ServerError, match=said):
+    with pytest.raises(ServerError) as caught:
         providers_for(asking(gpu=[entry]), ON_GPU, ALL)
+    for part in parts:
+        assert part in str(caught.value)

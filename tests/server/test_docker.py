@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from server.options import Options
 from server.runtime import Server
 from server.runtime_table import runtime_of
 from server.security import Security, ServerTokens, load_server_tokens
+from tests.errors import raises
 
 ROOT = Path(__file__).parents[2]
 TOKENS = ServerTokens(admin="admin")
@@ -92,8 +94,10 @@ def test_container_publishes_grpc_alone_when_it_is_exposed_with_tls(options: Opt
 @ROOT_ALONE
 def test_container_is_refused_when_its_user_cannot_read_the_repository(options: Options) -> None:
     (options.repository / "pets" / "config.pbtxt").chmod(0o600)
-    with pytest.raises(InputError, match=r"pets/config\.pbtxt: user 1000, .* cannot read it; .* chmod -R o\+rX"):
+    with raises(InputError, "docker.unreadable_file") as caught:
         container_settings(options, TOKENS, network=None)
+    assert "pets/config.pbtxt" in str(caught.value)
+    assert "chmod -R o+rX" in str(caught.value)
 
 
 @ROOT_ALONE
@@ -102,8 +106,9 @@ def test_container_is_refused_when_its_user_cannot_read_the_key(options: Options
     certificate.touch()
     key.touch(mode=0o600)
     closed = options.model_copy(update={"security": Security(tls_certificate=certificate, tls_key=key)})
-    with pytest.raises(InputError, match=rf"chown 1000 {key} && chmod 400 {key}$"):
+    with raises(InputError, "docker.unreadable_file") as caught:
         container_settings(closed, TOKENS, network=None)
+    assert f"chown 1000 {key} && chmod 400 {key}" in str(caught.value)
 
 
 class OfTwoNetworks:
@@ -123,8 +128,9 @@ def network_of(options: Options, name: str) -> str | None:
 
 def test_network_is_refused_when_it_is_not_there(options: Options) -> None:
     assert [network_of(options, name) for name in ("models", "host", "", "tritonkit")] == ["models", "host", None, None]
-    with pytest.raises(InputError, match=r"TRITON_NETWORK=model: Docker has no network .*; it has: bridge, models"):
+    with raises(InputError, "docker.no_network") as caught:
         network_of(options, "model")
+    assert "bridge, models" in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["ssh://gpu-box", "tcp://10.0.0.7:2376", "tcp://127.0.0.1.example:2375"])
@@ -132,10 +138,11 @@ def test_engine_of_another_machine_is_refused(
     options: Options, address: str, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
-    with pytest.raises(InputError, match=f"DOCKER_HOST={address}: --runtime docker serves on this machine alone"):
+    with raises(InputError, "docker.remote_engine"):
         engine_has_gpu()
-    told = command("server", "doctor", "--runtime", "docker", "--repository", options.repository, "--json")
-    assert f"DOCKER_HOST={address}" in told.stdout
+    done = command("server", "doctor", "--runtime", "docker", "--repository", options.repository, "--json")
+    assert f"DOCKER_HOST={address}" in done.stdout
+    assert "docker.remote_engine" in {finding["code"] for finding in json.loads(done.stdout)["findings"]}
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(ServerError, match="no Docker daemon answers"):
         engine_has_gpu()
@@ -150,8 +157,9 @@ def test_tokens_come_from_the_settings_when_the_environment_has_none(
     env_file.write_text("TRITONKIT_ADMIN_TOKEN=of-the-file # keep\nTRITONKIT_TOKEN=of-the-file\n")
     assert load_server_tokens(options.repository) == ServerTokens(admin="of-the-file", use="of-the-environment")
     env_file.write_text("TRITONKIT_ADMIN_TOKEN='two words'\n")
-    with pytest.raises(TokenError, match=r"TRITONKIT_ADMIN_TOKEN of \.env"):
+    with raises(TokenError, "server.token") as caught:
         load_server_tokens(options.repository)
+    assert "TRITONKIT_ADMIN_TOKEN of .env" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ def test_shared_memory_and_network_come_from_the_settings(options: Options) -> N
     assert container_settings(options, TOKENS, network=None)["shm_size"] == "2gb"
 
 
-def test_pull_tells_how_much_has_arrived() -> None:
+def test_pull_reports_how_much_has_arrived() -> None:
     mib = 2**20
     answers: list[dict[str, Any]] = [
         {"status": "Pulling from x", "id": "1"},
@@ -186,29 +194,30 @@ def test_pull_tells_how_much_has_arrived() -> None:
         {"status": "Downloading", "id": "b", "progressDetail": {"current": 9 * mib, "total": 10 * mib}},
         {"status": "Download complete", "id": "b", "progressDetail": {}},
     ]
-    assert list(pull_progress(answers)) == ["0 of 0 MiB so far known of", "15 of 30 MiB so far known of"]
+    assert list(pull_progress(answers)) == ["0 of 0 MiB", "15 of 30 MiB"]
 
 
 def test_pull_fails_with_the_engine_s_reason() -> None:
-    with pytest.raises(ServerError, match="manifest unknown"):
+    with raises(ServerError, "docker.failed_step") as caught:
         list(pull_progress([{"error": "manifest unknown"}]))
+    assert str(caught.value) == "manifest unknown"
 
 
-def test_build_tells_its_steps_and_why_it_failed() -> None:
+def test_build_reports_its_steps_and_why_it_failed() -> None:
     answers = [{"stream": "Step 1/2 : FROM debian\n"}, {"stream": "No package\n"}, {"error": "returned a code: 100"}]
     steps = build_progress(answers)
     assert next(steps) == "Step 1/2 : FROM debian"
-    with pytest.raises(ServerError, match="No package returned a code: 100"):
+    with raises(ServerError, "docker.failed_step") as caught:
         next(steps)
+    assert str(caught.value) == "No package returned a code: 100"
 
 
 def test_engine_s_refusal_says_what_was_asked_and_what_to_do() -> None:
     refused = docker.errors.NotFound("404", explanation="no such image")
-    with (
-        pytest.raises(ServerError, match=r"Docker cannot pull x: no such image\. What to do: look"),
-        translate_docker_errors(docker, "pull x", "look"),
-    ):
+    with raises(ServerError, "docker.refused") as caught, translate_docker_errors(docker, "pull x", "look"):
         raise refused
+    for part in ("pull x", "no such image", "look"):
+        assert part in str(caught.value)
 
 
 class OfOneImage:
@@ -249,18 +258,22 @@ def test_image_for_encoded_pictures_is_built_of_nvidia_s(options: Options, monke
     assert engine.built["dockerfile"] == service["build"]["dockerfile"]
     assert engine.built["buildargs"].items() >= {"TRITON_IMAGE": "nvidia:26.06-py3"}.items()
     assert engine.built["tag"] == "nvidia:26.06-py3-pillow"
-    with pytest.raises(ServerError, match=r"not built: .*no index.* `--image nvidia:26\.06-py3` serves without it"):
+    with raises(ServerError, "docker.failed_step") as caught:
         images_of(OfOneImage("nvidia:26.06-py3", failing="no index")).prepare(options, has_gpu=True)
+    for part in ("no index", "--image nvidia:26.06-py3"):
+        assert part in str(caught.value)
 
 
 def test_image_is_nvidia_s_itself_when_it_is_named_by_its_digest(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia@sha256:0123")
-    told: list[str] = []
-    images = TritonImages((docker, OfOneImage("nvidia@sha256:0123")), host_network=False, report=told.append)
+    steps: list[str] = []
+    images = TritonImages((docker, OfOneImage("nvidia@sha256:0123")), host_network=False, report=steps.append)
     assert images.prepare(options, has_gpu=True) == "nvidia@sha256:0123"
-    assert told == ["serving with nvidia@sha256:0123 itself: without Pillow in it, encoded pictures are refused"]
+    (step,) = steps
+    assert "nvidia@sha256:0123" in step
+    assert "Pillow" in step
 
 
 def test_server_says_what_to_do_when_no_engine_answers(
@@ -272,9 +285,10 @@ def test_server_says_what_to_do_when_no_engine_answers(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'none.sock'}")
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
-    up = command("server", "up", "--runtime", "docker", "--repository", tiny_repository, *free_ports())
+    up = command("server", "up", "--runtime", "docker", "--repository", tiny_repository, *free_ports(), "--json")
     assert up.exit_code == 3, up.output
-    assert "no Docker daemon answers at" in up.stderr
+    assert json.loads(up.stdout)["error"]["type"] == "ServerError"
+    assert "none.sock" in up.stderr
     assert "--runtime pip" in up.stderr
 
 

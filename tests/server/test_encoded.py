@@ -294,7 +294,7 @@ def test_reload_warns_when_the_ensemble_of_a_model_does_not_load_along_with_it(
         told = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
         assert (told.exit_code, told.stdout) == (0, "tight: version 1, as before\n"), told.output
         assert "warning: tight_encoded could not be loaded along with tight: ensemble output " in told.stderr
-        assert "; it goes on as it was\n" in told.stderr
+        assert "; it keeps serving its previous version\n" in told.stderr
     finally:
         config.write_text(before)
         well = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)

@@ -173,13 +173,13 @@ def test_bench_measures_any_model_with_generated_input(
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        ("dynamic", [], "give them with --shape input:3,224,224"),
+        ("dynamic", [], "--shape input:3,224,224"),
         ("dynamic", ["--shape", "input:1,8,8"], "does not fit input FP32 [3, -1, -1]"),
         ("dynamic", ["--shape", "picture:3,8,8"], "has no input picture; it has input FP32"),
         ("dynamic", ["--shape", "input"], "expected NAME:SIZES"),
         ("commented", ["--batch", "9"], "takes at most 8"),
-        ("commented", ["--images", "."], "takes no picture files"),
-        ("decoupled", ["--shape", "words:1"], "answers in streams"),
+        ("commented", ["--images", "."], "takes no image files"),
+        ("decoupled", ["--shape", "words:1"], "decoupled"),
     ],
 )
 def test_bench_refuses_what_it_cannot_send(

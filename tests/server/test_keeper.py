@@ -1,4 +1,4 @@
-"""A Triton that dies is started again, once it was ready; one that is told to end ends."""
+"""A Triton that dies is started again, once it was ready; one that is lines to end ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 from typer.testing import Result
 
-from server import keeper
+from server.keeper import RESTART_PREFIX, SUPERVISOR_FILE
 from server.process import Options, Server, running_servers, stop
 from server.runtime_table import runtime_of
 from server.security import ServerTokens
@@ -27,8 +27,8 @@ LIVES = "sleep 60 & trap 'kill $!; exit 7' TERM; echo began; wait"
 
 
 @contextmanager
-def kept(ready: Path, script: str) -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-I", keeper.__file__, str(ready), "/bin/sh", "-c", script]
+def supervised(ready: Path, script: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), "/bin/sh", "-c", script]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
@@ -49,17 +49,17 @@ def until(condition: Callable[[], bool], within_s: float = 60) -> None:
 
 
 def test_death_before_it_was_ready_is_the_end(tmp_path: Path) -> None:
-    with kept(tmp_path / "ready", DIES) as process:
-        said, _ = process.communicate(timeout=20)
-    assert (said, process.returncode) == ("began\n", 128 + signal.SIGSEGV)
+    with supervised(tmp_path / "ready", DIES) as process:
+        printed, _ = process.communicate(timeout=20)
+    assert (printed, process.returncode) == ("began\n", 128 + signal.SIGSEGV)
 
 
 def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
-    with kept(tmp_path / "ready", DIES) as process:
-        told = [line(process) for _ in range(4)]
-    again = f"{keeper.RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
-    assert told == ["began\n", again.format(1), "began\n", again.format(2)]
+    with supervised(tmp_path / "ready", DIES) as process:
+        lines = [line(process) for _ in range(4)]
+    again = f"{RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
+    assert lines == ["began\n", again.format(1), "began\n", again.format(2)]
 
 
 def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
@@ -69,16 +69,16 @@ def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
     (tmp_path / "ready").touch()
     server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
     server.folder.mkdir(parents=True)
-    with kept(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
+    with supervised(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
         server.log.write_text(line(process))
-    assert server.log.read_text().startswith("I1121 half a" + keeper.RESTART_PREFIX)
+    assert server.log.read_text().startswith("I1121 half a" + RESTART_PREFIX)
     assert runtime_of(server).restarts(server) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_wish_to_end_is_passed_on_and_its_exit_code_returned(tmp_path: Path, number: int) -> None:
     (tmp_path / "ready").touch()
-    with kept(tmp_path / "ready", LIVES) as process:
+    with supervised(tmp_path / "ready", LIVES) as process:
         line(process)
         os.kill(process.pid, number)
         assert process.wait(10) == 7
@@ -86,7 +86,7 @@ def test_wish_to_end_is_passed_on_and_its_exit_code_returned(tmp_path: Path, num
 
 def test_wish_to_end_is_heard_in_a_pause(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
-    with kept(tmp_path / "ready", DIES) as process:
+    with supervised(tmp_path / "ready", DIES) as process:
         line(process), line(process)
         process.terminate()
         assert process.wait(10) == 0
@@ -95,7 +95,7 @@ def test_wish_to_end_is_heard_in_a_pause(tmp_path: Path) -> None:
 
 
 def test_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
-    with kept(tmp_path / "ready", LIVES) as process:
+    with supervised(tmp_path / "ready", LIVES) as process:
         line(process)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -126,7 +126,7 @@ def test_server_answers_again_after_triton_died(
         ask = ("client", "infer", photos / "cat.jpg", "--model", "pets", "--url", running.options.grpc_url)
         assert command(*ask, "--wait", 60).exit_code == 0
         until(running.is_ready)
-        assert "started again 1 time" in command("server", "status").stdout
+        assert "restarted 1 time" in command("server", "status").stdout
         assert "Triton ended with signal 11" in command("server", "logs", "-n", 1000).stdout
         processes = psutil.Process(running.pid).children(recursive=True)
     finally:

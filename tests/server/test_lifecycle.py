@@ -143,7 +143,7 @@ def test_good_version_goes_on_answering_when_a_damaged_one_is_published_under_lo
     assert set(seen.versions) == {"1"}
     assert refused.exit_code == again.exit_code == 1
     assert f"pets could not be loaded: version {version}: " in refused.stderr
-    assert "Protobuf parsing failed; version 1 goes on answering" in refused.stderr
+    assert "Protobuf parsing failed; version 1 keeps serving" in refused.stderr
     document = json.loads(again.stdout)["document"]
     assert (document[0]["model"], document[0]["before"], document[0]["after"]) == ("pets", ["1"], ["1"])
     assert health(live) == 200, "a load balancer must not take the server away"
@@ -162,7 +162,7 @@ def test_good_version_goes_on_answering_when_the_configuration_is_broken_under_l
     assert seen.failures == []
     assert refused.exit_code == 1
     assert "failed to read text proto from" in refused.stderr
-    assert "; version 1 goes on answering" in refused.stderr
+    assert "; version 1 keeps serving" in refused.stderr
 
 
 def test_versions_change_without_a_failed_request_when_they_are_reloaded_under_load(
@@ -229,32 +229,34 @@ def test_status_counts_requests_and_failures(live: Server, pets: Path, command: 
 @pytest.mark.parametrize("name", ["../pets", "/etc", ".staging", "", "pets/1", "pets%2f.."])
 @pytest.mark.parametrize("verb", ["load", "unload", "reload"])
 def test_name_that_leads_out_of_the_repository_is_refused(live: Server, command: Command, verb: str, name: str) -> None:
-    done = command("server", verb, name)
+    done = command("server", verb, name, "--json")
     assert done.exit_code == 2
-    assert f"{name!r} is no model's name" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "repository.model_name"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "code"),
     [
-        (("--url", "localhost:1", "--grpc-port", "1"), "give one of them"),
-        (("--tls-ca", "ca.pem"), "go with --url"),
-        (("--tls-key", "key.pem", "--grpc-port", "1"), "go with --url"),
+        (("--url", "localhost:1", "--grpc-port", "1"), "option.conflict"),
+        (("--tls-ca", "ca.pem"), "option.needs_url"),
+        (("--tls-key", "key.pem", "--grpc-port", "1"), "option.needs_url"),
     ],
 )
 @pytest.mark.parametrize("verb", [("status",), ("reload",), ("load", "pets"), ("unload", "pets")])
 def test_options_that_would_be_passed_over_are_refused(
-    command: Command, verb: tuple[str, ...], options: tuple[str, ...], said: str
+    command: Command, verb: tuple[str, ...], options: tuple[str, ...], code: str
 ) -> None:
-    done = command("server", *verb, *options)
-    assert (done.exit_code, said in done.stderr) == (2, True), done.output
+    done = command("server", *verb, *options, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (2, code), done.output
 
 
 def test_unknown_model_is_refused_with_the_names_there_are(live: Server, command: Command) -> None:
     for verb in ("load", "unload", "reload"):
-        done = command("server", verb, "cats")
+        done = command("server", verb, "cats", "--json")
         assert done.exit_code == 2
-        assert "has no model 'cats'; it has: pets, relay" in done.stderr
+        assert json.loads(done.stdout)["error"]["code"] == "repository.no_model"
+        assert "'cats'" in done.stderr
+        assert "pets, relay" in done.stderr
 
 
 def test_server_loads_what_an_ensemble_needs_and_no_more_when_models_are_named(
@@ -272,6 +274,9 @@ def test_server_loads_what_an_ensemble_needs_and_no_more_when_models_are_named(
     finally:
         for left in running_servers():
             stop(left)
-    outside = command("server", "up", "--repository", repository, "--model", "../repository/pets", *free_ports())
+    outside = command(
+        "server", "up", "--repository", repository, "--model", "../repository/pets", *free_ports(), "--json"
+    )
     assert outside.exit_code == 2
-    assert "has no model '../repository/pets'; it has: broken, pets, relay" in outside.stderr
+    assert json.loads(outside.stdout)["error"]["code"] == "repository.no_model"
+    assert "broken, pets, relay" in outside.stderr

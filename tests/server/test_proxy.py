@@ -1,4 +1,4 @@
-"""A proxy that the environment names is not asked about this machine."""
+"""A proxy that the environment names is not result about this machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NO_PROXY_HERE = "http://127.0.0.1:9"
 READY = """
 from pathlib import Path
 from server.process import Options, Server
-from server.security import Tokens
-print(Server(options=Options(repository=Path("."), http_port={port}), tokens=Tokens(admin="a")).is_ready())
+from server.security import ServerTokens
+print(Server(options=Options(repository=Path("."), http_port={port}), tokens=ServerTokens(admin="a")).is_ready())
 """
 
 
@@ -50,12 +50,12 @@ def with_proxy() -> dict[str, str]:
 
 def test_server_is_seen_to_be_ready_when_a_proxy_is_set(port: int) -> None:
     code = READY.format(port=port)
-    asked = subprocess.run([sys.executable, "-c", code], env=with_proxy(), capture_output=True, text=True)
-    assert asked.stdout == "True\n", asked.stderr
+    result = subprocess.run([sys.executable, "-c", code], env=with_proxy(), capture_output=True, text=True)
+    assert result.stdout == "True\n", result.stderr
 
 
 def test_container_is_healthy_when_a_proxy_is_set(port: int, tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
     words = ["/bin/sh", str(ENTRYPOINT), "healthy", f"http://127.0.0.1:{port}"]
-    asked = subprocess.run(words, env={**with_proxy(), "MODELS_FOLDER": str(tmp_path)}, capture_output=True, text=True)
-    assert (asked.returncode, asked.stderr) == (0, "")
+    result = subprocess.run(words, env={**with_proxy(), "MODELS_FOLDER": str(tmp_path)}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

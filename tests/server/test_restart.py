@@ -18,7 +18,7 @@ from server.process import STATE_VARIABLE, Options, Server, running_servers, sta
 Command = Callable[..., Result]
 
 
-def beside(pets: Path, name: str) -> Path:
+def copy_model(pets: Path, name: str) -> Path:
     """The same model under another name."""
     copy = Path(shutil.copytree(pets, pets.parent / name))
     config = (copy / "config.pbtxt").read_text()
@@ -31,7 +31,7 @@ def beside(pets: Path, name: str) -> Path:
 def repository(exported_once: Path, tmp_path: Path) -> Path:
     """Two models, `pets` and `dogs`."""
     pets = Path(shutil.copytree(exported_once / "pets", tmp_path / "repository" / "pets"))
-    return beside(pets, "dogs").parent
+    return copy_model(pets, "dogs").parent
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_other_models_answer_again_when_triton_died_beside_a_version_that_does_n
     damage(pets / "2")
     refused = command("server", "reload")
     assert refused.exit_code == 1
-    assert "version 1 goes on answering" in refused.stderr
+    assert "version 1 keeps serving" in refused.stderr
     undo = f"builder rollback pets --repository {running.options.repository}"
-    assert f"A Triton that starts again has only what loads; go back before: {undo}" in refused.stderr
+    assert undo in refused.stderr
 
     (triton,) = psutil.Process(running.pid).children()
     triton.send_signal(signal.SIGSEGV)
@@ -77,7 +77,7 @@ def test_other_models_answer_again_when_triton_died_beside_a_version_that_does_n
     assert command(*ask, "--model", "dogs").exit_code == 0
     assert states(command) == {("dogs", "1"): "READY", ("pets", "2"): "UNAVAILABLE"}
     status = command("server", "status")
-    assert (status.exit_code, "started again 1 time" in status.stdout) == (1, True)
+    assert (status.exit_code, "restarted 1 time" in status.stdout) == (1, True)
 
     assert command(*undo.split()).exit_code == 0
     assert "pets: version none -> 1" in command("server", "reload").stdout
@@ -93,9 +93,10 @@ def test_start_fails_and_leaves_nothing_when_some_of_the_models_do_not_load(
 ) -> None:
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     damage(repository / "dogs" / "1")
-    (beside(repository / "pets", "birds") / "config.pbtxt").write_text("nonsense {")
-    up = command("server", "up", "--force", "--repository", repository, *free_ports())
+    (copy_model(repository / "pets", "birds") / "config.pbtxt").write_text("nonsense {")
+    up = command("server", "up", "--force", "--repository", repository, *free_ports(), "--json")
     assert (up.exit_code, running_servers()) == (3, [])
-    assert "Triton did not load birds, dogs:" in up.stderr
+    assert json.loads(up.stdout)["error"]["code"] == "server.model_not_loaded"
+    assert "birds, dogs" in up.stderr
     assert "model birds: failed to read text proto" in up.stderr
     assert re.search("model dogs version 1: .*Protobuf", up.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -74,9 +75,10 @@ def test_server_names_the_reason_when_a_model_fails_to_load(
 ) -> None:
     artifact = tiny_repository / "pets" / "1" / "model.onnx"
     artifact.write_bytes(artifact.read_bytes()[:5000])
-    unfit = command("server", "up", "--repository", tiny_repository, *free_ports())
-    assert unfit.exit_code == 1
-    assert "not started; --force starts it all the same" in unfit.stderr
+    refused = command("server", "up", "--repository", tiny_repository, *free_ports(), "--json")
+    assert refused.exit_code == 1
+    assert json.loads(refused.stdout)["error"]["code"] == "doctor.errors"
+    assert "--force" in refused.stderr
     up = command("server", "up", "--force", "--repository", tiny_repository, *free_ports())
     assert up.exit_code == 3
     assert "model pets version 1:" in up.stderr
@@ -97,9 +99,10 @@ def test_no_server_is_stopped_when_several_run_and_none_is_named(
         http, grpc, metrics = map(int, chosen[1::2])
         options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
         start(options, stops_with_parent=True)
-    refused = command("server", "down")
+    refused = command("server", "down", "--json")
     assert refused.exit_code == 2
-    assert "2 servers are running; choose one, or stop them with --all" in refused.stderr
+    assert json.loads(refused.stdout)["error"]["code"] == "server.several_running"
+    assert "--all" in refused.stderr
     for repository, chosen in ports.items():
         assert f"--grpc-port {chosen[3]}  {repository}" in refused.stderr
     assert len(running_servers()) == 2
@@ -117,7 +120,7 @@ def test_server_names_the_reason_when_the_configuration_is_wrong(
     config.write_text(config.read_text().replace('name: "probabilities"', 'name: "scores"'))
     up = command("server", "up", "--force", "--repository", tiny_repository, *free_ports())
     assert up.exit_code == 3
-    assert "config.pbtxt names the outputs ['scores'], the graph has ['probabilities']" in up.stderr
+    assert "config.pbtxt has the outputs ['scores'], the graph has ['probabilities']" in up.stderr
 
 
 @pytest.mark.usefixtures("own_state")
@@ -193,7 +196,7 @@ def test_no_triton_is_left_when_up_is_stopped_while_models_load(tmp_path: Path, 
         time.sleep(0.05)
     processes = [psutil.Process(server.pid) for server in running_servers()]
     processes += [child for one in processes for child in one.children(recursive=True)]
-    assert len(processes) > 2, "the keeper, Triton and its stub"
+    assert len(processes) > 2, "the supervisor, Triton and its stub"
     up.send_signal(signal.SIGTERM)
     mark.unlink()
     _, said = up.communicate(timeout=120)
@@ -223,9 +226,9 @@ def test_stop_leaves_the_folder_alone_when_another_server_has_taken_the_port(
 
 
 def test_server_refuses_a_folder_without_models(command: Command, tmp_path: Path) -> None:
-    up = command("server", "up", "--repository", tmp_path / "nothing")
+    up = command("server", "up", "--repository", tmp_path / "nothing", "--json")
     assert up.exit_code == 2
-    assert "make one with `builder export`" in up.stderr
+    assert json.loads(up.stdout)["error"]["code"] == "repository.missing"
 
 
 @pytest.mark.usefixtures("own_state")
@@ -233,8 +236,10 @@ def test_server_says_how_to_get_triton_when_it_is_missing(
     command: Command, tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONKIT_TRITON_ENV", str(tmp_path / "none"))
-    up = command("server", "up", "--repository", tiny_repository)
+    up = command("server", "up", "--repository", tiny_repository, "--json")
     assert up.exit_code == 1
+    codes = {problem["code"] for problem in json.loads(up.stdout)["error"]["problems"]}
+    assert codes == {"server.no_triton"}
     assert "make setup" in up.stderr
 
 

@@ -75,7 +75,7 @@ def _import_torch() -> Any:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise pb_utils.TritonModelException(
             f"TorchScript needs torch, which Triton's environment does not have ({error}). Install it there (uv pip "
-            f"install --python .venv-triton/bin/python torch), or set ${SITE_VARIABLE} to the site-packages of a Python "
+            f"install --python .venv-triton/bin/python torch), or set ${SITE_VARIABLE} to site-packages of a Python "
             f"{version} with torch, or serve with NVIDIA's image"
         ) from error
     return torch
