@@ -293,17 +293,12 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     (tiny_repository / "broken").mkdir()
     (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
     (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
-<<<<<<< HEAD
-    told = {Path(one.path).name: (one.severity, one.message) for one in found(tiny_repository)}
-    assert told["notes"] == ("warning", "is not a model: Triton logs a message and skips it")
-    assert told["empty"] == ("error", "has no version folder")
-=======
     findings = found(tiny_repository)
     codes = [(one.severity, one.code) for one in findings]
     told = {Path(one.path).name: (one.severity, one.message) for one in findings}
-    assert told["notes"] == ("warning", "is no model: Triton says so in its log and passes over it")
+    assert ("warning", "repository.not_a_model") in codes
+    assert told["notes"][0] == "warning"
     assert ("error", "repository.no_version") in codes
->>>>>>> server-words
     assert "not a Triton model configuration" in told["config.pbtxt"][1]
     assert ("warning", "repository.leftover") in codes
     assert len(told) == 4
