@@ -14,7 +14,7 @@ FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', A
 PERCENTILES = {"p50": "solid", "p95": "dash", "p99": "dot"}
 
 
-def throughput(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
+def throughput_figure(names: Sequence[str], records: Sequence[Record]) -> go.Figure:
     """Plot throughput by concurrency; a dashed line is the limit of a record."""
     figure = _figure("concurrency (requests in flight)", "images/s")
     for name, record, colour in _with_colours(names, records):

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import DEFAULT_URL, JsonOption, application, exit_code, fail, print_json, reports_errors, say
+from model.console import (
+    DEFAULT_URL,
+    JsonOption,
+    application,
+    exit_code,
+    exit_with_error,
+    print_json,
+    print_text,
+    reports_errors,
+)
 from model.errors import TritonkitError
 
 if TYPE_CHECKING:
@@ -97,9 +106,9 @@ def run_command(
     from benchmarks.inputs import parse_shapes
     from benchmarks.load import Timing, concurrency_levels
     from benchmarks.run import BenchmarkPlan
-    from model.local_servers import url_without_option
+    from model.local_servers import default_url
 
-    url = url or url_without_option()
+    url = url or default_url()
     levels, shapes = concurrency_levels(concurrency), parse_shapes(shape or [])
     timing = Timing(window_s=window_s, max_windows=max_windows)
     plan = BenchmarkPlan(model, url, levels, batch, repository, artifact, threads, images, timing, shapes)
@@ -115,7 +124,7 @@ def run_command(
     writer.finish(writer.record, as_json)
     failed = sum(level.errors for level in writer.record.levels)
     if failed:
-        fail(f"{failed} requests failed", code=1)
+        exit_with_error(f"{failed} requests failed", code=1)
 
 
 @app.command("report")
@@ -139,7 +148,7 @@ def report_command(records: RecordsArgument, html: HtmlOption = None, as_json: J
     if as_json:
         print_json({"records": [record.model_dump(mode="json") for record in loaded], "html": html})
     elif html is not None:
-        say(f"report: {html}")
+        print_text(f"report: {html}")
     else:
         from benchmarks.table import print_record
 
@@ -173,7 +182,7 @@ class _RecordWriter:
         message = str(reason) or "stopped by the keyboard"
         if self.record is not None:
             self.finish(self.record.model_copy(update={"incomplete": message}), as_json)
-        fail(message, code=exit_code(reason))
+        exit_with_error(message, code=exit_code(reason))
 
     def finish(self, record: Record, as_json: bool) -> None:
         """Show and write the final record; exit with an error if it cannot be written."""
@@ -190,9 +199,9 @@ class _RecordWriter:
                 if self.path is not None:
                     write_record(self.path, record)
             except TritonkitError as error:
-                fail(str(error), code=exit_code(error))
+                exit_with_error(str(error), code=exit_code(error))
         if not as_json:
-            say(f"record: {self.path}")
+            print_text(f"record: {self.path}")
 
 
 def _run_with_progress(plan: BenchmarkPlan, on_record: OnRecord) -> Record:

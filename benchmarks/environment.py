@@ -16,7 +16,7 @@ from benchmarks.record import Environment
 PACKAGES = ("tritonkit", "numpy", "onnxruntime", "tritonclient")
 
 
-def environment_now(triton: str) -> Environment:
+def read_environment(triton: str) -> Environment:
     """Read this machine and its packages. triton: the version of the server."""
     return Environment(
         cpu=_cpu_model(),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.comparison import places
+from model.comparison import padded_order
 from model.encoded import ENCODED_OF
 from model.errors import InputError
 from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
@@ -124,7 +124,7 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
             code="benchmark.empty_folder",
         )
     (model_input,) = model.inputs
-    order = places(len(files), batch).reshape(-1, batch)
+    order = padded_order(len(files), batch).reshape(-1, batch)
     shape = (batch, *model_input.dims)
     batches = [{model_input.name: np.array([files[at] for at in row], np.object_).reshape(shape)} for row in order]
     return RequestBatches(batches, len(files), source)

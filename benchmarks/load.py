@@ -26,7 +26,7 @@ from model.errors import InputError, TritonkitError
 from model.preprocess import ImageArray
 
 if TYPE_CHECKING:
-    from model.runners.triton import Counters
+    from model.runners.triton import ModelStatistics
 
 MAX_CONCURRENCY = 1024
 Batch = TypeVar("Batch")
@@ -74,7 +74,7 @@ class WindowBoundary(NamedTuple):
 
     time_ns: int
     cpu_ns: int
-    counters: Counters | None
+    counters: ModelStatistics | None
 
 
 @dataclass
@@ -124,7 +124,7 @@ def measure_level(
     batches: Sequence[Batch],
     concurrency: int,
     timing: Timing,
-    counters: Callable[[], Counters] | None = None,
+    counters: Callable[[], ModelStatistics] | None = None,
     on_window: Callable[[int], None] = lambda done: None,
 ) -> LevelMeasurement:
     """Keep `concurrency` requests in flight until three windows agree.
@@ -155,7 +155,7 @@ def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) 
     return split_into_windows(last, results.finished.copy())
 
 
-def _read_boundary(counters: Callable[[], Counters] | None) -> WindowBoundary:
+def _read_boundary(counters: Callable[[], ModelStatistics] | None) -> WindowBoundary:
     return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
 
 
@@ -187,7 +187,7 @@ def _summarize(
     )
 
 
-def _server_means(first: Counters | None, last: Counters | None) -> tuple[float | None, float | None]:
+def _server_means(first: ModelStatistics | None, last: ModelStatistics | None) -> tuple[float | None, float | None]:
     """Return mean images per execution and mean queue time in microseconds, between two server statistics."""
     if first is None or last is None:
         return None, None

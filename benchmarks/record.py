@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
-from model.errors import ExternalError, InputError, is_outside
+from model.errors import ExternalError, InputError, is_external_failure
 from model.files import atomic_write, check_can_write
-from model.spec import Frozen, problems_of
+from model.spec import Frozen, validation_problems
 
 SCHEMA_VERSION: Final = 2
 """2 added `incomplete` and `load.generated`."""
@@ -175,7 +175,7 @@ def _translate_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error_type = ExternalError if is_outside(error) or error.errno == errno.EROFS else InputError
+        error_type = ExternalError if is_external_failure(error) or error.errno == errno.EROFS else InputError
         raise error_type(
             f"{path}: the record cannot be written ({error.strerror or error}); choose another --output",
             code="output.unwritable",
@@ -204,4 +204,4 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{path}: not a valid record:\n{problems_of(error)}", code="record.invalid") from error
+        raise InputError(f"{path}: not a valid record:\n{validation_problems(error)}", code="record.invalid") from error

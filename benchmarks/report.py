@@ -34,7 +34,7 @@ CHARTS: tuple[tuple[str, str, Callable[[Sequence[str], Sequence[Record]], go.Fig
     (
         "Throughput",
         "Dashed line: the artifact in process. Hollow points: unstable or with errors.",
-        charts.throughput,
+        charts.throughput_figure,
     ),
     ("Latency", "From sending a request to receiving its response.", charts.latency_figure),
     (

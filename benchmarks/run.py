@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from benchmarks.images import SampleImages, load_sample_images
 from benchmarks.inputs import TensorModel, accepts_image_files, decoded_model, generate_requests, image_file_requests
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
@@ -18,7 +18,7 @@ from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of,
 from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from model.console import warn
 from model.errors import InputError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import METADATA_KEY
 from model.tasks import task_of
@@ -98,7 +98,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     """
     target = _inspect_target(plan)
     artifact = _find_limit_artifact(plan, target)
-    environment, started = environment_now(target.server.release()), datetime.now(UTC)
+    environment, started = read_environment(target.server.release()), datetime.now(UTC)
     _check_outputs(target)
     before = _measure_limit(target, artifact, lambda text, part: on_progress(text, part))
 
@@ -266,7 +266,7 @@ def _measured_model(plan: BenchmarkPlan, target: BenchmarkTarget, artifact: Limi
         max_batch=target.max_batch,
         input=target.input,
         artifact=str(artifact.path) if artifact.path else None,
-        artifact_sha256=sha256_of(artifact.path) if artifact.path else None,
+        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
     )
 
 

@@ -13,7 +13,7 @@ from builder.interface import Interface, interface_of
 from builder.onnx_export import onnx_interface, spec_in_onnx
 from builder.sources.onnx_held import onnx_precision
 from model.errors import ArtifactError
-from model.manifest import record_in
+from model.manifest import read_build_record
 from model.plans import PlanHeader, plan_header
 from model.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
@@ -32,13 +32,13 @@ class ArtifactInfo(Frozen):
 
 def inspect_artifact(path: Path) -> ArtifactInfo:
     """Read an artifact. Raises ArtifactError for a damaged file, or a format that is not known."""
-    if path.suffix not in READERS:
+    if path.suffix not in INSPECTORS:
         raise ArtifactError(
-            f"{path}: not an artifact; expected one of {', '.join(READERS)}", code="artifact.unknown_format"
+            f"{path}: not an artifact; expected one of {', '.join(INSPECTORS)}", code="artifact.unknown_format"
         )
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", code="artifact.missing")
-    return READERS[path.suffix](path)
+    return INSPECTORS[path.suffix](path)
 
 
 def _inspect_onnx(path: Path) -> ArtifactInfo:
@@ -107,12 +107,12 @@ def _inspect_torchscript(path: Path) -> ArtifactInfo:
 
 
 def _inspect_plan(path: Path) -> ArtifactInfo:
-    record = record_in(path.parent)
+    record = read_build_record(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
     return ArtifactInfo(header=plan_header(path), interface=interface)
 
 
-READERS: dict[str, Callable[[Path], ArtifactInfo]] = {
+INSPECTORS: dict[str, Callable[[Path], ArtifactInfo]] = {
     ".onnx": _inspect_onnx,
     ".xml": _inspect_openvino,
     ".pt": _inspect_torchscript,

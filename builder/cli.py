@@ -13,7 +13,7 @@ from builder.commands.export import export
 from builder.commands.promote import promote, rollback
 from builder.commands.versions import versions
 from builder.options import foreign_from
-from model.console import JsonOption, application, print_json, progress, reports_errors, say, table
+from model.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
 from model.files import check_can_write, check_is_html
 from model.plans import TITLES
 
@@ -89,23 +89,23 @@ def verify(
     foreign = foreign_from(model, labels, mean, std, size, layout, task, activation)
     check_is_html(report_page)
     check_can_write(report_page)
-    from builder.export import Evidence
+    from builder.export import VerificationOptions
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
-    from builder.proving.verify import verified
+    from builder.proving.verify import verify_artifact
     from builder.sources import open_source
     from builder.terms import OutputOptions
 
-    evidence = Evidence(images, data, masks, limits_from(limit or [], LIMITS))
+    evidence = VerificationOptions(images, data, masks, limits_from(limit or [], LIMITS))
     with progress("comparing with the checkpoint"):
-        source = open_source(against, foreign, None).asked_in(OutputOptions(threshold, probability))
-        verdict = verified(artifact, source, max_batch, evidence, report_page)
+        source = open_source(against, foreign, None).with_output_options(OutputOptions(threshold, probability))
+        verdict = verify_artifact(artifact, source, max_batch, evidence, report_page)
     if as_json:
         print_json(verdict)
     else:
-        say(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
+        print_text(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
         for note in verdict.notes:
-            say(f"warning: {note}")
+            print_text(f"warning: {note}")
     if not verdict.passed:
         raise typer.Exit(1)
 
@@ -129,7 +129,7 @@ def check(
     else:
         if findings:
             table(["", "where", "problem", "fix"], [[f.severity, f.path, f.message, f.fix] for f in findings])
-        say(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
+        print_text(f"{repository}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
     if errors:
         raise typer.Exit(1)
 
@@ -158,7 +158,7 @@ def _rows(shown: ShowResult) -> list[list[str]]:
     if (spec := shown.spec) is not None:
         rows += [
             ["name", spec.name],
-            *map(list, spec.described()),
+            *map(list, spec.summary_rows()),
             ["metrics", ", ".join(f"{key} {value:.4f}" for key, value in spec.lineage.metrics.items())],
             ["warnings", "; ".join(spec.lineage.warnings)],
             ["from", spec.lineage.note or spec.lineage.parent or ""],

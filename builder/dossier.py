@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from builder.proving.page import VERDICT_PAGE, write_page
-from builder.proving.pictured import Answers, answers_of
+from builder.proving.pictured import ReportAnswers, collect_answers
 from builder.proving.proof import VerificationContext
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repair import BuildAttempt
@@ -31,9 +31,9 @@ class VersionFiles:
     """The Triton image that serves the repository."""
 
     @cached_property
-    def _answers(self) -> Answers:
+    def _answers(self) -> ReportAnswers:
         context, runner = self.context, self.attempt.verified.runner
-        return answers_of(context.reference, runner, context.golden, context.max_batch, context.preferred)
+        return collect_answers(context.reference, runner, context.golden, context.max_batch, context.preferred)
 
     def write_page(self, path: Path) -> None:
         """Write the verdict as an HTML page, also for a model that is not published."""
@@ -42,8 +42,8 @@ class VersionFiles:
 
     def write_version(self, folder: Path) -> None:
         """Write the files next to the artifact. The manifest comes last, because it hashes the others."""
-        probed = next((answers.expected for answers in self._answers.elsewhere if answers.way.name == PROBES), {})
-        replace(self.context.golden, outputs=self._answers.expected, probed=probed).save(folder / GOLDEN_FILE)
+        probed = next((answers.expected for answers in self._answers.batches if answers.inputs.name == PROBES), {})
+        replace(self.context.golden, outputs=self._answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
         (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
         self.write_page(folder / VERDICT_PAGE)
         (folder / METADATA_KEY).write_text(self.context.spec.to_json(), encoding="utf-8")

@@ -14,19 +14,19 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from builder.config.serving import AS_BEFORE, Serving
-from builder.config.serving_config import unproven
+from builder.config.serving import UNCHANGED_SERVING, Serving
+from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
 from builder.dossier import VersionFiles
-from builder.formats import Format, Job, ProgressCallback, format_for
+from builder.formats import BuildJob, Format, ProgressCallback, format_for
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
 from builder.precision.autocast import check_converter
 from builder.proving.labelled import labelled_set, train_command
-from builder.proving.proof import VerificationContext, case_of
+from builder.proving.proof import VerificationContext, verification_context
 from builder.proving.verdict import Verdict
 from builder.repair import BuildAttempt, FallbackOptions, build_verified
-from builder.repository.encoded import check_names, follow, leave
+from builder.repository.encoded import check_companion_names, remove_companions, update_companions
 from builder.repository.held import Servers
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
@@ -42,13 +42,13 @@ from model.golden import MAX_IMAGES, Golden
 from model.preprocess import ImageArray
 from model.releases import image_for
 from model.spec import Frozen, ModelSpec
-from model.triton_backends import Loading, ModelConfig
+from model.triton_backends import BackendFiles, ModelConfig
 from model.triton_config import (
     CONFIG_FILE,
-    configured_sizes,
-    described_policy,
-    given_config,
+    configured_batch_sizes,
+    policy_text,
     read_config,
+    read_config_file,
     versions_loaded,
     versions_of,
 )
@@ -60,7 +60,7 @@ ONNX_FP32 = Target()
 
 
 @dataclass(frozen=True)
-class Evidence:
+class VerificationOptions:
     """What a verdict is measured on, and its limits."""
 
     images: Path | None = None
@@ -81,7 +81,7 @@ class ExportRequest:
     target: Target = ONNX_FP32
     opt_batch: int | None = None
     """The batch size a plan is tuned for; None is the largest."""
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: VerificationOptions = field(default_factory=VerificationOptions)
     keep_fp32: tuple[str, ...] = ()
     """Patterns of nodes, operators and tensors that stay in fp32."""
     converter: str = "edges"
@@ -96,7 +96,7 @@ class ExportRequest:
     build: BuildOptions | None = None
     image: str | None = None
     """The container image to build plans in; None builds in this environment."""
-    serving: Serving = AS_BEFORE
+    serving: Serving = UNCHANGED_SERVING
     config: Path | None = None
     """A config.pbtxt of the user, whose serving settings are kept."""
     keep: int | None = None
@@ -109,7 +109,7 @@ class ExportRequest:
     """Publish `NAME_encoded` too, which takes JPEG, PNG and WebP files."""
 
 
-class Published(Frozen):
+class PublishedVersion(Frozen):
     """A version that was published."""
 
     model: str
@@ -126,7 +126,7 @@ class Published(Frozen):
     """Why the precision is not the requested one; None where it is."""
 
 
-def export(source: Source, request: ExportRequest, report: ProgressCallback) -> Published:
+def export(source: Source, request: ExportRequest, report: ProgressCallback) -> PublishedVersion:
     """Plan, build, verify and publish the next version of a model.
 
     Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
@@ -134,7 +134,7 @@ def export(source: Source, request: ExportRequest, report: ProgressCallback) -> 
     artifact_format = format_for(request.target.format, request.build, request.image)
     _check_request(source, request, artifact_format)
     serving_image = image_for(request.repository)
-    user_config = None if request.config is None else given_config(request.config)
+    user_config = None if request.config is None else read_config_file(request.config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.onnx"
         plan = _plan(source, request, artifact_format, serving_image, user_config, staged, graph, report)
@@ -168,14 +168,14 @@ class _ExportPlan:
     staged: Publication
     context: VerificationContext
     fallback: FallbackOptions
-    job: Job
+    job: BuildJob
 
     @property
     def loaded_versions(self) -> Collection[int]:
         """The versions that Triton loads before this export."""
         return set() if self.current_config is None else versions_loaded(self.current_config, self.other_versions)
 
-    def model_config(self, job: Job) -> ModelConfig:
+    def model_config(self, job: BuildJob) -> ModelConfig:
         """The `config.pbtxt` of an artifact. Raises InputError that lists all contradictions."""
         interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(self.context.spec)
         artifact_format = self.artifact_format
@@ -185,13 +185,13 @@ class _ExportPlan:
             self.context.max_batch,
             self.staged.version,
             self.current_config,
-            loading=Loading(artifact_format.backend, artifact_format.artifact, artifact_format.parameters(job)),
+            loading=BackendFiles(artifact_format.backend, artifact_format.artifact, artifact_format.parameters(job)),
             serving=self.request.serving,
-            given=self.user_config,
-            older=self.other_versions,
+            user_config=self.user_config,
+            other_versions=self.other_versions,
         )
 
-    def shared_files(self, job: Job, images: ImageArray | None) -> SharedFiles:
+    def shared_files(self, job: BuildJob, images: ImageArray | None) -> SharedFiles:
         """The files that all versions of the model share, once this one is added.
 
         images: for the warm-up; None keeps its file. Raises InputError where Triton would refuse them.
@@ -216,13 +216,13 @@ def _plan(
     """
     model_folder = request.repository / source.spec.name
     current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
-    golden = golden_for(source.spec, source.golden, request.evidence.images)
+    golden = select_golden(source.spec, source.golden, request.evidence.images)
     max_batch = largest_batch(request, user_config, current_config)
-    context = case_of(source, golden, max_batch, request.evidence.limits)
+    context = verification_context(source, golden, max_batch, request.evidence.limits)
     calibration = golden
     if request.calibration is not None:
         calibration = golden_from_images(request.calibration, source.spec.preprocess)
-    job = Job(
+    job = BuildJob(
         source=source,
         graph=graph,
         precision=request.target.precision,
@@ -232,7 +232,7 @@ def _plan(
         report=report,
     )
     artifact_format.check_job(job)
-    check_build(artifact_format.foreseen(job), serving_image, request.force)
+    check_build(artifact_format.expected_build_record(job), serving_image, request.force)
     plan = _ExportPlan(
         source=source,
         request=request,
@@ -255,16 +255,16 @@ def _plan(
     )
     config = plan.model_config(job)
     plan.shared_files(job, None)  # raises for what Triton would refuse
-    return replace(plan, context=replace(context, preferred=configured_sizes(config)))
+    return replace(plan, context=replace(context, preferred=configured_batch_sizes(config)))
 
 
 def _check_request(source: Source, request: ExportRequest, artifact_format: Format) -> None:
     """Raise InputError or ExternalError, before any work, for a request that cannot succeed."""
     artifact_format.check_possible()
-    source.check_takes(request.target.precision)
+    source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_converter(request.converter)
-    check_names(request.repository, source.spec.name, request.encoded)
+    check_companion_names(request.repository, source.spec.name, request.encoded)
     if request.evidence.data is not None:
         train_command()
     uses_tensorrt = any(accelerator.name == "tensorrt" for accelerator in request.serving.accelerators or ())
@@ -298,16 +298,16 @@ def _check_reduction_options(source: Source, request: ExportRequest) -> None:
         )
 
 
-def golden_for(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
+def select_golden(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
     """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
     if images is not None:
         return golden_from_images(images, spec.preprocess)
     return own or builtin_golden(spec.preprocess)
 
 
-def largest_batch(request: ExportRequest, given: ModelConfig | None, present: ModelConfig | None) -> int:
+def largest_batch(request: ExportRequest, user_config: ModelConfig | None, current_config: ModelConfig | None) -> int:
     """The requested batch, else that of the user's config.pbtxt, else that of the published model, else 32."""
-    configured = [config.max_batch_size for config in (given, present) if config is not None]
+    configured = [config.max_batch_size for config in (user_config, current_config) if config is not None]
     return next(filter(None, [request.max_batch, *configured]), DEFAULT_MAX_BATCH)
 
 
@@ -320,7 +320,7 @@ def _verify(built: BuildAttempt, plan: _ExportPlan) -> Verdict:
     if request.page is not None:
         version_files.write_page(request.page)
     if not verdict.passed and not request.force:
-        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_doubt, verdict.nearest_tries)))
+        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_hint, verdict.closest_attempts)))
         raise CheckFailedError(
             f"{name}: the verdict failed, nothing was published.\n{reasons}",
             verdict,
@@ -338,7 +338,7 @@ def _verify(built: BuildAttempt, plan: _ExportPlan) -> Verdict:
     return verdict
 
 
-def _with_quality(built: BuildAttempt, evidence: Evidence) -> Verdict:
+def _with_quality(built: BuildAttempt, evidence: VerificationOptions) -> Verdict:
     """The verdict, with the quality on the labelled set where there is one."""
     if evidence.data is None:
         return built.verdict
@@ -353,7 +353,7 @@ def _other_precision(request: ExportRequest, source: Source, verdict: Verdict) -
         return None
     if verdict.asked is None:
         return f"{source.path.name} is in {verdict.precision}, not in {request.target.precision}"
-    return verdict.nearest_tries or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
+    return verdict.closest_attempts or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
 
 
 def _write_shared_files(built: BuildAttempt, plan: _ExportPlan) -> ModelConfig:
@@ -361,16 +361,16 @@ def _write_shared_files(built: BuildAttempt, plan: _ExportPlan) -> ModelConfig:
     staged, request = plan.staged, plan.request
     config = plan.shared_files(built.job, plan.context.golden.images).write(staged.model)
     if request.encoded:
-        follow(staged.neighbours, request.repository, config)
+        update_companions(staged.companions, request.repository, config)
     else:
-        leave(staged.neighbours, request.repository, plan.source.spec.name)
+        remove_companions(staged.companions, request.repository, plan.source.spec.name)
     return config
 
 
-def _published_version(built: BuildAttempt, plan: _ExportPlan, verdict: Verdict) -> Published:
+def _published_version(built: BuildAttempt, plan: _ExportPlan, verdict: Verdict) -> PublishedVersion:
     name, version = plan.source.spec.name, plan.staged.version
     reason = _other_precision(plan.request, plan.source, verdict)
-    return Published(
+    return PublishedVersion(
         model=name,
         version=version,
         artifact=plan.request.repository / name / str(version) / built.artifact.name,
@@ -381,23 +381,23 @@ def _published_version(built: BuildAttempt, plan: _ExportPlan, verdict: Verdict)
 
 
 def _with_follow_up(
-    published: Published,
+    published: PublishedVersion,
     request: ExportRequest,
     config: ModelConfig,
     loaded_before: Collection[int],
     warnings: Sequence[str],
-) -> Published:
+) -> PublishedVersion:
     """The published version after old versions were deleted, with its warnings.
 
     loaded_before: the versions that Triton loaded before this export.
     """
     folder, verdict = request.repository / published.model, published.verdict
-    warnings = [*warnings, *verdict.notes, *unproven(config), *filter(None, [verdict.calibration_doubt])]
+    warnings = [*warnings, *verdict.notes, *unverified_accelerators(config), *filter(None, [verdict.calibration_hint])]
     is_served = published.version in versions_loaded(config, versions_of(folder))
     if not is_served:
         warnings.append(
             f"Triton does not load version {published.version}, because config.pbtxt loads "
-            f"{described_policy(config)}. Serve it with: builder promote {published.model} {published.version}"
+            f"{policy_text(config)}. Serve it with: builder promote {published.model} {published.version}"
         )
     warnings += unverified_batch_warnings(folder, config)
     retention = None

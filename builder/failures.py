@@ -19,7 +19,7 @@ class BuildStoppedError(ExternalError):
     """A build was interrupted: by its time limit, by lack of memory, or because its container could not be run."""
 
 
-def tells_of_memory(message: str) -> bool:
+def is_out_of_memory(message: str) -> bool:
     """Whether an error message of TensorRT is about a lack of memory, which says nothing about the graph.
 
     TensorRT writes kOUT_OF_MEMORY as "Error Code 2: OutOfMemory" (NvInferRuntimeBase.h, TensorRT 10), CUDA writes "out

@@ -13,7 +13,7 @@ def interface_of(spec: ModelSpec) -> Interface:
     return (spec.input,), spec.outputs
 
 
-def difference(actual: Interface, expected: Interface, source: str) -> str | None:
+def describe_difference(actual: Interface, expected: Interface, source: str) -> str | None:
     """The difference in words, such as `has …; its spec says …`; None where both are equal, order included."""
     return None if actual == expected else f"has {_interface_text(actual)}; {source} {_interface_text(expected)}"
 

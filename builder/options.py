@@ -38,13 +38,13 @@ class ForeignModelOptions:
     interpolation: Interpolation | None = None
 
     @property
-    def given(self) -> list[str]:
+    def set_options(self) -> list[str]:
         """The options that are set, as written on the command line."""
         return [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name) is not None]
 
     def refuse(self, options: Iterable[str], because: str) -> None:
         """Raise InputError where one of the options is set. because: the reason, which starts the message."""
-        if refused := [option for option in self.given if option in options]:
+        if refused := [option for option in self.set_options if option in options]:
             raise InputError(f"{because}; leave out {' and '.join(refused)}", code="option.foreign_unused")
 
 

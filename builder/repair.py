@@ -10,13 +10,13 @@ from itertools import takewhile
 from pathlib import Path
 
 from builder.failures import CannotBuildError
-from builder.formats import Format, Job
+from builder.formats import BuildJob, Format
 from builder.precision.autocast import autocast
-from builder.precision.cast import Reduced, reduced
-from builder.precision.ladder import Converter, Ladder, PrecisionStep
+from builder.precision.cast import ReducedType, cast_graph
+from builder.precision.ladder import Converter, PrecisionSearch, PrecisionStep
 from builder.precision.simulate import simulated_runner, simulation_of
 from builder.proving.proof import CachingRunner, VerificationContext
-from builder.proving.verdict import Attempt, Miss, Verdict
+from builder.proving.verdict import Attempt, LimitExcess, Verdict
 from builder.targets import Precision, Target, target_from
 from model.comparison import MIDDLE_BATCH
 from model.errors import ArtifactError, CheckFailedError, Problem, TritonkitError, first_line
@@ -26,7 +26,7 @@ from model.runners.onnxruntime import OnnxRuntimeRunner
 
 _SELF_CONTAINED = (".onnx", ".xml", ".pt")
 """Artifacts that contain their spec, so that `train test --from` can open them alone."""
-CONVERTERS: dict[str, Converter] = {"edges": reduced, "autocast": autocast}
+CONVERTERS: dict[str, Converter] = {"edges": cast_graph, "autocast": autocast}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class BuildAttempt:
     """An artifact in the version folder, with its verdict."""
 
     artifact: Path
-    job: Job
+    job: BuildJob
     """How it was built: `job.graph` is the ONNX graph in the precision of the artifact."""
     verified: VerifiedArtifact
 
@@ -77,7 +77,7 @@ class VerifiedArtifact:
 
 
 def build_verified(
-    context: VerificationContext, job: Job, target: Target, artifact_format: Format, fallback: FallbackOptions
+    context: VerificationContext, job: BuildJob, target: Target, artifact_format: Format, fallback: FallbackOptions
 ) -> BuildAttempt:
     """Build the artifact and verify it, with the fallbacks that are allowed.
 
@@ -110,7 +110,7 @@ def build_verified(
 
 def _build_with_fallback(
     context: VerificationContext,
-    job: Job,
+    job: BuildJob,
     target: Target,
     artifact_format: Format,
     fallback: FallbackOptions,
@@ -155,7 +155,7 @@ def _no_attempt_error(target: Target, fallback: FallbackOptions, attempts: Seque
 
 
 def _allowed_steps(
-    artifact_format: Format, job: Job, target: Target, fallback: FallbackOptions
+    artifact_format: Format, job: BuildJob, target: Target, fallback: FallbackOptions
 ) -> Iterator[PrecisionStep]:
     """The planned steps, up to the first of another precision where the export is strict."""
     steps = _planned_steps(artifact_format, job, target, fallback)
@@ -163,18 +163,18 @@ def _allowed_steps(
 
 
 def _planned_steps(
-    artifact_format: Format, job: Job, target: Target, fallback: FallbackOptions
+    artifact_format: Format, job: BuildJob, target: Target, fallback: FallbackOptions
 ) -> Iterator[PrecisionStep]:
     if target.precision in ("fp32", job.source.precision) or (artifact_format.casts and job.source.precision != "fp32"):
         return iter([_unchanged_step(job, target)])
     if not artifact_format.casts and target.precision != "int8":
         return iter([_unchanged_step(job, target), _unchanged_step(job, Target(format=target.format))])
-    ladder = Ladder(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
-    casts: tuple[Reduced, ...] = ("fp16", "bf16") if artifact_format.takes_bf16 else ("fp16",)
+    ladder = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
+    casts: tuple[ReducedType, ...] = ("fp16", "bf16") if artifact_format.takes_bf16 else ("fp16",)
     return ladder.steps(target.precision, artifact_format.dialect, casts if artifact_format.casts else ())
 
 
-def _unchanged_step(job: Job, target: Target) -> PrecisionStep:
+def _unchanged_step(job: BuildJob, target: Target) -> PrecisionStep:
     """The graph of the source, unchanged. Where the precision is not the graph's own, the runtime computes in it."""
 
     def write(path: Path) -> Sequence[str]:
@@ -185,7 +185,7 @@ def _unchanged_step(job: Job, target: Target) -> PrecisionStep:
 
 
 def _run_step(
-    context: VerificationContext, job: Job, artifact_format: Format, step: PrecisionStep
+    context: VerificationContext, job: BuildJob, artifact_format: Format, step: PrecisionStep
 ) -> tuple[BuildAttempt, Attempt]:
     """Verify a simulation of the step's graph, then the artifact itself where it runs here."""
     started = time.monotonic()
@@ -206,14 +206,14 @@ def _run_step(
     return BuildAttempt(job.folder / artifact_format.artifact, step_job, verified), attempt
 
 
-def _verify_simulation(context: VerificationContext, job: Job) -> VerifiedArtifact:
+def _verify_simulation(context: VerificationContext, job: BuildJob) -> VerifiedArtifact:
     runner = CachingRunner(simulated_runner(job.graph, context.spec, job.graph.parent))
-    verdict = context.verdict(runner, job.precision, job.graph, causes=False)
+    verdict = context.verify(runner, job.precision, job.graph, causes=False)
     verified = VerifiedArtifact(verdict, runner, Path(runner.origin))
     return verified.with_verdict_fields(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
 
 
-def _verify_artifact(context: VerificationContext, job: Job, artifact_format: Format) -> VerifiedArtifact | None:
+def _verify_artifact(context: VerificationContext, job: BuildJob, artifact_format: Format) -> VerifiedArtifact | None:
     """The verdict of the artifact itself; None where it does not run on this machine."""
     artifact = artifact_format.write(job)
     opened = artifact_format.open_runner(artifact, job)
@@ -221,15 +221,15 @@ def _verify_artifact(context: VerificationContext, job: Job, artifact_format: Fo
         return None
     runner = CachingRunner(opened)
     try:
-        verdict = context.verdict(runner, job.precision, job.graph, causes=job.precision == "fp32")
+        verdict = context.verify(runner, job.precision, job.graph, causes=job.precision == "fp32")
     except BaseException:
         runner.close()
         raise
     verified = VerifiedArtifact(verdict, runner, _measurable_file(opened, artifact, job))
-    return verified.with_verdict_fields(proven_by=artifact_format.proven_by(job))
+    return verified.with_verdict_fields(proven_by=artifact_format.verification_method(job))
 
 
-def _measurable_file(opened: Runner, artifact: Path, job: Job) -> Path:
+def _measurable_file(opened: Runner, artifact: Path, job: BuildJob) -> Path:
     """The file to measure quality with: that of the runner, else the closest one that `train test --from` opens."""
     origin = Path(opened.origin)
     if origin.is_file():  # may be an engine next to the artifact, which rounds where its graph does not on this CPU
@@ -240,7 +240,7 @@ def _measurable_file(opened: Runner, artifact: Path, job: Job) -> Path:
     return rounded if rounded.is_file() else job.graph
 
 
-def _failed_fp32_graph(context: VerificationContext, job: Job, attempts: list[Attempt]) -> VerifiedArtifact | None:
+def _failed_fp32_graph(context: VerificationContext, job: BuildJob, attempts: list[Attempt]) -> VerifiedArtifact | None:
     """The verdict of the fp32 graph where it fails, which the precision cannot explain; None where it passes.
 
     A small fault of the graph could hide within the limits of a reduced precision, so the fp32 graph comes first.
@@ -250,7 +250,7 @@ def _failed_fp32_graph(context: VerificationContext, job: Job, attempts: list[At
     runner = OnnxRuntimeRunner(job.graph, spec=context.spec, spinning=False)
     # The largest batch is tested on the reduced graph, which has the same shapes.
     small = replace(context, max_batch=min(MIDDLE_BATCH, context.max_batch))
-    verdict = small.verdict(runner, "fp32", job.graph)
+    verdict = small.verify(runner, "fp32", job.graph)
     step = PrecisionStep("fp32", "the graph before its precision is reduced", _write_nothing)
     attempts.append(_attempt_record(step, verdict, (), started))
     return None if verdict.passed else VerifiedArtifact(verdict, runner, job.graph)
@@ -278,7 +278,7 @@ def _failed_attempt(step: PrecisionStep, error: ArtifactError, started: float) -
         nodes=step.nodes,
         seconds=round(time.monotonic() - started, 2),
         problems=(problem,),
-        miss=Miss(words=problem.message),
+        miss=LimitExcess(words=problem.message),
     )
 
 
@@ -296,7 +296,7 @@ def _attempt_record(step: PrecisionStep, verdict: Verdict, kept: tuple[str, ...]
         passed=verdict.passed,
         kept=kept,
         nodes=step.nodes,
-        max_abs=max((comparison.max_abs for comparison in verdict.of_artifact), default=None),
+        max_abs=max((comparison.max_abs for comparison in verdict.artifact_comparisons), default=None),
         relative=verdict.relative,
         seconds=round(time.monotonic() - started, 2),
         problems=verdict.problems,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from builder.artifacts import READERS, inspect_artifact
+from builder.artifacts import INSPECTORS, inspect_artifact
 from builder.onnx_export import spec_in_onnx
 from builder.proving.verdict import VERDICT_FILE
 from model.checkpoint import read_spec
@@ -38,7 +38,7 @@ def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
         return ShowResult(path=path, spec=read_spec(path))
-    if path.suffix in READERS:
+    if path.suffix in INSPECTORS:
         return _show_artifact(path)
     if (path / METADATA_KEY).is_file():
         versions = versions_of(path)
@@ -46,7 +46,7 @@ def show(path: Path) -> ShowResult:
         return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _show_version(path, ())
-    known = ", ".join((".safetensors", *READERS))
+    known = ", ".join((".safetensors", *INSPECTORS))
     raise InputError(
         f"{path}: expected a file {known}, or the folder of a published model or version",
         code="artifact.unknown_format",

@@ -20,7 +20,7 @@ class OutputOptions:
     """Output the probability of the foreground too, next to the mask."""
 
 
-def in_terms(network: Network, options: OutputOptions) -> Network:
+def with_output_options(network: Network, options: OutputOptions) -> Network:
     """The network with other outputs. Raises InputError where the task of the model does not support an option."""
     if options == OutputOptions():
         return network

@@ -22,9 +22,9 @@ from model.connection import Connection
 from model.console import DEFAULT_URL
 from model.errors import InferenceError, InputError
 from model.preprocess import ImageError
-from model.process import OwnProcess
+from model.process import ProcessGuard
 from model.runners import Runner
-from model.runners.augmented import augmented
+from model.runners.augmented import with_augmentation
 from model.spec import ModelSpec
 
 _ASYNC_THREADS = 16
@@ -85,7 +85,7 @@ class Client:
     ) -> None:
         try:
             check_threshold(threshold)
-            self._runner = augmented(runner, tta)
+            self._runner = with_augmentation(runner, tta)
             self._task = task_with_threshold(runner, threshold)
         except BaseException:
             runner.close()
@@ -93,7 +93,7 @@ class Client:
         self._top = top
         self._pace = replace(pace, batch=min(pace.batch, runner.max_batch or pace.batch))
         self._threads = ThreadPoolExecutor(_ASYNC_THREADS, "ask")
-        self._process = OwnProcess(f"the client of {runner.origin}")
+        self._process = ProcessGuard(f"the client of {runner.origin}")
         self._closed = False
 
     @property

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.evidence import ReferenceFiles
-from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, possible, rows_of
+from model.comparison import FP32_LIMITS, PROBES, Comparison, Limits, select_rows, valid_answers
 from model.errors import InputError, Problem, TritonkitError
 from model.golden import Golden
 from model.runners import Outputs
 from model.spec import Frozen
 from model.tasks import task_of
-from model.ways import Way, probes_way, ways_between, whole_ways
+from model.ways import ComparisonInput, full_batches, intermediate_batches, probe_batch
 
 if TYPE_CHECKING:
     from model.runners.triton import TritonRunner
@@ -53,7 +53,7 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
 
     Raises InputError without a golden sample of this model, InferenceError if the server does not answer.
     """
-    runner = runner.pinned()  # all answers come from the version whose golden sample is read
+    runner = runner.pin_version()  # all answers come from the version whose golden sample is read
     golden, limits, verdict = reference_files.load(runner)
     if golden.images.shape[1:] != runner.spec.input.shape:
         expected_shape, golden_shape = list(runner.spec.input.shape), list(golden.images.shape[1:])
@@ -65,12 +65,12 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
     problems: list[Problem] = []
     comparisons, task = [], task_of(runner.spec)
     for test_case, expected in _test_cases(golden, runner):
-        case_limits = limits.of_probes() if test_case.name == PROBES else limits
-        outputs = test_case.ask(runner)
+        case_limits = limits.for_probes() if test_case.name == PROBES else limits
+        outputs = test_case.infer(runner)
         if (mismatch := _output_mismatch(expected, outputs)) is not None:
             problems.append(Problem(mismatch.code, f"{test_case.name}: {mismatch.message}"))
             break
-        comparison = test_case.compared(task, expected, outputs, golden.outputs, case_limits)
+        comparison = test_case.compare(task, expected, outputs, golden.outputs, case_limits)
         comparisons.append(comparison)
         problems += _comparison_problems(comparison, case_limits)
     identity = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
@@ -84,15 +84,18 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
     )
 
 
-def _test_cases(golden: Golden, runner: TritonRunner) -> Iterator[tuple[Way, Outputs]]:
+def _test_cases(golden: Golden, runner: TritonRunner) -> Iterator[tuple[ComparisonInput, Outputs]]:
     """Yield the batches to send with their expected answers: golden images, then probes if their answers are known."""
     largest = max(1, runner.max_batch or 1)
-    for test_case in (*whole_ways(golden, largest), *ways_between(golden, largest, _preferred_batch_sizes(runner))):
+    for test_case in (
+        *full_batches(golden, largest),
+        *intermediate_batches(golden, largest, _preferred_batch_sizes(runner)),
+    ):
         yield test_case, test_case.expected(runner, golden.outputs)
-    if golden.probed:
-        probe_rows = np.flatnonzero(possible(task_of(runner.spec), golden.probed))
+    if golden.probe_outputs:
+        probe_rows = np.flatnonzero(valid_answers(task_of(runner.spec), golden.probe_outputs))
         if len(probe_rows):
-            yield probes_way(golden, largest).only(probe_rows), rows_of(golden.probed, probe_rows)
+            yield probe_batch(golden, largest).select(probe_rows), select_rows(golden.probe_outputs, probe_rows)
 
 
 def _preferred_batch_sizes(runner: TritonRunner) -> list[int]:
@@ -128,7 +131,7 @@ def _output_mismatch(expected: Outputs, actual: Outputs) -> Problem | None:
 
 def _comparison_problems(comparison: Comparison, limits: Limits) -> list[Problem]:
     problems = []
-    if not comparison.within(limits):
+    if not comparison.is_within(limits):
         problems.append(
             Problem(
                 "check.values",

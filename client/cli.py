@@ -70,17 +70,17 @@ def show(
     """Show the inputs and outputs of a served model. `--json` prints its spec if `builder` published the model."""
     from client.connection import server_at
     from client.description import describe_model
-    from model.runners.served_spec import spec_in
+    from model.runners.served_spec import spec_from_config
     from model.spec import METADATA_KEY
 
     with closing(server_at(connection)) as server:
         config = server.config(model)
         description = describe_model(server, model, config)
-    spec = spec_in(config, f"{server.url}/{model}") if METADATA_KEY in config.get("parameters", {}) else None
+    spec = spec_from_config(config, f"{server.url}/{model}") if METADATA_KEY in config.get("parameters", {}) else None
     if as_json:
         print_json(spec or description)
     elif spec is not None:
         rows = [("backend", description.backend), ("versions", ", ".join(description.versions))]
-        table(["", spec.name], [*spec.described(), *rows, ("largest batch", str(description.max_batch))])
+        table(["", spec.name], [*spec.summary_rows(), *rows, ("largest batch", str(description.max_batch))])
     else:
         table(["", model], description.rows())

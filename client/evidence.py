@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from model.checkpoint import read_spec
 from model.comparison import FP32_LIMITS, Limits
 from model.errors import ArtifactError, CheckpointError, InputError, first_line
-from model.golden import GOLDEN_FILE, Golden, beside_checkpoint
+from model.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
 from model.spec import METADATA_KEY, Frozen, Lineage, ModelSpec
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ReferenceFiles(Frozen):
         if self.golden is not None:
             path, golden_sample, version_folder = self.golden, _load_golden(self.golden), self.golden.parent
         elif self.checkpoint is not None:
-            path, golden_sample, version_folder = self.checkpoint, beside_checkpoint(self.checkpoint), folder
+            path, golden_sample, version_folder = self.checkpoint, golden_of_checkpoint(self.checkpoint), folder
             _check_same_model(runner, path, _checkpoint_spec(path))
         else:
             path, golden_sample, version_folder = folder / GOLDEN_FILE, _load_golden(folder / GOLDEN_FILE), folder

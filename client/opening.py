@@ -38,7 +38,7 @@ def open_runner(
 
     server = server_at(url, on_failure)
     runner = TritonRunner(server, model or only_model(server), version)
-    return runner.pinned() if pinned else runner
+    return runner.pin_version() if pinned else runner
 
 
 def models_with_spec(server: TritonServer) -> list[str]:

@@ -6,14 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from server.pip_runtime import find_pip_runtime
+from server.pip_runtime import find_pip_environment
 
 
 def lay_out(folder: Path) -> None:
     """Fill `folder`, the default folder of `tritonserver`: /opt/tritonserver."""
-    environment = find_pip_runtime()
+    environment = find_pip_environment()
     folder.mkdir()
-    environment.lay_out_backends(folder / "backends")
+    environment.copy_backends(folder / "backends")
     shutil.copytree(environment.caches, folder / "caches")
     (folder / "bin").mkdir()
     (folder / "bin" / "tritonserver").symlink_to(environment.binary)

@@ -11,10 +11,10 @@ import timm
 from torch import nn
 
 from model.errors import ExternalError, SpecError
-from model.hub import check_at_hand, check_url_at_hand
-from model.plugins import find, plugged_in
+from model.hub import check_available, check_url_available
+from model.plugins import find_plugin, registered_plugins
 from model.preprocess import Preprocess
-from model.recipe import Recipe
+from model.recipe import PretrainedRecipe
 from model.spec import Architecture, Normalize
 from model.torchvision_networks import (
     PREFIX,
@@ -81,8 +81,8 @@ def architecture_of(name: str, height: int, width: int, option: str = "size") ->
     if is_torchvision(name):
         arguments = torchvision_arguments(name, height, width, option)
         return Architecture(library="torchvision", name=name.removeprefix(PREFIX), arguments=arguments)
-    if name in plugged_in("model") or (":" in name and not _hub_prefix(name)[0]):
-        find("model", name)
+    if name in registered_plugins("model") or (":" in name and not _hub_prefix(name)[0]):
+        find_plugin("model", name)
         return Architecture(library="plugin", name=name)
     name = timm_name(name)
     config = _timm_config(name)
@@ -92,8 +92,8 @@ def architecture_of(name: str, height: int, width: int, option: str = "size") ->
 
 def dense_architecture_of(name: str, encoder: str) -> Architecture:
     """Return an architecture of segmentation-models-pytorch with an encoder, or a plugin's. Raises SpecError."""
-    if name in plugged_in("model") or ":" in name:
-        find("model", name)
+    if name in registered_plugins("model") or ":" in name:
+        find_plugin("model", name)
         return Architecture(library="plugin", name=name)
     _check_name(name.lower(), sorted(smp.MODEL_ARCHITECTURES_MAPPING), "segmentation-models-pytorch has no network")
     if not _is_encoder(encoder) and timm.is_model(timm_name(encoder)):
@@ -158,12 +158,12 @@ def head_of(backbone: nn.Module) -> nn.Module:
     )
 
 
-def recipe_of(name: str, library_weights: bool = True) -> Recipe:
+def recipe_of(name: str, library_weights: bool = True) -> PretrainedRecipe:
     """Return the preprocessing that timm or torchvision documents for its weights of this name. Raises SpecError."""
     if is_torchvision(name):
         return torchvision_recipe(name, library_weights)
     tag = _timm_config(timm_name(name)).tag or ""
-    return Recipe(timm_preprocess(name), timm_normalize(name), f"timm's for {name}", tag)
+    return PretrainedRecipe(timm_preprocess(name), timm_normalize(name), f"timm's for {name}", tag)
 
 
 def normalize_of(architecture: Architecture) -> Normalize:
@@ -256,14 +256,14 @@ def _timm_config(name: str) -> Any:
 def _timm(architecture: Architecture, classes: int, pretrained: bool) -> Any:
     config = _timm_config(architecture.name)
     if pretrained:
-        check_at_hand(architecture.name, config)
+        check_available(architecture.name, config)
     arguments: dict[str, Any] = {**architecture.arguments, "num_classes": classes, "pretrained": pretrained}
     return timm.create_model(architecture.name, **arguments)
 
 
 def _torchvision(architecture: Architecture, classes: int, pretrained: bool) -> Any:
     if pretrained:
-        check_url_at_hand(f"{PREFIX}{architecture.name}", torchvision_weights(architecture.name).url)
+        check_url_available(f"{PREFIX}{architecture.name}", torchvision_weights(architecture.name).url)
     return torchvision_network(architecture.name, classes, pretrained, architecture.arguments)
 
 
@@ -291,4 +291,4 @@ def _plugin(architecture: Architecture, classes: int, pretrained: bool) -> Any:
             f"{architecture.name}: a plugin's model has no pretrained weights; set model.weights to a file",
             code="weights.plugin",
         )
-    return find("model", architecture.name)(num_classes=classes, **architecture.arguments)
+    return find_plugin("model", architecture.name)(num_classes=classes, **architecture.arguments)

@@ -13,7 +13,7 @@ from model.preprocess import Geometry, ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import Frozen
 from model.tasks import Task
-from model.tasks.base import TIE
+from model.tasks.base import TIE_TOLERANCE
 
 MIDDLE_BATCH = 3
 PROBES = "probes"
@@ -38,7 +38,7 @@ class Limits(Frozen):
     """Minimum share of images that keep their decision."""
     quality: float
     """Largest loss of a quality metric."""
-    tie: float = TIE
+    tie: float = TIE_TOLERANCE
     """Labels whose probabilities differ by less in the reference count as a tie."""
     slack: float = 1
     """Factor on the change of an embedding or mask, relative to fp32, that still counts as the same decision."""
@@ -46,7 +46,7 @@ class Limits(Frozen):
     """Factor on the errors of probes. 1 is as strict as for real images, decisions included; above 1, half of the
     decisions may change; 0 requires only finite, valid outputs."""
 
-    def of_probes(self) -> Limits:
+    def for_probes(self) -> Limits:
         """Return the limits for synthetic images."""
         if self.probes == 0:
             return self.model_copy(update={"max_abs": math.inf, "relative": math.inf, "decisions": 0.0})
@@ -74,22 +74,22 @@ class Comparison(Frozen):
     """Mean over the images, for each agreement measure of the task."""
     decisions_kept: float
 
-    def within(self, limits: Limits) -> bool:
+    def is_within(self, limits: Limits) -> bool:
         """Return whether the errors are within the limits; NaN is not."""
         negligible = self.max_abs <= NEGLIGIBLE  # outputs of a very confident model hardly vary
         return self.max_abs <= limits.max_abs and (negligible or self.relative <= limits.relative)
 
 
-def ask(runner: Runner, images: ImageArray, batch: int) -> Outputs:
+def infer_in_batches(runner: Runner, images: ImageArray, batch: int) -> Outputs:
     """Run N images in batches of exactly `batch`; the last batch is padded with images from the start."""
     count = len(images)
-    numbers = places(count, batch)
+    numbers = padded_order(count, batch)
     parts = [runner.infer(images[numbers[i : i + batch]]) for i in range(0, len(numbers), batch)]
     names = [output.name for output in runner.spec.outputs if output.name in parts[0]]
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in names}
 
 
-def places(count: int, batch: int) -> NDArray[np.int_]:
+def padded_order(count: int, batch: int) -> NDArray[np.int_]:
     """Return the image index at each position of full batches.
 
     Padding repeats the images, shifted by one each time: a position never has the image of `count` positions before,
@@ -104,43 +104,43 @@ def batch_sizes(max_batch: int) -> list[int]:
     return sorted({1, min(MIDDLE_BATCH, max_batch), max_batch})
 
 
-def sizes_between(max_batch: int, preferred: Iterable[int] = ()) -> list[int]:
+def intermediate_batch_sizes(max_batch: int, preferred: Iterable[int] = ()) -> list[int]:
     """Return the batch sizes that get one batch each: powers of two, and the configuration's preferred sizes."""
     powers = {2**power for power in range(1, max_batch.bit_length())}
     return sorted(size for size in powers.union(preferred) - {*batch_sizes(max_batch)} if 0 < size < max_batch)
 
 
-def images_between(count: int, size: int) -> NDArray[np.int_]:
+def intermediate_indices(count: int, size: int) -> NDArray[np.int_]:
     """Return the image indices of the one batch of an intermediate size; each size starts at another image."""
     return (size + np.arange(size)) % count
 
 
-def rows_of(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
+def select_rows(outputs: Outputs, numbers: NDArray[np.int_]) -> Outputs:
     """Select the outputs of the images with these indices."""
     return {name: array[numbers] for name, array in outputs.items()}
 
 
 def compare(
-    asked: str,
+    comparison_name: str,
     task: Task,
     expected: Outputs,
     actual: Outputs,
     geometries: Sequence[Geometry] | None = None,
     limits: Limits = FP32_LIMITS,
-    varying: Outputs | None = None,
+    variation: Outputs | None = None,
 ) -> Comparison:
     """Compare `actual` with `expected`; both are finite and have the same shapes.
 
     geometries: how each image was fitted, if known; masks are then compared at the original size.
     varying: outputs whose variation scales the relative error, if `expected` are too few or too similar.
     """
-    scale = varying or expected
+    scale = variation or expected
     floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]
     errors = [_errors(expected[name], actual[name]).ravel() for name in floating]
     error = np.concatenate(errors) if errors else np.zeros(1)
     agreement = task.agreement(expected, actual, geometries, limits.tie)
     return Comparison(
-        asked=asked,
+        asked=comparison_name,
         images=len(next(iter(expected.values()))),
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
@@ -151,7 +151,7 @@ def compare(
     )
 
 
-def finite(outputs: Outputs) -> NDArray[np.bool_]:
+def finite_answers(outputs: Outputs) -> NDArray[np.bool_]:
     """Return for each of N images whether all its output values are finite."""
     is_finite: NDArray[np.bool_] = np.logical_and.reduce(
         [np.isfinite(array.reshape(len(array), -1)).all(axis=1) for array in outputs.values()]
@@ -159,15 +159,15 @@ def finite(outputs: Outputs) -> NDArray[np.bool_]:
     return is_finite
 
 
-def possible(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
+def valid_answers(task: Task, outputs: Outputs) -> NDArray[np.bool_]:
     """Return for each of N images whether its outputs are finite and valid for the task."""
-    is_valid = finite(outputs)
+    is_valid = finite_answers(outputs)
     for index in np.flatnonzero(is_valid):
-        is_valid[index] = not task.faults(rows_of(outputs, np.array([index])))
+        is_valid[index] = not task.faults(select_rows(outputs, np.array([index])))
     return is_valid
 
 
-def errors_by_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
+def max_error_per_image(expected: Outputs, actual: Outputs) -> NDArray[np.float64]:
     """Return the largest error for each of N images; infinity for NaN."""
     largest = np.zeros(len(next(iter(expected.values()))))
     for name, array in expected.items():
@@ -181,25 +181,25 @@ def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]
     """Return the absolute errors; for values above 1, the error beyond rounding."""
     errors: NDArray[np.float64] = np.abs(actual.astype(np.float64) - expected)
     large = np.abs(expected) > 1
-    errors[large] = np.maximum(errors[large] - rounding(expected[large]), 0)
+    errors[large] = np.maximum(errors[large] - rounding_tolerance(expected[large]), 0)
     return errors
 
 
-def relative_error(expected: NDArray[Any], actual: NDArray[Any], varying: NDArray[Any] | None = None) -> float:
+def relative_error(expected: NDArray[Any], actual: NDArray[Any], variation_source: NDArray[Any] | None = None) -> float:
     """Return the norm of the error divided by the norm of the variation between images.
 
     The variation is that of `expected`, or of `varying`. An error within rounding counts as 0: the outputs of untrained
     networks vary by little more than that.
     """
     reference = expected.astype(np.float64)
-    spread = reference if varying is None else varying.astype(np.float64)
+    spread = reference if variation_source is None else variation_source.astype(np.float64)
     variation = float(np.linalg.norm(spread - spread.mean(axis=0)))
-    beyond_rounding = np.abs(actual - reference) - rounding(expected)
+    beyond_rounding = np.abs(actual - reference) - rounding_tolerance(expected)
     error = float(np.linalg.norm(np.maximum(beyond_rounding, 0)))
     return error / variation if variation else float(error > 0)
 
 
-def rounding(values: NDArray[Any]) -> NDArray[np.float64]:
+def rounding_tolerance(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return how far two correct computations of these values may differ in their type; 0 for integers."""
     if not np.issubdtype(values.dtype, np.floating):
         return np.zeros(values.shape)

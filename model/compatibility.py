@@ -12,7 +12,7 @@ from model.build_record import BuildRecord
 from model.env_file import ENV_FILE
 from model.errors import TritonkitError
 from model.manifest import Manifest
-from model.plans import TITLES, numbers, plan_header, same_release
+from model.plans import TITLES, plan_header, same_release, version_numbers
 from model.releases import IMAGE_VARIABLE, Release, release_of, releases
 
 SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
@@ -33,7 +33,7 @@ class PlanProblem(NamedTuple):
 
 
 def plan_problems(
-    manifest: Manifest, image_tag: str, compute_capability: str | None = None, told: bool = False
+    manifest: Manifest, image_tag: str, compute_capability: str | None = None, serve_compatible: bool = False
 ) -> list[PlanProblem]:
     """Return the problems of serving a version's plan from an image on a GPU; empty for a version without a plan.
 
@@ -44,13 +44,15 @@ def plan_problems(
     if record is None or record.flavour == "rtx":
         return []
     release = release_of(image_tag)
-    problems = _version_problems(record.tensorrt, record.settings.version_compatible, image_tag, release, told)
+    problems = _version_problems(
+        record.tensorrt, record.settings.version_compatible, image_tag, release, serve_compatible
+    )
     if compute_capability is not None:
         problems += _hardware_problems(record, compute_capability, release)
     return problems
 
 
-def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProblem]:
+def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> list[PlanProblem]:
     """Return the problems of serving a plan without a build record, from its header alone.
 
     The header does not contain whether the plan is version-compatible. told: Triton is started with SERVE_COMPATIBLE.
@@ -66,7 +68,7 @@ def header_problems(plan: Path, image: str, told: bool = False) -> list[PlanProb
                 code="tensorrt.rtx_engine",
             )
         ]
-    return _version_problems(header.version, None, image, release_of(image), told) or [
+    return _version_problems(header.version, None, image, release_of(image), serve_compatible) or [
         PlanProblem(
             "warning",
             f"{plan.name} has no build record: its GPU and precision are not known",
@@ -105,7 +107,7 @@ def _version_problems(
     if same_release(built_by, release.tensorrt):
         return problems
     versions_text = f"the plan was built by TensorRT {built_by}, the image {image} has {release.tensorrt}"
-    if numbers(release.tensorrt) < numbers(built_by):
+    if version_numbers(release.tensorrt) < version_numbers(built_by):
         message, fix = f"{versions_text}: an older TensorRT never loads it", _fix(built_by, image)
         return [PlanProblem("error", message, fix, code="tensorrt.newer_tensorrt")]
     if version_compatible and serve_compatible:
@@ -135,7 +137,7 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
     """Compare the GPUs of the plan and of the image with the target GPU."""
     problems = []
     minimum = release.compute_capability if release is not None else None
-    if release is not None and minimum and numbers(compute_capability) < numbers(minimum):
+    if release is not None and minimum and version_numbers(compute_capability) < version_numbers(minimum):
         problems.append(
             PlanProblem(
                 "error",
@@ -160,7 +162,7 @@ def _hardware_problems(record: BuildRecord, compute_capability: str, release: Re
 
 def _runs_on(record: BuildRecord, compute_capability: str) -> bool:
     if record.settings.hardware == "ampere_plus":
-        return numbers(compute_capability) >= _OLDEST_AMPERE
+        return version_numbers(compute_capability) >= _OLDEST_AMPERE
     return compute_capability in record.compute_capabilities
 
 
@@ -185,7 +187,7 @@ def stale_problems(manifest: Manifest) -> list[PlanProblem]:
     return problems
 
 
-def damage(plan: Path) -> str | None:
+def damage_reason(plan: Path) -> str | None:
     """Return why a plan with a wrong hash is damaged, from its header; None if the header is complete."""
     try:
         plan_header(plan)

@@ -148,7 +148,7 @@ class Connection(Frozen):
         return Address(protocol, tls, host, int(port))
 
 
-class Tokens(NamedTuple):
+class RequestTokens(NamedTuple):
     """The tokens for the request header `tritonkit-token`; None sends no header."""
 
     use: str | None
@@ -166,13 +166,13 @@ class Tokens(NamedTuple):
         return {TOKEN_HEADER if protocol == "http" else GRPC_TOKEN_HEADER: token} if token else None
 
 
-def tokens_from_environment() -> Tokens:
+def tokens_from_environment() -> RequestTokens:
     """Read the tokens of `$TRITONKIT_TOKEN` and `$TRITONKIT_ADMIN_TOKEN`. Raises TokenError for an invalid one."""
-    tokens = [checked_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
-    return Tokens(*tokens)
+    tokens = [validate_token(os.environ.get(name), f"${name}") for name in (TOKEN_VARIABLE, ADMIN_TOKEN_VARIABLE)]
+    return RequestTokens(*tokens)
 
 
-def checked_token(token: str | None, origin: str) -> str | None:
+def validate_token(token: str | None, origin: str) -> str | None:
     """Return a valid token, None for an empty one. origin: where it was set. Raises TokenError for an invalid one."""
     if token and not _TOKEN.fullmatch(token):
         raise TokenError(f"{origin}: a token holds letters, digits and . _ ~ - only")

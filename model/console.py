@@ -22,7 +22,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from model import standard_streams
-from model.errors import CheckFailedError, ExternalError, TritonkitError, is_outside
+from model.errors import CheckFailedError, ExternalError, TritonkitError, is_external_failure
 from model.printable import printable, printable_json
 
 Arguments = ParamSpec("Arguments")
@@ -85,7 +85,7 @@ def reports_errors(command: Callable[Arguments, None]) -> Callable[Arguments, No
                 document = getattr(error, "document", None)
                 extra = {"document": document} if isinstance(error, CheckFailedError) and document else {}
                 print_json({"error": _error_document(error, message), **extra})
-            fail(message, code=exit_code(error))
+            exit_with_error(message, code=exit_code(error))
 
     return wrapped
 
@@ -96,7 +96,7 @@ def exit_code(error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, ExternalError) or (isinstance(error, OSError) and is_outside(error)):
+    if isinstance(error, ExternalError) or (isinstance(error, OSError) and is_external_failure(error)):
         return 3
     return 2 if isinstance(error, TritonkitError | OSError | ModuleNotFoundError) else 3
 
@@ -111,7 +111,7 @@ def error_code(error: BaseException) -> str:
         case ModuleNotFoundError():
             return "install.missing_module"
         case OSError():
-            return "system.failed" if is_outside(error) else "system.file"
+            return "system.failed" if is_external_failure(error) else "system.file"
     return "internal"
 
 
@@ -137,13 +137,13 @@ def _message(error: BaseException) -> str:
     )
 
 
-def fail(message: str, code: int) -> None:
+def exit_with_error(message: str, code: int) -> None:
     """Print `error: message` on stderr and exit with `code`."""
     warn(f"error: {message}")
     raise typer.Exit(code)
 
 
-def say(text: str) -> None:
+def print_text(text: str) -> None:
     """Print text on stdout; control characters are escaped."""
     print(printable(text, keep="\n\t"), flush=True)
 

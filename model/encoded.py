@@ -26,7 +26,7 @@ def ensemble_of(model: str) -> str:
     return f"{model}{_ENSEMBLE}"
 
 
-def belongs_to(config: ModelConfig) -> str:
+def companion_owner(config: ModelConfig) -> str:
     """Return the model to which a decoder or ensemble with this configuration belongs; empty for other models."""
     text: str = config.parameters[ENCODED_OF].string_value if ENCODED_OF in config.parameters else ""
     return text

@@ -197,7 +197,7 @@ class DeadlineError(InferenceError):
     code = "server.deadline"
 
 
-def is_outside(error: OSError) -> bool:
+def is_external_failure(error: OSError) -> bool:
     """Whether the machine or the network failed, not the input: a full disk, too many open files, a lost host."""
     return error.errno in _EXTERNAL_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
 

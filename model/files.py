@@ -65,7 +65,7 @@ def check_is_html(path: Path | None) -> None:
         raise InputError(f"{path}: expected a name that ends in .html", code="output.not_html")
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 hex digest of a file's content."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

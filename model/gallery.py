@@ -25,7 +25,7 @@ _LEAST_SIDE = 160
 _GOLDEN_RATIO = 0.618034
 
 
-class Tile(Frozen):
+class ContactSheetTile(Frozen):
     """One image of the sheet."""
 
     name: str
@@ -36,8 +36,8 @@ class Tile(Frozen):
     """Whether the caption is an error, which is shown in red."""
 
 
-def write_gallery(
-    path: Path, tiles: Iterable[Tile], title: str, subtitle: str, total: int | None = None, failed: int = 0
+def write_contact_sheet(
+    path: Path, tiles: Iterable[ContactSheetTile], title: str, subtitle: str, total: int | None = None, failed: int = 0
 ) -> None:
     """Write a sheet of the first MAX_TILES tiles, atomically.
 

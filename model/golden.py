@@ -36,11 +36,11 @@ class Golden:
     targets: Targets = field(default_factory=dict)
     geometries: NDArray[np.float64] | None = None
     source: str = "validation images"
-    probed: Outputs = field(default_factory=dict)
+    probe_outputs: Outputs = field(default_factory=dict)
     """The trained model's outputs for the probes of these images (`model.probes`), each [P, ...]; empty if unknown."""
 
     @property
-    def fitted(self) -> list[Geometry] | None:
+    def geometry_values(self) -> list[Geometry] | None:
         """The geometries as `Geometry` values, None if unknown."""
         if self.geometries is None:
             return None
@@ -53,7 +53,7 @@ class Golden:
         """Write the sample to an `.npz` file, atomically."""
         arrays: dict[str, Any] = {f"{_OUTPUT}{name}": v for name, v in self.outputs.items()}
         arrays |= {f"{_TARGET}{name}": v for name, v in self.targets.items()}
-        arrays |= {f"{_PROBE}{name}": v for name, v in self.probed.items()}
+        arrays |= {f"{_PROBE}{name}": v for name, v in self.probe_outputs.items()}
         if self.geometries is not None:
             arrays["geometries"] = self.geometries
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -105,7 +105,7 @@ class Golden:
             )
 
 
-def packed(geometries: Iterable[Geometry]) -> NDArray[np.float64]:
+def pack_geometries(geometries: Iterable[Geometry]) -> NDArray[np.float64]:
     """Convert geometries to the array of a golden sample, float64 [N, 10]."""
     rows = [(*geometry.source_size, *geometry.source_box, *geometry.target_box) for geometry in geometries]
     return np.array(rows, dtype=np.float64)
@@ -125,7 +125,7 @@ def _arrays_with_prefix(prefix: str, arrays: Any) -> dict[str, NDArray[Any]]:
     return {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
 
 
-def beside_checkpoint(checkpoint: Path) -> Golden | None:
+def golden_of_checkpoint(checkpoint: Path) -> Golden | None:
     """Load the golden sample of a checkpoint, `<stem>.golden.npz` or `golden.npz` in its folder; None if absent."""
     for candidate in (checkpoint.with_suffix(".golden.npz"), checkpoint.with_name(GOLDEN_FILE)):
         if candidate.is_file():

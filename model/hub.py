@@ -15,7 +15,7 @@ _DEFAULT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Files that timm searches for, in this order, if a model's configuration names none."""
 
 
-def check_at_hand(name: str, config: Any) -> None:
+def check_available(name: str, config: Any) -> None:
     """Check that weights are in the cache or can be downloaded. Raises ExternalError.
 
     The hub's own library would retry for a minute and log each attempt.
@@ -39,9 +39,9 @@ def check_at_hand(name: str, config: Any) -> None:
         raise _unavailable_error(name, config.hf_hub_id, error) from error
 
 
-def check_url_at_hand(name: str, url: str) -> None:
+def check_url_available(name: str, url: str) -> None:
     """Check that the weights at a URL are in the cache or can be downloaded. Raises ExternalError."""
-    if downloaded(url) is not None:
+    if cached_download(url) is not None:
         return
     try:
         with urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S):  # noqa: S310 - torchvision's https URL
@@ -50,7 +50,7 @@ def check_url_at_hand(name: str, url: str) -> None:
         raise _unavailable_error(name, url, error) from error
 
 
-def downloaded(url: str) -> Path | None:
+def cached_download(url: str) -> Path | None:
     """Return torch's cached file of a URL, None if it was not downloaded."""
     import torch
 
@@ -58,13 +58,13 @@ def downloaded(url: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def file_of(config: Any) -> Path | None:
+def weights_file(config: Any) -> Path | None:
     """Return the file of the weights after they were loaded, None if unknown."""
     if config.file:
         return Path(config.file)
     if (cached := _cached_file(config)) is not None:
         return cached
-    return downloaded(config.url) if config.url else None
+    return cached_download(config.url) if config.url else None
 
 
 def _unavailable_error(name: str, place: str, error: Exception) -> ExternalError:

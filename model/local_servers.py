@@ -32,9 +32,9 @@ class LocalServer(Frozen, extra="ignore"):
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - includes the loopback address
         return f"{'grpcs://' if self.security.get('tls_certificate') else ''}{host}:{self.grpc_port}"
 
-    def accepts(self) -> bool:
+    def is_listening(self) -> bool:
         """Whether a process listens at the gRPC port."""
-        return accepts(self.url.rpartition("//")[2])
+        return is_listening(self.url.rpartition("//")[2])
 
 
 class _State(Frozen, extra="ignore"):
@@ -59,15 +59,15 @@ def recorded_servers() -> list[LocalServer]:
     return servers
 
 
-def url_without_option(usual: str = DEFAULT_URL) -> str:
+def default_url(usual: str = DEFAULT_URL) -> str:
     """Return the address to use without `--url`: Triton's default, or that of the only server on this machine.
 
     It prints a line on stderr if it is not Triton's default. Raises InputError if several servers run.
     """
     recorded = recorded_servers()
-    if accepts(usual) or any(server.url.endswith(usual) for server in recorded):
+    if is_listening(usual) or any(server.url.endswith(usual) for server in recorded):
         return usual
-    running = [server for server in recorded if server.accepts()]
+    running = [server for server in recorded if server.is_listening()]
     if len(running) > 1:
         listed = ", ".join(f"{server.url} ({server.repository})" for server in running)
         raise InputError(
@@ -81,7 +81,7 @@ def url_without_option(usual: str = DEFAULT_URL) -> str:
     return server.url
 
 
-def accepts(netloc: str) -> bool:
+def is_listening(netloc: str) -> bool:
     """Whether a process listens at HOST:PORT."""
     host, _, port = netloc.rpartition(":")
     try:

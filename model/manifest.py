@@ -43,7 +43,7 @@ class Manifest(Frozen):
     """The content of `build.json`, for a version with a plan or an engine."""
 
 
-def record_in(folder: Path) -> BuildRecord | None:
+def read_build_record(folder: Path) -> BuildRecord | None:
     """Read the build record of a version folder, None if absent. Raises ArtifactError for an invalid one."""
     path = folder / BUILD_FILE
     if not path.is_file():

@@ -80,7 +80,7 @@ class Network(nn.Module):
         other.spec = spec
         return other
 
-    def frozen_while_heads_learn(self) -> Iterator[nn.Module]:
+    def modules_without_heads(self) -> Iterator[nn.Module]:
         """Return all modules except the heads: those that the first stage of fine-tuning freezes. Raises SpecError."""
         head_modules = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
         return (module for module in self.backbone.modules() if module not in head_modules)

@@ -19,7 +19,7 @@ from model.errors import (
 
 Answer = TypeVar("Answer")
 
-PASSING = (UnreachableError, NotReadyError, BusyError, DeadlineError)
+TRANSIENT = (UnreachableError, NotReadyError, BusyError, DeadlineError)
 """Errors that may disappear within seconds."""
 _FIRST_S, _LONGEST_S = 0.05, 2.0
 
@@ -28,15 +28,15 @@ _FIRST_S, _LONGEST_S = 0.05, 2.0
 class RetryPolicy:
     """Repeats a failed request with growing pauses, up to a time limit. Safe to use from several threads."""
 
-    for_s: float
+    limit_s: float
     """Time limit, counted from the first failure."""
     on_failure: Callable[[TritonkitError], None] = lambda error: None
     """Called for each failure before the retry, in the thread of the request."""
-    over: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
     """Set it to stop all retries."""
 
-    def ask(
-        self, request: Callable[[], Answer], passing: tuple[type[TritonkitError], ...] = PASSING, option: str = ""
+    def call(
+        self, request: Callable[[], Answer], passing: tuple[type[TritonkitError], ...] = TRANSIENT, option: str = ""
     ) -> Answer:
         """Call `request`, repeat it while it raises a `passing` error, and return its answer.
 
@@ -47,17 +47,17 @@ class RetryPolicy:
             try:
                 return request()
             except passing as error:
-                give_up_at = give_up_at or time.monotonic() + self.for_s
+                give_up_at = give_up_at or time.monotonic() + self.limit_s
                 left_s = give_up_at - time.monotonic()
-                if left_s <= 0 or self.over.is_set():
+                if left_s <= 0 or self.stopped.is_set():
                     raise self._final_error(error, option) from error
                 self.on_failure(error)
                 # The random factor spreads requests that failed at the same time.
-                self.over.wait(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
+                self.stopped.wait(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_S)
 
     def _final_error(self, error: TritonkitError, option: str) -> TritonkitError:
-        if not self.for_s or self.over.is_set():
+        if not self.limit_s or self.stopped.is_set():
             return error
-        retried = f"Retried for {self.for_s:g} s{f' ({option})' if option else ''}."
+        retried = f"Retried for {self.limit_s:g} s{f' ({option})' if option else ''}."
         return type(error)(f"{error} {retried}", code=error.code)

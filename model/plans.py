@@ -22,7 +22,7 @@ Flavour = Literal["tensorrt", "rtx"]
 TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 OLDEST = (10, 13)
 """The oldest TensorRT that can build: strongly typed networks support all features since 10.12."""
-WAYS_OUT = (
+ALTERNATIVES = (
     "Build in the container that will serve the plan, if Docker has a GPU: --in-container. "
     "Or build for RTX machines, which needs no GPU: --rtx"
 )
@@ -82,7 +82,7 @@ def _not_a_plan_message(start: bytes, size: int) -> str:
     return f"is no TensorRT plan: it begins with {start[:4]!r}, expected {', '.join(m.decode() for m in _MAGICS)}"
 
 
-def find_tensorrt(flavour: Flavour, ways: str = WAYS_OUT) -> ModuleType:
+def find_tensorrt(flavour: Flavour, alternatives: str = ALTERNATIVES) -> ModuleType:
     """Import the library that builds and runs plans of a flavour. ways: alternatives without TensorRT, for errors.
 
     Raises ArtifactError that names what is missing, the library, a GPU or both, and the alternatives. Only a build
@@ -93,13 +93,13 @@ def find_tensorrt(flavour: Flavour, ways: str = WAYS_OUT) -> ModuleType:
     if flavour == "tensorrt" and find_gpu() is None:
         missing.append("an NVIDIA GPU with its driver")
     if library is None or missing:
-        fix = ways if flavour == "tensorrt" else "Install it: pip install 'tritonkit[rtx]'"
+        fix = alternatives if flavour == "tensorrt" else "Install it: pip install 'tritonkit[rtx]'"
         raise ArtifactError(
             f"{TITLES[flavour]} cannot be used here: missing {' and '.join(missing)}. {fix}", code="tensorrt.missing"
         )
-    if flavour == "tensorrt" and numbers(library.__version__) < OLDEST:
+    if flavour == "tensorrt" and version_numbers(library.__version__) < OLDEST:
         raise ArtifactError(
-            f"TensorRT {library.__version__} is too old: expected {OLDEST[0]}.{OLDEST[1]} or newer. {ways}",
+            f"TensorRT {library.__version__} is too old: expected {OLDEST[0]}.{OLDEST[1]} or newer. {alternatives}",
             code="tensorrt.too_old",
         )
     return library
@@ -129,7 +129,7 @@ def logger_for(trt: ModuleType, logged: list[str]) -> Any:
     return ErrorCollector()
 
 
-def numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """Parse a version for comparison, without a suffix: `10.13.3.9.post1` becomes (10, 13, 3, 9)."""
     parts: list[int] = []
     for part in version.split("."):
@@ -141,4 +141,4 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def same_release(one: str, other: str) -> bool:
     """Whether two versions have the same major, minor and patch, as far as both contain them."""
-    return all(a == b for a, b in zip(numbers(one)[:3], numbers(other)[:3], strict=False))
+    return all(a == b for a, b in zip(version_numbers(one)[:3], version_numbers(other)[:3], strict=False))

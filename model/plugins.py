@@ -34,7 +34,7 @@ def register(kind: Kind, name: str) -> Callable[[Thing], Thing]:
     return decorate
 
 
-def plugged_in(kind: Kind) -> Mapping[str, Callable[..., Any]]:
+def registered_plugins(kind: Kind) -> Mapping[str, Callable[..., Any]]:
     """Return the registered plugins of a kind by name, including the modules in the environment."""
     load_plugins(filter(None, os.environ.get(VARIABLE, "").split(",")))
     return _registered.get(kind, {})
@@ -58,13 +58,13 @@ def load_plugins(modules: Iterable[str]) -> None:
         _imported_modules.add(name)
 
 
-def find(kind: Kind, name: str) -> Callable[..., Any]:
+def find_plugin(kind: Kind, name: str) -> Callable[..., Any]:
     """Return the registered plugin of this name, or the attribute of `module:attribute`.
 
     Raises SpecError if it does not exist, or if its module is not listed as a plugin.
     """
     module, colon, attribute = name.partition(":")
-    known = plugged_in(kind)
+    known = registered_plugins(kind)
     if name in known:
         return known[name]
     if not colon:

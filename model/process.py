@@ -12,7 +12,7 @@ from model.errors import InputError
 _REMEDY = 'use the start method "spawn" or "forkserver" for processes'
 
 
-class OwnProcess:
+class ProcessGuard:
     """Refuses the use of a resource in another process than the one that opened it."""
 
     def __init__(self, name: str) -> None:
@@ -34,7 +34,7 @@ class OwnProcess:
             )
 
 
-class GrpcUse:
+class GrpcForkGuard:
     """Records whether gRPC was used in this process, or in a parent process before a fork.
 
     gRPC's threads and locks exist even after its last channel is closed, so closing it before a fork is not enough.
@@ -58,4 +58,4 @@ class GrpcUse:
         self._inherited = self._used
 
 
-GRPC = GrpcUse()
+GRPC = GrpcForkGuard()

@@ -9,7 +9,7 @@ from model.spec import Normalize
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainedRecipe:
     """Preprocessing and normalisation for pretrained weights, and their source."""
 
     preprocess: Preprocess

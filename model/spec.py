@@ -124,7 +124,7 @@ class TaskSpec(Frozen):
         """Return the minimum probability at which a label is assigned."""
         return self.thresholds.get(label, DEFAULT_THRESHOLD)
 
-    def described_labels(self) -> str:
+    def labels_summary(self) -> str:
         """Return the number of labels and the first eight."""
         return f"{len(self.labels)}: {', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''}"
 
@@ -160,7 +160,7 @@ class ModelSpec(TaskSpec):
                 code="spec.name",
             ) from error
 
-    def described(self) -> list[tuple[str, str]]:
+    def summary_rows(self) -> list[tuple[str, str]]:
         """Return inputs, outputs, preprocessing and labels as rows of a table."""
         preprocess, size = self.preprocess, f"{self.preprocess.height} x {self.preprocess.width}"
         tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
@@ -174,7 +174,7 @@ class ModelSpec(TaskSpec):
                 f"{preprocess.fit} to {size}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
             ),
             ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
-            *((f"labels {name}".strip(), task.described_labels()) for name, task in tasks.items() if task.labels),
+            *((f"labels {name}".strip(), task.labels_summary()) for name, task in tasks.items() if task.labels),
         ]
 
     def to_json(self) -> str:
@@ -201,7 +201,9 @@ class ModelSpec(TaskSpec):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(f"{origin}: not a valid model spec:\n{problems_of(error)}", code="spec.fields") from error
+            raise SpecError(
+                f"{origin}: not a valid model spec:\n{validation_problems(error)}", code="spec.fields"
+            ) from error
 
 
 def image_input(preprocess: Preprocess) -> TensorSpec:
@@ -209,7 +211,7 @@ def image_input(preprocess: Preprocess) -> TensorSpec:
     return TensorSpec(name="image", dtype="UINT8", shape=(preprocess.height, preprocess.width, 3))
 
 
-def problems_of(error: ValidationError) -> str:
+def validation_problems(error: ValidationError) -> str:
     """List all problems of a pydantic validation, one line each: field, problem, value."""
     lines = []
     for problem in error.errors(include_url=False):

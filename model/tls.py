@@ -30,7 +30,7 @@ def check_files(connection: Connection) -> None:
     except OSError as error:  # ssl.SSLError among them
         if certificate is not None and "KEY_VALUES_MISMATCH" in str(error):
             raise InputError(f"--tls-key {key}: is not the key of {certificate}", code="tls.key_mismatch") from error
-        if certificate is not None and key is not None and are_swapped(certificate, key):
+        if certificate is not None and key is not None and is_key_swapped(certificate, key):
             raise InputError(
                 f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})", code="tls.swapped_files"
             ) from error
@@ -86,7 +86,7 @@ def _certificate_message(error: ssl.SSLCertVerificationError, connection: Connec
     )
 
 
-def are_swapped(certificate: Path, key: Path) -> bool:
+def is_key_swapped(certificate: Path, key: Path) -> bool:
     """Whether certificate and key are swapped; False if one cannot be read."""
     try:
         begins = [path.read_bytes().partition(b"-----BEGIN ")[2].partition(b"-----")[0] for path in (certificate, key)]

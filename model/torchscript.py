@@ -74,7 +74,7 @@ def load_torchscript(path: Path, device: torch.device | None = None) -> Any:
     return module.eval()
 
 
-def carried_spec(path: Path) -> str | None:
+def embedded_spec(path: Path) -> str | None:
     """Return the text of the spec in an archive of `builder export`, None if absent. Raises ArtifactError."""
     text = _records(path, record=f"extra/{METADATA_KEY}").get(f"extra/{METADATA_KEY}")
     try:

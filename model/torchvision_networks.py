@@ -16,7 +16,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from model.errors import SpecError
 from model.preprocess import Preprocess
-from model.recipe import Recipe
+from model.recipe import PretrainedRecipe
 from model.spec import Normalize
 
 PREFIX = "torchvision/"
@@ -57,7 +57,7 @@ def torchvision_weights(name: str) -> WeightsEnum:
     return known[tag or "DEFAULT"]
 
 
-def torchvision_recipe(name: str, library_weights: bool = True) -> Recipe:
+def torchvision_recipe(name: str, library_weights: bool = True) -> PretrainedRecipe:
     """Return size, crop, interpolation, mean and std that torchvision documents for the weights of this name.
 
     library_weights: whether the network has torchvision's weights. As in torchvision, `transform_input` is on for
@@ -79,7 +79,7 @@ def torchvision_recipe(name: str, library_weights: bool = True) -> Recipe:
         note = f"; without transform_input: for weights trained from torchvision's own name {name}.{weights.name}"
     crop_ratio = min(1.0, side / transforms.resize_size[0])
     preprocess = Preprocess(side, side, crop_ratio=crop_ratio, interpolation=interpolation)
-    return Recipe(preprocess, normalize, f"torchvision's for {model}", weights.name + note)
+    return PretrainedRecipe(preprocess, normalize, f"torchvision's for {model}", weights.name + note)
 
 
 def torchvision_arguments(name: str, height: int, width: int, option: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ OWN_PARAMETERS = {"openvino": ("ENABLE_BATCH_PADDING", "HINT_BF16")}
 
 
 @dataclass(frozen=True)
-class Loading:
+class BackendFiles:
     """The files and parameters that a backend loads from a version folder."""
 
     backend: str = "onnxruntime"
@@ -48,7 +48,7 @@ class Loading:
         settings = ", ".join(f"{key} {value}" for key, value in self.parameters.items())
         return f"{files} for backend {self.backend}{f' with {settings}' if settings else ''}"
 
-    def same(self, other: Loading) -> bool:
+    def same(self, other: BackendFiles) -> bool:
         """Whether one configuration fits both."""
         return (self.backend, self.file, dict(self.plans), dict(self.parameters)) == (
             other.backend,
@@ -58,17 +58,17 @@ class Loading:
         )
 
 
-def loading_of(config: Any, keys: Iterable[str] = ()) -> Loading:
+def backend_files(config: Any, keys: Iterable[str] = ()) -> BackendFiles:
     """Return what the backend of a `ModelConfig` loads. keys: further parameters that belong to the artifact."""
     backend = backend_of(config)
     own = {*OWN_PARAMETERS.get(backend, ()), *keys}
     parameters = {key: config.parameters[key].string_value for key in sorted(own) if key in config.parameters}
-    return Loading(backend, config.default_model_filename or None, parameters, dict(config.cc_model_filenames))
+    return BackendFiles(backend, config.default_model_filename or None, parameters, dict(config.cc_model_filenames))
 
 
-def files_of(config: Any) -> list[str]:
+def artifact_names(config: Any) -> list[str]:
     """Return the files that the backend of a `ModelConfig` opens in a version folder; empty if unknown."""
-    loading = loading_of(config)
+    loading = backend_files(config)
     if loading.backend == "tensorrt" and loading.plans:
         return sorted(set(loading.plans.values()))
     file = loading.filename or {**ARTIFACTS, "python": "model.py"}.get(loading.backend, "")

@@ -47,7 +47,7 @@ def config_from_text(text: str, origin: str) -> ModelConfig:
 def read_config(model_folder: Path) -> ModelConfig:
     """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
     path = model_folder / CONFIG_FILE
-    return given_config(path)
+    return read_config_file(path)
 
 
 def completed_config(model: Path) -> ModelConfig:
@@ -115,7 +115,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def given_config(path: Path) -> ModelConfig:
+def read_config_file(path: Path) -> ModelConfig:
     """Read the `config.pbtxt` at a path. Raises ArtifactError with line and reason."""
     return config_from_text(_read_text(path), origin=str(path))
 
@@ -160,13 +160,13 @@ def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
     return set(sorted(versions, reverse=True)[:count])
 
 
-def configured_sizes(config: ModelConfig) -> tuple[int, ...]:
+def configured_batch_sizes(config: ModelConfig) -> tuple[int, ...]:
     """Return the batch sizes in a configuration: preferred sizes, and those captured as CUDA graphs."""
     captured = (spec.batch_size for spec in config.optimization.cuda.graph_spec)
     return tuple(sorted({*config.dynamic_batching.preferred_batch_size, *captured} - {0}))
 
 
-def described_policy(config: ModelConfig) -> str:
+def policy_text(config: ModelConfig) -> str:
     """Return the version policy as a value of the option `--versions`."""
     policy = config.version_policy
     if policy.HasField("all"):

@@ -15,18 +15,18 @@ _LAST_TENSORS = 2
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedWeights:
     """Weights with the network's keys, and a description of how they were matched."""
 
     weights: State
     how: str
     skipped: tuple[str, ...] = ()
     """Tensors of the file that the network lacks or has with another shape."""
-    remade: tuple[str, ...] = ()
+    new_tensors: tuple[str, ...] = ()
     """Tensors of the network that are not loaded from the file and start with random values."""
 
 
-def map_weights(source: State, target: State, origin: str) -> Matched:
+def map_weights(source: State, target: State, origin: str) -> MatchedWeights:
     """Match weights to all tensors of a network, by the rules of `match_weights`.
 
     Raises CheckpointError that lists missing tensors, or tensors of another shape.
@@ -44,7 +44,7 @@ def map_weights(source: State, target: State, origin: str) -> Matched:
     return replace(matched, weights={**counters, **matched.weights}, how=matched.how + _unused_note(matched.skipped))
 
 
-def match_weights(source: State, target: State, origin: str) -> Matched:
+def match_weights(source: State, target: State, origin: str) -> MatchedWeights:
     """Match weights by name and shape, else by order if the shapes agree; the last layer may differ.
 
     The network may have other heads, or be part of another network (an encoder). So the prefix of the names may differ
@@ -69,7 +69,7 @@ def match_weights(source: State, target: State, origin: str) -> Matched:
     if pairs.ordered:
         _check_variances(taken, origin)
     skipped = tuple(name for name in available if name not in set(pairs.keys.values()))
-    return Matched(taken, pairs.how, skipped, tuple(key for key in required if key not in taken))
+    return MatchedWeights(taken, pairs.how, skipped, tuple(key for key in required if key not in taken))
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ import timm
 import torch
 from rich.progress import track
 
-from builder.export import ExportRequest, Published, export
+from builder.export import ExportRequest, PublishedVersion, export
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
 from model.backbones import timm_name
 from model.errors import ArtifactError, TritonkitError
-from model.golden import beside_checkpoint
+from model.golden import golden_of_checkpoint
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import Frozen
 from server.process import Options, start, stop, wait_until_ready
@@ -112,13 +112,13 @@ def _config(name: str, data: Path, folder: Path) -> Config:
     return Config.model_validate(document)
 
 
-def _export(checkpoint: Path, target: Target, repository: Path) -> Published:
+def _export(checkpoint: Path, target: Target, repository: Path) -> PublishedVersion:
     request = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
     return export(source_from_checkpoint(checkpoint), request, lambda step: None)
 
 
-def _served_error(checkpoint: Path, published: Published, repository: Path) -> float:
-    golden = beside_checkpoint(checkpoint)
+def _served_error(checkpoint: Path, published: PublishedVersion, repository: Path) -> float:
+    golden = golden_of_checkpoint(checkpoint)
     if golden is None:
         raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
     server = start(Options(repository=repository, **PORTS), stops_with_parent=True)

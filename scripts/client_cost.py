@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import psutil
 from PIL import Image
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from model.errors import InputError, TritonkitError
 from model.files import atomic_write
 from model.spec import Frozen
@@ -275,7 +275,7 @@ def main() -> int:
     summary = summarize(costs)
     print(json.dumps(summary, indent=2))
     if arguments.output:
-        now = environment_now(triton="2.51.0")
+        now = read_environment(triton="2.51.0")
         machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
         record = {
             "model": arguments.model,

@@ -11,11 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.charts import throughput
+from benchmarks.charts import throughput_figure
 from benchmarks.record import Record, read_record
 from benchmarks.report import CHART_OPTIONS
 from model import pages
-from model.gallery import Tile, thumbnail
+from model.gallery import ContactSheetTile, thumbnail
 from model.preprocess import decode_image
 
 _DRAWINGS = {"curves.png": "Loss and accuracy by epoch", "confusion.png": "Confusion matrix of the best epoch"}
@@ -68,9 +68,9 @@ def is_right(row: dict[str, Any]) -> bool:
     return bool(row["label"] == Path(row["path"]).name.partition("_")[0])
 
 
-def _tiles(rows: Sequence[dict[str, Any]]) -> list[Tile]:
+def _tiles(rows: Sequence[dict[str, Any]]) -> list[ContactSheetTile]:
     return [
-        Tile(
+        ContactSheetTile(
             name=Path(row["path"]).stem,
             image=thumbnail(decode_image(Path(row["path"]).read_bytes())),
             caption=f"{row['label']} {row['probability']:.2f}",
@@ -95,7 +95,7 @@ def _export(demo: Path, name: str) -> ExportSummary:
 
 
 def _chart(record: Record) -> Markup:
-    figure = throughput([record.name], [record])
+    figure = throughput_figure([record.name], [record])
     html = figure.to_html(full_html=False, include_plotlyjs=True, config=CHART_OPTIONS, div_id="throughput")
     return Markup(html)  # noqa: S704 - Plotly escapes its input
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from model.errors import InferenceError, ServerError
 from model.preprocess import ImageArray
 from scripts.ports import free_ports
-from server.pip_runtime import find_pip_runtime
+from server.pip_runtime import find_pip_environment
 
 _PR_SET_PDEATHSIG = 1
 _READY_S = 60.0
@@ -76,8 +76,8 @@ class ExplicitTriton:
 @contextmanager
 def explicit_triton(repository: Path, folder: Path) -> Iterator[ExplicitTriton]:
     """Start a server without loaded models; `folder` gets its backends and log. Raises ServerError."""
-    runtime = find_pip_runtime()
-    runtime.lay_out_backends(folder / "backends")
+    runtime = find_pip_environment()
+    runtime.copy_backends(folder / "backends")
     http, grpc, metrics = free_ports()
     arguments = {
         "model-repository": repository,

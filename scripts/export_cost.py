@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from model.errors import TritonkitError
 from model.files import atomic_write
 from model.spec import Frozen
@@ -169,7 +169,7 @@ def main() -> int:
     summary = summarize(costs)
     print(json.dumps(summary, indent=2))
     if arguments.output:
-        now = environment_now(triton="")
+        now = read_environment(triton="")
         machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
         record = {
             "model": arguments.model,

@@ -85,7 +85,7 @@ class TritonProcess:
 
     def kill(self) -> None:
         """SIGKILL it and all its children at once."""
-        self.restarts += runtime_of(self.server).restarts(self.server)
+        self.restarts += runtime_of(self.server).restart_count(self.server)
         process = psutil.Process(self.server.pid)
         family = [process, *process.children(recursive=True)]
         for member in family:
@@ -94,7 +94,7 @@ class TritonProcess:
 
     def stop(self) -> None:
         """End it."""
-        self.restarts += runtime_of(self.server).restarts(self.server)
+        self.restarts += runtime_of(self.server).restart_count(self.server)
         stop(self.server)
 
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from builder.onnx_export import onnx_from_network
-from builder.precision.ladder import Ladder
-from builder.precision.simulate import simulated, simulated_runner
+from builder.precision.ladder import PrecisionSearch
+from builder.precision.simulate import simulate_rounding, simulated_runner
 from builder.sources.images import builtin_golden
 from builder.targets import Precision
 from builder.tensorrt.build import build
@@ -83,7 +83,7 @@ class _NetworkUnderTest:
         self.graphs: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
         self.reference = _torch_on(self.network, "cpu", "fp32")(self.images)
         onnx_from_network(self.network, self.graphs["fp32"])
-        first = next(Ladder(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
+        first = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
         first.write(self.graphs["fp16"])
         self.simulate = _simulation(self.graphs["fp16"])
         self.simulated = self.simulate(self.images)
@@ -150,7 +150,7 @@ def _torch_on(network: Network, device: str, precision: Precision) -> Infer:
 def _simulation(graph: Path) -> Infer:
     """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
     session = onnxruntime.InferenceSession(
-        simulated(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
+        simulate_rounding(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     name = session.get_inputs()[0].name
 
@@ -165,7 +165,7 @@ def _onnxruntime_on(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner
     if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise NotInstalledError("onnxruntime-gpu is not installed")
     runner = open_runner(graph)
-    if device == "cuda" and not runner.on_gpu:
+    if device == "cuda" and not runner.is_on_gpu:
         raise ArtifactError(
             f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and uses the CPU",
             code="machine.no_cuda_provider",

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from model.errors import InputError, TritonkitError
 from model.files import atomic_write
 from scripts.client_cost import SERVED, serve
@@ -114,7 +114,7 @@ def main() -> int:
         with output.open(encoding="utf-8") as lines:
             rows = sum(1 for _ in lines)
     load = round(psutil.getloadavg()[0], 2)
-    now = environment_now(triton="")
+    now = read_environment(triton="")
     record = {
         "pictures": arguments.pictures,
         "rows": rows,

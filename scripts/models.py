@@ -124,7 +124,7 @@ def _export(source: NetworkSource, target: Target, folder: Path, found: dict[str
     if target.precision == "fp16":
         shutil.copyfile(published.artifact, folder / "fp16.onnx")
         found["kept"] = _kept_nodes(verdict)
-    worst = max(comparison.relative for comparison in verdict.of_artifact)
+    worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
     return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
 
 

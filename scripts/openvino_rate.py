@@ -23,10 +23,10 @@ from pathlib import Path
 import timm
 import torch
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
 from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.onnx_export import onnx_interface
 from builder.options import ForeignModelOptions
 from builder.sources import source_from_state_dict
@@ -35,7 +35,7 @@ from builder.targets import Target
 from model.runners.triton import TritonRunner, TritonServer
 from model.triton_config import CONFIG_FILE
 from scripts.ports import free_ports
-from server.pip_runtime import find_pip_runtime
+from server.pip_runtime import find_pip_environment
 from server.process import Options, start, stop, wait_until_ready
 
 VARIANTS = {
@@ -57,7 +57,7 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     for variant, target in VARIANTS.items():
         model = folder / "repository" / variant.replace(" ", "_")
         (model / "1").mkdir(parents=True)
-        job = Job(source, folder / "model.onnx", target.precision, model / "1", MAX_BATCH, None, print)
+        job = BuildJob(source, folder / "model.onnx", target.precision, model / "1", MAX_BATCH, None, print)
         artifact_format = FORMATS[target.format]
         artifact_format.write(job)
         config = config_for(source.spec.renamed(model.name), onnx_interface(job.graph), MAX_BATCH, 1)
@@ -106,9 +106,9 @@ def measure(
 
 def machine(triton: str) -> dict[str, object]:
     """Describe the CPU, its instruction sets that matter here, and the serving libraries."""
-    now = environment_now(triton=triton)
+    now = read_environment(triton=triton)
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    site = find_pip_runtime().interpreter.site
+    site = find_pip_environment().interpreter.site
     distributions = [next(iter(Distribution.discover(name=n, path=[site])), None) for n in ("openvino", "onnxruntime")]
     return {
         "cpu": now.cpu,

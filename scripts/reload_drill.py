@@ -45,7 +45,7 @@ from model.runners.triton import TritonRunner, TritonServer
 from model.spec import Frozen, ModelSpec
 from scripts.kill_drill import tiny_network
 from scripts.ports import free_ports
-from server.control import control_of
+from server.control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 
 MODEL = "changing"
@@ -183,7 +183,7 @@ def publish_all(
     server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    control = control_of(server, timeout_s=60)
+    control = local_control(server, timeout_s=60)
     began = time.monotonic()
     published = 0
     while (due := published * every_s) < seconds:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from model.plugins import register
 from train.augment import make_augmentation
 from train.config import Config, load_config
@@ -113,7 +113,7 @@ def main() -> int:
             rates[name].append(round(loops[name](config), 1))
             print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
     ratio = statistics.median(rates["train fit"]) / statistics.median(rates["bare loop"])
-    now = environment_now(triton="")
+    now = read_environment(triton="")
     machine = f"{now.cpu}, {now.cores} cores, torch {torch.__version__}"
     print(f"train fit reaches {ratio:.2f} of the bare loop ({arguments.config}; {machine})")
     if arguments.output:

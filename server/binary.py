@@ -12,7 +12,7 @@ import psutil
 
 from server.keeper import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
 from server.options import Options, triton_arguments
-from server.pip_runtime import find_pip_runtime
+from server.pip_runtime import find_pip_environment
 from server.runtime import LOG_FILE, ProgressCallback, Runtime, Server
 from server.security import ServerTokens
 
@@ -29,9 +29,9 @@ class PipRuntime(Runtime):
         self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
     ) -> Server:
         """Copy the backends into `folder` and start the binary under the supervisor. Raises ServerError."""
-        environment = find_pip_runtime()
+        environment = find_pip_environment()
         backends = folder.resolve() / "backends"
-        environment.lay_out_backends(backends)
+        environment.copy_backends(backends)
         arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
         if options.cache_mib:
             arguments.append(f"--cache-directory={environment.caches}")
@@ -63,7 +63,7 @@ class PipRuntime(Runtime):
         """Create the file that the supervisor looks for when Triton crashes."""
         (server.folder / _READY_FILE).touch()
 
-    def restarts(self, server: Server) -> int:
+    def restart_count(self, server: Server) -> int:
         """Count the restarts in the log."""
         return len(_RESTART_LINE.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
 

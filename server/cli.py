@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, application, exit_code, fail, print_json, progress, reports_errors, say, warn
+from model.console import (
+    JsonOption,
+    application,
+    exit_code,
+    exit_with_error,
+    print_json,
+    print_text,
+    progress,
+    reports_errors,
+    warn,
+)
 from model.errors import InputError, ServerError
 from server.doctor_command import RuntimeChoice, check_before_start, doctor
 from server.model_commands import GrpcPortOption, register_model_commands
@@ -131,7 +141,7 @@ def logs(
         print_json({"log": log.path, **fields, "lines": last})
     else:
         warn(log.headline)
-        say("\n".join(last))
+        print_text("\n".join(last))
 
 
 @app.command()
@@ -163,11 +173,11 @@ def down(
     if as_json:
         print_json({"stopped": [running.pid or running.container for running in servers]})
     else:
-        say(f"stopped {len(servers)} server(s)")
+        print_text(f"stopped {len(servers)} server(s)")
         for running in servers:
-            say(f"  {running.options.grpc_port}  {running.options.repository}")
+            print_text(f"  {running.options.grpc_port}  {running.options.repository}")
     if unknown:
-        fail("\n".join(map(str, unknown.values())), code=exit_code(next(iter(unknown.values()))))
+        exit_with_error("\n".join(map(str, unknown.values())), code=exit_code(next(iter(unknown.values()))))
 
 
 def _print_ready(started: Server, as_json: bool) -> None:
@@ -183,7 +193,7 @@ def _print_ready(started: Server, as_json: bool) -> None:
         document: dict[str, Any] = started.model_dump(mode="json", exclude={"tokens"})
         print_json({**document, "state": started.folder / "server.json"})
         return
-    say(
+    print_text(
         f"ready: gRPC {options.grpc_text}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )

@@ -88,7 +88,7 @@ class Control:
     def index(self) -> list[VersionState]:
         """Return a row for each version that Triton ever tried to load, and for each model never loaded."""
         rows = self._transport.document(
-            "list its models", "get_model_repository_index", admin=True, most_s=_SHORT_TIMEOUT_S
+            "list its models", "get_model_repository_index", admin=True, timeout_s=_SHORT_TIMEOUT_S
         )
         lines = rows.get("models", []) if isinstance(rows, dict) else rows
         states = [VersionState(**{key: str(value) for key, value in row.items()}) for row in lines]
@@ -103,7 +103,9 @@ class Control:
 
     def statistics(self) -> list[VersionStatistics]:
         """Return the statistics of every loaded version."""
-        document = self._transport.document("send its statistics", "get_inference_statistics", most_s=_SHORT_TIMEOUT_S)
+        document = self._transport.document(
+            "send its statistics", "get_inference_statistics", timeout_s=_SHORT_TIMEOUT_S
+        )
         return [_statistics_from_row(row) for row in document.get("model_stats", [])]
 
     def load(self, model: str) -> None:
@@ -119,7 +121,7 @@ class Control:
 
     def is_ready(self) -> bool:
         """Whether the server reports that it is ready."""
-        return bool(self._transport.call("send its state", "is_server_ready", most_s=_SHORT_TIMEOUT_S))
+        return bool(self._transport.call("send its state", "is_server_ready", timeout_s=_SHORT_TIMEOUT_S))
 
     def _request_change(self, action: str, model: str) -> None:
         check_model_name(model)
@@ -141,7 +143,7 @@ class _LocalTransport(Transport):
         return self._tokens.headers(self.address.protocol, admin)
 
 
-def control_of(server: Server, timeout_s: float = _SHORT_TIMEOUT_S) -> Control:
+def local_control(server: Server, timeout_s: float = _SHORT_TIMEOUT_S) -> Control:
     """Open the control APIs of a local server, over HTTP, with the tokens of its state file."""
     connection = Connection(url=server.options.http_url, deadline_s=timeout_s)
     return Control(_LocalTransport(connection, server.tokens.client_tokens), server.options.repository)

@@ -74,7 +74,7 @@ class DockerRuntime(Runtime):
             if container is not None:
                 container.update(restart_policy={"Name": "on-failure"})
 
-    def restarts(self, server: Server) -> int:
+    def restart_count(self, server: Server) -> int:
         """Return the restart count of the engine."""
         with _open_container(server) as container:
             return int(container.attrs.get("RestartCount", 0)) if container is not None else 0

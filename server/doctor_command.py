@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors, say, table
+from model.console import JsonOption, print_json, print_text, reports_errors, table
 from model.errors import CheckFailedError, Problem
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def doctor(
         if findings:
             rows = [[one.severity, one.path, one.message, one.fix] for one in findings]
             table(["", "where", "what is wrong", "what to do"], rows)
-        say(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
+        print_text(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
     if errors:
         raise typer.Exit(1)
 

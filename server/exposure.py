@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.connection import TOKEN_VARIABLE
 from model.errors import InputError, Problem
-from model.tls import SWAPPED, are_swapped
+from model.tls import SWAPPED, is_key_swapped
 from server.options import Options
 from server.security import Security, ServerTokens
 
@@ -117,7 +117,7 @@ def _check_certificate_and_key(certificate: Path, key: Path) -> None:
     except ssl.SSLError as error:
         if error.reason in _KEY_MISMATCH_REASONS:
             raise InputError(f"--tls-key {key}: is not the key of {certificate}", code="tls.wrong_key") from error
-        if are_swapped(certificate, key):
+        if is_key_swapped(certificate, key):
             raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})", code="tls.swapped") from error
         if error.reason:  # OpenSSL read the file and refused it: short key, weak hash
             raise _unusable_certificate(certificate, error) from error

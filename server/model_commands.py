@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import JsonOption, exit_code, fail, print_json, progress, reports_errors, say, table, warn
+from model.console import (
+    JsonOption,
+    exit_code,
+    exit_with_error,
+    print_json,
+    print_text,
+    progress,
+    reports_errors,
+    table,
+    warn,
+)
 from model.errors import CheckFailedError, InputError, ServerError
 
 if TYPE_CHECKING:
@@ -63,9 +73,9 @@ def status(
         for one in shown:
             _print_server(*one)
         if not shown and not unknown:
-            say("no server is running; start one with `server up`")
+            print_text("no server is running; start one with `server up`")
     if unknown:
-        fail("\n".join(map(str, unknown)), code=exit_code(unknown[0]))
+        exit_with_error("\n".join(map(str, unknown)), code=exit_code(unknown[0]))
     if not all(found.ready for _, _, found in shown):
         raise typer.Exit(1)
 
@@ -209,10 +219,10 @@ def _select_servers(
 
 def _open_control(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> Control:
     from model.connection import Connection
-    from server.control import control_of, remote_control
+    from server.control import local_control, remote_control
 
     if running is not None:
-        return control_of(running, timeout_s)
+        return local_control(running, timeout_s)
     ca, certificate, key = files
     return remote_control(Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s))
 
@@ -226,9 +236,9 @@ def _print_changes(changes: list[ModelChange], as_json: bool) -> None:
     for change in changes:
         before, after = ", ".join(change.before) or "none", ", ".join(change.after) or "none"
         text = f"version {after}, as before" if before == after else f"version {before} -> {after}"
-        say(f"{change.model}: {text}")
+        print_text(f"{change.model}: {text}")
     if not changes:
-        say("no model is loaded")
+        print_text("no model is loaded")
 
 
 def _problem_text(change: ModelChange) -> str:
@@ -252,14 +262,14 @@ def _print_server(address: str, running: Server | None, status: Status) -> None:
 
     state = "ready" if status.ready else "NOT READY"
     title = f"{running.options.repository}: {state}, gRPC {_grpc_text(running)}, {running.label}" if running else ""
-    say(title or f"{address}: {state}")
-    if running is not None and (restarts := runtime_of(running).restarts(running)):
-        say(f"restarted {restarts} time(s) after a crash; see `server logs`")
+    print_text(title or f"{address}: {state}")
+    if running is not None and (restarts := runtime_of(running).restart_count(running)):
+        print_text(f"restarted {restarts} time(s) after a crash; see `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in status.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
     for row in status.models:
         if row.reason:
-            say(f"{row.model} version {row.version}: {row.reason}")
+            print_text(f"{row.model} version {row.version}: {row.reason}")
 
 
 def _grpc_text(running: Server) -> str:
@@ -276,5 +286,5 @@ def _status_document(address: str, running: Server | None, status: Status) -> di
 
     fields = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
     if running is not None:
-        fields["restarts"] = runtime_of(running).restarts(running)
+        fields["restarts"] = runtime_of(running).restart_count(running)
     return {"url": address, **fields, **status.model_dump(mode="json")}

@@ -69,7 +69,7 @@ class PipEnvironment:
             TORCH_VARIABLE: os.environ.get(TORCH_VARIABLE) or self._torch_site(),
         }
 
-    def lay_out_backends(self, folder: Path) -> None:
+    def copy_backends(self, folder: Path) -> None:
         """Copy the Python backend, the stub for this Python version and tritonkit's backends into `folder`.
 
         Files are copied because Triton refuses libraries behind a symbolic link that leaves the folder.
@@ -111,7 +111,7 @@ class PipEnvironment:
         return None
 
 
-def find_pip_runtime() -> PipEnvironment:
+def find_pip_environment() -> PipEnvironment:
     """Find the environment: `$TRITONKIT_TRITON_ENV`, else `.venv-triton` in this folder or in tritonkit's.
 
     Raises ServerError.

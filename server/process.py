@@ -17,7 +17,7 @@ from model.errors import InputError, ServerError
 from model.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
 from model.spec import Frozen
 from model.triton_config import models_in
-from server.control import control_of
+from server.control import local_control
 from server.exposure import check_exposure
 from server.lifecycle import missing_models
 from server.log import load_failures
@@ -281,7 +281,7 @@ def _check_starting(server: Server, timed_out: bool) -> None:
 
 def _check_loaded(server: Server) -> None:
     """Raises ServerError if a model did not load: Triton reports ready all the same."""
-    with control_of(server) as control:
+    with local_control(server) as control:
         missing = missing_models(control.index(), server.options.models)
     if missing:
         raise ServerError(

@@ -85,7 +85,7 @@ class Runtime(ABC):
         """Restart the server from now on when it crashes. Called once, when the server is ready."""
 
     @abstractmethod
-    def restarts(self, server: Server) -> int:
+    def restart_count(self, server: Server) -> int:
         """Return how often the server was restarted after a crash."""
 
     @abstractmethod

@@ -43,9 +43,9 @@ class ServerTokens(Frozen):
     """For inference, metadata, configurations, statistics, and shared memory over gRPC; None leaves these open."""
 
     @property
-    def client_tokens(self) -> connection.Tokens:
+    def client_tokens(self) -> connection.RequestTokens:
         """The same tokens as a client sends them."""
-        return connection.Tokens(use=self.use, admin=self.admin)
+        return connection.RequestTokens(use=self.use, admin=self.admin)
 
 
 def load_server_tokens(repository: Path) -> ServerTokens:
@@ -61,7 +61,7 @@ def load_server_tokens(repository: Path) -> ServerTokens:
 
 
 def _token_from_settings(variable: str, repository: Path) -> str | None:
-    return connection.checked_token(setting(variable, repository), f"{variable} of .env")
+    return connection.validate_token(setting(variable, repository), f"{variable} of .env")
 
 
 def security_arguments(security: Security, tokens: ServerTokens, shared_memory_is_admin: bool) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.repository.encoded import CODE
+from builder.repository.encoded import DECODER_MODULES
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("train", "builder", "server", "client", "benchmarks")
@@ -108,7 +108,7 @@ def test_room_imports_only_the_model_and_itself(room: str) -> None:
 
 
 def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
-    carried = [ROOT / "model" / name for name in CODE if name != "model.py"]
+    carried = [ROOT / "model" / name for name in DECODER_MODULES if name != "model.py"]
     allowed = {*sys.stdlib_module_names, "numpy", "PIL", *map(module_of, carried)}
     broken = [
         f"{where(path, line)} imports {name}"
@@ -121,7 +121,7 @@ def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
 
 def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "carried").mkdir()
-    for name in CODE:
+    for name in DECODER_MODULES:
         if name != "model.py":
             (tmp_path / "carried" / name).write_bytes((ROOT / "model" / name).read_bytes())
     code = (

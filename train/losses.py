@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.errors import ConfigError, SpecError
-from model.plugins import find, plugged_in
+from model.plugins import find_plugin, registered_plugins
 from model.spec import TaskSpec
 from model.tasks.segmentation import IGNORED
 from train.sections import LossTerm, NamedComponent
@@ -261,9 +261,9 @@ def _build_component(
     term: NamedComponent, factory: Factory | None, known: Sequence[str], *arguments: Any, what: str = "loss"
 ) -> nn.Module:
     """Create a loss or a miner by its name, from the library or from a plugin. Raises ConfigError."""
-    if factory is None and what == "loss" and (":" in term.name or term.name in plugged_in("loss")):
+    if factory is None and what == "loss" and (":" in term.name or term.name in registered_plugins("loss")):
         try:
-            factory, arguments = find("loss", term.name), ()
+            factory, arguments = find_plugin("loss", term.name), ()
         except SpecError as error:
             raise ConfigError(str(error), code=error.code) from error
     if factory is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import default_collate
 
-from model.gallery import Tile, thumbnail, write_gallery
+from model.gallery import ContactSheetTile, thumbnail, write_contact_sheet
 from model.spec import ModelSpec
 from model.tasks import task_of
 from train.dataset import load_sample
@@ -81,7 +81,7 @@ class MistakeCollector:
         else:
             title = f"{name}: no mistakes"
             notes = [f"all {self._image_count} answers are correct", origin]
-        write_gallery(
+        write_contact_sheet(
             path, [self._tile(mistake) for mistake in worst], title, " · ".join(notes), total=self._wrong_count
         )
 
@@ -93,9 +93,9 @@ class MistakeCollector:
     def _target(self, sample: Sample) -> Any:
         return self._task.target(sample.truth, sample.gallery, self._spec.preprocess, self._spec)
 
-    def _tile(self, mistake: Mistake) -> Tile:
+    def _tile(self, mistake: Mistake) -> ContactSheetTile:
         truth = self._task.describe_truth(mistake.sample.truth)
-        return Tile(
+        return ContactSheetTile(
             name=f"{mistake.sample.path} · wrong by {mistake.error_score:.2f}",
             image=thumbnail(self._picture(mistake)),
             caption=f"{mistake.answer} · truth: {truth}",

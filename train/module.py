@@ -28,7 +28,7 @@ class TrainingModule(lightning.LightningModule):
         # This memory format makes convolutions up to twice as fast, on CPUs and on tensor cores.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.measures = task.metrics(network.spec, detailed=False)
-        self._frozen = list(network.frozen_while_heads_learn()) if config.frozen_epochs else []
+        self._frozen = list(network.modules_without_heads()) if config.frozen_epochs else []
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout and freeze or unfreeze modules by the epoch's number alone."""

@@ -16,7 +16,7 @@ from model.backbones import architecture_of, dense_architecture_of, library_hint
 from model.console import warn
 from model.errors import CheckpointError, ConfigError, DataError, InputError, Problem, SpecError
 from model.network import Network, load_weights
-from model.plugins import find, load_plugins
+from model.plugins import find_plugin, load_plugins
 from model.spec import Architecture, ModelSpec, TaskSpec, image_input
 from model.tasks import task_for
 from model.weight_matching import match_weights
@@ -82,7 +82,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     _check_image_shape(network)
     _show_class_weights(loss)
     if config.frozen_epochs:
-        list(network.frozen_while_heads_learn())
+        list(network.modules_without_heads())
     if path is not None and weights is not None:
         _load_initial_weights(path, weights, network)
     return TrainingPlan(config, task, splits, network, loss, precision, callbacks)
@@ -124,7 +124,7 @@ def _callbacks(config: Config) -> tuple[Callback, ...]:
     callbacks = []
     for component in config.callbacks:
         try:
-            callback = find("callback", component.name)(**component.arguments)
+            callback = find_plugin("callback", component.name)(**component.arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"callback {component.name}: invalid arguments: {error}", code="config.callback_arguments"
@@ -203,9 +203,11 @@ def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}", code=error.code) from error
     load_weights(network, matched.weights, origin=str(path), strict=False)
-    counts = f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.remade)} initialised"
+    counts = (
+        f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.new_tensors)} initialised"
+    )
     warn("; ".join(filter(None, [f"{path}: {counts}", matched.how, weights.note])))
-    for action, names in (("skipped", matched.skipped), ("initialised", matched.remade)):
+    for action, names in (("skipped", matched.skipped), ("initialised", matched.new_tensors)):
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
             warn(f"  {action}: {', '.join(names[:10])}{more}")

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from model.errors import DataError, ExternalError, InputError, is_outside
-from model.spec import Frozen, problems_of
+from model.errors import DataError, ExternalError, InputError, is_external_failure
+from model.spec import Frozen, validation_problems
 from train.config import Config
 from train.data import read_splits
 from train.part_names import PARTS
@@ -68,7 +68,7 @@ def prepare(options: PrepareOptions) -> PreparedData:
         splits.save(temporary, task)
         temporary.rename(options.target)
     except OSError as error:
-        if is_outside(error):
+        if is_external_failure(error):
             raise ExternalError(
                 f"{options.target}: cannot be written ({error.strerror})", code="output.not_writable"
             ) from error
@@ -102,7 +102,9 @@ def _config(options: PrepareOptions) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"these options cannot be used:\n{problems_of(error)}", code="option.invalid") from error
+        raise InputError(
+            f"these options cannot be used:\n{validation_problems(error)}", code="option.invalid"
+        ) from error
 
 
 def _mapping(text: str) -> object:

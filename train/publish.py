@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch.utils.data import default_collate
 
-from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden, packed
+from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden, pack_geometries
 from model.network import save_network
 from model.runners.base import Runner
 from model.runners.pytorch import TorchRunner
@@ -71,7 +71,7 @@ def make_golden(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -
         images=images,
         outputs=runner.infer(images),
         targets=task.golden_targets(targets),
-        geometries=packed(geometry for _, geometry in loaded),
+        geometries=pack_geometries(geometry for _, geometry in loaded),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import Problem, SpecError
 from model.picture_files import PictureSearch, is_hidden, pictures_below
-from model.plugins import find
+from model.plugins import find_plugin
 from model.preprocess import SUFFIXES
 from model.tables import TableError, path_of, table_rows
 from train.mask_pairs import pair_masks
@@ -185,7 +185,7 @@ def _table_from_objects(path: Path, entries: Sequence[tuple[str, Any]]) -> Table
 
 def _plugin_reader(name: str) -> Reader:
     """Return a plugin's reader: a function from a path to rows, which are mappings with `image_path`."""
-    read_rows: Callable[[Path], Iterable[Row]] = find("reader", name)
+    read_rows: Callable[[Path], Iterable[Row]] = find_plugin("reader", name)
 
     def read(path: Path) -> Table:
         try:

@@ -17,11 +17,11 @@ from builder.config.serving import Serving, serving_from
 from builder.options import foreign_from
 from builder.targets import FormatName, Target, target_from
 from model.build_record import BuildOptions
-from model.console import JsonOption, print_json, progress, reports_errors, say, warn
+from model.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 from model.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
-    from builder.export import ExportRequest, Published
+    from builder.export import ExportRequest, PublishedVersion
     from model.spec import ModelSpec
 
 
@@ -135,11 +135,11 @@ def export(
 
     request = _export_request(values, target, serving, build)
     with progress("reading the source") as report:
-        opened = open_source(source, foreign, name).asked_in(OutputOptions(threshold, probability))
+        opened = open_source(source, foreign, name).with_output_options(OutputOptions(threshold, probability))
         published = None if dry_run else run_export(opened, request, report)
     if published is None:
         command = _build_command(opened.spec, request)
-        print_json({"command": command}) if as_json else say(command)
+        print_json({"command": command}) if as_json else print_text(command)
         warn(_DRY_RUN)
     elif as_json:
         print_json(published)
@@ -150,10 +150,10 @@ def export(
 def _export_request(
     values: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None
 ) -> ExportRequest:
-    from builder.export import Evidence, ExportRequest
+    from builder.export import ExportRequest, VerificationOptions
     from builder.proving.limits import limits_from
     from builder.proving.verdict import LIMITS
-    from builder.repository.held import servers_to_spare
+    from builder.repository.held import retention_servers
     from model.releases import image_for
 
     unchanged = (
@@ -171,7 +171,7 @@ def _export_request(
     return ExportRequest(
         **{name: values[name] for name in unchanged},
         target=target,
-        evidence=Evidence(
+        evidence=VerificationOptions(
             values["images"], values["data"], values["masks"], limits_from(values["limit"] or [], LIMITS)
         ),
         keep_fp32=tuple(values["keep_fp32"] or ()),
@@ -179,7 +179,7 @@ def _export_request(
         build=build,
         image=(values["image"] or image_for(values["repository"])) if values["in_container"] else None,
         serving=serving,
-        servers=call_with_options(servers_to_spare, {**values, "urls": values["url"]}),
+        servers=call_with_options(retention_servers, {**values, "urls": values["url"]}),
         page=values["report_page"],
     )
 
@@ -187,36 +187,36 @@ def _export_request(
 def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
     """The Docker command that would build the plan, with the current folder in place of the temporary one."""
     from builder.export import largest_batch
-    from builder.tensorrt.container import run_for
+    from builder.tensorrt.container import container_for_build
     from model.build_record import BuildOptions, BuildSettings
-    from model.triton_config import CONFIG_FILE, given_config, read_config
+    from model.triton_config import CONFIG_FILE, read_config, read_config_file
 
     model_folder = request.repository / spec.name
-    user_config = None if request.config is None else given_config(request.config)
+    user_config = None if request.config is None else read_config_file(request.config)
     current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
     max_batch = largest_batch(request, user_config, current_config)
     options = (request.build or BuildOptions()).model_dump()
     settings = BuildSettings(**options, max_batch=max_batch, opt_batch=request.opt_batch)
     settings.check()
-    return run_for(request.image or "", spec.input, settings, Path.cwd()).line()
+    return container_for_build(request.image or "", spec.input, settings, Path.cwd()).command_line()
 
 
-def _print_published(published: Published) -> None:
+def _print_published(published: PublishedVersion) -> None:
     verdict = published.verdict
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
-    say(f"{state}: {verdict.summary()}")
+    print_text(f"{state}: {verdict.summary()}")
     if verdict.tries and verdict.tries[-1].kept:
         kept = verdict.tries[-1].kept
-        say(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
+        print_text(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
     if verdict.proven_by:
-        say(f"verified by: {verdict.proven_by}")
-    say(f"source: {published.source}")
+        print_text(f"verified by: {verdict.proven_by}")
+    print_text(f"source: {published.source}")
     if published.retention is not None:
-        say(published.retention.summary())
+        print_text(published.retention.summary())
     for warning in published.warnings:
-        say(f"warning: {warning}")
-    say(f"published: {published.artifact}")
+        print_text(f"warning: {warning}")
+    print_text(f"published: {published.artifact}")
     if published.served:
-        say(f"Load it into a running server with: server reload {published.model}")
+        print_text(f"Load it into a running server with: server reload {published.model}")
     if published.instead is not None:
-        say(published.instead)
+        print_text(published.instead)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors, say
+from model.console import JsonOption, print_json, print_text, reports_errors
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ def _print_promotion(promoted: Promotion, as_json: bool) -> None:
     if as_json:
         print_json({**promoted.model_dump(mode="json"), "next": command})
     else:
-        say(f"{promoted.summary()}\nLoad it into a running server with: {command}")
+        print_text(f"{promoted.summary()}\nLoad it into a running server with: {command}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, reports_errors, say, table
+from model.console import JsonOption, print_json, print_text, reports_errors, table
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,30 +60,32 @@ def versions(
         raise InputError("--note: says why a version is marked; add --mark VERSION", code="option.note_unused")
     from builder.repository import retention
     from builder.repository import versions as published
-    from builder.repository.held import Answered, servers_from
+    from builder.repository.held import KnownServers, servers_from_options
 
-    servers = servers_from(url, tls_ca, tls_cert, tls_key)
+    servers = servers_from_options(url, tls_ca, tls_cert, tls_key)
     folder = published.find_model(model, repository)
     if mark is not None:
         published.mark(folder, mark, note)
     if unmark is not None:
         published.unmark(folder, unmark)
-    loaded = servers.holding(folder.name) if url or keep is not None else None
-    removed = None if keep is None or loaded is None else retention.keep_newest(folder, keep, Answered(held=loaded))
+    loaded = servers.loaded_versions(folder.name) if url or keep is not None else None
+    removed = (
+        None if keep is None or loaded is None else retention.keep_newest(folder, keep, KnownServers(answer=loaded))
+    )
     listing = published.model_versions(folder, loaded)
     if as_json:
         print_json({**listing.model_dump(mode="json"), "retention": removed})
         return
     _print_versions(listing)
     if removed is not None:
-        say(removed.summary())
+        print_text(removed.summary())
 
 
 def _print_versions(model: Model) -> None:
     table(_HEADER, [_row(version) for version in model.versions])
     pinned = not (model.policy.startswith("latest") or model.policy == "all")
     hint = f"; to follow the newest again: builder promote {model.name} latest" if pinned else ""
-    say(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{hint}")
+    print_text(f"{model.folder}: {len(model.versions)} versions, Triton serves {model.policy}{hint}")
 
 
 def _row(version: Version) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from builder.config.warmup import WARMUP_FILE, warmup_sizes
 from model.errors import InputError, Problem
-from model.triton_backends import ModelConfig, backend_of, loading_of
+from model.triton_backends import ModelConfig, backend_files, backend_of
 
 _ARTIFACT_FIELDS = {
     "name",
@@ -82,7 +82,7 @@ def conflicts(generated: ModelConfig, user_config: ModelConfig, fixed: Collectio
 
 
 def _file_conflicts(generated: ModelConfig, user_config: ModelConfig) -> Iterator[Problem]:
-    if user_config.default_model_filename not in ("", expected := loading_of(generated).file):
+    if user_config.default_model_filename not in ("", expected := backend_files(generated).file):
         names = f"the file says {user_config.default_model_filename!r}, the artifact is {expected!r}"
         yield Problem("config.model_file", f"default_model_filename: {names}")
     for capability, name in user_config.cc_model_filenames.items():

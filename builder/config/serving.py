@@ -96,7 +96,7 @@ class Serving(Frozen):
     """An empty tuple removes the accelerators of the current configuration."""
 
 
-AS_BEFORE = Serving()
+UNCHANGED_SERVING = Serving()
 """Keeps all current settings."""
 
 

@@ -48,7 +48,7 @@ def apply_serving(config: ModelConfig, serving: Serving, image: TensorSpec) -> N
 
 def check_config(config: ModelConfig) -> None:
     """Raise InputError that lists all settings that Triton would refuse."""
-    if problems := list(refusals(config)):
+    if problems := list(config_problems(config)):
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(
             f"{config.name}: Triton would refuse this configuration:\n{lines}",
@@ -57,7 +57,7 @@ def check_config(config: ModelConfig) -> None:
         )
 
 
-def unproven(config: ModelConfig) -> list[str]:
+def unverified_accelerators(config: ModelConfig) -> list[str]:
     """A sentence for each accelerator that makes the served model compute differently from the verified artifact."""
     return [
         f"execution accelerator {entry.name}{_precision_suffix(entry)}: the served model runs in another runtime than "
@@ -67,20 +67,20 @@ def unproven(config: ModelConfig) -> list[str]:
     ]
 
 
-def refusals(config: ModelConfig) -> Iterator[Problem]:
+def config_problems(config: ModelConfig) -> Iterator[Problem]:
     """All settings that Triton would refuse, or ignore without a message."""
-    yield from load_refusals(config)
-    yield from idle_settings(config)
+    yield from load_problems(config)
+    yield from ignored_settings(config)
 
 
-def load_refusals(config: ModelConfig) -> Iterator[Problem]:
+def load_problems(config: ModelConfig) -> Iterator[Problem]:
     """The settings that prevent a model from loading."""
     yield from _instance_problems(config)
     yield from _batching_problems(config)
     yield from _other_problems(config)
 
 
-def idle_settings(config: ModelConfig) -> Iterator[Problem]:
+def ignored_settings(config: ModelConfig) -> Iterator[Problem]:
     """The settings that Triton ignores without a message, or that only some backends refuse."""
     yield from _cuda_graph_problems(config)
     yield from _accelerator_problems(config)

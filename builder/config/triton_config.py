@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from builder.config.given_config import merge_config
-from builder.config.serving import AS_BEFORE, Serving
+from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import apply_serving, check_config, fit_graphs
-from builder.interface import Interface, difference, interface_of
+from builder.interface import Interface, describe_difference, interface_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
-from model.triton_backends import Loading, ModelConfig, loading_of
+from model.triton_backends import BackendFiles, ModelConfig, backend_files
 from model.triton_config import LAST_VERSION, config_from_text
 
-ONNX = Loading()
+ONNX = BackendFiles()
 
 
 def config_for(
@@ -30,12 +30,12 @@ def config_for(
     interface: Interface,
     max_batch: int,
     version: int,
-    present: ModelConfig | None = None,
+    current_config: ModelConfig | None = None,
     *,
-    loading: Loading = ONNX,
-    serving: Serving = AS_BEFORE,
-    given: ModelConfig | None = None,
-    older: Collection[int] | None = None,
+    loading: BackendFiles = ONNX,
+    serving: Serving = UNCHANGED_SERVING,
+    user_config: ModelConfig | None = None,
+    other_versions: Collection[int] | None = None,
 ) -> ModelConfig:
     """The configuration of an artifact with the inputs and outputs `interface`.
 
@@ -47,17 +47,17 @@ def config_for(
     contradicts the artifact, where older versions do not load with this backend, or for what Triton would refuse.
     """
     _check_interface(spec, interface)
-    if present is not None and (older is None or older):
-        _check_older_versions_load(spec, present, loading)
-    config = _base_config(present, max_batch, spec.input)
+    if current_config is not None and (other_versions is None or other_versions):
+        _check_older_versions_load(spec, current_config, loading)
+    config = _base_config(current_config, max_batch, spec.input)
     config.name, config.backend, config.max_batch_size = spec.name, loading.backend, max_batch
     config.default_model_filename = loading.default_model_filename
     config.cc_model_filenames.update(loading.plans)
     _add_tensors(config, spec, interface)
     for key, value in loading.parameters.items():
         config.parameters[key].string_value = value
-    if given is not None:
-        config = merge_config(config, given, tuple(loading.parameters))
+    if user_config is not None:
+        config = merge_config(config, user_config, tuple(loading.parameters))
     config.parameters[METADATA_KEY].string_value = public_json(spec)
     config.parameters[LAST_VERSION].string_value = str(version)
     apply_serving(config, serving, spec.input)
@@ -66,13 +66,13 @@ def config_for(
 
 
 def _check_interface(spec: ModelSpec, interface: Interface) -> None:
-    if text := difference(interface, interface_of(spec), "its spec says"):
+    if text := describe_difference(interface, interface_of(spec), "its spec says"):
         raise ArtifactError(f"{spec.name}: the artifact {text}", code="artifact.interface")
 
 
-def _check_older_versions_load(spec: ModelSpec, present: ModelConfig, loading: Loading) -> None:
+def _check_older_versions_load(spec: ModelSpec, present: ModelConfig, loading: BackendFiles) -> None:
     """Raise InputError where the other versions need another backend or file name; one configuration is for all."""
-    before = loading_of(present, loading.parameters)
+    before = backend_files(present, loading.parameters)
     if not before.backend:  # Triton chooses the backend by the file
         before = replace(before, backend=loading.backend)
     if not before.same(loading):
@@ -93,7 +93,7 @@ def _base_config(present: ModelConfig | None, max_batch: int, image: TensorSpec)
     del config.input[:], config.output[:]
     for name in ("platform", "default_model_filename", "cc_model_filenames"):
         config.ClearField(name)
-    for key in loading_of(present).parameters:
+    for key in backend_files(present).parameters:
         del config.parameters[key]
     fit_sizes(config, max_batch)
     fit_graphs(config, image)

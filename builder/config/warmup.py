@@ -50,7 +50,7 @@ def remove_warmup(config: Any) -> bool:
     return is_removed
 
 
-def warms_up(config: Any) -> bool:
+def uses_golden_image(config: Any) -> bool:
     """Whether a `ModelConfig` reads the golden image from the warm-up folder."""
     return WARMUP_FILE in warmup_sizes(config)
 

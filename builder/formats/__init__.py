@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.formats.base import Format, Job
+from builder.formats.base import BuildJob, Format
 from builder.formats.onnx import Onnx
 from builder.formats.openvino import OpenVino
 from builder.formats.tensorrt import Rtx, Trt
@@ -10,7 +10,7 @@ from builder.formats.torchscript import TorchScript
 from builder.targets import FormatName, ProgressCallback
 from model.build_record import BuildOptions
 
-__all__ = ["FORMATS", "Format", "Job", "ProgressCallback", "format_for"]
+__all__ = ["FORMATS", "BuildJob", "Format", "ProgressCallback", "format_for"]
 
 FORMATS: dict[FormatName, Format] = {
     "onnx": Onnx(),

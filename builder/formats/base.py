@@ -15,7 +15,7 @@ from model.runners.base import Runner
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One artifact to build."""
 
     source: Source
@@ -49,18 +49,18 @@ class Format(ABC):
         ArtifactError for a package that is missing, BuildStoppedError where Docker does not answer.
         """
 
-    def check_job(self, job: Job) -> None:  # noqa: B027 - most formats take every job
+    def check_job(self, job: BuildJob) -> None:  # noqa: B027 - most formats take every job
         """Raise where this job cannot succeed on this machine. Called before the graph is written.
 
         InputError for wrong options, BuildStoppedError where the build image cannot be run.
         """
 
-    def foreseen(self, job: Job) -> BuildRecord | None:
+    def expected_build_record(self, job: BuildJob) -> BuildRecord | None:
         """The build record of the plan that the job will build, as far as it is known; None for no plan."""
         return None
 
     @abstractmethod
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         """Write the artifact into the job's folder and return its path.
 
         Raises CannotBuildError where the format does not support the graph, BuildStoppedError where the build was
@@ -68,17 +68,17 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
         """Open the artifact for verification. None where this machine cannot run it in its precision.
 
         Called after a simulation of a reduced graph has passed. Raises CannotBuildError where the runtime computes in
         another precision, ArtifactError where the graph does not load and one with more fp32 nodes might.
         """
 
-    def proven_by(self, job: Job) -> str:
+    def verification_method(self, job: BuildJob) -> str:
         """What produced the answers: the artifact, or a simulation where it cannot run here. For the verdict."""
         return f"the artifact itself, run by {self.backend}"
 
-    def parameters(self, job: Job) -> Mapping[str, str]:
+    def parameters(self, job: BuildJob) -> Mapping[str, str]:
         """Parameters of `config.pbtxt` that the backend reads."""
         return {}

@@ -12,7 +12,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 
 
-class Farthest(Runner):
+class WorstCaseRunner(Runner):
     """Runs several runners; for each image, returns the answer that differs most from the reference."""
 
     def __init__(self, reference: Runner, runners: Sequence[Runner]) -> None:

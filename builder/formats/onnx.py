@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.formats.base import Format, Job
+from builder.formats.base import BuildJob, Format
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -19,16 +19,18 @@ class Onnx(Format):
     backend = "onnxruntime"
     artifact = "model.onnx"
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         artifact = job.folder / self.artifact
         shutil.copyfile(job.graph, artifact)
         return artifact
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
         if job.precision == "bf16":  # ONNX Runtime has no bf16 kernels on a CPU
             return None
         runner = OnnxRuntimeRunner(artifact, spec=job.source.spec, spinning=False)
-        if job.precision == "fp16" and not runner.on_gpu:  # a CPU computes in fp32, so its answers do not verify fp16
+        if (
+            job.precision == "fp16" and not runner.is_on_gpu
+        ):  # a CPU computes in fp32, so its answers do not verify fp16
             runner.infer(np.zeros((1, *job.source.spec.input.shape), dtype=np.uint8))
             return None
         return runner

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.failures import CannotBuildError
-from builder.formats.base import Format, Job
+from builder.formats.base import BuildJob, Format
 from model.errors import ArtifactError
 from model.runners.base import Runner
 from model.spec import METADATA_KEY
@@ -46,7 +46,7 @@ class OpenVino(Format):
                 code="install.missing_module",
             )
 
-    def check_job(self, job: Job) -> None:
+    def check_job(self, job: BuildJob) -> None:
         from model.runners.openvino import has_bf16
 
         if job.precision == "bf16" and not has_bf16():
@@ -54,16 +54,16 @@ class OpenVino(Format):
                 f"--openvino bf16: this CPU does not support bf16. {_BF16_ADVICE}", code="openvino.bf16_unsupported"
             )
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         import openvino
 
-        from model.runners.openvino import PRECISION_KEY, core
+        from model.runners.openvino import PRECISION_KEY, get_core
 
         artifact = job.folder / self.artifact
         for stale in (artifact, artifact.with_suffix(".bin")):
             stale.unlink(missing_ok=True)  # a runner of an earlier attempt may have the old file mapped
         try:
-            model = core().read_model(job.graph)
+            model = get_core().read_model(job.graph)
             if model.has_rt_info(["framework"]):
                 del model.rt_info["framework"]  # the ONNX metadata, which repeats the spec
             model.set_rt_info(_TYPES[job.precision], PRECISION_KEY)
@@ -76,7 +76,7 @@ class OpenVino(Format):
             ) from error
         return artifact
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         from model.runners.openvino import OpenVinoRunner
 
         runner = OpenVinoRunner(artifact)
@@ -90,12 +90,12 @@ class OpenVino(Format):
             )
         return runner
 
-    def proven_by(self, job: Job) -> str:
+    def verification_method(self, job: BuildJob) -> str:
         own = f"the artifact itself, run by OpenVINO in {_TYPES[job.precision]}"
         if job.precision == "bf16":
             return own
         return f"{own}; NVIDIA's openvino backend has no setting for it, and uses bf16 on a CPU that has it"
 
-    def parameters(self, job: Job) -> Mapping[str, str]:
+    def parameters(self, job: BuildJob) -> Mapping[str, str]:
         hint = {"HINT_BF16": "YES"} if job.precision == "bf16" else {}
         return {"ENABLE_BATCH_PADDING": "YES", **hint}

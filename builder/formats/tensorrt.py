@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.failures import CannotBuildError
-from builder.formats.base import Format, Job
-from builder.formats.farthest import Farthest
+from builder.formats.base import BuildJob, Format
+from builder.formats.farthest import WorstCaseRunner
 from builder.formats.onnx import Onnx
 from builder.onnx_export import onnx_interface
 from model.build_record import BuildOptions, BuildRecord, BuildSettings
@@ -44,7 +44,7 @@ class Trt(Format):
 
             docker_here()
 
-    def check_job(self, job: Job) -> None:
+    def check_job(self, job: BuildJob) -> None:
         build_settings(self.options, "tensorrt", job).check()
         if self.image is not None:
             from builder.tensorrt.container import check_image
@@ -52,7 +52,7 @@ class Trt(Format):
             job.report(f"checking whether {self.image} can build")
             check_image(self.image)
 
-    def foreseen(self, job: Job) -> BuildRecord | None:
+    def expected_build_record(self, job: BuildJob) -> BuildRecord | None:
         if self.image is None:
             built_by = find_tensorrt("tensorrt").__version__
         else:
@@ -71,7 +71,7 @@ class Trt(Format):
             image=self.image,
         )
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         plan = job.folder / self.artifact
         settings = build_settings(self.options, "tensorrt", job)
         if self.image is None:
@@ -87,7 +87,7 @@ class Trt(Format):
         write_build_record(record, plan, job)
         return plan
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         compatible = self.options.version_compatible
         if self.image is None:
             from model.runners.tensorrt import TensorRtRunner
@@ -98,7 +98,7 @@ class Trt(Format):
 
         return ServedPlan(artifact, job.graph, job.source.spec, job.max_batch, self.image, compatible)
 
-    def proven_by(self, job: Job) -> str:
+    def verification_method(self, job: BuildJob) -> str:
         if self.image is not None:
             return f"the plan itself, served by Triton in {self.image}"
         gpu = find_gpu()
@@ -123,10 +123,10 @@ class Rtx(Format):
     def check_possible(self) -> None:
         find_tensorrt("rtx")
 
-    def check_job(self, job: Job) -> None:
+    def check_job(self, job: BuildJob) -> None:
         build_settings(self.options, "rtx", job).check()
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         if job.precision == "bf16":
             raise CannotBuildError(
                 "--rtx bf16: Triton serves this version by ONNX Runtime, which does not compute in bf16. "
@@ -141,7 +141,7 @@ class Rtx(Format):
         write_build_record(record, engine, job)
         return artifact
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
         graph = Onnx().open_runner(artifact, job)
         gpu = find_gpu()
         if gpu is None or not self._runs_on(gpu, job):
@@ -150,9 +150,9 @@ class Rtx(Format):
 
         with _artifact_errors_end_the_build():
             engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
-        return engine if graph is None else Farthest(job.source.reference, (engine, graph))
+        return engine if graph is None else WorstCaseRunner(job.source.reference, (engine, graph))
 
-    def proven_by(self, job: Job) -> str:
+    def verification_method(self, job: BuildJob) -> str:
         gpu = find_gpu()
         is_run = _onnxruntime_keeps_precision(job)
         graph = "its graph, run by onnxruntime" if is_run else "its graph, by a simulation of its rounding"
@@ -162,17 +162,17 @@ class Rtx(Format):
         why = f"{gpu.name} is not a GPU that it is built for" if gpu is not None else "no GPU here"
         return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
 
-    def _runs_on(self, gpu: Gpu, job: Job) -> bool:
+    def _runs_on(self, gpu: Gpu, job: BuildJob) -> bool:
         return build_settings(self.options, "rtx", job).runs_on(gpu.compute_capability)
 
 
-def _onnxruntime_keeps_precision(job: Job) -> bool:
+def _onnxruntime_keeps_precision(job: BuildJob) -> bool:
     """Whether ONNX Runtime computes in the precision of the graph here; a CPU computes fp16 in fp32."""
     if job.precision != "fp16":
         return True
     # A provider that is installed may fail to load; then the session runs on the CPU.
     with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
-        return bool(runner.on_gpu)
+        return bool(runner.is_on_gpu)
 
 
 @contextmanager
@@ -186,12 +186,12 @@ def _artifact_errors_end_the_build() -> Iterator[None]:
         raise CannotBuildError(str(error), code=error.code, problems=error.problems) from error
 
 
-def build_settings(options: BuildOptions, flavour: Flavour, job: Job) -> BuildSettings:
+def build_settings(options: BuildOptions, flavour: Flavour, job: BuildJob) -> BuildSettings:
     """The build options, with the batch sizes of the job."""
     return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
 
 
-def write_build_record(record: BuildRecord, plan: Path, job: Job) -> None:
+def write_build_record(record: BuildRecord, plan: Path, job: BuildJob) -> None:
     """Write the build record next to the plan, with the interface of its graph.
 
     Raises CannotBuildError where the plan does not have the precision of the job.

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from builder.formats.base import Format, Job
+from builder.formats.base import BuildJob, Format
 from model.errors import ArtifactError, InputError, first_line
 from model.network import Network, on_cpu
 from model.runners.base import Runner
@@ -41,24 +41,24 @@ class TorchScript(Format):
     artifact = "model.pt"
     casts = False
 
-    def check_job(self, job: Job) -> None:
+    def check_job(self, job: BuildJob) -> None:
         _check_names([output.name for output in _network_of(job).spec.outputs])
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         network = _network_of(job)
         artifact = job.folder / self.artifact
         with on_cpu(network):  # until the file is saved: a trace shares the weights of the network
             _save(_trace_network(network), network.spec.to_json(), artifact)
         return artifact
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         return TorchScriptRunner(artifact)
 
-    def proven_by(self, job: Job) -> str:
+    def verification_method(self, job: BuildJob) -> str:
         return "the artifact itself, run by torch"
 
 
-def _network_of(job: Job) -> Network:
+def _network_of(job: BuildJob) -> Network:
     network = job.source.network
     if network is None:
         raise InputError(

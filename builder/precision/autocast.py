@@ -17,11 +17,11 @@ import onnx
 from onnx import ModelProto
 
 from builder.failures import CannotBuildError
-from builder.precision.cast import Reduced
+from builder.precision.cast import ReducedType
 from builder.precision.graph import flattened, outer_nodes, wiring_of
 
 
-def autocast(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
+def autocast(model: ModelProto, precision: ReducedType, keep: Collection[str] = ()) -> ModelProto:
     """Convert the float arithmetic of a graph to `precision`, as `builder.precision.cast.reduced` does.
 
     Raises CannotBuildError where ModelOpt is not installed.

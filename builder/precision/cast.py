@@ -26,11 +26,11 @@ from builder.precision.graph import (
 )
 from model.errors import ArtifactError, first_line
 
-Reduced = Literal["fp16", "bf16"]
+ReducedType = Literal["fp16", "bf16"]
 
 _BF16_OPSET = 22
 """The first opset whose convolutions and pools are defined for bfloat16."""
-TYPES: dict[Reduced, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+TYPES: dict[ReducedType, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ALWAYS_FP32 = frozenset(
     {
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Range", "ConstantOfShape", "EyeLike"),
@@ -43,7 +43,7 @@ _FP32_INPUTS = {"Resize": {1, 2}, "Upsample": {1}}
 """Inputs that the operator defines as fp32 whatever type it computes in: region and scales."""
 
 
-def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -> ModelProto:
+def cast_graph(model: ModelProto, precision: ReducedType, keep: Collection[str] = ()) -> ModelProto:
     """Convert a graph to `precision`, except the nodes named in `keep` and the outer nodes.
 
     Types of inputs and outputs do not change. Raises ArtifactError for a graph without arithmetic.
@@ -60,7 +60,7 @@ def reduced(model: ModelProto, precision: Reduced, keep: Collection[str] = ()) -
     return flat
 
 
-def _with_opset_for(precision: Reduced, model: ModelProto) -> ModelProto:
+def _with_opset_for(precision: ReducedType, model: ModelProto) -> ModelProto:
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if precision == "fp16" or opset >= _BF16_OPSET:
         return model

@@ -11,11 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from builder.precision.cast import Reduced, reduced, reducible_nodes
+from builder.precision.cast import ReducedType, cast_graph, reducible_nodes
 from builder.precision.graph import HEAVY_OPERATORS, Wiring, flattened, outer_nodes, wiring_of
 from builder.precision.keep import match_nodes
 from builder.precision.losses import rank_by_error_growth
-from builder.precision.quantize import Method, quantized, quantized_operators
+from builder.precision.quantize import Method, quantize_graph, quantized_operators
 from builder.precision.ranges import Ranges, measure_ranges, nodes_above, vary_contrast
 from builder.precision.spared import activation_products, int8_nodes, with_adjacent_nodes
 from builder.targets import Dialect, Precision
@@ -27,8 +27,8 @@ BOUNDS = (8192.0, 1024.0)
 SHARES = {"tenth": 0.1, "three tenths": 0.3}
 """Shares of the reduced nodes that stay in fp32 as the last resort: those where the error grows most."""
 
-FP16: tuple[Reduced, ...] = ("fp16",)
-Converter = Callable[[ModelProto, Reduced, Sequence[str]], ModelProto]
+FP16: tuple[ReducedType, ...] = ("fp16",)
+Converter = Callable[[ModelProto, ReducedType, Sequence[str]], ModelProto]
 """Converts an fp32 graph to a reduced type, except the nodes with the given names."""
 
 
@@ -45,11 +45,11 @@ class PrecisionStep:
     """The number of nodes in the reduced precision, set by `write`."""
 
 
-class Ladder:
+class PrecisionSearch:
     """The steps for one fp32 graph, from the requested precision up to fp32."""
 
     def __init__(
-        self, graph: Path, images: ImageArray, patterns: Sequence[str] = (), convert: Converter = reduced
+        self, graph: Path, images: ImageArray, patterns: Sequence[str] = (), convert: Converter = cast_graph
     ) -> None:
         """images: uint8 [N, H, W, 3], to measure value ranges and calibrate int8 on.
 
@@ -67,7 +67,7 @@ class Ladder:
         return measure_ranges(self._flat, self._wiring, vary_contrast(self._images))
 
     def steps(
-        self, precision: Precision, dialect: Dialect, casts: Collection[Reduced] = FP16
+        self, precision: Precision, dialect: Dialect, casts: Collection[ReducedType] = FP16
     ) -> Iterator[PrecisionStep]:
         """The steps from `precision` to fp32. casts: the reduced types that the format accepts in a graph."""
         if precision == "int8":
@@ -87,7 +87,7 @@ class Ladder:
 
         return PrecisionStep("fp32", "everything in fp32", write)
 
-    def _cast_steps(self, precision: Reduced) -> Iterator[PrecisionStep]:
+    def _cast_steps(self, precision: ReducedType) -> Iterator[PrecisionStep]:
         if precision == "fp16":
             for bound in BOUNDS:
                 yield self._cast_step(
@@ -101,20 +101,20 @@ class Ladder:
             how = f"fp32 for {above}the {share_name} of the nodes where the error grows most"
             yield self._cast_step(precision, how, partial(self._cast_share, share, worst, precision))
 
-    def _overflow_nodes(self, precision: Reduced) -> list[str]:
+    def _overflow_nodes(self, precision: ReducedType) -> list[str]:
         """The nodes whose values could overflow fp16; none for bf16."""
         return self._nodes_above(BOUNDS[-1]) if precision == "fp16" else []
 
     def _nodes_above(self, bound: float) -> list[str]:
         return nodes_above(self._flat, self._ranges, bound)
 
-    def _most_sensitive(self, precision: Reduced) -> list[str]:
+    def _most_sensitive(self, precision: ReducedType) -> list[str]:
         """The reduced nodes by error growth. Overflow nodes stay in fp32: after an overflow all errors are infinite."""
-        without_overflow = reduced(self._flat, precision, [*self._user_kept, *self._overflow_nodes(precision)])
+        without_overflow = cast_graph(self._flat, precision, [*self._user_kept, *self._overflow_nodes(precision)])
         ranked = rank_by_error_growth(self._flat, self._wiring, without_overflow, self._images)
         return [name for name in ranked if name in self._reducible]
 
-    def _cast_share(self, share: float, worst: Callable[[], list[str]], precision: Reduced) -> list[str]:
+    def _cast_share(self, share: float, worst: Callable[[], list[str]], precision: ReducedType) -> list[str]:
         return [*self._overflow_nodes(precision), *_top_share(share, worst())]
 
     @cached_property
@@ -129,7 +129,7 @@ class Ladder:
     def _margins(self) -> set[str]:
         return outer_nodes(self._flat, self._wiring)
 
-    def _cast_step(self, precision: Reduced, how: str, keep: Callable[[], Sequence[str]]) -> PrecisionStep:
+    def _cast_step(self, precision: ReducedType, how: str, keep: Callable[[], Sequence[str]]) -> PrecisionStep:
         def write(path: Path) -> Sequence[str]:
             kept = self._nodes_to_keep(keep())
             left = self._reducible - set(kept)
@@ -162,7 +162,7 @@ class Ladder:
 
     def _most_sensitive_int8(self, dialect: Dialect) -> list[str]:
         kept = self._nodes_to_keep(activation_products(self._flat, self._wiring))
-        model = quantized(self._flat, self._images, dialect, keep=kept, every_activation=True)
+        model = quantize_graph(self._flat, self._images, dialect, keep=kept, every_activation=True)
         low = set(int8_nodes(model, quantized_operators(self._flat, dialect))) - set(kept)
         ranked = rank_by_error_growth(self._flat, self._wiring, model, self._images)
         return [name for name in ranked if name in low]
@@ -176,7 +176,7 @@ class Ladder:
     ) -> PrecisionStep:
         def write(path: Path) -> Sequence[str]:
             kept = self._nodes_to_keep(keep())
-            model = quantized(self._flat, self._images, dialect, method, kept)
+            model = quantize_graph(self._flat, self._images, dialect, method, kept)
             step.nodes = len(
                 set(int8_nodes(model, quantized_operators(self._flat, dialect))) - set(kept) - self._margins
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from builder.precision.graph import Wiring, float_tensors
-from builder.precision.simulate import simulated
+from builder.precision.simulate import simulate_rounding
 from model.preprocess import ImageArray
 
 _IMAGES = 2
@@ -30,7 +30,7 @@ def rank_by_error_growth(flat: ModelProto, wiring: Wiring, lower: ModelProto, im
     """
     few, tensors = images[:_IMAGES], float_tensors(flat, wiring)
     expected = _values(flat, tensors, few)
-    actual = _values(simulated(lower), tensors, few)
+    actual = _values(simulate_rounding(lower), tensors, few)
     errors = {name: _error(expected[name], actual[name]) for name in expected if name in actual}
     growth = error_growth(flat, errors)
     return sorted(growth, key=lambda name: -growth[name])

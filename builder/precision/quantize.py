@@ -37,7 +37,7 @@ _OPERATORS_BETWEEN = ["Add", "MaxPool", "GlobalAveragePool", "Relu", "Concat"]
 """Operators between convolutions. Quantised too, so that ONNX Runtime stays in int8 between convolutions."""
 
 
-def quantized(
+def quantize_graph(
     flat: ModelProto,
     images: ImageArray,
     dialect: Dialect,

@@ -19,13 +19,13 @@ from builder.precision.graph import wiring_of
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.spec import ModelSpec
 
-LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+REDUCED_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """The reduced types that a simulation rounds to."""
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 """Attributes of a node that name the type of its output."""
 
 
-def simulated(model: ModelProto) -> ModelProto:
+def simulate_rounding(model: ModelProto) -> ModelProto:
     """The same graph in fp32, with rounding after every node of a reduced type, also in local functions."""
     copied = ModelProto()
     copied.CopyFrom(model)
@@ -33,18 +33,22 @@ def simulated(model: ModelProto) -> ModelProto:
         copied = onnx.inliner.inline_local_functions(copied)
     types = wiring_of(copied).types
     boundary = {value.name for value in (*copied.graph.input, *copied.graph.output)}
-    low = {name: element_type for name, element_type in types.items() if element_type in LOW and name not in boundary}
+    low = {
+        name: element_type
+        for name, element_type in types.items()
+        if element_type in REDUCED_TYPES and name not in boundary
+    }
     _widen_all(copied.graph, low)
     return copied
 
 
-def widened(model: ModelProto) -> ModelProto:
+def convert_to_fp32(model: ModelProto) -> ModelProto:
     """The same graph in fp32, inputs and outputs too, without rounding."""
     copied = ModelProto()
     copied.CopyFrom(model)
     _widen_all(copied.graph, {})
     for value in (*copied.graph.input, *copied.graph.output):
-        if value.type.tensor_type.elem_type in LOW:
+        if value.type.tensor_type.elem_type in REDUCED_TYPES:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     return copied
 
@@ -69,7 +73,7 @@ def _widen_all(graph: GraphProto, rounded: Mapping[str, int]) -> None:
 def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeRunner:
     """Open a simulation of a reduced graph, which is written into `folder`."""
     path = simulation_of(graph, folder)
-    onnx.save(simulated(onnx.load(graph)), path)
+    onnx.save(simulate_rounding(onnx.load(graph)), path)
     return OnnxRuntimeRunner(path, spec=spec, spinning=False)
 
 
@@ -81,14 +85,14 @@ def simulation_of(graph: Path, folder: Path) -> Path:
 def _widen(node: NodeProto) -> None:
     """Change a node of a reduced type to compute in fp32."""
     for attribute in node.attribute:
-        if attribute.name in TYPE_ATTRIBUTES and attribute.i in LOW:
+        if attribute.name in TYPE_ATTRIBUTES and attribute.i in REDUCED_TYPES:
             attribute.i = TensorProto.FLOAT
         if attribute.HasField("t"):
             _widen_tensor(attribute.t)
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in LOW:
+    if tensor.data_type in REDUCED_TYPES:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from builder.proving.suspects import known_faults
 from builder.proving.tensors import changed_tensors
 from builder.proving.verdict import Verdict
-from model.comparison import Limits, ask, relative_error
+from model.comparison import Limits, infer_in_batches, relative_error
 from model.errors import Problem, TritonkitError
 from model.golden import Golden
 from model.network import Network
@@ -19,7 +19,7 @@ from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.tasks import Task, task_of
-from model.ways import in_other_colours
+from model.ways import with_changed_colors
 
 _SYMPTOMS = ("verdict.numbers", "verdict.decisions", "verdict.answers", "verdict.nan", "verdict.interface")
 
@@ -28,9 +28,9 @@ def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: G
     """Add the causes that were found to the problems of a failed verdict; return a passed one unchanged."""
     if not any(problem.code in _SYMPTOMS for problem in verdict.problems):
         return verdict
-    probes = in_other_colours(golden.images[:8])
+    probes = with_changed_colors(golden.images[:8])
     try:
-        actual = ask(candidate, probes, 1)
+        actual = infer_in_batches(candidate, probes, 1)
     except TritonkitError:
         return verdict
     causes = _faults_that_explain(network, actual, probes, verdict.limits)
@@ -41,7 +41,7 @@ def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: G
 def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[Problem]:
     """The faults whose outputs are equal to the graph's within the limits, only those with the highest agreement."""
     task = task_of(network.spec)
-    right = ask(TorchRunner(network, origin="checkpoint"), probes, 1)
+    right = infer_in_batches(TorchRunner(network, origin="checkpoint"), probes, 1)
     if _nearness(task, right, actual, limits) is not None:
         return []  # the graph is right on these probes, so they cannot show the fault
     near: dict[Problem, float] = {}

@@ -15,19 +15,27 @@ from builder.targets import Precision
 from model.comparison import (
     Comparison,
     Limits,
-    ask,
     batch_sizes,
     compare,
-    errors_by_image,
-    possible,
-    rounding,
-    rows_of,
+    infer_in_batches,
+    max_error_per_image,
+    rounding_tolerance,
+    select_rows,
+    valid_answers,
 )
 from model.errors import Problem, TritonkitError
 from model.golden import Golden
 from model.runners.base import Outputs, Runner
 from model.tasks import task_of
-from model.ways import Way, backwards_way, colours_way, even_batch, probes_way, ways_between, whole_ways
+from model.ways import (
+    ComparisonInput,
+    balanced_batch_size,
+    changed_colors,
+    full_batches,
+    intermediate_batches,
+    probe_batch,
+    reversed_order,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def replay_golden(runner: Runner, recorded: Golden, batch: int) -> Outputs | Non
     """
     if recorded.images.shape[1:] != runner.spec.input.shape:
         return None
-    now = ask(runner, recorded.images, batch)
+    now = infer_in_batches(runner, recorded.images, batch)
     same = {name: array.shape for name, array in now.items()} == {k: v.shape for k, v in recorded.outputs.items()}
     return now if same else None
 
@@ -111,8 +119,10 @@ class _Verification:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.reference.spec)
-        self.geometries = self.golden.fitted
-        self.expected = ask(self.reference, self.golden.images, even_batch(len(self.golden.images), self.max_batch))
+        self.geometries = self.golden.geometry_values
+        self.expected = infer_in_batches(
+            self.reference, self.golden.images, balanced_batch_size(len(self.golden.images), self.max_batch)
+        )
         if not all(np.isfinite(array).all() for array in self.expected.values()):
             self.problems.append(
                 Problem(
@@ -136,9 +146,9 @@ class _Verification:
         """
         failed: dict[int, str] = {}
         answers = None
-        for inputs in whole_ways(self.golden, self.max_batch):
+        for inputs in full_batches(self.golden, self.max_batch):
             try:
-                answers = inputs.ask(self.candidate)
+                answers = inputs.infer(self.candidate)
             except TritonkitError as error:
                 failed[inputs.batch] = str(error)
                 continue
@@ -152,36 +162,36 @@ class _Verification:
 
     def compare_intermediate_batches(self, preferred: Collection[int]) -> None:
         """Compare one batch of each other size that the server may use."""
-        for inputs in ways_between(self.golden, self.max_batch, preferred):
+        for inputs in intermediate_batches(self.golden, self.max_batch, preferred):
             if (answers := self._infer_or_report(inputs)) is not None:
                 self._compare(inputs, self._expected_answers(inputs), answers)
 
     def compare_probes(self) -> None:
         """Compare on synthetic images, with the checkpoint's outputs as the truth."""
-        inputs = probes_way(self.golden, self.max_batch)
+        inputs = probe_batch(self.golden, self.max_batch)
         expected, answers = self._expected_answers(inputs), self._infer_or_report(inputs)
-        valid = possible(self.task, expected)
+        valid = valid_answers(self.task, expected)
         if not valid.all():
             titles = ", ".join(title for title, is_valid in zip(inputs.titles, valid, strict=True) if not is_valid)
             self.notes.append(f"the checkpoint itself gives no valid output for {titles}: NaN, infinity or the like")
         if answers is None or not valid.any():
             return
         rows = np.flatnonzero(valid)
-        inputs, expected, answers = inputs.only(rows), rows_of(expected, rows), rows_of(answers, rows)
-        if self._compare(inputs, expected, answers, self.limits.of_probes()):
+        inputs, expected, answers = inputs.select(rows), select_rows(expected, rows), select_rows(answers, rows)
+        if self._compare(inputs, expected, answers, self.limits.for_probes()):
             self.problems += [
                 Problem("verdict.answers", f"{inputs.name}: {fault}") for fault in self.task.faults(answers)
             ]
 
     def compare_reversed_order(self, answers: Outputs) -> None:
         """Run the same images in reverse order: the output of each image must stay the same."""
-        inputs = backwards_way(self.golden, self.max_batch)
+        inputs = reversed_order(self.golden, self.max_batch)
         reversed_answers, before = self._infer_or_report(inputs), inputs.expected(self.candidate, answers)
         if reversed_answers is None or not self._has_same_interface(inputs, before, reversed_answers):
             return
         change = compare(inputs.name, self.task, before, reversed_answers, inputs.geometries, self.limits)
         self.comparisons.append(change)
-        if not change.within(self.limits) or change.decisions_kept < self.limits.decisions:
+        if not change.is_within(self.limits) or change.decisions_kept < self.limits.decisions:
             self.problems.append(
                 Problem(
                     "verdict.batch_position",
@@ -193,7 +203,7 @@ class _Verification:
 
     def compare_changed_colors(self) -> None:
         """Compare on images with changed colours: gray images would hide swapped channels."""
-        inputs = colours_way(self.golden, self.max_batch)
+        inputs = changed_colors(self.golden, self.max_batch)
         if (answers := self._infer_or_report(inputs)) is not None:
             self._compare(inputs, self._expected_answers(inputs), answers)
 
@@ -224,7 +234,7 @@ class _Verification:
                 Problem("verdict.golden_mismatch", "the golden sample beside the checkpoint belongs to another model")
             )
             return
-        drift = compare(TRAINING_COMPARISON, task_of(reference.spec), golden.outputs, now, golden.fitted)
+        drift = compare(TRAINING_COMPARISON, task_of(reference.spec), golden.outputs, now, golden.geometry_values)
         self.comparisons.append(drift)
         # Training may have run on a GPU: decisions must be equal, small differences are allowed.
         if drift.decisions_kept < 1 or not drift.relative <= 100 * LIMITS["fp32"].relative:
@@ -236,26 +246,28 @@ class _Verification:
                 )
             )
 
-    def _expected_answers(self, inputs: Way) -> Outputs:
+    def _expected_answers(self, inputs: ComparisonInput) -> Outputs:
         return inputs.expected(self.reference, self.expected)
 
-    def _compare(self, inputs: Way, expected: Outputs, actual: Outputs, limits: Limits | None = None) -> bool:
+    def _compare(
+        self, inputs: ComparisonInput, expected: Outputs, actual: Outputs, limits: Limits | None = None
+    ) -> bool:
         """Compare outputs and report problems. Returns whether names, shapes and types allow a comparison."""
         limits, before = limits or self.limits, len(self.problems)
         comparable = self._has_same_interface(inputs, expected, actual)
         if comparable:
-            comparison = inputs.compared(self.task, expected, actual, self.expected, limits)
+            comparison = inputs.compare(self.task, expected, actual, self.expected, limits)
             self.comparisons.append(comparison)
             self._check_limits(inputs, comparison, limits, expected, actual)
-        if not before and self.problems and inputs.numbers is not None:
+        if not before and self.problems and inputs.indices is not None:
             self._report_wrong_positions(inputs, expected, actual)
         return comparable
 
     def _check_limits(
-        self, inputs: Way, comparison: Comparison, limits: Limits, expected: Outputs, actual: Outputs
+        self, inputs: ComparisonInput, comparison: Comparison, limits: Limits, expected: Outputs, actual: Outputs
     ) -> None:
-        if not comparison.within(limits):
-            worst = inputs.titles[int(errors_by_image(expected, actual).argmax())]
+        if not comparison.is_within(limits):
+            worst = inputs.titles[int(max_error_per_image(expected, actual).argmax())]
             self.problems.append(
                 Problem(
                     "verdict.numbers",
@@ -273,7 +285,7 @@ class _Verification:
                 )
             )
 
-    def _report_wrong_positions(self, inputs: Way, expected: Outputs, actual: Outputs) -> None:
+    def _report_wrong_positions(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> None:
         """Report the batch positions that are wrong where the same images were right in a smaller batch."""
         smaller = [
             comparison.asked
@@ -300,22 +312,22 @@ class _Verification:
                 )
             )
 
-    def _wrong_rows(self, inputs: Way, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
+    def _wrong_rows(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
         """Which rows are wrong, bool [N]: values beyond the limit, or for class numbers alone a changed decision."""
-        far: NDArray[np.bool_] = ~(errors_by_image(expected, actual) <= self.limits.max_abs)
+        far: NDArray[np.bool_] = ~(max_error_per_image(expected, actual) <= self.limits.max_abs)
         if any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
             return far  # agreement can depend on several rows, such as that of nearest neighbours
         agreement = self.task.agreement(expected, actual, inputs.geometries, self.limits.tie)
         return ~self.task.decisions_kept(agreement, self.limits.slack)
 
-    def _infer_or_report(self, inputs: Way) -> Outputs | None:
+    def _infer_or_report(self, inputs: ComparisonInput) -> Outputs | None:
         try:
-            return inputs.ask(self.candidate)
+            return inputs.infer(self.candidate)
         except TritonkitError as error:
             self.problems.append(Problem("verdict.run", f"{inputs.name}: {error}"))
             return None
 
-    def _has_same_interface(self, inputs: Way, expected: Outputs, actual: Outputs) -> bool:
+    def _has_same_interface(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> bool:
         for name, array in expected.items():
             if (problem := _interface_problem(name, array, actual, inputs)) is not None:
                 self.problems.append(problem)
@@ -326,10 +338,10 @@ class _Verification:
 def _is_constant(answers: NDArray[Any]) -> bool:
     """Whether all images have the output of the first one, except for rounding. answers: [N, ...]."""
     values = answers.astype(np.float64)
-    return bool((np.abs(values - values[0]) <= 2 * rounding(answers)).all())
+    return bool((np.abs(values - values[0]) <= 2 * rounding_tolerance(answers)).all())
 
 
-def _interface_problem(name: str, expected: NDArray[Any], actual: Outputs, inputs: Way) -> Problem | None:
+def _interface_problem(name: str, expected: NDArray[Any], actual: Outputs, inputs: ComparisonInput) -> Problem | None:
     if name not in actual:
         return Problem("verdict.interface", f"has no output {name!r}; it has {', '.join(actual)}")
     array = actual[name]

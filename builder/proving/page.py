@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from builder.proving.pictured import Answers, ReportImages, report_images
+from builder.proving.pictured import ReportAnswers, ReportImages, report_images
 from builder.proving.verdict import TRAINING_COMPARISON, Verdict
 from model import pages
 from model.comparison import NEGLIGIBLE, PROBES, Limits
@@ -69,7 +69,11 @@ class QualityTable(NamedTuple):
 
 
 def write_page(
-    path: Path, name: str, verdict: Verdict, answers: Answers | None = None, facts: Mapping[str, str] | None = None
+    path: Path,
+    name: str,
+    verdict: Verdict,
+    answers: ReportAnswers | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page of a verdict atomically.
 
@@ -77,10 +81,12 @@ def write_page(
     artifact, such as its source, by title.
     """
     with atomic_write(path) as temporary:
-        temporary.write_text(page_of(name, verdict, answers, facts), encoding="utf-8")
+        temporary.write_text(render_page(name, verdict, answers, facts), encoding="utf-8")
 
 
-def page_of(name: str, verdict: Verdict, answers: Answers | None = None, facts: Mapping[str, str] | None = None) -> str:
+def render_page(
+    name: str, verdict: Verdict, answers: ReportAnswers | None = None, facts: Mapping[str, str] | None = None
+) -> str:
     """Render the page of a verdict as HTML; parameters as in `write_page`."""
     shown = report_images(answers, verdict.limits) if answers is not None else None
     template = pages.templates(Path(__file__).parent).get_template(_TEMPLATE)
@@ -96,7 +102,7 @@ def page_of(name: str, verdict: Verdict, answers: Answers | None = None, facts: 
         has_errors=_has_errors(verdict),
         sizes=verdict.sizes,
         probes=PROBES,
-        probe_limits=verdict.limits.of_probes(),
+        probe_limits=verdict.limits.for_probes(),
         bar=bar,
         limit_at=LIMIT_PERCENT,
         quality=quality_tables(verdict),
@@ -147,10 +153,10 @@ def quality_tables(verdict: Verdict) -> list[QualityTable]:
 
 def _headline_facts(verdict: Verdict) -> list[tuple[str, str]]:
     """The numbers at the top of the page, each with its description."""
-    if not verdict.of_artifact:
+    if not verdict.artifact_comparisons:
         return []
-    worst = max(verdict.of_artifact, key=lambda comparison: comparison.max_abs)
-    kept = min(comparison.decisions_kept for comparison in verdict.of_artifact)
+    worst = max(verdict.artifact_comparisons, key=lambda comparison: comparison.max_abs)
+    kept = min(comparison.decisions_kept for comparison in verdict.artifact_comparisons)
     facts = [(f"{kept:.1%}".replace(".0%", "%"), f"decisions kept, of {verdict.limits.decisions:.0%} needed")]
     if _has_errors(verdict):
         facts.append((f"{worst.max_abs:.1e}", f"largest error, limit {verdict.limits.max_abs:g}"))

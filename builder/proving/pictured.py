@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.comparison import PROBES, Limits, ask, finite
+from model.comparison import PROBES, Limits, finite_answers, infer_in_batches
 from model.errors import TritonkitError
 from model.gallery import overlay, thumbnail
 from model.golden import Golden
@@ -19,7 +19,7 @@ from model.preprocess import Geometry, ImageArray
 from model.runners.base import Outputs, Runner
 from model.tasks import Task, task_of
 from model.tasks.base import Agreement, Answer
-from model.ways import Way, all_ways, even_batch
+from model.ways import ComparisonInput, balanced_batch_size, comparison_inputs
 
 MAX_UNCHANGED_IMAGES = 6
 """The largest number of images shown whose decision is kept."""
@@ -36,13 +36,13 @@ Measure = Literal["error", "disagreement"]
 class ComparedBatch:
     """One batch of images, with the outputs of the checkpoint and of the artifact."""
 
-    way: Way
+    inputs: ComparisonInput
     expected: Outputs
     actual: Outputs
 
 
 @dataclass(frozen=True)
-class Answers:
+class ReportAnswers:
     """The images of a verdict, with the outputs of the checkpoint and of the artifact."""
 
     golden: Golden
@@ -50,7 +50,7 @@ class Answers:
     expected: Outputs
     actual: Outputs | None
     """The outputs in the largest batch; None where the artifact gives none."""
-    elsewhere: tuple[ComparedBatch, ...] = ()
+    batches: tuple[ComparedBatch, ...] = ()
     """All batches that the verdict compares."""
 
 
@@ -84,33 +84,39 @@ class ReportImages:
     images: int
 
 
-def answers_of(
+def collect_answers(
     reference: Runner, candidate: Runner, golden: Golden, max_batch: int, preferred: Collection[int] = ()
-) -> Answers:
+) -> ReportAnswers:
     """Run reference and candidate on all batches that a verdict compares.
 
     A `CachingRunner` does not compute the batches of the verdict again. A candidate that fails is no error here: the
     verdict reports it.
     """
-    expected = ask(reference, golden.images, even_batch(len(golden.images), max_batch))
-    outputs = [(inputs, _infer_or_none(candidate, inputs)) for inputs in all_ways(golden, max_batch, preferred)]
+    expected = infer_in_batches(reference, golden.images, balanced_batch_size(len(golden.images), max_batch))
+    outputs = [
+        (inputs, _infer_or_none(candidate, inputs)) for inputs in comparison_inputs(golden, max_batch, preferred)
+    ]
     batches = [
         ComparedBatch(inputs, inputs.expected(reference, expected), actual)
         for inputs, actual in outputs
         if actual is not None
     ]
-    in_largest = next((batch.actual for batch in batches if batch.way.name == f"batch {max_batch}"), None)
+    in_largest = next((batch.actual for batch in batches if batch.inputs.name == f"batch {max_batch}"), None)
     actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
-    return Answers(golden, task_of(reference.spec), expected, actual, tuple(batches))
+    return ReportAnswers(golden, task_of(reference.spec), expected, actual, tuple(batches))
 
 
-def report_images(answers: Answers, limits: Limits) -> ReportImages | None:
+def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None:
     """Select the images to show; None where the outputs cannot be compared."""
     if answers.actual is None:
         return None
     golden = answers.golden
     titles = tuple(f"image {number + 1}" for number in range(len(golden.images)))
-    batch = ComparedBatch(Way("", golden.images, len(titles), titles, golden.fitted), answers.expected, answers.actual)
+    batch = ComparedBatch(
+        ComparisonInput("", golden.images, len(titles), titles, golden.geometry_values),
+        answers.expected,
+        answers.actual,
+    )
     if (comparison := _AnswerComparison.of(answers, batch, limits)) is None:
         return None
     lost = frozenset(comparison.changed)
@@ -133,22 +139,24 @@ def report_images(answers: Answers, limits: Limits) -> ReportImages | None:
     )
 
 
-def _infer_or_none(candidate: Runner, inputs: Way) -> Outputs | None:
+def _infer_or_none(candidate: Runner, inputs: ComparisonInput) -> Outputs | None:
     try:
-        return inputs.ask(candidate)
+        return inputs.infer(candidate)
     except TritonkitError:
         return None
 
 
-def _changed_elsewhere(answers: Answers, limits: Limits, shown: Collection[str]) -> Iterator[tuple[str, ReportTile]]:
+def _changed_elsewhere(
+    answers: ReportAnswers, limits: Limits, shown: Collection[str]
+) -> Iterator[tuple[str, ReportTile]]:
     """Yield each image not in `shown` with its title, from the first batch in which its decision changed."""
     seen = set(shown)
-    for batch in answers.elsewhere:
+    for batch in answers.batches:
         comparison = _AnswerComparison.of(answers, batch, limits)
         if comparison is None:
             continue
         for number in comparison.changed:
-            title = batch.way.titles[number]
+            title = batch.inputs.titles[number]
             if title not in seen:
                 seen.add(title)
                 yield title, comparison.tile(number)
@@ -167,20 +175,20 @@ class _AnswerComparison:
     tiles: _TileBuilder
 
     @classmethod
-    def of(cls, answers: Answers, batch: ComparedBatch, limits: Limits) -> _AnswerComparison | None:
+    def of(cls, answers: ReportAnswers, batch: ComparedBatch, limits: Limits) -> _AnswerComparison | None:
         """Compare both outputs of a batch; None where their shapes or types differ."""
         expected, actual = batch.expected, batch.actual
         if _shapes(expected) != {name: _shapes(actual).get(name) for name in expected}:
             return None
-        is_finite, is_expected_finite = finite(actual), finite(expected)
+        is_finite, is_expected_finite = finite_answers(actual), finite_answers(expected)
         # Rows with NaN or infinity have no answer; the tile says so.
         numbers = {name: np.nan_to_num(array) for name, array in actual.items()}
         right = {name: np.nan_to_num(array) for name, array in expected.items()}
-        agreement = answers.task.agreement(right, numbers, batch.way.geometries, limits.tie)
+        agreement = answers.task.agreement(right, numbers, batch.inputs.geometries, limits.tie)
         distances, measure = _distances(right, actual, agreement)
         kept = answers.task.decisions_kept(agreement, limits.slack)
-        if batch.way.name == PROBES and limits.probes != 1:  # decisions on probes may change
-            kept = distances <= limits.of_probes().max_abs
+        if batch.inputs.name == PROBES and limits.probes != 1:  # decisions on probes may change
+            kept = distances <= limits.for_probes().max_abs
         lost = is_expected_finite & ~(kept & is_finite)
         order = [int(number) for number in np.argsort(-distances, kind="stable")]
         tiles = _TileBuilder(answers.task, batch, numbers, is_finite, _distance_texts(distances, measure, agreement))
@@ -221,8 +229,8 @@ class _TileBuilder:
         """numbers: the artifact's outputs with NaN and infinity replaced by numbers; is_finite: bool [N]."""
         self._task, self._batch, self._numbers = task, batch, numbers
         self._is_finite, self._distance_texts = is_finite, distance_texts
-        self._images = batch.way.images
-        self._batch_note = f", {batch.way.name}" if batch.way.name else ""
+        self._images = batch.inputs.images
+        self._batch_note = f", {batch.inputs.name}" if batch.inputs.name else ""
 
     @cached_property
     def _expected(self) -> list[Answer]:
@@ -234,7 +242,7 @@ class _TileBuilder:
 
     @cached_property
     def _captions(self) -> list[Sequence[str]]:
-        return [self._task.captions(answers, self._batch.way.titles) for answers in (self._expected, self._actual)]
+        return [self._task.captions(answers, self._batch.inputs.titles) for answers in (self._expected, self._actual)]
 
     def tile(self, number: int, changed: bool) -> ReportTile:
         before, after = self._expected[number], self._actual[number]
@@ -243,7 +251,7 @@ class _TileBuilder:
             self._lines(after, self._captions[1][number]) if self._is_finite[number] else ("NaN or infinity",)
         )
         return ReportTile(
-            name=f"{self._batch.way.titles[number]}{self._batch_note}",
+            name=f"{self._batch.inputs.titles[number]}{self._batch_note}",
             pictures=_tile_images(image, before.mask, after.mask if self._is_finite[number] else None),
             expected=self._lines(before, self._captions[0][number]),
             actual=actual_lines,

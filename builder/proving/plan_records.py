@@ -11,8 +11,8 @@ from builder.sources.base import Source
 from builder.targets import Precision
 from builder.tensorrt.precision import precision_problems, record_problems
 from model.errors import Problem
-from model.files import sha256_of
-from model.manifest import MANIFEST_FILE, Manifest, record_in
+from model.files import file_sha256
+from model.manifest import MANIFEST_FILE, Manifest, read_build_record
 
 _GRAPH = "model.onnx"
 
@@ -23,7 +23,7 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
     The graph is checked too where it lies next to the plan, as for engines of TensorRT for RTX. Raises ArtifactError
     for a broken record.
     """
-    record, graph = record_in(plan.parent), plan.with_name(_GRAPH)
+    record, graph = read_build_record(plan.parent), plan.with_name(_GRAPH)
     if record is None or not plan.is_file():
         return []
     if graph.is_file():
@@ -36,8 +36,8 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
 
 def is_recorded(plan: Path) -> bool:
     """Whether the build record next to a plan is of this file, by its hash."""
-    record = record_in(plan.parent)
-    return record is not None and plan.is_file() and record.sha256 == sha256_of(plan)
+    record = read_build_record(plan.parent)
+    return record is not None and plan.is_file() and record.sha256 == file_sha256(plan)
 
 
 def stale_reason(plan: Path, source: Source) -> str | None:
@@ -49,7 +49,7 @@ def stale_reason(plan: Path, source: Source) -> str | None:
         manifest = Manifest.model_validate_json(plan.with_name(MANIFEST_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-    if plan.name not in manifest.files or manifest.source_sha256 == sha256_of(source.path):
+    if plan.name not in manifest.files or manifest.source_sha256 == file_sha256(source.path):
         return None
     return f"stale plan: {plan.name} was not made from {source.path} but from {manifest.source}"
 

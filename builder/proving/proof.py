@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.interface import difference, interface_of
+from builder.interface import describe_difference, interface_of
 from builder.onnx_export import onnx_interface
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
@@ -45,19 +45,19 @@ class VerificationContext:
         """The spec of the reference."""
         return self.reference.spec
 
-    def verdict(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
+    def verify(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
         """Verify the runner of an artifact: its outputs, its interface and its spec.
 
         graph: the ONNX file that the artifact is, or was made from.
         causes: explain a failure where possible.
         """
-        verdict = self.verdict_of_answers(candidate, precision)
+        verdict = self.verify_answers(candidate, precision)
         if causes and self.network is not None:
             verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
         problems = (*_interface_problems(graph, self.spec), *spec_problems(graph, self.spec), *verdict.problems)
         return verdict.model_copy(update={"problems": problems, "passed": not problems})
 
-    def verdict_of_answers(self, candidate: Runner, precision: Precision) -> Verdict:
+    def verify_answers(self, candidate: Runner, precision: Precision) -> Verdict:
         """Verify by outputs alone, where there is no ONNX graph to inspect."""
         limits = self.limits[precision]
         verdict = verify_runner(
@@ -75,7 +75,7 @@ class VerificationContext:
         return verdict
 
 
-def case_of(
+def verification_context(
     source: Source,
     golden: Golden,
     max_batch: int,
@@ -114,13 +114,13 @@ def _computes_on_cpu(candidate: Runner) -> bool:
     """Whether the candidate runs on this machine's CPU: ONNX Runtime without a GPU, or OpenVINO."""
     runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
     if isinstance(runner, OnnxRuntimeRunner):
-        return not runner.on_gpu
+        return not runner.is_on_gpu
     return Path(runner.origin).suffix == ".xml"  # OpenVINO, always with its CPU plugin
 
 
 def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
     try:
-        found = difference(onnx_interface(graph), interface_of(spec), "expected")
+        found = describe_difference(onnx_interface(graph), interface_of(spec), "expected")
     except ArtifactError as error:
         return [Problem("verdict.interface", str(error))]
     return [Problem("verdict.interface", f"the graph {found}")] if found else []

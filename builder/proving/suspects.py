@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from builder.terms import OutputOptions, in_terms
-from model.comparison import ask
+from builder.terms import OutputOptions, with_output_options
+from model.comparison import infer_in_batches
 from model.errors import InputError, Problem
 from model.network import Network
 from model.preprocess import ImageArray
@@ -48,10 +48,10 @@ def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: O
 def _input_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
     reference = TorchRunner(network, origin="checkpoint")
     channels = Problem("verdict.channels_swapped", "channels are swapped: the graph expects BGR instead of RGB")
-    yield channels, ask(reference, probes[..., ::-1].copy(), 1)
+    yield channels, infer_in_batches(reference, probes[..., ::-1].copy(), 1)
     if probes.shape[1] == probes.shape[2]:
         sides = Problem("verdict.sides_swapped", "height and width are swapped")
-        yield sides, ask(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
+        yield sides, infer_in_batches(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
 
 
 def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
@@ -64,7 +64,7 @@ def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[Know
                 f"mean or std is wrong: the graph normalizes with {title} mean and std, expected mean "
                 f"{list(expected.mean)}, std {list(expected.std)}",
             )
-            yield problem, ask(other, probes, 1)
+            yield problem, infer_in_batches(other, probes, 1)
 
 
 def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
@@ -126,10 +126,10 @@ def _mask_faults(right: Outputs) -> Iterator[KnownFault]:
 def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[KnownFault]:
     """A mask with another threshold: between the highest probability outside the mask and the lowest inside."""
     try:
-        with_probability = in_terms(network, OutputOptions(probability=True))
+        with_probability = with_output_options(network, OutputOptions(probability=True))
     except InputError:
         return
-    answers = ask(TorchRunner(with_probability, origin="checkpoint"), probes, 1)
+    answers = infer_in_batches(TorchRunner(with_probability, origin="checkpoint"), probes, 1)
     name = task_for(with_probability.spec).output
     (probability,) = (array for other, array in answers.items() if other != name)
     inside = actual[name] > 0 if name in actual else np.zeros(0, dtype=bool)
@@ -138,13 +138,13 @@ def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> 
     threshold = float((probability[inside].min() + probability[~inside].max()) / 2)
     if not 0 < threshold < 1:
         return
-    shifted = TorchRunner(in_terms(network, OutputOptions(threshold=threshold)), origin="checkpoint")
+    shifted = TorchRunner(with_output_options(network, OutputOptions(threshold=threshold)), origin="checkpoint")
     expected = network.spec.threshold(network.spec.labels[1])
     problem = Problem(
         "verdict.threshold_shifted",
         f"threshold is shifted: {name} is cut at {threshold:.3g}, expected {expected:.3g}",
     )
-    yield problem, ask(shifted, probes, 1)
+    yield problem, infer_in_batches(shifted, probes, 1)
 
 
 def _tasks_by_output(network: Network) -> dict[str, TaskSpec]:

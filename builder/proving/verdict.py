@@ -35,7 +35,7 @@ LIMITS: dict[Precision, Limits] = {
 """Limits by precision; docs/verdict.md explains them."""
 
 
-class Miss(Frozen):
+class LimitExcess(Frozen):
     """The value of an attempt that exceeds its limit most."""
 
     words: str
@@ -58,7 +58,7 @@ class Attempt(Frozen):
     relative: float | None = None
     seconds: float
     problems: tuple[Problem, ...] = ()
-    miss: Miss | None = None
+    miss: LimitExcess | None = None
     """None where the attempt passed, and in verdicts of earlier versions."""
 
 
@@ -86,7 +86,7 @@ class Verdict(Frozen):
     """Properties of the checkpoint itself that its user should know."""
 
     @property
-    def of_artifact(self) -> tuple[Comparison, ...]:
+    def artifact_comparisons(self) -> tuple[Comparison, ...]:
         """The comparisons of the artifact with the checkpoint on real images."""
         return tuple(entry for entry in self.comparisons if entry.asked not in (TRAINING_COMPARISON, PROBES))
 
@@ -105,26 +105,26 @@ class Verdict(Frozen):
     @property
     def relative(self) -> float | None:
         """The artifact's largest relative error; None where all errors are negligible."""
-        return max((entry.relative for entry in self.of_artifact if entry.max_abs > NEGLIGIBLE), default=None)
+        return max((entry.relative for entry in self.artifact_comparisons if entry.max_abs > NEGLIGIBLE), default=None)
 
     @property
-    def miss(self) -> Miss | None:
+    def miss(self) -> LimitExcess | None:
         """The value that exceeds its limit most, else the first problem; None without problems."""
         if not self.problems:
             return None
         excesses = [excess for comparison in self.comparisons for excess in self._limit_excesses(comparison)]
         if not excesses:
-            return Miss(words=self.problems[0].message.splitlines()[0])
+            return LimitExcess(words=self.problems[0].message.splitlines()[0])
         worst = max(excesses, key=lambda miss: miss.excess or 0)
-        kept = min((comparison.decisions_kept for comparison in self.of_artifact), default=0.0)
+        kept = min((comparison.decisions_kept for comparison in self.artifact_comparisons), default=0.0)
         if "decisions" in worst.words:
             return worst
         return worst.model_copy(update={"words": f"{worst.words}; {decisions_text(kept)} kept"})
 
-    def _limit_excesses(self, comparison: Comparison) -> Iterator[Miss]:
+    def _limit_excesses(self, comparison: Comparison) -> Iterator[LimitExcess]:
         if comparison.asked == TRAINING_COMPARISON:
             return
-        limits = self.limits.of_probes() if comparison.asked == PROBES else self.limits
+        limits = self.limits.for_probes() if comparison.asked == PROBES else self.limits
         where = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
         figures = {"error": (comparison.max_abs, limits.max_abs)}
         if comparison.max_abs > NEGLIGIBLE:
@@ -132,13 +132,13 @@ class Verdict(Frozen):
         for name, (value, limit) in figures.items():
             if value > limit:
                 words = f"{name} {value:.2g}, limit {limit:g}, {where}"
-                yield Miss(words=words, excess=value / limit if limit else None)
+                yield LimitExcess(words=words, excess=value / limit if limit else None)
         if (kept := comparison.decisions_kept) < limits.decisions:
             words = f"{decisions_text(kept)} kept, limit {limits.decisions:.0%}, {where}"
-            yield Miss(words=words, excess=limits.decisions / kept if kept else None)
+            yield LimitExcess(words=words, excess=limits.decisions / kept if kept else None)
 
     @property
-    def nearest_tries(self) -> str:
+    def closest_attempts(self) -> str:
         """For each failed precision the attempt closest to its limit, with value and limit; empty without one."""
         nearest: dict[str, Attempt] = {}
         for attempt in self.tries:
@@ -149,7 +149,7 @@ class Verdict(Frozen):
         return ", ".join(f"{precision} failed ({_failure_reason(best)})" for precision, best in nearest.items())
 
     @property
-    def calibration_doubt(self) -> str | None:
+    def calibration_hint(self) -> str | None:
         """A hint about the calibration images, where int8 ran and no calibration kept the outputs; None otherwise."""
         # A source graph in int8 was calibrated elsewhere; it has no reduced nodes here.
         attempts = [attempt for attempt in self.tries if attempt.precision == "int8" and attempt.nodes]
@@ -170,13 +170,13 @@ class Verdict(Frozen):
         return f"{', '.join(self._difference_figures())}, at batch {sizes}, on {self.images}{probes}"
 
     def _difference_figures(self) -> list[str]:
-        worst = max(self.of_artifact, key=lambda comparison: comparison.max_abs)
-        lowest = {name: min(entry.agreement[name] for entry in self.of_artifact) for name in worst.agreement}
+        worst = max(self.artifact_comparisons, key=lambda comparison: comparison.max_abs)
+        lowest = {name: min(entry.agreement[name] for entry in self.artifact_comparisons) for name in worst.agreement}
         # Without floating-point outputs there is no error to show.
         error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
         if self.relative is not None:
             error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
-        kept = min(comparison.decisions_kept for comparison in self.of_artifact)
+        kept = min(comparison.decisions_kept for comparison in self.artifact_comparisons)
         return [
             *error,
             f"{decisions_text(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in lowest.items())})",

@@ -8,26 +8,26 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.export import DEFAULT_MAX_BATCH, Evidence, golden_for
+from builder.export import DEFAULT_MAX_BATCH, VerificationOptions, select_golden
 from builder.precision.simulate import simulated_runner
 from builder.proving.carried import compare_specs
 from builder.proving.labelled import labelled_set
 from builder.proving.page import write_page
-from builder.proving.pictured import answers_of
+from builder.proving.pictured import collect_answers
 from builder.proving.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
-from builder.proving.proof import CachingRunner, case_of
+from builder.proving.proof import CachingRunner, verification_context
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.sources.base import Source
 from builder.sources.onnx_held import onnx_precision, onnx_rounding
 from builder.targets import FormatName, Precision
 from model.compatibility import PLANS
 from model.errors import ArtifactError, CheckFailedError, Problem
-from model.files import sha256_of
+from model.files import file_sha256
 from model.manifest import MANIFEST_FILE, Manifest
 from model.runners import open_artifact
 from model.runners.base import Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.triton_config import CONFIG_FILE, configured_sizes, read_config
+from model.triton_config import CONFIG_FILE, configured_batch_sizes, read_config
 
 _FORMATS: dict[str, tuple[FormatName, str]] = {
     ".onnx": ("onnx", "onnxruntime"),
@@ -39,8 +39,8 @@ _FORMATS: dict[str, tuple[FormatName, str]] = {
 """By file suffix: the format of an artifact, and the library that runs it here."""
 
 
-def verified(
-    artifact: Path, source: Source, max_batch: int | None, evidence: Evidence, page: Path | None = None
+def verify_artifact(
+    artifact: Path, source: Source, max_batch: int | None, evidence: VerificationOptions, page: Path | None = None
 ) -> Verdict:
     """Compare an artifact with a source, by the limits of the artifact's precision.
 
@@ -48,18 +48,20 @@ def verified(
     page: where to write the HTML report.
     Raises ArtifactError where the artifact cannot be opened here.
     """
-    golden = golden_for(source.spec, source.golden, evidence.images)
+    golden = select_golden(source.spec, source.golden, evidence.images)
     precision = precision_of(artifact)
     recorded = recorded_problems(artifact, precision) if artifact.suffix in PLANS else []
     with (
         tempfile.TemporaryDirectory() as scratch,
         CachingRunner(_open_runner(artifact, source, Path(scratch), recorded)) as runner,
     ):
-        context = case_of(source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_in_config(artifact))
+        context = verification_context(
+            source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_in_config(artifact)
+        )
         if artifact.suffix == ".onnx":
-            verdict = context.verdict(runner, precision, artifact)
+            verdict = context.verify(runner, precision, artifact)
         else:
-            verdict = context.verdict_of_answers(runner, precision)
+            verdict = context.verify_answers(runner, precision)
             problems = (*recorded, *compare_specs(runner.spec, source.spec), *verdict.problems)
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
             verdict = with_stale_reason(verdict, artifact, source) if artifact.suffix in PLANS else verdict
@@ -68,7 +70,7 @@ def verified(
             with labelled_set(source, evidence.data, evidence.masks) as pictures:
                 verdict = pictures.with_quality(verdict, Path(runner.origin))
         if page is not None:
-            answers = answers_of(context.reference, runner, golden, context.max_batch, context.preferred)
+            answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
             write_page(page, source.spec.name, verdict, answers)
     return verdict
 
@@ -82,7 +84,7 @@ def _sizes_in_config(artifact: Path) -> tuple[int, ...]:
     """The batch sizes in the config.pbtxt of a published artifact; empty for an artifact outside a repository."""
     model = artifact.resolve().parent.parent
     try:
-        return configured_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
+        return configured_batch_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
     except ArtifactError:  # `builder check` reports it
         return ()
 
@@ -120,7 +122,7 @@ def _is_published(artifact: Path) -> bool:
     except (OSError, ValidationError):
         return False
     paths = (artifact, artifact.with_name(VERDICT_FILE))
-    return all(path.name in files and path.is_file() and sha256_of(path) == files[path.name].sha256 for path in paths)
+    return all(path.name in files and path.is_file() and file_sha256(path) == files[path.name].sha256 for path in paths)
 
 
 def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:
@@ -131,7 +133,7 @@ def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequen
         return open_artifact(artifact)
     rounding = onnx_rounding(artifact)  # an int8 graph may also compute in fp16
     runner = OnnxRuntimeRunner(artifact, spec=source.spec) if rounding != "bf16" else None
-    if runner is not None and (rounding is None or runner.on_gpu):
+    if runner is not None and (rounding is None or runner.is_on_gpu):
         return runner
     return simulated_runner(artifact, source.spec, scratch)
 

@@ -8,28 +8,28 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import READERS, ArtifactInfo, inspect_artifact
-from builder.config.serving_config import refusals, unproven
+from builder.artifacts import INSPECTORS, ArtifactInfo, inspect_artifact
+from builder.config.serving_config import config_problems, unverified_accelerators
 from builder.config.triton_config import label_texts, public_json, tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
-from builder.interface import Interface, difference, interface_of
+from builder.interface import Interface, describe_difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from builder.repository.check_ensemble import check_encoded
 from builder.repository.check_foreign import check_foreign
 from builder.repository.shared_files import can_promote
-from model.compatibility import PLANS, PlanProblem, damage, header_problems, plan_problems, stale_problems
+from model.compatibility import PLANS, PlanProblem, damage_reason, header_problems, plan_problems, stale_problems
 from model.cpu import adds_int8_exactly, int8_findings
-from model.encoded import belongs_to
+from model.encoded import companion_owner
 from model.ensemble import check_ensemble
 from model.errors import InputError, TritonkitError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.finding import Finding, error, no_model, warning
 from model.gpu import find_gpu
 from model.manifest import MANIFEST_FILE, Manifest
 from model.releases import image_for
 from model.spec import METADATA_KEY, ModelSpec
 from model.staging import leftovers
-from model.triton_backends import ARTIFACTS, ModelConfig, backend_of, loading_of
+from model.triton_backends import ARTIFACTS, ModelConfig, backend_files, backend_of
 from model.triton_config import (
     CONFIG_FILE,
     completed_config,
@@ -100,14 +100,14 @@ def _check_model(model: Path, target: _Target) -> Iterator[Finding]:
             "rename the folder, or remove `name`",
             code="repository.config_name",
         )
-    if not (config.HasField("ensemble_scheduling") or belongs_to(config) or is_published(model)):
+    if not (config.HasField("ensemble_scheduling") or companion_owner(config) or is_published(model)):
         yield from check_foreign(model, config)
         for version in versions_of(model):
             yield from _check_plans(model / str(version), target)
         return
-    for refusal in refusals(config):
+    for refusal in config_problems(config):
         yield error(model / CONFIG_FILE, refusal.message, "correct it, or export the model again", code=refusal.code)
-    if config.HasField("ensemble_scheduling") or belongs_to(config):
+    if config.HasField("ensemble_scheduling") or companion_owner(config):
         yield from _check_companion(model, config)
         return
     yield from _check_folders(model)
@@ -129,7 +129,7 @@ def _check_companion(model: Path, config: ModelConfig) -> Iterator[Finding]:
     """Check a model without an artifact: an ensemble, or its decoder."""
     if config.HasField("ensemble_scheduling"):
         yield from check_ensemble(model, config)
-    if belongs_to(config):
+    if companion_owner(config):
         yield from check_encoded(model, config)
         for version in versions_of(model):
             yield from _check_manifest(model / str(version))
@@ -152,7 +152,7 @@ def _check_folders(model: Path) -> Iterator[Finding]:
 
 
 def _check_serving(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    for doubt in unproven(config):
+    for doubt in unverified_accelerators(config):
         yield warning(
             model / CONFIG_FILE,
             doubt,
@@ -217,12 +217,12 @@ def _check_spec(model: Path, config: ModelConfig, interface: Interface | None) -
                 "export it again",
                 code="repository.labels_differ",
             )
-    if interface is not None and (differs := difference(interface, interface_of(spec), "its spec says")):
+    if interface is not None and (differs := describe_difference(interface, interface_of(spec), "its spec says")):
         yield error(model, f"{CONFIG_FILE} {differs}", "export the model again", code="repository.config_interface")
 
 
 def _check_version(folder: Path, config: ModelConfig, interface: Interface | None, loaded: bool) -> Iterator[Finding]:
-    loading = loading_of(config)
+    loading = backend_files(config)
     names = loading.plans.values() or ([loading.file] if loading.backend in ARTIFACTS else [])
     if missing := [name for name in names if not (folder / name).is_file()]:
         yield error(
@@ -235,7 +235,7 @@ def _check_version(folder: Path, config: ModelConfig, interface: Interface | Non
     yield from _check_manifest(folder)
     yield from _check_verdict(folder)
     for name in dict.fromkeys(names):
-        if (folder / name).suffix in READERS:
+        if (folder / name).suffix in INSPECTORS:
             yield from _check_artifact(folder / name, config, interface, loaded)
 
 
@@ -247,7 +247,9 @@ def _check_artifact(
     except TritonkitError as reason:
         yield error(artifact, str(reason), "export the model again", code=reason.code)
         return
-    differs = difference(info.interface, interface, f"{CONFIG_FILE} says") if info.interface and interface else None
+    differs = (
+        describe_difference(info.interface, interface, f"{CONFIG_FILE} says") if info.interface and interface else None
+    )
     if differs and loaded:
         yield error(artifact, f"the graph {differs}", "export the model again", code="repository.graph_interface")
     elif differs and not can_promote(artifact.parent, info):
@@ -297,8 +299,8 @@ def _check_manifest(folder: Path) -> Iterator[Finding]:
             yield error(
                 path, "is in the manifest but missing", "export the model again", code="repository.missing_file"
             )
-        elif path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            damaged = damage(path) if path.suffix in PLANS else None
+        elif path.stat().st_size != entry.bytes or file_sha256(path) != entry.sha256:
+            damaged = damage_reason(path) if path.suffix in PLANS else None
             message = damaged or "was changed since it was published (its hash differs)"
             yield error(path, message, "export the model again", code="repository.changed_file")
     for problem in stale_problems(manifest):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.repository.encoded import CODE, PREPROCESS_FILE, preprocess_json
-from model.encoded import belongs_to, decoder_of, ensemble_of
+from builder.repository.encoded import DECODER_MODULES, PREPROCESS_FILE, preprocess_json
+from model.encoded import companion_owner, decoder_of, ensemble_of
 from model.errors import TritonkitError
 from model.finding import Finding, error, warning
 from model.spec import METADATA_KEY, ModelSpec
@@ -20,7 +20,7 @@ _EXPORT = "export the model again"
 
 def check_encoded(model: Path, config: ModelConfig) -> Iterator[Finding]:
     """Check that a decoder or an ensemble fits the model it belongs to."""
-    owner = belongs_to(config)
+    owner = companion_owner(config)
     folder = model.parent / owner
     if not folder.is_dir():
         yield warning(
@@ -35,7 +35,7 @@ def check_encoded(model: Path, config: ModelConfig) -> Iterator[Finding]:
 
 def _check_decoder(model: Path, owner: Path) -> Iterator[Finding]:
     version = model / str(max(versions_of(model), default=1))
-    if changed := [name for name, path in CODE.items() if _content(version / name) != path.read_bytes()]:
+    if changed := [name for name, path in DECODER_MODULES.items() if _content(version / name) != path.read_bytes()]:
         yield warning(
             version,
             f"{' and '.join(changed)}: differs from this version of tritonkit, so clients may decode images otherwise",

@@ -12,13 +12,13 @@ from typing import Any
 
 import onnx
 
-from builder.artifacts import READERS, inspect_artifact
-from builder.config.serving_config import idle_settings, load_refusals
+from builder.artifacts import INSPECTORS, inspect_artifact
+from builder.config.serving_config import ignored_settings, load_problems
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.onnx_export import loaded_graph
 from model.errors import TritonkitError
 from model.finding import NO_BACKEND, Finding, error, misread_version, warning
-from model.triton_backends import ModelConfig, backend_of, files_of
+from model.triton_backends import ModelConfig, artifact_names, backend_of
 from model.triton_config import (
     CONFIG_FILE,
     completes_tensors,
@@ -45,9 +45,9 @@ def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
     )
     if not backend_of(config):
         yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"', code="repository.no_backend")
-    for refusal in load_refusals(config):
+    for refusal in load_problems(config):
         yield error(path, refusal.message, _CORRECT, code=refusal.code)
-    for setting in idle_settings(config):
+    for setting in ignored_settings(config):
         yield warning(path, setting.message, "it has no effect, or the backend refuses it", code=setting.code)
     yield from _check_tensors(path, config)
     yield from _check_files(model, config)
@@ -108,7 +108,7 @@ def _check_files(model: Path, config: ModelConfig) -> Iterator[Finding]:
 
 
 def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
-    for name in files_of(config):
+    for name in artifact_names(config):
         path = folder / name
         if path.is_dir():  # NVIDIA's onnxruntime backend accepts a folder with a file of the same name in it
             path /= name
@@ -119,7 +119,7 @@ def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
                 "put the file there",
                 code="repository.no_artifact",
             )
-        elif path.suffix in _INSPECTED_SUFFIXES and path.suffix in READERS:
+        elif path.suffix in _INSPECTED_SUFFIXES and path.suffix in INSPECTORS:
             yield from _check_artifact(path, config)
 
 

@@ -17,7 +17,7 @@ from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import CompanionModels
 from model import preprocess
-from model.encoded import belongs_to, decoder_of, ensemble_of
+from model.encoded import companion_owner, decoder_of, ensemble_of
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE
 from model.preprocess import Preprocess
@@ -31,7 +31,7 @@ _MODULES = (
     *("preprocess", "picture_decoding", "picture_formats", "picture_file", "jpeg_file", "png_file", "tiff_file"),
     "pixel_budget",
 )
-CODE = {
+DECODER_MODULES = {
     "model.py": Path(__file__).parents[1] / "encoded" / "model.py",
     **{f"{name}.py": Path(preprocess.__file__).with_name(f"{name}.py") for name in _MODULES},
 }
@@ -77,12 +77,14 @@ class Companion:
         for name, data in self.files.items():
             (version / name).write_bytes(data)
         # An ensemble needs a version folder too, and object stores keep no empty folders.
-        manifest = manifest_of(version, CODE["preprocess.py"], f"encoded pictures of {belongs_to(self.config)}")
+        manifest = manifest_of(
+            version, DECODER_MODULES["preprocess.py"], f"encoded pictures of {companion_owner(self.config)}"
+        )
         (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         (folder / CONFIG_FILE).write_text(config_to_text(self.config), encoding="utf-8")
 
 
-def check_names(repository: Path, model: str, encoded: bool) -> None:
+def check_companion_names(repository: Path, model: str, encoded: bool) -> None:
     """Raise InputError where the names of a model, its decoder or its ensemble are used by another model.
 
     encoded: whether decoder and ensemble will be published.
@@ -106,7 +108,7 @@ def has_encoded(repository: Path, model: str) -> bool:
     return _owner(repository / ensemble_of(model)) == model
 
 
-def follow(neighbours: CompanionModels, repository: Path, config: ModelConfig) -> None:
+def update_companions(companions: CompanionModels, repository: Path, config: ModelConfig) -> None:
     """Rebuild the decoder and the ensemble if the new configuration makes them stale.
 
     Both follow the spec in the configuration, like clients that send pixels. Where they no longer fit the model, the
@@ -115,17 +117,17 @@ def follow(neighbours: CompanionModels, repository: Path, config: ModelConfig) -
     """
     decoder, ensemble = _companions_for(repository, config)
     if not (decoder.is_compatible(repository) and ensemble.is_compatible(repository)):
-        neighbours.remove(ensemble.name)
+        companions.remove(ensemble.name)
     for companion in (decoder, ensemble):
-        if neighbours.is_removed(companion.name) or not companion.is_current(repository):
-            companion.write(neighbours.add(companion.name))
+        if companions.is_removed(companion.name) or not companion.is_current(repository):
+            companion.write(companions.add(companion.name))
 
 
-def leave(neighbours: CompanionModels, repository: Path, model: str) -> None:
+def remove_companions(companions: CompanionModels, repository: Path, model: str) -> None:
     """Remove the decoder and the ensemble of a model, where they exist."""
     for name in (ensemble_of(model), decoder_of(model)):
         if _owner(repository / name) == model:
-            neighbours.remove(name)
+            companions.remove(name)
 
 
 def preprocess_json(settings: Preprocess) -> bytes:
@@ -135,7 +137,7 @@ def preprocess_json(settings: Preprocess) -> bytes:
 
 def _companions_for(repository: Path, config: ModelConfig) -> Iterator[Companion]:
     settings = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin=config.name).preprocess
-    code = {name: path.read_bytes() for name, path in CODE.items()}
+    code = {name: path.read_bytes() for name, path in DECODER_MODULES.items()}
     current = [_current_config(repository / name) for name in (decoder_of(config.name), ensemble_of(config.name))]
     yield Companion(decoder_config(config, current[0]), {**code, PREPROCESS_FILE: preprocess_json(settings)})
     yield Companion(ensemble_config(config, current[1]), {})
@@ -147,7 +149,7 @@ def _current_config(folder: Path) -> ModelConfig | None:
 
 def _owner(folder: Path) -> str:
     try:
-        return belongs_to(read_config(folder))
+        return companion_owner(read_config(folder))
     except ArtifactError:  # missing or unreadable
         return ""
 

@@ -41,7 +41,7 @@ class Servers:
     """PEM file of the client certificate."""
     tls_key: Path | None = None
 
-    def holding(self, model: str) -> LoadedVersions:
+    def loaded_versions(self, model: str) -> LoadedVersions:
         """The versions of a model that these servers have loaded, are loading or are unloading.
 
         Raises InferenceError or TokenError where a named server gives no list, ExternalError where a server at the
@@ -81,18 +81,18 @@ class Servers:
 
 
 @dataclass(frozen=True)
-class Answered(Servers):
+class KnownServers(Servers):
     """Servers that were asked before; they are not asked again."""
 
-    held: LoadedVersions = field(default_factory=LoadedVersions)
+    answer: LoadedVersions = field(default_factory=LoadedVersions)
     """The versions that they have loaded."""
 
-    def holding(self, model: str) -> LoadedVersions:
+    def loaded_versions(self, model: str) -> LoadedVersions:
         """The loaded versions from the earlier request."""
-        return self.held
+        return self.answer
 
 
-def servers_to_spare(
+def retention_servers(
     urls: Sequence[str] | None,
     keep: int | None,
     tls_ca: Path | None = None,
@@ -108,10 +108,10 @@ def servers_to_spare(
             "--url names servers whose loaded versions are not deleted, so it needs --keep",
             code="option.url_without_keep",
         )
-    return servers_from(urls, tls_ca, tls_cert, tls_key)
+    return servers_from_options(urls, tls_ca, tls_cert, tls_key)
 
 
-def servers_from(
+def servers_from_options(
     urls: Sequence[str] | None, tls_ca: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None
 ) -> Servers:
     """Parse the servers of `--url`, with the PEM files for TLS.

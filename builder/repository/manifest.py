@@ -7,8 +7,8 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.files import sha256_of
-from model.manifest import MANIFEST_FILE, FileEntry, Manifest, record_in
+from model.files import file_sha256
+from model.manifest import MANIFEST_FILE, FileEntry, Manifest, read_build_record
 
 _TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tritonclient")
 
@@ -16,18 +16,18 @@ _TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "nu
 def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
     """Hash every file in a version folder and record the tool versions of this environment."""
     files = {
-        path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
         if path.name != MANIFEST_FILE
     }
-    build = record_in(folder)
+    build = read_build_record(folder)
     return Manifest(
         files=files,
         created=datetime.now(UTC),
         tools=_tool_versions(),
         python=platform.python_version(),
         source=description,
-        source_sha256=sha256_of(source),
+        source_sha256=file_sha256(source),
         source_path=source.resolve(),
         tensorrt=build.tensorrt if build else None,
         gpu=build.gpu if build else None,

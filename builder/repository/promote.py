@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder.config.serving import Serving, VersionPolicy
-from builder.repository.encoded import follow, has_encoded
+from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import replacement
 from builder.repository.shared_files import shared_files_for
 from builder.repository.versions import Model, model_versions, version_folder
@@ -71,7 +71,7 @@ def _promote_chosen(folder: Path, choose: Callable[[Model], int | None], force: 
         shared = shared_files_for(prepared.model, number, Serving(version_policy=policy))
         shared.write(prepared.model)
         if encoded := has_encoded(folder.parent, folder.name):
-            follow(prepared.neighbours, folder.parent, shared.config)
+            update_companions(prepared.companions, folder.parent, shared.config)
     return Promotion(
         model=folder.name,
         version=number,

@@ -80,16 +80,16 @@ class CompanionModels:
 class Replacement:
     """A model folder in preparation, and the companion models that change with it."""
 
-    def __init__(self, model: Path, neighbours: CompanionModels) -> None:
+    def __init__(self, model: Path, companions: CompanionModels) -> None:
         self.model = model
-        self.neighbours = neighbours
+        self.companions = companions
 
 
 class Publication(Replacement):
     """A model folder in preparation that gets a new version."""
 
-    def __init__(self, model: Path, version: int, neighbours: CompanionModels) -> None:
-        super().__init__(model, neighbours)
+    def __init__(self, model: Path, version: int, companions: CompanionModels) -> None:
+        super().__init__(model, companions)
         self.version = version
         self.version_folder = model / str(version)
 
@@ -107,7 +107,7 @@ def publication(repository: Path, name: str) -> Iterator[Publication]:
             f"{repository}: cannot be a model repository ({error.strerror})", code="repository.not_writable"
         ) from error
     with replacement(repository, name) as changed:
-        prepared = Publication(changed.model, next_version(repository / name), changed.neighbours)
+        prepared = Publication(changed.model, next_version(repository / name), changed.companions)
         prepared.version_folder.mkdir(parents=True)
         yield prepared
 
@@ -124,7 +124,7 @@ def replacement(repository: Path, name: str) -> Iterator[Replacement]:
         prepared = Replacement(staged, CompanionModels(repository, folder))
         yield prepared
         _flush(staged)
-        with prepared.neighbours.apply_around(live):
+        with prepared.companions.apply_around(live):
             _move_into_place(staged, live)
 
 

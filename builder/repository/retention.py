@@ -49,7 +49,9 @@ class Retention(Frozen):
         return f"{self.model}: {deleted}{f' ({kept})' if kept else ''}{unchecked if self.deleted else ''}"
 
 
-def keep_newest(folder: Path, keep: int, servers: Servers = NO_SERVERS, before: Collection[int] = ()) -> Retention:
+def keep_newest(
+    folder: Path, keep: int, servers: Servers = NO_SERVERS, served_before: Collection[int] = ()
+) -> Retention:
     """Delete a model's versions, except the newest `keep` and those marked, served or loaded by `servers`.
 
     served_before: versions that the version policy loaded until now; running servers may still have them loaded.
@@ -60,10 +62,10 @@ def keep_newest(folder: Path, keep: int, servers: Servers = NO_SERVERS, before: 
     if keep < 1:
         raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder", code="option.keep")
     with staging(folder.parent) as staging_folder:
-        loaded = servers.holding(folder.name)
+        loaded = servers.loaded_versions(folder.name)
         model = model_versions(folder, loaded)
         older = model.versions[:-keep]
-        reasons = {version.version: _keep_reason(version, model, loaded, before) for version in older}
+        reasons = {version.version: _keep_reason(version, model, loaded, served_before) for version in older}
         to_delete = [version for version in older if not reasons[version.version]]
         for version in to_delete:
             _move_out(

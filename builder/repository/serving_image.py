@@ -9,7 +9,7 @@ from model.build_record import BuildRecord
 from model.compatibility import plan_problems
 from model.env_file import ENV_FILE
 from model.errors import CheckFailedError, Problem
-from model.manifest import Manifest, record_in
+from model.manifest import Manifest, read_build_record
 from model.releases import IMAGE_VARIABLE
 
 
@@ -19,7 +19,7 @@ def check_loads(folder: Path, image: str, force: bool = False) -> list[str]:
     image: the Docker image from `.env`. Raises CheckFailedError where it cannot load the plan, unless `force` is set;
     ArtifactError for a broken build record.
     """
-    return check_build(record_in(folder), image, force)
+    return check_build(read_build_record(folder), image, force)
 
 
 def check_build(record: BuildRecord | None, image: str, force: bool = False) -> list[str]:

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import READERS, ArtifactInfo, inspect_artifact
-from builder.config.serving import AS_BEFORE, Serving
+from builder.artifacts import INSPECTORS, ArtifactInfo, inspect_artifact
+from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.config.warmup import warms_up, warmup_files, write_warmup
-from builder.interface import Interface, difference, interface_of
+from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
+from builder.interface import Interface, describe_difference, interface_of
 from builder.proving.verdict import VERDICT_FILE, Verdict
 from model.errors import ArtifactError, InputError, TritonkitError
 from model.files import atomic_write
 from model.golden import GOLDEN_FILE, Golden
 from model.preprocess import ImageArray
 from model.spec import METADATA_KEY, ModelSpec
-from model.triton_backends import ModelConfig, loading_of
+from model.triton_backends import ModelConfig, backend_files
 from model.triton_config import (
     CONFIG_FILE,
-    described_policy,
     last_version,
+    policy_text,
     read_config,
     versions_loaded,
     versions_of,
@@ -48,7 +48,7 @@ class SharedFiles:
 
         Each file is replaced, never modified: it is a hard link to the file being served.
         """
-        if self.images is not None and warms_up(self.config):
+        if self.images is not None and uses_golden_image(self.config):
             write_warmup(model, warmup_files(self.images))
         texts = {CONFIG_FILE: config_to_text(self.config), METADATA_KEY: self.spec.to_json(), **label_texts(self.spec)}
         for stale in _label_files(model):
@@ -89,10 +89,10 @@ def _check_same_interface(model: Path, others: Sequence[int], newest: int, share
     """Raise InputError where a loaded version has other inputs or outputs than the newest loaded one."""
     expected = interface_of(shared.spec)
     for version in others:
-        interface = _interface(model / str(version), loading_of(shared.config).file)
-        if interface is not None and (differs := difference(interface, expected, f"version {newest} has")):
+        interface = _interface(model / str(version), backend_files(shared.config).file)
+        if interface is not None and (differs := describe_difference(interface, expected, f"version {newest} has")):
             raise InputError(
-                f"{model.name}: version {version}, which version policy {described_policy(shared.config)} loads too, "
+                f"{model.name}: version {version}, which version policy {policy_text(shared.config)} loads too, "
                 f"{differs}. Triton has one config.pbtxt for all versions of a model: export under another --name, or "
                 "with --versions latest:1",
                 code="repository.versions_differ",
@@ -108,7 +108,7 @@ def _interface(folder: Path, name: str) -> Interface | None:
 
 
 def shared_files_for(
-    model: Path, version: int, serving: Serving = AS_BEFORE, overrides: ModelConfig | None = None
+    model: Path, version: int, serving: Serving = UNCHANGED_SERVING, overrides: ModelConfig | None = None
 ) -> SharedFiles:
     """Create the shared files for a version that is the newest loaded one. Tuned settings of the configuration stay.
 
@@ -116,7 +116,7 @@ def shared_files_for(
     refuse.
     """
     current, folder = read_config(model), model / str(version)
-    loading = loading_of(current)
+    loading = backend_files(current)
     info = _inspect_version(folder, loading.file)
     spec = version_spec(model, version, info)
     older = [number for number in versions_of(model) if number != version]
@@ -128,8 +128,8 @@ def shared_files_for(
         current,
         loading=loading,
         serving=serving,
-        given=overrides,
-        older=older,
+        user_config=overrides,
+        other_versions=older,
     )
     golden = folder / GOLDEN_FILE
     return SharedFiles(spec, config, Golden.load(golden).images if golden.is_file() else None)
@@ -143,7 +143,7 @@ def version_spec(model: Path, version: int, info: ArtifactInfo | None = None) ->
     folder, current = model / str(version), read_config(model)
     if (folder / METADATA_KEY).is_file():
         return _read_spec(folder / METADATA_KEY)
-    info = info or _inspect_version(folder, loading_of(current).file)
+    info = info or _inspect_version(folder, backend_files(current).file)
     if info.spec is not None:
         return info.spec
     if version == shared_version(model) and (model / METADATA_KEY).is_file():
@@ -208,7 +208,7 @@ def _inspect_version(folder: Path, name: str) -> ArtifactInfo:
         raise ArtifactError(
             f"{folder}: has no {name}, which its backend loads; export it again", code="repository.no_artifact"
         )
-    return inspect_artifact(artifact) if artifact.suffix in READERS else ArtifactInfo()
+    return inspect_artifact(artifact) if artifact.suffix in INSPECTORS else ArtifactInfo()
 
 
 def _read_spec(path: Path) -> ModelSpec:

@@ -17,7 +17,7 @@ from model.encoded import without_encoded
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE, Manifest
 from model.spec import Frozen
-from model.triton_config import CONFIG_FILE, described_policy, read_config, versions_loaded, versions_of
+from model.triton_config import CONFIG_FILE, policy_text, read_config, versions_loaded, versions_of
 
 MARK_FILE = "mark.json"
 """The mark of a version, in its folder; no other file changes with it."""
@@ -79,7 +79,7 @@ def model_versions(folder: Path, loaded: LoadedVersions | None = None) -> Model:
     return Model(
         name=folder.name,
         folder=folder,
-        policy=described_policy(config),
+        policy=policy_text(config),
         versions=tuple(_version(folder / str(number), number in served, loaded_numbers) for number in numbers),
     )
 

@@ -34,5 +34,5 @@ def open_source(source: str | Path, foreign: ForeignModelOptions | None, name: s
     if kind == "weights" or options.model is not None:
         return source_from_state_dict(path, options, name)
     read_spec(path)  # a damaged checkpoint is reported before unused options
-    options.refuse(options.given, f"{path} is a checkpoint that carries its own spec")
+    options.refuse(options.set_options, f"{path} is a checkpoint that carries its own spec")
     return source_from_checkpoint(path, name)

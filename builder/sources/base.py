@@ -10,7 +10,7 @@ from typing import Self
 from builder.onnx_export import onnx_from_network
 from builder.proving.judge import TrainedReference
 from builder.targets import Precision
-from builder.terms import OutputOptions, in_terms
+from builder.terms import OutputOptions, with_output_options
 from model.golden import Golden
 from model.network import Network
 from model.runners.base import Runner
@@ -58,11 +58,11 @@ class Source(ABC):
         Raises ArtifactError.
         """
 
-    def check_takes(self, precision: Precision) -> None:  # noqa: B027 - a network takes every precision
+    def check_precision(self, precision: Precision) -> None:  # noqa: B027 - a network takes every precision
         """Raise InputError where the source cannot be exported in this precision."""
 
     @abstractmethod
-    def asked_in(self, terms: OutputOptions) -> Self:
+    def with_output_options(self, terms: OutputOptions) -> Self:
         """The same source with other output options. Raises InputError where its task does not support them."""
 
 
@@ -95,5 +95,5 @@ class NetworkSource(Source):
     def write_graph(self, path: Path) -> None:
         onnx_from_network(self.module, path)
 
-    def asked_in(self, terms: OutputOptions) -> Self:
-        return replace(self, module=in_terms(self.module, terms), trained=self.module)
+    def with_output_options(self, terms: OutputOptions) -> Self:
+        return replace(self, module=with_output_options(self.module, terms), trained=self.module)

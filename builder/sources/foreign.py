@@ -11,7 +11,7 @@ from builder.sources.labels import read_labels
 from builder.sources.pictures import apply_options, describe_preprocessing
 from model.backbones import architecture_of, library_hint, recipe_of
 from model.errors import CheckpointError, InputError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.network import Network, load_weights
 from model.spec import Lineage, ModelSpec, TaskSpec, image_input
 from model.tasks import task_for
@@ -46,7 +46,7 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     library = "" if is_torchvision(model) else "timm "
     parts = [f"{path.name} into {library}{model}{origin}: {mapping.how}", weights.note]
     note = "; ".join([*filter(None, parts), describe_preprocessing(network.spec, foreign, recipe)])
-    lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
+    lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if name:
         network.spec = network.spec.renamed(name)

@@ -125,7 +125,7 @@ class GraphSource(Source):
     def precision(self) -> Precision:
         return reduced_or_quantized_precision(self.model)
 
-    def check_takes(self, precision: Precision) -> None:
+    def check_precision(self, precision: Precision) -> None:
         if self.precision != "fp32" and precision not in ("fp32", self.precision):
             raise InputError(
                 f"{self.path}: the graph is {self.precision} already and can only be exported unchanged: request "
@@ -133,7 +133,7 @@ class GraphSource(Source):
                 code="onnx.already_reduced",
             )
 
-    def asked_in(self, terms: OutputOptions) -> Self:
+    def with_output_options(self, terms: OutputOptions) -> Self:
         if terms == OutputOptions():
             return self
         task = task_for(self.spec)

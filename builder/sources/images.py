@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import DataError
-from model.golden import MAX_IMAGES, Golden, packed
+from model.golden import MAX_IMAGES, Golden, pack_geometries
 from model.picture_files import PictureSearch, pictures_below
 from model.preprocess import ImageError, Preprocess, load_file
 
@@ -37,7 +37,7 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
     return Golden(
         np.stack([image for image, _ in loaded]),
         {},
-        geometries=packed(geometry for _, geometry in loaded),
+        geometries=pack_geometries(geometry for _, geometry in loaded),
         source=f"{len(loaded)} pictures of {images}",
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from builder.interface import difference, interface_of
+from builder.interface import describe_difference, interface_of
 from builder.onnx_export import onnx_interface, spec_in_onnx
 from builder.options import ForeignModelOptions
 from builder.sources.graph import ForeignGraphRunner, GraphFunction, GraphSignature, GraphSource
@@ -29,7 +29,7 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
     """Open an ONNX file. Raises ArtifactError for a damaged file, InputError for unfit graphs or missing options."""
     model = inline_functions(read_onnx(path), path)
     if (spec := spec_in_onnx(path)) is not None:
-        foreign.refuse(foreign.given, f"{path} carries its own spec")
+        foreign.refuse(foreign.set_options, f"{path} carries its own spec")
         return _tritonkit_source(path, model, spec.renamed(name) if name else spec)
     interface = image_interface(model, path, foreign.layout)
     run = graph_function(model, path)
@@ -70,7 +70,7 @@ def source_from_graph(
 
 def _tritonkit_source(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> GraphSource:
     task_of(spec)
-    if differs := difference(onnx_interface(path), interface_of(spec), "its spec says"):
+    if differs := describe_difference(onnx_interface(path), interface_of(spec), "its spec says"):
         raise ArtifactError(f"{path}: its graph {differs}. Export it again", code="onnx.interface")
     runner = reference_runner(model, path, spec)
     golden = recorded_golden(path, runner, reduced_or_quantized_precision(model))

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
-from builder.precision.cast import Reduced
-from builder.precision.simulate import LOW, TYPE_ATTRIBUTES
+from builder.precision.cast import ReducedType
+from builder.precision.simulate import REDUCED_TYPES, TYPE_ATTRIBUTES
 from builder.sources.onnx_file import graphs_in
 from builder.targets import Precision
 from model.errors import ArtifactError, InputError, first_line
@@ -29,7 +29,7 @@ def onnx_precision(path: Path) -> Precision:
     return lowest_precision(_load_without_weights(path))
 
 
-def onnx_rounding(path: Path) -> Reduced | None:
+def onnx_rounding(path: Path) -> ReducedType | None:
     """The reduced type in an ONNX file (`rounding_type`). Raises ArtifactError and what `inline_functions` raises."""
     return rounding_type(inline_functions(_load_without_weights(path), path))
 
@@ -44,7 +44,7 @@ def lowest_precision(model: onnx.ModelProto) -> Precision:
     return "int8" if _is_quantized(model) else reduced_or_quantized_precision(model)
 
 
-def rounding_type(model: onnx.ModelProto) -> Reduced | None:
+def rounding_type(model: onnx.ModelProto) -> ReducedType | None:
     """The reduced type of a graph, the more frequent of fp16 and bf16; None where it has neither."""
     types = [kind for graph in graphs_in(model.graph) for kind in _types_in(graph)]
     types += [kind for function in model.functions for kind in _types_of_nodes(function.node)]
@@ -68,7 +68,7 @@ def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     inner = [graph for graph in graphs_in(model.graph) if graph is not model.graph]
-    if any(kind in LOW for graph in inner for kind in _types_in(graph)):
+    if any(kind in REDUCED_TYPES for graph in inner for kind in _types_in(graph)):
         raise InputError(
             f"{path}: computes in fp16 or bf16 inside If, Loop or Scan, where rounding cannot be simulated; pass the "
             "original fp32 graph",

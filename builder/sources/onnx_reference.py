@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from builder.precision.simulate import widened
+from builder.precision.simulate import convert_to_fp32
 from builder.sources.graph import GraphFunction, Raw
 from builder.sources.onnx_file import save_onnx
 from builder.sources.onnx_graph import onnx_session
@@ -48,5 +48,5 @@ def reference_runner(model: onnx.ModelProto, path: Path, spec: ModelSpec) -> Onn
 
 def _widened_file(model: onnx.ModelProto, path: Path, folder: Path) -> Path:
     file = folder / "widened.onnx"
-    save_onnx(widened(model), file, origin=f"{path}, in fp32")
+    save_onnx(convert_to_fp32(model), file, origin=f"{path}, in fp32")
     return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.sources.base import NetworkSource
-from model.golden import beside_checkpoint
+from model.golden import golden_of_checkpoint
 from model.network import load_network
 
 
@@ -14,4 +14,4 @@ def source_from_checkpoint(path: Path, name: str | None = None) -> NetworkSource
     network = load_network(path)
     if name:
         network.spec = network.spec.renamed(name)
-    return NetworkSource(path, beside_checkpoint(path), f"checkpoint {path.name}", network)
+    return NetworkSource(path, golden_of_checkpoint(path), f"checkpoint {path.name}", network)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from builder.options import ForeignModelOptions
 from model.errors import InputError
 from model.preprocess import Preprocess
-from model.recipe import Recipe
+from model.recipe import PretrainedRecipe
 from model.spec import ModelSpec, Normalize
 
 
-def apply_options(foreign: ForeignModelOptions, recipe: Recipe) -> tuple[Preprocess, Normalize]:
+def apply_options(foreign: ForeignModelOptions, recipe: PretrainedRecipe) -> tuple[Preprocess, Normalize]:
     """Replace values of the recipe by options. Raises InputError for a crop ratio without cropping."""
     defaults, normalize = recipe.preprocess, recipe.normalize
     fit = foreign.fit or defaults.fit
@@ -54,7 +54,7 @@ def describe_fit(preprocess: Preprocess, foreign: ForeignModelOptions, origin: s
     return f"images: {fit_text}, {preprocess.interpolation} ({origins})"
 
 
-def describe_preprocessing(spec: ModelSpec, foreign: ForeignModelOptions, recipe: Recipe) -> str:
+def describe_preprocessing(spec: ModelSpec, foreign: ForeignModelOptions, recipe: PretrainedRecipe) -> str:
     """Describe size, mean, std and fit of a network's preprocessing, with their origins."""
     preprocess = spec.preprocess
     size = (

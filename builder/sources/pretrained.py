@@ -15,10 +15,10 @@ from builder.sources.labels import read_labels
 from builder.sources.pictures import describe_preprocessing
 from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
 from model.errors import ExternalError, InputError, SpecError
-from model.files import sha256_of
-from model.hub import downloaded, file_of
+from model.files import file_sha256
+from model.hub import cached_download, weights_file
 from model.network import Network
-from model.recipe import Recipe
+from model.recipe import PretrainedRecipe
 from model.spec import Lineage, TaskSpec
 from model.torchvision_networks import PREFIX as TORCHVISION
 from model.torchvision_networks import torchvision_weights
@@ -54,7 +54,7 @@ def source_from_torchvision(name: str, foreign: ForeignModelOptions, rename: str
         )
     spec = network_spec(model, TaskSpec(task=foreign.task or "multiclass", labels=labels), foreign)
     network = Network(spec, pretrained=True)
-    path = downloaded(weights.url)
+    path = cached_download(weights.url)
     if path is None:
         raise ExternalError(
             f"{TORCHVISION_PREFIX}{name}: its weights were loaded, but their file is not in the cache",
@@ -77,7 +77,7 @@ def source_from_timm(name: str, foreign: ForeignModelOptions, rename: str | None
     )
     if network is None:
         network = Network(network_spec(name, _classifier_task(name, config, foreign), foreign), pretrained=True)
-    path = file_of(config)
+    path = weights_file(config)
     if path is None:
         raise ExternalError(
             f"{PREFIX}{name}: its weights were loaded, but their file is not in the cache",
@@ -89,11 +89,16 @@ def source_from_timm(name: str, foreign: ForeignModelOptions, rename: str | None
 
 
 def _source_of(
-    network: Network, path: Path, origin: str, recipe: Recipe, foreign: ForeignModelOptions, rename: str | None
+    network: Network,
+    path: Path,
+    origin: str,
+    recipe: PretrainedRecipe,
+    foreign: ForeignModelOptions,
+    rename: str | None,
 ) -> NetworkSource:
     network.check_size("--size")
     note = f"{origin}; {describe_preprocessing(network.spec, foreign, recipe)}"
-    lineage = Lineage(parent=f"sha256:{sha256_of(path)}", note=note)
+    lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})
     if rename:
         network.spec = network.spec.renamed(rename)

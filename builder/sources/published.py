@@ -16,8 +16,8 @@ from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
 from builder.targets import Precision
 from model.comparison import FP32_LIMITS, Limits, compare
 from model.errors import ArtifactError
-from model.files import sha256_of
-from model.golden import GOLDEN_FILE, Golden, beside_checkpoint
+from model.files import file_sha256
+from model.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
 from model.manifest import MANIFEST_FILE, Manifest
 from model.runners.base import Runner
 from model.tasks import task_of
@@ -38,7 +38,7 @@ def recorded_golden(path: Path, runner: Runner, precision: Precision) -> Golden 
     """
     manifest = _manifest_of(path)
     verdict = _verdict_of(path, manifest)
-    golden = beside_checkpoint(path)
+    golden = golden_of_checkpoint(path)
     has_golden_hash = (
         manifest is not None and GOLDEN_FILE in manifest.files
     )  # file and sample are unchanged since the verdict
@@ -63,7 +63,7 @@ def _manifest_of(path: Path) -> Manifest | None:
         return None
     for name in (path.name, VERDICT_FILE, GOLDEN_FILE):
         entry, file = manifest.files.get(name), path.with_name(name)
-        if entry is not None and (not file.is_file() or sha256_of(file) != entry.sha256):
+        if entry is not None and (not file.is_file() or file_sha256(file) != entry.sha256):
             reason = "was changed since it was published (its hash differs)" if file.is_file() else "is missing"
             raise ArtifactError(
                 f"{file}: {reason}. Export it again from its source: {manifest.source}", code="artifact.changed"
@@ -101,8 +101,12 @@ def _check_recorded_answers(path: Path, runner: Runner, golden: Golden, precisio
             code="golden.other_model",
         )
     finite = all(np.isfinite(array).all() for array in (*golden.outputs.values(), *now.values()))
-    drift = compare("recorded", task_of(runner.spec), golden.outputs, now, golden.fitted, limits) if finite else None
-    if drift is not None and drift.within(limits) and drift.decisions_kept >= limits.decisions:
+    drift = (
+        compare("recorded", task_of(runner.spec), golden.outputs, now, golden.geometry_values, limits)
+        if finite
+        else None
+    )
+    if drift is not None and drift.is_within(limits) and drift.decisions_kept >= limits.decisions:
         return
     difference = (
         "NaN or infinity" if drift is None else f"error {drift.max_abs:.1e}, {drift.decisions_kept:.0%} of decisions"

@@ -17,9 +17,9 @@ from builder.sources.graph import FinalStep, GraphSignature, Raw
 from builder.sources.labels import read_labels
 from builder.sources.pictures import apply_options, describe_fit, describe_normalize
 from model.errors import InputError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.preprocess import Preprocess
-from model.recipe import Recipe
+from model.recipe import PretrainedRecipe
 from model.spec import Architecture, Lineage, ModelSpec, Normalize, TaskSpec, image_input
 from model.tasks import task_for
 from model.tasks.multiclass import SUM_TOLERANCE
@@ -48,14 +48,14 @@ def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Fore
     return preprocess
 
 
-def _recipe(foreign: ForeignModelOptions) -> Recipe:
+def _recipe(foreign: ForeignModelOptions) -> PretrainedRecipe:
     """The recipe of the model in --model, else that of most models, whose size is not used."""
     if foreign.model is not None:
         from model.backbones import recipe_of
 
         return recipe_of(foreign.model)
     is_dense = foreign.task == "segmentation"
-    return Recipe(
+    return PretrainedRecipe(
         Preprocess(1, 1, "squash") if is_dense else Preprocess(1, 1, crop_ratio=_CROP_RATIO), _IMAGENET, "assumed"
     )
 
@@ -100,7 +100,7 @@ def graph_spec(
         outputs=task_for(task_spec).outputs(image),
         preprocess=preprocess,
         normalize=normalize_of(signature, foreign),
-        lineage=Lineage(parent=f"sha256:{sha256_of(path)}"),
+        lineage=Lineage(parent=f"sha256:{file_sha256(path)}"),
     )
 
 

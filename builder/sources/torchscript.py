@@ -18,7 +18,7 @@ from builder.sources.onnx_graph import DeclaredInterface
 from builder.sources.onnx_held import inline_functions
 from builder.sources.told import preprocess_of
 from model.errors import ArtifactError, InputError
-from model.torchscript import carried_spec, load_torchscript, torch_reason
+from model.torchscript import embedded_spec, load_torchscript, torch_reason
 
 _OPSET = 17
 _INPUT, _OUTPUT = "input", "output"
@@ -29,7 +29,7 @@ def source_from_torchscript(path: Path, foreign: ForeignModelOptions, name: str 
 
     Raises ArtifactError where it cannot be loaded or exported, InputError for missing options or forbidden code.
     """
-    if carried_spec(path) is not None:
+    if embedded_spec(path) is not None:
         raise InputError(f"{path}: was exported by `builder`; pass the checkpoint it came from", code="source.exported")
     module = load_torchscript(path)
     preprocess = preprocess_of(path, (None, None), foreign)

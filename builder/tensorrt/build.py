@@ -14,12 +14,12 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
+from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
 from builder.targets import ProgressCallback
 from builder.tensorrt.worker import BuildOutcome, BuildReply, BuildRequest
 from model.build_record import BuildRecord, BuildSettings
 from model.errors import ArtifactError
-from model.files import atomic_write, sha256_of
+from model.files import atomic_write, file_sha256
 from model.plans import TITLES
 
 _ROOT = Path(__file__).parents[2]
@@ -39,13 +39,13 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCall
     report(title)
     with atomic_write(plan) as temporary:
         outcome = _run_worker(BuildRequest(graph=graph, plan=temporary, settings=settings), _ProgressBar(title, report))
-        size, digest = temporary.stat().st_size, sha256_of(temporary)
+        size, digest = temporary.stat().st_size, file_sha256(temporary)
     return BuildRecord(
         **outcome.model_dump(),
         flavour=settings.flavour,
         bytes=size,
         sha256=digest,
-        graph_sha256=sha256_of(graph),
+        graph_sha256=file_sha256(graph),
         settings=settings,
     )
 
@@ -112,7 +112,7 @@ def _run_worker(request: BuildRequest, show: Callable[[BuildReply], None]) -> Bu
 
 
 def _failure(message: str) -> BuildStoppedError | CannotBuildError:
-    if tells_of_memory(message):
+    if is_out_of_memory(message):
         return BuildStoppedError(
             f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
             code="tensorrt.out_of_memory",

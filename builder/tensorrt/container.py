@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.failures import BuildStoppedError, CannotBuildError, tells_of_memory
+from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
 from builder.targets import ProgressCallback
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from model.build_record import BuildRecord, BuildSettings
 from model.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
 from model.errors import first_line
-from model.files import atomic_write, sha256_of
+from model.files import atomic_write, file_sha256
 from model.plans import plan_header
 from model.spec import TensorSpec
 
@@ -51,7 +51,7 @@ class ContainerRun:
         """The current user and group, so that the container's files belong to them."""
         return f"{os.getuid()}:{os.getgid()}"
 
-    def line(self) -> str:
+    def command_line(self) -> str:
         """The equivalent `docker run` command."""
         mounts = [word for host, inside in self.folders for word in ("--volume", f"{host}:{inside}")]
         program, *arguments = self.command
@@ -59,7 +59,7 @@ class ContainerRun:
         return shlex.join([*words, "--entrypoint", program, self.image, *arguments])
 
 
-def run_for(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path) -> ContainerRun:
+def container_for_build(image: str, tensor: TensorSpec, settings: BuildSettings, work: Path) -> ContainerRun:
     """Create the container run that builds `model.plan` from `model.onnx` in the folder `work`.
 
     tensor: the input; its shape has no batch axis.
@@ -121,7 +121,7 @@ def build_in_container(
     with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
         work = Path(folder)
         shutil.copyfile(graph, work / _GRAPH)
-        run = run_for(image, tensor, settings, work)
+        run = container_for_build(image, tensor, settings, work)
         for folder_on_host, _ in run.folders:
             folder_on_host.mkdir(parents=True, exist_ok=True)
         log = _run_to_success(docker, run, settings.time_limit_s)
@@ -137,8 +137,8 @@ def build_in_container(
         compute_capabilities=tuple(filter(None, [_find_in_log(log, r"Compute Capability: ([\d.]+)")])),
         seconds=round(time.monotonic() - began, 2),
         bytes=plan.stat().st_size,
-        sha256=sha256_of(plan),
-        graph_sha256=sha256_of(graph),
+        sha256=file_sha256(plan),
+        graph_sha256=file_sha256(graph),
         engine=engine,
         settings=settings,
         image=image,
@@ -183,7 +183,7 @@ def _run_to_success(docker: Docker, run: ContainerRun, limit_s: float) -> str:
     if code == 0:
         return log
     lines = [line for line in log.splitlines() if "[E]" in line] or log.splitlines() or ["no output"]
-    memory_error = next((line for line in lines if "[E]" in line and tells_of_memory(line)), None)
+    memory_error = next((line for line in lines if "[E]" in line and is_out_of_memory(line)), None)
     message = f"trtexec in {run.image} ended with exit code {code}: {(memory_error or lines[0]).strip()}"
     if memory_error is not None or code == _KILLED:
         raise BuildStoppedError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from builder.failures import tells_of_memory
+from builder.failures import is_out_of_memory
 from builder.tensorrt.refusals import ParserError, parser_message
 from model.build_record import BuildSettings
 from model.errors import ArtifactError
@@ -117,7 +117,7 @@ class PlanBuilder:
             config.set_timing_cache(load_timings(config, timing_cache), False)
         plan = self._builder.build_serialized_network(self._network, config)
         if plan is None:
-            memory_errors = (line for line in self.logged if tells_of_memory(line))  # later errors follow from these
+            memory_errors = (line for line in self.logged if is_out_of_memory(line))  # later errors follow from these
             reason = next(memory_errors, self.logged[-1] if self.logged else "no reason was given")
             raise ArtifactError(
                 f"{self._graph.name}: {self._title} cannot build it: {reason}", code="tensorrt.build_refused"

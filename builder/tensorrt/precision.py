@@ -18,7 +18,7 @@ from typing import Any
 from builder.targets import Precision
 from model.build_record import BuildRecord
 from model.errors import ArtifactError, Problem
-from model.files import sha256_of
+from model.files import file_sha256
 from model.plans import logger_for
 
 _TYPE_PATTERNS = (
@@ -46,7 +46,7 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
     graph: the ONNX file the plan was built from. record: the plan's build record.
     """
     problems = record_problems(plan, claimed, record)
-    if sha256_of(graph) != record.graph_sha256:
+    if file_sha256(graph) != record.graph_sha256:
         problems.append(Problem("verdict.plan", f"{plan.name} was built from another graph than {graph.name}"))
     others = (_share_problem(graph, claimed, record), _size_problem(plan, graph, claimed, record))
     return [*problems, *(problem for problem in others if problem is not None)]
@@ -55,7 +55,7 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
 def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:
     """Problems that the build record alone shows, without the graph."""
     problems = []
-    if sha256_of(plan) != record.sha256:
+    if file_sha256(plan) != record.sha256:
         problems.append(Problem("verdict.plan", f"{plan.name} is not the plan of its build record: its hash differs"))
     for source, layers in (("the network it was built from", record.computed), ("the engine", record.engine)):
         if (problem := _type_problem(source, layers, claimed)) is not None:

@@ -105,12 +105,12 @@ def served_in_container(
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
     """Write a repository with one plan, readable by all users: Triton runs as another user."""
-    from model.triton_backends import Loading
+    from model.triton_backends import BackendFiles
 
     model = repository / spec.name
     (model / "1").mkdir(parents=True)
     shutil.copyfile(plan, model / "1" / "model.plan")
-    config = config_for(spec, onnx_interface(graph), max_batch, 1, loading=Loading("tensorrt"))
+    config = config_for(spec, onnx_interface(graph), max_batch, 1, loading=BackendFiles("tensorrt"))
     for tensor in config.output:  # labels are not needed here
         tensor.label_filename = ""
     (model / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")

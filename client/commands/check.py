@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import with_connection_options
-from model.console import JsonOption, print_json, progress, reports_errors, say, table
+from model.console import JsonOption, print_json, print_text, progress, reports_errors, table
 from model.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _check_model(
     from model.runners.triton import TritonRunner
 
     try:
-        runner = TritonRunner(server, model, version).pinned()
+        runner = TritonRunner(server, model, version).pin_version()
         version = runner.version
         return check_served_model(runner, reference_files)
     except (CertificateError, TokenError, UnreachableError):  # they fail for all models
@@ -102,9 +102,9 @@ def _print_results(results: list[CheckResult]) -> None:
     )
     for result in results:
         for problem in result.problems:
-            say(f"{result.origin} version {result.version}: {problem}")
+            print_text(f"{result.origin} version {result.version}: {problem}")
         if result.comparisons and result.verdict is None:
-            say(
+            print_text(
                 f"{result.origin} version {result.version}: compared within the limits of fp32, because its "
                 "verdict.json was not found; a lower precision may differ by more. Set --verdict to the file"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import is_set_on_command_line, with_connection_options
-from model.console import JsonOption, print_json, reports_errors, say, table, track_progress, warn
+from model.console import JsonOption, print_json, print_text, reports_errors, table, track_progress, warn
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def infer(
     from client.outputs.wanted import OutputConfig, Tally, open_outputs
     from client.pace import AdaptiveConcurrency
     from client.sources import find_pictures, prefetch_content
-    from model.runners.augmented import augmented
+    from model.runners.augmented import with_augmentation
 
     if source is not None and (model or version):
         raise InputError(
@@ -100,7 +100,7 @@ def infer(
         task = task_with_threshold(runner, threshold)
         answer_filter = Filter.from_options(runner.spec, classes or (), min_probability)
         job_settings = job_settings_of(runner, source, top, threshold, tta, classes or (), min_probability)
-        runner = augmented(runner, tta)
+        runner = with_augmentation(runner, tta)
         writer = stack.enter_context(open_outputs(output_config, runner, task, job_settings, warn))
         inference_settings = InferenceSettings(batch=min(batch, runner.max_batch or batch), in_flight=concurrency)
         finish = with_filter(writer.finish, answer_filter)
@@ -114,7 +114,7 @@ def infer(
         print_json(writer.document(tally, stream.skipped))
     else:
         _print_table(tally, task, outputs)
-        say(writer.summary(tally, runner.origin, job_settings.version))
+        print_text(writer.summary(tally, runner.origin, job_settings.version))
     if skipped := stream.skipped.sentence():
         warn(skipped)
     if tally.failed or writer.earlier_failed:
@@ -139,4 +139,4 @@ def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
     if hidden := tally.answered + tally.failed - tally.filtered_out - len(tally.rows):
         complete = next((path for path in outputs if path.suffix != ".npy"), None)
         hint = f"all are in {complete}" if complete else "--output FILE.jsonl writes all"
-        say(f"… and {hidden} more; {hint}")
+        print_text(f"… and {hidden} more; {hint}")

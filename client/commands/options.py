@@ -13,7 +13,7 @@ import typer
 
 from model.console import DEFAULT_URL
 from model.errors import InputError
-from model.local_servers import url_without_option
+from model.local_servers import default_url
 
 Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT.")]
 TlsCa = Annotated[Path | None, typer.Option(help="CA certificate of the server (PEM); turns on TLS.")]
@@ -62,7 +62,7 @@ def with_connection_options(repeats_requests: bool = False) -> Callable[[Callabl
                 _check_no_server_options(context, options)
             connection_options = {name: arguments.pop(name) for name in options}
             if arguments.get("source") is None and not is_set_on_command_line(context, "url"):
-                connection_options["url"] = url_without_option()
+                connection_options["url"] = default_url()
             context_argument = {_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in command_parameters else {}
             command(**arguments, **context_argument, **{_CONNECTION_PARAMETER: connection_of(**connection_options)})
 

@@ -29,7 +29,7 @@ from client.outputs.leftovers import delete_stale_files
 from client.outputs.names import NameSet
 from client.outputs.terms import JobSettings, check_settings, has_placed_files, settings_path, write_settings
 from model.errors import ExternalError, InputError
-from model.files import atomic_write, sha256_of
+from model.files import atomic_write, file_sha256
 from model.tasks import Answer
 
 Say = Callable[[str], None]
@@ -121,7 +121,7 @@ class AnswerFiles:
             output_format.write(partial_files, self.journal.rows(), self._example_answer, self._earlier_output(path))
             if self.finished_names is None:
                 _check_own_files(files, self._placed_digests)
-                self._placed_digests.update(map(sha256_of, partial_files))
+                self._placed_digests.update(map(file_sha256, partial_files))
                 write_settings(self.path, self._settings, sorted(self._placed_digests))
 
     def _earlier_output(self, path: Path) -> EarlierOutput | None:
@@ -226,7 +226,7 @@ def _check_none_exist(files: Sequence[Path]) -> None:
 def _check_own_files(files: Sequence[Path], placed_digests: Collection[str]) -> None:
     """Refuse to replace files that appeared or were changed since the job started."""
     for file in files:
-        if file.exists() and sha256_of(file) not in placed_digests:
+        if file.exists() and file_sha256(file) not in placed_digests:
             raise InputError(
                 f"{file}: was changed, or was not written by this job; move it away and run the same command again",
                 code="output.changed",

@@ -10,7 +10,7 @@ from client.filters import is_filtered_out
 from client.infer import Row
 from client.outputs.journal import Journal
 from client.picture import Picture
-from model.gallery import MAX_TILES, Tile, thumbnail, write_gallery
+from model.gallery import MAX_TILES, ContactSheetTile, thumbnail, write_contact_sheet
 from model.preprocess import ImageError
 from model.tasks import Answer, Task
 
@@ -53,17 +53,17 @@ class ContactSheet:
 
     def save(self, path: Path, title: str, origin: str) -> None:
         """Write the page. Raises OSError."""
-        write_gallery(path, self._tiles(), title, f"answered by {origin}", self.total, self.failed)
+        write_contact_sheet(path, self._tiles(), title, f"answered by {origin}", self.total, self.failed)
 
-    def _tiles(self) -> list[Tile]:
+    def _tiles(self) -> list[ContactSheetTile]:
         answered = [row for row in self._rows if row.answer is not None]
         captions = iter(
             self._task.captions([row.answer for row in answered if row.answer], [row.name for row in answered])
         )
         return [
-            Tile(name=row.name, image=row.thumbnail, caption=next(captions))
+            ContactSheetTile(name=row.name, image=row.thumbnail, caption=next(captions))
             if row.answer is not None
-            else Tile(name=row.name, image=None, caption=row.error or "", failed=True)
+            else ContactSheetTile(name=row.name, image=None, caption=row.error or "", failed=True)
             for row in self._rows
         ]
 

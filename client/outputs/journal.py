@@ -21,7 +21,7 @@ from client.infer import Row
 from client.outputs.formats.base import Heading, RowFields
 from client.outputs.formats.json_lines import encode_row, parse_heading, read_rows
 from client.outputs.names import NameSet
-from model.errors import ExternalError, InputError, TritonkitError, is_outside
+from model.errors import ExternalError, InputError, TritonkitError, is_external_failure
 
 _SYNC_S = 1.0
 _ROW_PREFIX = b'{"path": '
@@ -213,7 +213,7 @@ class _OutputLock:
 
 
 def _write_error(path: Path, error: OSError) -> TritonkitError:
-    if is_outside(error):
+    if is_external_failure(error):
         return ExternalError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
     return InputError(f"{path}: cannot be written ({error.strerror})", code="output.not_writable")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import InputError
-from model.files import atomic_write, sha256_of
+from model.files import atomic_write, file_sha256
 from model.runners import Runner
-from model.spec import Frozen, Lineage, problems_of
+from model.spec import Frozen, Lineage, validation_problems
 
 
 class JobSettings(Frozen):
@@ -118,7 +118,7 @@ def check_settings(path: Path, settings: JobSettings) -> tuple[str, ...]:
         raise _missing_settings_error(path) from error
     except ValidationError as error:
         raise InputError(
-            f"{settings_file}: cannot be read; start over with --overwrite:\n{problems_of(error)}",
+            f"{settings_file}: cannot be read; start over with --overwrite:\n{validation_problems(error)}",
             code="output.settings_unreadable",
         ) from error
     old, new = previous.model_dump(), settings.model_dump()
@@ -176,5 +176,5 @@ def _display(value: object) -> str:
 def _source_digest(source: Path) -> str:
     """Return the digest of an artifact; OpenVINO's weights are in a second file."""
     files = [source, *(path for path in [source.with_suffix(".bin")] if source.suffix == ".xml" and path.is_file())]
-    digests = [sha256_of(path) for path in files]
+    digests = [file_sha256(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -114,6 +114,6 @@ def _votes(masks: Sequence[NDArray[np.uint8]], label: Any) -> NDArray[np.uint8]:
     return sum((mask == label for mask in masks), start=np.zeros(masks[0].shape, dtype=np.uint8))
 
 
-def augmented(runner: Runner, views: str | None) -> Runner:
+def with_augmentation(runner: Runner, views: str | None) -> Runner:
     """Wrap a runner with test-time augmentation; without `views`, return it unchanged."""
     return runner if views is None else AugmentedRunner(runner, views)

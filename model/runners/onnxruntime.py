@@ -39,7 +39,7 @@ class OnnxRuntimeRunner(Runner):
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # its errors share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {error}", code="onnx.unreadable") from error
-        self.on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
+        self.is_on_gpu = self.session.get_providers()[0] != "CPUExecutionProvider"
         self.spec = spec or self._read_spec()
 
     def _read_spec(self) -> ModelSpec:

@@ -26,7 +26,7 @@ PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
 
 @cache
-def core() -> openvino.Core:
+def get_core() -> openvino.Core:
     """Return the single OpenVINO core of this process, which is never freed.
 
     The CPU plugin installs an alternate signal stack in the thread that loads it. If another thread
@@ -42,7 +42,7 @@ def has_bf16() -> bool:
     OpenVINO's list of capabilities describes the CPU only. ONEDNN_MAX_CPU_ISA can restrict the oneDNN kernels further,
     so this also compiles a small model and reads the precision that it got.
     """
-    if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in get_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     image = opset13.parameter([1, 1, 2, 2], np.float32)
     pooled = opset13.max_pool(image, [1, 1], [1, 1], [0, 0], [0, 0], [2, 2])
@@ -50,7 +50,7 @@ def has_bf16() -> bool:
     convolved = opset13.convolution(pooled.output(0), weights, [1, 1], [0, 0], [0, 0], [1, 1])
     model = openvino.Model([convolved], [image])
     try:
-        compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        compiled = get_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     except RuntimeError:
         return False
     return bool(compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16")
@@ -76,7 +76,7 @@ class OpenVinoRunner(Runner):
             settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision}
             if threads:
                 settings["INFERENCE_NUM_THREADS"] = threads
-            self._compiled = core().compile_model(model, "CPU", settings)
+            self._compiled = get_core().compile_model(model, "CPU", settings)
             self.precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             raise ArtifactError(

@@ -22,7 +22,7 @@ _ANSWER_FIELDS = (
 """Spec fields that a client needs to prepare images and read outputs; the other fields describe the network."""
 
 
-def spec_in(config: dict[str, Any], origin: str) -> ModelSpec:
+def spec_from_config(config: dict[str, Any], origin: str) -> ModelSpec:
     """Parse the spec in a model configuration that Triton returned. Raises ArtifactError if it has none, SpecError."""
     parameters = config.get("parameters", {})
     parameter = parameters.get(METADATA_KEY)
@@ -41,6 +41,6 @@ def spec_in(config: dict[str, Any], origin: str) -> ModelSpec:
     return ModelSpec.from_json(parameter["string_value"], origin=origin)
 
 
-def differences(known: ModelSpec, other: ModelSpec) -> list[str]:
+def changed_answer_fields(known: ModelSpec, other: ModelSpec) -> list[str]:
     """Return the fields that differ and would make a client with the spec `known` misread the outputs of `other`."""
     return [name for name in _ANSWER_FIELDS if getattr(known, name) != getattr(other, name)]

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import DeadlineError, TritonkitError, UnreachableError
-from model.patience import PASSING
+from model.patience import TRANSIENT
 from model.preprocess import ImageArray
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - the folder of shm_open on Linux
@@ -139,7 +139,7 @@ class SharedMemoryPool:
                 self._total_bytes -= size
                 if isinstance(error, DeadlineError):
                     self._still_mapped.append(name)  # the server may have mapped it
-                if not isinstance(error, PASSING):  # an unreachable server may come back
+                if not isinstance(error, TRANSIENT):  # an unreachable server may come back
                     self._usable = False
             return None
 
@@ -172,7 +172,7 @@ class SharedMemoryPool:
         try:
             names = [name for name in self._registry.registered() if name.startswith(PREFIX)]
         except TritonkitError as error:
-            return None if isinstance(error, PASSING) else False
+            return None if isinstance(error, TRANSIENT) else False
         for name in filter(_is_orphan, names):
             with suppress(TritonkitError):
                 self._registry.unregister(name)

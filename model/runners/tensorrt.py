@@ -23,9 +23,9 @@ from model.plans import (
     PlanHeader,
     find_tensorrt,
     logger_for,
-    numbers,
     plan_header,
     same_release,
+    version_numbers,
 )
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
@@ -288,7 +288,7 @@ def _check_version(path: Path, header: PlanHeader, library: str, version_compati
     """Check that a TensorRT release can load a plan: the one that built it, or a newer one if version-compatible."""
     if same_release(header.version, library):
         return
-    older_plan = numbers(header.version) < numbers(library)
+    older_plan = version_numbers(header.version) < version_numbers(library)
     if version_compatible and older_plan:
         return
     title = TITLES[header.flavour]

@@ -10,7 +10,7 @@ from model.errors import ArtifactError
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import ModelSpec
-from model.torchscript import carried_spec, load_torchscript, torch_reason
+from model.torchscript import embedded_spec, load_torchscript, torch_reason
 
 
 class TorchScriptRunner(Runner):
@@ -29,7 +29,7 @@ class TorchScriptRunner(Runner):
         # Without TF32, like the checkpoint.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self._module = load_torchscript(path, self._device)
-        self.spec = spec or self._parse_spec(carried_spec(path))
+        self.spec = spec or self._parse_spec(embedded_spec(path))
 
     def _parse_spec(self, text: str | None) -> ModelSpec:
         if text is None:

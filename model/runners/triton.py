@@ -23,10 +23,10 @@ from model.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from model.patience import PASSING, RetryPolicy
+from model.patience import TRANSIENT, RetryPolicy
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
-from model.runners.served_spec import differences, spec_in
+from model.runners.served_spec import changed_answer_fields, spec_from_config
 from model.runners.shared_memory import SharedMemoryPool
 from model.runners.triton_errors import UnknownRegionError
 from model.runners.triton_transport import Transport, TritonRegionRegistry
@@ -44,7 +44,7 @@ class ModelState(Frozen):
     reason: str = ""
 
 
-class Counters(Frozen):
+class ModelStatistics(Frozen):
     """Statistics of a model since it was loaded (KServe statistics extension)."""
 
     images: int = 0
@@ -81,7 +81,7 @@ class TritonServer:
         self._transport = Transport(self.connection)
         on_failure = on_failure or (lambda error: None)
         self._request_retry = RetryPolicy(self.connection.patience_s, on_failure)
-        self._startup_retry = RetryPolicy(self.connection.wait_s, on_failure, self._request_retry.over)
+        self._startup_retry = RetryPolicy(self.connection.wait_s, on_failure, self._request_retry.stopped)
         use_shared_memory = self.connection.shared_memory and self.connection.address.is_loopback
         self._shared_memory = SharedMemoryPool(TritonRegionRegistry(self._transport)) if use_shared_memory else None
 
@@ -130,7 +130,7 @@ class TritonServer:
         """Return the version of the server, such as 2.51.0."""
         return str(self._call_with_wait("tell its version", "get_server_metadata")["version"])
 
-    def counters(self, model: str, version: str = "") -> Counters:
+    def counters(self, model: str, version: str = "") -> ModelStatistics:
         """Return the statistics of one version of a model, or of all versions together."""
         document = self._call_with_wait(f"read the statistics of {model!r}", "get_inference_statistics", model, version)
         total = {"images": 0, "executions": 0, "requests": 0, "queue_ns": 0}
@@ -140,7 +140,7 @@ class TritonServer:
             total["executions"] += int(row.get("execution_count", 0))
             total["requests"] += int(queue.get("count", 0))
             total["queue_ns"] += int(queue.get("ns", 0))
-        return Counters(**total)
+        return ModelStatistics(**total)
 
     def infer(self, model: str, version: str, spec: ModelSpec, batch: ImageArray) -> InferResult:
         """Run a model on a batch, uint8 [N, H, W, 3]; retry for `patience_s` after temporary errors."""
@@ -148,13 +148,13 @@ class TritonServer:
 
     def with_retries(self, request: Callable[[], _Answer]) -> _Answer:
         """Call `request` and return its result; retry for `patience_s` while it fails with a temporary error."""
-        return self._request_retry.ask(request, option="--patience")
+        return self._request_retry.call(request, option="--patience")
 
     def close(self) -> None:
         """Close the connection. Requests that are being retried end with their last error."""
         if not self._transport.process.is_current():
             return  # its shared memory belongs to the other process
-        self._request_retry.over.set()
+        self._request_retry.stopped.set()
         if self._shared_memory is not None:
             self._shared_memory.close()
         self._transport.close()
@@ -220,9 +220,9 @@ class TritonServer:
         return f"ready models: {', '.join(ready) or 'none'}"
 
     def _call_with_wait(self, action: str, method: str, *arguments: Any, admin: bool = False) -> Any:
-        return self._startup_retry.ask(
+        return self._startup_retry.call(
             lambda: self._transport.document(action, method, *arguments, admin=admin),
-            (*PASSING, UnknownModelError),
+            (*TRANSIENT, UnknownModelError),
             "--wait",
         )
 
@@ -241,11 +241,11 @@ class TritonRunner(Runner):
         self.origin = f"{server.url}/{model}"
         config = server.config(model, version)
         self.max_batch = int(config.get("max_batch_size", 0))
-        self.spec = spec_in(config, self.origin)
+        self.spec = spec_from_config(config, self.origin)
         # Without a version, the configuration does not say its version, so the first result is checked too.
         self._compatible_versions = {version} if version else set()
 
-    def pinned(self) -> TritonRunner:
+    def pin_version(self) -> TritonRunner:
         """Return a runner of the version that is newest now; it ignores versions that are loaded later.
 
         Raises the errors of the constructor.
@@ -286,7 +286,7 @@ class TritonRunner(Runner):
         title = f"version {version}" if version else "another version"
         config = self.server.config(self.model, version, wait=False)
         try:
-            changed = differences(self.spec, spec_in(config, self.origin))
+            changed = changed_answer_fields(self.spec, spec_from_config(config, self.origin))
         except InputError as error:
             raise InferenceError(
                 f"{self.origin}: {title} is loaded now, and its spec cannot be read: {error}",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, Tokens, tokens_from_environment
+from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection, RequestTokens, tokens_from_environment
 from model.errors import CertificateError, InferenceError, TokenError, TritonkitError, UnreachableError
-from model.process import GRPC, OwnProcess
+from model.process import GRPC, ProcessGuard
 from model.runners.http_threads import HttpClientPool
 from model.runners.shared_memory import RegionRegistry
 from model.runners.triton_errors import error_from_exception, error_from_status
@@ -36,7 +36,7 @@ _CHANNEL_OPTIONS = (
 class Transport:
     """Sends requests to one server. Thread-safe."""
 
-    def __init__(self, connection: Connection, tokens: Tokens | None = None) -> None:
+    def __init__(self, connection: Connection, tokens: RequestTokens | None = None) -> None:
         """Create a transport; it connects with the first request. Raises InputError for unusable files, TokenError.
 
         tokens: read from the environment by default.
@@ -48,7 +48,7 @@ class Transport:
         if self.address.tls:
             check_files(connection)
         self._has_succeeded = False
-        self.process = OwnProcess(f"the connection to {connection.url}")
+        self.process = ProcessGuard(f"the connection to {connection.url}")
         http = self.address.protocol == "http"
         self._http_pool = HttpClientPool(lambda: _http_client(connection)) if http else None
         self._channel = None if http else _grpc_client(connection)
@@ -63,7 +63,13 @@ class Transport:
         return module
 
     def call(
-        self, action: str, method: str, *arguments: Any, admin: bool = False, most_s: float = math.inf, **options: Any
+        self,
+        action: str,
+        method: str,
+        *arguments: Any,
+        admin: bool = False,
+        timeout_s: float = math.inf,
+        **options: Any,
     ) -> Any:
         """Call a method of the tritonclient client.
 
@@ -74,8 +80,8 @@ class Transport:
         self.process.check_current()
         connection = self.connection
         if self._http_pool is None:
-            if most_s < connection.deadline_s:
-                connection = connection.model_copy(update={"deadline_s": most_s})
+            if timeout_s < connection.deadline_s:
+                connection = connection.model_copy(update={"deadline_s": timeout_s})
             options["client_timeout"] = connection.deadline_s
         headers = self._headers(admin)
         with self._translate_errors(connection, action, admin):
@@ -83,10 +89,12 @@ class Transport:
         self._has_succeeded = True
         return answer
 
-    def document(self, action: str, method: str, *arguments: Any, admin: bool = False, most_s: float = math.inf) -> Any:
+    def document(
+        self, action: str, method: str, *arguments: Any, admin: bool = False, timeout_s: float = math.inf
+    ) -> Any:
         """Call a method that returns a protobuf message or JSON; return it as JSON."""
         options = {"as_json": True} if self._http_pool is None else {}
-        return self.call(action, method, *arguments, admin=admin, most_s=most_s, **options)
+        return self.call(action, method, *arguments, admin=admin, timeout_s=timeout_s, **options)
 
     def _execute(self, request: Callable[[Any], Any]) -> Any:
         return request(self._channel) if self._http_pool is None else self._http_pool.call(request)
@@ -163,10 +171,10 @@ class TritonRegionRegistry(RegionRegistry):
         return [str(row["name"]) for row in document]
 
     def _call(self, action: str, method: str, *arguments: Any) -> None:
-        self._transport.call(action, method, *arguments, most_s=_REGISTRY_TIMEOUT_S)
+        self._transport.call(action, method, *arguments, timeout_s=_REGISTRY_TIMEOUT_S)
 
     def _document(self, action: str, method: str) -> Any:
-        return self._transport.document(action, method, most_s=_REGISTRY_TIMEOUT_S)
+        return self._transport.document(action, method, timeout_s=_REGISTRY_TIMEOUT_S)
 
 
 def _grpc_client(connection: Connection) -> Any:

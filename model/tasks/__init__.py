@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model.errors import SpecError
-from model.plugins import VARIABLE, plugged_in
+from model.plugins import VARIABLE, registered_plugins
 from model.spec import ModelSpec, TaskSpec
 from model.tasks.base import Answer, Task
 from model.tasks.embedding import Embedding
@@ -24,9 +24,9 @@ def task_for(task_spec: TaskSpec, output: str | None = None) -> Task:
     """
     if task_spec.task == Heads.name:
         return Heads(task_spec, {name: task_for(head, name) for name, head in task_spec.heads.items()})
-    task_class = TASKS.get(task_spec.task) or plugged_in("task").get(task_spec.task)
+    task_class = TASKS.get(task_spec.task) or registered_plugins("task").get(task_spec.task)
     if task_class is None:
-        known = ", ".join([*TASKS, Heads.name, *plugged_in("task")])
+        known = ", ".join([*TASKS, Heads.name, *registered_plugins("task")])
         raise SpecError(
             f"unknown task {task_spec.task!r}; known tasks: {known}. For your own task, name its module in {VARIABLE}",
             code="spec.unknown_task",

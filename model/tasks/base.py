@@ -29,7 +29,7 @@ IMPOSSIBLE_ANSWER_ADVICE = (
 )
 RANGE_TOLERANCE = 1e-3
 """Tolerance for probabilities outside 0..1, which a reduced precision can cause."""
-TIE = 1e-3
+TIE_TOLERANCE = 1e-3
 """Default tie tolerance: answers whose probabilities differ by less count as equally good."""
 
 
@@ -119,7 +119,11 @@ class Task(ABC):
 
     @abstractmethod
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         """Return the agreement of two sets of outputs. Both ways to decide a tie count as agreement.
 
@@ -164,7 +168,7 @@ class Task(ABC):
     def _require_labels(self, minimum: int) -> None:
         if len(self.labels) < minimum:
             raise SpecError(
-                f"{self.name} needs at least {minimum} labels, got {self.task_spec.described_labels()}",
+                f"{self.name} needs at least {minimum} labels, got {self.task_spec.labels_summary()}",
                 code="spec.too_few_labels",
             )
 

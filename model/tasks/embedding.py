@@ -13,7 +13,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,11 @@ class Embedding(Task):
         return [f"{self.output} is not normalised: length {worst:.3g}, expected 1"]
 
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         reference, other = expected[self.output], actual[self.output]
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(other, axis=1)

@@ -12,7 +12,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec, TensorSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task
+from model.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,11 @@ class Heads(Task):
         return [fault for task in self.heads.values() for fault in task.faults(outputs)]
 
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         return {
             f"{name}.{measure}": values

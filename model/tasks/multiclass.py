@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
+from model.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,11 @@ class Multiclass(Task):
         return outside_range(self.output, outputs[self.output], "the softmax is missing")
 
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         reference, chosen = expected[self.output], actual[self.output].argmax(axis=1)
         chosen_probability = np.take_along_axis(reference, chosen[:, None], axis=1)[:, 0]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
+from model.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
 from model.tasks.multiclass import top_labels
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ class Multilabel(Task):
         return outside_range(self.output, outputs[self.output], "the sigmoid is missing")
 
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         reference = expected[self.output]
         same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)

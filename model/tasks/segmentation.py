@@ -12,7 +12,7 @@ from model.errors import SpecError
 from model.preprocess import Geometry
 from model.runners.base import Outputs
 from model.spec import TaskSpec, TensorSpec
-from model.tasks.base import TIE, Agreement, Answer, Targets, Task, outside_range
+from model.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,11 @@ class Segmentation(Task):
         return outside_range("probability", outputs["probability"], "the sigmoid is missing")
 
     def agreement(
-        self, expected: Outputs, actual: Outputs, geometries: Sequence[Geometry] | None = None, tie: float = TIE
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
     ) -> Agreement:
         """Return the mean IoU of the labels in either mask, at the original image size if the geometry is known."""
         fitted: Sequence[Geometry | None] = geometries or [None] * len(expected[self.output])

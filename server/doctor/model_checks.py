@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model.compatibility import PLANS, damage
+from model.compatibility import PLANS, damage_reason
 from model.ensemble import check_ensemble
 from model.errors import Problem
-from model.files import sha256_of
+from model.files import file_sha256
 from model.finding import NO_BACKEND, Finding, error, misread_version, warning
 from model.manifest import FileEntry
-from model.triton_config import CONFIG_FILE, described_policy, misread_versions, versions_of
+from model.triton_config import CONFIG_FILE, misread_versions, policy_text, versions_of
 from server.doctor.again import reexport_command
 from server.doctor.place import ENSEMBLE, TargetEnvironment
 from server.doctor.served import ModelToLoad, read_manifest
@@ -97,7 +97,7 @@ def _check_versions(model: ModelToLoad) -> Iterator[Finding]:
             code="repository.no_version",
         )
     elif not model.versions:
-        policy, existing = described_policy(model.config), ", ".join(map(str, numbers))
+        policy, existing = policy_text(model.config), ", ".join(map(str, numbers))
         yield error(
             model.folder / CONFIG_FILE,
             f"its version policy loads {policy}, but it has versions {existing}",
@@ -143,12 +143,12 @@ def _check_files(version: Path, required: Sequence[str], repository: Path, deep:
 
 
 def _file_problem(path: Path, entry: FileEntry, deep: bool) -> Problem | None:
-    if path.suffix in PLANS and (reason := damage(path)):
+    if path.suffix in PLANS and (reason := damage_reason(path)):
         return Problem("repository.damaged_plan", reason)
     size = path.stat().st_size
     if size != entry.bytes:
         return Problem("repository.changed_file", f"has {size} bytes, but {entry.bytes} when it was published")
-    if (deep or size <= MAX_HASHED_BYTES) and sha256_of(path) != entry.sha256:
+    if (deep or size <= MAX_HASHED_BYTES) and file_sha256(path) != entry.sha256:
         return Problem("repository.changed_file", "was changed after it was published (its hash differs)")
     return None
 

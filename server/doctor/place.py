@@ -10,7 +10,7 @@ from model.finding import Finding, error, warning
 from model.releases import image_for
 from server.doctor.machine import Machine
 from server.options import Options
-from server.pip_runtime import TORCH_VARIABLE, PipEnvironment, find_pip_runtime
+from server.pip_runtime import TORCH_VARIABLE, PipEnvironment, find_pip_environment
 
 ENSEMBLE = "ensemble"
 PYTHON_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
@@ -51,7 +51,7 @@ def inspect_target(options: Options, machine: Machine) -> tuple[TargetEnvironmen
     if options.runtime == "docker":
         return _container_environment(options, machine)
     try:
-        return TargetEnvironment(options, machine, backends=frozenset(_installed_backends(find_pip_runtime()))), []
+        return TargetEnvironment(options, machine, backends=frozenset(_installed_backends(find_pip_environment()))), []
     except ServerError as reason:
         return TargetEnvironment(options, machine), [
             error(options.repository, str(reason), "make setup", code=reason.code)

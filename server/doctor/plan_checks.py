@@ -8,7 +8,7 @@ from pathlib import Path
 from model.compatibility import PlanProblem, header_problems, plan_problems, stale_problems
 from model.errors import TritonkitError
 from model.finding import Finding
-from model.triton_backends import loading_of
+from model.triton_backends import backend_files
 from server.doctor.again import reexport_command
 from server.doctor.place import TargetEnvironment
 from server.doctor.served import ModelToLoad, read_manifest
@@ -36,7 +36,7 @@ def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Findi
 
 def _plan_names(model: ModelToLoad, capability: str | None) -> list[str]:
     """Return the plan for this GPU, if the configuration has one for each compute capability."""
-    plans = loading_of(model.config).plans
+    plans = backend_files(model.config).plans
     return [plans[capability]] if capability and capability in plans else model.files
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from model.errors import TritonkitError
 from model.finding import Finding, error, no_model
 from model.manifest import MANIFEST_FILE, Manifest
-from model.triton_backends import ModelConfig, backend_of, files_of
+from model.triton_backends import ModelConfig, artifact_names, backend_of
 from model.triton_config import CONFIG_FILE, completed_config, models_in, other_folders_in, versions_loaded, versions_of
 from server.doctor.place import ENSEMBLE
 
@@ -46,7 +46,7 @@ class ModelToLoad:
     @property
     def files(self) -> list[str]:
         """The file names that the backend opens in a version folder; empty if unknown."""
-        return files_of(self.config)
+        return artifact_names(self.config)
 
     @property
     def instances(self) -> int:

@@ -14,7 +14,7 @@ from benchmarks.load import Timing, batches_of, concurrency_levels, measure_leve
 from model.errors import InferenceError, InputError
 from model.runners.base import Outputs, Runner
 from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.runners.triton import Counters
+from model.runners.triton import ModelStatistics
 from model.spec import ModelSpec
 from tests.errors import raises
 
@@ -99,9 +99,11 @@ def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArr
 def test_server_side_figures_come_from_what_was_counted_in_between(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     steps = itertools.count()
 
-    def counters() -> Counters:
+    def counters() -> ModelStatistics:
         step = next(steps)
-        return Counters(images=7 + 60 * step, executions=3 + 20 * step, requests=30 * step, queue_ns=step * 3_000_000)
+        return ModelStatistics(
+            images=7 + 60 * step, executions=3 + 20 * step, requests=30 * step, queue_ns=step * 3_000_000
+        )
 
     measured = measure_level(Sleeper(spec, latency_s=0.01), batches_of(images, 2), 2, QUICK, counters)
     assert measured.mean_batch == pytest.approx(3)

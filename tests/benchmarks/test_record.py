@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.environment import environment_now
+from benchmarks.environment import read_environment
 from benchmarks.record import Record, read_record, write_record
 from model.errors import InputError
 from tests.errors import raises
@@ -62,7 +62,7 @@ def test_unknown_fields_are_refused(record: Record, tmp_path: Path) -> None:
 
 
 def test_the_environment_names_this_machine() -> None:
-    environment = environment_now(triton="2.51.0")
+    environment = read_environment(triton="2.51.0")
     assert environment.cpu
     assert environment.cores >= 1
     assert environment.memory_gib > 0

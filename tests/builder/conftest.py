@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import nn
 
-from builder.export import Evidence
-from builder.formats import Job
+from builder.export import VerificationOptions
+from builder.formats import BuildJob
 from builder.onnx_export import onnx_from_network
 from builder.proving.verdict import Verdict
-from builder.proving.verify import verified
+from builder.proving.verify import verify_artifact
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from model.network import Network, save_network
@@ -33,7 +33,7 @@ def judge_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
         if edit is not None:
             edit(artifact)
         source = NetworkSource(artifact, None, "a test", against)
-        return verified(artifact, source, MAX_BATCH, Evidence())
+        return verify_artifact(artifact, source, MAX_BATCH, VerificationOptions())
 
     return judge
 
@@ -63,10 +63,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[s
 
 
 @pytest.fixture
-def job(exported: Path, tmp_path: Path) -> Job:
+def job(exported: Path, tmp_path: Path) -> BuildJob:
     """A job to build the residual network in fp16."""
     source = source_from_checkpoint(exported / "pets.safetensors")
     graph = tmp_path / "model.onnx"
     shutil.copyfile(exported / "model.onnx", graph)
     (tmp_path / "1").mkdir()
-    return Job(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)
+    return BuildJob(source, graph, "fp16", tmp_path / "1", 4, None, lambda step: None)

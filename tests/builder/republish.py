@@ -10,7 +10,7 @@ from pathlib import Path
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.interface import interface_of
-from builder.repository.encoded import follow
+from builder.repository.encoded import update_companions
 from builder.repository.publish import publication
 from model.preprocess import Preprocess
 from model.spec import METADATA_KEY, ModelSpec
@@ -29,7 +29,7 @@ def republish(repository: Path, how: Preprocess) -> None:
         for name, text in ((CONFIG_FILE, config_to_text(config)), (METADATA_KEY, spec.to_json())):
             (prepared.model / name).unlink()
             (prepared.model / name).write_text(text)
-        follow(prepared.neighbours, repository, config)
+        update_companions(prepared.companions, repository, config)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.artifacts import READERS, inspect_artifact
-from builder.formats import FORMATS, Job
+from builder.artifacts import INSPECTORS, inspect_artifact
+from builder.formats import FORMATS, BuildJob
 from builder.interface import interface_of
 from builder.onnx_export import onnx_interface
-from builder.precision.cast import reduced
+from builder.precision.cast import cast_graph
 from builder.repository.check import Finding, check_repository
 from builder.show import show
 from builder.sources.base import NetworkSource
@@ -56,7 +56,7 @@ def artifacts_once(
     folder = tmp_path_factory.mktemp("artifacts")
     network = make_network("test_resnet")
     shutil.copy(exported_once / "pets/1/model.onnx", folder)
-    job = Job(
+    job = BuildJob(
         NetworkSource(folder / "model.onnx", None, "a test", network),
         folder / "model.onnx",
         "fp32",
@@ -120,7 +120,7 @@ def test_inspection_reads_the_interface_of_an_artifact(artifacts: Path, spec: Mo
         assert info.spec == spec
 
 
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", INSPECTORS)
 def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     with raises(ArtifactError, "artifact.missing") as caught:
@@ -207,7 +207,7 @@ def test_check_compares_every_version_with_the_configuration(tiny_repository: Pa
 
 def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) -> None:
     path = tiny_repository / "pets/1/model.onnx"
-    onnx.save(reduced(onnx.load(path), "bf16"), path)
+    onnx.save(cast_graph(onnx.load(path), "bf16"), path)
     warned = [one for one in found_in(tiny_repository, ".onnx") if one.severity == "warning"]
     assert len(warned) == 1
     assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warned[0].message

@@ -10,11 +10,11 @@ from torch import nn
 from typer.testing import Result
 
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.formats import FORMATS, Format, Job
+from builder.formats import FORMATS, BuildJob, Format
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
 from builder.onnx_export import onnx_from_network
-from builder.proving.proof import VerificationContext, case_of
+from builder.proving.proof import VerificationContext, verification_context
 from builder.proving.verdict import LIMITS, Verdict
 from builder.repair import FallbackOptions, build_verified
 from builder.sources.images import builtin_golden
@@ -40,23 +40,23 @@ class Failing(Onnx):
         self.casts = casts  # type: ignore[misc] # a class variable in Format
         self.written: list[Precision] = []
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         self.written.append(job.precision)
         if job.precision == self.precision:
             raise self.error
         return super().write(job)
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner | None:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
         return super().open_runner(artifact, job) if job.precision == "fp32" else None
 
 
-def context_for(job: Job, fp16_passes: bool = True) -> VerificationContext:
+def context_for(job: BuildJob, fp16_passes: bool = True) -> VerificationContext:
     golden = builtin_golden(job.source.spec.preprocess)
-    return case_of(job.source, golden, job.max_batch, None if fp16_passes else {**LIMITS, "fp16": STRICT})
+    return verification_context(job.source, golden, job.max_batch, None if fp16_passes else {**LIMITS, "fp16": STRICT})
 
 
 def verdict_of_build(
-    kind: Format, job: Job, precision: Precision, fp16_passes: bool = True, name: FormatName = "trt"
+    kind: Format, job: BuildJob, precision: Precision, fp16_passes: bool = True, name: FormatName = "trt"
 ) -> Verdict:
     context = context_for(job, fp16_passes)
     built = build_verified(
@@ -67,7 +67,7 @@ def verdict_of_build(
 
 
 @pytest.mark.parametrize("error", [CannotBuildError("refused by the parser"), BuildStoppedError("out of memory")])
-def test_export_ends_when_the_requested_precision_cannot_be_built(job: Job, error: TritonkitError) -> None:
+def test_export_ends_when_the_requested_precision_cannot_be_built(job: BuildJob, error: TritonkitError) -> None:
     kind = Failing("fp16", error)
     with pytest.raises(type(error)) as caught:
         verdict_of_build(kind, job, "fp16")
@@ -75,7 +75,7 @@ def test_export_ends_when_the_requested_precision_cannot_be_built(job: Job, erro
     assert kind.written == ["fp16"]
 
 
-def test_export_ends_when_the_runtime_computes_in_another_precision(job: Job) -> None:
+def test_export_ends_when_the_runtime_computes_in_another_precision(job: BuildJob) -> None:
     error = CannotBuildError("expected bf16, but runs in f32", code="openvino.other_precision")
     kind = Failing("bf16", error, casts=False)
     with raises(CannotBuildError, "openvino.other_precision"):
@@ -83,7 +83,7 @@ def test_export_ends_when_the_runtime_computes_in_another_precision(job: Job) ->
     assert kind.written == ["bf16"]
 
 
-def test_fallback_precision_is_skipped_when_the_target_cannot_build_it(job: Job) -> None:
+def test_fallback_precision_is_skipped_when_the_target_cannot_build_it(job: BuildJob) -> None:
     kind = Failing("bf16", CannotBuildError("hardware without bf16"))
     verdict = verdict_of_build(kind, job, "fp16", fp16_passes=False)
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
@@ -92,7 +92,7 @@ def test_fallback_precision_is_skipped_when_the_target_cannot_build_it(job: Job)
     assert kind.written == ["bf16", "fp32"]
 
 
-def test_export_ends_when_the_build_of_a_fallback_is_interrupted(job: Job) -> None:
+def test_export_ends_when_the_build_of_a_fallback_is_interrupted(job: BuildJob) -> None:
     error = BuildStoppedError("the time limit")
     kind = Failing("bf16", error)
     with pytest.raises(BuildStoppedError) as caught:
@@ -101,7 +101,7 @@ def test_export_ends_when_the_build_of_a_fallback_is_interrupted(job: Job) -> No
     assert kind.written == ["bf16"]
 
 
-def test_export_ends_when_tensorrt_does_not_support_the_gpu(job: Job) -> None:
+def test_export_ends_when_tensorrt_does_not_support_the_gpu(job: BuildJob) -> None:
     kind = Rtx(BuildOptions(compute_capabilities=("3.5",)))
     with pytest.raises(CannotBuildError, match=r"builds nothing for compute capability 3\.5"):
         verdict_of_build(kind, job, "fp16", name="rtx")
@@ -153,10 +153,10 @@ def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: Job) -> None:
+def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: BuildJob) -> None:
     from model.runners.openvino import has_bf16
 
-    bf16 = Job(job.source, job.graph, "bf16", job.folder, 4, None, job.report)
+    bf16 = BuildJob(job.source, job.graph, "bf16", job.folder, 4, None, job.report)
     if has_bf16():
         FORMATS["openvino"].check_job(bf16)
     else:

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from builder.export import ExportRequest, export
 from builder.failures import CannotBuildError
-from builder.precision.cast import reduced
+from builder.precision.cast import cast_graph
 from builder.sources import source_from_checkpoint
 from builder.targets import Target
 from tests.errors import raises
@@ -30,7 +30,7 @@ def two_products() -> ModelProto:
 
 
 def test_kept_node_takes_the_graph_s_output_when_that_is_cast_back_already() -> None:
-    nodes = list(reduced(two_products(), "fp16", keep=["two"]).graph.node)
+    nodes = list(cast_graph(two_products(), "fp16", keep=["two"]).graph.node)
     assert [node.op_type for node in nodes].count("Cast") == 2  # to fp16 before the first product, and back after it
     (kept,) = [node for node in nodes if node.name == "two"]
     assert kept.input[0] == "first"

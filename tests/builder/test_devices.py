@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from builder.export import ExportRequest, export
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.onnx_export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
@@ -43,7 +43,7 @@ class Elsewhere(Network):
 
 def as_torchscript(network: Network, path: Path) -> None:
     source = NetworkSource(path, None, "a test", network)
-    FORMATS["torchscript"].write(Job(source, path, "fp32", path.parent, 8, None, lambda step: None))
+    FORMATS["torchscript"].write(BuildJob(source, path, "fp32", path.parent, 8, None, lambda step: None))
 
 
 @pytest.mark.parametrize("write", [onnx_from_network, as_torchscript])

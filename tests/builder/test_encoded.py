@@ -22,7 +22,7 @@ from builder.config.triton_config import config_for, config_to_text
 from builder.export import ExportRequest, export
 from builder.interface import interface_of
 from builder.repository.check import check_repository
-from builder.repository.encoded import CODE, check_names
+from builder.repository.encoded import DECODER_MODULES, check_companion_names
 from builder.repository.publish import publication
 from builder.sources import source_from_checkpoint
 from model.encoded import decoder_of, ensemble_of, without_encoded
@@ -60,7 +60,7 @@ def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository
     assert (version / "preprocess.py").read_bytes() == (ROOT / "model" / "preprocess.py").read_bytes()
     spec = ModelSpec.from_json((tiny_repository / "pets" / METADATA_KEY).read_text(), origin="the model")
     assert json.loads((version / "preprocess.json").read_text()) == {**vars(spec.preprocess), "fill": [0, 0, 0]}
-    assert set(json.loads((version / "manifest.json").read_text())["files"]) == {*CODE, "preprocess.json"}
+    assert set(json.loads((version / "manifest.json").read_text())["files"]) == {*DECODER_MODULES, "preprocess.json"}
     assert check_repository(tiny_repository) == []
 
 
@@ -141,7 +141,7 @@ def test_both_go_when_the_model_is_exported_without(
 def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) -> None:
     def fails() -> None:
         with publication(tiny_repository, "pets") as prepared:
-            prepared.neighbours.remove("pets_encoded")
+            prepared.companions.remove("pets_encoded")
             shutil.rmtree(tiny_repository / "pets")  # so that it cannot be put in place
             (tiny_repository / "pets").write_text("in the way")
 
@@ -154,7 +154,7 @@ def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repositor
     (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
     with pytest.raises(InputError, match=r"pets_decode: stands where .* with --no-encoded"):
         export(source_from_checkpoint(checkpoint), ExportRequest(tiny_repository), lambda step: None)
-    check_names(tiny_repository, "pets", encoded=False)
+    check_companion_names(tiny_repository, "pets", encoded=False)
 
 
 def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, checkpoint: Path) -> None:

@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import ExportRequest, Published, export
+from builder.export import ExportRequest, PublishedVersion, export
 from builder.options import ForeignModelOptions
-from builder.proving.proof import case_of
+from builder.proving.proof import verification_context
 from builder.repository.check import check_repository
 from builder.show import show
 from builder.sources import Source, open_source
@@ -90,7 +90,7 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
     return made
 
 
-def published(source: Source, repository: Path) -> Published:
+def published(source: Source, repository: Path) -> PublishedVersion:
     done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
     assert done.verdict.passed
     assert check_repository(repository) == []
@@ -162,8 +162,8 @@ def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself
     (mean,) = [tensor for tensor in wrong.graph.initializer if tensor.name == "tritonkit.mean"]
     mean.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(mean)[:, ::-1].copy() * 0.5, mean.name))
     onnx.save(wrong, tmp_path / "wrong.onnx")
-    case = case_of(source, builtin_golden(source.spec.preprocess), max_batch=4)
-    verdicts = [case.verdict(OnnxRuntimeRunner(path), "fp32", path) for path in (right, tmp_path / "wrong.onnx")]
+    case = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=4)
+    verdicts = [case.verify(OnnxRuntimeRunner(path), "fp32", path) for path in (right, tmp_path / "wrong.onnx")]
     assert verdicts[0].passed
     assert "numbers" in {problem.code for problem in verdicts[1].problems}
 
@@ -268,7 +268,7 @@ def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
     assert "float16" in source.description
     published(source, tmp_path / "repository")
     with pytest.raises(InputError, match="it is fp16 already"):
-        source.check_takes("int8")
+        source.check_precision("int8")
 
 
 def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path: Path) -> None:
@@ -286,8 +286,8 @@ def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
 ) -> None:
     given = make_onnx(net)
     with pytest.raises(InputError, match="this is a graph"):
-        open_source(given, ForeignModelOptions(labels=labels), None).asked_in(OutputOptions(threshold=0.3))
-    multilabel = open_source(given, ForeignModelOptions(labels=labels, task="multilabel"), None).asked_in(
+        open_source(given, ForeignModelOptions(labels=labels), None).with_output_options(OutputOptions(threshold=0.3))
+    multilabel = open_source(given, ForeignModelOptions(labels=labels, task="multilabel"), None).with_output_options(
         OutputOptions(threshold=0.3)
     )
     assert multilabel.spec.threshold("dog") == 0.3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.repository.held import Answered, LoadedVersions, Servers, servers_from, servers_to_spare
+from builder.repository.held import KnownServers, LoadedVersions, Servers, retention_servers, servers_from_options
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
 from model.errors import ExternalError, InputError
@@ -34,7 +34,7 @@ def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_ad
     pets: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     servers = Servers(default_url=f"127.0.0.1:{free_ports()[3]}")
-    assert servers.holding("pets") == LoadedVersions()
+    assert servers.loaded_versions("pets") == LoadedVersions()
     done = keep_newest(pets, 1, servers)
     assert done.summary() == (
         "pets: deleted 1, 2, 3, 4; no server was asked what it holds: name those that run with --url"
@@ -51,29 +51,31 @@ def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell
 
 
 def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_are_no_address() -> None:
-    assert servers_to_spare(None, None) == servers_from(None) == Servers()
-    assert servers_to_spare(["none"], 2).holding("pets") == LoadedVersions()
+    assert retention_servers(None, None) == servers_from_options(None) == Servers()
+    assert retention_servers(["none"], 2).loaded_versions("pets") == LoadedVersions()
     with pytest.raises(InputError, match=r"--url: .* it goes with --keep"):
-        servers_to_spare(["127.0.0.1:8001"], None)
+        retention_servers(["127.0.0.1:8001"], None)
     with pytest.raises(InputError, match="expected HOST:PORT"):
-        servers_to_spare(["nowhere"], 2)
+        retention_servers(["nowhere"], 2)
     with pytest.raises(InputError, match=r"--url none: asks nobody, and 127\.0\.0\.1:8001 is to be asked"):
-        servers_from(["none", "127.0.0.1:8001"])
+        servers_from_options(["none", "127.0.0.1:8001"])
 
 
 def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use(tmp_path: Path) -> None:
     missing = tmp_path / "ca.pem"
     for urls in (None, ["none"]):
         with pytest.raises(InputError, match="go with --url HOST:PORT"):
-            servers_from(urls, tls_ca=missing)
+            servers_from_options(urls, tls_ca=missing)
     with pytest.raises(InputError, match=r"--tls-ca .*ca\.pem: no such file"):
-        servers_from(["grpcs://127.0.0.1:8001"], tls_ca=missing)
+        servers_from_options(["grpcs://127.0.0.1:8001"], tls_ca=missing)
     with pytest.raises(InputError, match="is an address without TLS"):
-        servers_from(["grpc://127.0.0.1:8001"], tls_ca=missing)
+        servers_from_options(["grpc://127.0.0.1:8001"], tls_ca=missing)
 
 
 def test_servers_are_not_asked_again_when_they_answered() -> None:
-    assert Answered(held=LoadedVersions({3: "there"}, ("there",))).holding("pets").address_by_version == {3: "there"}
+    assert KnownServers(answer=LoadedVersions({3: "there"}, ("there",))).loaded_versions("pets").address_by_version == {
+        3: "there"
+    }
 
 
 def test_version_stays_when_a_server_that_speaks_tls_holds_it(

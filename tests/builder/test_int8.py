@@ -16,14 +16,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from builder.export import Evidence, ExportRequest, export
+from builder.export import ExportRequest, VerificationOptions, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.graph import flattened, wiring_of
-from builder.precision.ladder import Ladder
+from builder.precision.ladder import PrecisionSearch
 from builder.precision.losses import error_growth
-from builder.precision.quantize import quantized, quantized_operators
+from builder.precision.quantize import quantize_graph, quantized_operators
 from builder.precision.spared import activation_products, int8_nodes, with_adjacent_nodes
-from builder.proving.page import page_of
+from builder.proving.page import render_page
 from builder.proving.proof import CachingRunner, VerificationContext
 from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources import open_source, source_from_checkpoint
@@ -114,7 +114,7 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
     assert {problem.code.removeprefix("verdict.") for problem in refused.value.problems} & {"numbers", "decisions"}
     assert not (tmp_path / "repository" / "pets").exists()
     strict = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"relative": 0.02})}
-    verdict = published_in_int8(graph, tmp_path, calibration=black, evidence=Evidence(limits=strict))
+    verdict = published_in_int8(graph, tmp_path, calibration=black, evidence=VerificationOptions(limits=strict))
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp16", "int8")
     attempts = [attempt for attempt in verdict.tries if attempt.precision == "int8"]
     assert [attempt.how.split()[0] for attempt in attempts] == ["minmax", "percentile", "fp32", "fp32"]
@@ -123,17 +123,17 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
     assert all(attempt.seconds > 0 for attempt in attempts)
     for document in (refused.value.document, verdict):
         assert isinstance(document, Verdict)
-        doubt = document.calibration_doubt
+        doubt = document.calibration_hint
         assert doubt is not None
-        assert doubt[1:] in html.unescape(page_of("asked", document))
+        assert doubt[1:] in html.unescape(render_page("asked", document))
 
 
 def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
     runner = OnnxRuntimeRunner(graph)
     case = VerificationContext(runner, Golden(images, {}), max_batch=4)
-    assert case.verdict_of_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
-    assert case.verdict_of_answers(CachingRunner(runner), "fp32").exact_int8 is None
-    assert case.verdict_of_answers(Elsewhere(runner), "int8").exact_int8 is None
+    assert case.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
+    assert case.verify_answers(CachingRunner(runner), "fp32").exact_int8 is None
+    assert case.verify_answers(Elsewhere(runner), "int8").exact_int8 is None
 
 
 def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
@@ -148,14 +148,14 @@ def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() 
         (as_it_came,),
         (Attempt(precision="fp16", how="all", passed=False, seconds=1),),
     ):
-        assert verdict.model_copy(update={"tries": tries}).calibration_doubt is None
+        assert verdict.model_copy(update={"tries": tries}).calibration_hint is None
 
 
 @pytest.mark.parametrize("dialect", ["onnxruntime", "tensorrt"])
 def test_int8_step_counts_the_nodes_that_compute_in_int8(
     graph: Path, images: ImageArray, tmp_path: Path, dialect: Dialect
 ) -> None:
-    step = next(iter(Ladder(graph, images, ["*Gemm*"]).steps("int8", dialect)))
+    step = next(iter(PrecisionSearch(graph, images, ["*Gemm*"]).steps("int8", dialect)))
     assert step.nodes == 0  # not known before it is written
     kept = step.write(tmp_path / "int8.onnx")
     written = onnx.load(tmp_path / "int8.onnx")
@@ -173,7 +173,7 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
 
 
 def test_int8_step_is_refused_when_no_node_is_left_in_int8(graph: Path, images: ImageArray, tmp_path: Path) -> None:
-    step = next(iter(Ladder(graph, images, ["*"]).steps("int8", "onnxruntime")))
+    step = next(iter(PrecisionSearch(graph, images, ["*"]).steps("int8", "onnxruntime")))
     with raises(ArtifactError, "precision.nothing_reduced"):
         step.write(tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
@@ -185,7 +185,7 @@ def test_calibration_by_percentiles_holds_one_image_at_a_time(graph: Path, image
     peaks, scales = [], []
     for shown in (images, many):
         tracemalloc.start()
-        scales.append(activation_scales(quantized(flat, shown, "onnxruntime", "percentile")))
+        scales.append(activation_scales(quantize_graph(flat, shown, "onnxruntime", "percentile")))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -213,7 +213,7 @@ def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArr
     """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
     flat = flattened(onnx.load(graph))
     low = int8_nodes(
-        quantized(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")
+        quantize_graph(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")
     )
     second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
     kept = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
@@ -253,8 +253,10 @@ def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
     graph: Path, images: ImageArray, photos: Path, tmp_path: Path
 ) -> None:
     given = tmp_path / "given.onnx"
-    onnx.save(quantized(flattened(onnx.load(graph)), images, "onnxruntime"), given)
-    order = ExportRequest(tmp_path / "repository", max_batch=2, evidence=Evidence(images=photos))  # four pictures
+    onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), given)
+    order = ExportRequest(
+        tmp_path / "repository", max_batch=2, evidence=VerificationOptions(images=photos)
+    )  # four pictures
     done = export(open_source(given, None, None), order, lambda step: None)
     assert done.verdict.precision == "int8"
     assert not [warning for warning in done.warnings if "calibrat" in warning]

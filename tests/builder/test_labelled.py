@@ -22,7 +22,7 @@ from builder.proving.verdict import LIMITS, Verdict
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
 from builder.targets import FormatName
-from builder.terms import OutputOptions, in_terms
+from builder.terms import OutputOptions, with_output_options
 from model.errors import ExternalError, InputError, Problem
 from model.network import Network, save_network
 from model.runners.base import Runner
@@ -97,7 +97,7 @@ class GraphSource(Source):
     def write_graph(self, path: Path) -> None:
         path.write_bytes(self.path.read_bytes())
 
-    def asked_in(self, terms: OutputOptions) -> GraphSource:
+    def with_output_options(self, terms: OutputOptions) -> GraphSource:
         return self
 
 
@@ -164,12 +164,12 @@ def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
 ) -> None:
     network = network_of(QUESTIONS["multilabel"])
     save_network(tmp_path / "asked.safetensors", network)
-    asked = source_from_checkpoint(tmp_path / "asked.safetensors").asked_in(OutputOptions(threshold=0.9))
+    asked = source_from_checkpoint(tmp_path / "asked.safetensors").with_output_options(OutputOptions(threshold=0.9))
     with labelled_set(asked, tmp_path) as pictures:
         found = source_from_checkpoint(pictures.reference).spec
     assert found.thresholds == {"sky": 0.9, "grass": 0.9}
     assert not pictures.reference.exists()
-    assert in_terms(network, OutputOptions(threshold=0.9)).spec == found
+    assert with_output_options(network, OutputOptions(threshold=0.9)).spec == found
 
 
 @pytest.mark.parametrize("task", QUESTIONS)

@@ -22,7 +22,7 @@ from builder.config.serving import Accelerator, Serving
 from builder.export import ExportRequest, export
 from builder.options import ForeignModelOptions
 from builder.precision.simulate import simulated_runner
-from builder.proving.proof import case_of
+from builder.proving.proof import verification_context
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
 from builder.targets import Precision, Target
@@ -145,7 +145,7 @@ def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
 ) -> None:
     damaged, chance = tmp_path / "damaged.onnx", random.Random(0)
     whole = open_source(given, ForeignModelOptions(labels=labels), None)
-    case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
+    case = verification_context(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
     images = case.golden.images
     expected = whole.reference.infer(images)["probabilities"]
     refusals: list[str] = []
@@ -157,7 +157,7 @@ def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
         except TritonkitError as error:
             refusals.append(str(error))
             continue
-        verdict = case.verdict_of_answers(source.reference, "fp32")
+        verdict = case.verify_answers(source.reference, "fp32")
         answers = source.reference.infer(images)["probabilities"]
         assert verdict.passed == bool(np.abs(answers - expected).max() < 1e-4), verdict.summary()
     assert all(text.startswith(f"{damaged}: ") for text in refusals)
@@ -180,8 +180,8 @@ def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
     assert export(source, ExportRequest(tmp_path / "repository"), lambda step: None).verdict.passed
     with pytest.raises(InputError, match="it is int8 already, so it can only be exported as it is"):
-        source.check_takes("fp16")
-    source.check_takes("int8")
+        source.check_precision("fp16")
+    source.check_precision("int8")
 
 
 def test_quantised_graph_is_judged_as_int8_when_openvino_takes_it(given: Path, labels: Path, tmp_path: Path) -> None:
@@ -226,11 +226,11 @@ def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
     assert (whole.precision, source.precision) == ("fp32", precision)
     assert f"{precision} judged against itself in fp32" in source.description
     for allowed in ("fp32", precision):
-        source.check_takes(allowed)
+        source.check_precision(allowed)
     with pytest.raises(InputError, match=f"it is {precision} already, so it can only be exported as it is"):
-        source.check_takes("int8")
-    case = case_of(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
-    assert case.verdict_of_answers(source.reference, precision).passed
+        source.check_precision("int8")
+    case = verification_context(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
+    assert case.verify_answers(source.reference, precision).passed
 
 
 def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
@@ -251,9 +251,9 @@ def test_reduced_graph_of_a_stranger_fails_its_simulation_when_it_overflows(
     graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
     source = open_source(graph, ForeignModelOptions(labels=labels), None)
     source.write_graph(tmp_path / "written.onnx")
-    case = case_of(source, builtin_golden(source.spec.preprocess), max_batch=2)
+    case = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=2)
     with simulated_runner(tmp_path / "written.onnx", source.spec, tmp_path) as runner:
-        verdict = case.verdict(runner, "fp16", tmp_path / "written.onnx")
+        verdict = case.verify(runner, "fp16", tmp_path / "written.onnx")
     assert "NaN" in verdict.summary()
     assert not verdict.passed
 

@@ -12,7 +12,7 @@ import pytest
 
 from builder.export import ExportRequest, export
 from builder.failures import CannotBuildError
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from builder.targets import Precision, Target
@@ -44,10 +44,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[s
 
 
 @pytest.fixture
-def job(exported: Path, tmp_path: Path) -> Job:
+def job(exported: Path, tmp_path: Path) -> BuildJob:
     """The residual network's graph, to be made into an fp32 artifact."""
     source = source_from_checkpoint(exported / "pets.safetensors")
-    return Job(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
+    return BuildJob(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
@@ -64,7 +64,7 @@ def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path:
 
 
 @needs_bf16
-def test_file_brings_its_precision_where_the_library_would_take_another(job: Job, spec: ModelSpec) -> None:
+def test_file_brings_its_precision_where_the_library_would_take_another(job: BuildJob, spec: ModelSpec) -> None:
     images = builtin_golden(spec.preprocess).images
     expected = TorchRunner(load_network(job.source.path), "checkpoint").infer(images)["probabilities"]
     errors = {}
@@ -79,23 +79,23 @@ def test_file_brings_its_precision_where_the_library_would_take_another(job: Job
     assert 1e-6 < errors["bf16"] < 0.05
 
 
-def test_artifact_is_refused_when_openvino_runs_another_precision(job: Job) -> None:
+def test_artifact_is_refused_when_openvino_runs_another_precision(job: BuildJob) -> None:
     kind = FORMATS["openvino"]
     artifact = kind.write(job)
     with raises(CannotBuildError, "openvino.other_precision"):
         kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
-def test_parameters_are_those_of_nvidia_s_backend(job: Job) -> None:
+def test_parameters_are_those_of_nvidia_s_backend(job: BuildJob) -> None:
     kind = FORMATS["openvino"]
     assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
     assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
-    assert "NVIDIA" in kind.proven_by(job)
-    assert "NVIDIA" not in kind.proven_by(replace(job, precision="bf16"))
+    assert "NVIDIA" in kind.verification_method(job)
+    assert "NVIDIA" not in kind.verification_method(replace(job, precision="bf16"))
 
 
 def test_outputs_keep_their_names_and_any_batch_is_taken(
-    network_of: Callable[..., Network], job: Job, tmp_path: Path
+    network_of: Callable[..., Network], job: BuildJob, tmp_path: Path
 ) -> None:
     network = network_of(HEADS)
     source = replace(job.source, module=network)
@@ -111,7 +111,7 @@ def test_outputs_keep_their_names_and_any_batch_is_taken(
             np.testing.assert_allclose(answers[name], expected, atol=1e-5)
 
 
-def test_runner_answers_several_threads_at_once(job: Job) -> None:
+def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
     runner = OpenVinoRunner(FORMATS["openvino"].write(job))
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     alone = runner.infer(images)["probabilities"]
@@ -129,7 +129,7 @@ def test_runner_answers_several_threads_at_once(job: Job) -> None:
         ("no spec", "contains no model spec"),
     ],
 )
-def test_broken_file_gets_one_reason(job: Job, broken: str, said: str) -> None:
+def test_broken_file_gets_one_reason(job: BuildJob, broken: str, said: str) -> None:
     artifact = FORMATS["openvino"].write(job)
     if broken == "text":
         artifact.write_text("<net is not")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from builder.commands.option_rules import unused_options
-from builder.precision.cast import reduced
+from builder.precision.cast import cast_graph
 from builder.targets import FormatName, Precision, Target
 
 Command = Callable[..., Result]
@@ -69,7 +69,7 @@ def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already
     command: Command, tiny_repository: Path, tmp_path: Path
 ) -> None:
     graph = tiny_repository / "pets/1/model.onnx"
-    onnx.save(reduced(onnx.load(graph), "fp16"), tmp_path / "half.onnx")
+    onnx.save(cast_graph(onnx.load(graph), "fp16"), tmp_path / "half.onnx")
     where = ["--repository", tmp_path / "repository"]
     ran = command("builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "x", *where, "--json")
     assert ran.exit_code == 2

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from builder.proving.judge import verify_runner
-from builder.proving.page import LIMIT_PERCENT, bar, page_of, state_of, write_page
-from builder.proving.pictured import MAX_UNCHANGED_IMAGES, Answers, report_images
-from builder.proving.pictured import answers_of as asked
+from builder.proving.page import LIMIT_PERCENT, bar, render_page, state_of, write_page
+from builder.proving.pictured import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
+from builder.proving.pictured import collect_answers as asked
 from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
-from model.comparison import Comparison, ask
+from model.comparison import Comparison, infer_in_batches
 from model.errors import Problem
 from model.gallery import thumbnail
 from model.network import Network
@@ -27,7 +27,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import TaskSpec
 from model.tasks import task_of
-from model.ways import in_other_colours
+from model.ways import with_changed_colors
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
@@ -65,15 +65,15 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture
-def answers_of(network_of: NetworkOf) -> Callable[..., Answers]:
+def answers_of(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
     """A network's answers about the builder's photographs, and the same with those of some images changed."""
 
-    def answered(question: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> Answers:
+    def answered(question: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> ReportAnswers:
         network = network_of(question)
         golden = builtin_golden(network.spec.preprocess)
-        expected = ask(TorchRunner(network, origin="x"), golden.images, 4)
+        expected = infer_in_batches(TorchRunner(network, origin="x"), golden.images, 4)
         copied = {name: array.copy() for name, array in expected.items()}
-        return Answers(golden, task_of(network.spec), expected, change(copied) if change else copied)
+        return ReportAnswers(golden, task_of(network.spec), expected, change(copied) if change else copied)
 
     return answered
 
@@ -87,7 +87,7 @@ def moved(outputs: Outputs) -> Outputs:
 
 @pytest.mark.parametrize("task", QUESTIONS)
 def test_page_shows_both_answers_of_changed_images_when_some_changed(
-    task: str, answers_of: Callable[..., Answers]
+    task: str, answers_of: Callable[..., ReportAnswers]
 ) -> None:
     answers = answers_of(QUESTIONS[task], moved)
     shown = report_images(answers, LIMITS["fp32"])
@@ -100,13 +100,15 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
     first = next(tile for tile in changed if tile.name in ("image 1", "image 2"))
     assert first.expected != first.actual
     assert len(first.pictures) == (3 if task == "segmentation" else 1)
-    page = page_of("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
+    page = render_page("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
     Balanced(page)
     assert page.count("<figure") == len(shown.tiles)
     assert "<b>cat</b>" not in page
 
 
-def test_page_needs_nothing_from_elsewhere_and_is_whole(answers_of: Callable[..., Answers], tmp_path: Path) -> None:
+def test_page_needs_nothing_from_elsewhere_and_is_whole(
+    answers_of: Callable[..., ReportAnswers], tmp_path: Path
+) -> None:
     write_page(tmp_path / "verdict.html", "asked", PASSED, answers_of(QUESTIONS["heads"]), {"Source": "a test & more"})
     page = (tmp_path / "verdict.html").read_text()
     Balanced(page)
@@ -120,13 +122,13 @@ def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> N
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
     answers = asked(runner, runner, golden, 4)
-    page = page_of("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
+    page = render_page("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
     for told in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
         assert told in page
 
 
-def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..., Answers]) -> None:
+def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..., ReportAnswers]) -> None:
     def shifted(outputs: Outputs) -> Outputs:
         steps = np.linspace(1e-6, 9e-6, 9, dtype=np.float32)[:, None]
         return {name: array + steps for name, array in outputs.items()}
@@ -139,7 +141,7 @@ def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..
     ]
 
 
-def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., Answers]) -> None:
+def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., ReportAnswers]) -> None:
     def broken(outputs: Outputs) -> Outputs:
         outputs["probabilities"][3, 0] = np.nan
         return outputs
@@ -153,7 +155,7 @@ def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callab
 
 @pytest.mark.parametrize("actual", [None, {}, {"probabilities": np.zeros((9, 5), np.float32)}])
 def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
-    actual: Outputs | None, answers_of: Callable[..., Answers]
+    actual: Outputs | None, answers_of: Callable[..., ReportAnswers]
 ) -> None:
     given = answers_of(QUESTIONS["multiclass"])
     refused = Verdict(
@@ -164,7 +166,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
         limits=LIMITS["fp32"],
         problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
     )
-    page = page_of("asked", refused, Answers(given.golden, given.task, given.expected, actual))
+    page = render_page("asked", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
     Balanced(page)
     assert "<figure" not in page
     assert "&lt;here&gt;" in page
@@ -197,13 +199,13 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
 ) -> None:
     network = network_of(QUESTIONS["multiclass"])
     runner, golden = TorchRunner(network, origin="x"), builtin_golden(network.spec.preprocess)
-    coloured = in_other_colours(golden.images)[5]
+    coloured = with_changed_colors(golden.images)[5]
     fickle = Fickle(runner, golden.images[2], coloured)
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
     answers = asked(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [one.way.name for one in answers.elsewhere] == [*whole, "batch 2", "probes"]
+    assert [one.inputs.name for one in answers.batches] == [*whole, "batch 2", "probes"]
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
@@ -211,7 +213,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert [tile.name for tile in changed] == ["image 3, batch 1", "image 6, other colours"]
     assert all(tile.expected != tile.actual for tile in changed)
     assert changed[1].pictures[0][0] == thumbnail(Image.fromarray(coloured))
-    page = page_of("asked", verdict, answers)
+    page = render_page("asked", verdict, answers)
     Balanced(page)
     assert "2 images change their answer" in page
 
@@ -228,7 +230,7 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
     verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
-    page = page_of("asked", verdict)
+    page = render_page("asked", verdict)
     Balanced(page)
     for told in (
         "fp16 was asked for, fp32 passed",
@@ -256,18 +258,18 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
 def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
-    assert f'<span class="pill">{state}</span>' in page_of("asked", verdict)
+    assert f'<span class="pill">{state}</span>' in render_page("asked", verdict)
 
 
 def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None:
     sure = Comparison(
         asked="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
     )
-    assert sure.within(PASSED.limits)
+    assert sure.is_within(PASSED.limits)
     told = "<span>relative error, limit"
-    assert told not in page_of("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
+    assert told not in render_page("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
     counted = sure.model_copy(update={"asked": "batch 3", "max_abs": 1e-3, "relative": 0.01})
-    page = page_of("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
+    page = render_page("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
     assert f"<b>1.0e-02</b>{told}" in page
 
 
@@ -289,7 +291,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
 
 @pytest.mark.parametrize(("exact", "told"), [(True, "adds int8 products exactly"), (False, "off at 16 bits")])
 def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, told: str) -> None:
-    assert "On a CPU that" not in page_of("asked", PASSED)
-    page = page_of("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
+    assert "On a CPU that" not in render_page("asked", PASSED)
+    page = render_page("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)
     assert told in page

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import Result
 
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, docker_here, run_for
+from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, container_for_build, docker_here
 from builder.tensorrt.served import served_in_container, write_repository
 from model.build_record import BuildRecord, BuildSettings
 from model.compatibility import SERVE_COMPATIBLE
@@ -30,7 +30,7 @@ PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
 
 def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
     settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
-    words = shlex.split(run_for(IMAGE, spec.input, settings, tmp_path).line())
+    words = shlex.split(container_for_build(IMAGE, spec.input, settings, tmp_path).command_line())
     assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
     assert f"{tmp_path}:/work" in words
     assert words[words.index("--entrypoint") + 1 :][:2] == [TRTEXEC, IMAGE]

@@ -14,7 +14,7 @@ from builder.repository.check import check_repository
 from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
 from model.build_record import BuildRecord, BuildSettings
-from model.compatibility import SERVE_COMPATIBLE, damage, header_problems, plan_problems, stale_problems
+from model.compatibility import SERVE_COMPATIBLE, damage_reason, header_problems, plan_problems, stale_problems
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE, Manifest
 from model.plans import BUILD_FILE, plan_header
@@ -128,7 +128,7 @@ def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
     content[len(content) // 2] ^= 1
     engine.write_bytes(content)
     assert any("its hash differs" in finding.message for finding in check_repository(version.parents[1]))
-    assert damage(engine) is None
+    assert damage_reason(engine) is None
 
 
 def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:

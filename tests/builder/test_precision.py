@@ -15,17 +15,17 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from builder.config.serving import serving_from
-from builder.export import Evidence, ExportRequest, export
+from builder.export import ExportRequest, VerificationOptions, export
 from builder.onnx_export import onnx_from_network
 from builder.precision.autocast import autocast
-from builder.precision.cast import reduced
+from builder.precision.cast import cast_graph
 from builder.precision.graph import flattened, outer_nodes, wiring_of
 from builder.precision.keep import match_nodes
-from builder.precision.ladder import Ladder
-from builder.precision.quantize import quantized
+from builder.precision.ladder import PrecisionSearch
+from builder.precision.quantize import quantize_graph
 from builder.precision.ranges import measure_ranges, nodes_above, vary_contrast
-from builder.precision.simulate import simulated, simulated_runner
-from builder.proving.proof import case_of
+from builder.precision.simulate import simulate_rounding, simulated_runner
+from builder.proving.proof import verification_context
 from builder.proving.verdict import LIMITS, Verdict
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
@@ -84,10 +84,10 @@ def published_in(network: Network, precision: str, folder: Path, **order: object
 def plain_verdict(network: Network, folder: Path) -> Verdict:
     """What a conversion without a guard would get."""
     onnx_from_network(network, folder / "fp32.onnx")
-    onnx.save(reduced(onnx.load(folder / "fp32.onnx"), "fp16"), folder / "plain.onnx")
-    context = case_of(source_of(network, folder), builtin_golden(network.spec.preprocess), MAX_BATCH)
+    onnx.save(cast_graph(onnx.load(folder / "fp32.onnx"), "fp16"), folder / "plain.onnx")
+    context = verification_context(source_of(network, folder), builtin_golden(network.spec.preprocess), MAX_BATCH)
     runner = simulated_runner(folder / "plain.onnx", network.spec, folder)
-    return context.verdict(runner, "fp16", folder / "plain.onnx", causes=False)
+    return context.verify(runner, "fp16", folder / "plain.onnx", causes=False)
 
 
 def of_operators(shapes: Sequence[int], *nodes: onnx.NodeProto, weights: dict[str, float]) -> ModelProto:
@@ -115,9 +115,9 @@ def test_simulation_overflows_where_hardware_would_and_plain_onnxruntime_does_no
         helper.make_node("MatMul", ["c", "one"], ["y"]),
         weights={"one": 0.5, "large": 300.0},
     )
-    low = reduced(model, "fp16")
+    low = cast_graph(model, "fp16")
     assert run(low, 3000.0) == pytest.approx(3000.0)
-    assert run(simulated(low), 3000.0) == float("inf")
+    assert run(simulate_rounding(low), 3000.0) == float("inf")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
@@ -128,7 +128,7 @@ def test_simulation_errs_as_much_as_torch_does_in_the_same_type(
     network = make_network(architecture)
     images = builtin_golden(network.spec.preprocess).images
     onnx_from_network(network, tmp_path / "model.onnx")
-    low = reduced(onnx.load(tmp_path / "model.onnx"), precision)  # type: ignore[arg-type]
+    low = cast_graph(onnx.load(tmp_path / "model.onnx"), precision)  # type: ignore[arg-type]
     onnx.save(low, tmp_path / "low.onnx")
     right = TorchRunner(network, "x").infer(images)["probabilities"]
     ours = simulated_runner(tmp_path / "low.onnx", network.spec, tmp_path).infer(images)["probabilities"]
@@ -143,7 +143,7 @@ def test_simulation_errs_as_much_as_torch_does_in_the_same_type(
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_reduced_graph_keeps_its_interface_and_is_well_typed(graph: Path, precision: str) -> None:
     before = onnx.load(graph)
-    low = reduced(before, precision)  # type: ignore[arg-type]
+    low = cast_graph(before, precision)  # type: ignore[arg-type]
     onnx.checker.check_model(low, full_check=True)
     assert low.graph.input == before.graph.input
     assert low.graph.output == before.graph.output
@@ -156,7 +156,7 @@ def test_reduced_graph_keeps_its_interface_and_is_well_typed(graph: Path, precis
 def test_kept_nodes_and_margins_take_and_make_fp32(graph: Path) -> None:
     flat = flattened(onnx.load(graph))
     kept = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
-    low = reduced(flat, "fp16", [kept])
+    low = cast_graph(flat, "fp16", [kept])
     types = wiring_of(low).types
     fp32 = {*outer_nodes(flat, wiring_of(flat)), kept}
     for node in low.graph.node:
@@ -255,7 +255,7 @@ def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: Make, t
 
 def test_repair_ends_in_fp32_when_nothing_less_keeps_the_limits(make_network: Make, tmp_path: Path) -> None:
     strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
-    verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=Evidence(limits=strict))
+    verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=VerificationOptions(limits=strict))
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
     assert [attempt.precision for attempt in verdict.tries] == ["fp32", *["fp16"] * 4, "fp32"]
     assert all(attempt.seconds > 0 for attempt in verdict.tries)
@@ -264,11 +264,18 @@ def test_repair_ends_in_fp32_when_nothing_less_keeps_the_limits(make_network: Ma
 def test_failing_precision_is_refused_without_repair(make_network: Make, tmp_path: Path) -> None:
     strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
     with raises(CheckFailedError, "verdict.failed") as caught:
-        published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=Evidence(limits=strict), repair=False)
+        published_in(
+            make_network("test_resnet"), "fp16", tmp_path, evidence=VerificationOptions(limits=strict), repair=False
+        )
     assert {problem.code.removeprefix("verdict.") for problem in caught.value.problems} == {"numbers"}
     assert not (tmp_path / "repository" / "pets").exists()
     forced = published_in(
-        make_network("test_resnet"), "fp16", tmp_path, evidence=Evidence(limits=strict), repair=False, force=True
+        make_network("test_resnet"),
+        "fp16",
+        tmp_path,
+        evidence=VerificationOptions(limits=strict),
+        repair=False,
+        force=True,
     )
     assert (forced.passed, forced.forced, forced.precision) == (False, True, "fp16")
 
@@ -350,7 +357,7 @@ def test_nodes_around_what_has_no_known_type_stay_in_fp32() -> None:
     )
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    low = reduced(model, "fp16")
+    low = cast_graph(model, "fp16")
     assert run(low, 1.0) == pytest.approx(run(model, 1.0), rel=1e-2)
     types = {tensor.name: tensor.data_type for tensor in low.graph.initializer}
     takes = {node.name: [types.get(name) for name in node.input] for node in low.graph.node}
@@ -366,7 +373,7 @@ def test_openvino_int8_that_fails_ends_in_fp32(make_network: Make, tmp_path: Pat
         tmp_path / "repository",
         max_batch=MAX_BATCH,
         target=Target(format="openvino", precision="int8"),
-        evidence=Evidence(limits=limits),
+        evidence=VerificationOptions(limits=limits),
     )
     verdict = export(source_of(make_network("test_resnet"), tmp_path / "source"), request, lambda step: None).verdict
     assert (verdict.precision, verdict.asked) == ("fp32", "int8")
@@ -393,7 +400,7 @@ def test_autocast_loses_as_little_as_our_own_converter(
     network = make_network("test_resnet")
     right = TorchRunner(network, "x").infer(images)["probabilities"]
     errors = []
-    for name, convert in (("ours", reduced), ("theirs", autocast)):
+    for name, convert in (("ours", cast_graph), ("theirs", autocast)):
         onnx.save(convert(onnx.load(graph), "fp16", ()), tmp_path / f"{name}.onnx")
         answers = simulated_runner(tmp_path / f"{name}.onnx", network.spec, tmp_path).infer(images)["probabilities"]
         errors.append(float(np.abs(answers - right).mean()))
@@ -404,7 +411,7 @@ def test_autocast_loses_as_little_as_our_own_converter(
 def test_int8_speaks_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
     flat = flattened(onnx.load(graph))
     for dialect, wanted in (("onnxruntime", TensorProto.UINT8), ("tensorrt", TensorProto.INT8)):
-        model = quantized(flat, images, dialect)  # type: ignore[arg-type]
+        model = quantize_graph(flat, images, dialect)  # type: ignore[arg-type]
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         taken = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         zeros = [weights[node.input[2]] for node in taken if node.input[0] not in weights]
@@ -430,12 +437,12 @@ def test_int8_is_refused_when_it_was_calibrated_on_nothing_real(
 ) -> None:
     """Black images: all ranges are those of a constant, and every real picture is cut off."""
     network = make_network("test_resnet")
-    ladder = Ladder(graph, np.zeros_like(images))
+    ladder = PrecisionSearch(graph, np.zeros_like(images))
     step = next(iter(ladder.steps("int8", "onnxruntime")))
     step.write(tmp_path / "int8.onnx")
-    context = case_of(source_of(network, tmp_path), builtin_golden(network.spec.preprocess), MAX_BATCH)
+    context = verification_context(source_of(network, tmp_path), builtin_golden(network.spec.preprocess), MAX_BATCH)
     runner = OnnxRuntimeRunner(tmp_path / "int8.onnx", spec=network.spec)
-    verdict = context.verdict(runner, "int8", tmp_path / "int8.onnx", causes=False)
+    verdict = context.verify(runner, "int8", tmp_path / "int8.onnx", causes=False)
     assert not verdict.passed
     assert {problem.code.removeprefix("verdict.") for problem in verdict.problems} & {"numbers", "decisions"}
 

@@ -13,12 +13,12 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.export import Evidence, ExportRequest, export
+from builder.export import ExportRequest, VerificationOptions, export
 from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
 from builder.sources import open_source, source_from_checkpoint
 from builder.targets import Target
 from model.errors import ArtifactError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.golden import GOLDEN_FILE, Golden
 from model.manifest import MANIFEST_FILE
 
@@ -72,7 +72,7 @@ def test_file_of_ours_is_refused_when_it_was_forced(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
-    order = ExportRequest(tmp_path / "repository", max_batch=4, force=True, evidence=Evidence(limits=strict))
+    order = ExportRequest(tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict))
     forced = export(source_from_checkpoint(checkpoint), order, lambda step: None)
     assert forced.verdict.forced
     result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
@@ -97,7 +97,7 @@ def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_oth
     Golden(golden.images, {name: array[::-1] for name, array in golden.outputs.items()}).save(path)
     record = graph.parent / MANIFEST_FILE
     manifest = json.loads(record.read_bytes())
-    manifest["files"][GOLDEN_FILE]["sha256"] = sha256_of(path)
+    manifest["files"][GOLDEN_FILE]["sha256"] = file_sha256(path)
     record.write_text(json.dumps(manifest))
     assert open_source(graph, None, None).golden is not None
 

@@ -14,12 +14,12 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from builder.export import Evidence, ExportRequest, export
+from builder.export import ExportRequest, VerificationOptions, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.judge import verify_runner
 from builder.proving.proof import CachingRunner
 from builder.proving.verdict import LIMITS, Verdict
-from builder.proving.verify import verified
+from builder.proving.verify import verify_artifact
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.targets import Precision
@@ -383,7 +383,7 @@ def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
             shutil.copyfile(artifact, path)
 
     source = Faulty(graph, None, "a test", network)
-    assert named in problems(verified(artifact, source, MAX_BATCH, Evidence()))
+    assert named in problems(verify_artifact(artifact, source, MAX_BATCH, VerificationOptions()))
     with pytest.raises(CheckFailedError, match="nothing was published") as refused:
         export(source, ExportRequest(tmp_path / "repository", max_batch=8), lambda step: None)
     assert named in str(refused.value)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.failures import tells_of_memory
-from builder.formats import Format, Job
+from builder.failures import is_out_of_memory
+from builder.formats import BuildJob, Format
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import ENGINE, Rtx
-from builder.proving.proof import case_of
+from builder.proving.proof import verification_context
 from builder.repair import BuildAttempt, FallbackOptions, build_verified
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName, Target
@@ -32,17 +32,22 @@ Command = Callable[..., Result]
 
 
 def built_in_fp16(
-    kind: Format, name: FormatName, job: Job, keep: tuple[str, ...] = (), allowed: bool = True, strict: bool = False
+    kind: Format,
+    name: FormatName,
+    job: BuildJob,
+    keep: tuple[str, ...] = (),
+    allowed: bool = True,
+    strict: bool = False,
 ) -> BuildAttempt:
     golden = builtin_golden(job.source.spec.preprocess)
-    context = case_of(job.source, golden, job.max_batch)
+    context = verification_context(job.source, golden, job.max_batch)
     fallback = FallbackOptions(context.golden.images, keep, allowed, strict=strict)
     built = build_verified(context, job, Target(format=name, precision="fp16"), kind, fallback)
     built.verified.runner.close()
     return built
 
 
-def test_export_falls_back_to_fp32_when_nothing_is_left_in_fp16(job: Job) -> None:
+def test_export_falls_back_to_fp32_when_nothing_is_left_in_fp16(job: BuildJob) -> None:
     verdict = built_in_fp16(Rtx(), "rtx", job, HEAVY).verdict
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
     first, *tries, last = verdict.tries
@@ -51,12 +56,12 @@ def test_export_falls_back_to_fp32_when_nothing_is_left_in_fp16(job: Job) -> Non
     assert {problem.code for attempt in tries for problem in attempt.problems} == {"precision.nothing_reduced"}
 
 
-def test_graph_is_not_called_fp16_when_nothing_is_left_in_it(job: Job) -> None:
+def test_graph_is_not_called_fp16_when_nothing_is_left_in_it(job: BuildJob) -> None:
     with raises(ArtifactError, "precision.nothing_reduced"):
         built_in_fp16(Onnx(), "onnx", job, HEAVY, allowed=False)
 
 
-def test_strict_export_is_refused_when_nothing_is_left_in_fp16(job: Job) -> None:
+def test_strict_export_is_refused_when_nothing_is_left_in_fp16(job: BuildJob) -> None:
     with raises(CheckFailedError, "verdict.no_attempt") as caught:
         built_in_fp16(Rtx(), "rtx", job, HEAVY, strict=True)
     assert [problem.code for problem in caught.value.problems] == ["precision.nothing_reduced"]
@@ -81,21 +86,21 @@ def test_last_line_names_the_closest_attempt_when_another_precision_is_published
 class WithEngine(Onnx):
     """Writes an engine next to its graph and runs only the engine, as on a GPU machine with ONNX Runtime for CPUs."""
 
-    def write(self, job: Job) -> Path:
+    def write(self, job: BuildJob) -> Path:
         shutil.copyfile(job.graph, job.folder / ENGINE)
         return super().write(job)
 
-    def open_runner(self, artifact: Path, job: Job) -> Runner:
+    def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         return OnnxRuntimeRunner(artifact.with_name(ENGINE), spec=job.source.spec, spinning=False)
 
 
-def test_engine_is_measured_when_only_the_engine_was_run(job: Job) -> None:
+def test_engine_is_measured_when_only_the_engine_was_run(job: BuildJob) -> None:
     made = built_in_fp16(WithEngine(), "rtx", job)
     assert made.artifact.name == Onnx.artifact
     assert made.verified.file == job.folder / ENGINE
 
 
-def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(job: Job) -> None:
+def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(job: BuildJob) -> None:
     assert built_in_fp16(Onnx(), "onnx", job).verified.file.name == "model.simulated.onnx"
 
 
@@ -109,4 +114,4 @@ def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(jo
     ],
 )
 def test_lack_of_memory_differs_from_a_graph_that_is_not_supported(message: str, is_memory: bool) -> None:
-    assert tells_of_memory(message) is is_memory
+    assert is_out_of_memory(message) is is_memory

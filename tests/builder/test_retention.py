@@ -145,7 +145,7 @@ def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
 
 
 def test_version_served_until_now_stays_when_a_newer_one_takes_its_place(pets: Path) -> None:
-    done = keep_newest(pets, 1, before={4})
+    done = keep_newest(pets, 1, served_before={4})
     assert versions_of(pets) == [4, 5]
     assert [(spared.version, spared.reason) for spared in done.spared] == [(4, "served until now")]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from builder.config.serving import Accelerator, Batching, CudaGraphs, Serving, VersionPolicy, serving_from
-from builder.config.serving_config import unproven
+from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for, config_to_text
-from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, warms_up, warmup_files, write_warmup
+from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, uses_golden_image, warmup_files, write_warmup
 from builder.repository.check import check_repository
 from builder.repository.publish import publication
 from model.errors import InputError, ServerError
@@ -20,16 +20,16 @@ from model.files import atomic_write
 from model.golden import GOLDEN_FILE, Golden
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import METADATA_KEY, ModelSpec
-from model.triton_backends import Loading, ModelConfig
+from model.triton_backends import BackendFiles, ModelConfig
 from model.triton_config import config_from_text, read_config, versions_loaded
 from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
 
-PLAN = Loading("tensorrt")
+PLAN = BackendFiles("tensorrt")
 
 
 def served(
-    spec: ModelSpec, serving: Serving, loading: Loading = PLAN, present: ModelConfig | None = None
+    spec: ModelSpec, serving: Serving, loading: BackendFiles = PLAN, present: ModelConfig | None = None
 ) -> ModelConfig:
     """A configuration, written and read back."""
     interface = ((spec.input,), spec.outputs)
@@ -60,7 +60,7 @@ def republish(repository: Path, serving: Serving) -> None:
         config = config_for(spec, ((spec.input,), spec.outputs), 8, prepared.version, present, serving=serving)
         with atomic_write(prepared.model / "config.pbtxt") as beside:
             beside.write_text(config_to_text(config))
-        if warms_up(config):
+        if uses_golden_image(config):
             golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
             write_warmup(prepared.model, warmup_files(golden.images))
 
@@ -195,7 +195,7 @@ def test_refused_settings_are_reported_all_at_once(spec: ModelSpec) -> None:
         accelerators=(Accelerator(name="tensorrt", parameters={"precision_mode": "FP8"}), Accelerator(name="npu")),
     )
     with pytest.raises(InputError) as raised:
-        served(spec, options, Loading())
+        served(spec, options, BackendFiles())
     assert [problem.code for problem in raised.value.problems] == [
         "config.preferred_batch",
         "config.cuda_graph_backend",
@@ -285,20 +285,20 @@ def test_user_config_is_refused_when_its_graphs_are_of_another_size(spec: ModelS
     text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
     given = config_from_text(text.format(dims), "x")
     with raises(InputError, code):
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, given=given)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=given)
 
 
 def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: ModelSpec) -> None:
     words = ["tensorrt:precision_mode=FP16,trt_engine_cache_enable=1", "openvino"]
-    config = served(spec, serving_from(accelerator=words), Loading())
+    config = served(spec, serving_from(accelerator=words), BackendFiles())
     section = config.optimization.execution_accelerators
     assert dict(section.gpu_execution_accelerator[0].parameters)["precision_mode"] == "FP16"
     assert [entry.name for entry in section.cpu_execution_accelerator] == ["openvino"]
-    assert [line.partition(":")[0] for line in unproven(config)] == [
+    assert [line.partition(":")[0] for line in unverified_accelerators(config)] == [
         "execution accelerator tensorrt in FP16",
         "execution accelerator openvino",
     ]
-    assert unproven(served(spec, serving_from(accelerator=["none"]), Loading(), config)) == []
+    assert unverified_accelerators(served(spec, serving_from(accelerator=["none"]), BackendFiles(), config)) == []
 
 
 @pytest.mark.parametrize(

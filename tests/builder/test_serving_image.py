@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.export import ExportRequest, export
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.formats.tensorrt import Trt
 from builder.repository.serving_image import check_build, check_loads
 from builder.sources import source_from_checkpoint
@@ -68,14 +68,14 @@ def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monke
     assert manifest["triton_image"] == "26.07-py3"
 
 
-def job_of(checkpoint: Path, folder: Path) -> Job:
+def job_of(checkpoint: Path, folder: Path) -> BuildJob:
     source = source_from_checkpoint(checkpoint)
-    return Job(source, folder / "model.onnx", "fp16", folder, 4, None, lambda step: None)
+    return BuildJob(source, folder / "model.onnx", "fp16", folder, 4, None, lambda step: None)
 
 
 def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(checkpoint: Path, tmp_path: Path) -> None:
     job = job_of(checkpoint, tmp_path)
-    newer = Trt(image=NEWER).foreseen(job)
+    newer = Trt(image=NEWER).expected_build_record(job)
     with pytest.raises(CheckFailedError, match=r"(?s)built by TensorRT 11\.2.*an older TensorRT never loads it"):
         check_build(newer, DEFAULT_IMAGE)
     assert check_build(newer, NEWER) == []
@@ -86,8 +86,8 @@ def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_know
     checkpoint: Path, tmp_path: Path
 ) -> None:
     job = job_of(checkpoint, tmp_path)
-    assert Trt(image="our/triton:mine").foreseen(job) is None
-    assert [FORMATS[name].foreseen(job) for name in ("onnx", "rtx")] == [None, None]
+    assert Trt(image="our/triton:mine").expected_build_record(job) is None
+    assert [FORMATS[name].expected_build_record(job) for name in ("onnx", "rtx")] == [None, None]
     assert check_build(None, IMAGE) == []
 
 

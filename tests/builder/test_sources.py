@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from builder.export import ExportRequest, Published, export
+from builder.export import ExportRequest, PublishedVersion, export
 from builder.options import ForeignModelOptions, foreign_from
 from builder.sources import Source, open_source
 from model.errors import CheckpointError, InputError, SpecError
@@ -47,7 +47,7 @@ def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return put
 
 
-def published(source: Source, repository: Path) -> Published:
+def published(source: Source, repository: Path) -> PublishedVersion:
     done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
     assert done.verdict.passed
     return done

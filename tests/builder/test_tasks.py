@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.export import Evidence, ExportRequest, export
+from builder.export import ExportRequest, VerificationOptions, export
 from builder.onnx_export import onnx_from_network
 from builder.proving.carried import spec_problems
 from builder.proving.diagnosis import with_causes
 from builder.proving.judge import verify_runner
 from builder.proving.verdict import Verdict
-from builder.proving.verify import verified
+from builder.proving.verify import verify_artifact
 from builder.repository.check import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.terms import OutputOptions, in_terms
+from builder.terms import OutputOptions, with_output_options
 from model.comparison import compare
 from model.errors import InputError
-from model.golden import Golden, packed
+from model.golden import Golden, pack_geometries
 from model.network import Network, save_network
 from model.preprocess import Geometry, ImageArray, Preprocess
 from model.runners.base import Outputs, Runner
@@ -130,7 +130,7 @@ class BorderDependsOnPlace(Runner):
 
 def judged(artifact: Path, network: Network) -> Verdict:
     source = NetworkSource(artifact, None, "a test", network)
-    return verified(artifact, source, MAX_BATCH, Evidence())
+    return verify_artifact(artifact, source, MAX_BATCH, VerificationOptions())
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def as_faulty(kind: type[Network], network: Network) -> Network:
 
 def cut_at(network: Network, threshold: float) -> Network:
     """A graph with another threshold inside, which its spec does not tell."""
-    shifted = in_terms(network, OutputOptions(threshold=threshold))
+    shifted = with_output_options(network, OutputOptions(threshold=threshold))
     shifted.spec = network.spec
     return shifted
 
@@ -310,11 +310,11 @@ def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Net
 
 
 def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
-    network = in_terms(networks["segmentation"], OutputOptions(threshold=0.9999))
+    network = with_output_options(networks["segmentation"], OutputOptions(threshold=0.9999))
     runner = TorchRunner(network, "x")
     verdict = verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
     assert "reference: the checkpoint gives every image the same answer" in problems(verdict)
-    both = in_terms(network, OutputOptions(probability=True))
+    both = with_output_options(network, OutputOptions(probability=True))
     runner = TorchRunner(both, "x")
     assert verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
 
@@ -340,7 +340,7 @@ def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: di
     assert min(comparison.agreement["iou"] for comparison in verdict.comparisons) == 1
     said = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
     assert "batch_position: " in said
-    reversed_ = replace(golden, geometries=packed(reversed(golden.fitted or [])))
+    reversed_ = replace(golden, geometries=pack_geometries(reversed(golden.geometry_values or [])))
     assert not verify_runner(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
 
 
@@ -388,7 +388,7 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
     kept = Golden.load(repository / "cut/1/golden.npz")
     assert np.array_equal(kept.outputs["mask"], kept.outputs["probability"] >= 0.6)
     assert np.array_equal(kept.targets["mask"], truth)
-    assert kept.fitted == sample.fitted
+    assert kept.geometry_values == sample.geometry_values
     assert check_repository(repository) == []
 
     artifact = repository / "cut/1/model.onnx"
@@ -428,18 +428,18 @@ def test_output_options_are_refused_when_the_task_does_not_support_them(
     network_of: Callable[..., Network], question: TaskSpec, options: OutputOptions, code: str
 ) -> None:
     with raises(InputError, code):
-        in_terms(network_of(question), options)
+        with_output_options(network_of(question), options)
 
 
 def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: Callable[..., Network]) -> None:
     question = TaskSpec(task="segmentation", labels=("a", "b", "c"))
     with pytest.raises(InputError, match="there are 3 labels"):
-        in_terms(network_of(question), OutputOptions(probability=True))
+        with_output_options(network_of(question), OutputOptions(probability=True))
 
 
 def test_threshold_changes_only_labels_that_have_one(networks: dict[str, Network]) -> None:
     asked = {
-        task: in_terms(network, OutputOptions(threshold=0.3)).spec
+        task: with_output_options(network, OutputOptions(threshold=0.3)).spec
         for task, network in networks.items()
         if task[0] != "e"
     }

@@ -14,12 +14,12 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from builder.failures import BuildStoppedError
-from builder.formats import FORMATS, Job
-from builder.formats.farthest import Farthest
+from builder.formats import FORMATS, BuildJob
+from builder.formats.farthest import WorstCaseRunner
 from builder.formats.tensorrt import ENGINE, Rtx, Trt
 from builder.onnx_export import onnx_from_network
-from builder.precision.cast import reduced
-from builder.precision.quantize import quantized
+from builder.precision.cast import cast_graph
+from builder.precision.quantize import quantize_graph
 from builder.sources.base import NetworkSource
 from builder.targets import Precision
 from builder.tensorrt.build import build
@@ -27,7 +27,7 @@ from builder.tensorrt.network import PlanBuilder, load_timings
 from builder.tensorrt.precision import precision_of_engine, precision_problems
 from model.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
 from model.errors import ArtifactError, InputError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.gpu import find_gpu
 from model.network import Network
 from model.plans import BUILD_FILE, find_tensorrt, plan_header
@@ -67,10 +67,10 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str
     network = make_network("test_resnet")
     onnx_from_network(network, folder / "fp32.onnx")
     model = onnx.load(folder / "fp32.onnx")
-    onnx.save(reduced(model, "fp16"), folder / "fp16.onnx")
-    onnx.save(reduced(model, "bf16"), folder / "bf16.onnx")
+    onnx.save(cast_graph(model, "fp16"), folder / "fp16.onnx")
+    onnx.save(cast_graph(model, "bf16"), folder / "bf16.onnx")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    onnx.save(quantized(model, images, dialect="tensorrt"), folder / "int8.onnx")
+    onnx.save(quantize_graph(model, images, dialect="tensorrt"), folder / "int8.onnx")
     return folder
 
 
@@ -85,7 +85,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     weights = (weight("stem", 500, 3, 3, 3), weight("body", 500, 500, 3, 3))
     path = write_graph(folder / "fp32.onnx", *convolutions, weights=weights)
-    onnx.save(reduced(onnx.load(path), "fp16"), folder / "fp16.onnx")
+    onnx.save(cast_graph(onnx.load(path), "fp16"), folder / "fp16.onnx")
     return folder
 
 
@@ -97,8 +97,8 @@ def test_build_keeps_the_graphs_own_types(tmp_path: Path, graphs: Path, precisio
     record = build(graph, plan, SETTINGS, silent)
     header = plan_header(plan)
     assert (header.flavour, header.bytes, header.version) == ("rtx", plan.stat().st_size, record.tensorrt)
-    assert record.sha256 == sha256_of(plan)
-    assert record.graph_sha256 == sha256_of(graph)
+    assert record.sha256 == file_sha256(plan)
+    assert record.graph_sha256 == file_sha256(graph)
     assert record.compute_capabilities == RTX_TARGETS
     assert max(record.computed, key=lambda kind: record.computed[kind]) == computes
     assert record.seconds > 0
@@ -130,7 +130,7 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
     plan = tmp_path / "model.rtx"
     right = build(wide / "fp16.onnx", tmp_path / "right.rtx", SETTINGS, silent)
     build(wide / "fp32.onnx", plan, SETTINGS, silent)
-    forged = right.model_copy(update={"sha256": sha256_of(plan)})
+    forged = right.model_copy(update={"sha256": file_sha256(plan)})
     assert "bytes a weight" in precision_problems(plan, wide / "fp16.onnx", "fp16", forged)[0].message
     assert precision_problems(tmp_path / "right.rtx", wide / "fp16.onnx", "fp16", right) == []
     assert [problem.code for problem in precision_problems(plan, wide / "fp32.onnx", "fp16", right)][:2] == ["plan"] * 2
@@ -156,8 +156,8 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
         tensorrt="11.1.0.106",
         seconds=1,
         bytes=6,
-        sha256=sha256_of(plan),
-        graph_sha256=sha256_of(graph),
+        sha256=file_sha256(plan),
+        graph_sha256=file_sha256(graph),
         computed={} if in_container else {"fp16": 9, "fp32": 1},
         engine=engine,
         settings=BuildSettings(max_batch=8),
@@ -292,24 +292,24 @@ def test_inspector_is_refused_when_it_tells_no_layers() -> None:
 
 
 @pytest.fixture
-def job(tmp_path: Path, graphs: Path, checkpoint: Path, make_network: Callable[[str], Network]) -> Job:
+def job(tmp_path: Path, graphs: Path, checkpoint: Path, make_network: Callable[[str], Network]) -> BuildJob:
     folder = tmp_path / "1"
     folder.mkdir()
     source = NetworkSource(checkpoint, None, "a test", make_network("test_resnet"))
-    return Job(source, graphs / "fp16.onnx", "fp16", folder, 8, None, silent)
+    return BuildJob(source, graphs / "fp16.onnx", "fp16", folder, 8, None, silent)
 
 
-def test_rtx_writes_the_graph_and_the_engine_of_it(job: Job) -> None:
+def test_rtx_writes_the_graph_and_the_engine_of_it(job: BuildJob) -> None:
     kind = Rtx(BuildOptions(compute_capabilities=("8.6",)))
     artifact = kind.write(job)
     record = BuildRecord.model_validate_json((job.folder / BUILD_FILE).read_bytes())
     assert artifact.name == "model.onnx"
-    assert record.graph_sha256 == sha256_of(artifact)
-    assert record.sha256 == sha256_of(job.folder / ENGINE)
+    assert record.graph_sha256 == file_sha256(artifact)
+    assert record.sha256 == file_sha256(job.folder / ENGINE)
     assert record.compute_capabilities == ("8.6",)
     assert (record.inputs, record.outputs) == ((job.source.spec.input,), job.source.spec.outputs)
     if find_gpu() is None:
-        assert "not run: no GPU here" in kind.proven_by(job)
+        assert "not run: no GPU here" in kind.verification_method(job)
 
 
 @pytest.mark.parametrize(
@@ -348,19 +348,19 @@ def test_farthest_gives_of_each_picture_the_answer_farther_off(spec: ModelSpec) 
     reference = Says(spec, [0, 1], [0, 1], [0, 1])
     engine = Says(spec, [0, 0.9], [0, 1], [np.nan, 1])
     graph = Says(spec, [0.2, 1], [0, 0.5], [0, 0])
-    with Farthest(reference, (engine, graph)) as both:
+    with WorstCaseRunner(reference, (engine, graph)) as both:
         np.testing.assert_allclose(both.infer(batch)["probabilities"], [[0.2, 1], [0, 0.5], [np.nan, 1]])
     assert (engine.closed, graph.closed, reference.closed) == (True, True, False)
     misfit = Says(spec, [0], [0], [0])
-    assert Farthest(reference, (engine, misfit)).infer(batch)["probabilities"].shape == (3, 1)
+    assert WorstCaseRunner(reference, (engine, misfit)).infer(batch)["probabilities"].shape == (3, 1)
 
 
-def test_rtx_refuses_bf16_that_triton_could_not_serve(job: Job) -> None:
+def test_rtx_refuses_bf16_that_triton_could_not_serve(job: BuildJob) -> None:
     with pytest.raises(ArtifactError, match="--trt bf16"):
         Rtx().write(replace(job, precision="bf16"))
 
 
-def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: Job, graphs: Path) -> None:
+def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: BuildJob, graphs: Path) -> None:
     with pytest.raises(ArtifactError, match="said to be fp16"):
         Rtx().write(replace(job, graph=graphs / "fp32.onnx"))
     assert not (job.folder / BUILD_FILE).exists()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builder.export import ExportRequest, export
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.targets import Target
@@ -35,12 +35,12 @@ class OfAGraph(NetworkSource):
 
 
 @pytest.fixture
-def job_of(tmp_path: Path) -> Callable[[Network], Job]:
-    def made(network: Network) -> Job:
+def job_of(tmp_path: Path) -> Callable[[Network], BuildJob]:
+    def made(network: Network) -> BuildJob:
         folder = tmp_path / "1"
         folder.mkdir(exist_ok=True)
         source = NetworkSource(tmp_path / "given.onnx", None, "a test", network)
-        return Job(source, tmp_path / "model.onnx", "fp32", folder, 8, None, lambda step: None)
+        return BuildJob(source, tmp_path / "model.onnx", "fp32", folder, 8, None, lambda step: None)
 
     return made
 
@@ -73,7 +73,7 @@ def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tm
     ids=lambda question: question.task,
 )
 def test_answers_are_the_network_s_under_the_spec_s_names(
-    network_of: Callable[..., Network], job_of: Callable[[Network], Job], question: TaskSpec
+    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob], question: TaskSpec
 ) -> None:
     network = network_of(question)
     artifact = TORCHSCRIPT.write(job_of(network))
@@ -95,7 +95,7 @@ def test_answers_are_the_network_s_under_the_spec_s_names(
 
 
 def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
-    make_network: Callable[[str], Network], job_of: Callable[[Network], Job]
+    make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
     """What Triton's pytorch backend goes by: it takes no dictionary, and names inputs as forward does."""
     module = torch.jit.load(TORCHSCRIPT.write(job_of(make_network("test_vit"))))
@@ -117,7 +117,7 @@ def test_source_without_a_network_is_refused_before_any_work(
 
 
 def test_output_names_are_refused_when_triton_would_read_them_as_other_positions(
-    network_of: Callable[..., Network], job_of: Callable[[Network], Job]
+    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
     with raises(ArtifactError, "torchscript.output_names"):

@@ -38,7 +38,7 @@ def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module
     assert spec is not None
     assert spec.architecture.library == "graph"
     with pytest.raises(InputError, match="this is a graph"):
-        source.asked_in(OutputOptions(threshold=0.3))
+        source.with_output_options(OutputOptions(threshold=0.3))
 
 
 def test_torchscript_is_refused_when_its_size_is_not_said(net: nn.Module, labels: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text, public_json, tensors_of
 from model.errors import ArtifactError, InputError
 from model.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
-from model.triton_backends import Loading, ModelConfig
-from model.triton_config import config_from_text, given_config
+from model.triton_backends import BackendFiles, ModelConfig
+from model.triton_config import config_from_text, read_config_file
 from tests.errors import raises
 
 
@@ -58,7 +58,7 @@ def test_config_survives_labels_of_any_characters(spec: ModelSpec) -> None:
 def configured(spec: ModelSpec, given: str, serving: dict[str, int] | None = None) -> ModelConfig:
     """A configuration up to batch 16, with the settings of a user's file and of the command line."""
     interface, settings = ((spec.input,), spec.outputs), serving_from(**(serving or {}))  # type: ignore[arg-type]
-    return config_for(spec, interface, 16, 1, given=config_from_text(given, "x"), serving=settings)
+    return config_for(spec, interface, 16, 1, user_config=config_from_text(given, "x"), serving=settings)
 
 
 GIVEN = """
@@ -90,7 +90,7 @@ def test_user_config_overrides_defaults_and_is_overridden_by_options(spec: Model
 def test_user_config_may_be_the_published_config(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
     ours = config_for(spec, interface, 16, 1, serving=serving_from(warmup=True, queue_size=9))
-    assert config_for(spec, interface, 16, 1, given=ours) == ours
+    assert config_for(spec, interface, 16, 1, user_config=ours) == ours
 
 
 def test_user_config_is_refused_with_all_contradictions(spec: ModelSpec) -> None:
@@ -128,10 +128,10 @@ def test_user_config_is_refused_with_all_contradictions(spec: ModelSpec) -> None
 
 
 def test_user_config_is_refused_when_the_artifact_needs_another_parameter(spec: ModelSpec) -> None:
-    loading = Loading("openvino", parameters={"TARGET_DEVICE": "CPU"})
+    loading = BackendFiles("openvino", parameters={"TARGET_DEVICE": "CPU"})
     given = config_from_text('parameters { key: "TARGET_DEVICE" value { string_value: "GPU" } }', "x")
     with raises(InputError, "config.parameter") as caught:
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, given=given)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, user_config=given)
     assert all(part in str(caught.value) for part in ("'TARGET_DEVICE'", "'GPU'", "'CPU'"))
 
 
@@ -144,33 +144,33 @@ def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.pbtxt"
     path.write_text("max_batch_size: 8\ninstances: 2")
     with pytest.raises(ArtifactError, match=r"mine\.pbtxt: not a Triton model configuration \(2:1"):
-        given_config(path)
+        read_config_file(path)
 
 
 def test_file_is_named_only_when_the_backend_would_not_find_it(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
     named = {
-        loading: config_for(spec, interface, 16, 1, loading=Loading(*loading)).default_model_filename
+        loading: config_for(spec, interface, 16, 1, loading=BackendFiles(*loading)).default_model_filename
         for loading in [("openvino", "model.xml"), ("tensorrt", None), ("pytorch", "traced.pt")]
     }
     assert list(named.values()) == ["", "", "traced.pt"]
-    plans = Loading("tensorrt", plans={"8.6": "sm86.plan", "9.0": "sm90.plan"})
+    plans = BackendFiles("tensorrt", plans={"8.6": "sm86.plan", "9.0": "sm90.plan"})
     assert dict(config_for(spec, interface, 16, 1, loading=plans).cc_model_filenames) == plans.plans
 
 
-@pytest.mark.parametrize("loading", [Loading("tensorrt"), Loading(filename="small.onnx")])
-def test_version_is_refused_when_the_older_ones_would_no_longer_load(spec: ModelSpec, loading: Loading) -> None:
+@pytest.mark.parametrize("loading", [BackendFiles("tensorrt"), BackendFiles(filename="small.onnx")])
+def test_version_is_refused_when_the_older_ones_would_no_longer_load(spec: ModelSpec, loading: BackendFiles) -> None:
     interface = ((spec.input,), spec.outputs)
     present = config_for(spec, interface, 16, 1)
     with raises(InputError, "config.other_backend"):
         config_for(spec, interface, 16, 2, present, loading=loading)
-    config = config_for(spec, interface, 16, 2, present, loading=loading, older=())
+    config = config_for(spec, interface, 16, 2, present, loading=loading, other_versions=())
     assert config.backend == loading.backend
 
 
 def test_version_is_refused_when_older_versions_would_compute_differently(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
-    exact, coarse = Loading("openvino"), Loading("openvino", parameters={"HINT_BF16": "YES"})
+    exact, coarse = BackendFiles("openvino"), BackendFiles("openvino", parameters={"HINT_BF16": "YES"})
     for before, after in ((exact, coarse), (coarse, exact)):
         present = config_for(spec, interface, 16, 1, loading=before)
         with raises(InputError, "config.other_backend") as caught:
@@ -178,6 +178,6 @@ def test_version_is_refused_when_older_versions_would_compute_differently(spec: 
         assert "HINT_BF16 YES" in str(caught.value)
         assert config_for(spec, interface, 16, 2, present, loading=before).backend == "openvino"
     alone = config_for(
-        spec, interface, 16, 2, config_for(spec, interface, 16, 1, loading=coarse), loading=exact, older=()
+        spec, interface, 16, 2, config_for(spec, interface, 16, 1, loading=coarse), loading=exact, other_versions=()
     )
     assert "HINT_BF16" not in alone.parameters

@@ -232,7 +232,7 @@ def test_error_told_is_the_artifact_s_when_the_checkpoint_drifted_more_since_tra
     verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
     *of_artifact, probes, drift = verdict.comparisons
     assert verdict.passed, verdict.summary()
-    assert (verdict.of_artifact, verdict.of_probes) == (tuple(of_artifact), probes)
+    assert (verdict.artifact_comparisons, verdict.of_probes) == (tuple(of_artifact), probes)
     assert drift.max_abs > max(one.max_abs for one in of_artifact)
     assert f"{drift.max_abs:.1e}" not in verdict.summary()
     assert verdict.relative is None or verdict.relative <= verdict.limits.relative

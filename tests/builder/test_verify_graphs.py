@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from builder.export import Evidence
+from builder.export import VerificationOptions
 from builder.onnx_export import onnx_from_network
 from builder.precision.graph import flattened
-from builder.precision.quantize import quantized
+from builder.precision.quantize import quantize_graph
 from builder.proving.verdict import Verdict
-from builder.proving.verify import verified
+from builder.proving.verify import verify_artifact
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
 from builder.sources.onnx_held import onnx_precision, reduced_or_quantized_precision
@@ -35,7 +35,7 @@ def as_it_is(model: ModelProto) -> ModelProto:
 def in_int8(model: ModelProto) -> ModelProto:
     (spec,) = [entry.value for entry in model.metadata_props]
     images = builtin_golden(ModelSpec.from_json(spec, origin="the graph").preprocess).images
-    return quantized(flattened(model), images, "onnxruntime")
+    return quantize_graph(flattened(model), images, "onnxruntime")
 
 
 def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False) -> ModelProto:
@@ -75,7 +75,7 @@ def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
     """What `builder verify` says of the graph with a detour, against the graph."""
     onnx.save(with_fp16_detour(change(onnx.load(graph)), factor, as_function), path)
-    return verified(path, open_source(graph, None, None), 3, Evidence())
+    return verify_artifact(path, open_source(graph, None, None), 3, VerificationOptions())
 
 
 @pytest.mark.parametrize(

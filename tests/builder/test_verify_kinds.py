@@ -11,12 +11,12 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.export import DEFAULT_MAX_BATCH, Evidence
-from builder.formats import FORMATS, Job
-from builder.precision.cast import reduced
-from builder.proving.proof import CachingRunner, case_of
+from builder.export import DEFAULT_MAX_BATCH, VerificationOptions
+from builder.formats import FORMATS, BuildJob
+from builder.precision.cast import cast_graph
+from builder.proving.proof import CachingRunner, verification_context
 from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
-from builder.proving.verify import largest_batch, precision_of, verified
+from builder.proving.verify import largest_batch, precision_of, verify_artifact
 from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
 from builder.targets import FormatName
@@ -40,52 +40,54 @@ class UpTo(Runner):
         return self.runner.infer(batch)
 
 
-def judged(job: Job, most: int, asked: int | None) -> Verdict:
+def judged(job: BuildJob, most: int, asked: int | None) -> Verdict:
     """A right runner that takes so many, asked for as many as `builder verify` would."""
     plan = CachingRunner(UpTo(job.source.reference, most))
     golden = builtin_golden(job.source.spec.preprocess)
-    return case_of(job.source, golden, largest_batch(asked, plan)).verdict_of_answers(plan, "fp32")
+    return verification_context(job.source, golden, largest_batch(asked, plan)).verify_answers(plan, "fp32")
 
 
-def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: Job) -> None:
+def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: BuildJob) -> None:
     verdict = judged(job, MAX_BATCH, None)
     assert (verdict.passed, verdict.max_batch) == (True, MAX_BATCH)
     assert largest_batch(None, job.source.reference) == DEFAULT_MAX_BATCH
 
 
 @pytest.mark.parametrize(("most", "works"), [(4, "1, 3"), (2, "1")])
-def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(job: Job, most: int, works: str) -> None:
+def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(
+    job: BuildJob, most: int, works: str
+) -> None:
     (problem,) = judged(job, most, 8).problems
     assert problem.message.startswith(f"answers a batch of {works}, but not of ")
     assert problem.message.endswith(f"(the plan was built for up to {most})")
 
 
-def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: Job) -> None:
+def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: BuildJob) -> None:
     (problem,) = judged(job, 1, 8).problems
     assert problem.message.startswith("the batch axis is fixed: answers a batch of 1, but not of 3, 8")
 
 
 @pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
 def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
-    job: Job, name: FormatName, library: str
+    job: BuildJob, name: FormatName, library: str
 ) -> None:
     artifact = FORMATS[name].write(replace(job, precision="fp32"))
-    verdict = verified(artifact, job.source, MAX_BATCH, Evidence())
+    verdict = verify_artifact(artifact, job.source, MAX_BATCH, VerificationOptions())
     assert (verdict.passed, verdict.format) == (True, name)
     assert verdict.proven_by == f"the artifact itself, run by {library}"
 
 
 def test_verify_tells_of_the_simulation_when_it_answered(
-    exported: Path, job: Job, command: Callable[..., Result]
+    exported: Path, job: BuildJob, command: Callable[..., Result]
 ) -> None:
-    onnx.save(reduced(onnx.load(job.graph), "fp16"), job.graph)
+    onnx.save(cast_graph(onnx.load(job.graph), "fp16"), job.graph)
     words = ("builder", "verify", job.graph, "--against", exported / "pets.safetensors", "--max-batch", MAX_BATCH)
     verdict = json.loads(command(*words, "--json").stdout)
     assert (verdict["format"], verdict["precision"]) == ("onnx", "fp16")
     assert verdict["proven_by"] == "a simulation that rounds to fp16 where hardware would"
 
 
-def test_precision_is_that_of_the_verdict_only_when_the_manifest_names_both(job: Job, checkpoint: Path) -> None:
+def test_precision_is_that_of_the_verdict_only_when_the_manifest_names_both(job: BuildJob, checkpoint: Path) -> None:
     artifact = job.folder / "model.xml"
     artifact.write_text("<net/>")
     told = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])

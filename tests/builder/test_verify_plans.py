@@ -21,7 +21,7 @@ from builder.sources import source_from_checkpoint
 from builder.tensorrt.precision import precision_problems
 from model.build_record import BuildRecord, BuildSettings
 from model.errors import Problem
-from model.files import sha256_of
+from model.files import file_sha256
 from model.manifest import MANIFEST_FILE
 from model.network import Network, save_network
 from model.plans import BUILD_FILE
@@ -53,7 +53,7 @@ def record(plan: Path, **engine: int) -> None:
         compute_capabilities=("8.9",),
         seconds=1,
         bytes=len(PLAN),
-        sha256=sha256_of(plan),
+        sha256=file_sha256(plan),
         graph_sha256="b",
         computed={"fp16": 4},
         engine=engine or {"fp16": 4},
@@ -127,8 +127,8 @@ def test_size_proves_nothing_when_a_plan_carries_a_runtime_to_load_it(
         tensorrt="11.1.0.106",
         seconds=1,
         bytes=plan.stat().st_size,
-        sha256=sha256_of(plan),
-        graph_sha256=sha256_of(graph),
+        sha256=file_sha256(plan),
+        graph_sha256=file_sha256(graph),
         computed={"fp16": 4},
         engine={"fp16": 4},
         settings=BuildSettings(max_batch=8, version_compatible=version_compatible),

@@ -71,7 +71,7 @@ def test_check_fails_when_the_server_gives_other_answers(command: Command, serve
 def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Command, served: str, copied: Path) -> None:
     path = copied / "resnet18" / "1" / "golden.npz"
     golden = Golden.load(path)
-    for array in golden.probed.values():
+    for array in golden.probe_outputs.values():
         array[0] = np.roll(array[0], 1)
     golden.save(path)
     done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")

@@ -23,12 +23,12 @@ from client.results import LabelResult
 from model.connection import Connection
 from model.errors import InferenceError, NotReadyError, TritonkitError
 from model.preprocess import ImageArray
-from model.runners.served_spec import differences
+from model.runners.served_spec import changed_answer_fields
 from model.runners.triton import TritonRunner, TritonServer
 from model.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
 from model.triton_config import CONFIG_FILE, LAST_VERSION, read_config, versions_of
 from scripts import ports
-from server.control import control_of
+from server.control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tests.client.cli_errors import error_codes
 
@@ -76,7 +76,7 @@ class Pets:
         self.reload()
 
     def reload(self) -> None:
-        with control_of(self.server, timeout_s=60) as control:
+        with local_control(self.server, timeout_s=60) as control:
             control.load("pets")
 
 
@@ -124,11 +124,11 @@ def test_difference_is_named_when_answers_would_be_misread(spec: ModelSpec) -> N
         "task": "multilabel",
     }
     for field, value in others.items():
-        assert differences(spec, spec.model_copy(update={field: value})) == [field]
+        assert changed_answer_fields(spec, spec.model_copy(update={field: value})) == [field]
     resized = spec.model_copy(update={"preprocess": larger, "input": image_input(larger)})
-    assert differences(spec, resized) == ["input", "preprocess"]
+    assert changed_answer_fields(spec, resized) == ["input", "preprocess"]
     inside = {"architecture": Architecture(name="resnet18"), "normalize": Normalize(mean=(0,) * 3, std=(1,) * 3)}
-    assert not differences(spec, spec.model_copy(update=inside))
+    assert not changed_answer_fields(spec, spec.model_copy(update=inside))
 
 
 def test_change_is_reported_when_a_new_version_refuses_a_request_because_of_it(pets: Pets) -> None:
@@ -171,7 +171,7 @@ def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, c
             pets.reload()
 
     server = TritonServer(Connection(url=pets.grpc, patience_s=60), bring_back)
-    with TritonRunner(server, "pets").pinned() as runner:
+    with TritonRunner(server, "pets").pin_version() as runner:
         before = runner.infer(IMAGE[None])
         second = pets.publish(**SWAPPED)
         after = runner.infer(IMAGE[None])
@@ -182,7 +182,7 @@ def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, c
 
 def test_error_names_the_command_that_loads_an_unloaded_model(pets: Pets) -> None:
     pets.first()
-    with TritonRunner(TritonServer(pets.grpc), "pets") as runner, control_of(pets.server) as control:
+    with TritonRunner(TritonServer(pets.grpc), "pets") as runner, local_control(pets.server) as control:
         runner.infer(IMAGE[None])
         control.unload("pets")
         with pytest.raises(NotReadyError, match=r"`server load pets`"):
@@ -193,7 +193,7 @@ def test_error_names_the_command_that_loads_an_unloaded_model(pets: Pets) -> Non
 
 def test_version_is_compared_again_after_it_was_unloaded(pets: Pets) -> None:
     version = pets.publish()
-    with TritonRunner(TritonServer(pets.grpc), "pets", version) as runner, control_of(pets.server) as control:
+    with TritonRunner(TritonServer(pets.grpc), "pets", version) as runner, local_control(pets.server) as control:
         runner.infer(IMAGE[None])
         control.unload("pets")
         with pytest.raises(NotReadyError):

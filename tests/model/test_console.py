@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model.console import JsonOption, application, exit_code, print_json, progress, reports_errors, say, table
+from model.console import JsonOption, application, exit_code, print_json, print_text, progress, reports_errors, table
 from model.errors import BatchError, CheckFailedError, ConfigError, InferenceError, ServerError, TritonkitError
 from model.spec import TensorSpec
 
@@ -120,7 +120,7 @@ def test_characters_that_control_a_terminal_are_escaped(capsys: pytest.CaptureFi
     table(["picture", "answer"], [[HOSTILE, HOSTILE]])
     with progress(HOSTILE):
         pass
-    say("\x1b]0;title\x07")
+    print_text("\x1b]0;title\x07")
     print_json([HOSTILE])
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].split() == [SHOWN, SHOWN]

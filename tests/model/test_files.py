@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.files import atomic_write, sha256_of
+from model.files import atomic_write, file_sha256
 
 
 def test_file_appears_with_its_folder_when_the_block_ends(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_old_file_stays_when_the_process_dies(tmp_path: Path) -> None:
 def test_digest_is_sha256_when_the_file_is_larger_than_a_buffer(tmp_path: Path) -> None:
     content = bytes(range(256)) * 4096
     (tmp_path / "a.bin").write_bytes(content)
-    assert sha256_of(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+    assert file_sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.errors import ArtifactError
-from model.golden import Golden, beside_checkpoint, packed
+from model.golden import Golden, golden_of_checkpoint, pack_geometries
 from model.preprocess import Geometry, ImageArray
 from tests.errors import raises
 
@@ -22,7 +22,9 @@ def golden(batch: ImageArray) -> Golden:
     probabilities = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
     targets = {"probabilities": np.array([0, 2, 1, 0]), "vector": np.array([7, 7, 2**31, 0])}
     geometries = [Geometry((600 + i, 400), (0.5, 0.0, 400.25, 400.0), (0.0, 8.0, 32.0, 24.0)) for i in range(4)]
-    return Golden(batch, {"probabilities": probabilities}, targets, packed(geometries), source="four photographs")
+    return Golden(
+        batch, {"probabilities": probabilities}, targets, pack_geometries(geometries), source="four photographs"
+    )
 
 
 def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
@@ -36,9 +38,9 @@ def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
         "probabilities": [0, 2, 1, 0],
         "vector": [7, 7, 2**31, 0],
     }
-    assert back.fitted == golden.fitted
-    assert back.fitted is not None
-    assert back.fitted[3] == Geometry((603, 400), (0.5, 0.0, 400.25, 400.0), (0.0, 8.0, 32.0, 24.0))
+    assert back.geometry_values == golden.geometry_values
+    assert back.geometry_values is not None
+    assert back.geometry_values[3] == Geometry((603, 400), (0.5, 0.0, 400.25, 400.0), (0.0, 8.0, 32.0, 24.0))
     assert back.source == "four photographs"
     assert list(tmp_path.iterdir()) == [tmp_path / "golden.npz"]
 
@@ -46,7 +48,7 @@ def test_golden_is_equal_when_read_back(tmp_path: Path, golden: Golden) -> None:
 def test_golden_says_unknown_when_there_are_no_outputs_or_targets(tmp_path: Path, batch: ImageArray) -> None:
     Golden(batch, {}).save(tmp_path / "golden.npz")
     back = Golden.load(tmp_path / "golden.npz")
-    assert (back.outputs, back.targets, back.geometries, back.fitted) == ({}, {}, None, None)
+    assert (back.outputs, back.targets, back.geometries, back.geometry_values) == ({}, {}, None, None)
 
 
 def test_golden_keeps_an_output_apart_when_it_is_named_like_a_field(tmp_path: Path, batch: ImageArray) -> None:
@@ -142,7 +144,7 @@ def test_golden_is_refused_when_arrays_disagree(tmp_path: Path, arrays: dict[str
 def test_golden_is_refused_when_a_geometry_is_of_no_picture(tmp_path: Path, place: int, value: float) -> None:
     geometries = np.tile([100.0, 80.0, 10.0, 0.0, 90.0, 80.0, 0.0, 0.0, 8.0, 8.0], (4, 1))
     Golden(IMAGES, {}, geometries=geometries).save(tmp_path / "golden.npz")
-    assert Golden.load(tmp_path / "golden.npz").fitted is not None
+    assert Golden.load(tmp_path / "golden.npz").geometry_values is not None
     geometries[2, place] = value
     Golden(IMAGES, {}, geometries=geometries).save(tmp_path / "golden.npz")
     with raises(ArtifactError, "golden.geometry"):
@@ -152,8 +154,8 @@ def test_golden_is_refused_when_a_geometry_is_of_no_picture(tmp_path: Path, plac
 def test_beside_checkpoint_prefers_the_sample_of_that_name_when_there_are_two(
     tmp_path: Path, batch: ImageArray
 ) -> None:
-    assert beside_checkpoint(tmp_path / "best.safetensors") is None
+    assert golden_of_checkpoint(tmp_path / "best.safetensors") is None
     Golden(batch, {}, source="the folder's").save(tmp_path / "golden.npz")
     Golden(batch, {}, source="its own").save(tmp_path / "best.golden.npz")
-    found = [beside_checkpoint(tmp_path / f"{stem}.safetensors") for stem in ("best", "last")]
+    found = [golden_of_checkpoint(tmp_path / f"{stem}.safetensors") for stem in ("best", "last")]
     assert [golden and golden.source for golden in found] == ["its own", "the folder's"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import InputError
-from model.local_servers import STATE_FILE, STATE_VARIABLE, url_without_option
+from model.local_servers import STATE_FILE, STATE_VARIABLE, default_url
 from scripts import ports
 from tests.errors import raises
 
@@ -50,7 +50,7 @@ def test_the_only_running_server_is_asked_when_no_address_is_given(
 ) -> None:
     record(False)
     url = f"127.0.0.1:{record(True)}"
-    assert url_without_option(usual) == url
+    assert default_url(usual) == url
     printed = capsys.readouterr()
     assert all(part in printed.err for part in (usual, url, "/srv/models"))
     assert not printed.out
@@ -59,7 +59,7 @@ def test_the_only_running_server_is_asked_when_no_address_is_given(
 def test_an_address_is_asked_for_when_several_servers_run(record: Callable[[bool], int], usual: str) -> None:
     first, second = sorted((record(True), record(True)))
     with raises(InputError, "server.ambiguous") as caught:
-        url_without_option(usual)
+        default_url(usual)
     assert re.search(rf"--url: .*:{first} .*:{second} ", str(caught.value))
 
 
@@ -67,9 +67,9 @@ def test_the_usual_address_stays_when_it_answers_or_no_server_runs(
     record: Callable[[bool], int], usual: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(False)
-    assert url_without_option(usual) == usual
+    assert default_url(usual) == usual
     with socket.create_server(("127.0.0.1", 0)) as listener:
         record(True)
         answering = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert url_without_option(answering) == answering
+        assert default_url(answering) == answering
     assert not capsys.readouterr().err

@@ -221,7 +221,7 @@ def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Net
     }
     for kept, question in questions.items():
         network = network_of(question)
-        frozen = {id(module) for module in network.frozen_while_heads_learn()}
+        frozen = {id(module) for module in network.modules_without_heads()}
         assert id(network.get_submodule(kept)) not in frozen
         stem = "backbone.encoder" if question.task == "segmentation" else "backbone.conv1"
         assert id(network.get_submodule(stem)) in frozen

@@ -39,7 +39,7 @@ def test_spec_is_equal_when_it_has_heads_and_is_read_back(spec: ModelSpec) -> No
     back = ModelSpec.from_json(whole.to_json(), origin="here")
     assert back == whole
     assert list(back.heads) == ["kind", "vector"]
-    assert dict(back.described())["labels kind"] == "2: cat, dog"
+    assert dict(back.summary_rows())["labels kind"] == "2: cat, dog"
 
 
 def test_spec_is_read_when_it_was_written_by_the_first_version(document: Document) -> None:

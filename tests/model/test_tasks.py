@@ -12,7 +12,7 @@ from model.errors import AnswerError, SpecError
 from model.preprocess import Geometry
 from model.spec import ModelSpec, TaskSpec, TensorSpec
 from model.tasks import Task, task_for, task_of
-from model.tasks.base import TIE
+from model.tasks.base import TIE_TOLERANCE
 from model.tasks.multiclass import Multiclass
 from model.tasks.segmentation import IGNORED
 from tests.errors import raises
@@ -124,8 +124,8 @@ def test_task_is_refused_when_its_settings_are_wrong(task_spec: TaskSpec, code: 
         ([0.7, 0.2, 0.1], [0.4, 0.35, 0.25], True),
         ([0.7, 0.2, 0.1], [0.35, 0.4, 0.25], False),
         ([0.4, 0.4, 0.2], [0.39, 0.41, 0.2], True),
-        ([0.4, 0.4 - TIE / 2, 0.2], [0.3, 0.5, 0.2], True),
-        ([0.4, 0.4 - TIE * 2, 0.2], [0.3, 0.5, 0.2], False),
+        ([0.4, 0.4 - TIE_TOLERANCE / 2, 0.2], [0.3, 0.5, 0.2], True),
+        ([0.4, 0.4 - TIE_TOLERANCE * 2, 0.2], [0.3, 0.5, 0.2], False),
         ([1 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 1.0], True),
     ],
     ids=["same", "other", "tie", "near-tie", "no-tie", "all-tie"],
@@ -240,9 +240,9 @@ def test_caption_is_the_best_class_when_shown() -> None:
         ([0.9, 0.1, 0.6], [0.9, 0.81, 0.6], False),
         ([0.9, 0.9, 0.6], [0.9, 0.79, 0.6], False),
         ([0.9, 0.1, 0.6], [0.9, 0.1, 0.4], False),
-        ([0.9, 0.1, 0.5 + TIE / 2], [0.9, 0.1, 0.4], True),
-        ([0.9, 0.8 - TIE / 2, 0.6], [0.9, 0.9, 0.6], True),
-        ([0.9, 0.8 - TIE * 2, 0.6], [0.9, 0.9, 0.6], False),
+        ([0.9, 0.1, 0.5 + TIE_TOLERANCE / 2], [0.9, 0.1, 0.4], True),
+        ([0.9, 0.8 - TIE_TOLERANCE / 2, 0.6], [0.9, 0.9, 0.6], True),
+        ([0.9, 0.8 - TIE_TOLERANCE * 2, 0.6], [0.9, 0.9, 0.6], False),
     ],
     ids=["same", "one-more", "one-fewer", "another", "tie", "tie-at-its-threshold", "no-tie"],
 )

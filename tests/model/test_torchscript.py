@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.errors import ArtifactError, InputError
 from model.runners import open_artifact
 from model.spec import METADATA_KEY, ModelSpec
-from model.torchscript import carried_spec, load_torchscript
+from model.torchscript import embedded_spec, load_torchscript
 from tests.errors import raises
 
 WRITTEN = Path("written-by-torchscript")
@@ -207,11 +207,11 @@ def test_archive_gets_one_error_when_a_byte_of_it_changed(folder: Path) -> None:
 
 
 def test_spec_is_read_from_the_archive_alone(spec: ModelSpec, folder: Path) -> None:
-    assert carried_spec(scripted(Doubles(), folder / "given.pt")) is None
-    assert carried_spec(scripted(Doubles(), folder / "ours.pt", spec.to_json())) == spec.to_json()
+    assert embedded_spec(scripted(Doubles(), folder / "given.pt")) is None
+    assert embedded_spec(scripted(Doubles(), folder / "ours.pt", spec.to_json())) == spec.to_json()
     os.truncate(folder / "ours.pt", 1000)
     with raises(ArtifactError, "torchscript.unreadable"):
-        carried_spec(folder / "ours.pt")
+        embedded_spec(folder / "ours.pt")
 
 
 def test_runner_gives_one_error_when_answers_are_not_those_of_the_spec(spec: ModelSpec, folder: Path) -> None:

@@ -179,7 +179,7 @@ def failing(*errors: TritonkitError) -> Callable[[], str]:
 def test_request_is_repeated_when_its_failure_may_pass() -> None:
     seen: list[TritonkitError] = []
     errors = UnreachableError("a"), NotReadyError("b"), BusyError("c"), DeadlineError("d")
-    assert RetryPolicy(60, seen.append).ask(failing(*errors)) == "answer"
+    assert RetryPolicy(60, seen.append).call(failing(*errors)) == "answer"
     assert seen == list(errors)
 
 
@@ -187,15 +187,15 @@ def test_request_is_repeated_when_its_failure_may_pass() -> None:
 def test_request_is_not_repeated_when_its_failure_will_not_pass(error: TritonkitError) -> None:
     seen: list[TritonkitError] = []
     with pytest.raises(type(error)):
-        RetryPolicy(60, seen.append).ask(failing(error))
+        RetryPolicy(60, seen.append).call(failing(error))
     assert not seen
 
 
 def test_last_failure_shows_how_long_it_was_retried() -> None:
     with pytest.raises(BusyError, match=r"^full .*0\.1 s \(--patience\)\.$"):
-        RetryPolicy(0.1).ask(failing(*[BusyError("full")] * 100), option="--patience")
+        RetryPolicy(0.1).call(failing(*[BusyError("full")] * 100), option="--patience")
     with pytest.raises(BusyError, match=r"^full$"):
-        RetryPolicy(0).ask(failing(BusyError("full")))
+        RetryPolicy(0).call(failing(BusyError("full")))
 
 
 def test_nothing_is_repeated_when_it_is_over() -> None:
@@ -207,7 +207,7 @@ def test_nothing_is_repeated_when_it_is_over() -> None:
         over.set()
 
     with pytest.raises(BusyError, match=r"^second$"):
-        RetryPolicy(60, on_failure, over).ask(failing(BusyError("first"), BusyError("second"), BusyError("third")))
+        RetryPolicy(60, on_failure, over).call(failing(BusyError("first"), BusyError("second"), BusyError("third")))
     assert len(seen) == 1
 
 

@@ -97,7 +97,7 @@ HEAD = ("fc.weight", "fc.bias")
 def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_other_classes(state: State) -> None:
     other = ours(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
     transferred = match_weights(other, ours(state), "x")
-    assert transferred.skipped == transferred.remade == tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.skipped == transferred.new_tensors == tuple(f"backbone.{key}" for key in HEAD)
     assert transferred.weights.keys() == {
         key for key in ours(state) if not key.endswith(("num_batches_tracked", *HEAD))
     }
@@ -106,14 +106,14 @@ def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_
 
 def test_weights_are_transferred_whole_when_the_classes_are_as_many(state: State) -> None:
     transferred = match_weights(ours(state), ours(state), "x")
-    assert (transferred.skipped, transferred.remade) == ((), ())
+    assert (transferred.skipped, transferred.new_tensors) == ((), ())
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "model."])
 def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: State, prefix: str) -> None:
     foreign = {prefix + key: value for key, value in state.items()} | {"loss.margin": torch.zeros(1)}
     transferred = match_weights(foreign, ours(state), "w.pth")
-    assert transferred.remade == ()
+    assert transferred.new_tensors == ()
     assert transferred.skipped == ("loss.margin",)
     assert all(torch.equal(value, ours(state)[key]) for key, value in transferred.weights.items())
 
@@ -125,7 +125,7 @@ def test_backbone_is_transferred_when_the_network_has_several_heads(
     target = network_of(TaskSpec(task="heads", heads=heads)).state_dict()
     transferred = match_weights(state, dict(target), "w.pth")
     assert transferred.skipped == HEAD
-    assert transferred.remade == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
+    assert transferred.new_tensors == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
 
 
 @pytest.mark.parametrize("classes", [3, 7])
@@ -134,7 +134,7 @@ def test_weights_are_transferred_by_order_when_only_names_differ(state: State, c
     values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
     transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
     remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
-    assert transferred.remade == remade
+    assert transferred.new_tensors == remade
     assert "matched by order" in transferred.how
     assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from typer.testing import Result
 
 from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.formats import FORMATS, Job
+from builder.formats import FORMATS, BuildJob
 from builder.onnx_export import onnx_interface
 from builder.sources.base import NetworkSource
 from builder.targets import FormatName, Precision
@@ -61,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[...,
     source.write_graph(folder / "heads.onnx")
     interface = onnx_interface(folder / "heads.onnx")
     for name, (kind, precision) in MODELS.items():
-        job = Job(source, folder / "heads.onnx", precision, folder / "repository" / name / "1", 8, None, print)
+        job = BuildJob(source, folder / "heads.onnx", precision, folder / "repository" / name / "1", 8, None, print)
         job.folder.mkdir(parents=True)
         FORMATS[kind].write(job)
         config = config_for(network.spec.renamed(name), interface, 8, 1)

@@ -72,7 +72,7 @@ def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
     with supervised(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
         server.log.write_text(line(process))
     assert server.log.read_text().startswith("I1121 half a" + RESTART_PREFIX)
-    assert runtime_of(server).restarts(server) == 1
+    assert runtime_of(server).restart_count(server) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -15,7 +15,7 @@ import yaml
 from builder.config.serving import ACCELERATORS as ACCELERATORS_OF_THE_BUILDER
 from builder.targets import PRECISIONS
 from model.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
-from model.files import sha256_of
+from model.files import file_sha256
 from model.gpu import find_gpu
 from tests.errors import raises
 from train import export
@@ -44,7 +44,7 @@ def test_run_publishes_its_best_checkpoint_when_configured(
     verdict = json.loads((fitted.exported.parent / "verdict.json").read_text())
     assert (verdict["passed"], verdict["max_batch"]) == (True, 4)
     manifest = json.loads((fitted.exported.parent / "manifest.json").read_text())
-    assert sha256_of(fitted.checkpoint) in json.dumps(manifest)
+    assert file_sha256(fitted.checkpoint) in json.dumps(manifest)
     config = (fitted.run / "served" / "config.pbtxt").read_text()
     assert config == (fitted.exported.parents[1] / "config.pbtxt").read_text()
     assert "kind: KIND_CPU" in config

@@ -13,7 +13,7 @@ import torch
 
 from model.checkpoint import read_spec, read_weights
 from model.errors import ConfigError, DataError, SpecError, TritonkitError
-from model.golden import Golden, beside_checkpoint
+from model.golden import Golden, golden_of_checkpoint
 from model.runners import open_artifact
 from tests.errors import raises
 from train.augment import make_augmentation
@@ -30,7 +30,7 @@ WriteConfig = Callable[..., Path]
 
 
 def make_golden(checkpoint: Path) -> Golden:
-    golden = beside_checkpoint(checkpoint)
+    golden = golden_of_checkpoint(checkpoint)
     assert golden is not None
     return golden
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from model.checkpoint import read_spec
-from model.golden import Golden, beside_checkpoint
+from model.golden import Golden, golden_of_checkpoint
 from model.runners import open_artifact
 from train.config import load_config
 from train.data import PARTS
@@ -24,7 +24,7 @@ MONITORS = {"multilabel": "map", "embedding": "recall@1", "mined": "recall@1", "
 
 
 def make_golden(run: FitResult) -> Golden:
-    golden = beside_checkpoint(run.checkpoint)
+    golden = golden_of_checkpoint(run.checkpoint)
     assert golden is not None
     return golden
 

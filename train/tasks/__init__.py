@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from model.errors import ConfigError
-from model.plugins import VARIABLE, plugged_in
+from model.plugins import VARIABLE, registered_plugins
 from model.spec import ModelSpec, TaskSpec
 from train.config import Config
 from train.mask_values import MaskMapping, MaskValues
@@ -83,7 +83,7 @@ def _section(document: JsonValue, name: str) -> Mapping[str, JsonValue]:
 def _single_task(
     config: HeadConfig, output: str | None = None, label_names: Sequence[str] | None = None
 ) -> TrainingTask:
-    tasks: dict[str, Any] = {**plugged_in("training task"), **TRAINING_TASKS}
+    tasks: dict[str, Any] = {**registered_plugins("training task"), **TRAINING_TASKS}
     if config.task not in tasks:
         raise ConfigError(
             f"task: unknown task {config.task!r}; choose one of {', '.join([*tasks, HeadsTraining.name])}. "
