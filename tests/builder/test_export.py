@@ -138,7 +138,7 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
         (["{checkpoint}", "--limit", "sharpness=1"], "sharpness"),
         (["{checkpoint}", "--kind", "tpu"], "--kind tpu: expected auto, cpu, gpu"),
         (["{checkpoint}", "--config", "nowhere.pbtxt"], "nowhere.pbtxt: cannot be read"),
-        (["{checkpoint}", "--report", "page.txt"], "page.txt: is to be a page"),
+        (["{checkpoint}", "--report", "page.txt"], "page.txt: expected a name that ends in .html"),
         (["{checkpoint}", "--threshold", "0.4"], "--threshold: a multiclass model of 3 labels takes what is most"),
         (["{checkpoint}", "--probability"], "--probability: a multiclass model has no mask"),
         (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder of pictures"),

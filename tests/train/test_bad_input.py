@@ -131,14 +131,14 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"export": {"max_batch": 5000}},
         ["export.max_batch: expected less than or equal to 4096, got 5000"],
     ),
-    "unknown_model": ({"model": {"name": "resnet18x"}}, ["has no model 'resnet18x'; near it: ", "resnet18"]),
+    "unknown_model": ({"model": {"name": "resnet18x"}}, ["has no model 'resnet18x'; similar: ", "resnet18"]),
     "unknown_dense_model": (
         {"task": "segmentation", "model": {"name": "Unett"}},
-        ["has no network 'unett'; near it: ", "unet"],
+        ["has no network 'unett'; similar: ", "unet"],
     ),
     "unknown_encoder": (
         {"task": "segmentation", "model": {"name": "Unet", "encoder": "resnet19"}},
-        ["segmentation-models-pytorch has no encoder 'resnet19'; near it: ", "resnet18"],
+        ["segmentation-models-pytorch has no encoder 'resnet19'; similar: ", "resnet18"],
     ),
     "unknown_loss": ({"loss": "dice"}, ["loss: none is named 'dice' for this task; there are cross_entropy, bce"]),
     "misspelled_loss": ({"loss": "crossentropy"}, ["none is named 'crossentropy'", "did you mean cross_entropy?"]),
@@ -200,11 +200,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "refused_model_arguments": (
         {"model": {"name": "test_resnet", "arguments": {"num_classes": 3}}},
-        ["test_resnet: leave out of its arguments: num_classes"],
+        ["test_resnet: remove these arguments: num_classes"],
     ),
     "size_for_position_table": (
         {"model": {"name": "vit_tiny_patch16_224"}, "image": {"height": 33, "width": 8}},
-        ["image.size 33x8 is no multiple of the patch size 16 of vit_tiny_patch16_224; take 48x16"],
+        ["image.size 33x8 is not a multiple of the patch size 16 of vit_tiny_patch16_224; use 48x16"],
     ),
     "threshold_of_a_stranger": (
         {"task": "multilabel", "thresholds": {"zwei": 0.5}},
@@ -230,7 +230,7 @@ def test_config_is_refused_in_one_message_when_it_cannot_be_used(command: Comman
 def test_config_is_refused_when_a_dense_network_does_not_take_the_size(command: Command, ground: Ground) -> None:
     ground.segments()
     text = refused(command, ground, "model.name=Linknet", "image={size: 50}")
-    assert "Linknet takes no images [50, 50, 3]" in text
+    assert "Linknet does not support images [50, 50, 3]" in text
     assert "(64, 64)" in text
 
 
