@@ -130,7 +130,7 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "sides", "said"),
     [
-        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is no square"),
+        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is not square"),
         ("torchvision/maxvit_t", (256, 256), "--size 256 is not a multiple of 224.*use 448"),
         ("torchvision/mobilenet_v9", None, "no classifier 'mobilenet_v9'; similar: torchvision/mobilenet_v"),
         ("torchvision/resnet50.V7", None, r"no weights 'V7' for resnet50; it has torchvision/resnet50\.IMAGENET1K_V1"),
