@@ -42,6 +42,6 @@ def _lines(path: Path, name: str) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: cannot be read for {name} ({error}); save it as UTF-8 text, or set {name} in the environment",
+            f"{path}: {name} cannot be read from it ({error}); save it as UTF-8 text, or set {name} in the environment",
             code="env_file.unreadable",
         ) from error

@@ -70,7 +70,7 @@ class Golden:
                     targets=_arrays_with_prefix(_TARGET, arrays),
                     geometries=arrays["geometries"] if "geometries" in arrays.files else None,
                     source=str(arrays["source"]),
-                    probed=_arrays_with_prefix(_PROBE, arrays),
+                    probe_outputs=_arrays_with_prefix(_PROBE, arrays),
                 )
         except Exception as error:  # zipfile, zlib and numpy share no base class
             raise ArtifactError(f"{path}: not a readable golden sample ({error})", code="golden.unreadable") from error

@@ -64,7 +64,7 @@ class ComparisonInput:
             images=self.images[rows],
             titles=tuple(self.titles[row] for row in rows),
             geometries=self.geometries and [self.geometries[row] for row in rows],
-            numbers=None if self.indices is None else self.indices[rows],
+            indices=None if self.indices is None else self.indices[rows],
         )
 
     def compare(self, task: Task, expected: Outputs, actual: Outputs, of_golden: Outputs, limits: Limits) -> Comparison:

@@ -119,10 +119,10 @@ def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: P
 
 def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=3, img_size=160).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(SpecError, match=r"--size 31 is no multiple of the patch size 16 of test_vit; take 32"):
+    with pytest.raises(SpecError, match=r"--size 31 is not a multiple of the patch size 16 of test_vit; use 32"):
         open_source(tmp_path / "vit.pth", ForeignModelOptions("test_vit", labels, size=(31, 31)), None)
     with pytest.raises(
-        SpecError, match=r"--size 31 is no multiple of the patch size 32 of torchvision/vit_b_32; take 32"
+        SpecError, match=r"--size 31 is not a multiple of the patch size 32 of torchvision/vit_b_32; use 32"
     ):
         open_source(tmp_path / "vit.pth", ForeignModelOptions("torchvision/vit_b_32", labels, size=(31, 31)), None)
 
@@ -130,11 +130,11 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "sides", "said"),
     [
-        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is no square"),
-        ("torchvision/maxvit_t", (256, 256), "--size 256 is no multiple of 224.*take 448"),
-        ("torchvision/mobilenet_v9", None, "no classifier 'mobilenet_v9'; near it: torchvision/mobilenet_v"),
+        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is not square"),
+        ("torchvision/maxvit_t", (256, 256), "--size 256 is not a multiple of 224.*use 448"),
+        ("torchvision/mobilenet_v9", None, "no classifier 'mobilenet_v9'; similar: torchvision/mobilenet_v"),
         ("torchvision/resnet50.V7", None, r"no weights 'V7' for resnet50; it has torchvision/resnet50\.IMAGENET1K_V1"),
-        ("swin_t", None, "no model 'swin_t'; near it: torchvision/swin_t"),
+        ("swin_t", None, "no model 'swin_t'; similar: torchvision/swin_t"),
     ],
 )
 def test_torchvision_name_or_size_is_refused_with_what_to_take(
