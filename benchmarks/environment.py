@@ -25,7 +25,7 @@ def read_environment(triton: str) -> Environment:
         gpus=_gpus(),
         platform=platform.platform(),
         python=platform.python_version(),
-        packages={name: found for name in PACKAGES if (found := _installed_version(name))},
+        packages={name: installed for name in PACKAGES if (installed := _installed_version(name))},
         triton=triton,
         load_average=round(psutil.getloadavg()[0], 2),
     )

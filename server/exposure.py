@@ -98,7 +98,7 @@ def _check_authority(path: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.ca_not_pem") from error
-    expiries = [ssl.cert_time_to_seconds(str(found["notAfter"])) for found in context.get_ca_certs()]
+    expiries = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in context.get_ca_certs()]
     if not expiries:
         raise InputError(
             f"--tls-ca {path}: contains no CA certificate (CA:TRUE), so no client could connect", code="tls.not_a_ca"

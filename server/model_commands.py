@@ -68,7 +68,7 @@ def status(
         with _open_control(running, address, (tls_ca, tls_cert, tls_key), 20) as control:
             shown.append((address, running, read_status(control) if is_ready else Status(ready=False)))
     if as_json:
-        print_json([_status_document(address, running, found) for address, running, found in shown])
+        print_json([_status_document(address, running, state) for address, running, state in shown])
     else:
         for one in shown:
             _print_server(*one)
@@ -76,7 +76,7 @@ def status(
             print_text("no server is running; start one with `server up`")
     if unknown:
         exit_with_error("\n".join(map(str, unknown)), code=exit_code(unknown[0]))
-    if not all(found.ready for _, _, found in shown):
+    if not all(state.ready for _, _, state in shown):
         raise typer.Exit(1)
 
 

@@ -19,7 +19,7 @@ DEFAULT_MAX_BATCH = 4
 """Triton's `default-max-batch-size`: for a model that supports batches and whose configuration has no limit."""
 
 
-class Tensor(NamedTuple):
+class TensorInfo(NamedTuple):
     """An input or output of an artifact."""
 
     name: str
@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
     """Includes the batch axis; -1 is a dynamic size."""
 
 
-Interface = tuple[list[Tensor], list[Tensor]]
+Interface = tuple[list[TensorInfo], list[TensorInfo]]
 """Inputs and outputs."""
 
 
@@ -148,7 +148,7 @@ def _resolve_file(path: Path) -> Path:
     return path / path.name if path.is_dir() else path
 
 
-def _config_entry(tensor: Tensor, batches: bool) -> dict[str, Any]:
+def _config_entry(tensor: TensorInfo, batches: bool) -> dict[str, Any]:
     """Return the configuration entry of a tensor; Triton's configuration does not allow empty dims."""
     dims = list(tensor.shape[1:] if batches else tensor.shape)
     entry = {"name": tensor.name, "data_type": tensor.data_type, "dims": dims or [1]}

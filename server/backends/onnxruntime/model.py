@@ -15,11 +15,11 @@ import triton_python_backend_utils as pb_utils
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.backends.batching import BatchingModel, Interface, Tensor
+    from server.backends.batching import BatchingModel, Interface, TensorInfo
     from server.backends.onnxruntime.accelerators import providers_for
 else:  # in Triton's backend folder they are next to this file
     from accelerators import providers_for
-    from batching import BatchingModel, Tensor
+    from batching import BatchingModel, TensorInfo
 
 
 _TYPES = {
@@ -90,11 +90,11 @@ class TritonPythonModel(BatchingModel):
         return options
 
 
-def _tensor(node: Any) -> Tensor:
+def _tensor(node: Any) -> TensorInfo:
     """node: a NodeArg of ONNX Runtime, whose dynamic sizes are names or None."""
     element = node.type.removeprefix("tensor(").removesuffix(")")
     if element not in _TYPES:
         raise pb_utils.TritonModelException(f"{node.name} is {node.type}, which Triton does not support")
-    return Tensor(
+    return TensorInfo(
         node.name, f"TYPE_{_TYPES[element]}", tuple(size if isinstance(size, int) else -1 for size in node.shape)
     )

@@ -23,9 +23,9 @@ from openvino.frontend import FrontEndManager
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from server.backends.batching import BatchingModel, Interface, Tensor
+    from server.backends.batching import BatchingModel, Interface, TensorInfo
 else:  # in Triton's backend folder it is next to this file
-    from batching import BatchingModel, Tensor
+    from batching import BatchingModel, TensorInfo
 
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
@@ -119,10 +119,10 @@ def _load_error(path: Path, error: RuntimeError) -> Exception:
     return exception
 
 
-def _tensor(port: Any) -> Tensor:
+def _tensor(port: Any) -> TensorInfo:
     """port: an input or output of an OpenVINO model; with several names, the library chooses one."""
     element = port.get_element_type().get_type_name()
     if element not in _TYPES:
         raise pb_utils.TritonModelException(f"{port.get_any_name()} is {element}, which this backend does not support")
     sizes = tuple(size.get_length() if size.is_static else -1 for size in port.get_partial_shape())
-    return Tensor(port.get_any_name(), f"TYPE_{_TYPES[element]}", sizes)
+    return TensorInfo(port.get_any_name(), f"TYPE_{_TYPES[element]}", sizes)
