@@ -122,8 +122,8 @@ def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> N
     answers = asked(runner, runner, golden, 4)
     page = page_of("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
-    for told in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
-        assert told in page
+    for part in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
+        assert part in page
 
 
 def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..., Answers]) -> None:
@@ -134,7 +134,9 @@ def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..
     shown = report_images(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
-    assert [tile.name for tile in shown.tiles] == [f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)]
+    assert [tile.name for tile in shown.tiles] == [
+        f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)
+    ]
 
 
 def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., Answers]) -> None:
@@ -201,7 +203,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert not verdict.passed
     answers = asked(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [one.way.name for one in answers.elsewhere] == [*whole, "batch 2", "probes"]
+    assert [batch.way.name for batch in answers.elsewhere] == [*whole, "batch 2", "probes"]
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
@@ -215,7 +217,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
 
 
 def test_tries_and_quality_are_told_with_what_they_cost() -> None:
-    reason = Problem(code="nan", message="batch 1: output holds NaN")
+    reason = Problem("verdict.nan", "batch 1: output holds NaN")
     tries = (
         Attempt(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
         Attempt(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
@@ -228,16 +230,16 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
     verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
     page = page_of("asked", verdict)
     Balanced(page)
-    for told in (
-        "fp16 was asked for, fp32 passed",
-        "3.5 s in all",
+    for part in (
+        "fp16 was requested, fp32 passed",
+        "3.5 s in total",
         "output holds NaN",
         "node_7",
         "100 pictures of val.csv",
         "-0.0500",
-        "by class: 1 figures",
+        "by class: 1 metrics",
     ):
-        assert told in page
+        assert part in page
 
 
 @pytest.mark.parametrize(
@@ -262,11 +264,11 @@ def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None
         asked="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
     )
     assert sure.within(PASSED.limits)
-    told = "<span>relative error, limit"
-    assert told not in page_of("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
+    description = "<span>relative error, limit"
+    assert description not in page_of("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
     counted = sure.model_copy(update={"asked": "batch 3", "max_abs": 1e-3, "relative": 0.01})
     page = page_of("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
-    assert f"<b>1.0e-02</b>{told}" in page
+    assert f"<b>1.0e-02</b>{description}" in page
 
 
 def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
@@ -285,9 +287,9 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
     assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_PERCENT < bar(1e9, 0.02).percent == 100
 
 
-@pytest.mark.parametrize(("exact", "told"), [(True, "adds int8 products exactly"), (False, "off at 16 bits")])
-def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, told: str) -> None:
+@pytest.mark.parametrize(("exact", "part"), [(True, "adds int8 products exactly"), (False, "at 16 bits")])
+def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, part: str) -> None:
     assert "On a CPU that" not in page_of("asked", PASSED)
     page = page_of("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)
-    assert told in page
+    assert part in page

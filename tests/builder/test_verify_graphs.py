@@ -18,7 +18,7 @@ from builder.proving.verdict import Verdict
 from builder.proving.verify import verified
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.sources.onnx_held import reduced_or_quantized_precision, onnx_precision
+from builder.sources.onnx_held import onnx_precision, reduced_or_quantized_precision
 from model.network import Network
 from model.runners.onnxruntime import OnnxRuntimeRunner
 from model.spec import ModelSpec
@@ -92,7 +92,7 @@ def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
     assert (onnx_precision(path), reduced_or_quantized_precision(onnx.load(path))) == (precision, "fp16")
     failed = judged(graph, change, OVERFLOWING, as_function, path)
     assert (failed.passed, failed.precision) == (False, precision)
-    assert {problem.code for problem in failed.problems} & {"nan", "numbers"}
+    assert {problem.code for problem in failed.problems} & {"verdict.nan", "verdict.numbers"}
     plain = OnnxRuntimeRunner(path)
     hidden = plain.infer(builtin_golden(plain.spec.preprocess).images)["probabilities"]
     assert np.isfinite(hidden).all()  # what ONNX Runtime answers on a CPU

@@ -56,13 +56,15 @@ def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: Job) -
 @pytest.mark.parametrize(("most", "works"), [(4, "1, 3"), (2, "1")])
 def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(job: Job, most: int, works: str) -> None:
     (problem,) = judged(job, most, 8).problems
-    assert problem.message.startswith(f"answers a batch of {works}, but not of ")
+    assert problem.code == "verdict.batch"
+    assert problem.message.startswith(f"a batch of {works} works, ")
     assert problem.message.endswith(f"(the plan was built for up to {most})")
 
 
 def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: Job) -> None:
     (problem,) = judged(job, 1, 8).problems
-    assert problem.message.startswith("the batch axis is fixed: answers a batch of 1, but not of 3, 8")
+    assert problem.code == "verdict.batch"
+    assert problem.message.startswith("the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails")
 
 
 @pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
