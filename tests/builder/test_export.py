@@ -118,10 +118,10 @@ def test_foreign_weights_are_exported_and_the_matching_is_told(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["weights.pth"], "weights.pth: no such checkpoint"),
+        (["nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["weights.pth"], "weights.pth: no such file"),
         (["{labels}"], "labels.pth: not a readable PyTorch checkpoint"),
-        (["weights.pth", "--model", "resnet18"], "weights.pth: no such checkpoint"),
+        (["weights.pth", "--model", "resnet18"], "weights.pth: no such file"),
         (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
         (["{checkpoint}", "--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
         (["{checkpoint}", "--onnx", "fp16", "--rtx", "fp16"], "--onnx and --rtx: one format at a time"),
