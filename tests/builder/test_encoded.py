@@ -158,7 +158,7 @@ def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repositor
 
 
 def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, checkpoint: Path) -> None:
-    with pytest.raises(InputError, match="pets_encoded: .* --name"):
+    with pytest.raises(InputError, match=r"pets_encoded: .* --name"):
         export(source_from_checkpoint(checkpoint, "pets_encoded"), ExportRequest(tiny_repository), lambda step: None)
 
 

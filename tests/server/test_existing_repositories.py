@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_listed_is_no_model(theirs: Path, tmp_path: Path
         (SOUND + "version_policy { specific { versions: [5] } }", "1", "loads none of the versions"),
         (SOUND, "01", "has no version folder"),
         (SOUND, "1_old", "Triton takes it for version 1"),
-        ('name: "other"\n' + SOUND, "1", "named 'other'"),
+        ('name: "other"\n' + SOUND, "1", "name 'other'"),
         ('platform: "tensorrt_plan"\n' + SOUND, "1", "platform tensorrt_plan is not of backend onnxruntime"),
         ('platform: "ensemble"\n' + hand_written.IMAGES + hand_written.SCORES, "1", "has no ensemble_scheduling"),
         (hand_written.BATCHED + 'default_model_filename: "net.onnx"', "1", "names no backend"),
