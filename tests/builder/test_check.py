@@ -14,6 +14,7 @@ from builder.repository.check import Finding, check_repository
 from builder.repository.publish import staging
 from model.errors import InputError
 from model.staging import staging_folder
+from tests.errors import raises
 
 
 def replace_in(path: Path, old: str, new: str) -> None:
@@ -30,7 +31,9 @@ def flip_a_weight(path: Path) -> None:
 
 
 def errors(findings: list[Finding]) -> str:
-    return "\n".join(f"{finding.path}: {finding.message}" for finding in findings if finding.severity == "error")
+    return "\n".join(
+        f"{finding.code} {finding.path}: {finding.message}" for finding in findings if finding.severity == "error"
+    )
 
 
 def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path) -> None:
@@ -38,34 +41,33 @@ def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
         (lambda m: (m / "config.pbtxt").unlink(), "cannot be read"),
         (lambda m: replace_in(m / "config.pbtxt", "max_batch_size", "max_batch_sise"), "not a Triton model config"),
-        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "the graph has image UINT8 [N, 32, 32, 3]"),
-        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "its spec says image UINT8 [N, 32, 32, 3]"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "repository.graph_interface"),
+        (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: 31"), "repository.config_interface"),
         (lambda m: replace_in(m / "config.pbtxt", "dims: 32", "dims: -1"), "dims [-1, -1, 3]; expected"),
         (lambda m: replace_in(m / "config.pbtxt", "data_type: TYPE_UINT8", ""), "'image' has no data_type and dims"),
         (
             lambda m: replace_in(m / "config.pbtxt", 'name: "probabilities"', 'name: "scores"'),
-            "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says "
-            "image UINT8 [N, 32, 32, 3] -> scores FP32 [N, 3]",
+            "scores FP32 [N, 3]",
         ),
-        (lambda m: replace_in(m / "config.pbtxt", 'name: "pets"', 'name: "cars"'), "named 'cars'"),
-        (lambda m: replace_in(m / "labels.txt", "cat", "cow"), "is not the 3 labels"),
-        (lambda m: replace_in(m / "model.json", '"cat"', '"cow"'), "another spec in config.pbtxt"),
-        (lambda m: (m / "model.json").write_text("{"), "not JSON"),
-        (lambda m: (m / "1/model.onnx").unlink(), "has no model.onnx"),
-        (lambda m: (m / "1/model.onnx").write_bytes(b"onnx"), "was changed since it was published"),
-        (lambda m: flip_a_weight(m / "1/model.onnx"), "was changed since it was published"),
-        (lambda m: (m / "1/verdict.json").write_text("{}"), "was changed since it was published"),
-        (lambda m: (m / "1/manifest.json").write_text("["), "cannot be read"),
-        (lambda m: (m / "1").rename(m / "v1"), "has no version folder"),
+        (lambda m: replace_in(m / "config.pbtxt", 'name: "pets"', 'name: "cars"'), "repository.config_name"),
+        (lambda m: replace_in(m / "labels.txt", "cat", "cow"), "repository.labels_differ"),
+        (lambda m: replace_in(m / "model.json", '"cat"', '"cow"'), "repository.spec_differs"),
+        (lambda m: (m / "model.json").write_text("{"), "repository.unreadable_spec"),
+        (lambda m: (m / "1/model.onnx").unlink(), "repository.no_artifact"),
+        (lambda m: (m / "1/model.onnx").write_bytes(b"onnx"), "repository.changed_file"),
+        (lambda m: flip_a_weight(m / "1/model.onnx"), "repository.changed_file"),
+        (lambda m: (m / "1/verdict.json").write_text("{}"), "repository.changed_file"),
+        (lambda m: (m / "1/manifest.json").write_text("["), "repository.unreadable_manifest"),
+        (lambda m: (m / "1").rename(m / "v1"), "repository.no_version"),
     ],
 )
-def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], said: str) -> None:
+def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], expected: str) -> None:
     damage(tiny_repository / "pets")
-    assert said in errors(check_repository(tiny_repository))
+    assert expected in errors(check_repository(tiny_repository))
 
 
 @pytest.mark.parametrize(("old", "new"), [("dims: 32", "dims: -1"), ("data_type: TYPE_UINT8", "")])
@@ -82,9 +84,7 @@ def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> No
     (tiny_repository / "pets" / "02").mkdir()
     findings = check_repository(tiny_repository)
     assert not errors(findings)
-    assert {"left by an interrupted export", "Triton ignores it: a version is a number without leading zeros"} == {
-        finding.message for finding in findings
-    }
+    assert {finding.code for finding in findings} == {"repository.leftover", "repository.ignored_folder"}
 
 
 def test_check_tells_of_no_leftovers_while_a_builder_is_at_work(tiny_repository: Path) -> None:
@@ -101,5 +101,5 @@ def test_check_reports_all_models_at_once(tiny_repository: Path) -> None:
 
 
 def test_check_refuses_a_missing_repository(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such model repository"):
+    with raises(InputError, "repository.missing"):
         check_repository(tmp_path / "nowhere")

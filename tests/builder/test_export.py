@@ -155,10 +155,10 @@ def test_wrong_options_get_one_error_with_a_code(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["weights.pth"], "weights.pth: no such checkpoint"),
+        (["nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["weights.pth"], "weights.pth: no such file"),
         (["{labels}"], "labels.pth: not a readable PyTorch checkpoint"),
-        (["weights.pth", "--model", "resnet18"], "weights.pth: no such checkpoint"),
+        (["weights.pth", "--model", "resnet18"], "weights.pth: no such file"),
         (["{checkpoint}", "--name", "../outside"], "'../outside' cannot name a model"),
         (["{checkpoint}", "--trt", "fp16"], "--in-container"),
         (["{checkpoint}", "--limit", "sharpness=1"], "sharpness"),

@@ -104,7 +104,7 @@ def test_fit_crop_and_interpolation_are_taken_from_the_options_and_told(weights:
     source = open_source(weights, foreign, None)
     assert source.spec.preprocess == Preprocess(32, 32, "squash", 1.0, "bilinear")
     assert "std 0.1,0.2,0.3 (std: --std; mean: timm's for test_resnet)" in source.description
-    assert "pictures: squash, bilinear (fit: --fit; interpolation: --interpolation)" in source.description
+    assert "images: squash, bilinear (fit: --fit; interpolation: --interpolation)" in source.description
     assert source.spec.lineage.note == source.description
 
 
@@ -119,22 +119,20 @@ def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: P
 
 def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=3, img_size=160).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(SpecError, match=r"--size 31 is not a multiple of the patch size 16 of test_vit; use 32"):
+    with pytest.raises(SpecError, match=r"--size 31 .* 16 .*test_vit.* 32"):
         open_source(tmp_path / "vit.pth", ForeignModelOptions("test_vit", labels, size=(31, 31)), None)
-    with pytest.raises(
-        SpecError, match=r"--size 31 is not a multiple of the patch size 32 of torchvision/vit_b_32; use 32"
-    ):
+    with pytest.raises(SpecError, match=r"--size 31 .* 32 .*torchvision/vit_b_32.* 32"):
         open_source(tmp_path / "vit.pth", ForeignModelOptions("torchvision/vit_b_32", labels, size=(31, 31)), None)
 
 
 @pytest.mark.parametrize(
     ("name", "sides", "said"),
     [
-        ("torchvision/vit_b_16", (224, 192), "--size 224x192 is not square"),
-        ("torchvision/maxvit_t", (256, 256), "--size 256 is not a multiple of 224.*use 448"),
-        ("torchvision/mobilenet_v9", None, "no classifier 'mobilenet_v9'; similar: torchvision/mobilenet_v"),
-        ("torchvision/resnet50.V7", None, r"no weights 'V7' for resnet50; it has torchvision/resnet50\.IMAGENET1K_V1"),
-        ("swin_t", None, "no model 'swin_t'; similar: torchvision/swin_t"),
+        ("torchvision/vit_b_16", (224, 192), "--size 224x192"),
+        ("torchvision/maxvit_t", (256, 256), "--size 256 .*224.*448"),
+        ("torchvision/mobilenet_v9", None, "'mobilenet_v9'.*torchvision/mobilenet_v"),
+        ("torchvision/resnet50.V7", None, r"'V7'.*torchvision/resnet50\.IMAGENET1K_V1"),
+        ("swin_t", None, "'swin_t'.*torchvision/swin_t"),
     ],
 )
 def test_torchvision_name_or_size_is_refused_with_what_to_take(
@@ -146,7 +144,7 @@ def test_torchvision_name_or_size_is_refused_with_what_to_take(
 
 def test_torchvisions_name_is_suggested_when_its_weights_fit_no_network_of_timm(labels: Path, tmp_path: Path) -> None:
     torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="the name is torchvision/mobilenet_v3_small"):
+    with pytest.raises(CheckpointError, match="torchvision/mobilenet_v3_small"):
         open_source(tmp_path / "w.pth", ForeignModelOptions("mobilenet_v3_small", labels), None)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from builder.proving.judge import verify_runner
 from builder.proving.page import LIMIT_PERCENT, bar, render_page, state_of, write_page
 from builder.proving.pictured import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
-from builder.proving.pictured import collect_answers as asked
+from builder.proving.pictured import collect_answers as comparison_name
 from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import Comparison, infer_in_batches
@@ -27,7 +27,7 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import TaskSpec
 from model.tasks import task_of
-from model.ways import with_changed_colors
+from model.alternatives import with_changed_colors
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
@@ -65,7 +65,7 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture
-def answers_of(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
+def collect_answers(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
     """A network's answers about the builder's photographs, and the same with those of some images changed."""
 
     def answered(question: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> ReportAnswers:
@@ -87,9 +87,9 @@ def moved(outputs: Outputs) -> Outputs:
 
 @pytest.mark.parametrize("task", QUESTIONS)
 def test_page_shows_both_answers_of_changed_images_when_some_changed(
-    task: str, answers_of: Callable[..., ReportAnswers]
+    task: str, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
-    answers = answers_of(QUESTIONS[task], moved)
+    answers = collect_answers(QUESTIONS[task], moved)
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert shown.lost
@@ -100,16 +100,16 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
     first = next(tile for tile in changed if tile.name in ("image 1", "image 2"))
     assert first.expected != first.actual
     assert len(first.pictures) == (3 if task == "segmentation" else 1)
-    page = render_page("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
+    page = render_page("comparison_name", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
     Balanced(page)
     assert page.count("<figure") == len(shown.tiles)
     assert "<b>cat</b>" not in page
 
 
 def test_page_needs_nothing_from_elsewhere_and_is_whole(
-    answers_of: Callable[..., ReportAnswers], tmp_path: Path
+    collect_answers: Callable[..., ReportAnswers], tmp_path: Path
 ) -> None:
-    write_page(tmp_path / "verdict.html", "asked", PASSED, answers_of(QUESTIONS["heads"]), {"Source": "a test & more"})
+    write_page(tmp_path / "verdict.html", "comparison_name", PASSED, collect_answers(QUESTIONS["heads"]), {"Source": "a test & more"})
     page = (tmp_path / "verdict.html").read_text()
     Balanced(page)
     assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
@@ -121,19 +121,19 @@ def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> N
     network = network_of(QUESTIONS["multiclass"])
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
-    answers = asked(runner, runner, golden, 4)
-    page = render_page("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
+    answers = comparison_name(runner, runner, golden, 4)
+    page = render_page("comparison_name", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
-    for told in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
-        assert told in page
+    for part in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
+        assert part in page
 
 
-def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..., ReportAnswers]) -> None:
+def test_largest_errors_are_shown_when_no_answer_changed(collect_answers: Callable[..., ReportAnswers]) -> None:
     def shifted(outputs: Outputs) -> Outputs:
         steps = np.linspace(1e-6, 9e-6, 9, dtype=np.float32)[:, None]
         return {name: array + steps for name, array in outputs.items()}
 
-    shown = report_images(answers_of(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
+    shown = report_images(collect_answers(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
     assert [tile.name for tile in shown.tiles] == [
@@ -141,12 +141,12 @@ def test_largest_errors_are_shown_when_no_answer_changed(answers_of: Callable[..
     ]
 
 
-def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callable[..., ReportAnswers]) -> None:
+def test_image_counts_as_changed_when_its_answer_is_no_number(collect_answers: Callable[..., ReportAnswers]) -> None:
     def broken(outputs: Outputs) -> Outputs:
         outputs["probabilities"][3, 0] = np.nan
         return outputs
 
-    shown = report_images(answers_of(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
+    shown = report_images(collect_answers(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
     assert shown is not None
     assert shown.lost == {3}
     assert shown.tiles[0].actual == ("NaN or infinity",)
@@ -155,9 +155,9 @@ def test_image_counts_as_changed_when_its_answer_is_no_number(answers_of: Callab
 
 @pytest.mark.parametrize("actual", [None, {}, {"probabilities": np.zeros((9, 5), np.float32)}])
 def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
-    actual: Outputs | None, answers_of: Callable[..., ReportAnswers]
+    actual: Outputs | None, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
-    given = answers_of(QUESTIONS["multiclass"])
+    given = collect_answers(QUESTIONS["multiclass"])
     refused = Verdict(
         passed=False,
         precision="fp32",
@@ -166,7 +166,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
         limits=LIMITS["fp32"],
         problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
     )
-    page = render_page("asked", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
+    page = render_page("comparison_name", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
     Balanced(page)
     assert "<figure" not in page
     assert "&lt;here&gt;" in page
@@ -176,7 +176,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
 def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf) -> None:
     right, wrong = (TorchRunner(network_of(QUESTIONS["multiclass"], side), origin="x") for side in (32, 64))
     golden = builtin_golden(right.spec.preprocess)
-    assert asked(right, wrong, golden, 4).actual is None
+    assert comparison_name(right, wrong, golden, 4).actual is None
 
 
 class Fickle(Runner):
@@ -203,9 +203,9 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     fickle = Fickle(runner, golden.images[2], coloured)
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
-    answers = asked(runner, fickle, golden, 4)
+    answers = comparison_name(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [one.inputs.name for one in answers.batches] == [*whole, "batch 2", "probes"]
+    assert [batch.way.name for batch in answers.elsewhere] == [*whole, "batch 2", "probes"]
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
@@ -213,13 +213,13 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert [tile.name for tile in changed] == ["image 3, batch 1", "image 6, other colours"]
     assert all(tile.expected != tile.actual for tile in changed)
     assert changed[1].pictures[0][0] == thumbnail(Image.fromarray(coloured))
-    page = render_page("asked", verdict, answers)
+    page = render_page("comparison_name", verdict, answers)
     Balanced(page)
     assert "2 images change their answer" in page
 
 
 def test_tries_and_quality_are_told_with_what_they_cost() -> None:
-    reason = Problem(code="nan", message="batch 1: output holds NaN")
+    reason = Problem("verdict.nan", "batch 1: output holds NaN")
     tries = (
         Attempt(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
         Attempt(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
@@ -229,27 +229,27 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         f"checkpoint{where}": {"accuracy": 0.9, "f1/cat": 0.8},
         f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
-    verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
-    page = render_page("asked", verdict)
+    verdict = PASSED.model_copy(update={"comparison_name": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
+    page = render_page("comparison_name", verdict)
     Balanced(page)
-    for told in (
-        "fp16 was asked for, fp32 passed",
-        "3.5 s in all",
+    for part in (
+        "fp16 was requested, fp32 passed",
+        "3.5 s in total",
         "output holds NaN",
         "node_7",
         "100 pictures of val.csv",
         "-0.0500",
-        "by class: 1 figures",
+        "by class: 1 metrics",
     ):
-        assert told in page
+        assert part in page
 
 
 @pytest.mark.parametrize(
     ("changes", "state"),
     [
         ({}, "passed"),
-        ({"asked": "fp16"}, "passed"),
-        ({"asked": "int8"}, "repaired"),
+        ({"comparison_name": "fp16"}, "passed"),
+        ({"comparison_name": "int8"}, "repaired"),
         ({"tries": (Attempt(precision="fp16", how="all", passed=False, seconds=1),)}, "repaired"),
         ({"passed": False}, "failed"),
         ({"passed": False, "forced": True}, "forced"),
@@ -258,19 +258,19 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
 def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
-    assert f'<span class="pill">{state}</span>' in render_page("asked", verdict)
+    assert f'<span class="pill">{state}</span>' in render_page("comparison_name", verdict)
 
 
 def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None:
     sure = Comparison(
-        asked="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
+        comparison_name="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
     )
     assert sure.is_within(PASSED.limits)
-    told = "<span>relative error, limit"
-    assert told not in render_page("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
-    counted = sure.model_copy(update={"asked": "batch 3", "max_abs": 1e-3, "relative": 0.01})
-    page = render_page("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
-    assert f"<b>1.0e-02</b>{told}" in page
+    description = "<span>relative error, limit"
+    assert description not in render_page("comparison_name", PASSED.model_copy(update={"comparisons": (sure,)}))
+    counted = sure.model_copy(update={"comparison_name": "batch 3", "max_abs": 1e-3, "relative": 0.01})
+    page = render_page("comparison_name", PASSED.model_copy(update={"comparisons": (sure, counted)}))
+    assert f"<b>1.0e-02</b>{description}" in page
 
 
 def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
@@ -289,9 +289,9 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
     assert 0 < bar(1e-30, 0.02).percent < bar(1e-5, 0.02).percent < LIMIT_PERCENT < bar(1e9, 0.02).percent == 100
 
 
-@pytest.mark.parametrize(("exact", "told"), [(True, "adds int8 products exactly"), (False, "off at 16 bits")])
-def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, told: str) -> None:
-    assert "On a CPU that" not in render_page("asked", PASSED)
-    page = render_page("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
+@pytest.mark.parametrize(("exact", "part"), [(True, "adds int8 products exactly"), (False, "at 16 bits")])
+def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, part: str) -> None:
+    assert "On a CPU that" not in render_page("comparison_name", PASSED)
+    page = render_page("comparison_name", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)
-    assert told in page
+    assert part in page

@@ -229,7 +229,7 @@ def test_overflow_fails_a_plain_conversion_and_repair_names_the_nodes_it_keeps(
     network = scaled(calibrated(trained_like, builtin_golden(trained_like.spec.preprocess).images), factor)
     plain = plain_verdict(network, tmp_path)
     assert not plain.passed
-    assert {problem.code for problem in plain.problems} & {"nan", "numbers", "decisions"}
+    assert {problem.code for problem in plain.problems} & {"verdict.nan", "verdict.numbers", "verdict.decisions"}
     verdict = published_in(network, "fp16", tmp_path)
     assert verdict.passed
     assert (verdict.precision, verdict.asked) == ("fp16", None)

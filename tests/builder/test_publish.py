@@ -20,6 +20,7 @@ from builder.repository.publish import CompanionModels, exchange_in_two, next_ve
 from model.errors import ArtifactError
 from model.staging import leftovers, staging_folder
 from model.triton_config import versions_of
+from tests.errors import raises
 
 PUBLISH_FOREVER = """
 import shutil, sys
@@ -190,8 +191,8 @@ def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(t
         check=False,
     )
     refused, *inside = done.stdout.splitlines()
-    assert f"{repository}: nothing can be moved into it from {staging_folder(repository)}" in refused, done.stderr
-    assert "take a folder inside it" in refused
+    assert str(staging_folder(repository)) in refused, done.stderr
+    assert f"{repository}: " in refused
     assert inside == ["at work", "published 1"]
     assert not staging_folder(repository).exists()
 
@@ -209,7 +210,7 @@ def test_version_is_added_when_an_older_one_is_a_link_into_another_model(tmp_pat
 def test_publication_is_refused_when_the_parent_folder_cannot_be_written(tmp_path: Path) -> None:
     publish(tmp_path / "r", "m", "a")
     staging_folder(tmp_path / "r").write_text("a file where the folder should be")
-    with pytest.raises(ArtifactError, match=r"\(File exists\)\. Both must be writable"):
+    with raises(ArtifactError, "repository.staging"):
         publish(tmp_path / "r", "m", "b")
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["m"]
 
@@ -217,7 +218,7 @@ def test_publication_is_refused_when_the_parent_folder_cannot_be_written(tmp_pat
 def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:
     with (
         publication(tmp_path / "r", "m") as prepared,
-        pytest.raises(ArtifactError, match="another builder"),
+        raises(ArtifactError, "repository.locked"),
         publication(tmp_path / "r", "m"),
     ):
         pass

@@ -17,6 +17,7 @@ from model.errors import CheckFailedError, InputError
 from model.manifest import MANIFEST_FILE
 from model.plans import BUILD_FILE
 from model.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
+from tests.errors import raises
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 NEWER = "nvcr.io/nvidia/tritonserver:26.08-py3"
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> None:
-    with pytest.raises(CheckFailedError, match="an older TensorRT never loads it") as refused:
+    with raises(CheckFailedError, "tensorrt.serving_image") as refused:
         check_loads(folder, IMAGE)
     assert "TRITON_IMAGE in .env" in str(refused.value)
     assert "--force" in str(refused.value)
@@ -76,7 +77,7 @@ def job_of(checkpoint: Path, folder: Path) -> BuildJob:
 def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(checkpoint: Path, tmp_path: Path) -> None:
     job = job_of(checkpoint, tmp_path)
     newer = Trt(image=NEWER).expected_build_record(job)
-    with pytest.raises(CheckFailedError, match=r"(?s)built by TensorRT 11\.2.*an older TensorRT never loads it"):
+    with pytest.raises(CheckFailedError, match=r"TensorRT 11\.2"):
         check_build(newer, DEFAULT_IMAGE)
     assert check_build(newer, NEWER) == []
     assert check_build(newer, DEFAULT_IMAGE, force=True)
@@ -97,7 +98,7 @@ def test_env_that_cannot_be_read_is_told_before_any_work(
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
     said: list[str] = []
-    with pytest.raises(InputError, match="TRITON_IMAGE cannot be read from it"):
+    with pytest.raises(InputError, match="TRITON_IMAGE"):
         export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), said.append)
     assert not said
     assert not (tmp_path / "repository").exists()

@@ -34,6 +34,7 @@ from model.plans import BUILD_FILE, find_tensorrt, plan_header
 from model.preprocess import ImageArray
 from model.runners.base import Outputs, Runner
 from model.spec import ModelSpec
+from tests.errors import raises
 
 SETTINGS = BuildSettings(flavour="rtx", max_batch=8)
 BEFORE = (
@@ -121,9 +122,9 @@ def test_build_is_refused_when_an_fp32_engine_is_said_to_be_fp16(tmp_path: Path,
     plan = tmp_path / "model.rtx"
     record = build(wide / "fp32.onnx", plan, SETTINGS, silent)
     problems = precision_problems(plan, wide / "fp32.onnx", "fp16", record)
-    assert [problem.code for problem in problems] == ["precision", "precision"]
+    assert [problem.code for problem in problems] == ["verdict.precision", "verdict.precision"]
     assert "2 in fp32" in problems[0].message
-    assert "bytes a weight" in problems[1].message
+    assert "bytes per weight" in problems[1].message
 
 
 def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Path, wide: Path) -> None:
@@ -131,16 +132,18 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
     right = build(wide / "fp16.onnx", tmp_path / "right.rtx", SETTINGS, silent)
     build(wide / "fp32.onnx", plan, SETTINGS, silent)
     forged = right.model_copy(update={"sha256": file_sha256(plan)})
-    assert "bytes a weight" in precision_problems(plan, wide / "fp16.onnx", "fp16", forged)[0].message
+    assert "bytes per weight" in precision_problems(plan, wide / "fp16.onnx", "fp16", forged)[0].message
     assert precision_problems(tmp_path / "right.rtx", wide / "fp16.onnx", "fp16", right) == []
-    assert [problem.code for problem in precision_problems(plan, wide / "fp32.onnx", "fp16", right)][:2] == ["plan"] * 2
+    assert [problem.code for problem in precision_problems(plan, wide / "fp32.onnx", "fp16", right)][:2] == [
+        "verdict.plan"
+    ] * 2
 
 
 @pytest.mark.parametrize(
     ("engine", "said"),
     [
-        ({"fp32": 10}, "no convolution or matrix product of the engine computes in it: 10 in fp32"),
-        ({"fp32": 9, "fp16": 1}, "the engine computes 1 in fp16, 9 in fp32, where the network"),
+        ({"fp32": 10}, "the engine computes in it: 10 in fp32"),
+        ({"fp32": 9, "fp16": 1}, "the engine computes 1 in fp16, 9 in fp32"),
         ({"fp32": 3, "fp16": 7}, None),
         ({}, None),
     ],
@@ -163,7 +166,7 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
         settings=BuildSettings(max_batch=8),
     )
     problems = precision_problems(plan, graph, "fp16", record)
-    assert [problem.code for problem in problems] == (["precision"] if said else [])
+    assert [problem.code for problem in problems] == (["verdict.precision"] if said else [])
     assert not said or said in problems[0].message
 
 
@@ -191,7 +194,7 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
         ),
     ],
 )
-def test_build_names_operator_node_and_way_out_when_the_parser_refuses(
+def test_build_names_operator_node_and_remedy_when_the_parser_refuses(
     tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, said: tuple[str, ...]
 ) -> None:
     graph = write_graph(tmp_path / "bad.onnx", *nodes, weights=weights, opset=opset)
@@ -215,20 +218,21 @@ def test_build_names_the_missing_file_when_weights_lie_outside(tmp_path: Path) -
 
 def test_build_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"hello world")
-    with pytest.raises(ArtifactError, match="holds no graph"):
+    with pytest.raises(ArtifactError) as caught:
         build(tmp_path / "bad.onnx", tmp_path / "model.rtx", SETTINGS, silent)
+    assert caught.value.code == "tensorrt.build_refused"
 
 
 def test_build_stops_when_the_time_limit_passes(tmp_path: Path, graphs: Path) -> None:
     hurried = SETTINGS.model_copy(update={"time_limit_s": 0.05})
-    with pytest.raises(BuildStoppedError, match=r"more than 0\.05 s, the time limit"):
+    with raises(BuildStoppedError, "tensorrt.timeout"):
         build(graphs / "fp32.onnx", tmp_path / "model.rtx", hurried, silent)
     assert not list(tmp_path.iterdir())
 
 
 def test_build_names_the_targets_there_are_when_one_is_unknown(tmp_path: Path, graphs: Path) -> None:
     odd = SETTINGS.model_copy(update={"compute_capabilities": ("8.6", "3.5")})
-    with pytest.raises(ArtifactError, match=r"compute capability 3\.5; for 7\.5, 8\.0, 8\.6"):
+    with pytest.raises(ArtifactError, match=r"3\.5; .* 7\.5, 8\.0, 8\.6"):
         build(graphs / "fp32.onnx", tmp_path / "model.rtx", odd, silent)
 
 
@@ -287,7 +291,7 @@ def test_inspector_tells_the_precision_of_an_engine(key: str, told: str, kind: s
 
 
 def test_inspector_is_refused_when_it_tells_no_layers() -> None:
-    with pytest.raises(ArtifactError, match="not understood"):
+    with raises(ArtifactError, "tensorrt.inspector"):
         precision_of_engine("[]")
 
 
@@ -361,7 +365,7 @@ def test_rtx_refuses_bf16_that_triton_could_not_serve(job: BuildJob) -> None:
 
 
 def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: BuildJob, graphs: Path) -> None:
-    with pytest.raises(ArtifactError, match="said to be fp16"):
+    with pytest.raises(ArtifactError, match="fp16"):
         Rtx().write(replace(job, graph=graphs / "fp32.onnx"))
     assert not (job.folder / BUILD_FILE).exists()
 

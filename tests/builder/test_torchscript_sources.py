@@ -17,6 +17,7 @@ from builder.show import show
 from builder.sources import open_source
 from builder.terms import OutputOptions
 from model.errors import ArtifactError, InputError
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("how", ["scripted", "traced", "traced for one"])
@@ -37,14 +38,14 @@ def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module
     spec = show(done.artifact).spec
     assert spec is not None
     assert spec.architecture.library == "graph"
-    with pytest.raises(InputError, match="this is a graph"):
+    with raises(InputError, "option.output_of_graph"):
         source.with_output_options(OutputOptions(threshold=0.3))
 
 
 def test_torchscript_is_refused_when_its_size_is_not_said(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(tmp_path / "given.pt")
-    with pytest.raises(InputError, match="give --size"):
+    with raises(InputError, "option.size_missing"):
         open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels), None)
 
 
@@ -72,7 +73,7 @@ class AnswersInBf16(nn.Module):
 def test_torchscript_is_refused_when_numpy_does_not_take_its_answers(labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(AnswersInBf16()).save(tmp_path / "given.pt")
-    with pytest.raises(ArtifactError, match=r"given\.pt: gives torch\.bfloat16, which numpy does not take .*float32"):
+    with raises(ArtifactError, "torchscript.output_type"):
         open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
 
 
@@ -96,6 +97,6 @@ def test_torchscript_is_not_run_when_it_does_more_than_compute(
     Path("/tmp/tritonkit-was-here").unlink(missing_ok=True)
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(module()).save(tmp_path / "given.pt")
-    with pytest.raises(InputError, match=rf"calls {called} \(in code.*\), which may do more than compute"):
+    with pytest.raises(InputError, match=rf"{called} \(in code.*\)"):
         open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert not Path("/tmp/tritonkit-was-here").exists()

@@ -47,19 +47,19 @@ class HeightAndWidthSwapped(Network):
 
 
 class LabelsShifted(Network):
-    """Answers class k at place k + 1."""
+    """Outputs class k at position k + 1."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return (super().forward(image)[0].roll(1, dims=1),)
 
 
-class DependsOnPlace(Network):
-    """Gives the first class more, the later an image stands in the batch."""
+class DependsOnPosition(Network):
+    """Raises the first class with the position in the batch."""
 
     def logits(self, images: Tensor) -> Tensor:
         raw = super().logits(images)
-        place = torch.arange(raw.shape[0], dtype=raw.dtype)[:, None]
-        return raw + place * torch.tensor([0.01, 0.0, 0.0])
+        position = torch.arange(raw.shape[0], dtype=raw.dtype)[:, None]
+        return raw + position * torch.tensor([0.01, 0.0, 0.0])
 
 
 class NanForBrightImages(Network):
@@ -99,18 +99,18 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_
     verdict = judge_graph_of(network, network)
     assert verdict.passed, causes(verdict)
     whole = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
-    assert [c.asked for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
+    assert [c.comparison_name for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
-        (ChannelsSwapped, "cause: channels are swapped"),
-        (HeightAndWidthSwapped, "cause: height and width are swapped"),
-        (LabelsShifted, "cause: labels are shifted by +1"),
-        (DependsOnPlace, "batch_position: the answer depends on the place in the batch"),
-        (NanForBrightImages, "nan: batch 1: output probabilities holds NaN for"),
+        (ChannelsSwapped, "verdict.channels_swapped: "),
+        (HeightAndWidthSwapped, "verdict.sides_swapped: "),
+        (LabelsShifted, "verdict.labels_shifted: labels are shifted by +1"),
+        (DependsOnPosition, "verdict.batch_position: "),
+        (NanForBrightImages, "verdict.nan: batch 1: output probabilities holds NaN for"),
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
@@ -136,7 +136,7 @@ def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
 ) -> None:
     network = make_network("test_resnet")
     verdict = judge_graph_of(network.with_normalize(normalize), network)
-    assert "cause: mean or std is wrong" in causes(verdict)
+    assert "verdict.normalization: " in causes(verdict)
 
 
 def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, judge_graph_of: Judge) -> None:
@@ -145,7 +145,7 @@ def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, ju
     with torch.no_grad():
         damaged.get_parameter("backbone.blocks.0.norm1.weight").zero_()
     verdict = judge_graph_of(damaged, network)
-    assert "cause: weight tensor backbone.blocks.0.norm1.weight [64] is all zeros" in causes(verdict)
+    assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in causes(verdict)
 
 
 def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, judge_graph_of: Judge) -> None:
@@ -154,7 +154,7 @@ def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: 
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.2)
-    assert "the graph is of another checkpoint" in causes(judge_graph_of(other, network))
+    assert "verdict.other_checkpoint: " in causes(judge_graph_of(other, network))
 
 
 def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge_graph_of: Judge) -> None:
@@ -166,8 +166,8 @@ def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge
 
     network = make_network("test_resnet")
     verdict = judge_graph_of(network, network, fix_batch)
-    assert "batch: the batch axis is fixed: answers a batch of 1, but not of 3, 8" in causes(verdict)
-    assert "interface:" in causes(verdict)
+    assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in causes(verdict)
+    assert "verdict.interface:" in causes(verdict)
 
 
 def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, judge_graph_of: Judge) -> None:
@@ -181,8 +181,8 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, ju
 
     network = make_network("test_resnet")
     verdict = judge_graph_of(network, network, spoil)
-    assert "holds NaN" in causes(verdict)
-    assert "backbone.fc.weight holds NaN" in causes(verdict)
+    assert "verdict.nan: " in causes(verdict)
+    assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in causes(verdict)
 
 
 def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judge_graph_of: Judge) -> None:
@@ -194,7 +194,7 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judg
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    assert "has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
+    assert "verdict.interface: has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
 
 
 def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: Make) -> None:
@@ -204,8 +204,8 @@ def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: 
     )
     swapped = TorchRunner(as_faulty(ChannelsSwapped, network), "x")
     verdict = verify_runner(TorchRunner(network, "x"), swapped, Golden(images, {}), MAX_BATCH, "fp32")
-    assert "other colours: values differ" in causes(verdict)
-    assert "batch 1: values differ" not in causes(verdict)
+    assert "verdict.numbers: other colours: " in causes(verdict)
+    assert "verdict.numbers: batch 1: " not in causes(verdict)
 
 
 def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) -> None:
@@ -213,32 +213,32 @@ def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) 
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
     verdict = verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32")
-    assert "nan: other order" in causes(verdict)
+    assert "verdict.nan: other order" in causes(verdict)
 
 
-def test_figure_falls_when_it_is_no_number_any_more() -> None:
+def test_metric_is_lost_when_it_becomes_nan() -> None:
     before = {"accuracy": 0.9, "iou/cat": 0.8, "iou/dog": math.nan}
     assert list(quality_losses(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
-    told = quality_losses(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
-    assert list(told) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
+    losses = quality_losses(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
+    assert list(losses) == ["accuracy falls from 0.9000 to 0.5000", "iou/cat falls from 0.8000 to nan"]
 
 
-def test_error_told_is_the_artifact_s_when_the_checkpoint_drifted_more_since_training(make_network: Make) -> None:
+def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_since_training(make_network: Make) -> None:
     network = make_network("test_resnet")
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
     on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
     training = TrainedReference(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
     verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
-    *of_artifact, probes, drift = verdict.comparisons
+    *artifact_comparisons, probes, drift = verdict.comparisons
     assert verdict.passed, verdict.summary()
-    assert (verdict.artifact_comparisons, verdict.of_probes) == (tuple(of_artifact), probes)
-    assert drift.max_abs > max(one.max_abs for one in of_artifact)
+    assert (verdict.artifact_comparisons, verdict.for_probes) == (tuple(artifact_comparisons), probes)
+    assert drift.max_abs > max(comparison.max_abs for comparison in artifact_comparisons)
     assert f"{drift.max_abs:.1e}" not in verdict.summary()
     assert verdict.relative is None or verdict.relative <= verdict.limits.relative
 
 
-def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(
+def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
     make_network: Make, judge_graph_of: Judge
 ) -> None:
     network = make_network("test_resnet")
@@ -246,7 +246,7 @@ def test_verdict_refuses_to_prove_when_the_network_answers_all_images_alike(
     with torch.no_grad():
         for parameter in constant.parameters():
             parameter.zero_()
-    assert "gives every image the same answer" in causes(judge_graph_of(constant, constant))
+    assert "verdict.reference_constant: " in causes(judge_graph_of(constant, constant))
 
 
 def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:

@@ -92,7 +92,7 @@ def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
     assert (onnx_precision(path), reduced_or_quantized_precision(onnx.load(path))) == (precision, "fp16")
     failed = judged(graph, change, OVERFLOWING, as_function, path)
     assert (failed.passed, failed.precision) == (False, precision)
-    assert {problem.code for problem in failed.problems} & {"nan", "numbers"}
+    assert {problem.code for problem in failed.problems} & {"verdict.nan", "verdict.numbers"}
     plain = OnnxRuntimeRunner(path)
     hidden = plain.infer(builtin_golden(plain.spec.preprocess).images)["probabilities"]
     assert np.isfinite(hidden).all()  # what ONNX Runtime answers on a CPU

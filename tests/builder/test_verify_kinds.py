@@ -58,13 +58,15 @@ def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(
     job: BuildJob, most: int, works: str
 ) -> None:
     (problem,) = judged(job, most, 8).problems
-    assert problem.message.startswith(f"answers a batch of {works}, but not of ")
+    assert problem.code == "verdict.batch"
+    assert problem.message.startswith(f"a batch of {works} works, ")
     assert problem.message.endswith(f"(the plan was built for up to {most})")
 
 
 def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: BuildJob) -> None:
     (problem,) = judged(job, 1, 8).problems
-    assert problem.message.startswith("the batch axis is fixed: answers a batch of 1, but not of 3, 8")
+    assert problem.code == "verdict.batch"
+    assert problem.message.startswith("the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails")
 
 
 @pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_listed_is_no_model(theirs: Path, tmp_path: Path
     [
         (None, "1", "names no backend"),
         (SOUND.replace("[3, 64, 64]", "[4, 64, 64]"), "1", "config.pbtxt says [4, 64, 64]"),
-        (SOUND.replace("TYPE_FP32 dims: [3, 64", "TYPE_INT32 dims: [3, 64"), "1", "'input' is of another type"),
+        (SOUND.replace("TYPE_FP32 dims: [3, 64", "TYPE_INT32 dims: [3, 64"), "1", "'input' has another type"),
         (SOUND.replace('"input"', '"picture"'), "1", "has no 'picture'"),
         (SOUND.replace("[3, 64, 64]", "[3, 0, 64]"), "1", "dims of 1 or more, or -1"),
         (SOUND + "dynamic_batching { preferred_batch_size: [16] }", "1", "preferred batch 16"),
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_listed_is_no_model(theirs: Path, tmp_path: Path
         (SOUND + "version_policy { specific { versions: [5] } }", "1", "loads none of the versions"),
         (SOUND, "01", "has no version folder"),
         (SOUND, "1_old", "Triton takes it for version 1"),
-        ('name: "other"\n' + SOUND, "1", "named 'other'"),
+        ('name: "other"\n' + SOUND, "1", "name 'other'"),
         ('platform: "tensorrt_plan"\n' + SOUND, "1", "platform tensorrt_plan is not of backend onnxruntime"),
         ('platform: "ensemble"\n' + hand_written.IMAGES + hand_written.SCORES, "1", "has no ensemble_scheduling"),
         (hand_written.BATCHED + 'default_model_filename: "net.onnx"', "1", "names no backend"),
