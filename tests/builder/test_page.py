@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model.alternatives import with_changed_colors
 from PIL import Image
 
 from builder.proving.judge import verify_runner
@@ -27,7 +28,6 @@ from model.runners.base import Outputs, Runner
 from model.runners.pytorch import TorchRunner
 from model.spec import TaskSpec
 from model.tasks import task_of
-from model.alternatives import with_changed_colors
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
@@ -109,7 +109,13 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
 def test_page_needs_nothing_from_elsewhere_and_is_whole(
     collect_answers: Callable[..., ReportAnswers], tmp_path: Path
 ) -> None:
-    write_page(tmp_path / "verdict.html", "comparison_name", PASSED, collect_answers(QUESTIONS["heads"]), {"Source": "a test & more"})
+    write_page(
+        tmp_path / "verdict.html",
+        "comparison_name",
+        PASSED,
+        collect_answers(QUESTIONS["heads"]),
+        {"Source": "a test & more"},
+    )
     page = (tmp_path / "verdict.html").read_text()
     Balanced(page)
     assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
@@ -229,7 +235,9 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         f"checkpoint{where}": {"accuracy": 0.9, "f1/cat": 0.8},
         f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
-    verdict = PASSED.model_copy(update={"comparison_name": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
+    verdict = PASSED.model_copy(
+        update={"comparison_name": "fp16", "precision": "fp32", "tries": tries, "quality": quality}
+    )
     page = render_page("comparison_name", verdict)
     Balanced(page)
     for part in (
@@ -263,7 +271,14 @@ def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -
 
 def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None:
     sure = Comparison(
-        comparison_name="batch 1", images=9, max_abs=5e-8, mean_abs=0, p99_abs=0, relative=0.7, decisions_kept=1, agreement={}
+        comparison_name="batch 1",
+        images=9,
+        max_abs=5e-8,
+        mean_abs=0,
+        p99_abs=0,
+        relative=0.7,
+        decisions_kept=1,
+        agreement={},
     )
     assert sure.is_within(PASSED.limits)
     description = "<span>relative error, limit"

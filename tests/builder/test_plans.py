@@ -14,7 +14,7 @@ from builder.repository.check import check_repository
 from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
 from model.build_record import BuildRecord, BuildSettings
-from model.compatibility import SERVE_COMPATIBLE, damage_reason, header_problems, plan_problems, stale_problems
+from model.compatibility import SERVE_COMPATIBLE, header_problems, plan_problems, stale_problems
 from model.errors import ArtifactError, InputError
 from model.manifest import MANIFEST_FILE, Manifest
 from model.plans import BUILD_FILE, plan_header

@@ -19,7 +19,6 @@ from builder.onnx_export import onnx_from_network
 from builder.proving.judge import verify_runner
 from builder.proving.proof import CachingRunner
 from builder.proving.verdict import LIMITS, Verdict
-from builder.proving.verify import verify_artifact
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
 from builder.targets import Precision
