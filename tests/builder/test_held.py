@@ -1,4 +1,4 @@
-"""Versions that servers hold stay: who is comparison_name, and what is told where nobody is."""
+"""Versions that servers hold stay: who is asked, and what is told where nobody is."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from PIL import Image
 from builder.proving.judge import verify_runner
 from builder.proving.page import LIMIT_PERCENT, bar, render_page, state_of, write_page
 from builder.proving.pictured import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
-from builder.proving.pictured import collect_answers as comparison_name
+from builder.proving.pictured import collect_answers as asked
 from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
 from model.comparison import Comparison, infer_in_batches
@@ -100,7 +100,7 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
     first = next(tile for tile in changed if tile.name in ("image 1", "image 2"))
     assert first.expected != first.actual
     assert len(first.pictures) == (3 if task == "segmentation" else 1)
-    page = render_page("comparison_name", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
+    page = render_page("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
     Balanced(page)
     assert page.count("<figure") == len(shown.tiles)
     assert "<b>cat</b>" not in page
@@ -111,7 +111,7 @@ def test_page_needs_nothing_from_elsewhere_and_is_whole(
 ) -> None:
     write_page(
         tmp_path / "verdict.html",
-        "comparison_name",
+        "asked",
         PASSED,
         collect_answers(QUESTIONS["heads"]),
         {"Source": "a test & more"},
@@ -127,8 +127,8 @@ def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> N
     network = network_of(QUESTIONS["multiclass"])
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
-    answers = comparison_name(runner, runner, golden, 4)
-    page = render_page("comparison_name", verify_runner(runner, runner, golden, 4, "fp32"), answers)
+    answers = asked(runner, runner, golden, 4)
+    page = render_page("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
     for part in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
         assert part in page
@@ -172,7 +172,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
         limits=LIMITS["fp32"],
         problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
     )
-    page = render_page("comparison_name", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
+    page = render_page("asked", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
     Balanced(page)
     assert "<figure" not in page
     assert "&lt;here&gt;" in page
@@ -182,7 +182,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
 def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf) -> None:
     right, wrong = (TorchRunner(network_of(QUESTIONS["multiclass"], side), origin="x") for side in (32, 64))
     golden = builtin_golden(right.spec.preprocess)
-    assert comparison_name(right, wrong, golden, 4).actual is None
+    assert asked(right, wrong, golden, 4).actual is None
 
 
 class Fickle(Runner):
@@ -209,9 +209,9 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     fickle = Fickle(runner, golden.images[2], coloured)
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
-    answers = comparison_name(runner, fickle, golden, 4)
+    answers = asked(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [batch.way.name for batch in answers.elsewhere] == [*whole, "batch 2", "probes"]
+    assert [batch.way.name for batch in answers.batches] == [*whole, "batch 2", "probes"]
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost
@@ -219,7 +219,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert [tile.name for tile in changed] == ["image 3, batch 1", "image 6, other colours"]
     assert all(tile.expected != tile.actual for tile in changed)
     assert changed[1].pictures[0][0] == thumbnail(Image.fromarray(coloured))
-    page = render_page("comparison_name", verdict, answers)
+    page = render_page("asked", verdict, answers)
     Balanced(page)
     assert "2 images change their answer" in page
 
@@ -236,9 +236,9 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
     verdict = PASSED.model_copy(
-        update={"comparison_name": "fp16", "precision": "fp32", "tries": tries, "quality": quality}
+        update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality}
     )
-    page = render_page("comparison_name", verdict)
+    page = render_page("asked", verdict)
     Balanced(page)
     for part in (
         "fp16 was requested, fp32 passed",
@@ -256,8 +256,8 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
     ("changes", "state"),
     [
         ({}, "passed"),
-        ({"comparison_name": "fp16"}, "passed"),
-        ({"comparison_name": "int8"}, "repaired"),
+        ({"asked": "fp16"}, "passed"),
+        ({"asked": "int8"}, "repaired"),
         ({"tries": (Attempt(precision="fp16", how="all", passed=False, seconds=1),)}, "repaired"),
         ({"passed": False}, "failed"),
         ({"passed": False, "forced": True}, "forced"),
@@ -266,12 +266,12 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
 def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
-    assert f'<span class="pill">{state}</span>' in render_page("comparison_name", verdict)
+    assert f'<span class="pill">{state}</span>' in render_page("asked", verdict)
 
 
 def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None:
     sure = Comparison(
-        comparison_name="batch 1",
+        asked="batch 1",
         images=9,
         max_abs=5e-8,
         mean_abs=0,
@@ -282,9 +282,9 @@ def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None
     )
     assert sure.is_within(PASSED.limits)
     description = "<span>relative error, limit"
-    assert description not in render_page("comparison_name", PASSED.model_copy(update={"comparisons": (sure,)}))
-    counted = sure.model_copy(update={"comparison_name": "batch 3", "max_abs": 1e-3, "relative": 0.01})
-    page = render_page("comparison_name", PASSED.model_copy(update={"comparisons": (sure, counted)}))
+    assert description not in render_page("asked", PASSED.model_copy(update={"comparisons": (sure,)}))
+    counted = sure.model_copy(update={"asked": "batch 3", "max_abs": 1e-3, "relative": 0.01})
+    page = render_page("asked", PASSED.model_copy(update={"comparisons": (sure, counted)}))
     assert f"<b>1.0e-02</b>{description}" in page
 
 
@@ -306,7 +306,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
 
 @pytest.mark.parametrize(("exact", "part"), [(True, "adds int8 products exactly"), (False, "at 16 bits")])
 def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, part: str) -> None:
-    assert "On a CPU that" not in render_page("comparison_name", PASSED)
-    page = render_page("comparison_name", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
+    assert "On a CPU that" not in render_page("asked", PASSED)
+    page = render_page("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)
     assert part in page

@@ -128,7 +128,7 @@ def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
     content[len(content) // 2] ^= 1
     engine.write_bytes(content)
     assert any(finding.code == "repository.changed_file" for finding in check_repository(version.parents[1]))
-    assert damage(engine) is None
+    assert damage_reason(engine) is None
 
 
 def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:

@@ -271,7 +271,7 @@ def test_network_itself_passes_in_every_task(references: dict[str, Runner], task
     verdict = judged(references[task], references[task])
     assert verdict.passed, problems(verdict)
     assert verdict.sizes == [1, 2, 3, 4, 8, 16, 32]
-    assert verdict.for_probes is not None
+    assert verdict.of_probes is not None
 
 
 @pytest.mark.parametrize(("value", "level", "kind"), [(np.nan, 0, "NaN"), (np.inf, 255, "infinity")])
@@ -317,8 +317,8 @@ def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(referen
     golden = builtin_golden(reference.spec.preprocess)
     verdict = verify_runner(both, both, golden, 4, "fp32")
     assert verdict.passed, problems(verdict)
-    assert verdict.for_probes is not None
-    assert verdict.for_probes.images == 16
+    assert verdict.of_probes is not None
+    assert verdict.of_probes.images == 16
     assert " black: " in verdict.notes[0]
 
 
@@ -390,7 +390,7 @@ def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
             shutil.copyfile(artifact, path)
 
     source = Faulty(graph, None, "a test", network)
-    assert named in problems(verified(artifact, source, MAX_BATCH, VerificationOptions()))
+    assert named in problems(verify_artifact(artifact, source, MAX_BATCH, VerificationOptions()))
     with pytest.raises(CheckFailedError) as refused:
         export(source, ExportRequest(tmp_path / "repository", max_batch=8), lambda step: None)
     assert named in str(refused.value)

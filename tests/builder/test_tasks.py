@@ -344,7 +344,7 @@ def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: d
 
 
 def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: dict[str, Network]) -> None:
-    """Each picture has its own border, so each must be found again when they are comparison_name in another order."""
+    """Each picture has its own border, so each must be found again when they are asked in another order."""
     spec = networks["segmentation"].spec
     padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
     network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
@@ -394,7 +394,7 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in (repository / "cut").glob("labels*")] == ["labels.txt"]
     verdict = json.loads((repository / "cut/1/verdict.json").read_text())
-    assert verdict["comparisons"][-1]["comparison_name"] == "training"
+    assert verdict["comparisons"][-1]["asked"] == "training"
     assert 0 < verdict["quality"]["artifact"]["foreground_iou"] < 1
     spec = ModelSpec.from_json((repository / "cut/model.json").read_text(), "x")
     assert (spec.thresholds, spec.probability) == ({"stamp": 0.6}, True)
@@ -452,14 +452,14 @@ def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: 
 
 
 def test_threshold_changes_only_labels_that_have_one(networks: dict[str, Network]) -> None:
-    comparison_name = {
+    asked = {
         task: with_output_options(network, OutputOptions(threshold=0.3)).spec
         for task, network in networks.items()
         if task[0] != "e"
     }
-    assert comparison_name["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
-    assert comparison_name["segmentation"].thresholds == {"stamp": 0.3}
-    heads = comparison_name["heads"].heads
+    assert asked["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
+    assert asked["segmentation"].thresholds == {"stamp": 0.3}
+    heads = asked["heads"].heads
     assert {name: head.thresholds for name, head in heads.items() if head.thresholds} == {
         "tags": {"old": 0.3, "wet": 0.3}
     }

@@ -99,7 +99,7 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_
     verdict = judge_graph_of(network, network)
     assert verdict.passed, causes(verdict)
     whole = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
-    assert [c.comparison_name for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
+    assert [c.asked for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
@@ -232,7 +232,7 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
     verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
     *artifact_comparisons, probes, drift = verdict.comparisons
     assert verdict.passed, verdict.summary()
-    assert (verdict.artifact_comparisons, verdict.for_probes) == (tuple(artifact_comparisons), probes)
+    assert (verdict.artifact_comparisons, verdict.of_probes) == (tuple(artifact_comparisons), probes)
     assert drift.max_abs > max(comparison.max_abs for comparison in artifact_comparisons)
     assert f"{drift.max_abs:.1e}" not in verdict.summary()
     assert verdict.relative is None or verdict.relative <= verdict.limits.relative
