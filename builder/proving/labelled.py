@@ -41,7 +41,7 @@ _ENGINE_SUFFIXES = {Path(name).suffix for name in _ENGINES.values()}
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class LabelledMetrics:
     """The result of `train test`: metrics in 0..1, higher is better, and what they were measured on."""
 
     metrics: dict[str, float]
@@ -62,7 +62,7 @@ class LabelledSet:
     """The reference's spec, for plans, which carry none; None uses the file next to the plan."""
 
     @cached_property
-    def reference_result(self) -> Evaluation:
+    def reference_result(self) -> LabelledMetrics:
         """The reference's quality, measured once. Raises what `measure` raises."""
         return measure(self.reference, None, self.data, self.masks)
 
@@ -120,7 +120,7 @@ def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Itera
         yield LabelledSet(reference, data, masks, source.spec)
 
 
-def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> Evaluation:
+def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | None = None) -> LabelledMetrics:
     """Measure all metrics of a model on labelled images with `train test`; `artifact` runs in place of the reference.
 
     Raises InputError for data that does not fit the model and where `train` is not installed, ExternalError where the
@@ -135,7 +135,7 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     if code == 0:
         # Metrics that cannot be measured on these images are null.
         metrics = {name: float(value) for name, value in document["metrics"].items() if value is not None}
-        return Evaluation(metrics, document["images"], document["classes"])
+        return LabelledMetrics(metrics, document["images"], document["classes"])
     error = document.get("error", {})
     if error.get("type") == "ModuleNotFoundError":
         missing = _missing_message(error["message"].split(" is missing")[0])
@@ -160,7 +160,7 @@ def train_command() -> Path:
     return Path(command)
 
 
-def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
+def quality_problems(before: LabelledMetrics, after: LabelledMetrics, limits: Limits) -> list[Problem]:
     """The metrics that fell by more than the limit plus a tolerance of one image.
 
     For a metric of one class the tolerance is the share of decisions that may change, plus a few images.
@@ -178,7 +178,7 @@ def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> l
     return problems
 
 
-def _tolerance(name: str, measured: Evaluation, limits: Limits) -> float:
+def _tolerance(name: str, measured: LabelledMetrics, limits: Limits) -> float:
     """How far a metric may fall beyond the limit by chance."""
     metric, slash, label = name.partition("/")
     if not slash:

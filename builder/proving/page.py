@@ -101,6 +101,8 @@ def render_page(
         negligible=NEGLIGIBLE,
         has_errors=_has_errors(verdict),
         sizes=verdict.sizes,
+        closest_attempts=verdict.nearest_tries,
+        calibration_hint=verdict.calibration_doubt,
         probes=PROBES,
         probe_limits=verdict.limits.for_probes(),
         bar=bar,

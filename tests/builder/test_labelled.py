@@ -16,7 +16,7 @@ from typer.testing import Result
 
 from builder.onnx_export import onnx_from_network
 from builder.proving import labelled
-from builder.proving.labelled import Evaluation, labelled_set, measure, quality_problems
+from builder.proving.labelled import LabelledMetrics, labelled_set, measure, quality_problems
 from builder.proving.page import quality_tables
 from builder.proving.verdict import LIMITS, Verdict
 from builder.sources import source_from_checkpoint
@@ -178,20 +178,20 @@ def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: N
     names = HIGHER_IS_BETTER[task]
     assert training_task_of(spec).monitor in names
     counts = dict.fromkeys(("cat", "dog", "bird", "kind=cat", "kind=dog", "kind=bird", "sky", "grass"), 100)
-    before = Evaluation(dict.fromkeys(names, 0.9), 1000, counts)
+    before = LabelledMetrics(dict.fromkeys(names, 0.9), 1000, counts)
     assert quality_problems(before, before, INT8) == []
     for name in names:
-        after = Evaluation({**before.metrics, name: 0.7}, 1000, counts)
+        after = LabelledMetrics({**before.metrics, name: 0.7}, 1000, counts)
         (problem,) = quality_problems(before, after, INT8)
         assert problem.code == "verdict.quality"
         assert problem.message.startswith(f"{name} falls from 0.9000 to 0.7000 on 1000 labelled images")
 
 
 def test_what_a_few_pictures_weigh_is_no_loss() -> None:
-    before = Evaluation({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
-    one = Evaluation({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
+    before = LabelledMetrics({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
+    one = LabelledMetrics({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
     assert quality_problems(before, one, FP32) == []
-    more = Evaluation({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
+    more = LabelledMetrics({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
     assert [problem.message.split()[0] for problem in quality_problems(before, more, FP32)] == [
         "accuracy",
         "f1/rare",
@@ -200,8 +200,8 @@ def test_what_a_few_pictures_weigh_is_no_loss() -> None:
 
 
 def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is() -> None:
-    before = Evaluation({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
-    after = Evaluation({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
+    before = LabelledMetrics({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
+    after = LabelledMetrics({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
     found = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
     assert found == ["auroc", "f1/loss"]
 
