@@ -37,14 +37,15 @@ docker-test: setup data ## Serve in real containers, where root and Debian 12 ar
 	scripts/docker_test.sh
 
 drills: setup data ## Kill, cut and reload at full size (about five minutes); records in benchmarks/results
-	python -m scripts.fault_drill --output benchmarks/results/fault_drill.json
-	python -m scripts.reload_drill --output benchmarks/results/reload_drill.json
-	python -m scripts.kill_drill --output benchmarks/results/kill_drill.json
+	python -m scripts.drills.fault_drill --output benchmarks/results/fault_drill.json
+	python -m scripts.drills.reload_drill --output benchmarks/results/reload_drill.json
+	python -m scripts.drills.kill_drill --output benchmarks/results/kill_drill.json
 
-lint: .venv/.done ## Check style, format and spelling
+lint: .venv/.done ## Check style, format, spelling and import contracts
 	ruff check
 	ruff format --check
 	codespell
+	lint-imports
 
 types: .venv/.done ## Check types
 	mypy
@@ -57,6 +58,7 @@ docs-serve: .venv/.done ## Show the site on 127.0.0.1:8080, and again after each
 
 reference: .venv/.done ## Write the pages of the documentation that come from the source
 	python -m scripts.docs.commands
+	python -m scripts.docs.errors
 
 ci: lint types test docker-test ## What continuous integration runs
 

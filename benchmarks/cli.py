@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import (
+from tritonkit.errors import TritonkitError
+from tritonkit.system.console import (
     DEFAULT_URL,
     JsonOption,
     application,
@@ -19,7 +20,6 @@ from model.console import (
     print_text,
     reports_errors,
 )
-from model.errors import TritonkitError
 
 if TYPE_CHECKING:
     from benchmarks.record import Record
@@ -106,7 +106,7 @@ def run_command(
     from benchmarks.inputs import parse_shapes
     from benchmarks.load import Timing, concurrency_levels
     from benchmarks.run import BenchmarkPlan
-    from model.local_servers import default_url
+    from tritonkit.system.local_servers import default_url
 
     url = url or default_url()
     levels, shapes = concurrency_levels(concurrency), parse_shapes(shape or [])

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.errors import DataError, InputError
-from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
-from model.picture_files import pictures_below
-from model.preprocess import ImageArray, ImageError, Preprocess, load_file
+from tritonkit.errors import DataError, InputError
+from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
+from tritonkit.images.picture_files import pictures_below
+from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess, load_file
 
 
 class SampleImages(NamedTuple):

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.comparison import padded_order
-from model.encoded import ENCODED_OF
-from model.errors import InputError
-from model.golden import GOLDEN_FILE, MAX_IMAGES, Golden
-from model.picture_files import pictures_below
-from model.runners.triton import TritonServer
+from tritonkit.comparison import padded_order
+from tritonkit.errors import InputError
+from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
+from tritonkit.images.picture_files import pictures_below
+from tritonkit.triton.companions import ENCODED_OF
+from tritonkit.triton.runner import TritonServer
 
 GENERATED_REQUESTS = 4
 """Number of different generated requests; they are sent in turn."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmarks.load import batches_of
 from benchmarks.record import Limit, LimitPoint, best_of
-from model.errors import ArtifactError
-from model.preprocess import ImageArray
-from model.runners import open_artifact
-from model.runners.base import Runner
-from model.spec import ModelSpec
+from tritonkit.errors import ArtifactError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import ModelSpec
 
 MIN_CALLS = 3
 

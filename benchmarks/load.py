@@ -22,11 +22,11 @@ from benchmarks.windows import (
     merge_windows,
     split_into_windows,
 )
-from model.errors import InputError, TritonkitError
-from model.preprocess import ImageArray
+from tritonkit.errors import InputError, TritonkitError
+from tritonkit.images.preprocess import ImageArray
 
 if TYPE_CHECKING:
-    from model.runners.triton import ModelStatistics
+    from tritonkit.triton.runner import ModelStatistics
 
 MAX_CONCURRENCY = 1024
 Batch = TypeVar("Batch")

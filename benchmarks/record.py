@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, PositiveFloat, PositiveInt, ValidationError
 
-from model.errors import ExternalError, InputError, is_external_failure
-from model.files import atomic_write, check_can_write
-from model.spec import Frozen, validation_problems
+from tritonkit.errors import ExternalError, InputError, is_external_failure
+from tritonkit.spec import Frozen, validation_problems
+from tritonkit.system.files import atomic_write, check_can_write
 
 SCHEMA_VERSION: Final = 2
 """2 added `incomplete` and `load.generated`."""

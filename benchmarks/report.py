@@ -14,9 +14,9 @@ from plotly.offline import get_plotlyjs
 from benchmarks import charts
 from benchmarks.record import Record
 from benchmarks.table import notes, remarks
-from model import pages
-from model.errors import InputError
-from model.files import atomic_write
+from tritonkit import pages
+from tritonkit.errors import InputError
+from tritonkit.system.files import atomic_write
 
 TEMPLATE = "report.html.jinja"
 CHART_OPTIONS = {"displayModeBar": False, "responsive": True}

@@ -16,12 +16,12 @@ from benchmarks.inputs import TensorModel, accepts_image_files, decoded_model, g
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
 from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
-from model.console import warn
-from model.errors import InputError
-from model.files import file_sha256
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import METADATA_KEY
-from model.tasks import task_of
+from tritonkit.errors import InputError
+from tritonkit.spec import METADATA_KEY
+from tritonkit.system.console import warn
+from tritonkit.system.files import file_sha256
+from tritonkit.tasks import task_of
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0

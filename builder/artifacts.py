@@ -10,12 +10,12 @@ from typing import get_args
 from xml.etree import ElementTree
 
 from builder.interface import Interface, interface_of
-from builder.onnx_export import onnx_interface, spec_in_onnx
-from builder.sources.onnx_held import onnx_precision
-from model.errors import ArtifactError
-from model.manifest import read_build_record
-from model.plans import PlanHeader, plan_header
-from model.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
+from builder.onnx.export import onnx_interface, spec_in_onnx
+from builder.onnx.precision import onnx_precision
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.manifest import read_build_record
+from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
+from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
 _OPENVINO_TYPES = {"U8": "UINT8", "I8": "INT8", "I16": "INT16", "I32": "INT32", "I64": "INT64", "BOOLEAN": "BOOL"}
 _OPENVINO_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}

@@ -12,10 +12,10 @@ from builder.commands import export_options as options
 from builder.commands.export import export
 from builder.commands.promote import promote, rollback
 from builder.commands.versions import versions
-from builder.options import foreign_from
-from model.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
-from model.files import check_can_write, check_is_html
-from model.plans import TITLES
+from builder.foreign_options import foreign_from
+from tritonkit.runtimes.tensorrt_plan import TITLES
+from tritonkit.system.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
+from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
     from builder.show import ShowResult
@@ -89,12 +89,12 @@ def verify(
     foreign = foreign_from(model, labels, mean, std, size, layout, task, activation)
     check_is_html(report_page)
     check_can_write(report_page)
-    from builder.export import VerificationOptions
-    from builder.proving.limits import limits_from
-    from builder.proving.verdict import LIMITS
-    from builder.proving.verify import verify_artifact
+    from builder.output_options import OutputOptions
     from builder.sources import open_source
-    from builder.terms import OutputOptions
+    from builder.verification.context import VerificationOptions
+    from builder.verification.limits import limits_from
+    from builder.verification.verify import verify_artifact
+    from tritonkit.repository.verdict import LIMITS
 
     evidence = VerificationOptions(images, data, masks, limits_from(limit or [], LIMITS))
     with progress("comparing with the checkpoint"):
@@ -120,7 +120,7 @@ def check(
 
     Example: builder check model_repository --json
     """
-    from builder.repository.check import check_repository
+    from builder.repository.lint import check_repository
 
     findings = check_repository(repository)
     errors = [finding for finding in findings if finding.severity == "error"]

@@ -9,7 +9,7 @@ publish: write the shared files of the model and rename the version into the rep
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,33 +17,37 @@ from pathlib import Path
 from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
-from builder.dossier import VersionFiles
+from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import BuildJob, Format, ProgressCallback, format_for
 from builder.interface import interface_of
-from builder.onnx_export import onnx_interface
+from builder.onnx.export import onnx_interface
 from builder.precision.autocast import check_converter
-from builder.proving.labelled import labelled_set, train_command
-from builder.proving.proof import VerificationContext, verification_context
-from builder.proving.verdict import Verdict
-from builder.repair import BuildAttempt, FallbackOptions, build_verified
 from builder.repository.encoded import check_companion_names, remove_companions, update_companions
-from builder.repository.held import Servers
+from builder.repository.loaded_versions import Servers
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build, check_loads
 from builder.repository.shared_files import SharedFiles, resolve_shared_files, unverified_batch_warnings
+from builder.repository.version_files import VersionFiles
 from builder.sources.base import Source
-from builder.sources.images import builtin_golden, golden_from_images
-from builder.targets import Precision, Target
-from model.build_record import BuildOptions
-from model.comparison import Limits
-from model.errors import CheckFailedError, InputError, TritonkitError
-from model.golden import MAX_IMAGES, Golden
-from model.preprocess import ImageArray
-from model.releases import image_for
-from model.spec import Frozen, ModelSpec
-from model.triton_backends import BackendFiles, ModelConfig
-from model.triton_config import (
+from builder.sources.images import golden_from_images
+from builder.verification.context import (
+    DEFAULT_MAX_BATCH,
+    VerificationContext,
+    VerificationOptions,
+    select_golden,
+    verification_context,
+)
+from builder.verification.labelled import labelled_set, train_command
+from tritonkit.errors import CheckFailedError, InputError, TritonkitError
+from tritonkit.golden import MAX_IMAGES
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.build_record import BuildOptions
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import Target
+from tritonkit.spec import Frozen
+from tritonkit.triton.backends import BackendFiles, ModelConfig
+from tritonkit.triton.model_config import (
     CONFIG_FILE,
     configured_batch_sizes,
     policy_text,
@@ -52,23 +56,11 @@ from model.triton_config import (
     versions_loaded,
     versions_of,
 )
+from tritonkit.triton.releases import image_for
 
-DEFAULT_MAX_BATCH = 32
 FEW_IMAGES = 8
 """Fewer images are too few to calibrate int8 on."""
 ONNX_FP32 = Target()
-
-
-@dataclass(frozen=True)
-class VerificationOptions:
-    """What a verdict is measured on, and its limits."""
-
-    images: Path | None = None
-    """A folder of images that replaces the golden sample."""
-    data: Path | None = None
-    """A labelled set to measure quality on."""
-    masks: Path | None = None
-    limits: Mapping[Precision, Limits] | None = None
 
 
 @dataclass(frozen=True)
@@ -296,13 +288,6 @@ def _check_reduction_options(source: Source, request: ExportRequest) -> None:
             "option out, or export the fp32 model",
             code="option.source_is_reduced",
         )
-
-
-def select_golden(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
-    """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
-    if images is not None:
-        return golden_from_images(images, spec.preprocess)
-    return own or builtin_golden(spec.preprocess)
 
 
 def largest_batch(request: ExportRequest, user_config: ModelConfig | None, current_config: ModelConfig | None) -> int:

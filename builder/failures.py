@@ -1,14 +1,14 @@
 """Errors of a build that gives no artifact to verify.
 
 They say nothing about the answers of the model. If the requested precision cannot be built, the export ends; a fallback
-precision, such as bf16 after an fp16 that failed, is skipped: see `builder.repair`.
+precision, such as bf16 after an fp16 that failed, is skipped: see `builder.fallback`.
 """
 
 from __future__ import annotations
 
 import re
 
-from model.errors import ArtifactError, ExternalError
+from tritonkit.errors import ArtifactError, ExternalError
 
 
 class CannotBuildError(ArtifactError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.spec import ModelSpec, TensorSpec
+from tritonkit.spec import ModelSpec, TensorSpec
 
 Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """Inputs and outputs, without their batch axis."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from builder.artifacts import INSPECTORS, inspect_artifact
-from builder.onnx_export import spec_in_onnx
-from builder.proving.verdict import VERDICT_FILE
-from model.checkpoint import read_spec
-from model.errors import ArtifactError, InputError
-from model.manifest import MANIFEST_FILE
-from model.plans import BUILD_FILE, PlanHeader
-from model.spec import METADATA_KEY, Frozen, ModelSpec
-from model.triton_config import versions_of
+from builder.onnx.export import spec_in_onnx
+from tritonkit.checkpoint import read_spec
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.verdict import VERDICT_FILE
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, PlanHeader
+from tritonkit.spec import METADATA_KEY, Frozen, ModelSpec
+from tritonkit.triton.model_config import versions_of
 
 
 class ShowResult(Frozen):

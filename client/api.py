@@ -14,18 +14,18 @@ from types import TracebackType
 from typing import Self
 
 from client.connection import with_infer_defaults
-from client.given import Input, picture_from_input
 from client.infer import InferenceSettings, Row, infer_pictures
-from client.opening import check_threshold, open_runner, task_with_threshold
+from client.inputs import Input, picture_from_input
+from client.model_loading import check_threshold, open_runner, task_with_threshold
 from client.results import Result, result_of
-from model.connection import Connection
-from model.console import DEFAULT_URL
-from model.errors import InferenceError, InputError
-from model.preprocess import ImageError
-from model.process import ProcessGuard
-from model.runners import Runner
-from model.runners.augmented import with_augmentation
-from model.spec import ModelSpec
+from tritonkit.errors import InferenceError, InputError
+from tritonkit.images.preprocess import ImageError
+from tritonkit.runtimes import Runner
+from tritonkit.runtimes.augmented import with_augmentation
+from tritonkit.spec import ModelSpec
+from tritonkit.system.console import DEFAULT_URL
+from tritonkit.system.fork_guard import ProcessGuard
+from tritonkit.triton.connection import Connection
 
 _ASYNC_THREADS = 16
 """Threads that wait for single `infer_async` requests. Triton can put such requests into one batch."""

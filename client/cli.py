@@ -10,10 +10,10 @@ import typer
 from client.commands.check import check
 from client.commands.infer import infer
 from client.commands.options import with_connection_options
-from model.console import JsonOption, application, print_json, reports_errors, table
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
 
 if TYPE_CHECKING:
-    from model.connection import Connection
+    from tritonkit.triton.connection import Connection
 
 app = application("Answer images with a served model or with an artifact.")
 
@@ -69,9 +69,9 @@ def show(
 ) -> None:
     """Show the inputs and outputs of a served model. `--json` prints its spec if `builder` published the model."""
     from client.connection import server_at
-    from client.description import describe_model
-    from model.runners.served_spec import spec_from_config
-    from model.spec import METADATA_KEY
+    from client.model_description import describe_model
+    from tritonkit.spec import METADATA_KEY
+    from tritonkit.triton.served_spec import spec_from_config
 
     with closing(server_at(connection)) as server:
         config = server.config(model)

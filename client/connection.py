@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from model.connection import Connection
-from model.console import warn
-from model.errors import TritonkitError
+from tritonkit.errors import TritonkitError
+from tritonkit.system.console import warn
+from tritonkit.triton.connection import Connection
 
 if TYPE_CHECKING:
-    from model.runners.triton import TritonServer
+    from tritonkit.triton.runner import TritonServer
 
 OnFailure: TypeAlias = Callable[[TritonkitError], None]
 
@@ -54,7 +54,7 @@ def server_at(url: str | Connection, on_failure: OnFailure = lambda error: None)
 
     Raises InputError, TokenError.
     """
-    from model.runners.triton import TritonServer
+    from tritonkit.triton.runner import TritonServer
 
     return TritonServer(url, _FailureLog(on_failure))
 

@@ -21,14 +21,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from client.pace import AdaptiveConcurrency
+from client.concurrency import AdaptiveConcurrency
 from client.picture import Picture
-from client.sending import Senders
-from model.errors import AnswerError
-from model.pixel_budget import PixelBudget
-from model.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
-from model.runners.base import Runner
-from model.tasks import Answer, Task
+from client.request_senders import Senders
+from tritonkit.errors import AnswerError
+from tritonkit.images.pixel_budget import PixelBudget
+from tritonkit.images.preprocess import MAX_PIXELS, Geometry, ImageArray, ImageError, Room
+from tritonkit.runtimes.base import Runner
+from tritonkit.tasks import Answer, Task
 
 _MAX_PENDING_BYTES = 128 * 2**20
 """Limit for decoded images that wait for an answer."""

@@ -10,7 +10,16 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from model.preprocess import Geometry, ImageArray, Preprocess, Room, decode_image, fit_image, load_image, read_picture
+from tritonkit.images.preprocess import (
+    Geometry,
+    ImageArray,
+    Preprocess,
+    Room,
+    decode_image,
+    fit_image,
+    load_image,
+    read_picture,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.infer import Row
-from model.spec import TaskSpec
-from model.tasks import Answer
+from tritonkit.spec import TaskSpec
+from tritonkit.tasks import Answer
 
 
 @dataclass(frozen=True)

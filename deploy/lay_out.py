@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from server.pip_runtime import find_pip_environment
+from server.runtimes.pip_environment import find_pip_environment
 
 
 def lay_out(folder: Path) -> None:

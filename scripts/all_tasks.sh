@@ -28,7 +28,7 @@ for name in "${examples[@]}"; do
   step "$name: measure the checkpoint and the ONNX file"
   train test "$checkpoint" --mistakes "$out/$name/mistakes.html" --json > "$out/$name/checkpoint.json"
   train test "$checkpoint" --from "$out/model_repository/$name/1/model.onnx" --json > "$out/$name/onnx.json"
-  python -m scripts.held_out "$out/runs/$name/1/splits" "$out/$name/pictures"
+  python -m scripts.demo.held_out "$out/runs/$name/1/splits" "$out/$name/pictures"
 done
 
 step "serve all of them"
@@ -48,4 +48,4 @@ for name in "${examples[@]}"; do
 done
 
 step "compare, and write the page"
-python -m scripts.all_tasks_page "$out" "${examples[@]}"
+python -m scripts.demo.all_tasks_page "$out" "${examples[@]}"

@@ -1,4 +1,4 @@
-"""Check that model/releases.json was compared with NVIDIA's pages in the last half year. `make lock` runs this."""
+"""Check that the table of Triton releases was compared with NVIDIA's pages in the last half year. `make lock` runs it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-TABLE = Path(__file__).parents[1] / "model" / "releases.json"
+TABLE = Path(__file__).parents[1] / "tritonkit" / "triton" / "releases.json"
 MAX_AGE = timedelta(days=183)
 WHAT_TO_DO = """Compare it with NVIDIA's pages, and then set "checked" to today:
 - releases, CUDA and driver: docs/introduction/compatibility.md of triton-inference-server/server, release notes
-- security bulletins for Triton: raise IMAGE_TAG and NEWEST_CVE in model/releases.py to the oldest safe release, then
-  .env.example, docker-compose.yml, deploy/Dockerfile.gpu and docs/security.md"""
+- security bulletins for Triton: raise IMAGE_TAG and NEWEST_CVE in tritonkit/triton/releases.py to the oldest safe
+  release, then .env.example, docker-compose.yml, deploy/Dockerfile.gpu and docs/security.md"""
 
 
 def describe_outdated_table(checked: date, today: date) -> str:

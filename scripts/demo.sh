@@ -37,7 +37,7 @@ server up --repository "$demo/model_repository" "${ports[@]}"
 trap 'server down --grpc-port "${GRPC_PORT:-8001}" > /dev/null' EXIT
 
 step "5. classify images"
-python -m scripts.held_out "$(dirname "$checkpoint")/splits" "$demo/held_out"
+python -m scripts.demo.held_out "$(dirname "$checkpoint")/splits" "$demo/held_out"
 client infer "$demo/held_out" --model digits --url "$url" \
   --output "$demo/digits.jsonl" --gallery "$demo/digits.html" > /dev/null
 client infer "$data/photos" --model imagenet --url "$url" \
@@ -49,7 +49,7 @@ bench run imagenet --url "$url" --repository "$demo/model_repository" --concurre
 bench report "$demo/record.json" --html "$demo/report.html"
 
 step "7. check the answers and stop the server"
-python -m scripts.demo_answers "$demo"
+python -m scripts.demo.demo_answers "$demo"
 
 cat <<END
 

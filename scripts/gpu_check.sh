@@ -16,4 +16,4 @@ set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
-exec env PYTHONPATH=".${PYTHONPATH:+:$PYTHONPATH}" "$python" -m scripts.gpu_check "$@"
+exec env PYTHONPATH=".${PYTHONPATH:+:$PYTHONPATH}" "$python" -m benchmarks.studies.gpu_check "$@"

@@ -1,3 +1,3 @@
 """`server`: run Triton on a model repository."""
 
-import model  # noqa: F401 - it sets the variables that gRPC reads at its first import
+import tritonkit  # noqa: F401 - it sets the variables that gRPC reads at its first import

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import (
+from server.doctor.command import RuntimeChoice, check_before_start, doctor
+from server.model_commands import GrpcPortOption, register_model_commands
+from tritonkit.errors import InputError, ServerError
+from tritonkit.system.console import (
     JsonOption,
     application,
     exit_code,
@@ -19,12 +22,9 @@ from model.console import (
     reports_errors,
     warn,
 )
-from model.errors import InputError, ServerError
-from server.doctor_command import RuntimeChoice, check_before_start, doctor
-from server.model_commands import GrpcPortOption, register_model_commands
 
 if TYPE_CHECKING:
-    from server.runtime import Server
+    from server.runtimes.base import Server
 
 app = application("Run NVIDIA Triton on a model repository.")
 
@@ -88,10 +88,10 @@ def up(
 
     Example: server up --repository model_repository --grpc-port 9001
     """
-    from server.exposure import check_exposure
+    from server.network_policy import check_exposure
     from server.options import Options
     from server.process import start, stop, wait_until_ready
-    from server.runtime_table import runtime_of
+    from server.runtimes.table import runtime_of
     from server.security import Security
 
     options = Options(
@@ -182,7 +182,7 @@ def down(
 
 def _print_ready(started: Server, as_json: bool) -> None:
     """Print the addresses of a server; on stderr, what is exposed and security warnings."""
-    from server.exposure import exposure_notes, security_warnings
+    from server.network_policy import exposure_notes, security_warnings
 
     options = started.options
     for sentence in exposure_notes(options, started.tokens):
@@ -200,7 +200,7 @@ def _print_ready(started: Server, as_json: bool) -> None:
 
 
 def _wait_for_end(running: Server) -> None:
-    from server.runtime_table import runtime_of
+    from server.runtimes.table import runtime_of
 
     runtime = runtime_of(running)
     while runtime.is_alive(running):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.encoded import ensemble_of
-from model.errors import CheckFailedError, InputError
-from model.spec import Frozen
-from server.control import Control, VersionState, check_model_name
-from server.log import load_failures
-from server.runtime import Server
-from server.runtime_table import runtime_of
+from server.load_failures import load_failures
+from server.runtimes.base import Server
+from server.runtimes.table import runtime_of
+from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.spec import Frozen
+from tritonkit.triton.companions import ensemble_of
+from tritonkit.triton.control import Control, VersionState, check_model_name
 
 
 class ModelChange(Frozen):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.console import (
+from tritonkit.errors import CheckFailedError, InputError, ServerError
+from tritonkit.system.console import (
     JsonOption,
     exit_code,
     exit_with_error,
@@ -18,13 +19,12 @@ from model.console import (
     table,
     warn,
 )
-from model.errors import CheckFailedError, InputError, ServerError
 
 if TYPE_CHECKING:
-    from server.control import Control
     from server.lifecycle import ModelChange
-    from server.runtime import Server
+    from server.runtimes.base import Server
     from server.status import Status
+    from tritonkit.triton.control import Control
 
 GrpcPortOption = Annotated[int | None, typer.Option(help="A server of this machine, by its gRPC port.")]
 UrlOption = Annotated[
@@ -218,8 +218,9 @@ def _select_servers(
 
 
 def _open_control(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> Control:
-    from model.connection import Connection
-    from server.control import local_control, remote_control
+    from server.local_control import local_control
+    from tritonkit.triton.connection import Connection
+    from tritonkit.triton.control import remote_control
 
     if running is not None:
         return local_control(running, timeout_s)
@@ -258,7 +259,7 @@ def _rollback_advice(failed: list[ModelChange], running: Server | None) -> list[
 
 
 def _print_server(address: str, running: Server | None, status: Status) -> None:
-    from server.runtime_table import runtime_of
+    from server.runtimes.table import runtime_of
 
     state = "ready" if status.ready else "NOT READY"
     title = f"{running.options.repository}: {state}, gRPC {_grpc_text(running)}, {running.label}" if running else ""
@@ -282,7 +283,7 @@ def _grpc_text(running: Server) -> str:
 
 
 def _status_document(address: str, running: Server | None, status: Status) -> dict[str, Any]:
-    from server.runtime_table import runtime_of
+    from server.runtimes.table import runtime_of
 
     fields = running.model_dump(mode="json", exclude={"tokens"}) if running else {}
     if running is not None:

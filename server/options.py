@@ -8,11 +8,11 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from model.compatibility import SERVE_COMPATIBLE
-from model.errors import InputError
-from model.releases import release_of
-from model.spec import Frozen
 from server.security import Security, ServerTokens, security_arguments
+from tritonkit.errors import InputError
+from tritonkit.repository.compatibility import SERVE_COMPATIBLE
+from tritonkit.spec import Frozen
+from tritonkit.triton.releases import release_of
 
 LOOPBACK = "127.0.0.1"
 HTTP_MAX_INPUT_BYTES = 257 * 2**20

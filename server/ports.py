@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from model.errors import Problem, ServerError
+from tritonkit.errors import Problem, ServerError
 
 
 def check_ports_free(addresses: Mapping[str, tuple[str, int]]) -> None:

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model.errors import InputError, ServerError
-from model.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
-from model.spec import Frozen
-from model.triton_config import models_in
-from server.control import local_control
-from server.exposure import check_exposure
 from server.lifecycle import missing_models
-from server.log import load_failures
+from server.load_failures import load_failures
+from server.local_control import local_control
+from server.network_policy import check_exposure
 from server.options import Options
 from server.ports import check_ports_free
-from server.runtime import LOG_FILE, ProgressCallback, Server
-from server.runtime_table import RUNTIMES, runtime_of
+from server.runtimes.base import LOG_FILE, ProgressCallback, Server
+from server.runtimes.table import RUNTIMES, runtime_of
 from server.security import load_server_tokens
+from tritonkit.errors import InputError, ServerError
+from tritonkit.spec import Frozen
+from tritonkit.system.local_servers import STATE_FILE, STATE_VARIABLE, state_folder
+from tritonkit.triton.model_config import models_in
 
 __all__ = [
     "STATE_VARIABLE",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from model import connection
-from model.env_file import setting
-from model.spec import Frozen
+from tritonkit.spec import Frozen
+from tritonkit.system.env_file import setting
+from tritonkit.triton import connection
 
 _ADMIN_APIS = ("model-repository", "trace", "logging")
 _USE_APIS = ("inference", "metadata", "model-config", "statistics")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model.spec import Frozen
-from server.control import Control, VersionState, VersionStatistics
+from tritonkit.spec import Frozen
+from tritonkit.triton.control import Control, VersionState, VersionStatistics
 
 
 class ModelRow(Frozen):

@@ -15,15 +15,15 @@ import torch
 from typer.testing import CliRunner, Result
 
 from builder.export import ExportRequest, export
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
 from builder.sources import source_from_checkpoint, source_from_state_dict
-from model.backbones import architecture_of, dense_architecture_of
-from model.network import Network, save_network
-from model.preprocess import Preprocess
-from model.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
-from model.tasks import task_for
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.backbones import architecture_of, dense_architecture_of
+from tritonkit.networks.network import Network, save_network
+from tritonkit.spec import ModelSpec, Normalize, TaskSpec, TensorSpec, image_input
+from tritonkit.tasks import task_for
 
 DATA = Path(__file__).parents[1] / ".cache" / "data"
 LABELS = ("cat", "dog", "bird")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.errors import TritonkitError
+from tritonkit.errors import TritonkitError
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The import law, what may load at `--help`, and the size of things."""
+"""What the import contracts of pyproject.toml cannot say: files that stand alone, and what `--help` loads."""
 
 from __future__ import annotations
 
@@ -7,64 +7,40 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder.repository.encoded import DECODER_MODULES
+from builder.repository.encoded import CODE
+from tritonkit.images import preprocess
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("train", "builder", "server", "client", "benchmarks")
-ROOMS = ("model", *VERBS)
-OURS = {*ROOMS, "scripts", "tests"}
-NOT_SOURCES = {"tests", "demo", "runs", "model_repository"}
+PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
+IMAGES = Path(preprocess.__file__).parent
+MAX_FILES = 15
+"""Python files in a folder: more than these want a second folder."""
 
-NEEDS_A_LIBRARY = {
-    "model.backbones",
-    "model.layers",
-    "model.network",
-    "model.runners.onnxruntime",
-    "model.runners.openvino",
-    "model.runners.pytorch",
-    "model.runners.torchscript",
-    "model.runners.triton",
-    "model.torchscript",
-    "model.torchvision_networks",
-    "model.weight_matching",
-    "model.weights",
-}
-HEAVY_FOR_THE_MODEL = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
-HEAVY_FOR_HELP = {
-    "torch",
-    "timm",
-    "lightning",
-    "onnxruntime",
-    "openvino",
-    "tritonclient",
-    "tensorrt",
-    "plotly",
-    "docker",
-    "fsspec",
-    "s3fs",
-    "urllib3",
-    "av",
-    "matplotlib",
-    "pyarrow",
-}
-
-MAX_FILE_LINES = 350
-MAX_FUNCTION_LINES = 50
-"""From here on a second idea is likely to hide in a file or a function."""
+NEEDS_A_LIBRARY = (
+    "tritonkit.networks",
+    "tritonkit.runtimes.onnxruntime",
+    "tritonkit.runtimes.openvino",
+    "tritonkit.runtimes.pytorch",
+    "tritonkit.runtimes.torchscript",
+    "tritonkit.tasks.layers",
+    "tritonkit.triton.runner",
+)
+HEAVY_FOR_NOUNS = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
+HEAVY_FOR_HELP = HEAVY_FOR_NOUNS | {"lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow"}
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
-def sources(*folders: str) -> Iterator[Path]:
-    """Python files below the folders, or below all of ours."""
-    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-    for folder in folders or sorted(names - NOT_SOURCES):
-        yield from sorted((ROOT / folder).rglob("*.py"))
+def sources(*packages: str) -> Iterator[Path]:
+    """Python files of the packages, or of all of ours."""
+    for package in packages or PACKAGES:
+        yield from sorted((ROOT / package).rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
@@ -82,10 +58,6 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, ".".join([*above, *([node.module] if node.module else [])])
 
 
-def where(path: Path, line: int) -> str:
-    return f"{path.relative_to(ROOT)}:{line}"
-
-
 def loaded_by(code: str) -> set[str]:
     """Top-level modules a fresh interpreter has loaded after `code`."""
     report = "\nimport json, sys; print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
@@ -95,23 +67,11 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_room_imports_only_the_model_and_itself(room: str) -> None:
-    strangers = OURS - {room, "model"}
-    broken = [
-        f"{where(path, line)} imports {name}"
-        for path in sources(room)
-        for line, name in imports(path)
-        if name.split(".")[0] in strangers
-    ]
-    assert not broken, "\n".join(broken)
-
-
 def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
-    carried = [ROOT / "model" / name for name in DECODER_MODULES if name != "model.py"]
+    carried = [IMAGES / name for name in CODE if name != "model.py"]
     allowed = {*sys.stdlib_module_names, "numpy", "PIL", *map(module_of, carried)}
     broken = [
-        f"{where(path, line)} imports {name}"
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in carried
         for line, name in imports(path)
         if name not in allowed and name.split(".")[0] not in allowed
@@ -121,12 +81,12 @@ def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
 
 def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "carried").mkdir()
-    for name in DECODER_MODULES:
+    for name in CODE:
         if name != "model.py":
-            (tmp_path / "carried" / name).write_bytes((ROOT / "model" / name).read_bytes())
+            (tmp_path / "carried" / name).write_bytes((IMAGES / name).read_bytes())
     code = (
         "import sys; from carried import pixel_budget, preprocess\n"
-        "print(preprocess.Preprocess(8, 8).fit, {'pydantic', 'model'} & sys.modules.keys())"
+        "print(preprocess.Preprocess(8, 8).fit, {'pydantic', 'tritonkit'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "crop set()\n", done.stderr
@@ -138,25 +98,20 @@ def test_no_module_is_named_for_leftovers() -> None:
     assert not broken, "\n".join(broken)
 
 
-def test_files_and_functions_stay_short() -> None:
-    broken = []
-    for path in sources():
-        text = path.read_text()
-        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
-            broken.append(f"{path.relative_to(ROOT)} has {lines} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-                length = node.end_lineno - node.body[0].lineno + 1  # a command's options make no function long
-                if length > MAX_FUNCTION_LINES:
-                    broken.append(f"{where(path, node.lineno)} {node.name} has {length} lines")
-    assert not broken, "\n".join(broken)
+def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
+    folders = Counter(str(path.parent.relative_to(ROOT)) for path in sources())
+    assert {folder: count for folder, count in folders.items() if count > MAX_FILES} == {}
 
 
-def test_model_loads_no_heavy_library_when_only_its_light_part_is_imported() -> None:
-    modules = [name for path in sources("model") if (name := module_of(path)) not in NEEDS_A_LIBRARY]
-    assert len(modules) > 10
-    heavy = loaded_by(f"import {', '.join(modules)}") & HEAVY_FOR_THE_MODEL
-    assert not heavy
+def test_every_package_says_that_it_is_typed() -> None:
+    packages = [package for package in PACKAGES if package != "scripts"]
+    assert [package for package in packages if not (ROOT / package / "py.typed").is_file()] == []
+
+
+def test_nouns_load_no_heavy_library_when_only_their_light_part_is_imported() -> None:
+    modules = [name for path in sources("tritonkit") if not (name := module_of(path)).startswith(NEEDS_A_LIBRARY)]
+    assert len(modules) > 40
+    assert not loaded_by(f"import {', '.join(modules)}") & HEAVY_FOR_NOUNS
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from model.releases import DEFAULT_IMAGE, release_of
-from server.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
 from server.options import HTTP_MAX_INPUT_BYTES, Options, triton_arguments
+from server.runtimes.docker_image import BUILD_VARIABLES, CPU_IMAGE, PILLOW_SUFFIX
 from server.security import Security, ServerTokens
+from tritonkit.triton.releases import DEFAULT_IMAGE, release_of
 
 ROOT = Path(__file__).parents[1]
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, application, print_json, reports_errors, table
-from model.errors import InputError
-from model.files import check_can_write, check_is_html
+from tritonkit.errors import InputError
+from tritonkit.system.console import JsonOption, application, print_json, reports_errors, table
+from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
-    from model.runners import Runner
-    from train.fit import FitResult
+    from train.engine.fit import FitResult
+    from tritonkit.runtimes import Runner
 
 # torch reads this when it loads. Active waiting takes cores from other processes, and from torch's own threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,10 +51,10 @@ def _fit(
 
     `train config --task TASK` writes an example configuration.
     """
-    from train.config import load_config
+    from train.config.loading import load_config
 
     resolved = load_config(config, overrides or [])
-    from train.fit import fit
+    from train.engine.fit import fit
 
     _print_fit_result(fit(resolved), as_json)
 
@@ -69,7 +69,7 @@ def _resume(
 
     Example: train resume runs/digits/1
     """
-    from train.fit import resume
+    from train.engine.fit import resume
 
     _print_fit_result(resume(run), as_json)
 
@@ -91,8 +91,8 @@ def _config(
     """
     import json
 
-    from train.example import example_config
-    from train.example import schema as config_schema
+    from train.config.example import example_config
+    from train.config.example import schema as config_schema
 
     text = json.dumps(config_schema(), indent=2) + "\n" if schema else example_config(task)
     if output is None:
@@ -100,7 +100,7 @@ def _config(
         return
     if output.exists():
         raise InputError(f"{output}: already exists; name another file, or delete it", code="output.exists")
-    from model.files import atomic_write
+    from tritonkit.system.files import atomic_write
 
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -152,7 +152,7 @@ def _prepare(
 
         train prepare cells.csv splits/ --column image=filename --column label=class --group patient
     """
-    from train.prepare import PrepareOptions, prepare
+    from train.data.prepare import PrepareOptions, prepare
 
     options = PrepareOptions(
         source=source,
@@ -209,7 +209,7 @@ def _test(
 
         train test runs/digits/1/best.safetensors --url 127.0.0.1:8001
     """
-    from train.evaluate import evaluate
+    from train.evaluation.evaluate import evaluate
 
     if source is not None and url is not None:
         raise InputError("--from and --url both select what to measure; use only one", code="option.exclusive")
@@ -230,13 +230,13 @@ def _test(
 def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str | None) -> Runner | None:
     """Open the runner to measure instead of the checkpoint; None for the checkpoint itself."""
     if source is not None:
-        from model.runners import open_artifact
+        from tritonkit.runtimes import open_artifact
 
         return open_artifact(source)
     if url is None:
         return None
-    from model.checkpoint import read_spec
-    from model.runners.triton import TritonRunner, TritonServer
+    from tritonkit.checkpoint import read_spec
+    from tritonkit.triton.runner import TritonRunner, TritonServer
 
     return TritonRunner(TritonServer(url), model or read_spec(checkpoint).name)
 

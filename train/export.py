@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model.console import warn
-from model.errors import CheckFailedError, ConfigError, ExternalError, InputError, Problem
-from model.files import atomic_write, check_can_write
-from model.plans import find_tensorrt
-from model.plugins import VARIABLE
-from train.sections import ExportConfig
+from train.config.sections import ExportConfig
+from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, Problem
+from tritonkit.plugins import VARIABLE
+from tritonkit.runtimes.tensorrt_plan import find_tensorrt
+from tritonkit.system.console import warn
+from tritonkit.system.files import atomic_write, check_can_write
 
 SERVED_FOLDER = "served"
 """Subfolder of the run folder: a record of the export, and a copy of its config.pbtxt."""
@@ -133,7 +133,7 @@ def _check_libraries(export: ExportConfig) -> None:
                 code="export.missing_module",
             )
     if export.openvino == "bf16":
-        from model.runners.openvino import has_bf16
+        from tritonkit.runtimes.openvino import has_bf16
 
         if not has_bf16():
             raise ConfigError(

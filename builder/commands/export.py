@@ -14,15 +14,15 @@ from builder.commands.export_options import build_from, call_with_options, conve
 from builder.commands.option_rules import unused_options
 from builder.commands.versions import ServersOption, TlsCa, TlsCert, TlsKey
 from builder.config.serving import Serving, serving_from
-from builder.options import foreign_from
-from builder.targets import FormatName, Target, target_from
-from model.build_record import BuildOptions
-from model.console import JsonOption, print_json, print_text, progress, reports_errors, warn
-from model.files import check_can_write, check_is_html
+from builder.foreign_options import foreign_from
+from tritonkit.repository.build_record import BuildOptions
+from tritonkit.runtimes.formats import FormatName, Target, target_from
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
+from tritonkit.system.files import check_can_write, check_is_html
 
 if TYPE_CHECKING:
     from builder.export import ExportRequest, PublishedVersion
-    from model.spec import ModelSpec
+    from tritonkit.spec import ModelSpec
 
 
 _DRY_RUN = (
@@ -130,8 +130,8 @@ def export(
     check_is_html(report_page)
     check_can_write(report_page)
     from builder.export import export as run_export
+    from builder.output_options import OutputOptions
     from builder.sources import open_source
-    from builder.terms import OutputOptions
 
     request = _export_request(values, target, serving, build)
     with progress("reading the source") as report:
@@ -150,11 +150,12 @@ def export(
 def _export_request(
     values: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None
 ) -> ExportRequest:
-    from builder.export import ExportRequest, VerificationOptions
-    from builder.proving.limits import limits_from
-    from builder.proving.verdict import LIMITS
-    from builder.repository.held import retention_servers
-    from model.releases import image_for
+    from builder.export import ExportRequest
+    from builder.repository.loaded_versions import retention_servers
+    from builder.verification.context import VerificationOptions
+    from builder.verification.limits import limits_from
+    from tritonkit.repository.verdict import LIMITS
+    from tritonkit.triton.releases import image_for
 
     unchanged = (
         "repository",
@@ -188,8 +189,8 @@ def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
     """The Docker command that would build the plan, with the current folder in place of the temporary one."""
     from builder.export import largest_batch
     from builder.tensorrt.container import container_for_build
-    from model.build_record import BuildOptions, BuildSettings
-    from model.triton_config import CONFIG_FILE, read_config, read_config_file
+    from tritonkit.repository.build_record import BuildOptions, BuildSettings
+    from tritonkit.triton.model_config import CONFIG_FILE, read_config, read_config_file
 
     model_folder = request.repository / spec.name
     user_config = None if request.config is None else read_config_file(request.config)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
-from builder.targets import Target
-from model.build_record import BuildOptions
-from model.build_record import Hardware as HardwareName
-from model.errors import InputError, Problem
+from tritonkit.errors import InputError, Problem
+from tritonkit.repository.build_record import BuildOptions
+from tritonkit.repository.build_record import Hardware as HardwareName
+from tritonkit.runtimes.formats import Target
 
 CONVERTER_NAMES = ("edges", "autocast")
 Result = TypeVar("Result")

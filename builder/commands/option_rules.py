@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from builder.targets import Target
-from model.errors import Problem
+from tritonkit.errors import Problem
+from tritonkit.runtimes.formats import Target
 
 _CASTING = ("onnx", "trt", "rtx")
 """Formats whose precision is that of the graph."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, print_text, reports_errors
-from model.errors import InputError
+from tritonkit.errors import InputError
+from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors
 
 if TYPE_CHECKING:
     from builder.repository.promote import Promotion

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.console import JsonOption, print_json, print_text, reports_errors, table
-from model.errors import InputError
+from tritonkit.errors import InputError
+from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
 if TYPE_CHECKING:
     from builder.repository.versions import Model, Version
@@ -60,7 +60,7 @@ def versions(
         raise InputError("--note: says why a version is marked; add --mark VERSION", code="option.note_unused")
     from builder.repository import retention
     from builder.repository import versions as published
-    from builder.repository.held import KnownServers, servers_from_options
+    from builder.repository.loaded_versions import KnownServers, servers_from_options
 
     servers = servers_from_options(url, tls_ca, tls_cert, tls_key)
     folder = published.find_model(model, repository)

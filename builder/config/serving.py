@@ -15,8 +15,8 @@ from typing import Literal, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from model.errors import InputError, Problem
-from model.spec import Frozen
+from tritonkit.errors import InputError, Problem
+from tritonkit.spec import Frozen
 
 Kind = Literal["auto", "cpu", "gpu"]
 TimeoutAction = Literal["reject", "delay"]

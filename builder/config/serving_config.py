@@ -14,9 +14,9 @@ from tritonclient.grpc import model_config_pb2
 
 from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
-from model.errors import InputError, Problem
-from model.spec import TensorSpec
-from model.triton_backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
+from tritonkit.errors import InputError, Problem
+from tritonkit.spec import TensorSpec
+from tritonkit.triton.backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 

@@ -13,14 +13,14 @@ from google.protobuf import text_format
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.given_config import merge_config
+from builder.config.config_merge import merge_config
 from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import apply_serving, check_config, fit_graphs
 from builder.interface import Interface, describe_difference, interface_of
-from model.errors import ArtifactError, InputError
-from model.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
-from model.triton_backends import BackendFiles, ModelConfig, backend_files
-from model.triton_config import LAST_VERSION, config_from_text
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
+from tritonkit.triton.backends import BackendFiles, ModelConfig, backend_files
+from tritonkit.triton.model_config import LAST_VERSION, config_from_text
 
 ONNX = BackendFiles()
 

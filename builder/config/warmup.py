@@ -11,9 +11,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from model.files import atomic_write
-from model.preprocess import ImageArray
-from model.spec import TensorSpec
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.spec import TensorSpec
+from tritonkit.system.files import atomic_write
 
 WARMUP_FOLDER = "warmup"
 WARMUP_FILE = "golden_image.raw"

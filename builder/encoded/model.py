@@ -21,7 +21,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
-    from model.preprocess import ImageArray
+    from tritonkit.images.preprocess import ImageArray
 
 _PACKAGE = "tritonkit_decoder"
 """The package name of the files next to this one: Triton's path could contain another `preprocess`."""

@@ -7,8 +7,8 @@ from builder.formats.onnx import Onnx
 from builder.formats.openvino import OpenVino
 from builder.formats.tensorrt import Rtx, Trt
 from builder.formats.torchscript import TorchScript
-from builder.targets import FormatName, ProgressCallback
-from model.build_record import BuildOptions
+from tritonkit.repository.build_record import BuildOptions
+from tritonkit.runtimes.formats import FormatName, ProgressCallback
 
 __all__ = ["FORMATS", "BuildJob", "Format", "ProgressCallback", "format_for"]
 

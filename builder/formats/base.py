@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from builder.sources.base import Source
-from builder.targets import Dialect, FormatName, Precision, ProgressCallback
-from model.build_record import BuildRecord
-from model.runners.base import Runner
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Dialect, FormatName, Precision, ProgressCallback
 
 
 @dataclass(frozen=True)

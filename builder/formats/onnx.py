@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from builder.formats.base import BuildJob, Format
-from model.runners.base import Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 
 class Onnx(Format):

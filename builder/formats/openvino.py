@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from builder.failures import CannotBuildError
 from builder.formats.base import BuildJob, Format
-from model.errors import ArtifactError
-from model.runners.base import Runner
-from model.spec import METADATA_KEY
+from tritonkit.errors import ArtifactError
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import METADATA_KEY
 
 if TYPE_CHECKING:
-    from builder.targets import Precision
+    from tritonkit.runtimes.formats import Precision
 
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """By precision, OpenVINO's name of the type of all that is not quantised."""
@@ -47,7 +47,7 @@ class OpenVino(Format):
             )
 
     def check_job(self, job: BuildJob) -> None:
-        from model.runners.openvino import has_bf16
+        from tritonkit.runtimes.openvino import has_bf16
 
         if job.precision == "bf16" and not has_bf16():
             raise CannotBuildError(
@@ -57,7 +57,7 @@ class OpenVino(Format):
     def write(self, job: BuildJob) -> Path:
         import openvino
 
-        from model.runners.openvino import PRECISION_KEY, get_core
+        from tritonkit.runtimes.openvino import PRECISION_KEY, get_core
 
         artifact = job.folder / self.artifact
         for stale in (artifact, artifact.with_suffix(".bin")):
@@ -77,7 +77,7 @@ class OpenVino(Format):
         return artifact
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
-        from model.runners.openvino import OpenVinoRunner
+        from tritonkit.runtimes.openvino import OpenVinoRunner
 
         runner = OpenVinoRunner(artifact)
         expected = _TYPES[job.precision]

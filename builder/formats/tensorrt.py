@@ -8,16 +8,16 @@ from pathlib import Path
 
 from builder.failures import CannotBuildError
 from builder.formats.base import BuildJob, Format
-from builder.formats.farthest import WorstCaseRunner
 from builder.formats.onnx import Onnx
-from builder.onnx_export import onnx_interface
-from model.build_record import BuildOptions, BuildRecord, BuildSettings
-from model.errors import ArtifactError
-from model.gpu import Gpu, find_gpu
-from model.plans import BUILD_FILE, Flavour, find_tensorrt
-from model.releases import release_of
-from model.runners.base import Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
+from builder.formats.worst_case_runner import WorstCaseRunner
+from builder.onnx.export import onnx_interface
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.build_record import BuildOptions, BuildRecord, BuildSettings
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour, find_tensorrt
+from tritonkit.system.gpu import Gpu, find_gpu
+from tritonkit.triton.releases import release_of
 
 ENGINE = "model.rtx"
 
@@ -90,7 +90,7 @@ class Trt(Format):
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         compatible = self.options.version_compatible
         if self.image is None:
-            from model.runners.tensorrt import TensorRtRunner
+            from tritonkit.runtimes.tensorrt import TensorRtRunner
 
             with _artifact_errors_end_the_build():
                 return TensorRtRunner(artifact, spec=job.source.spec, version_compatible=compatible)
@@ -146,7 +146,7 @@ class Rtx(Format):
         gpu = find_gpu()
         if gpu is None or not self._runs_on(gpu, job):
             return graph
-        from model.runners.tensorrt import TensorRtRunner
+        from tritonkit.runtimes.tensorrt import TensorRtRunner
 
         with _artifact_errors_end_the_build():
             engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)

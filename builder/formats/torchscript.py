@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 
 from builder.formats.base import BuildJob, Format
-from model.errors import ArtifactError, InputError, first_line
-from model.network import Network, on_cpu
-from model.runners.base import Runner
-from model.runners.torchscript import TorchScriptRunner
-from model.spec import METADATA_KEY
+from tritonkit.errors import ArtifactError, InputError, first_line
+from tritonkit.networks.network import Network, on_cpu
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.torchscript import TorchScriptRunner
+from tritonkit.spec import METADATA_KEY
 
 _WRITTEN_BY_TORCH = ("version", ".data/serialization_id")
 """Records that torch's archive writer adds itself."""

@@ -1,6 +1,7 @@
 """NVIDIA ModelOpt's AutoCast as an alternative to `builder.precision.cast`, with the same signature.
 
-An optional extra. AutoCast only places the casts; `builder.precision.ladder` chooses the nodes that stay in fp32.
+An optional extra. AutoCast only places the casts; `builder.precision.precision_search` chooses the nodes that stay in
+fp32.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import onnx
 from onnx import ModelProto
 
 from builder.failures import CannotBuildError
-from builder.precision.cast import ReducedType
-from builder.precision.graph import flattened, outer_nodes, wiring_of
+from builder.onnx.wiring import flattened, outer_nodes, wiring_of
+from tritonkit.runtimes.formats import ReducedType
 
 
 def autocast(model: ModelProto, precision: ReducedType, keep: Collection[str] = ()) -> ModelProto:

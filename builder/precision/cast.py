@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from builder.precision.graph import (
+from builder.onnx.wiring import (
     Wiring,
     flattened,
     has_subgraph,
@@ -24,9 +23,8 @@ from builder.precision.graph import (
     wiring_of,
     without_weights,
 )
-from model.errors import ArtifactError, first_line
-
-ReducedType = Literal["fp16", "bf16"]
+from tritonkit.errors import ArtifactError, first_line
+from tritonkit.runtimes.formats import ReducedType
 
 _BF16_OPSET = 22
 """The first opset whose convolutions and pools are defined for bfloat16."""

@@ -18,9 +18,9 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from builder.precision.graph import outer_nodes, wiring_of
-from builder.targets import Dialect
-from model.preprocess import ImageArray
+from builder.onnx.wiring import outer_nodes, wiring_of
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.runtimes.formats import Dialect
 
 Method = Literal["minmax", "percentile"]
 

@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from builder.precision.graph import Wiring, float_tensors
-from model.preprocess import ImageArray
+from builder.onnx.wiring import Wiring, float_tensors
+from tritonkit.images.preprocess import ImageArray
 
 MAX_IMAGES = 6
 """Of the golden images; each is used in several contrasts."""

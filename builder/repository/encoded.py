@@ -16,14 +16,14 @@ from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_to_text
 from builder.repository.manifest import manifest_of
 from builder.repository.publish import CompanionModels
-from model import preprocess
-from model.encoded import companion_owner, decoder_of, ensemble_of
-from model.errors import ArtifactError, InputError
-from model.manifest import MANIFEST_FILE
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec
-from model.triton_backends import ModelConfig
-from model.triton_config import CONFIG_FILE, read_config
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.images import preprocess
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.triton.backends import ModelConfig
+from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
+from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 PREPROCESS_FILE = "preprocess.json"
 """The file with the model's `Preprocess` in the decoder's version folder."""

@@ -7,8 +7,8 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.files import file_sha256
-from model.manifest import MANIFEST_FILE, FileEntry, Manifest, read_build_record
+from tritonkit.repository.manifest import MANIFEST_FILE, FileEntry, Manifest, read_build_record
+from tritonkit.system.files import file_sha256
 
 _TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tritonclient")
 

@@ -13,9 +13,9 @@ from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import replacement
 from builder.repository.shared_files import shared_files_for
 from builder.repository.versions import Model, model_versions, version_folder
-from model.encoded import decoder_of, ensemble_of
-from model.errors import CheckFailedError, InputError
-from model.spec import Frozen
+from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.spec import Frozen
+from tritonkit.triton.companions import decoder_of, ensemble_of
 
 PASSED = "passed"
 

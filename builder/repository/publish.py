@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from model.errors import ArtifactError
-from model.staging import staging_folder
-from model.triton_config import CONFIG_FILE, last_version, read_config, versions_of
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.staging import staging_folder
+from tritonkit.triton.model_config import CONFIG_FILE, last_version, read_config, versions_of
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

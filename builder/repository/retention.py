@@ -11,11 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from uuid import uuid4
 
-from builder.repository.held import NO_SERVER, LoadedVersions, Servers
+from builder.repository.loaded_versions import NO_SERVER, LoadedVersions, Servers
 from builder.repository.publish import staging
 from builder.repository.versions import Model, Version, model_versions
-from model.errors import ArtifactError, InputError
-from model.spec import Frozen
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.spec import Frozen
 
 NO_SERVERS = Servers((NO_SERVER,))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.build_record import BuildRecord
-from model.compatibility import plan_problems
-from model.env_file import ENV_FILE
-from model.errors import CheckFailedError, Problem
-from model.manifest import Manifest, read_build_record
-from model.releases import IMAGE_VARIABLE
+from tritonkit.errors import CheckFailedError, Problem
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.compatibility import plan_problems
+from tritonkit.repository.manifest import Manifest, read_build_record
+from tritonkit.system.env_file import ENV_FILE
+from tritonkit.triton.releases import IMAGE_VARIABLE
 
 
 def check_loads(folder: Path, image: str, force: bool = False) -> list[str]:

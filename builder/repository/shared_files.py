@@ -17,14 +17,14 @@ from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
 from builder.interface import Interface, describe_difference, interface_of
-from builder.proving.verdict import VERDICT_FILE, Verdict
-from model.errors import ArtifactError, InputError, TritonkitError
-from model.files import atomic_write
-from model.golden import GOLDEN_FILE, Golden
-from model.preprocess import ImageArray
-from model.spec import METADATA_KEY, ModelSpec
-from model.triton_backends import ModelConfig, backend_files
-from model.triton_config import (
+from tritonkit.errors import ArtifactError, InputError, TritonkitError
+from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.system.files import atomic_write
+from tritonkit.triton.backends import ModelConfig, backend_files
+from tritonkit.triton.model_config import (
     CONFIG_FILE,
     last_version,
     policy_text,

@@ -10,14 +10,14 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from builder.proving.verdict import VERDICT_FILE, Verdict
-from builder.repository.held import LoadedVersions
+from builder.repository.loaded_versions import LoadedVersions
 from builder.repository.publish import staging
-from model.encoded import without_encoded
-from model.errors import ArtifactError, InputError
-from model.manifest import MANIFEST_FILE, Manifest
-from model.spec import Frozen
-from model.triton_config import CONFIG_FILE, policy_text, read_config, versions_loaded, versions_of
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.spec import Frozen
+from tritonkit.triton.companions import without_encoded
+from tritonkit.triton.model_config import CONFIG_FILE, policy_text, read_config, versions_loaded, versions_of
 
 MARK_FILE = "mark.json"
 """The mark of a version, in its folder; no other file changes with it."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import Source
 from builder.sources.foreign import source_from_state_dict
 from builder.sources.kinds import source_kind
-from builder.sources.onnx import source_from_onnx
+from builder.sources.onnx.source import source_from_onnx
 from builder.sources.ours import source_from_checkpoint
 from builder.sources.pretrained import pretrained_source
 from builder.sources.torchscript import source_from_torchscript
-from model.checkpoint import read_spec
+from tritonkit.checkpoint import read_spec
 
 __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from builder.onnx_export import onnx_from_network
-from builder.proving.judge import TrainedReference
-from builder.targets import Precision
-from builder.terms import OutputOptions, with_output_options
-from model.golden import Golden
-from model.network import Network
-from model.runners.base import Runner
-from model.runners.pytorch import TorchRunner
-from model.spec import ModelSpec
+from builder.onnx.export import onnx_from_network
+from builder.output_options import OutputOptions, with_output_options
+from tritonkit.comparison import infer_in_batches
+from tritonkit.golden import Golden
+from tritonkit.networks.network import Network
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import ModelSpec, Outputs
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,23 @@ class NetworkSource(Source):
 
     def with_output_options(self, terms: OutputOptions) -> Self:
         return replace(self, module=with_output_options(self.module, terms), trained=self.module)
+
+
+@dataclass(frozen=True)
+class TrainedReference:
+    """The checkpoint as it was trained, and the golden sample with the outputs that training recorded."""
+
+    reference: Runner
+    golden: Golden
+
+
+def replay_golden(runner: Runner, recorded: Golden, batch: int) -> Outputs | None:
+    """Run a model on a golden sample; None where the sample's shapes are those of another model.
+
+    batch: images in one request.
+    """
+    if recorded.images.shape[1:] != runner.spec.input.shape:
+        return None
+    now = infer_in_batches(runner, recorded.images, batch)
+    same = {name: array.shape for name, array in now.items()} == {k: v.shape for k, v in recorded.outputs.items()}
+    return now if same else None

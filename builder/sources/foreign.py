@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.pictures import apply_options, describe_preprocessing
-from model.backbones import architecture_of, library_hint, recipe_of
-from model.errors import CheckpointError, InputError
-from model.files import file_sha256
-from model.network import Network, load_weights
-from model.spec import Lineage, ModelSpec, TaskSpec, image_input
-from model.tasks import task_for
-from model.torchvision_networks import is_torchvision
-from model.weight_matching import map_weights
-from model.weights import State, class_count, read_foreign
+from tritonkit.errors import CheckpointError, InputError
+from tritonkit.networks.backbones import architecture_of, library_hint, recipe_of
+from tritonkit.networks.network import Network, load_weights
+from tritonkit.networks.torchvision_networks import is_torchvision
+from tritonkit.networks.weight_matching import map_weights
+from tritonkit.networks.weights import State, class_count, read_foreign
+from tritonkit.spec import Lineage, ModelSpec, TaskSpec, image_input
+from tritonkit.system.files import file_sha256
+from tritonkit.tasks import task_for
 
 _SIZE = "--size"
 _GRAPH_OPTIONS = ("--layout", "--activation")

@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from builder.options import Layout
+from builder.foreign_options import Layout
+from builder.onnx.file import save_onnx
+from builder.onnx.precision import reduced_or_quantized_precision
+from builder.output_options import OutputOptions
 from builder.sources.base import Source
-from builder.sources.onnx_file import save_onnx
-from builder.sources.onnx_held import reduced_or_quantized_precision
-from builder.targets import Precision
-from builder.terms import OutputOptions
-from model.errors import ArtifactError, InputError
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.spec import METADATA_KEY, ModelSpec, Normalize
-from model.tasks import task_for
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.spec import METADATA_KEY, ModelSpec, Normalize, Outputs
+from tritonkit.tasks import task_for
 
 Raw = NDArray[Any]
 GraphFunction = Callable[[Raw], Raw]

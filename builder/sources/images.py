@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import DataError
-from model.golden import MAX_IMAGES, Golden, pack_geometries
-from model.picture_files import PictureSearch, pictures_below
-from model.preprocess import ImageError, Preprocess, load_file
+from tritonkit.errors import DataError
+from tritonkit.golden import MAX_IMAGES, Golden, pack_geometries
+from tritonkit.images.picture_files import PictureSearch, pictures_below
+from tritonkit.images.preprocess import ImageError, Preprocess, load_file
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 

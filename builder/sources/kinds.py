@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from model.errors import ArtifactError, InputError
-from model.plans import TITLES, plan_header
-from model.spec import METADATA_KEY
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.runtimes.tensorrt_plan import TITLES, plan_header
+from tritonkit.spec import METADATA_KEY
 
 Kind = Literal["checkpoint", "weights", "torchscript", "onnx"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.errors import InputError, SpecError
+from tritonkit.errors import InputError, SpecError
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

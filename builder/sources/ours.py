@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.sources.base import NetworkSource
-from model.golden import golden_of_checkpoint
-from model.network import load_network
+from tritonkit.golden import golden_of_checkpoint
+from tritonkit.networks.network import load_network
 
 
 def source_from_checkpoint(path: Path, name: str | None = None) -> NetworkSource:

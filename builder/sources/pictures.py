@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from builder.options import ForeignModelOptions
-from model.errors import InputError
-from model.preprocess import Preprocess
-from model.recipe import PretrainedRecipe
-from model.spec import ModelSpec, Normalize
+from builder.foreign_options import ForeignModelOptions
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.pretrained_recipe import PretrainedRecipe
+from tritonkit.spec import ModelSpec, Normalize
 
 
 def apply_options(foreign: ForeignModelOptions, recipe: PretrainedRecipe) -> tuple[Preprocess, Normalize]:

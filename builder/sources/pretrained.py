@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.foreign import network_spec
 from builder.sources.labels import read_labels
 from builder.sources.pictures import describe_preprocessing
-from model.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
-from model.errors import ExternalError, InputError, SpecError
-from model.files import file_sha256
-from model.hub import cached_download, weights_file
-from model.network import Network
-from model.recipe import PretrainedRecipe
-from model.spec import Lineage, TaskSpec
-from model.torchvision_networks import PREFIX as TORCHVISION
-from model.torchvision_networks import torchvision_weights
+from tritonkit.errors import ExternalError, InputError, SpecError
+from tritonkit.networks.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
+from tritonkit.networks.hub import cached_download, weights_file
+from tritonkit.networks.network import Network
+from tritonkit.networks.pretrained_recipe import PretrainedRecipe
+from tritonkit.networks.torchvision_networks import PREFIX as TORCHVISION
+from tritonkit.networks.torchvision_networks import torchvision_weights
+from tritonkit.spec import Lineage, TaskSpec
+from tritonkit.system.files import file_sha256
 
 PREFIX = "timm:"
 TORCHVISION_PREFIX = "torchvision:"

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from builder.proving.judge import replay_golden
-from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
-from builder.targets import Precision
-from model.comparison import FP32_LIMITS, Limits, compare
-from model.errors import ArtifactError
-from model.files import file_sha256
-from model.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
-from model.manifest import MANIFEST_FILE, Manifest
-from model.runners.base import Runner
-from model.tasks import task_of
+from builder.sources.base import replay_golden
+from tritonkit.comparison import FP32_LIMITS, Limits, compare
+from tritonkit.errors import ArtifactError
+from tritonkit.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
+from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.system.files import file_sha256
+from tritonkit.tasks import task_of
 
 _AS_TRAINED = FP32_LIMITS.model_copy(update={"max_abs": math.inf, "relative": 100 * FP32_LIMITS.relative})
 """Limits for outputs recorded in training, perhaps on a GPU: decisions must be kept, small errors are allowed."""

@@ -10,15 +10,15 @@ from typing import Any
 import onnx
 import torch
 
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
+from builder.onnx.file import read_onnx
+from builder.onnx.precision import inline_functions
+from builder.sources.foreign_spec import preprocess_of
 from builder.sources.graph import GraphFunction, GraphSource, Raw
-from builder.sources.onnx import source_from_graph
-from builder.sources.onnx_file import read_onnx
-from builder.sources.onnx_graph import DeclaredInterface
-from builder.sources.onnx_held import inline_functions
-from builder.sources.told import preprocess_of
-from model.errors import ArtifactError, InputError
-from model.torchscript import embedded_spec, load_torchscript, torch_reason
+from builder.sources.onnx.graph import DeclaredInterface
+from builder.sources.onnx.source import source_from_graph
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.runtimes.torchscript_archive import embedded_spec, load_torchscript, torch_reason
 
 _OPSET = 17
 _INPUT, _OUTPUT = "input", "output"

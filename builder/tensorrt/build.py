@@ -15,12 +15,12 @@ from typing import IO
 from pydantic import ValidationError
 
 from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
-from builder.targets import ProgressCallback
 from builder.tensorrt.worker import BuildOutcome, BuildReply, BuildRequest
-from model.build_record import BuildRecord, BuildSettings
-from model.errors import ArtifactError
-from model.files import atomic_write, file_sha256
-from model.plans import TITLES
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.runtimes.tensorrt_plan import TITLES
+from tritonkit.system.files import atomic_write, file_sha256
 
 _ROOT = Path(__file__).parents[2]
 _BAR_WIDTH = 24

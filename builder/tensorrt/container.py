@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
-from builder.targets import ProgressCallback
 from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
-from model.build_record import BuildRecord, BuildSettings
-from model.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
-from model.errors import first_line
-from model.files import atomic_write, file_sha256
-from model.plans import plan_header
-from model.spec import TensorSpec
+from tritonkit.errors import first_line
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.runtimes.tensorrt_plan import plan_header
+from tritonkit.spec import TensorSpec
+from tritonkit.system.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
+from tritonkit.system.files import atomic_write, file_sha256
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 _TRITON = "/opt/tritonserver/bin/tritonserver"

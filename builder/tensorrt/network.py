@@ -14,10 +14,10 @@ from typing import Any
 
 from builder.failures import is_out_of_memory
 from builder.tensorrt.refusals import ParserError, parser_message
-from model.build_record import BuildSettings
-from model.errors import ArtifactError
-from model.files import atomic_write
-from model.plans import TITLES, logger_for
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.build_record import BuildSettings
+from tritonkit.runtimes.tensorrt_plan import TITLES, logger_for
+from tritonkit.system.files import atomic_write
 
 ProgressListener = Callable[[float, str], None]
 """Called with the finished share of the build, 0 to 1, and the name of the phase."""

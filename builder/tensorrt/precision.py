@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from builder.targets import Precision
-from model.build_record import BuildRecord
-from model.errors import ArtifactError, Problem
-from model.files import file_sha256
-from model.plans import logger_for
+from tritonkit.errors import ArtifactError, Problem
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.tensorrt_plan import logger_for
+from tritonkit.system.files import file_sha256
 
 _TYPE_PATTERNS = (
     ("bf16", r"bf16|bfloat16"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from model.spec import Frozen
+from tritonkit.spec import Frozen
 
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (

@@ -12,16 +12,16 @@ from typing import Any
 
 from builder.config.triton_config import config_for, config_to_text
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.onnx_export import onnx_interface
+from builder.onnx.export import onnx_interface
 from builder.tensorrt.container import docker_here, docker_reason
-from model.compatibility import SERVE_COMPATIBLE
-from model.docker_engine import Docker, all_gpus, remove_container, run_container
-from model.errors import TritonkitError
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import ModelSpec
-from model.triton_config import CONFIG_FILE
+from tritonkit.errors import TritonkitError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.compatibility import SERVE_COMPATIBLE
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.system.docker_engine import Docker, all_gpus, remove_container, run_container
+from tritonkit.triton.model_config import CONFIG_FILE
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 READY_S = 180.0
 _GRPC = "8001/tcp"
@@ -105,7 +105,7 @@ def served_in_container(
 
 def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec, max_batch: int) -> None:
     """Write a repository with one plan, readable by all users: Triton runs as another user."""
-    from model.triton_backends import BackendFiles
+    from tritonkit.triton.backends import BackendFiles
 
     model = repository / spec.name
     (model / "1").mkdir(parents=True)

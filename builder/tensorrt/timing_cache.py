@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from model.plans import Flavour
+from tritonkit.runtimes.tensorrt_plan import Flavour
 
 
 def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:

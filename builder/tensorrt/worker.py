@@ -21,11 +21,11 @@ from pydantic import Field
 from builder.tensorrt.network import PlanBuilder
 from builder.tensorrt.precision import engine_information, precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
-from model.build_record import BuildSettings
-from model.errors import TritonkitError
-from model.gpu import find_gpu
-from model.plans import find_tensorrt
-from model.spec import Frozen
+from tritonkit.errors import TritonkitError
+from tritonkit.repository.build_record import BuildSettings
+from tritonkit.runtimes.tensorrt_plan import find_tensorrt
+from tritonkit.spec import Frozen
+from tritonkit.system.gpu import find_gpu
 
 _PR_SET_PDEATHSIG = 1
 

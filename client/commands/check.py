@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import with_connection_options
-from model.console import JsonOption, print_json, print_text, progress, reports_errors, table
-from model.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
+from tritonkit.errors import CertificateError, InferenceError, InputError, TokenError, UnreachableError
+from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, table
 
 if TYPE_CHECKING:
-    from client.checking import CheckResult
-    from client.evidence import ReferenceFiles
-    from model.connection import Connection
-    from model.runners.triton import TritonServer
+    from client.check_reference import ReferenceFiles
+    from client.served_check import CheckResult
+    from tritonkit.triton.connection import Connection
+    from tritonkit.triton.runner import TritonServer
 
 
 @reports_errors
@@ -48,9 +48,9 @@ def check(
         raise InputError("expected either models to check or --all", code="check.models")
     if golden is not None and against is not None:
         raise InputError("--golden and --against exclude each other; set one of them", code="check.two_references")
+    from client.check_reference import ReferenceFiles
     from client.connection import server_at
-    from client.evidence import ReferenceFiles
-    from client.opening import models_with_spec
+    from client.model_loading import models_with_spec
 
     reference_files = ReferenceFiles(golden=golden, checkpoint=against, repository=repository, verdict=verdict)
     results = []
@@ -67,8 +67,8 @@ def _check_model(
     server: TritonServer, model: str, version: str, reference_files: ReferenceFiles, keep_going: bool
 ) -> CheckResult:
     """Check one model. keep_going: return an error of this model as its result, so that the others are checked."""
-    from client.checking import check_served_model, failed_check
-    from model.runners.triton import TritonRunner
+    from client.served_check import check_served_model, failed_check
+    from tritonkit.triton.runner import TritonRunner
 
     try:
         runner = TritonRunner(server, model, version).pin_version()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands.options import is_set_on_command_line, with_connection_options
-from model.console import JsonOption, print_json, print_text, reports_errors, table, track_progress, warn
-from model.errors import InputError
+from tritonkit.errors import InputError
+from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table, track_progress, warn
 
 if TYPE_CHECKING:
-    from client.outputs.wanted import Tally
-    from model.connection import Connection
-    from model.tasks import Task
+    from client.outputs.output_config import Tally
+    from tritonkit.tasks import Task
+    from tritonkit.triton.connection import Connection
 
 MAX_TABLE_ROWS = 100
 PATHS_HELP = "Images, folders, globs, addresses, zip, tar, videos, CSVs; - for a list on standard input."
@@ -72,14 +72,14 @@ def infer(
     as_json: JsonOption = False,
 ) -> None:
     """Answer images; exit 1 if any image has no answer."""
-    from client.filters import Filter, with_filter
+    from client.concurrency import AdaptiveConcurrency
     from client.infer import InferenceSettings, infer_pictures
-    from client.opening import check_threshold, open_runner, task_with_threshold
-    from client.outputs.terms import job_settings_of
-    from client.outputs.wanted import OutputConfig, Tally, open_outputs
-    from client.pace import AdaptiveConcurrency
+    from client.model_loading import check_threshold, open_runner, task_with_threshold
+    from client.outputs.filters import Filter, with_filter
+    from client.outputs.job_settings import job_settings_of
+    from client.outputs.output_config import OutputConfig, Tally, open_outputs
     from client.sources import find_pictures, prefetch_content
-    from model.runners.augmented import with_augmentation
+    from tritonkit.runtimes.augmented import with_augmentation
 
     if source is not None and (model or version):
         raise InputError(
@@ -122,7 +122,7 @@ def infer(
 
 
 def _check_frame_step(context: typer.Context, paths: Sequence[str], every: int) -> None:
-    from client.sources.named import may_contain_video
+    from client.sources.argument_files import may_contain_video
 
     if is_set_on_command_line(context, "every") and not may_contain_video(paths):
         raise InputError(f"--every {every}: applies to videos, and the paths contain none", code="option.every_unused")

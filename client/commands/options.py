@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from model.console import DEFAULT_URL
-from model.errors import InputError
-from model.local_servers import default_url
+from tritonkit.errors import InputError
+from tritonkit.system.console import DEFAULT_URL
+from tritonkit.system.local_servers import default_url
 
 Url = Annotated[str, typer.Option(help="HOST:PORT of Triton's gRPC port, or grpcs://, http:// or https://HOST:PORT.")]
 TlsCa = Annotated[Path | None, typer.Option(help="CA certificate of the server (PEM); turns on TLS.")]

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
-from client.outputs.names import name_digest
+from client.name_set import name_digest
 from client.picture import Picture, as_unicode
-from model.errors import InputError
-from model.files import atomic_write, check_can_write
-from model.gallery import foreground, overlay, paletted, thumbnail
-from model.picture_files import pictures_below
-from model.preprocess import ImageError, decode_image, read_picture
-from model.tasks import Answer
+from tritonkit.errors import InputError
+from tritonkit.images.picture_files import pictures_below
+from tritonkit.images.preprocess import ImageError, decode_image, read_picture
+from tritonkit.pages.contact_sheet import foreground, overlay, paletted, thumbnail
+from tritonkit.system.files import atomic_write, check_can_write
+from tritonkit.tasks import Answer
 
 SUFFIX = ".png"
 _COMPRESSION = 1

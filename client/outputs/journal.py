@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.infer import Row
+from client.name_set import NameSet
 from client.outputs.formats.base import Heading, RowFields
 from client.outputs.formats.json_lines import encode_row, parse_heading, read_rows
-from client.outputs.names import NameSet
-from model.errors import ExternalError, InputError, TritonkitError, is_external_failure
+from tritonkit.errors import ExternalError, InputError, TritonkitError, is_external_failure
 
 _SYNC_S = 1.0
 _ROW_PREFIX = b'{"path": '

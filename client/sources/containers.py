@@ -11,9 +11,9 @@ from client.sources.content import FailedContent, SpillBuffer
 from client.sources.tars import Tar
 from client.sources.videos import Video
 from client.sources.zips import Zip
-from model.errors import InputError
-from model.picture_files import SkippedFiles
-from model.preprocess import SUFFIXES, ImageError
+from tritonkit.errors import InputError
+from tritonkit.images.picture_files import SkippedFiles
+from tritonkit.images.preprocess import SUFFIXES, ImageError
 
 
 class Container(Protocol):

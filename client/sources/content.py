@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from weakref import ref
 
-from model.errors import ExternalError
-from model.preprocess import ImageError
+from tritonkit.errors import ExternalError
+from tritonkit.images.preprocess import ImageError
 
 MAX_MEMORY_BYTES = 256 * 2**20
 """Limit of the buffered content in memory."""

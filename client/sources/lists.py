@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from client.picture import as_unicode
 from client.sources.naming import is_address
-from model.errors import InputError
-from model.preprocess import ImageError
-from model.tables import TableError, table_rows
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import ImageError
+from tritonkit.system.tables import TableError, table_rows
 
 IMAGE_COLUMNS = ("image_path", "path", "image", "file", "filename", "file_name", "filepath", "image_name", "url")
 """Names of the image column, if no column is set; the first that exists is used."""

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from model.errors import InputError
-from model.picture_files import PictureSearch, is_below_hidden, link_error
-from model.preprocess import SUFFIXES
+from tritonkit.errors import InputError
+from tritonkit.images.picture_files import PictureSearch, is_below_hidden, link_error
+from tritonkit.images.preprocess import SUFFIXES
 
 
 def find_files(text: str, search: PictureSearch) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from client.picture import as_unicode
-from model.picture_files import SkippedFiles, has_picture_suffix, is_below_hidden
+from tritonkit.images.picture_files import SkippedFiles, has_picture_suffix, is_below_hidden
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USER = re.compile(r"(?<=://)[^/?#]*@")

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 from client.picture import Picture
 from client.sources.content import FailedContent, Fetch
 from client.sources.naming import is_picture_member, public_name, public_relative_path, split_host, without_secrets
-from model.errors import InputError, first_line
-from model.picture_files import SkippedFiles, is_hidden
-from model.preprocess import MAX_BYTES, SUFFIXES, ImageError
+from tritonkit.errors import InputError, first_line
+from tritonkit.images.picture_files import SkippedFiles, is_hidden
+from tritonkit.images.preprocess import MAX_BYTES, SUFFIXES, ImageError
 
 _CHUNK = 2**23
 _EXTRA = "install it with: pip install 'tritonkit[remote]'"

@@ -19,9 +19,9 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 from client.picture import Picture, as_unicode
 from client.sources.content import FailedContent, FileSlice, SharedFile, SpillBuffer
 from client.sources.naming import is_picture_member, safe_relative_path
-from model.errors import first_line
-from model.picture_files import SkippedFiles
-from model.preprocess import MAX_BYTES, ImageError
+from tritonkit.errors import first_line
+from tritonkit.images.picture_files import SkippedFiles
+from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,

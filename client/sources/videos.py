@@ -13,8 +13,8 @@ from PIL import Image
 
 from client.picture import Picture
 from client.sources.content import FailedContent, SpillBuffer
-from model.errors import InputError, first_line
-from model.preprocess import ImageError, check_size
+from tritonkit.errors import InputError, first_line
+from tritonkit.images.preprocess import ImageError, check_size
 
 _FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,asf,flv"
 """FFmpeg's names. Playlists are excluded, because FFmpeg would open any file that they name."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import SplitResult, unquote
 
 from client.sources.naming import split_address
-from model.errors import first_line
-from model.preprocess import MAX_BYTES, ImageError
+from tritonkit.errors import first_line
+from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager

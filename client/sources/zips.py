@@ -14,9 +14,9 @@ from weakref import finalize
 
 from client.picture import Picture, as_unicode
 from client.sources.naming import is_picture_member, safe_relative_path
-from model.errors import first_line
-from model.picture_files import SkippedFiles
-from model.preprocess import MAX_BYTES, ImageError
+from tritonkit.errors import first_line
+from tritonkit.images.picture_files import SkippedFiles
+from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 _ENCRYPTED = 1
 """Bit 0 of the general purpose flags (APPNOTE.TXT, 4.4.4)."""

@@ -61,8 +61,8 @@ def _convert_to_timm(foreign: Path, target: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
-    from model.weight_matching import map_weights
-    from model.weights import read_foreign_weights
+    from tritonkit.networks.weight_matching import map_weights
+    from tritonkit.networks.weights import read_foreign_weights
 
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     weights = map_weights(read_foreign_weights(foreign), state, str(foreign)).weights

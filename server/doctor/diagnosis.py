@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.errors import InputError, ServerError
-from model.finding import Finding, error, warning
-from model.staging import leftovers
-from model.triton_config import models_in
-from server.docker_runtime import engine_has_gpu
 from server.doctor.machine import Machine
 from server.doctor.model_checks import check_model
-from server.doctor.place import TargetEnvironment, inspect_target
+from server.doctor.models_to_load import find_models_to_load
 from server.doctor.plan_checks import check_plans
 from server.doctor.resource_checks import check_resources
-from server.doctor.served import find_models_to_load
-from server.exposure import check_exposure, security_warnings
+from server.doctor.target_environment import TargetEnvironment, inspect_target
+from server.network_policy import check_exposure, security_warnings
 from server.options import Options
 from server.ports import check_ports_free
+from server.runtimes.docker_runtime import engine_has_gpu
+from tritonkit.errors import InputError, ServerError
+from tritonkit.repository.finding import Finding, error, warning
+from tritonkit.repository.staging import leftovers
+from tritonkit.triton.model_config import models_in
 
 
 def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Finding]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from model.errors import InputError, ServerError
-from model.gpu import Gpu, find_gpu
-from model.spec import Frozen
 from server.options import RuntimeName
+from tritonkit.errors import InputError, ServerError
+from tritonkit.spec import Frozen
+from tritonkit.system.gpu import Gpu, find_gpu
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its segments there
 _CGROUP = Path("/sys/fs/cgroup")
@@ -50,7 +50,7 @@ def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
 
 
 def _containers_have_gpu() -> bool | None:
-    from server.docker_runtime import engine_has_gpu
+    from server.runtimes.docker_runtime import engine_has_gpu
 
     try:
         return engine_has_gpu()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model.compatibility import PLANS, damage_reason
-from model.ensemble import check_ensemble
-from model.errors import Problem
-from model.files import file_sha256
-from model.finding import NO_BACKEND, Finding, error, misread_version, warning
-from model.manifest import FileEntry
-from model.triton_config import CONFIG_FILE, misread_versions, policy_text, versions_of
-from server.doctor.again import reexport_command
-from server.doctor.place import ENSEMBLE, TargetEnvironment
-from server.doctor.served import ModelToLoad, read_manifest
+from server.doctor.models_to_load import ModelToLoad, read_manifest
+from server.doctor.reexport_command import reexport_command
+from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
+from tritonkit.errors import Problem
+from tritonkit.repository.compatibility import PLANS, damage_reason
+from tritonkit.repository.ensemble import check_ensemble
+from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
+from tritonkit.repository.manifest import FileEntry
+from tritonkit.system.files import file_sha256
+from tritonkit.triton.model_config import CONFIG_FILE, misread_versions, policy_text, versions_of
 
 WARMUP_FOLDER = "warmup"
 MAX_HASHED_BYTES = 64 * 2**20

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.compatibility import PlanProblem, header_problems, plan_problems, stale_problems
-from model.errors import TritonkitError
-from model.finding import Finding
-from model.triton_backends import backend_files
-from server.doctor.again import reexport_command
-from server.doctor.place import TargetEnvironment
-from server.doctor.served import ModelToLoad, read_manifest
+from server.doctor.models_to_load import ModelToLoad, read_manifest
+from server.doctor.reexport_command import reexport_command
+from server.doctor.target_environment import TargetEnvironment
+from tritonkit.errors import TritonkitError
+from tritonkit.repository.compatibility import PlanProblem, header_problems, plan_problems, stale_problems
+from tritonkit.repository.finding import Finding
+from tritonkit.triton.backends import backend_files
 
 
 def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from model.env_file import setting
-from model.finding import Finding, error, warning
-from model.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 from server.doctor.machine import SHARED_MEMORY
-from server.doctor.place import ENSEMBLE, TargetEnvironment
-from server.doctor.served import ModelToLoad
+from server.doctor.models_to_load import ModelToLoad
+from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
+from tritonkit.repository.finding import Finding, error, warning
+from tritonkit.system.env_file import setting
+from tritonkit.triton.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 
 SHM_VARIABLE = "SHM_SIZE"
 DEFAULT_CONTAINER_SHM = "1gb"

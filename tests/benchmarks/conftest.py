@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from benchmarks.record import Environment, Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
 
 SIDE = 8
 

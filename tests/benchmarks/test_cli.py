@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.record import Record, check_writable, write_record
-from model.errors import ExternalError
 from tests.errors import raises
+from tritonkit.errors import ExternalError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from scripts.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import proxy_to
 
 Command = Callable[..., Result]
 

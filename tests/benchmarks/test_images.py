@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.images import load_sample_images
-from model.errors import DataError, InputError
-from model.golden import Golden
-from model.spec import ModelSpec
 from tests.errors import raises
+from tritonkit.errors import DataError, InputError
+from tritonkit.golden import Golden
+from tritonkit.spec import ModelSpec
 
 
 def test_the_golden_sample_is_sent_by_default(spec: ModelSpec, images: NDArray[np.uint8], tmp_path: Path) -> None:

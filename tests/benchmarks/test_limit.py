@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.record import LimitPoint
-from model.errors import ArtifactError
-from model.spec import ModelSpec, TensorSpec
 from tests.errors import raises
+from tritonkit.errors import ArtifactError
+from tritonkit.spec import ModelSpec, TensorSpec
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.load import Timing, batches_of, concurrency_levels, measure_level
-from model.errors import InferenceError, InputError
-from model.runners.base import Outputs, Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.runners.triton import ModelStatistics
-from model.spec import ModelSpec
 from tests.errors import raises
+from tritonkit.errors import InferenceError, InputError
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.triton.runner import ModelStatistics
 
 QUICK = Timing(window_s=0.1, max_windows=3, warm_up_s=0.05)
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from benchmarks.environment import read_environment
 from benchmarks.record import Record, read_record, write_record
-from model.errors import InputError
 from tests.errors import raises
+from tritonkit.errors import InputError
 
 
 def test_a_record_comes_back_as_it_was_written(record: Record, tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import timm
 import torch
 from torch import nn
 
-from builder.export import VerificationOptions
 from builder.formats import BuildJob
-from builder.onnx_export import onnx_from_network
-from builder.proving.verdict import Verdict
-from builder.proving.verify import verify_artifact
+from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from model.network import Network, save_network
+from builder.verification.context import VerificationOptions
+from builder.verification.verify import verify_artifact
+from tritonkit.networks.network import Network, save_network
+from tritonkit.repository.verdict import Verdict
 
 MAX_BATCH = 8
 

@@ -12,9 +12,9 @@ from builder.config.triton_config import config_for, config_to_text
 from builder.interface import interface_of
 from builder.repository.encoded import update_companions
 from builder.repository.publish import publication
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec
-from model.triton_config import CONFIG_FILE, read_config
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 
 def republish(repository: Path, how: Preprocess) -> None:

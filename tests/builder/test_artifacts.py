@@ -16,19 +16,19 @@ from typer.testing import Result
 from builder.artifacts import INSPECTORS, inspect_artifact
 from builder.formats import FORMATS, BuildJob
 from builder.interface import interface_of
-from builder.onnx_export import onnx_interface
+from builder.onnx.export import onnx_interface
 from builder.precision.cast import cast_graph
-from builder.repository.check import Finding, check_repository
+from builder.repository.lint import Finding, check_repository
 from builder.show import show
 from builder.sources.base import NetworkSource
-from builder.targets import FormatName
-from model.build_record import BuildRecord, BuildSettings
-from model.errors import ArtifactError
-from model.network import Network
-from model.plans import BUILD_FILE
-from model.releases import IMAGE_VARIABLE
-from model.spec import ModelSpec
 from tests.errors import raises
+from tritonkit.errors import ArtifactError
+from tritonkit.networks.network import Network
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.runtimes.formats import FormatName
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.spec import ModelSpec
+from tritonkit.triton.releases import IMAGE_VARIABLE
 
 BACKENDS = {".onnx": "onnxruntime", ".xml": "openvino", ".pt": "pytorch", ".plan": "tensorrt"}
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)

@@ -10,20 +10,20 @@ from torch import nn
 from typer.testing import Result
 
 from builder.failures import BuildStoppedError, CannotBuildError
+from builder.fallback import FallbackOptions, build_verified
 from builder.formats import FORMATS, BuildJob, Format
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
-from builder.onnx_export import onnx_from_network
-from builder.proving.proof import VerificationContext, verification_context
-from builder.proving.verdict import LIMITS, Verdict
-from builder.repair import FallbackOptions, build_verified
+from builder.onnx.export import onnx_from_network
 from builder.sources.images import builtin_golden
-from builder.targets import FormatName, Precision, Target
-from model.build_record import BuildOptions
-from model.errors import ArtifactError, TritonkitError
-from model.network import Network
-from model.runners.base import Runner
+from builder.verification.context import VerificationContext, verification_context
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, TritonkitError
+from tritonkit.networks.network import Network
+from tritonkit.repository.build_record import BuildOptions
+from tritonkit.repository.verdict import LIMITS, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import FormatName, Precision, Target
 
 Command = Callable[..., Result]
 STRICT = LIMITS["fp16"].model_copy(update={"relative": 1e-9})
@@ -154,7 +154,7 @@ def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
 
 
 def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: BuildJob) -> None:
-    from model.runners.openvino import has_bf16
+    from tritonkit.runtimes.openvino import has_bf16
 
     bf16 = BuildJob(job.source, job.graph, "bf16", job.folder, 4, None, job.report)
     if has_bf16():

@@ -13,8 +13,8 @@ from builder.export import ExportRequest, export
 from builder.failures import CannotBuildError
 from builder.precision.cast import cast_graph
 from builder.sources import source_from_checkpoint
-from builder.targets import Target
 from tests.errors import raises
+from tritonkit.runtimes.formats import Target
 
 
 def two_products() -> ModelProto:

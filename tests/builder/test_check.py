@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from builder.repository.check import Finding, check_repository
+from builder.repository.lint import Finding, check_repository
 from builder.repository.publish import staging
-from model.errors import InputError
-from model.staging import staging_folder
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.repository.staging import staging_folder
 
 
 def replace_in(path: Path, old: str, new: str) -> None:

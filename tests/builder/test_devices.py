@@ -12,12 +12,12 @@ import torch
 
 from builder.export import ExportRequest, export
 from builder.formats import FORMATS, BuildJob
-from builder.onnx_export import onnx_from_network
+from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from builder.targets import FormatName, Target
-from model.network import Network, on_cpu
-from model.spec import ModelSpec
+from tritonkit.networks.network import Network, on_cpu
+from tritonkit.runtimes.formats import FormatName, Target
+from tritonkit.spec import ModelSpec
 
 Writer = Callable[[Network, Path], object]
 

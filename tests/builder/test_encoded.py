@@ -21,17 +21,17 @@ from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_for, config_to_text
 from builder.export import ExportRequest, export
 from builder.interface import interface_of
-from builder.repository.check import check_repository
 from builder.repository.encoded import DECODER_MODULES, check_companion_names
+from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from builder.sources import source_from_checkpoint
-from model.encoded import decoder_of, ensemble_of, without_encoded
-from model.errors import InputError
-from model.network import Network
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec, TaskSpec
-from model.triton_config import CONFIG_FILE, read_config
 from tests.builder.republish import republish
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.network import Network
+from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
+from tritonkit.triton.companions import decoder_of, ensemble_of, without_encoded
+from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def findings(repository: Path) -> list[tuple[str, str]]:
 
 def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository: Path) -> None:
     version = tiny_repository / "pets_decode" / "1"
-    assert (version / "preprocess.py").read_bytes() == (ROOT / "model" / "preprocess.py").read_bytes()
+    assert (version / "preprocess.py").read_bytes() == (ROOT / "tritonkit" / "images" / "preprocess.py").read_bytes()
     spec = ModelSpec.from_json((tiny_repository / "pets" / METADATA_KEY).read_text(), origin="the model")
     assert json.loads((version / "preprocess.json").read_text()) == {**vars(spec.preprocess), "fill": [0, 0, 0]}
     assert set(json.loads((version / "manifest.json").read_text())["files"]) == {*DECODER_MODULES, "preprocess.json"}

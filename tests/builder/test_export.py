@@ -18,16 +18,16 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.repository.check import check_repository
+from builder.repository.lint import check_repository
 from builder.sources.images import PHOTOS, builtin_golden
-from model.checkpoint import read_spec
-from model.golden import Golden
-from model.network import Network
-from model.runners.pytorch import TorchRunner
-from model.spec import ModelSpec
-from model.staging import leftovers, staging_folder
-from model.triton_config import versions_of
 from server.process import Options, start, stop, wait_until_ready
+from tritonkit.checkpoint import read_spec
+from tritonkit.golden import Golden
+from tritonkit.networks.network import Network
+from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import ModelSpec
+from tritonkit.triton.model_config import versions_of
 
 Command = Callable[..., Result]
 KILLS = 3

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from typer.testing import Result
 
-from builder.options import ForeignModelOptions, foreign_from
+from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import open_source, source_from_state_dict
-from model.backbones import recipe_of
-from model.errors import CheckpointError, InputError, SpecError
-from model.manifest import Manifest
-from model.preprocess import Preprocess
+from tritonkit.errors import CheckpointError, InputError, SpecError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.backbones import recipe_of
+from tritonkit.repository.manifest import Manifest
 
 FAMILIES = {
     "mobilenet_v3_small": 64,

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from builder.export import ExportRequest, PublishedVersion, export
-from builder.options import ForeignModelOptions
-from builder.proving.proof import verification_context
-from builder.repository.check import check_repository
+from builder.foreign_options import ForeignModelOptions
+from builder.output_options import OutputOptions
+from builder.repository.lint import check_repository
 from builder.show import show
 from builder.sources import Source, open_source
 from builder.sources.images import builtin_golden
-from builder.terms import OutputOptions
-from model.errors import ArtifactError, InputError, SpecError
-from model.network import Network
-from model.runners.onnxruntime import OnnxRuntimeRunner
+from builder.verification.context import verification_context
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError, SpecError
+from tritonkit.networks.network import Network
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 SIDE = 32
 MakeOnnx = Callable[..., Path]

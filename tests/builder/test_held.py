@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.repository.held import KnownServers, LoadedVersions, Servers, retention_servers, servers_from_options
+from builder.repository.loaded_versions import (
+    KnownServers,
+    LoadedVersions,
+    Servers,
+    retention_servers,
+    servers_from_options,
+)
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
-from model.errors import ExternalError, InputError
-from model.triton_config import versions_of
 from server.process import STATE_VARIABLE, Options, start, stop, wait_until_ready
 from server.security import Security
 from tests.errors import raises
+from tritonkit.errors import ExternalError, InputError
+from tritonkit.triton.model_config import versions_of
 
 
 @pytest.fixture

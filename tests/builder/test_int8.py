@@ -16,29 +16,30 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from builder.export import ExportRequest, VerificationOptions, export
-from builder.onnx_export import onnx_from_network
-from builder.precision.graph import flattened, wiring_of
-from builder.precision.ladder import PrecisionSearch
-from builder.precision.losses import error_growth
+from benchmarks.studies.calibrated import calibrated
+from builder.export import ExportRequest, export
+from builder.onnx.export import onnx_from_network
+from builder.onnx.wiring import flattened, wiring_of
+from builder.precision.int8_exclusions import activation_products, int8_nodes, with_adjacent_nodes
+from builder.precision.precision_search import PrecisionSearch
 from builder.precision.quantize import quantize_graph, quantized_operators
-from builder.precision.spared import activation_products, int8_nodes, with_adjacent_nodes
-from builder.proving.page import render_page
-from builder.proving.proof import CachingRunner, VerificationContext
-from builder.proving.verdict import LIMITS, Attempt, Verdict
+from builder.precision.sensitivity import error_growth
 from builder.sources import open_source, source_from_checkpoint
 from builder.sources.images import builtin_golden
-from builder.targets import Dialect, Target
-from model.comparison import PROBES
-from model.cpu import adds_int8_exactly
-from model.errors import ArtifactError, CheckFailedError
-from model.golden import Golden
-from model.network import Network
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from scripts.calibrated import calibrated
+from builder.verification.context import CachingRunner, VerificationContext, VerificationOptions
+from builder.verification.report import render_page
 from tests.errors import raises
+from tritonkit.comparison import PROBES
+from tritonkit.errors import ArtifactError, CheckFailedError
+from tritonkit.golden import Golden
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import LIMITS, Attempt, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Dialect, Target
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import Outputs
+from tritonkit.system.cpu import adds_int8_exactly
 
 Make = Callable[[str], Network]
 MAX_BATCH = 4

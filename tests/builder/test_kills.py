@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import InferenceError
-from model.golden import Golden
-from scripts.explicit_triton import explicit_triton
+from scripts.drills.explicit_triton import explicit_triton
+from tritonkit.errors import InferenceError
+from tritonkit.golden import Golden
 
 ROOT = Path(__file__).parents[2]
 KILLS = 50
@@ -21,7 +21,7 @@ KILLS = 50
 def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
     record = tmp_path / "drill.json"
-    command = [sys.executable, "-m", "scripts.kill_drill", "--kills", str(KILLS), "--output", str(record)]
+    command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert record.is_file(), done.stderr
     drill = json.loads(record.read_text())

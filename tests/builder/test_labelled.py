@@ -14,21 +14,21 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
-from builder.onnx_export import onnx_from_network
-from builder.proving import labelled
-from builder.proving.labelled import LabelledMetrics, labelled_set, measure, quality_problems
-from builder.proving.page import quality_tables
-from builder.proving.verdict import LIMITS, Verdict
+from builder.onnx.export import onnx_from_network
+from builder.output_options import OutputOptions, with_output_options
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
-from builder.targets import FormatName
-from builder.terms import OutputOptions, with_output_options
-from model.errors import ExternalError, InputError, Problem
-from model.network import Network, save_network
-from model.runners.base import Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.spec import ModelSpec, TaskSpec
+from builder.verification import labelled
+from builder.verification.labelled import LabelledMetrics, labelled_set, measure, quality_problems
+from builder.verification.report import quality_tables
 from train.tasks import training_task_of
+from tritonkit.errors import ExternalError, InputError, Problem
+from tritonkit.networks.network import Network, save_network
+from tritonkit.repository.verdict import LIMITS, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import FormatName
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec, TaskSpec
 
 Make = Callable[[str], Network]
 NetworkOf = Callable[..., Network]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.proving.limits import limits_from
-from builder.proving.verdict import LIMITS
-from model.comparison import Limits
-from model.errors import InputError
+from builder.verification.limits import limits_from
+from tritonkit.comparison import Limits
+from tritonkit.errors import InputError
+from tritonkit.repository.verdict import LIMITS
 
 
 def test_limits_are_the_defaults_without_options() -> None:
@@ -65,5 +65,5 @@ def test_limits_in_the_docs_are_those_of_the_code() -> None:
 
 
 def test_limits_load_no_torch() -> None:
-    code = "import sys, builder.proving.limits; assert not {'torch', 'onnxruntime'} & sys.modules.keys()"
+    code = "import sys, builder.verification.limits; assert not {'torch', 'onnxruntime'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

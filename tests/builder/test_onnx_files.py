@@ -20,15 +20,15 @@ from torch import nn
 
 from builder.config.serving import Accelerator, Serving
 from builder.export import ExportRequest, export
-from builder.options import ForeignModelOptions
-from builder.precision.simulate import simulated_runner
-from builder.proving.proof import verification_context
+from builder.foreign_options import ForeignModelOptions
+from builder.onnx.simulation import simulated_runner
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.targets import Precision, Target
-from model.cpu import adds_int8_exactly
-from model.errors import ArtifactError, InputError, TritonkitError
+from builder.verification.context import verification_context
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError, TritonkitError
+from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.system.cpu import adds_int8_exactly
 
 
 @pytest.fixture(scope="module")

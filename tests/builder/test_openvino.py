@@ -15,14 +15,14 @@ from builder.failures import CannotBuildError
 from builder.formats import FORMATS, BuildJob
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
-from builder.targets import Precision, Target
-from model.errors import ArtifactError
-from model.network import Network, load_network, save_network
-from model.runners import open_artifact
-from model.runners.openvino import OpenVinoRunner, has_bf16
-from model.runners.pytorch import TorchRunner
-from model.spec import ModelSpec, TaskSpec
 from tests.errors import raises
+from tritonkit.errors import ArtifactError
+from tritonkit.networks.network import Network, load_network, save_network
+from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import ModelSpec, TaskSpec
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
 HEADS = TaskSpec(

@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from builder.commands.option_rules import unused_options
 from builder.precision.cast import cast_graph
-from builder.targets import FormatName, Precision, Target
+from tritonkit.runtimes.formats import FormatName, Precision, Target
 
 Command = Callable[..., Result]
 UNSET = {

@@ -13,21 +13,21 @@ import pytest
 from model.alternatives import with_changed_colors
 from PIL import Image
 
-from builder.proving.judge import verify_runner
-from builder.proving.page import LIMIT_PERCENT, bar, render_page, state_of, write_page
-from builder.proving.pictured import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
-from builder.proving.pictured import collect_answers as asked
-from builder.proving.verdict import LIMITS, Attempt, Verdict
 from builder.sources.images import builtin_golden
-from model.comparison import Comparison, infer_in_batches
-from model.errors import Problem
-from model.gallery import thumbnail
-from model.network import Network
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.runners.pytorch import TorchRunner
-from model.spec import TaskSpec
-from model.tasks import task_of
+from builder.verification.report import LIMIT_PERCENT, bar, render_page, state_of, write_page
+from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
+from builder.verification.report_images import collect_answers as asked
+from builder.verification.verifier import verify_runner
+from tritonkit.comparison import Comparison, infer_in_batches
+from tritonkit.errors import Problem
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.pages.contact_sheet import thumbnail
+from tritonkit.repository.verdict import LIMITS, Attempt, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks import task_of
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
@@ -235,9 +235,7 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         f"checkpoint{where}": {"accuracy": 0.9, "f1/cat": 0.8},
         f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
-    verdict = PASSED.model_copy(
-        update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality}
-    )
+    verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
     page = render_page("asked", verdict)
     Balanced(page)
     for part in (

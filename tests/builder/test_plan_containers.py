@@ -17,12 +17,12 @@ from typer.testing import Result
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.tensorrt.container import TRTEXEC, build_in_container, check_image, container_for_build, docker_here
 from builder.tensorrt.served import served_in_container, write_repository
-from model.build_record import BuildRecord, BuildSettings
-from model.compatibility import SERVE_COMPATIBLE
-from model.errors import ArtifactError, TritonkitError
-from model.spec import ModelSpec
-from model.triton_config import read_config
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, TritonkitError
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.compatibility import SERVE_COMPATIBLE
+from tritonkit.spec import ModelSpec
+from tritonkit.triton.model_config import read_config
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)

@@ -10,15 +10,21 @@ from typing import Any
 
 import pytest
 
-from builder.repository.check import check_repository
+from builder.repository.lint import check_repository
 from builder.repository.manifest import manifest_of
 from builder.tensorrt.build import build
-from model.build_record import BuildRecord, BuildSettings
-from model.compatibility import SERVE_COMPATIBLE, header_problems, plan_problems, stale_problems
-from model.errors import ArtifactError, InputError
-from model.manifest import MANIFEST_FILE, Manifest
-from model.plans import BUILD_FILE, plan_header
-from model.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.compatibility import (
+    SERVE_COMPATIBLE,
+    damage_reason,
+    header_problems,
+    plan_problems,
+    stale_problems,
+)
+from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
+from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"

@@ -14,31 +14,31 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from benchmarks.studies.calibrated import calibrated
 from builder.config.serving import serving_from
-from builder.export import ExportRequest, VerificationOptions, export
-from builder.onnx_export import onnx_from_network
+from builder.export import ExportRequest, export
+from builder.onnx.export import onnx_from_network
+from builder.onnx.precision import onnx_precision
+from builder.onnx.simulation import simulate_rounding, simulated_runner
+from builder.onnx.wiring import flattened, outer_nodes, wiring_of
 from builder.precision.autocast import autocast
 from builder.precision.cast import cast_graph
-from builder.precision.graph import flattened, outer_nodes, wiring_of
-from builder.precision.keep import match_nodes
-from builder.precision.ladder import PrecisionSearch
+from builder.precision.keep_fp32 import match_nodes
+from builder.precision.precision_search import PrecisionSearch
 from builder.precision.quantize import quantize_graph
 from builder.precision.ranges import measure_ranges, nodes_above, vary_contrast
-from builder.precision.simulate import simulate_rounding, simulated_runner
-from builder.proving.proof import verification_context
-from builder.proving.verdict import LIMITS, Verdict
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.sources.onnx_held import onnx_precision
-from builder.targets import Target
-from model.errors import CheckFailedError, InputError
-from model.network import Network
-from model.preprocess import ImageArray
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.runners.pytorch import TorchRunner
-from model.spec import TaskSpec
-from scripts.calibrated import calibrated
+from builder.verification.context import VerificationOptions, verification_context
 from tests.errors import raises
+from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import LIMITS, Verdict
+from tritonkit.runtimes.formats import Target
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import TaskSpec
 
 Make = Callable[[str], Network]
 MAX_BATCH = 4

@@ -16,23 +16,23 @@ from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text
 from builder.export import ExportRequest, export
 from builder.interface import interface_of
-from builder.proving.verdict import VERDICT_FILE
-from builder.repository.check import check_repository
+from builder.repository.lint import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication
 from builder.repository.shared_files import SharedFiles, shared_version, version_spec
 from builder.sources import source_from_checkpoint
-from model.backbones import architecture_of
-from model.encoded import decoder_of, ensemble_of
-from model.errors import ArtifactError, CheckFailedError, InputError
-from model.golden import GOLDEN_FILE, Golden
-from model.network import Network, save_network
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, ModelSpec, TaskSpec, TensorSpec, image_input
-from model.staging import staging_folder
-from model.triton_config import last_version, read_config, versions_loaded, versions_of
-from scripts.explicit_triton import explicit_triton
+from scripts.drills.explicit_triton import explicit_triton
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, CheckFailedError, InputError
+from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.backbones import architecture_of
+from tritonkit.networks.network import Network, save_network
+from tritonkit.repository.staging import staging_folder
+from tritonkit.repository.verdict import VERDICT_FILE
+from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec, TensorSpec, image_input
+from tritonkit.triton.companions import decoder_of, ensemble_of
+from tritonkit.triton.model_config import last_version, read_config, versions_loaded, versions_of
 
 OTHER_LABELS = ("ant", "bee", "cow", "doe", "eel")
 

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from builder.repository.check import check_repository
+from builder.repository.lint import check_repository
 from builder.repository.publish import CompanionModels, exchange_in_two, next_version, publication, staging
-from model.errors import ArtifactError
-from model.staging import leftovers, staging_folder
-from model.triton_config import versions_of
 from tests.errors import raises
+from tritonkit.errors import ArtifactError
+from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.triton.model_config import versions_of
 
 PUBLISH_FOREVER = """
 import shutil, sys
 from pathlib import Path
 from builder.repository.publish import publication
 from builder.config.triton_config import config_to_text
-from model.triton_config import LAST_VERSION, read_config
-from model.files import atomic_write
+from tritonkit.triton.model_config import LAST_VERSION, read_config
+from tritonkit.system.files import atomic_write
 version, repository = Path(sys.argv[1]), Path(sys.argv[2])
 print("started", flush=True)
 while True:
@@ -49,7 +49,7 @@ PUBLISH_ONCE = """
 import sys
 from pathlib import Path
 from builder.repository.publish import publication
-from model.errors import ArtifactError
+from tritonkit.errors import ArtifactError
 try:
     with publication(Path(sys.argv[1]), "m") as prepared:
         print("at work")

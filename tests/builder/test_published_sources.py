@@ -13,15 +13,16 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.export import ExportRequest, VerificationOptions, export
-from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
+from builder.export import ExportRequest, export
 from builder.sources import open_source, source_from_checkpoint
-from builder.targets import Target
-from model.errors import ArtifactError
-from model.files import file_sha256
-from model.golden import GOLDEN_FILE, Golden
-from model.manifest import MANIFEST_FILE
+from builder.verification.context import VerificationOptions
 from tests.errors import raises
+from tritonkit.errors import ArtifactError
+from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.runtimes.formats import Target
+from tritonkit.system.files import file_sha256
 
 
 @pytest.fixture

@@ -14,23 +14,24 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from builder.export import ExportRequest, VerificationOptions, export
-from builder.onnx_export import onnx_from_network
-from builder.proving.judge import verify_runner
-from builder.proving.proof import CachingRunner
-from builder.proving.verdict import LIMITS, Verdict
+from benchmarks.studies.calibrated import calibrated
+from builder.export import ExportRequest, export
+from builder.onnx.export import onnx_from_network
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.targets import Precision
-from model.errors import CheckFailedError
-from model.network import Network
-from model.preprocess import ImageArray
-from model.probes import probes_of
-from model.runners.base import Outputs, Runner
-from model.runners.pytorch import TorchRunner
-from model.spec import TaskSpec
-from scripts.calibrated import calibrated
+from builder.verification.context import CachingRunner, VerificationOptions
+from builder.verification.verifier import verify_runner
+from builder.verification.verify import verify_artifact
 from tests.builder.test_tasks import QUESTIONS, as_faulty
+from tritonkit.errors import CheckFailedError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.images.probes import probes_of
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import LIMITS, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import Outputs, TaskSpec
 
 MAX_BATCH = 32
 Change = Callable[[ImageArray, Outputs], Outputs]

@@ -12,17 +12,17 @@ import pytest
 from typer.testing import Result
 
 from builder.failures import is_out_of_memory
+from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import BuildJob, Format
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import ENGINE, Rtx
-from builder.proving.proof import verification_context
-from builder.repair import BuildAttempt, FallbackOptions, build_verified
 from builder.sources.images import builtin_golden
-from builder.targets import FormatName, Target
-from model.errors import ArtifactError, CheckFailedError
-from model.runners.base import Runner
-from model.runners.onnxruntime import OnnxRuntimeRunner
+from builder.verification.context import verification_context
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, CheckFailedError
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import FormatName, Target
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 HEAVY = ("Conv", "Gemm")
 """All multiplying operators of the residual network."""

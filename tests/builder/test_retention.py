@@ -20,28 +20,28 @@ from typer.testing import CliRunner, Result
 from builder.commands.versions import versions
 from builder.config.serving import VersionPolicy
 from builder.config.triton_config import config_to_text
-from builder.repository.check import check_repository
-from builder.repository.held import Servers
+from builder.repository.lint import check_repository
+from builder.repository.loaded_versions import Servers
 from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
 from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
-from model.errors import ArtifactError, InputError
-from model.files import atomic_write
-from model.runners.triton import TritonServer
-from model.staging import leftovers, staging_folder
-from model.triton_config import LAST_VERSION, read_config, versions_of
 from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.system.files import atomic_write
+from tritonkit.triton.model_config import LAST_VERSION, read_config, versions_of
+from tritonkit.triton.runner import TritonServer
 
 RETAIN_FOREVER = """
 import shutil, sys
 from pathlib import Path
 from builder.repository.publish import publication
-from model.triton_config import versions_of
+from tritonkit.triton.model_config import versions_of
 from builder.repository.retention import keep_newest
 from builder.config.triton_config import config_to_text
-from model.triton_config import LAST_VERSION, read_config
-from model.files import atomic_write
+from tritonkit.triton.model_config import LAST_VERSION, read_config
+from tritonkit.system.files import atomic_write
 model = Path(sys.argv[1])
 print("started", flush=True)
 while True:

@@ -13,17 +13,17 @@ from builder.config.serving import Accelerator, Batching, CudaGraphs, Serving, V
 from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for, config_to_text
 from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, uses_golden_image, warmup_files, write_warmup
-from builder.repository.check import check_repository
+from builder.repository.lint import check_repository
 from builder.repository.publish import publication
-from model.errors import InputError, ServerError
-from model.files import atomic_write
-from model.golden import GOLDEN_FILE, Golden
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import METADATA_KEY, ModelSpec
-from model.triton_backends import BackendFiles, ModelConfig
-from model.triton_config import config_from_text, read_config, versions_loaded
 from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
+from tritonkit.errors import InputError, ServerError
+from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.system.files import atomic_write
+from tritonkit.triton.backends import BackendFiles, ModelConfig
+from tritonkit.triton.model_config import config_from_text, read_config, versions_loaded
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 PLAN = BackendFiles("tensorrt")
 

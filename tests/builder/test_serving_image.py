@@ -12,12 +12,12 @@ from builder.formats import FORMATS, BuildJob
 from builder.formats.tensorrt import Trt
 from builder.repository.serving_image import check_build, check_loads
 from builder.sources import source_from_checkpoint
-from model.build_record import BuildRecord, BuildSettings
-from model.errors import CheckFailedError, InputError
-from model.manifest import MANIFEST_FILE
-from model.plans import BUILD_FILE
-from model.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
 from tests.errors import raises
+from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 NEWER = "nvcr.io/nvidia/tritonserver:26.08-py3"

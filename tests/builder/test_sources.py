@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from builder.export import ExportRequest, PublishedVersion, export
-from builder.options import ForeignModelOptions, foreign_from
+from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import Source, open_source
-from model.errors import CheckpointError, InputError, SpecError
 from tests.errors import raises
+from tritonkit.errors import CheckpointError, InputError, SpecError
 
 ROOT = Path(__file__).parents[2]
 

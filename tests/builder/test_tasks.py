@@ -16,29 +16,30 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.export import ExportRequest, VerificationOptions, export
-from builder.onnx_export import onnx_from_network
-from builder.proving.carried import spec_problems
-from builder.proving.diagnosis import with_causes
-from builder.proving.judge import verify_runner
-from builder.proving.verdict import Verdict
-from builder.proving.verify import verify_artifact
-from builder.repository.check import check_repository
+from builder.export import ExportRequest, export
+from builder.onnx.export import onnx_from_network
+from builder.output_options import OutputOptions, with_output_options
+from builder.repository.lint import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.terms import OutputOptions, with_output_options
-from model.comparison import compare
-from model.errors import InputError
-from model.golden import Golden, pack_geometries
-from model.network import Network, save_network
-from model.preprocess import Geometry, ImageArray, Preprocess
-from model.runners.base import Outputs, Runner
-from model.runners.pytorch import TorchRunner
-from model.spec import METADATA_KEY, Lineage, ModelSpec, TaskSpec
-from model.tasks import task_of
-from model.triton_config import read_config
+from builder.verification.context import VerificationOptions
+from builder.verification.diagnosis import with_causes
+from builder.verification.spec_check import spec_problems
+from builder.verification.verifier import verify_runner
+from builder.verification.verify import verify_artifact
 from tests.errors import raises
+from tritonkit.comparison import compare
+from tritonkit.errors import InputError
+from tritonkit.golden import Golden, pack_geometries
+from tritonkit.images.preprocess import Geometry, ImageArray, Preprocess
+from tritonkit.networks.network import Network, save_network
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import METADATA_KEY, Lineage, ModelSpec, Outputs, TaskSpec
+from tritonkit.tasks import task_of
+from tritonkit.triton.model_config import read_config
 
 MAX_BATCH = 4
 Command = Callable[..., Result]

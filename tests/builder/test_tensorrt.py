@@ -15,26 +15,26 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from builder.failures import BuildStoppedError
 from builder.formats import FORMATS, BuildJob
-from builder.formats.farthest import WorstCaseRunner
 from builder.formats.tensorrt import ENGINE, Rtx, Trt
-from builder.onnx_export import onnx_from_network
+from builder.formats.worst_case_runner import WorstCaseRunner
+from builder.onnx.export import onnx_from_network
 from builder.precision.cast import cast_graph
 from builder.precision.quantize import quantize_graph
 from builder.sources.base import NetworkSource
-from builder.targets import Precision
 from builder.tensorrt.build import build
 from builder.tensorrt.network import PlanBuilder, load_timings
 from builder.tensorrt.precision import precision_of_engine, precision_problems
-from model.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
-from model.errors import ArtifactError, InputError
-from model.files import file_sha256
-from model.gpu import find_gpu
-from model.network import Network
-from model.plans import BUILD_FILE, find_tensorrt, plan_header
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.spec import ModelSpec
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, find_tensorrt, plan_header
+from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.system.files import file_sha256
+from tritonkit.system.gpu import find_gpu
 
 SETTINGS = BuildSettings(flavour="rtx", max_batch=8)
 BEFORE = (

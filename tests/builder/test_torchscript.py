@@ -15,13 +15,13 @@ from builder.export import ExportRequest, export
 from builder.formats import FORMATS, BuildJob
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from builder.targets import Target
-from model.errors import ArtifactError, BatchError, InputError
-from model.network import Network
-from model.runners import open_artifact
-from model.runners.pytorch import TorchRunner
-from model.spec import TaskSpec
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, BatchError, InputError
+from tritonkit.networks.network import Network
+from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.formats import Target
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import TaskSpec
 
 TORCHSCRIPT = FORMATS["torchscript"]
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from builder.export import ExportRequest, export
-from builder.options import ForeignModelOptions
+from builder.foreign_options import ForeignModelOptions
+from builder.output_options import OutputOptions
 from builder.show import show
 from builder.sources import open_source
-from builder.terms import OutputOptions
-from model.errors import ArtifactError, InputError
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError
 
 
 @pytest.mark.parametrize("how", ["scripted", "traced", "traced for one"])

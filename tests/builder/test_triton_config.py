@@ -8,11 +8,11 @@ import pytest
 
 from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text, public_json, tensors_of
-from model.errors import ArtifactError, InputError
-from model.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
-from model.triton_backends import BackendFiles, ModelConfig
-from model.triton_config import config_from_text, read_config_file
 from tests.errors import raises
+from tritonkit.errors import ArtifactError, InputError
+from tritonkit.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
+from tritonkit.triton.backends import BackendFiles, ModelConfig
+from tritonkit.triton.model_config import config_from_text, read_config_file
 
 
 def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:

@@ -15,17 +15,18 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from builder.proving.judge import TrainedReference, quality_losses, verify_runner
-from builder.proving.verdict import Verdict
+from builder.sources.base import TrainedReference
 from builder.sources.images import builtin_golden
-from model.comparison import compare
-from model.golden import Golden
-from model.network import Network
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
-from model.runners.pytorch import TorchRunner
-from model.spec import Normalize, TaskSpec
-from model.tasks import task_for
+from builder.verification.verifier import quality_losses, verify_runner
+from tritonkit.comparison import compare
+from tritonkit.golden import Golden
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import Normalize, Outputs, TaskSpec
+from tritonkit.tasks import task_for
 
 MAX_BATCH = 4
 Judge = Callable[..., Verdict]

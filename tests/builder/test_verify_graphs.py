@@ -10,18 +10,18 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from builder.export import VerificationOptions
-from builder.onnx_export import onnx_from_network
-from builder.precision.graph import flattened
+from builder.onnx.export import onnx_from_network
+from builder.onnx.precision import onnx_precision, reduced_or_quantized_precision
+from builder.onnx.wiring import flattened
 from builder.precision.quantize import quantize_graph
-from builder.proving.verdict import Verdict
-from builder.proving.verify import verify_artifact
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.sources.onnx_held import onnx_precision, reduced_or_quantized_precision
-from model.network import Network
-from model.runners.onnxruntime import OnnxRuntimeRunner
-from model.spec import ModelSpec
+from builder.verification.context import VerificationOptions
+from builder.verification.verify import verify_artifact
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec
 
 Make = Callable[[str], Network]
 Change = Callable[[ModelProto], ModelProto]

@@ -11,19 +11,19 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.export import DEFAULT_MAX_BATCH, VerificationOptions
 from builder.formats import FORMATS, BuildJob
 from builder.precision.cast import cast_graph
-from builder.proving.proof import CachingRunner, verification_context
-from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
-from builder.proving.verify import largest_batch, precision_of, verify_artifact
 from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
-from builder.targets import FormatName
-from model.errors import BatchError
-from model.manifest import MANIFEST_FILE
-from model.preprocess import ImageArray
-from model.runners.base import Outputs, Runner
+from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, VerificationOptions, verification_context
+from builder.verification.verify import largest_batch, precision_of, verify_artifact
+from tritonkit.errors import BatchError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import FormatName
+from tritonkit.spec import Outputs
 
 MAX_BATCH = 4
 

@@ -14,18 +14,18 @@ import torch
 from onnx import helper, numpy_helper
 from typer.testing import Result
 
-from builder.proving.plan_records import recorded_problems, with_stale_reason
-from builder.proving.verdict import LIMITS, VERDICT_FILE, Verdict
-from builder.proving.verify import precision_of
 from builder.repository.manifest import manifest_of
 from builder.sources import source_from_checkpoint
 from builder.tensorrt.precision import precision_problems
-from model.build_record import BuildRecord, BuildSettings
-from model.errors import Problem
-from model.files import file_sha256
-from model.manifest import MANIFEST_FILE
-from model.network import Network, save_network
-from model.plans import BUILD_FILE
+from builder.verification.plan_records import recorded_problems, with_stale_reason
+from builder.verification.verify import precision_of
+from tritonkit.errors import Problem
+from tritonkit.networks.network import Network, save_network
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.system.files import file_sha256
 
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
 """The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""

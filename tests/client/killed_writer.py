@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from client.infer import Row
-from client.outputs.answers import open_answer_files
-from client.outputs.terms import JobSettings
-from model.errors import TritonkitError
-from model.tasks import Answer
+from client.outputs.answer_files import open_answer_files
+from client.outputs.job_settings import JobSettings
+from tritonkit.errors import TritonkitError
+from tritonkit.tasks import Answer
 
 SETTINGS = JobSettings(model="m", version="1", spec="0" * 64, top=1)
 STEPS = {"os.rename", "os.remove", "os.truncate"}

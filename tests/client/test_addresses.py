@@ -29,9 +29,9 @@ from client.sources import find_pictures, prefetch_content
 from client.sources.content import Fetch
 from client.sources.naming import public_name, without_secrets
 from client.sources.web import FetchPolicy
-from model.errors import InputError
-from model.preprocess import MAX_BYTES, ImageError
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from typer.testing import Result
 
 from client import Client
 from client.results import Failed, LabelResult
-from model.errors import AnswerError, InputError
-from model.preprocess import Preprocess
-from model.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
 from tests.errors import raises
+from tritonkit.errors import AnswerError, InputError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import METADATA_KEY, Architecture, ModelSpec, Normalize, TensorSpec, image_input
 
 CAUSE = "3 NaN of 3 values"
 SIDE = 8

@@ -23,14 +23,14 @@ from client import Client
 from client.commands.infer import infer as infer_command
 from client.connection import connection_of, with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
-from model.connection import Connection
-from model.errors import InputError, SpecError
-from model.network import Network, save_network
-from model.preprocess import ImageError, load_file
-from model.runners import open_artifact
-from model.spec import TaskSpec
-from scripts.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import proxy_to
 from tests.errors import raises
+from tritonkit.errors import InputError, SpecError
+from tritonkit.images.preprocess import ImageError, load_file
+from tritonkit.networks.network import Network, save_network
+from tritonkit.runtimes import open_artifact
+from tritonkit.spec import TaskSpec
+from tritonkit.triton.connection import Connection
 
 ROOT = Path(__file__).parents[2]
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))

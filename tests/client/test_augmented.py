@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from model.errors import InputError
-from model.network import Network, save_network
-from model.preprocess import ImageArray
-from model.runners import Outputs, Runner, open_artifact
-from model.runners.augmented import AugmentedRunner
-from model.spec import ModelSpec, TaskSpec
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network, save_network
+from tritonkit.runtimes import Outputs, Runner, open_artifact
+from tritonkit.runtimes.augmented import AugmentedRunner
+from tritonkit.spec import ModelSpec, TaskSpec
 
 MASKS = TaskSpec(task="segmentation", labels=("ground", "thing", "other"))
 SOFT = TaskSpec(task="segmentation", labels=("ground", "thing"), probability=True)

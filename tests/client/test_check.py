@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from model.golden import Golden
 from server.process import Server
 from tests.client.cli_errors import error_codes
+from tritonkit.golden import Golden
 
 Command = Callable[..., Result]
 

@@ -18,13 +18,13 @@ import psutil
 import pytest
 from typer.testing import Result
 
-from model.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection
-from model.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
-from model.preprocess import ImageArray
-from model.runners.triton import TritonRunner, TritonServer
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from server.security import Security
 from tests.client.cli_errors import error_codes
+from tritonkit.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 Command = Callable[..., Result]
 TOKEN = "the-user-s-token"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from client.infer import Row
-from client.outputs.answers import AnswerFiles, open_answer_files
-from client.outputs.terms import JobSettings
-from model.errors import InputError
-from model.tasks import Answer
+from client.outputs.answer_files import AnswerFiles, open_answer_files
+from client.outputs.job_settings import JobSettings
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.tasks import Answer
 
 ANSWER = Answer({"label": "thé", "probability": 0.5})
 NAMES = ["plain.jpg", "a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a "b", c.jpg', " thé.jpg"]

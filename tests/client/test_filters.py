@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.filters import Filter
-from model.errors import InputError
-from model.spec import TaskSpec
-from model.tasks import Answer
+from client.outputs.filters import Filter
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.spec import TaskSpec
+from tritonkit.tasks import Answer
 
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green"))
 TAGS = TaskSpec(task="multilabel", labels=("old", "new"))

@@ -20,17 +20,17 @@ from typer.testing import Result
 from builder.config.triton_config import config_to_text
 from client import Client
 from client.results import LabelResult
-from model.connection import Connection
-from model.errors import InferenceError, NotReadyError, TritonkitError
-from model.preprocess import ImageArray
-from model.runners.served_spec import changed_answer_fields
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
-from model.triton_config import CONFIG_FILE, LAST_VERSION, read_config, versions_of
 from scripts import ports
-from server.control import local_control
+from server.local_control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tests.client.cli_errors import error_codes
+from tritonkit.errors import InferenceError, NotReadyError, TritonkitError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
+from tritonkit.triton.connection import Connection
+from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, read_config, versions_of
+from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.served_spec import changed_answer_fields
 
 Command = Callable[..., Result]
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -17,12 +17,12 @@ import pytest
 from typer.testing import Result
 
 from client.infer import Row
-from client.outputs.answers import AnswerFiles, open_answer_files
-from client.outputs.terms import JobSettings
-from model.errors import InputError
-from model.tasks import Answer
+from client.outputs.answer_files import AnswerFiles, open_answer_files
+from client.outputs.job_settings import JobSettings
 from tests.client.cli_errors import error_codes
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.tasks import Answer
 
 Command = Callable[..., Result]
 

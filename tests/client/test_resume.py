@@ -24,14 +24,14 @@ import torch
 from PIL import Image
 from typer.testing import Result
 
-from model.backbones import architecture_of, dense_architecture_of
-from model.network import Network, save_network
-from model.preprocess import Preprocess
-from model.spec import ModelSpec, Normalize, TaskSpec, image_input
-from model.tasks import task_for
-from scripts.fault_drill import drill, make_pictures
+from scripts.drills.fault_drill import drill, make_pictures
 from server.process import STATE_VARIABLE
 from tests.client.cli_errors import error_codes
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.networks.backbones import architecture_of, dense_architecture_of
+from tritonkit.networks.network import Network, save_network
+from tritonkit.spec import ModelSpec, Normalize, TaskSpec, image_input
+from tritonkit.tasks import task_for
 
 Command = Callable[..., Result]
 

@@ -10,8 +10,8 @@ from typer.testing import Result
 
 from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
-from builder.targets import Target
-from model.network import Network, save_network
+from tritonkit.networks.network import Network, save_network
+from tritonkit.runtimes.formats import Target
 
 Command = Callable[..., Result]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "openvino": "model.xml"}

@@ -28,10 +28,10 @@ from client.sources import find_pictures
 from client.sources.content import SpillBuffer
 from client.sources.naming import safe_relative_path
 from client.sources.tars import Tar
-from model.errors import InputError
-from model.preprocess import MAX_BYTES, ImageError
 from tests.client.cli_errors import error_codes
 from tests.errors import raises
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 Command = Callable[..., Result]
 PACKERS = {"tar": lambda data: data, "tar.gz": gzip.compress, "tar.bz2": bz2.compress, "txz": lzma.compress}

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import Result
 
+from client.concurrency import AdaptiveConcurrency
 from client.infer import InferenceSettings, Row, infer_pictures
-from client.pace import AdaptiveConcurrency
 from client.picture import Picture
-from model.errors import InferenceError
-from model.pixel_budget import PixelBudget
-from model.preprocess import Geometry, ImageArray, ImageError, Preprocess
-from model.runners.base import Outputs, Runner
-from model.spec import ModelSpec, image_input
-from model.tasks import Answer, task_of
-from model.tasks.multiclass import Multiclass
+from tritonkit.errors import InferenceError
+from tritonkit.images.pixel_budget import PixelBudget
+from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import ModelSpec, Outputs, image_input
+from tritonkit.tasks import Answer, task_of
+from tritonkit.tasks.multiclass import Multiclass
 
 SIDE = 224
 MANY = 3000

@@ -27,13 +27,13 @@ from typer.testing import Result
 
 from client.outputs.drawings import with_unique_paths
 from client.picture import Picture
-from model.backbones import architecture_of, dense_architecture_of
-from model.network import Network, save_network
-from model.preprocess import Preprocess, decode_image, load_file
-from model.runners import open_artifact
-from model.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_input
-from model.tasks import Answer, task_for, task_of
 from tests.client.cli_errors import error_codes
+from tritonkit.images.preprocess import Preprocess, decode_image, load_file
+from tritonkit.networks.backbones import architecture_of, dense_architecture_of
+from tritonkit.networks.network import Network, save_network
+from tritonkit.runtimes import open_artifact
+from tritonkit.spec import Architecture, ModelSpec, Normalize, TaskSpec, image_input
+from tritonkit.tasks import Answer, task_for, task_of
 
 Command = Callable[..., Result]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.client_cost import IN_PROCESS, KIT, PLAIN, ClientCost, summarize, write_pictures
+from benchmarks.studies.client_cost import IN_PROCESS, KIT, PLAIN, ClientCost, summarize, write_pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,10 @@ def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Pat
     folder = write_pictures(tmp_path, 6, photos)
     arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.client_ways", *map(str, arguments)], cwd=ROOT, capture_output=True, check=True
+        [sys.executable, "-m", "benchmarks.studies.client_ways", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     reported = json.loads(done.stdout)
     assert reported["wall_s"] > 0

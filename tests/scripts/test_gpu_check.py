@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from builder.proving.verdict import LIMITS
-from scripts.gpu_check import MISSING
-from scripts.gpu_report import RuntimeResult
+from benchmarks.studies.gpu_check import MISSING
+from benchmarks.studies.gpu_report import RuntimeResult
+from tritonkit.repository.verdict import LIMITS
 
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = (
@@ -22,7 +22,7 @@ NOT_NEEDED = (
 WITHOUT = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))  # None is how Python notes that there is no such module
-runpy.run_module("scripts.gpu_check", run_name="__main__")
+runpy.run_module("benchmarks.studies.gpu_check", run_name="__main__")
 """
 
 

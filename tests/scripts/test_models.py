@@ -1,4 +1,4 @@
-"""Which results of `scripts.models` are used again."""
+"""Which results of `benchmarks.studies.models` are used again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from scripts import models
-from scripts.installed import installed
-from scripts.models import TOOLS, ModelResult, _missing
+from benchmarks.studies import models
+from benchmarks.studies.models import TOOLS, ModelResult, _missing
+from scripts.package_versions import installed
 
 
 def _result(name: str, versions: dict[str, str]) -> ModelResult:

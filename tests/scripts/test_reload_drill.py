@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.connection import Connection
-from model.runners.triton import TritonServer
-from model.spec import ModelSpec
-from scripts.reload_drill import KEEP, MAX_FAILURES_LISTED, MODEL, Ledger, Networks, Traffic, drill, summarize
+from scripts.drills.reload_drill import KEEP, MAX_FAILURES_LISTED, MODEL, Ledger, Networks, Traffic, drill, summarize
+from tritonkit.spec import ModelSpec
+from tritonkit.triton.connection import Connection
+from tritonkit.triton.runner import TritonServer
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:

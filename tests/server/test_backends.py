@@ -20,18 +20,18 @@ from typer.testing import Result
 
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.formats import FORMATS, BuildJob
-from builder.onnx_export import onnx_interface
+from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
-from builder.targets import FormatName, Precision
-from model.errors import ServerError
-from model.network import Network
-from model.runners import open_artifact
-from model.runners.openvino import OpenVinoRunner, has_bf16
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import TaskSpec
-from model.triton_config import CONFIG_FILE, read_config
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tritonkit.errors import ServerError
+from tritonkit.networks.network import Network
+from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
+from tritonkit.spec import TaskSpec
+from tritonkit.triton.model_config import CONFIG_FILE, read_config
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]

@@ -16,15 +16,15 @@ import pytest
 import yaml
 from typer.testing import Result
 
-from model.env_file import setting
-from model.errors import InputError, ServerError, TokenError
-from server.docker_image import TritonImages, build_progress, pull_progress, translate_docker_errors
-from server.docker_runtime import container_settings, engine_has_gpu, has_gpu, select_network
 from server.options import Options
-from server.runtime import Server
-from server.runtime_table import runtime_of
+from server.runtimes.base import Server
+from server.runtimes.docker_image import TritonImages, build_progress, pull_progress, translate_docker_errors
+from server.runtimes.docker_runtime import container_settings, engine_has_gpu, has_gpu, select_network
+from server.runtimes.table import runtime_of
 from server.security import Security, ServerTokens, load_server_tokens
 from tests.errors import raises
+from tritonkit.errors import InputError, ServerError, TokenError
+from tritonkit.system.env_file import setting
 
 ROOT = Path(__file__).parents[2]
 TOKENS = ServerTokens(admin="admin")
@@ -295,7 +295,12 @@ def test_server_says_what_to_do_when_no_engine_answers(
 def test_cpu_image_is_built_of_files_that_need_nothing_of_ours() -> None:
     """The Dockerfile copies a few modules; what they import must be among them."""
     copied = [word for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines() for word in line.split()]
-    assert {"model/errors.py", "server/pip_runtime.py"} <= set(copied)
-    code = "import sys, server.pip_runtime; print(*sorted(m for m in sys.modules if m.startswith(('model', 'server'))))"
+    assert {"tritonkit/errors.py", "server/runtimes/pip_environment.py"} <= set(copied)
+    code = (
+        "import sys, server.runtimes.pip_environment\n"
+        "print(*sorted(m for m in sys.modules if m.startswith(('tritonkit', 'server'))))"
+    )
     loaded = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert loaded.stdout.strip() == "model model.errors server server.pip_runtime", loaded.stderr
+    assert (
+        loaded.stdout.strip() == "tritonkit tritonkit.errors server server.runtimes server.runtimes.pip_environment"
+    ), loaded.stderr

@@ -15,20 +15,20 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from builder.config.triton_config import config_to_text
-from model.build_record import BuildRecord, BuildSettings
-from model.errors import CheckFailedError, InputError
-from model.finding import Finding
-from model.gpu import Gpu
-from model.manifest import MANIFEST_FILE, FileEntry, Manifest
-from model.staging import staging_folder
-from model.triton_config import read_config
 from server.cli import app
-from server.doctor.again import reexport_command
+from server.doctor.command import check_before_start
 from server.doctor.diagnosis import diagnose, start_findings
 from server.doctor.machine import Machine, inspect_machine
-from server.doctor_command import check_before_start
+from server.doctor.reexport_command import reexport_command
 from server.options import Options
 from tests.errors import raises
+from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.finding import Finding
+from tritonkit.repository.manifest import MANIFEST_FILE, FileEntry, Manifest
+from tritonkit.repository.staging import staging_folder
+from tritonkit.system.gpu import Gpu
+from tritonkit.triton.model_config import read_config
 
 GIB = 2**30
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"

@@ -29,11 +29,11 @@ from typer.testing import Result
 
 from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
-from model.network import Network, save_network
-from model.preprocess import ImageArray, Preprocess, load_file, load_image
-from model.runners.triton import TritonRunner, TritonServer
-from model.spec import ModelSpec, TaskSpec, image_input
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image
+from tritonkit.networks.network import Network, save_network
+from tritonkit.spec import ModelSpec, TaskSpec, image_input
+from tritonkit.triton.runner import TritonRunner, TritonServer
 
 Command = Callable[..., Result]
 HEADS = TaskSpec(

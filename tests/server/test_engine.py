@@ -17,8 +17,8 @@ from typer.testing import Result
 
 from server.options import Options
 from server.process import find_log, running_servers, start, state_folder
-from server.runtime import Server
-from server.runtime_table import runtime_of
+from server.runtimes.base import Server
+from server.runtimes.table import runtime_of
 from server.security import ServerTokens
 
 Command = Callable[..., Result]
@@ -174,7 +174,7 @@ def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_o
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('not ours')\n")
-    code = f"from server.docker_runtime import start_guard as stop; stop({CONTAINER!r})"
+    code = f"from server.runtimes.docker_runtime import start_guard as stop; stop({CONTAINER!r})"
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
     deadline = time.monotonic() + 30
     while not [request for request in engine.requests if request.startswith(f"DELETE /containers/{CONTAINER}")]:

@@ -14,12 +14,12 @@ import pytest
 import tritonclient.grpc
 from typer.testing import Result
 
-from builder.repository.check import check_repository
-from model.finding import Finding
+from builder.repository.lint import check_repository
 from server.doctor.diagnosis import diagnose
 from server.doctor.machine import Machine
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tests.server import hand_written
+from tritonkit.repository.finding import Finding
 
 Command = Callable[..., Result]
 LAPTOP = Machine(memory_bytes=8 * 2**30, shared_memory_bytes=2**30)

@@ -18,10 +18,10 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from model.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 from server.options import RuntimeName, triton_arguments
 from server.process import STATE_VARIABLE, Options, Server, running_servers, start, stop, wait_until_ready
 from server.security import Security, ServerTokens
+from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]

@@ -20,10 +20,10 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from server.binary import PipRuntime
-from server.log import load_failures
+from server.load_failures import load_failures
 from server.process import Options, Server, running_servers, start, state_folder, stop, wait_until_ready
-from server.runtime_table import RUNTIMES
+from server.runtimes.pip_runtime import PipRuntime
+from server.runtimes.table import RUNTIMES
 from server.security import ServerTokens
 
 Command = Callable[..., Result]

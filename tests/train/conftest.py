@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from train.config import Config, load_config
-from train.fit import FitResult, fit
+from train.config.loading import Config, load_config
+from train.engine.fit import FitResult, fit
 
 CopyDigits = Callable[..., Path]
 WriteConfig = Callable[..., Path]

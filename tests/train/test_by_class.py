@@ -9,12 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from model.spec import TaskSpec
-from train.config import Config
-from train.learning import learning_warnings
-from train.samples import Sample
+from train.config.loading import Config
+from train.engine.learning_check import learning_warnings
+from train.samples.sample import Sample
 from train.tasks import TrainingTask, training_task
 from train.tasks.embedding import RecallAtK
+from tritonkit.spec import TaskSpec
 
 LABELS = ("a", "b", "c", "d")
 

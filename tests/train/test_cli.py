@@ -14,7 +14,7 @@ from subprocess import PIPE
 import pytest
 from typer.testing import Result
 
-from train.fit import FitResult
+from train.engine.fit import FitResult
 
 Command = Callable[..., Result]
 TRAIN = "from train.cli import app; app()"
@@ -32,7 +32,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 def test_config_loads_no_torch_when_read() -> None:
-    code = "import sys, train.config, train.example; print({'torch', 'lightning'} & set(sys.modules))"
+    code = "import sys, train.config.loading, train.config.example; print({'torch', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

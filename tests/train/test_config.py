@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import ConfigError
-from model.preprocess import Preprocess
 from tests.errors import raises
-from train.config import load_config
+from train.config.loading import load_config
+from tritonkit.errors import ConfigError
+from tritonkit.images.preprocess import Preprocess
 
 GOOD = """\
 name: cats

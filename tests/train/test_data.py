@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import DataError
-from model.preprocess import Preprocess
-from model.spec import Lineage, ModelSpec
 from tests.errors import raises
-from train.config import Config
-from train.data import Splits, read_labelled, read_splits
-from train.part_names import PARTS
-from train.readers import read_table
-from train.samples import IMAGE
-from train.sections import DataConfig, HeadConfig
+from train.config.loading import Config
+from train.config.sections import DataConfig, HeadConfig
+from train.data.readers import read_table
+from train.data.splits import Splits, read_labelled, read_splits
+from train.samples.part_names import PARTS
+from train.samples.sample import IMAGE
 from train.tasks import TRAINING_TASKS, TrainingTask, training_task, training_task_of
 from train.tasks.base import natural_sort_key
+from tritonkit.errors import DataError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import Lineage, ModelSpec
 
 Table = Callable[..., Path]
 DATA = {"name": "x", "model": {"name": "x"}, "image": {"size": 32}}

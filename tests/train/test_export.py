@@ -13,18 +13,18 @@ import pytest
 import yaml
 
 from builder.config.serving import ACCELERATORS as ACCELERATORS_OF_THE_BUILDER
-from builder.targets import PRECISIONS
-from model.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
-from model.files import file_sha256
-from model.gpu import find_gpu
 from tests.errors import raises
 from train import export
-from train.config import load_config
-from train.example import example_config
+from train.config.example import example_config
+from train.config.export_rules import ACCELERATORS, FORMATS
+from train.config.loading import load_config
+from train.config.sections import ExportConfig
+from train.engine.fit import FitResult, fit
 from train.export import check_can_export, export_checkpoint
-from train.export_rules import ACCELERATORS, FORMATS
-from train.fit import FitResult, fit
-from train.sections import ExportConfig
+from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
+from tritonkit.runtimes.formats import PRECISIONS
+from tritonkit.system.files import file_sha256
+from tritonkit.system.gpu import find_gpu
 
 TINY = """\
 name: tiny

@@ -7,9 +7,9 @@ import errno
 import pytest
 import torch
 
-from model.errors import ConfigError, DataError
-from train.config import Config
-from train.failures import machine_failure, translate_failure
+from train.config.loading import Config
+from train.engine.failures import machine_failure, translate_failure
+from tritonkit.errors import ConfigError, DataError
 
 IN_WORKER = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n{0}: {1}"
 

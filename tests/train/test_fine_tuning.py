@@ -10,9 +10,9 @@ import pytest
 import timm
 import torch
 
-from model.checkpoint import read_spec, read_weights
-from train.config import load_config
-from train.fit import FitResult, fit
+from train.config.loading import load_config
+from train.engine.fit import FitResult, fit
+from tritonkit.checkpoint import read_spec, read_weights
 
 WriteConfig = Callable[..., Path]
 

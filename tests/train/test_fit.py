@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import read_spec, read_weights
-from model.errors import ConfigError, DataError, SpecError, TritonkitError
-from model.golden import Golden, golden_of_checkpoint
-from model.runners import open_artifact
 from tests.errors import raises
-from train.augment import make_augmentation
-from train.config import Config, load_config
-from train.data import read_splits
-from train.dataset import ImageDataset
-from train.evaluate import evaluate
-from train.fit import FitResult, fit
-from train.run_folder import RunFolder
-from train.sections import AugmentConfig
+from train.config.loading import Config, load_config
+from train.config.sections import AugmentConfig
+from train.data.augment import make_augmentation
+from train.data.dataset import ImageDataset
+from train.data.splits import read_splits
+from train.engine.fit import FitResult, fit
+from train.engine.run_folder import RunFolder
+from train.evaluation.evaluate import evaluate
 from train.tasks import training_task
+from tritonkit.checkpoint import read_spec, read_weights
+from tritonkit.errors import ConfigError, DataError, SpecError, TritonkitError
+from tritonkit.golden import Golden, golden_of_checkpoint
+from tritonkit.runtimes import open_artifact
 
 WriteConfig = Callable[..., Path]
 

@@ -13,12 +13,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.errors import ConfigError
-from model.plugins import register
-from model.spec import TaskSpec
 from tests.errors import raises
-from train.config import Config
-from train.losses import (
+from train.config.loading import Config
+from train.config.sections import LossTerm
+from train.tasks import training_task
+from train.tasks.losses import (
     METRIC_LOSS_NAMES,
     MULTICLASS,
     MULTILABEL,
@@ -27,8 +26,9 @@ from train.losses import (
     OneVsRestCrossEntropy,
     embedding_losses,
 )
-from train.sections import LossTerm
-from train.tasks import training_task
+from tritonkit.errors import ConfigError
+from tritonkit.plugins import register
+from tritonkit.spec import TaskSpec
 
 LABELS = ("a", "b", "c")
 IGNORED = 255

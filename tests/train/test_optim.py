@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from model.errors import ConfigError
 from tests.errors import raises
-from train.config import Config
-from train.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
-from train.sections import OptimizerConfig, SchedulerConfig
+from train.config.loading import Config
+from train.config.sections import OptimizerConfig, SchedulerConfig
+from train.engine.optim import SHAPES, learning_rate_factor, make_optimizer, make_schedule
+from tritonkit.errors import ConfigError
 
 DOCUMENT = {"name": "x", "data": {"path": "x"}, "model": {"name": "x"}, "image": {"size": 1}}
 

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.preprocess import load_file
-from model.runners import open_artifact
-from model.tasks.segmentation import IGNORED
 from tests.train.conftest import CopyDigits, WriteConfig, WriteTable
-from train.config import load_config
-from train.data import read_labelled
-from train.evaluate import evaluate
-from train.fit import FitResult, fit, resume
-from train.measure import measure
-from train.overlays import class_overlay, comparison_overlay
-from train.plots import draw_confusion, draw_curves
-from train.sheets import Cell, write_sheet
+from train.config.loading import load_config
+from train.data.splits import read_labelled
+from train.engine.fit import FitResult, fit, resume
+from train.evaluation.evaluate import evaluate
+from train.evaluation.measure import measure
+from train.reports.overlays import class_overlay, comparison_overlay
+from train.reports.plots import draw_confusion, draw_curves
+from train.reports.sheets import Cell, write_sheet
 from train.tasks import training_task_of
 from train.tasks.confusion import ConfusionMatrix
-from train.tasks.neighbours import find_nearest
+from train.tasks.nearest_neighbors import find_nearest
+from tritonkit.images.preprocess import load_file
+from tritonkit.runtimes import open_artifact
+from tritonkit.tasks.segmentation import IGNORED
 
 PICTURES = {"curves.png", "batches.png", "predictions.png", "confusion.png"}
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from train.data import read_splits
-from train.prepare import parse_ratios
-from train.sections import DataConfig, HeadConfig
+from train.config.sections import DataConfig, HeadConfig
+from train.data.prepare import parse_ratios
+from train.data.splits import read_splits
 from train.tasks import TRAINING_TASKS
 
 Command = Callable[..., Result]

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import ConfigError
-from model.plugins import load_plugins
-from model.preprocess import Preprocess
-from model.spec import TaskSpec
-from train.mask_values import MaskMapping
-from train.masks import MaskError, class_number_mapping, class_numbers, two_class_mapping
-from train.readers import read_table
-from train.samples import IMAGE, MASK
-from train.sections import DataConfig, HeadConfig
+from train.config.sections import DataConfig, HeadConfig
+from train.data.readers import read_table
+from train.samples.mask_values import MaskMapping
+from train.samples.masks import MaskError, class_number_mapping, class_numbers, two_class_mapping
+from train.samples.sample import IMAGE, MASK
 from train.tasks.segmentation import SegmentationTraining
+from tritonkit.errors import ConfigError
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.plugins import load_plugins
+from tritonkit.spec import TaskSpec
 
 Table = Callable[..., Path]
 
 READER = """
 import json
 from pathlib import Path
-from model.plugins import register
+from tritonkit.plugins import register
 
 @register("reader", "lines")
 def lines(path):

@@ -28,7 +28,7 @@ from typer.testing import Result
 Command = Callable[..., Result]
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["train.cli", "train.fit"])
+FORKED.set_forkserver_preload(["train.cli", "train.engine.fit"])
 RUN = """
 import multiprocessing, os
 multiprocessing.set_start_method("fork", force=True)  # what a process from a shell has
@@ -47,7 +47,7 @@ DYING = """
 import os, signal
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
-from model.plugins import register
+from tritonkit.plugins import register
 
 
 @register("callback", "dying")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from server.process import STATE_VARIABLE
-from train.fit import FitResult
+from train.engine.fit import FitResult
 
 Command = Callable[..., Result]
 TOLD = {

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from model.checkpoint import read_spec
-from model.golden import Golden, golden_of_checkpoint
-from model.runners import open_artifact
-from train.config import load_config
-from train.data import PARTS
-from train.fit import FitResult
+from train.config.loading import load_config
+from train.data.splits import PARTS
+from train.engine.fit import FitResult
+from tritonkit.checkpoint import read_spec
+from tritonkit.golden import Golden, golden_of_checkpoint
+from tritonkit.runtimes import open_artifact
 
 Command = Callable[..., Result]
 MetricValues = Callable[[Path], list[dict[str, float]]]

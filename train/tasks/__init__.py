@@ -8,18 +8,18 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from model.errors import ConfigError
-from model.plugins import VARIABLE, registered_plugins
-from model.spec import ModelSpec, TaskSpec
-from train.config import Config
-from train.mask_values import MaskMapping, MaskValues
-from train.sections import DataConfig, HeadConfig
+from train.config.loading import Config
+from train.config.sections import DataConfig, HeadConfig
+from train.samples.mask_values import MaskMapping, MaskValues
 from train.tasks.base import TrainingTask
 from train.tasks.embedding import EmbeddingTraining
 from train.tasks.heads import HeadsTraining
 from train.tasks.multiclass import MulticlassTraining
 from train.tasks.multilabel import MultilabelTraining
 from train.tasks.segmentation import SegmentationTraining
+from tritonkit.errors import ConfigError
+from tritonkit.plugins import VARIABLE, registered_plugins
+from tritonkit.spec import ModelSpec, TaskSpec
 
 TRAINING_TASKS: dict[str, type[TrainingTask]] = {
     task.name: task for task in (MulticlassTraining, MultilabelTraining, EmbeddingTraining, SegmentationTraining)

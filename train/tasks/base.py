@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from model.errors import Problem
-from model.preprocess import Geometry, Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks import task_for
-from model.tasks.base import Targets
-from train.samples import Row, RowError, Sample, Truth, listed
-from train.sections import HeadConfig
+from train.config.sections import HeadConfig
+from train.samples.sample import Row, RowError, Sample, Truth, listed
 from train.tasks.confusion import ConfusionMatrix
 from train.tasks.measures import HeadMeasures, Measures
+from tritonkit.errors import Problem
+from tritonkit.images.preprocess import Geometry, Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks import task_for
+from tritonkit.tasks.base import Targets
 
 BatchTargets = Any
 """The targets of a batch: a tensor [N, ...], or tensors by name."""

@@ -14,17 +14,16 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from model.errors import Problem
-from model.preprocess import Geometry, Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks import task_for
-from model.tasks.base import Targets
-from train.losses import embedding_losses
-from train.samples import LABEL, Row, Sample, Truth
+from train.samples.sample import LABEL, Row, Sample, Truth
 from train.tasks.base import BatchTargets, TrainingTask
+from train.tasks.losses import embedding_losses
 from train.tasks.measures import Measures
-from train.tasks.neighbours import ABSENT, NearestNeighbors, find_nearest
+from train.tasks.nearest_neighbors import ABSENT, NearestNeighbors, find_nearest
+from tritonkit.errors import Problem
+from tritonkit.images.preprocess import Geometry, Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks import task_for
+from tritonkit.tasks.base import Targets
 
 RANKS = (1, 5, 10)
 

@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.errors import Problem
-from model.preprocess import Geometry, Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks import task_for
-from model.tasks.base import Targets
-from train.losses import add_up
-from train.samples import Row, Sample, Truth
-from train.sections import HeadConfig
+from train.config.sections import HeadConfig
+from train.samples.sample import Row, Sample, Truth
 from train.tasks.base import BatchTargets, TrainingTask
 from train.tasks.confusion import ConfusionMatrix
+from train.tasks.losses import add_up
 from train.tasks.measures import HeadMeasures
+from tritonkit.errors import Problem
+from tritonkit.images.preprocess import Geometry, Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks import task_for
+from tritonkit.tasks.base import Targets
 
 
 class HeadsTraining(TrainingTask):

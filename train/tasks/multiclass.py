@@ -18,16 +18,15 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from model.preprocess import Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks.base import Targets
-from train.losses import MULTICLASS, balanced_weights, weighted_sum
-from train.samples import LABEL, Row, Truth
+from train.samples.sample import LABEL, Row, Truth
 from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.by_class import PerClassMean, PerClassMetric, count_class_numbers
 from train.tasks.confusion import ConfusionMatrix, confusion_matrix
+from train.tasks.losses import MULTICLASS, balanced_weights, weighted_sum
 from train.tasks.measures import Measures
+from train.tasks.per_class import PerClassMean, PerClassMetric, count_class_numbers
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks.base import Targets
 
 
 class MulticlassTraining(TrainingTask):

@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision, MultilabelF1Score
 
-from model.errors import Problem
-from model.preprocess import Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks.base import Targets
-from train.losses import MULTILABEL, balanced_weights, weighted_sum
-from train.part_names import is_split_column
-from train.samples import IMAGE, LABELS, MASK, Row, RowError, Truth, is_soft_label, listed, parse_bool
+from train.samples.part_names import is_split_column
+from train.samples.sample import IMAGE, LABELS, MASK, Row, RowError, Truth, is_soft_label, listed, parse_bool
 from train.tasks.base import BatchTargets, TrainingTask, natural_sort_key
-from train.tasks.by_class import PerClassMean, PerClassMetric, count_label_columns
 from train.tasks.confusion import ConfusionMatrix
+from train.tasks.losses import MULTILABEL, balanced_weights, weighted_sum
 from train.tasks.measures import Measures
+from train.tasks.per_class import PerClassMean, PerClassMetric, count_label_columns
+from tritonkit.errors import Problem
+from tritonkit.images.preprocess import Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks.base import Targets
 
 NOT_LABELS = {IMAGE, LABELS, MASK}
 SEPARATOR = "|"

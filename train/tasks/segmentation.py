@@ -12,17 +12,9 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from model.errors import ConfigError, Problem
-from model.mask_fitting import fit_mask
-from model.preprocess import ImageArray, ImageError, Preprocess
-from model.runners.base import Outputs
-from model.spec import TaskSpec
-from model.tasks import task_for
-from model.tasks.base import Targets
-from model.tasks.segmentation import IGNORED, foreground_iou
-from train.losses import SEGMENTATION, balanced_weights, weighted_sum
-from train.mask_values import IGNORE, MaskMapping, format_values
-from train.masks import (
+from train.config.sections import HeadConfig
+from train.samples.mask_values import IGNORE, MaskMapping, format_values
+from train.samples.masks import (
     BLACK_AND_WHITE,
     MaskError,
     MaskValueError,
@@ -31,12 +23,19 @@ from train.masks import (
     mask_content,
     two_class_mapping,
 )
-from train.samples import MASK, Row, Truth
-from train.sections import HeadConfig
+from train.samples.sample import MASK, Row, Truth
 from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.by_class import PerClassMean, PerClassMetric, count_class_numbers
 from train.tasks.confusion import ConfusionMatrix, confusion_matrix
+from train.tasks.losses import SEGMENTATION, balanced_weights, weighted_sum
 from train.tasks.measures import Measures
+from train.tasks.per_class import PerClassMean, PerClassMetric, count_class_numbers
+from tritonkit.errors import ConfigError, Problem
+from tritonkit.images.mask_fitting import fit_mask
+from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks import task_for
+from tritonkit.tasks.base import Targets
+from tritonkit.tasks.segmentation import IGNORED, foreground_iou
 
 BINARY = ("background", "foreground")
 

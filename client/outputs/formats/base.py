@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from model.tasks import Answer
+from tritonkit.tasks import Answer
 
 RowFields: TypeAlias = dict[str, Any]
 """The JSON object of a row: `path`, and the answer's keys or `error`."""

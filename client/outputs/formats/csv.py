@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from client.outputs.formats.base import EarlierOutput, Heading, OutputFormat, RowFields
-from model.errors import InputError
-from model.tasks import Answer
+from tritonkit.errors import InputError
+from tritonkit.tasks import Answer
 
 _FIRST_COLUMNS = ["path", "error"]
 _MAX_CELL_BYTES = 2**31 - 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from client.outputs.formats.base import EarlierOutput, Heading, OutputFormat, RowFields
-from model.errors import InputError
-from model.tasks import Answer
+from tritonkit.errors import InputError
+from tritonkit.tasks import Answer
 
 _DECODER = json.JSONDecoder()
 _ROW_PREFIX = '{"path": '

@@ -12,8 +12,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from client.outputs.formats.base import EarlierOutput, Heading, OutputFormat, RowFields
-from model.errors import InputError
-from model.tasks import Answer
+from tritonkit.errors import InputError
+from tritonkit.tasks import Answer
 
 _KEY = "embedding"
 

@@ -1,0 +1,1 @@
+"""Our own measured claims, each against a named baseline."""

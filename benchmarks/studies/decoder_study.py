@@ -1,0 +1,126 @@
+"""Measure which image formats and layouts tritonkit decodes correctly, against the format definitions.
+
+Small images are created in each layout, with the pixels that the definition of the format gives them. The decoder of
+tritonkit is compared with these pixels. The results of OpenCV and libvips for the same file check the definition. Needs
+the extra `study`. Prints a table and writes each cell; exits with 1 if an image is decoded wrongly.
+
+    python -m benchmarks.studies.decoder_study --output benchmarks/results/decoder_matrix.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+import pyvips
+
+from benchmarks.studies.decoder_files.lossy_formats import codecs, jpegs, orientations
+from benchmarks.studies.decoder_files.rasters import bmps, pngs, pnms
+from benchmarks.studies.decoder_files.samples import Cell, Samples, on_white
+from benchmarks.studies.decoder_files.tiffs import tiffs
+from tritonkit.images.preprocess import ImageError, Preprocess, load_image
+
+
+def on_white_background(pixels: Samples) -> Samples:
+    """OpenCV's or libvips' pixels, RGB with or without alpha, as levels on white."""
+    highest = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    values = pixels.astype(float) / highest
+    values = np.dstack([values] * 3) if values.ndim == 2 else values
+    if values.shape[2] in (1, 2):
+        values = np.dstack([values[..., :1]] * 3 + [values[..., 1:]])
+    return on_white(values[..., :3], values[..., 3:]) if values.shape[2] == 4 else values * 255
+
+
+def by_opencv(data: bytes) -> Samples | None:
+    """Upright RGB, or none where it is not read."""
+    flags = cv2.IMREAD_UNCHANGED
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        return None
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        return on_white_background(pixels[..., [2, 1, 0, 3]])
+    colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if colours is None else on_white_background(colours[..., ::-1])
+
+
+def by_libvips(data: bytes) -> Samples | None:
+    """Upright RGB, or none where it is not read."""
+    try:
+        image = pyvips.Image.new_from_buffer(data, "").autorot()
+        if image.interpretation == "cmyk":
+            values: Samples = image.numpy() / (65535.0 if image.format == "ushort" else 255.0)
+            inks: Samples = (1 - values[..., :3]) * (1 - values[..., 3:4]) * 255
+            return inks
+        return on_white_background(image.numpy())
+    except pyvips.Error:
+        return None
+
+
+def by_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, str]:
+    """Decode with tritonkit: upright RGB, or None and the reason for the refusal."""
+    try:
+        return load_image(data, Preprocess(shape[0], shape[1], "squash", 1.0, "nearest"))[0].astype(float), ""
+    except ImageError as error:
+        return None, str(error)
+
+
+def verdict(pixels: Samples | None, cell: Cell) -> str:
+    """How pixels compare with the truth."""
+    if pixels is None:
+        return "not read"
+    same = pixels.shape == cell.truth.shape and np.abs(pixels - cell.truth).max() <= cell.tolerance
+    return "equal" if same else "DIFFERENT"
+
+
+def measure() -> Iterator[dict[str, str]]:
+    """Each cell: ours, OpenCV's and libvips' verdict."""
+    for cells in (tiffs, pngs, pnms, bmps, jpegs, orientations, codecs):
+        for cell in cells():
+            pixels, reason = by_tritonkit(cell.data, cell.truth.shape)
+            ours = f"refused: {reason}" if reason else verdict(pixels, cell)
+            yield {
+                "file": cell.name,
+                "ours": ours,
+                "opencv": verdict(by_opencv(cell.data), cell),
+                "libvips": verdict(by_libvips(cell.data), cell),
+            }
+
+
+def main() -> None:
+    """Measure, print and write. Exit code 1 where a cell is DIFFERENT."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="where the cells are written, as JSON")
+    parser.add_argument("--all", action="store_true", help="print the equal cells too")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cells = list(measure())
+    for cell in cells:
+        if options.all or cell["ours"] != "equal":
+            print(f"{cell['file']:58} {cell['ours']} (OpenCV {cell['opencv']}, libvips {cell['libvips']})")
+    counts = Counter(cell["ours"].partition(":")[0] for cell in cells)
+    print(", ".join(f"{counts[word]} {word}" for word in ("equal", "refused", "DIFFERENT")))
+    if options.output:
+        versions = {
+            "pillow": PIL.__version__,
+            "opencv": cv2.__version__,
+            "libvips": ".".join(str(pyvips.version(n)) for n in range(3)),
+        }
+        lines = ",\n".join(json.dumps(cell) for cell in cells)
+        head = json.dumps({"versions": versions, "counts": counts})[1:-1]
+        options.output.write_text(f'{{{head}, "cells": [\n{lines}\n]}}\n')
+    sys.exit(1 if counts["DIFFERENT"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Run a network in each installed runtime: torch, ONNX Runtime, TensorRT, and the simulation of fp16."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.studies.calibrated import network_of
+from benchmarks.studies.gpu_report import RuntimeResult
+from builder.onnx.export import onnx_from_network
+from builder.onnx.simulation import simulate_rounding, simulated_runner
+from builder.precision.precision_search import PrecisionSearch
+from builder.sources.images import builtin_golden
+from builder.tensorrt.build import build
+from scripts.package_versions import module_of
+from tritonkit.comparison import relative_error
+from tritonkit.errors import ArtifactError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.build_record import BuildSettings
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.runtimes.tensorrt import TensorRtRunner
+from tritonkit.runtimes.tensorrt_plan import Flavour
+from tritonkit.system.gpu import find_gpu
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+SIMULATION = "simulation on the CPU"
+_WARM_UPS = 3
+_TYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+
+Answers = NDArray[np.float32]
+Infer = Callable[[ImageArray], Answers]
+"""Probabilities [N, classes] of uint8 images [N, H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Device, and how the rate is measured."""
+
+    device: str
+    """`cuda`, or `cpu` to try the script itself."""
+    batch: int
+    runs: int
+
+
+class NotInstalledError(Exception):
+    """A runtime needs a package or GPU that is not available."""
+
+
+def check(name: str, settings: RunSettings) -> Iterator[RuntimeResult]:
+    """Run a network in each runtime; a result says why a runtime failed or was skipped."""
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            network = _NetworkUnderTest(name, Path(temporary))
+        except Exception as problem:  # noqa: BLE001 - the other networks are still worth their time
+            yield RuntimeResult(network=name, way="graphs", precision="fp16", problem=_first_line(problem))
+            return
+        for (way, precision), open_runner in _runs(network, settings).items():
+            yield _measure(network, settings, RuntimeResult(network=name, way=way, precision=precision), open_runner)
+
+
+class _NetworkUnderTest:
+    """A network, its graphs, and the answers of torch and of the simulation on the CPU."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.folder = folder
+        self.network = network_of(name)
+        self.images = builtin_golden(self.network.spec.preprocess).images
+        self.graphs: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
+        self.reference = _torch_on(self.network, "cpu", "fp32")(self.images)
+        onnx_from_network(self.network, self.graphs["fp32"])
+        first = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
+        first.write(self.graphs["fp16"])
+        self.simulate = _simulation(self.graphs["fp16"])
+        self.simulated = self.simulate(self.images)
+
+
+def _runs(network: _NetworkUnderTest, settings: RunSettings) -> dict[tuple[str, Precision], Callable[[], Infer]]:
+    ways: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: network.simulate}
+    for precision in PRECISIONS:
+        graph = network.graphs[precision]
+        ways["torch", precision] = partial(_torch_on, network.network, settings.device, precision)
+        ways["onnxruntime", precision] = partial(_onnxruntime_on, settings.device, OnnxRuntimeRunner, graph)
+        for flavour, package in _PACKAGES.items():
+            ways[package, precision] = partial(_engine, flavour, network, precision, settings)
+    if settings.device == "cuda":
+        open_runner = partial(simulated_runner, spec=network.network.spec, folder=network.folder)
+        ways["simulation on the GPU", "fp16"] = partial(_onnxruntime_on, "cuda", open_runner, network.graphs["fp16"])
+    return ways
+
+
+def _measure(
+    network: _NetworkUnderTest, settings: RunSettings, way: RuntimeResult, open_runner: Callable[[], Infer]
+) -> RuntimeResult:
+    try:
+        infer = open_runner()
+        answers = infer(network.images)
+        if not np.isfinite(answers).all():
+            return way.model_copy(update={"problem": "answers hold NaN or infinity"})
+        found: dict[str, float] = {"relative": relative_error(network.reference, answers)}
+        if way.way != SIMULATION:
+            found["images_per_s"] = _rate(infer, network.images, settings)
+            if way.precision == "fp16":
+                found["against_simulation"] = relative_error(network.simulated, answers)
+        return way.model_copy(update=found)
+    except NotInstalledError as reason:
+        return way.model_copy(update={"skipped": str(reason)})
+    except Exception as problem:  # noqa: BLE001 - each library fails in its own way; the next is tried all the same
+        return way.model_copy(update={"problem": _first_line(problem)})
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0].replace("|", "/")
+
+
+def _torch_on(network: Network, device: str, precision: Precision) -> Infer:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ArtifactError(
+            f"torch {torch.__version__} finds no GPU: install its build for CUDA", code="machine.no_gpu"
+        )
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    own, dtype = copy.deepcopy(network).to(device), _TYPES[precision]
+    own.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
+
+    def infer(batch: ImageArray) -> Answers:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(batch).to(device).float().permute(0, 3, 1, 2)
+            logits = own.backbone(((pixels - own.mean) / own.std).to(dtype)).float()
+            (answers,) = own.answers(logits)
+            found: Answers = answers.cpu().numpy()
+        return found
+
+    return infer
+
+
+def _simulation(graph: Path) -> Infer:
+    """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
+    session = onnxruntime.InferenceSession(
+        simulate_rounding(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+
+    def infer(batch: ImageArray) -> Answers:
+        answers: Answers = session.run(None, {name: batch})[0]
+        return answers
+
+    return infer
+
+
+def _onnxruntime_on(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
+    if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise NotInstalledError("onnxruntime-gpu is not installed")
+    runner = open_runner(graph)
+    if device == "cuda" and not runner.is_on_gpu:
+        raise ArtifactError(
+            f"onnxruntime {onnxruntime.__version__} could not load its CUDA provider and uses the CPU",
+            code="machine.no_cuda_provider",
+        )
+    return lambda batch: runner.infer(batch)["probabilities"]
+
+
+def _engine(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, settings: RunSettings) -> Infer:
+    if module_of(_PACKAGES[flavour]) is None:
+        raise NotInstalledError(f"{_PACKAGES[flavour]} is not installed")
+    gpu = find_gpu()
+    if settings.device == "cpu" or gpu is None:
+        raise NotInstalledError("needs a GPU")
+    capabilities = (gpu.compute_capability,) if flavour == "rtx" else ()
+    largest = max(settings.batch, len(network.images))
+    build_settings = BuildSettings(
+        flavour=flavour, max_batch=largest, opt_batch=settings.batch, compute_capabilities=capabilities
+    )
+    plan = network.folder / f"{precision}.{flavour}"
+    build(network.graphs[precision], plan, build_settings, lambda step: None)
+    runner = TensorRtRunner(plan, spec=network.network.spec)
+    return lambda batch: runner.infer(batch)["probabilities"]
+
+
+def _rate(infer: Infer, images: ImageArray, settings: RunSettings) -> float:
+    """Images a second: the median of runs of one batch, from the host and back to it."""
+    batch = images[np.arange(settings.batch) % len(images)]
+    for _ in range(min(_WARM_UPS, settings.runs)):
+        infer(batch)
+    durations_s = []
+    for _ in range(settings.runs):
+        began = time.perf_counter()
+        infer(batch)
+        durations_s.append(time.perf_counter() - began)
+    return settings.batch / statistics.median(durations_s)

@@ -1,0 +1,199 @@
+"""Measure the export error of thirty well-known networks against torch in fp32 and fp16; write docs/models.md.
+
+python -m benchmarks.studies.models [--output docs/models.md] [--results FILE.json] [--trust] [NAME...]
+
+Each network is exported to ONNX and TorchScript, and TensorRT for RTX builds engines of both precisions. Weights are
+random and calibrated on photographs, so nothing is downloaded. Results are stored after each network with the versions
+of the tools: a stopped run continues, and results of other versions are computed again. Exits with 1 if a step fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from rich.progress import track
+
+from benchmarks.studies.backbones import NAMES
+from benchmarks.studies.calibrated import network_of
+from builder.export import ExportRequest, export
+from builder.sources.base import NetworkSource
+from builder.tensorrt.build import build
+from scripts.package_versions import installed
+from tritonkit.errors import TritonkitError
+from tritonkit.networks.backbones import timm_name
+from tritonkit.repository.build_record import BuildSettings
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.spec import Frozen
+from tritonkit.system.files import atomic_write
+
+FAMILIES = (
+    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnextv2_atto"),
+    *("maxvit_rmlp_pico_rw_256", "tf_efficientnetv2_b0", "regnety_004", "mobilevit_xxs", "eva02_tiny_patch14_224"),
+    *("poolformer_s12", "ghostnet_100", "lcnet_050"),
+)
+MAX_BATCH = 4
+RESULTS = Path("benchmarks/results/models.json")
+TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
+"""Packages whose version can change a result."""
+PAGE = """# Models that were verified
+
+Each row is a real run of `python -m benchmarks.studies.models`: a network of timm at its own size, with random weights
+whose statistics and last layer were calibrated on photographs, exported to ONNX in fp32 and fp16 and traced to TorchScript,
+and both graphs built by TensorRT for RTX on the CPU (no engine was run). A number under ONNX or TorchScript is the
+largest error of a passed verdict against torch, relative: its norm over that of the answers' variation between
+pictures. `3e-06 as fp32` means that fp16 kept no answers and fp32 was published in its place; `no` means that the step
+failed, and Exceptions say why. `kept` counts the nodes that the guard or the repair kept in fp32, of all nodes that
+fp16 could take.
+
+Made with {made_with}.
+
+| network | timm's name | weights | ONNX fp32 | ONNX fp16 | kept | TorchScript | RTX fp32 | RTX fp16 |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+class ModelResult(Frozen):
+    """Results of one network by step; a failed step has an entry in `exceptions`."""
+
+    name: str
+    weights_millions: float
+    fp32: str = ""
+    fp16: str = ""
+    kept: str = ""
+    torchscript: str = ""
+    rtx_fp32: str = ""
+    rtx_fp16: str = ""
+    exceptions: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    """Versions of the tools; empty in old results."""
+
+    def row(self) -> str:
+        """Its line of the table."""
+        steps = (self.fp32, self.fp16, self.kept, self.torchscript, self.rtx_fp32, self.rtx_fp16)
+        return f"| {self.name} | `{timm_name(self.name)}` | {self.weights_millions:.1f} M | {' | '.join(steps)} |"
+
+
+_RESULTS = TypeAdapter(list[ModelResult])
+
+
+class _CachedGraphSource(NetworkSource):
+    """A network whose fp32 graph is written once for all its exports."""
+
+    def write_graph(self, path: Path) -> None:
+        if not self.path.is_file():
+            super().write_graph(self.path)
+        shutil.copyfile(self.path, path)
+
+
+def check_model(name: str, folder: Path) -> ModelResult:
+    """Run all steps for one network."""
+    network = network_of(name)
+    weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    source = _CachedGraphSource(folder / "fp32.onnx", None, "calibrated weights", network)
+    found: dict[str, str] = {}
+    exceptions: list[str] = []
+    steps: dict[str, Callable[[], str]] = {
+        "fp32": lambda: _export(source, Target(), folder, found),
+        "fp16": lambda: _export(source, Target(precision="fp16"), folder, found),
+        "torchscript": lambda: _export(source, Target(format="torchscript"), folder, found),
+        "rtx_fp32": lambda: _build_engine(folder, "fp32"),
+        "rtx_fp16": lambda: _build_engine(folder, "fp16"),
+    }
+    for step, run_step in steps.items():
+        try:
+            found[step] = run_step()
+        except TritonkitError as error:
+            found[step] = "no"
+            exceptions.append(f"{step}: {str(error).splitlines()[0]}")
+    return ModelResult(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **found)
+
+
+def _export(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
+    """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
+    repository = folder / f"{target.format}-{target.precision}"
+    published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
+    verdict = published.verdict
+    if target.precision == "fp16":
+        shutil.copyfile(published.artifact, folder / "fp16.onnx")
+        found["kept"] = _kept_nodes(verdict)
+    worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
+    return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
+
+
+def _kept_nodes(verdict: Verdict) -> str:
+    last = verdict.tries[-1]
+    return f"{len(last.kept)} of {len(last.kept) + last.nodes}"
+
+
+def _build_engine(folder: Path, precision: Precision) -> str:
+    settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
+    record = build(folder / f"{precision}.onnx", folder / f"{precision}.rtx", settings, lambda step: None)
+    return f"{record.bytes / 1e6:.0f} MB"
+
+
+def _versions() -> dict[str, str]:
+    return installed(TOOLS)[0]
+
+
+def _page(results: list[ModelResult]) -> str:
+    made_with = dict.fromkeys(
+        ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) or "versions that were not kept"
+        for result in results
+    )
+    page = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(made_with))
+    exceptions = [f"- {result.name}, {reason}" for result in results for reason in result.exceptions]
+    return page + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
+
+
+def _read_results(path: Path) -> dict[str, ModelResult]:
+    """Return the stored results by name; empty without a file."""
+    results = _RESULTS.validate_json(path.read_bytes()) if path.is_file() else []
+    return {result.name: result for result in results}
+
+
+def _missing(names: list[str], known: dict[str, ModelResult], trust: bool) -> list[str]:
+    """Return the names without a result of the installed versions; `trust` accepts results without versions."""
+    installed_versions = _versions()
+    current = {
+        result.name
+        for result in known.values()
+        if result.versions == installed_versions or (trust and not result.versions)
+    }
+    return [name for name in names if name not in current]
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def main() -> int:
+    """Check each network, write results and table, and return 1 if a step failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=[*NAMES, *FAMILIES], metavar="NAME")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--trust", action="store_true", help="also keep results without versions")
+    arguments = parser.parse_args()
+    known = _read_results(arguments.results)
+    for name in track(_missing(arguments.names, known, arguments.trust), "checking networks"):
+        with tempfile.TemporaryDirectory() as folder:
+            known[name] = check_model(name, Path(folder))
+        print(known[name].row(), *known[name].exceptions, sep="\n", flush=True)
+        _write(arguments.results, _RESULTS.dump_json(list(known.values()), indent=1))
+    results = [known[name] for name in arguments.names]
+    if arguments.output:
+        _write(arguments.output, _page(results).encode())
+    return 1 if any(result.exceptions for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

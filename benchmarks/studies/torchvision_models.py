@@ -1,0 +1,106 @@
+"""Export a state dict of each of ten torchvision families, and compare the artifact with torchvision's own network.
+
+python -m benchmarks.studies.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
+
+Weights are random and calibrated on photographs. Stored results of the same versions are kept. Exits with 1 if a
+verdict fails, or if an output of the ONNX file differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from benchmarks.studies.calibrated import calibrated
+from builder.export import ExportRequest, export
+from builder.foreign_options import ForeignModelOptions
+from builder.sources import source_from_state_dict
+from builder.sources.foreign import network_spec
+from builder.sources.images import builtin_golden
+from scripts.package_versions import installed
+from tritonkit.networks.backbones import head_of
+from tritonkit.networks.network import Network
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import TaskSpec
+
+FAMILIES = (
+    *("mobilenet_v3_small", "regnet_y_400mf", "convnext_tiny", "swin_t", "vgg11", "efficientnet_v2_s"),
+    *("mnasnet0_5", "shufflenet_v2_x0_5", "googlenet", "vit_b_32"),
+)
+CLASSES = 10
+LIMIT = 1e-5
+RESULTS = Path("benchmarks/results/torchvision_models.json")
+TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
+
+
+def network_of(name: str) -> nn.Module:
+    """torchvision's own network, with calibrated weights."""
+    torch.manual_seed(0)
+    task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
+    ours = Network(network_spec(f"torchvision/{name}", task_spec, ForeignModelOptions()))
+    head: Any = head_of(ours.backbone)
+    if not head.weight.any():  # as torchvision begins a ViT
+        nn.init.normal_(head.weight)
+    state = calibrated(ours, builtin_golden(ours.spec.preprocess).images).backbone.state_dict()
+    googlenet = {"init_weights": False, "aux_logits": False}
+    network: nn.Module = get_model(
+        name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
+    )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def check_model(name: str, folder: Path) -> dict[str, Any]:
+    """State dict in, verdict, and the largest difference of a probability to torchvision's own network."""
+    network = network_of(name)
+    weights, labels = folder / f"{name}.pth", folder / "labels.txt"
+    torch.save(network.state_dict(), weights)
+    labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
+    source = source_from_state_dict(weights, ForeignModelOptions(f"torchvision/{name}", labels))
+    published = export(source, ExportRequest(folder / "repository", max_batch=2), lambda step: None)
+    side = source.spec.preprocess.height
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    with OnnxRuntimeRunner(published.artifact) as runner:
+        answers = runner.infer(images)["probabilities"]
+    with torch.inference_mode():
+        expected = network(_normalize(name, torch.from_numpy(images))).softmax(dim=1).numpy()
+    error = float(np.abs(answers - expected).max())
+    return {"passed": published.verdict.passed, "max_abs": error, "source": published.source}
+
+
+def _normalize(name: str, images: Tensor) -> Tensor:
+    transforms = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transforms.mean, transforms.std))
+    return (images.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def main() -> int:
+    """Check each network, write the results, and return 1 if one is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    versions = installed(TOOLS)[0]
+    stored = json.loads(arguments.results.read_bytes()) if arguments.results.is_file() else {}
+    results: dict[str, dict[str, Any]] = stored["networks"] if stored.get("versions") == versions else {}
+    for name in track([name for name in arguments.names if name not in results], "checking torchvision's networks"):
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = check_model(name, Path(folder))
+        print(name, results[name]["passed"], f"{results[name]['max_abs']:.1e}", flush=True)
+        document = {"versions": versions, "limit": LIMIT, "networks": results}
+        arguments.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(result["passed"] and result["max_abs"] <= LIMIT for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""ONNX graphs: export, reading, wiring and simulation."""

@@ -1,0 +1,101 @@
+"""Detect the precision of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+
+from builder.onnx.file import graphs_in
+from builder.onnx.simulation import REDUCED_TYPES, TYPE_ATTRIBUTES
+from tritonkit.errors import ArtifactError, InputError, first_line
+from tritonkit.runtimes.formats import Precision, ReducedType
+
+_QUANTIZING_OPERATORS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+}
+
+
+def onnx_precision(path: Path) -> Precision:
+    """The lowest precision in an ONNX file (`lowest_precision`). Raises ArtifactError."""
+    return lowest_precision(_load_without_weights(path))
+
+
+def onnx_rounding(path: Path) -> ReducedType | None:
+    """The reduced type in an ONNX file (`rounding_type`). Raises ArtifactError and what `inline_functions` raises."""
+    return rounding_type(inline_functions(_load_without_weights(path), path))
+
+
+def reduced_or_quantized_precision(model: onnx.ModelProto) -> Precision:
+    """fp16 or bf16 where a graph computes in it anywhere; else int8 where it is quantized, else fp32."""
+    return rounding_type(model) or ("int8" if _is_quantized(model) else "fp32")
+
+
+def lowest_precision(model: onnx.ModelProto) -> Precision:
+    """The lowest precision of any node; its limits apply to the graph's outputs."""
+    return "int8" if _is_quantized(model) else reduced_or_quantized_precision(model)
+
+
+def rounding_type(model: onnx.ModelProto) -> ReducedType | None:
+    """The reduced type of a graph, the more frequent of fp16 and bf16; None where it has neither."""
+    types = [kind for graph in graphs_in(model.graph) for kind in _types_in(graph)]
+    types += [kind for function in model.functions for kind in _types_of_nodes(function.node)]
+    fp16, bf16 = types.count(onnx.TensorProto.FLOAT16), types.count(onnx.TensorProto.BFLOAT16)
+    if not fp16 + bf16:
+        return None
+    return "bf16" if bf16 > fp16 else "fp16"
+
+
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    nodes = [node for graph in graphs_in(model.graph) for node in graph.node]
+    nodes += [node for function in model.functions for node in function.node]
+    return any(node.op_type in _QUANTIZING_OPERATORS for node in nodes)
+
+
+def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Inline the functions of a model, so that the type of each tensor is visible.
+
+    Raises InputError where its control flow computes in fp16 or bf16, which the simulation does not support.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    inner = [graph for graph in graphs_in(model.graph) if graph is not model.graph]
+    if any(kind in REDUCED_TYPES for graph in inner for kind in _types_in(graph)):
+        raise InputError(
+            f"{path}: computes in fp16 or bf16 inside If, Loop or Scan, where rounding cannot be simulated; pass the "
+            "original fp32 graph",
+            code="onnx.reduced_control_flow",
+        )
+    return model
+
+
+def _types_in(graph: onnx.GraphProto) -> Iterator[int]:
+    """Yield the types of a graph's inputs, constants and casts; those of other tensors follow from them."""
+    yield from (value.type.tensor_type.elem_type for value in graph.input)
+    yield from (tensor.data_type for tensor in graph.initializer)
+    yield from _types_of_nodes(graph.node)
+
+
+def _types_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[int]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t.data_type
+        if attribute.name in TYPE_ATTRIBUTES:
+            yield attribute.i
+
+
+def _load_without_weights(path: Path) -> onnx.ModelProto:
+    """Read a file without its external weights: their types are in the file itself."""
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors share no base class with OSError
+        raise ArtifactError(
+            f"{path}: not a readable ONNX file: damaged or truncated ({first_line(error)})", code="onnx.unreadable"
+        ) from error

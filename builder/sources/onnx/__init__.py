@@ -1,0 +1,1 @@
+"""ONNX files of third parties as sources."""

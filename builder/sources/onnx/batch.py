@@ -1,0 +1,130 @@
+"""Make a fixed batch axis of an ONNX graph dynamic, where the graph allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from builder.sources.graph import GraphFunction, Raw
+from tritonkit.errors import ArtifactError, first_line
+
+BATCH = "batch"
+_COUNT = "tritonkit.count"
+_TEST_SIZES = (1, 2, 5)
+_REMEDY = (
+    "Export it again with a dynamic batch axis: torch.onnx.export(…, dynamic_shapes={'input': {0: "
+    "torch.export.Dim('batch')}}), or dynamic_axes={'input': {0: 'batch'}, 'output': {0: 'batch'}}"
+)
+
+
+def make_batch_dynamic(model: onnx.ModelProto, input_name: str) -> None:
+    """Replace a fixed batch size by a dynamic axis, at the input and inside.
+
+    Inside, reshapes get a dynamic first axis, and constants joined to each image's values (class tokens) are
+    repeated. That is right wherever the batch axis is first; `check_batches` detects where it is not.
+    """
+    graph, shapes, constants = model.graph, _shapes(model), _constants(model.graph)
+    for value in (*(value for value in graph.input if value.name == input_name), *graph.output):
+        if dims := value.type.tensor_type.shape.dim:
+            dims[0].dim_param = BATCH
+    del graph.value_info[:]
+    reached, nodes = {input_name}, list(_batch_size_nodes(graph, input_name))
+    for node in graph.node:
+        if reached.intersection(node.input):
+            if node.op_type == "Reshape" and node.input[1] not in reached:
+                constant = constants.get(node.input[1])
+                _open_shape(graph, node, shapes.get(node.output[0], []), [] if constant is None else constant.tolist())
+            elif node.op_type == "Concat":
+                nodes.extend(_repeat_nodes(graph, node, reached, shapes))
+            reached.update(node.output)
+        nodes.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def accepts_any_batch(run: GraphFunction, pixels: Raw) -> bool:
+    """Whether a graph with a dynamic batch axis gives the same outputs for two images as for each alone."""
+    alone = np.concatenate([run(pixels[:1]), run(pixels[1:2])])
+    try:
+        together = run(pixels[:2])
+    except ArtifactError:
+        return False
+    return together.shape == alone.shape and _is_close(together, alone)
+
+
+def check_batches(origin: str, run: GraphFunction, pixels: Raw, expected: Raw) -> None:
+    """Raise ArtifactError unless the changed graph gives the outputs of the original file at every batch size."""
+    for size in _TEST_SIZES:
+        try:
+            answers = run(pixels[:size])
+        except ArtifactError as error:
+            reason = first_line(error.__cause__ or error)
+            raise ArtifactError(
+                f"{origin}: its batch axis is fixed, also inside the graph: {reason}. {_REMEDY}",
+                code="onnx.fixed_batch",
+            ) from error
+        if answers.shape != expected[:size].shape or not _is_close(answers, expected[:size]):
+            raise ArtifactError(
+                f"{origin}: its batch axis is fixed, and a batch of {size} gives wrong outputs. {_REMEDY}",
+                code="onnx.batch_mixed",
+            )
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) == 1}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and len(node.attribute[0].t.dims) == 1:
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return constants
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """The shapes of tensors by name; 0 where a size is unknown."""
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = (*graph.value_info, *graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
+def _batch_size_nodes(graph: onnx.GraphProto, input_name: str) -> Iterator[onnx.NodeProto]:
+    """Nodes that compute the batch size, [1]."""
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.int64), f"{_COUNT}.first"))
+    yield helper.make_node("Shape", [input_name], [f"{_COUNT}.shape"])
+    yield helper.make_node("Gather", [f"{_COUNT}.shape", f"{_COUNT}.first"], [_COUNT], axis=0)
+
+
+def _repeat_nodes(
+    graph: onnx.GraphProto, node: onnx.NodeProto, reached: set[str], shapes: Mapping[str, list[int]]
+) -> Iterator[onnx.NodeProto]:
+    """Nodes that repeat a constant along the batch axis, before it is joined along another axis."""
+    rank = max(len(shapes.get(name, [])) for name in (*node.input, *node.output))
+    if rank < 2 or node.attribute[0].i in (0, -rank):
+        return
+    for position, name in enumerate(node.input):
+        if name in reached:
+            continue
+        ones, shape, repeated = (f"{_COUNT}.{node.output[0]}.{position}.{part}" for part in ("ones", "to", "repeated"))
+        graph.initializer.append(numpy_helper.from_array(np.ones(rank - 1, np.int64), ones))
+        node.input[position] = repeated
+        yield helper.make_node("Concat", [_COUNT, ones], [shape], axis=0)
+        yield helper.make_node("Expand", [name, shape], [repeated])
+
+
+def _open_shape(graph: onnx.GraphProto, node: onnx.NodeProto, inferred: list[int], constant: list[int]) -> None:
+    """Set the target shape of a Reshape to known sizes, with -1 for the batch axis."""
+    sizes = constant if not inferred or 0 in inferred else inferred
+    if not sizes or min(sizes[1:], default=1) < 1:
+        return
+    name = f"{_COUNT}.{node.output[0]}.shape"
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, *sizes[1:]], np.int64), name))
+    node.input[1] = name
+
+
+def _is_close(actual: Raw, expected: Raw) -> bool:
+    scale = max(1.0, float(np.abs(expected).max()))
+    return bool(np.allclose(actual, expected, rtol=1e-3, atol=1e-3 * scale))

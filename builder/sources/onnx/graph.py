@@ -1,0 +1,110 @@
+"""Inspect a third-party ONNX graph and run it with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from builder.foreign_options import Layout
+from builder.sources.graph import GraphFunction, PixelType, Raw
+from tritonkit.errors import ArtifactError, InputError
+
+_PIXELS: dict[int, PixelType] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+}
+
+
+@dataclass(frozen=True)
+class DeclaredInterface:
+    """The image input and the output that a file declares; None where a size is dynamic."""
+
+    input: str
+    output: str
+    dtype: PixelType
+    layout: Layout
+    batch: int | None
+    size: tuple[int | None, int | None]
+
+
+def image_interface(model: onnx.ModelProto, path: Path, layout: Layout | None) -> DeclaredInterface:
+    """Read the image input and the output of a graph. Raises InputError where it has others."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    for kind, values in (("input", inputs), ("output", list(model.graph.output))):
+        if len(values) != 1:
+            raise InputError(
+                f"{path}: has {len(values)} {kind}s ({', '.join(value.name for value in values)}); expected one. "
+                "Export it with that one alone, or cut it with onnx.utils.extract_model",
+                code="onnx.tensor_count",
+            )
+    tensor = inputs[0].type.tensor_type
+    name, dims = inputs[0].name, [dim.dim_value or None for dim in tensor.shape.dim]
+    dtype = _PIXELS.get(tensor.elem_type)
+    if dtype is None or len(dims) != 4:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise InputError(
+            f"{path}: input {name} is {kind} {_shape_text(dims)}; expected FLOAT, FLOAT16 or UINT8 pixels as "
+            "[N, 3, H, W] or [N, H, W, 3]",
+            code="onnx.image_input",
+        )
+    chosen = _layout(path, name, dims, layout)
+    size = (dims[2], dims[3]) if chosen == "NCHW" else (dims[1], dims[2])
+    return DeclaredInterface(name, model.graph.output[0].name, dtype, chosen, dims[0], size)
+
+
+def onnx_session(model: Path | bytes, origin: str) -> GraphFunction:
+    """Create a function that runs a graph with one input. Raises ArtifactError where ONNX Runtime refuses the graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the error holds the message
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no base class
+        raise ArtifactError(f"{origin}: ONNX Runtime cannot load it: {error}", code="onnx.not_loadable") from error
+    (name,) = [value.name for value in session.get_inputs()]
+
+    def run(pixels: Raw) -> Raw:
+        try:
+            answer: Raw = session.run(None, {name: pixels})[0]
+        except Exception as error:  # as above
+            raise ArtifactError(
+                f"{origin}: failed on a batch of {len(pixels)}: {error}", code="onnx.run_failed"
+            ) from error
+        return answer
+
+    return run
+
+
+def _layout(path: Path, name: str, dims: Sequence[int | None], requested: Layout | None) -> Layout:
+    possible: list[Layout] = []
+    if dims[1] in (3, None):
+        possible.append("NCHW")
+    if dims[3] in (3, None):
+        possible.append("NHWC")
+    if 3 in (dims[1], dims[3]) and dims[1] != dims[3]:
+        possible = ["NCHW"] if dims[1] == 3 else ["NHWC"]
+    if not possible:
+        raise InputError(
+            f"{path}: input {name} is {_shape_text(dims)}; expected three channels, [N, 3, H, W] or [N, H, W, 3]",
+            code="onnx.image_input",
+        )
+    if requested is not None and requested not in possible:
+        raise InputError(
+            f"{path}: input {name} is {_shape_text(dims)}, which is {possible[0]}, not --layout {requested}",
+            code="option.layout",
+        )
+    if requested is None and len(possible) > 1:
+        raise InputError(
+            f"{path}: input {name} is {_shape_text(dims)}: which axis has the channels? Set --layout NCHW or NHWC",
+            code="option.layout_missing",
+        )
+    return requested or possible[0]
+
+
+def _shape_text(dims: Sequence[int | None]) -> str:
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"

@@ -1,0 +1,149 @@
+"""The verification context of one source: reference, golden sample and limits for all its artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.interface import describe_difference, interface_of
+from builder.onnx.export import onnx_interface
+from builder.sources.base import Source, TrainedReference
+from builder.sources.images import builtin_golden, golden_from_images
+from builder.verification.diagnosis import with_causes
+from builder.verification.spec_check import spec_problems
+from builder.verification.verifier import verify_runner
+from tritonkit.comparison import Limits
+from tritonkit.errors import ArtifactError, Problem
+from tritonkit.golden import Golden
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import Network
+from tritonkit.repository.verdict import LIMITS, Verdict
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.system.cpu import adds_int8_exactly
+
+
+@dataclass(frozen=True)
+class VerificationContext:
+    """The reference, golden sample and limits that artifacts are verified with."""
+
+    reference: Runner
+    golden: Golden
+    max_batch: int
+    network: Network | None = None
+    """The torch network, if there is one; known faults are applied to it to explain a failed verdict."""
+    training: TrainedReference | None = None
+    limits: Mapping[Precision, Limits] = field(default_factory=lambda: LIMITS)
+    preferred: tuple[int, ...] = ()
+    """Batch sizes that the server will use, in addition to powers of two."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The spec of the reference."""
+        return self.reference.spec
+
+    def verify(self, candidate: Runner, precision: Precision, graph: Path, causes: bool = True) -> Verdict:
+        """Verify the runner of an artifact: its outputs, its interface and its spec.
+
+        graph: the ONNX file that the artifact is, or was made from.
+        causes: explain a failure where possible.
+        """
+        verdict = self.verify_answers(candidate, precision)
+        if causes and self.network is not None:
+            verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
+        problems = (*_interface_problems(graph, self.spec), *spec_problems(graph, self.spec), *verdict.problems)
+        return verdict.model_copy(update={"problems": problems, "passed": not problems})
+
+    def verify_answers(self, candidate: Runner, precision: Precision) -> Verdict:
+        """Verify by outputs alone, where there is no ONNX graph to inspect."""
+        limits = self.limits[precision]
+        verdict = verify_runner(
+            self.reference,
+            candidate,
+            self.golden,
+            self.max_batch,
+            precision,
+            self.training,
+            limits,
+            self.preferred,
+        )
+        if precision == "int8" and _computes_on_cpu(candidate):
+            return verdict.model_copy(update={"exact_int8": adds_int8_exactly()})
+        return verdict
+
+
+def verification_context(
+    source: Source,
+    golden: Golden,
+    max_batch: int,
+    limits: Mapping[Precision, Limits] | None = None,
+    preferred: Collection[int] = (),
+) -> VerificationContext:
+    """Create the verification context of a source.
+
+    limits: replaces the default limits. preferred: batch sizes that the server will use.
+    """
+    reference = CachingRunner(source.reference)
+    return VerificationContext(
+        reference, golden, max_batch, source.network, source.training, limits or LIMITS, tuple(preferred)
+    )
+
+
+class CachingRunner(Runner):
+    """A runner that computes each batch once and returns the cached outputs for the same batch again."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.spec, self.origin, self.max_batch = runner.spec, runner.origin, runner.max_batch
+        self.runner = runner
+        self._answers: dict[bytes, Outputs] = {}
+
+    def _infer(self, batch: ImageArray) -> Outputs:
+        key = hashlib.blake2b(batch.tobytes() + str(batch.shape).encode()).digest()
+        if key not in self._answers:
+            self._answers[key] = self.runner.infer(batch)
+        return self._answers[key]
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+def _computes_on_cpu(candidate: Runner) -> bool:
+    """Whether the candidate runs on this machine's CPU: ONNX Runtime without a GPU, or OpenVINO."""
+    runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
+    if isinstance(runner, OnnxRuntimeRunner):
+        return not runner.is_on_gpu
+    return Path(runner.origin).suffix == ".xml"  # OpenVINO, always with its CPU plugin
+
+
+def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
+    try:
+        found = describe_difference(onnx_interface(graph), interface_of(spec), "expected")
+    except ArtifactError as error:
+        return [Problem("verdict.interface", str(error))]
+    return [Problem("verdict.interface", f"the graph {found}")] if found else []
+
+
+DEFAULT_MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class VerificationOptions:
+    """What a verdict is measured on, and its limits."""
+
+    images: Path | None = None
+    """A folder of images that replaces the golden sample."""
+    data: Path | None = None
+    """A labelled set to measure quality on."""
+    masks: Path | None = None
+    limits: Mapping[Precision, Limits] | None = None
+
+
+def select_golden(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
+    """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
+    if images is not None:
+        return golden_from_images(images, spec.preprocess)
+    return own or builtin_golden(spec.preprocess)

@@ -1,0 +1,75 @@
+"""Check that the spec inside an artifact equals its checkpoint's: clients use it to read the outputs.
+
+Names and lineages may differ. Architecture and normalization are part of the graph and are verified by its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from builder.onnx.export import spec_in_onnx
+from tritonkit.errors import Problem, SpecError
+from tritonkit.spec import ModelSpec, TaskSpec
+
+_REMEDY = "Export it again, or verify it with the --threshold and --probability it was exported with"
+
+
+def spec_problems(artifact: Path, spec: ModelSpec) -> list[Problem]:
+    """The differences between the spec in an ONNX file and the checkpoint's; empty for a file without a spec."""
+    try:
+        found = spec_in_onnx(artifact)
+    except SpecError as error:
+        return [Problem("verdict.spec", str(error))]
+    return [] if found is None else compare_specs(found, spec)
+
+
+def compare_specs(found: ModelSpec, expected: ModelSpec) -> list[Problem]:
+    """The differences between an artifact's spec and the checkpoint's, as problems."""
+    differences = spec_differences(found, expected)
+    return [Problem("verdict.spec", f"the artifact's {difference}. {_REMEDY}") for difference in differences]
+
+
+def spec_differences(found: ModelSpec, expected: ModelSpec) -> Iterator[str]:
+    """Yield each difference as `FIELD is X, the checkpoint's Y`."""
+    yield from _task_differences(found, expected, "")
+    expected_fields = asdict(expected.preprocess)
+    for name, value in asdict(found.preprocess).items():
+        if value != expected_fields[name]:
+            yield _difference_text(f"preprocess.{name}", value, expected_fields[name])
+    if found.outputs != expected.outputs:
+        yield _difference_text("outputs", *(", ".join(map(str, side.outputs)) for side in (found, expected)))
+
+
+def _task_differences(found: TaskSpec, expected: TaskSpec, head: str) -> Iterator[str]:
+    for name in ("task", "embedding_size", "probability"):
+        value, expected_value = getattr(found, name), getattr(expected, name)
+        if value != expected_value:
+            yield _difference_text(head + name, value, expected_value)
+    if found.labels != expected.labels:
+        yield _label_difference(head, found.labels, expected.labels)
+    for label in expected.labels:
+        thresholds = [task.threshold(label) for task in (found, expected)]
+        if thresholds[0] != thresholds[1]:
+            yield _difference_text(f"{head}thresholds.{label}", *thresholds)
+    if list(found.heads) != list(expected.heads):
+        yield _difference_text(f"{head}heads", list(found.heads), list(expected.heads))
+        return
+    for name, task in expected.heads.items():
+        yield from _task_differences(found.heads[name], task, f"{head}heads.{name}.")
+
+
+def _label_difference(head: str, found: Sequence[str], expected: Sequence[str]) -> str:
+    if len(found) != len(expected):
+        return _difference_text(f"{head}labels", f"{len(found)} labels", f"{len(expected)}")
+    first = next(
+        index
+        for index, (value, expected_value) in enumerate(zip(found, expected, strict=True))
+        if value != expected_value
+    )
+    return _difference_text(f"{head}labels[{first}]", found[first], expected[first])
+
+
+def _difference_text(field: str, value: object, expected_value: object) -> str:
+    return f"{field} is {value!r}, the checkpoint's {expected_value!r}"

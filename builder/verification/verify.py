@@ -1,0 +1,158 @@
+"""`builder verify`: compare any artifact with its source, without publishing it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from builder.onnx.precision import onnx_precision, onnx_rounding
+from builder.onnx.simulation import simulated_runner
+from builder.sources.base import Source
+from builder.verification.context import (
+    DEFAULT_MAX_BATCH,
+    CachingRunner,
+    VerificationOptions,
+    select_golden,
+    verification_context,
+)
+from builder.verification.labelled import labelled_set
+from builder.verification.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
+from builder.verification.report import write_page
+from builder.verification.report_images import collect_answers
+from builder.verification.spec_check import compare_specs
+from tritonkit.errors import ArtifactError, CheckFailedError, Problem
+from tritonkit.repository.compatibility import PLANS
+from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.runtimes import open_artifact
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+from tritonkit.system.files import file_sha256
+from tritonkit.triton.model_config import CONFIG_FILE, configured_batch_sizes, read_config
+
+_FORMATS: dict[str, tuple[FormatName, str]] = {
+    ".onnx": ("onnx", "onnxruntime"),
+    ".xml": ("openvino", "OpenVINO"),
+    ".pt": ("torchscript", "torch"),
+    ".plan": ("trt", "TensorRT"),
+    ".rtx": ("rtx", "TensorRT for RTX"),
+}
+"""By file suffix: the format of an artifact, and the library that runs it here."""
+
+
+def verify_artifact(
+    artifact: Path, source: Source, max_batch: int | None, evidence: VerificationOptions, page: Path | None = None
+) -> Verdict:
+    """Compare an artifact with a source, by the limits of the artifact's precision.
+
+    max_batch: the largest batch to test; None is the artifact's own maximum, or 32 where it declares none.
+    page: where to write the HTML report.
+    Raises ArtifactError where the artifact cannot be opened here.
+    """
+    golden = select_golden(source.spec, source.golden, evidence.images)
+    precision = precision_of(artifact)
+    recorded = recorded_problems(artifact, precision) if artifact.suffix in PLANS else []
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        CachingRunner(_open_runner(artifact, source, Path(scratch), recorded)) as runner,
+    ):
+        context = verification_context(
+            source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_in_config(artifact)
+        )
+        if artifact.suffix == ".onnx":
+            verdict = context.verify(runner, precision, artifact)
+        else:
+            verdict = context.verify_answers(runner, precision)
+            problems = (*recorded, *compare_specs(runner.spec, source.spec), *verdict.problems)
+            verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
+            verdict = with_stale_reason(verdict, artifact, source) if artifact.suffix in PLANS else verdict
+        verdict = verdict.model_copy(update=_verdict_fields(artifact, runner))
+        if evidence.data is not None:
+            with labelled_set(source, evidence.data, evidence.masks) as pictures:
+                verdict = pictures.with_quality(verdict, Path(runner.origin))
+        if page is not None:
+            answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
+            write_page(page, source.spec.name, verdict, answers)
+    return verdict
+
+
+def largest_batch(requested: int | None, runner: Runner) -> int:
+    """The requested batch size, else the artifact's own maximum, else 32."""
+    return requested or runner.max_batch or DEFAULT_MAX_BATCH
+
+
+def _sizes_in_config(artifact: Path) -> tuple[int, ...]:
+    """The batch sizes in the config.pbtxt of a published artifact; empty for an artifact outside a repository."""
+    model = artifact.resolve().parent.parent
+    try:
+        return configured_batch_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
+    except ArtifactError:  # `builder check` reports it
+        return ()
+
+
+def _verdict_fields(artifact: Path, runner: Runner) -> dict[str, str]:
+    """The verdict's fields `format` and `proven_by`."""
+    if artifact.suffix not in _FORMATS:  # a checkpoint has no format
+        return {"proven_by": "the checkpoint itself, run by torch"}
+    kind, library = _FORMATS[artifact.suffix]
+    if Path(runner.origin) == artifact:
+        return {"format": kind, "proven_by": f"the artifact itself, run by {library}"}
+    return {"format": kind, "proven_by": f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"}
+
+
+def precision_of(artifact: Path) -> Precision:
+    """Read the precision of an artifact: from an ONNX graph itself, else from the verdict next to it, else fp32.
+
+    The verdict is used only where it belongs to this file: for a plan by the build record, whose layers are then
+    checked, for other artifacts by the hashes in the manifest. Raises ArtifactError.
+    """
+    if artifact.suffix == ".onnx":
+        return onnx_precision(artifact)
+    if not (is_recorded if artifact.suffix in PLANS else _is_published)(artifact):
+        return "fp32"
+    try:
+        return Verdict.model_validate_json(artifact.with_name(VERDICT_FILE).read_bytes()).precision
+    except (OSError, ValidationError):
+        return "fp32"
+
+
+def _is_published(artifact: Path) -> bool:
+    """Whether the hashes in the manifest match the artifact and its verdict."""
+    try:
+        files = Manifest.model_validate_json(artifact.with_name(MANIFEST_FILE).read_bytes()).files
+    except (OSError, ValidationError):
+        return False
+    paths = (artifact, artifact.with_name(VERDICT_FILE))
+    return all(path.name in files and path.is_file() and file_sha256(path) == files[path.name].sha256 for path in paths)
+
+
+def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:
+    """Open the artifact as a runner. recorded: problems already found in the records of a plan."""
+    if artifact.suffix in PLANS:
+        return _open_plan(artifact, source, recorded)
+    if artifact.suffix != ".onnx":
+        return open_artifact(artifact)
+    rounding = onnx_rounding(artifact)  # an int8 graph may also compute in fp16
+    runner = OnnxRuntimeRunner(artifact, spec=source.spec) if rounding != "bf16" else None
+    if runner is not None and (rounding is None or runner.is_on_gpu):
+        return runner
+    return simulated_runner(artifact, source.spec, scratch)
+
+
+def _open_plan(plan: Path, source: Source, recorded: Sequence[Problem]) -> Runner:
+    try:
+        return open_artifact(plan)
+    except ArtifactError as error:
+        stale = [reason] if (reason := stale_reason(plan, source)) is not None else []
+        reasons = "\n".join(f"  {message}" for message in (*stale, *(problem.message for problem in recorded)))
+        if recorded:
+            raise CheckFailedError(
+                f"{plan}: FAILED by its records, before it was run:\n{reasons}",
+                code="verdict.failed",
+                problems=recorded,
+            ) from error
+        raise ArtifactError(f"{error}\n{reasons}" if stale else str(error), code=error.code) from error

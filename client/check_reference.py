@@ -1,0 +1,137 @@
+"""The reference for `client check`: golden images, the expected answers, and the limits for differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from tritonkit.checkpoint import read_spec
+from tritonkit.comparison import FP32_LIMITS, Limits
+from tritonkit.errors import ArtifactError, CheckpointError, InputError, first_line
+from tritonkit.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
+from tritonkit.spec import METADATA_KEY, Frozen, Lineage, ModelSpec
+
+if TYPE_CHECKING:
+    from tritonkit.triton.runner import TritonRunner
+
+_VERDICT_FILE = "verdict.json"
+_EXPORT_INVARIANTS = ("task", "labels", "embedding_size", "input", "preprocess")
+"""Fields of a spec that every export keeps from its checkpoint."""
+
+
+class Reference(NamedTuple):
+    """Golden images with expected answers, and the limits for the served answers."""
+
+    golden: Golden
+    limits: Limits
+    verdict: Path | None
+    """The file that the limits were read from. None means the limits of fp32."""
+
+
+class _VerdictLimits(BaseModel):
+    """The part of `verdict.json` that is needed here."""
+
+    limits: Limits
+
+
+class ReferenceFiles(Frozen):
+    """The files of the reference. Of golden, checkpoint and repository, the first that is set is used."""
+
+    golden: Path | None = None
+    """An `.npz` file. `verdict.json` and `model.json` of its version may be in the same folder."""
+    checkpoint: Path | None = None
+    """A checkpoint; its golden sample has the answers that were recorded in training."""
+    repository: Path = Path("model_repository")
+    verdict: Path | None = None
+    """The `verdict.json` with the limits. None uses the verdict of the version, if it is found."""
+
+    def load(self, runner: TritonRunner) -> Reference:
+        """Read the reference for a runner of one version.
+
+        Raises InputError if there is none or it belongs to another model, ArtifactError for files that cannot be read.
+        """
+        folder = self.repository / runner.model / runner.version
+        if self.golden is not None:
+            path, golden_sample, version_folder = self.golden, _load_golden(self.golden), self.golden.parent
+        elif self.checkpoint is not None:
+            path, golden_sample, version_folder = self.checkpoint, golden_of_checkpoint(self.checkpoint), folder
+            _check_same_model(runner, path, _checkpoint_spec(path))
+        else:
+            path, golden_sample, version_folder = folder / GOLDEN_FILE, _load_golden(folder / GOLDEN_FILE), folder
+        if golden_sample is None or not golden_sample.outputs:
+            raise InputError(
+                f"{path}: no golden sample with answers for {runner.model} version {runner.version}. Set --repository "
+                "to the repository that the server serves, --golden to a golden.npz, or --against to the checkpoint",
+                code="golden.missing",
+            )
+        spec = _folder_spec(version_folder)
+        if version_folder == path.parent:
+            _check_same_model(runner, path, spec)
+        return Reference(
+            golden_sample,
+            *self._load_limits(
+                version_folder, is_version_folder=version_folder == path.parent or _has_spec(runner, spec)
+            ),
+        )
+
+    def _load_limits(self, folder: Path, is_version_folder: bool) -> tuple[Limits, Path | None]:
+        """Return the limits and the file they were read from. Raises ArtifactError.
+
+        is_version_folder: whether the folder surely belongs to the served version.
+        """
+        path = self.verdict or folder / _VERDICT_FILE
+        if self.verdict is None and not (is_version_folder and path.is_file()):
+            return FP32_LIMITS, None
+        try:
+            return _VerdictLimits.model_validate_json(path.read_bytes()).limits, path
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                f"{path}: the verdict cannot be read ({error}); export the model again", code="verdict.unreadable"
+            ) from error
+
+
+def _load_golden(path: Path) -> Golden | None:
+    return Golden.load(path) if path.is_file() else None
+
+
+def _checkpoint_spec(checkpoint: Path) -> ModelSpec | None:
+    """Read the spec of a checkpoint; None for a third-party file, or if the checkpoint itself is missing."""
+    if checkpoint.suffix != ".safetensors" or not checkpoint.is_file():
+        return None
+    try:
+        return read_spec(checkpoint)
+    except CheckpointError:  # weights alone
+        return None
+
+
+def _folder_spec(folder: Path) -> ModelSpec | None:
+    path = folder / METADATA_KEY
+    try:
+        return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path}: the spec cannot be read ({first_line(error)}); export the model again", code="spec.unreadable"
+        ) from error
+
+
+def _has_spec(runner: TritonRunner, spec: ModelSpec | None) -> bool:
+    """Whether the runner's model has this spec, apart from its lineage."""
+    return spec is not None and spec.model_copy(update={"lineage": Lineage()}) == runner.spec.model_copy(
+        update={"lineage": Lineage()}
+    )
+
+
+def _check_same_model(runner: TritonRunner, path: Path, spec: ModelSpec | None) -> None:
+    """Refuse a reference that is known to belong to another model. Raises InputError."""
+    if spec is None:
+        return
+    if differing := [name for name in _EXPORT_INVARIANTS if getattr(spec, name) != getattr(runner.spec, name)]:
+        raise InputError(
+            f"{path}: belongs to another model than {runner.origin} version {runner.version}, because "
+            f"{', '.join(differing)} differ. Set --repository, --golden or --against to the files of the served model",
+            code="golden.other_model",
+        )

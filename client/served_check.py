@@ -1,0 +1,149 @@
+"""Check that a running server still gives the checkpoint's answers.
+
+The server answers the golden images of its version: one by one, in batches of a middle size and of the maximum size,
+and in one batch of each size between. Then it answers the synthetic probes, if the golden sample has their answers.
+All answers are compared with the checkpoint's, within the limits of the version's verdict, or within the limits of
+fp32 if that verdict is not available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from client.check_reference import ReferenceFiles
+from tritonkit.comparison import FP32_LIMITS, PROBES, Comparison, Limits, select_rows, valid_answers
+from tritonkit.comparison_inputs import ComparisonInput, full_batches, intermediate_batches, probe_batch
+from tritonkit.errors import InputError, Problem, TritonkitError
+from tritonkit.golden import Golden
+from tritonkit.runtimes import Outputs
+from tritonkit.spec import Frozen
+from tritonkit.tasks import task_of
+
+if TYPE_CHECKING:
+    from tritonkit.triton.runner import TritonRunner
+
+
+class CheckResult(Frozen):
+    """The result of checking one served model."""
+
+    model: str
+    version: str
+    origin: str
+    images: str
+    limits: Limits
+    verdict: Path | None = None
+    """The file that the limits were read from. None means the limits of fp32."""
+    comparisons: tuple[Comparison, ...]
+    problems: tuple[str, ...]
+    problem_codes: tuple[str, ...] = ()
+    """The stable code of each problem, in the same order."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the server gives the checkpoint's answers."""
+        return not self.problems
+
+
+def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) -> CheckResult:
+    """Compare a served model's answers with the checkpoint's answers.
+
+    Raises InputError without a golden sample of this model, InferenceError if the server does not answer.
+    """
+    runner = runner.pin_version()  # all answers come from the version whose golden sample is read
+    golden, limits, verdict = reference_files.load(runner)
+    if golden.images.shape[1:] != runner.spec.input.shape:
+        expected_shape, golden_shape = list(runner.spec.input.shape), list(golden.images.shape[1:])
+        raise InputError(
+            f"{runner.origin}: expects images of {expected_shape}, got {golden_shape} in the golden sample; "
+            "it may belong to another model",
+            code="golden.image_size",
+        )
+    problems: list[Problem] = []
+    comparisons, task = [], task_of(runner.spec)
+    for test_case, expected in _test_cases(golden, runner):
+        case_limits = limits.for_probes() if test_case.name == PROBES else limits
+        outputs = test_case.infer(runner)
+        if (mismatch := _output_mismatch(expected, outputs)) is not None:
+            problems.append(Problem(mismatch.code, f"{test_case.name}: {mismatch.message}"))
+            break
+        comparison = test_case.compare(task, expected, outputs, golden.outputs, case_limits)
+        comparisons.append(comparison)
+        problems += _comparison_problems(comparison, case_limits)
+    identity = {"model": runner.model, "version": runner.version, "origin": runner.origin, "images": golden.source}
+    return CheckResult(
+        **identity,
+        limits=limits,
+        verdict=verdict,
+        comparisons=tuple(comparisons),
+        problems=tuple(problem.message for problem in problems),
+        problem_codes=tuple(problem.code for problem in problems),
+    )
+
+
+def _test_cases(golden: Golden, runner: TritonRunner) -> Iterator[tuple[ComparisonInput, Outputs]]:
+    """Yield the batches to send with their expected answers: golden images, then probes if their answers are known."""
+    largest = max(1, runner.max_batch or 1)
+    for test_case in (
+        *full_batches(golden, largest),
+        *intermediate_batches(golden, largest, _preferred_batch_sizes(runner)),
+    ):
+        yield test_case, test_case.expected(runner, golden.outputs)
+    if golden.probe_outputs:
+        probe_rows = np.flatnonzero(valid_answers(task_of(runner.spec), golden.probe_outputs))
+        if len(probe_rows):
+            yield probe_batch(golden, largest).select(probe_rows), select_rows(golden.probe_outputs, probe_rows)
+
+
+def _preferred_batch_sizes(runner: TritonRunner) -> list[int]:
+    """Return the preferred batch sizes of the server's configuration."""
+    batching = runner.server.config(runner.model, runner.version).get("dynamic_batching", {})
+    return [int(size) for size in batching.get("preferred_batch_size", ())]
+
+
+def failed_check(model: str, version: str, origin: str, error: TritonkitError) -> CheckResult:
+    """Return the result for a model that could not be checked."""
+    identity = {"model": model, "version": version, "origin": origin, "images": ""}
+    return CheckResult(
+        **identity, limits=FP32_LIMITS, comparisons=(), problems=(str(error),), problem_codes=(error.code,)
+    )
+
+
+def _output_mismatch(expected: Outputs, actual: Outputs) -> Problem | None:
+    """Explain why outputs cannot be compared; None if they can. The expected outputs are finite."""
+    for name, array in expected.items():
+        if name not in actual:
+            return Problem(
+                "check.missing_output", f"expected the output {name}, got {', '.join(actual)} from the server"
+            )
+        if actual[name].shape != array.shape:
+            return Problem(
+                "check.shape",
+                f"{name}: the server's shape is {list(actual[name].shape)}, the checkpoint's {list(array.shape)}",
+            )
+        if np.issubdtype(actual[name].dtype, np.floating) and not np.isfinite(actual[name]).all():
+            return Problem("check.nan", f"{name}: the server's values contain NaN or Inf")
+    return None
+
+
+def _comparison_problems(comparison: Comparison, limits: Limits) -> list[Problem]:
+    problems = []
+    if not comparison.is_within(limits):
+        problems.append(
+            Problem(
+                "check.values",
+                f"{comparison.asked}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+                f"relative {comparison.relative:.1e} (limit {limits.relative:.0e})",
+            )
+        )
+    if comparison.decisions_kept < limits.decisions:
+        problems.append(
+            Problem(
+                "check.decisions",
+                f"{comparison.asked}: the answer changes for {1 - comparison.decisions_kept:.0%} of the images",
+            )
+        )
+    return problems

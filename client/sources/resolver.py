@@ -1,0 +1,85 @@
+"""Resolve one path or address to its picture or pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
+from tempfile import TemporaryFile
+from typing import BinaryIO
+
+from client.picture import Picture, as_unicode, picture_of_file
+from client.sources.containers import ContainerTypes, container_of, unpack, with_error_entry
+from client.sources.content import FailedContent, Fetch
+from client.sources.naming import address_path, is_address, is_web, public_name, public_relative_path
+from client.sources.stores import Store, open_store
+from client.sources.web import FetchPolicy, fetch, fetch_into
+from tritonkit.errors import InputError
+from tritonkit.images.preprocess import ImageError
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Makes pictures of paths and addresses. Files are opened when a picture is taken; errors become pictures too."""
+
+    container_types: ContainerTypes
+    policy: FetchPolicy
+
+    def resolve(self, text: str, folder: Path, relative_path: PurePath) -> Iterator[Picture]:
+        """Return the pictures of an address, or of a path that may be relative to `folder`."""
+        return self.resolve_address(text) if is_address(text) else self.resolve_file(folder / text, relative_path)
+
+    def resolve_file(self, path: Path, relative_path: PurePath) -> Iterator[Picture]:
+        """Return the pictures of a local file."""
+        container = container_of(path.name, self.container_types)
+        if container is None:
+            return iter((picture_of_file(path, relative_path),))
+        name = as_unicode(path)
+        pictures = unpack(container, name, relative_path.with_suffix(""), partial(open_file, path))
+        return with_error_entry(name, relative_path, pictures)
+
+    def resolve_address(self, address: str) -> Iterator[Picture]:
+        """Return the pictures of an address."""
+        if is_web(address):
+            read_into = partial(fetch_into, address, policy=self.policy)
+            return self._resolve_remote(address, partial(fetch, address, self.policy), read_into)
+        try:
+            store = open_store(address)
+        except InputError as error:
+            return iter((Picture(public_name(address), public_relative_path(address), FailedContent(str(error))),))
+        return self._resolve_remote(address, partial(store.read, store.path), partial(store.read_into, store.path))
+
+    def resolve_stored(self, store: Store, path: str) -> Iterator[Picture]:
+        """Return the pictures of a file in an open store."""
+        return self._resolve_remote(store.name_of(path), partial(store.read, path), partial(store.read_into, path))
+
+    def _resolve_remote(
+        self, address: str, read: Callable[[], bytes], read_into: Callable[[BinaryIO], None]
+    ) -> Iterator[Picture]:
+        name, relative_path = public_name(address), public_relative_path(address)
+        container = container_of(address_path(address), self.container_types)
+        if container is None:
+            return iter((Picture(name, relative_path, Fetch(read)),))
+        pictures = unpack(container, name, relative_path.with_suffix(""), partial(_fetch_to_temporary_file, read_into))
+        return with_error_entry(name, relative_path, pictures)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, and ImageError for an invalid name."""
+    try:
+        return path.open("rb")
+    except ValueError as error:
+        raise ImageError("the file name is invalid") from error
+
+
+def _fetch_to_temporary_file(read_into: Callable[[BinaryIO], None]) -> BinaryIO:
+    """Download to an unnamed temporary file, because a container is read at many offsets."""
+    file = TemporaryFile()  # noqa: SIM115 - the reader closes it
+    try:
+        read_into(file)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file

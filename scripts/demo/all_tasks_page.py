@@ -1,0 +1,113 @@
+"""Check the metrics of the example trainings against minimum values, and write the HTML page that shows them.
+
+python -m scripts.demo.all_tasks_page all_tasks NAME...
+
+Exits with 1 if a model is below the minimum of its task, or if checkpoint, ONNX file and Triton give different metrics.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonkit import pages
+
+MEASURED = ("checkpoint", "onnx", "triton")
+MAX_DIFFERENCE = 0.001
+AT_LEAST = {
+    "fashion": ("accuracy", 0.88),
+    "mosaics": ("map", 0.80),
+    "units": ("recall@1", 0.93),
+    "stamps": ("iou", 0.75),
+    "heads": ("digit.accuracy", 0.95),
+}
+DRAWN = ("predictions.png", "curves.png", "confusion.png")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one example. `metrics`: by name, the values of checkpoint, ONNX file and Triton."""
+
+    name: str
+    task: str
+    seconds: int
+    metric: str
+    least: float
+    metrics: dict[str, list[float]]
+    verdict: str
+    gallery: str
+    drawings: tuple[str, ...]
+
+    @property
+    def reached(self) -> float:
+        """Value of the task's metric with the checkpoint."""
+        return self.metrics[self.metric][0]
+
+    @property
+    def difference(self) -> float:
+        """Largest difference between the three, over all metrics."""
+        return max(max(values) - min(values) for values in self.metrics.values())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the metric reaches its minimum and is the same when served."""
+        return self.reached >= self.least and self.difference < MAX_DIFFERENCE
+
+
+def main(folder: Path, names: Sequence[str]) -> int:
+    """Print a line for each example, and write `index.html`."""
+    results = [_result(folder, name) for name in names]
+    for result in results:
+        print(_sentence(result))
+    template = pages.templates(Path(__file__).parent).get_template("all_tasks_page.html.jinja")
+    page = template.render(results=results, max_difference=MAX_DIFFERENCE)
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    print(f"open {folder / 'index.html'} in a browser")
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _sentence(result: Result) -> str:
+    values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
+    return (
+        f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
+        f"least {result.least}), largest difference of any metric {result.difference:.6f}, "
+        f"trained in {result.seconds} s"
+    )
+
+
+def _result(folder: Path, name: str) -> Result:
+    part, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
+    measured = [_read(part / f"{what}.json")["metrics"] for what in MEASURED]
+    verdict = _read(version / "verdict.json")
+    worst = max(comparison["max_abs"] for comparison in verdict["comparisons"])
+    kept = min(comparison["decisions_kept"] for comparison in verdict["comparisons"])
+    metric, least = AT_LEAST[name]
+    return Result(
+        name=name,
+        task=_read(version.parent / "model.json")["task"],
+        seconds=int((part / "seconds").read_text()),
+        metric=metric,
+        least=least,
+        metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
+        verdict=f"{'passed' if verdict['passed'] else 'failed'}, largest error {worst:.1e}, {kept:.0%} decisions kept",
+        gallery=(part / "answers.html").read_text(encoding="utf-8"),
+        drawings=tuple(_data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _data_url(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,41 @@
+"""Check the results of the demo against expected values, print them, and write the demo page.
+
+python -m scripts.demo.demo_answers demo
+
+Exits with 1 if a result is worse than expected.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from scripts.demo.demo_page import is_right, rows_of, write_page
+
+CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
+
+
+def main(demo: Path) -> int:
+    """Print a line with the measured value for each expectation."""
+    accuracy = json.loads((demo / "test.json").read_text())["metrics"]["accuracy"]
+    photos = {Path(row["path"]).stem: row["label"] for row in rows_of(demo / "photos.jsonl")}
+    digits = rows_of(demo / "digits.jsonl")
+    right = sum(is_right(row) for row in digits)
+    record = json.loads((demo / "record.json").read_text())
+    best = max(level["share_of_limit"] for level in record["levels"])
+    expectations = [
+        (accuracy >= 0.95, f"held-out digits: accuracy {accuracy:.4f} (at least 0.95)"),
+        (right >= 0.9 * len(digits), f"digits through Triton: {right} of {len(digits)} right"),
+        (photos["cat"] in CATS, f"the cat is called {photos['cat']!r}"),
+        (photos["coffee_cup"] == "espresso", f"the coffee cup is called {photos['coffee_cup']!r}"),
+    ]
+    for reached, sentence in expectations:
+        print("ok  " if reached else "FAIL", sentence)
+    print(f"     served at {best:.0%} of the in-process rate at the best concurrency")
+    write_page(demo)
+    return 0 if all(reached for reached, _ in expectations) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Fault drills: kill, cut and reload at full size."""

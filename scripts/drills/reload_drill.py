@@ -1,0 +1,283 @@
+"""Publish new versions every few seconds under load; each request must succeed with an answer of a live version.
+
+python -m scripts.drills.reload_drill [--seconds 60] [--every 2] [--threads 4] [--over grpc|http] [--output FILE.json]
+
+Three tiny networks with different weights are exported once. Their files are then published repeatedly, each time as
+the next version and in the builder's way: prepared in a staging folder as hard links, then renamed. After each
+publication the server loads the model, and all versions but the newest two are deleted. Threads send requests all the
+time, without retries. An answer is correct if it comes from the network of its version, and if that version was live at
+some moment of the request: its loading began before the answer came, and no newer version was loaded before the request
+was sent. Exits with 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from builder.export import ExportRequest, export
+from builder.repository.publish import publication
+from builder.repository.retention import keep_newest
+from builder.sources import source_from_checkpoint
+from scripts.drills.kill_drill import tiny_network
+from scripts.ports import free_ports
+from server.local_control import local_control
+from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tritonkit.errors import TritonkitError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.networks.network import save_network
+from tritonkit.runtimes import open_artifact
+from tritonkit.spec import Frozen, ModelSpec, Outputs
+from tritonkit.system.console import exit_code
+from tritonkit.system.files import atomic_write
+from tritonkit.triton.connection import Connection
+from tritonkit.triton.runner import TritonRunner, TritonServer
+
+MODEL = "changing"
+NETWORKS = 3
+SIDE = 128
+BATCH = 8
+"""Large enough for shared memory."""
+TOLERANCE = 1e-4
+"""Of a probability; the networks differ by far more."""
+KEEP = 2
+MAX_FAILURES_LISTED = 20
+
+Protocol = Literal["grpc", "http"]
+
+
+class ReloadDrillResult(Frozen):
+    """Result of the drill."""
+
+    seconds: float
+    versions: int
+    """Published under load."""
+    requests: int
+    answered_by: dict[str, int]
+    """Answers, by version."""
+    left: tuple[str, ...]
+    """Versions in the repository at the end."""
+    failed: int
+    """Requests that failed, publications that did, and answers that were wrong."""
+    failures: tuple[str, ...]
+    """The first of them."""
+
+
+@dataclass
+class Ledger:
+    """Load times of versions. Written by one thread, read by all."""
+
+    begun: dict[int, float] = field(default_factory=dict)
+    loaded: dict[int, float] = field(default_factory=dict)
+
+    def was_live(self, version: int, sent: float, answered: float) -> bool:
+        """Whether a version was live at some moment between two times."""
+        replaced = any(loaded_at < sent for newer, loaded_at in list(self.loaded.items()) if newer > version)
+        return self.begun.get(version, answered) < answered and not replaced
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The exported files, and what each answers to the same pictures."""
+
+    folders: tuple[Path, ...]
+    images: ImageArray
+    answers: tuple[Outputs, ...]
+
+    def match(self, version: int, outputs: Outputs) -> bool:
+        """Whether outputs are those of the network of a version."""
+        expected = self.answers[version % len(self.answers)]
+        return all(np.allclose(outputs[name], expected[name], atol=TOLERANCE) for name in expected)
+
+
+@dataclass
+class Traffic:
+    """Sends requests one after another in each thread, and counts answers and failures."""
+
+    server: TritonServer
+    spec: ModelSpec
+    networks: Networks
+    ledger: Ledger
+    answered: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send_requests(self) -> None:
+        """Send requests until `over` is set."""
+        while not self.over.is_set():
+            sent = time.monotonic()
+            try:
+                outputs, version = self.server.infer(MODEL, "", self.spec, self.networks.images)
+            except TritonkitError as error:
+                self.failures.append(f"failed: {error}")
+                continue
+            problem = self._problem(int(version), outputs, sent)
+            with self._lock:
+                self.answered[int(version)] += 1
+            if problem:
+                self.failures.append(f"version {version}: {problem}")
+
+    def _problem(self, version: int, outputs: Outputs, sent: float) -> str:
+        if not self.networks.match(version, outputs):
+            return "the answers are not those of its network"
+        if not self.ledger.was_live(version, sent, time.monotonic()):
+            return "it answered, and was not live"
+        return ""
+
+
+def drill(
+    folder: Path, seconds: float, every_s: float, threads: int, over: Protocol, report: Callable[[str], None]
+) -> ReloadDrillResult:
+    """Run the drill in an empty folder. Raises TritonkitError when it cannot even begin."""
+    networks = export_networks(folder / "networks", report)
+    repository = folder / "repository"
+    shutil.copytree(folder / "networks" / "1", repository)
+    with serving(repository, folder / "state") as server:
+        url = server.options.grpc_url if over == "grpc" else server.options.http_url
+        with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
+            traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
+            request_threads = [
+                threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
+            ]
+            for thread in request_threads:
+                thread.start()
+            try:
+                published = publish_all(server, repository, traffic, seconds, every_s, report)
+            finally:
+                traffic.over.set()
+                for thread in request_threads:
+                    thread.join()
+    return summarize(seconds, published, traffic, repository)
+
+
+def summarize(seconds: float, published: int, traffic: Traffic, repository: Path) -> ReloadDrillResult:
+    """Create the result of a drill. published: number of versions published in `seconds`."""
+    return ReloadDrillResult(
+        seconds=seconds,
+        versions=published,
+        requests=sum(traffic.answered.values()) + sum(line.startswith("failed") for line in traffic.failures),
+        answered_by={str(version): count for version, count in sorted(traffic.answered.items())},
+        left=tuple(sorted(path.name for path in (repository / MODEL).iterdir() if path.name.isdecimal())),
+        failed=len(traffic.failures),
+        failures=tuple(traffic.failures[:MAX_FAILURES_LISTED]),
+    )
+
+
+def publish_all(
+    server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
+) -> int:
+    """Publish and load a version every `every_s` seconds; return their number."""
+    control = local_control(server, timeout_s=60)
+    began = time.monotonic()
+    published = 0
+    while (due := published * every_s) < seconds:
+        time.sleep(max(0.0, began + due - time.monotonic()))
+        try:
+            version = publish(repository, traffic.networks)
+            traffic.ledger.begun[version] = time.monotonic()
+            control.load(MODEL)
+            traffic.ledger.loaded[version] = time.monotonic()
+            keep_newest(repository / MODEL, KEEP)
+        except TritonkitError as error:
+            traffic.failures.append(f"a version could not be published: {error}")
+            return published
+        published += 1
+        report(f"version {version}: {sum(traffic.answered.values())} answers, {len(traffic.failures)} failures")
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    return published
+
+
+def publish(repository: Path, networks: Networks) -> int:
+    """Add the next version, hard links to the files of its network. Returns its number."""
+    with publication(repository, MODEL) as prepared:
+        for path in networks.folders[prepared.version % len(networks.folders)].iterdir():
+            os.link(path, prepared.version_folder / path.name)
+        return prepared.version
+
+
+def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
+    """Export the networks; version 1 has the files of the second, number 1."""
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
+    folders, answers = [], []
+    for number in range(NETWORKS):
+        report(f"exporting network {number + 1} of {NETWORKS}")
+        checkpoint = folder / f"{number}.safetensors"
+        folder.mkdir(exist_ok=True, parents=True)
+        save_network(checkpoint, tiny_network(MODEL, number, SIDE))
+        request = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
+        published = export(source_from_checkpoint(checkpoint, MODEL), request, lambda step: None)
+        folders.append(published.artifact.parent)
+        with open_artifact(published.artifact, threads=1) as runner:
+            answers.append(runner.infer(images))
+    networks = Networks(tuple(folders), images, tuple(answers))
+    if any(networks.match(other, answers[number]) for number in range(NETWORKS) for other in range(number)):
+        raise TritonkitError("two of the networks give the same answers", code="checkpoint.equal_networks")
+    return networks
+
+
+@contextmanager
+def serving(repository: Path, state: Path) -> Iterator[Server]:
+    """A server of the repository on ports that nobody uses, remembered in `state`."""
+    http, grpc, metrics = free_ports()
+    before = os.environ.get(STATE_VARIABLE)
+    os.environ[STATE_VARIABLE] = str(state)
+    try:
+        options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+        server = start(options, stops_with_parent=True)
+        try:
+            wait_until_ready(server, 120)
+            yield server
+        finally:
+            stop(server)
+    finally:
+        os.environ.pop(STATE_VARIABLE)
+        if before is not None:
+            os.environ[STATE_VARIABLE] = before
+
+
+def main() -> int:
+    """Run the drill, print its result, and return the exit code."""
+    arguments = _parse_arguments()
+    with tempfile.TemporaryDirectory(prefix="reload_drill.") as folder:
+        try:
+            report = partial(print, flush=True)
+            result = drill(Path(folder), arguments.seconds, arguments.every, arguments.threads, arguments.over, report)
+        except TritonkitError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return exit_code(error)
+    print(f"{result.requests} requests, {result.versions} versions in {result.seconds:g} s, {result.failed} failures")
+    for failure in result.failures:
+        print(failure)
+    if arguments.output is not None:
+        with atomic_write(arguments.output) as path:
+            path.write_text(result.model_dump_json(indent=2))
+    return 1 if result.failed else 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--every", type=float, default=2.0)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--over", choices=("grpc", "http"), default="grpc")
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

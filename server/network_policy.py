@@ -1,0 +1,177 @@
+"""Checks, before the start, what a server exposes to other machines and whether its certificates are usable."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import time
+from pathlib import Path
+
+from server.options import Options
+from server.security import Security, ServerTokens
+from tritonkit.errors import InputError, Problem
+from tritonkit.triton.connection import TOKEN_VARIABLE
+from tritonkit.triton.tls import SWAPPED, is_key_swapped
+
+_KEY_MISMATCH_REASONS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""OpenSSL's reasons for a key that does not belong to the certificate."""
+
+
+def check_exposure(options: Options) -> None:
+    """Check that address, exposure and TLS options fit together. Raises InputError."""
+    security = options.security
+    check_certificates(security)
+    if security.expose and not options.is_exposed:
+        raise InputError(
+            f"--expose needs a --host that other machines can reach, such as 0.0.0.0; got {options.host}",
+            code="option.expose_loopback",
+        )
+    if options.is_exposed and not security.expose:
+        raise InputError(
+            f"--host {options.host}: other machines can reach this address; add --expose to allow it",
+            code="option.needs_expose",
+        )
+    if security.plaintext and not security.expose:
+        raise InputError(
+            "--insecure lets other machines connect without TLS; it needs --expose", code="option.insecure_alone"
+        )
+    if options.is_exposed and not (security.has_tls or security.plaintext):
+        raise InputError(
+            f"--expose without TLS: anyone who can reach {options.host} could use every model, and read images, "
+            "responses and tokens on the network. Add --tls-cert FILE and --tls-key FILE, or --insecure to accept this",
+            code="option.expose_without_tls",
+        )
+
+
+def check_certificates(security: Security) -> None:
+    """Check the TLS files, so that no connection fails after the start. Raises InputError."""
+    certificate, key, ca = security.tls_certificate, security.tls_key, security.tls_ca
+    if (certificate is None) != (key is None):
+        raise InputError("--tls-cert and --tls-key need each other; add the missing option", code="option.tls_pair")
+    if ca is not None:
+        if certificate is None:
+            raise InputError(
+                "--tls-ca (mutual TLS) needs --tls-cert and --tls-key, the certificate of the server",
+                code="option.tls_ca_alone",
+            )
+        _check_authority(ca)
+    if certificate is not None and key is not None:
+        _check_certificate_and_key(certificate, key)
+
+
+def exposure_notes(options: Options, tokens: ServerTokens) -> list[str]:
+    """Return sentences that say what other machines can reach and what they need; none on loopback."""
+    if not options.is_exposed:
+        return []
+    address = f"{options.host}:{options.grpc_port}"
+    audience = f"anyone with the token of ${TOKEN_VARIABLE}" if tokens.use else "anyone who can reach it"
+    if not options.security.has_tls:
+        ports = f"{options.http_port} (HTTP) and {options.metrics_port} (metrics)"
+        return [
+            f"exposed without encryption: gRPC {address}, and on the same address {ports}; {audience} can use every "
+            "model. Images, responses and tokens can be read on the network.",
+        ]
+    client = f" and a certificate signed by {options.security.tls_ca}" if options.security.tls_ca else ""
+    return [
+        f"exposed with TLS: gRPC {address}; {audience}{client} can use every model.",
+        f"HTTP and metrics listen on {options.http_host} only: Triton has no TLS for them.",
+    ]
+
+
+def security_warnings(options: Options) -> list[Problem]:
+    """Return warnings about an unsafe setup that still works."""
+    warnings = []
+    if os.geteuid() == 0 and options.runtime == "pip":
+        message = "Triton runs as root; run it as a separate user who may only read the model repository"
+        warnings.append(Problem("server.runs_as_root", message))
+    key = options.security.tls_key
+    if key is not None and key.is_file() and key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        warnings.append(Problem("tls.readable_key", f"{key}: other users can read this key; run: chmod 600 {key}"))
+    return warnings
+
+
+def _check_authority(path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _check_readable(path, "--tls-ca")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.ca_not_pem") from error
+    expiries = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in context.get_ca_certs()]
+    if not expiries:
+        raise InputError(
+            f"--tls-ca {path}: contains no CA certificate (CA:TRUE), so no client could connect", code="tls.not_a_ca"
+        )
+    if max(expiries) < time.time():
+        raise InputError(f"--tls-ca {path}: has expired; get a new one from its issuer", code="tls.expired_ca")
+
+
+def _check_certificate_and_key(certificate: Path, key: Path) -> None:
+    """Load both files as a server does, and make a TLS handshake in memory, which also finds an expired certificate."""
+    _check_readable(certificate, "--tls-cert")
+    _check_readable(key, "--tls-key")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(certificate, key, password=_refuse_password)
+    except ssl.SSLError as error:
+        if error.reason in _KEY_MISMATCH_REASONS:
+            raise InputError(f"--tls-key {key}: is not the key of {certificate}", code="tls.wrong_key") from error
+        if is_key_swapped(certificate, key):
+            raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})", code="tls.swapped") from error
+        if error.reason:  # OpenSSL read the file and refused it: short key, weak hash
+            raise _unusable_certificate(certificate, error) from error
+        raise InputError(
+            f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM", code="tls.not_pem"
+        ) from error
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this certificate itself, whoever signed it
+    client.load_verify_locations(certificate)
+    try:
+        _handshake(server, client)
+    except ssl.SSLCertVerificationError as error:
+        raise InputError(
+            f"--tls-cert {certificate}: {error.verify_message}; get a new one from its issuer", code="tls.invalid"
+        ) from error
+    except ssl.SSLError as error:
+        raise _unusable_certificate(certificate, error) from error
+
+
+def _unusable_certificate(certificate: Path, error: ssl.SSLError) -> InputError:
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    return InputError(
+        f"--tls-cert {certificate}: cannot be used for TLS ({reason}); create one with a P-256 key, or with an RSA key "
+        "of 2048 bits",
+        code="tls.unusable",
+    )
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Make a TLS handshake in memory. Raises ssl.SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peers = [
+        client.wrap_bio(to_client, to_server, server_side=False),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while peers:
+        for peer in tuple(peers):
+            try:
+                peer.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            peers.remove(peer)
+
+
+def _check_readable(path: Path, option: str) -> None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}", code="tls.unreadable") from error
+
+
+def _refuse_password() -> str:
+    raise InputError(
+        "--tls-key: is encrypted with a password, which Triton cannot ask for; give a key without one",
+        code="tls.encrypted_key",
+    )

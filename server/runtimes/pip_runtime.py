@@ -1,0 +1,96 @@
+"""The pip runtime: the `tritonserver` binary of the nvidia-pytriton wheel, as a local process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from server.options import Options, triton_arguments
+from server.runtimes.base import LOG_FILE, ProgressCallback, Runtime, Server
+from server.runtimes.pip_environment import find_pip_environment
+from server.security import ServerTokens
+from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE, stop_with_parent
+
+_READY_FILE = "ready"
+_STOP_TIMEOUT_S = 30.0
+_RESTART_LINE = re.compile(rf"{RESTART_PREFIX} in \d+ s: Triton ended with ")
+"""Can start in the middle of a line: a crashed Triton leaves its last line unfinished."""
+
+
+class PipRuntime(Runtime):
+    """Runs Triton as a local process."""
+
+    def launch(
+        self, options: Options, tokens: ServerTokens, folder: Path, stops_with_parent: bool, report: ProgressCallback
+    ) -> Server:
+        """Copy the backends into `folder` and start the binary under the supervisor. Raises ServerError."""
+        environment = find_pip_environment()
+        backends = folder.resolve() / "backends"
+        environment.copy_backends(backends)
+        arguments = triton_arguments(options, tokens, str(options.repository), backend_directory=str(backends))
+        if options.cache_mib:
+            arguments.append(f"--cache-directory={environment.caches}")
+        ready = folder.resolve() / _READY_FILE
+        ready.unlink(missing_ok=True)
+        with (folder / LOG_FILE).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), str(environment.binary), *arguments],
+                env=environment.environment(),
+                cwd=folder,  # not tritonkit's folder: Triton's Python stubs import `model`
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=stop_with_parent() if stops_with_parent else None,
+            )
+        try:
+            started = psutil.Process(process.pid).create_time()
+        except BaseException:
+            process.kill()  # without a state file `server down` could not stop it
+            raise
+        return Server(options=options, tokens=tokens, pid=process.pid, started=started)
+
+    def is_alive(self, server: Server) -> bool:
+        """Whether the started process still runs."""
+        return _find_process(server) is not None
+
+    def restart_on_failure(self, server: Server) -> None:
+        """Create the file that the supervisor looks for when Triton crashes."""
+        (server.folder / _READY_FILE).touch()
+
+    def restart_count(self, server: Server) -> int:
+        """Count the restarts in the log."""
+        return len(_RESTART_LINE.findall(server.log.read_text(errors="replace"))) if server.log.is_file() else 0
+
+    def stop(self, server: Server) -> None:
+        """Terminate the process; kill it and its children after a timeout."""
+        process = _find_process(server)
+        if process is not None:
+            _stop_processes(process)
+
+
+def _find_process(server: Server) -> psutil.Process | None:
+    try:
+        process = psutil.Process(server.pid)
+        is_same = abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if is_same else None
+
+
+def _stop_processes(process: psutil.Process) -> None:
+    try:
+        processes = [process, *process.children(recursive=True)]
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+    for survivor in alive:
+        with suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    psutil.wait_procs(alive, timeout=5)

@@ -1,0 +1,135 @@
+"""A Triton that dies is started again, once it was ready; one that is lines to end ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import Result
+
+from server.process import Options, Server, running_servers, stop
+from server.runtimes.table import runtime_of
+from server.security import ServerTokens
+from server.supervisor import RESTART_PREFIX, SUPERVISOR_FILE
+
+Command = Callable[..., Result]
+DIES = "echo began; kill -SEGV $$"
+LIVES = "sleep 60 & trap 'kill $!; exit 7' TERM; echo began; wait"
+
+
+@contextmanager
+def supervised(ready: Path, script: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-I", str(SUPERVISOR_FILE), str(ready), "/bin/sh", "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def until(condition: Callable[[], bool], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def test_death_before_it_was_ready_is_the_end(tmp_path: Path) -> None:
+    with supervised(tmp_path / "ready", DIES) as process:
+        printed, _ = process.communicate(timeout=20)
+    assert (printed, process.returncode) == ("began\n", 128 + signal.SIGSEGV)
+
+
+def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "ready").touch()
+    with supervised(tmp_path / "ready", DIES) as process:
+        lines = [line(process) for _ in range(4)]
+    again = f"{RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
+    assert lines == ["began\n", again.format(1), "began\n", again.format(2)]
+
+
+def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    (tmp_path / "ready").touch()
+    server = Server(options=Options(repository=tmp_path), tokens=ServerTokens(admin="a"))
+    server.folder.mkdir(parents=True)
+    with supervised(tmp_path / "ready", "printf 'I1121 half a'; kill -SEGV $$") as process:
+        server.log.write_text(line(process))
+    assert server.log.read_text().startswith("I1121 half a" + RESTART_PREFIX)
+    assert runtime_of(server).restart_count(server) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_wish_to_end_is_passed_on_and_its_exit_code_returned(tmp_path: Path, number: int) -> None:
+    (tmp_path / "ready").touch()
+    with supervised(tmp_path / "ready", LIVES) as process:
+        line(process)
+        os.kill(process.pid, number)
+        assert process.wait(10) == 7
+
+
+def test_wish_to_end_is_heard_in_a_pause(tmp_path: Path) -> None:
+    (tmp_path / "ready").touch()
+    with supervised(tmp_path / "ready", DIES) as process:
+        line(process), line(process)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
+def test_child_ends_when_its_keeper_is_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path / "ready", LIVES) as process:
+        line(process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_server_answers_again_after_triton_died(
+    command: Command,
+    tiny_repository: Path,
+    free_ports: Callable[[], list[str]],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
+    up = ("server", "up", "--repository", tiny_repository, *free_ports())
+    first = command(*up)
+    assert first.exit_code == 0, first.stderr
+    running = running_servers()[0]
+    try:
+        assert json.loads(command("server", "status", "--json").stdout)[0]["restarts"] == 0
+        (triton,) = psutil.Process(running.pid).children()
+        assert triton.name() == "tritonserver"
+        triton.send_signal(signal.SIGSEGV)
+        triton.wait(30)
+        assert command(*up).exit_code, "its ports are taken, though nobody may hold them now"
+        assert running_servers() == [running]
+        ask = ("client", "infer", photos / "cat.jpg", "--model", "pets", "--url", running.options.grpc_url)
+        assert command(*ask, "--wait", 60).exit_code == 0
+        until(running.is_ready)
+        assert "restarted 1 time" in command("server", "status").stdout
+        assert "Triton ended with signal 11" in command("server", "logs", "-n", 1000).stdout
+        processes = psutil.Process(running.pid).children(recursive=True)
+    finally:
+        stop(running)
+    assert not psutil.wait_procs(processes, timeout=1)[1]
+    assert running_servers() == []

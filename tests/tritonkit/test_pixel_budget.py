@@ -1,0 +1,114 @@
+"""Large pictures are decoded a few at a time, and in little more memory than they take themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tritonkit.images.pixel_budget import PIXELS_PER_THREAD, PixelBudget
+from tritonkit.images.preprocess import MAX_PIXELS, ImageError, Preprocess, load_image
+
+ROOT = Path(__file__).parents[2]
+SIDE = 4000
+MIB = 2**20
+
+
+class Watched:
+    """A budget, and the most pixels that were ever held of it."""
+
+    def __init__(self, budget: PixelBudget) -> None:
+        self.most = self._held = 0
+        self._budget = budget
+        self._lock = threading.Lock()
+
+    def hold(self, pixels: int) -> int:
+        with self._budget(pixels):
+            with self._lock:
+                self._held += pixels
+                self.most = max(self.most, self._held)
+            time.sleep(0.001)
+            with self._lock:
+                self._held -= pixels
+        return pixels
+
+
+def test_no_more_pixels_are_held_than_there_is_room_for() -> None:
+    watched = Watched(PixelBudget(10))
+    wanted = [int(pixels) for pixels in np.random.default_rng(0).integers(1, 11, 200)]
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(watched.hold, wanted)) == wanted
+    assert watched.most <= 10
+
+
+def test_picture_has_all_the_room_alone_when_it_is_larger() -> None:
+    budget = PixelBudget(10)
+    with ThreadPoolExecutor(1) as other, budget(1_000_000):
+        small = other.submit(Watched(budget).hold, 1)
+        time.sleep(0.02)
+        assert not small.done()
+    assert small.result() == 1
+
+
+def test_room_is_given_back_when_a_picture_is_broken() -> None:
+    budget = PixelBudget(10)
+    for _ in range(3):
+        with pytest.raises(ImageError), budget(10):
+            raise ImageError("broken")
+
+
+def test_each_thread_has_room_for_a_photograph() -> None:
+    assert PIXELS_PER_THREAD >= 6000 * 4000 + 512 * 6000
+    assert PixelBudget.for_threads(2, at_least=MAX_PIXELS).pixels == MAX_PIXELS
+    assert PixelBudget.for_threads(64, at_least=MAX_PIXELS).pixels == 64 * PIXELS_PER_THREAD
+    with pytest.raises(ValueError, match="got 0"):
+        PixelBudget(0)
+
+
+def test_room_is_asked_for_before_a_picture_is_decoded(photos: Path) -> None:
+    class NoRoomError(Exception):
+        """Raised in place of waiting."""
+
+    def none(pixels: int) -> PixelBudget:
+        raise NoRoomError(pixels)
+
+    cat = photos / "cat.jpg"
+    width, height = Image.open(cat).size
+    with pytest.raises(NoRoomError) as caught:
+        load_image(cat.read_bytes(), Preprocess(24, 24), none)  # type: ignore[arg-type] - it never comes to it
+    assert caught.value.args == (width * height + 24 * max(width, height),)
+    with pytest.raises(ImageError, match=f"{width * height - 1:,}") as refused:
+        load_image(cat.read_bytes(), Preprocess(24, 24), most=width * height - 1)
+    assert refused.value.code == "image.pixels"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_picture_takes_little_more_than_itself_and_its_colours(tmp_path: Path, mode: str) -> None:
+    for side, name in ((8, "small.png"), (SIDE, "large.png")):
+        Image.new(mode, (side, side)).save(tmp_path / name, compress_level=1)
+    code = """if True:
+        import resource
+        from pathlib import Path
+        from tritonkit.images.preprocess import Preprocess, load_file
+        for name in ("small.png", "large.png"):
+            load_file(Path(name), Preprocess(24, 24))
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after - before < 8 * SIDE**2 + 32 * MIB, "twice 4 bytes a pixel, and what a band takes"
+
+
+def test_file_stands_alone_so_that_a_server_can_carry_it(tmp_path: Path) -> None:
+    (tmp_path / "carried.py").write_bytes((ROOT / "tritonkit" / "images" / "pixel_budget.py").read_bytes())
+    code = "import sys, carried; print(carried.PixelBudget(1).pixels, {'model', 'numpy', 'PIL'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "1 set()\n", done.stderr

@@ -1,0 +1,490 @@
+"""Decoding: what is read, what it becomes, and what is refused. All pictures are made from a photograph."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from tritonkit.images import preprocess
+from tritonkit.images.mask_fitting import fit_mask
+from tritonkit.images.preprocess import (
+    Geometry,
+    ImageArray,
+    ImageError,
+    Preprocess,
+    decode_image,
+    fit_image,
+    load_image,
+)
+
+ORIENTATION = 274
+FITS = ("crop", "pad", "squash")
+# How a picture that stands upright must be turned for EXIF's word to make it stand again.
+STORED_AS = {
+    1: lambda image: image.copy(),
+    2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    4: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "TIFF": {},
+    "BMP": {},
+    "PPM": {},
+    "WEBP": {"lossless": True, "exact": True},
+}
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes) -> ImageArray:
+    return np.asarray(decode_image(data))
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, bits: int, colour: int, *chunks: bytes) -> bytes:
+    """A PNG by hand: signature, header, the given chunks, end (ISO/IEC 15948)."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+def grey_ramp() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return np.array([[0, 1, 128, 129], [256, 257, 32768, 65535]], dtype=np.uint16)
+
+
+# Formats
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_decode_keeps_every_pixel_when_the_format_is_lossless(cat: Image.Image, kind: str) -> None:
+    assert np.array_equal(decoded(encoded(cat, kind, **LOSSLESS[kind])), np.asarray(cat))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_decode_is_close_when_the_format_is_lossy(cat: Image.Image, kind: str) -> None:
+    difference = decoded(encoded(cat, kind, quality=95)).astype(int) - np.asarray(cat)
+    assert np.abs(difference).mean() < 2
+
+
+def test_decode_reads_cmyk_when_a_jpeg_has_four_channels(cat: Image.Image) -> None:
+    difference = decoded(encoded(cat.convert("CMYK"), "JPEG", quality=95)).astype(int) - np.asarray(cat)
+    assert np.abs(difference).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_decode_gives_the_same_colours_when_pixels_have_one_channel(cat: Image.Image, mode: str) -> None:
+    stored = cat.convert(mode)
+    assert np.array_equal(decoded(encoded(stored, "PNG")), np.asarray(stored.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_decode_scales_grey_levels_when_they_have_16_bits(kind: str) -> None:
+    levels = decoded(encoded(Image.fromarray(grey_ramp()), kind))
+    assert np.array_equal(levels[..., 0], np.round(grey_ramp() / 257).astype(np.uint8))
+    assert (levels == levels[..., :1]).all()
+
+
+def test_decode_scales_colours_when_they_have_16_bits() -> None:
+    colours = np.array([[[0, 0x8000, 0xFFFF], [0x1234, 0xABCD, 0x00FF]]], dtype=">u2")
+    rows = b"".join(b"\x00" + row.tobytes() for row in colours)
+    levels = decoded(png(2, 1, 16, 2, png_chunk(b"IDAT", zlib.compress(rows))))
+    assert np.abs(levels.astype(float) - colours / 257).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_decode_puts_white_behind_when_pixels_are_transparent(cat: Image.Image, mode: str) -> None:
+    stored = cat.convert(mode)
+    alpha = np.full((cat.height, cat.width), 255, dtype=np.uint8)
+    alpha[:100], alpha[100:200] = 0, 51
+    stored.putalpha(Image.fromarray(alpha))
+    levels, colours = decoded(encoded(stored, "PNG")).astype(float), np.asarray(stored.convert("RGB"))
+    assert (levels[:100] == 255).all()
+    assert np.abs(levels[100:200] - (0.2 * colours[100:200] + 0.8 * 255)).max() <= 1
+    assert np.array_equal(levels[200:], colours[200:])
+
+
+def test_pixels_are_the_same_when_a_large_picture_is_converted_in_bands(cat: Image.Image) -> None:
+    large = cat.resize((1301, 1707))
+    large.putalpha(cat.convert("L").resize(large.size))
+    white = Image.new("RGBA", large.size, "white")
+    assert np.array_equal(decoded(encoded(large, "PNG")), Image.alpha_composite(white, large).convert("RGB"))
+    levels = np.arange(1301 * 1707, dtype=np.uint16).reshape(1707, 1301)
+    assert np.array_equal(decoded(encoded(Image.fromarray(levels), "PNG"))[..., 0], np.round(levels / 257))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_decode_puts_white_behind_when_a_palette_entry_is_transparent(cat: Image.Image, kind: str) -> None:
+    stored = cat.quantize(32)
+    entry = int(np.bincount(np.asarray(stored).ravel()).argmax())
+    levels = decoded(encoded(stored, kind, transparency=entry))
+    clear = np.asarray(stored) == entry
+    assert (levels[clear] == 255).all()
+    assert np.array_equal(levels[~clear], np.asarray(stored.convert("RGB"))[~clear])
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_decode_takes_the_first_frame_when_a_picture_moves(
+    cat: Image.Image, kind: str, options: dict[str, Any]
+) -> None:
+    first = cat.quantize(64).convert("RGB")
+    frames = [Image.new("RGB", cat.size, colour) for colour in ("red", "blue")]
+    moving = encoded(first, kind, save_all=True, append_images=frames, **options)
+    assert Image.open(io.BytesIO(moving)).n_frames == 3  # type: ignore[attr-defined]
+    assert np.array_equal(decoded(moving), np.asarray(first))
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_decode_stands_upright_when_exif_says_how(cat: Image.Image, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = encoded(STORED_AS[orientation](cat), kind, exif=exif, **LOSSLESS[kind])
+    assert np.array_equal(decoded(stored), np.asarray(cat))
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+def test_decode_stands_upright_when_a_jpeg_says_how(cat: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    levels = decoded(encoded(STORED_AS[orientation](cat), "JPEG", exif=exif, quality=95, subsampling=0))
+    assert np.abs(levels.astype(int) - np.asarray(cat)).mean() < 2
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\x00\x00",
+        b"Exif\x00\x00 not a directory",
+        b"Exif\x00\x00II*\x00\xff\xff\xff\xff",
+        b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x02\x00\x00\x00\x04abc\x00\x00\x00\x00\x00",
+        b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x63\x00\x00\x00\x00\x00\x00",
+    ],
+    ids=["empty", "text", "offset-past-the-end", "orientation-is-text", "orientation-99"],
+)
+def test_decode_leaves_the_picture_as_stored_when_exif_is_broken(cat: Image.Image, exif: bytes) -> None:
+    assert np.array_equal(decoded(encoded(cat, "JPEG", exif=exif)), decoded(encoded(cat, "JPEG")))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "image.empty"),
+        (b"Dear reader, this is no picture.\n" * 40, "image.unknown_format"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "image.unknown_format"),
+        (b"\x7fELF\x02\x01\x01" + bytes(200), "image.unknown_format"),
+        (b"MZ\x90\x00\x03" + bytes(200), "image.unknown_format"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "image.unsupported_format"),
+        (b"\xff\xd8\xff", "image.header"),
+        (b"\x89PNG\r\n\x1a\n", "image.header"),
+    ],
+    ids=["empty", "text", "html", "elf", "exe", "svg", "jpeg-magic", "png-magic"],
+)
+def test_decode_gives_the_reason_when_the_bytes_are_no_picture(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(data)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"])
+def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: str, kept: float) -> None:
+    data = encoded(cat, kind)
+    with pytest.raises(ImageError) as caught:
+        decode_image(data[: int(len(data) * kept)])
+    assert caught.value.code in ("image.truncated", "image.header")
+
+
+# No pixels follow these headers: only a refusal that comes before decoding can speak of their number.
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(60000, 60000), (11000, 10000), (70000, 1), (1, 70000)])
+def test_decode_refuses_by_the_header_when_it_claims_too_many_pixels(width: int, height: int) -> None:
+    bomb = png(width, height, 8, 2, png_chunk(b"IDAT", zlib.compress(bytes(1000))))
+    with pytest.raises(ImageError, match="100,000,000") as caught:
+        decode_image(bomb)
+    assert caught.value.code == "image.pixels"
+
+
+def test_decode_refuses_when_the_file_is_too_large() -> None:
+    with pytest.raises(ImageError, match=r"268,435,457 .* 268,435,456") as caught:
+        decode_image(bytes(preprocess.MAX_BYTES + 1))
+    assert caught.value.code == "image.file_size"
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    kind = chance.randrange(3)
+    if kind == 0:
+        return data[: chance.randrange(1, len(data))]
+    if kind == 1:
+        return data[: chance.randrange(4, 40)] + chance.randbytes(chance.randrange(400))
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        # Half of the flips hit the first bytes, where the headers are.
+        changed[chance.randrange(min(len(data), chance.choice((120, len(data)))))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"])
+def test_load_gives_an_image_or_an_image_error_when_bytes_are_damaged(cat: Image.Image, kind: str) -> None:
+    chance = random.Random(kind)
+    data, refused, wrong = encoded(cat.resize((90, 60)), kind), 0, []
+    for number in range(60):
+        try:
+            levels, _ = load_image(damaged(data, chance), Preprocess(24, 32))
+            if levels.dtype != np.uint8 or levels.shape != (24, 32, 3):
+                wrong.append(f"{number}: {levels.dtype} {levels.shape}")
+        except ImageError:
+            refused += 1
+        except Exception as error:  # noqa: BLE001 - any other exception is what this looks for
+            wrong.append(f"{number}: {error!r}")
+    assert not wrong
+    assert refused > 0
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (2, 65535), (31, 33)])
+def test_fit_gives_the_asked_size_when_the_picture_is_extreme(
+    size: tuple[int, int], interpolation: Any, fit: Any
+) -> None:
+    how = Preprocess(height=24, width=40, fit=fit, interpolation=interpolation)
+    levels, geometry = fit_image(Image.new("RGB", size, (10, 20, 30)), how)
+    assert levels.shape == (24, 40, 3)
+    assert geometry.source_size == size
+    left, top, right, bottom = map(int, geometry.target_box)
+    assert (levels[top:bottom, left:right] == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("crop_ratio", [1e-6, 1.0])
+def test_fit_crops_when_the_box_is_smaller_than_a_pixel(crop_ratio: float) -> None:
+    levels, _ = fit_image(Image.new("RGB", (1, 65535), "white"), Preprocess(1, 8192, crop_ratio=crop_ratio))
+    assert (levels == 255).all()
+
+
+# Of these sizes the centre's box reaches past the picture by a rounding error, which Pillow refuses.
+@pytest.mark.parametrize(("size", "height", "width"), [((1829, 2161), 499, 575), ((2508, 401), 196, 122)])
+def test_crop_stays_inside_when_floats_are_rounded(size: tuple[int, int], height: int, width: int) -> None:
+    _, geometry = fit_image(Image.new("RGB", size), Preprocess(height, width))
+    left, top, right, bottom = geometry.source_box
+    assert min(left, top) >= 0
+    assert right <= size[0]
+    assert bottom <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "resample"),
+    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)],
+)
+def test_crop_equals_resize_then_centre_crop_when_sizes_divide_evenly(
+    photos: Path, interpolation: Any, resample: Image.Resampling
+) -> None:
+    photo = Image.open(photos / "coffee_cup.jpg").convert("RGB")
+    assert photo.size == (600, 400)
+    expected = photo.resize((300, 200), resample).crop((70, 20, 230, 180))
+    levels, _ = fit_image(photo, Preprocess(160, 160, crop_ratio=0.8, interpolation=interpolation))
+    assert np.abs(levels.astype(int) - np.asarray(expected)).max() <= 2
+
+
+def test_pad_keeps_everything_and_fills_the_rest_when_shapes_differ(cat: Image.Image) -> None:
+    how = Preprocess(height=100, width=80, fit="pad", fill=(114, 115, 116))
+    levels, _ = fit_image(cat.resize((160, 100)), how)
+    inner = np.asarray(cat.resize((160, 100)).resize((80, 50), Image.Resampling.BILINEAR))
+    assert np.array_equal(levels[25:75], inner)
+    assert (levels[:25] == (114, 115, 116)).all()
+    assert (levels[75:] == (114, 115, 116)).all()
+
+
+def test_squash_equals_a_plain_resize_when_shapes_differ(cat: Image.Image) -> None:
+    levels, _ = fit_image(cat, Preprocess(height=50, width=20, fit="squash"))
+    assert np.array_equal(levels, np.asarray(cat.resize((20, 50), Image.Resampling.BILINEAR)))
+
+
+def test_load_turns_before_it_fits_when_exif_says_how(cat: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored = encoded(STORED_AS[6](cat), "PNG", exif=exif)
+    levels, geometry = load_image(stored, Preprocess(24, 40))
+    assert np.array_equal(levels, fit_image(cat, Preprocess(24, 40))[0])
+    assert geometry.source_size == cat.size
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("how", "corners"),
+    [
+        (Preprocess(200, 100), {(0, 0): (200, 0), (100, 200): (400, 400), (100, 0): (400, 0)}),
+        (Preprocess(200, 100, crop_ratio=0.5), {(0, 0): (250, 100), (100, 200): (350, 300)}),
+        (Preprocess(200, 120, fit="pad"), {(0, 60): (0, 0), (120, 140): (600, 400), (0, 0): (0, -300)}),
+        (Preprocess(100, 200, fit="pad"), {(25, 0): (0, 0), (175, 100): (600, 400)}),
+        (Preprocess(200, 100, fit="squash"), {(0, 0): (0, 0), (100, 200): (600, 400), (50, 50): (300, 100)}),
+    ],
+    ids=["crop", "crop-half", "pad-tall", "pad-wide", "squash"],
+)
+def test_to_source_maps_the_corners_when_the_picture_is_600_by_400(
+    how: Preprocess, corners: dict[tuple[float, float], tuple[float, float]]
+) -> None:
+    _, geometry = fit_image(Image.new("RGB", (600, 400)), how)
+    assert {point: pytest.approx(geometry.to_source(*point)) for point in corners} == corners
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("place", [(250, 130), (340, 290)])
+def test_to_source_finds_the_spot_when_a_picture_has_one(fit: Any, place: tuple[int, int]) -> None:
+    picture = Image.new("RGB", (600, 400))
+    picture.paste("white", (place[0] - 8, place[1] - 8, place[0] + 8, place[1] + 8))
+    levels, geometry = fit_image(picture, Preprocess(height=150, width=100, fit=fit))
+    rows, columns = np.nonzero(levels[..., 0] > 60)
+    found = geometry.to_source(columns.mean() + 0.5, rows.mean() + 0.5)
+    assert found == pytest.approx(place, abs=3)
+
+
+# Masks
+
+MASK_FITS = [
+    Preprocess(height=64, width=96),
+    Preprocess(height=64, width=96, crop_ratio=0.5),
+    Preprocess(height=64, width=64, fit="pad"),
+    Preprocess(height=400, width=200, fit="pad"),
+    Preprocess(height=50, width=70, fit="squash"),
+    Preprocess(height=500, width=700, fit="squash"),
+]
+
+
+def two_halves(geometry: Geometry) -> ImageArray:
+    """A mask whose left half is 1 and right half 2, with a band of 3 on top, at the picture's size."""
+    width, height = geometry.source_size
+    mask = np.where(np.arange(width) < width // 2, 1, 2) * np.ones((height, 1))
+    mask[: height // 4] = 3
+    return mask.astype(np.uint8)
+
+
+@pytest.mark.parametrize("how", MASK_FITS, ids=lambda how: f"{how.fit}-{how.height}x{how.width}-{how.crop_ratio}")
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (37, 41)])
+def test_mask_comes_back_where_it_was_when_it_goes_to_the_input_and_back(
+    how: Preprocess, size: tuple[int, int]
+) -> None:
+    _, geometry = fit_image(Image.new("RGB", size), how)
+    mask = two_halves(geometry)
+    fitted = fit_mask(mask, how, fill=255)
+    assert (fitted.shape, fitted.dtype) == ((how.height, how.width), np.uint8)
+    back = geometry.mask_to_source(fitted)
+    assert (back.shape, back.dtype) == (mask.shape, np.uint8)
+    left, top, right, bottom = geometry.source_box
+    rows, columns = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
+    seen = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+    assert (back[~seen] == 0).all()
+    assert 255 not in back
+    # Only pixels within one of the input's of a border may change sides.
+    scale = max((right - left) / how.width, (bottom - top) / how.height, 1.0)
+    near = (np.abs(columns - size[0] // 2) <= scale) | (np.abs(rows - size[1] // 4) <= scale)[:, None]
+    assert np.array_equal(back[seen & ~near], mask[seen & ~near])
+    assert (seen & ~near).sum() > 0.1 * mask.size
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_mask_lies_where_the_picture_does_when_both_are_fitted(fit: Any) -> None:
+    """What is white in the picture is 1 in the mask; no value but those may appear in it."""
+    picture = np.zeros((200, 300, 3), np.uint8)
+    picture[60:140, 90:210] = 255
+    how = Preprocess(height=80, width=60, fit=fit, interpolation="nearest")
+    levels, _ = fit_image(Image.fromarray(picture), how)
+    fitted = fit_mask((picture[..., 0] > 0).astype(np.uint8), how, fill=0)
+    assert np.array_equal(fitted, (levels[..., 0] > 0).astype(np.uint8))
+    assert 0 < fitted.sum() < fitted.size
+
+
+def test_mask_has_the_fill_where_the_input_has_a_border() -> None:
+    fitted = fit_mask(np.ones((20, 40), np.uint8), Preprocess(height=40, width=40, fit="pad"), fill=255)
+    assert (fitted[:10] == 255).all()
+    assert (fitted[10:30] == 1).all()
+    assert (fitted[30:] == 255).all()
+
+
+def test_mask_to_source_leaves_out_the_border_when_the_input_is_padded() -> None:
+    _, geometry = fit_image(Image.new("RGB", (40, 20)), Preprocess(height=40, width=40, fit="pad"))
+    answer = np.full((40, 40), 7, np.uint8)
+    answer[10:30] = 1
+    assert (geometry.mask_to_source(answer) == 1).all()
+
+
+def test_mask_to_source_is_background_where_the_crop_did_not_see() -> None:
+    _, geometry = fit_image(Image.new("RGB", (60, 40)), Preprocess(height=20, width=20))
+    back = geometry.mask_to_source(np.full((20, 20), 5, np.uint8))
+    assert (back[:, 10:50] == 5).all()
+    assert (back[:, :10] == 0).all()
+    assert (back[:, 50:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3000), (3000, 3), (2, 2)])
+@pytest.mark.parametrize("fit", FITS)
+def test_mask_has_the_pictures_size_when_that_is_extreme(fit: Any, size: tuple[int, int]) -> None:
+    how = Preprocess(height=24, width=40, fit=fit)
+    _, geometry = fit_image(Image.new("RGB", size), how)
+    assert fit_mask(np.ones(size[::-1], np.uint8), how, fill=0).any()
+    back = geometry.mask_to_source(np.ones((24, 40), np.uint8))
+    assert back.shape == size[::-1]
+    assert back.any()
+
+
+# The settings
+
+
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "height-0": ({"height": 0}, "height and width"),
+    "width-negative": ({"width": -3}, "height and width"),
+    "width-too-large": ({"width": preprocess.MAX_SIDE + 1}, "height and width"),
+    "ratio-0": ({"crop_ratio": 0.0}, "crop_ratio"),
+    "ratio-above-1": ({"crop_ratio": 1.01}, "crop_ratio"),
+    "ratio-nan": ({"crop_ratio": float("nan")}, "crop_ratio"),
+    "fill": ({"fill": (0, 256, 0)}, "fill: "),
+    "fit": ({"fit": "zoom"}, "crop.*pad.*squash"),
+    "interpolation": ({"interpolation": "cubic"}, "bilinear.*bicubic"),
+}
+
+
+@pytest.mark.parametrize("build", [Preprocess, lambda **k: TypeAdapter(Preprocess).validate_python(k)])
+@pytest.mark.parametrize(("bad", "why"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_preprocess_says_what_is_allowed_when_a_value_is_bad(
+    build: Callable[..., Preprocess], bad: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        build(**{"height": 8, "width": 8, **bad})
+
+
+@pytest.mark.parametrize("bad", [{"zoom": 2}, {"fill": (1, 2)}, {"height": 8.5}, {"height": "tall"}])
+def test_preprocess_is_refused_when_json_has_other_fields_or_types(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(bad))):
+        TypeAdapter(Preprocess).validate_python({"height": 8, "width": 8, **bad})

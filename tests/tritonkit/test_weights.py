@@ -1,0 +1,216 @@
+"""Someone else's weights find their places, or are refused with what does not fit."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from builder.foreign_options import ForeignModelOptions, foreign_from
+from builder.sources import source_from_state_dict
+from tests.errors import raises
+from tritonkit.errors import CheckpointError, InputError
+from tritonkit.networks.network import Network
+from tritonkit.networks.weight_matching import map_weights, match_weights
+from tritonkit.networks.weights import State, read_foreign_weights
+from tritonkit.spec import TaskSpec
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(1)
+    return dict(timm.create_model("test_resnet", num_classes=3).state_dict())
+
+
+def same(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_weights_are_matched_by_name(state: State) -> None:
+    matched = map_weights(state, state, "x")
+    assert same(matched.weights, state)
+    assert matched.how == "matched by name"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.backbone.", "_orig_mod."])
+def test_weights_are_matched_by_stripped_prefix(state: State, prefix: str) -> None:
+    extra = {"loss.margin": torch.zeros(1)}
+    matched = map_weights({prefix + key: value for key, value in state.items()} | extra, state, "x")
+    assert same(matched.weights, state)
+    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.how
+
+
+def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> None:
+    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+    matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
+    assert same(matched.weights, state)
+    assert matched.how.startswith(f"{len(values)} tensors matched by order")
+
+
+def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
+    wanted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    given = {
+        f"layer_{i}": -torch.ones_like(value) if key.endswith("running_var") else value
+        for i, (key, value) in enumerate(wanted.items())
+    }
+    with raises(CheckpointError, "checkpoint.negative_variance"):
+        map_weights(given, wanted, "x")
+
+
+def test_weights_are_refused_when_the_class_count_differs(state: State) -> None:
+    other = dict(timm.create_model("test_resnet", num_classes=7).state_dict())
+    with raises(CheckpointError, "checkpoint.shapes") as caught:
+        map_weights(other, state, "w.pth")
+    assert "fc.weight: expected [3," in str(caught.value)
+
+
+def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State) -> None:
+    other = timm.create_model("test_resnet", num_classes=7).state_dict()
+    values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
+    with raises(CheckpointError, "checkpoint.shapes"):
+        map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "w.pth")
+
+
+def test_weights_are_refused_when_nothing_fits(state: State) -> None:
+    with raises(CheckpointError, "checkpoint.no_match"):
+        map_weights({"a": torch.zeros(1)}, state, "w.pth")
+    named = {key: tensor for key, tensor in state.items() if "conv" in key}
+    with raises(CheckpointError, "checkpoint.no_match") as caught:
+        map_weights(named, state, "w.pth")
+    assert re.search(r"Missing \d+: .*, …\. Is --model", str(caught.value))
+    assert "not in the network" not in str(caught.value)
+
+
+def ours(state: State) -> State:
+    return {f"backbone.{key}": value for key, value in state.items()}
+
+
+HEAD = ("fc.weight", "fc.bias")
+
+
+def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_other_classes(state: State) -> None:
+    other = ours(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
+    transferred = match_weights(other, ours(state), "x")
+    assert transferred.skipped == transferred.new_tensors == tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.weights.keys() == {
+        key for key in ours(state) if not key.endswith(("num_batches_tracked", *HEAD))
+    }
+    assert all(torch.equal(transferred.weights[key], other[key]) for key in transferred.weights)
+
+
+def test_weights_are_transferred_whole_when_the_classes_are_as_many(state: State) -> None:
+    transferred = match_weights(ours(state), ours(state), "x")
+    assert (transferred.skipped, transferred.new_tensors) == ((), ())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "model."])
+def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: State, prefix: str) -> None:
+    foreign = {prefix + key: value for key, value in state.items()} | {"loss.margin": torch.zeros(1)}
+    transferred = match_weights(foreign, ours(state), "w.pth")
+    assert transferred.new_tensors == ()
+    assert transferred.skipped == ("loss.margin",)
+    assert all(torch.equal(value, ours(state)[key]) for key, value in transferred.weights.items())
+
+
+def test_backbone_is_transferred_when_the_network_has_several_heads(
+    state: State, network_of: Callable[..., Network]
+) -> None:
+    heads = {"a": TaskSpec(task="multiclass", labels=("x", "y")), "b": TaskSpec(task="embedding", embedding_size=4)}
+    target = network_of(TaskSpec(task="heads", heads=heads)).state_dict()
+    transferred = match_weights(state, dict(target), "w.pth")
+    assert transferred.skipped == HEAD
+    assert transferred.new_tensors == tuple(f"heads.{name}_head.{part}" for name in "ab" for part in ("weight", "bias"))
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_weights_are_transferred_by_order_when_only_names_differ(state: State, classes: int) -> None:
+    other = timm.create_model("test_resnet", num_classes=classes).state_dict()
+    values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
+    transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
+    remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
+    assert transferred.new_tensors == remade
+    assert "matched by order" in transferred.how
+    assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
+
+
+def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) -> None:
+    both = {f"net.{key}": value for key, value in state.items()}
+    both |= {f"net_ema.{key}": value + 1 for key, value in state.items()}
+    matched = match_weights(both, state, "w.pth")
+    assert torch.equal(matched.weights["fc.bias"], state["fc.bias"] + 1)
+    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.how
+
+
+def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
+    other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
+    with raises(CheckpointError, "checkpoint.no_match") as caught:
+        match_weights(other, ours(state), "w.pth")
+    assert re.search(r"w\.pth: .*xpected backbone\.", str(caught.value))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])
+def test_state_dict_is_found_when_nested(tmp_path: Path, state: State, key: str) -> None:
+    torch.save({key: state, "epoch": 3}, tmp_path / "w.pth")
+    assert same(read_foreign_weights(tmp_path / "w.pth"), state)
+
+
+def test_state_dict_is_read_from_safetensors(tmp_path: Path, state: State) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    assert same(read_foreign_weights(tmp_path / "w.safetensors"), state)
+
+
+class Payload:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path("/tmp/tritonkit-was-here").write_text, ("x",))
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    marker = Path("/tmp/tritonkit-was-here")
+    marker.unlink(missing_ok=True)
+    torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Payload()))
+    for name in ("w.pth", "raw.pth"):
+        with raises(CheckpointError, "checkpoint.pickled_code"):
+            read_foreign_weights(tmp_path / name)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with raises(CheckpointError, "checkpoint.unreadable"):
+        read_foreign_weights(tmp_path / "w.pth")
+
+
+def test_source_takes_mean_std_and_size_from_the_options(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    foreign = foreign_from("test_resnet", tmp_path / "labels.txt", "0.1,0.2,0.3", "0.4,0.5,0.6", "48x64")
+    assert foreign is not None
+    spec = source_from_state_dict(tmp_path / "w.pth", foreign).network.spec
+    assert spec.input.shape == (48, 64, 3)
+    assert (spec.normalize.mean, spec.normalize.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert spec.labels == ("a", "b", "c")
+    assert "matched by name" in (spec.lineage.note or "")
+
+
+def test_labels_are_refused_when_a_line_is_blank(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    (tmp_path / "labels.txt").write_text("a\n\nc\n")
+    with pytest.raises(InputError, match="no label in line 2"):
+        source_from_state_dict(tmp_path / "w.pth", ForeignModelOptions("test_resnet", tmp_path / "labels.txt"))
+
+
+def test_options_are_refused_all_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        foreign_from("resnet18", None, "1,2", "0,1,1", "0x5")
+    for part in ("--mean 1,2", "--std 0,1,1", "--size 0x5"):
+        assert part in str(caught.value)

@@ -1,0 +1,112 @@
+"""The training configuration: a YAML file with `key=value` overrides. Loads without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from train.config.document import Document
+from train.config.sections import (
+    AugmentConfig,
+    Callback,
+    DataConfig,
+    ExportConfig,
+    HeadConfig,
+    ImageConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    UserPath,
+    WeightedHead,
+)
+from tritonkit.errors import ConfigError
+from tritonkit.spec import Name
+
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+"""Lightning's names for the precision of a training step."""
+
+
+class Config(HeadConfig):
+    """One training run."""
+
+    name: Name
+    """The model's name; runs are written to `<output>/<name>/<number>`."""
+    heads: dict[Name, WeightedHead] = {}
+    """With `task: heads`: the task of each head, by the head's name."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    output: UserPath = Path("runs")
+    plugins: tuple[str, ...] = ()
+    """Python modules to import, which register your own models, losses, readers, callbacks or tasks."""
+    data: DataConfig
+    model: ModelConfig
+    image: ImageConfig
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    epochs: PositiveInt = 20
+    frozen_epochs: NonNegativeInt = 0
+    """Number of epochs of a first stage in which only the heads learn."""
+    frozen_lr: PositiveFloat | None = None
+    """The learning rate of the first stage; default: the optimizer's."""
+    # Batch norm cannot learn from a single image.
+    batch_size: int = Field(default=32, ge=2)
+    accumulate: PositiveInt = 1
+    """Number of batches whose gradients are added up before a step."""
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"
+    """`auto`: mixed precision on a CUDA GPU, else 32-true."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights. The averaged weights are measured and saved."""
+    patience: PositiveInt | None = None
+    """Stop after this number of epochs without improvement."""
+    keep_best: PositiveInt = 1
+    """Number of best epochs that are kept as checkpoints."""
+    workers: NonNegativeInt = 2
+    """Processes that decode and augment. The number does not change the images; on a CPU it changes the last digits
+    of sums, because each worker takes a core from torch."""
+    callbacks: tuple[Callback, ...] = ()
+    """Your own Lightning callbacks: names that plugins registered, or module:Class."""
+    export: ExportConfig | None = None
+    """Export the best checkpoint after the training."""
+
+    @model_validator(mode="after")
+    def _check_heads_and_stages(self) -> Config:
+        if (self.task == "heads") != bool(self.heads):
+            raise ValueError(
+                "`task: heads` needs a section `heads`, and the section needs that task; see train config --task heads"
+            )
+        default = HeadConfig()
+        head_keys = ("loss", "column", "thresholds", "embedding_size") if self.heads else ()
+        misplaced = [name for name in head_keys if getattr(self, name) != getattr(default, name)]
+        if misplaced:
+            raise ValueError(f"{', '.join(misplaced)}: each of `heads` has its own; move it to the heads")
+        if self.frozen_lr is not None and not self.frozen_epochs:
+            raise ValueError("frozen_lr needs frozen_epochs, which is 0; raise frozen_epochs, or leave frozen_lr out")
+        return self
+
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs of both stages."""
+        return self.frozen_epochs + self.epochs
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `dotted.key=value` overrides, each value parsed as YAML.
+
+    Relative paths in the file start from the working directory. Raises ConfigError that lists all problems.
+    """
+    document = Document.read(path)
+    problems = document.duplicates + [problem for text in overrides if (problem := document.override(text))]
+    try:
+        config = Config.model_validate(document.values)
+    except ValidationError as error:
+        problems += [document.describe(details, Config) for details in error.errors(include_url=False)]
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        listing = "\n  ".join(map(str, problems))
+        raise ConfigError(
+            f"{path}: {count} in the configuration:\n  {listing}", code="config.invalid", problems=problems
+        )
+    return config

@@ -1,0 +1,322 @@
+"""The sections of a training configuration. Loads without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from train.config.export_rules import FORMATS, check_accelerator, export_contradiction
+from train.samples.mask_values import MaskValues
+from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
+from tritonkit.spec import Frozen, Name
+
+# os.path.expanduser keeps the name of an unknown user; Path.expanduser raises RuntimeError.
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A fraction in 0..1."""
+
+
+class Section(Frozen):
+    """Base class of configuration sections. Rejects unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class NamedComponent(Section):
+    """A component with arguments, found by its name: `name: X` with the arguments as more keys, or just `X`."""
+
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+ClassWeights = (
+    Literal["balanced"]
+    | tuple[PositiveFloat, ...]
+    | Annotated[dict[str, PositiveFloat], BeforeValidator(lambda value: _keys_as_text(value))]
+)
+
+
+def _keys_as_text(value: Any) -> Any:
+    """Convert keys to text, because YAML reads the label 3 as a number."""
+    return {str(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+
+
+class LossTerm(NamedComponent):
+    """One loss of a weighted sum."""
+
+    weight: PositiveFloat = 1.0
+    """Factor of this loss in the sum."""
+    class_weights: ClassWeights | None = None
+    """`balanced`, a list of weights in the order of the labels, or weights by label; for cross_entropy, bce, focal."""
+    miner: Annotated[NamedComponent, BeforeValidator(lambda value: _expand_component(value, NamedComponent))] | None = (
+        None
+    )
+    """Metric learning: the miner that selects pairs to learn from, a class name of pytorch_metric_learning.miners."""
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _check_weight(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple | dict | str):
+            raise ValueError("expected one number, the factor of this loss; put weights of classes under class_weights")  # noqa: TRY004 - pydantic's way
+        return value
+
+
+def _expand_component(value: Any, kind: type[NamedComponent]) -> Any:
+    """Turn `X` into `{name: X}`, and move keys that the section does not have into `arguments`."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, dict) or "arguments" in value:
+        return value
+    fields = {key: entry for key, entry in value.items() if key in kind.model_fields}
+    return {**fields, "arguments": {key: entry for key, entry in value.items() if key not in fields}}
+
+
+def _expand_loss_terms(value: Any) -> Any:
+    return [_expand_component(term, LossTerm) for term in (value if isinstance(value, list | tuple) else [value])]
+
+
+Losses = Annotated[tuple[LossTerm, ...], BeforeValidator(_expand_loss_terms), Field(min_length=1)]
+Callback = Annotated[NamedComponent, BeforeValidator(lambda value: _expand_component(value, NamedComponent))]
+
+
+class HeadConfig(Section):
+    """The task of a model or of one head, and its loss."""
+
+    task: Name = "multiclass"
+    """multiclass, multilabel, embedding, segmentation, heads, or a plugin's."""
+    loss: Losses | None = None
+    """A name, or a list of losses with weights; default: the task's usual loss. For rare classes:
+    {name: cross_entropy, class_weights: balanced}, or a list in the order of the labels, or {cat: 2.0}."""
+    column: str | None = None
+    """The column of a CSV or JSON that holds the ground truth; default: the task's usual column, or the head's name."""
+    thresholds: dict[str, FiniteFloat] = {}
+    """By label, the lowest probability that counts as yes (multilabel, segmentation with two labels)."""
+    embedding_size: PositiveInt = 128
+    """Length of an embedding vector."""
+
+
+class WeightedHead(HeadConfig):
+    """One of several heads."""
+
+    weight: PositiveFloat = 1.0
+    """Factor of this head's loss in the sum."""
+
+
+class DataConfig(Section):
+    """The images. A part that the data set lacks is split off from `train`, using the run's seed."""
+
+    path: UserPath
+    """A folder of class folders; a CSV or JSON; or a folder with one of these for each part: `train`, `val`, `test`,
+    and `base`."""
+    reader: str | None = None
+    """folder, csv, json, jsonl, or a plugin's; default: chosen from the type of `path`."""
+    columns: dict[Literal["image", "label", "labels", "mask"], str] = {}
+    """Column names of your table, where they differ from ours, such as {image: filename, label: class}."""
+    masks: UserPath | None = None
+    """Segmentation: the folder of masks, if `path` is a folder of images. Files are paired by name; extensions may
+    differ."""
+    mask_suffix: str = ""
+    """Segmentation: the suffix that mask names add to image names, such as _mask."""
+    mask_values: MaskValues | None = None
+    """Segmentation: by class, the values in masks: a number, a list, a range or a colour, such as
+    {background: 0, nucleus: 1-255, ignore: 65535}; `nonzero` is every other value except 0. Pixels with an `ignore`
+    value count neither for the loss nor for metrics."""
+    labels: tuple[str, ...] | None = None
+    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground.
+    Multilabel: the columns that are labels; default: all but the image column."""
+    top_classes: PositiveInt | None = None
+    """Keep only this number of the most common classes."""
+    split_by: Literal["picture", "class"] | None = None
+    """class: no class is in two parts, to measure on unseen classes; default: class for embeddings, else picture."""
+    split_column: str | None = None
+    """The column that assigns each image to train, val or test."""
+    group: str | None = None
+    """A column, such as patient: images with an equal value stay in one part."""
+    per_class: Annotated[int, Field(ge=2)] | None = None
+    """Number of images of each class in a batch, for losses that compare images; default: images in random order."""
+    val_ratio: float = Field(default=0.15, gt=0, lt=1)
+    test_ratio: float = Field(default=0.15, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_split(self) -> DataConfig:
+        if self.val_ratio + self.test_ratio >= 1:
+            raise ValueError(
+                f"val_ratio + test_ratio leave no images for training ({self.val_ratio} + {self.test_ratio})"
+            )
+        if self.group is not None and self.split_by == "class":
+            raise ValueError("group and split_by: class both set what stays together; use only one of them")
+        return self
+
+
+class ModelConfig(Section):
+    """The network: a name from timm, for segmentation one from segmentation-models-pytorch, or a plugin's."""
+
+    name: str
+    encoder: str = "resnet34"
+    """Segmentation: the encoder, a name from segmentation-models-pytorch or timm."""
+    pretrained: bool = False
+    """Start from the library's pretrained weights, which are downloaded."""
+    weights: UserPath | None = None
+    """Start from a checkpoint, ours or a third party's. Tensors that do not fit (another number of classes) are
+    initialised anew."""
+    arguments: dict[str, JsonValue] = {}
+    """More arguments for the network's constructor."""
+
+    @model_validator(mode="after")
+    def _check_initial_weights(self) -> ModelConfig:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights both set the initial weights; use only one of them")
+        return self
+
+
+class ImageConfig(Section):
+    """The size of the model's input, and how an image is fitted to it."""
+
+    size: PositiveInt | None = None
+    """The side of a square input; or set `height` and `width`."""
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    fit: Fit = "crop"
+    """crop keeps the centre, pad adds borders, squash changes the shape."""
+    crop_ratio: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    """nearest, bilinear, bicubic or lanczos."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the borders: red, green, blue in 0..255."""
+
+    @model_validator(mode="after")
+    def _check_size(self) -> ImageConfig:
+        sides = (self.height, self.width)
+        if (None in sides) if self.size is None else (sides != (None, None)):
+            raise ValueError("expected `size`, or both `height` and `width`")
+        _ = self.preprocess
+        return self
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that is stored in the model's spec."""
+        height, width = self.height or self.size or 0, self.width or self.size or 0
+        return Preprocess(height, width, self.fit, self.crop_ratio, self.interpolation, self.fill)
+
+
+class AugmentConfig(Section):
+    """Random changes of training images; 0 turns one off, `enabled: false` turns off all."""
+
+    enabled: bool = True
+    flip: Share = 0.5
+    """Probability of a mirror image, left to right."""
+    flip_vertical: Share = 0.0
+    """Probability of a mirror image, upside down."""
+    shift: Share = 0.05
+    """Largest shift, as a fraction of the side."""
+    scale: float = Field(default=0.1, ge=0, lt=1)
+    """Zoom in 1 - scale .. 1 + scale."""
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    """Largest rotation in either direction, in degrees."""
+    color: Share = 0.2
+    """Largest relative change of brightness, contrast and saturation."""
+    gamma: float = Field(default=0.0, ge=0, lt=1)
+    """Gamma in 1 - gamma .. 1 + gamma."""
+
+
+class OptimizerConfig(Section):
+    """The optimizer. Weight decay is never applied to norms and biases."""
+
+    name: str = "adamw"
+    """A name from timm.optim.list_optimizers()."""
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    arguments: dict[str, JsonValue] = {}
+    """More arguments for the optimizer's constructor, such as momentum."""
+
+
+class SchedulerConfig(Section):
+    """The learning-rate schedule: a linear warm-up, then the shape that `name` selects."""
+
+    name: str = "cosine"
+    """cosine, linear, constant, multistep, exponential, or a class of torch.optim.lr_scheduler."""
+    warmup: Share = 0.05
+    """Length of the warm-up, as a fraction of a stage's steps."""
+    milestones: tuple[Share, ...] = (0.6, 0.9)
+    """multistep: the fractions of the steps after which the rate is multiplied by gamma."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    """multistep: the factor at each milestone; exponential: the fraction of the rate that is left at the end."""
+    arguments: dict[str, JsonValue] = {}
+    """Arguments for a class of torch.optim.lr_scheduler, which is stepped after each batch, without our warm-up.
+    total_steps, T_max and total_iters default to the length of the training."""
+
+
+Accelerators = Annotated[
+    tuple[Annotated[str, AfterValidator(check_accelerator)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+
+
+class ExportConfig(Section):
+    """Options for `builder export` after the training: one format; default: ONNX in fp32."""
+
+    onnx: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """ONNX, in fp32, fp16, bf16 or int8."""
+    trt: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """A TensorRT plan, in fp32, fp16, bf16 or int8; needs a GPU."""
+    rtx: Literal["fp32", "fp16", "int8"] | None = None
+    """ONNX together with a TensorRT for RTX engine, in fp32, fp16 or int8."""
+    openvino: Literal["fp32", "bf16", "int8"] | None = None
+    """OpenVINO, in fp32, bf16 or int8."""
+    torchscript: bool = False
+    """A TorchScript trace."""
+    strict: bool = False
+    """If the precision changes the answers, publish nothing instead of falling back to another precision."""
+    in_container: bool = False
+    """Build and verify a TensorRT plan in the Triton image named in .env, using Docker."""
+    repository: UserPath = Path("model_repository")
+    max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """The largest batch to verify and serve; default: the last export's, or 32."""
+    config: UserPath | None = None
+    """Your own config.pbtxt: its serving settings are used. The keys below take precedence over it."""
+    kind: Literal["auto", "cpu", "gpu"] | None = None
+    """The device kind of model instances."""
+    instances: PositiveInt | None = None
+    """Number of model instances; on GPUs, the number on each GPU."""
+    gpus: tuple[NonNegativeInt, ...] | None = None
+    """The GPUs to run on, such as [0, 1]; default: all."""
+    dynamic_batching: bool | None = None
+    """Whether Triton combines requests into batches; default: the last export's setting, or yes."""
+    accelerator: Accelerators = ()
+    """ONNX only: tensorrt, cuda or openvino, with parameters as NAME:key=value,…; none removes the last export's."""
+    keep: PositiveInt | None = None
+    """Number of versions to keep; older ones are deleted, unless they are marked or served."""
+
+    @field_validator(*FORMATS, "in_container", "kind", "gpus", "accelerator")
+    @classmethod
+    def _check_combination(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and (problem := export_contradiction(str(info.field_name), value, info.data)):
+            raise ValueError(problem)
+        return value
+
+    @model_validator(mode="after")
+    def _check_bf16(self) -> ExportConfig:
+        if self.onnx == "bf16" and not any(name.startswith("tensorrt") for name in self.accelerator):
+            raise ValueError("ONNX Runtime itself has no bf16 kernels; set accelerator: tensorrt, or use onnx: fp16")
+        return self
+
+    @property
+    def format(self) -> str:
+        """The selected format; ONNX if none is set."""
+        return next((name for name in FORMATS if getattr(self, name)), "onnx")

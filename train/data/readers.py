@@ -1,0 +1,294 @@
+"""Readers of labelled images: class folders, images with masks, CSV, JSON, JSON lines, and plugins."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from train.samples.mask_pairs import pair_masks
+from train.samples.part_names import class_folder_problems
+from train.samples.sample import IMAGE, LABEL, MASK, Row, Table, listed, search_notes, summarized
+from tritonkit.errors import Problem, SpecError
+from tritonkit.images.picture_files import PictureSearch, is_hidden, pictures_below
+from tritonkit.images.preprocess import SUFFIXES
+from tritonkit.plugins import find_plugin
+from tritonkit.system.tables import TableError, path_of, table_rows
+
+Reader = Callable[[Path], Table]
+
+
+def read_table(
+    path: Path,
+    reader: str | None = None,
+    masks: Path | None = None,
+    mask_column: str = MASK,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    mask_suffix: str = "",
+) -> Table:
+    """Read a folder or file with the named reader, or with the reader for its type.
+
+    columns: the table's column name for each standard column. Paths in the rows are resolved; images that are missing
+    or listed twice are problems.
+    """
+    if masks is not None:
+        return _resolve_paths(path, pair_masks(path, masks, mask_column, mask_suffix), mask_column)
+    table = _find_reader(path, reader)(path)
+    return _resolve_paths(path, _rename_columns(path, table, columns), mask_column)
+
+
+def subfolders(path: Path) -> list[Path]:
+    """Return the folders in a folder, except hidden ones."""
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows with equal columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _find_reader(path: Path, name: str | None) -> Reader:
+    key = name or ("folder" if path.is_dir() else path.suffix.lower().removeprefix("."))
+    if key in READERS:
+        return READERS[key]
+    try:
+        return _plugin_reader(key)
+    except SpecError as error:
+        if name:
+            problem = Problem(error.code, f"data.reader: {error}")
+        elif path.exists():
+            problem = Problem(
+                "data.file_type", f"{path}: expected a folder, a .csv or a .json file, got another file type"
+            )
+        else:
+            problem = Problem("data.not_found", f"{path}: does not exist; expected a folder, a .csv or a .json file")
+        return lambda _: Table(problems=[problem])
+
+
+def _read_class_folders(root: Path) -> Table:
+    table, empty, deep = Table(columns=[IMAGE, LABEL]), list[str](), list[str]()
+    if not root.is_dir():
+        return Table(problems=[Problem("data.not_found", f"{root}: no such folder")])
+    folders = subfolders(root)
+    if problems := class_folder_problems(root, folders):
+        return Table(problems=problems)
+    if not folders:
+        table.problems.append(
+            Problem("data.no_class_folders", f"{root}: has no class folders; expected {root.name}/<label>/<image>")
+        )
+    search = PictureSearch()
+    for folder in folders:
+        pictures = pictures_below(folder, search)
+        table.rows += [(str(p), {IMAGE: p.relative_to(root), LABEL: folder.name}) for p in pictures]
+        if not pictures and str(folder) not in search.errors:
+            empty.append(str(folder))
+        elif not any(picture.parent == folder for picture in pictures):
+            deep.append(f"{folder}: {', '.join(child.name for child in subfolders(folder)):.80}")
+    table.problems += listed("class folders without images; fill or delete them", empty, code="data.empty_class_folder")
+    if len(deep) == len(folders) > 1 and len({tuple(child.name for child in subfolders(f)) for f in folders}) == 1:
+        names = ", ".join(folder.name for folder in folders)
+        table.problems.append(
+            Problem(
+                "data.parts_as_classes",
+                f"{root}: {names} contain the same folders, so they seem to be parts and not classes; name parts base, "
+                "train, val and test",
+            )
+        )
+    table.notes += summarized("class folders with only subfolders; all images below belong to the class", deep)
+    table.notes += search_notes(search)
+    return table
+
+
+def _read_csv(path: Path) -> Table:
+    try:
+        lines = list(table_rows(path))
+    except TableError as error:
+        return Table(problems=[Problem("data.table_unreadable", f"{path}: {error}")])
+    if not lines:
+        return Table(
+            problems=[
+                Problem(
+                    "data.empty_file",
+                    f"{path}: expected a header with {IMAGE} and the task's columns, got an empty file",
+                )
+            ]
+        )
+    header = lines[0][1]
+    if any(_IMAGE_SUFFIX.search(cell) for cell in header):
+        first = ",".join(header)
+        hint = f"add one, such as {IMAGE},{LABEL}, with commas between columns"
+        problem = Problem("data.no_header", f"{path}: its first line is no header: {first!r:.120}; {hint}")
+        return Table(problems=[problem])
+    if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
+        problem = Problem("data.duplicate_column", f"{path}: its header contains {', '.join(twice)} more than once")
+        return Table(problems=[problem])
+    problems = [] if len(lines) > 1 else [Problem("data.no_rows", f"{path}: has a header but no rows")]
+    long = [f"line {line}: {','.join(row)!r:.120}" for line, row in lines[1:] if any(row[len(header) :])]
+    problems += listed(
+        f"lines of {path} with more cells than its header ({len(header)})", long, code="data.extra_cells"
+    )
+    # pandas writes row numbers as a column without a name.
+    columns = [(number, name) for number, name in enumerate(header) if name]
+    rows: list[tuple[str, Row]] = [
+        (f"line {line}", {name: row[number] if number < len(row) else "" for number, name in columns})
+        for line, row in lines[1:]
+    ]
+    return Table([name for _, name in columns], rows, problems)
+
+
+def _read_json(path: Path) -> Table:
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        return Table(problems=[Problem("data.not_json", f"{path}: not readable JSON in UTF-8 ({error})")])
+    if not isinstance(document, list) or not document:
+        got = "an empty list" if document == [] else type(document).__name__
+        problem = Problem("data.not_a_list", f"{path}: expected a list of objects with {IMAGE}, got {got}")
+        return Table(problems=[problem])
+    return _table_from_objects(path, [(f"entry {number}", entry) for number, entry in enumerate(document, start=1)])
+
+
+def _read_json_lines(path: Path) -> Table:
+    entries = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        return Table(problems=[Problem("data.not_json", f"{path}: not readable JSON lines in UTF-8 ({error})")])
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                entries.append((f"line {number}", json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                problem = Problem("data.not_json", f"{path}: line {number} is not JSON ({error})")
+                return Table(problems=[problem])
+    if not entries:
+        return Table(problems=[Problem("data.empty_file", f"{path}: is empty")])
+    return _table_from_objects(path, entries)
+
+
+def _table_from_objects(path: Path, entries: Sequence[tuple[str, Any]]) -> Table:
+    """Build a table from decoded JSON entries, each with its place."""
+    bad = [place for place, entry in entries if not isinstance(entry, dict)]
+    good: list[tuple[str, Row]] = [(place, entry) for place, entry in entries if isinstance(entry, dict)]
+    columns = list(dict.fromkeys(key for _, entry in good for key in entry))
+    problems = listed(f"entries of {path} that are no object with {IMAGE}", bad, code="data.not_an_object")
+    return Table(columns, good, problems)
+
+
+def _plugin_reader(name: str) -> Reader:
+    """Return a plugin's reader: a function from a path to rows, which are mappings with `image_path`."""
+    read_rows: Callable[[Path], Iterable[Row]] = find_plugin("reader", name)
+
+    def read(path: Path) -> Table:
+        try:
+            rows = [(f"row {number}", row) for number, row in enumerate(read_rows(path), start=1)]
+        except Exception as error:  # noqa: BLE001 - the user's function can raise anything
+            text = f"reader {name} failed on {path}: {type(error).__name__}: {error}"
+            return Table(problems=[Problem("data.reader_failed", text)])
+        good = [(place, row) for place, row in rows if isinstance(row, Mapping)]
+        bad = sorted({place for place, _ in rows} - {place for place, _ in good})
+        columns = list(dict.fromkeys(key for _, row in good for key in row))
+        problems = listed(f"rows of reader {name} that are no mapping", bad, code="data.not_a_mapping")
+        return Table(columns, good, problems)
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "folder": _read_class_folders,
+    "csv": _read_csv,
+    "tsv": _read_csv,
+    "json": _read_json,
+    "jsonl": _read_json_lines,
+}
+_IMAGE_COLUMN = re.compile(r"(?:image|img|file|picture|photo)?_?(?:path|name|file|id|image|filename|filepath)", re.I)
+_IMAGE_SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.I)
+
+
+def _rename_columns(path: Path, table: Table, columns: Mapping[str, str]) -> Table:
+    """Rename the table's columns to the standard names; a missing column is a problem."""
+    existing = ", ".join(table.columns)
+    # A column with the standard name is used if the configured one is missing.
+    columns = {ours: theirs for ours, theirs in columns.items() if theirs in table.columns or ours not in table.columns}
+    missing = [theirs for theirs in columns.values() if theirs not in table.columns]
+    if table.columns and missing:
+        problem = Problem(
+            "data.missing_column",
+            f"{path}: no column `{missing[0]}`, which data.columns lists; the columns are: {existing:.300}",
+        )
+        return Table(problems=[*table.problems, problem])
+    standard_names = {theirs: name for name, theirs in columns.items()}
+    if replaced := [name for name, theirs in columns.items() if name in table.columns and theirs != name]:
+        # A column listed in data.columns replaces one that has the standard name by chance.
+        table = _without_columns(table, replaced)
+    names = [standard_names.get(name, name) for name in table.columns]
+    rows: list[tuple[str, Row]] = [
+        (place, {standard_names.get(name, name): value for name, value in row.items()}) for place, row in table.rows
+    ]
+    if names and IMAGE not in names:
+        candidate = next((name for name in names if _IMAGE_COLUMN.fullmatch(name)), names[0])
+        hint = f"select the image column with data.columns: {{image: {candidate}}} (or --column image={candidate})"
+        problem = Problem(
+            "data.no_image_column", f"{path}: no column `{IMAGE}`; the columns are: {existing:.300}; {hint}"
+        )
+        return Table(problems=[*table.problems, problem])
+    return Table(names, rows, table.problems, table.notes)
+
+
+def _without_columns(table: Table, names: Sequence[str]) -> Table:
+    rows: list[tuple[str, Row]] = [
+        (place, {name: value for name, value in row.items() if name not in names}) for place, row in table.rows
+    ]
+    return Table([name for name in table.columns if name not in names], rows, table.problems, table.notes)
+
+
+def _path_fault(value: Any) -> str | None:
+    """Say why a value is no path that can be written into a UTF-8 CSV; None if it is one."""
+    if not isinstance(value, str | Path):
+        return "expected a path, got nothing" if value is None else f"expected a path, got {value!r:.80}"
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return f"{str(value)!a}: the name is not UTF-8; rename the file"
+    return None
+
+
+def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
+    """Resolve paths, and remove images that are missing or listed twice."""
+    base = path if path.is_dir() else path.parent
+    kept: dict[Path, tuple[str, Row]] = {}
+    missing, repeated, invalid = list[str](), list[str](), list[str]()
+    for place, row in table.rows:
+        paths = [row.get(IMAGE) or None, row.get(mask_column) or ""]
+        if (fault := next(filter(None, map(_path_fault, paths)), None)) is not None:
+            invalid.append(f"{place}: {fault}")
+            continue
+        picture = path_of(base, str(row[IMAGE]))
+        if not picture.is_file():
+            missing.append(f"{place}: {picture}")
+        elif picture in kept:
+            repeated.append(f"{place}: {picture}, same as {kept[picture][0]}")
+        else:
+            mask = {mask_column: path_of(base, str(row[mask_column]))} if row.get(mask_column) else {}
+            kept[picture] = (place, {**row, IMAGE: picture, **mask})
+    hint = _missing_images_hint(path, missing)
+    problems = listed(f"entries of {path} without a valid path", invalid, code="data.invalid_path")
+    problems += listed(f"images of {path} that do not exist", missing, hint, code="data.missing_image")
+    problems += listed(f"images that {path} lists twice", repeated, code="data.duplicate_image")
+    rows = [kept[picture] for picture in sorted(kept)]
+    return Table(table.columns, rows, table.problems + problems, table.notes)
+
+
+def _missing_images_hint(table: Path, missing: Sequence[str]) -> str:
+    """Suggest what may be wrong with all of the paths."""
+    if missing and all(not Path(each).suffix for each in missing):
+        return f"the names have no extension; write paths relative to the folder of {table.name}, such as images/a.jpg"
+    return f"paths are relative to the folder of {table.name}" if missing and table.is_file() else ""

@@ -1,0 +1,1 @@
+"""The training loop: optimisation, checkpoints, history and the run folder."""

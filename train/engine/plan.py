@@ -1,0 +1,213 @@
+"""Creates and checks everything that a run needs, before anything is written or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from train.config.loading import Config, Precision
+from train.config.sections import DataConfig, OptimizerConfig
+from train.data.splits import Splits, read_splits
+from train.engine.optim import check_optimizer, make_schedule
+from train.export import check_can_export
+from train.tasks import TrainingTask, training_task
+from train.tasks.losses import WeightedSum
+from tritonkit.errors import CheckpointError, ConfigError, DataError, InputError, Problem, SpecError
+from tritonkit.networks.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
+from tritonkit.networks.network import Network, load_weights
+from tritonkit.networks.weight_matching import match_weights
+from tritonkit.networks.weights import ForeignWeights, read_foreign
+from tritonkit.plugins import find_plugin, load_plugins
+from tritonkit.spec import Architecture, ModelSpec, TaskSpec, image_input
+from tritonkit.system.console import warn
+from tritonkit.tasks import task_for
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The network, data, loss and settings of a run."""
+
+    config: Config
+    task: TrainingTask
+    splits: Splits
+    network: Network
+    loss: nn.Module
+    precision: Precision
+    callbacks: tuple[Callback, ...]
+
+
+def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = False) -> TrainingPlan:
+    """Resolve all names, read the data, and build the network.
+
+    data: replaces the configuration's data section. is_resumed: the weights will come from a saved state, so initial
+    weights are not loaded. Raises InputError that lists all problems of names and data.
+    """
+    load_plugins(config.plugins)
+    task = training_task(config)
+    # Seed before the losses are created, because some of them have weights.
+    seed_everything(config.seed, workers=True, verbose=False)
+    errors: list[InputError] = []
+    architecture = _collect_errors(lambda: _architecture(config, task), errors)
+    precision = _collect_errors(lambda: _precision(config), errors)
+    callbacks = _collect_errors(lambda: _callbacks(config), errors)
+    optimizer = _collect_errors(lambda: check_optimizer(config.optimizer), errors) or check_optimizer(OptimizerConfig())
+    _collect_errors(lambda: make_schedule(optimizer, config, steps=10), errors)
+    if (export := config.export) is not None:
+        _collect_errors(lambda: check_can_export(export), errors)
+    path = None if is_resumed else config.model.weights
+    weights = None if path is None else _collect_errors(lambda: read_foreign(path), errors)
+    splits = _collect_errors(lambda: read_splits(data or config.data, task, config.seed), errors)
+    if splits is not None:
+        _collect_errors(lambda: _check_measurable(task, splits), errors)
+    loss = None if splits is None else _collect_errors(lambda: _loss(task, splits), errors)
+    if architecture is None or precision is None or callbacks is None or splits is None or loss is None or errors:
+        problems = [problem for error in errors for problem in error.problems or [Problem(error.code, str(error))]]
+        message = "\n".join(map(str, errors))
+        if splits is None:
+            raise DataError(message, code="data.invalid", problems=problems)
+        raise ConfigError(message, code="config.invalid", problems=problems)
+    network = Network(
+        _spec(config, architecture, splits.task_spec), pretrained=config.model.pretrained and not is_resumed
+    )
+    network.check_size("image.size")
+    _check_image_shape(network)
+    _show_class_weights(loss)
+    if config.frozen_epochs:
+        list(network.modules_without_heads())
+    if path is not None and weights is not None:
+        _load_initial_weights(path, weights, network)
+    return TrainingPlan(config, task, splits, network, loss, precision, callbacks)
+
+
+def _collect_errors(make: Callable[[], T], errors: list[InputError]) -> T | None:
+    """Call a function; if it raises InputError, add the error to the list and return None."""
+    try:
+        return make()
+    except InputError as error:
+        errors.append(error)
+        return None
+
+
+def _architecture(config: Config, task: TrainingTask) -> Architecture:
+    preprocess, model = config.image.preprocess, config.model
+    if task.dense:
+        known = dense_architecture_of(model.name, model.encoder)
+    else:
+        known = architecture_of(model.name, preprocess.height, preprocess.width, option="image.size")
+    return known.model_copy(update={"arguments": {**known.arguments, **model.arguments}})
+
+
+def _precision(config: Config) -> Precision:
+    gpu = torch.cuda.is_available()
+    if config.precision == "16-mixed" and not gpu:
+        raise ConfigError(
+            "precision: 16-mixed needs a CUDA GPU, and torch finds none; use auto or 32-true",
+            code="config.precision_needs_gpu",
+        )
+    if config.precision != "auto":
+        return config.precision
+    if not gpu:
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _callbacks(config: Config) -> tuple[Callback, ...]:
+    callbacks = []
+    for component in config.callbacks:
+        try:
+            callback = find_plugin("callback", component.name)(**component.arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"callback {component.name}: invalid arguments: {error}", code="config.callback_arguments"
+            ) from error
+        if not isinstance(callback, Callback):
+            raise ConfigError(
+                f"callback {component.name}: expected a lightning Callback, got {type(callback).__name__}",
+                code="config.callback_type",
+            )
+        callbacks.append(callback)
+    return tuple(callbacks)
+
+
+def _show_class_weights(loss: nn.Module) -> None:
+    """Show the class weights that the losses use."""
+    for each in loss.modules():
+        for name, weights in each.class_weights.items() if isinstance(each, WeightedSum) else ():
+            listing = ", ".join(f"{label} {weight:.4g}" for label, weight in weights.items())
+            warn(f"class weights of {name}: {listing}")
+
+
+def _check_measurable(task: TrainingTask, splits: Splits) -> None:
+    """Raise DataError if the metric that selects the best epoch cannot be measured."""
+    problem = task.monitor_problem([sample.truth for sample in splits.val], [sample.truth for sample in splits.base])
+    if problem is not None:
+        raise DataError(
+            f"{task.monitor}, which selects the best epoch, cannot be measured: {problem}; add images",
+            code="data.monitor_not_measurable",
+        )
+
+
+def _loss(task: TrainingTask, splits: Splits) -> nn.Module:
+    return task.loss(splits.task_spec, [sample.truth for sample in splits.train])
+
+
+def _spec(config: Config, architecture: Architecture, task_spec: TaskSpec) -> ModelSpec:
+    preprocess = config.image.preprocess
+    image = image_input(preprocess)
+    return ModelSpec(
+        **task_spec.model_dump(),
+        name=config.name,
+        architecture=architecture,
+        input=image,
+        outputs=task_for(task_spec).outputs(image),
+        preprocess=preprocess,
+        normalize=normalize_of(architecture),
+    )
+
+
+def _check_image_shape(network: Network) -> None:
+    """Check before the run that the network accepts images of this size and returns the task's output shapes."""
+    spec = network.spec
+    shape = spec.input.shape
+    try:
+        with torch.inference_mode():
+            answers = network.eval()(torch.zeros((2, *shape), dtype=torch.uint8))
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        name = spec.architecture.name
+        raise ConfigError(
+            f"{name} does not accept images [{', '.join(map(str, shape))}]: {error}", code="config.image_shape"
+        ) from error
+    for output, answer in zip(spec.outputs, answers, strict=True):
+        if tuple(answer.shape[1:]) != output.shape:
+            raise SpecError(
+                f"{spec.architecture.name} returns {output.name} {list(answer.shape[1:])}, expected {output}",
+                code="spec.output_shape",
+            )
+    # Lightning does not change the mode of the network.
+    network.train()
+
+
+def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network) -> None:
+    """Load the tensors of a checkpoint that fit, and show what was loaded, skipped and initialised anew."""
+    try:
+        matched = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}", code=error.code) from error
+    load_weights(network, matched.weights, origin=str(path), strict=False)
+    counts = (
+        f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.new_tensors)} initialised"
+    )
+    warn("; ".join(filter(None, [f"{path}: {counts}", matched.how, weights.note])))
+    for action, names in (("skipped", matched.skipped), ("initialised", matched.new_tensors)):
+        if names:
+            more = f", … and {len(names) - 10} more" if len(names) > 10 else ""
+            warn(f"  {action}: {', '.join(names[:10])}{more}")

@@ -1,0 +1,87 @@
+"""Writes a run's checkpoints with their lineage, and golden images with the model's answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch.utils.data import default_collate
+
+from train.data.dataset import load_sample
+from train.engine.plan import TrainingPlan
+from train.engine.run_folder import RunFolder, git_revision
+from train.evaluation.measure import AnsweredBatch, MetricValues, measure
+from train.samples.sample import Sample
+from train.tasks import TrainingTask
+from train.tasks.base import natural_sort_key
+from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden, pack_geometries
+from tritonkit.networks.network import save_network
+from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.pytorch import TorchRunner
+from tritonkit.spec import Lineage
+
+
+def publish(
+    checkpoint_name: str,
+    plan: TrainingPlan,
+    run: RunFolder,
+    warnings: tuple[str, ...] = (),
+    on_batch: Callable[[AnsweredBatch], None] | None = None,
+) -> MetricValues:
+    """Write a checkpoint (`best`, `last`, …) and its golden images; return the metrics on val and test.
+
+    warnings: of the run, for the lineage. on_batch: called with each batch of answers on val.
+    """
+    network, splits = plan.network, plan.splits
+    runner = TorchRunner(network, origin=str(run.checkpoint(checkpoint_name)))
+    parts = {"val": splits.val, "test": splits.test}
+    metrics = {
+        f"{part}_{name}": value
+        for part, samples in parts.items()
+        if samples
+        for name, value in measure(
+            runner, (*splits.base, *samples), plan.task, on_batch if part == "val" else None
+        ).items()
+    }
+    lineage = Lineage(
+        data_fingerprint=splits.fingerprint,
+        config=plan.config.model_dump(mode="json"),
+        git_revision=git_revision(),
+        seed=plan.config.seed,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        warnings=warnings,
+        parent=None if plan.config.model.weights is None else str(plan.config.model.weights),
+    )
+    # The checkpoint is written last, so that its golden images exist whenever it exists.
+    golden = GOLDEN_FILE if checkpoint_name == "best" else f"{checkpoint_name}.golden.npz"
+    make_golden(runner, splits.val, plan.task).save(run.path / golden)
+    save_network(run.checkpoint(checkpoint_name), network, network.spec.model_copy(update={"lineage": lineage}))
+    return metrics
+
+
+def make_golden(runner: Runner, samples: Sequence[Sample], task: TrainingTask) -> Golden:
+    """Create up to 32 golden images that cover as many labels as possible, with the model's answers."""
+    spec = runner.spec
+    selected = select_golden_samples(samples, task)
+    loaded = [load_sample(sample, spec.preprocess) for sample in selected]
+    images = np.stack([image for image, _ in loaded])
+    targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in selected])
+    return Golden(
+        images=images,
+        outputs=runner.infer(images),
+        targets=task.golden_targets(targets),
+        geometries=pack_geometries(geometry for _, geometry in loaded),
+    )
+
+
+def select_golden_samples(samples: Sequence[Sample], task: TrainingTask) -> list[Sample]:
+    """Select up to 32 samples, in turn from each label; four at a time if the task compares samples."""
+    group_size = 4 if task.compares_samples else 1
+    seen: Counter[str] = Counter()
+    ranked = []
+    for number, sample in enumerate(samples):
+        label = next(iter(task.classes(sample.truth)), "")
+        ranked.append((seen[label] // group_size, natural_sort_key(label), number, sample))
+        seen[label] += 1
+    return [sample for *_, sample in sorted(ranked, key=lambda entry: entry[:3])[:MAX_IMAGES]]

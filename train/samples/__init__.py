@@ -1,0 +1,1 @@
+"""A labelled sample: its picture, its part and its mask."""

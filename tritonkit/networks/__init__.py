@@ -1,0 +1,1 @@
+"""Torch networks: backbones, heads, and third-party weights."""

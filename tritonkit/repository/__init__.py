@@ -1,0 +1,1 @@
+"""Reading a Triton model repository: versions, manifests, verdicts and build records."""

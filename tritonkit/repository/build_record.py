@@ -1,0 +1,119 @@
+"""Options of a TensorRT build, and the record of a finished build (`build.json`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from tritonkit.errors import InputError, Problem
+from tritonkit.runtimes.tensorrt_plan import Flavour
+from tritonkit.spec import Frozen, TensorSpec
+
+RTX_TARGETS = ("8.6", "8.9", "12.0")
+"""Ampere, Ada and Blackwell GPUs. Three targets cost no more time or bytes than one, as kernels are compiled on the
+target. Turing (7.5) is missing: TensorRT for RTX refuses fp32 matrix products for it."""
+
+Hardware = Literal["none", "ampere_plus", "same_compute_capability"]
+"""Which other GPUs can run a plan; `none`: only the GPU model on which it was built."""
+
+
+class BuildOptions(Frozen):
+    """Options of a build. The precision is not one of them: it is given by the types in the graph."""
+
+    workspace_mib: PositiveInt | None = None
+    """GPU memory for temporary data of layers; None is TensorRT's default, all free memory."""
+    time_limit_s: PositiveFloat = 3600
+    optimization_level: NonNegativeInt | None = None
+    """0 to 5: effort of the search for kernels; None is TensorRT's default (3)."""
+    version_compatible: bool = False
+    """Build a plan that newer TensorRT versions can load; it is larger and slower."""
+    hardware: Hardware = "none"
+    compute_capabilities: tuple[str, ...] = ()
+    """TensorRT for RTX only: the GPUs to build for."""
+    timing_cache: bool = True
+    """Keep the timings of kernels, so that the next build is faster."""
+
+
+class BuildSettings(BuildOptions):
+    """Settings of the build of one plan."""
+
+    flavour: Flavour = "tensorrt"
+    max_batch: PositiveInt
+    opt_batch: PositiveInt | None = None
+    """The batch size to optimise for; None is the maximum."""
+
+    @property
+    def optimal_batch(self) -> int:
+        """Return the optimal batch size of the optimisation profile."""
+        return self.opt_batch or self.max_batch
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the compute capabilities to build for; empty to build for the local GPU."""
+        return (self.compute_capabilities or RTX_TARGETS) if self.flavour == "rtx" else ()
+
+    def runs_on(self, compute_capability: str) -> bool:
+        """Whether the local GPU can run the result: an engine for RTX may be for other GPUs only."""
+        return not self.targets or compute_capability in self.targets
+
+    def check(self) -> None:
+        """Raise InputError with all problems at once."""
+        problems: list[Problem] = []
+        if self.optimal_batch > self.max_batch:
+            problems.append(
+                Problem(
+                    "build.opt_batch",
+                    f"the optimal batch size is {self.optimal_batch}, but the maximum is {self.max_batch}",
+                )
+            )
+        if self.optimization_level is not None and self.optimization_level > 5:
+            problems.append(
+                Problem(
+                    "build.optimization_level", f"optimization level: expected 0 to 5, got {self.optimization_level}"
+                )
+            )
+        if self.flavour == "rtx" and (self.version_compatible or self.hardware != "none"):
+            problems.append(
+                Problem("build.rtx_compatibility", "TensorRT for RTX has no version- or hardware-compatible engines")
+            )
+        if self.flavour == "tensorrt" and self.compute_capabilities:
+            problems.append(
+                Problem(
+                    "build.compute_capabilities",
+                    "TensorRT builds for the local GPU; compute capabilities are only for --rtx",
+                )
+            )
+        if problems:
+            raise InputError("; ".join(map(str, problems)), code="build.options", problems=problems)
+
+
+class BuildRecord(Frozen):
+    """The content of `build.json`: source, tool, target and precision of a plan."""
+
+    flavour: Flavour
+    tensorrt: str
+    """Version of TensorRT."""
+    gpu: str | None = None
+    """The GPU on which it was built; None if it was built without a GPU."""
+    compute_capabilities: tuple[str, ...] = ()
+    """The GPUs for which it was built."""
+    seconds: float
+    peak_memory_mib: int | None = None
+    """Peak memory of the building process; None for a build in a container."""
+    bytes: int
+    sha256: str
+    graph_sha256: str
+    """SHA-256 of the source ONNX graph."""
+    inputs: tuple[TensorSpec, ...] = ()
+    """Inputs of the graph, without the batch axis, like its outputs; empty if not recorded."""
+    outputs: tuple[TensorSpec, ...] = ()
+    tensors: dict[str, int] = {}
+    """Number of tensors of the strongly typed network, by type."""
+    computed: dict[str, int] = {}
+    """Number of convolutions and matrix products, by the type in which they compute."""
+    engine: dict[str, int] = {}
+    """Number of layers of the engine, by type, from the engine inspector on a GPU."""
+    settings: BuildSettings
+    image: str | None = None
+    """The image of the container in which it was built."""

@@ -1,0 +1,52 @@
+"""The interface of all runners: `infer(batch) -> outputs`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from tritonkit.errors import BatchError
+from tritonkit.images.preprocess import ImageArray
+from tritonkit.spec import ModelSpec, Outputs
+
+
+class Runner(ABC):
+    """A model that is open in one runtime. Thread-safe."""
+
+    spec: ModelSpec
+    origin: str
+    """File or server address, for messages."""
+    max_batch: int | None = None
+    """Maximum batch size; None for no limit."""
+
+    def infer(self, batch: ImageArray) -> Outputs:
+        """Run the model on a batch and return its outputs, each [N, ...].
+
+        batch: uint8 [N, H, W, 3], with the height and width of the spec's input.
+        Raises BatchError for another shape or dtype, InferenceError if the server or device fails.
+        """
+        expected = self.spec.input.shape
+        if batch.dtype != "uint8" or batch.shape[1:] != expected or not len(batch):
+            raise BatchError(
+                f"{self.origin}: input {self.spec.input}: expected uint8 [N, {', '.join(map(str, expected))}], "
+                f"got {batch.dtype} {list(batch.shape)}. Prepare images with model.preprocess.load_image",
+                code="batch.shape",
+            )
+        return self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout
+
+    @abstractmethod
+    def _infer(self, batch: ImageArray) -> Outputs: ...
+
+    def close(self) -> None:  # noqa: B027 - most runners have nothing to release
+        """Release the model's resources."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,225 @@
+"""ModelSpec: the frozen description of a model that every stage uses.
+
+It is stored as JSON in the checkpoint's header, in an ONNX file's metadata, in `model.json` next to a published model,
+and in a parameter of Triton's model configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tritonkit.errors import SpecError
+from tritonkit.images.preprocess import Preprocess
+
+Outputs = dict[str, NDArray[Any]]
+"""Output arrays by name, each with the batch axis first."""
+
+
+SCHEMA_VERSION: Final = 2
+DEFAULT_THRESHOLD = 0.5
+METADATA_KEY = "model.json"
+"""Key of the JSON in checkpoints, ONNX metadata and Triton's config parameters."""
+
+DType = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"]
+"""Tensor types as Triton and the KServe v2 protocol name them."""
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
+"""A model or output name that is also a safe folder name."""
+
+
+class Frozen(BaseModel):
+    """Base of immutable values that refuse unknown fields."""
+
+    # JSON has no NaN; null could not be read back as a metric.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TensorSpec(Frozen):
+    """One input or output tensor. `shape` has no batch axis."""
+
+    name: str
+    dtype: DType
+    shape: tuple[PositiveInt, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [N, {', '.join(map(str, self.shape))}]"
+
+
+class Architecture(Frozen):
+    """The constructor of a network: library, model name and arguments.
+
+    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`model.plugins`). `graph` has no
+    constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
+    """
+
+    library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class Normalize(Frozen):
+    """Normalisation of RGB pixels in 0..1, the first layer of the network: `(pixel - mean) / std`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class Lineage(Frozen):
+    """How a model was trained. All fields are optional; none is needed to run the model."""
+
+    data_fingerprint: str | None = None
+    config: dict[str, JsonValue] = {}
+    git_revision: str | None = None
+    seed: int | None = None
+    metrics: dict[str, float] = {}
+    mlflow_run: str | None = None
+    parent: str | None = None
+    note: str | None = None
+    warnings: tuple[str, ...] = ()
+    """Reasons why the training may have learned nothing."""
+
+
+class TaskSpec(Frozen):
+    """A task with its labels and thresholds; the task `heads` combines several."""
+
+    task: Name
+    """A task of `model.tasks`."""
+    labels: tuple[str, ...] = ()
+    thresholds: dict[str, FiniteFloat] = {}
+    """For each label, the minimum probability at which it is assigned; default 0.5."""
+    embedding_size: PositiveInt | None = None
+    probability: bool = False
+    """Segmentation: output the foreground's probability in addition to the mask."""
+    heads: dict[Name, TaskSpec] = {}
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        broken = [label for label in labels if not label or "\n" in label or "\r" in label]
+        if broken:
+            raise ValueError(f"a label is one line of text, got {broken[0]!r}")
+        return labels
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> TaskSpec:
+        if unknown := set(self.thresholds) - set(self.labels):
+            raise ValueError(f"thresholds for unknown labels: {', '.join(sorted(unknown))}")
+        return self
+
+    def threshold(self, label: str) -> float:
+        """Return the minimum probability at which a label is assigned."""
+        return self.thresholds.get(label, DEFAULT_THRESHOLD)
+
+    def labels_summary(self) -> str:
+        """Return the number of labels and the first eight."""
+        return f"{len(self.labels)}: {', '.join(self.labels[:8])}{', …' if len(self.labels) > 8 else ''}"
+
+
+class ModelSpec(TaskSpec):
+    """Everything needed to build, verify, serve and query a model."""
+
+    schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
+    """Version 1 lacks fields that have defaults; it is read, and written again as version 2."""
+    name: Name
+    architecture: Architecture
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    preprocess: Preprocess
+    normalize: Normalize
+    lineage: Lineage = Lineage()
+
+    @model_validator(mode="after")
+    def _check_input(self) -> ModelSpec:
+        expected = image_input(self.preprocess)
+        if self.input != expected:
+            raise ValueError(f"input is {self.input}, but preprocessing returns {expected}")
+        return self
+
+    def renamed(self, name: str) -> ModelSpec:
+        """Return the spec with another name. Raises SpecError if the name is not a safe folder name."""
+        try:
+            return ModelSpec.model_validate({**self.model_dump(), "name": name})
+        except ValidationError as error:
+            raise SpecError(
+                f"{name!r} cannot name a model: expected up to 128 letters, digits and . _ -, starting with a letter "
+                "or a digit",
+                code="spec.name",
+            ) from error
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """Return inputs, outputs, preprocessing and labels as rows of a table."""
+        preprocess, size = self.preprocess, f"{self.preprocess.height} x {self.preprocess.width}"
+        tasks: dict[str, TaskSpec] = dict(self.heads) or {"": self}
+        return [
+            ("task", self.task),
+            ("architecture", f"{self.architecture.library} {self.architecture.name}"),
+            ("input", str(self.input)),
+            *(("output", str(output)) for output in self.outputs),
+            (
+                "preprocess",
+                f"{preprocess.fit} to {size}, {preprocess.interpolation}, keeps {preprocess.crop_ratio:.3g}",
+            ),
+            ("normalize", f"mean {self.normalize.mean}, std {self.normalize.std}"),
+            *((f"labels {name}".strip(), task.labels_summary()) for name, task in tasks.items() if task.labels),
+        ]
+
+    def to_json(self) -> str:
+        """Return the spec as one line of JSON."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> ModelSpec:
+        """Parse a spec. `origin` names the file or server in errors.
+
+        Raises SpecError if the text is no spec, or one of a newer schema version.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep
+            raise SpecError(f"{origin}: the model's spec is not JSON ({error})", code="spec.not_json") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise SpecError(
+                f"{origin}: written by a newer tritonkit (spec version {version}; this one reads up to "
+                f"{SCHEMA_VERSION}). Upgrade tritonkit, or export again with this version.",
+                code="spec.newer_version",
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise SpecError(
+                f"{origin}: not a valid model spec:\n{validation_problems(error)}", code="spec.fields"
+            ) from error
+
+
+def image_input(preprocess: Preprocess) -> TensorSpec:
+    """Return the input of every model: `image` UINT8 [H, W, 3]."""
+    return TensorSpec(name="image", dtype="UINT8", shape=(preprocess.height, preprocess.width, 3))
+
+
+def validation_problems(error: ValidationError) -> str:
+    """List all problems of a pydantic validation, one line each: field, problem, value."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(map(str, problem["loc"])) or "document"
+        lines.append(f"  {field}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r:.60})")
+    return "\n".join(lines)

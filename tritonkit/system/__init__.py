@@ -1,0 +1,1 @@
+"""The machine and the terminal: files, console, GPU, CPU and Docker."""

@@ -1,0 +1,71 @@
+"""Atomic file writes, and checks of output paths before the work begins."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tritonkit.errors import InputError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
+
+    Raises OSError that names `path` if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries write files that only their owner can read
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if (named := _with_path(error, temporary, path)) is error:
+            raise
+        raise named from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _with_path(error: OSError, temporary: Path, path: Path) -> OSError:
+    """Return the error with the target's name; libraries leave out the name, or the number too."""
+    if type(error) is OSError and error.errno is None:
+        return OSError(errno.EIO, str(error), str(path))
+    if error.errno is None or error.filename not in (None, str(temporary)):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def check_can_write(*paths: Path | None) -> None:
+    """Check that output files can be written, before the work begins. None is ignored. Raises InputError."""
+    for path in filter(None, paths):
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; expected the name of a file to write", code="output.is_folder")
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(
+                f"{path}: cannot be written: {folder} is not a folder, or you have no permission to write to it",
+                code="output.not_writable",
+            )
+
+
+def check_is_html(path: Path | None) -> None:
+    """Check that the name of an HTML page ends in `.html`. None is ignored. Raises InputError."""
+    if path is not None and path.suffix != ".html" and not path.is_dir():
+        raise InputError(f"{path}: expected a name that ends in .html", code="output.not_html")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 hex digest of a file's content."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,189 @@
+"""The interface that each task implements. No other code checks which task a model has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritonkit.errors import AnswerError, SpecError
+from tritonkit.images.preprocess import Geometry
+from tritonkit.spec import Outputs, TaskSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Targets = dict[str, NDArray[Any]]
+"""Ground truth of N images, each [N, ...], by the name of the first output of a head."""
+Agreement = dict[str, NDArray[np.float64]]
+"""Agreement of two answers for each of N images, by measure, in 0..1; 1 means the same answer."""
+
+IMPOSSIBLE_ANSWER_ADVICE = (
+    "Such an output is invalid: the model's weights are damaged, or its precision overflows. Compare a served model "
+    "with its checkpoint by `client check`, a file by `builder verify`"
+)
+RANGE_TOLERANCE = 1e-3
+"""Tolerance for probabilities outside 0..1, which a reduced precision can cause."""
+TIE_TOLERANCE = 1e-3
+"""Default tie tolerance: answers whose probabilities differ by less count as equally good."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of a model for one image."""
+
+    fields: dict[str, Any]
+    """A JSON object whose keys the task defines."""
+    embedding: NDArray[np.float32] | None = None
+    """[D], unit length."""
+    mask: NDArray[np.uint8] | None = None
+    """Class numbers [H, W] at the original size of the image; 0 is the background."""
+
+
+class Task(ABC):
+    """What a model predicts for an image, with the labels and thresholds of one model."""
+
+    name: ClassVar[str]
+    output_name: ClassVar[str]
+    """Name of the first output if the model has a single task."""
+    floors: ClassVar[Mapping[str, float]]
+    """For each measure of agreement, the minimum at which an image counts as the same decision."""
+    dense: ClassVar[bool] = False
+    """Whether the task predicts each pixel, which needs another kind of network."""
+    thresholded: ClassVar[bool] = False
+    """Whether thresholds decide, so that other thresholds can be used with the same network."""
+
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        """output: name of the first output if the model has several heads. Raises SpecError for wrong settings."""
+        self.task_spec = task_spec
+        self.output = output or self.output_name
+        self.labels = task_spec.labels
+        if task_spec.thresholds and not self.thresholded:
+            raise SpecError(
+                f"{self.name}: uses the most probable class, without thresholds", code="spec.thresholds_unused"
+            )
+        invalid = [f"{label}: {value}" for label, value in task_spec.thresholds.items() if not 0 < value < 1]
+        if invalid:
+            raise SpecError(
+                f"{self.name}: a threshold must lie between 0 and 1, got {', '.join(invalid)}",
+                code="spec.threshold_range",
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of raw values of the network's head for an image, or for each pixel: one for each label."""
+        return len(self.labels)
+
+    def outputs(self, image: TensorSpec) -> tuple[TensorSpec, ...]:
+        """Return the outputs of a model with the input `image`: by default one, with a number for each raw value."""
+        return (TensorSpec(name=self.output, dtype="FP32", shape=(self.channels,)),)
+
+    @abstractmethod
+    def last_layer(self) -> nn.Module:
+        """Return the module that maps the head's raw values [N, channels, ...] to a tuple of the outputs."""
+
+    @abstractmethod
+    def faults(self, outputs: Outputs) -> list[str]:
+        """Describe why finite outputs are impossible for this task; empty if they are possible."""
+
+    def value_problem(self, outputs: Outputs) -> str | None:
+        """Describe why outputs [N, ...] are invalid (layout, NaN, infinite or impossible values); None if valid."""
+        problems = self.layout_problems(outputs) or [
+            text for name, array in outputs.items() if (text := _describe_non_finite(name, array))
+        ]
+        return "; ".join(problems or self.faults(outputs)) or None
+
+    def layout_problems(self, outputs: Outputs) -> list[str]:
+        """Describe outputs of the task that are missing or do not have one value for each label."""
+        if self.output not in outputs:
+            return [f"output {self.output} is missing; the model returns {', '.join(outputs)}"]
+        shape = outputs[self.output].shape[1:]
+        if type(self).outputs is not Task.outputs or shape == (self.channels,):
+            return []
+        return [f"output {self.output} has shape {list(shape)} for an image, expected [{self.channels}]"]
+
+    def check_values(self, outputs: Outputs) -> None:
+        """Raise AnswerError if outputs [N, ...] are invalid."""
+        if (problem := self.value_problem(outputs)) is not None:
+            raise AnswerError(f"{problem}. {IMPOSSIBLE_ANSWER_ADVICE}")
+
+    def checked_answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        """Check the values of one image, then return its answer. Raises AnswerError."""
+        self.check_values({name: array[None] for name, array in output.items()})
+        return self.answer(output, geometry, top)
+
+    @abstractmethod
+    def agreement(
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
+    ) -> Agreement:
+        """Return the agreement of two sets of outputs. Both ways to decide a tie count as agreement.
+
+        geometries: how each image was fitted to the input size, if known.
+        """
+
+    @abstractmethod
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        """Return quality metrics against the ground truth, each in 0..1."""
+
+    @abstractmethod
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        """Return the answer for one image, from its outputs without the batch axis."""
+
+    @abstractmethod
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return the fields of an answer as cells of a table row, best first."""
+
+    def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
+        """Return a short caption for each answer; `names` are the names of the images."""
+        return [self.cells(answer.fields)[0] for answer in answers]
+
+    def with_threshold(self, threshold: float) -> Task:
+        """Return the task with one threshold in (0, 1) for all labels. Raises SpecError if the task has none."""
+        if not self.thresholded:
+            raise SpecError(f"{self.name} has no threshold to replace", code="spec.no_threshold")
+        task_spec = self.task_spec.model_copy(update={"thresholds": dict.fromkeys(self.labels, threshold)})
+        return type(self)(task_spec, self.output)
+
+    def decisions_kept(self, agreement: Agreement, slack: float = 1) -> NDArray[np.bool_]:
+        """Return for each of N images whether both answers make the same decision.
+
+        slack: factor by which the allowed difference grows, for a reduced precision.
+        """
+        kept = [values >= 1 - slack * (1 - self._floor(measure)) for measure, values in agreement.items()]
+        all_kept: NDArray[np.bool_] = np.logical_and.reduce(kept)
+        return all_kept
+
+    def _floor(self, measure: str) -> float:
+        return self.floors[measure]
+
+    def _require_labels(self, minimum: int) -> None:
+        if len(self.labels) < minimum:
+            raise SpecError(
+                f"{self.name} needs at least {minimum} labels, got {self.task_spec.labels_summary()}",
+                code="spec.too_few_labels",
+            )
+
+
+def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:
+    """Describe finite values that are no probabilities; empty if all lie in 0..1. cause: the likely fault."""
+    lowest, highest = float(probabilities.min()), float(probabilities.max())
+    if lowest >= -RANGE_TOLERANCE and highest <= 1 + RANGE_TOLERANCE:
+        return []
+    return [f"{name} lie in {lowest:.3g}..{highest:.3g}, expected 0..1: {cause}"]
+
+
+def _describe_non_finite(name: str, array: NDArray[Any]) -> str:
+    """Describe how many values of a floating-point output are NaN or infinite; empty if none."""
+    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+        return ""
+    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    counts = [f"{count} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return f"output {name} has {' and '.join(counts)} of {array.size} values"

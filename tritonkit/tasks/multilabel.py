@@ -1,0 +1,74 @@
+"""Multilabel: any number of C labels, independent of each other. Output `probabilities` FP32 [C], each in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tritonkit.images.preprocess import Geometry
+from tritonkit.spec import Outputs, TaskSpec
+from tritonkit.tasks.base import TIE_TOLERANCE, Agreement, Answer, Targets, Task, outside_range
+from tritonkit.tasks.multiclass import top_labels
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Multilabel(Task):
+    """Predicts the labels whose probability reaches their threshold."""
+
+    name = "multilabel"
+    output_name = "probabilities"
+    floors = {"label_set": 1.0}
+    thresholded = True
+
+    def __init__(self, task_spec: TaskSpec, output: str | None = None) -> None:
+        super().__init__(task_spec, output)
+        self._require_labels(1)
+        self._thresholds = np.array([task_spec.threshold(label) for label in self.labels])
+
+    def last_layer(self) -> nn.Module:
+        from tritonkit.tasks.layers import Sigmoid
+
+        return Sigmoid()
+
+    def faults(self, outputs: Outputs) -> list[str]:
+        return outside_range(self.output, outputs[self.output], "the sigmoid is missing")
+
+    def agreement(
+        self,
+        expected: Outputs,
+        actual: Outputs,
+        geometries: Sequence[Geometry] | None = None,
+        tie: float = TIE_TOLERANCE,
+    ) -> Agreement:
+        reference = expected[self.output]
+        same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)
+        near = np.abs(reference - self._thresholds) <= tie
+        return {"label_set": (same | near).all(axis=1).astype(np.float64)}
+
+    def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
+        return {"exact_match": float(correct.all(axis=1).mean())}
+
+    def answer(self, output: Mapping[str, NDArray[Any]], geometry: Geometry, top: int) -> Answer:
+        probabilities = output[self.output]
+        above = probabilities >= self._thresholds
+        best_first = np.argsort(-probabilities, kind="stable")
+        return Answer(
+            {
+                "labels": [self.labels[i] for i in best_first if above[i]],
+                "top": top_labels(probabilities, self.labels, max(top, int(above.sum()))),
+            }
+        )
+
+    def cells(self, fields: Mapping[str, Any]) -> list[str]:
+        labels = set(fields["labels"])
+        named = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]
+        if named:
+            return [", ".join(named)]
+        best = fields["top"][0]
+        return [f"none (nearest: {best['label']} {best['probability']:.2f})"]

@@ -1,0 +1,1 @@
+"""Triton: connection, retries, transport, control and model configuration."""

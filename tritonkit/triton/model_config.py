@@ -1,0 +1,176 @@
+"""A model of a repository as Triton reads it: its `config.pbtxt`, its versions, and the loaded versions.
+
+Schema: triton-inference-server/common, protobuf/model_config.proto, as `tritonclient` ships it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tritonkit.errors import ArtifactError
+from tritonkit.spec import METADATA_KEY
+from tritonkit.triton.backends import ModelConfig, backend_of
+
+CONFIG_FILE = "config.pbtxt"
+LAST_VERSION = "last_version"
+"""Parameter with the highest version ever published, so that a deleted version's number is not reused."""
+
+_BACKEND_FILES = {
+    "model.plan": "tensorrt",
+    "model.onnx": "onnxruntime",
+    "model.xml": "openvino",
+    "model.pt": "pytorch",
+    "model.py": "python",
+}
+"""Files from which Triton derives the backend if the configuration names none, in Triton's order."""
+_MODEL_SUFFIXES = {*(Path(name).suffix for name in _BACKEND_FILES), ".pt2", ".pth", ".engine", ".trt", ".safetensors"}
+_AUTO_COMPLETING = ("onnxruntime", "openvino", "tensorrt", "python")
+"""Backends that complete missing inputs and outputs of a configuration; Python models do so in their own code."""
+
+
+def config_from_text(text: str, origin: str) -> ModelConfig:
+    """Parse a `config.pbtxt`. Raises ArtifactError with line and reason."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ArtifactError(
+            f"{origin}: not a Triton model configuration ({error})", code="config_pbtxt.syntax"
+        ) from error
+
+
+def read_config(model_folder: Path) -> ModelConfig:
+    """Read the `config.pbtxt` of a model folder. Raises ArtifactError."""
+    path = model_folder / CONFIG_FILE
+    return read_config_file(path)
+
+
+def completed_config(model: Path) -> ModelConfig:
+    """Read the configuration of a model folder; a missing backend is derived from the files, as in Triton.
+
+    A model that was not published by `builder` needs no `config.pbtxt`. Raises ArtifactError.
+    Source: triton-inference-server/core, src/model_config_utils.cc, `AutoCompleteBackendFields`.
+    """
+    present = os.path.lexists(model / CONFIG_FILE) or is_published(model)
+    config = read_config(model) if present else config_from_text("", str(model))
+    if not backend_of(config) and not config.HasField("ensemble_scheduling"):
+        config.backend = _backend_by_files(model, config.default_model_filename)
+    return config
+
+
+def completes_tensors(config: ModelConfig) -> bool:
+    """Whether the backend completes inputs or outputs that the configuration omits."""
+    return backend_of(config) in _AUTO_COMPLETING and not (config.input and config.output)
+
+
+def is_published(model: Path) -> bool:
+    """Whether `builder` published the model of this folder."""
+    return os.path.isfile(model / METADATA_KEY)  # noqa: PTH113 - also False without permission to enter the folder
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder of a repository is a model for Triton, even one that cannot load.
+
+    Folders such as `.git`, `docs` and `lost+found` are not: they have no configuration and no model files.
+    """
+    if os.path.lexists(folder / CONFIG_FILE) or is_published(folder):
+        return True
+    versions = [folder / str(number) for number in versions_of(folder)]
+    return any(Path(name).suffix in _MODEL_SUFFIXES for version in versions for name in _names(version))
+
+
+def models_in(repository: Path) -> list[Path]:
+    """Return the folders of a repository that are models, sorted."""
+    return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and holds_model(folder)]
+
+
+def other_folders_in(repository: Path) -> list[Path]:
+    """Return the folders of a repository that are no models, sorted."""
+    return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
+
+
+def _backend_by_files(model: Path, filename: str) -> str:
+    """Return the backend, or an empty string: Triton searches only the first folder, and only for known names."""
+    if filename:
+        return _BACKEND_FILES.get(filename, "")
+    folders = _folders(model)
+    names = _names(model / folders[0]) if folders else []
+    return next((backend for name, backend in _BACKEND_FILES.items() if name in names), "")
+
+
+def _folders(folder: Path) -> list[str]:
+    return [name for name in _names(folder) if os.path.isdir(folder / name)]  # noqa: PTH112 - as above
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the sorted names in a folder; empty if it cannot be listed."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+
+
+def read_config_file(path: Path) -> ModelConfig:
+    """Read the `config.pbtxt` at a path. Raises ArtifactError with line and reason."""
+    return config_from_text(_read_text(path), origin=str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})", code="config_pbtxt.unreadable") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: is not UTF-8 text ({error})", code="config_pbtxt.not_text") from error
+
+
+def versions_of(model: Path) -> list[int]:
+    """Return the versions of a model folder in increasing order, by Triton's rules."""
+    return sorted(int(name) for name in _folders(model) if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+def misread_versions(model: Path, config: ModelConfig) -> dict[str, int]:
+    """Return folders such as `2_old` that Triton loads as a version, because it reads the leading digits."""
+    known = versions_of(model)
+    prefixes = {name: re.match(r"[1-9][0-9]*", name) for name in _folders(model)}
+    numbers = {name: int(digits[0]) for name, digits in prefixes.items() if digits and int(digits[0]) not in known}
+    loaded = versions_loaded(config, [*known, *numbers.values()])
+    return {name: number for name, number in numbers.items() if number in loaded}
+
+
+def last_version(config: ModelConfig) -> int:
+    """Return the highest version ever published, 0 if `builder` published none."""
+    text: str = config.parameters[LAST_VERSION].string_value if LAST_VERSION in config.parameters else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def versions_loaded(config: ModelConfig, versions: Sequence[int]) -> set[int]:
+    """Return the versions that Triton loads by the version policy of a `ModelConfig`; by default the newest."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return set(versions)
+    if policy.HasField("specific"):
+        return set(versions) & set(policy.specific.versions)
+    count = policy.latest.num_versions if policy.HasField("latest") else 1
+    return set(sorted(versions, reverse=True)[:count])
+
+
+def configured_batch_sizes(config: ModelConfig) -> tuple[int, ...]:
+    """Return the batch sizes in a configuration: preferred sizes, and those captured as CUDA graphs."""
+    captured = (spec.batch_size for spec in config.optimization.cuda.graph_spec)
+    return tuple(sorted({*config.dynamic_batching.preferred_batch_size, *captured} - {0}))
+
+
+def policy_text(config: ModelConfig) -> str:
+    """Return the version policy as a value of the option `--versions`."""
+    policy = config.version_policy
+    if policy.HasField("all"):
+        return "all"
+    if policy.HasField("specific"):
+        return ",".join(map(str, policy.specific.versions))
+    return f"latest:{policy.latest.num_versions if policy.HasField('latest') else 1}"
