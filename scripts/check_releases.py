@@ -1,4 +1,4 @@
-"""Check that the table of Triton releases was compared with NVIDIA's pages in the last half year. `make lock` runs it."""
+"""Check that the table of Triton releases was compared with NVIDIA's pages in the last half year."""
 
 from __future__ import annotations
 

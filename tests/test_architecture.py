@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.repository.encoded import CODE
+from builder.repository.encoded import DECODER_MODULES
 from tritonkit.images import preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,7 @@ NEEDS_A_LIBRARY = (
     "tritonkit.runtimes.pytorch",
     "tritonkit.runtimes.torchscript",
     "tritonkit.tasks.layers",
+    "tritonkit.triton.control",
     "tritonkit.triton.runner",
 )
 HEAVY_FOR_NOUNS = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
@@ -68,7 +69,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
-    carried = [IMAGES / name for name in CODE if name != "model.py"]
+    carried = [IMAGES / name for name in DECODER_MODULES if name != "model.py"]
     allowed = {*sys.stdlib_module_names, "numpy", "PIL", *map(module_of, carried)}
     broken = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
@@ -81,7 +82,7 @@ def test_preprocess_stands_alone_so_that_a_server_can_carry_it() -> None:
 
 def test_preprocess_loads_when_its_files_are_copied_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "carried").mkdir()
-    for name in CODE:
+    for name in DECODER_MODULES:
         if name != "model.py":
             (tmp_path / "carried" / name).write_bytes((IMAGES / name).read_bytes())
     code = (

@@ -68,7 +68,7 @@ class TritonkitError(Exception):
     problems: the faults, where the message reports several.
     """
 
-    code: str = "internal"
+    code: str = "internal.error"
 
     def __init__(self, message: str, *, code: str = "", problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)

@@ -6,7 +6,8 @@ Three methods process the same JPEGs of about 500 x 400 pixels, cut from the pho
 `client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
 process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP (both
 baselines are in benchmarks/studies/client_ways.py). CPU time is the sum of the client process and Triton with all its
-children. The time of `client infer` includes the start of its process; the baselines exclude imports and opening the model.
+children. The time of `client infer` includes the start of its process; the baselines exclude imports and opening the
+model.
 Exits with 1 if `client infer` takes more than 1.25 times the CPU time of the single process, or the loop takes less
 than 2 times the wall time of `client infer`.
 """

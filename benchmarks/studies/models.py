@@ -44,13 +44,14 @@ TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
 """Packages whose version can change a result."""
 PAGE = """# Models that were verified
 
-Each row is a real run of `python -m benchmarks.studies.models`: a network of timm at its own size, with random weights
-whose statistics and last layer were calibrated on photographs, exported to ONNX in fp32 and fp16 and traced to TorchScript,
-and both graphs built by TensorRT for RTX on the CPU (no engine was run). A number under ONNX or TorchScript is the
-largest error of a passed verdict against torch, relative: its norm over that of the answers' variation between
-pictures. `3e-06 as fp32` means that fp16 kept no answers and fp32 was published in its place; `no` means that the step
-failed, and Exceptions say why. `kept` counts the nodes that the guard or the repair kept in fp32, of all nodes that
-fp16 could take.
+Each row is a real run of `python -m benchmarks.studies.models`. A network of timm at its own size gets random weights,
+whose statistics and last layer are calibrated on photographs. It is exported to ONNX in fp32 and fp16 and traced to
+TorchScript, and TensorRT for RTX builds an engine from both graphs on the CPU (no engine is run).
+
+A number under ONNX or TorchScript is the largest relative error against torch in a passed verdict: the norm of the
+error divided by the norm of the variation between images. `3e-06 as fp32` means that fp16 changed answers and fp32 was
+published instead. `no` means that the step failed; Exceptions give the reason. `kept` counts the nodes that stay in
+fp32, of all nodes that fp16 could take.
 
 Made with {made_with}.
 

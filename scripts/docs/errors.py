@@ -33,6 +33,9 @@ $ client infer cat.jpg --from missing.onnx --json
 - Findings of `builder check` and `server doctor`, and the problems of a verdict, carry codes of the same form.
 - The exit code tells who has to act: 1, the check failed; 2, the input or the usage is wrong; 3, something outside
   failed (a server, a disk, the network); 130, the command was interrupted.
+- Errors of Python itself have these codes: `system.file`, a file that cannot be read or written; `system.failed`, the
+  machine failed, such as a full disk; `install.missing_module`, a missing package; `process.interrupted`, Ctrl-C or
+  SIGTERM; `internal.error`, a fault of tritonkit, please report it.
 
 `{name}` stands for a value. This page is generated from the source: `make reference`.
 """

@@ -107,12 +107,12 @@ def error_code(error: BaseException) -> str:
         case TritonkitError():
             return error.code
         case KeyboardInterrupt():
-            return "interrupted"
+            return "process.interrupted"
         case ModuleNotFoundError():
             return "install.missing_module"
         case OSError():
             return "system.failed" if is_external_failure(error) else "system.file"
-    return "internal"
+    return "internal.error"
 
 
 def _error_document(error: BaseException, message: str) -> dict[str, Any]:
