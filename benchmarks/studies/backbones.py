@@ -48,9 +48,10 @@ PAGE = """# Backbones that were verified
 
 Any network of timm can be named in `model.name`. These eighteen are also found by the names that papers and other
 libraries give them. Each row is a real run of `python -m benchmarks.studies.backbones`: the network is trained for
-one epoch on {pictures} digits of 64 x 64 pixels, exported to ONNX with a verdict, loaded by NVIDIA Triton and queried. The
-error is the largest difference of any probability between the trained checkpoint and Triton. `TorchScript` says whether the
-trace of `builder export --torchscript` passed its own verdict against the same checkpoint.
+one epoch on {pictures} digits of 64 x 64 pixels, exported to ONNX with a verdict, loaded by NVIDIA Triton and
+queried. The error is the largest difference of any probability between the trained checkpoint and Triton.
+`TorchScript` says whether the trace of `builder export --torchscript` passed its own verdict against the same
+checkpoint.
 
 | name | timm's name | weights | embedding | trained | ONNX | TorchScript | Triton | largest error |
 |---|---|---|---|---|---|---|---|---|
