@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model.alternatives import with_changed_colors
 from PIL import Image
 
 from builder.sources.images import builtin_golden
@@ -19,6 +18,7 @@ from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswe
 from builder.verification.report_images import collect_answers as asked
 from builder.verification.verifier import verify_runner
 from tritonkit.comparison import Comparison, infer_in_batches
+from tritonkit.comparison_inputs import with_changed_colors
 from tritonkit.errors import Problem
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
@@ -211,7 +211,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert not verdict.passed
     answers = asked(runner, fickle, golden, 4)
     whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [batch.way.name for batch in answers.batches] == [*whole, "batch 2", "probes"]
+    assert [batch.inputs.name for batch in answers.batches] == [*whole, "batch 2", "probes"]
     shown = report_images(answers, LIMITS["fp32"])
     assert shown is not None
     assert not shown.lost

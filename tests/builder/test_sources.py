@@ -90,7 +90,7 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
         timeout=60,
     )
     lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("model.errors.ExternalError: test_resnet: ")
+    assert lines[-1].startswith("tritonkit.errors.ExternalError: test_resnet: ")
     assert "builder export FILE --model test_resnet --labels FILE" in lines[-1]
     assert "Retrying" not in done.stderr
 
