@@ -16,7 +16,7 @@ from train.evaluation.evaluate import evaluate
 from train.evaluation.measure import measure
 from train.reports.overlays import class_overlay, comparison_overlay
 from train.reports.plots import draw_confusion, draw_curves
-from train.reports.sheets import Cell, write_sheet
+from train.reports.sheets import SheetCell, write_sheet
 from train.tasks import training_task_of
 from train.tasks.confusion import ConfusionMatrix
 from train.tasks.nearest_neighbors import find_nearest
@@ -226,7 +226,7 @@ def test_plots_take_many_classes_and_odd_labels(tmp_path: Path) -> None:
     draw_confusion(tmp_path / "few.png", few, "$few")
     draw_confusion(tmp_path / "many.png", many, "many")
     draw_curves(tmp_path / "curves.png", rows, "val_head.3", "one epoch")
-    write_sheet(tmp_path / "sheet.png", [Cell(Image.new("RGB", (640, 8)), labels[0] * 9)], "wide", "")
+    write_sheet(tmp_path / "sheet.png", [SheetCell(Image.new("RGB", (640, 8)), labels[0] * 9)], "wide", "")
 
     for name in ("few.png", "many.png", "curves.png"):
         read_png(tmp_path / name)

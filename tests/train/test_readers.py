@@ -185,7 +185,7 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
     task = SegmentationTraining(HeadConfig(task="segmentation"))
     how, task_spec = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
     task.prepare(paths)
-    problems = task.validate_splits({"train": paths}, task_spec, least=1)
+    problems = task.validate_splits({"train": paths}, task_spec, minimum=1)
     if any(problem.code == "data.mask_values_ambiguous" for problem in problems):
         return []
     answer: list[list[int]] = task.target(paths[0], False, how, task_spec).tolist()

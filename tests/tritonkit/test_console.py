@@ -59,7 +59,7 @@ def test_command_ends_with_one_line_and_a_code_when_an_error_is_ours(app: typer.
     result = CliRunner().invoke(app, ["fail", kind])
     assert result.exit_code == CODES.get(kind, 2)
     assert result.stdout == ""
-    assert result.stderr == f"error: {str(ERRORS[kind]) or 'stopped by the keyboard'}\n"
+    assert result.stderr == f"error: {str(ERRORS[kind]) or 'stopped by Ctrl-C'}\n"
 
 
 def test_command_prints_a_document_when_json_is_wanted(app: typer.Typer) -> None:

@@ -153,7 +153,7 @@ UNREAD_TIFFS = {
     "grey planes, alpha": (grey_and_alpha(RAMP, planar=2, deflate=True), "8-bit grey samples and alpha in planes"),
     "16-bit grey, more": (tiff(NOISE[..., :2], 16, 1, t338=(SHORT, [0])), "16-bit grey samples and a further channel"),
     "CMYK, alpha": (tiff(NOISE[..., [0, 1, 2, 3, 3]], 8, 5, t338=(SHORT, [2])), "8-bit CMYK samples and alpha"),
-    "unnamed sample": (tiff(NOISE, 8, 2), "4 samples a pixel that are not all named"),
+    "unnamed sample": (tiff(NOISE, 8, 2), "4 samples per pixel, of which some are not declared"),
     "signed 8": (tiff(ONE // 2, 8, 1, t339=(SHORT, [2])), "signed numbers"),
     "signed 16": (tiff(ONE, 16, 1, t339=(SHORT, [2])), "signed numbers"),
     "float": (tiff(ONE / 255, 32, 1, kind="f", t339=(SHORT, [3])), "floating-point numbers"),
@@ -226,7 +226,7 @@ def test_png_of_colours_is_white_where_its_one_colour_is_transparent() -> None:
     assert furthest(data, truth) == 0
     deep = [row.astype(">u2").tobytes() for row in COLOURS * 257]
     data = png(16, 2, deep, chunk(b"tRNS", struct.pack(">3H", *clear * 257)))
-    assert refusal(data).startswith("PNG with 16 bits a channel")
+    assert refusal(data).startswith("PNG with 16 bits per channel")
 
 
 def test_palette_of_a_png_may_have_fewer_colours_than_its_transparency() -> None:
@@ -353,7 +353,7 @@ def without_adobe(data: bytes) -> bytes:
 
 
 UNREAD_JPEGS = {
-    "12 bits": (with_frame(4, 12), "JPEG with 12 bits a channel"),
+    "12 bits": (with_frame(4, 12), "JPEG with 12 bits per channel"),
     "two channels": (with_frame(9, 2), "JPEG with 2 channels"),
     "lossless": (with_frame(1, 0xC3), "JPEG that is lossless or hierarchical"),
     "JPEG-LS": (with_frame(1, 0xF7), "JPEG that is lossless or hierarchical"),

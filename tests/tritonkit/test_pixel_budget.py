@@ -66,8 +66,8 @@ def test_room_is_given_back_when_a_picture_is_broken() -> None:
 
 def test_each_thread_has_room_for_a_photograph() -> None:
     assert PIXELS_PER_THREAD >= 6000 * 4000 + 512 * 6000
-    assert PixelBudget.for_threads(2, at_least=MAX_PIXELS).pixels == MAX_PIXELS
-    assert PixelBudget.for_threads(64, at_least=MAX_PIXELS).pixels == 64 * PIXELS_PER_THREAD
+    assert PixelBudget.for_threads(2, minimum=MAX_PIXELS).pixels == MAX_PIXELS
+    assert PixelBudget.for_threads(64, minimum=MAX_PIXELS).pixels == 64 * PIXELS_PER_THREAD
     with pytest.raises(ValueError, match="got 0"):
         PixelBudget(0)
 
@@ -85,7 +85,7 @@ def test_room_is_asked_for_before_a_picture_is_decoded(photos: Path) -> None:
         load_image(cat.read_bytes(), Preprocess(24, 24), none)  # type: ignore[arg-type] - it never comes to it
     assert caught.value.args == (width * height + 24 * max(width, height),)
     with pytest.raises(ImageError, match=f"{width * height - 1:,}") as refused:
-        load_image(cat.read_bytes(), Preprocess(24, 24), most=width * height - 1)
+        load_image(cat.read_bytes(), Preprocess(24, 24), max_pixels=width * height - 1)
     assert refused.value.code == "image.pixels"
 
 

@@ -35,7 +35,7 @@ def same(first: State, second: State) -> bool:
 def test_weights_are_matched_by_name(state: State) -> None:
     matched = map_weights(state, state, "x")
     assert same(matched.weights, state)
-    assert matched.how == "matched by name"
+    assert matched.description == "matched by name"
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.backbone.", "_orig_mod."])
@@ -43,14 +43,14 @@ def test_weights_are_matched_by_stripped_prefix(state: State, prefix: str) -> No
     extra = {"loss.margin": torch.zeros(1)}
     matched = map_weights({prefix + key: value for key, value in state.items()} | extra, state, "x")
     assert same(matched.weights, state)
-    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.how
+    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.description
 
 
 def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> None:
     values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
     matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
     assert same(matched.weights, state)
-    assert matched.how.startswith(f"{len(values)} tensors matched by order")
+    assert matched.description.startswith(f"{len(values)} tensors matched by order")
 
 
 def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
@@ -135,7 +135,7 @@ def test_weights_are_transferred_by_order_when_only_names_differ(state: State, c
     transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
     remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
     assert transferred.new_tensors == remade
-    assert "matched by order" in transferred.how
+    assert "matched by order" in transferred.description
     assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
 
 
@@ -144,7 +144,7 @@ def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) 
     both |= {f"net_ema.{key}": value + 1 for key, value in state.items()}
     matched = match_weights(both, state, "w.pth")
     assert torch.equal(matched.weights["fc.bias"], state["fc.bias"] + 1)
-    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.how
+    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.description
 
 
 def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
