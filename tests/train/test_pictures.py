@@ -1,3 +1,5 @@
+"""The plots and image sheets of a run, and the report of mistakes."""
+
 from __future__ import annotations
 
 import re
@@ -210,11 +212,11 @@ def test_judged_colours_what_is_wrong_and_leaves_the_rest() -> None:
     truth = np.array([[0, 1, 1], [0, 2, IGNORED]], dtype=np.uint8)
     answer = np.array([[0, 1, 0], [1, 1, 1]], dtype=np.uint8)
 
-    shown = np.asarray(comparison_overlay(image, truth, answer))
+    pixels = np.asarray(comparison_overlay(image, truth, answer))
 
-    assert (shown[0, 0] == 100).all()
-    assert len({tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()}) == 6
-    assert (shown[1, 2] == 177).all()
+    assert (pixels[0, 0] == 100).all()
+    assert len({tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}) == 6
+    assert (pixels[1, 2] == 177).all()
     assert (np.asarray(class_overlay(image, truth))[1, 2] == 177).all()
 
 
