@@ -79,7 +79,7 @@ def test_recall_cannot_be_measured_when_no_class_has_two_pictures() -> None:
     recall = RecallAtK(1)
     recall.update(torch.eye(3), torch.arange(3), torch.zeros(3, dtype=torch.bool))
     assert recall.compute().isnan()
-    assert task_of("embedding").monitor_problem(["a", "b"], []) == "no class of val has two pictures"
+    assert task_of("embedding").monitor_problem(["a", "b"], []) == "no class of val has two images"
     assert task_of("embedding").monitor_problem(["a", "b"], ["c"]) == "no class of val is in base"
     assert task_of("embedding").monitor_problem(["a", "b"], ["b"]) is None
 
