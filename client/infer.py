@@ -68,7 +68,7 @@ class InferenceSettings:
     """Concurrent requests. Pass its `record_failure` to `TritonServer`, so that it adapts to the server's load."""
     workers: int = field(default_factory=_default_threads)
     """Threads that decode images; the same number of threads finishes answers."""
-    pixel_budget: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), at_least=MAX_PIXELS))
+    pixel_budget: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), minimum=MAX_PIXELS))
     """Limits the pixels in memory. All threads share it, because a few large images could take all memory."""
 
 

@@ -123,7 +123,7 @@ def _prepare(
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="Column names that differ from ours: image=filename, label=class."),
+        typer.Option(metavar="NAME=COLUMN", help="Your column of a standard name: image=filename, label=class."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Segmentation: names of the class numbers; multilabel: label columns; a,b,c.")

@@ -68,7 +68,7 @@ def export_checkpoint(checkpoint: Path, export: ExportConfig, plugins: Sequence[
     command = ["builder", "export", str(checkpoint), *_options(export)]
     modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
     environment = {**os.environ, VARIABLE: ",".join(modules)}
-    done = subprocess.run(  # noqa: S603 - our own command
+    process = subprocess.run(  # noqa: S603 - our own command
         [str(builder_command()), *command[1:], "--json"],
         env=environment,
         stdout=subprocess.PIPE,
@@ -76,22 +76,23 @@ def export_checkpoint(checkpoint: Path, export: ExportConfig, plugins: Sequence[
         check=False,
     )
     retry = f"export again with: {shlex.join(command)}"
-    if done.returncode == 1:
+    if process.returncode == 1:
         raise CheckFailedError(
             f"{checkpoint}: trained, but the export failed its verification (see above); {retry}",
             code="export.verdict_failed",
         )
-    if done.returncode == 2:
+    if process.returncode == 2:
         raise ConfigError(
             f"{checkpoint}: trained, but cannot be exported with these options (see above); {retry}",
             code="export.options",
         )
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise ExternalError(
-            f"{checkpoint}: trained, but `builder export` ended with exit code {done.returncode} (see above); {retry}",
+            f"{checkpoint}: trained, but `builder export` ended with exit code {process.returncode} (see above); "
+            f"{retry}",
             code="export.failed",
         )
-    published = json.loads(done.stdout)
+    published = json.loads(process.stdout)
     _record(published, command, checkpoint.parent / SERVED_FOLDER)
     return Path(published["artifact"])
 

@@ -77,7 +77,7 @@ _MODULES = {
     "write_checkpoint": "tritonkit.checkpoint",
 }
 
-# gRPC's own preparation for a fork aborts or blocks the process when it comes at the wrong moment. The kit forks only
+# gRPC's own preparation for a fork aborts or blocks the process when it comes at the wrong moment. tritonkit forks only
 # processes that send no requests, such as torch's data loaders.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 

@@ -188,8 +188,8 @@ def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]
 def relative_error(expected: NDArray[Any], actual: NDArray[Any], variation_source: NDArray[Any] | None = None) -> float:
     """Return the norm of the error divided by the norm of the variation between images.
 
-    The variation is that of `expected`, or of `varying`. An error within rounding counts as 0: the outputs of untrained
-    networks vary by little more than that.
+    The variation is that of `expected`, or of `variation_source`. An error within rounding counts as 0: the outputs of
+    untrained networks vary by little more than that.
     """
     reference = expected.astype(np.float64)
     spread = reference if variation_source is None else variation_source.astype(np.float64)

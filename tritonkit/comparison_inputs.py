@@ -70,12 +70,12 @@ class ComparisonInput:
 
     def compare(self, task: Task, expected: Outputs, actual: Outputs, of_golden: Outputs, limits: Limits) -> Comparison:
         """Compare outputs of equal shapes; for an image at several positions the worst output counts."""
-        way = self
+        selected = self
         if self.indices is not None and len(self.indices) > len(set(self.indices.tolist())):
             rows = _worst_rows(self.indices, _distances(expected, actual))
-            way, expected, actual = self.select(rows), select_rows(expected, rows), select_rows(actual, rows)
-        varying = way.variation(expected, of_golden)
-        return compare(way.name, task, expected, actual, way.geometries, limits, varying)
+            selected, expected, actual = self.select(rows), select_rows(expected, rows), select_rows(actual, rows)
+        variation_source = selected.variation(expected, of_golden)
+        return compare(selected.name, task, expected, actual, selected.geometries, limits, variation_source)
 
     def infer(self, runner: Runner) -> Outputs:
         """Return the outputs for all images. Raises TritonkitError."""
@@ -94,20 +94,20 @@ def comparison_inputs(golden: Golden, max_batch: int, preferred: Collection[int]
 def full_batches(golden: Golden, max_batch: int) -> Iterator[ComparisonInput]:
     """Yield all images at batch 1, a middle size and the maximum; the first images pad the last batch."""
     for size in batch_sizes(max_batch):
-        yield _sized(golden, size, padded_order(len(golden.images), size))
+        yield _with_batch_size(golden, size, padded_order(len(golden.images), size))
 
 
 def intermediate_batches(golden: Golden, max_batch: int, preferred: Collection[int]) -> Iterator[ComparisonInput]:
     """Yield one batch of each intermediate size, in increasing order."""
     for size in intermediate_batch_sizes(max_batch, preferred):
-        yield _sized(golden, size, intermediate_indices(len(golden.images), size))
+        yield _with_batch_size(golden, size, intermediate_indices(len(golden.images), size))
 
 
 def reversed_order(golden: Golden, max_batch: int) -> ComparisonInput:
     """Return the images in reverse order, in batches as large as possible."""
     count = len(golden.images)
-    way = _sized(golden, min(max_batch, count), np.arange(count)[::-1])
-    return replace(way, name=OTHER_ORDER)
+    batches = _with_batch_size(golden, min(max_batch, count), np.arange(count)[::-1])
+    return replace(batches, name=OTHER_ORDER)
 
 
 def changed_colors(golden: Golden, max_batch: int) -> ComparisonInput:
@@ -151,7 +151,7 @@ def _worst_rows(numbers: NDArray[np.int_], distances: NDArray[np.float64]) -> ND
     return order[first]
 
 
-def _sized(golden: Golden, size: int, numbers: NDArray[np.int_]) -> ComparisonInput:
+def _with_batch_size(golden: Golden, size: int, numbers: NDArray[np.int_]) -> ComparisonInput:
     fitted = golden.geometry_values
     geometries = None if fitted is None else [fitted[number] for number in numbers]
     return ComparisonInput(f"batch {size}", golden.images[numbers], size, _titles(numbers), geometries, numbers)

@@ -24,10 +24,10 @@ TritonkitError
 Each error has a stable code beside its sentence, such as `data.mask_size`: the part before the dot names the area,
 the part after it the fault. Programs compare codes; sentences may change. `docs/errors.md` lists all codes.
 
-An image that cannot be read raises `model.preprocess.ImageError`, a ValueError with a code of its own: that file has
-no import from here, so that it can be copied to a server. Callers turn it into an error row or a DataError.
+An image that cannot be read raises `tritonkit.images.picture_file.ImageError`, a ValueError with its own code: that
+file has no import from here, so that it can be copied to a server. Callers turn it into an error row or a DataError.
 
-Errors of other libraries are translated where they enter. Only `model.console` knows exit codes.
+Errors of other libraries are translated where they enter. Only `tritonkit.system.console` knows exit codes.
 """
 
 from __future__ import annotations

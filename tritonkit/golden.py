@@ -37,7 +37,7 @@ class Golden:
     geometries: NDArray[np.float64] | None = None
     source: str = "validation images"
     probe_outputs: Outputs = field(default_factory=dict)
-    """The trained model's outputs for the probes of these images (`model.probes`), each [P, ...]; empty if unknown."""
+    """The trained model's outputs for the probes of these images (`probes_of`), each [P, ...]; empty if unknown."""
 
     @property
     def geometry_values(self) -> list[Geometry] | None:

@@ -27,9 +27,9 @@ _imported_modules: set[str] = set()
 def register(kind: Kind, name: str) -> Callable[[Thing], Thing]:
     """Register the decorated class or function as the plugin `name` of this kind."""
 
-    def decorate(thing: Thing) -> Thing:
-        _registered.setdefault(kind, {})[name] = thing
-        return thing
+    def decorate(plugin: Thing) -> Thing:
+        _registered.setdefault(kind, {})[name] = plugin
+        return plugin
 
     return decorate
 

@@ -65,7 +65,7 @@ class TensorSpec(Frozen):
 class Architecture(Frozen):
     """The constructor of a network: library, model name and arguments.
 
-    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`model.plugins`). `graph` has no
+    `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`tritonkit.plugins`). `graph` has no
     constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
     """
 
@@ -102,7 +102,7 @@ class TaskSpec(Frozen):
     """A task with its labels and thresholds; the task `heads` combines several."""
 
     task: Name
-    """A task of `model.tasks`."""
+    """A task of `tritonkit.tasks`."""
     labels: tuple[str, ...] = ()
     thresholds: dict[str, FiniteFloat] = {}
     """For each label, the minimum probability at which it is assigned; default 0.5."""
@@ -114,9 +114,9 @@ class TaskSpec(Frozen):
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        broken = [label for label in labels if not label or "\n" in label or "\r" in label]
-        if broken:
-            raise ValueError(f"a label is one line of text, got {broken[0]!r}")
+        invalid = [label for label in labels if not label or "\n" in label or "\r" in label]
+        if invalid:
+            raise ValueError(f"a label is one line of text, got {invalid[0]!r}")
         return labels
 
     @model_validator(mode="after")
@@ -190,7 +190,7 @@ class ModelSpec(TaskSpec):
     def from_json(cls, text: str, origin: str) -> ModelSpec:
         """Parse a spec. `origin` names the file or server in errors.
 
-        Raises SpecError if the text is no spec, or one of a newer schema version.
+        Raises SpecError if the text is not a spec, or a spec of a newer schema version.
         """
         try:
             document = json.loads(text)

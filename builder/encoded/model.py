@@ -55,7 +55,7 @@ class TritonPythonModel:
         self._settings = self._preprocess.Preprocess(**{**settings, "fill": tuple(settings["fill"])})
         budget, max_pixels = _import_from(folder, "pixel_budget").PixelBudget, self._preprocess.MAX_PIXELS
         pixels = parameters.get("decoded_pixels")
-        self._pixel_budget = budget(int(pixels)) if pixels else budget.for_threads(threads, at_least=max_pixels)
+        self._pixel_budget = budget(int(pixels)) if pixels else budget.for_threads(threads, minimum=max_pixels)
         self._max_pixels = min(max_pixels, self._pixel_budget.pixels)
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -44,7 +44,7 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     load_weights(network.backbone, mapping.weights, origin=str(path))
     origin = "" if foreign.model else ", named in the file"
     library = "" if is_torchvision(model) else "timm "
-    parts = [f"{path.name} into {library}{model}{origin}: {mapping.how}", weights.note]
+    parts = [f"{path.name} into {library}{model}{origin}: {mapping.description}", weights.note]
     note = "; ".join([*filter(None, parts), describe_preprocessing(network.spec, foreign, recipe)])
     lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})

@@ -63,7 +63,7 @@ def finished_levels(record: Path, process: subprocess.Popen[str]) -> int:
 @pytest.mark.parametrize(
     ("end", "code", "reason"),
     [
-        (signal.SIGINT, 130, "stopped by the keyboard"),
+        (signal.SIGINT, 130, "stopped by Ctrl-C"),
         (signal.SIGTERM, 130, "stopped by SIGTERM"),
         (None, 3, "Start one with `server up`"),
     ],

@@ -88,7 +88,7 @@ def version(built_once: Path, tmp_path: Path) -> Path:
         (PLAN[:10], "is cut short: 10 bytes"),
         (PLAN[:64], "is cut short: its header says 128 bytes, the file has 64"),
         (b"\x08\x00\x00\x00" + b'{"a": 1}' + PLAN, r"Ultralytics .* begins at byte 12: tail -c \+13"),
-        (b"\x08\x07onnx and so on", "is no TensorRT plan"),
+        (b"\x08\x07onnx and so on", "is not a TensorRT plan"),
     ],
 )
 def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, said: str) -> None:

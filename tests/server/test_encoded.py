@@ -203,7 +203,7 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"no picture", "not a picture; JPEG, PNG, WEBP"),
+        (b"no picture", "not an image in a supported format; supported: JPEG, PNG, WEBP"),
         (b"", "the file is empty"),
         (bomb(), "12,000 x 12,000 pixels; at most 100,000,000"),
     ],
@@ -231,7 +231,7 @@ def test_http_of_the_wheel_bounds_no_body_and_inflates_gzip(server: Server, comp
     request = urllib.request.Request(url, gzip.compress(body, 1) if compressed else body, headers)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request)
-    assert "not a picture" in json.load(refused.value)["error"]
+    assert "not an image" in json.load(refused.value)["error"]
 
 
 def test_picture_is_named_when_one_of_several_is_broken(server: Server, cat: Path) -> None:

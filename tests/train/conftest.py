@@ -1,3 +1,5 @@
+"""Small data sets and finished runs."""
+
 from __future__ import annotations
 
 import csv
@@ -131,13 +133,13 @@ def make_masks(digits: Path) -> Callable[..., Path]:
             (target / folder).mkdir(parents=True)
         for number in range(count):
             digit = Image.open(sorted((digits / str(number % 10)).iterdir())[number]).resize((48, 48))
-            there = np.zeros((64, 64), bool)
-            there[8:56, 8:56] = np.asarray(digit) > 128
+            is_foreground = np.zeros((64, 64), bool)
+            is_foreground[8:56, 8:56] = np.asarray(digit) > 128
             picture = draw.integers(0, 120, (64, 64, 3))
-            picture[there] = (230, 220, 90)
+            picture[is_foreground] = (230, 220, 90)
             Image.fromarray(picture.astype(np.uint8)).save(target / "images" / f"{number:02}.jpg", quality=95)
             value = 255 if classes is None else 1 + number % (classes - 1)
-            Image.fromarray((there * value).astype(np.uint8)).save(target / "masks" / f"{number:02}.png")
+            Image.fromarray((is_foreground * value).astype(np.uint8)).save(target / "masks" / f"{number:02}.png")
         return target
 
     return make

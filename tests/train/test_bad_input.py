@@ -34,7 +34,7 @@ class Scenario:
 
     @property
     def config(self) -> Path:
-        """Write the present configuration."""
+        """Write the scenario's configuration."""
         path = self.root / "config.yaml"
         path.write_text(yaml.safe_dump(self.values, sort_keys=False))
         return path

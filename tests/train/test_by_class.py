@@ -37,9 +37,9 @@ def test_means_go_over_the_classes_there_are_when_some_are_absent() -> None:
     torch.manual_seed(0)
     targets = torch.randint(2, (40,)) * 2  # of a and c alone
     outputs = torch.softmax(torch.randn(40, 4) + 2 * torch.nn.functional.one_hot(targets, 4), dim=1)
-    found, there = figures("multiclass", outputs, targets), (0, 2)
+    found, present = figures("multiclass", outputs, targets), (0, 2)
     for name, score in (("auroc", roc_auc_score), ("map", average_precision_score)):
-        expected = np.mean([score(targets == number, outputs[:, number]) for number in there])
+        expected = np.mean([score(targets == number, outputs[:, number]) for number in present])
         assert found[name] == pytest.approx(expected, abs=1e-5)
     assert found["macro_f1"] == pytest.approx((found["f1/a"] + found["f1/c"]) / 2, abs=1e-6)
     assert np.isnan([found["f1/b"], found["f1/d"]]).all()
@@ -79,7 +79,7 @@ def test_recall_cannot_be_measured_when_no_class_has_two_pictures() -> None:
     recall = RecallAtK(1)
     recall.update(torch.eye(3), torch.arange(3), torch.zeros(3, dtype=torch.bool))
     assert recall.compute().isnan()
-    assert task_of("embedding").monitor_problem(["a", "b"], []) == "no class of val has two pictures"
+    assert task_of("embedding").monitor_problem(["a", "b"], []) == "no class of val has two images"
     assert task_of("embedding").monitor_problem(["a", "b"], ["c"]) == "no class of val is in base"
     assert task_of("embedding").monitor_problem(["a", "b"], ["b"]) is None
 

@@ -1,3 +1,5 @@
+"""The commands of `train`."""
+
 from __future__ import annotations
 
 import json
@@ -27,14 +29,14 @@ def test_help_loads_no_heavy_library() -> None:
         "    assert CliRunner().invoke(app, words).exit_code == 0\n"
         "print({'torch', 'numpy', 'lightning', 'timm', 'sklearn'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "set()\n"
 
 
 def test_config_loads_no_torch_when_read() -> None:
     code = "import sys, train.config.loading, train.config.example; print({'torch', 'lightning'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "set()\n"
 
 
 def test_fit_prints_the_checkpoint_last_when_done(
@@ -87,7 +89,7 @@ def test_runs_leave_no_checkpoint_when_stopped(folder: Path, tmp_path: Path, wri
     config = write_config(tmp_path / "config.yaml", folder, epochs=1000)
     words = [sys.executable, "-c", TRAIN, "fit", str(config)]
     expected = {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
-    names = {signal.SIGINT: "keyboard", signal.SIGTERM: "SIGTERM"}
+    names = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
     # A test runner may ignore SIGINT, and its child processes would inherit that.
     heed_keyboard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     runs = {
@@ -140,5 +142,5 @@ def test_test_tells_what_cannot_be_measured_when_classes_are_absent(
     assert metrics["f1/7"] is None
     assert metrics["auroc"] > 0.7  # the third class would count as 0
     assert "UserWarning" not in result.stderr
-    shown = command("train", "test", trained.checkpoint, "--data", folder)
-    assert ["f1/7", "-"] in [line.split() for line in shown.stdout.splitlines()]
+    measured = command("train", "test", trained.checkpoint, "--data", folder)
+    assert ["f1/7", "-"] in [line.split() for line in measured.stdout.splitlines()]

@@ -1,3 +1,5 @@
+"""The training configuration: overrides and errors."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -57,8 +57,8 @@ def test_run_publishes_its_best_checkpoint_when_configured(
 
 def test_run_gives_another_format_and_way_of_serving_when_named(trained: FitResult, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path))
-    how = ExportConfig(torchscript=True, gpus=(0, 1), dynamic_batching=False, repository=tmp_path / "repository")
-    artifact = export_checkpoint(checkpoint, how)
+    export = ExportConfig(torchscript=True, gpus=(0, 1), dynamic_batching=False, repository=tmp_path / "repository")
+    artifact = export_checkpoint(checkpoint, export)
     assert artifact.name == "model.pt"
     config = (tmp_path / "served" / "config.pbtxt").read_text()
     assert 'backend: "pytorch"' in config
@@ -136,9 +136,9 @@ def test_run_is_refused_before_training_when_there_is_no_builder(
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine may build plans")
 def test_run_is_refused_with_all_that_is_missing_when_its_export_is_not_possible(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    how = ExportConfig(trt="fp16", config=tmp_path / "config.pbtxt", repository=tmp_path / "file" / "repository")
+    export = ExportConfig(trt="fp16", config=tmp_path / "config.pbtxt", repository=tmp_path / "file" / "repository")
     with pytest.raises(InputError) as refused:
-        check_can_export(how)
+        check_can_export(export)
     lines = str(refused.value).splitlines()
     assert len(lines) == 3
     assert all(line.startswith("export: ") for line in lines)

@@ -1,4 +1,4 @@
-"""Training from a checkpoint, ours or a third party's, also with other classes."""
+"""Training from a checkpoint of tritonkit or of a third party, also with other classes."""
 
 from __future__ import annotations
 

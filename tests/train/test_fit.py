@@ -1,3 +1,5 @@
+"""A finished run: its files, its checkpoints, and its repeatability."""
+
 from __future__ import annotations
 
 import csv
@@ -64,9 +66,9 @@ def test_batch_statistics_are_learned_when_training(trained: FitResult) -> None:
     assert not np.allclose(weights["backbone.bn1.running_mean"], 0)
 
 
-@pytest.mark.parametrize("which", ["best", "last"])
-def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: FitResult, which: str) -> None:
-    path = trained.run / f"{which}.safetensors"
+@pytest.mark.parametrize("checkpoint_name", ["best", "last"])
+def test_checkpoint_reproduces_its_golden_answers_when_opened(trained: FitResult, checkpoint_name: str) -> None:
+    path = trained.run / f"{checkpoint_name}.safetensors"
     golden = make_golden(path)
     with open_artifact(path) as runner:
         outputs = runner.infer(golden.images)
@@ -168,9 +170,11 @@ def test_run_folders_differ_when_runs_start_at_once(trained_config: Config, tmp_
 
 def test_images_are_what_the_model_takes_when_augmented(folder: Path, trained_config: Config) -> None:
     task = training_task(trained_config)
-    splits, how = read_splits(trained_config.data, task, 0), trained_config.image.preprocess
-    plain = ImageDataset(splits.val, task, splits.task_spec, how)
-    augmented = ImageDataset(splits.val, task, splits.task_spec, how, make_augmentation(AugmentConfig(), how.fill))
+    splits, preprocess = read_splits(trained_config.data, task, 0), trained_config.image.preprocess
+    plain = ImageDataset(splits.val, task, splits.task_spec, preprocess)
+    augmented = ImageDataset(
+        splits.val, task, splits.task_spec, preprocess, make_augmentation(AugmentConfig(), preprocess.fill)
+    )
     for pictures in (plain, augmented):
         image, _ = pictures[0]
         assert (image.dtype, tuple(image.shape)) == (torch.uint8, (32, 32, 3))

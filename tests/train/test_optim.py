@@ -26,12 +26,12 @@ def rates(steps: int, config: Config) -> list[float]:
     """Return the learning rate of each step."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.optimizer.lr, momentum=0.9)
     schedule = make_schedule(optimizer, config, steps)
-    found = []
+    learning_rates = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        learning_rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return found
+    return learning_rates
 
 
 def network() -> nn.Module:
@@ -134,8 +134,8 @@ def test_each_stage_has_a_schedule_of_its_own_when_there_are_two() -> None:
 
 
 def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
-    how = {"name": "OneCycleLR", "arguments": {"max_lr": 0.4, "pct_start": 0.25, "cycle_momentum": False}}
-    found = rates(40, config(optimizer={"lr": 0.1}, scheduler=how))
+    scheduler = {"name": "OneCycleLR", "arguments": {"max_lr": 0.4, "pct_start": 0.25, "cycle_momentum": False}}
+    found = rates(40, config(optimizer={"lr": 0.1}, scheduler=scheduler))
     assert found[0] == pytest.approx(0.4 / 25)
     assert max(found) == pytest.approx(0.4)
     assert found.index(max(found)) == 9
@@ -143,8 +143,8 @@ def test_one_cycle_spans_the_run_when_named_by_its_class() -> None:
 
 
 def test_class_of_torch_has_its_arguments_when_named() -> None:
-    how = {"name": "StepLR", "arguments": {"step_size": 10, "gamma": 0.5}}
-    found = rates(30, config(optimizer={"lr": 0.8}, scheduler=how))
+    scheduler = {"name": "StepLR", "arguments": {"step_size": 10, "gamma": 0.5}}
+    found = rates(30, config(optimizer={"lr": 0.8}, scheduler=scheduler))
     assert [found[step] for step in (0, 9, 10, 20)] == pytest.approx([0.8, 0.8, 0.4, 0.2])
     assert rates(30, config(scheduler={"name": "CosineAnnealingLR"}))[-1] < 1e-5
 

@@ -1,3 +1,5 @@
+"""The plots and image sheets of a run, and the report of mistakes."""
+
 from __future__ import annotations
 
 import re
@@ -16,7 +18,7 @@ from train.evaluation.evaluate import evaluate
 from train.evaluation.measure import measure
 from train.reports.overlays import class_overlay, comparison_overlay
 from train.reports.plots import draw_confusion, draw_curves
-from train.reports.sheets import Cell, write_sheet
+from train.reports.sheets import SheetCell, write_sheet
 from train.tasks import training_task_of
 from train.tasks.confusion import ConfusionMatrix
 from train.tasks.nearest_neighbors import find_nearest
@@ -210,11 +212,11 @@ def test_judged_colours_what_is_wrong_and_leaves_the_rest() -> None:
     truth = np.array([[0, 1, 1], [0, 2, IGNORED]], dtype=np.uint8)
     answer = np.array([[0, 1, 0], [1, 1, 1]], dtype=np.uint8)
 
-    shown = np.asarray(comparison_overlay(image, truth, answer))
+    pixels = np.asarray(comparison_overlay(image, truth, answer))
 
-    assert (shown[0, 0] == 100).all()
-    assert len({tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()}) == 6
-    assert (shown[1, 2] == 177).all()
+    assert (pixels[0, 0] == 100).all()
+    assert len({tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}) == 6
+    assert (pixels[1, 2] == 177).all()
     assert (np.asarray(class_overlay(image, truth))[1, 2] == 177).all()
 
 
@@ -226,7 +228,7 @@ def test_plots_take_many_classes_and_odd_labels(tmp_path: Path) -> None:
     draw_confusion(tmp_path / "few.png", few, "$few")
     draw_confusion(tmp_path / "many.png", many, "many")
     draw_curves(tmp_path / "curves.png", rows, "val_head.3", "one epoch")
-    write_sheet(tmp_path / "sheet.png", [Cell(Image.new("RGB", (640, 8)), labels[0] * 9)], "wide", "")
+    write_sheet(tmp_path / "sheet.png", [SheetCell(Image.new("RGB", (640, 8)), labels[0] * 9)], "wide", "")
 
     for name in ("few.png", "many.png", "curves.png"):
         read_png(tmp_path / name)

@@ -28,9 +28,9 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_prepare_writes_the_parts_when_given_class_folders(command: Command, folder: Path, tmp_path: Path) -> None:
     result = command("train", "prepare", folder, tmp_path / "splits", "--ratio", "50:25:25")
     assert result.exit_code == 0, result.output
-    counts, where = result.stdout.splitlines()
+    counts, folder_line = result.stdout.splitlines()
     assert counts.startswith("train 18, val 9, test 9; 3 labels; fingerprint ")
-    assert where == str(tmp_path / "splits")
+    assert folder_line == str(tmp_path / "splits")
     assert {path.name for path in (tmp_path / "splits").iterdir()} == {"train.csv", "val.csv", "test.csv", "data.json"}
     assert Counter(row["label"] for row in table(tmp_path / "splits" / "val.csv")) == {"0": 3, "1": 3, "7": 3}
     assert all(Path(row["image_path"]).is_absolute() for row in table(tmp_path / "splits" / "train.csv"))

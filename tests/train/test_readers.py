@@ -50,7 +50,7 @@ def rows(path: Path, reader: str | None = None, masks: Path | None = None) -> li
     return [dict(row) for _, row in table.rows]
 
 
-def named(folder: Path) -> list[dict[str, str]]:
+def names_in(folder: Path) -> list[dict[str, str]]:
     return [{"image_path": str(p.relative_to(folder)), "label": p.parent.name} for p in sorted(folder.rglob("*.png"))]
 
 
@@ -79,7 +79,7 @@ def test_hidden_files_are_left_out_when_a_folder_is_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.json"])
 def test_table_gives_what_its_folder_gives_when_read(folder: Path, write_table: Table, name: str) -> None:
-    assert rows(write_table(folder / name, named(folder))) == rows(folder)
+    assert rows(write_table(folder / name, names_in(folder))) == rows(folder)
 
 
 def test_csv_is_read_when_it_has_a_byte_order_mark_and_spaces(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_masks_are_found_from_the_table_when_their_paths_are_relative(
 @pytest.mark.parametrize("reader", ["lines", "own_readers:lines"])
 def test_own_reader_gives_rows_when_it_is_a_plugin(folder: Path, plugin: str, reader: str) -> None:
     listing = folder / "labels.lines"
-    listing.write_text("".join(f"{row['image_path']}\t{row['label']}\n" for row in named(folder)))
+    listing.write_text("".join(f"{row['image_path']}\t{row['label']}\n" for row in names_in(folder)))
     assert rows(listing, reader) == rows(folder)
 
 
@@ -183,12 +183,15 @@ def meaning_in(tmp_path: Path, **masks: list[int]) -> list[list[int]]:
     for path, levels in zip(paths, masks.values(), strict=True):
         Image.fromarray(np.array([levels], np.uint8)).save(path)
     task = SegmentationTraining(HeadConfig(task="segmentation"))
-    how, task_spec = Preprocess(1, 3, fit="squash"), TaskSpec(task="segmentation", labels=("background", "foreground"))
+    preprocess, task_spec = (
+        Preprocess(1, 3, fit="squash"),
+        TaskSpec(task="segmentation", labels=("background", "foreground")),
+    )
     task.prepare(paths)
-    problems = task.validate_splits({"train": paths}, task_spec, least=1)
+    problems = task.validate_splits({"train": paths}, task_spec, minimum=1)
     if any(problem.code == "data.mask_values_ambiguous" for problem in problems):
         return []
-    answer: list[list[int]] = task.target(paths[0], False, how, task_spec).tolist()
+    answer: list[list[int]] = task.target(paths[0], False, preprocess, task_spec).tolist()
     return answer
 
 
@@ -256,13 +259,13 @@ def test_palette_gives_colours_when_the_configuration_names_colours(tmp_path: Pa
 
 
 def test_jpeg_mask_is_cut_at_half_when_it_is_black_and_white(tmp_path: Path) -> None:
-    there = np.zeros((64, 64), np.uint8)
-    there[13:50, 11:47] = 255
-    Image.fromarray(there).save(tmp_path / "mask.jpg", quality=60)
+    levels = np.zeros((64, 64), np.uint8)
+    levels[13:50, 11:47] = 255
+    Image.fromarray(levels).save(tmp_path / "mask.jpg", quality=60)
     assert len(np.unique(np.asarray(Image.open(tmp_path / "mask.jpg")))) > 2
     numbers = class_numbers(tmp_path / "mask.jpg", two_class_mapping([tmp_path / "mask.jpg"])[0])
-    assert (numbers == there // 255).mean() > 0.99
-    Image.fromarray(there // 3 + 40).save(tmp_path / "grey.jpg", quality=60)
+    assert (numbers == levels // 255).mean() > 0.99
+    Image.fromarray(levels // 3 + 40).save(tmp_path / "grey.jpg", quality=60)
     with pytest.raises(MaskError, match=r"1?[0-9]+%") as caught:
         class_numbers(tmp_path / "grey.jpg", two_class_mapping([tmp_path / "grey.jpg"])[0])
     assert caught.value.code == "data.mask_blurred"

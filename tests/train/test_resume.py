@@ -1,4 +1,4 @@
-"""A run that is killed, resumed, killed again: it ends as if nothing had happened.
+"""Resumed runs: a run that was killed twice ends with the same weights as one without a stop.
 
 Each run is a process of its own, forked from a server that has imported the trainer once, which takes most of a
 start, and is ended with SIGKILL.
@@ -100,16 +100,16 @@ def wait_for(process: ForkServerProcess, condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def same_end(one: Path, other: Path, checkpoints: set[str]) -> None:
+def assert_equal_runs(first_run: Path, second_run: Path, checkpoints: set[str]) -> None:
     """Assert that both runs wrote the same checkpoints, bit for bit, and the same metrics."""
-    for run in (one, other):
+    for run in (first_run, second_run):
         assert {path.stem for path in run.glob("*.safetensors")} == checkpoints
     for name in checkpoints:
-        first, second = (load_file(run / f"{name}.safetensors") for run in (one, other))
+        first, second = (load_file(run / f"{name}.safetensors") for run in (first_run, second_run))
         assert first.keys() == second.keys()
         assert not [key for key in first if first[key].tobytes() != second[key].tobytes()], name
-    assert rows(one) == rows(other)
-    leftovers = [path for path in other.rglob("*") if "partial" in path.name or "tmp" in path.name]
+    assert rows(first_run) == rows(second_run)
+    leftovers = [path for path in second_run.rglob("*") if "partial" in path.name or "tmp" in path.name]
     assert not leftovers
 
 
@@ -157,7 +157,7 @@ def test_run_ends_the_same_when_killed_at_random_moments(undisturbed: Callable[[
         assert not (run / "best.safetensors").exists()
         words = ["resume", run]
     assert finished(started(root, *words)) == 0, (root / "log.txt").read_text()
-    same_end(root / "runs" / "tiny" / "1", run, {"best", "best-2", "last"})
+    assert_equal_runs(root / "runs" / "tiny" / "1", run, {"best", "best-2", "last"})
 
 
 def test_resume_is_refused_when_the_run_is_still_going(undisturbed: Callable[[str], Path], command: Command) -> None:
@@ -184,7 +184,7 @@ def test_run_ends_the_same_when_killed_at_the_worst_moments(undisturbed: Callabl
         assert len(list((root / "deaths").iterdir())) == len(deaths) - number - 1
         words = ["resume", run]
     assert finished(started(root, *words)) == 0, (root / "log.txt").read_text()
-    same_end(root / "runs" / "tiny" / "1", run, {"best", "last"})
+    assert_equal_runs(root / "runs" / "tiny" / "1", run, {"best", "last"})
 
 
 @pytest.fixture(scope="module")

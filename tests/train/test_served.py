@@ -46,8 +46,8 @@ def test_served_model_measures_and_answers_as_it_was_trained(
     assert up.exit_code == 0, up.output
     try:
         measured = [
-            document(command("train", "test", run.checkpoint, *where, "--json"))["metrics"]
-            for where in ((), ("--from", published["artifact"]), ("--url", url))
+            document(command("train", "test", run.checkpoint, *options, "--json"))["metrics"]
+            for options in ((), ("--from", published["artifact"]), ("--url", url))
         ]
         picture = (run.run / "splits" / "test.csv").read_text().splitlines()[1].split(",")[0]
         answers = document(command("client", "infer", picture, "--model", "tiny", "--url", url, "--json"))

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact, safe to open, and clear about what is wrong with one."""
+"""Checkpoints: bit-exact, safe to open, with clear errors."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_network_answers_the_same_bits_when_read_back(
 def test_save_network_writes_the_given_spec_when_there_is_one(
     tmp_path: Path, make_network: Callable[[str], Network], spec: ModelSpec
 ) -> None:
-    told = spec.model_copy(update={"lineage": Lineage(seed=3)})
-    save_network(tmp_path / "net.safetensors", make_network("test_resnet"), told)
-    assert read_spec(tmp_path / "net.safetensors") == told
+    with_lineage = spec.model_copy(update={"lineage": Lineage(seed=3)})
+    save_network(tmp_path / "net.safetensors", make_network("test_resnet"), with_lineage)
+    assert read_spec(tmp_path / "net.safetensors") == with_lineage
 
 
 def test_spec_is_read_without_torch_when_a_process_has_none(checkpoint: Path) -> None:
@@ -72,8 +72,8 @@ def test_spec_is_read_without_torch_when_a_process_has_none(checkpoint: Path) ->
         "from pathlib import Path; from tritonkit.checkpoint import read_spec, read_weights\n"
         f"path = Path({str(checkpoint)!r}); print(read_spec(path).name, len(read_weights(path)) > 10)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "pets True\n"), done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (0, "pets True\n"), process.stderr
 
 
 class _RunsCode:
@@ -99,9 +99,9 @@ def test_checkpoint_is_refused_when_it_is_a_renamed_pth(tmp_path: Path) -> None:
         load_network(path)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 8, 500, -1])
-def test_checkpoint_is_refused_when_it_is_cut_short(checkpoint: Path, kept: int) -> None:
-    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+@pytest.mark.parametrize("size", [0, 4, 8, 500, -1])
+def test_checkpoint_is_refused_when_it_is_cut_short(checkpoint: Path, size: int) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:size])
     with raises(CheckpointError, "checkpoint.unreadable"):
         read_spec(checkpoint)
 
@@ -149,9 +149,9 @@ def test_old_checkpoint_stays_whole_when_the_disk_is_full_halfway(checkpoint: Pa
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "write_checkpoint(path, spec, {'weight': np.zeros(5000)})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "File too large" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "File too large" in process.stderr
     assert checkpoint.read_bytes() == before
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
     assert list(checkpoint.parent.iterdir()) == [checkpoint]

@@ -40,18 +40,18 @@ CODES = {"CheckFailedError": 1, "ServerError": 3, "InferenceError": 3, "Keyboard
 
 @pytest.fixture
 def app() -> typer.Typer:
-    made = application("Raise errors.")
+    application_under_test = application("Raise errors.")
 
-    @made.callback()
+    @application_under_test.callback()
     def group() -> None:
         """Have subcommands."""
 
-    @made.command()
+    @application_under_test.command()
     @reports_errors
     def fail(kind: str, as_json: JsonOption = False) -> None:
         raise ERRORS[kind]
 
-    return made
+    return application_under_test
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -59,7 +59,7 @@ def test_command_ends_with_one_line_and_a_code_when_an_error_is_ours(app: typer.
     result = CliRunner().invoke(app, ["fail", kind])
     assert result.exit_code == CODES.get(kind, 2)
     assert result.stdout == ""
-    assert result.stderr == f"error: {str(ERRORS[kind]) or 'stopped by the keyboard'}\n"
+    assert result.stderr == f"error: {str(ERRORS[kind]) or 'stopped by Ctrl-C'}\n"
 
 
 def test_command_prints_a_document_when_json_is_wanted(app: typer.Typer) -> None:
@@ -99,14 +99,14 @@ def test_print_json_writes_our_values_when_they_are_nested(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (IsADirectoryError(21, "Is a directory", "out.json"), 2, "out.json: Is a directory"),
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 2, "onnx is missing; install it with"),
         (ZeroDivisionError("division by zero"), 3, "unexpected ZeroDivisionError: division by zero"),
     ],
 )
-def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, code: int, said: str) -> None:
+def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, code: int, message: str) -> None:
     foreign = typer.Typer()
 
     @foreign.command()
@@ -116,8 +116,8 @@ def test_command_prints_no_traceback_when_an_error_is_foreign(error: Exception, 
 
     result = CliRunner().invoke(foreign, ["--json"])
     assert result.exit_code == code
-    assert said in result.stderr
-    assert said in json.loads(result.stdout)["error"]["message"]
+    assert message in result.stderr
+    assert message in json.loads(result.stdout)["error"]["message"]
     assert "Traceback" not in result.stderr
 
 
@@ -145,9 +145,9 @@ def test_path_is_shortened_in_front_where_the_terminal_is_narrow() -> None:
     from tritonkit.system.path_cell import PathCell
 
     console = Console(width=20, color_system=None)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(PathCell("customer/archive/originals/IMG_1.jpg"))
-    assert shown.get().strip() == "…originals/IMG_1.jpg"
+    assert capture.get().strip() == "…originals/IMG_1.jpg"
 
 
 def test_full_disk_is_the_outside_and_a_missing_file_is_not() -> None:

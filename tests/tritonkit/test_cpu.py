@@ -1,4 +1,4 @@
-"""What is told of a CPU's int8 arithmetic."""
+"""The CPU's int8 arithmetic, and the warning if it differs."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_int8_is_doubted_when_it_was_proven_on_another_kind_of_cpu() -> None:
     assert finding.code == "artifact.int8_cpu"
     assert f"builder verify {artifact}" in finding.fix
     assert int8_findings(artifact, verified_exactly=False, serves_exactly=True)
-    for proven, here in ((True, True), (False, False), (None, False), (True, None)):
-        assert not int8_findings(artifact, proven, here)
+    for verified_exactly, serves_exactly in ((True, True), (False, False), (None, False), (True, None)):
+        assert not int8_findings(artifact, verified_exactly, serves_exactly)

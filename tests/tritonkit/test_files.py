@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic writes: a file is complete or absent, even if the process dies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tritonkit.system.files import atomic_write, file_sha256
 
 def test_file_appears_with_its_folder_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.bin"
-    with atomic_write(path) as beside:
-        beside.write_bytes(b"whole")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"whole")
         assert not path.exists()
-        assert beside.parent == path.parent
+        assert temporary.parent == path.parent
     assert path.read_bytes() == b"whole"
     assert list(path.parent.iterdir()) == [path]
 
@@ -28,8 +28,8 @@ def test_old_file_stays_when_the_block_raises(tmp_path: Path, error: BaseExcepti
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with atomic_write(path) as beside:
-            beside.write_bytes(b"half")
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"half")
             raise error
 
     with pytest.raises(type(error)):
@@ -54,7 +54,7 @@ def test_old_file_stays_when_the_process_dies(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert path.read_bytes() == b"old"
-    assert all(left.name.startswith(".") for left in tmp_path.iterdir() if left != path)
+    assert all(leftover.name.startswith(".") for leftover in tmp_path.iterdir() if leftover != path)
 
 
 def test_digest_is_sha256_when_the_file_is_larger_than_a_buffer(tmp_path: Path) -> None:

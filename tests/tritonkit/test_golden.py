@@ -1,4 +1,4 @@
-"""The golden sample: it travels whole, and a broken one is refused."""
+"""The golden sample: saved and loaded unchanged; a damaged one is refused."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_golden_raises_no_other_error_when_bytes_are_damaged(tmp_path: Path, gol
 
 
 @pytest.mark.parametrize(
-    ("arrays", "code", "shown"),
+    ("arrays", "code", "shape"),
     [
         ({"images": IMAGES.astype(np.float32)}, "golden.image_type", "float32 [4, 8, 8, 3]"),
         ({"images": IMAGES[0]}, "golden.image_type", "uint8 [8, 8, 3]"),
@@ -129,11 +129,11 @@ def test_golden_raises_no_other_error_when_bytes_are_damaged(tmp_path: Path, gol
         ({"geometries": np.zeros((4, 9))}, "golden.shape", "geometries is [4, 9]"),
     ],
 )
-def test_golden_is_refused_when_arrays_disagree(tmp_path: Path, arrays: dict[str, Any], code: str, shown: str) -> None:
+def test_golden_is_refused_when_arrays_disagree(tmp_path: Path, arrays: dict[str, Any], code: str, shape: str) -> None:
     np.savez(tmp_path / "golden.npz", source=np.array("x"), **{"images": IMAGES, **arrays})
     with raises(ArtifactError, code) as caught:
         Golden.load(tmp_path / "golden.npz")
-    assert shown in str(caught.value)
+    assert shape in str(caught.value)
 
 
 @pytest.mark.parametrize(

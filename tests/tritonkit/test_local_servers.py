@@ -1,4 +1,4 @@
-"""Which server is asked where no address is given."""
+"""The server that is used without an address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tritonkit.system.local_servers import STATE_FILE, STATE_VARIABLE, default_u
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], int]]:
-    """Write the state file of a server that listens, or has ended; its gRPC port."""
+    """Write the state file of a running or ended server; return its gRPC port."""
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
     listening: list[socket.socket] = []
 

@@ -1,4 +1,4 @@
-"""The network: everything between uint8 pixels and answers is inside."""
+"""The network: it contains every step from uint8 pixels to outputs."""
 
 from __future__ import annotations
 
@@ -214,30 +214,30 @@ def test_heads_alone_learn_when_the_rest_is_frozen(network_of: Callable[..., Net
             "b": TaskSpec(task="multilabel", labels=("z",)),
         },
     )
-    questions = {
+    task_specs = {
         "backbone.fc": TaskSpec(task="multiclass", labels=("x", "y")),
         "heads.a_head": two,
         "backbone.segmentation_head": TaskSpec(task="segmentation", labels=("x", "y")),
     }
-    for kept, question in questions.items():
-        network = network_of(question)
+    for name, task_spec in task_specs.items():
+        network = network_of(task_spec)
         frozen = {id(module) for module in network.modules_without_heads()}
-        assert id(network.get_submodule(kept)) not in frozen
-        stem = "backbone.encoder" if question.task == "segmentation" else "backbone.conv1"
+        assert id(network.get_submodule(name)) not in frozen
+        stem = "backbone.encoder" if task_spec.task == "segmentation" else "backbone.conv1"
         assert id(network.get_submodule(stem)) in frozen
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder", "shown"),
+    ("name", "encoder", "suggestion"),
     [
         ("Unett", "resnet18", "'unett'; .*unet"),
         ("Unet", "resnet19", "'resnet19'; .*resnet18"),
     ],
 )
-def test_dense_architecture_names_similar_ones_when_it_is_unknown(name: str, encoder: str, shown: str) -> None:
+def test_dense_architecture_names_similar_ones_when_it_is_unknown(name: str, encoder: str, suggestion: str) -> None:
     with raises(SpecError, "architecture.unknown") as caught:
         dense_architecture_of(name, encoder)
-    assert re.search(shown, str(caught.value))
+    assert re.search(suggestion, str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,6 @@ def test_architecture_fixes_the_size_only_when_the_network_has_position_tables()
 
 def test_preprocessing_is_what_timm_documents_when_asked_by_name() -> None:
     config = timm.get_pretrained_cfg("mobilenetv3_small_100.lamb_in1k")
-    how = timm_preprocess("mobilenetv3_small_100.lamb_in1k")
-    assert how == Preprocess(224, 224, crop_ratio=config.crop_pct, interpolation=config.interpolation)
+    preprocess = timm_preprocess("mobilenetv3_small_100.lamb_in1k")
+    assert preprocess == Preprocess(224, 224, crop_ratio=config.crop_pct, interpolation=config.interpolation)
     assert timm_normalize("mobilenetv3_small_100.lamb_in1k").mean == config.mean

@@ -1,4 +1,4 @@
-"""Kinds of files that decoders misread: read right, or refused by name. Each is made here, with what it shows."""
+"""Image formats that decoders misread: decoded correctly, or refused by name. The files are generated here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(data: bytes, code: str = "image.unsupported_format") -> str:
     return str(caught.value)
 
 
-def furthest(data: bytes, truth: Samples) -> float:
+def max_difference(data: bytes, truth: Samples) -> float:
     levels = decoded(data)
     assert levels.shape == truth.shape
     return float(np.abs(levels - truth).max())
@@ -75,7 +75,7 @@ def tiff(samples: Samples, bits: int, photometric: int, order: str = "<", **othe
 
 
 def container(tags: dict[int, tuple[str, list[int]]], body: bytes, order: str) -> bytes:
-    """A TIFF's header, its strips from byte 8 on, its one directory and what is too long for an entry."""
+    """Create a TIFF: header, strips from byte 8 on, one directory, and values that are too long for an entry."""
     body += b"\0" * (len(body) % 2)
     far, directory, more = 8 + len(body) + 2 + 12 * len(tags) + 4, struct.pack(order + "H", len(tags)), b""
     for tag, (form, values) in sorted(tags.items()):
@@ -95,7 +95,7 @@ GREY = np.dstack([RAMP] * 3)
 @pytest.mark.parametrize("bits", [8, 16])
 def test_tiff_is_not_inverted_when_white_is_zero(bits: int, deflate: bool, order: str) -> None:
     samples = 2**bits - 1 - RAMP[..., None] * (2**bits - 1) // 255
-    assert furthest(tiff(samples, bits, 0, order, deflate=deflate), GREY) <= 1
+    assert max_difference(tiff(samples, bits, 0, order, deflate=deflate), GREY) <= 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -114,7 +114,7 @@ def test_tiff_shows_its_colours_on_white_when_there_is_a_fourth_sample(
         truth = (truth * alpha if extra == 2 else samples[..., :3]) + 255 * (1 - alpha)
     further = {} if extra is None else {"t338": (SHORT, [extra])}
     data = tiff(samples * (2**bits - 1) // 255, bits, 2, order, deflate=deflate, **further)
-    assert furthest(data, truth) <= 1.01
+    assert max_difference(data, truth) <= 1.01
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -125,7 +125,7 @@ def test_tiff_is_read_when_a_library_knows_its_planes(photometric: int, bits: in
     samples = COLOURS if photometric == 2 else np.dstack([inks, black])
     truth = COLOURS if photometric == 2 else COLOURS * (255 - black) / 255
     data = tiff(samples * (2**bits - 1) // 255, bits, photometric, order, planar=2, deflate=deflate)
-    assert furthest(data, truth) <= 1.01
+    assert max_difference(data, truth) <= 1.01
 
 
 def grey_and_alpha(alpha: Samples, **options: Any) -> bytes:
@@ -136,9 +136,9 @@ def grey_and_alpha(alpha: Samples, **options: Any) -> bytes:
 
 def test_grey_tiff_is_on_white_when_it_has_alpha() -> None:
     alpha = NOISE[..., 0]
-    assert furthest(grey_and_alpha(alpha), GREY * alpha[..., None] / 255 + 255 - alpha[..., None]) <= 1
+    assert max_difference(grey_and_alpha(alpha), GREY * alpha[..., None] / 255 + 255 - alpha[..., None]) <= 1
     below = np.maximum(alpha, RAMP)  # premultiplied levels are no higher than their alpha
-    assert furthest(grey_and_alpha(below, premultiplied=True), GREY + 255 - below[..., None]) <= 1.01
+    assert max_difference(grey_and_alpha(below, premultiplied=True), GREY + 255 - below[..., None]) <= 1.01
 
 
 ONE = RAMP[..., None]
@@ -153,7 +153,7 @@ UNREAD_TIFFS = {
     "grey planes, alpha": (grey_and_alpha(RAMP, planar=2, deflate=True), "8-bit grey samples and alpha in planes"),
     "16-bit grey, more": (tiff(NOISE[..., :2], 16, 1, t338=(SHORT, [0])), "16-bit grey samples and a further channel"),
     "CMYK, alpha": (tiff(NOISE[..., [0, 1, 2, 3, 3]], 8, 5, t338=(SHORT, [2])), "8-bit CMYK samples and alpha"),
-    "unnamed sample": (tiff(NOISE, 8, 2), "4 samples a pixel that are not all named"),
+    "unnamed sample": (tiff(NOISE, 8, 2), "4 samples per pixel, of which some are not declared"),
     "signed 8": (tiff(ONE // 2, 8, 1, t339=(SHORT, [2])), "signed numbers"),
     "signed 16": (tiff(ONE, 16, 1, t339=(SHORT, [2])), "signed numbers"),
     "float": (tiff(ONE / 255, 32, 1, kind="f", t339=(SHORT, [3])), "floating-point numbers"),
@@ -173,10 +173,10 @@ UNREAD_TIFFS = {
 }
 
 
-@pytest.mark.parametrize(("data", "named"), UNREAD_TIFFS.values(), ids=UNREAD_TIFFS)
-def test_tiff_is_refused_by_name_when_its_layout_is_not_known_for_certain(data: bytes, named: str) -> None:
+@pytest.mark.parametrize(("data", "variant"), UNREAD_TIFFS.values(), ids=UNREAD_TIFFS)
+def test_tiff_is_refused_by_name_when_its_layout_is_not_known_for_certain(data: bytes, variant: str) -> None:
     message = refusal(data)
-    assert named in message
+    assert variant in message
     assert "TIFF" in message
 
 
@@ -208,13 +208,13 @@ def grey_rows(samples: Samples, bits: int) -> list[bytes]:
 @pytest.mark.parametrize("dirt", [0, 0xAB00])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_grey_png_is_white_where_its_one_level_is_transparent(bits: int, dirt: int) -> None:
-    most = 2**bits - 1
-    samples = NOISE[..., 0].astype(int) * 257 & most
+    max_level = 2**bits - 1
+    samples = NOISE[..., 0].astype(int) * 257 & max_level
     clear = int(samples[3, 5])
-    named = clear if bits == 16 else clear | dirt  # only the lowest bits count
-    data = png(bits, 0, grey_rows(samples, bits), chunk(b"tRNS", struct.pack(">H", named)))
-    truth = np.where(samples == clear, 255, samples * 255 / most)
-    assert furthest(data, np.dstack([truth] * 3)) <= 1
+    stored = clear if bits == 16 else clear | dirt  # only the lowest bits count
+    data = png(bits, 0, grey_rows(samples, bits), chunk(b"tRNS", struct.pack(">H", stored)))
+    truth = np.where(samples == clear, 255, samples * 255 / max_level)
+    assert max_difference(data, np.dstack([truth] * 3)) <= 1
     assert (samples != clear).any()
 
 
@@ -223,16 +223,16 @@ def test_png_of_colours_is_white_where_its_one_colour_is_transparent() -> None:
     clear = COLOURS[3, 5]
     data = png(8, 2, rows, chunk(b"tRNS", struct.pack(">3H", *clear)))
     truth = np.where(np.equal(COLOURS, clear).all(axis=2, keepdims=True), 255, COLOURS)
-    assert furthest(data, truth) == 0
+    assert max_difference(data, truth) == 0
     deep = [row.astype(">u2").tobytes() for row in COLOURS * 257]
     data = png(16, 2, deep, chunk(b"tRNS", struct.pack(">3H", *clear * 257)))
-    assert refusal(data).startswith("PNG with 16 bits a channel")
+    assert refusal(data).startswith("PNG with 16 bits per channel")
 
 
 def test_palette_of_a_png_may_have_fewer_colours_than_its_transparency() -> None:
     rows = grey_rows(RAMP % 2, 8)
     data = png(8, 3, rows, chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", bytes([255, 0]) + bytes(300)))
-    assert furthest(data, np.dstack([RAMP % 2 * 255] * 3)) == 0
+    assert max_difference(data, np.dstack([RAMP % 2 * 255] * 3)) == 0
 
 
 NEEDLESS = {
@@ -251,11 +251,11 @@ NEEDLESS = {
 }
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("needless", NEEDLESS.values(), ids=NEEDLESS)
-def test_png_is_read_whatever_its_pixels_do_not_need(needless: bytes, where: str) -> None:
+def test_png_is_read_whatever_its_pixels_do_not_need(needless: bytes, position: str) -> None:
     rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    assert furthest(png(8, 2, rows, **{where: needless}), COLOURS) == 0
+    assert max_difference(png(8, 2, rows, **{position: needless}), COLOURS) == 0
 
 
 def test_png_is_refused_when_it_has_a_chunk_that_nobody_may_skip() -> None:
@@ -263,13 +263,13 @@ def test_png_is_refused_when_it_has_a_chunk_that_nobody_may_skip() -> None:
     assert "CgBI" in refusal(png(8, 2, rows, chunk(b"CgBI", bytes(4))))
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
-def test_png_stands_upright_wherever_its_exif_is(where: str) -> None:
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_png_stands_upright_wherever_its_exif_is(position: str) -> None:
     exif = Image.Exif()
     exif[274] = 6
     rows = [row.astype(np.uint8).tobytes() for row in COLOURS]
-    data = png(8, 2, rows, **{where: chunk(b"eXIf", exif.tobytes()[6:])})
-    assert furthest(data, np.rot90(COLOURS, -1)) == 0
+    data = png(8, 2, rows, **{position: chunk(b"eXIf", exif.tobytes()[6:])})
+    assert max_difference(data, np.rot90(COLOURS, -1)) == 0
 
 
 # JPEG (ITU-T T.81)
@@ -295,7 +295,7 @@ NEEDLESS_SEGMENTS = {
 @pytest.mark.parametrize("needless", NEEDLESS_SEGMENTS.values(), ids=NEEDLESS_SEGMENTS)
 def test_jpeg_is_read_whatever_its_pixels_do_not_need(needless: bytes) -> None:
     plain = encoded(picture(), "JPEG")
-    assert furthest(plain[:2] + needless + plain[2:], decoded(plain)) == 0
+    assert max_difference(plain[:2] + needless + plain[2:], decoded(plain)) == 0
 
 
 JPEGS: dict[str, dict[str, Any]] = {
@@ -321,16 +321,16 @@ def test_jpeg_is_read_when_only_its_end_marker_is_missing(
 ) -> None:
     whole = jpeg(cat, **options)
     assert whole[-2:] == b"\xff\xd9"
-    assert furthest(whole[:-missing], decoded(whole)) == 0
+    assert max_difference(whole[:-missing], decoded(whole)) == 0
 
 
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 def test_jpeg_is_refused_when_pixels_are_missing_too(cat: Image.Image, options: dict[str, Any]) -> None:
     whole = jpeg(cat, **options)
     start = whole.rindex(b"\xff\xda") if options.get("progressive") else whole.index(b"\xff\xda")
-    for kept in (len(whole) - 12, len(whole) - 20, start, (start + len(whole)) // 2):
+    for size in (len(whole) - 12, len(whole) - 20, start, (start + len(whole)) // 2):
         for filling in (b"", bytes(50)):
-            refusal(whole[:kept] + filling, "image.truncated")
+            refusal(whole[:size] + filling, "image.truncated")
 
 
 def test_jpeg_is_refused_when_a_part_of_it_is_missing(cat: Image.Image) -> None:
@@ -341,7 +341,7 @@ def test_jpeg_is_refused_when_a_part_of_it_is_missing(cat: Image.Image) -> None:
 
 
 def with_frame(at: int, value: int) -> bytes:
-    """A JPEG whose frame says something else."""
+    """Return a JPEG with a changed byte in its frame."""
     data = bytearray(encoded(picture(), "JPEG"))
     data[data.index(b"\xff\xc0") + at] = value
     return bytes(data)
@@ -353,7 +353,7 @@ def without_adobe(data: bytes) -> bytes:
 
 
 UNREAD_JPEGS = {
-    "12 bits": (with_frame(4, 12), "JPEG with 12 bits a channel"),
+    "12 bits": (with_frame(4, 12), "JPEG with 12 bits per channel"),
     "two channels": (with_frame(9, 2), "JPEG with 2 channels"),
     "lossless": (with_frame(1, 0xC3), "JPEG that is lossless or hierarchical"),
     "JPEG-LS": (with_frame(1, 0xF7), "JPEG that is lossless or hierarchical"),
@@ -361,9 +361,9 @@ UNREAD_JPEGS = {
 }
 
 
-@pytest.mark.parametrize(("data", "named"), UNREAD_JPEGS.values(), ids=UNREAD_JPEGS)
-def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, named: str) -> None:
-    assert named in refusal(data)
+@pytest.mark.parametrize(("data", "variant"), UNREAD_JPEGS.values(), ids=UNREAD_JPEGS)
+def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, variant: str) -> None:
+    assert variant in refusal(data)
 
 
 # Metadata of the others
@@ -376,9 +376,9 @@ def test_jpeg_is_refused_by_name_when_its_kind_is_not_read(data: bytes, named: s
 def test_picture_is_turned_as_exif_says_and_not_as_xmp_does(kind: str, options: dict[str, Any]) -> None:
     smooth = np.dstack([RAMP, RAMP.max() - RAMP, RAMP[::-1] // 2])
     image, exif = Image.fromarray(smooth.astype(np.uint8)), Image.Exif()
-    assert furthest(encoded(image, kind, xmp=XMP, **options), smooth) <= 4
+    assert max_difference(encoded(image, kind, xmp=XMP, **options), smooth) <= 4
     exif[274] = 8
-    assert furthest(encoded(image, kind, xmp=XMP, exif=exif, **options), np.rot90(smooth)) <= 4
+    assert max_difference(encoded(image, kind, xmp=XMP, exif=exif, **options), np.rot90(smooth)) <= 4
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -388,14 +388,14 @@ def test_avif_is_read_when_its_exif_is_broken(broken: bytes) -> None:
     exif[271] = "a maker of cameras"
     whole = encoded(picture(), "AVIF", exif=exif, quality=100, subsampling="4:4:4")
     at = whole.rindex(b"MM\0*", 0, whole.index(b"a maker"))
-    assert furthest(whole[:at] + broken + whole[at + len(broken) :], decoded(whole)) == 0
+    assert max_difference(whole[:at] + broken + whole[at + len(broken) :], decoded(whole)) == 0
 
 
 # BMP, GIF, PNM
 
 
 def bmp(bits: int, colours: list[int]) -> bytes:
-    """Black and white by index 0 and 1, in a palette of so many greys."""
+    """Create a BMP of black and white, with a palette of this number of greys."""
     index = RAMP // 128
     digits = np.unpackbits(index.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :].reshape(HEIGHT, -1)
     rows = [np.packbits(row).tobytes() for row in digits[::-1]]
@@ -408,7 +408,7 @@ def bmp(bits: int, colours: list[int]) -> bytes:
 
 @pytest.mark.parametrize(("bits", "colours"), [(1, [0, 255]), (8, [0, 255, 7]), (4, [0, 255, 9]), (8, [10, 200])])
 def test_bmp_is_read_when_it_has_a_palette(bits: int, colours: list[int]) -> None:
-    assert furthest(bmp(bits, colours), np.dstack([np.array(colours)[RAMP // 128]] * 3)) == 0
+    assert max_difference(bmp(bits, colours), np.dstack([np.array(colours)[RAMP // 128]] * 3)) == 0
 
 
 @pytest.mark.parametrize(("bits", "colours"), [(8, [0, 255]), (4, [0, 255]), (4, list(range(16)))])
@@ -434,14 +434,14 @@ def test_gif_is_transparent_around_its_first_frame_or_refused() -> None:
     assert "GIF" in refusal(gif(None))
 
 
-@pytest.mark.parametrize("most", [1, 7, 100, 255, 256, 1000, 4095, 65535])
+@pytest.mark.parametrize("max_level", [1, 7, 100, 255, 256, 1000, 4095, 65535])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pnm_is_scaled_by_its_largest_level(channels: int, most: int) -> None:
-    samples = NOISE[..., :channels].astype(int) * 257 % (most + 1)
-    body = samples.astype(np.uint8 if most < 256 else ">u2").tobytes()
-    head = b"P%d\n%d %d\n%d\n" % (5 if channels == 1 else 6, WIDTH, HEIGHT, most)
-    truth = samples * 255 / most
-    assert furthest(head + body, np.broadcast_to(truth, (HEIGHT, WIDTH, 3))) <= 1
+def test_pnm_is_scaled_by_its_largest_level(channels: int, max_level: int) -> None:
+    samples = NOISE[..., :channels].astype(int) * 257 % (max_level + 1)
+    body = samples.astype(np.uint8 if max_level < 256 else ">u2").tobytes()
+    head = b"P%d\n%d %d\n%d\n" % (5 if channels == 1 else 6, WIDTH, HEIGHT, max_level)
+    truth = samples * 255 / max_level
+    assert max_difference(head + body, np.broadcast_to(truth, (HEIGHT, WIDTH, 3))) <= 1
 
 
 # AVIF, JPEG 2000, HEIC
@@ -451,28 +451,28 @@ def test_avif_is_read_with_its_alpha() -> None:
     alpha = np.repeat(RAMP[..., None], 4, axis=2)
     alpha[..., :3] = 60
     data = encoded(Image.fromarray(alpha.astype(np.uint8), "RGBA"), "AVIF", quality=100)
-    assert furthest(data, np.broadcast_to(255 - RAMP[..., None] * 195 / 255, (HEIGHT, WIDTH, 3))) <= 3
+    assert max_difference(data, np.broadcast_to(255 - RAMP[..., None] * 195 / 255, (HEIGHT, WIDTH, 3))) <= 3
 
 
 @pytest.mark.parametrize("options", [{}, {"no_jp2": True}, {"tile_size": (16, 16)}])
 def test_jpeg_2000_is_read_when_it_has_grey_or_colours(options: dict[str, Any]) -> None:
-    assert furthest(encoded(picture(), "JPEG2000", **options), COLOURS) == 0
+    assert max_difference(encoded(picture(), "JPEG2000", **options), COLOURS) == 0
     grey = Image.fromarray(RAMP.astype(np.uint8))
-    assert furthest(encoded(grey, "JPEG2000", **options), GREY) == 0
+    assert max_difference(encoded(grey, "JPEG2000", **options), GREY) == 0
     if "tile_size" not in options:  # of 16 bits, Pillow writes broken tiles
         deep = Image.fromarray((RAMP * 257).astype(np.uint16))
-        assert furthest(encoded(deep, "JPEG2000", **options), GREY) <= 1
+        assert max_difference(encoded(deep, "JPEG2000", **options), GREY) <= 1
 
 
 def with_size(at: int, value: int) -> bytes:
-    """A JPEG 2000 whose codestream says something else of its size or channels (A.5.1)."""
+    """Return a JPEG 2000 with a changed size or number of channels in its codestream (A.5.1)."""
     data = bytearray(encoded(picture(), "JPEG2000"))
     data[data.index(b"\xff\x4f\xff\x51") + at] = value
     return bytes(data)
 
 
 def with_depth(bits: int) -> bytes:
-    """A JPEG 2000 whose three channels say that they have so many bits, and one more."""
+    """Return a JPEG 2000 whose three channels have `bits` + 1 bits."""
     data = bytearray(with_size(42, bits))
     at = data.index(b"\xff\x4f\xff\x51")
     data[at + 45] = data[at + 48] = bits
@@ -496,10 +496,10 @@ UNREAD_JPEG_2000S = {
 }
 
 
-@pytest.mark.parametrize(("data", "named"), UNREAD_JPEG_2000S.values(), ids=UNREAD_JPEG_2000S)
-def test_jpeg_2000_is_refused_by_name_when_its_channels_are_not_known_for_certain(data: bytes, named: str) -> None:
+@pytest.mark.parametrize(("data", "variant"), UNREAD_JPEG_2000S.values(), ids=UNREAD_JPEG_2000S)
+def test_jpeg_2000_is_refused_by_name_when_its_channels_are_not_known_for_certain(data: bytes, variant: str) -> None:
     message = refusal(data)
-    assert named in message
+    assert variant in message
     assert message.startswith("JPEG 2000 ")
 
 
@@ -507,7 +507,7 @@ SIZE = struct.pack(">II", 12_000, 12_000)
 
 
 def bombs() -> dict[str, bytes]:
-    """Files that say they have 12,000 x 12,000 pixels."""
+    """Files whose headers have a size of 12,000 x 12,000 pixels."""
     avif = encoded(picture(), "AVIF")
     at = avif.index(b"ispe") + 8
     jp2 = bytearray(encoded(picture(), "JPEG2000"))
@@ -531,7 +531,7 @@ def test_heic_is_read_when_its_package_is_there() -> None:
     exif[274] = 6
     smooth = np.dstack([RAMP, RAMP.max() - RAMP, RAMP[::-1] // 2])
     data = encoded(Image.fromarray(smooth.astype(np.uint8)), "HEIF", quality=95, exif=exif.tobytes())
-    assert furthest(data, np.rot90(smooth, -1)) <= 8
+    assert max_difference(data, np.rot90(smooth, -1)) <= 8
     assert "HEIF" in refusal(HEIC, "image.header")
 
 

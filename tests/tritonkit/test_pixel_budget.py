@@ -1,4 +1,4 @@
-"""Large pictures are decoded a few at a time, and in little more memory than they take themselves."""
+"""The pixel budget: large images are decoded a few at a time, in little memory."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ SIDE = 4000
 MIB = 2**20
 
 
-class Watched:
-    """A budget, and the most pixels that were ever held of it."""
+class WatchedBudget:
+    """A budget that records the highest number of reserved pixels."""
 
     def __init__(self, budget: PixelBudget) -> None:
-        self.most = self._held = 0
+        self.peak = self._reserved = 0
         self._budget = budget
         self._lock = threading.Lock()
 
-    def hold(self, pixels: int) -> int:
+    def reserve(self, pixels: int) -> int:
         with self._budget(pixels):
             with self._lock:
-                self._held += pixels
-                self.most = max(self.most, self._held)
+                self._reserved += pixels
+                self.peak = max(self.peak, self._reserved)
             time.sleep(0.001)
             with self._lock:
-                self._held -= pixels
+                self._reserved -= pixels
         return pixels
 
 
 def test_no_more_pixels_are_held_than_there_is_room_for() -> None:
-    watched = Watched(PixelBudget(10))
-    wanted = [int(pixels) for pixels in np.random.default_rng(0).integers(1, 11, 200)]
+    watched = WatchedBudget(PixelBudget(10))
+    requests = [int(pixels) for pixels in np.random.default_rng(0).integers(1, 11, 200)]
     with ThreadPoolExecutor(16) as threads:
-        assert list(threads.map(watched.hold, wanted)) == wanted
-    assert watched.most <= 10
+        assert list(threads.map(watched.reserve, requests)) == requests
+    assert watched.peak <= 10
 
 
 def test_picture_has_all_the_room_alone_when_it_is_larger() -> None:
     budget = PixelBudget(10)
     with ThreadPoolExecutor(1) as other, budget(1_000_000):
-        small = other.submit(Watched(budget).hold, 1)
+        small = other.submit(WatchedBudget(budget).reserve, 1)
         time.sleep(0.02)
         assert not small.done()
     assert small.result() == 1
@@ -66,8 +66,8 @@ def test_room_is_given_back_when_a_picture_is_broken() -> None:
 
 def test_each_thread_has_room_for_a_photograph() -> None:
     assert PIXELS_PER_THREAD >= 6000 * 4000 + 512 * 6000
-    assert PixelBudget.for_threads(2, at_least=MAX_PIXELS).pixels == MAX_PIXELS
-    assert PixelBudget.for_threads(64, at_least=MAX_PIXELS).pixels == 64 * PIXELS_PER_THREAD
+    assert PixelBudget.for_threads(2, minimum=MAX_PIXELS).pixels == MAX_PIXELS
+    assert PixelBudget.for_threads(64, minimum=MAX_PIXELS).pixels == 64 * PIXELS_PER_THREAD
     with pytest.raises(ValueError, match="got 0"):
         PixelBudget(0)
 
@@ -85,7 +85,7 @@ def test_room_is_asked_for_before_a_picture_is_decoded(photos: Path) -> None:
         load_image(cat.read_bytes(), Preprocess(24, 24), none)  # type: ignore[arg-type] - it never comes to it
     assert caught.value.args == (width * height + 24 * max(width, height),)
     with pytest.raises(ImageError, match=f"{width * height - 1:,}") as refused:
-        load_image(cat.read_bytes(), Preprocess(24, 24), most=width * height - 1)
+        load_image(cat.read_bytes(), Preprocess(24, 24), max_pixels=width * height - 1)
     assert refused.value.code == "image.pixels"
 
 
@@ -102,13 +102,13 @@ def test_picture_takes_little_more_than_itself_and_its_colours(tmp_path: Path, m
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     """
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    before, after = map(int, process.stdout.split())
     assert after - before < 8 * SIDE**2 + 32 * MIB, "twice 4 bytes a pixel, and what a band takes"
 
 
 def test_file_stands_alone_so_that_a_server_can_carry_it(tmp_path: Path) -> None:
     (tmp_path / "carried.py").write_bytes((ROOT / "tritonkit" / "images" / "pixel_budget.py").read_bytes())
     code = "import sys, carried; print(carried.PixelBudget(1).pixels, {'model', 'numpy', 'PIL'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout == "1 set()\n", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.stdout == "1 set()\n", process.stderr

@@ -1,4 +1,4 @@
-"""Decoding: what is read, what it becomes, and what is refused. All pictures are made from a photograph."""
+"""Decoding and fitting of images, and refused files. All images are made from a photograph."""
 
 from __future__ import annotations
 
@@ -213,12 +213,12 @@ def test_decode_gives_the_reason_when_the_bytes_are_no_picture(data: bytes, code
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"])
-def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: str, kept: float) -> None:
+def test_decode_says_cut_short_when_the_end_is_missing(cat: Image.Image, kind: str, share: float) -> None:
     data = encoded(cat, kind)
     with pytest.raises(ImageError) as caught:
-        decode_image(data[: int(len(data) * kept)])
+        decode_image(data[: int(len(data) * share)])
     assert caught.value.code in ("image.truncated", "image.header")
 
 
@@ -278,8 +278,8 @@ def test_load_gives_an_image_or_an_image_error_when_bytes_are_damaged(cat: Image
 def test_fit_gives_the_asked_size_when_the_picture_is_extreme(
     size: tuple[int, int], interpolation: Any, fit: Any
 ) -> None:
-    how = Preprocess(height=24, width=40, fit=fit, interpolation=interpolation)
-    levels, geometry = fit_image(Image.new("RGB", size, (10, 20, 30)), how)
+    preprocess = Preprocess(height=24, width=40, fit=fit, interpolation=interpolation)
+    levels, geometry = fit_image(Image.new("RGB", size, (10, 20, 30)), preprocess)
     assert levels.shape == (24, 40, 3)
     assert geometry.source_size == size
     left, top, right, bottom = map(int, geometry.target_box)
@@ -317,8 +317,8 @@ def test_crop_equals_resize_then_centre_crop_when_sizes_divide_evenly(
 
 
 def test_pad_keeps_everything_and_fills_the_rest_when_shapes_differ(cat: Image.Image) -> None:
-    how = Preprocess(height=100, width=80, fit="pad", fill=(114, 115, 116))
-    levels, _ = fit_image(cat.resize((160, 100)), how)
+    preprocess = Preprocess(height=100, width=80, fit="pad", fill=(114, 115, 116))
+    levels, _ = fit_image(cat.resize((160, 100)), preprocess)
     inner = np.asarray(cat.resize((160, 100)).resize((80, 50), Image.Resampling.BILINEAR))
     assert np.array_equal(levels[25:75], inner)
     assert (levels[:25] == (114, 115, 116)).all()
@@ -343,7 +343,7 @@ def test_load_turns_before_it_fits_when_exif_says_how(cat: Image.Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "corners"),
+    ("preprocess", "corners"),
     [
         (Preprocess(200, 100), {(0, 0): (200, 0), (100, 200): (400, 400), (100, 0): (400, 0)}),
         (Preprocess(200, 100, crop_ratio=0.5), {(0, 0): (250, 100), (100, 200): (350, 300)}),
@@ -354,9 +354,9 @@ def test_load_turns_before_it_fits_when_exif_says_how(cat: Image.Image) -> None:
     ids=["crop", "crop-half", "pad-tall", "pad-wide", "squash"],
 )
 def test_to_source_maps_the_corners_when_the_picture_is_600_by_400(
-    how: Preprocess, corners: dict[tuple[float, float], tuple[float, float]]
+    preprocess: Preprocess, corners: dict[tuple[float, float], tuple[float, float]]
 ) -> None:
-    _, geometry = fit_image(Image.new("RGB", (600, 400)), how)
+    _, geometry = fit_image(Image.new("RGB", (600, 400)), preprocess)
     assert {point: pytest.approx(geometry.to_source(*point)) for point in corners} == corners
 
 
@@ -391,27 +391,29 @@ def two_halves(geometry: Geometry) -> ImageArray:
     return mask.astype(np.uint8)
 
 
-@pytest.mark.parametrize("how", MASK_FITS, ids=lambda how: f"{how.fit}-{how.height}x{how.width}-{how.crop_ratio}")
+@pytest.mark.parametrize(
+    "preprocess", MASK_FITS, ids=lambda how: f"{how.fit}-{how.height}x{how.width}-{how.crop_ratio}"
+)
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (37, 41)])
 def test_mask_comes_back_where_it_was_when_it_goes_to_the_input_and_back(
-    how: Preprocess, size: tuple[int, int]
+    preprocess: Preprocess, size: tuple[int, int]
 ) -> None:
-    _, geometry = fit_image(Image.new("RGB", size), how)
+    _, geometry = fit_image(Image.new("RGB", size), preprocess)
     mask = two_halves(geometry)
-    fitted = fit_mask(mask, how, fill=255)
-    assert (fitted.shape, fitted.dtype) == ((how.height, how.width), np.uint8)
+    fitted = fit_mask(mask, preprocess, fill=255)
+    assert (fitted.shape, fitted.dtype) == ((preprocess.height, preprocess.width), np.uint8)
     back = geometry.mask_to_source(fitted)
     assert (back.shape, back.dtype) == (mask.shape, np.uint8)
     left, top, right, bottom = geometry.source_box
     rows, columns = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
-    seen = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
-    assert (back[~seen] == 0).all()
+    visible = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+    assert (back[~visible] == 0).all()
     assert 255 not in back
     # Only pixels within one of the input's of a border may change sides.
-    scale = max((right - left) / how.width, (bottom - top) / how.height, 1.0)
-    near = (np.abs(columns - size[0] // 2) <= scale) | (np.abs(rows - size[1] // 4) <= scale)[:, None]
-    assert np.array_equal(back[seen & ~near], mask[seen & ~near])
-    assert (seen & ~near).sum() > 0.1 * mask.size
+    scale = max((right - left) / preprocess.width, (bottom - top) / preprocess.height, 1.0)
+    is_edge = (np.abs(columns - size[0] // 2) <= scale) | (np.abs(rows - size[1] // 4) <= scale)[:, None]
+    assert np.array_equal(back[visible & ~is_edge], mask[visible & ~is_edge])
+    assert (visible & ~is_edge).sum() > 0.1 * mask.size
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -419,9 +421,9 @@ def test_mask_lies_where_the_picture_does_when_both_are_fitted(fit: Any) -> None
     """What is white in the picture is 1 in the mask; no value but those may appear in it."""
     picture = np.zeros((200, 300, 3), np.uint8)
     picture[60:140, 90:210] = 255
-    how = Preprocess(height=80, width=60, fit=fit, interpolation="nearest")
-    levels, _ = fit_image(Image.fromarray(picture), how)
-    fitted = fit_mask((picture[..., 0] > 0).astype(np.uint8), how, fill=0)
+    preprocess = Preprocess(height=80, width=60, fit=fit, interpolation="nearest")
+    levels, _ = fit_image(Image.fromarray(picture), preprocess)
+    fitted = fit_mask((picture[..., 0] > 0).astype(np.uint8), preprocess, fill=0)
     assert np.array_equal(fitted, (levels[..., 0] > 0).astype(np.uint8))
     assert 0 < fitted.sum() < fitted.size
 
@@ -451,9 +453,9 @@ def test_mask_to_source_is_background_where_the_crop_did_not_see() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 3000), (3000, 3), (2, 2)])
 @pytest.mark.parametrize("fit", FITS)
 def test_mask_has_the_pictures_size_when_that_is_extreme(fit: Any, size: tuple[int, int]) -> None:
-    how = Preprocess(height=24, width=40, fit=fit)
-    _, geometry = fit_image(Image.new("RGB", size), how)
-    assert fit_mask(np.ones(size[::-1], np.uint8), how, fill=0).any()
+    preprocess = Preprocess(height=24, width=40, fit=fit)
+    _, geometry = fit_image(Image.new("RGB", size), preprocess)
+    assert fit_mask(np.ones(size[::-1], np.uint8), preprocess, fill=0).any()
     back = geometry.mask_to_source(np.ones((24, 40), np.uint8))
     assert back.shape == size[::-1]
     assert back.any()

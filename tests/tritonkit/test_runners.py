@@ -27,7 +27,7 @@ SUFFIXES = (".safetensors", ".onnx")
 
 
 def exported(network: Network, path: Path) -> None:
-    """The smallest export there is: the network's graph, with its spec in the file's metadata."""
+    """Export the network's graph to ONNX, with its spec in the file's metadata."""
     example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
     names = {"input_names": ["image"], "output_names": ["probabilities"]}
     with warnings.catch_warnings(action="ignore"):
@@ -195,6 +195,6 @@ def test_open_says_what_to_install_when_a_library_is_missing(artifacts: Path, su
         f"try: open_artifact(Path({str(artifacts / f'test_resnet{suffix}')!r}))\n"
         "except ArtifactError as error: print(error.code, error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("artifact.missing_library "), done.stderr
-    assert f"needs {library}; install it with: pip install" in done.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.startswith("artifact.missing_library "), process.stderr
+    assert f"needs {library}; install it with: pip install" in process.stdout

@@ -52,7 +52,7 @@ class KeptRegistry(RegionRegistry):
         return list(self.regions)
 
 
-def ours() -> list[str]:
+def own_regions() -> list[str]:
     return [path.name for path in FOLDER.glob(f"{PREFIX}{os.getpid()}-*")]
 
 
@@ -63,7 +63,7 @@ def test_region_is_reused_when_a_request_is_done() -> None:
         with memory.borrow(size) as region:
             assert region is not None
             assert region.size == ENOUGH + 5
-            assert ours() == [], "the server has mapped it, and nobody else can"
+            assert own_regions() == [], "the server has mapped it, and nobody else can"
     with memory.borrow(ENOUGH) as first, memory.borrow(ENOUGH) as second:
         assert first is not None
         assert second is not None
@@ -130,7 +130,7 @@ def test_pictures_are_sent_when_the_server_takes_no_region(error: TritonkitError
     memory = SharedMemoryPool(registry)
     with memory.borrow(ENOUGH) as region:
         assert region is None
-    assert ours() == []
+    assert own_regions() == []
     registry.failing = None
     with memory.borrow(ENOUGH) as region:
         assert (region is not None) is is_temporary
@@ -181,26 +181,26 @@ def test_regions_of_ended_processes_are_removed_when_the_next_one_begins() -> No
 
 
 def as_another_user(code: str, *within: str) -> str:
-    """Run Python as user 65534, which can import nothing more, by the command `within`; what it printed."""
+    """Run Python as user 65534 and return what it printed. `within` is a command that runs it."""
     drop = "import os; from tests.tritonkit.test_shared_memory import *; os.setgid(65534); os.setuid(65534)\n"
     command = [*within, sys.executable, "-c", drop + code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_region_is_created_when_another_user_left_a_file_that_cannot_be_deleted() -> None:
-    left = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
-    left.touch()
+    leftover = FOLDER / f"{PREFIX}{2**22 + os.getpid()}-1-00"  # no process has such a number
+    leftover.touch()
     try:
         output = as_another_user(
             "with SharedMemoryPool(KeptRegistry()).borrow(ENOUGH) as region: print(region is not None)"
         )
-        assert (output, left.exists()) == ("True", True)
+        assert (output, leftover.exists()) == ("True", True)
     finally:
-        left.unlink()
-    assert not ours()
+        leftover.unlink()
+    assert not own_regions()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -251,9 +251,9 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
             expected = plain.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
             answered = server.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]
             assert np.allclose(answered, expected, atol=1e-5)
-            mine = set(registry.registered()) - others
-            assert seed == 1 or len(mine) == 1, "the request after one that was forgotten is sent as it is"
+            own = set(registry.registered()) - others
+            assert seed == 1 or len(own) == 1, "the request after one that was forgotten is sent as it is"
             registry.unregister("tritonkit-of-nobody")  # is no error: one that was perhaps mapped can be let go of
-            for name in mine:
+            for name in own:
                 unregister(registry, name)
     assert set(registry.registered()) <= others

@@ -1,4 +1,4 @@
-"""ModelSpec: what it refuses, and that it survives its travels."""
+"""ModelSpec: invalid values, and the round trip through JSON."""
 
 from __future__ import annotations
 

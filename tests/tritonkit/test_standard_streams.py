@@ -1,4 +1,4 @@
-"""What becomes of a result where stdout takes only some characters, is full, closed, or read no more."""
+"""Standard output with a limited encoding, on a full disk, closed, or with a closed pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import sys
-from tritonkit.system.console import application, JsonOption, print_json, progress, reports_errors, say, table
+from tritonkit.system.console import application, JsonOption, print_json, print_text, progress, reports_errors, table
 
 app = application("Print.")
 
@@ -26,7 +26,7 @@ def answer(rows: int = 1, as_json: JsonOption = False) -> None:
         print_json(names)
     else:
         table(["picture", "answer"], [[name, "a" * 100] for name in names])
-        say("… and more")
+        print_text("… and more")
 
 app()
 """
@@ -47,11 +47,11 @@ def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_characters_that_stdout_lacks_are_escaped(program: str, encoding: str) -> None:
-    shown = shell(program, PYTHONIOENCODING=encoding)
-    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (0, "\\u2026 and more")
-    told = shell(f"{program} --json", PYTHONIOENCODING=encoding)
-    assert told.stdout.isascii()
-    assert json.loads(told.stdout)[0].startswith("µs 😀")
+    table = shell(program, PYTHONIOENCODING=encoding)
+    assert (table.returncode, table.stdout.splitlines()[-1]) == (0, "\\u2026 and more")
+    document = shell(f"{program} --json", PYTHONIOENCODING=encoding)
+    assert document.stdout.isascii()
+    assert json.loads(document.stdout)[0].startswith("µs 😀")
 
 
 @pytest.mark.parametrize("options", ["", "--json", "--rows 2000", "--help"])

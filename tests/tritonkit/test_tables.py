@@ -1,4 +1,4 @@
-"""Tables as people's programs write them: read the same, or refused with the cause and the cure."""
+"""Tables from various programs: read the same, or refused with cause and fix."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_lines_are_where_rows_begin_when_a_cell_has_a_newline(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "shown"),
+    ("content", "code", "message"),
     [
         (TEXT.encode("latin-1"), "table.encoding", "line 2 is not UTF-8 (byte 0xe4)"),
         (TEXT.encode("utf-16")[2:], "table.binary", "UTF-8"),
@@ -60,12 +60,12 @@ def test_lines_are_where_rows_begin_when_a_cell_has_a_newline(tmp_path: Path) ->
     ],
     ids=["latin-1", "utf-16 without its mark", "utf-16 cut short", "an open quote", "a long line", "a long header"],
 )  # fmt: skip
-def test_table_is_refused_when_it_may_be_misread(tmp_path: Path, content: bytes, code: str, shown: str) -> None:
+def test_table_is_refused_when_it_may_be_misread(tmp_path: Path, content: bytes, code: str, message: str) -> None:
     (tmp_path / "table.csv").write_bytes(content)
     with pytest.raises(TableError) as caught:
         cells(tmp_path / "table.csv")
     assert caught.value.code == code
-    assert shown in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_foreign_bytes_are_kept_when_asked_for(tmp_path: Path) -> None:

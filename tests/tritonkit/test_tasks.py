@@ -42,7 +42,7 @@ def masks(*values: Any) -> dict[str, NDArray[Any]]:
     return {"mask": np.array(values, dtype=np.uint8)}
 
 
-def kept(task: Task, expected: dict[str, Any], actual: dict[str, Any]) -> list[bool]:
+def equal_decisions(task: Task, expected: dict[str, Any], actual: dict[str, Any]) -> list[bool]:
     return task.decisions_kept(task.agreement(expected, actual)).tolist()
 
 
@@ -131,7 +131,7 @@ def test_task_is_refused_when_its_settings_are_wrong(task_spec: TaskSpec, code: 
     ids=["same", "other", "tie", "near-tie", "no-tie", "all-tie"],
 )
 def test_class_is_kept_when_as_good(expected: list[float], actual: list[float], same: bool) -> None:
-    assert kept(task_for(PETS), rows(expected), rows(actual)) == [same]
+    assert equal_decisions(task_for(PETS), rows(expected), rows(actual)) == [same]
 
 
 def test_decisions_are_told_apart_when_there_are_several_images() -> None:
@@ -139,7 +139,7 @@ def test_decisions_are_told_apart_when_there_are_several_images() -> None:
     expected = rows([0.9, 0.1, 0], [0.9, 0.1, 0], [0.1, 0.9, 0])
     actual = rows([0.8, 0.2, 0], [0.2, 0.8, 0], [0.3, 0.7, 0])
     assert task.agreement(expected, actual)["top1"].tolist() == [1, 0, 1]
-    assert kept(task, expected, actual) == [True, False, True]
+    assert equal_decisions(task, expected, actual) == [True, False, True]
 
 
 def test_quality_is_the_share_of_hits_when_the_truth_is_known() -> None:
@@ -249,7 +249,7 @@ def test_caption_is_the_best_class_when_shown() -> None:
 def test_label_set_is_kept_when_no_label_crosses_its_threshold(
     expected: list[float], actual: list[float], same: bool
 ) -> None:
-    assert kept(task_for(TRAITS), rows(expected), rows(actual)) == [same]
+    assert equal_decisions(task_for(TRAITS), rows(expected), rows(actual)) == [same]
 
 
 def test_quality_is_the_share_of_exact_sets_when_the_truth_is_known() -> None:
@@ -293,12 +293,12 @@ def test_neighbour_is_kept_when_it_is_the_same_or_as_near() -> None:
     lost = task.agreement(vectors(0, 10, 25, 90), vectors(0, 16, 25, 90))
     assert lost["neighbour"].tolist() == [1, 0, 1, 1]
     assert lost["cosine"][1] == pytest.approx(np.cos(np.radians(6)))
-    assert kept(task, vectors(0, 10, 25, 90), vectors(0, 16, 25, 90)) == [True, False, True, True]
+    assert equal_decisions(task, vectors(0, 10, 25, 90), vectors(0, 16, 25, 90)) == [True, False, True, True]
 
 
 def test_embedding_is_kept_when_it_is_alone() -> None:
-    assert kept(task_for(VECTOR), vectors(3), vectors(4)) == [True]
-    assert kept(task_for(VECTOR), vectors(3), vectors(9)) == [False]
+    assert equal_decisions(task_for(VECTOR), vectors(3), vectors(4)) == [True]
+    assert equal_decisions(task_for(VECTOR), vectors(3), vectors(9)) == [False]
 
 
 def test_quality_is_recall_among_classes_that_have_two_when_the_truth_is_known() -> None:
@@ -350,7 +350,7 @@ def square(*left_top_side: int, size: int = 20) -> NDArray[np.uint8]:
 def test_masks_agree_by_the_mean_iou_of_their_labels(actual: Any, iou: float) -> None:
     task, expected = task_for(STAMP), masks(square(5, 5, 10))
     assert task.agreement(expected, masks(actual))["iou"] == pytest.approx([iou])
-    assert kept(task, expected, masks(actual)) == [iou == 1]
+    assert equal_decisions(task, expected, masks(actual)) == [iou == 1]
 
 
 def test_labels_that_no_mask_has_do_not_count_when_masks_are_compared() -> None:
@@ -437,10 +437,10 @@ def test_each_head_counts_when_decisions_are_compared() -> None:
     other_vector = of_heads(kind, traits, 0, 40, 85)
     measures = {"kind.top1", "traits.label_set", "vector.cosine", "vector.neighbour"}
     assert task.agreement(expected, expected).keys() == measures
-    assert kept(task, expected, expected) == [True, True, True]
-    assert kept(task, expected, other_kind) == [True, False, True]
-    assert kept(task, expected, other_trait) == [False, True, True]
-    assert kept(task, expected, other_vector) == [True, True, False]
+    assert equal_decisions(task, expected, expected) == [True, True, True]
+    assert equal_decisions(task, expected, other_kind) == [True, False, True]
+    assert equal_decisions(task, expected, other_trait) == [False, True, True]
+    assert equal_decisions(task, expected, other_vector) == [True, True, False]
 
 
 def test_quality_and_faults_have_the_heads_names() -> None:

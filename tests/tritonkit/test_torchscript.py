@@ -1,4 +1,4 @@
-"""TorchScript files of strangers compute, or are not run: by no way that the language knows."""
+"""Untrusted TorchScript files: they run only if all their operators only compute."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Change = Callable[[str, bytes], tuple[str, bytes]]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the files of this module's networks would appear."""
+    """The folder in which this module's networks would write files."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -87,7 +87,7 @@ def scripted(module: nn.Module, path: Path, spec: str | None = None) -> Path:
 
 
 def rewritten(path: Path, change: Change) -> Path:
-    """The same archive with records changed."""
+    """Change the records of an archive."""
     reader = torch._C.PyTorchFileReader(str(path))
     changed = path.with_name("changed.pt")
     writer = torch._C.PyTorchFileWriter(str(changed))
@@ -143,16 +143,16 @@ def test_module_is_not_run_when_its_code_was_written_by_hand(old: bytes, new: by
 
 
 @pytest.mark.parametrize(
-    ("module", "called"),
+    ("module", "operator"),
     [(InATask, "aten::save, aten::wait, prim::fork"), (BehindAnInterface, "aten::save"), (InALoop, "aten::from_file")],
 )
 def test_operators_are_found_in_what_was_compiled_when_no_text_tells(
-    module: type[nn.Module], called: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    module: type[nn.Module], operator: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.torchscript._FORBIDDEN_CODE", re.compile(b"nothing says so"))
+    monkeypatch.setattr("tritonkit.runtimes.torchscript_archive._FORBIDDEN_CODE", re.compile(b"nothing says so"))
     with raises(InputError, "torchscript.unsafe") as caught:
         load_torchscript(scripted(module(), folder / "given.pt"))
-    assert f"calls {called}, " in str(caught.value)
+    assert f"calls {operator}, " in str(caught.value)
     assert not WRITTEN.exists()
 
 
@@ -167,7 +167,7 @@ def test_code_is_found_when_its_name_is_in_another_case(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "shown"),
+    ("change", "code", "message"),
     [
         (lambda n, content: (n, b"\xff\xfe(" if n.startswith("code/") else content), "torchscript.unreadable", "torch"),
         (lambda n, content: (n.replace("constants.pkl", "other"), content), "torchscript.unreadable", "constants.pkl"),
@@ -179,11 +179,11 @@ def test_code_is_found_when_its_name_is_in_another_case(folder: Path) -> None:
     ],
 )
 def test_archive_gets_one_error_when_it_is_not_as_torch_writes_it(
-    change: Change, code: str, shown: str, folder: Path
+    change: Change, code: str, message: str, folder: Path
 ) -> None:
     with raises(ArtifactError, code) as caught:
         load_torchscript(rewritten(scripted(Doubles(), folder / "given.pt"), change))
-    assert shown in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

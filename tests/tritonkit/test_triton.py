@@ -106,9 +106,9 @@ def test_certificates_are_refused_when_the_address_is_one_without_tls(pytestconf
 
 @pytest.mark.parametrize("scheme", ["", "grpc://", "http://"])
 def test_error_says_how_to_start_a_server_when_nothing_listens(scheme: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
-        url = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
+        url = f"{scheme}127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UnreachableError, match=rf"{url} .*`server up`.*--url"):
             TritonRunner(TritonServer(Connection(url=url, deadline_s=5)), "pets")
 

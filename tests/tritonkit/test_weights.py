@@ -1,4 +1,4 @@
-"""Someone else's weights find their places, or are refused with what does not fit."""
+"""Third-party weights: matched to the network, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def state() -> State:
     return dict(timm.create_model("test_resnet", num_classes=3).state_dict())
 
 
-def same(first: State, second: State) -> bool:
+def equal_tensors(first: State, second: State) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_weights_are_matched_by_name(state: State) -> None:
     matched = map_weights(state, state, "x")
-    assert same(matched.weights, state)
-    assert matched.how == "matched by name"
+    assert equal_tensors(matched.weights, state)
+    assert matched.description == "matched by name"
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.backbone.", "_orig_mod."])
 def test_weights_are_matched_by_stripped_prefix(state: State, prefix: str) -> None:
     extra = {"loss.margin": torch.zeros(1)}
     matched = map_weights({prefix + key: value for key, value in state.items()} | extra, state, "x")
-    assert same(matched.weights, state)
-    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.how
+    assert equal_tensors(matched.weights, state)
+    assert f"after stripping {prefix!r}; 1 tensor of the file is not used: loss.margin" in matched.description
 
 
 def test_weights_are_matched_by_order_when_only_names_differ(state: State) -> None:
     values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
     matched = map_weights({f"layer_{i}": value for i, value in enumerate(values)}, state, "x")
-    assert same(matched.weights, state)
-    assert matched.how.startswith(f"{len(values)} tensors matched by order")
+    assert equal_tensors(matched.weights, state)
+    assert matched.description.startswith(f"{len(values)} tensors matched by order")
 
 
 def test_weights_by_order_are_refused_when_a_variance_would_be_negative(state: State) -> None:
-    wanted = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    given = {
+    required = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    available = {
         f"layer_{i}": -torch.ones_like(value) if key.endswith("running_var") else value
-        for i, (key, value) in enumerate(wanted.items())
+        for i, (key, value) in enumerate(required.items())
     }
     with raises(CheckpointError, "checkpoint.negative_variance"):
-        map_weights(given, wanted, "x")
+        map_weights(available, required, "x")
 
 
 def test_weights_are_refused_when_the_class_count_differs(state: State) -> None:
@@ -80,14 +80,14 @@ def test_class_count_is_named_when_only_it_hinders_a_match_by_order(state: State
 def test_weights_are_refused_when_nothing_fits(state: State) -> None:
     with raises(CheckpointError, "checkpoint.no_match"):
         map_weights({"a": torch.zeros(1)}, state, "w.pth")
-    named = {key: tensor for key, tensor in state.items() if "conv" in key}
+    convolutions = {key: tensor for key, tensor in state.items() if "conv" in key}
     with raises(CheckpointError, "checkpoint.no_match") as caught:
-        map_weights(named, state, "w.pth")
+        map_weights(convolutions, state, "w.pth")
     assert re.search(r"Missing \d+: .*, …\. Is --model", str(caught.value))
     assert "not in the network" not in str(caught.value)
 
 
-def ours(state: State) -> State:
+def own_checkpoint(state: State) -> State:
     return {f"backbone.{key}": value for key, value in state.items()}
 
 
@@ -95,27 +95,27 @@ HEAD = ("fc.weight", "fc.bias")
 
 
 def test_weights_are_transferred_but_for_the_head_when_a_checkpoint_of_ours_has_other_classes(state: State) -> None:
-    other = ours(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
-    transferred = match_weights(other, ours(state), "x")
+    other = own_checkpoint(dict(timm.create_model("test_resnet", num_classes=7).state_dict()))
+    transferred = match_weights(other, own_checkpoint(state), "x")
     assert transferred.skipped == transferred.new_tensors == tuple(f"backbone.{key}" for key in HEAD)
     assert transferred.weights.keys() == {
-        key for key in ours(state) if not key.endswith(("num_batches_tracked", *HEAD))
+        key for key in own_checkpoint(state) if not key.endswith(("num_batches_tracked", *HEAD))
     }
     assert all(torch.equal(transferred.weights[key], other[key]) for key in transferred.weights)
 
 
 def test_weights_are_transferred_whole_when_the_classes_are_as_many(state: State) -> None:
-    transferred = match_weights(ours(state), ours(state), "x")
+    transferred = match_weights(own_checkpoint(state), own_checkpoint(state), "x")
     assert (transferred.skipped, transferred.new_tensors) == ((), ())
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "model."])
 def test_weights_are_transferred_when_a_foreign_file_has_another_prefix(state: State, prefix: str) -> None:
     foreign = {prefix + key: value for key, value in state.items()} | {"loss.margin": torch.zeros(1)}
-    transferred = match_weights(foreign, ours(state), "w.pth")
+    transferred = match_weights(foreign, own_checkpoint(state), "w.pth")
     assert transferred.new_tensors == ()
     assert transferred.skipped == ("loss.margin",)
-    assert all(torch.equal(value, ours(state)[key]) for key, value in transferred.weights.items())
+    assert all(torch.equal(value, own_checkpoint(state)[key]) for key, value in transferred.weights.items())
 
 
 def test_backbone_is_transferred_when_the_network_has_several_heads(
@@ -132,10 +132,10 @@ def test_backbone_is_transferred_when_the_network_has_several_heads(
 def test_weights_are_transferred_by_order_when_only_names_differ(state: State, classes: int) -> None:
     other = timm.create_model("test_resnet", num_classes=classes).state_dict()
     values = [value for key, value in other.items() if not key.endswith("num_batches_tracked")]
-    transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, ours(state), "w.pth")
+    transferred = match_weights({f"layer_{i}": value for i, value in enumerate(values)}, own_checkpoint(state), "w.pth")
     remade = () if classes == 3 else tuple(f"backbone.{key}" for key in HEAD)
     assert transferred.new_tensors == remade
-    assert "matched by order" in transferred.how
+    assert "matched by order" in transferred.description
     assert torch.equal(transferred.weights["backbone.conv1.0.weight"], values[0])
 
 
@@ -144,25 +144,25 @@ def test_moving_average_is_taken_and_told_when_a_state_holds_both(state: State) 
     both |= {f"net_ema.{key}": value + 1 for key, value in state.items()}
     matched = match_weights(both, state, "w.pth")
     assert torch.equal(matched.weights["fc.bias"], state["fc.bias"] + 1)
-    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.how
+    assert "after stripping 'net_ema.' (a moving average; those under 'net.' fit as well)" in matched.description
 
 
 def test_transfer_is_refused_when_nothing_fits(state: State) -> None:
     other = dict(timm.create_model("test_vit", num_classes=3).state_dict())
     with raises(CheckpointError, "checkpoint.no_match") as caught:
-        match_weights(other, ours(state), "w.pth")
+        match_weights(other, own_checkpoint(state), "w.pth")
     assert re.search(r"w\.pth: .*xpected backbone\.", str(caught.value))
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])
 def test_state_dict_is_found_when_nested(tmp_path: Path, state: State, key: str) -> None:
     torch.save({key: state, "epoch": 3}, tmp_path / "w.pth")
-    assert same(read_foreign_weights(tmp_path / "w.pth"), state)
+    assert equal_tensors(read_foreign_weights(tmp_path / "w.pth"), state)
 
 
 def test_state_dict_is_read_from_safetensors(tmp_path: Path, state: State) -> None:
     save_file(state, tmp_path / "w.safetensors")
-    assert same(read_foreign_weights(tmp_path / "w.safetensors"), state)
+    assert equal_tensors(read_foreign_weights(tmp_path / "w.safetensors"), state)
 
 
 class Payload:

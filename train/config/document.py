@@ -181,9 +181,9 @@ def _suggestion(key: Key, schema: type[BaseModel]) -> str:
     """Suggest the known key that is most similar to an unknown one, first from the same section."""
     known = list(_known_keys(schema, ()))
     section = [path[-1] for path in known if path[:-1] == key[:-1]]
-    near = [(*key[:-1], name) for name in difflib.get_close_matches(key[-1], section, n=1)]
+    similar = [(*key[:-1], name) for name in difflib.get_close_matches(key[-1], section, n=1)]
     elsewhere = [path for path in known if path[-1] == key[-1]]
-    for path in near + elsewhere:
+    for path in similar + elsewhere:
         return f"; did you mean {'.'.join(path)}?"
     return f"; known keys of this section: {', '.join(section)}" if section else ""
 

@@ -86,9 +86,9 @@ def _section(section: type[BaseModel], values: dict[str, Any], required: dict[st
             yield from _section(annotation, values[name], required.get(name, {}), indent + "  ")
         elif values[name] is None and (optional := _section_of(annotation)) is not None:
             yield from _comment(info.description or "", indent)
-            shown = optional.model_validate(_OPTIONAL_SECTIONS.get(name, {})).model_dump(mode="json")
+            example = optional.model_validate(_OPTIONAL_SECTIONS.get(name, {})).model_dump(mode="json")
             yield f"{indent}# {name}:"
-            yield from _comment("\n".join(_section(optional, shown, _OPTIONAL_SECTIONS.get(name, {}), "  ")), indent)
+            yield from _comment("\n".join(_section(optional, example, _OPTIONAL_SECTIONS.get(name, {}), "  ")), indent)
         else:
             yield from _comment(info.description or "", indent)
             yield from _value(name, values[name], indent, active=name in required or _has_value(info, values[name]))
@@ -102,8 +102,8 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _value(name: str, value: Any, indent: str, active: bool) -> Iterator[str]:
     text = yaml.safe_dump(_brief(value), sort_keys=False, allow_unicode=True, default_flow_style=True, width=1000)
-    written = text.removesuffix("...\n").rstrip()  # the document end that YAML writes after a single scalar
-    yield f"{indent}{'' if active else '# '}{name}: {written}"
+    stripped = text.removesuffix("...\n").rstrip()  # the document end that YAML writes after a single scalar
+    yield f"{indent}{'' if active else '# '}{name}: {stripped}"
 
 
 def _brief(value: Any) -> Any:

@@ -46,8 +46,8 @@ def check_label_spelling(labels: Iterable[str]) -> tuple[list[Problem], list[str
 def _quoted(labels: Sequence[str]) -> str:
     """Quote labels; labels that look the same are shown with their characters' codes."""
     looks = {unicodedata.normalize("NFC", label) for label in labels}
-    shown = [label if len(looks) == len(labels) else label.encode("unicode_escape").decode() for label in labels]
-    return " and ".join(f"'{label}'" for label in shown)
+    texts = [label if len(looks) == len(labels) else label.encode("unicode_escape").decode() for label in labels]
+    return " and ".join(f"'{label}'" for label in texts)
 
 
 def find_contradicting_truths(
@@ -70,15 +70,17 @@ def find_contradicting_truths(
 def find_leaks(samples: Mapping[str, Sequence[Sample]], digests: Mapping[Path, str]) -> list[Problem]:
     """Find images and groups that are in two parts."""
     images, groups = list[str](), list[str]()
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test"), ("base", "val"), ("base", "test")):
-        paths = {digests[sample.path]: sample.path for sample in samples[one] if sample.path in digests}
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test"), ("base", "val"), ("base", "test")):
+        paths = {digests[sample.path]: sample.path for sample in samples[first] if sample.path in digests}
         images += [
-            f"{sample.path} in {other} is {paths[digest]} in {one}"
-            for sample in samples[other]
+            f"{sample.path} in {second} is {paths[digest]} in {first}"
+            for sample in samples[second]
             if (digest := digests.get(sample.path)) in paths
         ]
-        shared = {sample.group for sample in samples[one]} & {sample.group for sample in samples[other]} - {""}
-        groups += [f"{group} in {one} and {other}" for group in sorted(shared, key=natural_sort_key) if one != "base"]
+        shared = {sample.group for sample in samples[first]} & {sample.group for sample in samples[second]} - {""}
+        groups += [
+            f"{group} in {first} and {second}" for group in sorted(shared, key=natural_sort_key) if first != "base"
+        ]
     return [
         *listed("images that are in two parts; keep each in one part", images, code="data.image_in_two_parts"),
         *listed("groups that are in two parts; keep each in one part", groups, code="data.group_in_two_parts"),

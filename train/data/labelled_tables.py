@@ -66,19 +66,19 @@ def _tables(config: DataConfig, task: TrainingTask, parts: Sequence[str]) -> dic
     path, masks = config.path, config.masks
     if path.is_dir() and config.reader is None and (problems := _misnamed_part_problems(path, masks is not None)):
         return {WHOLE: Table(problems=problems)}
-    parts_found = part_paths(path, masks)
-    if task.dense and path.is_dir() and not parts_found and masks is None and config.reader is None:
+    paths_by_part = part_paths(path, masks)
+    if task.dense and path.is_dir() and not paths_by_part and masks is None and config.reader is None:
         hint = "set data.masks (or --masks) to their folder, or use a CSV with image_path and mask_path"
         return {WHOLE: Table(problems=[Problem("data.no_masks", f"{path}: the images have no masks; {hint}")])}
-    if not set(parts_found) & {"train", "val", "test"}:
-        return {WHOLE: _read(config, path, masks, task)}
+    if not set(paths_by_part) & {"train", "val", "test"}:
+        return {WHOLE: _read_part(config, path, masks, task)}
     tables = {
-        part: _read(config, part_path, None if masks is None else masks / part, task)
-        for part, part_path in parts_found.items()
+        part: _read_part(config, part_path, None if masks is None else masks / part, task)
+        for part, part_path in paths_by_part.items()
         if part in parts
     }
     others = [folder.name for folder in subfolders(path) if folder.name not in PARTS]
-    if others and "train" in tables and parts_found["train"].is_dir():
+    if others and "train" in tables and paths_by_part["train"].is_dir():
         tables["train"].problems.append(
             Problem(
                 "data.unknown_part",
@@ -89,7 +89,7 @@ def _tables(config: DataConfig, task: TrainingTask, parts: Sequence[str]) -> dic
     return tables
 
 
-def _read(config: DataConfig, path: Path, masks: Path | None, task: TrainingTask) -> Table:
+def _read_part(config: DataConfig, path: Path, masks: Path | None, task: TrainingTask) -> Table:
     columns = {COLUMNS[name]: theirs for name, theirs in config.columns.items()}
     mask_column = task.truth_column if task.dense else MASK
     return read_table(path, config.reader, masks, mask_column, columns, config.mask_suffix)

@@ -125,7 +125,7 @@ def _read_csv(path: Path) -> Table:
     if any(_IMAGE_SUFFIX.search(cell) for cell in header):
         first = ",".join(header)
         hint = f"add one, such as {IMAGE},{LABEL}, with commas between columns"
-        problem = Problem("data.no_header", f"{path}: its first line is no header: {first!r:.120}; {hint}")
+        problem = Problem("data.no_header", f"{path}: its first line is not a header: {first!r:.120}; {hint}")
         return Table(problems=[problem])
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
         problem = Problem("data.duplicate_column", f"{path}: its header contains {', '.join(twice)} more than once")
@@ -179,7 +179,7 @@ def _table_from_objects(path: Path, entries: Sequence[tuple[str, Any]]) -> Table
     bad = [place for place, entry in entries if not isinstance(entry, dict)]
     good: list[tuple[str, Row]] = [(place, entry) for place, entry in entries if isinstance(entry, dict)]
     columns = list(dict.fromkeys(key for _, entry in good for key in entry))
-    problems = listed(f"entries of {path} that are no object with {IMAGE}", bad, code="data.not_an_object")
+    problems = listed(f"entries of {path} that are not objects with {IMAGE}", bad, code="data.not_an_object")
     return Table(columns, good, problems)
 
 
@@ -196,7 +196,7 @@ def _plugin_reader(name: str) -> Reader:
         good = [(place, row) for place, row in rows if isinstance(row, Mapping)]
         bad = sorted({place for place, _ in rows} - {place for place, _ in good})
         columns = list(dict.fromkeys(key for _, row in good for key in row))
-        problems = listed(f"rows of reader {name} that are no mapping", bad, code="data.not_a_mapping")
+        problems = listed(f"rows of reader {name} that are not mappings", bad, code="data.not_a_mapping")
         return Table(columns, good, problems)
 
     return read
@@ -251,7 +251,7 @@ def _without_columns(table: Table, names: Sequence[str]) -> Table:
 
 
 def _path_fault(value: Any) -> str | None:
-    """Say why a value is no path that can be written into a UTF-8 CSV; None if it is one."""
+    """Say why a value is not a path that can be written into a UTF-8 CSV; None if it is."""
     if not isinstance(value, str | Path):
         return "expected a path, got nothing" if value is None else f"expected a path, got {value!r:.80}"
     try:
@@ -264,7 +264,7 @@ def _path_fault(value: Any) -> str | None:
 def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
     """Resolve paths, and remove images that are missing or listed twice."""
     base = path if path.is_dir() else path.parent
-    kept: dict[Path, tuple[str, Row]] = {}
+    unique: dict[Path, tuple[str, Row]] = {}
     missing, repeated, invalid = list[str](), list[str](), list[str]()
     for place, row in table.rows:
         paths = [row.get(IMAGE) or None, row.get(mask_column) or ""]
@@ -274,16 +274,16 @@ def _resolve_paths(path: Path, table: Table, mask_column: str) -> Table:
         picture = path_of(base, str(row[IMAGE]))
         if not picture.is_file():
             missing.append(f"{place}: {picture}")
-        elif picture in kept:
-            repeated.append(f"{place}: {picture}, same as {kept[picture][0]}")
+        elif picture in unique:
+            repeated.append(f"{place}: {picture}, same as {unique[picture][0]}")
         else:
             mask = {mask_column: path_of(base, str(row[mask_column]))} if row.get(mask_column) else {}
-            kept[picture] = (place, {**row, IMAGE: picture, **mask})
+            unique[picture] = (place, {**row, IMAGE: picture, **mask})
     hint = _missing_images_hint(path, missing)
     problems = listed(f"entries of {path} without a valid path", invalid, code="data.invalid_path")
     problems += listed(f"images of {path} that do not exist", missing, hint, code="data.missing_image")
     problems += listed(f"images that {path} lists twice", repeated, code="data.duplicate_image")
-    rows = [kept[picture] for picture in sorted(kept)]
+    rows = [unique[picture] for picture in sorted(unique)]
     return Table(table.columns, rows, table.problems + problems, table.notes)
 
 

@@ -82,7 +82,7 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     Raises DataError that lists all problems: missing or unreadable images and masks, classes without images, rows that
     cannot be used, labels that are missing in train, classes too small to split, an image in two parts.
     """
-    data = _read(config, task)
+    data = _read_data(config, task)
     data.problems += _option_problems(config, task)
     if config.top_classes:
         data.samples = keep_most_common_classes(data.samples, task, config.top_classes)
@@ -95,7 +95,7 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     missing = _missing_parts(config, data.samples)
     if task_spec is not None:
         by_picture = (config.split_by or task.split_by) == "picture"
-        data.problems += task.validate_splits(_truths(data.samples), task_spec, least=1 + len(missing) * by_picture)
+        data.problems += task.validate_splits(_truths(data.samples), task_spec, minimum=1 + len(missing) * by_picture)
     _raise_if_any(config.path, data.problems)
     _show_notes(config.path, data.notes)
     if task_spec is None:
@@ -103,7 +103,7 @@ def read_splits(config: DataConfig, task: TrainingTask, seed: int) -> Splits:
     parts = {part: list(data.samples[part]) for part in PARTS}
     by = "group" if config.group is not None else config.split_by or task.split_by
     parts |= split_parts(parts["train"], missing, task, by, seed, digests)
-    _raise_if_any(config.path, task.validate_splits(_truths(parts), task_spec, least=1))
+    _raise_if_any(config.path, task.validate_splits(_truths(parts), task_spec, minimum=1))
     ordered = {part: tuple(sorted(parts[part], key=lambda sample: sample.path)) for part in PARTS}
     fingerprint = _fingerprint(digests, task, ordered)
     return Splits(**ordered, task_spec=task_spec, fingerprint=fingerprint, group=config.group)
@@ -151,7 +151,7 @@ def read_labelled(path: Path, spec: ModelSpec, task: TrainingTask, masks: Path |
     Raises DataError that lists all problems, including labels that the model does not have.
     """
     part = labelled_part(path, masks)
-    data = _read(recorded_data(spec, path, masks), task, ("base", part))
+    data = _read_data(recorded_data(spec, path, masks), task, ("base", part))
     samples = data.samples[part]
     task.prepare([sample.truth for sample in samples])
     free = tuple(f"{name}=" for name, head in spec.heads.items() if not head.labels)
@@ -182,7 +182,7 @@ def _known_labels(spec: ModelSpec) -> list[str]:
     return [*spec.labels, *(f"{name}={label}" for name, head in spec.heads.items() for label in head.labels)]
 
 
-def _read(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _LoadedData:
+def _read_data(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS) -> _LoadedData:
     tables = read_labelled_tables(config, task, parts)
     data = _LoadedData({part: [] for part in PARTS}, [], [], [])
     for part, table in tables.items():

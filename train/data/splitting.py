@@ -27,9 +27,9 @@ def keep_most_common_classes(
             f"data.top_classes: images of {task.name} have no classes; leave it out",
             code="data.top_classes_without_classes",
         )
-    kept = set(sorted(counts, key=lambda label: (-counts[label], label))[:count])
+    common = set(sorted(counts, key=lambda label: (-counts[label], label))[:count])
     remaining = {
-        part: [sample for sample in samples if set() < set(task.classes(sample.truth)) <= kept]
+        part: [sample for sample in samples if set() < set(task.classes(sample.truth)) <= common]
         if part == "train" or task.split_by == "picture"
         else list(samples)
         for part, samples in parts.items()
@@ -37,7 +37,7 @@ def keep_most_common_classes(
     if parts["train"] and not remaining["train"]:
         raise ConfigError(
             f"data.top_classes: no image has only the {count} most common classes, "
-            f"{', '.join(sorted(kept)):.200}; raise it or leave it out",
+            f"{', '.join(sorted(common)):.200}; raise it or leave it out",
             code="data.top_classes_too_few",
         )
     return remaining
@@ -97,14 +97,14 @@ def _by_class(
     classes = sorted({label for sample in samples for label in task.classes(sample.truth)})
     random.Random(seed).shuffle(classes)  # noqa: S311 - a reproducible shuffle, no secret
     sizes = Counter(task.classes(sample.truth)[0] for sample in samples)
-    taken, total = set[str](), 0
+    moved, total = set[str](), 0
     for label in classes[: len(classes) - 2]:  # two are left to train on
         if total >= count:
             break
-        taken.add(label)
+        moved.add(label)
         total += sizes[label]
-    kept = [sample for sample in samples if task.classes(sample.truth)[0] not in taken]
-    return kept, [sample for sample in samples if task.classes(sample.truth)[0] in taken]
+    remaining = [sample for sample in samples if task.classes(sample.truth)[0] not in moved]
+    return remaining, [sample for sample in samples if task.classes(sample.truth)[0] in moved]
 
 
 def _by_group(
@@ -125,8 +125,10 @@ def _by_group(
         # scikit-learn warns about a class with fewer images than folds.
         warnings.simplefilter("ignore", UserWarning)
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(samples, strata, groups)
-        taken = [set(fold.tolist()) for _, fold in split]
-    fold = min(taken, key=lambda fold: (_count_lost_classes(samples, fold, task), not fold, abs(len(fold) - count)))
+        candidates = [set(fold.tolist()) for _, fold in split]
+    fold = min(
+        candidates, key=lambda fold: (_count_lost_classes(samples, fold, task), not fold, abs(len(fold) - count))
+    )
     return [s for i, s in enumerate(samples) if i not in fold], [s for i, s in enumerate(samples) if i in fold]
 
 
@@ -154,10 +156,10 @@ def _stratified(
     strata = [stratum if rare[stratum] > 1 else "" for stratum in strata]
     if Counter(strata)[""] == 1:
         strata[strata.index("")] = rare.most_common(1)[0][0]
-    least = len(set(strata))
-    if not least <= size <= len(unique) - least:
+    minimum = len(set(strata))
+    if not minimum <= size <= len(unique) - minimum:
         return list(samples), []
-    _, taken = train_test_split(unique, test_size=size, random_state=seed, stratify=strata)
-    moved = {digests[sample.path] for sample in taken}
-    kept = [sample for sample in samples if digests[sample.path] not in moved]
-    return kept, [sample for sample in samples if digests[sample.path] in moved]
+    _, selected = train_test_split(unique, test_size=size, random_state=seed, stratify=strata)
+    moved = {digests[sample.path] for sample in selected}
+    remaining = [sample for sample in samples if digests[sample.path] not in moved]
+    return remaining, [sample for sample in samples if digests[sample.path] in moved]

@@ -31,7 +31,7 @@ def translate_failures(run: RunFolder, config: Config) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped by the keyboard'}; {_next_step(run)}") from stop
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped by Ctrl-C'}; {_next_step(run)}") from stop
     except Exception as error:
         failure = None if isinstance(error, TritonkitError) else machine_failure(error, config)
         if failure is not None:

@@ -88,7 +88,8 @@ def resume(folder: Path) -> FitResult:
             )
         check_same_network(state, plan.network, run)
         epoch = 0 if state is None else state["epoch"] + 1
-        warn(f"{run.path}: resumes after epoch {epoch}" if epoch else f"{run.path}: no epoch is complete; starts again")
+        progress = f"resuming after epoch {epoch}" if epoch else "no epoch is complete; starting again"
+        warn(f"{run.path}: {progress}")
         return _finish(plan, run)
 
 
@@ -128,9 +129,9 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
         enable_version_counter=False,
     )
     trainer, is_resumed = _trainer(plan, run, best), run.last_state.is_file()
-    done = _epochs_done(run.last_state, config.total_epochs) if is_resumed else 0
-    if done < config.total_epochs:
-        train, val = _loaders(plan, done)
+    epoch = _finished_epochs(run.last_state, config.total_epochs) if is_resumed else 0
+    if epoch < config.total_epochs:
+        train, val = _loaders(plan, epoch)
         draw_batches(plan, run, train)
         module = TrainingModule(plan.network, plan.task, plan.loss, config)
         _run(trainer, module, train, val, run.last_state if is_resumed else None)
@@ -138,13 +139,13 @@ def _train(plan: TrainingPlan, run: RunFolder) -> tuple[list[Path], list[dict[st
     state = read_state(run.last_state)
     load_weights(plan.network, network_weights(state), origin=str(run.last_state))
     scores: dict[str, Tensor] = state["callbacks"][best.state_key]["best_k_models"]
-    kept = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
+    paths = [run.states / Path(path).name for path in sorted(scores, key=lambda path: -float(scores[path]))]
     # Lightning deletes a replaced best state before it writes the last state; a kill in between loses the file.
     rows = state["callbacks"][History.__qualname__]["rows"]
-    return [path for path in kept if path.is_file()] or [run.last_state], rows
+    return [path for path in paths if path.is_file()] or [run.last_state], rows
 
 
-def _epochs_done(last: Path, epochs: int) -> int:
+def _finished_epochs(last: Path, epochs: int) -> int:
     """Return the number of finished epochs; all of them if early stopping ended the run."""
     state = read_state(last)
     stopped = any(isinstance(each, dict) and each.get("stopped_epoch") for each in state["callbacks"].values())

@@ -87,7 +87,7 @@ def _torch_schedule(optimizer: Optimizer, config: Config, steps: int) -> LRSched
     # ReduceLROnPlateau needs a metric at each step, and there is none after a batch.
     if not (isinstance(kind, type) and issubclass(kind, LRScheduler)) or kind is lr_scheduler.ReduceLROnPlateau:
         raise ConfigError(
-            f"scheduler.name: there is no {scheduler.name!r}; choose one of {', '.join(SHAPES)}, "
+            f"scheduler.name: no scheduler has the name {scheduler.name!r}; choose one of {', '.join(SHAPES)}, "
             "or a class of torch.optim.lr_scheduler that is stepped without a metric",
             code="config.unknown_scheduler",
         )

@@ -22,7 +22,7 @@ from train.engine.run_folder import RunFolder
 from train.evaluation.measure import AnsweredBatch
 from train.reports.overlays import class_overlay, model_input_geometry, side_by_side
 from train.reports.plots import draw_confusion, draw_curves
-from train.reports.sheets import INK, RIGHT, WRONG, Cell, write_sheet
+from train.reports.sheets import INK, RIGHT, WRONG, SheetCell, write_sheet
 from train.tasks.confusion import ConfusionMatrix
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.system.console import warn
@@ -48,7 +48,7 @@ def draw_batches(plan: TrainingPlan, run: RunFolder, loader: DataLoader[Any]) ->
     with warn_if_drawing_fails(run.batches):
         pictures: Any = loader.dataset
         cells = [
-            Cell(_draw_image(plan, *pictures[index]), plan.task.describe_truth(pictures.samples[index[1]].truth))
+            SheetCell(_draw_image(plan, *pictures[index]), plan.task.describe_truth(pictures.samples[index[1]].truth))
             for index in islice(loader.sampler, MAX_CELLS)
         ]
         subtitle = f"the first {len(cells)} of {len(pictures)} training images as the network gets them"
@@ -119,7 +119,7 @@ def draw_predictions(plan: TrainingPlan, run: RunFolder) -> None:
         write_sheet(run.predictions, cells, f"{plan.config.name}: answers of the best epoch", subtitle)
 
 
-def _answered_cells(plan: TrainingPlan, golden: Golden) -> list[Cell]:
+def _answered_cells(plan: TrainingPlan, golden: Golden) -> list[SheetCell]:
     task, spec, geometry = plan.task, plan.network.spec, model_input_geometry(plan.network.spec.preprocess)
     samples = select_golden_samples(plan.splits.val, task)
     truths = [task.describe_truth(sample.truth) for sample in samples]
@@ -130,11 +130,11 @@ def _answered_cells(plan: TrainingPlan, golden: Golden) -> list[Cell]:
         output = {name: array[number] for name, array in golden.outputs.items()}
         answer = task_of(spec).answer(output, geometry, top=1).mask
         colour = INK if task.dense else WRONG if error_scores[number] > 0 else RIGHT
-        shown = Image.fromarray(image)
+        picture = Image.fromarray(image)
         if answer is not None:
             truth = task.target(samples[number].truth, False, spec.preprocess, spec)
-            shown = side_by_side(
+            picture = side_by_side(
                 class_overlay(image, truth), class_overlay(image, np.where(truth == IGNORED, truth, answer))
             )
-        cells.append(Cell(shown, answers[number], f"truth: {truths[number]}", colour))
+        cells.append(SheetCell(picture, answers[number], f"truth: {truths[number]}", colour))
     return cells

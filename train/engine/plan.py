@@ -206,7 +206,7 @@ def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network)
     counts = (
         f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.new_tensors)} initialised"
     )
-    warn("; ".join(filter(None, [f"{path}: {counts}", matched.how, weights.note])))
+    warn("; ".join(filter(None, [f"{path}: {counts}", matched.description, weights.note])))
     for action, names in (("skipped", matched.skipped), ("initialised", matched.new_tensors)):
         if names:
             more = f", … and {len(names) - 10} more" if len(names) > 10 else ""

@@ -50,7 +50,8 @@ class RunFolder:
         run = cls(path)
         if not (run._config.is_file() and (run.splits / SUMMARY_FILE).is_file()):
             raise ConfigError(
-                f"{path}: is no run folder; expected config.yaml and splits/{SUMMARY_FILE} in it", code="run.not_a_run"
+                f"{path}: is not a run folder; expected config.yaml and splits/{SUMMARY_FILE} in it",
+                code="run.not_a_run",
             )
         if run.checkpoint("best").is_file():
             raise ConfigError(
@@ -120,9 +121,9 @@ class RunFolder:
         """The folder with `train.csv`, `val.csv`, `test.csv`, and `data.json`."""
         return self.path / "splits"
 
-    def checkpoint(self, which: str) -> Path:
+    def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint: `best`, `best-2`, …, or `last`."""
-        return self.path / f"{which}.safetensors"
+        return self.path / f"{name}.safetensors"
 
     def save_config(self, config: Config) -> None:
         """Write the resolved configuration; `train fit` accepts it."""
@@ -153,5 +154,5 @@ def git_revision() -> str | None:
     if git is None:
         return None
     command = [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-    return done.stdout.strip() or None
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    return process.stdout.strip() or None

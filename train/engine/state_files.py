@@ -50,12 +50,13 @@ def read_state(path: Path, required: Sequence[str] = ("state_dict",)) -> State:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})", code="checkpoint.unreadable") from error
     except Exception as error:  # torch's readers raise many types on a broken file
         raise CheckpointError(
-            f"{path}: is truncated, or no state of a tritonkit run", code="checkpoint.not_a_state"
+            f"{path}: is truncated, or not the state of a tritonkit run", code="checkpoint.not_a_state"
         ) from error
     missing = [key for key in required if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(
-            f"{path}: is no state of a tritonkit run; missing keys: {', '.join(missing)}", code="checkpoint.not_a_state"
+            f"{path}: is not the state of a tritonkit run; missing keys: {', '.join(missing)}",
+            code="checkpoint.not_a_state",
         )
     return dict(state)
 

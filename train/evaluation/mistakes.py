@@ -39,7 +39,7 @@ class MistakeCollector:
 
     def __init__(self, task: TrainingTask, spec: ModelSpec) -> None:
         self._task, self._spec = task, spec
-        self._kept: list[Mistake] = []
+        self._mistakes: list[Mistake] = []
         self._image_count = self._wrong_count = 0
 
     def add(self, batch: AnsweredBatch) -> None:
@@ -53,15 +53,17 @@ class MistakeCollector:
         wrong = np.flatnonzero(error_score)
         self._wrong_count += len(wrong)
         self._keep(batch, error_score, wrong.tolist())
-        self._kept = sorted(self._kept, key=lambda mistake: -mistake.error_score)[:MAX_MISTAKES]
+        self._mistakes = sorted(self._mistakes, key=lambda mistake: -mistake.error_score)[:MAX_MISTAKES]
 
     def worst(self) -> list[Mistake]:
         """Return up to MAX_MISTAKES wrong answers, the worst first."""
-        if not self._kept:
+        if not self._mistakes:
             return []
         task, spec = self._task, self._spec
-        samples = [mistake.sample for mistake in self._kept]
-        outputs = {name: np.stack([mistake.output[name] for mistake in self._kept]) for name in self._kept[0].output}
+        samples = [mistake.sample for mistake in self._mistakes]
+        outputs = {
+            name: np.stack([mistake.output[name] for mistake in self._mistakes]) for name in self._mistakes[0].output
+        }
         targets = task.golden_targets(default_collate([self._target(sample) for sample in samples]))
         error_scores = task.error_score(outputs, targets, spec)
         if task.compares_samples:
@@ -69,7 +71,8 @@ class MistakeCollector:
         answers = task.describe_answers(outputs, targets, spec, samples, model_input_geometry(spec.preprocess))
         order = [int(i) for i in np.argsort(-error_scores, kind="stable") if error_scores[i] > 0]
         return [
-            Mistake(samples[i], self._kept[i].output, float(error_scores[i]), answers[i]) for i in order[:MAX_MISTAKES]
+            Mistake(samples[i], self._mistakes[i].output, float(error_scores[i]), answers[i])
+            for i in order[:MAX_MISTAKES]
         ]
 
     def write(self, path: Path, origin: str) -> None:
@@ -88,7 +91,7 @@ class MistakeCollector:
     def _keep(self, batch: AnsweredBatch, error_scores: NDArray[np.float64], numbers: Iterable[int]) -> None:
         for number in numbers:
             output = {name: array[number].copy() for name, array in batch.outputs.items()}
-            self._kept.append(Mistake(batch.samples[number], output, float(error_scores[number])))
+            self._mistakes.append(Mistake(batch.samples[number], output, float(error_scores[number])))
 
     def _target(self, sample: Sample) -> Any:
         return self._task.target(sample.truth, sample.gallery, self._spec.preprocess, self._spec)

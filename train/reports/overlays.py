@@ -37,16 +37,16 @@ def class_overlay(image: ImageArray, mask: Mask) -> Image.Image:
 
 def comparison_overlay(image: ImageArray, truth: Mask, answer: Mask) -> Image.Image:
     """Draw correct and wrong pixels on an image, uint8 [H, W, 3], as in COMPARISON_LEGEND; ignored pixels are pale."""
-    shown = image.copy()
+    drawn = image.copy()
     for region, colour in (
         ((truth == answer) & (truth > 0), _CORRECT),
         ((truth > 0) & (answer == 0), _MISSED),
         ((truth == 0) & (answer > 0), _INVENTED),
         ((truth != answer) & (truth > 0) & (answer > 0), _CONFUSED),
     ):
-        shown[region] = _blended(image[region], colour)
-    shown[truth == IGNORED] = image[truth == IGNORED]
-    return Image.fromarray(_pale(shown, truth == IGNORED))
+        drawn[region] = _blended(image[region], colour)
+    drawn[truth == IGNORED] = image[truth == IGNORED]
+    return Image.fromarray(_pale(drawn, truth == IGNORED))
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:

@@ -54,8 +54,8 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]], monitor: str, t
     metrics = [name for name in names if name.startswith("val_") and name not in losses]
     with _figure(path, (11, 5), title) as figure:
         axes = figure.subplot_mosaic([["loss", "metrics"], ["lr", "lr"]], height_ratios=[5, 1])
-        for name, shown in (("loss", losses), ("metrics", metrics), ("lr", ["lr"])):
-            _lines(axes[name], rows, shown)
+        for name, series in (("loss", losses), ("metrics", metrics), ("lr", ["lr"])):
+            _lines(axes[name], rows, series)
         axes["loss"].set_title("loss")
         axes["metrics"].set_title(_mark_best(axes["metrics"], rows, monitor), color=INK)
         axes["lr"].set_title("learning rate", fontsize=9, fontweight="normal", color=MUTED)

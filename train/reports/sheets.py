@@ -26,7 +26,7 @@ MAX_LINES = 4
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """An image with a caption in `colour`, and a note in grey."""
 
     image: Image.Image
@@ -35,7 +35,7 @@ class Cell:
     colour: str = INK
 
 
-def write_sheet(path: Path, cells: Sequence[Cell], title: str, subtitle: str) -> None:
+def write_sheet(path: Path, cells: Sequence[SheetCell], title: str, subtitle: str) -> None:
     """Write RGB images of one size as a PNG, atomically."""
     size = _size(cells[0].image)
     captions = [_wrapped(cell.caption, _font(_CAPTION), size[0]) for cell in cells]

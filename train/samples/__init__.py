@@ -1,1 +1,1 @@
-"""A labelled sample: its picture, its part and its mask."""
+"""A labelled sample: its image, its part and its mask."""

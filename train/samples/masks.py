@@ -73,11 +73,11 @@ def two_class_mapping(paths: Iterable[Path]) -> tuple[MaskMapping, Problem | Non
     """
     with ThreadPoolExecutor() as pool:
         value_sets = list(pool.map(_distinct, paths))
-    ones = [values for values in value_sets if 1 in values and values <= {0, 1, IGNORED}]
-    if not ones:
+    sets_with_one = [values for values in value_sets if 1 in values and values <= {0, 1, IGNORED}]
+    if not sets_with_one:
         return BLACK_AND_WHITE, None
     has_masks_without_one = any(IGNORED in values and 1 not in values for values in value_sets)
-    if has_masks_without_one and not any(IGNORED in values for values in ones):
+    if has_masks_without_one and not any(IGNORED in values for values in sets_with_one):
         return class_number_mapping(2), Problem(
             "data.mask_values_ambiguous",
             "some masks contain 0 and 1, others 0 and 255; define 255: data.mask_values: {background: 0, "
@@ -161,7 +161,7 @@ def _distinct(path: Path) -> set[int]:
 
 
 def _check_palette(image: Image.Image) -> None:
-    """Reject palettes whose indices are no class numbers: index 0 would not be the background."""
+    """Reject palettes whose indices are not class numbers: index 0 would not be the background."""
     colours, indices = np.asarray(image.convert("RGB")), np.asarray(image)
     if not (indices == 0).any():
         return
@@ -169,7 +169,7 @@ def _check_palette(image: Image.Image) -> None:
     black_elsewhere = not colours[indices > 0].any(axis=1).all()
     if first == (255, 255, 255) or (black_elsewhere and first != (0, 0, 0)):
         raise MaskError(
-            f"its palette has {list(first)} at index 0, so its indices are no class numbers; set the colours, for "
+            f"its palette has {list(first)} at index 0, so its indices are not class numbers; set the colours, for "
             "example data.mask_values: {background: [0, 0, 0], foreground: [255, 0, 0]}",
             code="data.mask_palette",
         )
@@ -177,10 +177,10 @@ def _check_palette(image: Image.Image) -> None:
 
 def _whole_numbers(image: Image.Image) -> NDArray[np.int64]:
     values = np.asarray(image)
-    whole = values.astype(np.int64)
-    if image.mode == "F" and not np.array_equal(whole, values):
+    integers = values.astype(np.int64)
+    if image.mode == "F" and not np.array_equal(integers, values):
         raise MaskError("contains fractions, expected class numbers; save it as integers", code="data.mask_fractions")
-    return whole
+    return integers
 
 
 def _opaque(image: Image.Image) -> NDArray[np.int64]:

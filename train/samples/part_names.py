@@ -55,7 +55,7 @@ def misnamed_part_problems(root: Path, names: Iterable[str]) -> list[Problem]:
 
 
 def class_folder_problems(root: Path, folders: Sequence[Path]) -> list[Problem]:
-    """Report folders that are no class folders, because their names are those of parts or of another layout."""
+    """Report folders that are not class folders, because their names are those of parts or of another layout."""
     names = {folder.name for folder in folders}
     if parts := sorted(name for name in names if name in PARTS[1:]):
         return [

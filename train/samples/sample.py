@@ -30,7 +30,7 @@ class Sample:
     path: Path
     truth: Truth
     gallery: bool = False
-    """Metric learning: belongs to the gallery that queries are searched in, and is no query itself."""
+    """Metric learning: belongs to the gallery that queries are searched in, and is not a query itself."""
     group: str = ""
     """Images of one group, such as a patient, stay in one part."""
 

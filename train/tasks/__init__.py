@@ -1,4 +1,4 @@
-"""The training tasks, by the names of `model.tasks`."""
+"""The training tasks, by the names of `tritonkit.tasks`."""
 
 from __future__ import annotations
 

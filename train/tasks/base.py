@@ -27,7 +27,7 @@ BatchTargets = Any
 
 
 class TrainingTask(ABC):
-    """The training part of the `model.tasks.Task` with the same name, configured for one head."""
+    """The training part of the `tritonkit.tasks.base.Task` with the same name, configured for one head."""
 
     name: ClassVar[str]
     monitor: ClassVar[str]
@@ -103,13 +103,15 @@ class TrainingTask(ABC):
         """Check the truth of an image with this width and height."""
         return None
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+    def validate_splits(
+        self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
+    ) -> list[Problem]:
         """Report why these parts cannot be used for training; each class needs `least` images in train."""
         counts = Counter(label for truth in truths["train"] for label in self.classes(truth))
-        small = [f"{label} has {counts[label]}" for label in task_spec.labels if 0 < counts[label] < least]
+        small = [f"{label} has {counts[label]}" for label in task_spec.labels if 0 < counts[label] < minimum]
         empty = [label for label in task_spec.labels if not counts[label]]
         problems = listed(
-            f"classes too small to split, each needs {least} images; add images, or leave the classes out",
+            f"classes too small to split, each needs {minimum} images; add images, or leave the classes out",
             small,
             code="data.class_too_small",
         )
@@ -142,7 +144,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def golden_targets(self, targets: BatchTargets) -> Targets:
-        """Convert collated targets to the format of `model.tasks.Task.quality`."""
+        """Convert collated targets to the format of `tritonkit.tasks.base.Task.quality`."""
 
     @abstractmethod
     def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
@@ -160,7 +162,7 @@ class TrainingTask(ABC):
         """Score the error of each of N answers: 0 is correct, 1 is the largest error."""
 
     def confusion(self, outputs: Outputs, targets: Targets, task_spec: TaskSpec) -> dict[str, ConfusionMatrix]:
-        """Count truths against answers, by head, or under an empty name; empty if answers are no classes."""
+        """Count truths against answers, by head, or under an empty name; empty if answers are not classes."""
         return {}
 
     def describe_answers(

@@ -57,7 +57,9 @@ class EmbeddingTraining(TrainingTask):
         task_for(task_spec)
         return task_spec
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+    def validate_splits(
+        self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
+    ) -> list[Problem]:
         count = len(set(truths["train"]))
         text = f"an embedding compares classes: train has {count} classes, expected at least 2"
         return [] if count >= 2 else [Problem("data.too_few_classes_to_compare", text)]
@@ -71,7 +73,7 @@ class EmbeddingTraining(TrainingTask):
     def monitor_problem(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
         if gallery:
             return None if set(truths) & set(gallery) else "no class of val is in base"
-        return None if len(set(truths)) < len(truths) else "no class of val has two pictures"
+        return None if len(set(truths)) < len(truths) else "no class of val has two images"
 
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
         return {"class": class_id(truth), "gallery": gallery}

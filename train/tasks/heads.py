@@ -60,12 +60,14 @@ class HeadsTraining(TrainingTask):
         task_for(task_spec)
         return task_spec
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+    def validate_splits(
+        self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
+    ) -> list[Problem]:
         return [
             Problem(problem.code, f"head {name}: {problem}")
             for name, task in self.heads.items()
             for problem in task.validate_splits(
-                {part: [truth[name] for truth in each] for part, each in truths.items()}, task_spec.heads[name], least
+                {part: [truth[name] for truth in each] for part, each in truths.items()}, task_spec.heads[name], minimum
             )
         ]
 

@@ -254,14 +254,14 @@ def _with_data_arguments(kind: Factory, data_arguments: Mapping[str, int]) -> Fa
 
 def _miner(miner: NamedComponent) -> nn.Module:
     known = [name for name in dir(miners) if name.endswith("Miner")]
-    return _build_component(miner, getattr(miners, miner.name, None), known, what="miner")
+    return _build_component(miner, getattr(miners, miner.name, None), known, kind="miner")
 
 
 def _build_component(
-    term: NamedComponent, factory: Factory | None, known: Sequence[str], *arguments: Any, what: str = "loss"
+    term: NamedComponent, factory: Factory | None, known: Sequence[str], *arguments: Any, kind: str = "loss"
 ) -> nn.Module:
     """Create a loss or a miner by its name, from the library or from a plugin. Raises ConfigError."""
-    if factory is None and what == "loss" and (":" in term.name or term.name in registered_plugins("loss")):
+    if factory is None and kind == "loss" and (":" in term.name or term.name in registered_plugins("loss")):
         try:
             factory, arguments = find_plugin("loss", term.name), ()
         except SpecError as error:
@@ -269,15 +269,15 @@ def _build_component(
     if factory is None:
         similar = difflib.get_close_matches(term.name, known, n=3)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else f"; choose one of {', '.join(known)}"
-        raise ConfigError(f"{what}: this task has none named {term.name!r}{hint}", code="config.unknown_loss")
+        raise ConfigError(f"{kind}: this task has none named {term.name!r}{hint}", code="config.unknown_loss")
     try:
         component = factory(*arguments, **term.arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{what} {term.name}: invalid arguments {dict(term.arguments)}: {error}", code="config.loss_arguments"
+            f"{kind} {term.name}: invalid arguments {dict(term.arguments)}: {error}", code="config.loss_arguments"
         ) from error
     if not isinstance(component, nn.Module):
         raise ConfigError(
-            f"{what} {term.name}: expected a torch module, got {type(component).__name__}", code="config.loss_type"
+            f"{kind} {term.name}: expected a torch module, got {type(component).__name__}", code="config.loss_type"
         )
     return component

@@ -94,28 +94,28 @@ class MultilabelTraining(TrainingTask):
             text = f"no column `{missing[0]}`, which data.labels lists; the columns are: {', '.join(columns):.300}"
             return [Problem("data.missing_column", text)]
         split = [name for name in labels if is_split_column(name)] if self.label_names is None else []
-        # A column where most cells are not 0 or 1 is no label column; single bad cells are reported with their rows.
+        # A column where most cells are not 0 or 1 is not a label column; single bad cells are reported with their rows.
         bad_cells = {
             name: [row[name] for row in rows if name in row and parse_bool(row[name]) is None] for name in labels
         }
         others = [name for name in labels if 2 * len(bad_cells[name]) > len(rows)]
         if not split and not others:
             return []
-        kept = ", ".join(name for name in labels if name not in {*split, *others})
-        hint = f"; list the label columns in data.labels: [{kept}] (or --labels {kept.replace(', ', ',')})"
+        remaining = ", ".join(name for name in labels if name not in {*split, *others})
+        hint = f"; list the label columns in data.labels: [{remaining}] (or --labels {remaining.replace(', ', ',')})"
         problems = [
             Problem("data.split_column_as_label", f"column {name} seems to hold the part of each image")
             for name in split
         ]
         for name in others:
-            shown = ", ".join(dict.fromkeys(repr(cell) for cell in bad_cells[name]))
-            text = f"column {name} contains {shown:.80}, expected 0 or 1 for each label"
+            values = ", ".join(dict.fromkeys(repr(cell) for cell in bad_cells[name]))
+            text = f"column {name} contains {values:.80}, expected 0 or 1 for each label"
             if all(is_soft_label(cell) for cell in bad_cells[name]):
                 problems.append(Problem("data.soft_label", text + _SOFT))
             else:
                 problems.append(Problem("data.not_binary", text))
         last = problems[-1]
-        return [*problems[:-1], Problem(last.code, last.message + (hint if kept else ""))]
+        return [*problems[:-1], Problem(last.code, last.message + (hint if remaining else ""))]
 
     def declared_labels(self, columns: Sequence[str]) -> Sequence[str]:
         if self.truth_column in columns:
@@ -124,7 +124,9 @@ class MultilabelTraining(TrainingTask):
             return [column for column in columns if column in self.label_names]
         return [column for column in columns if column not in NOT_LABELS]
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+    def validate_splits(
+        self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
+    ) -> list[Problem]:
         train = truths["train"]
         always = [label for label in task_spec.labels if train and all(label in truth for truth in train)]
         constant = listed(
@@ -132,7 +134,7 @@ class MultilabelTraining(TrainingTask):
             always,
             code="data.constant_label",
         )
-        return super().validate_splits(truths, task_spec, least) + constant
+        return super().validate_splits(truths, task_spec, minimum) + constant
 
     def row(self, truth: Truth, task_spec: TaskSpec) -> dict[str, str]:
         if self.output is not None:
@@ -143,10 +145,10 @@ class MultilabelTraining(TrainingTask):
         return tuple(truth)
 
     def monitor_problem(self, truths: Sequence[Truth], gallery: Sequence[Truth]) -> str | None:
-        return None if any(truths) else "no picture of val has a label"
+        return None if any(truths) else "no image of val has a label"
 
     def baseline_metrics(self, truths: Sequence[Truth]) -> dict[str, dict[str, float]]:
-        """Probabilities at random: the mean share of the pictures that a label has."""
+        """Probabilities at random: the mean share of the images that a label has."""
         counts = Counter(label for truth in truths for label in truth)
         return {"": {"map": sum(counts.values()) / len(counts) / len(truths)}} if counts else {}
 

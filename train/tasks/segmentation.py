@@ -107,13 +107,15 @@ class SegmentationTraining(TrainingTask):
             return Problem("data.mask_size", text)
         return None
 
-    def validate_splits(self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, least: int) -> list[Problem]:
+    def validate_splits(
+        self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
+    ) -> list[Problem]:
         problems = [self._ambiguity] if self._ambiguity else []
         if self._unknown_values:
             text = f"define the meaning of the values in masks: {self._example_mask_values()}"
             return [*problems, Problem("data.mask_values_undefined", text)]
         count = len(truths["train"])
-        if count < least:
+        if count < minimum:
             problems.append(Problem("data.too_few_images", f"{count} images are too few to be split"))
         present = set().union(*(self._classes.get(truth, frozenset()) for truth in truths["train"]))
         # With several classes, the masks may have no background.

@@ -19,14 +19,14 @@ _READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _APPLICATION = frozenset({*range(0xE0, 0xF0), 0xFE})
 _END = b"\xff\xd9"
 _FILLINGS = (b"\x55" * 64, b"\xaa" * 64, b"\xfe" * 64)
-"""Byte patterns that are no image data."""
+"""Byte patterns that are not image data."""
 _GAP = bytes(16)
 
 
 def jpeg_file(data: bytes) -> PictureFile:
     """Remove the segments that pixels do not need. Raises ImageError for an unsupported variant."""
     view, exif, at, adobe, channels = memoryview(data), b"", 2, False, 0
-    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    segments: list[bytes | memoryview] = [b"\xff\xd8"]
     for marker, start, end in _segments(data):
         body = data[start + 4 : end]
         if marker in _FRAMES:
@@ -39,13 +39,13 @@ def jpeg_file(data: bytes) -> PictureFile:
         elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:
             needed = True
         if needed:
-            kept.append(view[start:end])
+            segments.append(view[start:end])
         at = end
     if channels == 4 and not adobe:
         raise unsupported_error(
             "JPEG with four channels that does not say whether its inks are inverted (no Adobe marker)"
         )
-    return PictureFile("JPEG", b"".join([*kept, view[at:]]), exif)
+    return PictureFile("JPEG", b"".join([*segments, view[at:]]), exif)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -70,7 +70,7 @@ def _check_frame(marker: int, body: bytes) -> int:
     if marker not in _READ_FRAMES:
         raise unsupported_error("JPEG that is lossless or hierarchical")
     if body[0] != 8:
-        raise unsupported_error(f"JPEG with {body[0]} bits a channel")
+        raise unsupported_error(f"JPEG with {body[0]} bits per channel")
     if body[5] not in (1, 3, 4):
         raise unsupported_error(f"JPEG with {body[5]} channels")
     return body[5]
@@ -118,16 +118,16 @@ def _has_all_scans(data: bytes) -> bool:
 
 def _has_all_restarts(data: bytes) -> bool:
     """Whether a scan with restart intervals (B.2.4.4) has all of them. False for several scans."""
-    every, width, height, factors = 0, 0, 0, b"\x11"
+    interval, width, height, factors = 0, 0, 0, b"\x11"
     for marker, start, end in _segments(data):
         if marker == 0xDD:
-            every = int.from_bytes(data[start + 4 : start + 6])
+            interval = int.from_bytes(data[start + 4 : start + 6])
         elif marker in _FRAMES:
             height, width = (int.from_bytes(data[at : at + 2]) for at in (start + 5, start + 7))
             factors = data[start + 11 : end : 3] if data[start + 9] > 1 else b"\x11"
-    if not every:
+    if not interval:
         return True
     across, down = 8 * max(factor >> 4 for factor in factors), 8 * max(factor & 15 for factor in factors)
     units = -(-width // across) * -(-height // down)
     restarts = len(re.findall(rb"\xff[\xd0-\xd7]", data))
-    return data.count(b"\xff\xda") == 1 and restarts == -(-units // every) - 1
+    return data.count(b"\xff\xda") == 1 and restarts == -(-units // interval) - 1

@@ -38,7 +38,7 @@ _ORIENTATION_TAG = 274
 _BAND = 2**20  # pixels that are converted at once, so that the conversion needs little memory
 
 
-def open_picture(data: bytes, most: int = MAX_PIXELS) -> tuple[PictureFile, Image.Image]:
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PictureFile, Image.Image]:
     """Read the header of an image. Returns the prepared file and Pillow's image, not decoded. Raises ImageError.
 
     most: maximum number of pixels.
@@ -49,14 +49,14 @@ def open_picture(data: bytes, most: int = MAX_PIXELS) -> tuple[PictureFile, Imag
         raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read", code="image.file_size")
     file = picture_file(data)
     image = _open_with_exif(file)
-    check_size(*image.size, most)
+    check_size(*image.size, max_pixels)
     return file, image
 
 
-def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Check the number of pixels, in total and per side. Raises ImageError."""
-    if not 0 < width * height <= most or max(width, height) > MAX_SOURCE_SIDE:
-        limits = f"{most:,} in all and {MAX_SOURCE_SIDE:,} a side"
+    if not 0 < width * height <= max_pixels or max(width, height) > MAX_SOURCE_SIDE:
+        limits = f"{max_pixels:,} in total and {MAX_SOURCE_SIDE:,} per side"
         raise ImageError(f"{width:,} x {height:,} pixels; at most {limits} are decoded", code="image.pixels")
 
 
@@ -97,8 +97,8 @@ def _open_with_exif(file: PictureFile) -> Image.Image:
 
 def _load_pixels(file: PictureFile, image: Image.Image, reduction: int) -> Image.Image:
     """Load the pixels of an image."""
-    if file.format == "JPEG" and (whole := with_end_marker(file.data)) is not file.data:
-        image = _open_with_exif(dataclasses.replace(file, data=whole))
+    if file.format == "JPEG" and (complete := with_end_marker(file.data)) is not file.data:
+        image = _open_with_exif(dataclasses.replace(file, data=complete))
     image.seek(0)
     if reduction > 1:
         image.draft(None, (image.width // reduction, image.height // reduction))

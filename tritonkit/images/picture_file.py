@@ -32,6 +32,6 @@ class PictureFile:
     """The grey level of transparent pixels, for images with 16 bits per pixel."""
 
 
-def unsupported_error(what: str) -> ImageError:
+def unsupported_error(variant: str) -> ImageError:
     """Create the error for an unsupported format or variant."""
-    return ImageError(f"{what} is not supported; save it as PNG or JPEG", code="image.unsupported_format")
+    return ImageError(f"{variant} is not supported; save it as PNG or JPEG", code="image.unsupported_format")

@@ -41,10 +41,10 @@ class SkippedFiles:
         """Return the counts as one line, such as `3 files skipped: 2 .heic, 1 .txt`; empty if there are none."""
         total = self.kinds.total()
         kinds = sorted(self.kinds.items(), key=lambda kind: (kind[0] not in _UNSUPPORTED_IMAGES, -kind[1], kind[0]))
-        named = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
+        counts = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
         if rest := sum(count for _, count in kinds[_SHOWN:]):
-            named.append(f"{rest} of other kinds")
-        return f"{total} file{'' if total == 1 else 's'} skipped: {', '.join(named)}" if total else ""
+            counts.append(f"{rest} of other kinds")
+        return f"{total} file{'' if total == 1 else 's'} skipped: {', '.join(counts)}" if total else ""
 
 
 @dataclass
@@ -78,11 +78,11 @@ class PictureSearch:
 
     def _is_new(self, folder: str, seen: set[tuple[int, int]]) -> bool:
         try:
-            found = os.stat(folder)  # noqa: PTH116 - a million of them
+            status = os.stat(folder)  # noqa: PTH116 - a million of them
         except OSError as error:
             self.errors[folder] = f"the folder cannot be read ({error.strerror})"
             return False
-        key = (found.st_dev, found.st_ino)
+        key = (status.st_dev, status.st_ino)
         new = key not in seen
         seen.add(key)
         return new
@@ -121,7 +121,7 @@ class PictureSearch:
         if has_picture_suffix(entry.name):
             if is_file or path in self.errors:
                 return "picture"
-            self.skipped.kinds["that are no files"] += 1
+            self.skipped.kinds["that are not files"] += 1
         else:
             self.errors.pop(path, None)
             self.skipped.add(entry.name)
@@ -130,7 +130,7 @@ class PictureSearch:
 
 def link_error(path: str) -> str:
     """Return the message for a link that cannot be read."""
-    return f"cannot be read (it is a link to {os.readlink(path)}, where no file is)"  # noqa: PTH115 - as above
+    return f"cannot be read (it is a link to {os.readlink(path)}, which does not exist)"  # noqa: PTH115 - as above
 
 
 def pictures_below(folder: Path, search: PictureSearch | None = None) -> list[Path]:

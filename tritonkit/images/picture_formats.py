@@ -86,7 +86,9 @@ def picture_file(data: bytes) -> PictureFile:
         name = "SVG" if b"<svg" in data[:1024] else next((name for name, there in starts if there), None)
         if name:
             raise unsupported_error(name)
-        raise ImageError(f"not a picture; {', '.join(FORMATS)} can be read", code="image.unknown_format")
+        raise ImageError(
+            f"not an image in a supported format; supported: {', '.join(FORMATS)}", code="image.unknown_format"
+        )
     check = _READERS.get(kind)
     return check(data) if check else PictureFile(kind, data)
 
@@ -109,10 +111,10 @@ def _check_opened(file: PictureFile, image: ImageFile) -> None:
     """Raise ImageError for images that Pillow opens and misreads."""
     # Pillow ignores a palette of greys, and reads the bits of an index as a level.
     if file.format == "BMP" and {"1": 1, "L": 8}.get(image.mode, bits := _bmp_bits(file.data)) != bits:
-        raise unsupported_error(f"BMP with {bits} bits a pixel and this palette of greys")
+        raise unsupported_error(f"BMP with {bits} bits per pixel and this palette of greys")
     # Around the frame, the specification requires the background colour, browsers show none, Pillow the first colour.
     if file.format == "GIF" and "transparency" not in image.info and image.tile[0][1] != (0, 0, *image.size):
-        raise unsupported_error("GIF whose first frame does not cover the whole picture")
+        raise unsupported_error("GIF whose first frame does not cover the whole image")
 
 
 def _format_of(data: bytes) -> str | None:

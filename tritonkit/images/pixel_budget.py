@@ -27,20 +27,20 @@ class PixelBudget:
             raise ValueError(f"pixel budget: expected 1 or more pixels, got {pixels}")
         self.pixels = self._free = pixels
         self._turn = threading.Lock()
-        self._given_back = threading.Condition()
+        self._released = threading.Condition()
 
     @staticmethod
-    def for_threads(threads: int, at_least: int) -> PixelBudget:
-        """Create a budget for one photograph in each thread, with `at_least` this number of pixels."""
-        return PixelBudget(max(at_least, threads * PIXELS_PER_THREAD))
+    def for_threads(threads: int, minimum: int) -> PixelBudget:
+        """Create a budget for one photograph in each thread, with at least `minimum` pixels."""
+        return PixelBudget(max(minimum, threads * PIXELS_PER_THREAD))
 
     @contextmanager
     def __call__(self, pixels: int) -> Iterator[None]:
         """Wait until `pixels` are free, and reserve them for the block."""
         share = min(pixels, self.pixels)
         # The first waiting thread blocks those behind it, so small images cannot starve a large one.
-        with self._turn, self._given_back:
-            self._given_back.wait_for(lambda: share <= self._free)
+        with self._turn, self._released:
+            self._released.wait_for(lambda: share <= self._free)
             self._free -= share
         try:
             yield
@@ -48,6 +48,6 @@ class PixelBudget:
             # The threads together would keep more freed memory of such images than the budget.
             if _trim is not None and pixels > min(PIXELS_PER_THREAD, self.pixels // 2):
                 _trim(0)
-            with self._given_back:
+            with self._released:
                 self._free += share
-                self._given_back.notify()
+                self._released.notify()

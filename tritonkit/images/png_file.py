@@ -22,19 +22,19 @@ def png_file(data: bytes) -> PictureFile:
     Raises ImageError for an unsupported variant.
     """
     view, exif, clear, at = memoryview(data), b"", None, 8
-    kept: list[bytes | memoryview] = [data[:8]]
+    chunks: list[bytes | memoryview] = [data[:8]]
     bits, colour = (data[24:26] + b"\0\0")[:2]
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         body, end = data[at + 8 : at + 8 + length] if kind in (b"tRNS", b"eXIf") else b"", at + 12 + length
         if kind in _NEEDED or not kind.isalpha():  # Pillow refuses an invalid chunk
-            kept.append(view[at:end])
+            chunks.append(view[at:end])
         elif kind == b"tRNS" and len(body) != _TRANSPARENT_BYTES.get(colour, len(body)):
             pass  # as in libpng, a chunk of another length is ignored
         elif kind == b"tRNS" and (bits, colour) == (16, _GREY):
             clear = int.from_bytes(body)
         elif kind == b"tRNS":
-            kept.append(_transparency(body, bits, colour))
+            chunks.append(_transparency(body, bits, colour))
         elif kind == b"eXIf":
             exif = exif or b"Exif\0\0" + body
         elif kind[:1].isupper():  # 5.4: a decoder must refuse an unknown critical chunk
@@ -42,17 +42,17 @@ def png_file(data: bytes) -> PictureFile:
         if kind == b"IEND":
             break
         at = end
-    return PictureFile("PNG", b"".join(kept), exif, transparent_level=clear)
+    return PictureFile("PNG", b"".join(chunks), exif, transparent_level=clear)
 
 
 def _transparency(body: bytes, bits: int, colour: int) -> bytes:
     """Return the chunk tRNS with 8-bit levels, as Pillow expects. Raises ImageError if that is impossible."""
     if colour == _COLOURS and bits == 16:
-        raise unsupported_error("PNG with 16 bits a channel and one colour that is transparent")
+        raise unsupported_error("PNG with 16 bits per channel and one colour that is transparent")
     if colour in (_GREY, _COLOURS):
-        most = 2**bits - 1
+        max_level = 2**bits - 1
         levels = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])
-        body = struct.pack(f">{len(levels)}H", *((level & most) * 255 // most for level in levels))
+        body = struct.pack(f">{len(levels)}H", *((level & max_level) * 255 // max_level for level in levels))
     elif colour == _PALETTE:
         body = body[:256]
     else:

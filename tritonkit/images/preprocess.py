@@ -115,9 +115,9 @@ def _nearest(length: int, source: tuple[float, ...], target: tuple[float, ...]) 
     return np.where(is_visible, pixels, -1)
 
 
-def load_file(path: Path, how: Preprocess) -> tuple[ImageArray, Geometry]:
+def load_file(path: Path, preprocess: Preprocess) -> tuple[ImageArray, Geometry]:
     """Read a file and call `load_image`. Raises ImageError."""
-    return load_image(read_picture(path), how)
+    return load_image(read_picture(path), preprocess)
 
 
 def read_picture(path: Path) -> bytes:
@@ -133,18 +133,18 @@ def read_picture(path: Path) -> bytes:
 
 
 def load_image(
-    data: bytes, how: Preprocess, room: Room = nullcontext, most: int = MAX_PIXELS
+    data: bytes, preprocess: Preprocess, reserve: Room = nullcontext, max_pixels: int = MAX_PIXELS
 ) -> tuple[ImageArray, Geometry]:
     """Decode the bytes of an image and fit it to the model's size.
 
     room: called with the number of pixels before decoding. most: maximum number of pixels.
     Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
     """
-    file, image = open_picture(data, most)
-    reduction = _reduction(image, how)
+    file, image = open_picture(data, max_pixels)
+    reduction = _reduction(image, preprocess)
     # The second term is the first pass of the resize.
-    with room(image.width * image.height + how.width * max(image.size)), closing(image):
-        return fit_image(decode_picture(file, image, reduction), how, reduction)
+    with reserve(image.width * image.height + preprocess.width * max(image.size)), closing(image):
+        return fit_image(decode_picture(file, image, reduction), preprocess, reduction)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -152,50 +152,52 @@ def decode_image(data: bytes) -> Image.Image:
     return decode_picture(*open_picture(data))
 
 
-def fit_image(image: Image.Image, how: Preprocess, reduction: int = 1) -> tuple[ImageArray, Geometry]:
+def fit_image(image: Image.Image, preprocess: Preprocess, reduction: int = 1) -> tuple[ImageArray, Geometry]:
     """Crop, pad or squash an RGB image to uint8 [height, width, 3].
 
     reduction: factor by which the decoder reduced both sides.
     """
     size = image.width * reduction, image.height * reduction
-    box, (left, top, width, height) = layout(*size, how)
+    box, (left, top, width, height) = layout(*size, preprocess)
     part = [side / reduction for side in box]
-    resized = image.resize((width, height), _RESAMPLE[how.interpolation], box=(part[0], part[1], part[2], part[3]))
-    if (width, height) != (how.width, how.height):
-        canvas = Image.new("RGB", (how.width, how.height), how.fill)
+    resized = image.resize(
+        (width, height), _RESAMPLE[preprocess.interpolation], box=(part[0], part[1], part[2], part[3])
+    )
+    if (width, height) != (preprocess.width, preprocess.height):
+        canvas = Image.new("RGB", (preprocess.width, preprocess.height), preprocess.fill)
         canvas.paste(resized, (left, top))
         resized = canvas
     target = (float(left), float(top), float(left + width), float(top + height))
     return np.array(resized, dtype=np.uint8), Geometry(size, box, target)
 
 
-def _reduction(image: Image.Image, how: Preprocess) -> int:
+def _reduction(image: Image.Image, preprocess: Preprocess) -> int:
     """Return the factor by which the JPEG decoder can reduce an image: 1, 2, 4 or 8.
 
     Sides that the factor does not divide would shift by part of a pixel; `nearest` would select other pixels.
     """
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or how.interpolation == "nearest":
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or preprocess.interpolation == "nearest":
         return 1
     size = image.size[::-1] if orientation_of(image) >= 5 else image.size  # these swap width and height
-    box, (_, _, width, height) = layout(*size, how)
+    box, (_, _, width, height) = layout(*size, preprocess)
     scale = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
     factors = (by for by in (8, 4, 2) if scale >= by * _LEAST_LEFT and not size[0] % by and not size[1] % by)
     return next(factors, 1)
 
 
-def layout(width: int, height: int, how: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
+def layout(width: int, height: int, preprocess: Preprocess) -> tuple[Box, tuple[int, int, int, int]]:
     """Return the box of the source image, and its position in the input as (left, top, width, height)."""
-    if how.fit == "squash":
-        return (0.0, 0.0, float(width), float(height)), (0, 0, how.width, how.height)
-    if how.fit == "pad":
-        scale = min(how.width / width, how.height / height)
-        inner_width = max(1, min(how.width, round(width * scale)))
-        inner_height = max(1, min(how.height, round(height * scale)))
-        left, top = (how.width - inner_width) // 2, (how.height - inner_height) // 2
+    if preprocess.fit == "squash":
+        return (0.0, 0.0, float(width), float(height)), (0, 0, preprocess.width, preprocess.height)
+    if preprocess.fit == "pad":
+        scale = min(preprocess.width / width, preprocess.height / height)
+        inner_width = max(1, min(preprocess.width, round(width * scale)))
+        inner_height = max(1, min(preprocess.height, round(height * scale)))
+        left, top = (preprocess.width - inner_width) // 2, (preprocess.height - inner_height) // 2
         return (0.0, 0.0, float(width), float(height)), (left, top, inner_width, inner_height)
-    scale = min(width / how.width, height / how.height) * how.crop_ratio
-    box_width, box_height = how.width * scale, how.height * scale
+    scale = min(width / preprocess.width, height / preprocess.height) * preprocess.crop_ratio
+    box_width, box_height = preprocess.width * scale, preprocess.height * scale
     x, y = (width - box_width) / 2, (height - box_height) / 2
     # Rounding must not extend the box past the image: Pillow refuses it.
     box = (max(0.0, x), max(0.0, y), min(float(width), x + box_width), min(float(height), y + box_height))
-    return box, (0, 0, how.width, how.height)
+    return box, (0, 0, preprocess.width, preprocess.height)

@@ -47,7 +47,7 @@ class _Layout:
 
     def unsupported_error(self) -> ImageError:
         """Create the error for this layout."""
-        further = "".join(f" and {_FURTHER_NAMES.get(one, 'a further channel')}" for one in self.further)
+        further = "".join(f" and {_FURTHER_NAMES.get(sample, 'a further channel')}" for sample in self.further)
         planes, coded = " in planes" if self.in_planes else "", f"in compression {self.compression}"
         coded = "uncompressed" if self.compression == _RAW else coded
         return unsupported_error(f"TIFF with {self.bits}-bit {_NAMES[self.colours]} samples{further}{planes}, {coded},")
@@ -92,7 +92,7 @@ def _layout(tags: ImageFileDirectory_v2) -> _Layout:
         raise unsupported_error(f"TIFF with {_NAMES.get(colours, 'unknown')} samples")
     bits = _numbers(tags, 258, (1,))
     if count != _COLOURS[colours] + len(further) or len(bits) not in (1, count):
-        raise unsupported_error(f"TIFF with {count} samples a pixel that are not all named")
+        raise unsupported_error(f"TIFF with {count} samples per pixel, of which some are not declared")
     if len(set(bits)) > 1:
         raise unsupported_error(f"TIFF with samples of {', '.join(map(str, bits))} bits")
     if signs := set(_numbers(tags, 339, (1,))) - {1}:
@@ -140,9 +140,10 @@ def _check_parts(tags: ImageFileDirectory_v2, layout: _Layout) -> None:
     down = down if 324 in tags else min(_number(tags, 278, height), height)
     planes = _COLOURS[layout.colours] + len(layout.further) if layout.in_planes else 1
     expected = -(-width // max(across, 1)) * -(-height // max(down, 1)) * planes
-    if (named := len(_numbers(tags, 324 if 324 in tags else 273, ()))) < expected:
+    if (listed := len(_numbers(tags, 324 if 324 in tags else 273, ()))) < expected:
         raise ImageError(
-            f"the TIFF data is broken or cut short ({named} of its {expected} parts are named)", code="image.truncated"
+            f"the TIFF data is broken or cut short ({listed} of its {expected} parts are listed)",
+            code="image.truncated",
         )
 
 
@@ -155,7 +156,7 @@ def _numbers(tags: ImageFileDirectory_v2, tag: int, default: tuple[int, ...]) ->
     value: Any = tags.get(tag, default)
     value = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(number, int) for number in value):
-        raise ImageError(f"the TIFF header is broken (tag {tag} is no number)", code="image.header")
+        raise ImageError(f"the TIFF header is broken (tag {tag} is not a number)", code="image.header")
     return tuple(value)
 
 

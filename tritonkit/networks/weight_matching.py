@@ -19,7 +19,7 @@ class MatchedWeights:
     """Weights with the network's keys, and a description of how they were matched."""
 
     weights: State
-    how: str
+    description: str
     skipped: tuple[str, ...] = ()
     """Tensors of the file that the network lacks or has with another shape."""
     new_tensors: tuple[str, ...] = ()
@@ -41,7 +41,8 @@ def map_weights(source: State, target: State, origin: str) -> MatchedWeights:
         raise CheckpointError(_mismatch_message(available, required, origin), code="checkpoint.no_match")
     counters = {key: tensor for key, tensor in target.items() if key.endswith(_UNUSED)}
     matched = match_weights(source, target, origin)
-    return replace(matched, weights={**counters, **matched.weights}, how=matched.how + _unused_note(matched.skipped))
+    description = matched.description + _unused_note(matched.skipped)
+    return replace(matched, weights={**counters, **matched.weights}, description=description)
 
 
 def match_weights(source: State, target: State, origin: str) -> MatchedWeights:
@@ -65,11 +66,11 @@ def match_weights(source: State, target: State, origin: str) -> MatchedWeights:
             "Are the weights for this model?",
             code="checkpoint.no_match",
         )
-    taken = {key: available[name] for key, name in pairs.keys.items()}
+    matched = {key: available[name] for key, name in pairs.keys.items()}
     if pairs.ordered:
-        _check_variances(taken, origin)
+        _check_variances(matched, origin)
     skipped = tuple(name for name in available if name not in set(pairs.keys.values()))
-    return MatchedWeights(taken, pairs.how, skipped, tuple(key for key in required if key not in taken))
+    return MatchedWeights(matched, pairs.description, skipped, tuple(key for key in required if key not in matched))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class _Pairs:
     """The file's key for each key of the network, and a description of how they were paired."""
 
     keys: dict[str, str]
-    how: str
+    description: str
     ordered: bool = False
 
     def with_equal_shapes(self, available: State, required: State) -> _Pairs:
@@ -109,12 +110,12 @@ def _by_name(available: State, required: State) -> _Pairs:
     best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
     selected = next((prefix for prefix in best if _is_average(prefix)), best[0])
     keys = pairs_by_prefix[selected].keys
-    how = f"matched by name after stripping {selected!r}" if selected else "matched by name"
+    description = f"matched by name after stripping {selected!r}" if selected else "matched by name"
     others = [prefix for prefix in best if prefix != selected and pairs_by_prefix[prefix].keys != keys]
     if others and counts[selected]:
-        what = "a moving average" if _is_average(selected) else "the first"
-        how += f" ({what}; those under {', '.join(map(repr, others))} fit as well)"
-    return replace(pairs_by_prefix[selected], how=how)
+        reason = "a moving average" if _is_average(selected) else "the first"
+        description += f" ({reason}; those under {', '.join(map(repr, others))} fit as well)"
+    return replace(pairs_by_prefix[selected], description=description)
 
 
 def _is_average(prefix: str) -> bool:
@@ -122,20 +123,20 @@ def _is_average(prefix: str) -> bool:
 
 
 def _keys_with_prefixes(available: State, required: State, file_prefix: str, own_prefix: str) -> dict[str, str]:
-    named = {key: file_prefix + key.removeprefix(own_prefix) for key in required if key.startswith(own_prefix)}
-    return {key: name for key, name in named.items() if name in available}
+    names = {key: file_prefix + key.removeprefix(own_prefix) for key in required if key.startswith(own_prefix)}
+    return {key: name for key, name in names.items() if name in available}
 
 
 def _by_order(available: State, required: State) -> _Pairs | None:
     """Pair tensors by position if all shapes agree, except for weight and bias of the last layer."""
-    for ours in _common_prefixes(required, depth=3):
-        keys = [key for key in required if key.startswith(ours)]
+    for prefix in _common_prefixes(required, depth=3):
+        keys = [key for key in required if key.startswith(prefix)]
         paired = list(zip(keys, available, strict=False))
         differ = [n for n, (key, name) in enumerate(paired) if available[name].shape != required[key].shape]
         common = min([*differ, len(paired)])
         if common and max(len(available), len(keys)) - common <= _LAST_TENSORS:
-            how = f"{common} tensors matched by order (names differ): check the answers for images you know"
-            return _Pairs(dict(paired), how, ordered=True)
+            description = f"{common} tensors matched by order (names differ): check the answers for images you know"
+            return _Pairs(dict(paired), description, ordered=True)
     return None
 
 
@@ -154,11 +155,11 @@ def _nesting_prefixes(available: State, required: State) -> list[str]:
 def _unused_note(names: tuple[str, ...]) -> str:
     if not names:
         return ""
-    some = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    examples = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
     return (
-        f"; {len(names)} tensors of the file are not used: {some}"
+        f"; {len(names)} tensors of the file are not used: {examples}"
         if len(names) > 1
-        else (f"; 1 tensor of the file is not used: {some}")
+        else (f"; 1 tensor of the file is not used: {examples}")
     )
 
 
@@ -198,6 +199,6 @@ def _mismatch_message(available: State, required: State, origin: str) -> str:
     )
 
 
-def _count_and_first(what: str, keys: list[str]) -> str:
+def _count_and_first(title: str, keys: list[str]) -> str:
     """Return the number of keys and the first three; empty without keys."""
-    return f"{what} {len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else ""
+    return f"{title} {len(keys)}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}" if keys else ""

@@ -88,8 +88,8 @@ def class_count(state: State) -> tuple[int, str] | None:
         for key, tensor in state.items()
         if key.endswith("weight") and tensor.ndim >= 2 and key.removesuffix("weight") + "bias" in state
     ]
-    named = [layer for layer in layers if _LAST_LAYER.intersection(layer[1].split(".")[-3:])]
-    return (named or layers)[-1] if layers else None
+    usual = [layer for layer in layers if _LAST_LAYER.intersection(layer[1].split(".")[-3:])]
+    return (usual or layers)[-1] if layers else None
 
 
 def _is_pickled(path: Path) -> bool:
@@ -99,12 +99,12 @@ def _is_pickled(path: Path) -> bool:
 
 def _unsafe_message(path: Path) -> str:
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # noqa: BLE001 - the oldest formats raise various errors
-        found = []
-    named = f" ({', '.join(sorted(found)[:4])}{', …' if len(found) > 4 else ''})" if found else ""
+        classes = []
+    examples = f" ({', '.join(sorted(classes)[:4])}{', …' if len(classes) > 4 else ''})" if classes else ""
     return (
-        f"{path}: contains pickled Python objects{named}, which can run code and are not loaded. Where the file was "
+        f"{path}: contains pickled Python objects{examples}, which can run code and are not loaded. Where the file was "
         "written, save only the weights: torch.save(model.state_dict(), FILE) or safetensors; for a Lightning "
         'checkpoint, torch.save(checkpoint["state_dict"], FILE).'
     )
@@ -117,8 +117,8 @@ def _find_state(document: Any, path: Path) -> tuple[State, str]:
         state = next(iter(nested.values())) if nested else _tensors(document)
         if len(nested) > 1:
             selected, *others = nested
-            what = "the moving average of the weights " if selected in _AVERAGED else "the state dict "
-            return state, f"{what}in {selected!r} is used, not {' or '.join(map(repr, others))}"
+            description = "the moving average of the weights " if selected in _AVERAGED else "the state dict "
+            return state, f"{description}in {selected!r} is used, not {' or '.join(map(repr, others))}"
         if state:
             return state, ""
     raise CheckpointError(

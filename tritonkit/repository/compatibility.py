@@ -39,7 +39,7 @@ def plan_problems(
     """Return the problems of serving a version's plan from an image on a GPU; empty for a version without a plan.
 
     image_tag: the image, or its tag. compute_capability: of the target GPU, such as 8.9; None if unknown.
-    serve_compatible: Triton is started with SERVE_COMPATIBLE.
+    serve_compatible: whether Triton is started with SERVE_COMPATIBLE.
     """
     record = manifest.build
     if record is None or record.flavour == "rtx":
@@ -57,8 +57,7 @@ def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> l
     """Return the problems of serving a plan without a build record, from its header alone.
 
     The header does not contain whether the plan is version-compatible.
-
-    serve_compatible: Triton is started with SERVE_COMPATIBLE.
+    serve_compatible: whether Triton is started with SERVE_COMPATIBLE.
     Raises ArtifactError for a file that is not a complete plan.
     """
     header = plan_header(plan)
@@ -85,7 +84,9 @@ def _version_problems(
     built_by: str, version_compatible: bool | None, image: str, release: Release | None, serve_compatible: bool
 ) -> list[PlanProblem]:
     """Compare the TensorRT of the plan with that of the image. version_compatible: None if unknown."""
-    add = f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
+    option_fix = (
+        f"add --version-compatible to `server up`; Compose: VERSION_COMPATIBLE=yes; Triton itself: {SERVE_COMPATIBLE}"
+    )
     problems = []
     if version_compatible and not serve_compatible:
         # Also with the TensorRT version that built it: TensorRT refuses the runtime code in the plan unless allowed.
@@ -93,7 +94,7 @@ def _version_problems(
             PlanProblem(
                 "warning",
                 "the plan is version-compatible: Triton loads it only with an option, as it contains runtime code",
-                add,
+                option_fix,
                 code="tensorrt.compatible_not_allowed",
             )
         )
@@ -117,13 +118,13 @@ def _version_problems(
         return []
     if version_compatible:
         message = f"{versions_text}: Triton loads it only with an option"
-        return [PlanProblem("warning", message, add, code="tensorrt.compatible_not_allowed")]
+        return [PlanProblem("warning", message, option_fix, code="tensorrt.compatible_not_allowed")]
     if version_compatible is None and serve_compatible:
         message, fix = f"{versions_text}: it loads only if it was built version-compatible", _fix(built_by, image)
         return [PlanProblem("warning", message, f"if it was not: {fix}", code="tensorrt.unknown_compatibility")]
     if version_compatible is None:
         message = f"{versions_text}, and it is not known to be version-compatible"
-        fix = f"{add}, if the plan was built version-compatible; else {_fix(built_by, image)}"
+        fix = f"{option_fix}, if the plan was built version-compatible; else {_fix(built_by, image)}"
         return [PlanProblem("error", message, fix, code="tensorrt.unknown_compatibility")]
     message, fix = f"{versions_text}, and it is not version-compatible", _fix(built_by, image)
     return [PlanProblem("error", message, fix, code="tensorrt.other_tensorrt")]
@@ -132,8 +133,8 @@ def _version_problems(
 def _fix(built_by: str, image: str) -> str:
     matching = [known.release for known in releases() if known.tensorrt and same_release(built_by, known.tensorrt)]
     tags = " or ".join(f"{release}-py3" for release in matching)
-    again = f"export again with --trt … --in-container --image {image}"
-    return f"set {IMAGE_VARIABLE} in {ENV_FILE} to a tag {tags}, or {again}" if tags else again
+    export = f"export again with --trt … --in-container --image {image}"
+    return f"set {IMAGE_VARIABLE} in {ENV_FILE} to a tag {tags}, or {export}" if tags else export
 
 
 def _hardware_problems(record: BuildRecord, compute_capability: str, release: Release | None) -> list[PlanProblem]:
@@ -176,17 +177,17 @@ def stale_problems(manifest: Manifest) -> list[PlanProblem]:
     graph. For an engine of TensorRT for RTX the graph is the `model.onnx` of the version.
     """
     problems = []
-    again = "export the model again"
+    fix = "export the model again"
     record = manifest.build
     if record is not None:
         plan = next((name for name in manifest.files if name.endswith(PLANS)), None)
         if plan is not None and manifest.files[plan].sha256 != record.sha256:
             message = f"{plan} is not the plan of the build record: its hash differs"
-            problems.append(PlanProblem("error", message, again, code="tensorrt.record_mismatch"))
+            problems.append(PlanProblem("error", message, fix, code="tensorrt.record_mismatch"))
         graph = manifest.files.get(_GRAPH)
         if graph is not None and graph.sha256 != record.graph_sha256:
             message = f"stale plan: {plan} was built from another graph than {_GRAPH}"
-            problems.append(PlanProblem("error", message, again, code="tensorrt.stale"))
+            problems.append(PlanProblem("error", message, fix, code="tensorrt.stale"))
     return problems
 
 

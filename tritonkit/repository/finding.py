@@ -32,7 +32,7 @@ def warning(path: Path, message: str, fix: str, *, code: str) -> Finding:
 
 
 def no_model(folder: Path) -> Finding:
-    """Warn about a folder of a repository that is no model, such as `.git`."""
+    """Warn about a folder of a repository that is not a model, such as `.git`."""
     return warning(
         folder,
         "is not a model: Triton logs a message and skips it",

@@ -74,7 +74,7 @@ class Verdict(Frozen):
     proven_by: str | None = None
     """What produced the outputs: the artifact, or a simulation where it cannot run here."""
     exact_int8: bool | None = None
-    """For int8: whether this CPU adds products exactly (`model.cpu`). Outputs may differ on other CPUs."""
+    """For int8: whether this CPU adds products exactly (`tritonkit.system.cpu`). Outputs may differ on other CPUs."""
     tries: tuple[Attempt, ...] = ()
     images: str
     max_batch: int
@@ -116,26 +116,26 @@ class Verdict(Frozen):
         if not excesses:
             return LimitExcess(words=self.problems[0].message.splitlines()[0])
         worst = max(excesses, key=lambda miss: miss.excess or 0)
-        kept = min((comparison.decisions_kept for comparison in self.artifact_comparisons), default=0.0)
+        share = min((comparison.decisions_kept for comparison in self.artifact_comparisons), default=0.0)
         if "decisions" in worst.words:
             return worst
-        return worst.model_copy(update={"words": f"{worst.words}; {decisions_text(kept)} kept"})
+        return worst.model_copy(update={"words": f"{worst.words}; {decisions_text(share)} kept"})
 
     def _limit_excesses(self, comparison: Comparison) -> Iterator[LimitExcess]:
         if comparison.asked == TRAINING_COMPARISON:
             return
         limits = self.limits.for_probes() if comparison.asked == PROBES else self.limits
-        where = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
+        place = f"{'at' if comparison.asked.startswith('batch') else 'in'} {comparison.asked}"
         figures = {"error": (comparison.max_abs, limits.max_abs)}
         if comparison.max_abs > NEGLIGIBLE:
             figures["relative error"] = (comparison.relative, limits.relative)
         for name, (value, limit) in figures.items():
             if value > limit:
-                words = f"{name} {value:.2g}, limit {limit:g}, {where}"
+                words = f"{name} {value:.2g}, limit {limit:g}, {place}"
                 yield LimitExcess(words=words, excess=value / limit if limit else None)
-        if (kept := comparison.decisions_kept) < limits.decisions:
-            words = f"{decisions_text(kept)} kept, limit {limits.decisions:.0%}, {where}"
-            yield LimitExcess(words=words, excess=limits.decisions / kept if kept else None)
+        if (share := comparison.decisions_kept) < limits.decisions:
+            words = f"{decisions_text(share)} kept, limit {limits.decisions:.0%}, {place}"
+            yield LimitExcess(words=words, excess=limits.decisions / share if share else None)
 
     @property
     def closest_attempts(self) -> str:
@@ -176,16 +176,16 @@ class Verdict(Frozen):
         error = [f"largest error {worst.max_abs:.1e} (limit {self.limits.max_abs:g})"] if worst.max_abs else []
         if self.relative is not None:
             error.append(f"relative {self.relative:.1e} (limit {self.limits.relative:g})")
-        kept = min(comparison.decisions_kept for comparison in self.artifact_comparisons)
+        share = min(comparison.decisions_kept for comparison in self.artifact_comparisons)
         return [
             *error,
-            f"{decisions_text(kept)} kept ({', '.join(f'{name} {value:.4f}' for name, value in lowest.items())})",
+            f"{decisions_text(share)} kept ({', '.join(f'{name} {value:.4f}' for name, value in lowest.items())})",
         ]
 
 
-def decisions_text(kept: float) -> str:
+def decisions_text(share: float) -> str:
     """A share of decisions as text: all decisions, 89% of decisions."""
-    return "all decisions" if kept == 1 else f"{kept:.0%} of decisions"
+    return "all decisions" if share == 1 else f"{share:.0%} of decisions"
 
 
 def _excess(attempt: Attempt) -> float:

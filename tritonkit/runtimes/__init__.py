@@ -62,7 +62,7 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
     opener = OPENERS.get(path.suffix)
     if path.is_dir() and (best := path / "best.safetensors").is_file():
         raise InputError(
-            f"{path}: is the folder of a training run; name its checkpoint, {best}", code="artifact.run_folder"
+            f"{path}: is the folder of a training run; pass its checkpoint, {best}", code="artifact.run_folder"
         )
     if opener is None:
         raise ArtifactError(

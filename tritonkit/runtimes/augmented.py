@@ -102,11 +102,11 @@ def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
 
 def _majority_vote(masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Return the most frequent class of each pixel; in a tie the first mask's class, else the smallest."""
-    best, most = masks[0].copy(), _votes(masks, masks[0])
+    best, best_votes = masks[0].copy(), _votes(masks, masks[0])
     for label in np.unique(np.stack(masks)):
         votes = _votes(masks, label)
-        more = votes > most
-        best[more], most[more] = label, votes[more]
+        more = votes > best_votes
+        best[more], best_votes[more] = label, votes[more]
     return best
 
 

@@ -32,7 +32,7 @@ class Runner(ABC):
         if batch.dtype != "uint8" or batch.shape[1:] != expected or not len(batch):
             raise BatchError(
                 f"{self.origin}: input {self.spec.input}: expected uint8 [N, {', '.join(map(str, expected))}], "
-                f"got {batch.dtype} {list(batch.shape)}. Prepare images with model.preprocess.load_image",
+                f"got {batch.dtype} {list(batch.shape)}. Prepare images with tritonkit.images.preprocess.load_image",
                 code="batch.shape",
             )
         return self._infer(np.require(batch, requirements=["C", "W"]))  # torch requires this memory layout

@@ -72,21 +72,21 @@ def plan_header(path: Path) -> PlanHeader:
 
 def _not_a_plan_message(start: bytes, size: int) -> str:
     if not start:
-        return "is empty, no TensorRT plan"
+        return "is empty, not a TensorRT plan"
     prefix = int.from_bytes(start[:4], "little")
     if start[4:5] == b"{" and prefix < size:
         return (
             f"is an engine with {prefix} bytes of JSON before it, as Ultralytics writes them; Triton does not load it. "
             f"The plan begins at byte {prefix + 4}: tail -c +{prefix + 5} FILE > model.plan"
         )
-    return f"is no TensorRT plan: it begins with {start[:4]!r}, expected {', '.join(m.decode() for m in _MAGICS)}"
+    return f"is not a TensorRT plan: it begins with {start[:4]!r}, expected {', '.join(m.decode() for m in _MAGICS)}"
 
 
 def find_tensorrt(flavour: Flavour, alternatives: str = ALTERNATIVES) -> ModuleType:
-    """Import the library that builds and runs plans of a flavour. ways: alternatives without TensorRT, for errors.
+    """Import the library that builds and runs plans of a flavour.
 
-    Raises ArtifactError that names what is missing, the library, a GPU or both, and the alternatives. Only a build
-    with `--rtx` needs no GPU.
+    alternatives: what to do without TensorRT, for the error message. Raises ArtifactError that names what is missing:
+    the library, a GPU or both. Only a build with `--rtx` needs no GPU.
     """
     library, reason = _import_tensorrt(flavour)
     missing = [] if library is not None else [f"the library ({reason})"]
@@ -139,6 +139,6 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def same_release(one: str, other: str) -> bool:
+def same_release(first: str, second: str) -> bool:
     """Whether two versions have the same major, minor and patch, as far as both contain them."""
-    return all(a == b for a, b in zip(version_numbers(one)[:3], version_numbers(other)[:3], strict=False))
+    return all(a == b for a, b in zip(version_numbers(first)[:3], version_numbers(second)[:3], strict=False))

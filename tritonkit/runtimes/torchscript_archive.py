@@ -66,7 +66,7 @@ def load_torchscript(path: Path, device: torch.device | None = None) -> Any:
             kinds = _compiled_operators(units)
     except Exception as error:  # torch's errors share no base class
         raise ArtifactError(
-            f"{path}: no TorchScript that torch can load ({torch_reason(error)})", code="torchscript.unreadable"
+            f"{path}: not a TorchScript file that torch can load ({torch_reason(error)})", code="torchscript.unreadable"
         ) from error
     if forbidden := sorted(kind for kind in kinds if not _is_allowed(kind)):
         raise _unsafe_error(path, ", ".join(forbidden))
@@ -99,7 +99,8 @@ def _records(path: Path, record: str | None = None) -> Mapping[str, bytes]:
         names, records, damaged = _read(path, record)
     except Exception as error:  # a damaged file can raise any error
         raise ArtifactError(
-            f"{path}: no TorchScript archive that torch can load ({torch_reason(error)})", code="torchscript.unreadable"
+            f"{path}: not a TorchScript archive that torch can load ({torch_reason(error)})",
+            code="torchscript.unreadable",
         ) from error
     if damaged is not None:
         raise ArtifactError(
@@ -135,7 +136,7 @@ def _is_code(name: str) -> bool:
 def _check_text(path: Path, records: Mapping[str, bytes]) -> None:
     if "constants.pkl" not in records:
         raise ArtifactError(
-            f"{path}: no TorchScript archive that torch can load: it has no constants.pkl",
+            f"{path}: not a TorchScript archive that torch can load: it has no constants.pkl",
             code="torchscript.unreadable",
         )
     for name, text in records.items():
@@ -189,7 +190,7 @@ def _is_allowed(kind: str) -> bool:
     )
 
 
-def _unsafe_error(path: Path, what: str) -> InputError:
+def _unsafe_error(path: Path, content: str) -> InputError:
     return InputError(
-        f"{path}: calls {what}, which may do more than compute, and is not run. {_REMEDY}", code="torchscript.unsafe"
+        f"{path}: calls {content}, which may do more than compute, and is not run. {_REMEDY}", code="torchscript.unsafe"
     )

@@ -1,6 +1,6 @@
 """The console output of all commands: one error line and an exit code, tables, progress, or one JSON document.
 
-Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 an external failure, 130 stopped by the keyboard or
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 an external failure, 130 stopped by Ctrl-C or
 by SIGTERM. A file that does not exist or has the wrong permissions is 2. A full disk, a disk error or a system limit
 is 3. A reader that closes stdout early (`| head`) changes nothing.
 """
@@ -126,7 +126,7 @@ def _message(error: BaseException) -> str:
         case TritonkitError():
             return str(error)
         case KeyboardInterrupt():
-            return str(error) or "stopped by the keyboard"
+            return str(error) or "stopped by Ctrl-C"
         case ModuleNotFoundError():
             return f"{error.name} is missing; install it with: pip install 'tritonkit[all]'"
         case OSError():
@@ -165,7 +165,7 @@ def print_json(document: Any) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], paths: Container[str] = PATH_COLUMNS) -> None:
-    """Print a table on stdout, as wide as the terminal, or as wide as its text where stdout is no terminal.
+    """Print a table on stdout, as wide as the terminal, or as wide as its text where stdout is not a terminal.
 
     paths: the columns whose cells lose their beginning where space is short.
     """

@@ -25,13 +25,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # some libraries write files that only their owner can read
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if (named := _with_path(error, temporary, path)) is error:
+        if (named_error := _with_path(error, temporary, path)) is error:
             raise
-        raise named from error
+        raise named_error from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -26,9 +26,9 @@ class PathCell:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Yield the path, or an ellipsis and the part of its end that fits."""
-        shown = self.path
-        if cell_len(shown) > options.max_width:
-            while shown and cell_len(shown) >= options.max_width:
-                shown = shown[1:]
-            shown = f"…{shown}"
-        yield Text(shown, no_wrap=True, overflow="crop")
+        text = self.path
+        if cell_len(text) > options.max_width:
+            while text and cell_len(text) >= options.max_width:
+                text = text[1:]
+            text = f"…{text}"
+        yield Text(text, no_wrap=True, overflow="crop")

@@ -21,7 +21,7 @@ class _Stream(io.FileIO):
         self._title = name
 
     def write(self, data: Any) -> int:
-        """Write bytes; a closed pipe is no error. Raises ExternalError for other errors."""
+        """Write bytes; a closed pipe is not an error. Raises ExternalError for other errors."""
         try:
             return super().write(data) or 0
         except OSError as error:

@@ -157,9 +157,9 @@ class Task(ABC):
 
         slack: factor by which the allowed difference grows, for a reduced precision.
         """
-        kept = [values >= 1 - slack * (1 - self._floor(measure)) for measure, values in agreement.items()]
-        all_kept: NDArray[np.bool_] = np.logical_and.reduce(kept)
-        return all_kept
+        equal_by_measure = [values >= 1 - slack * (1 - self._floor(measure)) for measure, values in agreement.items()]
+        equal: NDArray[np.bool_] = np.logical_and.reduce(equal_by_measure)
+        return equal
 
     def _floor(self, measure: str) -> float:
         return self.floors[measure]
@@ -173,7 +173,7 @@ class Task(ABC):
 
 
 def outside_range(name: str, probabilities: NDArray[Any], cause: str) -> list[str]:
-    """Describe finite values that are no probabilities; empty if all lie in 0..1. cause: the likely fault."""
+    """Describe finite values that are not probabilities; empty if all lie in 0..1. cause: the likely fault."""
     lowest, highest = float(probabilities.min()), float(probabilities.max())
     if lowest >= -RANGE_TOLERANCE and highest <= 1 + RANGE_TOLERANCE:
         return []

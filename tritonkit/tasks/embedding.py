@@ -81,14 +81,14 @@ class Embedding(Task):
         return [f"{len(fields['embedding'])} numbers: {first}, …"]
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
-        """Return the most similar other image for each answer, which tells more than numbers."""
+        """Return the name of the most similar other image for each answer."""
         if len(answers) < 2:
             return super().captions(answers, names)
         similar = _cosine_similarities(np.array([answer.fields["embedding"] for answer in answers]))
         paths = [PurePath(name) for name in names]
         is_unique = len({path.name for path in paths}) == len(paths)
-        shown = [path.name if is_unique else f"{path.parent.name}/{path.name}" for path in paths]
-        return [f"nearest: {shown[row.argmax()]} ({row.max():.2f})" for row in similar]
+        labels = [path.name if is_unique else f"{path.parent.name}/{path.name}" for path in paths]
+        return [f"nearest: {labels[row.argmax()]} ({row.max():.2f})" for row in similar]
 
 
 def _cosine_similarities(vectors: NDArray[Any]) -> NDArray[Any]:

@@ -47,8 +47,8 @@ class Multilabel(Task):
     ) -> Agreement:
         reference = expected[self.output]
         same = (reference >= self._thresholds) == (actual[self.output] >= self._thresholds)
-        near = np.abs(reference - self._thresholds) <= tie
-        return {"label_set": (same | near).all(axis=1).astype(np.float64)}
+        is_tie = np.abs(reference - self._thresholds) <= tie
+        return {"label_set": (same | is_tie).all(axis=1).astype(np.float64)}
 
     def quality(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         correct = (outputs[self.output] >= self._thresholds) == (targets[self.output] > 0)
@@ -67,8 +67,8 @@ class Multilabel(Task):
 
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
         labels = set(fields["labels"])
-        named = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]
-        if named:
-            return [", ".join(named)]
+        texts = [f"{entry['label']} {entry['probability']:.2f}" for entry in fields["top"] if entry["label"] in labels]
+        if texts:
+            return [", ".join(texts)]
         best = fields["top"][0]
         return [f"none (nearest: {best['label']} {best['probability']:.2f})"]

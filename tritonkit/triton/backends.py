@@ -61,8 +61,8 @@ class BackendFiles:
 def backend_files(config: Any, keys: Iterable[str] = ()) -> BackendFiles:
     """Return what the backend of a `ModelConfig` loads. keys: further parameters that belong to the artifact."""
     backend = backend_of(config)
-    own = {*OWN_PARAMETERS.get(backend, ()), *keys}
-    parameters = {key: config.parameters[key].string_value for key in sorted(own) if key in config.parameters}
+    artifact_keys = {*OWN_PARAMETERS.get(backend, ()), *keys}
+    parameters = {key: config.parameters[key].string_value for key in sorted(artifact_keys) if key in config.parameters}
     return BackendFiles(backend, config.default_model_filename or None, parameters, dict(config.cc_model_filenames))
 
 

@@ -134,8 +134,8 @@ class Connection(Frozen):
         scheme, separator, netloc = self.url.rpartition("://")
         problem = _scheme_problem(scheme, separator) or _netloc_problem(netloc, scheme)
         if problem:
-            shown = _USER.sub(r"\1…@", self.url)  # hides a password
-            raise InputError(f"{shown}: {problem}; {_EXPECTED}", code="connection.address")
+            url = _USER.sub(r"\1…@", self.url)  # hides a password
+            raise InputError(f"{url}: {problem}; {_EXPECTED}", code="connection.address")
         host, _, port = netloc.rpartition(":")
         protocol, tls = _SCHEMES[scheme]
         if self.tls_ca or self.tls_cert or self.tls_key:

@@ -90,7 +90,7 @@ def models_in(repository: Path) -> list[Path]:
 
 
 def other_folders_in(repository: Path) -> list[Path]:
-    """Return the folders of a repository that are no models, sorted."""
+    """Return the folders of a repository that are not models, sorted."""
     return [folder for folder in sorted(repository.iterdir()) if folder.is_dir() and not holds_model(folder)]
 
 

@@ -70,8 +70,9 @@ class TritonServer:
     """
 
     def __init__(self, target: str | Connection, on_failure: Callable[[TritonkitError], None] | None = None) -> None:
-        """where: an address, without retries, or the settings of a connection.
+        """Create a client.
 
+        target: an address, without retries, or the settings of a connection.
         on_failure: called with the error before each retry, in the thread of the request.
         Raises InputError for an invalid address or unusable files, TokenError.
         """
