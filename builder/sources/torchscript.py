@@ -1,4 +1,4 @@
-"""Open a TorchScript file. `model.torchscript` checks that its code only computes."""
+"""Open a TorchScript file. `tritonkit.runtimes.torchscript_archive` checks that its code only computes."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class GraphSource(Source):
     def write_graph(self, path: Path) -> None:
         path.write_bytes(self.path.read_bytes())
 
-    def with_output_options(self, terms: OutputOptions) -> GraphSource:
+    def with_output_options(self, options: OutputOptions) -> GraphSource:
         return self
 
 
