@@ -108,38 +108,38 @@ def test_export_ends_when_tensorrt_does_not_support_the_gpu(job: BuildJob) -> No
 
 
 def test_export_publishes_nothing_when_its_build_is_stopped(command: Command, checkpoint: Path, tmp_path: Path) -> None:
-    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
-    ran = command("builder", "export", checkpoint, "--rtx", "fp16", "--time-limit-s", 0.05, *where)
-    assert ran.exit_code == 3, ran.stderr
-    assert "more than 0.05 s, the time limit" in ran.stderr
+    options = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    result = command("builder", "export", checkpoint, "--rtx", "fp16", "--time-limit-s", 0.05, *options)
+    assert result.exit_code == 3, result.stderr
+    assert "more than 0.05 s, the time limit" in result.stderr
     assert not (tmp_path / "repository/pets").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--opt-batch", "8"], "the batch to tune for is 8, the largest is 4"),
         (["--version-compatible"], "no version- or hardware-compatible engines"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_any_work(
-    command: Command, checkpoint: Path, tmp_path: Path, options: list[str], said: str
+    command: Command, checkpoint: Path, tmp_path: Path, options: list[str], expected: str
 ) -> None:
-    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
-    ran = command("builder", "export", checkpoint, "--rtx", "fp16", *where, *options)
-    assert ran.exit_code == 2
-    assert said in ran.stderr
-    assert "exporting to ONNX" not in ran.stderr
+    arguments = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    result = command("builder", "export", checkpoint, "--rtx", "fp16", *arguments, *options)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert "exporting to ONNX" not in result.stderr
 
 
 def test_export_in_a_container_fails_from_outside_when_no_docker_answers(
     command: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    where = ["--repository", tmp_path / "repository"]
-    ran = command("builder", "export", checkpoint, "--trt", "fp16", "--in-container", *where)
-    assert ran.exit_code == 3
-    assert "no Docker daemon answers" in ran.stderr
+    options = ["--repository", tmp_path / "repository"]
+    result = command("builder", "export", checkpoint, "--trt", "fp16", "--in-container", *options)
+    assert result.exit_code == 3
+    assert "no Docker daemon answers" in result.stderr
 
 
 def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(

@@ -32,8 +32,8 @@ def two_products() -> ModelProto:
 def test_kept_node_takes_the_graph_s_output_when_that_is_cast_back_already() -> None:
     nodes = list(cast_graph(two_products(), "fp16", keep=["two"]).graph.node)
     assert [node.op_type for node in nodes].count("Cast") == 2  # to fp16 before the first product, and back after it
-    (kept,) = [node for node in nodes if node.name == "two"]
-    assert kept.input[0] == "first"
+    (kept_node,) = [node for node in nodes if node.name == "two"]
+    assert kept_node.input[0] == "first"
 
 
 def test_autocast_is_refused_before_any_work_when_modelopt_is_missing(

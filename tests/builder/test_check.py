@@ -75,8 +75,8 @@ def test_check_tells_once_of_a_tensor_that_the_configuration_leaves_open(
     tiny_repository: Path, old: str, new: str
 ) -> None:
     replace_in(tiny_repository / "pets/config.pbtxt", old, new)
-    (found,) = check_repository(tiny_repository)
-    assert found.path == str(tiny_repository / "pets/config.pbtxt")
+    (finding,) = check_repository(tiny_repository)
+    assert finding.path == str(tiny_repository / "pets/config.pbtxt")
 
 
 def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> None:

@@ -106,13 +106,13 @@ def test_third_party_weights_are_exported_and_the_matching_is_reported(
     command: Command, lite0: Path, photos: Path, tmp_path: Path
 ) -> None:
     arguments = ["--model", "tf_efficientnet_lite0", "--labels", lite0 / "labels.txt", "--name", "imagenet"]
-    where = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
-    result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *where)
+    options = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
+    result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *options)
     assert result.exit_code == 0, result.stderr
     assert "247 tensors matched by order (names differ): check the answers" in result.stdout
-    shown = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
-    assert shown["spec"]["preprocess"]["crop_ratio"] == 0.875
-    assert shown["verdict"]["images"].startswith("4 pictures of")
+    document = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
+    assert document["spec"]["preprocess"]["crop_ratio"] == 0.875
+    assert document["verdict"]["images"].startswith("4 pictures of")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_wrong_options_get_one_error_with_a_code(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["weights.pth"], "weights.pth: no such file"),
@@ -171,14 +171,14 @@ def test_wrong_options_get_one_error_with_a_code(
     ],
 )
 def test_wrong_use_gets_one_error(
-    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], said: str
+    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     labels = tmp_path / "labels.pth"
     labels.write_text("a\nb\n")
     filled = [argument.format(checkpoint=checkpoint, labels=labels) for argument in arguments]
     result = command("builder", "export", *filled, "--repository", tmp_path / "repository")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert expected in result.stderr
     assert not any((tmp_path / "repository").glob("*"))
 
 
@@ -196,12 +196,12 @@ def test_repository_loads_when_an_export_was_killed_at_any_moment(
     began = time.monotonic()
     subprocess.run(program, check=True, capture_output=True)
     whole_s = time.monotonic() - began
-    chance = random.Random(1)
+    rng = random.Random(1)
     killed = 0
     for moment in range(KILLS):
         builder = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            builder.wait(whole_s * (moment + chance.random()) / KILLS)
+            builder.wait(whole_s * (moment + rng.random()) / KILLS)
         except subprocess.TimeoutExpired:
             os.kill(builder.pid, signal.SIGKILL)
             builder.wait()

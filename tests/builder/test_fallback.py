@@ -72,10 +72,10 @@ def test_last_line_names_the_closest_attempt_when_another_precision_is_published
 ) -> None:
     limits = ["--limit", "fp16.max_abs=1e-7", "--limit", "fp16.relative=1e-7"]
     arguments = ["builder", "export", checkpoint, "--onnx", "fp16", *limits, "--max-batch", 2]
-    ran = command(*arguments, "--repository", tmp_path / "repository")
-    assert ran.exit_code == 0, ran.stderr
+    result = command(*arguments, "--repository", tmp_path / "repository")
+    assert result.exit_code == 0, result.stderr
     line = r"fp16 failed \((relative )?error \S+, limit 1e-07, (at|in) .*; all decisions kept\); published in fp32"
-    assert re.fullmatch(line, ran.stdout.splitlines()[-1])
+    assert re.fullmatch(line, result.stdout.splitlines()[-1])
     strict = command(*arguments, "--strict", "--repository", tmp_path / "strict", "--json")
     assert strict.exit_code == 1
     assert json.loads(strict.stdout)["error"]["code"] == "verdict.failed"

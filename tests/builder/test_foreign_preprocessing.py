@@ -33,7 +33,7 @@ FAMILIES = {
 }
 
 
-def theirs(name: str, side: int, **more: bool) -> nn.Module:
+def own_network(name: str, side: int, **more: bool) -> nn.Module:
     """torchvision's own network."""
     torch.manual_seed(0)
     arguments = {"googlenet": {"init_weights": False}, "vit_b_32": {"image_size": side}}
@@ -49,8 +49,8 @@ def theirs(name: str, side: int, **more: bool) -> nn.Module:
 
 
 def normalized(name: str, images: Tensor) -> Tensor:
-    how = get_model_weights(name).DEFAULT.transforms()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+    preprocess = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
@@ -59,7 +59,7 @@ def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels:
     """With the name of torchvision's weights GoogLeNet turns ImageNet's mean and std, as torchvision builds it then."""
     named, (name, _, tag) = name, name.partition(".")
     side = FAMILIES[name]
-    network = theirs(name, side, **({"transform_input": True} if tag else {}))
+    network = own_network(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     source = source_from_state_dict(
         tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{named}", labels, size=(side, side))
@@ -75,12 +75,12 @@ def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels:
 def test_torchvision_weights_are_exported_and_their_recipe_is_kept(
     command: Callable[..., Result], labels: Path, tmp_path: Path
 ) -> None:
-    state = {f"module.{key}": value for key, value in theirs("mobilenet_v3_small", 64).state_dict().items()}
+    state = {f"module.{key}": value for key, value in own_network("mobilenet_v3_small", 64).state_dict().items()}
     torch.save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
-    where = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]
-    options = ["--model", "torchvision/mobilenet_v3_small", "--labels", labels, "--size", 64, *where]
-    ran = command("builder", "export", tmp_path / "w.pth", *options)
-    assert ran.exit_code == 0, ran.output
+    arguments = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]
+    options = ["--model", "torchvision/mobilenet_v3_small", "--labels", labels, "--size", 64, *arguments]
+    result = command("builder", "export", tmp_path / "w.pth", *options)
+    assert result.exit_code == 0, result.output
     manifest = Manifest.model_validate_json((tmp_path / "repository/mine/1/manifest.json").read_bytes())
     for part in (
         "into torchvision/mobilenet_v3_small: matched by name after stripping 'module.'",
@@ -126,7 +126,7 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "sides", "said"),
+    ("name", "sides", "expected"),
     [
         ("torchvision/vit_b_16", (224, 192), "--size 224x192"),
         ("torchvision/maxvit_t", (256, 256), "--size 256 .*224.*448"),
@@ -136,9 +136,9 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
     ],
 )
 def test_torchvision_name_or_size_is_refused_with_what_to_take(
-    name: str, sides: tuple[int, int] | None, said: str, weights: Path, labels: Path
+    name: str, sides: tuple[int, int] | None, expected: str, weights: Path, labels: Path
 ) -> None:
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=expected):
         open_source(weights, ForeignModelOptions(name, labels, size=sides), None)
 
 

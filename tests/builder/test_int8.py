@@ -68,14 +68,14 @@ def published_in_int8(graph: Path, folder: Path, **options: object) -> Verdict:
     return export(open_source(graph, None, None), request, lambda step: None).verdict
 
 
-class Elsewhere(Runner):
+class ContainerRunner(Runner):
     """What another machine, or a GPU, would answer."""
 
     def __init__(self, runner: Runner) -> None:
-        self.spec, self.origin, self.infer_there = runner.spec, "model.plan in a container", runner.infer
+        self.spec, self.origin, self.run_infer = runner.spec, "model.plan in a container", runner.infer
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        return self.infer_there(batch)
+        return self.run_infer(batch)
 
 
 def with_loud_channel(network: Network, factor: float) -> Network:
@@ -131,10 +131,10 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
 
 def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
     runner = OnnxRuntimeRunner(graph)
-    case = VerificationContext(runner, Golden(images, {}), max_batch=4)
-    assert case.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
-    assert case.verify_answers(CachingRunner(runner), "fp32").exact_int8 is None
-    assert case.verify_answers(Elsewhere(runner), "int8").exact_int8 is None
+    context = VerificationContext(runner, Golden(images, {}), max_batch=4)
+    assert context.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
+    assert context.verify_answers(CachingRunner(runner), "fp32").exact_int8 is None
+    assert context.verify_answers(ContainerRunner(runner), "int8").exact_int8 is None
 
 
 def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
@@ -158,7 +158,7 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
 ) -> None:
     step = next(iter(PrecisionSearch(graph, images, ["*Gemm*"]).steps("int8", dialect)))
     assert step.nodes == 0  # not known before it is written
-    kept = step.write(tmp_path / "int8.onnx")
+    fp32_nodes = step.write(tmp_path / "int8.onnx")
     written = onnx.load(tmp_path / "int8.onnx")
     types = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
     dequantised = {
@@ -168,7 +168,7 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
     }
     products = [node.name for node in written.graph.node if dequantised & set(node.input)]
     assert len(products) <= step.nodes < len(written.graph.node)
-    assert not set(kept) & set(products)
+    assert not set(fp32_nodes) & set(products)
     if dialect == "tensorrt":  # nothing but products
         assert step.nodes == len(products)
 
@@ -184,9 +184,9 @@ def test_calibration_by_percentiles_holds_one_image_at_a_time(graph: Path, image
     """A histogram of all images must not need all their tensors at once."""
     flat, many = flattened(onnx.load(graph)), np.concatenate([images] * 4)
     peaks, scales = [], []
-    for shown in (images, many):
+    for sample in (images, many):
         tracemalloc.start()
-        scales.append(activation_scales(quantize_graph(flat, shown, "onnxruntime", "percentile")))
+        scales.append(activation_scales(quantize_graph(flat, sample, "onnxruntime", "percentile")))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -217,8 +217,8 @@ def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArr
         quantize_graph(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")
     )
     second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
-    kept = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
-    operators = [node.op_type for node in flat.graph.node if node.name in kept]
+    excluded = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
+    operators = [node.op_type for node in flat.graph.node if node.name in excluded]
     assert operators == ["Conv", "Relu", "Conv"]
 
 
@@ -238,26 +238,26 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
 
 
 def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
-    order = ExportRequest(
+    request = ExportRequest(
         tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
     )
-    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    said = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
-    assert done.verdict.precision == "int8"
-    assert said in done.warnings
-    worst = max(one.relative for one in done.verdict.comparisons if one.asked != PROBES)
-    if done.verdict.passed:
-        assert f", relative {worst:.1e} (limit 0.4), " in done.verdict.summary()
+    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    expected = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
+    assert result.verdict.precision == "int8"
+    assert expected in result.warnings
+    worst = max(comparison.relative for comparison in result.verdict.comparisons if comparison.asked != PROBES)
+    if result.verdict.passed:
+        assert f", relative {worst:.1e} (limit 0.4), " in result.verdict.summary()
 
 
 def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
     graph: Path, images: ImageArray, photos: Path, tmp_path: Path
 ) -> None:
-    given = tmp_path / "given.onnx"
-    onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), given)
-    order = ExportRequest(
+    onnx_path = tmp_path / "given.onnx"
+    onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), onnx_path)
+    request = ExportRequest(
         tmp_path / "repository", max_batch=2, evidence=VerificationOptions(images=photos)
     )  # four pictures
-    done = export(open_source(given, None, None), order, lambda step: None)
-    assert done.verdict.precision == "int8"
-    assert not [warning for warning in done.warnings if "calibrat" in warning]
+    result = export(open_source(onnx_path, None, None), request, lambda step: None)
+    assert result.verdict.precision == "int8"
+    assert not [warning for warning in result.warnings if "calibrat" in warning]

@@ -22,11 +22,11 @@ def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_m
     """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
     record = tmp_path / "drill.json"
     command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert record.is_file(), done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert record.is_file(), result.stderr
     drill = json.loads(record.read_text())
     assert drill["failures"] == []
-    assert done.returncode == 0
+    assert result.returncode == 0
     assert sum(drill["kills"].values()) == KILLS
     assert len(drill["kills"]) > 2, "all kills fell into the same step"
     assert drill["interrupted"] > KILLS // 2, "kills hit no work in progress"
@@ -41,7 +41,7 @@ def test_drill_would_tell_when_a_version_does_not_load(tiny_repository: Path, tm
         assert number == 1
         assert answers == pytest.approx(golden.outputs["probabilities"][:2], abs=1e-4)
         triton.unload("pets")
-        whole = (version / "model.onnx").read_bytes()
-        (version / "model.onnx").write_bytes(whole[: len(whole) // 2])
+        original = (version / "model.onnx").read_bytes()
+        (version / "model.onnx").write_bytes(original[: len(original) // 2])
         with pytest.raises(InferenceError, match="Triton refused repository/models/pets/load"):
             triton.load("pets")

@@ -53,8 +53,8 @@ def job(exported: Path, tmp_path: Path) -> BuildJob:
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
     target = Target(format="openvino", precision=precision)
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
-    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
+    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert published.verdict.passed
     assert published.verdict.precision == precision
     assert published.artifact.name == "model.xml"
@@ -114,14 +114,14 @@ def test_outputs_keep_their_names_and_any_batch_is_taken(
 def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
     runner = OpenVinoRunner(FORMATS["openvino"].write(job))
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
-    alone = runner.infer(images)["probabilities"]
+    single_answers = runner.infer(images)["probabilities"]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: runner.infer(images[i : i + 1])["probabilities"][0], range(32)))
-    np.testing.assert_allclose(answers, alone, atol=1e-6)
+    np.testing.assert_allclose(answers, single_answers, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "expected"),
     [
         ("text", "Error parsing element"),
         ("weights", "Incorrect weights in bin file"),
@@ -129,7 +129,7 @@ def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
         ("no spec", "contains no model spec"),
     ],
 )
-def test_broken_file_gets_one_reason(job: BuildJob, broken: str, said: str) -> None:
+def test_broken_file_gets_one_reason(job: BuildJob, broken: str, expected: str) -> None:
     artifact = FORMATS["openvino"].write(job)
     if broken == "text":
         artifact.write_text("<net is not")
@@ -139,6 +139,6 @@ def test_broken_file_gets_one_reason(job: BuildJob, broken: str, said: str) -> N
         artifact.with_suffix(".bin").unlink()
     else:
         artifact.write_text(artifact.read_text().replace("model.json", "model.txt"))
-    with pytest.raises(ArtifactError, match=said) as caught:
+    with pytest.raises(ArtifactError, match=expected) as caught:
         open_artifact(artifact)
     assert len(str(caught.value).splitlines()) == 1

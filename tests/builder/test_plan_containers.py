@@ -76,10 +76,10 @@ class Containers:
         self.ports: dict[str, Any] = {}
         self.status, self.removed = "exited", False
 
-    def create(self, image: str, command: list[str], **how: Any) -> Containers:
+    def create(self, image: str, command: list[str], **preprocess: Any) -> Containers:
         if not self.pulled:
             self._fail("create")
-        self.asked = {"image": image, "command": command, **how}
+        self.asked = {"image": image, "command": command, **preprocess}
         return self
 
     def pull(self, image: str) -> None:
@@ -98,7 +98,7 @@ class Containers:
         if step in self.broken:
             raise self.broken[step]
 
-    def logs(self, **how: Any) -> bytes:
+    def logs(self, **preprocess: Any) -> bytes:
         return self.log.encode()
 
     def reload(self) -> None:
@@ -218,10 +218,10 @@ def test_dry_run_prints_the_profile_that_the_export_would_build(
     command: Callable[..., Result], checkpoint: Path, tiny_repository: Path
 ) -> None:
     words = ["builder", "export", checkpoint, "--trt", "fp16", "--in-container", "--dry-run"]
-    ran = command(*words, "--repository", tiny_repository, "--name", "pets")
-    assert ran.exit_code == 0, ran.stderr
-    assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
-    assert "neither verified nor published" in ran.stderr
+    result = command(*words, "--repository", tiny_repository, "--name", "pets")
+    assert result.exit_code == 0, result.stderr
+    assert "--maxShapes=image:8x32x32x3" in result.stdout  # as the published model
+    assert "neither verified nor published" in result.stderr
     assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
 
 

@@ -82,7 +82,7 @@ def version(built_once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", "is empty"),
         (PLAN[:10], "is cut short: 10 bytes"),
@@ -91,10 +91,10 @@ def version(built_once: Path, tmp_path: Path) -> Path:
         (b"\x08\x07onnx and so on", "is no TensorRT plan"),
     ],
 )
-def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, said: str) -> None:
+def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=expected):
         plan_header(path)
 
 
@@ -123,9 +123,9 @@ def test_manifest_written_before_there_were_plans_is_still_read(tiny_repository:
 def test_check_reports_a_plan_when_it_is_cut_short(version: Path) -> None:
     engine = version / "model.rtx"
     engine.write_bytes(engine.read_bytes()[:-1000])
-    said = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
-    assert len(said) == 1
-    assert said[0].startswith("is cut short: its header says")
+    expected = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
+    assert len(expected) == 1
+    assert expected[0].startswith("is cut short: its header says")
 
 
 def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
@@ -140,16 +140,16 @@ def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
 def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes() + b" ")
     (version / "model.rtx").write_bytes(b"another")
-    again = manifest_of(version, version / "model.onnx", "a test")
-    said = [problem.message for problem in stale_problems(again)]
-    assert said == [
+    manifest = manifest_of(version, version / "model.onnx", "a test")
+    expected = [problem.message for problem in stale_problems(manifest)]
+    assert expected == [
         "model.rtx is not the plan of the build record: its hash differs",
         "stale plan: model.rtx was built from another graph than model.onnx",
     ]
 
 
 @pytest.mark.parametrize(
-    ("tensorrt", "changed", "image", "severity", "said", "fix"),
+    ("tensorrt", "changed", "image", "severity", "expected", "fix"),
     [
         ("11.2.1.7", {}, IMAGE, "error", "older TensorRT never loads it", "a tag 26.08-py3, or export again"),
         ("10.13.3.9", {}, IMAGE, "error", "not version-compatible", "25.10-py3"),
@@ -161,11 +161,11 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     ],
 )
 def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
-    tensorrt: str, changed: dict[str, Any], image: str, severity: str, said: str, fix: str
+    tensorrt: str, changed: dict[str, Any], image: str, severity: str, expected: str, fix: str
 ) -> None:
     (problem,) = plan_problems(manifest_with(record_of(tensorrt, **changed)), image)
     assert problem.severity == severity
-    assert said in problem.message
+    assert expected in problem.message
     assert fix in problem.fix
 
 
@@ -175,7 +175,7 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
 
 
 @pytest.mark.parametrize(
-    ("header", "severity", "said"),
+    ("header", "severity", "expected"),
     [
         ((b"ftrt", 11, 2), "error", "an older TensorRT never loads it"),
         ((b"ftrt", 10, 13), "error", "not known to be version-compatible"),
@@ -184,16 +184,16 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
     ],
 )
 def test_check_compares_a_plan_without_a_record_with_the_image(
-    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, said: str
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, expected: str
 ) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
     magic, major, minor = header
     plan = tiny_repository / "pets/1/model.plan"
     plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
-    (found,) = check_repository(tiny_repository)
-    assert (found.severity, found.path) == (severity, str(plan))
-    assert said in found.message
-    assert [problem.message for problem in header_problems(plan, IMAGE)] == [found.message]
+    (finding,) = check_repository(tiny_repository)
+    assert (finding.severity, finding.path) == (severity, str(plan))
+    assert expected in finding.message
+    assert [problem.message for problem in header_problems(plan, IMAGE)] == [finding.message]
 
 
 def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:

@@ -43,7 +43,7 @@ def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
     labels = tuple(f"class {number}" for number in range(10))
     trained = network_of(TaskSpec(task="multiclass", labels=labels))
     calibrated(trained, builtin_golden(trained.spec.preprocess).images)
-    return {"multiclass": trained, **{task: network_of(question) for task, question in QUESTIONS.items()}}
+    return {"multiclass": trained, **{task: network_of(task_spec) for task, task_spec in QUESTIONS.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def problems(verdict: Verdict) -> str:
     return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
 
 
-def judged(
+def verdict_of(
     reference: Runner, candidate: Runner, max_batch: int = MAX_BATCH, preferred: tuple[int, ...] = ()
 ) -> Verdict:
     golden = builtin_golden(reference.spec.preprocess)
@@ -106,8 +106,8 @@ class LabelsSwapped(Network):
     """Gives the first two classes in each other's place."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
-        (given,) = super().answers(logits)
-        return (torch.cat([given[:, [1, 0]], given[:, 2:]], dim=1),)
+        (onnx_path,) = super().answers(logits)
+        return (torch.cat([onnx_path[:, [1, 0]], onnx_path[:, 2:]], dim=1),)
 
 
 class SoftmaxTwice(Network):
@@ -180,7 +180,7 @@ def copy_class(weight: Tensor, bias: Tensor) -> None:
 def test_small_fault_of_the_whole_graph_is_refused(
     network: Network, reference: Runner, plant: Callable[[Network], Network], named: str
 ) -> None:
-    verdict = judged(reference, TorchRunner(plant(network), "x"), max_batch=4)
+    verdict = verdict_of(reference, TorchRunner(plant(network), "x"), max_batch=4)
     assert not verdict.passed
     assert named in problems(verdict)
 
@@ -196,7 +196,7 @@ class Planted(Runner):
         return self._change(batch, answers)
 
 
-def spoiled(outputs: Outputs, rows: np.ndarray) -> Outputs:
+def change_rows(outputs: Outputs, rows: np.ndarray) -> Outputs:
     """Another class, set of labels, direction and mask for some images."""
     for array in outputs.values():
         if array.dtype == np.uint8:
@@ -209,7 +209,7 @@ def spoiled(outputs: Outputs, rows: np.ndarray) -> Outputs:
 
 
 def beyond_the_sample(batch: ImageArray, outputs: Outputs) -> Outputs:
-    return spoiled(outputs, np.arange(len(batch)) >= 9)
+    return change_rows(outputs, np.arange(len(batch)) >= 9)
 
 
 def repeated(batch: ImageArray, outputs: Outputs) -> Outputs:
@@ -218,13 +218,13 @@ def repeated(batch: ImageArray, outputs: Outputs) -> Outputs:
 
 
 def at_batch(size: int) -> Change:
-    return lambda batch, outputs: spoiled(outputs, np.full(len(batch), len(batch) == size))
+    return lambda batch, outputs: change_rows(outputs, np.full(len(batch), len(batch) == size))
 
 
 def of_mean(least: float, most: float) -> Change:
     def change(batch: ImageArray, outputs: Outputs) -> Outputs:
         means = batch.mean(axis=(1, 2, 3))
-        return spoiled(outputs, (means >= least) & (means <= most))
+        return change_rows(outputs, (means >= least) & (means <= most))
 
     return change
 
@@ -262,14 +262,14 @@ def test_fault_that_no_whole_sample_shows_is_refused_in_every_task(
     references: dict[str, Runner], task: str, fault: str
 ) -> None:
     change, named = BLIND[fault]
-    verdict = judged(references[task], Planted(references[task], change))
+    verdict = verdict_of(references[task], Planted(references[task], change))
     assert not verdict.passed
     assert named in problems(verdict)
 
 
 @pytest.mark.parametrize("task", ["multiclass", *QUESTIONS])
 def test_network_itself_passes_in_every_task(references: dict[str, Runner], task: str) -> None:
-    verdict = judged(references[task], references[task])
+    verdict = verdict_of(references[task], references[task])
     assert verdict.passed, problems(verdict)
     assert verdict.sizes == [1, 2, 3, 4, 8, 16, 32]
     assert verdict.of_probes is not None
@@ -279,7 +279,7 @@ def test_network_itself_passes_in_every_task(references: dict[str, Runner], task
 def test_value_that_is_no_number_for_a_flat_picture_is_refused(
     reference: Runner, value: float, level: int, kind: str
 ) -> None:
-    verdict = judged(reference, Planted(reference, not_a_number(value, level)))
+    verdict = verdict_of(reference, Planted(reference, not_a_number(value, level)))
     first = "black" if level == 0 else "white"
     assert f"verdict.nan: probes: output probabilities holds {kind} for 1 of 17 images, first for {first}" in problems(
         verdict
@@ -288,9 +288,9 @@ def test_value_that_is_no_number_for_a_flat_picture_is_refused(
 
 def test_fault_at_a_preferred_batch_is_refused_when_the_server_prefers_it(reference: Runner) -> None:
     candidate = Planted(reference, at_batch(7))
-    assert judged(reference, candidate).passed, "no sample shows all sizes"
+    assert verdict_of(reference, candidate).passed, "no sample shows all sizes"
     assert "verdict.batch: all outputs of a batch of 7 are wrong" in problems(
-        judged(reference, candidate, preferred=(7,))
+        verdict_of(reference, candidate, preferred=(7,))
     )
 
 
@@ -314,9 +314,9 @@ def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
 
 
 def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(reference: Runner) -> None:
-    both = Planted(reference, not_a_number(np.nan, 0))
+    runners = Planted(reference, not_a_number(np.nan, 0))
     golden = builtin_golden(reference.spec.preprocess)
-    verdict = verify_runner(both, both, golden, 4, "fp32")
+    verdict = verify_runner(runners, runners, golden, 4, "fp32")
     assert verdict.passed, problems(verdict)
     assert verdict.of_probes is not None
     assert verdict.of_probes.images == 16
@@ -353,8 +353,11 @@ def nan_for_black(model: onnx.ModelProto) -> None:
         helper.make_node("Unsqueeze", ["planted_nothing", "planted_one"], ["planted_column"]),
         helper.make_node("Add", ["right", "planted_column"], ["probabilities"]),
     ]
-    axes, one = constant("planted_axes", TensorProto.INT64, [1, 2, 3]), constant("planted_one", TensorProto.INT64, [1])
-    end_with(model, nodes, axes, one, constant("planted_zero", TensorProto.FLOAT, [0], []))
+    axes, one_value = (
+        constant("planted_axes", TensorProto.INT64, [1, 2, 3]),
+        constant("planted_one", TensorProto.INT64, [1]),
+    )
+    end_with(model, nodes, axes, one_value, constant("planted_zero", TensorProto.FLOAT, [0], []))
 
 
 def wrong_at_batch_two(model: onnx.ModelProto) -> None:

@@ -72,13 +72,13 @@ def source_of(network: Network, path: Path) -> NetworkSource:
     return NetworkSource(path, None, "a test", network)
 
 
-def published_in(network: Network, precision: str, folder: Path, **order: object) -> Verdict:
+def published_in(network: Network, precision: str, folder: Path, **request: object) -> Verdict:
     """Export an ONNX graph of this precision and return its verdict."""
     path = folder / "source"
     path.write_bytes(b"")
     target = Target(format="onnx", precision=precision)  # type: ignore[arg-type]
-    placed = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **order)  # type: ignore[arg-type]
-    return export(source_of(network, path), placed, lambda step: None).verdict
+    version_folder = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **request)  # type: ignore[arg-type]
+    return export(source_of(network, path), version_folder, lambda step: None).verdict
 
 
 def plain_verdict(network: Network, folder: Path) -> Verdict:
@@ -131,13 +131,13 @@ def test_simulation_errs_as_much_as_torch_does_in_the_same_type(
     low = cast_graph(onnx.load(tmp_path / "model.onnx"), precision)  # type: ignore[arg-type]
     onnx.save(low, tmp_path / "low.onnx")
     right = TorchRunner(network, "x").infer(images)["probabilities"]
-    ours = simulated_runner(tmp_path / "low.onnx", network.spec, tmp_path).infer(images)["probabilities"]
+    simulated = simulated_runner(tmp_path / "low.onnx", network.spec, tmp_path).infer(images)["probabilities"]
     half = copy.deepcopy(network)
     half.backbone.to(dtype)
     with torch.inference_mode():
         pixels = (torch.from_numpy(images).float().permute(0, 3, 1, 2) - half.mean) / half.std
-        theirs = half.backbone(pixels.to(dtype)).float().softmax(1).numpy()
-    assert 0 < np.abs(ours - right).mean() < 3 * np.abs(theirs - right).mean()
+        torch_half = half.backbone(pixels.to(dtype)).float().softmax(1).numpy()
+    assert 0 < np.abs(simulated - right).mean() < 3 * np.abs(torch_half - right).mean()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -155,10 +155,10 @@ def test_reduced_graph_keeps_its_interface_and_is_well_typed(graph: Path, precis
 
 def test_kept_nodes_and_margins_take_and_make_fp32(graph: Path) -> None:
     flat = flattened(onnx.load(graph))
-    kept = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
-    low = cast_graph(flat, "fp16", [kept])
+    kept_node = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
+    low = cast_graph(flat, "fp16", [kept_node])
     types = wiring_of(low).types
-    fp32 = {*outer_nodes(flat, wiring_of(flat)), kept}
+    fp32 = {*outer_nodes(flat, wiring_of(flat)), kept_node}
     for node in low.graph.node:
         if node.name in fp32:
             assert TensorProto.FLOAT16 not in {types.get(name) for name in (*node.input, *node.output)}, node.name
@@ -410,12 +410,12 @@ def test_autocast_loses_as_little_as_our_own_converter(
 
 def test_int8_speaks_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
     flat = flattened(onnx.load(graph))
-    for dialect, wanted in (("onnxruntime", TensorProto.UINT8), ("tensorrt", TensorProto.INT8)):
+    for dialect, expected_types in (("onnxruntime", TensorProto.UINT8), ("tensorrt", TensorProto.INT8)):
         model = quantize_graph(flat, images, dialect)  # type: ignore[arg-type]
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         taken = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         zeros = [weights[node.input[2]] for node in taken if node.input[0] not in weights]
-        assert {tensor.data_type for tensor in zeros} == {wanted}
+        assert {tensor.data_type for tensor in zeros} == {expected_types}
         int32 = [t for t in weights.values() if t.data_type == TensorProto.INT32]
         if dialect == "tensorrt":
             assert not int32
@@ -437,8 +437,8 @@ def test_int8_is_refused_when_it_was_calibrated_on_nothing_real(
 ) -> None:
     """Black images: all ranges are those of a constant, and every real picture is cut off."""
     network = make_network("test_resnet")
-    ladder = PrecisionSearch(graph, np.zeros_like(images))
-    step = next(iter(ladder.steps("int8", "onnxruntime")))
+    search = PrecisionSearch(graph, np.zeros_like(images))
+    step = next(iter(search.steps("int8", "onnxruntime")))
     step.write(tmp_path / "int8.onnx")
     context = verification_context(source_of(network, tmp_path), builtin_golden(network.spec.preprocess), MAX_BATCH)
     runner = OnnxRuntimeRunner(tmp_path / "int8.onnx", spec=network.spec)

@@ -116,12 +116,12 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
 
 def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Path) -> None:
     names = ("first", "n" * 250)  # no room for what is added to its name
-    neighbours = CompanionModels(tmp_path / "r", tmp_path / "aside")
+    companions = CompanionModels(tmp_path / "r", tmp_path / "aside")
     (tmp_path / "aside").mkdir()
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
-        neighbours.remove(name)
-    with pytest.raises(OSError, match="too long"), neighbours.apply_around(tmp_path / "r" / "m"):
+        companions.remove(name)
+    with pytest.raises(OSError, match="too long"), companions.apply_around(tmp_path / "r" / "m"):
         pass
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
 
@@ -160,10 +160,10 @@ def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path
 
     def interrupted() -> None:
         with staging(tmp_path / "r") as aside:
-            neighbours = CompanionModels(tmp_path / "r", aside)
-            neighbours.remove("m_encoded")
+            companions = CompanionModels(tmp_path / "r", aside)
+            companions.remove("m_encoded")
             shutil.copytree(tmp_path / "r" / "m", aside / "m-01234567")
-            with neighbours.apply_around(tmp_path / "r" / "m"):
+            with companions.apply_around(tmp_path / "r" / "m"):
                 assert not (tmp_path / "r" / "m_encoded").exists()
                 if changed:
                     exchange_in_two(aside / "m-01234567", tmp_path / "r" / "m")
@@ -183,15 +183,15 @@ def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(t
     if subprocess.run([*shell, commands], capture_output=True, check=False).returncode:
         pytest.skip("no mounts of one's own here")
     program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PUBLISH_ONCE)} {repository}"
-    done = subprocess.run(
+    result = subprocess.run(
         [*shell, f"{commands} && {program} && {program}/inside"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
         check=False,
     )
-    refused, *inside = done.stdout.splitlines()
-    assert str(staging_folder(repository)) in refused, done.stderr
+    refused, *inside = result.stdout.splitlines()
+    assert str(staging_folder(repository)) in refused, result.stderr
     assert f"{repository}: " in refused
     assert inside == ["at work", "published 1"]
     assert not staging_folder(repository).exists()
@@ -227,7 +227,7 @@ def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:
 
 def test_repository_is_whole_when_the_builder_is_killed_while_publishing(tiny_repository: Path) -> None:
     """Twenty kills or more within the first moments of publishing over and over, until some have hit it."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     template = tiny_repository.parent / "template" / "pets"
     shutil.copytree(tiny_repository / "pets", template)
     interrupted = kills = 0
@@ -240,7 +240,7 @@ def test_repository_is_whole_when_the_builder_is_killed_while_publishing(tiny_re
         )
         assert builder.stdout is not None
         builder.stdout.readline()
-        time.sleep(chance.uniform(0.005, 0.12))
+        time.sleep(rng.uniform(0.005, 0.12))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
         interrupted += bool(leftovers(tiny_repository))

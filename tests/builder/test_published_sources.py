@@ -75,8 +75,10 @@ def test_file_of_ours_is_refused_when_it_was_forced(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
-    order = ExportRequest(tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict))
-    forced = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    request = ExportRequest(
+        tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict)
+    )
+    forced = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert forced.verdict.forced
     result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
     assert result.exit_code == 2
@@ -86,13 +88,13 @@ def test_file_of_ours_is_refused_when_it_was_forced(
 
 
 def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(checkpoint: Path, tmp_path: Path) -> None:
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
-    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    assert open_source(done.artifact, None, None).precision == done.verdict.precision == "fp16"
-    path = done.artifact.parent / VERDICT_FILE
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
+    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    assert open_source(result.artifact, None, None).precision == result.verdict.precision == "fp16"
+    path = result.artifact.parent / VERDICT_FILE
     strict = Verdict.model_validate_json(path.read_bytes())
-    (done.artifact.parent / MANIFEST_FILE).unlink()
-    assert open_source(done.artifact, None, None).precision == strict.precision
+    (result.artifact.parent / MANIFEST_FILE).unlink()
+    assert open_source(result.artifact, None, None).precision == strict.precision
 
 
 def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_otherwise(graph: Path) -> None:
@@ -107,21 +109,21 @@ def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_oth
 
 
 def test_golden_sample_beside_a_file_of_ours_must_be_its_own(graph: Path, tmp_path: Path) -> None:
-    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
-    assert open_source(alone, None, None).golden is None
+    copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+    assert open_source(copied_graph, None, None).golden is None
     golden = Golden.load(graph.parent / GOLDEN_FILE)
     smaller = np.ascontiguousarray(golden.images[:, :16, :16])
     Golden(smaller, golden.outputs).save(tmp_path / GOLDEN_FILE)
     with raises(ArtifactError, "golden.other_model"):
-        open_source(alone, None, None)
+        open_source(copied_graph, None, None)
 
 
 def test_answers_recorded_in_training_may_differ_as_those_of_a_gpu_do(graph: Path, tmp_path: Path) -> None:
-    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+    copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
     golden = Golden.load(graph.parent / GOLDEN_FILE)
     nearly = {name: array * np.float32(1.001) for name, array in golden.outputs.items()}
     Golden(golden.images, nearly).save(tmp_path / GOLDEN_FILE)
-    assert open_source(alone, None, None).golden is not None
+    assert open_source(copied_graph, None, None).golden is not None
 
 
 def test_file_of_ours_is_taken_when_the_manifest_beside_it_is_of_others(graph: Path) -> None:

@@ -28,10 +28,10 @@ from tritonkit.triton.runner import TritonRunner, TritonServer
 PLAN = BackendFiles("tensorrt")
 
 
-def served(
+def written_config(
     spec: ModelSpec, serving: Serving, loading: BackendFiles = PLAN, present: ModelConfig | None = None
 ) -> ModelConfig:
-    """A configuration, written and read back."""
+    """The configuration of a model, after checking that its text reads back the same."""
     interface = ((spec.input,), spec.outputs)
     config = config_for(spec, interface, 16, 1, present, loading=loading, serving=serving)
     assert config_from_text(config_to_text(config), "x") == config
@@ -58,8 +58,8 @@ def republish(repository: Path, serving: Serving) -> None:
             (prepared.version_folder / path.name).hardlink_to(path)
         present = read_config(prepared.model)
         config = config_for(spec, ((spec.input,), spec.outputs), 8, prepared.version, present, serving=serving)
-        with atomic_write(prepared.model / "config.pbtxt") as beside:
-            beside.write_text(config_to_text(config))
+        with atomic_write(prepared.model / "config.pbtxt") as warmup:
+            warmup.write_text(config_to_text(config))
         if uses_golden_image(config):
             golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
             write_warmup(prepared.model, warmup_files(golden.images))
@@ -81,7 +81,7 @@ def test_options_are_written_as_triton_fields(spec: ModelSpec) -> None:
         versions="latest:2",
         response_cache=True,
     )
-    config = served(spec, options)
+    config = written_config(spec, options)
     (group,) = config.instance_group
     assert (group.count, group.kind, list(group.gpus)) == (2, type(group).KIND_GPU, [0, 1])
     assert config.dynamic_batching.max_queue_delay_microseconds == 300
@@ -99,7 +99,7 @@ def test_options_are_written_as_triton_fields(spec: ModelSpec) -> None:
 
 def test_default_serving_is_only_dynamic_batching(spec: ModelSpec) -> None:
     assert serving_from() == Serving()
-    config = served(spec, Serving())
+    config = written_config(spec, Serving())
     assert config.HasField("dynamic_batching")
     for name in ("optimization", "version_policy", "response_cache"):
         assert not config.HasField(name)
@@ -195,7 +195,7 @@ def test_refused_settings_are_reported_all_at_once(spec: ModelSpec) -> None:
         accelerators=(Accelerator(name="tensorrt", parameters={"precision_mode": "FP8"}), Accelerator(name="npu")),
     )
     with pytest.raises(InputError) as raised:
-        served(spec, options, BackendFiles())
+        written_config(spec, options, BackendFiles())
     assert [problem.code for problem in raised.value.problems] == [
         "config.preferred_batch",
         "config.cuda_graph_backend",
@@ -235,20 +235,22 @@ def test_check_reports_what_triton_would_refuse(tmp_path: Path, text: str, code:
 
 def test_options_change_only_their_own_settings(spec: ModelSpec) -> None:
     options = serving_from(instances=3, kind="gpu", gpus="0", queue_delay_us=100, queue_size=8, warmup=True)
-    present = served(spec, options)
-    config = served(spec, serving_from(instances=2, queue_size=4), present=present)
+    present = written_config(spec, options)
+    config = written_config(spec, serving_from(instances=2, queue_size=4), present=present)
     assert (config.instance_group[0].count, list(config.instance_group[0].gpus)) == (2, [0])
     assert config.dynamic_batching.max_queue_delay_microseconds == 100
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 4
     assert [sample.batch_size for sample in config.model_warmup] == [1, 16]
-    off = served(spec, serving_from(warmup=False, dynamic_batching=False, kind="auto", versions="all"), present=config)
+    off = written_config(
+        spec, serving_from(warmup=False, dynamic_batching=False, kind="auto", versions="all"), present=config
+    )
     assert not off.model_warmup
     assert not off.HasField("dynamic_batching")
     assert versions_loaded(off, [1, 2, 5]) == {1, 2, 5}
 
 
 def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -> None:
-    present = served(spec, serving_from(cuda_graphs="on", warmup=True, preferred_batch="2,16"))
+    present = written_config(spec, serving_from(cuda_graphs="on", warmup=True, preferred_batch="2,16"))
     config = config_for(spec, ((spec.input,), spec.outputs), 4, 2, present, loading=PLAN)
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 2, 4]
@@ -256,14 +258,14 @@ def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -
 
 
 def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: ModelSpec) -> None:
-    present = served(spec, serving_from(cuda_graphs="1,8"))
+    present = written_config(spec, serving_from(cuda_graphs="1,8"))
     bound = present.optimization.cuda.graph_spec[1].graph_lower_bound
     bound.batch_size = 2
     bound.input["image"].dim.extend([32, 32, 3])
     present.optimization.cuda.graph_spec.add(batch_size=4)
     image = spec.input.model_copy(update={"name": "picture", "shape": (64, 64, 3)})
     larger = spec.model_copy(update={"input": image})
-    graphs = served(larger, Serving(), present=present).optimization.cuda.graph_spec
+    graphs = written_config(larger, Serving(), present=present).optimization.cuda.graph_spec
     assert [graph.batch_size for graph in graphs] == [1, 8, 4]
     for captured in (graphs[0], graphs[1], graphs[1].graph_lower_bound):
         assert {name: list(shape.dim) for name, shape in captured.input.items()} == {"picture": [64, 64, 3]}
@@ -283,14 +285,14 @@ def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: M
 )
 def test_user_config_is_refused_when_its_graphs_are_of_another_size(spec: ModelSpec, dims: str, code: str) -> None:
     text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
-    given = config_from_text(text.format(dims), "x")
+    onnx_path = config_from_text(text.format(dims), "x")
     with raises(InputError, code):
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=given)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=onnx_path)
 
 
 def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: ModelSpec) -> None:
     words = ["tensorrt:precision_mode=FP16,trt_engine_cache_enable=1", "openvino"]
-    config = served(spec, serving_from(accelerator=words), BackendFiles())
+    config = written_config(spec, serving_from(accelerator=words), BackendFiles())
     section = config.optimization.execution_accelerators
     assert dict(section.gpu_execution_accelerator[0].parameters)["precision_mode"] == "FP16"
     assert [entry.name for entry in section.cpu_execution_accelerator] == ["openvino"]
@@ -298,7 +300,9 @@ def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: Mod
         "execution accelerator tensorrt in FP16",
         "execution accelerator openvino",
     ]
-    assert unverified_accelerators(served(spec, serving_from(accelerator=["none"]), BackendFiles(), config)) == []
+    assert (
+        unverified_accelerators(written_config(spec, serving_from(accelerator=["none"]), BackendFiles(), config)) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,7 @@ def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: Mod
     ],
 )
 def test_version_policy_loads_what_it_says(spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]) -> None:
-    assert versions_loaded(served(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
+    assert versions_loaded(written_config(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
 
 
 def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: Path) -> None:

@@ -49,9 +49,9 @@ def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def published(source: Source, repository: Path) -> PublishedVersion:
-    done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
-    assert done.verdict.passed
-    return done
+    result = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
+    assert result.verdict.passed
+    return result
 
 
 def test_timm_weights_are_published_with_imagenets_labels_when_they_are_at_hand(
@@ -61,9 +61,9 @@ def test_timm_weights_are_published_with_imagenets_labels_when_they_are_at_hand(
     source = open_source("timm:test_resnet", ForeignModelOptions(size=(32, 32)), "small")
     assert source.spec.labels[:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
     assert len(source.spec.labels) == 1000
-    done = published(source, tmp_path / "repository")
-    assert done.source.startswith("timm test_resnet, weights timm/test_resnet.r160_in1k")
-    assert done.model == "small"
+    result = published(source, tmp_path / "repository")
+    assert result.source.startswith("timm test_resnet, weights timm/test_resnet.r160_in1k")
+    assert result.model == "small"
 
 
 def test_timm_features_are_published_when_an_embedding_is_asked(
@@ -81,7 +81,7 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
     code = "from builder.sources import open_source; open_source('timm:test_resnet', None, None)"
     # Nobody listens there, whatever machine this runs on.
     nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, **nowhere},
@@ -89,10 +89,10 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
         text=True,
         timeout=60,
     )
-    lines = done.stderr.strip().splitlines()
+    lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("model.errors.ExternalError: test_resnet: ")
     assert "builder export FILE --model test_resnet --labels FILE" in lines[-1]
-    assert "Retrying" not in done.stderr
+    assert "Retrying" not in result.stderr
 
 
 def test_timm_weights_are_refused_when_the_labels_they_bring_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:

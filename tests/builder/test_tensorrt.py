@@ -140,7 +140,7 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("engine", "said"),
+    ("engine", "expected"),
     [
         ({"fp32": 10}, "the engine computes in it: 10 in fp32"),
         ({"fp32": 9, "fp16": 1}, "the engine computes 1 in fp16, 9 in fp32"),
@@ -150,7 +150,7 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
 )
 @pytest.mark.parametrize("in_container", [False, True])
 def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_said(
-    tmp_path: Path, graphs: Path, engine: dict[str, int], said: str | None, in_container: bool
+    tmp_path: Path, graphs: Path, engine: dict[str, int], expected: str | None, in_container: bool
 ) -> None:
     graph, plan = graphs / "fp16.onnx", tmp_path / "model.plan"
     plan.write_bytes(b"a plan")
@@ -166,12 +166,12 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
         settings=BuildSettings(max_batch=8),
     )
     problems = precision_problems(plan, graph, "fp16", record)
-    assert [problem.code for problem in problems] == (["verdict.precision"] if said else [])
-    assert not said or said in problems[0].message
+    assert [problem.code for problem in problems] == (["verdict.precision"] if expected else [])
+    assert not expected or expected in problems[0].message
 
 
 @pytest.mark.parametrize(
-    ("nodes", "weights", "opset", "said"),
+    ("nodes", "weights", "opset", "expected"),
     [
         (
             [helper.make_node("Resize", ["planes", "", "half"], ["answer"], mode="linear", antialias=1, name="shrink")],
@@ -195,7 +195,7 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
     ],
 )
 def test_build_names_operator_node_and_remedy_when_the_parser_refuses(
-    tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, said: tuple[str, ...]
+    tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, expected: tuple[str, ...]
 ) -> None:
     graph = write_graph(tmp_path / "bad.onnx", *nodes, weights=weights, opset=opset)
     with pytest.raises(ArtifactError) as refused:
@@ -203,7 +203,7 @@ def test_build_names_operator_node_and_remedy_when_the_parser_refuses(
     message = str(refused.value)
     assert message.startswith("bad.onnx: TensorRT for RTX 1.")
     assert "\n" not in message
-    assert not [part for part in said if part not in message], message
+    assert not [part for part in expected if part not in message], message
     assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
 
 
@@ -331,8 +331,8 @@ def test_engine_is_opened_only_on_a_gpu_it_was_built_for(
     assert BuildSettings.model_validate({"max_batch": 8, **options}).runs_on(capability) == runs
 
 
-class Says(Runner):
-    """Answers what it was told, for each picture."""
+class FixedAnswers(Runner):
+    """Gives a fixed answer for each image."""
 
     origin = "a test"
 
@@ -349,13 +349,13 @@ class Says(Runner):
 
 def test_farthest_gives_of_each_picture_the_answer_farther_off(spec: ModelSpec) -> None:
     batch = np.zeros((3, 32, 32, 3), np.uint8)
-    reference = Says(spec, [0, 1], [0, 1], [0, 1])
-    engine = Says(spec, [0, 0.9], [0, 1], [np.nan, 1])
-    graph = Says(spec, [0.2, 1], [0, 0.5], [0, 0])
+    reference = FixedAnswers(spec, [0, 1], [0, 1], [0, 1])
+    engine = FixedAnswers(spec, [0, 0.9], [0, 1], [np.nan, 1])
+    graph = FixedAnswers(spec, [0.2, 1], [0, 0.5], [0, 0])
     with WorstCaseRunner(reference, (engine, graph)) as both:
         np.testing.assert_allclose(both.infer(batch)["probabilities"], [[0.2, 1], [0, 0.5], [np.nan, 1]])
     assert (engine.closed, graph.closed, reference.closed) == (True, True, False)
-    misfit = Says(spec, [0], [0], [0])
+    misfit = FixedAnswers(spec, [0], [0], [0])
     assert WorstCaseRunner(reference, (engine, misfit)).infer(batch)["probabilities"].shape == (3, 1)
 
 

@@ -20,12 +20,14 @@ from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 
 
-@pytest.mark.parametrize("how", ["scripted", "traced", "traced for one"])
-def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module, labels: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["scripted", "traced", "traced for one"])
+def test_torchscript_is_published_when_its_size_is_said(
+    kind: str, net: nn.Module, labels: Path, tmp_path: Path
+) -> None:
     with warnings.catch_warnings(action="ignore"):
-        if how == "scripted":
+        if kind == "scripted":
             torch.jit.script(net).save(tmp_path / "given.pt")
-        elif how == "traced":
+        elif kind == "traced":
             torch.jit.trace(net, torch.zeros(2, 3, 32, 32)).save(tmp_path / "given.pt")
         else:
             vit = timm.create_model("test_vit", num_classes=3, img_size=32).eval()
@@ -33,9 +35,9 @@ def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module
     source = open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert source.description.startswith("given.pt (TorchScript")
     assert "softmax added" in source.description
-    done = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
-    assert done.verdict.passed
-    spec = show(done.artifact).spec
+    result = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
+    assert result.verdict.passed
+    spec = show(result.artifact).spec
     assert spec is not None
     assert spec.architecture.library == "graph"
     with raises(InputError, "option.output_of_graph"):

@@ -29,7 +29,7 @@ from tritonkit.spec import Normalize, Outputs, TaskSpec
 from tritonkit.tasks import task_for
 
 MAX_BATCH = 4
-Judge = Callable[..., Verdict]
+Verify = Callable[..., Verdict]
 Make = Callable[[str], Network]
 
 
@@ -95,12 +95,12 @@ def causes(verdict: Verdict) -> str:
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_of: Judge, architecture: str) -> None:
+def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph_of: Verify, architecture: str) -> None:
     network = make_network(architecture)
-    verdict = judge_graph_of(network, network)
+    verdict = verify_graph_of(network, network)
     assert verdict.passed, causes(verdict)
-    whole = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
-    assert [c.asked for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
+    original = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    assert [c.asked for c in verdict.comparisons] == [*original, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
@@ -115,10 +115,10 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    make_network: Make, judge_graph_of: Judge, kind: type[Network], named: str
+    make_network: Make, verify_graph_of: Verify, kind: type[Network], named: str
 ) -> None:
     network = make_network("test_resnet")
-    verdict = judge_graph_of(as_faulty(kind, network), network)
+    verdict = verify_graph_of(as_faulty(kind, network), network)
     assert not verdict.passed
     assert named in causes(verdict)
 
@@ -133,32 +133,32 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     ],
 )
 def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
-    make_network: Make, judge_graph_of: Judge, normalize: Normalize
+    make_network: Make, verify_graph_of: Verify, normalize: Normalize
 ) -> None:
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network.with_normalize(normalize), network)
+    verdict = verify_graph_of(network.with_normalize(normalize), network)
     assert "verdict.normalization: " in causes(verdict)
 
 
-def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, verify_graph_of: Verify) -> None:
     network = make_network("test_vit")
     damaged = copy.deepcopy(network)
     with torch.no_grad():
         damaged.get_parameter("backbone.blocks.0.norm1.weight").zero_()
-    verdict = judge_graph_of(damaged, network)
+    verdict = verify_graph_of(damaged, network)
     assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in causes(verdict)
 
 
-def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, verify_graph_of: Verify) -> None:
     network = make_network("test_resnet")
     other = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.2)
-    assert "verdict.other_checkpoint: " in causes(judge_graph_of(other, network))
+    assert "verdict.other_checkpoint: " in causes(verify_graph_of(other, network))
 
 
-def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, verify_graph_of: Verify) -> None:
     def fix_batch(path: Path) -> None:
         model = onnx.load(path)
         for value in (*model.graph.input, *model.graph.output):
@@ -166,12 +166,12 @@ def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network, network, fix_batch)
+    verdict = verify_graph_of(network, network, fix_batch)
     assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in causes(verdict)
     assert "verdict.interface:" in causes(verdict)
 
 
-def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, verify_graph_of: Verify) -> None:
     def spoil(path: Path) -> None:
         model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name.endswith("fc.weight"))
@@ -181,12 +181,12 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, ju
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network, network, spoil)
+    verdict = verify_graph_of(network, network, spoil)
     assert "verdict.nan: " in causes(verdict)
     assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in causes(verdict)
 
 
-def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_fails_when_the_output_has_another_name(make_network: Make, verify_graph_of: Verify) -> None:
     def rename(path: Path) -> None:
         model = onnx.load(path)
         old, model.graph.output[0].name = model.graph.output[0].name, "scores"
@@ -195,7 +195,7 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judg
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    assert "verdict.interface: has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
+    assert "verdict.interface: has no output 'probabilities'" in causes(verify_graph_of(network, network, rename))
 
 
 def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: Make) -> None:
@@ -240,14 +240,14 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
 
 
 def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
-    make_network: Make, judge_graph_of: Judge
+    make_network: Make, verify_graph_of: Verify
 ) -> None:
     network = make_network("test_resnet")
     constant = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in constant.parameters():
             parameter.zero_()
-    assert "verdict.reference_constant: " in causes(judge_graph_of(constant, constant))
+    assert "verdict.reference_constant: " in causes(verify_graph_of(constant, constant))
 
 
 def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:

@@ -72,7 +72,7 @@ def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judged(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
+def verdict_of(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
     """What `builder verify` says of the graph with a detour, against the graph."""
     onnx.save(with_fp16_detour(change(onnx.load(graph)), factor, as_function), path)
     return verify_artifact(path, open_source(graph, None, None), 3, VerificationOptions())
@@ -86,11 +86,11 @@ def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
     change: Change, as_function: bool, precision: str, graph: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    passed = judged(graph, change, HARMLESS, as_function, path)
+    passed = verdict_of(graph, change, HARMLESS, as_function, path)
     assert (passed.passed, passed.precision) == (True, precision), passed.summary()
     # A source of such a kind is judged as what rounds.
     assert (onnx_precision(path), reduced_or_quantized_precision(onnx.load(path))) == (precision, "fp16")
-    failed = judged(graph, change, OVERFLOWING, as_function, path)
+    failed = verdict_of(graph, change, OVERFLOWING, as_function, path)
     assert (failed.passed, failed.precision) == (False, precision)
     assert {problem.code for problem in failed.problems} & {"verdict.nan", "verdict.numbers"}
     plain = OnnxRuntimeRunner(path)
