@@ -205,7 +205,7 @@ def test_check_compares_every_version_with_the_configuration(tiny_repository: Pa
     assert severities() == ["error"]
 
 
-def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) -> None:
+def test_check_warns_when_onnx_runtime_serves_bf16(tiny_repository: Path) -> None:
     path = tiny_repository / "pets/1/model.onnx"
     onnx.save(cast_graph(onnx.load(path), "bf16"), path)
     warnings = [one for one in findings_of(tiny_repository, ".onnx") if one.severity == "warning"]
@@ -216,7 +216,7 @@ def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) ->
     assert not [one for one in findings_of(tiny_repository, ".onnx") if "bf16" in one.message]
 
 
-def test_check_tells_once_that_the_env_file_cannot_be_read(
+def test_check_reports_one_error_when_the_env_file_cannot_be_read(
     tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)

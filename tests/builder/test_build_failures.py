@@ -132,7 +132,7 @@ def test_settings_that_contradict_each_other_are_refused_before_any_work(
     assert "exporting to ONNX" not in result.stderr
 
 
-def test_export_in_a_container_fails_from_outside_when_no_docker_answers(
+def test_export_in_a_container_fails_with_an_external_error_when_docker_does_not_answer(
     command: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
@@ -142,7 +142,7 @@ def test_export_in_a_container_fails_from_outside_when_no_docker_answers(
     assert "no Docker daemon answers" in result.stderr
 
 
-def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
+def test_network_is_refused_when_its_weights_exceed_one_onnx_file(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
@@ -153,7 +153,7 @@ def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: BuildJob) -> None:
+def test_openvino_bf16_is_refused_before_the_build_when_the_cpu_lacks_bf16(job: BuildJob) -> None:
     from tritonkit.runtimes.openvino import has_bf16
 
     bf16 = BuildJob(job.source, job.graph, "bf16", job.folder, 4, None, job.report)

@@ -29,7 +29,7 @@ def two_products() -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 
-def test_kept_node_takes_the_graph_s_output_when_that_is_cast_back_already() -> None:
+def test_kept_node_reads_the_graph_output_when_it_is_fp32_already() -> None:
     nodes = list(cast_graph(two_products(), "fp16", keep=["two"]).graph.node)
     assert [node.op_type for node in nodes].count("Cast") == 2  # to fp16 before the first product, and back after it
     (kept_node,) = [node for node in nodes if node.name == "two"]

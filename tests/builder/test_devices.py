@@ -47,13 +47,13 @@ def as_torchscript(network: Network, path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [onnx_from_network, as_torchscript])
-def test_network_is_back_on_its_device_when_it_was_written(write: Writer, spec: ModelSpec, tmp_path: Path) -> None:
+def test_network_returns_to_its_device_after_export(write: Writer, spec: ModelSpec, tmp_path: Path) -> None:
     network = OffCpuNetwork(spec)
     write(network, tmp_path / "model.onnx")
     assert network.moves == ["cpu", "meta"]
 
 
-def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) -> None:
+def test_network_returns_to_its_device_when_the_export_fails(spec: ModelSpec) -> None:
     network = OffCpuNetwork(spec)
     with pytest.raises(ZeroDivisionError), on_cpu(network):
         _ = 1 / 0
@@ -62,7 +62,7 @@ def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) ->
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_export_is_proven_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
+def test_export_passes_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
     source = source_from_checkpoint(checkpoint)
     request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format=kind))
     assert export(source, request, lambda step: None).verdict.passed

@@ -55,7 +55,7 @@ def findings(repository: Path) -> list[tuple[str, str]]:
     return [(finding.severity, finding.message) for finding in check_repository(repository) if "pets_" in finding.path]
 
 
-def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository: Path) -> None:
+def test_decoder_contains_the_preprocess_module_of_tritonkit(tiny_repository: Path) -> None:
     version = tiny_repository / "pets_decode" / "1"
     assert (version / "preprocess.py").read_bytes() == (ROOT / "tritonkit" / "images" / "preprocess.py").read_bytes()
     spec = ModelSpec.from_json((tiny_repository / "pets" / METADATA_KEY).read_text(), origin="the model")
@@ -64,7 +64,7 @@ def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository
     assert check_repository(tiny_repository) == []
 
 
-def test_ensemble_takes_a_file_and_gives_what_the_model_gives(tiny_repository: Path) -> None:
+def test_ensemble_has_an_encoded_input_and_the_outputs_of_the_model(tiny_repository: Path) -> None:
     model, ensemble = (read_config(tiny_repository / name) for name in ("pets", "pets_encoded"))
     assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.input] == [("encoded", [1])]
     assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.output] == [("probabilities", [3])]
@@ -76,9 +76,7 @@ def test_ensemble_takes_a_file_and_gives_what_the_model_gives(tiny_repository: P
 
 
 @pytest.mark.parametrize("task", TASK_SPECS)
-def test_ensemble_fits_the_model_whatever_its_task(
-    tmp_path: Path, network_of: Callable[..., Network], task: str
-) -> None:
+def test_ensemble_fits_the_model_of_every_task(tmp_path: Path, network_of: Callable[..., Network], task: str) -> None:
     spec = network_of(TASK_SPECS[task]).spec
     config = config_for(spec, interface_of(spec), 4, 1)
     for item in (config, decoder_config(config), ensemble_config(config)):
@@ -92,7 +90,7 @@ def test_ensemble_fits_the_model_whatever_its_task(
     assert outputs == [tensor.name for tensor in spec.outputs]
 
 
-def test_both_are_left_alone_when_a_version_changes_nothing_for_them(tiny_repository: Path) -> None:
+def test_companions_are_not_rewritten_when_a_version_does_not_change_them(tiny_repository: Path) -> None:
     before = {path: path.stat() for path in tiny_repository.glob("pets_*/**/*")}
     republish(tiny_repository, Preprocess(height=32, width=32))
     assert {path: path.stat().st_ino for path in tiny_repository.glob("pets_*/**/*")} == {
@@ -103,7 +101,7 @@ def test_both_are_left_alone_when_a_version_changes_nothing_for_them(tiny_reposi
 @pytest.mark.parametrize(
     "preprocess", [Preprocess(32, 32, crop_ratio=0.5), Preprocess(48, 40, fit="pad", fill=(1, 2, 3))]
 )
-def test_both_follow_when_the_model_has_pictures_prepared_otherwise(
+def test_companions_follow_when_the_preprocessing_of_the_model_changes(
     tiny_repository: Path, preprocess: Preprocess
 ) -> None:
     republish(tiny_repository, preprocess)
@@ -118,7 +116,7 @@ def test_both_follow_when_the_model_has_pictures_prepared_otherwise(
     assert not findings(tiny_repository)
 
 
-def test_code_of_an_older_kit_is_replaced_when_the_model_is_exported_again(tiny_repository: Path) -> None:
+def test_decoder_code_of_an_older_tritonkit_is_replaced_by_the_next_export(tiny_repository: Path) -> None:
     code = tiny_repository / "pets_decode" / "1" / "preprocess.py"
     code.write_text("# older")
     assert [severity for severity, _ in findings(tiny_repository)] == ["warning", "error"]  # the manifest knows better
@@ -126,7 +124,7 @@ def test_code_of_an_older_kit_is_replaced_when_the_model_is_exported_again(tiny_
     assert not findings(tiny_repository)
 
 
-def test_what_was_tuned_is_kept_when_they_are_made_again(tiny_repository: Path) -> None:
+def test_tuned_settings_are_kept_when_companions_are_rebuilt(tiny_repository: Path) -> None:
     path = tiny_repository / "pets_decode" / CONFIG_FILE
     config = read_config(path.parent)
     config.dynamic_batching.max_queue_delay_microseconds = 300
@@ -139,7 +137,7 @@ def test_what_was_tuned_is_kept_when_they_are_made_again(tiny_repository: Path) 
     assert list(rebuilt.output[0].dims) == [48, 48, 3]
 
 
-def test_both_go_when_the_model_is_exported_without(
+def test_companions_are_removed_by_no_encoded(
     command: Command, tiny_repository: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--repository", tiny_repository, "--max-batch", 8]
@@ -148,7 +146,7 @@ def test_both_go_when_the_model_is_exported_without(
     assert [path.name for path in tiny_repository.iterdir()] == ["pets"]
 
 
-def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) -> None:
+def test_ensemble_is_restored_when_the_publication_fails(tiny_repository: Path) -> None:
     def fails() -> None:
         with publication(tiny_repository, "pets") as prepared:
             prepared.companions.remove("pets_encoded")
@@ -160,7 +158,9 @@ def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) 
     assert (tiny_repository / "pets_encoded" / CONFIG_FILE).is_file()
 
 
-def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repository: Path, checkpoint: Path) -> None:
+def test_export_is_refused_when_a_third_party_model_uses_the_name_of_a_companion(
+    tiny_repository: Path, checkpoint: Path
+) -> None:
     (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
     with pytest.raises(InputError, match=r"pets_decode: .* with --no-encoded"):
         export(source_from_checkpoint(checkpoint), ExportRequest(tiny_repository), lambda step: None)
@@ -199,7 +199,7 @@ def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, 
         (lambda r: shutil.rmtree(r / "pets"), "warning", "decodes images for pets, which is not here"),
     ],
 )
-def test_check_names_what_keeps_encoded_pictures_from_being_answered(
+def test_check_reports_problems_of_the_companions(
     tiny_repository: Path, damage: Callable[[Path], object], severity: str, expected: str
 ) -> None:
     damage(tiny_repository)
@@ -235,13 +235,13 @@ def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ens
     assert True in ensemble_states
 
 
-def test_names_of_models_alone_are_told_from_those_beside_them() -> None:
+def test_names_of_companions_are_filtered_out() -> None:
     names = ["pets_encoded", "pets_decode", "pets", "cars_encoded", "code"]
     assert without_encoded(names) == ["cars_encoded", "code", "pets"]
     assert decoder_of("pets") in names
 
 
-def test_both_environments_decode_by_the_same_pillow() -> None:
+def test_all_lock_files_have_the_same_pillow() -> None:
     locked = {
         name: re.findall(r"^pillow==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE)
         for name in ("dev.lock", "client.lock", "triton.lock", "decode.lock")

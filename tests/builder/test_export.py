@@ -43,9 +43,7 @@ def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Netw
     return path
 
 
-def test_export_publishes_a_version_that_explains_itself(
-    command: Command, checkpoint: Path, golden: Path, tmp_path: Path
-) -> None:
+def test_export_publishes_a_complete_version(command: Command, checkpoint: Path, golden: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     result = command("builder", "export", checkpoint, "--repository", repository, "--max-batch", 4, "--json")
     assert result.exit_code == 0, result.stderr
@@ -102,7 +100,7 @@ def test_verify_passes_a_right_artifact_and_fails_a_wrong_one(
     assert "is all zeros" in result.stdout
 
 
-def test_third_party_weights_are_exported_and_the_matching_is_reported(
+def test_third_party_weights_are_exported_with_a_report_of_the_tensor_matching(
     command: Command, lite0: Path, photos: Path, tmp_path: Path
 ) -> None:
     arguments = ["--model", "tf_efficientnet_lite0", "--labels", lite0 / "labels.txt", "--name", "imagenet"]
@@ -141,7 +139,7 @@ def test_third_party_weights_are_exported_and_the_matching_is_reported(
         (["--task", "embedding", "--labels", "nowhere.txt"], "option.labels_unused"),
     ],
 )
-def test_wrong_options_get_one_error_with_a_code(
+def test_invalid_options_give_one_error_with_a_code(
     command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], code: str
 ) -> None:
     result = command("builder", "export", checkpoint, *arguments, "--repository", tmp_path / "repository", "--json")
@@ -170,7 +168,7 @@ def test_wrong_options_get_one_error_with_a_code(
         (["{labels}", "--model", "resnet_19", "--labels", "{labels}"], "no model 'resnet_19'"),
     ],
 )
-def test_wrong_use_gets_one_error(
+def test_invalid_arguments_give_one_error(
     command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     labels = tmp_path / "labels.pth"
@@ -182,7 +180,7 @@ def test_wrong_use_gets_one_error(
     assert not any((tmp_path / "repository").glob("*"))
 
 
-def test_repository_loads_when_an_export_was_killed_at_any_moment(
+def test_repository_loads_after_exports_were_killed(
     checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole processes, killed at moments spread over all their time; then a real Triton loads what is there.

@@ -94,13 +94,13 @@ class WithEngine(Onnx):
         return OnnxRuntimeRunner(artifact.with_name(ENGINE), spec=job.source.spec, spinning=False)
 
 
-def test_engine_is_measured_when_only_the_engine_was_run(job: BuildJob) -> None:
+def test_engine_is_measured_when_it_was_run(job: BuildJob) -> None:
     made = built_in_fp16(WithEngine(), "rtx", job)
     assert made.artifact.name == Onnx.artifact
     assert made.verified.file == job.folder / ENGINE
 
 
-def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(job: BuildJob) -> None:
+def test_simulation_is_measured_when_the_artifact_cannot_run_here(job: BuildJob) -> None:
     assert built_in_fp16(Onnx(), "onnx", job).verified.file.name == "model.simulated.onnx"
 
 
@@ -113,5 +113,5 @@ def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(jo
         ("bad.onnx: TensorRT 11.1 does not take operator Resize (node 'up'): antialias", False),
     ],
 )
-def test_lack_of_memory_differs_from_a_graph_that_is_not_supported(message: str, is_memory: bool) -> None:
+def test_out_of_memory_messages_are_recognized(message: str, is_memory: bool) -> None:
     assert is_out_of_memory(message) is is_memory

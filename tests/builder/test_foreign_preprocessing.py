@@ -55,7 +55,7 @@ def normalized(name: str, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "googlenet.IMAGENET1K_V1"])
-def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels: Path, tmp_path: Path) -> None:
+def test_torchvision_state_dict_gives_the_outputs_of_torchvision(name: str, labels: Path, tmp_path: Path) -> None:
     """With the name of torchvision's weights GoogLeNet turns ImageNet's mean and std, as torchvision builds it then."""
     named, (name, _, tag) = name, name.partition(".")
     side = FAMILIES[name]
@@ -72,7 +72,7 @@ def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels:
     assert torch.allclose(answers, expected, atol=1e-5)
 
 
-def test_torchvision_weights_are_exported_and_their_recipe_is_kept(
+def test_torchvision_weights_are_exported_with_their_recipe(
     command: Callable[..., Result], labels: Path, tmp_path: Path
 ) -> None:
     state = {f"module.{key}": value for key, value in own_network("mobilenet_v3_small", 64).state_dict().items()}
@@ -97,7 +97,7 @@ def weights(net: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / "mine.pth"
 
 
-def test_fit_crop_and_interpolation_are_taken_from_the_options_and_told(weights: Path, labels: Path) -> None:
+def test_fit_crop_and_interpolation_of_the_options_are_used_and_described(weights: Path, labels: Path) -> None:
     foreign = foreign_from(
         "test_resnet", labels, None, "0.1,0.2,0.3", "32", fit="squash", crop_ratio=None, interpolation="bilinear"
     )
@@ -135,19 +135,19 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
         ("swin_t", None, "'swin_t'.*torchvision/swin_t"),
     ],
 )
-def test_torchvision_name_or_size_is_refused_with_what_to_take(
+def test_invalid_torchvision_name_or_size_is_refused_with_a_suggestion(
     name: str, sides: tuple[int, int] | None, expected: str, weights: Path, labels: Path
 ) -> None:
     with pytest.raises(SpecError, match=expected):
         open_source(weights, ForeignModelOptions(name, labels, size=sides), None)
 
 
-def test_torchvisions_name_is_suggested_when_its_weights_fit_no_network_of_timm(labels: Path, tmp_path: Path) -> None:
+def test_torchvision_name_is_suggested_when_the_weights_fit_no_timm_network(labels: Path, tmp_path: Path) -> None:
     torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="torchvision/mobilenet_v3_small"):
         open_source(tmp_path / "w.pth", ForeignModelOptions("mobilenet_v3_small", labels), None)
 
 
-def test_recipe_of_named_weights_is_taken() -> None:
+def test_recipe_follows_the_named_weights() -> None:
     assert recipe_of("torchvision/resnet50.IMAGENET1K_V1").preprocess.crop_ratio == 224 / 256
     assert recipe_of("torchvision/resnet50").preprocess.crop_ratio == 224 / 232

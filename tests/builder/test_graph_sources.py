@@ -106,7 +106,7 @@ def published(source: Source, repository: Path) -> PublishedVersion:
         (pixels, (SIDE, SIDE, 3), torch.uint8, "takes 'input' as uint8 NHWC 32 x 32 RGB, pixels as they are"),
     ],
 )
-def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
+def test_third_party_onnx_of_any_layout_is_published(
     before: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
     dtype: torch.dtype,
@@ -128,9 +128,7 @@ def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
         Network(contents.spec)
 
 
-def test_what_was_assumed_is_told_since_no_verdict_can_judge_it(
-    net: nn.Module, labels: Path, make_onnx: MakeOnnx
-) -> None:
+def test_description_names_assumed_preprocessing(net: nn.Module, labels: Path, make_onnx: MakeOnnx) -> None:
     onnx_path = make_onnx(net)
     assumed = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
     assert "(mean and std: ImageNet's, assumed); images: crop, keeps 0.875, bilinear (assumed)" in assumed.description
@@ -140,7 +138,7 @@ def test_what_was_assumed_is_told_since_no_verdict_can_judge_it(
     assert "ImageNet's" not in explicit.description
 
 
-def test_graph_is_prepared_for_as_timm_says_in_its_own_size_when_a_model_is_named(
+def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
     source = open_source(make_onnx(net), ForeignModelOptions("test_resnet", labels), None)
@@ -155,7 +153,7 @@ def test_graph_is_prepared_for_as_timm_says_in_its_own_size_when_a_model_is_name
     )
 
 
-def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself(
+def test_verdict_fails_when_the_graph_is_wrapped_wrongly(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     source = open_source(make_onnx(net), ForeignModelOptions(labels=labels), None)
@@ -193,7 +191,7 @@ def test_softmax_is_not_added_when_the_graph_has_one(
         ),
     ],
 )
-def test_onnx_is_published_when_another_task_or_activation_is_said(
+def test_onnx_is_published_with_another_task_or_activation(
     foreign: ForeignModelOptions,
     after: Callable[[Tensor], Tensor],
     expected: str,
@@ -209,7 +207,7 @@ def test_onnx_is_published_when_another_task_or_activation_is_said(
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, "sky\nground\n"), (2, "sky\nground\n"), (3, "a\nb\nc\n")])
-def test_onnx_masks_are_published_when_segmentation_is_said(
+def test_onnx_masks_are_published_with_task_segmentation(
     channels: int, names: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -222,7 +220,7 @@ def test_onnx_masks_are_published_when_segmentation_is_said(
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
-def test_fixed_batch_is_made_dynamic_when_the_graph_allows(
+def test_fixed_batch_is_made_dynamic_when_the_graph_allows_it(
     architecture: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -232,7 +230,7 @@ def test_fixed_batch_is_made_dynamic_when_the_graph_allows(
     assert "its batch of 1 made dynamic" in result.source
 
 
-def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_onnx: MakeOnnx) -> None:
+def test_fixed_batch_inside_the_graph_is_refused(labels: Path, make_onnx: MakeOnnx) -> None:
     class Stuck(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
@@ -241,14 +239,16 @@ def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_o
         open_source(make_onnx(Stuck(), batch=1), ForeignModelOptions(labels=labels), None)
 
 
-def test_old_opset_is_converted_and_told(net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path) -> None:
+def test_old_opset_is_converted_and_described(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
     result = published(
         open_source(make_onnx(net, opset=11), ForeignModelOptions(labels=labels), None), tmp_path / "repository"
     )
     assert "opset 11 converted to 17" in result.source
 
 
-def test_open_height_and_width_are_set_by_size(
+def test_dynamic_height_and_width_are_set_by_size(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     onnx_path = make_onnx(net, open_sizes=True)
@@ -259,7 +259,7 @@ def test_open_height_and_width_are_set_by_size(
     published(source, tmp_path / "repository")
 
 
-def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
+def test_half_precision_graph_is_published_unchanged(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     from onnxconverter_common import float16
@@ -274,7 +274,7 @@ def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
         source.check_precision("int8")
 
 
-def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path: Path) -> None:
+def test_tritonkit_onnx_file_keeps_its_spec(tiny_repository: Path, tmp_path: Path) -> None:
     source = open_source(tiny_repository / "pets/1/model.onnx", None, "renamed")
     assert source.spec.name == "renamed"
     assert source.golden is not None
@@ -284,7 +284,7 @@ def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path
         open_source(tiny_repository / "pets/1/model.onnx", ForeignModelOptions(size=(8, 8)), None)
 
 
-def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
+def test_output_options_of_a_graph_are_refused_except_a_multilabel_threshold(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
     onnx_path = make_onnx(net)

@@ -129,7 +129,7 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
         assert doubt[1:] in html.unescape(render_page("asked", document))
 
 
-def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
+def test_exact_int8_is_recorded_only_when_this_cpu_computed_the_outputs(graph: Path, images: ImageArray) -> None:
     runner = OnnxRuntimeRunner(graph)
     context = VerificationContext(runner, Golden(images, {}), max_batch=4)
     assert context.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
@@ -137,7 +137,7 @@ def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(gr
     assert context.verify_answers(ContainerRunner(runner), "int8").exact_int8 is None
 
 
-def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
+def test_calibration_hint_is_absent_when_int8_passed_or_was_not_tried() -> None:
     passed = Attempt(precision="int8", how="minmax", passed=True, seconds=1)
     verdict = Verdict(passed=True, precision="int8", images="9", max_batch=4, limits=LIMITS["int8"])
     unasked = Attempt(precision="int8", how="the graph did not load", passed=False, seconds=1)
@@ -180,7 +180,7 @@ def test_int8_step_is_refused_when_no_node_is_left_in_int8(graph: Path, images: 
     assert not (tmp_path / "int8.onnx").exists()
 
 
-def test_calibration_by_percentiles_holds_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
+def test_percentile_calibration_reads_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
     """A histogram of all images must not need all their tensors at once."""
     flat, many = flattened(onnx.load(graph)), np.concatenate([images] * 4)
     peaks, scales = [], []
@@ -201,7 +201,7 @@ def activation_scales(model: onnx.ModelProto) -> dict[str, float]:
     }
 
 
-def test_error_grows_most_where_an_overflow_begins_and_not_beyond_it() -> None:
+def test_error_growth_is_largest_where_an_overflow_begins() -> None:
     nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc", "cd", "de")]
     flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
     growth = error_growth(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
@@ -227,7 +227,7 @@ def weights_of(folder: Path, nodes: tuple[str, ...]) -> set[str]:
     return {name for node in published.graph.node if node.name in nodes for name in node.input}
 
 
-def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_network: Make, tmp_path: Path) -> None:
+def test_products_of_activations_leave_int8_first_when_a_transformer_fails(make_network: Make, tmp_path: Path) -> None:
     onnx_from_network(make_network("test_vit"), tmp_path / "vit.onnx")
     verdict = published_in_int8(tmp_path / "vit.onnx", tmp_path)
     assert (verdict.passed, verdict.precision) == (True, "int8")
@@ -237,7 +237,7 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
     assert len(verdict.tries[-1].kept) == 12  # two in each of six blocks
 
 
-def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_export_warns_when_int8_is_calibrated_on_few_images(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     request = ExportRequest(
         tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
     )
@@ -250,7 +250,7 @@ def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path
         assert f", relative {worst:.1e} (limit 0.4), " in result.verdict.summary()
 
 
-def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
+def test_export_has_no_calibration_warning_when_the_source_is_in_int8(
     graph: Path, images: ImageArray, photos: Path, tmp_path: Path
 ) -> None:
     onnx_path = tmp_path / "given.onnx"

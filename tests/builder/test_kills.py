@@ -18,7 +18,7 @@ KILLS = 50
 
 
 @pytest.mark.slow
-def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_moments(tmp_path: Path) -> None:
+def test_repository_loads_and_answers_after_fifty_killed_exports(tmp_path: Path) -> None:
     """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
     record = tmp_path / "drill.json"
     command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
@@ -32,7 +32,7 @@ def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_m
     assert drill["interrupted"] > KILLS // 2, "kills hit no work in progress"
 
 
-def test_drill_would_tell_when_a_version_does_not_load(tiny_repository: Path, tmp_path: Path) -> None:
+def test_kill_drill_fails_when_a_version_does_not_load(tiny_repository: Path, tmp_path: Path) -> None:
     version = tiny_repository / "pets" / "1"
     golden = Golden.load(version / "golden.npz")
     with explicit_triton(tiny_repository, tmp_path) as triton:

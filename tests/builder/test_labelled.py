@@ -118,7 +118,7 @@ def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     assert before == pytest.approx(after, abs=0.1)
 
 
-def test_train_test_takes_a_graph_in_the_checkpoints_place(
+def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
     command: Callable[..., Result], make_network: Make, data: Path, tmp_path: Path
 ) -> None:
     graph = tmp_path / "given.onnx"
@@ -132,7 +132,7 @@ def test_train_test_takes_a_graph_in_the_checkpoints_place(
 
 
 @pytest.mark.slow
-def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
+def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
     make_network: Make, data: Path, tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
@@ -149,7 +149,7 @@ def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
     assert any("on 12 labelled images" in problem.message for problem in verdict.problems)
 
 
-def test_labelled_pictures_that_do_not_fit_are_one_error(
+def test_labelled_images_that_do_not_fit_the_model_give_one_error(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fish").mkdir()
@@ -159,9 +159,7 @@ def test_labelled_pictures_that_do_not_fit_are_one_error(
     assert "error: " not in capfd.readouterr().err
 
 
-def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
-    network_of: NetworkOf, tmp_path: Path
-) -> None:
+def test_output_options_of_the_export_are_measured(network_of: NetworkOf, tmp_path: Path) -> None:
     network = network_of(TASK_SPECS["multilabel"])
     save_network(tmp_path / "asked.safetensors", network)
     source = source_from_checkpoint(tmp_path / "asked.safetensors").with_output_options(OutputOptions(threshold=0.9))
@@ -173,7 +171,7 @@ def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
 
 
 @pytest.mark.parametrize("task", TASK_SPECS)
-def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: NetworkOf) -> None:
+def test_every_metric_of_a_task_is_checked(task: str, network_of: NetworkOf) -> None:
     spec = network_of(TASK_SPECS[task]).spec
     names = HIGHER_IS_BETTER[task]
     assert training_task_of(spec).monitor in names
@@ -187,7 +185,7 @@ def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: N
         assert problem.message.startswith(f"{name} falls from 0.9000 to 0.7000 on 1000 labelled images")
 
 
-def test_what_a_few_pictures_weigh_is_no_loss() -> None:
+def test_loss_of_a_few_images_is_tolerated() -> None:
     before = LabelledMetrics({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
     after = LabelledMetrics({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
     assert quality_problems(before, after, FP32) == []
@@ -199,14 +197,14 @@ def test_what_a_few_pictures_weigh_is_no_loss() -> None:
     ]
 
 
-def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is() -> None:
+def test_losses_and_nan_metrics_are_not_checked_but_a_missing_metric_is() -> None:
     before = LabelledMetrics({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
     after = LabelledMetrics({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
     metrics = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
     assert metrics == ["auroc", "f1/loss"]
 
 
-def test_nothing_is_measured_when_the_artifact_gives_no_answers(tmp_path: Path) -> None:
+def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(tmp_path: Path) -> None:
     broken = PASSED.model_copy(update={"passed": False, "problems": (Problem("verdict.nan", "x"),)})
     pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
     assert pictures.with_quality(broken, tmp_path / "no.onnx") == broken
@@ -242,7 +240,7 @@ def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
     assert [quality.measured_on for quality in quality_tables(verdict)] == [images]
 
 
-def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
+def test_plan_is_measured_with_its_spec_when_it_can_be_opened(
     train_calls: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     folder = tmp_path / "7"
@@ -276,7 +274,7 @@ def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
         ("exit 130", KeyboardInterrupt, "", ""),
     ],
 )
-def test_train_command_that_fails_is_one_error(
+def test_failing_train_command_gives_one_error(
     script: str | None,
     error: type[BaseException],
     code: str,

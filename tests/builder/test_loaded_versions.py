@@ -37,7 +37,7 @@ def pets(tiny_repository: Path) -> Path:
     return model
 
 
-def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_address(
+def test_summary_advises_url_when_no_server_runs_at_the_default_address(
     pets: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     servers = Servers(default_url=f"127.0.0.1:{free_ports()[3]}")
@@ -48,7 +48,7 @@ def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_ad
     assert "--url" not in keep_newest(pets, 1, servers).summary()
 
 
-def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell(pets: Path) -> None:
+def test_nothing_is_deleted_when_the_default_address_lists_no_versions(pets: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ExternalError) as caught:
@@ -58,7 +58,7 @@ def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell
     assert len(versions_of(pets)) == 5
 
 
-def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_are_no_address() -> None:
+def test_url_is_refused_without_keep_and_when_invalid() -> None:
     assert retention_servers(None, None) == servers_from_options(None) == Servers()
     assert retention_servers(["none"], 2).loaded_versions("pets") == LoadedVersions()
     with raises(InputError, "option.url_without_keep"):
@@ -69,7 +69,7 @@ def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_
         servers_from_options(["none", "127.0.0.1:8001"])
 
 
-def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use(tmp_path: Path) -> None:
+def test_tls_options_are_refused_without_a_tls_address(tmp_path: Path) -> None:
     missing = tmp_path / "ca.pem"
     for urls in (None, ["none"]):
         with raises(InputError, "option.tls_without_url"):
@@ -80,13 +80,13 @@ def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use
         servers_from_options(["grpc://127.0.0.1:8001"], tls_ca=missing)
 
 
-def test_servers_are_not_asked_again_when_they_answered() -> None:
+def test_known_servers_return_the_earlier_answer() -> None:
     assert KnownServers(answer=LoadedVersions({3: "there"}, ("there",))).loaded_versions("pets").address_by_version == {
         3: "there"
     }
 
 
-def test_version_stays_when_a_server_that_speaks_tls_holds_it(
+def test_version_is_kept_when_a_tls_server_has_loaded_it(
     pets: Path,
     command: Callable[..., Result],
     free_ports: Callable[[], list[str]],
@@ -126,7 +126,7 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
     assert versions_of(pets) == [5, 6]
 
 
-def test_export_deletes_nothing_when_a_server_that_was_named_does_not_answer(
+def test_export_deletes_nothing_when_a_named_server_does_not_answer(
     pets: Path, checkpoint: Path, command: Callable[..., Result], free_ports: Callable[[], list[str]]
 ) -> None:
     export_command = ("builder", "export", checkpoint, "--repository", pets.parent, "--max-batch", 4, "--keep", 1)

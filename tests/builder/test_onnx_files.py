@@ -66,7 +66,7 @@ def onnx_path(graph: bytes, tmp_path: Path) -> Path:
         (["N", 8], None, "onnx.image_input"),
     ],
 )
-def test_input_is_refused_when_it_is_no_image_or_unclear(
+def test_input_is_refused_when_it_is_no_image_or_ambiguous(
     dims: list[str | int], layout: str | None, code: str, tmp_path: Path
 ) -> None:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
@@ -87,7 +87,7 @@ def test_input_is_refused_when_it_is_no_image_or_unclear(
         (ForeignModelOptions(task="embedding", activation="softmax"), "leave out --activation", None),
     ],
 )
-def test_onnx_is_refused_when_what_was_said_does_not_fit(
+def test_onnx_is_refused_when_the_options_do_not_fit(
     foreign: ForeignModelOptions, part: str, code: str | None, onnx_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -97,7 +97,7 @@ def test_onnx_is_refused_when_what_was_said_does_not_fit(
 
 
 @pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "..\\secret", "linked.bin", ""])
-def test_external_data_is_not_opened_when_it_lies_outside_the_folder(
+def test_external_data_outside_the_folder_is_not_opened(
     location: str, onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "linked.bin").symlink_to("/etc/passwd")
@@ -112,7 +112,7 @@ def test_external_data_is_not_opened_when_it_lies_outside_the_folder(
     assert caught.value.code in ("onnx.weights_outside", "onnx.no_weights")
 
 
-def test_external_data_is_taken_when_it_lies_beside(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
+def test_external_data_next_to_the_model_is_read(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     onnx.save(onnx.load(onnx_path), onnx_path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     result = export(
         open_source(onnx_path, ForeignModelOptions(labels=labels), None),
@@ -125,7 +125,7 @@ def test_external_data_is_taken_when_it_lies_beside(onnx_path: Path, labels: Pat
         open_source(onnx_path, ForeignModelOptions(labels=labels), None)
 
 
-def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
+def test_external_data_is_read_from_the_folder_of_a_symbolic_link(
     onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     runs, latest = tmp_path / "runs", tmp_path / "latest.onnx"
@@ -139,14 +139,14 @@ def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
         open_source(latest, ForeignModelOptions(labels=labels), None)
 
 
-def test_onnx_is_refused_when_it_is_cut_short(graph: bytes, labels: Path, tmp_path: Path) -> None:
+def test_truncated_onnx_is_refused(graph: bytes, labels: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(graph[: len(graph) // 2])
     with raises(ArtifactError, "onnx.unreadable"):
         open_source(damaged, ForeignModelOptions(labels=labels), None)
 
 
-def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
+def test_onnx_with_a_flipped_bit_is_refused_or_fails_its_verdict(
     graph: bytes, onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     damaged, rng = tmp_path / "damaged.onnx", random.Random(0)
@@ -181,9 +181,7 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(
-    onnx_path: Path, labels: Path, tmp_path: Path
-) -> None:
+def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
     assert export(source, ExportRequest(tmp_path / "repository"), lambda step: None).verdict.passed
@@ -192,9 +190,7 @@ def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(
     source.check_precision("int8")
 
 
-def test_quantised_graph_is_judged_as_int8_when_openvino_takes_it(
-    onnx_path: Path, labels: Path, tmp_path: Path
-) -> None:
+def test_quantised_graph_is_verified_as_int8_for_openvino(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
     request = ExportRequest(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
@@ -228,7 +224,7 @@ def reduced(onnx_path: Path, to: int, keep_io: bool) -> Path:
         (TensorProto.BFLOAT16, "bf16", True),
     ],
 )
-def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
+def test_reference_of_a_reduced_graph_is_in_fp32(
     to: int, precision: Precision, keep_io: bool, onnx_path: Path, labels: Path
 ) -> None:
     original = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
@@ -243,7 +239,7 @@ def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
     assert context.verify_answers(source.reference, precision).passed
 
 
-def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
+def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
     onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     source = open_source(
@@ -257,7 +253,7 @@ def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
 
 
 @pytest.mark.parametrize("keep_io", [True, False])
-def test_reduced_graph_of_a_stranger_fails_its_simulation_when_it_overflows(
+def test_third_party_fp16_graph_fails_its_simulation_when_it_overflows(
     keep_io: bool, labels: Path, tmp_path: Path
 ) -> None:
     graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
@@ -288,7 +284,7 @@ def overflowing(path: Path) -> Path:
     return path
 
 
-def test_graph_is_refused_when_it_is_reduced_within_its_control_flow(labels: Path, tmp_path: Path) -> None:
+def test_graph_with_fp16_control_flow_is_refused(labels: Path, tmp_path: Path) -> None:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
     answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 192])
     inner = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)

@@ -51,7 +51,7 @@ def job(exported: Path, tmp_path: Path) -> BuildJob:
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
-def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
+def test_export_passes_in_the_requested_precision(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
     target = Target(format="openvino", precision=precision)
     request = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
     published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
@@ -64,7 +64,7 @@ def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path:
 
 
 @needs_bf16
-def test_file_brings_its_precision_where_the_library_would_take_another(job: BuildJob, spec: ModelSpec) -> None:
+def test_file_stores_its_precision(job: BuildJob, spec: ModelSpec) -> None:
     images = builtin_golden(spec.preprocess).images
     expected = TorchRunner(load_network(job.source.path), "checkpoint").infer(images)["probabilities"]
     errors = {}
@@ -86,7 +86,7 @@ def test_artifact_is_refused_when_openvino_runs_another_precision(job: BuildJob)
         kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
-def test_parameters_are_those_of_nvidia_s_backend(job: BuildJob) -> None:
+def test_parameters_are_those_of_the_nvidia_backend(job: BuildJob) -> None:
     kind = FORMATS["openvino"]
     assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
     assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
@@ -94,7 +94,7 @@ def test_parameters_are_those_of_nvidia_s_backend(job: BuildJob) -> None:
     assert "NVIDIA" not in kind.verification_method(replace(job, precision="bf16"))
 
 
-def test_outputs_keep_their_names_and_any_batch_is_taken(
+def test_outputs_keep_their_names_at_any_batch(
     network_of: Callable[..., Network], job: BuildJob, tmp_path: Path
 ) -> None:
     network = network_of(HEADS)
@@ -111,7 +111,7 @@ def test_outputs_keep_their_names_and_any_batch_is_taken(
             np.testing.assert_allclose(answers[name], expected, atol=1e-5)
 
 
-def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
+def test_runner_serves_several_threads(job: BuildJob) -> None:
     runner = OpenVinoRunner(FORMATS["openvino"].write(job))
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     single_answers = runner.infer(images)["probabilities"]
@@ -129,7 +129,7 @@ def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
         ("no spec", "contains no model spec"),
     ],
 )
-def test_broken_file_gets_one_reason(job: BuildJob, broken: str, expected: str) -> None:
+def test_damaged_file_gives_one_error(job: BuildJob, broken: str, expected: str) -> None:
     artifact = FORMATS["openvino"].write(job)
     if broken == "text":
         artifact.write_text("<net is not")

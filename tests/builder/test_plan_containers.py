@@ -29,7 +29,7 @@ PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
 """The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
 
 
-def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
+def test_command_line_is_the_equivalent_docker_run(spec: ModelSpec, tmp_path: Path) -> None:
     settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
     words = shlex.split(container_for_build(IMAGE, spec.input, settings, tmp_path).command_line())
     assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
@@ -51,7 +51,7 @@ def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path
     assert not [word for word in words if word in ("--fp16", "--int8", "--best")]
 
 
-def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_docker_error_has_a_remedy_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
         docker_here()
@@ -118,7 +118,7 @@ def in_container(client: Containers, tmp_path: Path, spec: ModelSpec, limit_s: f
     )
 
 
-def test_container_build_is_recorded_from_what_trtexec_leaves(tmp_path: Path, spec: ModelSpec) -> None:
+def test_container_build_is_recorded_from_the_output_of_trtexec(tmp_path: Path, spec: ModelSpec) -> None:
     def write(work: Path) -> None:
         (work / "model.plan").write_bytes(PLAN)
         layers = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"Name": "x", "DataType": "Half"}]}]
@@ -156,7 +156,7 @@ def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Pa
         (139, "[I] building", "tensorrt.build_crashed", "signal 11"),
     ],
 )
-def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_is_killed(
+def test_container_build_is_stopped_when_memory_is_short_or_it_is_killed(
     code: int, log: str, expected: str, part: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     with raises(BuildStoppedError, expected) as caught:
@@ -172,7 +172,7 @@ def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_i
         (127, BuildStoppedError, "docker.image_check"),
     ],
 )
-def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
+def test_image_is_refused_before_the_build_when_a_program_is_missing(
     code: int, kind: type[TritonkitError], expected: str
 ) -> None:
     client = Containers(code=code, log="sh: not found\n")
@@ -182,7 +182,7 @@ def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
     assert client.removed
 
 
-def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
+def test_image_is_refused_before_the_build_when_docker_has_no_gpu() -> None:
     client = Containers(broken={"start": NO_GPU})
     with pytest.raises(BuildStoppedError, match="NVIDIA Container Toolkit"):
         check_image(IMAGE, (docker, client))
@@ -190,7 +190,7 @@ def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
     check_image(IMAGE, (docker, Containers()))
 
 
-def test_image_is_fetched_when_it_is_not_here() -> None:
+def test_missing_image_is_pulled() -> None:
     client = Containers(broken={"create": docker.errors.ImageNotFound("no such image")})
     check_image(IMAGE, (docker, client))
     assert client.pulled == [IMAGE]
@@ -204,7 +204,7 @@ def test_image_is_fetched_when_it_is_not_here() -> None:
         (3600, docker.errors.APIError("500", explanation="no space left"), "docker.failed", "no space left"),
     ],
 )
-def test_time_limit_is_blamed_only_when_it_passed(
+def test_error_names_the_time_limit_only_after_a_timeout(
     limit_s: float, error: Exception, code: str, part: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     client = Containers(broken={"wait": error})
@@ -226,7 +226,7 @@ def test_dry_run_prints_the_profile_that_the_export_would_build(
 
 
 @pytest.mark.parametrize("compatible", [False, True])
-def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
+def test_triton_in_the_container_gets_the_flag_for_version_compatible_plans(
     tmp_path: Path, tiny_repository: Path, spec: ModelSpec, compatible: bool
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)
@@ -241,7 +241,7 @@ def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
     assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
 
 
-def test_served_plan_gives_tritons_last_words_when_it_does_not_load(
+def test_served_plan_error_contains_the_end_of_the_triton_log(
     tmp_path: Path, tiny_repository: Path, spec: ModelSpec
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)

@@ -91,21 +91,21 @@ def version(built_once: Path, tmp_path: Path) -> Path:
         (b"\x08\x07onnx and so on", "is no TensorRT plan"),
     ],
 )
-def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_header_error_describes_a_file_that_is_no_complete_plan(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=expected):
         plan_header(path)
 
 
-def test_header_tells_flavour_and_version(tmp_path: Path) -> None:
+def test_header_contains_flavour_and_version(tmp_path: Path) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(PLAN)
     header = plan_header(path)
     assert (header.flavour, header.version, header.bytes) == ("tensorrt", "11.1.0.106", 128)
 
 
-def test_manifest_of_a_version_with_an_engine_says_how_it_was_built(version: Path) -> None:
+def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version: Path) -> None:
     manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
     assert manifest.tensorrt == plan_header(version / "model.rtx").version
     assert manifest.compute_capability == "8.6, 8.9, 12.0"
@@ -114,13 +114,13 @@ def test_manifest_of_a_version_with_an_engine_says_how_it_was_built(version: Pat
     assert stale_problems(manifest) == []
 
 
-def test_manifest_written_before_there_were_plans_is_still_read(tiny_repository: Path) -> None:
+def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
     path = tiny_repository / "pets" / "1" / MANIFEST_FILE
     old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
     assert plan_problems(Manifest.model_validate(old), IMAGE) == []
 
 
-def test_check_reports_a_plan_when_it_is_cut_short(version: Path) -> None:
+def test_check_reports_a_truncated_plan(version: Path) -> None:
     engine = version / "model.rtx"
     engine.write_bytes(engine.read_bytes()[:-1000])
     expected = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
@@ -209,7 +209,7 @@ def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None
     assert f"the GPU has {there}" in problems[-1].message
 
 
-def test_releases_are_in_order_and_name_their_sources() -> None:
+def test_releases_are_sorted_and_have_sources() -> None:
     rows = releases()
     assert [row.release for row in rows] == sorted(row.release for row in rows)
     assert all(row.source for row in rows)

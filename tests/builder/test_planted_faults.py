@@ -258,7 +258,7 @@ BLIND = {
 
 @pytest.mark.parametrize("fault", BLIND)
 @pytest.mark.parametrize("task", ["multiclass", *QUESTIONS])
-def test_fault_that_no_whole_sample_shows_is_refused_in_every_task(
+def test_fault_in_single_images_or_batch_sizes_is_refused_in_every_task(
     references: dict[str, Runner], task: str, fault: str
 ) -> None:
     change, named = BLIND[fault]
@@ -276,9 +276,7 @@ def test_network_itself_passes_in_every_task(references: dict[str, Runner], task
 
 
 @pytest.mark.parametrize(("value", "level", "kind"), [(np.nan, 0, "NaN"), (np.inf, 255, "infinity")])
-def test_value_that_is_no_number_for_a_flat_picture_is_refused(
-    reference: Runner, value: float, level: int, kind: str
-) -> None:
+def test_nan_for_a_flat_image_is_refused(reference: Runner, value: float, level: int, kind: str) -> None:
     verdict = verdict_of(reference, Planted(reference, not_a_number(value, level)))
     first = "black" if level == 0 else "white"
     assert f"verdict.nan: probes: output probabilities holds {kind} for 1 of 17 images, first for {first}" in problems(
@@ -286,7 +284,7 @@ def test_value_that_is_no_number_for_a_flat_picture_is_refused(
     )
 
 
-def test_fault_at_a_preferred_batch_is_refused_when_the_server_prefers_it(reference: Runner) -> None:
+def test_fault_at_a_preferred_batch_is_refused(reference: Runner) -> None:
     candidate = Planted(reference, at_batch(7))
     assert verdict_of(reference, candidate).passed, "no sample shows all sizes"
     assert "verdict.batch: all outputs of a batch of 7 are wrong" in problems(
@@ -295,7 +293,7 @@ def test_fault_at_a_preferred_batch_is_refused_when_the_server_prefers_it(refere
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
+def test_reduced_precision_may_change_decisions_on_probes_but_not_give_nan(
     reference: Runner, precision: Precision
 ) -> None:
     golden = builtin_golden(reference.spec.preprocess)
@@ -313,7 +311,7 @@ def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
     assert "verdict.nan: probes" in problems(broken)
 
 
-def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(reference: Runner) -> None:
+def test_probe_without_a_valid_checkpoint_output_is_skipped_with_a_note(reference: Runner) -> None:
     runners = Planted(reference, not_a_number(np.nan, 0))
     golden = builtin_golden(reference.spec.preprocess)
     verdict = verify_runner(runners, runners, golden, 4, "fp32")

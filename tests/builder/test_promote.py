@@ -97,7 +97,7 @@ def fail_verdict(pets: Path, version: int) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_promote_serves_an_older_version_in_its_own_terms(pets: Path) -> None:
+def test_promote_serves_an_older_version_with_its_own_shared_files(pets: Path) -> None:
     assert shared_state(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
     result = promote(pets, 1)
     assert (result.version, result.policy, result.policy_before, result.served_before) == (1, "1", "latest:1", (2,))
@@ -118,7 +118,7 @@ def test_promote_latest_follows_the_newest_again(pets: Path) -> None:
     assert check_repository(pets.parent) == []
 
 
-def test_promotion_changes_the_ensemble_that_takes_encoded_pictures(pets: Path) -> None:
+def test_promotion_changes_decoder_and_ensemble(pets: Path) -> None:
     ensemble, decoder = (pets.parent / name(pets.name) for name in (ensemble_of, decoder_of))
     assert list(read_config(decoder).output[0].dims) == [48, 48, 3]
     result = promote(pets, 1)
@@ -127,7 +127,7 @@ def test_promotion_changes_the_ensemble_that_takes_encoded_pictures(pets: Path) 
     assert (list(read_config(ensemble).output[0].dims), read_config(ensemble).max_batch_size) == ([3], 8)
 
 
-def test_promotion_keeps_what_was_tuned(pets: Path) -> None:
+def test_promotion_keeps_tuned_settings(pets: Path) -> None:
     config = read_config(pets)
     config.instance_group.add(count=3)
     config.dynamic_batching.max_queue_delay_microseconds = 700
@@ -164,24 +164,24 @@ def test_promote_refuses_when_the_verdict_failed(pets: Path) -> None:
     assert promote(pets, 1, force=True).verdict == "FORCED"
 
 
-def test_promote_refuses_a_version_that_is_not_there(pets: Path) -> None:
+def test_promote_refuses_a_missing_version(pets: Path) -> None:
     with raises(InputError, "repository.unknown_version"):
         promote(pets, 7)
 
 
-def test_promote_refuses_while_another_builder_is_at_work(pets: Path) -> None:
+def test_promote_refuses_while_another_builder_runs(pets: Path) -> None:
     with publication(pets.parent, "other"), raises(ArtifactError, "repository.locked"):
         promote(pets, 1)
     assert loaded_versions(pets) == {2}
 
 
-def test_rollback_chooses_when_no_other_builder_can_change_the_model(pets: Path) -> None:
+def test_rollback_chooses_the_version_under_the_lock(pets: Path) -> None:
     promote(pets, 1)
     with publication(pets.parent, "other"), raises(ArtifactError, "repository.locked"):
         rollback(pets)  # not: there is none before, which may change
 
 
-def test_promotion_leaves_files_of_ones_own(pets: Path) -> None:
+def test_promotion_keeps_files_of_the_user(pets: Path) -> None:
     own = {"labels_de.txt": "Katze", "labels.old.txt": "kitten", "notes.md": "mine"}
     for name, text in own.items():
         (pets / name).write_text(text)
@@ -190,7 +190,7 @@ def test_promotion_leaves_files_of_ones_own(pets: Path) -> None:
     assert shared_state(pets)[1] == ("cat", "dog", "bird")
 
 
-def test_labels_go_when_the_version_they_are_of_is_no_longer_served(
+def test_label_files_are_removed_when_their_version_is_no_longer_served(
     tmp_path: Path, network_of: Callable[..., Network], spec: ModelSpec
 ) -> None:
     kind = TaskSpec(task="multiclass", labels=("cat", "dog"))
@@ -207,7 +207,7 @@ def test_spec_is_read_from_the_artifact_when_a_version_was_published_without_one
     assert shared_state(pets)[1] == ("cat", "dog", "bird")
 
 
-def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) -> None:
+def test_promote_refuses_a_version_without_a_spec(pets: Path) -> None:
     import onnx
 
     for version in "12":
@@ -223,7 +223,7 @@ def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) 
     assert loaded_versions(pets) == {2}
 
 
-def test_export_leaves_the_pinned_version_in_its_terms(
+def test_export_does_not_change_the_shared_files_of_a_pinned_version(
     pets: Path, other_checkpoint: Path, command: Callable[..., Result]
 ) -> None:
     promote(pets, 1)
@@ -267,7 +267,7 @@ def test_export_is_refused_when_an_older_version_that_is_served_has_another_size
     assert check_repository(repository) == []
 
 
-def test_export_is_refused_when_the_policy_before_has_both_versions_served(
+def test_export_is_refused_when_the_current_policy_serves_both_versions(
     tmp_path: Path, exported_once: Path, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
@@ -281,7 +281,7 @@ def test_export_is_refused_when_the_policy_before_has_both_versions_served(
     assert export(source_from_checkpoint(checkpoint), every, lambda step: None).version == 3
 
 
-def test_export_is_refused_before_the_work_when_triton_would_refuse_it_for_the_pinned_version(
+def test_export_is_refused_before_the_build_when_it_does_not_fit_the_pinned_version(
     pets: Path, other_checkpoint: Path
 ) -> None:
     promote(pets, 1)
@@ -291,7 +291,7 @@ def test_export_is_refused_before_the_work_when_triton_would_refuse_it_for_the_p
     assert (steps, versions_of(pets)) == ([], [1, 2])
 
 
-def test_commands_tell_what_is_served_and_what_comes_next(pets: Path, command: Callable[..., Result]) -> None:
+def test_commands_print_the_served_version_and_the_next_step(pets: Path, command: Callable[..., Result]) -> None:
     options = ("--repository", pets.parent)
     result = command("builder", "rollback", "pets", *options)
     assert result.exit_code == 0, result.stderr
@@ -309,7 +309,7 @@ def test_commands_tell_what_is_served_and_what_comes_next(pets: Path, command: C
     assert command("builder", "promote", "pets", 1, *options).exit_code == 1
 
 
-def test_triton_answers_with_the_promoted_version_when_it_loads_the_model_again(pets: Path, tmp_path: Path) -> None:
+def test_triton_serves_the_promoted_version_after_a_reload(pets: Path, tmp_path: Path) -> None:
     (tmp_path / "triton").mkdir()
     with explicit_triton(pets.parent, tmp_path / "triton") as triton:
 

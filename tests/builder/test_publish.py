@@ -92,7 +92,7 @@ def test_version_is_not_reused_when_the_newest_was_deleted(tiny_repository: Path
     assert next_version(model) == 2
 
 
-def test_model_is_put_back_when_an_exchange_in_two_steps_was_killed(tmp_path: Path) -> None:
+def test_model_is_restored_after_a_killed_exchange_in_two_steps(tmp_path: Path) -> None:
     publish(tmp_path / "r", "m", "a")
     staging = staging_folder(tmp_path / "r")
     staging.mkdir()
@@ -114,7 +114,7 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
     assert (tmp_path / "second" / "first").exists()
 
 
-def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Path) -> None:
+def test_models_are_restored_when_one_cannot_be_moved_aside(tmp_path: Path) -> None:
     names = ("first", "n" * 250)  # no room for what is added to its name
     companions = CompanionModels(tmp_path / "r", tmp_path / "aside")
     (tmp_path / "aside").mkdir()
@@ -154,7 +154,7 @@ def test_model_stays_when_an_exchange_in_two_steps_is_interrupted(
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path, changed: bool) -> None:
+def test_companion_is_restored_only_when_the_model_did_not_change(tmp_path: Path, changed: bool) -> None:
     publish(tmp_path / "r", "m", "a")
     publish(tmp_path / "r", "m_encoded", "a")
 
@@ -175,7 +175,7 @@ def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path
 
 
 @pytest.mark.parametrize("mount", ["mount -t tmpfs none {}", "mount --bind {} {}"])
-def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(tmp_path: Path, mount: str) -> None:
+def test_publication_is_refused_when_the_repository_is_a_mount(tmp_path: Path, mount: str) -> None:
     repository = tmp_path / "r"
     repository.mkdir()
     commands = mount.format(repository, repository)
@@ -225,7 +225,7 @@ def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:
     assert prepared.version == 1
 
 
-def test_repository_is_whole_when_the_builder_is_killed_while_publishing(tiny_repository: Path) -> None:
+def test_repository_is_valid_after_a_builder_was_killed(tiny_repository: Path) -> None:
     """Twenty kills or more within the first moments of publishing over and over, until some have hit it."""
     rng = random.Random(0)
     template = tiny_repository.parent / "template" / "pets"

@@ -41,7 +41,7 @@ def flip_in_weights(graph: Path) -> None:
     onnx.checker.check_model(onnx.load(graph))
 
 
-def test_file_of_ours_is_refused_when_a_bit_of_its_weights_flipped(
+def test_tritonkit_file_is_refused_when_a_bit_of_its_weights_flipped(
     graph: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     flip_in_weights(graph)
@@ -52,7 +52,7 @@ def test_file_of_ours_is_refused_when_a_bit_of_its_weights_flipped(
     assert not (tmp_path / "new").exists()
 
 
-def test_file_of_ours_is_refused_when_it_lost_the_answers_recorded_beside_it(graph: Path) -> None:
+def test_tritonkit_file_is_refused_when_it_does_not_reproduce_the_recorded_outputs(graph: Path) -> None:
     (graph.parent / MANIFEST_FILE).unlink()
     assert open_source(graph, None, None).golden is not None
     flip_in_weights(graph)
@@ -61,7 +61,7 @@ def test_file_of_ours_is_refused_when_it_lost_the_answers_recorded_beside_it(gra
 
 
 @pytest.mark.parametrize("name", [VERDICT_FILE, GOLDEN_FILE])
-def test_file_of_ours_is_refused_when_its_proof_was_changed_or_is_gone(graph: Path, name: str) -> None:
+def test_tritonkit_file_is_refused_when_its_verdict_or_sample_changed_or_is_missing(graph: Path, name: str) -> None:
     (graph.parent / name).write_bytes((graph.parent / name).read_bytes() + b" ")
     with raises(ArtifactError, "artifact.changed") as caught:
         open_source(graph, None, None)
@@ -71,7 +71,7 @@ def test_file_of_ours_is_refused_when_its_proof_was_changed_or_is_gone(graph: Pa
         open_source(graph, None, None)
 
 
-def test_file_of_ours_is_refused_when_it_was_forced(
+def test_tritonkit_file_is_refused_when_it_was_published_with_force(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
@@ -87,7 +87,7 @@ def test_file_of_ours_is_refused_when_it_was_forced(
         open_source(forced.artifact, None, None)
 
 
-def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(checkpoint: Path, tmp_path: Path) -> None:
+def test_reduced_tritonkit_file_is_verified_by_the_limits_of_its_verdict(checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
     result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert open_source(result.artifact, None, None).precision == result.verdict.precision == "fp16"
@@ -97,7 +97,7 @@ def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(check
     assert open_source(result.artifact, None, None).precision == strict.precision
 
 
-def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_otherwise(graph: Path) -> None:
+def test_tritonkit_file_is_accepted_when_hashes_match_and_this_cpu_computes_differently(graph: Path) -> None:
     path = graph.parent / GOLDEN_FILE
     golden = Golden.load(path)
     Golden(golden.images, {name: array[::-1] for name, array in golden.outputs.items()}).save(path)
@@ -108,7 +108,7 @@ def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_oth
     assert open_source(graph, None, None).golden is not None
 
 
-def test_golden_sample_beside_a_file_of_ours_must_be_its_own(graph: Path, tmp_path: Path) -> None:
+def test_golden_sample_of_another_model_is_refused(graph: Path, tmp_path: Path) -> None:
     copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
     assert open_source(copied_graph, None, None).golden is None
     golden = Golden.load(graph.parent / GOLDEN_FILE)
@@ -118,7 +118,7 @@ def test_golden_sample_beside_a_file_of_ours_must_be_its_own(graph: Path, tmp_pa
         open_source(copied_graph, None, None)
 
 
-def test_answers_recorded_in_training_may_differ_as_those_of_a_gpu_do(graph: Path, tmp_path: Path) -> None:
+def test_outputs_recorded_in_training_may_differ_slightly(graph: Path, tmp_path: Path) -> None:
     copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
     golden = Golden.load(graph.parent / GOLDEN_FILE)
     nearly = {name: array * np.float32(1.001) for name, array in golden.outputs.items()}
@@ -126,7 +126,7 @@ def test_answers_recorded_in_training_may_differ_as_those_of_a_gpu_do(graph: Pat
     assert open_source(copied_graph, None, None).golden is not None
 
 
-def test_file_of_ours_is_taken_when_the_manifest_beside_it_is_of_others(graph: Path) -> None:
+def test_tritonkit_file_is_accepted_when_the_manifest_belongs_to_other_files(graph: Path) -> None:
     model = onnx.load(graph)
     tensor = model.graph.initializer[0]
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).copy(), tensor.name))

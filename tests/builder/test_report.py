@@ -106,9 +106,7 @@ def test_page_shows_both_answers_of_changed_images_when_some_changed(
     assert "<b>cat</b>" not in page
 
 
-def test_page_needs_nothing_from_elsewhere_and_is_whole(
-    collect_answers: Callable[..., ReportAnswers], tmp_path: Path
-) -> None:
+def test_page_is_self_contained_and_well_formed(collect_answers: Callable[..., ReportAnswers], tmp_path: Path) -> None:
     write_page(
         tmp_path / "verdict.html",
         "asked",
@@ -123,7 +121,7 @@ def test_page_needs_nothing_from_elsewhere_and_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["verdict.html"]
 
 
-def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> None:
+def test_page_shows_a_real_verdict(network_of: NetworkOf) -> None:
     network = network_of(TASK_SPECS["multiclass"])
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
@@ -147,7 +145,7 @@ def test_largest_errors_are_shown_when_no_answer_changed(collect_answers: Callab
     ]
 
 
-def test_image_counts_as_changed_when_its_answer_is_no_number(collect_answers: Callable[..., ReportAnswers]) -> None:
+def test_image_counts_as_changed_when_its_output_is_nan(collect_answers: Callable[..., ReportAnswers]) -> None:
     def broken(outputs: Outputs) -> Outputs:
         outputs["probabilities"][3, 0] = np.nan
         return outputs
@@ -160,7 +158,7 @@ def test_image_counts_as_changed_when_its_answer_is_no_number(collect_answers: C
 
 
 @pytest.mark.parametrize("actual", [None, {}, {"probabilities": np.zeros((9, 5), np.float32)}])
-def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
+def test_page_has_no_images_when_outputs_cannot_be_compared(
     actual: Outputs | None, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
     onnx_path = collect_answers(TASK_SPECS["multiclass"])
@@ -200,7 +198,7 @@ class Fickle(Runner):
         return answers
 
 
-def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_largest_batch(
+def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(
     network_of: NetworkOf,
 ) -> None:
     network = network_of(TASK_SPECS["multiclass"])
@@ -224,7 +222,7 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert "2 images change their answer" in page
 
 
-def test_tries_and_quality_are_told_with_what_they_cost() -> None:
+def test_page_shows_attempts_and_quality() -> None:
     reason = Problem("verdict.nan", "batch 1: output holds NaN")
     tries = (
         Attempt(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
@@ -261,7 +259,7 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         ({"passed": False, "forced": True}, "forced"),
     ],
 )
-def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
+def test_headline_shows_the_result(changes: dict[str, object], state: str) -> None:
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
     assert f'<span class="pill">{state}</span>' in render_page("asked", verdict)
@@ -286,7 +284,7 @@ def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None
     assert f"<b>1.0e-02</b>{description}" in page
 
 
-def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
+def test_bar_ends_at_the_mark_when_the_error_is_the_limit() -> None:
     assert bar(0.02, 0.02).percent == pytest.approx(LIMIT_PERCENT)
     assert [bar(value, 0.02).grade for value in (0, 0.001, 0.019, 0.021, math.nan, math.inf)] == [
         "good",
@@ -303,7 +301,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("exact", "part"), [(True, "adds int8 products exactly"), (False, "at 16 bits")])
-def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, part: str) -> None:
+def test_page_names_the_kind_of_cpu_that_verified_int8(exact: bool, part: str) -> None:
     assert "On a CPU that" not in render_page("asked", PASSED)
     page = render_page("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)

@@ -107,7 +107,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_versions_tell_what_each_is(pets: Path) -> None:
+def test_versions_describe_each_version(pets: Path) -> None:
     mark(pets, 2, "the one of the paper")
     model = model_versions(pets)
     assert [version.version for version in model.versions] == [1, 2, 3, 4, 5]
@@ -123,7 +123,7 @@ def test_versions_tell_what_each_is(pets: Path) -> None:
     assert (model.policy, second.loaded) == ("latest:1", None)
 
 
-def test_old_versions_are_deleted_but_those_marked_or_served(pets: Path) -> None:
+def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
     mark(pets, 2)
     serve_by(pets, VersionPolicy(versions=(1, 5)))
     result = keep_newest(pets, 1)
@@ -145,13 +145,13 @@ def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
     assert result.summary().startswith("pets: deleted nothing (1 stays: the version policy all serves it;")
 
 
-def test_version_served_until_now_stays_when_a_newer_one_takes_its_place(pets: Path) -> None:
+def test_version_served_before_is_kept_when_a_newer_one_replaces_it(pets: Path) -> None:
     result = keep_newest(pets, 1, served_before={4})
     assert versions_of(pets) == [4, 5]
     assert [(entry.version, entry.reason) for entry in result.spared] == [(4, "served until now")]
 
 
-def test_nothing_is_deleted_when_there_are_not_more(pets: Path) -> None:
+def test_nothing_is_deleted_when_there_are_no_more_versions_than_keep(pets: Path) -> None:
     assert keep_newest(pets, 9).deleted == ()
     with raises(InputError, "option.keep"):
         keep_newest(pets, 0)
@@ -163,7 +163,7 @@ def test_version_number_is_not_used_again_when_versions_were_deleted(pets: Path)
     assert versions_of(pets) == [5, 6]
 
 
-def test_mark_stays_when_a_version_is_added_and_goes_when_it_is_taken_away(pets: Path) -> None:
+def test_mark_survives_a_new_version_and_can_be_removed(pets: Path) -> None:
     mark(pets, 1, "first")
     mark(pets, 1, "again")
     publish_copies(pets, 1)
@@ -196,7 +196,7 @@ def test_model_is_found_by_name_and_by_folder(pets: Path) -> None:
         find_model("cars", pets.parent)
 
 
-def test_what_a_running_server_holds_is_not_deleted(
+def test_versions_loaded_by_a_running_server_are_not_deleted(
     pets: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server was started when other versions were to be served; it goes on answering from them."""
@@ -240,7 +240,7 @@ def test_command_lists_marks_and_deletes(pets: Path) -> None:
     assert (wrong.exit_code, "name that version with --mark" in wrong.stderr) == (2, True)
 
 
-def test_next_builder_finishes_when_one_was_killed_while_deleting(pets: Path) -> None:
+def test_next_builder_finishes_a_killed_deletion(pets: Path) -> None:
     aside = staging_folder(pets.parent)
     aside.mkdir()
     (pets / "1").rename(aside / "pets-1-01234567")
@@ -250,7 +250,7 @@ def test_next_builder_finishes_when_one_was_killed_while_deleting(pets: Path) ->
     assert not aside.exists()
 
 
-def test_marked_and_served_versions_are_whole_when_the_builder_is_killed(pets: Path) -> None:
+def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Path) -> None:
     """Kills within the first moments of publishing and deleting over and over."""
     rng = random.Random(0)
     root = Path(__file__).parents[2]

@@ -183,7 +183,7 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, object],
         serving_from(**options)  # type: ignore[arg-type]
 
 
-def test_graphs_are_captured_at_powers_of_two_when_no_sizes_are_named() -> None:
+def test_cuda_graphs_are_captured_at_powers_of_two_by_default() -> None:
     assert CudaGraphs().sizes(24) == (1, 2, 4, 8, 16, 24)
     assert CudaGraphs().sizes(1) == (1,)
 
@@ -257,7 +257,7 @@ def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -
     assert list(config.dynamic_batching.preferred_batch_size) == [2]
 
 
-def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: ModelSpec) -> None:
+def test_cuda_graphs_get_the_new_size_when_a_version_takes_larger_images(spec: ModelSpec) -> None:
     present = written_config(spec, serving_from(cuda_graphs="1,8"))
     bound = present.optimization.cuda.graph_spec[1].graph_lower_bound
     bound.batch_size = 2
@@ -283,7 +283,7 @@ def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: M
         ('"other" value { dim: [32, 32, 3] }', "config.cuda_graph_input"),
     ],
 )
-def test_user_config_is_refused_when_its_graphs_are_of_another_size(spec: ModelSpec, dims: str, code: str) -> None:
+def test_user_config_is_refused_when_its_cuda_graphs_have_another_size(spec: ModelSpec, dims: str, code: str) -> None:
     text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
     onnx_path = config_from_text(text.format(dims), "x")
     with raises(InputError, code):
@@ -314,11 +314,13 @@ def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: Mod
         (VersionPolicy(), {2, 5, 7}),
     ],
 )
-def test_version_policy_loads_what_it_says(spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]) -> None:
+def test_version_policy_selects_the_loaded_versions(
+    spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]
+) -> None:
     assert versions_loaded(written_config(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
 
 
-def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: Path) -> None:
+def test_check_reports_missing_or_short_warmup_files(tiny_repository: Path) -> None:
     republish(tiny_repository, serving_from(warmup=True))
     assert check_repository(tiny_repository) == []
     path = tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE
@@ -329,7 +331,7 @@ def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: P
     assert (finding.severity, finding.path) == ("error", str(path))
 
 
-def test_check_notices_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
+def test_check_reports_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
     republish(tiny_repository, serving_from(versions="8,9"))
     (finding,) = check_repository(tiny_repository)
     assert "loads none of the versions" in finding.message
@@ -344,7 +346,7 @@ def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp
     assert set((tmp_path / "linked").read_bytes()) == {0}
 
 
-def test_triton_loads_and_answers_when_everything_is_asked(
+def test_triton_loads_and_answers_with_all_serving_options(
     tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Warm-up, a queue policy, two instances, a version policy: read back from the server, and seen in its counters."""

@@ -49,7 +49,7 @@ def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> 
     assert "an older TensorRT never loads it" in warning
 
 
-def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path) -> None:
+def test_plan_is_accepted_when_the_image_fits_is_unknown_or_built_it(folder: Path) -> None:
     assert check_loads(folder, NEWER) == []
     (warning,) = check_loads(folder, "our/triton:mine")
     assert "which TensorRT is in our/triton:mine is not known here" in warning
@@ -83,7 +83,7 @@ def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(chec
     assert check_build(newer, DEFAULT_IMAGE, force=True)
 
 
-def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_known(
+def test_no_record_is_expected_when_triton_serves_no_plan_or_the_image_is_unknown(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     job = job_of(checkpoint, tmp_path)
@@ -92,7 +92,7 @@ def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_know
     assert check_build(None, IMAGE) == []
 
 
-def test_env_that_cannot_be_read_is_told_before_any_work(
+def test_unreadable_env_file_is_refused_before_the_build(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)

@@ -188,7 +188,7 @@ def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("task", TASK_SPECS)
-def test_verdict_passes_with_the_measures_of_the_task_when_the_graph_is_right(published: Path, task: str) -> None:
+def test_verdict_passes_with_the_metrics_of_the_task_when_the_graph_is_right(published: Path, task: str) -> None:
     verdict = Verdict.model_validate_json((published / f"asked_{task}/1/verdict.json").read_bytes())
     assert verdict.passed, problems(verdict)
     for comparison in verdict.comparisons:
@@ -293,7 +293,7 @@ def renamed_label(spec: ModelSpec) -> dict[str, object]:
         ("heads", lambda s: {"name": "other", "lineage": Lineage(seed=3)}, []),
     ],
 )
-def test_spec_of_an_artifact_is_refused_when_it_decides_otherwise(
+def test_spec_of_an_artifact_is_refused_when_it_differs(
     networks: dict[str, Network], published: Path, tmp_path: Path, task: str, change: object, expected: list[str]
 ) -> None:
     spec = networks[task].spec
@@ -304,7 +304,7 @@ def test_spec_of_an_artifact_is_refused_when_it_decides_otherwise(
     assert all(part in problem.message for part, problem in zip(expected, problems_found, strict=True)), problems_found
 
 
-def test_spec_of_an_artifact_is_not_missed_when_there_is_none_and_refused_when_it_is_broken(
+def test_spec_of_an_artifact_is_optional_but_refused_when_broken(
     networks: dict[str, Network], published: Path, tmp_path: Path
 ) -> None:
     artifact, spec = artifact_of(published, "embedding"), networks["embedding"].spec
@@ -324,7 +324,7 @@ def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Net
         assert [problem.code for problem in found_problems][:2] == [cause, "verdict.decisions"]
 
 
-def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
+def test_verdict_fails_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
     network = with_output_options(networks["segmentation"], OutputOptions(threshold=0.9999))
     runner = TorchRunner(network, "x")
     verdict = verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
@@ -334,7 +334,7 @@ def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str
     assert verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
 
 
-def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: dict[str, Network]) -> None:
+def test_verdict_fails_when_a_mask_depends_on_the_batch_position(networks: dict[str, Network]) -> None:
     network = networks["segmentation"]
     candidate = TorchRunner(as_faulty(MaskDependsOnPlace, network), "x")
     golden = builtin_golden(network.spec.preprocess)
@@ -344,7 +344,7 @@ def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: d
     assert "verdict.decisions: batch 1" not in expected
 
 
-def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: dict[str, Network]) -> None:
+def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str, Network]) -> None:
     """Each picture has its own border, so each must be found again when they are asked in another order."""
     spec = networks["segmentation"].spec
     padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
@@ -359,7 +359,7 @@ def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: di
     assert not verify_runner(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
 
 
-def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict[str, Network]) -> None:
+def test_masks_are_compared_at_the_original_image_size(networks: dict[str, Network]) -> None:
     """A picture of 80 x 20 in 64 x 64: what differs in the border does not exist in the picture."""
     task = task_of(networks["segmentation"].spec)
     letterboxed = Geometry((80, 20), (0.0, 0.0, 80.0, 20.0), (0.0, 24.0, 64.0, 40.0))
@@ -378,7 +378,7 @@ def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict
     assert closest[2] == pytest.approx((40 / 50 + 30 / 40) / 2)
 
 
-def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
+def test_segmentation_is_exported_with_probability_and_another_threshold(
     command: Command, networks: dict[str, Network], tmp_path: Path
 ) -> None:
     """The golden sample is of the model as it was trained, and must not be taken for that of another."""

@@ -45,7 +45,7 @@ def job_of(tmp_path: Path) -> Callable[[Network], BuildJob]:
     return make_job
 
 
-def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
+def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
     request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
     published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert published.verdict.passed
@@ -72,7 +72,7 @@ def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tm
     ],
     ids=lambda task_spec: task_spec.task,
 )
-def test_answers_are_the_network_s_under_the_spec_s_names(
+def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
     network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob], task_spec: TaskSpec
 ) -> None:
     network = network_of(task_spec)
@@ -94,7 +94,7 @@ def test_answers_are_the_network_s_under_the_spec_s_names(
         np.testing.assert_allclose([answer[name][0] for answer in single_answers], array, atol=1e-5)
 
 
-def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
+def test_forward_takes_the_input_and_returns_a_tuple(
     make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
     """What Triton's pytorch backend goes by: it takes no dictionary, and names inputs as forward does."""
@@ -104,7 +104,7 @@ def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
     assert str(schema.returns[0].type).startswith("Tuple[Tensor")
 
 
-def test_source_without_a_network_is_refused_before_any_work(
+def test_source_without_a_network_is_refused_before_the_export(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
     graph = GraphOnlySource(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
@@ -116,7 +116,7 @@ def test_source_without_a_network_is_refused_before_any_work(
     assert not steps
 
 
-def test_output_names_are_refused_when_triton_would_read_them_as_other_positions(
+def test_output_names_that_triton_reads_as_other_positions_are_refused(
     network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
@@ -132,7 +132,7 @@ def test_output_names_are_refused_when_triton_would_read_them_as_other_positions
         ("stranger", "contains no model spec"),
     ],
 )
-def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str, expected: str) -> None:
+def test_file_that_tritonkit_did_not_write_gives_one_error(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "some.pt"
     if content == "text":
         path.write_text("not an archive")

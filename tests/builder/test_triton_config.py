@@ -15,7 +15,7 @@ from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import config_from_text, read_config_file
 
 
-def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:
+def test_config_describes_the_artifact(spec: ModelSpec) -> None:
     config = config_from_text(config_to_text(config_for(spec, ((spec.input,), spec.outputs), 16, 4)), "x")
     assert (config.name, config.backend, config.max_batch_size) == ("pets", "onnxruntime", 16)
     assert tensors_of(config.input) == (spec.input,)
@@ -25,7 +25,7 @@ def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x") == spec
 
 
-def test_config_tells_clients_nothing_of_the_training_machine(spec: ModelSpec) -> None:
+def test_config_contains_nothing_about_the_training_machine(spec: ModelSpec) -> None:
     secretive = spec.model_copy(update={"lineage": Lineage(config={"path": "/home/me/secret"})})
     assert "secret" not in public_json(secretive)
     assert "secret" in secretive.to_json()
@@ -49,7 +49,7 @@ def test_config_is_refused_when_the_artifact_disagrees_with_the_spec(spec: Model
     assert "probabilities FP32 [N, 4]" in str(caught.value)
 
 
-def test_config_survives_labels_of_any_characters(spec: ModelSpec) -> None:
+def test_config_keeps_labels_with_any_characters(spec: ModelSpec) -> None:
     odd = spec.model_copy(update={"labels": ('say "cat"', "naïve \\ chien", "猫\t")})
     config = config_from_text(config_to_text(config_for(odd, ((odd.input,), odd.outputs), 1, 1)), "x")
     assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x").labels == odd.labels
@@ -147,7 +147,7 @@ def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
         read_config_file(path)
 
 
-def test_file_is_named_only_when_the_backend_would_not_find_it(spec: ModelSpec) -> None:
+def test_file_name_is_set_only_when_it_is_not_the_default(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
     named = {
         loading: config_for(spec, interface, 16, 1, loading=BackendFiles(*loading)).default_model_filename
@@ -159,7 +159,7 @@ def test_file_is_named_only_when_the_backend_would_not_find_it(spec: ModelSpec) 
 
 
 @pytest.mark.parametrize("loading", [BackendFiles("tensorrt"), BackendFiles(filename="small.onnx")])
-def test_version_is_refused_when_the_older_ones_would_no_longer_load(spec: ModelSpec, loading: BackendFiles) -> None:
+def test_version_is_refused_when_older_versions_would_not_load(spec: ModelSpec, loading: BackendFiles) -> None:
     interface = ((spec.input,), spec.outputs)
     present = config_for(spec, interface, 16, 1)
     with raises(InputError, "config.other_backend"):

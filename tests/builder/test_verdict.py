@@ -198,7 +198,7 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, veri
     assert "verdict.interface: has no output 'probabilities'" in causes(verify_graph_of(network, network, rename))
 
 
-def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: Make) -> None:
+def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: Make) -> None:
     network = make_network("test_resnet")
     images = (
         builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
@@ -209,7 +209,7 @@ def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: 
     assert "verdict.numbers: batch 1: " not in causes(verdict)
 
 
-def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) -> None:
+def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: Make) -> None:
     network = make_network("test_resnet")
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
@@ -217,7 +217,7 @@ def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) 
     assert "verdict.nan: other order" in causes(verdict)
 
 
-def test_metric_is_lost_when_it_becomes_nan() -> None:
+def test_metric_that_becomes_nan_is_lost() -> None:
     before = {"accuracy": 0.9, "iou/cat": 0.8, "iou/dog": math.nan}
     assert list(quality_losses(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
     losses = quality_losses(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)

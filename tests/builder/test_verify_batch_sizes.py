@@ -47,30 +47,28 @@ def verdict_of(job: BuildJob, max_size: int, requested: int | None) -> Verdict:
     return verification_context(job.source, golden, largest_batch(requested, plan)).verify_answers(plan, "fp32")
 
 
-def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: BuildJob) -> None:
+def test_verify_passes_a_right_plan_without_a_requested_batch_size(job: BuildJob) -> None:
     verdict = verdict_of(job, MAX_BATCH, None)
     assert (verdict.passed, verdict.max_batch) == (True, MAX_BATCH)
     assert largest_batch(None, job.source.reference) == DEFAULT_MAX_BATCH
 
 
 @pytest.mark.parametrize(("max_size", "works"), [(4, "1, 3"), (2, "1")])
-def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(
-    job: BuildJob, most: int, works: str
-) -> None:
-    (problem,) = verdict_of(job, most, 8).problems
+def test_verify_does_not_report_a_fixed_batch_axis_when_it_is_limited(job: BuildJob, max_size: int, works: str) -> None:
+    (problem,) = verdict_of(job, max_size, 8).problems
     assert problem.code == "verdict.batch"
     assert problem.message.startswith(f"a batch of {works} works, ")
-    assert problem.message.endswith(f"(the plan was built for up to {most})")
+    assert problem.message.endswith(f"(the plan was built for up to {max_size})")
 
 
-def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: BuildJob) -> None:
+def test_verify_reports_a_fixed_batch_axis_when_only_one_size_works(job: BuildJob) -> None:
     (problem,) = verdict_of(job, 1, 8).problems
     assert problem.code == "verdict.batch"
     assert problem.message.startswith("the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails")
 
 
 @pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
-def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
+def test_verdict_contains_format_and_library_when_the_artifact_was_run(
     job: BuildJob, name: FormatName, library: str
 ) -> None:
     artifact = FORMATS[name].write(replace(job, precision="fp32"))
@@ -79,7 +77,7 @@ def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
     assert verdict.proven_by == f"the artifact itself, run by {library}"
 
 
-def test_verify_tells_of_the_simulation_when_it_answered(
+def test_verdict_names_the_simulation_when_it_was_run(
     exported: Path, job: BuildJob, command: Callable[..., Result]
 ) -> None:
     onnx.save(cast_graph(onnx.load(job.graph), "fp16"), job.graph)
@@ -89,7 +87,7 @@ def test_verify_tells_of_the_simulation_when_it_answered(
     assert verdict["proven_by"] == "a simulation that rounds to fp16 where hardware would"
 
 
-def test_precision_is_that_of_the_verdict_only_when_the_manifest_names_both(job: BuildJob, checkpoint: Path) -> None:
+def test_precision_is_that_of_the_verdict_only_when_the_hashes_match(job: BuildJob, checkpoint: Path) -> None:
     artifact = job.folder / "model.xml"
     artifact.write_text("<net/>")
     verdict = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])

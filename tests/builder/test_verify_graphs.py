@@ -82,7 +82,7 @@ def verdict_of(graph: Path, change: Change, factor: float, as_function: bool, pa
     ("change", "as_function", "precision"),
     [(as_it_is, False, "fp16"), (as_it_is, True, "fp16"), (in_int8, False, "int8")],
 )
-def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
+def test_verify_simulates_rounding_of_nodes_without_reduced_weights(
     change: Change, as_function: bool, precision: str, graph: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
