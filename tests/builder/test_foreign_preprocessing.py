@@ -86,7 +86,7 @@ def test_torchvision_weights_are_exported_with_their_recipe(
         "into torchvision/mobilenet_v3_small: matched by name after stripping 'module.'",
         "the moving average of the weights in 'model_ema' is taken, not 'model'",
         "64 x 64 RGB (size: --size), mean 0.485,0.456,0.406, std 0.229,0.224,0.225 (mean and std: torchvision's",
-        "pictures: crop, keeps 0.875, bilinear (torchvision's for mobilenet_v3_small, weights IMAGENET1K_V1)",
+        "images: crop, keeps 0.875, bilinear (torchvision's for mobilenet_v3_small, weights IMAGENET1K_V1)",
     ):
         assert part in manifest.source
 

@@ -103,7 +103,7 @@ def published(source: Source, repository: Path) -> PublishedVersion:
     [
         (identity, (3, SIDE, SIDE), torch.float32, "takes 'input' as float32 NCHW 32 x 32 RGB, mean 0.485,0.456,0.406"),
         (to_nchw, (SIDE, SIDE, 3), torch.float32, "takes 'input' as float32 NHWC 32 x 32 RGB, mean 0.485,0.456,0.406"),
-        (pixels, (SIDE, SIDE, 3), torch.uint8, "takes 'input' as uint8 NHWC 32 x 32 RGB, pixels as they are"),
+        (pixels, (SIDE, SIDE, 3), torch.uint8, "takes 'input' as uint8 NHWC 32 x 32 RGB, pixels unchanged"),
     ],
 )
 def test_third_party_onnx_of_any_layout_is_published(
@@ -235,7 +235,7 @@ def test_fixed_batch_inside_the_graph_is_refused(labels: Path, make_onnx: MakeOn
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
 
-    with raises(ArtifactError, "onnx.fixed_batch"):
+    with raises(ArtifactError, "onnx.batch_mixed"):
         open_source(make_onnx(Stuck(), batch=1), ForeignModelOptions(labels=labels), None)
 
 

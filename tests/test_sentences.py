@@ -1,0 +1,296 @@
+"""The sentences that users act on. Other tests assert classes and codes, so that wording can improve in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from typer.testing import Result
+
+from benchmarks.load import concurrency_levels
+from builder.repository.retention import KeptVersion, Retention
+from builder.sources import open_source
+from builder.tensorrt.refusals import ParserError, parser_message
+from builder.verification.verifier import _failed_sizes_message, _positions_text, quality_losses
+from client.infer import Row
+from client.inputs import picture_from_input
+from client.model_loading import check_threshold
+from client.outputs.answer_files import open_answer_files
+from client.outputs.filters import Filter
+from client.outputs.job_settings import JobSettings
+from client.sources import find_pictures
+from server.network_policy import check_exposure
+from server.options import Options
+from train.config.loading import load_config
+from train.config.sections import LossTerm
+from train.data.prepare import parse_ratios
+from train.data.readers import read_table
+from train.tasks.losses import MULTICLASS, weighted_sum
+from tritonkit.checkpoint import read_spec
+from tritonkit.errors import ArtifactError, CheckpointError, ConfigError, InputError, SpecError
+from tritonkit.images.preprocess import ImageError, decode_image
+from tritonkit.networks.weights import read_foreign_weights
+from tritonkit.runtimes import open_artifact
+from tritonkit.spec import TaskSpec
+from tritonkit.tasks import Answer, task_for
+from tritonkit.triton.connection import Connection
+from tritonkit.triton.errors import error_from_status
+
+# builder
+Command = Callable[..., Result]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
+        (["--strict", "--force"], "--strict: publishes only what passes; leave out --force"),
+        (["--masks", "masks"], "--masks: are the masks of labelled images; add --data"),
+        (["--crop-ratio", "2"], "--crop-ratio 2: expected a number above 0, up to 1"),
+        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of --kind cpu use no GPU; use --kind gpu"),
+    ],
+)
+def test_builder_export_says_what_to_change(
+    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    result = command("builder", "export", checkpoint, *arguments, "--repository", tmp_path / "repository")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+# builder
+def test_retention_says_what_was_deleted_what_stays_and_that_no_server_was_asked() -> None:
+    kept = (KeptVersion(version=5, reason="marked (the best)"),)
+    done = Retention(model="pets", keep=2, deleted=(1, 2), spared=kept)
+    assert done.summary() == (
+        "pets: deleted 1, 2 (5 stays: marked (the best)); no server was asked for its loaded versions: name running "
+        "servers with --url"
+    )
+
+
+def test_plan_as_a_source_is_refused_with_what_to_pass_instead(tmp_path: Path) -> None:
+    (tmp_path / "m.plan").write_bytes(b"ptrt" + bytes(60))
+    with pytest.raises(InputError) as caught:
+        open_source(tmp_path / "m.plan", None, None)
+    assert str(caught.value) == (
+        f"{tmp_path}/m.plan: is a TensorRT plan. A plan cannot be verified without its model, and runs only on the GPU "
+        "and TensorRT version it was built for: pass the checkpoint or the ONNX file it was built from"
+    )
+
+
+def test_fixed_batch_axis_is_named_with_the_sizes_that_work() -> None:
+    assert _failed_sizes_message({3: "boom", 8: "boom"}, [1, 3, 8], 1) == (
+        "the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails (boom)"
+    )
+    assert _positions_text([9, 10, 11]) == "positions 10 to 12"
+
+
+def test_quality_loss_names_the_metric_and_both_values() -> None:
+    assert list(quality_losses({"accuracy": 0.9}, {"accuracy": np.float64(0.5)}, 0.01)) == [
+        "accuracy falls from 0.9000 to 0.5000"
+    ]
+
+
+def test_parser_error_names_graph_operator_node_and_remedy() -> None:
+    error = ParserError(code="UNSUPPORTED_NODE", operator="Det", node="det", description="x")
+    assert parser_message("bad.onnx", "TensorRT 11.1", [error]) == (
+        "bad.onnx: TensorRT 11.1 refuses operator Det (node 'det'): x; TensorRT does not support it. Replace the layer "
+        "in the network, or serve the graph as it is, with --onnx"
+    )
+
+
+# client
+def test_interrupted_job_says_how_to_continue(tmp_path: Path) -> None:
+    settings = JobSettings(model="m", spec="0" * 64, top=1, outputs=("a.csv",))
+    example, messages = Answer({"label": "cat", "probability": 1.0}), list[str]()
+    path = tmp_path / "a.csv"
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the interrupt comes while the files are open
+        with open_answer_files([path], settings, example, messages.append) as answers:
+            answers.write(Row("cat.jpg", example))
+            raise KeyboardInterrupt
+    assert messages == [f"1 rows are kept in {path}.partial; run the same command to continue"]
+
+
+def test_existing_output_is_refused_with_three_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("mine\n")
+    settings = JobSettings(model="m", spec="0" * 64, top=1, outputs=("a.csv", "b.csv"))
+    example = Answer({"label": "cat", "probability": 1.0})
+    with (
+        pytest.raises(InputError) as caught,
+        open_answer_files([tmp_path / "a.csv", tmp_path / "b.csv"], settings, example, print),
+    ):
+        pytest.fail("the job has started")
+    assert str(caught.value) == (
+        f"{tmp_path / 'b.csv'}: already exists and was not written by this job; set another --output, move the file "
+        "away, or replace it with --overwrite"
+    )
+
+
+def test_unknown_label_names_the_similar_label() -> None:
+    with pytest.raises(InputError) as caught:
+        Filter.from_options(TaskSpec(task="multiclass", labels=("red", "green")), ["gren"], None)
+    assert str(caught.value) == "--class gren: the model has no such label; did you mean green?"
+
+
+def test_option_without_use_and_missing_file_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        find_pictures([f"{tmp_path}/none.png"], null=True)
+    assert str(caught.value) == (
+        "the arguments cannot be used:\n"
+        f"  {tmp_path}/none.png: no such file or folder\n"
+        "  --null: applies to a list on standard input; add the argument -"
+    )
+
+
+def test_wrong_input_and_threshold_name_the_expected_values() -> None:
+    with pytest.raises(InputError) as caught:
+        picture_from_input(3, 0)
+    assert str(caught.value) == "image 0: expected a path, bytes, a Pillow image or uint8 [H, W, 3], got int"
+    with pytest.raises(InputError) as caught:
+        check_threshold(1.0)
+    assert str(caught.value) == "--threshold 1.0: expected a probability above 0 and below 1"
+
+
+# nouns
+def test_weights_without_a_spec_show_the_command_that_exports_them(tmp_path: Path) -> None:
+    path = tmp_path / "hub.safetensors"
+    save_file({"weight": np.zeros(3)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        read_spec(path)
+    assert str(caught.value) == (
+        f"{path}: has weights but no model spec, so it was not written by `train`. To use third-party weights: "
+        f"builder export {path} --model TIMM_NAME --labels FILE"
+    )
+
+
+def test_pickled_code_shows_how_to_save_only_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": Path}, path)
+    with pytest.raises(CheckpointError) as caught:
+        read_foreign_weights(path)
+    assert "save only the weights: torch.save(model.state_dict(), FILE) or safetensors" in str(caught.value)
+
+
+def test_address_shows_the_expected_forms() -> None:
+    with pytest.raises(InputError) as caught:
+        _ = Connection(url="localhost").address
+    assert str(caught.value) == (
+        "localhost: the port is missing; Triton's default is 8001; expected HOST:PORT, grpc://HOST:PORT or "
+        "http://HOST:PORT, and grpcs:// or https:// with TLS"
+    )
+
+
+def test_unsupported_image_shows_what_to_do() -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"8BPS\0\1" + bytes(50))
+    assert str(caught.value) == "PSD (Photoshop) is not supported; save it as PNG or JPEG"
+
+
+# nouns
+def test_open_artifact_lists_the_suffixes_that_it_knows(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        open_artifact(tmp_path / "model.keras")
+    assert str(caught.value) == (
+        f"{tmp_path}/model.keras: cannot run a file with the suffix '.keras'; "
+        "known suffixes: .safetensors, .onnx, .xml, .pt, .plan, .rtx"
+    )
+
+
+def test_refused_token_names_the_variables_to_set() -> None:
+    message = "This protocol is restricted, expecting header 'triton-grpc-protocol-tritonkit-token'"
+    error = error_from_status(Connection(url="127.0.0.1:9"), "run 'x'", "StatusCode.UNAVAILABLE", message)
+    assert str(error).endswith(
+        ": set $TRITONKIT_TOKEN, or for the model repository $TRITONKIT_ADMIN_TOKEN, "
+        "to the token that the server was started with"
+    )
+
+
+def test_unreachable_server_names_the_command_that_starts_one() -> None:
+    error = error_from_status(Connection(url="127.0.0.1:9"), "run 'x'", "StatusCode.UNAVAILABLE", "Socket closed")
+    assert str(error) == (
+        "no Triton answers at 127.0.0.1:9 (Socket closed). "
+        "Start one with `server up`, or give the address of its gRPC (8001) port with --url."
+    )
+
+
+def test_unknown_task_lists_the_known_tasks() -> None:
+    with pytest.raises(SpecError, match="unknown task 'divination'; known tasks: multiclass, multilabel, embedding"):
+        task_for(TaskSpec(task="divination"))
+
+
+def test_threshold_inside_a_graph_names_both_export_options() -> None:
+    task = task_for(TaskSpec(task="segmentation", labels=("background", "stamp")))
+    with pytest.raises(SpecError) as caught:
+        task.with_threshold(0.3)
+    assert "`builder export --threshold`) or with `builder export --probability`" in str(caught.value)
+
+
+# server
+def test_exposure_without_tls_names_both_ways_out() -> None:
+    from server.security import Security
+
+    options = Options(repository=Path("models"), host="0.0.0.0", security=Security(expose=True))
+    with pytest.raises(InputError) as caught:
+        check_exposure(options)
+    assert str(caught.value) == (
+        "--expose without TLS: anyone who can reach 0.0.0.0 could use every model, and read images, responses and "
+        "tokens on the network. Add --tls-cert FILE and --tls-key FILE, or --insecure to accept this"
+    )
+
+
+def test_host_beyond_loopback_asks_for_consent() -> None:
+    with pytest.raises(InputError) as caught:
+        check_exposure(Options(repository=Path("models"), host="0.0.0.0"))
+    assert str(caught.value) == "--host 0.0.0.0: other machines can reach this address; add --expose to allow it"
+
+
+def test_concurrency_shows_what_it_accepts() -> None:
+    with pytest.raises(InputError) as caught:
+        concurrency_levels("0")
+    assert str(caught.value) == (
+        "--concurrency 0: expected a number such as 4, a doubling range such as 1:64, or a list such as 1,8,32, "
+        "all in 1..1024"
+    )
+
+
+# train
+CONFIG = "name: x\ndata: {path: x}\nmodel: {nmae: resnet18}\nimage: {size: 64}\n"
+
+
+def test_config_error_names_line_key_and_suggestion(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "line 3, model.nmae: unknown key; did you mean model.name?" in str(caught.value)
+
+
+def test_config_error_explains_text_without_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.replace("name: x", "name: no").replace("nmae", "name"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "line 1, name: YAML reads `no` as false; write 'no' in quotes" in str(caught.value)
+
+
+def test_ratio_error_shows_the_format() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_ratios("0.8")
+    assert str(caught.value) == "--ratio 0.8: expected TRAIN:VAL or TRAIN:VAL:TEST, as in 0.7:0.15:0.15 or 80:20"
+
+
+def test_loss_error_suggests_a_name() -> None:
+    spec = TaskSpec(task="multiclass", labels=("a", "b"))
+    with pytest.raises(ConfigError) as caught:
+        weighted_sum((LossTerm(name="crossentropy"),), "cross_entropy", MULTICLASS, spec)
+    assert str(caught.value) == "loss: this task has none named 'crossentropy'; did you mean cross_entropy?"
+
+
+def test_table_without_image_column_suggests_the_option(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("file,label\na.png,b\n")
+    problem = read_table(tmp_path / "a.csv").problems[0]
+    assert problem.message.endswith("select the image column with data.columns: {image: file} (or --column image=file)")
