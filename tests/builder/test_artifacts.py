@@ -137,7 +137,7 @@ def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked
         place = archive.start_dir + next(at for at, name in enumerate(archive.namelist()) if "/extra/" in name)
     content = bytearray(path.read_bytes())
     assert content[place : place + 4] == b"PK\x01\x02"  # the spec is the first entry of the directory
-    content[place + 10] ^= 8  # stored bytes are said to be deflated
+    content[place + 10] ^= 8  # the entry claims that its stored bytes are deflated
     path.write_bytes(content)
     with raises(ArtifactError, "torchscript.unreadable") as caught:
         inspect_artifact(path)
@@ -181,10 +181,10 @@ def test_check_compares_every_kind_of_artifact_with_the_configuration(
 ) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
     repository = published(suffix)
-    # A stray plan has no record in the manifest, which is told; of its interface nothing is.
-    assert [one.message for one in findings_of(repository, suffix) if "the graph" in one.message] == []
+    # A plan that the manifest does not list is a finding, but its interface is right.
+    assert [finding.message for finding in findings_of(repository, suffix) if "the graph" in finding.message] == []
     replace_in(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
-    expected = "; ".join(one.message for one in findings_of(repository, suffix) if one.severity == "error")
+    expected = "; ".join(finding.message for finding in findings_of(repository, suffix) if finding.severity == "error")
     assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in expected
 
 
@@ -208,12 +208,12 @@ def test_check_compares_every_version_with_the_configuration(tiny_repository: Pa
 def test_check_warns_when_onnx_runtime_serves_bf16(tiny_repository: Path) -> None:
     path = tiny_repository / "pets/1/model.onnx"
     onnx.save(cast_graph(onnx.load(path), "bf16"), path)
-    warnings = [one for one in findings_of(tiny_repository, ".onnx") if one.severity == "warning"]
+    warnings = [finding for finding in findings_of(tiny_repository, ".onnx") if finding.severity == "warning"]
     assert len(warnings) == 1
     assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warnings[0].message
     with (tiny_repository / "pets/config.pbtxt").open("a") as config:
         config.write('optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }\n')
-    assert not [one for one in findings_of(tiny_repository, ".onnx") if "bf16" in one.message]
+    assert not [finding for finding in findings_of(tiny_repository, ".onnx") if "bf16" in finding.message]
 
 
 def test_check_reports_one_error_when_the_env_file_cannot_be_read(

@@ -18,7 +18,7 @@ from tritonkit.runtimes.formats import Target
 
 
 def two_products() -> ModelProto:
-    """x times a weight is an output, and that times the weight again another."""
+    """A graph of two matrix products in a row; the result of each is an output."""
     weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["first"], name="one"),

@@ -1,4 +1,4 @@
-"""`builder check` finds what Triton would refuse, and what it would serve although it is wrong."""
+"""`builder check` reports what Triton would refuse, and what it would serve with wrong outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has a model take encoded pictures is published beside it, follows it, and is checked."""
+"""The decoder and the ensemble of a model are published with it, updated with it, and checked."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TASK_SPECS = {
 
 
 def findings(repository: Path) -> list[tuple[str, str]]:
-    """Severity and problem of what is found in the decoder and the ensemble."""
+    """The severity and message of each finding in the decoder and the ensemble."""
     return [(finding.severity, finding.message) for finding in check_repository(repository) if "pets_" in finding.path]
 
 
@@ -119,7 +119,10 @@ def test_companions_follow_when_the_preprocessing_of_the_model_changes(
 def test_decoder_code_of_an_older_tritonkit_is_replaced_by_the_next_export(tiny_repository: Path) -> None:
     code = tiny_repository / "pets_decode" / "1" / "preprocess.py"
     code.write_text("# older")
-    assert [severity for severity, _ in findings(tiny_repository)] == ["warning", "error"]  # the manifest knows better
+    assert [severity for severity, _ in findings(tiny_repository)] == [
+        "warning",
+        "error",
+    ]  # the manifest has another hash
     republish(tiny_repository, Preprocess(height=32, width=32))
     assert not findings(tiny_repository)
 
@@ -150,7 +153,7 @@ def test_ensemble_is_restored_when_the_publication_fails(tiny_repository: Path) 
     def fails() -> None:
         with publication(tiny_repository, "pets") as prepared:
             prepared.companions.remove("pets_encoded")
-            shutil.rmtree(tiny_repository / "pets")  # so that it cannot be put in place
+            shutil.rmtree(tiny_repository / "pets")  # so that it cannot be moved into place
             (tiny_repository / "pets").write_text("in the way")
 
     with pytest.raises(Exception, match="cannot be put in place"):
@@ -215,7 +218,7 @@ def edit(model: Path, old: str, new: str) -> None:
 
 
 def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ensemble(tiny_repository: Path) -> None:
-    """Models that take turns in two sizes: an ensemble of the other size would not load."""
+    """The model alternates between two image sizes: an ensemble of the other size would not load."""
     rng = random.Random(0)
     ensemble_states = set()
     for _ in range(8):

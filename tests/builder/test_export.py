@@ -1,4 +1,4 @@
-"""`builder` on the command line: a verified version is published whole, or nothing changes."""
+"""`builder` on the command line: a verified version is published completely, or nothing changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KILLS = 3
 
 @pytest.fixture
 def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Network]) -> Path:
-    """A golden sample beside the checkpoint, as training leaves it."""
+    """A golden sample next to the checkpoint, as `train` writes it."""
     images = builtin_golden(spec.preprocess).images
     outputs = TorchRunner(make_network("test_resnet"), "x").infer(images)
     path = checkpoint.with_name("golden.npz")
@@ -183,7 +183,7 @@ def test_invalid_arguments_give_one_error(
 def test_repository_loads_after_exports_were_killed(
     checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole processes, killed at moments spread over all their time; then a real Triton loads what is there.
+    """Kill export processes at moments spread over their whole run; then a real Triton loads the repository.
 
     `test_kills.py` kills many more, which share one start.
     """
@@ -205,7 +205,7 @@ def test_repository_loads_after_exports_were_killed(
             builder.wait()
             killed += 1
         assert [f for f in check_repository(tiny_repository) if f.severity == "error"] == []
-    assert killed >= KILLS - 1  # the last may have ended first
+    assert killed >= KILLS - 1  # the last one may have ended before
     http, grpc, metrics = map(int, free_ports()[1::2])
     options = Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)

@@ -95,9 +95,9 @@ class WithEngine(Onnx):
 
 
 def test_engine_is_measured_when_it_was_run(job: BuildJob) -> None:
-    made = built_in_fp16(WithEngine(), "rtx", job)
-    assert made.artifact.name == Onnx.artifact
-    assert made.verified.file == job.folder / ENGINE
+    built = built_in_fp16(WithEngine(), "rtx", job)
+    assert built.artifact.name == Onnx.artifact
+    assert built.verified.file == job.folder / ENGINE
 
 
 def test_simulation_is_measured_when_the_artifact_cannot_run_here(job: BuildJob) -> None:

@@ -1,4 +1,4 @@
-"""How pictures are prepared for someone else's weights is told, and can be said; torchvision's networks are known."""
+"""The preprocessing of third-party weights: described, set by options, and taken from torchvision's recipes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FAMILIES = {
 
 
 def own_network(name: str, side: int, **more: bool) -> nn.Module:
-    """torchvision's own network."""
+    """A torchvision network with outputs that vary."""
     torch.manual_seed(0)
     arguments = {"googlenet": {"init_weights": False}, "vit_b_32": {"image_size": side}}
     network = get_model(name, weights=None, num_classes=3, **arguments.get(name, {}), **more)
-    # As torchvision begins, signals vanish on the way, and the last layer answers alike for every picture.
+    # With torchvision's initial weights all images would have nearly the same outputs.
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 1.0
     with torch.no_grad():
@@ -56,13 +56,13 @@ def normalized(name: str, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", [*FAMILIES, "googlenet.IMAGENET1K_V1"])
 def test_torchvision_state_dict_gives_the_outputs_of_torchvision(name: str, labels: Path, tmp_path: Path) -> None:
-    """With the name of torchvision's weights GoogLeNet turns ImageNet's mean and std, as torchvision builds it then."""
-    named, (name, _, tag) = name, name.partition(".")
+    """With named weights, torchvision builds GoogLeNet with a layer that converts mean and std."""
+    full_name, (name, _, tag) = name, name.partition(".")
     side = FAMILIES[name]
     network = own_network(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     source = source_from_state_dict(
-        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{named}", labels, size=(side, side))
+        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{full_name}", labels, size=(side, side))
     )
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""int8: what is tried where calibration alone does not keep the answers, and what is told of it."""
+"""int8: the attempts where calibration alone does not pass, and their records."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ MAX_BATCH = 4
 
 @pytest.fixture(scope="module")
 def network(make_network: Make) -> Network:
-    made = copy.deepcopy(make_network("test_resnet"))
-    return calibrated(made, builtin_golden(made.spec.preprocess).images)
+    copied = copy.deepcopy(make_network("test_resnet"))
+    return calibrated(copied, builtin_golden(copied.spec.preprocess).images)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def published_in_int8(graph: Path, folder: Path, **options: object) -> Verdict:
 
 
 class ContainerRunner(Runner):
-    """What another machine, or a GPU, would answer."""
+    """A runner that does not compute on the CPU of this machine."""
 
     def __init__(self, runner: Runner) -> None:
         self.spec, self.origin, self.run_infer = runner.spec, "model.plan in a container", runner.infer
@@ -79,7 +79,7 @@ class ContainerRunner(Runner):
 
 
 def with_loud_channel(network: Network, factor: float) -> Network:
-    """The same answers, but one channel inside a block is so loud that eight bits leave the others nothing."""
+    """A copy with the same outputs, in which one channel has such large values that int8 rounds the others to zero."""
     loud = copy.deepcopy(network)
     block = loud.backbone.layer2[0]  # type: ignore[index]
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_int8_keeps_the_lossy_nodes_in_fp32_when_no_calibration_helps(network: N
 
 
 def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(graph: Path, tmp_path: Path) -> None:
-    """Black images: all ranges are those of a constant, and every real picture is cut off."""
+    """Calibration on black images gives ranges that clip every real image."""
     black = tmp_path / "black"
     black.mkdir()
     for number in range(4):
@@ -157,7 +157,7 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
     graph: Path, images: ImageArray, tmp_path: Path, dialect: Dialect
 ) -> None:
     step = next(iter(PrecisionSearch(graph, images, ["*Gemm*"]).steps("int8", dialect)))
-    assert step.nodes == 0  # not known before it is written
+    assert step.nodes == 0  # unknown until the graph is written
     fp32_nodes = step.write(tmp_path / "int8.onnx")
     written = onnx.load(tmp_path / "int8.onnx")
     types = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
@@ -181,7 +181,7 @@ def test_int8_step_is_refused_when_no_node_is_left_in_int8(graph: Path, images: 
 
 
 def test_percentile_calibration_reads_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
-    """A histogram of all images must not need all their tensors at once."""
+    """The histogram must not keep the tensors of all images in memory."""
     flat, many = flattened(onnx.load(graph)), np.concatenate([images] * 4)
     peaks, scales = [], []
     for sample in (images, many):
@@ -206,12 +206,12 @@ def test_error_growth_is_largest_where_an_overflow_begins() -> None:
     flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
     growth = error_growth(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
     assert growth == {"a": 1.0, "b": pytest.approx(10), "c": math.inf, "d": 0.0, "e": 0.0}
-    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
+    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b is missing: it has the error of a
     assert unknown["c"] == pytest.approx(1)
 
 
 def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArray) -> None:
-    """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
+    """A Relu and a norm pass values on, so the product before them must leave int8 too."""
     flat = flattened(onnx.load(graph))
     low = int8_nodes(
         quantize_graph(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")

@@ -1,4 +1,4 @@
-"""Exports killed at random moments, each time in front of a real Triton; and that the drill would tell."""
+"""Exports are killed at random moments while a real Triton reads the repository; the drill detects failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KILLS = 50
 
 @pytest.mark.slow
 def test_repository_loads_and_answers_after_fifty_killed_exports(tmp_path: Path) -> None:
-    """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
+    """Run in a separate process: the test process has threads, which a fork does not copy."""
     record = tmp_path / "drill.json"
     command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)

@@ -1,4 +1,4 @@
-"""Quality on labelled pictures: measured by the training side's own command, judged here."""
+"""Quality on labelled images: `train test` measures it, the verdict checks it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ HIGHER_IS_BETTER = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Twelve pictures of noise as PNG, with the labels of every task, in one CSV."""
+    """Twelve noise images as PNG, with the labels of every task, in one CSV."""
     folder = tmp_path / "data"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def data(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class GraphSource(Source):
-    """A source that has an ONNX file and no network."""
+    """A source with an ONNX file and no network."""
 
     @property
     def spec(self) -> ModelSpec:

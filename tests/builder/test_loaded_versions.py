@@ -1,4 +1,4 @@
-"""Versions that servers hold stay: who is asked, and what is told where nobody is."""
+"""Versions that servers have loaded are kept: which servers are asked, and what happens where none answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Someone else's ONNX files that are damaged, reach outside their folder, or are not what was said of them."""
+"""Third-party ONNX files that are damaged, refer to files outside their folder, or do not fit the options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tritonkit.system.cpu import adds_int8_exactly
 
 @pytest.fixture(scope="module")
 def graph(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A small classifier as a stranger would export it."""
+    """A small classifier, exported to ONNX by torch alone."""
     path = tmp_path_factory.mktemp("given") / "given.onnx"
     axes = {"input": {0: "N"}, "output": {0: "N"}}
     with warnings.catch_warnings(action="ignore"):
@@ -171,7 +171,7 @@ def test_onnx_with_a_flipped_bit_is_refused_or_fails_its_verdict(
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
-    """Two batches to quantise by."""
+    """Two batches of noise to calibrate on."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -267,7 +267,7 @@ def test_third_party_fp16_graph_fails_its_simulation_when_it_overflows(
 
 
 def overflowing(path: Path) -> Path:
-    """A graph whose values pass 65504 on their way, and come back."""
+    """A graph with intermediate values above 65504, the limit of fp16."""
     nodes = [
         helper.make_node("Mul", ["input", "large"], ["larger"]),
         helper.make_node("Mul", ["larger", "large"], ["largest"]),

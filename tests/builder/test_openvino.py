@@ -1,4 +1,4 @@
-"""`--openvino`: a file that carries its spec and its precision, and is judged in it."""
+"""`--openvino`: the file contains its spec and its precision, and is verified in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[s
 
 @pytest.fixture
 def job(exported: Path, tmp_path: Path) -> BuildJob:
-    """The residual network's graph, to be made into an fp32 artifact."""
+    """A job to build the residual network in fp32."""
     source = source_from_checkpoint(exported / "pets.safetensors")
     return BuildJob(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
 

@@ -1,4 +1,4 @@
-"""Options without an effect are refused, all at once."""
+"""Options without an effect are refused in one error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans that are built and asked in a container: what Docker is told, what is made of its answers, what it leaves."""
+"""Plans that are built and run in a container: the Docker calls, their errors, and the cleanup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tritonkit.triton.model_config import read_config
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 def test_command_line_is_the_equivalent_docker_run(spec: ModelSpec, tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ NO_GPU = docker.errors.APIError("500 Server Error", explanation="could not selec
 
 
 class Containers:
-    """A Docker client that runs one container: `write` stands for the program in it.
+    """A Docker client that runs one container; `write` replaces the program in it.
 
-    `broken`: what making, starting or waiting for it fails with, by the name of the method.
+    broken: by method name, the error of creating, starting or waiting for it.
     """
 
     def __init__(

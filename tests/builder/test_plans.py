@@ -1,4 +1,4 @@
-"""Plans after they are built: what their header says, where they load, and building them in a container."""
+"""Built plans: their header, their build record, and the images and GPUs that load them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, 
 ROOT = Path(__file__).parents[2]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 def record_of(tensorrt: str, **changed: Any) -> BuildRecord:
@@ -63,7 +63,7 @@ def manifest_with(record: BuildRecord | None) -> Manifest:
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) -> Path:
-    """A repository whose version has an engine for RTX machines beside its graph, to be copied from."""
+    """A repository whose version has an RTX engine next to its graph; tests copy it."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("built") / "repository"))
     folder = repository / "pets" / "1"
     record = build(
@@ -77,7 +77,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) ->
 
 @pytest.fixture
 def version(built_once: Path, tmp_path: Path) -> Path:
-    """A published version of one's own, with an engine for RTX machines beside its graph."""
+    """A copy of the version with an RTX engine that the test may change."""
     return Path(shutil.copytree(built_once, tmp_path / "own" / "repository")) / "pets" / "1"
 
 
@@ -202,11 +202,11 @@ def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
     assert plan_problems(manifest_with(None), IMAGE, "8.9") == []
 
 
-@pytest.mark.parametrize(("there", "count"), [("8.6", 1), ("7.0", 2)])
-def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None:
-    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, there)
+@pytest.mark.parametrize(("gpu", "count"), [("8.6", 1), ("7.0", 2)])
+def test_plan_is_refused_when_the_gpu_is_another(gpu: str, count: int) -> None:
+    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, gpu)
     assert len(problems) == count
-    assert f"the GPU has {there}" in problems[-1].message
+    assert f"the GPU has {gpu}" in problems[-1].message
 
 
 def test_releases_are_sorted_and_have_sources() -> None:

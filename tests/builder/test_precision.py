@@ -1,4 +1,4 @@
-"""Reduced precision: what the converter does to a graph, what the simulation makes of it, and what repairs it."""
+"""Reduced precision: the conversion of a graph, its simulation, and the fallbacks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def published_in(network: Network, precision: str, folder: Path, **request: obje
 
 
 def plain_verdict(network: Network, folder: Path) -> Verdict:
-    """What a conversion without a guard would get."""
+    """The verdict of a conversion that keeps no nodes in fp32."""
     onnx_from_network(network, folder / "fp32.onnx")
     onnx.save(cast_graph(onnx.load(folder / "fp32.onnx"), "fp16"), folder / "plain.onnx")
     context = verification_context(source_of(network, folder), builtin_golden(network.spec.preprocess), MAX_BATCH)
@@ -91,7 +91,7 @@ def plain_verdict(network: Network, folder: Path) -> Verdict:
 
 
 def of_operators(shapes: Sequence[int], *nodes: onnx.NodeProto, weights: dict[str, float]) -> ModelProto:
-    """A graph x -> y of fp32 operators with one-number weights."""
+    """A graph x -> y of fp32 operators with scalar weights."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes)) for name in ("x", "y")]
     tensors = [numpy_helper.from_array(np.full(list(shapes), v, np.float32), n) for n, v in weights.items()]
     graph = helper.make_graph(list(nodes), "operators", values[:1], values[1:], tensors)
@@ -180,7 +180,7 @@ def test_nodes_above_a_bound_are_found(graph: Path, images: ImageArray) -> None:
 
 
 def scaled(network: Network, factor: float) -> Network:
-    """The same answers, but values in the middle are `factor` times as large.
+    """A network with the same outputs, whose intermediate values are `factor` times as large.
 
     In a transformer the residual stream grows, and the norms that follow divide it again; in a residual network a
     stage's output grows and the next stage's weights shrink.
@@ -299,7 +299,7 @@ def test_broken_graph_is_refused_when_fp32_fails_too(make_network: Make, tmp_pat
 
 
 def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp_path: Path) -> None:
-    """A mean that is off by a few levels would pass for what fp16 may lose."""
+    """A wrong mean by a few levels is within the limits of fp16."""
     network = make_network("test_resnet")
     mean = tuple(value + 0.005 for value in network.spec.normalize.mean)
 
@@ -336,7 +336,7 @@ def test_precision_is_that_of_the_lowest_node(make_network: Make, tmp_path: Path
 
 
 def test_nodes_next_to_untyped_tensors_stay_in_fp32() -> None:
-    """An operator of another library, and a tensor that a branch takes from around it."""
+    """A custom operator, and a tensor that a subgraph reads from the outer graph."""
     inner = helper.make_graph(
         [helper.make_node("Relu", ["b"], ["inside"])],
         "then",
@@ -433,7 +433,7 @@ def test_int8_passes_its_verdict_when_calibrated_on_real_images(
 def test_int8_fails_when_it_was_calibrated_on_black_images(
     make_network: Make, graph: Path, images: ImageArray, tmp_path: Path
 ) -> None:
-    """Black images: all ranges are those of a constant, and every real picture is cut off."""
+    """Calibration on black images gives ranges that clip every real image."""
     network = make_network("test_resnet")
     search = PrecisionSearch(graph, np.zeros_like(images))
     step = next(iter(search.steps("int8", "onnxruntime")))

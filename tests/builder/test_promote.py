@@ -1,4 +1,4 @@
-"""Which version is served: promoting, rolling back, and publishing beside a version that is pinned."""
+"""The served version: promotion, rollback, and publication next to a pinned version."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OTHER_LABELS = ("ant", "bee", "cow", "doe", "eel")
 
 @pytest.fixture(scope="session")
 def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) -> Path:
-    """Another network of the same name: five labels, larger pictures, squashed."""
+    """Another network of the same name: five labels, larger images, fit `squash`."""
     torch.manual_seed(1)
     preprocess = Preprocess(height=48, width=48, fit="squash")
     changed = spec.model_copy(
@@ -58,7 +58,7 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) 
 
 @pytest.fixture(scope="session")
 def two_versions_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
-    """A repository whose `pets` has a version 2 of other labels and another size, proven at larger batches."""
+    """A repository whose `pets` has a version 2 with other labels, another size and a larger verified batch."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("two") / "repository"))
     export(source_from_checkpoint(other_checkpoint), ExportRequest(repository, max_batch=16), lambda step: None)
     return repository
@@ -131,7 +131,7 @@ def test_promotion_keeps_tuned_settings(pets: Path) -> None:
     config = read_config(pets)
     config.instance_group.add(count=3)
     config.dynamic_batching.max_queue_delay_microseconds = 700
-    (pets / "config.pbtxt").unlink()  # a link, of all copies
+    (pets / "config.pbtxt").unlink()  # a hard link to the file of all copies
     (pets / "config.pbtxt").write_text(config_to_text(config))
     promote(pets, 1)
     tuned = read_config(pets)
@@ -178,7 +178,7 @@ def test_promote_refuses_while_another_builder_runs(pets: Path) -> None:
 def test_rollback_chooses_the_version_under_the_lock(pets: Path) -> None:
     promote(pets, 1)
     with publication(pets.parent, "other"), raises(ArtifactError, "repository.locked"):
-        rollback(pets)  # not: there is none before, which may change
+        rollback(pets)  # the other error, no older version, could change meanwhile
 
 
 def test_promotion_keeps_files_of_the_user(pets: Path) -> None:

@@ -1,4 +1,4 @@
-"""Publishing is one step: readers see the old model or the new one, whatever happens to the builder."""
+"""Publication is atomic: readers see the old model or the new one, whatever happens to the builder."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
 
 
 def test_models_are_restored_when_one_cannot_be_moved_aside(tmp_path: Path) -> None:
-    names = ("first", "n" * 250)  # no room for what is added to its name
+    names = ("first", "n" * 250)  # no room for a suffix of the name
     companions = CompanionModels(tmp_path / "r", tmp_path / "aside")
     (tmp_path / "aside").mkdir()
     for name in names:
@@ -129,7 +129,7 @@ def test_models_are_restored_when_one_cannot_be_moved_aside(tmp_path: Path) -> N
 def test_model_stays_when_an_exchange_in_two_steps_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every moment in it: Ctrl-C comes right after a rename, or in its place."""
+    """Ctrl-C arrives at every moment: right after a rename, or instead of it."""
     rename = os.rename
     for moment in range(3):
         repository = tmp_path / str(moment)
@@ -226,7 +226,7 @@ def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:
 
 
 def test_repository_is_valid_after_a_builder_was_killed(tiny_repository: Path) -> None:
-    """Twenty kills or more within the first moments of publishing over and over, until some have hit it."""
+    """Kill a publishing builder at least twenty times, until some kills interrupt a publication."""
     rng = random.Random(0)
     template = tiny_repository.parent / "template" / "pets"
     shutil.copytree(tiny_repository / "pets", template)

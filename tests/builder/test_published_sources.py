@@ -1,4 +1,4 @@
-"""A published ONNX file is exported further only where it is what was proven, and what was proven had passed."""
+"""A published ONNX file is a source only if it is unchanged and its verdict passed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tritonkit.system.files import file_sha256
 
 @pytest.fixture
 def graph(tiny_repository: Path) -> Path:
-    """The file of a version that was proven."""
+    """The graph of a published version."""
     return tiny_repository / "pets/1/model.onnx"
 
 
 def flip_in_weights(graph: Path) -> None:
-    """Flip the highest bit of an exponent, as memory and disks do: no reader of ONNX looks at a checksum."""
+    """Flip the highest bit of an exponent, as a memory or disk error would; ONNX has no checksum."""
     weights = {tensor.name: tensor.raw_data for tensor in onnx.load(graph).graph.initializer}
     content = bytearray(graph.read_bytes())
     place = content.index(weights["backbone.fc.weight"]) + 3

@@ -1,4 +1,4 @@
-"""The page of a verdict: what stands on it, for every task and outcome."""
+"""The page of a verdict, for every task and result."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model.alternatives import with_changed_colors
 from PIL import Image
 
 from builder.sources.images import builtin_golden
 from builder.verification.report import LIMIT_PERCENT, bar, render_page, state_of, write_page
 from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
-from builder.verification.report_images import collect_answers as asked
+from builder.verification.report_images import collect_answers as collect_report_answers
 from builder.verification.verifier import verify_runner
 from tritonkit.comparison import Comparison, infer_in_batches
+from tritonkit.comparison_inputs import with_changed_colors
 from tritonkit.errors import Problem
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
@@ -66,7 +66,7 @@ class Balanced(HTMLParser):
 
 @pytest.fixture
 def collect_answers(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
-    """A network's answers about the builder's photographs, and the same with those of some images changed."""
+    """A function that collects a network's outputs for the built-in photographs, and changed ones as the artifact's."""
 
     def collect(task_spec: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> ReportAnswers:
         network = network_of(task_spec)
@@ -79,7 +79,7 @@ def collect_answers(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
 
 
 def with_moved_answers(outputs: Outputs) -> Outputs:
-    """The first two images get another class, set of labels, direction and mask."""
+    """Change class, set of labels, direction and mask of the first two images."""
     for array in outputs.values():
         array[:2] = 1 - array[:2] if array.dtype == np.uint8 else np.roll(array[:2], 1, axis=-1)
     return outputs
@@ -125,7 +125,7 @@ def test_page_shows_a_real_verdict(network_of: NetworkOf) -> None:
     network = network_of(TASK_SPECS["multiclass"])
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
-    answers = asked(runner, runner, golden, 4)
+    answers = collect_report_answers(runner, runner, golden, 4)
     page = render_page("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
     for part in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
@@ -161,7 +161,7 @@ def test_image_counts_as_changed_when_its_output_is_nan(collect_answers: Callabl
 def test_page_has_no_images_when_outputs_cannot_be_compared(
     actual: Outputs | None, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
-    onnx_path = collect_answers(TASK_SPECS["multiclass"])
+    collected = collect_answers(TASK_SPECS["multiclass"])
     refused = Verdict(
         passed=False,
         precision="fp32",
@@ -170,7 +170,7 @@ def test_page_has_no_images_when_outputs_cannot_be_compared(
         limits=LIMITS["fp32"],
         problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
     )
-    page = render_page("asked", refused, ReportAnswers(onnx_path.golden, onnx_path.task, onnx_path.expected, actual))
+    page = render_page("asked", refused, ReportAnswers(collected.golden, collected.task, collected.expected, actual))
     Balanced(page)
     assert "<figure" not in page
     assert "&lt;here&gt;" in page
@@ -180,11 +180,11 @@ def test_page_has_no_images_when_outputs_cannot_be_compared(
 def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf) -> None:
     right, wrong = (TorchRunner(network_of(TASK_SPECS["multiclass"], side), origin="x") for side in (32, 64))
     golden = builtin_golden(right.spec.preprocess)
-    assert asked(right, wrong, golden, 4).actual is None
+    assert collect_report_answers(right, wrong, golden, 4).actual is None
 
 
 class Fickle(Runner):
-    """Answers as another does, but for two pictures: alone one gets another class, in other colours the other."""
+    """Runs another runner, but changes the class of one image in batches of 1, and of another in changed colours."""
 
     def __init__(self, runner: Runner, alone: ImageArray, coloured: ImageArray) -> None:
         self.spec, self.origin = runner.spec, "fickle"
@@ -207,9 +207,9 @@ def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(
     fickle = Fickle(runner, golden.images[2], coloured)
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
-    answers = asked(runner, fickle, golden, 4)
+    answers = collect_report_answers(runner, fickle, golden, 4)
     original = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [batch.way.name for batch in answers.batches] == [*original, "batch 2", "probes"]
+    assert [batch.inputs.name for batch in answers.batches] == [*original, "batch 2", "probes"]
     images = report_images(answers, LIMITS["fp32"])
     assert images is not None
     assert not images.lost

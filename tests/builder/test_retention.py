@@ -1,4 +1,4 @@
-"""Old versions are deleted whole, and never one that is marked or served, whatever happens to the builder."""
+"""Old versions are deleted completely, but never a marked or served one, whatever happens to the builder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ while True:
 
 
 def publish_copies(model: Path, count: int) -> None:
-    """The newest version again, so many times."""
+    """Publish copies of the newest version."""
     for _ in range(count):
         newest = versions_of(model)[-1]
         with publication(model.parent, model.name) as prepared:
@@ -199,7 +199,7 @@ def test_model_is_found_by_name_and_by_folder(pets: Path) -> None:
 def test_versions_loaded_by_a_running_server_are_not_deleted(
     pets: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server was started when other versions were to be served; it goes on answering from them."""
+    """The server still has versions loaded that the version policy no longer serves."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     serve_by(pets, VersionPolicy(versions=(2, 3)))
     with running(pets.parent, free_ports()) as url:
@@ -251,7 +251,7 @@ def test_next_builder_finishes_a_killed_deletion(pets: Path) -> None:
 
 
 def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Path) -> None:
-    """Kills within the first moments of publishing and deleting over and over."""
+    """Kill a builder that publishes and deletes in a loop."""
     rng = random.Random(0)
     root = Path(__file__).parents[2]
     mark(pets, 2, "kept")

@@ -1,4 +1,4 @@
-"""What is asked of serving becomes Triton's own words, or one error with all that is wrong; a real Triton loads it."""
+"""Serving options become Triton fields, or one error with all problems; a real Triton loads them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def running(repository: Path, ports: list[str]) -> Iterator[TritonServer]:
 
 
 def republish(repository: Path, serving: Serving) -> None:
-    """Version 1 again, as the next one, served as asked."""
+    """Publish a copy of version 1 with other serving settings."""
     with publication(repository, "pets") as prepared:
         spec = ModelSpec.from_json((prepared.model / METADATA_KEY).read_text(), "x")
         for path in (prepared.model / "1").iterdir():
@@ -134,7 +134,7 @@ def test_options_are_refused_all_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "most", "shape"),
+    ("option", "maximum", "shape"),
     [
         ("instances", 2**31 - 1, None),
         ("gpus", 2**31 - 1, "0,{}"),
@@ -147,9 +147,9 @@ def test_options_are_refused_all_at_once() -> None:
     ],
 )
 def test_number_is_refused_when_it_is_too_large_for_triton(
-    spec: ModelSpec, option: str, most: int, shape: str | None
+    spec: ModelSpec, option: str, maximum: int, shape: str | None
 ) -> None:
-    largest, beyond = (shape.format(number) if shape else number for number in (most, most + 1))
+    largest, beyond = (shape.format(number) if shape else number for number in (maximum, maximum + 1))
     roomy = config_for(
         spec,
         ((spec.input,), spec.outputs),
@@ -164,7 +164,7 @@ def test_number_is_refused_when_it_is_too_large_for_triton(
     with raises(InputError, "option.too_large") as caught:
         serving_from(**{option: beyond})  # type: ignore[arg-type]
     assert str(caught.value).startswith(f"--{option.replace('_', '-')} {beyond}: ")
-    assert str(most) in str(caught.value)
+    assert str(maximum) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp
 def test_triton_loads_and_answers_with_all_serving_options(
     tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Warm-up, a queue policy, two instances, a version policy: read back from the server, and seen in its counters."""
+    """Warm-up, queue policy, two instances, version policy: read back from the server and from its statistics."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     words = {"instances": 2, "kind": "cpu", "queue_delay_us": 200, "queue_timeout_ms": 500, "queue_size": 64}
     for _ in range(2):
@@ -370,7 +370,7 @@ def test_triton_loads_and_answers_with_all_serving_options(
 def test_triton_does_not_load_when_a_warmup_file_is_missing(
     tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is why `builder check` calls it an error."""
+    """So `builder check` reports it as an error."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     republish(tiny_repository, serving_from(warmup=True))
     (tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE).unlink()

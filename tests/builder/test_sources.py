@@ -1,4 +1,4 @@
-"""What a source is, is found by its content; timm's weights and trainers' checkpoints are taken."""
+"""The kind of a source is detected by its content; timm weights and checkpoints of other trainers load."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put random weights of a timm model where the hub's library keeps what it has fetched."""
+    """A function that puts random weights of a timm model into the hub's cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(name: str) -> Path:
@@ -75,7 +75,7 @@ def test_timm_features_are_published_with_task_embedding(in_cache: Callable[[str
 
 def test_timm_gives_one_error_when_weights_cannot_be_downloaded(tmp_path: Path) -> None:
     code = "from builder.sources import open_source; open_source('timm:test_resnet', None, None)"
-    # Nobody listens there, whatever machine this runs on.
+    # No server listens on this address on any machine.
     nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -92,8 +92,8 @@ def test_timm_gives_one_error_when_weights_cannot_be_downloaded(tmp_path: Path) 
 
 
 def test_timm_weights_are_refused_when_they_have_too_few_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
-    monkeypatch.setitem(known, name, dataclasses.replace(known[name], label_names=("cat", "dog")))
+    configs, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
+    monkeypatch.setitem(configs, name, dataclasses.replace(configs[name], label_names=("cat", "dog")))
     with raises(SpecError, "source.label_count"):
         open_source(f"timm:{name}", ForeignModelOptions(), None)
 
@@ -147,7 +147,7 @@ def test_lightning_checkpoint_is_loaded_when_its_settings_are_plain(
 
 
 class Settings:
-    """A stranger's class, in a pickle."""
+    """A third-party class in a pickle."""
 
 
 def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, labels: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each task: what is right is published with a passed verdict, and its own faults are refused by name."""
+"""Each task: a right artifact passes its verdict, and typical faults are refused with their cause."""
 
 from __future__ import annotations
 
@@ -72,35 +72,35 @@ LABEL_FILES = {
 
 
 class WithoutLastLayer(Network):
-    """Gives the head's raw values."""
+    """Outputs the raw values of the head."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (logits,)
 
 
 class MaskTransposed(Network):
-    """Gives a mask on its side."""
+    """Outputs a transposed mask."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return tuple(output.transpose(1, 2) for output in super().answers(logits))
 
 
 class ChannelsSwapped(Network):
-    """Takes BGR."""
+    """Expects BGR."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.flip(-1))
 
 
 class OnItsSide(Network):
-    """Takes images on their side."""
+    """Expects transposed images."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.transpose(1, 2))
 
 
 class HeadsSwapped(Network):
-    """Gives the first head's answer for the second's, and the other way round."""
+    """Swaps the outputs of two heads."""
 
     def answers(self, logits: dict[str, Tensor]) -> tuple[Tensor, ...]:
         first, second, *others = super().answers(logits)
@@ -108,7 +108,7 @@ class HeadsSwapped(Network):
 
 
 class MaskDependsOnPlace(Network):
-    """Finds more, the later an image stands in the batch."""
+    """Marks more pixels at later batch positions."""
 
     def logits(self, images: Tensor) -> Tensor:
         raw = super().logits(images)
@@ -117,7 +117,7 @@ class MaskDependsOnPlace(Network):
 
 
 class BorderDependsOnPlace(Runner):
-    """Answers right inside the pictures; in the border around them, differently at each place of a batch."""
+    """Right inside the images; in the padding the mask depends on the batch position."""
 
     def __init__(self, network: Network) -> None:
         self.right, self.spec, self.origin = TorchRunner(network, "x"), network.spec, "x"
@@ -161,7 +161,7 @@ def as_faulty(kind: type[Network], network: Network) -> Network:
 
 
 def cut_at(network: Network, threshold: float) -> Network:
-    """A graph with another threshold inside, which its spec does not tell."""
+    """A network whose threshold differs from its spec."""
     shifted = with_output_options(network, OutputOptions(threshold=threshold))
     shifted.spec = network.spec
     return shifted
@@ -180,7 +180,7 @@ def problems(verdict: Verdict) -> str:
 
 
 def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:
-    """A copy of an artifact that carries another spec, or none."""
+    """A copy of an artifact with another spec, or without one."""
     model = onnx.load(artifact)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec} if spec is not None else {"made_by": "someone"})
     onnx.save(model, to)
@@ -212,7 +212,7 @@ def test_published_model_has_the_label_files_of_its_outputs(published: Path, tas
 
 
 @pytest.mark.parametrize(
-    ("task", "plant", "named"),
+    ("task", "plant", "cause"),
     [
         (
             "embedding",
@@ -249,14 +249,14 @@ def test_published_model_has_the_label_files_of_its_outputs(published: Path, tas
     ids=["not-normalised", "no-sigmoid", "transposed", "threshold", "heads"],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    networks: dict[str, Network], tmp_path: Path, task: str, plant: Callable[[Network], Network], named: tuple[str, ...]
+    networks: dict[str, Network], tmp_path: Path, task: str, plant: Callable[[Network], Network], cause: tuple[str, ...]
 ) -> None:
     network = networks[task]
     onnx_from_network(plant(network), tmp_path / "model.onnx")
     verdict = verdict_of(tmp_path / "model.onnx", network)
     assert not verdict.passed
     expected = problems(verdict)
-    assert [part for part in named if part not in expected] == [], expected
+    assert [part for part in cause if part not in expected] == [], expected
     assert [problem.code in CAUSES for problem in verdict.problems][:2] == [True, False], expected
 
 
@@ -314,7 +314,7 @@ def test_spec_of_an_artifact_is_optional_but_refused_when_broken(
 
 
 def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Network]) -> None:
-    """No value is near another, so faults are told apart by how well the masks agree."""
+    """Masks have no close values, so causes are ranked by the agreement of the masks."""
     network = networks["segmentation"]
     golden, reference = builtin_golden(network.spec.preprocess), TorchRunner(network, "x")
     for kind, cause in ((ChannelsSwapped, "verdict.channels_swapped"), (OnItsSide, "verdict.sides_swapped")):
@@ -345,7 +345,7 @@ def test_verdict_fails_when_a_mask_depends_on_the_batch_position(networks: dict[
 
 
 def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str, Network]) -> None:
-    """Each picture has its own border, so each must be found again when they are asked in another order."""
+    """Each image has its own padding, which must follow the image in the reversed order."""
     spec = networks["segmentation"].spec
     padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
     network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
@@ -360,7 +360,7 @@ def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str
 
 
 def test_masks_are_compared_at_the_original_image_size(networks: dict[str, Network]) -> None:
-    """A picture of 80 x 20 in 64 x 64: what differs in the border does not exist in the picture."""
+    """An image of 80 x 20 in 64 x 64: differences in the padding do not count."""
     task = task_of(networks["segmentation"].spec)
     letterboxed = Geometry((80, 20), (0.0, 0.0, 80.0, 20.0), (0.0, 24.0, 64.0, 40.0))
     expected = np.zeros((1, 64, 64), np.uint8)
@@ -381,7 +381,7 @@ def test_masks_are_compared_at_the_original_image_size(networks: dict[str, Netwo
 def test_segmentation_is_exported_with_probability_and_another_threshold(
     command: Command, networks: dict[str, Network], tmp_path: Path
 ) -> None:
-    """The golden sample is of the model as it was trained, and must not be taken for that of another."""
+    """The golden sample of the trained model must be recognized although the output options differ."""
     network, checkpoint, repository = networks["segmentation"], tmp_path / "stamps.safetensors", tmp_path / "repository"
     save_network(checkpoint, network)
     sample = builtin_golden(network.spec.preprocess)

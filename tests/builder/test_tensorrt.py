@@ -1,4 +1,4 @@
-"""Plans are really built here, by TensorRT for RTX, which needs no GPU for that."""
+"""Plans are built by TensorRT for RTX, which needs no GPU for a build."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ def test_build_keeps_the_types_of_the_graph(tmp_path: Path, graphs: Path, precis
 def test_build_draws_its_progress_when_stderr_is_a_terminal(
     tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, told.append)
-    assert told[0] == "building for TensorRT for RTX"
-    assert any("%" in line for line in told[1:])
+    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, lines.append)
+    assert lines[0] == "building for TensorRT for RTX"
+    assert any("%" in line for line in lines[1:])
 
 
 def test_build_is_refused_when_an_fp32_engine_is_claimed_to_be_fp16(tmp_path: Path, wide: Path) -> None:
@@ -249,7 +249,7 @@ def test_timings_are_saved_in_the_cache(tmp_path: Path, graphs: Path) -> None:
     settings = BuildSettings(max_batch=4, workspace_mib=256, optimization_level=1)
     built = PlanBuilder(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
     cache = tmp_path / "timings" / "one.cache"
-    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX times nothing, and says so
+    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX has no timing cache and prints that
         plan = built.build(cache, lambda share, phase: shares.append(share))
     assert plan.nbytes > 1000
     assert cache.stat().st_size > 0
@@ -259,7 +259,7 @@ def test_timings_are_saved_in_the_cache(tmp_path: Path, graphs: Path) -> None:
 
 def test_timings_start_empty_when_the_library_refuses_the_cache(tmp_path: Path) -> None:
     class Config:
-        """The part of TensorRT's builder configuration that opens timings."""
+        """The part of TensorRT's builder configuration that loads a timing cache."""
 
         def create_timing_cache(self, timings: bytes) -> bytes | None:
             return None if timings == b"damaged" else timings + b" opened"
@@ -281,10 +281,12 @@ def test_missing_tensorrt_gives_an_error_with_two_remedies() -> None:
 
 
 @pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
-@pytest.mark.parametrize(("told", "kind"), [("Half", "fp16"), ("Row major linear FP32", "fp32"), ("BFloat16", "bf16")])
-def test_inspector_output_gives_the_precision_of_an_engine(key: str, told: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("type_name", "kind"), [("Half", "fp16"), ("Row major linear FP32", "fp32"), ("BFloat16", "bf16")]
+)
+def test_inspector_output_gives_the_precision_of_an_engine(key: str, type_name: str, kind: str) -> None:
     layers = [
-        {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: told}]},
+        {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: type_name}]},
         {"Name": "reformat", "LayerType": "Reformat", "Inputs": [{"Name": "x", key: "Float"}]},
     ]
     assert precision_of_engine(json.dumps({"Layers": layers})) == {kind: 1}

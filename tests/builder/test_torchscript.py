@@ -1,4 +1,4 @@
-"""`--torchscript`: a trace that takes any batch, names its outputs as the spec does, and carries the spec."""
+"""`--torchscript`: the trace accepts any batch, has the output names of the spec, and contains the spec."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
 def test_forward_takes_the_input_and_returns_a_tuple(
     make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
-    """What Triton's pytorch backend goes by: it takes no dictionary, and names inputs as forward does."""
+    """Triton's pytorch backend accepts no dictionary, and takes input names from `forward`."""
     module = torch.jit.load(TORCHSCRIPT.write(job_of(make_network("test_vit"))))
     schema = module.forward.schema
     assert [argument.name for argument in schema.arguments] == ["self", "image"]

@@ -1,4 +1,4 @@
-"""TorchScript files of strangers are exported and proven against themselves, or refused with a reason."""
+"""Third-party TorchScript files are exported and verified against the original, or refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`config.pbtxt` is Triton's own message, survives being written, and keeps what was tuned."""
+"""`config.pbtxt` is written with Triton's protobuf, reads back the same, and keeps tuned settings."""
 
 from __future__ import annotations
 
@@ -149,11 +149,11 @@ def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
 
 def test_file_name_is_set_only_when_it_is_not_the_default(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
-    named = {
+    config = {
         loading: config_for(spec, interface, 16, 1, loading=BackendFiles(*loading)).default_model_filename
         for loading in [("openvino", "model.xml"), ("tensorrt", None), ("pytorch", "traced.pt")]
     }
-    assert list(named.values()) == ["", "", "traced.pt"]
+    assert list(config.values()) == ["", "", "traced.pt"]
     plans = BackendFiles("tensorrt", plans={"8.6": "sm86.plan", "9.0": "sm90.plan"})
     assert dict(config_for(spec, interface, 16, 1, loading=plans).cc_model_filenames) == plans.plans
 

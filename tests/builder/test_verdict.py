@@ -1,4 +1,4 @@
-"""The verdict passes what is right, and refuses each planted fault with a reason that names it."""
+"""The verdict passes a right graph, and reports the cause of each planted fault."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Make = Callable[[str], Network]
 
 
 class ChannelsSwapped(Network):
-    """Takes BGR."""
+    """Expects BGR."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.flip(-1))
 
 
 class HeightAndWidthSwapped(Network):
-    """Takes images on their side."""
+    """Expects transposed images."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.transpose(1, 2))
@@ -55,7 +55,7 @@ class LabelsShifted(Network):
 
 
 class DependsOnPosition(Network):
-    """Raises the first class with the position in the batch."""
+    """Adds the batch position to the first class."""
 
     def logits(self, images: Tensor) -> Tensor:
         raw = super().logits(images)
@@ -64,7 +64,7 @@ class DependsOnPosition(Network):
 
 
 class NanForBrightImages(Network):
-    """The square root of a negative number, once a picture is bright enough."""
+    """Outputs NaN for bright images."""
 
     def logits(self, images: Tensor) -> Tensor:
         darkness = 110 - images.float().mean(dim=(1, 2, 3))
@@ -72,7 +72,7 @@ class NanForBrightImages(Network):
 
 
 class NanInAnotherOrder(Runner):
-    """Answers as it should, but NaN once a batch begins with certain images."""
+    """Outputs NaN where a batch begins with certain images."""
 
     def __init__(self, network: Network, images: ImageArray) -> None:
         self.right, self.images = TorchRunner(network, "x"), images
@@ -105,7 +105,7 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph
 
 
 @pytest.mark.parametrize(
-    ("kind", "named"),
+    ("kind", "cause"),
     [
         (ChannelsSwapped, "verdict.channels_swapped: "),
         (HeightAndWidthSwapped, "verdict.sides_swapped: "),
@@ -115,12 +115,12 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    make_network: Make, verify_graph_of: Verify, kind: type[Network], named: str
+    make_network: Make, verify_graph_of: Verify, kind: type[Network], cause: str
 ) -> None:
     network = make_network("test_resnet")
     verdict = verify_graph_of(as_faulty(kind, network), network)
     assert not verdict.passed
-    assert named in causes(verdict)
+    assert cause in causes(verdict)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
     network = make_network("test_resnet")
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
-    on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
+    on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # the same for all images, so no decision changes
     training = TrainedReference(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
     verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
     *artifact_comparisons, probes, drift = verdict.comparisons

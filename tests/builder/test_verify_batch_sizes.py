@@ -1,4 +1,4 @@
-"""`builder verify` tells what kind of artifact it judged, what answered for it, and asks no more than that takes."""
+"""`builder verify`: the batch sizes it tests, and the format and library in its verdict."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_precision_is_that_of_the_verdict_only_when_the_hashes_match(job: BuildJ
     artifact.write_text("<net/>")
     verdict = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])
     artifact.with_name(VERDICT_FILE).write_text(verdict.model_dump_json())
-    assert precision_of(artifact) == "fp32"  # a verdict of some other file, for all that is known
+    assert precision_of(artifact) == "fp32"  # without a manifest it may be the verdict of another file
     manifest = manifest_of(job.folder, checkpoint, "a test").model_dump_json()
     artifact.with_name(MANIFEST_FILE).write_text(manifest)
     assert precision_of(artifact) == "int8"

@@ -1,4 +1,4 @@
-"""A plan is verified with what stands beside it: the records of its build and of its publication."""
+"""A plan is verified with its build record and its manifest."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.system.files import file_sha256
 
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 PASSED = Verdict(passed=True, format="trt", precision="fp16", images="a test", max_batch=4, limits=LIMITS["fp16"])
 
 
 @pytest.fixture
 def plan(tmp_path: Path, checkpoint: Path) -> Path:
-    """A version folder with a plan in fp16 that was made from the checkpoint, as its records say."""
+    """A version folder with an fp16 plan whose records name the checkpoint as its source."""
     folder = tmp_path / "3"
     folder.mkdir()
     path = folder / "model.plan"
