@@ -184,8 +184,8 @@ def test_check_compares_every_kind_of_artifact_with_the_configuration(
     # A plan that the manifest does not list is a finding, but its interface is right.
     assert [finding.message for finding in findings_of(repository, suffix) if "the graph" in finding.message] == []
     replace_in(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
-    expected = "; ".join(finding.message for finding in findings_of(repository, suffix) if finding.severity == "error")
-    assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in expected
+    messages = "; ".join(finding.message for finding in findings_of(repository, suffix) if finding.severity == "error")
+    assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in messages
 
 
 def test_check_compares_every_version_with_the_configuration(tiny_repository: Path) -> None:

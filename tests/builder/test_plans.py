@@ -123,9 +123,9 @@ def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> No
 def test_check_reports_a_truncated_plan(version: Path) -> None:
     engine = version / "model.rtx"
     engine.write_bytes(engine.read_bytes()[:-1000])
-    expected = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
-    assert len(expected) == 1
-    assert expected[0].startswith("is cut short: its header says")
+    messages = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
+    assert len(messages) == 1
+    assert messages[0].startswith("is cut short: its header says")
 
 
 def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
@@ -141,8 +141,8 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes() + b" ")
     (version / "model.rtx").write_bytes(b"another")
     manifest = manifest_of(version, version / "model.onnx", "a test")
-    expected = [problem.message for problem in stale_problems(manifest)]
-    assert expected == [
+    messages = [problem.message for problem in stale_problems(manifest)]
+    assert messages == [
         "model.rtx is not the plan of the build record: its hash differs",
         "stale plan: model.rtx was built from another graph than model.onnx",
     ]

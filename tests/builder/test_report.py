@@ -208,8 +208,8 @@ def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
     answers = collect_report_answers(runner, fickle, golden, 4)
-    original = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [batch.inputs.name for batch in answers.batches] == [*original, "batch 2", "probes"]
+    names = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
+    assert [batch.inputs.name for batch in answers.batches] == [*names, "batch 2", "probes"]
     images = report_images(answers, LIMITS["fp32"])
     assert images is not None
     assert not images.lost

@@ -285,9 +285,9 @@ def test_cuda_graphs_get_the_new_size_when_a_version_takes_larger_images(spec: M
 )
 def test_user_config_is_refused_when_its_cuda_graphs_have_another_size(spec: ModelSpec, dims: str, code: str) -> None:
     text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
-    onnx_path = config_from_text(text.format(dims), "x")
+    user_config = config_from_text(text.format(dims), "x")
     with raises(InputError, code):
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=onnx_path)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=user_config)
 
 
 def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: ModelSpec) -> None:

@@ -97,8 +97,8 @@ def test_unreadable_env_file_is_refused_before_the_build(
 ) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
-    expected: list[str] = []
+    steps: list[str] = []
     with pytest.raises(InputError, match="TRITON_IMAGE"):
-        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), expected.append)
-    assert not expected
+        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), steps.append)
+    assert not steps
     assert not (tmp_path / "repository").exists()

@@ -202,12 +202,12 @@ def test_verdict_passes_with_the_metrics_of_the_task_when_the_graph_is_right(pub
 def test_published_model_has_the_label_files_of_its_outputs(published: Path, task: str) -> None:
     model = published / f"asked_{task}"
     assert {path.name for path in model.glob("labels*")} == LABEL_FILES[task]
-    expected = {output.name: output.label_filename for output in read_config(model).output}
+    label_files = {output.name: output.label_filename for output in read_config(model).output}
     if task == "heads":
-        assert expected == {name: f"labels.{name}.txt" if name != "vector" else "" for name in expected}
+        assert label_files == {name: f"labels.{name}.txt" if name != "vector" else "" for name in label_files}
         assert (model / "labels.colour.txt").read_text() == "red\ngreen\nblue\n"
     else:
-        assert set(expected.values()) == ({"labels.txt"} if task == "multilabel" else {""})
+        assert set(label_files.values()) == ({"labels.txt"} if task == "multilabel" else {""})
     assert check_repository(published) == []
 
 
@@ -255,9 +255,9 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     onnx_from_network(plant(network), tmp_path / "model.onnx")
     verdict = verdict_of(tmp_path / "model.onnx", network)
     assert not verdict.passed
-    expected = problems(verdict)
-    assert [part for part in cause if part not in expected] == [], expected
-    assert [problem.code in CAUSES for problem in verdict.problems][:2] == [True, False], expected
+    problem_text = problems(verdict)
+    assert [part for part in cause if part not in problem_text] == [], problem_text
+    assert [problem.code in CAUSES for problem in verdict.problems][:2] == [True, False], problem_text
 
 
 def test_verdict_fails_when_a_threshold_is_shifted_in_the_artifacts_spec(
@@ -338,10 +338,10 @@ def test_verdict_fails_when_a_mask_depends_on_the_batch_position(networks: dict[
     network = networks["segmentation"]
     candidate = TorchRunner(as_faulty(MaskDependsOnPlace, network), "x")
     golden = builtin_golden(network.spec.preprocess)
-    expected = problems(verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
-    assert "verdict.batch_position: " in expected
-    assert "verdict.decisions: batch 4" in expected
-    assert "verdict.decisions: batch 1" not in expected
+    problem_text = problems(verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
+    assert "verdict.batch_position: " in problem_text
+    assert "verdict.decisions: batch 4" in problem_text
+    assert "verdict.decisions: batch 1" not in problem_text
 
 
 def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str, Network]) -> None:
@@ -353,8 +353,8 @@ def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str
     verdict = verify_runner(reference, candidate, golden, MAX_BATCH, "fp32")
     assert verdict.passed, problems(verdict)
     assert min(comparison.agreement["iou"] for comparison in verdict.comparisons) == 1
-    expected = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
-    assert "batch_position: " in expected
+    problem_text = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
+    assert "batch_position: " in problem_text
     reversed_ = replace(golden, geometries=pack_geometries(reversed(golden.geometry_values or [])))
     assert not verify_runner(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
 

@@ -99,8 +99,8 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph
     network = make_network(architecture)
     verdict = verify_graph_of(network, network)
     assert verdict.passed, causes(verdict)
-    original = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
-    assert [c.asked for c in verdict.comparisons] == [*original, "batch 2", "batch 4", "probes"]
+    names = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    assert [c.asked for c in verdict.comparisons] == [*names, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
