@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -102,6 +103,19 @@ def test_no_module_is_named_for_leftovers() -> None:
 def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
     folders = Counter(str(path.parent.relative_to(ROOT)) for path in sources())
     assert {folder: count for folder, count in folders.items() if count > MAX_FILES} == {}
+
+
+def test_parameters_that_docstrings_describe_exist() -> None:
+    described = re.compile(r"(?:^|[.;] )([a-z_]+(?:, [a-z_]+)*): ", re.MULTILINE)
+    stale = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                _, _, body = (ast.get_docstring(node) or "").partition("\n")
+                names = {name for found in described.finditer(body) for name in found[1].split(", ")}
+                parameters = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+                stale += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in sorted(names - parameters)]
+    assert not stale, "\n".join(stale)
 
 
 def test_every_package_says_that_it_is_typed() -> None:

@@ -108,10 +108,14 @@ def test_interrupted_job_says_how_to_continue(tmp_path: Path) -> None:
     settings = JobSettings(model="m", spec="0" * 64, top=1, outputs=("a.csv",))
     example, messages = Answer({"label": "cat", "probability": 1.0}), list[str]()
     path = tmp_path / "a.csv"
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the interrupt comes while the files are open
+
+    def interrupted_job() -> None:
         with open_answer_files([path], settings, example, messages.append) as answers:
             answers.write(Row("cat.jpg", example))
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_job()
     assert messages == [f"1 rows are kept in {path}.partial; run the same command to continue"]
 
 

@@ -132,7 +132,7 @@ def compare(
     """Compare `actual` with `expected`; both are finite and have the same shapes.
 
     geometries: how each image was fitted, if known; masks are then compared at the original size.
-    varying: outputs whose variation scales the relative error, if `expected` are too few or too similar.
+    variation: outputs whose variation scales the relative error, if `expected` are too few or too similar.
     """
     scale = variation or expected
     floating = [name for name, array in expected.items() if np.issubdtype(array.dtype, np.floating)]

@@ -37,11 +37,10 @@ def config_for(
     user_config: ModelConfig | None = None,
     other_versions: Collection[int] | None = None,
 ) -> ModelConfig:
-    """The configuration of an artifact with the inputs and outputs `interface`.
+    """Return the configuration of an artifact with the inputs and outputs `interface`.
 
-    Tuned settings (instances, batching, …) of `current_config`, the configuration of the published model, are kept;
-    those of `user_config` override them, and `serving` overrides both. other_versions: the other versions of the
-    model; None if they are not known.
+    Tuned settings (instances, batching, …) of `current_config` are kept. Those of `user_config` override them, and
+    `serving` overrides both. other_versions: the other versions of the model; None if they are not known.
 
     Raises ArtifactError where the artifact's interface is not the spec's, InputError where the user's configuration
     contradicts the artifact, where older versions do not load with this backend, or for what Triton would refuse.

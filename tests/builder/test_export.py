@@ -76,7 +76,7 @@ def test_export_is_refused_when_the_checkpoint_changed_since_training(
     Golden(sample.images, outputs, sample.targets).save(golden)
     refused = command("builder", "export", checkpoint, "--repository", repository, "--images", PHOTOS)
     assert refused.exit_code == 1
-    assert "training: the checkpoint does not give the answers recorded" in refused.stderr
+    assert "verdict.training: " in refused.stderr
     assert versions_of(repository / "pets") == [1]
     forced = command("builder", "export", checkpoint, "--repository", repository, "--force")
     assert forced.exit_code == 0
@@ -162,8 +162,8 @@ def test_invalid_options_give_one_error_with_a_code(
         (["{checkpoint}", "--limit", "sharpness=1"], "sharpness"),
         (["{checkpoint}", "--config", "nowhere.pbtxt"], "nowhere.pbtxt: cannot be read"),
         (["{checkpoint}", "--report", "page.txt"], "page.txt: "),
-        (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder of pictures"),
-        (["{checkpoint}", "--onnx", "int8", "--calibration", "nowhere"], "nowhere: not a folder of pictures"),
+        (["{checkpoint}", "--images", "nowhere"], "nowhere: not a folder"),
+        (["{checkpoint}", "--onnx", "int8", "--calibration", "nowhere"], "nowhere: not a folder"),
         (["{checkpoint}", "--name", "my model"], "expected up to 128 letters, digits"),
         (["{labels}", "--model", "resnet_19", "--labels", "{labels}"], "no model 'resnet_19'"),
     ],

@@ -86,7 +86,7 @@ def test_timm_gives_one_error_when_weights_cannot_be_downloaded(tmp_path: Path) 
         timeout=60,
     )
     lines = result.stderr.strip().splitlines()
-    assert lines[-1].startswith("model.errors.ExternalError: test_resnet: ")
+    assert lines[-1].startswith("tritonkit.errors.ExternalError: test_resnet: ")
     assert "builder export FILE --model test_resnet --labels FILE" in lines[-1]
     assert "Retrying" not in result.stderr
 

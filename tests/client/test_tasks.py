@@ -342,7 +342,7 @@ def test_nothing_is_drawn_outside_the_folder_when_paths_go_up(
         ("vector", ["--cutouts", "m", "--overlays", "o"], "output.no_masks", "--overlays, --cutouts: "),
         ("colours", ["--threshold", "0.3"], "", "--threshold 0.3: multiclass"),
         ("mask", ["--threshold", "0.3"], "", "builder export --probability"),
-        ("three", ["--threshold", "0.3"], "", "--threshold 0.3: segmentation of 3 labels"),
+        ("three", ["--threshold", "0.3"], "", "--threshold 0.3: segmentation with 3 labels"),
         ("tags", ["--threshold", "1"], "option.threshold_range", "--threshold 1.0: "),
         ("tags", ["--threshold", "nan"], "option.threshold_range", "--threshold nan: "),
         ("colours", ["--output", "a.txt"], "output.format", ".jsonl, .csv, .parquet, .npy"),

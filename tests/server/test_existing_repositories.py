@@ -51,14 +51,14 @@ def served_theirs(
 
 
 def errors(findings: list[Finding]) -> list[str]:
-    return [f"{one.path}: {one.message}" for one in findings if one.severity == "error"]
+    return [f"{one.path}: {one.code} {one.message}" for one in findings if one.severity == "error"]
 
 
 def test_what_triton_serves_is_no_error(theirs: Path) -> None:
     checked, diagnosed = check_repository(theirs), diagnose(Options(repository=theirs), LAPTOP)
     assert errors(checked) == errors(diagnosed) == []
     for findings in (checked, diagnosed):
-        strangers = [Path(one.path).name for one in findings if one.message.startswith("is no model")]
+        strangers = [Path(one.path).name for one in findings if one.code == "repository.not_a_model"]
         assert strangers == sorted(hand_written.BESIDE)
 
 
@@ -80,9 +80,9 @@ def test_a_folder_that_cannot_be_listed_is_no_model(theirs: Path, tmp_path: Path
         (SOUND + "instance_group { kind: KIND_CPU gpus: [0] }", "1", "KIND_CPU takes no gpus"),
         (SOUND + "version_policy { specific { versions: [5] } }", "1", "loads none of the versions"),
         (SOUND, "01", "has no version folder"),
-        (SOUND, "1_old", "Triton takes it for version 1"),
+        (SOUND, "1_old", "repository.misread_version"),
         ('name: "other"\n' + SOUND, "1", "name 'other'"),
-        ('platform: "tensorrt_plan"\n' + SOUND, "1", "platform tensorrt_plan is not of backend onnxruntime"),
+        ('platform: "tensorrt_plan"\n' + SOUND, "1", "config.platform_backend"),
         ('platform: "ensemble"\n' + hand_written.IMAGES + hand_written.SCORES, "1", "has no ensemble_scheduling"),
         (hand_written.BATCHED + 'default_model_filename: "net.onnx"', "1", "names no backend"),
     ],

@@ -48,7 +48,7 @@ def test_gpu_memory_is_named_when_there_is_too_little() -> None:
 
 
 def test_error_of_a_worker_has_no_traceback_when_translated() -> None:
-    text = IN_WORKER.format("DataError", "").replace("\nDataError", "\nmodel.errors.DataError")
+    text = IN_WORKER.format("DataError", "").replace("\nDataError", "\ntritonkit.errors.DataError")
     translated = translate_failure(DataError(f"{text}a.png: the picture cannot be read"), config())
     assert (type(translated), str(translated)) == (DataError, "a.png: the picture cannot be read")
     translated = translate_failure(ValueError(IN_WORKER.format("ValueError", "odd")), config())

@@ -30,7 +30,7 @@ class PlanProblem(NamedTuple):
     severity: Literal["error", "warning"]
     message: str
     fix: str
-    code: str = ""
+    code: str
 
 
 def plan_problems(
@@ -39,7 +39,7 @@ def plan_problems(
     """Return the problems of serving a version's plan from an image on a GPU; empty for a version without a plan.
 
     image_tag: the image, or its tag. compute_capability: of the target GPU, such as 8.9; None if unknown.
-    told: Triton is started with SERVE_COMPATIBLE.
+    serve_compatible: Triton is started with SERVE_COMPATIBLE.
     """
     record = manifest.build
     if record is None or record.flavour == "rtx":
@@ -56,7 +56,9 @@ def plan_problems(
 def header_problems(plan: Path, image: str, serve_compatible: bool = False) -> list[PlanProblem]:
     """Return the problems of serving a plan without a build record, from its header alone.
 
-    The header does not contain whether the plan is version-compatible. told: Triton is started with SERVE_COMPATIBLE.
+    The header does not contain whether the plan is version-compatible.
+
+    serve_compatible: Triton is started with SERVE_COMPATIBLE.
     Raises ArtifactError for a file that is not a complete plan.
     """
     header = plan_header(plan)

@@ -21,12 +21,12 @@ class Finding(Frozen):
     fix: str
 
 
-def error(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
+def error(path: Path, message: str, fix: str, *, code: str) -> Finding:
     """Create a finding that makes a model fail or answer wrongly."""
     return Finding(severity="error", code=code, path=str(path), message=message, fix=fix)
 
 
-def warning(path: Path, message: str, fix: str, *, code: str = "") -> Finding:
+def warning(path: Path, message: str, fix: str, *, code: str) -> Finding:
     """Create a finding that does not make a model fail or answer wrongly."""
     return Finding(severity="warning", code=code, path=str(path), message=message, fix=fix)
 

@@ -80,7 +80,7 @@ class Transport:
         """Call a method of the tritonclient client.
 
         action: for messages, as in "could not ...". admin: send the token for the model repository.
-        most_s: a shorter deadline; gRPC only.
+        timeout_s: a shorter deadline; gRPC only.
         Raises UnknownModelError, TokenError, BatchError, InputError, InferenceError or a subclass.
         """
         self.process.check_current()
