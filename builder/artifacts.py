@@ -62,24 +62,26 @@ def _inspect_openvino(path: Path) -> ArtifactInfo:
     )
 
 
-def _openvino_interface(root: ElementTree.Element, known: Collection[str]) -> Interface | None:
+def _openvino_interface(root: ElementTree.Element, preferred_names: Collection[str]) -> Interface | None:
     inputs, outputs = [], []
     for layer in root.iterfind("layers/layer"):
         if layer.get("type") == "Parameter":
             port = layer.find("output/port")
-            inputs.append(_openvino_tensor(port, "" if port is None else port.get("names", ""), known))
+            inputs.append(_openvino_tensor(port, "" if port is None else port.get("names", ""), preferred_names))
         elif layer.get("type") == "Result":
-            outputs.append(_openvino_tensor(layer.find("input/port"), layer.get("output_names", ""), known))
+            outputs.append(_openvino_tensor(layer.find("input/port"), layer.get("output_names", ""), preferred_names))
     tensors = [*inputs, *outputs]
     if not all(tensors):
         return None
     return tuple(filter(None, inputs)), tuple(filter(None, outputs))
 
 
-def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collection[str]) -> TensorSpec | None:
+def _openvino_tensor(
+    port: ElementTree.Element | None, names: str, preferred_names: Collection[str]
+) -> TensorSpec | None:
     """A tensor with a dynamic batch axis and fixed sizes; None for any other tensor.
 
-    names: all names of the tensor, separated by commas. known: the names to prefer.
+    names: all names of the tensor, separated by commas. preferred_names: chosen where the tensor has one of them.
     """
     if port is None or not names:
         return None
@@ -88,7 +90,7 @@ def _openvino_tensor(port: ElementTree.Element | None, names: str, known: Collec
     batch, *sizes = [dim.text or "" for dim in port.iterfind("dim")] or [""]
     if batch != "-1" or not all(size.isdecimal() and int(size) for size in sizes) or dtype not in get_args(DType):
         return None
-    name = next((alias for alias in names.split(",") if alias in known), names.split(",")[0])
+    name = next((alias for alias in names.split(",") if alias in preferred_names), names.split(",")[0])
     return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
 
 

@@ -146,16 +146,16 @@ def show_command(
     """
     from builder.show import show
 
-    shown = show(path)
+    result = show(path)
     if as_json:
-        print_json(shown)
+        print_json(result)
     else:
-        table(["", str(shown.path)], _rows(shown))
+        table(["", str(result.path)], _rows(result))
 
 
-def _rows(shown: ShowResult) -> list[list[str]]:
+def _rows(result: ShowResult) -> list[list[str]]:
     rows: list[list[str]] = []
-    if (spec := shown.spec) is not None:
+    if (spec := result.spec) is not None:
         rows += [
             ["name", spec.name],
             *map(list, spec.summary_rows()),
@@ -163,20 +163,20 @@ def _rows(shown: ShowResult) -> list[list[str]]:
             ["warnings", "; ".join(spec.lineage.warnings)],
             ["from", spec.lineage.note or spec.lineage.parent or ""],
         ]
-    if shown.precision:
-        rows.append(["precision", shown.precision])
-    if shown.header is not None:
-        rows.append(["built by", f"{TITLES[shown.header.flavour]} {shown.header.version}"])
-    if isinstance(shown.build, dict):
-        gpus = shown.build.get("compute_capabilities")
+    if result.precision:
+        rows.append(["precision", result.precision])
+    if result.header is not None:
+        rows.append(["built by", f"{TITLES[result.header.flavour]} {result.header.version}"])
+    if isinstance(result.build, dict):
+        gpus = result.build.get("compute_capabilities")
         rows.append(["built for", ", ".join(map(str, gpus)) if isinstance(gpus, list) else ""])
-    if shown.versions:
-        rows.append(["versions", ", ".join(map(str, shown.versions))])
-    if isinstance(shown.verdict, dict):
-        state = "FORCED" if shown.verdict.get("forced") else "passed" if shown.verdict.get("passed") else "FAILED"
-        rows.append(["verdict", f"{state} on {shown.verdict.get('images')}"])
-    if isinstance(shown.manifest, dict):
-        tools = shown.manifest.get("tools")
+    if result.versions:
+        rows.append(["versions", ", ".join(map(str, result.versions))])
+    if isinstance(result.verdict, dict):
+        state = "FORCED" if result.verdict.get("forced") else "passed" if result.verdict.get("passed") else "FAILED"
+        rows.append(["verdict", f"{state} on {result.verdict.get('images')}"])
+    if isinstance(result.manifest, dict):
+        tools = result.manifest.get("tools")
         tool_versions = ", ".join(f"{k} {v}" for k, v in tools.items()) if isinstance(tools, dict) else ""
-        rows += [["made from", str(shown.manifest.get("source"))], ["made with", tool_versions]]
+        rows += [["made from", str(result.manifest.get("source"))], ["made with", tool_versions]]
     return [row for row in rows if row[1]]

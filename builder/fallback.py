@@ -122,7 +122,7 @@ def _build_with_fallback(
     for number, step in enumerate(_allowed_steps(artifact_format, job, target, fallback), 1):
         if step.precision in unavailable:
             continue
-        job.report(f"attempt {number}: {target.format} {step.precision}, {step.how}")
+        job.report(f"attempt {number}: {target.format} {step.precision}, {step.description}")
         if built is not None:
             built.verified.runner.close()
         started = time.monotonic()
@@ -169,9 +169,9 @@ def _planned_steps(
         return iter([_unchanged_step(job, target)])
     if not artifact_format.casts and target.precision != "int8":
         return iter([_unchanged_step(job, target), _unchanged_step(job, Target(format=target.format))])
-    ladder = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
+    search = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
     casts: tuple[ReducedType, ...] = ("fp16", "bf16") if artifact_format.takes_bf16 else ("fp16",)
-    return ladder.steps(target.precision, artifact_format.dialect, casts if artifact_format.casts else ())
+    return search.steps(target.precision, artifact_format.dialect, casts if artifact_format.casts else ())
 
 
 def _unchanged_step(job: BuildJob, target: Target) -> PrecisionStep:
@@ -191,7 +191,7 @@ def _run_step(
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(dir=job.graph.parent))
     graph = folder / job.graph.name
-    kept = tuple(step.write(graph))
+    fp32_nodes = tuple(step.write(graph))
     step_job = replace(job, graph=graph, precision=step.precision)
     can_simulate = artifact_format.casts and step.precision in ("fp16", "bf16")
     verified = _verify_simulation(context, step_job) if can_simulate else None
@@ -202,7 +202,7 @@ def _run_step(
             f"{artifact_format.name} {step.precision}: nothing on this machine can run it, so it cannot be verified",
             code="artifact.cannot_verify",
         )
-    attempt = _attempt_record(step, verified.verdict, kept, started)
+    attempt = _attempt_record(step, verified.verdict, fp32_nodes, started)
     return BuildAttempt(job.folder / artifact_format.artifact, step_job, verified), attempt
 
 
@@ -273,7 +273,7 @@ def _failed_attempt(step: PrecisionStep, error: ArtifactError, started: float) -
     problem = Problem(error.code, first_line(error))
     return Attempt(
         precision=step.precision,
-        how=step.how,
+        how=step.description,
         passed=False,
         nodes=step.nodes,
         seconds=round(time.monotonic() - started, 2),
@@ -289,12 +289,12 @@ def _write_if_forced(built: BuildAttempt, artifact_format: Format, fallback: Fal
     return built
 
 
-def _attempt_record(step: PrecisionStep, verdict: Verdict, kept: tuple[str, ...], started: float) -> Attempt:
+def _attempt_record(step: PrecisionStep, verdict: Verdict, fp32_nodes: tuple[str, ...], started: float) -> Attempt:
     return Attempt(
         precision=step.precision,
-        how=step.how,
+        how=step.description,
         passed=verdict.passed,
-        kept=kept,
+        kept=fp32_nodes,
         nodes=step.nodes,
         max_abs=max((comparison.max_abs for comparison in verdict.artifact_comparisons), default=None),
         relative=verdict.relative,

@@ -134,10 +134,10 @@ def _sides(text: str | None, problems: list[Problem]) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
-def _choice(option: str, text: str | None, known: tuple[Choice, ...], problems: list[Problem]) -> Choice | None:
-    for choice in known:
+def _choice(option: str, text: str | None, choices: tuple[Choice, ...], problems: list[Problem]) -> Choice | None:
+    for choice in choices:
         if text == choice:
             return choice
     if text is not None:
-        problems.append(Problem("option.unknown_choice", f"{option} {text}: expected {', '.join(known)}"))
+        problems.append(Problem("option.unknown_choice", f"{option} {text}: expected {', '.join(choices)}"))
     return None

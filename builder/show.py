@@ -46,9 +46,9 @@ def show(path: Path) -> ShowResult:
         return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _show_version(path, ())
-    known = ", ".join((".safetensors", *INSPECTORS))
+    suffixes = ", ".join((".safetensors", *INSPECTORS))
     raise InputError(
-        f"{path}: expected a file {known}, or the folder of a published model or version",
+        f"{path}: expected a file {suffixes}, or the folder of a published model or version",
         code="artifact.unknown_format",
     )
 

@@ -14,7 +14,7 @@ from typer.testing import Result
 from benchmarks.load import concurrency_levels
 from builder.repository.retention import KeptVersion, Retention
 from builder.sources import open_source
-from builder.tensorrt.refusals import ParserError, parser_message
+from builder.tensorrt.parser_errors import ParserError, parser_message
 from builder.verification.verifier import _failed_sizes_message, _positions_text, quality_losses
 from client.infer import Row
 from client.inputs import picture_from_input

@@ -25,8 +25,8 @@ from benchmarks.studies.calibrated import calibrated
 from builder.export import ExportRequest, export
 from builder.foreign_options import ForeignModelOptions
 from builder.sources import source_from_state_dict
-from builder.sources.foreign import network_spec
 from builder.sources.images import builtin_golden
+from builder.sources.state_dict import network_spec
 from scripts.package_versions import installed
 from tritonkit.networks.backbones import head_of
 from tritonkit.networks.network import Network

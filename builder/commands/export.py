@@ -120,7 +120,7 @@ def export(
 
     * builder export resnet18.pth --model resnet18 --labels imagenet.txt --images photos/
 
-    * builder export theirs.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
+    * builder export classifier.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
     values = dict(locals())  # the options by name, for the readers of each group
     precisions: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
@@ -207,8 +207,8 @@ def _print_published(published: PublishedVersion) -> None:
     state = "PUBLISHED ALTHOUGH THE VERDICT FAILED" if verdict.forced else "verdict passed"
     print_text(f"{state}: {verdict.summary()}")
     if verdict.tries and verdict.tries[-1].kept:
-        kept = verdict.tries[-1].kept
-        print_text(f"kept in fp32: {len(kept)} nodes: {', '.join(kept[:5])}{', …' if len(kept) > 5 else ''}")
+        nodes = verdict.tries[-1].kept
+        print_text(f"kept in fp32: {len(nodes)} nodes: {', '.join(nodes[:5])}{', …' if len(nodes) > 5 else ''}")
     if verdict.proven_by:
         print_text(f"verified by: {verdict.proven_by}")
     print_text(f"source: {published.source}")

@@ -191,19 +191,19 @@ class _OptionReader:
             self.problems.append(Problem(error.code, f"{option} {text}: {error}"))
             return None
 
-    def number(self, option: str, number: int | None, least: int, most: int) -> int | None:
-        return self.read(option, number, lambda value: _within(value, least, most))
+    def number(self, option: str, number: int | None, minimum: int, maximum: int) -> int | None:
+        return self.read(option, number, lambda value: _within(value, minimum, maximum))
 
     def choice(self, option: str, word: str | None, choices: tuple[Result, ...]) -> Result | None:
         return self.read(option, word, lambda text: _choice(text, choices))
 
 
-def _within(number: int, least: int, most: int) -> int:
-    if number < least:
-        raise InputError(f"expected {least} or more", code="option.too_small")
-    if number > most:
+def _within(number: int, minimum: int, maximum: int) -> int:
+    if number < minimum:
+        raise InputError(f"expected {minimum} or more", code="option.too_small")
+    if number > maximum:
         raise InputError(
-            f"expected {most} or less, the largest number that this field of Triton's configuration can store",
+            f"expected {maximum} or less, the largest number that this field of Triton's configuration can store",
             code="option.too_large",
         )
     return number
@@ -216,18 +216,18 @@ def _choice(word: str, choices: tuple[Result, ...]) -> Result:
     raise InputError(f"expected {', '.join(map(str, choices))}", code="option.unknown_choice")
 
 
-def _numbers(text: str, least: int, most: int) -> tuple[int, ...]:
+def _numbers(text: str, minimum: int, maximum: int) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(re.fullmatch(r"[0-9]+", word) and int(word) >= least for word in words):
-        raise InputError(f"expected whole numbers from {least}, with commas between them", code="option.numbers")
+    if not all(re.fullmatch(r"[0-9]+", word) and int(word) >= minimum for word in words):
+        raise InputError(f"expected whole numbers from {minimum}, with commas between them", code="option.numbers")
     if len({int(word) for word in words}) < len(words):
         raise InputError("contains a number twice", code="option.repeated_number")
-    return tuple(_within(int(word), least, most) for word in words)
+    return tuple(_within(int(word), minimum, maximum) for word in words)
 
 
-def _number(text: str, least: int, most: int) -> int:
-    number, *more = _numbers(text, least, most)
-    if more:
+def _number(text: str, minimum: int, maximum: int) -> int:
+    number, *further = _numbers(text, minimum, maximum)
+    if further:
         raise InputError("expected one number", code="option.numbers")
     return number
 

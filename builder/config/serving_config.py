@@ -171,17 +171,18 @@ def _instance_problems(config: ModelConfig) -> Iterator[Problem]:
     if config.HasField("ensemble_scheduling") and config.instance_group:
         yield Problem("config.ensemble_instances", "instance_group: an ensemble has no instances")
     for number, group in enumerate(config.instance_group):
-        where, kind = f"instance_group {number}", _KIND.Name(group.kind)
+        location, kind = f"instance_group {number}", _KIND.Name(group.kind)
         if group.count < 0:
-            yield Problem("config.instance_count", f"{where}: count is {group.count}, expected 1 or more")
+            yield Problem("config.instance_count", f"{location}: count is {group.count}, expected 1 or more")
         if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
-            yield Problem("config.instance_gpus", f"{where}: {kind} takes no gpus, got {list(group.gpus)}")
+            yield Problem("config.instance_gpus", f"{location}: {kind} takes no gpus, got {list(group.gpus)}")
         if group.profile and backend_of(config) != "tensorrt":
             yield Problem(
-                "config.instance_profile", f"{where}: profiles are for backend tensorrt, not for {backend_of(config)}"
+                "config.instance_profile",
+                f"{location}: profiles are for backend tensorrt, not for {backend_of(config)}",
             )
         if kind == "KIND_CPU" and backend_of(config) == "tensorrt":
-            yield Problem("config.instance_kind", f"{where}: backend tensorrt runs on GPUs, got {kind}")
+            yield Problem("config.instance_kind", f"{location}: backend tensorrt runs on GPUs, got {kind}")
 
 
 def _batching_problems(config: ModelConfig) -> Iterator[Problem]:
@@ -264,12 +265,12 @@ def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
         return
     section = config.optimization.execution_accelerators
     for kind, accelerators in (("gpu", section.gpu_execution_accelerator), ("cpu", section.cpu_execution_accelerator)):
-        known = [name for name, device in ACCELERATORS.items() if device == kind]
+        supported = [name for name, device in ACCELERATORS.items() if device == kind]
         for entry in accelerators:
-            if entry.name not in known:
+            if entry.name not in supported:
                 yield Problem(
                     "config.accelerator_unknown",
-                    f"{kind}_execution_accelerator: expected {' or '.join(known)}, got {entry.name!r}",
+                    f"{kind}_execution_accelerator: expected {' or '.join(supported)}, got {entry.name!r}",
                 )
             mode = entry.parameters.get("precision_mode", "FP32")
             if entry.name == "tensorrt" and mode not in PRECISION_MODES:

@@ -69,30 +69,30 @@ def _check_interface(spec: ModelSpec, interface: Interface) -> None:
         raise ArtifactError(f"{spec.name}: the artifact {text}", code="artifact.interface")
 
 
-def _check_older_versions_load(spec: ModelSpec, present: ModelConfig, loading: BackendFiles) -> None:
+def _check_older_versions_load(spec: ModelSpec, current_config: ModelConfig, loading: BackendFiles) -> None:
     """Raise InputError where the other versions need another backend or file name; one configuration is for all."""
-    before = backend_files(present, loading.parameters)
-    if not before.backend:  # Triton chooses the backend by the file
-        before = replace(before, backend=loading.backend)
-    if not before.same(loading):
+    current = backend_files(current_config, loading.parameters)
+    if not current.backend:  # Triton chooses the backend by the file
+        current = replace(current, backend=loading.backend)
+    if not current.same(loading):
         raise InputError(
-            f"{spec.name}: its versions are {before}, the new one is {loading}. Triton has one config.pbtxt for all "
+            f"{spec.name}: its versions are {current}, the new one is {loading}. Triton has one config.pbtxt for all "
             "versions of a model, so the older ones would not load, or give other answers: export with another --name",
             code="config.other_backend",
         )
 
 
-def _base_config(present: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
+def _base_config(current_config: ModelConfig | None, max_batch: int, image: TensorSpec) -> ModelConfig:
     """The kept settings of the current configuration, adapted to the largest batch and the image size."""
     config = model_config_pb2.ModelConfig()
-    if present is None:
+    if current_config is None:
         config.dynamic_batching.SetInParent()
         return config
-    config.CopyFrom(present)
+    config.CopyFrom(current_config)
     del config.input[:], config.output[:]
     for name in ("platform", "default_model_filename", "cc_model_filenames"):
         config.ClearField(name)
-    for key in backend_files(present).parameters:
+    for key in backend_files(current_config).parameters:
         del config.parameters[key]
     fit_sizes(config, max_batch)
     fit_graphs(config, image)

@@ -43,10 +43,10 @@ def add_warmup(config: Any, image: TensorSpec, data_type: int) -> None:
 
 def remove_warmup(config: Any) -> bool:
     """Remove the warm-up with the golden image from a `ModelConfig`; returns whether there was one."""
-    others = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
-    is_removed = len(others) < len(config.model_warmup)
+    kept_samples = [sample for sample in config.model_warmup if not sample.name.startswith(_SAMPLE)]
+    is_removed = len(kept_samples) < len(config.model_warmup)
     del config.model_warmup[:]
-    config.model_warmup.extend(others)
+    config.model_warmup.extend(kept_samples)
     return is_removed
 
 

@@ -84,13 +84,13 @@ class TritonPythonModel:
     def _response(self, images: list[Future[ImageArray]]) -> Any:
         decoded = []
         for number, image in enumerate(images):
-            where = f"image {number} of {len(images)}: " if len(images) > 1 else ""
+            prefix = f"image {number} of {len(images)}: " if len(images) > 1 else ""
             try:
                 decoded.append(image.result())
             except self._preprocess.ImageError as error:
-                return _error_response(f"{where}{error}", pb_utils.TritonError.INVALID_ARG)
+                return _error_response(f"{prefix}{error}", pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - Triton needs a response for each request
-                return _error_response(f"{where}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+                return _error_response(f"{prefix}{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
         try:
             return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.stack(decoded))])
         except Exception as error:  # noqa: BLE001 - such as too little memory for the batch

@@ -73,16 +73,16 @@ def wiring_of(model: ModelProto) -> Wiring:
 
 def without_weights(model: ModelProto) -> ModelProto:
     """The same graph with large initialisers as inputs: shape inference copies them, but reads only small ones."""
-    whole = model.graph
-    large = [tensor for tensor in whole.initializer if np.prod(tensor.dims) > _LARGE]
-    new_inputs = {tensor.name for tensor in large} - {value.name for value in whole.input}
+    original = model.graph
+    large = [tensor for tensor in original.initializer if np.prod(tensor.dims) > _LARGE]
+    new_inputs = {tensor.name for tensor in large} - {value.name for value in original.input}
     graph = helper.make_graph(
-        whole.node,
-        whole.name,
-        [*whole.input, *(_weight_as_input(tensor) for tensor in large if tensor.name in new_inputs)],
-        whole.output,
-        [tensor for tensor in whole.initializer if np.prod(tensor.dims) <= _LARGE],
-        value_info=whole.value_info,
+        original.node,
+        original.name,
+        [*original.input, *(_weight_as_input(tensor) for tensor in large if tensor.name in new_inputs)],
+        original.output,
+        [tensor for tensor in original.initializer if np.prod(tensor.dims) <= _LARGE],
+        value_info=original.value_info,
     )
     return helper.make_model(
         graph, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version

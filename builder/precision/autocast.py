@@ -23,7 +23,7 @@ from tritonkit.runtimes.formats import ReducedType
 
 
 def autocast(model: ModelProto, precision: ReducedType, keep: Collection[str] = ()) -> ModelProto:
-    """Convert the float arithmetic of a graph to `precision`, as `builder.precision.cast.reduced` does.
+    """Convert the float arithmetic of a graph to `precision`, as `builder.precision.cast.cast_graph` does.
 
     Raises CannotBuildError where ModelOpt is not installed.
     """

@@ -37,7 +37,7 @@ class PrecisionStep:
     """One attempt at a precision."""
 
     precision: Precision
-    how: str
+    description: str
     """What stays in fp32, in words for the verdict."""
     write: Callable[[Path], Sequence[str]]
     """Chooses the nodes to keep and writes the graph; returns the nodes kept in fp32, without the outer nodes."""
@@ -98,8 +98,8 @@ class PrecisionSearch:
         worst = cache(partial(self._most_sensitive, precision))  # computed by the first step that needs it
         for share_name, share in SHARES.items():
             above = f"values of {BOUNDS[-1]:g} and more and for " if self._overflow_nodes(precision) else ""
-            how = f"fp32 for {above}the {share_name} of the nodes where the error grows most"
-            yield self._cast_step(precision, how, partial(self._cast_share, share, worst, precision))
+            description = f"fp32 for {above}the {share_name} of the nodes where the error grows most"
+            yield self._cast_step(precision, description, partial(self._cast_share, share, worst, precision))
 
     def _overflow_nodes(self, precision: ReducedType) -> list[str]:
         """The nodes whose values could overflow fp16; none for bf16."""
@@ -129,20 +129,20 @@ class PrecisionSearch:
     def _margins(self) -> set[str]:
         return outer_nodes(self._flat, self._wiring)
 
-    def _cast_step(self, precision: ReducedType, how: str, keep: Callable[[], Sequence[str]]) -> PrecisionStep:
+    def _cast_step(self, precision: ReducedType, description: str, keep: Callable[[], Sequence[str]]) -> PrecisionStep:
         def write(path: Path) -> Sequence[str]:
             kept = self._nodes_to_keep(keep())
             left = self._reducible - set(kept)
             if not left & self._heavy:  # the artifact would be in fp32, not in this precision
                 raise ArtifactError(
-                    f"{precision}, {how}: no convolution or matrix product would be left in {precision}",
+                    f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
                     code="precision.nothing_reduced",
                 )
             onnx.save(self._convert(self._flat, precision, kept), path)
             step.nodes = len(left)
             return kept
 
-        step = PrecisionStep(precision, how, write)
+        step = PrecisionStep(precision, description, write)
         return step
 
     def _nodes_to_keep(self, nodes: Sequence[str]) -> list[str]:
@@ -153,12 +153,12 @@ class PrecisionSearch:
         for method in methods:
             yield self._int8_step(dialect, method, f"{method} calibration on {len(self._images)} images", list)
         if products := activation_products(self._flat, self._wiring):
-            how = "fp32 for the products of two activations, as in attention"
-            yield self._int8_step(dialect, "minmax", how, lambda: products)
+            description = "fp32 for the products of two activations, as in attention"
+            yield self._int8_step(dialect, "minmax", description, lambda: products)
         worst = cache(partial(self._most_sensitive_int8, dialect))
         for share_name, share in SHARES.items():
-            how = f"fp32 for the {share_name} of the nodes where the error grows most and their neighbours"
-            yield self._int8_step(dialect, "minmax", how, partial(self._int8_share, share, worst))
+            description = f"fp32 for the {share_name} of the nodes where the error grows most and their neighbours"
+            yield self._int8_step(dialect, "minmax", description, partial(self._int8_share, share, worst))
 
     def _most_sensitive_int8(self, dialect: Dialect) -> list[str]:
         kept = self._nodes_to_keep(activation_products(self._flat, self._wiring))
@@ -172,7 +172,7 @@ class PrecisionSearch:
         return [*activation_products(self._flat, self._wiring), *sensitive]
 
     def _int8_step(
-        self, dialect: Dialect, method: Method, how: str, keep: Callable[[], Sequence[str]]
+        self, dialect: Dialect, method: Method, description: str, keep: Callable[[], Sequence[str]]
     ) -> PrecisionStep:
         def write(path: Path) -> Sequence[str]:
             kept = self._nodes_to_keep(keep())
@@ -181,11 +181,13 @@ class PrecisionSearch:
                 set(int8_nodes(model, quantized_operators(self._flat, dialect))) - set(kept) - self._margins
             )
             if not step.nodes:
-                raise ArtifactError(f"int8, {how}: no node would be left in int8", code="precision.nothing_reduced")
+                raise ArtifactError(
+                    f"int8, {description}: no node would be left in int8", code="precision.nothing_reduced"
+                )
             onnx.save(model, path)
             return kept
 
-        step = PrecisionStep("int8", how, write)
+        step = PrecisionStep("int8", description, write)
         return step
 
 

@@ -101,7 +101,7 @@ def retention_servers(
 ) -> Servers:
     """Parse `--url` for a command that deletes versions only with `--keep`.
 
-    Raises InputError where `urls` is set without `keep`, and what `servers_from` raises.
+    Raises InputError where `urls` is set without `keep`, and what `servers_from_options` raises.
     """
     if urls and keep is None:
         raise InputError(

@@ -85,10 +85,10 @@ def resolve_shared_files(
     return shared
 
 
-def _check_same_interface(model: Path, others: Sequence[int], newest: int, shared: SharedFiles) -> None:
+def _check_same_interface(model: Path, older: Sequence[int], newest: int, shared: SharedFiles) -> None:
     """Raise InputError where a loaded version has other inputs or outputs than the newest loaded one."""
     expected = interface_of(shared.spec)
-    for version in others:
+    for version in older:
         interface = _interface(model / str(version), backend_files(shared.config).file)
         if interface is not None and (differs := describe_difference(interface, expected, f"version {newest} has")):
             raise InputError(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import Source
-from builder.sources.foreign import source_from_state_dict
+from builder.sources.checkpoint import source_from_checkpoint
 from builder.sources.kinds import source_kind
 from builder.sources.onnx.source import source_from_onnx
-from builder.sources.ours import source_from_checkpoint
 from builder.sources.pretrained import pretrained_source
+from builder.sources.state_dict import source_from_state_dict
 from builder.sources.torchscript import source_from_torchscript
 from tritonkit.checkpoint import read_spec
 

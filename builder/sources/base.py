@@ -62,7 +62,7 @@ class Source(ABC):
         """Raise InputError where the source cannot be exported in this precision."""
 
     @abstractmethod
-    def with_output_options(self, terms: OutputOptions) -> Self:
+    def with_output_options(self, options: OutputOptions) -> Self:
         """The same source with other output options. Raises InputError where its task does not support them."""
 
 
@@ -95,8 +95,8 @@ class NetworkSource(Source):
     def write_graph(self, path: Path) -> None:
         onnx_from_network(self.module, path)
 
-    def with_output_options(self, terms: OutputOptions) -> Self:
-        return replace(self, module=with_output_options(self.module, terms), trained=self.module)
+    def with_output_options(self, options: OutputOptions) -> Self:
+        return replace(self, module=with_output_options(self.module, options), trained=self.module)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from builder.foreign_options import ForeignModelOptions, ForeignTask, Layout
 from builder.sources.graph import FinalStep, GraphSignature, Raw
 from builder.sources.labels import read_labels
-from builder.sources.pictures import apply_options, describe_fit, describe_normalize
+from builder.sources.preprocess_options import apply_options, describe_fit, describe_normalize
 from tritonkit.errors import InputError
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.pretrained_recipe import PretrainedRecipe

@@ -133,19 +133,19 @@ class GraphSource(Source):
                 code="onnx.already_reduced",
             )
 
-    def with_output_options(self, terms: OutputOptions) -> Self:
-        if terms == OutputOptions():
+    def with_output_options(self, options: OutputOptions) -> Self:
+        if options == OutputOptions():
             return self
         task = task_for(self.spec)
-        if terms.probability or task.dense or not task.thresholded or not isinstance(self.runner, ForeignGraphRunner):
+        if options.probability or task.dense or not task.thresholded or not isinstance(self.runner, ForeignGraphRunner):
             raise InputError(
                 f"{self.path}: --threshold and --probability need a network, and this is a graph; leave them out, or "
                 "export the checkpoint with them (--threshold works for a graph with --task multilabel)",
                 code="option.output_of_graph",
             )
-        if terms.threshold is None or not 0 < terms.threshold < 1:
+        if options.threshold is None or not 0 < options.threshold < 1:
             raise InputError(
-                f"--threshold {terms.threshold}: expected a probability between 0 and 1", code="option.threshold"
+                f"--threshold {options.threshold}: expected a probability between 0 and 1", code="option.threshold"
             )
-        thresholds = dict.fromkeys(self.spec.labels, terms.threshold)
+        thresholds = dict.fromkeys(self.spec.labels, options.threshold)
         return replace(self, runner=self.runner.with_spec(self.spec.model_copy(update={"thresholds": thresholds})))

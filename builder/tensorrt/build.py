@@ -71,12 +71,8 @@ def _run_worker(request: BuildRequest, show: Callable[[BuildReply], None]) -> Bu
     limit_s = request.settings.time_limit_s
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "builder.tensorrt.worker",
-            ],  # -P: do not import a `model` folder from the working folder
+            # -P: import no module from the working folder that has the name of one of ours
+            [sys.executable, "-P", "-m", "builder.tensorrt.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from builder.failures import is_out_of_memory
-from builder.tensorrt.refusals import ParserError, parser_message
+from builder.tensorrt.parser_errors import ParserError, parser_message
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.runtimes.tensorrt_plan import TITLES, logger_for
@@ -161,17 +161,17 @@ class PlanBuilder:
 
     def _set_targets(self, config: Any) -> None:
         """Set the target GPUs: without a GPU TensorRT cannot detect them."""
-        known = self.trt.ComputeCapability.__members__
+        targets_by_name = self.trt.ComputeCapability.__members__
         targets = [(target, f"SM{target.replace('.', '')}") for target in self.settings.targets]
-        if unknown := [target for target, name in targets if name not in known]:
-            supported = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known if name.startswith("SM"))
+        if unknown := [target for target, name in targets if name not in targets_by_name]:
+            supported = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in targets_by_name if name.startswith("SM"))
             raise ArtifactError(
                 f"{self._title} cannot build for compute capability {', '.join(unknown)}; supported are {supported}",
                 code="tensorrt.compute_capability",
             )
         config.num_compute_capabilities = len(targets)
         for index, (_, name) in enumerate(targets):
-            config.set_compute_capability(known[name], index)
+            config.set_compute_capability(targets_by_name[name], index)
 
 
 def _parser_error(error: Any) -> ParserError:
@@ -190,8 +190,8 @@ def _computes_in(layer: Any, quantized: set[str]) -> str:
 
 def load_timings(config: Any, path: Path) -> Any:
     """Load a timing cache; an empty one where the file is missing or not valid for this library."""
-    known = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
-    return config.create_timing_cache(b"") if known is None else known
+    timings = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
+    return config.create_timing_cache(b"") if timings is None else timings
 
 
 def _save_timings(path: Path, timings: bytes) -> None:

@@ -48,8 +48,8 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
     problems = record_problems(plan, claimed, record)
     if file_sha256(graph) != record.graph_sha256:
         problems.append(Problem("verdict.plan", f"{plan.name} was built from another graph than {graph.name}"))
-    others = (_share_problem(graph, claimed, record), _size_problem(plan, graph, claimed, record))
-    return [*problems, *(problem for problem in others if problem is not None)]
+    other_problems = (_share_problem(graph, claimed, record), _size_problem(plan, graph, claimed, record))
+    return [*problems, *(problem for problem in other_problems if problem is not None)]
 
 
 def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:

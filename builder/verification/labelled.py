@@ -171,9 +171,9 @@ def quality_problems(before: LabelledMetrics, after: LabelledMetrics, limits: Li
             continue
         allowed = limits.quality + _tolerance(name, before, limits) + _ROUNDING
         # A metric that became NaN is lost; one that was NaN before tells nothing.
-        now = after.metrics.get(name, math.nan)
-        if not math.isnan(value) and not value - now <= allowed:
-            message = f"{name} falls from {value:.4f} to {now:.4f} on {after.images} labelled images"
+        measured = after.metrics.get(name, math.nan)
+        if not math.isnan(value) and not value - measured <= allowed:
+            message = f"{name} falls from {value:.4f} to {measured:.4f} on {after.images} labelled images"
             problems.append(Problem("verdict.quality", f"{message}; the allowed loss is {limits.quality:g}"))
     return problems
 

@@ -122,7 +122,7 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
         return None
     lost = frozenset(comparison.changed)
     changed_elsewhere = dict(_changed_elsewhere(answers, limits, {titles[number] for number in lost}))
-    others = [
+    large_errors = [
         number
         for number in comparison.order
         if number not in lost and titles[number] not in changed_elsewhere and comparison.distances[number] > 0
@@ -131,7 +131,7 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
         (
             *(comparison.tile(number) for number in comparison.changed),
             *changed_elsewhere.values(),
-            *(comparison.tile(number) for number in others[:MAX_UNCHANGED_IMAGES]),
+            *(comparison.tile(number) for number in large_errors[:MAX_UNCHANGED_IMAGES]),
         ),
         lost,
         comparison.distances,
@@ -151,15 +151,15 @@ def _changed_elsewhere(
     answers: ReportAnswers, limits: Limits, shown: Collection[str]
 ) -> Iterator[tuple[str, ReportTile]]:
     """Yield each image not in `shown` with its title, from the first batch in which its decision changed."""
-    seen = set(shown)
+    reported = set(shown)
     for batch in answers.batches:
         comparison = _AnswerComparison.of(answers, batch, limits)
         if comparison is None:
             continue
         for number in comparison.changed:
             title = batch.inputs.titles[number]
-            if title not in seen:
-                seen.add(title)
+            if title not in reported:
+                reported.add(title)
                 yield title, comparison.tile(number)
 
 

@@ -81,7 +81,7 @@ def verify_runner(
 
 
 def quality_losses(before: Mapping[str, float], after: Mapping[str, float], max_loss: float) -> Iterator[str]:
-    """The figures of quality that fall by more than `most`, or are no number any more, each in words."""
+    """The quality metrics that fall by more than `max_loss` or become NaN, each as a sentence."""
     for name, value in before.items():
         if not (math.isnan(value) or value - after[name] <= max_loss):
             yield f"{name} falls from {value:.4f} to {after[name]:.4f}"

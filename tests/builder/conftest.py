@@ -1,4 +1,4 @@
-"""Exported networks, whole and faulty."""
+"""Fixtures: exported networks, right and faulty ones."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAX_BATCH = 8
 
 
 @pytest.fixture
-def judge_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
+def verify_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
     """Export one network, change the file if `edit` is set, and verify it against another network."""
 
-    def judge(exported: Network, against: Network, edit: Callable[[Path], None] | None = None) -> Verdict:
+    def verify(exported: Network, against: Network, edit: Callable[[Path], None] | None = None) -> Verdict:
         artifact = tmp_path / "model.onnx"
         onnx_from_network(exported, artifact)
         if edit is not None:
@@ -35,7 +35,7 @@ def judge_graph_of(tmp_path: Path) -> Callable[..., Verdict]:
         source = NetworkSource(artifact, None, "a test", against)
         return verify_artifact(artifact, source, MAX_BATCH, VerificationOptions())
 
-    return judge
+    return verify
 
 
 @pytest.fixture(scope="module")

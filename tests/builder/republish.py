@@ -1,6 +1,6 @@
-"""Publish a model again and again, as one that takes pictures of another size: `python -m tests.builder.republish`.
+"""Publish a model in an endless loop, each time with another image size: `python -m tests.builder.republish`.
 
-It imports no torch, so that a test may start and kill it many times.
+It imports no torch, so it starts fast: a test starts and kills it many times.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 
-def republish(repository: Path, how: Preprocess) -> None:
-    """Publish `pets`, as it is there, as a model that has pictures prepared so."""
+def republish(repository: Path, preprocess: Preprocess) -> None:
+    """Publish the next state of `pets`: the same model with other preprocessing."""
     model = repository / "pets"
     spec = ModelSpec.from_json((model / METADATA_KEY).read_text(), origin="the model")
-    image = spec.input.model_copy(update={"shape": (how.height, how.width, 3)})
-    spec = spec.model_copy(update={"preprocess": how, "input": image})
+    image = spec.input.model_copy(update={"shape": (preprocess.height, preprocess.width, 3)})
+    spec = spec.model_copy(update={"preprocess": preprocess, "input": image})
     with publication(repository, "pets") as prepared:
         prepared.version_folder.rmdir()
         config = config_for(spec, interface_of(spec), 8, 1, read_config(model))

@@ -1,4 +1,4 @@
-"""What exported files say of themselves, for `builder show` and for comparing them with their configuration."""
+"""Inspection of artifacts, for `builder show` and for the comparison with their configuration."""
 
 from __future__ import annotations
 
@@ -75,41 +75,41 @@ def artifacts_once(
 
 @pytest.fixture
 def artifacts(artifacts_once: Path, tmp_path: Path) -> Path:
-    """One's own artifacts."""
+    """A copy of the artifacts that the test may change."""
     return Path(shutil.copytree(artifacts_once, tmp_path / "1"))
 
 
 @pytest.fixture
 def published(artifacts: Path, tiny_repository: Path) -> Callable[[str], Path]:
-    """Have the model of a repository be served from the artifact with that suffix."""
+    """A function that publishes the artifact with a suffix in the test repository."""
 
-    def placed(suffix: str) -> Path:
+    def publish(suffix: str) -> Path:
         for name in {".xml": ("model.xml", "model.bin"), ".plan": ("model.plan", BUILD_FILE)}.get(
             suffix, (f"model{suffix}",)
         ):
             shutil.copy(artifacts / name, tiny_repository / "pets/1")
-        change(tiny_repository / "pets/config.pbtxt", '"onnxruntime"', f'"{BACKENDS[suffix]}"')
-        change(tiny_repository / "pets/config.pbtxt", '"model.onnx"', f'"model{suffix}"', at_least=0)
+        replace_in(tiny_repository / "pets/config.pbtxt", '"onnxruntime"', f'"{BACKENDS[suffix]}"')
+        replace_in(tiny_repository / "pets/config.pbtxt", '"model.onnx"', f'"model{suffix}"', at_least=0)
         return tiny_repository
 
-    return placed
+    return publish
 
 
-def change(path: Path, old: str, new: str, at_least: int = 1) -> None:
+def replace_in(path: Path, old: str, new: str, at_least: int = 1) -> None:
     text = path.read_text()
     assert text.count(old) >= at_least
     path.write_text(text.replace(old, new))
 
 
-def unreadable_name(path: Path) -> None:
+def damage_output_name(path: Path) -> None:
     """Damage the first byte of the name of an ONNX file's output; in protobuf its length stands before it."""
     content = path.read_bytes()
     assert b"\x0a\x0dprobabilities" in content
     path.write_bytes(content.replace(b"\x0a\x0dprobabilities", b"\x0a\x0d\xe9robabilities"))
 
 
-def found_in(repository: Path, suffix: str) -> list[Finding]:
-    return [one for one in check_repository(repository) if one.path.endswith(f"1/model{suffix}")]
+def findings_of(repository: Path, suffix: str) -> list[Finding]:
+    return [finding for finding in check_repository(repository) if finding.path.endswith(f"1/model{suffix}")]
 
 
 @pytest.mark.parametrize("suffix", BACKENDS)
@@ -137,7 +137,7 @@ def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked
         place = archive.start_dir + next(at for at, name in enumerate(archive.namelist()) if "/extra/" in name)
     content = bytearray(path.read_bytes())
     assert content[place : place + 4] == b"PK\x01\x02"  # the spec is the first entry of the directory
-    content[place + 10] ^= 8  # stored bytes are said to be deflated
+    content[place + 10] ^= 8  # the entry claims that its stored bytes are deflated
     path.write_bytes(content)
     with raises(ArtifactError, "torchscript.unreadable") as caught:
         inspect_artifact(path)
@@ -147,7 +147,7 @@ def test_torchscript_archive_is_refused_by_name_when_its_spec_cannot_be_unpacked
 
 def test_onnx_file_is_refused_when_a_tensor_name_is_not_text(artifacts: Path) -> None:
     path = artifacts / "model.onnx"
-    unreadable_name(path)
+    damage_output_name(path)
     with raises(ArtifactError, "onnx.name") as caught:
         inspect_artifact(path)
     assert "model.onnx" in str(caught.value)
@@ -156,14 +156,14 @@ def test_onnx_file_is_refused_when_a_tensor_name_is_not_text(artifacts: Path) ->
 def test_check_reports_all_findings_when_a_tensor_name_is_not_text(
     tiny_repository: Path, command: Callable[..., Result]
 ) -> None:
-    unreadable_name(tiny_repository / "pets/1/model.onnx")
-    checked = command("builder", "check", tiny_repository, "--json")
-    assert checked.exit_code == 1
-    messages = [finding["message"] for finding in json.loads(checked.stdout)["findings"]]
+    damage_output_name(tiny_repository / "pets/1/model.onnx")
+    check_result = command("builder", "check", tiny_repository, "--json")
+    assert check_result.exit_code == 1
+    messages = [finding["message"] for finding in json.loads(check_result.stdout)["findings"]]
     assert any("its hash differs" in message for message in messages)
     assert any("is not text" in message for message in messages)
-    shown = command("builder", "show", tiny_repository / "pets/1/model.onnx")
-    assert (shown.exit_code, "is not text" in shown.stderr) == (2, True)
+    show_result = command("builder", "show", tiny_repository / "pets/1/model.onnx")
+    assert (show_result.exit_code, "is not text" in show_result.stderr) == (2, True)
 
 
 def test_batch_axis_without_a_name_is_dynamic(artifacts: Path, spec: ModelSpec) -> None:
@@ -181,11 +181,11 @@ def test_check_compares_every_kind_of_artifact_with_the_configuration(
 ) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, "nvcr.io/nvidia/tritonserver:26.07-py3")
     repository = published(suffix)
-    # A stray plan has no record in the manifest, which is told; of its interface nothing is.
-    assert [one.message for one in found_in(repository, suffix) if "the graph" in one.message] == []
-    change(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
-    said = "; ".join(one.message for one in found_in(repository, suffix) if one.severity == "error")
-    assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in said
+    # A plan that the manifest does not list is a finding, but its interface is right.
+    assert [finding.message for finding in findings_of(repository, suffix) if "the graph" in finding.message] == []
+    replace_in(repository / "pets/config.pbtxt", "dims: 3\n", "dims: 4\n")
+    messages = "; ".join(finding.message for finding in findings_of(repository, suffix) if finding.severity == "error")
+    assert "the graph has image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; config.pbtxt says" in messages
 
 
 def test_check_compares_every_version_with_the_configuration(tiny_repository: Path) -> None:
@@ -196,34 +196,34 @@ def test_check_compares_every_version_with_the_configuration(tiny_repository: Pa
     graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
     onnx.save(graph, path)
 
-    def said() -> list[str]:
-        return [f.severity for f in found_in(tiny_repository, ".onnx") if "the graph has" in f.message]
+    def severities() -> list[str]:
+        return [f.severity for f in findings_of(tiny_repository, ".onnx") if "the graph has" in f.message]
 
-    assert said() == ["warning"]
+    assert severities() == ["warning"]
     with (model / "config.pbtxt").open("a") as config:
         config.write("version_policy { all { } }\n")
-    assert said() == ["error"]
+    assert severities() == ["error"]
 
 
-def test_check_warns_when_bf16_is_left_to_onnx_runtime(tiny_repository: Path) -> None:
+def test_check_warns_when_onnx_runtime_serves_bf16(tiny_repository: Path) -> None:
     path = tiny_repository / "pets/1/model.onnx"
     onnx.save(cast_graph(onnx.load(path), "bf16"), path)
-    warned = [one for one in found_in(tiny_repository, ".onnx") if one.severity == "warning"]
-    assert len(warned) == 1
-    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warned[0].message
+    warnings = [finding for finding in findings_of(tiny_repository, ".onnx") if finding.severity == "warning"]
+    assert len(warnings) == 1
+    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warnings[0].message
     with (tiny_repository / "pets/config.pbtxt").open("a") as config:
         config.write('optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }\n')
-    assert not [one for one in found_in(tiny_repository, ".onnx") if "bf16" in one.message]
+    assert not [finding for finding in findings_of(tiny_repository, ".onnx") if "bf16" in finding.message]
 
 
-def test_check_tells_once_that_the_env_file_cannot_be_read(
+def test_check_reports_one_error_when_the_env_file_cannot_be_read(
     tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     (tiny_repository.parent / ".env").write_bytes(b"OWNER=M\xfcller\n")
-    (found,) = check_repository(tiny_repository)
-    assert found.severity == "error"
-    assert "TRITON_IMAGE cannot be read" in found.message
+    (finding,) = check_repository(tiny_repository)
+    assert finding.severity == "error"
+    assert "TRITON_IMAGE cannot be read" in finding.message
 
 
 def test_show_reads_the_labels_of_a_version_when_another_version_is_served(artifacts: Path, spec: ModelSpec) -> None:
@@ -232,20 +232,20 @@ def test_show_reads_the_labels_of_a_version_when_another_version_is_served(artif
     (artifacts.parent / "model.json").write_text(spec.to_json())
     (artifacts / "model.onnx").unlink()
     for path in (artifacts, artifacts / "model.plan"):
-        shown = show(path).spec
-        assert shown is not None
-        assert shown.labels == own.labels
+        shown_spec = show(path).spec
+        assert shown_spec is not None
+        assert shown_spec.labels == own.labels
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(".onnx", "fp32"), (".xml", "fp32"), (".pt", None), (".plan", None)])
 def test_show_reads_every_artifact_format(artifacts: Path, spec: ModelSpec, suffix: str, precision: str) -> None:
     (artifacts.parent / "model.json").write_text(spec.to_json())
-    shown = show(artifacts / f"model{suffix}")
-    assert shown.spec == spec
-    assert shown.interface == (str(spec.input), *map(str, spec.outputs))
-    assert shown.precision == precision
+    result = show(artifacts / f"model{suffix}")
+    assert result.spec == spec
+    assert result.interface == (str(spec.input), *map(str, spec.outputs))
+    assert result.precision == precision
     if suffix == ".plan":
-        assert shown.header is not None
-        assert shown.header.version == "11.1.0.106"
-        assert isinstance(shown.build, dict)
-        assert shown.build["graph_sha256"] == "b"
+        assert result.header is not None
+        assert result.header.version == "11.1.0.106"
+        assert isinstance(result.build, dict)
+        assert result.build["graph_sha256"] == "b"

@@ -108,41 +108,41 @@ def test_export_ends_when_tensorrt_does_not_support_the_gpu(job: BuildJob) -> No
 
 
 def test_export_publishes_nothing_when_its_build_is_stopped(command: Command, checkpoint: Path, tmp_path: Path) -> None:
-    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
-    ran = command("builder", "export", checkpoint, "--rtx", "fp16", "--time-limit-s", 0.05, *where)
-    assert ran.exit_code == 3, ran.stderr
-    assert "more than 0.05 s, the time limit" in ran.stderr
+    options = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    result = command("builder", "export", checkpoint, "--rtx", "fp16", "--time-limit-s", 0.05, *options)
+    assert result.exit_code == 3, result.stderr
+    assert "more than 0.05 s, the time limit" in result.stderr
     assert not (tmp_path / "repository/pets").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--opt-batch", "8"], "the batch to tune for is 8, the largest is 4"),
         (["--version-compatible"], "no version- or hardware-compatible engines"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_any_work(
-    command: Command, checkpoint: Path, tmp_path: Path, options: list[str], said: str
+    command: Command, checkpoint: Path, tmp_path: Path, options: list[str], expected: str
 ) -> None:
-    where = ["--repository", tmp_path / "repository", "--max-batch", 4]
-    ran = command("builder", "export", checkpoint, "--rtx", "fp16", *where, *options)
-    assert ran.exit_code == 2
-    assert said in ran.stderr
-    assert "exporting to ONNX" not in ran.stderr
+    arguments = ["--repository", tmp_path / "repository", "--max-batch", 4]
+    result = command("builder", "export", checkpoint, "--rtx", "fp16", *arguments, *options)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert "exporting to ONNX" not in result.stderr
 
 
-def test_export_in_a_container_fails_from_outside_when_no_docker_answers(
+def test_export_in_a_container_fails_with_an_external_error_when_docker_does_not_answer(
     command: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    where = ["--repository", tmp_path / "repository"]
-    ran = command("builder", "export", checkpoint, "--trt", "fp16", "--in-container", *where)
-    assert ran.exit_code == 3
-    assert "no Docker daemon answers" in ran.stderr
+    options = ["--repository", tmp_path / "repository"]
+    result = command("builder", "export", checkpoint, "--trt", "fp16", "--in-container", *options)
+    assert result.exit_code == 3
+    assert "no Docker daemon answers" in result.stderr
 
 
-def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
+def test_network_is_refused_when_its_weights_exceed_one_onnx_file(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
@@ -153,7 +153,7 @@ def test_network_is_refused_before_any_work_when_one_onnx_file_cannot_hold_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_openvino_bf16_is_refused_before_any_work_when_this_cpu_has_none(job: BuildJob) -> None:
+def test_openvino_bf16_is_refused_before_the_build_when_the_cpu_lacks_bf16(job: BuildJob) -> None:
     from tritonkit.runtimes.openvino import has_bf16
 
     bf16 = BuildJob(job.source, job.graph, "bf16", job.folder, 4, None, job.report)

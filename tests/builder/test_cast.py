@@ -18,7 +18,7 @@ from tritonkit.runtimes.formats import Target
 
 
 def two_products() -> ModelProto:
-    """x times a weight is an output, and that times the weight again another."""
+    """A graph of two matrix products in a row; the result of each is an output."""
     weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["first"], name="one"),
@@ -29,11 +29,11 @@ def two_products() -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 
-def test_kept_node_takes_the_graph_s_output_when_that_is_cast_back_already() -> None:
+def test_kept_node_reads_the_graph_output_when_it_is_fp32_already() -> None:
     nodes = list(cast_graph(two_products(), "fp16", keep=["two"]).graph.node)
     assert [node.op_type for node in nodes].count("Cast") == 2  # to fp16 before the first product, and back after it
-    (kept,) = [node for node in nodes if node.name == "two"]
-    assert kept.input[0] == "first"
+    (kept_node,) = [node for node in nodes if node.name == "two"]
+    assert kept_node.input[0] == "first"
 
 
 def test_autocast_is_refused_before_any_work_when_modelopt_is_missing(

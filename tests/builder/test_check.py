@@ -1,4 +1,4 @@
-"""`builder check` finds what Triton would refuse, and what it would serve although it is wrong."""
+"""`builder check` reports what Triton would refuse, and what it would serve with wrong outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def errors(findings: list[Finding]) -> str:
     )
 
 
-def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path) -> None:
+def test_check_reports_nothing_when_the_repository_is_valid(tiny_repository: Path) -> None:
     assert check_repository(tiny_repository) == []
 
 
@@ -65,18 +65,18 @@ def test_check_finds_nothing_when_the_repository_is_sound(tiny_repository: Path)
         (lambda m: (m / "1").rename(m / "v1"), "repository.no_version"),
     ],
 )
-def test_check_names_the_error(tiny_repository: Path, damage: Callable[[Path], object], expected: str) -> None:
+def test_check_reports_each_kind_of_damage(
+    tiny_repository: Path, damage: Callable[[Path], object], expected: str
+) -> None:
     damage(tiny_repository / "pets")
     assert expected in errors(check_repository(tiny_repository))
 
 
 @pytest.mark.parametrize(("old", "new"), [("dims: 32", "dims: -1"), ("data_type: TYPE_UINT8", "")])
-def test_check_tells_once_of_a_tensor_that_the_configuration_leaves_open(
-    tiny_repository: Path, old: str, new: str
-) -> None:
+def test_check_reports_a_dynamic_tensor_of_the_configuration_once(tiny_repository: Path, old: str, new: str) -> None:
     replace_in(tiny_repository / "pets/config.pbtxt", old, new)
-    (found,) = check_repository(tiny_repository)
-    assert found.path == str(tiny_repository / "pets/config.pbtxt")
+    (finding,) = check_repository(tiny_repository)
+    assert finding.path == str(tiny_repository / "pets/config.pbtxt")
 
 
 def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> None:
@@ -87,7 +87,7 @@ def test_check_warns_of_leftovers_and_stray_folders(tiny_repository: Path) -> No
     assert {finding.code for finding in findings} == {"repository.leftover", "repository.ignored_folder"}
 
 
-def test_check_tells_of_no_leftovers_while_a_builder_is_at_work(tiny_repository: Path) -> None:
+def test_check_reports_no_leftovers_while_a_builder_runs(tiny_repository: Path) -> None:
     with staging(tiny_repository) as folder:
         (folder / "pets-1234").mkdir()
         assert check_repository(tiny_repository) == []

@@ -1,4 +1,4 @@
-"""A network that somebody runs on another device is exported from the CPU, and found where it was."""
+"""A network on another device is exported from the CPU and moved back."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tritonkit.spec import ModelSpec
 Writer = Callable[[Network, Path], object]
 
 
-class Elsewhere(Network):
+class OffCpuNetwork(Network):
     """Stands in for a network on a GPU: its statistics are out of reach until it is moved to the CPU."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self.moves: list[str] = []
-        self.here, self.mean = self.mean, self.mean.to("meta")
+        self.cpu_mean, self.mean = self.mean, self.mean.to("meta")
 
     def cpu(self) -> Self:
         self.moves.append("cpu")
-        self.mean = self.here
+        self.mean = self.cpu_mean
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -47,14 +47,14 @@ def as_torchscript(network: Network, path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [onnx_from_network, as_torchscript])
-def test_network_is_back_on_its_device_when_it_was_written(write: Writer, spec: ModelSpec, tmp_path: Path) -> None:
-    network = Elsewhere(spec)
+def test_network_returns_to_its_device_after_export(write: Writer, spec: ModelSpec, tmp_path: Path) -> None:
+    network = OffCpuNetwork(spec)
     write(network, tmp_path / "model.onnx")
     assert network.moves == ["cpu", "meta"]
 
 
-def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) -> None:
-    network = Elsewhere(spec)
+def test_network_returns_to_its_device_when_the_export_fails(spec: ModelSpec) -> None:
+    network = OffCpuNetwork(spec)
     with pytest.raises(ZeroDivisionError), on_cpu(network):
         _ = 1 / 0
     assert network.moves == ["cpu", "meta"]
@@ -62,10 +62,10 @@ def test_network_is_back_on_its_device_when_the_writer_fails(spec: ModelSpec) ->
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_export_is_proven_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
+def test_export_passes_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
     source = source_from_checkpoint(checkpoint)
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format=kind))
-    assert export(source, order, lambda step: None).verdict.passed
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format=kind))
+    assert export(source, request, lambda step: None).verdict.passed
     assert source.network.mean.device.type == "cuda"
     image = np.zeros((1, *source.spec.input.shape), np.uint8)
     assert source.reference.infer(image)["probabilities"].shape == (1, 3)

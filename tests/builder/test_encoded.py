@@ -1,4 +1,4 @@
-"""What has a model take encoded pictures is published beside it, follows it, and is checked."""
+"""The decoder and the ensemble of a model are published with it, updated with it, and checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tritonkit.triton.model_config import CONFIG_FILE, read_config
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
-QUESTIONS = {
+TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass")),
     "embedding": TaskSpec(task="embedding", embedding_size=8),
@@ -51,11 +51,11 @@ QUESTIONS = {
 
 
 def findings(repository: Path) -> list[tuple[str, str]]:
-    """Severity and problem of what is found in the decoder and the ensemble."""
-    return [(one.severity, one.message) for one in check_repository(repository) if "pets_" in one.path]
+    """The severity and message of each finding in the decoder and the ensemble."""
+    return [(finding.severity, finding.message) for finding in check_repository(repository) if "pets_" in finding.path]
 
 
-def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository: Path) -> None:
+def test_decoder_contains_the_preprocess_module_of_tritonkit(tiny_repository: Path) -> None:
     version = tiny_repository / "pets_decode" / "1"
     assert (version / "preprocess.py").read_bytes() == (ROOT / "tritonkit" / "images" / "preprocess.py").read_bytes()
     spec = ModelSpec.from_json((tiny_repository / "pets" / METADATA_KEY).read_text(), origin="the model")
@@ -64,7 +64,7 @@ def test_decoder_carries_the_very_file_that_the_kit_decodes_with(tiny_repository
     assert check_repository(tiny_repository) == []
 
 
-def test_ensemble_takes_a_file_and_gives_what_the_model_gives(tiny_repository: Path) -> None:
+def test_ensemble_has_an_encoded_input_and_the_outputs_of_the_model(tiny_repository: Path) -> None:
     model, ensemble = (read_config(tiny_repository / name) for name in ("pets", "pets_encoded"))
     assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.input] == [("encoded", [1])]
     assert [(tensor.name, list(tensor.dims)) for tensor in ensemble.output] == [("probabilities", [3])]
@@ -75,22 +75,22 @@ def test_ensemble_takes_a_file_and_gives_what_the_model_gives(tiny_repository: P
     ]
 
 
-@pytest.mark.parametrize("task", QUESTIONS)
-def test_ensemble_fits_the_model_whatever_its_task(
-    tmp_path: Path, network_of: Callable[..., Network], task: str
-) -> None:
-    spec = network_of(QUESTIONS[task]).spec
+@pytest.mark.parametrize("task", TASK_SPECS)
+def test_ensemble_fits_the_model_of_every_task(tmp_path: Path, network_of: Callable[..., Network], task: str) -> None:
+    spec = network_of(TASK_SPECS[task]).spec
     config = config_for(spec, interface_of(spec), 4, 1)
-    for one in (config, decoder_config(config), ensemble_config(config)):
-        (tmp_path / one.name / "1").mkdir(parents=True)
-        (tmp_path / one.name / CONFIG_FILE).write_text(config_to_text(one))
-    found = [one for one in check_repository(tmp_path) if one.path.startswith(str(tmp_path / ensemble_of(spec.name)))]
-    assert not [one for one in found if one.severity == "error"]
+    for item in (config, decoder_config(config), ensemble_config(config)):
+        (tmp_path / item.name / "1").mkdir(parents=True)
+        (tmp_path / item.name / CONFIG_FILE).write_text(config_to_text(item))
+    found = [
+        item for item in check_repository(tmp_path) if item.path.startswith(str(tmp_path / ensemble_of(spec.name)))
+    ]
+    assert not [item for item in found if item.severity == "error"]
     outputs = [tensor.name for tensor in read_config(tmp_path / ensemble_of(spec.name)).output]
     assert outputs == [tensor.name for tensor in spec.outputs]
 
 
-def test_both_are_left_alone_when_a_version_changes_nothing_for_them(tiny_repository: Path) -> None:
+def test_companions_are_not_rewritten_when_a_version_does_not_change_them(tiny_repository: Path) -> None:
     before = {path: path.stat() for path in tiny_repository.glob("pets_*/**/*")}
     republish(tiny_repository, Preprocess(height=32, width=32))
     assert {path: path.stat().st_ino for path in tiny_repository.glob("pets_*/**/*")} == {
@@ -98,51 +98,62 @@ def test_both_are_left_alone_when_a_version_changes_nothing_for_them(tiny_reposi
     }
 
 
-@pytest.mark.parametrize("how", [Preprocess(32, 32, crop_ratio=0.5), Preprocess(48, 40, fit="pad", fill=(1, 2, 3))])
-def test_both_follow_when_the_model_has_pictures_prepared_otherwise(tiny_repository: Path, how: Preprocess) -> None:
-    republish(tiny_repository, how)
-    said = json.loads((tiny_repository / "pets_decode" / "1" / "preprocess.json").read_text())
-    assert (said["height"], said["crop_ratio"], said["fill"]) == (how.height, how.crop_ratio, list(how.fill))
+@pytest.mark.parametrize(
+    "preprocess", [Preprocess(32, 32, crop_ratio=0.5), Preprocess(48, 40, fit="pad", fill=(1, 2, 3))]
+)
+def test_companions_follow_when_the_preprocessing_of_the_model_changes(
+    tiny_repository: Path, preprocess: Preprocess
+) -> None:
+    republish(tiny_repository, preprocess)
+    settings = json.loads((tiny_repository / "pets_decode" / "1" / "preprocess.json").read_text())
+    assert (settings["height"], settings["crop_ratio"], settings["fill"]) == (
+        preprocess.height,
+        preprocess.crop_ratio,
+        list(preprocess.fill),
+    )
     (image,) = read_config(tiny_repository / "pets_decode").output
-    assert list(image.dims) == [how.height, how.width, 3]
+    assert list(image.dims) == [preprocess.height, preprocess.width, 3]
     assert not findings(tiny_repository)
 
 
-def test_code_of_an_older_kit_is_replaced_when_the_model_is_exported_again(tiny_repository: Path) -> None:
-    carried = tiny_repository / "pets_decode" / "1" / "preprocess.py"
-    carried.write_text("# older")
-    assert [severity for severity, _ in findings(tiny_repository)] == ["warning", "error"]  # the manifest knows better
+def test_decoder_code_of_an_older_tritonkit_is_replaced_by_the_next_export(tiny_repository: Path) -> None:
+    code = tiny_repository / "pets_decode" / "1" / "preprocess.py"
+    code.write_text("# older")
+    assert [severity for severity, _ in findings(tiny_repository)] == [
+        "warning",
+        "error",
+    ]  # the manifest has another hash
     republish(tiny_repository, Preprocess(height=32, width=32))
     assert not findings(tiny_repository)
 
 
-def test_what_was_tuned_is_kept_when_they_are_made_again(tiny_repository: Path) -> None:
+def test_tuned_settings_are_kept_when_companions_are_rebuilt(tiny_repository: Path) -> None:
     path = tiny_repository / "pets_decode" / CONFIG_FILE
     config = read_config(path.parent)
     config.dynamic_batching.max_queue_delay_microseconds = 300
     config.parameters["decoders"].string_value = "3"
     path.write_text(config_to_text(config))
     republish(tiny_repository, Preprocess(height=48, width=48))
-    again = read_config(path.parent)
-    assert again.dynamic_batching.max_queue_delay_microseconds == 300
-    assert again.parameters["decoders"].string_value == "3"
-    assert list(again.output[0].dims) == [48, 48, 3]
+    rebuilt = read_config(path.parent)
+    assert rebuilt.dynamic_batching.max_queue_delay_microseconds == 300
+    assert rebuilt.parameters["decoders"].string_value == "3"
+    assert list(rebuilt.output[0].dims) == [48, 48, 3]
 
 
-def test_both_go_when_the_model_is_exported_without(
+def test_companions_are_removed_by_no_encoded(
     command: Command, tiny_repository: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--repository", tiny_repository, "--max-batch", 8]
-    done = command("builder", "export", checkpoint, "--no-encoded", *options)
-    assert done.exit_code == 0, done.stderr
+    result = command("builder", "export", checkpoint, "--no-encoded", *options)
+    assert result.exit_code == 0, result.stderr
     assert [path.name for path in tiny_repository.iterdir()] == ["pets"]
 
 
-def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) -> None:
+def test_ensemble_is_restored_when_the_publication_fails(tiny_repository: Path) -> None:
     def fails() -> None:
         with publication(tiny_repository, "pets") as prepared:
             prepared.companions.remove("pets_encoded")
-            shutil.rmtree(tiny_repository / "pets")  # so that it cannot be put in place
+            shutil.rmtree(tiny_repository / "pets")  # so that it cannot be moved into place
             (tiny_repository / "pets").write_text("in the way")
 
     with pytest.raises(Exception, match="cannot be put in place"):
@@ -150,7 +161,9 @@ def test_ensemble_stays_when_the_model_was_not_published(tiny_repository: Path) 
     assert (tiny_repository / "pets_encoded" / CONFIG_FILE).is_file()
 
 
-def test_export_is_refused_when_somebody_elses_model_has_the_name(tiny_repository: Path, checkpoint: Path) -> None:
+def test_export_is_refused_when_a_third_party_model_uses_the_name_of_a_companion(
+    tiny_repository: Path, checkpoint: Path
+) -> None:
     (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
     with pytest.raises(InputError, match=r"pets_decode: .* with --no-encoded"):
         export(source_from_checkpoint(checkpoint), ExportRequest(tiny_repository), lambda step: None)
@@ -163,7 +176,7 @@ def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, 
 
 
 @pytest.mark.parametrize(
-    ("damage", "severity", "said"),
+    ("damage", "severity", "expected"),
     [
         (lambda r: shutil.rmtree(r / "pets_decode"), "error", "a step calls 'pets_decode', which is not in"),
         (lambda r: shutil.rmtree(r / "pets_encoded" / "1"), "error", "has no version folder: Triton needs one"),
@@ -189,11 +202,13 @@ def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, 
         (lambda r: shutil.rmtree(r / "pets"), "warning", "decodes images for pets, which is not here"),
     ],
 )
-def test_check_names_what_keeps_encoded_pictures_from_being_answered(
-    tiny_repository: Path, damage: Callable[[Path], object], severity: str, said: str
+def test_check_reports_problems_of_the_companions(
+    tiny_repository: Path, damage: Callable[[Path], object], severity: str, expected: str
 ) -> None:
     damage(tiny_repository)
-    assert {one for one, problem in findings(tiny_repository) if said in problem} == {severity}
+    assert {found_severity for found_severity, problem in findings(tiny_repository) if expected in problem} == {
+        severity
+    }
 
 
 def edit(model: Path, old: str, new: str) -> None:
@@ -203,33 +218,33 @@ def edit(model: Path, old: str, new: str) -> None:
 
 
 def test_repository_loads_when_the_builder_is_killed_between_a_model_and_its_ensemble(tiny_repository: Path) -> None:
-    """Models that take turns in two sizes: an ensemble of the other size would not load."""
-    chance = random.Random(0)
-    seen = set()
+    """The model alternates between two image sizes: an ensemble of the other size would not load."""
+    rng = random.Random(0)
+    ensemble_states = set()
     for _ in range(8):
         builder = subprocess.Popen(
             [sys.executable, "-m", "tests.builder.republish", tiny_repository], stdout=subprocess.PIPE, cwd=ROOT
         )
         assert builder.stdout is not None
         builder.stdout.readline()
-        time.sleep(chance.uniform(0.005, 0.12))
+        time.sleep(rng.uniform(0.005, 0.12))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
-        seen.add((tiny_repository / "pets_encoded").is_dir())
+        ensemble_states.add((tiny_repository / "pets_encoded").is_dir())
         errors = [problem for severity, problem in findings(tiny_repository) if severity == "error"]
         assert not errors
     republish(tiny_repository, Preprocess(height=32, width=32))
     assert check_repository(tiny_repository) == []
-    assert True in seen
+    assert True in ensemble_states
 
 
-def test_names_of_models_alone_are_told_from_those_beside_them() -> None:
+def test_names_of_companions_are_filtered_out() -> None:
     names = ["pets_encoded", "pets_decode", "pets", "cars_encoded", "code"]
     assert without_encoded(names) == ["cars_encoded", "code", "pets"]
     assert decoder_of("pets") in names
 
 
-def test_both_environments_decode_by_the_same_pillow() -> None:
+def test_all_lock_files_have_the_same_pillow() -> None:
     locked = {
         name: re.findall(r"^pillow==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE)
         for name in ("dev.lock", "client.lock", "triton.lock", "decode.lock")

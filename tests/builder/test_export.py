@@ -1,4 +1,4 @@
-"""`builder` on the command line: a verified version is published whole, or nothing changes."""
+"""`builder` on the command line: a verified version is published completely, or nothing changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KILLS = 3
 
 @pytest.fixture
 def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Network]) -> Path:
-    """A golden sample beside the checkpoint, as training leaves it."""
+    """A golden sample next to the checkpoint, as `train` writes it."""
     images = builtin_golden(spec.preprocess).images
     outputs = TorchRunner(make_network("test_resnet"), "x").infer(images)
     path = checkpoint.with_name("golden.npz")
@@ -43,9 +43,7 @@ def golden(checkpoint: Path, spec: ModelSpec, make_network: Callable[[str], Netw
     return path
 
 
-def test_export_publishes_a_version_that_explains_itself(
-    command: Command, checkpoint: Path, golden: Path, tmp_path: Path
-) -> None:
+def test_export_publishes_a_complete_version(command: Command, checkpoint: Path, golden: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     result = command("builder", "export", checkpoint, "--repository", repository, "--max-batch", 4, "--json")
     assert result.exit_code == 0, result.stderr
@@ -102,17 +100,17 @@ def test_verify_passes_a_right_artifact_and_fails_a_wrong_one(
     assert "is all zeros" in result.stdout
 
 
-def test_third_party_weights_are_exported_and_the_matching_is_reported(
+def test_third_party_weights_are_exported_with_a_report_of_the_tensor_matching(
     command: Command, lite0: Path, photos: Path, tmp_path: Path
 ) -> None:
     arguments = ["--model", "tf_efficientnet_lite0", "--labels", lite0 / "labels.txt", "--name", "imagenet"]
-    where = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
-    result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *where)
+    options = ["--repository", tmp_path / "repository", "--images", photos, "--max-batch", 4]
+    result = command("builder", "export", lite0 / "efficientnet_lite0.pth", *arguments, *options)
     assert result.exit_code == 0, result.stderr
     assert "247 tensors matched by order (names differ): check the answers" in result.stdout
-    shown = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
-    assert shown["spec"]["preprocess"]["crop_ratio"] == 0.875
-    assert shown["verdict"]["images"].startswith("4 pictures of")
+    document = json.loads(command("builder", "show", tmp_path / "repository/imagenet", "--json").stdout)
+    assert document["spec"]["preprocess"]["crop_ratio"] == 0.875
+    assert document["verdict"]["images"].startswith("4 pictures of")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +139,7 @@ def test_third_party_weights_are_exported_and_the_matching_is_reported(
         (["--task", "embedding", "--labels", "nowhere.txt"], "option.labels_unused"),
     ],
 )
-def test_wrong_options_get_one_error_with_a_code(
+def test_invalid_options_give_one_error_with_a_code(
     command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], code: str
 ) -> None:
     result = command("builder", "export", checkpoint, *arguments, "--repository", tmp_path / "repository", "--json")
@@ -153,7 +151,7 @@ def test_wrong_options_get_one_error_with_a_code(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["weights.pth"], "weights.pth: no such file"),
@@ -170,22 +168,22 @@ def test_wrong_options_get_one_error_with_a_code(
         (["{labels}", "--model", "resnet_19", "--labels", "{labels}"], "no model 'resnet_19'"),
     ],
 )
-def test_wrong_use_gets_one_error(
-    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], said: str
+def test_invalid_arguments_give_one_error(
+    command: Command, checkpoint: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     labels = tmp_path / "labels.pth"
     labels.write_text("a\nb\n")
     filled = [argument.format(checkpoint=checkpoint, labels=labels) for argument in arguments]
     result = command("builder", "export", *filled, "--repository", tmp_path / "repository")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert expected in result.stderr
     assert not any((tmp_path / "repository").glob("*"))
 
 
-def test_repository_loads_when_an_export_was_killed_at_any_moment(
+def test_repository_loads_after_exports_were_killed(
     checkpoint: Path, tiny_repository: Path, free_ports: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole processes, killed at moments spread over all their time; then a real Triton loads what is there.
+    """Kill export processes at moments spread over their whole run; then a real Triton loads the repository.
 
     `test_kills.py` kills many more, which share one start.
     """
@@ -196,18 +194,18 @@ def test_repository_loads_when_an_export_was_killed_at_any_moment(
     began = time.monotonic()
     subprocess.run(program, check=True, capture_output=True)
     whole_s = time.monotonic() - began
-    chance = random.Random(1)
+    rng = random.Random(1)
     killed = 0
     for moment in range(KILLS):
         builder = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            builder.wait(whole_s * (moment + chance.random()) / KILLS)
+            builder.wait(whole_s * (moment + rng.random()) / KILLS)
         except subprocess.TimeoutExpired:
             os.kill(builder.pid, signal.SIGKILL)
             builder.wait()
             killed += 1
         assert [f for f in check_repository(tiny_repository) if f.severity == "error"] == []
-    assert killed >= KILLS - 1  # the last may have ended first
+    assert killed >= KILLS - 1  # the last one may have ended before
     http, grpc, metrics = map(int, free_ports()[1::2])
     options = Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)

@@ -1,4 +1,4 @@
-"""Someone else's ONNX and TorchScript files are exported and proven against themselves, or refused with a reason."""
+"""Third-party ONNX files are exported and verified against the original file, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SIDE = 32
 MakeOnnx = Callable[..., Path]
 
 
-class Around(nn.Module):
-    """A classifier with something of its own before and after it."""
+class Wrapped(nn.Module):
+    """A classifier with a function before it and one after it."""
 
     def __init__(self, net: nn.Module, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Around(nn.Module):
         return self.after(self.net(self.before(x)))
 
 
-def same(x: Tensor) -> Tensor:
+def identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -62,9 +62,9 @@ def sigmoid(x: Tensor) -> Tensor:
 
 @pytest.fixture
 def make_onnx(tmp_path: Path) -> MakeOnnx:
-    """Write a module as a stranger would."""
+    """A function that exports a module to a third-party ONNX file."""
 
-    def made(
+    def write(
         module: nn.Module,
         shape: tuple[int, ...] = (3, SIDE, SIDE),
         dtype: torch.dtype = torch.float32,
@@ -88,72 +88,72 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
             )
         return path
 
-    return made
+    return write
 
 
 def published(source: Source, repository: Path) -> PublishedVersion:
-    done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
-    assert done.verdict.passed
+    result = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
+    assert result.verdict.passed
     assert check_repository(repository) == []
-    return done
+    return result
 
 
 @pytest.mark.parametrize(
-    ("before", "shape", "dtype", "said"),
+    ("before", "shape", "dtype", "expected"),
     [
-        (same, (3, SIDE, SIDE), torch.float32, "takes 'input' as float32 NCHW 32 x 32 RGB, mean 0.485,0.456,0.406"),
+        (identity, (3, SIDE, SIDE), torch.float32, "takes 'input' as float32 NCHW 32 x 32 RGB, mean 0.485,0.456,0.406"),
         (to_nchw, (SIDE, SIDE, 3), torch.float32, "takes 'input' as float32 NHWC 32 x 32 RGB, mean 0.485,0.456,0.406"),
         (pixels, (SIDE, SIDE, 3), torch.uint8, "takes 'input' as uint8 NHWC 32 x 32 RGB, pixels unchanged"),
     ],
 )
-def test_onnx_of_any_layout_is_published_when_its_labels_are_given(
+def test_third_party_onnx_of_any_layout_is_published(
     before: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    said: str,
+    expected: str,
     net: nn.Module,
     labels: Path,
     make_onnx: MakeOnnx,
     tmp_path: Path,
 ) -> None:
-    given = make_onnx(Around(net, before, same), shape, dtype)
-    done = published(open_source(str(given), ForeignModelOptions(labels=labels), "pets"), tmp_path / "repository")
-    assert said in done.source
-    assert "softmax added" in done.source
-    shown = show(done.artifact)
-    assert shown.spec is not None
-    assert (shown.spec.architecture.library, shown.spec.architecture.name) == ("graph", "given")
-    assert shown.spec.labels == ("cat", "dog", "bird")
-    with pytest.raises(SpecError, match="given came as a graph"):
-        Network(shown.spec)
+    onnx_path = make_onnx(Wrapped(net, before, identity), shape, dtype)
+    result = published(open_source(str(onnx_path), ForeignModelOptions(labels=labels), "pets"), tmp_path / "repository")
+    assert expected in result.source
+    assert "softmax added" in result.source
+    contents = show(result.artifact)
+    assert contents.spec is not None
+    assert (contents.spec.architecture.library, contents.spec.architecture.name) == ("graph", "given")
+    assert contents.spec.labels == ("cat", "dog", "bird")
+    with pytest.raises(SpecError, match="no network can be built from it"):
+        Network(contents.spec)
 
 
-def test_what_was_assumed_is_told_since_no_verdict_can_judge_it(
-    net: nn.Module, labels: Path, make_onnx: MakeOnnx
-) -> None:
-    given = make_onnx(net)
-    assumed = open_source(given, ForeignModelOptions(labels=labels), None)
+def test_description_names_assumed_preprocessing(net: nn.Module, labels: Path, make_onnx: MakeOnnx) -> None:
+    onnx_path = make_onnx(net)
+    assumed = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
     assert "(mean and std: ImageNet's, assumed); images: crop, keeps 0.875, bilinear (assumed)" in assumed.description
-    told = open_source(given, ForeignModelOptions(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None)
-    assert "ImageNet's" not in told.description
+    explicit = open_source(
+        onnx_path, ForeignModelOptions(labels=labels, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), None
+    )
+    assert "ImageNet's" not in explicit.description
 
 
-def test_graph_is_prepared_for_as_timm_says_in_its_own_size_when_a_model_is_named(
+def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
-    like = open_source(make_onnx(net), ForeignModelOptions("test_resnet", labels), None)
-    assert "(mean and std: timm's for test_resnet); images: crop, keeps 0.95, bilinear (timm's" in like.description
-    assert like.spec.input.shape == (SIDE, SIDE, 3)
-    given = make_onnx(net, open_sizes=True)
-    assert open_source(given, ForeignModelOptions("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
-    assert open_source(given, ForeignModelOptions("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (
+    source = open_source(make_onnx(net), ForeignModelOptions("test_resnet", labels), None)
+    assert "(mean and std: timm's for test_resnet); images: crop, keeps 0.95, bilinear (timm's" in source.description
+    assert source.spec.input.shape == (SIDE, SIDE, 3)
+    onnx_path = make_onnx(net, open_sizes=True)
+    assert open_source(onnx_path, ForeignModelOptions("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
+    assert open_source(onnx_path, ForeignModelOptions("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (
         48,
         64,
         3,
     )
 
 
-def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself(
+def test_verdict_fails_when_the_graph_is_wrapped_wrongly(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     source = open_source(make_onnx(net), ForeignModelOptions(labels=labels), None)
@@ -163,8 +163,8 @@ def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself
     (mean,) = [tensor for tensor in wrong.graph.initializer if tensor.name == "tritonkit.mean"]
     mean.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(mean)[:, ::-1].copy() * 0.5, mean.name))
     onnx.save(wrong, tmp_path / "wrong.onnx")
-    case = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=4)
-    verdicts = [case.verify(OnnxRuntimeRunner(path), "fp32", path) for path in (right, tmp_path / "wrong.onnx")]
+    context = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=4)
+    verdicts = [context.verify(OnnxRuntimeRunner(path), "fp32", path) for path in (right, tmp_path / "wrong.onnx")]
     assert verdicts[0].passed
     assert "verdict.numbers" in {problem.code for problem in verdicts[1].problems}
 
@@ -172,17 +172,17 @@ def test_wrong_wrapping_fails_the_verdict_since_the_reference_is_the_file_itself
 def test_softmax_is_not_added_when_the_graph_has_one(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    given = make_onnx(Around(net, same, softmax), names=("image", "probabilities"))
-    done = published(open_source(given, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
-    assert "unchanged" in done.source
-    assert "added" not in done.source
+    onnx_path = make_onnx(Wrapped(net, identity, softmax), names=("image", "probabilities"))
+    result = published(open_source(onnx_path, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
+    assert "unchanged" in result.source
+    assert "added" not in result.source
 
 
 @pytest.mark.parametrize(
-    ("foreign", "after", "said"),
+    ("foreign", "after", "expected"),
     [
-        (ForeignModelOptions(task="embedding"), same, "scaled to length 1"),
-        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), same, "sigmoid added"),
+        (ForeignModelOptions(task="embedding"), identity, "scaled to length 1"),
+        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), identity, "sigmoid added"),
         (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), sigmoid, "unchanged"),
         (
             ForeignModelOptions(labels=Path("labels.txt"), activation="softmax"),
@@ -191,10 +191,10 @@ def test_softmax_is_not_added_when_the_graph_has_one(
         ),
     ],
 )
-def test_onnx_is_published_when_another_task_or_activation_is_said(
+def test_onnx_is_published_with_another_task_or_activation(
     foreign: ForeignModelOptions,
     after: Callable[[Tensor], Tensor],
-    said: str,
+    expected: str,
     net: nn.Module,
     labels: Path,
     make_onnx: MakeOnnx,
@@ -202,35 +202,35 @@ def test_onnx_is_published_when_another_task_or_activation_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = published(open_source(make_onnx(Around(net, same, after)), foreign, None), tmp_path / "repository")
-    assert said in done.source
+    result = published(open_source(make_onnx(Wrapped(net, identity, after)), foreign, None), tmp_path / "repository")
+    assert expected in result.source
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, "sky\nground\n"), (2, "sky\nground\n"), (3, "a\nb\nc\n")])
-def test_onnx_masks_are_published_when_segmentation_is_said(
+def test_onnx_masks_are_published_with_task_segmentation(
     channels: int, names: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     labels.write_text(names)
-    given = make_onnx(nn.Conv2d(3, channels, 3, padding=1), (3, 64, 64))
-    done = published(
-        open_source(given, ForeignModelOptions(labels=labels, task="segmentation"), None), tmp_path / "repository"
+    onnx_path = make_onnx(nn.Conv2d(3, channels, 3, padding=1), (3, 64, 64))
+    result = published(
+        open_source(onnx_path, ForeignModelOptions(labels=labels, task="segmentation"), None), tmp_path / "repository"
     )
-    assert done.verdict.comparisons[0].agreement["iou"] == 1
+    assert result.verdict.comparisons[0].agreement["iou"] == 1
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
-def test_fixed_batch_is_made_dynamic_when_the_graph_allows(
+def test_fixed_batch_is_made_dynamic_when_the_graph_allows_it(
     architecture: str, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     sized = {"img_size": SIDE} if "vit" in architecture else {}
-    given = make_onnx(timm.create_model(architecture, num_classes=3, **sized), batch=1)
-    done = published(open_source(given, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
-    assert "its batch of 1 made dynamic" in done.source
+    onnx_path = make_onnx(timm.create_model(architecture, num_classes=3, **sized), batch=1)
+    result = published(open_source(onnx_path, ForeignModelOptions(labels=labels), None), tmp_path / "repository")
+    assert "its batch of 1 made dynamic" in result.source
 
 
-def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_onnx: MakeOnnx) -> None:
+def test_fixed_batch_inside_the_graph_is_refused(labels: Path, make_onnx: MakeOnnx) -> None:
     class Stuck(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(dim=(2, 3)).reshape(3, 1).permute(1, 0)
@@ -239,56 +239,60 @@ def test_fixed_batch_is_refused_when_it_is_inside_the_graph(labels: Path, make_o
         open_source(make_onnx(Stuck(), batch=1), ForeignModelOptions(labels=labels), None)
 
 
-def test_old_opset_is_converted_and_told(net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path) -> None:
-    done = published(
-        open_source(make_onnx(net, opset=11), ForeignModelOptions(labels=labels), None), tmp_path / "repository"
-    )
-    assert "opset 11 converted to 17" in done.source
-
-
-def test_open_height_and_width_are_set_by_size(
+def test_old_opset_is_converted_and_described(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    given = make_onnx(net, open_sizes=True)
+    result = published(
+        open_source(make_onnx(net, opset=11), ForeignModelOptions(labels=labels), None), tmp_path / "repository"
+    )
+    assert "opset 11 converted to 17" in result.source
+
+
+def test_dynamic_height_and_width_are_set_by_size(
+    net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
+) -> None:
+    onnx_path = make_onnx(net, open_sizes=True)
     with raises(InputError, "option.size_missing"):
-        open_source(given, ForeignModelOptions(labels=labels), None)
-    source = open_source(given, ForeignModelOptions(labels=labels, size=(48, 64)), None)
+        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    source = open_source(onnx_path, ForeignModelOptions(labels=labels, size=(48, 64)), None)
     assert source.spec.input.shape == (48, 64, 3)
     published(source, tmp_path / "repository")
 
 
-def test_half_precision_graph_is_published_as_it_is_and_not_reduced_again(
+def test_half_precision_graph_is_published_unchanged(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
     from onnxconverter_common import float16
 
-    given = make_onnx(net)
+    onnx_path = make_onnx(net)
     with warnings.catch_warnings(action="ignore"):
-        onnx.save(float16.convert_float_to_float16(onnx.load(given)), given)
-    source = open_source(given, ForeignModelOptions(labels=labels), None)
+        onnx.save(float16.convert_float_to_float16(onnx.load(onnx_path)), onnx_path)
+    source = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
     assert "float16" in source.description
     published(source, tmp_path / "repository")
     with raises(InputError, "onnx.already_reduced"):
         source.check_precision("int8")
 
 
-def test_file_of_ours_is_taken_with_its_own_spec(tiny_repository: Path, tmp_path: Path) -> None:
+def test_tritonkit_onnx_file_keeps_its_spec(tiny_repository: Path, tmp_path: Path) -> None:
     source = open_source(tiny_repository / "pets/1/model.onnx", None, "renamed")
     assert source.spec.name == "renamed"
     assert source.golden is not None
-    done = published(source, tmp_path / "repository")
-    assert show(done.artifact).spec == source.spec
+    result = published(source, tmp_path / "repository")
+    assert show(result.artifact).spec == source.spec
     with pytest.raises(InputError, match="leave out --size"):
         open_source(tiny_repository / "pets/1/model.onnx", ForeignModelOptions(size=(8, 8)), None)
 
 
-def test_terms_are_refused_of_a_graph_unless_thresholds_are_the_clients(
+def test_output_options_of_a_graph_are_refused_except_a_multilabel_threshold(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
-    given = make_onnx(net)
+    onnx_path = make_onnx(net)
     with raises(InputError, "option.output_of_graph"):
-        open_source(given, ForeignModelOptions(labels=labels), None).with_output_options(OutputOptions(threshold=0.3))
-    multilabel = open_source(given, ForeignModelOptions(labels=labels, task="multilabel"), None).with_output_options(
-        OutputOptions(threshold=0.3)
-    )
+        open_source(onnx_path, ForeignModelOptions(labels=labels), None).with_output_options(
+            OutputOptions(threshold=0.3)
+        )
+    multilabel = open_source(
+        onnx_path, ForeignModelOptions(labels=labels, task="multilabel"), None
+    ).with_output_options(OutputOptions(threshold=0.3))
     assert multilabel.spec.threshold("dog") == 0.3

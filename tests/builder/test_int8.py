@@ -1,4 +1,4 @@
-"""int8: what is tried where calibration alone does not keep the answers, and what is told of it."""
+"""int8: the attempts where calibration alone does not pass, and their records."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ MAX_BATCH = 4
 
 @pytest.fixture(scope="module")
 def network(make_network: Make) -> Network:
-    made = copy.deepcopy(make_network("test_resnet"))
-    return calibrated(made, builtin_golden(made.spec.preprocess).images)
+    copied = copy.deepcopy(make_network("test_resnet"))
+    return calibrated(copied, builtin_golden(copied.spec.preprocess).images)
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +68,18 @@ def published_in_int8(graph: Path, folder: Path, **options: object) -> Verdict:
     return export(open_source(graph, None, None), request, lambda step: None).verdict
 
 
-class Elsewhere(Runner):
-    """What another machine, or a GPU, would answer."""
+class ContainerRunner(Runner):
+    """A runner that does not compute on the CPU of this machine."""
 
     def __init__(self, runner: Runner) -> None:
-        self.spec, self.origin, self.infer_there = runner.spec, "model.plan in a container", runner.infer
+        self.spec, self.origin, self.run_infer = runner.spec, "model.plan in a container", runner.infer
 
     def _infer(self, batch: ImageArray) -> Outputs:
-        return self.infer_there(batch)
+        return self.run_infer(batch)
 
 
 def with_loud_channel(network: Network, factor: float) -> Network:
-    """The same answers, but one channel inside a block is so loud that eight bits leave the others nothing."""
+    """A copy with the same outputs, in which one channel has such large values that int8 rounds the others to zero."""
     loud = copy.deepcopy(network)
     block = loud.backbone.layer2[0]  # type: ignore[index]
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_int8_keeps_the_lossy_nodes_in_fp32_when_no_calibration_helps(network: N
 
 
 def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(graph: Path, tmp_path: Path) -> None:
-    """Black images: all ranges are those of a constant, and every real picture is cut off."""
+    """Calibration on black images gives ranges that clip every real image."""
     black = tmp_path / "black"
     black.mkdir()
     for number in range(4):
@@ -129,15 +129,15 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
         assert doubt[1:] in html.unescape(render_page("asked", document))
 
 
-def test_kind_of_cpu_is_told_only_when_a_cpu_of_this_machine_gave_the_answers(graph: Path, images: ImageArray) -> None:
+def test_exact_int8_is_recorded_only_when_this_cpu_computed_the_outputs(graph: Path, images: ImageArray) -> None:
     runner = OnnxRuntimeRunner(graph)
-    case = VerificationContext(runner, Golden(images, {}), max_batch=4)
-    assert case.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
-    assert case.verify_answers(CachingRunner(runner), "fp32").exact_int8 is None
-    assert case.verify_answers(Elsewhere(runner), "int8").exact_int8 is None
+    context = VerificationContext(runner, Golden(images, {}), max_batch=4)
+    assert context.verify_answers(CachingRunner(runner), "int8").exact_int8 is adds_int8_exactly()
+    assert context.verify_answers(CachingRunner(runner), "fp32").exact_int8 is None
+    assert context.verify_answers(ContainerRunner(runner), "int8").exact_int8 is None
 
 
-def test_calibration_is_not_doubted_when_it_kept_the_answers_or_was_not_tried() -> None:
+def test_calibration_hint_is_absent_when_int8_passed_or_was_not_tried() -> None:
     passed = Attempt(precision="int8", how="minmax", passed=True, seconds=1)
     verdict = Verdict(passed=True, precision="int8", images="9", max_batch=4, limits=LIMITS["int8"])
     unasked = Attempt(precision="int8", how="the graph did not load", passed=False, seconds=1)
@@ -157,8 +157,8 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
     graph: Path, images: ImageArray, tmp_path: Path, dialect: Dialect
 ) -> None:
     step = next(iter(PrecisionSearch(graph, images, ["*Gemm*"]).steps("int8", dialect)))
-    assert step.nodes == 0  # not known before it is written
-    kept = step.write(tmp_path / "int8.onnx")
+    assert step.nodes == 0  # unknown until the graph is written
+    fp32_nodes = step.write(tmp_path / "int8.onnx")
     written = onnx.load(tmp_path / "int8.onnx")
     types = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
     dequantised = {
@@ -168,7 +168,7 @@ def test_int8_step_counts_the_nodes_that_compute_in_int8(
     }
     products = [node.name for node in written.graph.node if dequantised & set(node.input)]
     assert len(products) <= step.nodes < len(written.graph.node)
-    assert not set(kept) & set(products)
+    assert not set(fp32_nodes) & set(products)
     if dialect == "tensorrt":  # nothing but products
         assert step.nodes == len(products)
 
@@ -180,13 +180,13 @@ def test_int8_step_is_refused_when_no_node_is_left_in_int8(graph: Path, images: 
     assert not (tmp_path / "int8.onnx").exists()
 
 
-def test_calibration_by_percentiles_holds_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
-    """A histogram of all images must not need all their tensors at once."""
+def test_percentile_calibration_reads_one_image_at_a_time(graph: Path, images: ImageArray) -> None:
+    """The histogram must not keep the tensors of all images in memory."""
     flat, many = flattened(onnx.load(graph)), np.concatenate([images] * 4)
     peaks, scales = [], []
-    for shown in (images, many):
+    for sample in (images, many):
         tracemalloc.start()
-        scales.append(activation_scales(quantize_graph(flat, shown, "onnxruntime", "percentile")))
+        scales.append(activation_scales(quantize_graph(flat, sample, "onnxruntime", "percentile")))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -201,24 +201,24 @@ def activation_scales(model: onnx.ModelProto) -> dict[str, float]:
     }
 
 
-def test_error_grows_most_where_an_overflow_begins_and_not_beyond_it() -> None:
+def test_error_growth_is_largest_where_an_overflow_begins() -> None:
     nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in ("xa", "ab", "bc", "cd", "de")]
     flat = helper.make_model(helper.make_graph(nodes, "g", [], []))
     growth = error_growth(flat, {"a": 1e-4, "b": 1e-3, "c": math.inf, "e": math.inf})
     assert growth == {"a": 1.0, "b": pytest.approx(10), "c": math.inf, "d": 0.0, "e": 0.0}
-    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b was taken away: it errs as a does
+    unknown = error_growth(flat, {"a": 0.1, "c": 0.1})  # b is missing: it has the error of a
     assert unknown["c"] == pytest.approx(1)
 
 
 def test_nodes_around_a_tensor_leave_int8_together(graph: Path, images: ImageArray) -> None:
-    """A Relu and a norm pass on what is too loud, so the product before them must leave it too."""
+    """A Relu and a norm pass values on, so the product before them must leave int8 too."""
     flat = flattened(onnx.load(graph))
     low = int8_nodes(
         quantize_graph(flat, images, "onnxruntime", every_activation=True), quantized_operators(flat, "onnxruntime")
     )
     second = [node.name for node in flat.graph.node if node.op_type == "Conv"][1]
-    kept = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
-    operators = [node.op_type for node in flat.graph.node if node.name in kept]
+    excluded = with_adjacent_nodes(flat, wiring_of(flat), [second], low)
+    operators = [node.op_type for node in flat.graph.node if node.name in excluded]
     assert operators == ["Conv", "Relu", "Conv"]
 
 
@@ -227,7 +227,7 @@ def weights_of(folder: Path, nodes: tuple[str, ...]) -> set[str]:
     return {name for node in published.graph.node if node.name in nodes for name in node.input}
 
 
-def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_network: Make, tmp_path: Path) -> None:
+def test_products_of_activations_leave_int8_first_when_a_transformer_fails(make_network: Make, tmp_path: Path) -> None:
     onnx_from_network(make_network("test_vit"), tmp_path / "vit.onnx")
     verdict = published_in_int8(tmp_path / "vit.onnx", tmp_path)
     assert (verdict.passed, verdict.precision) == (True, "int8")
@@ -237,27 +237,27 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_loses(make_
     assert len(verdict.tries[-1].kept) == 12  # two in each of six blocks
 
 
-def test_export_warns_when_int8_is_calibrated_on_a_few_pictures(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
-    order = ExportRequest(
+def test_export_warns_when_int8_is_calibrated_on_few_images(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    request = ExportRequest(
         tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
     )
-    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    said = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
-    assert done.verdict.precision == "int8"
-    assert said in done.warnings
-    worst = max(one.relative for one in done.verdict.comparisons if one.asked != PROBES)
-    if done.verdict.passed:
-        assert f", relative {worst:.1e} (limit 0.4), " in done.verdict.summary()
+    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    expected = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
+    assert result.verdict.precision == "int8"
+    assert expected in result.warnings
+    worst = max(comparison.relative for comparison in result.verdict.comparisons if comparison.asked != PROBES)
+    if result.verdict.passed:
+        assert f", relative {worst:.1e} (limit 0.4), " in result.verdict.summary()
 
 
-def test_export_warns_of_no_calibration_when_the_graph_came_in_int8(
+def test_export_has_no_calibration_warning_when_the_source_is_in_int8(
     graph: Path, images: ImageArray, photos: Path, tmp_path: Path
 ) -> None:
-    given = tmp_path / "given.onnx"
-    onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), given)
-    order = ExportRequest(
+    onnx_path = tmp_path / "given.onnx"
+    onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), onnx_path)
+    request = ExportRequest(
         tmp_path / "repository", max_batch=2, evidence=VerificationOptions(images=photos)
     )  # four pictures
-    done = export(open_source(given, None, None), order, lambda step: None)
-    assert done.verdict.precision == "int8"
-    assert not [warning for warning in done.warnings if "calibrat" in warning]
+    result = export(open_source(onnx_path, None, None), request, lambda step: None)
+    assert result.verdict.precision == "int8"
+    assert not [warning for warning in result.warnings if "calibrat" in warning]

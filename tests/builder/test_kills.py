@@ -1,4 +1,4 @@
-"""Exports killed at random moments, each time in front of a real Triton; and that the drill would tell."""
+"""Exports are killed at random moments while a real Triton reads the repository; the drill detects failures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ KILLS = 50
 
 
 @pytest.mark.slow
-def test_repository_loads_and_answers_when_exports_were_killed_at_fifty_random_moments(tmp_path: Path) -> None:
-    """In a process of its own: the one that runs tests has threads, which a fork does not take along."""
+def test_repository_loads_and_answers_after_fifty_killed_exports(tmp_path: Path) -> None:
+    """Run in a separate process: the test process has threads, which a fork does not copy."""
     record = tmp_path / "drill.json"
     command = [sys.executable, "-m", "scripts.drills.kill_drill", "--kills", str(KILLS), "--output", str(record)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert record.is_file(), done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert record.is_file(), result.stderr
     drill = json.loads(record.read_text())
     assert drill["failures"] == []
-    assert done.returncode == 0
+    assert result.returncode == 0
     assert sum(drill["kills"].values()) == KILLS
     assert len(drill["kills"]) > 2, "all kills fell into the same step"
     assert drill["interrupted"] > KILLS // 2, "kills hit no work in progress"
 
 
-def test_drill_would_tell_when_a_version_does_not_load(tiny_repository: Path, tmp_path: Path) -> None:
+def test_kill_drill_fails_when_a_version_does_not_load(tiny_repository: Path, tmp_path: Path) -> None:
     version = tiny_repository / "pets" / "1"
     golden = Golden.load(version / "golden.npz")
     with explicit_triton(tiny_repository, tmp_path) as triton:
@@ -41,7 +41,7 @@ def test_drill_would_tell_when_a_version_does_not_load(tiny_repository: Path, tm
         assert number == 1
         assert answers == pytest.approx(golden.outputs["probabilities"][:2], abs=1e-4)
         triton.unload("pets")
-        whole = (version / "model.onnx").read_bytes()
-        (version / "model.onnx").write_bytes(whole[: len(whole) // 2])
+        original = (version / "model.onnx").read_bytes()
+        (version / "model.onnx").write_bytes(original[: len(original) // 2])
         with pytest.raises(InferenceError, match="Triton refused repository/models/pets/load"):
             triton.load("pets")

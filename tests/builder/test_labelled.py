@@ -1,4 +1,4 @@
-"""Quality on labelled pictures: measured by the training side's own command, judged here."""
+"""Quality on labelled images: `train test` measures it, the verdict checks it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Make = Callable[[str], Network]
 NetworkOf = Callable[..., Network]
 FP32, INT8 = LIMITS["fp32"], LIMITS["int8"]
 PASSED = Verdict(passed=True, precision="fp32", images="a test", max_batch=4, limits=FP32)
-QUESTIONS = {
+TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("cat", "dog", "bird")),
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
     "embedding": TaskSpec(task="embedding", embedding_size=8),
@@ -62,7 +62,7 @@ HIGHER_IS_BETTER = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Twelve pictures of noise as PNG, with truths for every question, in one CSV."""
+    """Twelve noise images as PNG, with the labels of every task, in one CSV."""
     folder = tmp_path / "data"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def data(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class GraphSource(Source):
-    """A source that has an ONNX file and no network."""
+    """A source with an ONNX file and no network."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -97,16 +97,16 @@ class GraphSource(Source):
     def write_graph(self, path: Path) -> None:
         path.write_bytes(self.path.read_bytes())
 
-    def with_output_options(self, terms: OutputOptions) -> GraphSource:
+    def with_output_options(self, options: OutputOptions) -> GraphSource:
         return self
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", QUESTIONS)
+@pytest.mark.parametrize("task", TASK_SPECS)
 def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     task: str, network_of: NetworkOf, data: Path, tmp_path: Path
 ) -> None:
-    network = network_of(QUESTIONS[task])
+    network = network_of(TASK_SPECS[task])
     source = NetworkSource(tmp_path / "x.pth", None, "someone else's weights", network)
     onnx_from_network(network, tmp_path / "model.onnx")
     with labelled_set(source, data) as labelled_pictures:
@@ -118,7 +118,7 @@ def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     assert before == pytest.approx(after, abs=0.1)
 
 
-def test_train_test_takes_a_graph_in_the_checkpoints_place(
+def test_train_test_runs_a_graph_in_place_of_the_checkpoint(
     command: Callable[..., Result], make_network: Make, data: Path, tmp_path: Path
 ) -> None:
     graph = tmp_path / "given.onnx"
@@ -126,13 +126,13 @@ def test_train_test_takes_a_graph_in_the_checkpoints_place(
     for source in ((), ("--from", graph)):
         result = command("train", "test", graph, *source, "--data", data, "--json")
         assert result.exit_code == 0, result.stderr
-        found = json.loads(result.stdout)
-        assert (found["images"], found["classes"]) == (12, {"cat": 4, "dog": 4, "bird": 4})
-        assert set(found["metrics"]) == HIGHER_IS_BETTER["multiclass"]
+        metrics = json.loads(result.stdout)
+        assert (metrics["images"], metrics["classes"]) == (12, {"cat": 4, "dog": 4, "bird": 4})
+        assert set(metrics["metrics"]) == HIGHER_IS_BETTER["multiclass"]
 
 
 @pytest.mark.slow
-def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
+def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
     make_network: Make, data: Path, tmp_path: Path
 ) -> None:
     network = make_network("test_resnet")
@@ -149,7 +149,7 @@ def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_pictures(
     assert any("on 12 labelled images" in problem.message for problem in verdict.problems)
 
 
-def test_labelled_pictures_that_do_not_fit_are_one_error(
+def test_labelled_images_that_do_not_fit_the_model_give_one_error(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fish").mkdir()
@@ -159,22 +159,20 @@ def test_labelled_pictures_that_do_not_fit_are_one_error(
     assert "error: " not in capfd.readouterr().err
 
 
-def test_terms_of_the_export_are_measured_when_they_differ_from_the_checkpoint(
-    network_of: NetworkOf, tmp_path: Path
-) -> None:
-    network = network_of(QUESTIONS["multilabel"])
+def test_output_options_of_the_export_are_measured(network_of: NetworkOf, tmp_path: Path) -> None:
+    network = network_of(TASK_SPECS["multilabel"])
     save_network(tmp_path / "asked.safetensors", network)
-    asked = source_from_checkpoint(tmp_path / "asked.safetensors").with_output_options(OutputOptions(threshold=0.9))
-    with labelled_set(asked, tmp_path) as pictures:
-        found = source_from_checkpoint(pictures.reference).spec
-    assert found.thresholds == {"sky": 0.9, "grass": 0.9}
+    source = source_from_checkpoint(tmp_path / "asked.safetensors").with_output_options(OutputOptions(threshold=0.9))
+    with labelled_set(source, tmp_path) as pictures:
+        spec = source_from_checkpoint(pictures.reference).spec
+    assert spec.thresholds == {"sky": 0.9, "grass": 0.9}
     assert not pictures.reference.exists()
-    assert with_output_options(network, OutputOptions(threshold=0.9)).spec == found
+    assert with_output_options(network, OutputOptions(threshold=0.9)).spec == spec
 
 
-@pytest.mark.parametrize("task", QUESTIONS)
-def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: NetworkOf) -> None:
-    spec = network_of(QUESTIONS[task]).spec
+@pytest.mark.parametrize("task", TASK_SPECS)
+def test_every_metric_of_a_task_is_checked(task: str, network_of: NetworkOf) -> None:
+    spec = network_of(TASK_SPECS[task]).spec
     names = HIGHER_IS_BETTER[task]
     assert training_task_of(spec).monitor in names
     counts = dict.fromkeys(("cat", "dog", "bird", "kind=cat", "kind=dog", "kind=bird", "sky", "grass"), 100)
@@ -187,10 +185,10 @@ def test_every_metric_of_a_task_is_judged_when_it_falls(task: str, network_of: N
         assert problem.message.startswith(f"{name} falls from 0.9000 to 0.7000 on 1000 labelled images")
 
 
-def test_what_a_few_pictures_weigh_is_no_loss() -> None:
+def test_loss_of_a_few_images_is_tolerated() -> None:
     before = LabelledMetrics({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
-    one = LabelledMetrics({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
-    assert quality_problems(before, one, FP32) == []
+    after = LabelledMetrics({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
+    assert quality_problems(before, after, FP32) == []
     more = LabelledMetrics({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
     assert [problem.message.split()[0] for problem in quality_problems(before, more, FP32)] == [
         "accuracy",
@@ -199,64 +197,66 @@ def test_what_a_few_pictures_weigh_is_no_loss() -> None:
     ]
 
 
-def test_a_loss_and_what_was_never_a_number_are_not_judged_but_a_lost_figure_is() -> None:
+def test_losses_and_nan_metrics_are_not_checked_but_a_missing_metric_is() -> None:
     before = LabelledMetrics({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
     after = LabelledMetrics({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
-    found = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
-    assert found == ["auroc", "f1/loss"]
+    metrics = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
+    assert metrics == ["auroc", "f1/loss"]
 
 
-def test_nothing_is_measured_when_the_artifact_gives_no_answers(tmp_path: Path) -> None:
+def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(tmp_path: Path) -> None:
     broken = PASSED.model_copy(update={"passed": False, "problems": (Problem("verdict.nan", "x"),)})
     pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
     assert pictures.with_quality(broken, tmp_path / "no.onnx") == broken
 
 
 STAND_IN = """#!/bin/sh
-echo "$@" trusted=$TRITONKIT_TRUST_PLANS >> {told}
-for one in "$@"; do case $one in *.plan) ls "$(dirname "$one")" >> {told};; esac; done
+echo "$@" trusted=$TRITONKIT_TRUST_PLANS >> {train_calls}
+for argument in "$@"; do case $argument in *.plan) ls "$(dirname "$argument")" >> {train_calls};; esac; done
 echo '{{"metrics": {{"accuracy": 0.9}}, "images": 12, "classes": {{}}}}'
 """
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `train` that measures nothing, and the file where it writes what it was asked and what lies beside a plan."""
-    (tmp_path / "train").write_text(STAND_IN.format(told=tmp_path / "told"))
+def train_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a stand-in for `train`; it writes its arguments, and the files next to a plan, into the file returned."""
+    (tmp_path / "train").write_text(STAND_IN.format(train_calls=tmp_path / "calls.txt"))
     (tmp_path / "train").chmod(0o755)
     monkeypatch.setattr(labelled.sys, "executable", str(tmp_path / "python"))
-    return tmp_path / "told"
+    return tmp_path / "calls.txt"
 
 
 @pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
 def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
-    target: FormatName, engine: str, told: Path, tmp_path: Path
+    target: FormatName, engine: str, train_calls: Path, tmp_path: Path
 ) -> None:
-    ours = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
-    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).with_quality(ours, tmp_path / "graph.onnx")
+    artifact_verdict = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
+    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).with_quality(
+        artifact_verdict, tmp_path / "graph.onnx"
+    )
     images = f"12 pictures of val (its graph was run in place of {engine})"
     assert list(verdict.quality) == [f"checkpoint on {images}", f"artifact on {images}"]
     assert verdict.proven_by == f"the plan itself; on the labelled images its graph was run, not {engine}"
     assert [quality.measured_on for quality in quality_tables(verdict)] == [images]
 
 
-def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
-    told: Path, spec: ModelSpec, tmp_path: Path
+def test_plan_is_measured_with_its_spec_when_it_can_be_opened(
+    train_calls: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     folder = tmp_path / "7"
     folder.mkdir()
     for name in ("model.plan", "build.json", "other.txt"):
         (folder / name).write_text("{}")
-    ours = PASSED.model_copy(update={"format": "trt", "proven_by": "the plan itself"})
+    artifact_verdict = PASSED.model_copy(update={"format": "trt", "proven_by": "the plan itself"})
     pictures = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val"), spec=spec)
-    verdict = pictures.with_quality(ours, folder / "model.plan")
+    verdict = pictures.with_quality(artifact_verdict, folder / "model.plan")
     assert list(verdict.quality) == ["checkpoint on 12 pictures of val", "artifact on 12 pictures of val"]
     assert verdict.proven_by == "the plan itself"
-    asked, *beside = told.read_text().splitlines()[:4]
-    assert "--from" in asked
-    assert asked.endswith("trusted=1")
-    assert told.read_text().endswith("trusted=\n")  # the checkpoint
-    assert beside == ["build.json", "model.json", "model.plan"]
+    call, *files = train_calls.read_text().splitlines()[:4]
+    assert "--from" in call
+    assert call.endswith("trusted=1")
+    assert train_calls.read_text().endswith("trusted=\n")  # the checkpoint
+    assert files == ["build.json", "model.json", "model.plan"]
     assert sorted(path.name for path in folder.iterdir()) == ["build.json", "model.plan", "other.txt"]
 
 
@@ -274,7 +274,7 @@ def test_plan_itself_is_measured_with_its_spec_beside_it_when_it_can_be_opened(
         ("exit 130", KeyboardInterrupt, "", ""),
     ],
 )
-def test_train_command_that_fails_is_one_error(
+def test_failing_train_command_gives_one_error(
     script: str | None,
     error: type[BaseException],
     code: str,

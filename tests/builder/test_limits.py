@@ -20,20 +20,22 @@ def test_limits_are_the_defaults_without_options() -> None:
 
 
 def test_a_limit_applies_to_all_precisions_and_that_of_one_precision_takes_precedence() -> None:
-    found = limits_from(["fp16.relative=0.1", "decisions = 0.98", "relative=0.3"], LIMITS)
-    assert {name: limits.relative for name, limits in found.items()} == {
+    limits_by_precision = limits_from(["fp16.relative=0.1", "decisions = 0.98", "relative=0.3"], LIMITS)
+    assert {name: limits.relative for name, limits in limits_by_precision.items()} == {
         "fp32": 0.3,
         "fp16": 0.1,
         "bf16": 0.3,
         "int8": 0.3,
     }
-    assert {limits.decisions for limits in found.values()} == {0.98}
-    assert {name: limits.max_abs for name, limits in found.items()} == {n: x.max_abs for n, x in LIMITS.items()}
+    assert {limits.decisions for limits in limits_by_precision.values()} == {0.98}
+    assert {name: limits.max_abs for name, limits in limits_by_precision.items()} == {
+        n: x.max_abs for n, x in LIMITS.items()
+    }
 
 
 def test_every_field_can_be_set() -> None:
-    found = limits_from([f"{name}=0.5" for name in Limits.model_fields], LIMITS)
-    assert found["int8"] == Limits(**dict.fromkeys(Limits.model_fields, 0.5))
+    limits_by_precision = limits_from([f"{name}=0.5" for name in Limits.model_fields], LIMITS)
+    assert limits_by_precision["int8"] == Limits(**dict.fromkeys(Limits.model_fields, 0.5))
 
 
 def test_all_problems_are_reported_at_once_when_limits_are_wrong() -> None:

@@ -1,4 +1,4 @@
-"""Someone else's ONNX files that are damaged, reach outside their folder, or are not what was said of them."""
+"""Third-party ONNX files that are damaged, refer to files outside their folder, or do not fit the options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tritonkit.system.cpu import adds_int8_exactly
 
 @pytest.fixture(scope="module")
 def graph(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A small classifier as a stranger would export it."""
+    """A small classifier, exported to ONNX by torch alone."""
     path = tmp_path_factory.mktemp("given") / "given.onnx"
     axes = {"input": {0: "N"}, "output": {0: "N"}}
     with warnings.catch_warnings(action="ignore"):
@@ -51,7 +51,7 @@ def graph(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def given(graph: bytes, tmp_path: Path) -> Path:
+def onnx_path(graph: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "given.onnx"
     path.write_bytes(graph)
     return path
@@ -66,7 +66,7 @@ def given(graph: bytes, tmp_path: Path) -> Path:
         (["N", 8], None, "onnx.image_input"),
     ],
 )
-def test_input_is_refused_when_it_is_no_image_or_unclear(
+def test_input_is_refused_when_it_is_no_image_or_ambiguous(
     dims: list[str | int], layout: str | None, code: str, tmp_path: Path
 ) -> None:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
@@ -87,50 +87,50 @@ def test_input_is_refused_when_it_is_no_image_or_unclear(
         (ForeignModelOptions(task="embedding", activation="softmax"), "leave out --activation", None),
     ],
 )
-def test_onnx_is_refused_when_what_was_said_does_not_fit(
-    foreign: ForeignModelOptions, part: str, code: str | None, given: Path
+def test_onnx_is_refused_when_the_options_do_not_fit(
+    foreign: ForeignModelOptions, part: str, code: str | None, onnx_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
-        open_source(given, foreign, None)
+        open_source(onnx_path, foreign, None)
     assert part in str(caught.value)
     assert code in (None, caught.value.code)
 
 
 @pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "..\\secret", "linked.bin", ""])
-def test_external_data_is_not_opened_when_it_lies_outside_the_folder(
-    location: str, given: Path, labels: Path, tmp_path: Path
+def test_external_data_outside_the_folder_is_not_opened(
+    location: str, onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "linked.bin").symlink_to("/etc/passwd")
-    model = onnx.load(given)
+    model = onnx.load(onnx_path)
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
-    given.write_bytes(model.SerializeToString())
+    onnx_path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError) as caught:
-        open_source(given, ForeignModelOptions(labels=labels), None)
+        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
     assert caught.value.code in ("onnx.weights_outside", "onnx.no_weights")
 
 
-def test_external_data_is_taken_when_it_lies_beside(given: Path, labels: Path, tmp_path: Path) -> None:
-    onnx.save(onnx.load(given), given, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    done = export(
-        open_source(given, ForeignModelOptions(labels=labels), None),
+def test_external_data_next_to_the_model_is_read(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(onnx_path), onnx_path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    result = export(
+        open_source(onnx_path, ForeignModelOptions(labels=labels), None),
         ExportRequest(tmp_path / "repository"),
         lambda step: None,
     )
-    assert not list(done.artifact.parent.glob("*.bin"))
+    assert not list(result.artifact.parent.glob("*.bin"))
     (tmp_path / "weights.bin").unlink()
     with raises(ArtifactError, "onnx.no_weights"):
-        open_source(given, ForeignModelOptions(labels=labels), None)
+        open_source(onnx_path, ForeignModelOptions(labels=labels), None)
 
 
-def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
-    given: Path, labels: Path, tmp_path: Path
+def test_external_data_is_read_from_the_folder_of_a_symbolic_link(
+    onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
     runs, latest = tmp_path / "runs", tmp_path / "latest.onnx"
     runs.mkdir()
-    onnx.save(onnx.load(given), runs / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(onnx.load(onnx_path), runs / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     latest.symlink_to(runs / "model.onnx")
     with raises(ArtifactError, "onnx.no_weights"):
         open_source(latest, ForeignModelOptions(labels=labels), None)
@@ -139,31 +139,31 @@ def test_external_data_is_looked_for_where_the_link_lies_when_the_file_is_one(
         open_source(latest, ForeignModelOptions(labels=labels), None)
 
 
-def test_onnx_is_refused_when_it_is_cut_short(graph: bytes, labels: Path, tmp_path: Path) -> None:
+def test_truncated_onnx_is_refused(graph: bytes, labels: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(graph[: len(graph) // 2])
     with raises(ArtifactError, "onnx.unreadable"):
         open_source(damaged, ForeignModelOptions(labels=labels), None)
 
 
-def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
-    graph: bytes, given: Path, labels: Path, tmp_path: Path
+def test_onnx_with_a_flipped_bit_is_refused_or_fails_its_verdict(
+    graph: bytes, onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
-    damaged, chance = tmp_path / "damaged.onnx", random.Random(0)
-    whole = open_source(given, ForeignModelOptions(labels=labels), None)
-    case = verification_context(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
-    images = case.golden.images
-    expected = whole.reference.infer(images)["probabilities"]
+    damaged, rng = tmp_path / "damaged.onnx", random.Random(0)
+    original = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    context = verification_context(original, builtin_golden(original.spec.preprocess), max_batch=2)
+    images = context.golden.images
+    expected = original.reference.infer(images)["probabilities"]
     refusals: list[str] = []
     for _ in range(30):
-        place = chance.randrange(min(len(graph), 4000))
-        damaged.write_bytes(graph[:place] + bytes([graph[place] ^ 1 << chance.randrange(8)]) + graph[place + 1 :])
+        place = rng.randrange(min(len(graph), 4000))
+        damaged.write_bytes(graph[:place] + bytes([graph[place] ^ 1 << rng.randrange(8)]) + graph[place + 1 :])
         try:
             source = open_source(damaged, ForeignModelOptions(labels=labels), None)
         except TritonkitError as error:
             refusals.append(str(error))
             continue
-        verdict = case.verify_answers(source.reference, "fp32")
+        verdict = context.verify_answers(source.reference, "fp32")
         answers = source.reference.infer(images)["probabilities"]
         assert verdict.passed == bool(np.abs(answers - expected).max() < 1e-4), verdict.summary()
     assert all(text.startswith(f"{damaged}: ") for text in refusals)
@@ -171,18 +171,18 @@ def test_onnx_is_refused_or_judged_by_its_answers_when_a_bit_flipped(
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
-    """Two batches to quantise by."""
+    """Two batches of noise to calibrate on."""
 
     def __init__(self) -> None:
-        chance = np.random.default_rng(0)
-        self._batches = iter([{"input": chance.normal(size=(1, 3, 32, 32)).astype(np.float32)} for _ in range(2)])
+        rng = np.random.default_rng(0)
+        self._batches = iter([{"input": rng.normal(size=(1, 3, 32, 32)).astype(np.float32)} for _ in range(2)])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self._batches, None)
 
 
-def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path, labels: Path, tmp_path: Path) -> None:
-    quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
+def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
+    quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
     assert export(source, ExportRequest(tmp_path / "repository"), lambda step: None).verdict.passed
     with raises(InputError, "onnx.already_reduced"):
@@ -190,18 +190,18 @@ def test_quantised_graph_is_published_as_it_is_and_not_reduced_again(given: Path
     source.check_precision("int8")
 
 
-def test_quantised_graph_is_judged_as_int8_when_openvino_takes_it(given: Path, labels: Path, tmp_path: Path) -> None:
-    quantize_static(given, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
+def test_quantised_graph_is_verified_as_int8_for_openvino(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
+    quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
-    order = ExportRequest(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
-    verdict = export(source, order, lambda step: None).verdict
+    request = ExportRequest(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
+    verdict = export(source, request, lambda step: None).verdict
     assert (verdict.precision, verdict.exact_int8) == ("int8", adds_int8_exactly())
 
 
-def reduced(given: Path, to: int, keep_io: bool) -> Path:
+def reduced(onnx_path: Path, to: int, keep_io: bool) -> Path:
     """The graph with all its weights in fp16, or bf16."""
     with warnings.catch_warnings(action="ignore"):
-        model = float16.convert_float_to_float16(onnx.load(given), keep_io_types=keep_io)
+        model = float16.convert_float_to_float16(onnx.load(onnx_path), keep_io_types=keep_io)
     if to == TensorProto.BFLOAT16:
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT16:
@@ -211,7 +211,7 @@ def reduced(given: Path, to: int, keep_io: bool) -> Path:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
                 attribute.i = TensorProto.BFLOAT16
         del model.graph.value_info[:]
-    path = given.with_name("reduced.onnx")
+    path = onnx_path.with_name("reduced.onnx")
     onnx.save(model, path)
     return path
 
@@ -224,48 +224,50 @@ def reduced(given: Path, to: int, keep_io: bool) -> Path:
         (TensorProto.BFLOAT16, "bf16", True),
     ],
 )
-def test_reference_is_the_graph_in_fp32_when_it_came_reduced(
-    to: int, precision: Precision, keep_io: bool, given: Path, labels: Path
+def test_reference_of_a_reduced_graph_is_in_fp32(
+    to: int, precision: Precision, keep_io: bool, onnx_path: Path, labels: Path
 ) -> None:
-    whole = open_source(given, ForeignModelOptions(labels=labels), None)
-    source = open_source(reduced(given, to, keep_io), ForeignModelOptions(labels=labels), None)
-    assert (whole.precision, source.precision) == ("fp32", precision)
+    original = open_source(onnx_path, ForeignModelOptions(labels=labels), None)
+    source = open_source(reduced(onnx_path, to, keep_io), ForeignModelOptions(labels=labels), None)
+    assert (original.precision, source.precision) == ("fp32", precision)
     assert f"{precision} compared with the same graph in fp32" in source.description
     for allowed in ("fp32", precision):
         source.check_precision(allowed)
     with raises(InputError, "onnx.already_reduced"):
         source.check_precision("int8")
-    case = verification_context(whole, builtin_golden(whole.spec.preprocess), max_batch=2)
-    assert case.verify_answers(source.reference, precision).passed
+    context = verification_context(original, builtin_golden(original.spec.preprocess), max_batch=2)
+    assert context.verify_answers(source.reference, precision).passed
 
 
-def test_bf16_graph_is_published_for_onnx_only_when_tensorrt_is_to_run_it(
-    given: Path, labels: Path, tmp_path: Path
+def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
+    onnx_path: Path, labels: Path, tmp_path: Path
 ) -> None:
-    source = open_source(reduced(given, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None)
-    order = ExportRequest(tmp_path / "repository", max_batch=2)
+    source = open_source(
+        reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None
+    )
+    request = ExportRequest(tmp_path / "repository", max_batch=2)
     with pytest.raises(InputError, match=r"reduced\.onnx .*bf16.*--accelerator tensorrt"):
-        export(source, order, lambda step: None)
-    accelerated = replace(order, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
+        export(source, request, lambda step: None)
+    accelerated = replace(request, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
     assert export(source, accelerated, lambda step: None).verdict.precision == "bf16"
 
 
 @pytest.mark.parametrize("keep_io", [True, False])
-def test_reduced_graph_of_a_stranger_fails_its_simulation_when_it_overflows(
+def test_third_party_fp16_graph_fails_its_simulation_when_it_overflows(
     keep_io: bool, labels: Path, tmp_path: Path
 ) -> None:
     graph = reduced(overflowing(tmp_path / "given.onnx"), TensorProto.FLOAT16, keep_io)
     source = open_source(graph, ForeignModelOptions(labels=labels), None)
     source.write_graph(tmp_path / "written.onnx")
-    case = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=2)
+    context = verification_context(source, builtin_golden(source.spec.preprocess), max_batch=2)
     with simulated_runner(tmp_path / "written.onnx", source.spec, tmp_path) as runner:
-        verdict = case.verify(runner, "fp16", tmp_path / "written.onnx")
+        verdict = context.verify(runner, "fp16", tmp_path / "written.onnx")
     assert "NaN" in verdict.summary()
     assert not verdict.passed
 
 
 def overflowing(path: Path) -> Path:
-    """A graph whose values pass 65504 on their way, and come back."""
+    """A graph with intermediate values above 65504, the limit of fp16."""
     nodes = [
         helper.make_node("Mul", ["input", "large"], ["larger"]),
         helper.make_node("Mul", ["larger", "large"], ["largest"]),
@@ -282,7 +284,7 @@ def overflowing(path: Path) -> Path:
     return path
 
 
-def test_graph_is_refused_when_it_is_reduced_within_its_control_flow(labels: Path, tmp_path: Path) -> None:
+def test_graph_with_fp16_control_flow_is_refused(labels: Path, tmp_path: Path) -> None:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
     answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 192])
     inner = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)

@@ -1,4 +1,4 @@
-"""`--openvino`: a file that carries its spec and its precision, and is judged in it."""
+"""`--openvino`: the file contains its spec and its precision, and is verified in it."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[s
 
 @pytest.fixture
 def job(exported: Path, tmp_path: Path) -> BuildJob:
-    """The residual network's graph, to be made into an fp32 artifact."""
+    """A job to build the residual network in fp32."""
     source = source_from_checkpoint(exported / "pets.safetensors")
     return BuildJob(source, exported / "graph.onnx", "fp32", tmp_path, 8, None, lambda step: None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
-def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
+def test_export_passes_in_the_requested_precision(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
     target = Target(format="openvino", precision=precision)
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
-    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
+    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert published.verdict.passed
     assert published.verdict.precision == precision
     assert published.artifact.name == "model.xml"
@@ -64,7 +64,7 @@ def test_export_is_proven_in_the_precision_asked_for(checkpoint: Path, tmp_path:
 
 
 @needs_bf16
-def test_file_brings_its_precision_where_the_library_would_take_another(job: BuildJob, spec: ModelSpec) -> None:
+def test_file_stores_its_precision(job: BuildJob, spec: ModelSpec) -> None:
     images = builtin_golden(spec.preprocess).images
     expected = TorchRunner(load_network(job.source.path), "checkpoint").infer(images)["probabilities"]
     errors = {}
@@ -86,7 +86,7 @@ def test_artifact_is_refused_when_openvino_runs_another_precision(job: BuildJob)
         kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
-def test_parameters_are_those_of_nvidia_s_backend(job: BuildJob) -> None:
+def test_parameters_are_those_of_the_nvidia_backend(job: BuildJob) -> None:
     kind = FORMATS["openvino"]
     assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
     assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
@@ -94,7 +94,7 @@ def test_parameters_are_those_of_nvidia_s_backend(job: BuildJob) -> None:
     assert "NVIDIA" not in kind.verification_method(replace(job, precision="bf16"))
 
 
-def test_outputs_keep_their_names_and_any_batch_is_taken(
+def test_outputs_keep_their_names_at_any_batch(
     network_of: Callable[..., Network], job: BuildJob, tmp_path: Path
 ) -> None:
     network = network_of(HEADS)
@@ -111,17 +111,17 @@ def test_outputs_keep_their_names_and_any_batch_is_taken(
             np.testing.assert_allclose(answers[name], expected, atol=1e-5)
 
 
-def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
+def test_runner_serves_several_threads(job: BuildJob) -> None:
     runner = OpenVinoRunner(FORMATS["openvino"].write(job))
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
-    alone = runner.infer(images)["probabilities"]
+    single_answers = runner.infer(images)["probabilities"]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: runner.infer(images[i : i + 1])["probabilities"][0], range(32)))
-    np.testing.assert_allclose(answers, alone, atol=1e-6)
+    np.testing.assert_allclose(answers, single_answers, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "expected"),
     [
         ("text", "Error parsing element"),
         ("weights", "Incorrect weights in bin file"),
@@ -129,7 +129,7 @@ def test_runner_answers_several_threads_at_once(job: BuildJob) -> None:
         ("no spec", "contains no model spec"),
     ],
 )
-def test_broken_file_gets_one_reason(job: BuildJob, broken: str, said: str) -> None:
+def test_damaged_file_gives_one_error(job: BuildJob, broken: str, expected: str) -> None:
     artifact = FORMATS["openvino"].write(job)
     if broken == "text":
         artifact.write_text("<net is not")
@@ -139,6 +139,6 @@ def test_broken_file_gets_one_reason(job: BuildJob, broken: str, said: str) -> N
         artifact.with_suffix(".bin").unlink()
     else:
         artifact.write_text(artifact.read_text().replace("model.json", "model.txt"))
-    with pytest.raises(ArtifactError, match=said) as caught:
+    with pytest.raises(ArtifactError, match=expected) as caught:
         open_artifact(artifact)
     assert len(str(caught.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Options without an effect are refused, all at once."""
+"""Options without an effect are refused in one error."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_options_are_reported_when_the_target_does_not_use_them(
 
 
 def test_strict_and_force_contradict_each_other(command: Command, checkpoint: Path) -> None:
-    ran = command("builder", "export", checkpoint, "--onnx", "fp16", "--strict", "--force", "--json")
-    assert ran.exit_code == 2
-    (problem,) = json.loads(ran.stdout)["error"]["problems"]
+    result = command("builder", "export", checkpoint, "--onnx", "fp16", "--strict", "--force", "--json")
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.stdout)["error"]["problems"]
     assert problem["code"] == "option.no_effect"
     assert "--strict" in problem["message"]
     assert "--force" in problem["message"]
 
 
 def test_export_reports_all_unused_options_at_once(command: Command, checkpoint: Path) -> None:
-    ran = command("builder", "export", checkpoint, "--opt-batch", 4, "--masks", "masks", "--workspace-mib", 64)
-    assert ran.exit_code == 2
-    assert all(option in ran.stderr for option in ("--opt-batch", "--masks", "--workspace-mib"))
+    result = command("builder", "export", checkpoint, "--opt-batch", 4, "--masks", "masks", "--workspace-mib", 64)
+    assert result.exit_code == 2
+    assert all(option in result.stderr for option in ("--opt-batch", "--masks", "--workspace-mib"))
 
 
 def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already(
@@ -70,7 +70,9 @@ def test_export_refuses_options_of_a_reduction_when_the_graph_is_reduced_already
 ) -> None:
     graph = tiny_repository / "pets/1/model.onnx"
     onnx.save(cast_graph(onnx.load(graph), "fp16"), tmp_path / "half.onnx")
-    where = ["--repository", tmp_path / "repository"]
-    ran = command("builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "x", *where, "--json")
-    assert ran.exit_code == 2
-    assert json.loads(ran.stdout)["error"]["code"] == "option.source_is_reduced"
+    options = ["--repository", tmp_path / "repository"]
+    result = command(
+        "builder", "export", tmp_path / "half.onnx", "--onnx", "fp16", "--keep-fp32", "x", *options, "--json"
+    )
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["code"] == "option.source_is_reduced"

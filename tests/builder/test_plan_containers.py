@@ -1,4 +1,4 @@
-"""Plans that are built and asked in a container: what Docker is told, what is made of its answers, what it leaves."""
+"""Plans that are built and run in a container: the Docker calls, their errors, and the cleanup."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tritonkit.triton.model_config import read_config
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
-def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path) -> None:
+def test_command_line_is_the_equivalent_docker_run(spec: ModelSpec, tmp_path: Path) -> None:
     settings = BuildSettings(max_batch=8, opt_batch=4, workspace_mib=512, optimization_level=2, hardware="ampere_plus")
     words = shlex.split(container_for_build(IMAGE, spec.input, settings, tmp_path).command_line())
     assert words[:7] == ["docker", "run", "--rm", "--gpus", "all", "--network", "none"]
@@ -51,7 +51,7 @@ def test_container_line_is_what_docker_would_run(spec: ModelSpec, tmp_path: Path
     assert not [word for word in words if word in ("--fp16", "--int8", "--best")]
 
 
-def test_docker_says_what_to_do_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_docker_error_has_a_remedy_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
         docker_here()
@@ -61,9 +61,9 @@ NO_GPU = docker.errors.APIError("500 Server Error", explanation="could not selec
 
 
 class Containers:
-    """A Docker client that runs one container: `write` stands for the program in it.
+    """A Docker client that runs one container; `write` replaces the program in it.
 
-    `broken`: what making, starting or waiting for it fails with, by the name of the method.
+    broken: by method name, the error of creating, starting or waiting for it.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Containers:
         self.ports: dict[str, Any] = {}
         self.status, self.removed = "exited", False
 
-    def create(self, image: str, command: list[str], **how: Any) -> Containers:
+    def create(self, image: str, command: list[str], **preprocess: Any) -> Containers:
         if not self.pulled:
             self._fail("create")
-        self.asked = {"image": image, "command": command, **how}
+        self.asked = {"image": image, "command": command, **preprocess}
         return self
 
     def pull(self, image: str) -> None:
@@ -98,7 +98,7 @@ class Containers:
         if step in self.broken:
             raise self.broken[step]
 
-    def logs(self, **how: Any) -> bytes:
+    def logs(self, **preprocess: Any) -> bytes:
         return self.log.encode()
 
     def reload(self) -> None:
@@ -118,7 +118,7 @@ def in_container(client: Containers, tmp_path: Path, spec: ModelSpec, limit_s: f
     )
 
 
-def test_container_build_is_recorded_from_what_trtexec_leaves(tmp_path: Path, spec: ModelSpec) -> None:
+def test_container_build_is_recorded_from_the_output_of_trtexec(tmp_path: Path, spec: ModelSpec) -> None:
     def write(work: Path) -> None:
         (work / "model.plan").write_bytes(PLAN)
         layers = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"Name": "x", "DataType": "Half"}]}]
@@ -156,7 +156,7 @@ def test_container_build_names_the_first_error_when_trtexec_refuses(tmp_path: Pa
         (139, "[I] building", "tensorrt.build_crashed", "signal 11"),
     ],
 )
-def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_is_killed(
+def test_container_build_is_stopped_when_memory_is_short_or_it_is_killed(
     code: int, log: str, expected: str, part: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     with raises(BuildStoppedError, expected) as caught:
@@ -172,7 +172,7 @@ def test_container_build_is_stopped_and_not_refused_when_memory_is_short_or_it_i
         (127, BuildStoppedError, "docker.image_check"),
     ],
 )
-def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
+def test_image_is_refused_before_the_build_when_a_program_is_missing(
     code: int, kind: type[TritonkitError], expected: str
 ) -> None:
     client = Containers(code=code, log="sh: not found\n")
@@ -182,7 +182,7 @@ def test_image_is_refused_before_the_work_when_it_lacks_what_a_plan_needs(
     assert client.removed
 
 
-def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
+def test_image_is_refused_before_the_build_when_docker_has_no_gpu() -> None:
     client = Containers(broken={"start": NO_GPU})
     with pytest.raises(BuildStoppedError, match="NVIDIA Container Toolkit"):
         check_image(IMAGE, (docker, client))
@@ -190,7 +190,7 @@ def test_image_is_refused_before_the_work_when_docker_has_no_gpu() -> None:
     check_image(IMAGE, (docker, Containers()))
 
 
-def test_image_is_fetched_when_it_is_not_here() -> None:
+def test_missing_image_is_pulled() -> None:
     client = Containers(broken={"create": docker.errors.ImageNotFound("no such image")})
     check_image(IMAGE, (docker, client))
     assert client.pulled == [IMAGE]
@@ -204,7 +204,7 @@ def test_image_is_fetched_when_it_is_not_here() -> None:
         (3600, docker.errors.APIError("500", explanation="no space left"), "docker.failed", "no space left"),
     ],
 )
-def test_time_limit_is_blamed_only_when_it_passed(
+def test_error_names_the_time_limit_only_after_a_timeout(
     limit_s: float, error: Exception, code: str, part: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     client = Containers(broken={"wait": error})
@@ -218,15 +218,15 @@ def test_dry_run_prints_the_profile_that_the_export_would_build(
     command: Callable[..., Result], checkpoint: Path, tiny_repository: Path
 ) -> None:
     words = ["builder", "export", checkpoint, "--trt", "fp16", "--in-container", "--dry-run"]
-    ran = command(*words, "--repository", tiny_repository, "--name", "pets")
-    assert ran.exit_code == 0, ran.stderr
-    assert "--maxShapes=image:8x32x32x3" in ran.stdout  # as the published model
-    assert "neither verified nor published" in ran.stderr
+    result = command(*words, "--repository", tiny_repository, "--name", "pets")
+    assert result.exit_code == 0, result.stderr
+    assert "--maxShapes=image:8x32x32x3" in result.stdout  # as the published model
+    assert "neither verified nor published" in result.stderr
     assert "--maxShapes=image:2x32x32x3" in command(*words, "--max-batch", 2).stdout
 
 
 @pytest.mark.parametrize("compatible", [False, True])
-def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
+def test_triton_in_the_container_gets_the_flag_for_version_compatible_plans(
     tmp_path: Path, tiny_repository: Path, spec: ModelSpec, compatible: bool
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)
@@ -241,7 +241,7 @@ def test_triton_in_the_container_is_told_when_a_plan_is_version_compatible(
     assert (SERVE_COMPATIBLE in client.asked["command"]) == compatible
 
 
-def test_served_plan_gives_tritons_last_words_when_it_does_not_load(
+def test_served_plan_error_contains_the_end_of_the_triton_log(
     tmp_path: Path, tiny_repository: Path, spec: ModelSpec
 ) -> None:
     (tmp_path / "model.plan").write_bytes(PLAN)

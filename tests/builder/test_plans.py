@@ -1,4 +1,4 @@
-"""Plans after they are built: what their header says, where they load, and building them in a container."""
+"""Built plans: their header, their build record, and the images and GPUs that load them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, 
 ROOT = Path(__file__).parents[2]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 
 
 def record_of(tensorrt: str, **changed: Any) -> BuildRecord:
@@ -63,7 +63,7 @@ def manifest_with(record: BuildRecord | None) -> Manifest:
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) -> Path:
-    """A repository whose version has an engine for RTX machines beside its graph, to be copied from."""
+    """A repository whose version has an RTX engine next to its graph; tests copy it."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("built") / "repository"))
     folder = repository / "pets" / "1"
     record = build(
@@ -77,12 +77,12 @@ def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) ->
 
 @pytest.fixture
 def version(built_once: Path, tmp_path: Path) -> Path:
-    """A published version of one's own, with an engine for RTX machines beside its graph."""
+    """A copy of the version with an RTX engine that the test may change."""
     return Path(shutil.copytree(built_once, tmp_path / "own" / "repository")) / "pets" / "1"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", "is empty"),
         (PLAN[:10], "is cut short: 10 bytes"),
@@ -91,21 +91,21 @@ def version(built_once: Path, tmp_path: Path) -> Path:
         (b"\x08\x07onnx and so on", "is not a TensorRT plan"),
     ],
 )
-def test_header_says_what_a_file_is_when_it_is_no_whole_plan(tmp_path: Path, content: bytes, said: str) -> None:
+def test_header_error_describes_a_file_that_is_no_complete_plan(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=expected):
         plan_header(path)
 
 
-def test_header_tells_flavour_and_version(tmp_path: Path) -> None:
+def test_header_contains_flavour_and_version(tmp_path: Path) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(PLAN)
     header = plan_header(path)
     assert (header.flavour, header.version, header.bytes) == ("tensorrt", "11.1.0.106", 128)
 
 
-def test_manifest_of_a_version_with_an_engine_says_how_it_was_built(version: Path) -> None:
+def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version: Path) -> None:
     manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
     assert manifest.tensorrt == plan_header(version / "model.rtx").version
     assert manifest.compute_capability == "8.6, 8.9, 12.0"
@@ -114,18 +114,18 @@ def test_manifest_of_a_version_with_an_engine_says_how_it_was_built(version: Pat
     assert stale_problems(manifest) == []
 
 
-def test_manifest_written_before_there_were_plans_is_still_read(tiny_repository: Path) -> None:
+def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
     path = tiny_repository / "pets" / "1" / MANIFEST_FILE
     old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
     assert plan_problems(Manifest.model_validate(old), IMAGE) == []
 
 
-def test_check_reports_a_plan_when_it_is_cut_short(version: Path) -> None:
+def test_check_reports_a_truncated_plan(version: Path) -> None:
     engine = version / "model.rtx"
     engine.write_bytes(engine.read_bytes()[:-1000])
-    said = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
-    assert len(said) == 1
-    assert said[0].startswith("is cut short: its header says")
+    messages = [finding.message for finding in check_repository(version.parents[1]) if finding.path == str(engine)]
+    assert len(messages) == 1
+    assert messages[0].startswith("is cut short: its header says")
 
 
 def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
@@ -140,16 +140,16 @@ def test_check_reports_a_plan_when_a_bit_is_flipped(version: Path) -> None:
 def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes() + b" ")
     (version / "model.rtx").write_bytes(b"another")
-    again = manifest_of(version, version / "model.onnx", "a test")
-    said = [problem.message for problem in stale_problems(again)]
-    assert said == [
+    manifest = manifest_of(version, version / "model.onnx", "a test")
+    messages = [problem.message for problem in stale_problems(manifest)]
+    assert messages == [
         "model.rtx is not the plan of the build record: its hash differs",
         "stale plan: model.rtx was built from another graph than model.onnx",
     ]
 
 
 @pytest.mark.parametrize(
-    ("tensorrt", "changed", "image", "severity", "said", "fix"),
+    ("tensorrt", "changed", "image", "severity", "expected", "fix"),
     [
         ("11.2.1.7", {}, IMAGE, "error", "older TensorRT never loads it", "a tag 26.08-py3, or export again"),
         ("10.13.3.9", {}, IMAGE, "error", "not version-compatible", "25.10-py3"),
@@ -161,11 +161,11 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
     ],
 )
 def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
-    tensorrt: str, changed: dict[str, Any], image: str, severity: str, said: str, fix: str
+    tensorrt: str, changed: dict[str, Any], image: str, severity: str, expected: str, fix: str
 ) -> None:
     (problem,) = plan_problems(manifest_with(record_of(tensorrt, **changed)), image)
     assert problem.severity == severity
-    assert said in problem.message
+    assert expected in problem.message
     assert fix in problem.fix
 
 
@@ -175,7 +175,7 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
 
 
 @pytest.mark.parametrize(
-    ("header", "severity", "said"),
+    ("header", "severity", "expected"),
     [
         ((b"ftrt", 11, 2), "error", "an older TensorRT never loads it"),
         ((b"ftrt", 10, 13), "error", "not known to be version-compatible"),
@@ -184,16 +184,16 @@ def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compat
     ],
 )
 def test_check_compares_a_plan_without_a_record_with_the_image(
-    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, said: str
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, header: tuple[bytes, int, int], severity: str, expected: str
 ) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
     magic, major, minor = header
     plan = tiny_repository / "pets/1/model.plan"
     plan.write_bytes(struct.pack("<4s12xQ4B", magic, 128, major, minor, 0, 0) + bytes(100))
-    (found,) = check_repository(tiny_repository)
-    assert (found.severity, found.path) == (severity, str(plan))
-    assert said in found.message
-    assert [problem.message for problem in header_problems(plan, IMAGE)] == [found.message]
+    (finding,) = check_repository(tiny_repository)
+    assert (finding.severity, finding.path) == (severity, str(plan))
+    assert expected in finding.message
+    assert [problem.message for problem in header_problems(plan, IMAGE)] == [finding.message]
 
 
 def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
@@ -202,14 +202,14 @@ def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
     assert plan_problems(manifest_with(None), IMAGE, "8.9") == []
 
 
-@pytest.mark.parametrize(("there", "count"), [("8.6", 1), ("7.0", 2)])
-def test_plan_is_refused_when_the_gpu_is_another(there: str, count: int) -> None:
-    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, there)
+@pytest.mark.parametrize(("gpu", "count"), [("8.6", 1), ("7.0", 2)])
+def test_plan_is_refused_when_the_gpu_is_another(gpu: str, count: int) -> None:
+    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, gpu)
     assert len(problems) == count
-    assert f"the GPU has {there}" in problems[-1].message
+    assert f"the GPU has {gpu}" in problems[-1].message
 
 
-def test_releases_are_in_order_and_name_their_sources() -> None:
+def test_releases_are_sorted_and_have_sources() -> None:
     rows = releases()
     assert [row.release for row in rows] == sorted(row.release for row in rows)
     assert all(row.source for row in rows)

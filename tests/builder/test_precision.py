@@ -1,4 +1,4 @@
-"""Reduced precision: what the converter does to a graph, what the simulation makes of it, and what repairs it."""
+"""Reduced precision: the conversion of a graph, its simulation, and the fallbacks."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def source_of(network: Network, path: Path) -> NetworkSource:
     return NetworkSource(path, None, "a test", network)
 
 
-def published_in(network: Network, precision: str, folder: Path, **order: object) -> Verdict:
+def published_in(network: Network, precision: str, folder: Path, **request: object) -> Verdict:
     """Export an ONNX graph of this precision and return its verdict."""
     path = folder / "source"
     path.write_bytes(b"")
     target = Target(format="onnx", precision=precision)  # type: ignore[arg-type]
-    placed = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **order)  # type: ignore[arg-type]
-    return export(source_of(network, path), placed, lambda step: None).verdict
+    version_folder = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **request)  # type: ignore[arg-type]
+    return export(source_of(network, path), version_folder, lambda step: None).verdict
 
 
 def plain_verdict(network: Network, folder: Path) -> Verdict:
-    """What a conversion without a guard would get."""
+    """The verdict of a conversion that keeps no nodes in fp32."""
     onnx_from_network(network, folder / "fp32.onnx")
     onnx.save(cast_graph(onnx.load(folder / "fp32.onnx"), "fp16"), folder / "plain.onnx")
     context = verification_context(source_of(network, folder), builtin_golden(network.spec.preprocess), MAX_BATCH)
@@ -91,7 +91,7 @@ def plain_verdict(network: Network, folder: Path) -> Verdict:
 
 
 def of_operators(shapes: Sequence[int], *nodes: onnx.NodeProto, weights: dict[str, float]) -> ModelProto:
-    """A graph x -> y of fp32 operators with one-number weights."""
+    """A graph x -> y of fp32 operators with scalar weights."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes)) for name in ("x", "y")]
     tensors = [numpy_helper.from_array(np.full(list(shapes), v, np.float32), n) for n, v in weights.items()]
     graph = helper.make_graph(list(nodes), "operators", values[:1], values[1:], tensors)
@@ -131,13 +131,13 @@ def test_simulation_errs_as_much_as_torch_does_in_the_same_type(
     low = cast_graph(onnx.load(tmp_path / "model.onnx"), precision)  # type: ignore[arg-type]
     onnx.save(low, tmp_path / "low.onnx")
     right = TorchRunner(network, "x").infer(images)["probabilities"]
-    ours = simulated_runner(tmp_path / "low.onnx", network.spec, tmp_path).infer(images)["probabilities"]
+    simulated = simulated_runner(tmp_path / "low.onnx", network.spec, tmp_path).infer(images)["probabilities"]
     half = copy.deepcopy(network)
     half.backbone.to(dtype)
     with torch.inference_mode():
         pixels = (torch.from_numpy(images).float().permute(0, 3, 1, 2) - half.mean) / half.std
-        theirs = half.backbone(pixels.to(dtype)).float().softmax(1).numpy()
-    assert 0 < np.abs(ours - right).mean() < 3 * np.abs(theirs - right).mean()
+        torch_half = half.backbone(pixels.to(dtype)).float().softmax(1).numpy()
+    assert 0 < np.abs(simulated - right).mean() < 3 * np.abs(torch_half - right).mean()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -153,25 +153,25 @@ def test_reduced_graph_keeps_its_interface_and_is_well_typed(graph: Path, precis
     assert kinds == {low_type}
 
 
-def test_kept_nodes_and_margins_take_and_make_fp32(graph: Path) -> None:
+def test_kept_and_outer_nodes_have_fp32_inputs_and_outputs(graph: Path) -> None:
     flat = flattened(onnx.load(graph))
-    kept = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
-    low = cast_graph(flat, "fp16", [kept])
+    kept_node = [node.name for node in flat.graph.node if node.op_type == "Conv"][2]
+    low = cast_graph(flat, "fp16", [kept_node])
     types = wiring_of(low).types
-    fp32 = {*outer_nodes(flat, wiring_of(flat)), kept}
+    fp32 = {*outer_nodes(flat, wiring_of(flat)), kept_node}
     for node in low.graph.node:
         if node.name in fp32:
             assert TensorProto.FLOAT16 not in {types.get(name) for name in (*node.input, *node.output)}, node.name
 
 
-def test_margins_are_what_comes_before_the_first_product_and_after_the_last(graph: Path) -> None:
+def test_outer_nodes_are_before_the_first_product_and_after_the_last(graph: Path) -> None:
     flat = flattened(onnx.load(graph))
     operators = {node.op_type for node in flat.graph.node if node.name in outer_nodes(flat, wiring_of(flat))}
     assert {"Cast", "Transpose", "Sub", "Div", "Softmax"} <= operators
     assert not operators & {"Conv", "Relu", "Gemm", "GlobalAveragePool"}
 
 
-def test_guard_finds_the_nodes_that_reach_a_bound(graph: Path, images: ImageArray) -> None:
+def test_nodes_above_a_bound_are_found(graph: Path, images: ImageArray) -> None:
     flat = flattened(onnx.load(graph))
     ranges = measure_ranges(flat, wiring_of(flat), vary_contrast(images))
     assert nodes_above(flat, ranges, 250.0)
@@ -180,7 +180,7 @@ def test_guard_finds_the_nodes_that_reach_a_bound(graph: Path, images: ImageArra
 
 
 def scaled(network: Network, factor: float) -> Network:
-    """The same answers, but values in the middle are `factor` times as large.
+    """A network with the same outputs, whose intermediate values are `factor` times as large.
 
     In a transformer the residual stream grows, and the norms that follow divide it again; in a residual network a
     stage's output grows and the next stage's weights shrink.
@@ -222,7 +222,7 @@ def _scale_stage(body: nn.Module, factor: float) -> None:
 
 
 @pytest.mark.parametrize(("architecture", "factor"), [("test_vit", 2e5), ("test_resnet", 2e4)])
-def test_overflow_fails_a_plain_conversion_and_repair_names_the_nodes_it_keeps(
+def test_fallback_keeps_the_overflowing_nodes_in_fp32(
     make_network: Make, tmp_path: Path, architecture: str, factor: float
 ) -> None:
     trained_like = copy.deepcopy(make_network(architecture))
@@ -253,7 +253,7 @@ def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: Make, t
     assert np.abs(served - TorchRunner(network, "x").infer(images)["probabilities"]).max() < 0.01
 
 
-def test_repair_ends_in_fp32_when_nothing_less_keeps_the_limits(make_network: Make, tmp_path: Path) -> None:
+def test_fallback_ends_in_fp32_when_no_lower_precision_passes(make_network: Make, tmp_path: Path) -> None:
     strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
     verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=VerificationOptions(limits=strict))
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
@@ -261,7 +261,7 @@ def test_repair_ends_in_fp32_when_nothing_less_keeps_the_limits(make_network: Ma
     assert all(attempt.seconds > 0 for attempt in verdict.tries)
 
 
-def test_failing_precision_is_refused_without_repair(make_network: Make, tmp_path: Path) -> None:
+def test_failing_precision_is_refused_without_fallback(make_network: Make, tmp_path: Path) -> None:
     strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
     with raises(CheckFailedError, "verdict.failed") as caught:
         published_in(
@@ -280,7 +280,7 @@ def test_failing_precision_is_refused_without_repair(make_network: Make, tmp_pat
     assert (forced.passed, forced.forced, forced.precision) == (False, True, "fp16")
 
 
-def test_broken_graph_is_refused_at_once_when_fp32_fails_too(make_network: Make, tmp_path: Path) -> None:
+def test_broken_graph_is_refused_when_fp32_fails_too(make_network: Make, tmp_path: Path) -> None:
     class Spoiled(NetworkSource):
         def write_graph(self, path: Path) -> None:
             onnx_from_network(self.module.with_normalize(self.module.spec.normalize), path)
@@ -298,8 +298,8 @@ def test_broken_graph_is_refused_at_once_when_fp32_fails_too(make_network: Make,
     assert caught.value.problems[0].code == "verdict.weight_zero"
 
 
-def test_subtle_fault_of_the_graph_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp_path: Path) -> None:
-    """A mean that is off by a few levels would pass for what fp16 may lose."""
+def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp_path: Path) -> None:
+    """A wrong mean by a few levels is within the limits of fp16."""
     network = make_network("test_resnet")
     mean = tuple(value + 0.005 for value in network.spec.normalize.mean)
 
@@ -330,15 +330,13 @@ def test_bf16_for_onnxruntime_needs_an_accelerator(make_network: Make, tmp_path:
     assert (verdict.passed, verdict.precision) == (True, "bf16")
 
 
-def test_precision_is_that_of_the_lowest_arithmetic_when_most_weights_are_kept(
-    make_network: Make, tmp_path: Path
-) -> None:
+def test_precision_is_that_of_the_lowest_node(make_network: Make, tmp_path: Path) -> None:
     published_in(make_network("test_resnet"), "fp16", tmp_path, keep_fp32=("backbone.layer*",))
     assert onnx_precision(tmp_path / "repository/pets/1/model.onnx") == "fp16"
 
 
-def test_nodes_around_what_has_no_known_type_stay_in_fp32() -> None:
-    """An operator of another library, and a tensor that a branch takes from around it."""
+def test_nodes_next_to_untyped_tensors_stay_in_fp32() -> None:
+    """A custom operator, and a tensor that a subgraph reads from the outer graph."""
     inner = helper.make_graph(
         [helper.make_node("Relu", ["b"], ["inside"])],
         "then",
@@ -387,13 +385,13 @@ def test_named_parts_stay_in_fp32(make_network: Make, tmp_path: Path, graph: Pat
     assert tensor.data_type == TensorProto.FLOAT
 
 
-def test_pattern_that_names_nothing_is_an_error(graph: Path) -> None:
+def test_pattern_that_matches_nothing_is_refused(graph: Path) -> None:
     with raises(InputError, "option.keep_fp32") as caught:
         match_nodes(flattened(onnx.load(graph)), ["Conv", "blocks.9*"])
     assert "blocks.9*" in str(caught.value)
 
 
-def test_autocast_loses_as_little_as_our_own_converter(
+def test_autocast_is_as_accurate_as_the_edge_converter(
     make_network: Make, graph: Path, images: ImageArray, tmp_path: Path
 ) -> None:
     pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
@@ -408,14 +406,14 @@ def test_autocast_loses_as_little_as_our_own_converter(
     assert 0 < errors[1] < 0.01
 
 
-def test_int8_speaks_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
+def test_int8_graph_has_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
     flat = flattened(onnx.load(graph))
-    for dialect, wanted in (("onnxruntime", TensorProto.UINT8), ("tensorrt", TensorProto.INT8)):
+    for dialect, expected_types in (("onnxruntime", TensorProto.UINT8), ("tensorrt", TensorProto.INT8)):
         model = quantize_graph(flat, images, dialect)  # type: ignore[arg-type]
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         taken = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         zeros = [weights[node.input[2]] for node in taken if node.input[0] not in weights]
-        assert {tensor.data_type for tensor in zeros} == {wanted}
+        assert {tensor.data_type for tensor in zeros} == {expected_types}
         int32 = [t for t in weights.values() if t.data_type == TensorProto.INT32]
         if dialect == "tensorrt":
             assert not int32
@@ -432,13 +430,13 @@ def test_int8_passes_its_verdict_when_calibrated_on_real_images(
     assert (verdict.passed, verdict.precision) == (True, "int8")
 
 
-def test_int8_is_refused_when_it_was_calibrated_on_nothing_real(
+def test_int8_fails_when_it_was_calibrated_on_black_images(
     make_network: Make, graph: Path, images: ImageArray, tmp_path: Path
 ) -> None:
-    """Black images: all ranges are those of a constant, and every real picture is cut off."""
+    """Calibration on black images gives ranges that clip every real image."""
     network = make_network("test_resnet")
-    ladder = PrecisionSearch(graph, np.zeros_like(images))
-    step = next(iter(ladder.steps("int8", "onnxruntime")))
+    search = PrecisionSearch(graph, np.zeros_like(images))
+    step = next(iter(search.steps("int8", "onnxruntime")))
     step.write(tmp_path / "int8.onnx")
     context = verification_context(source_of(network, tmp_path), builtin_golden(network.spec.preprocess), MAX_BATCH)
     runner = OnnxRuntimeRunner(tmp_path / "int8.onnx", spec=network.spec)
@@ -449,7 +447,7 @@ def test_int8_is_refused_when_it_was_calibrated_on_nothing_real(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_keeps_its_answers_in_a_reduced_precision(
+def test_every_task_passes_in_a_reduced_precision(
     network_of: Callable[..., Network], tmp_path: Path, task: str, precision: str
 ) -> None:
     """int8 may fall back to fp16, which the verdict records."""

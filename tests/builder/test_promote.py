@@ -1,4 +1,4 @@
-"""Which version is served: promoting, rolling back, and publishing beside a version that is pinned."""
+"""The served version: promotion, rollback, and publication next to a pinned version."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ OTHER_LABELS = ("ant", "bee", "cow", "doe", "eel")
 
 @pytest.fixture(scope="session")
 def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) -> Path:
-    """Another network of the same name: five labels, larger pictures, squashed."""
+    """Another network of the same name: five labels, larger images, fit `squash`."""
     torch.manual_seed(1)
-    how = Preprocess(height=48, width=48, fit="squash")
+    preprocess = Preprocess(height=48, width=48, fit="squash")
     changed = spec.model_copy(
         update={
             "architecture": architecture_of("test_resnet", 48, 48),
-            "input": image_input(how),
+            "input": image_input(preprocess),
             "outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(5,)),),
-            "preprocess": how,
+            "preprocess": preprocess,
             "labels": OTHER_LABELS,
         }
     )
@@ -57,25 +57,25 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) 
 
 
 @pytest.fixture(scope="session")
-def two_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
-    """A repository whose `pets` has a version 2 of other labels and another size, proven at larger batches."""
+def two_versions_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
+    """A repository whose `pets` has a version 2 with other labels, another size and a larger verified batch."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("two") / "repository"))
     export(source_from_checkpoint(other_checkpoint), ExportRequest(repository, max_batch=16), lambda step: None)
     return repository
 
 
 @pytest.fixture
-def pets(tmp_path: Path, two_once: Path) -> Path:
-    """The model of one's own."""
-    return Path(shutil.copytree(two_once, tmp_path / "own" / "repository")) / "pets"
+def pets(tmp_path: Path, two_versions_once: Path) -> Path:
+    """A model with two versions that the test may change."""
+    return Path(shutil.copytree(two_versions_once, tmp_path / "own" / "repository")) / "pets"
 
 
-def served(pets: Path) -> set[int]:
+def loaded_versions(pets: Path) -> set[int]:
     return versions_loaded(read_config(pets), versions_of(pets))
 
 
-def told(pets: Path) -> tuple[int, tuple[str, ...], list[int], int]:
-    """What the shared files say: the labels' file, the labels, the picture's size, the largest batch."""
+def shared_state(pets: Path) -> tuple[int, tuple[str, ...], list[int], int]:
+    """The content of the shared files: the number of labels, the labels, the image size, the largest batch."""
     config = read_config(pets)
     spec = ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, origin="config.pbtxt")
     lines = (pets / "labels.txt").read_text().split()
@@ -84,7 +84,7 @@ def told(pets: Path) -> tuple[int, tuple[str, ...], list[int], int]:
 
 
 def copy_newest(pets: Path) -> int:
-    """The newest version again, as the next one."""
+    """Publish a copy of the newest version; returns its number."""
     with publication(pets.parent, pets.name) as prepared:
         shutil.copytree(pets / str(versions_of(pets)[-1]), prepared.version_folder, dirs_exist_ok=True)
     return prepared.version
@@ -97,12 +97,12 @@ def fail_verdict(pets: Path, version: int) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_promote_serves_an_older_version_in_its_own_terms(pets: Path) -> None:
-    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
-    done = promote(pets, 1)
-    assert (done.version, done.policy, done.policy_before, done.served_before) == (1, "1", "latest:1", (2,))
-    assert served(pets) == {1}
-    assert told(pets) == (3, ("cat", "dog", "bird"), [32, 32, 3], 8)
+def test_promote_serves_an_older_version_with_its_own_shared_files(pets: Path) -> None:
+    assert shared_state(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+    result = promote(pets, 1)
+    assert (result.version, result.policy, result.policy_before, result.served_before) == (1, "1", "latest:1", (2,))
+    assert loaded_versions(pets) == {1}
+    assert shared_state(pets) == (3, ("cat", "dog", "bird"), [32, 32, 3], 8)
     assert last_version(read_config(pets)) == 2
     assert check_repository(pets.parent) == []
     assert not staging_folder(pets.parent).exists()
@@ -112,26 +112,26 @@ def test_promote_latest_follows_the_newest_again(pets: Path) -> None:
     before = (pets / "config.pbtxt").read_text()
     promote(pets, 1)
     assert promote(pets, None).policy == "latest:1"
-    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+    assert shared_state(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
     assert read_config(pets).version_policy.latest.num_versions == 1
     assert [line for line in before.splitlines() if line not in (pets / "config.pbtxt").read_text().splitlines()] == []
     assert check_repository(pets.parent) == []
 
 
-def test_promotion_changes_the_ensemble_that_takes_encoded_pictures(pets: Path) -> None:
+def test_promotion_changes_decoder_and_ensemble(pets: Path) -> None:
     ensemble, decoder = (pets.parent / name(pets.name) for name in (ensemble_of, decoder_of))
     assert list(read_config(decoder).output[0].dims) == [48, 48, 3]
-    done = promote(pets, 1)
-    assert done.changed == ("pets", "pets_decode", "pets_encoded")
+    result = promote(pets, 1)
+    assert result.changed == ("pets", "pets_decode", "pets_encoded")
     assert list(read_config(decoder).output[0].dims) == [32, 32, 3]
     assert (list(read_config(ensemble).output[0].dims), read_config(ensemble).max_batch_size) == ([3], 8)
 
 
-def test_promotion_keeps_what_was_tuned(pets: Path) -> None:
+def test_promotion_keeps_tuned_settings(pets: Path) -> None:
     config = read_config(pets)
     config.instance_group.add(count=3)
     config.dynamic_batching.max_queue_delay_microseconds = 700
-    (pets / "config.pbtxt").unlink()  # a link, of all copies
+    (pets / "config.pbtxt").unlink()  # a hard link to the file of all copies
     (pets / "config.pbtxt").write_text(config_to_text(config))
     promote(pets, 1)
     tuned = read_config(pets)
@@ -142,7 +142,7 @@ def test_rollback_takes_the_newest_older_version_that_passed(pets: Path) -> None
     copy_newest(pets)
     copy_newest(pets)
     fail_verdict(pets, 3)
-    assert served(pets) == {4}
+    assert loaded_versions(pets) == {4}
     assert rollback(pets).version == 2
     assert rollback(pets).version == 1
     with raises(InputError, "repository.no_earlier_version"):
@@ -164,33 +164,33 @@ def test_promote_refuses_when_the_verdict_failed(pets: Path) -> None:
     assert promote(pets, 1, force=True).verdict == "FORCED"
 
 
-def test_promote_refuses_a_version_that_is_not_there(pets: Path) -> None:
+def test_promote_refuses_a_missing_version(pets: Path) -> None:
     with raises(InputError, "repository.unknown_version"):
         promote(pets, 7)
 
 
-def test_promote_refuses_while_another_builder_is_at_work(pets: Path) -> None:
+def test_promote_refuses_while_another_builder_runs(pets: Path) -> None:
     with publication(pets.parent, "other"), raises(ArtifactError, "repository.locked"):
         promote(pets, 1)
-    assert served(pets) == {2}
+    assert loaded_versions(pets) == {2}
 
 
-def test_rollback_chooses_when_no_other_builder_can_change_the_model(pets: Path) -> None:
+def test_rollback_chooses_the_version_under_the_lock(pets: Path) -> None:
     promote(pets, 1)
     with publication(pets.parent, "other"), raises(ArtifactError, "repository.locked"):
-        rollback(pets)  # not: there is none before, which may change
+        rollback(pets)  # the other error, no older version, could change meanwhile
 
 
-def test_promotion_leaves_files_of_ones_own(pets: Path) -> None:
+def test_promotion_keeps_files_of_the_user(pets: Path) -> None:
     own = {"labels_de.txt": "Katze", "labels.old.txt": "kitten", "notes.md": "mine"}
     for name, text in own.items():
         (pets / name).write_text(text)
     promote(pets, 1)
     assert {name: (pets / name).read_text() for name in own} == own
-    assert told(pets)[1] == ("cat", "dog", "bird")
+    assert shared_state(pets)[1] == ("cat", "dog", "bird")
 
 
-def test_labels_go_when_the_version_they_are_of_is_no_longer_served(
+def test_label_files_are_removed_when_their_version_is_no_longer_served(
     tmp_path: Path, network_of: Callable[..., Network], spec: ModelSpec
 ) -> None:
     kind = TaskSpec(task="multiclass", labels=("cat", "dog"))
@@ -204,10 +204,10 @@ def test_spec_is_read_from_the_artifact_when_a_version_was_published_without_one
     (pets / "1" / METADATA_KEY).unlink()
     assert version_spec(pets, 1).labels == ("cat", "dog", "bird")
     promote(pets, 1)
-    assert told(pets)[1] == ("cat", "dog", "bird")
+    assert shared_state(pets)[1] == ("cat", "dog", "bird")
 
 
-def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) -> None:
+def test_promote_refuses_a_version_without_a_spec(pets: Path) -> None:
     import onnx
 
     for version in "12":
@@ -220,35 +220,35 @@ def test_promote_refuses_when_nothing_tells_the_labels_of_a_version(pets: Path) 
     assert version_spec(pets, 2).labels == OTHER_LABELS
     with raises(ArtifactError, "repository.no_spec"):
         promote(pets, 1)
-    assert served(pets) == {2}
+    assert loaded_versions(pets) == {2}
 
 
-def test_export_leaves_the_pinned_version_in_its_terms(
+def test_export_does_not_change_the_shared_files_of_a_pinned_version(
     pets: Path, other_checkpoint: Path, command: Callable[..., Result]
 ) -> None:
     promote(pets, 1)
-    done = command(
+    result = command(
         "builder", "export", other_checkpoint, "--repository", pets.parent, "--max-batch", 16, "--instances", 2
     )
-    assert done.exit_code == 0, done.stderr
-    assert "does not load version 3" in done.stdout
-    assert "builder promote pets 3" in done.stdout
-    assert "server reload" not in done.stdout
-    assert (served(pets), told(pets)) == ({1}, (3, ("cat", "dog", "bird"), [32, 32, 3], 8))
+    assert result.exit_code == 0, result.stderr
+    assert "does not load version 3" in result.stdout
+    assert "builder promote pets 3" in result.stdout
+    assert "server reload" not in result.stdout
+    assert (loaded_versions(pets), shared_state(pets)) == ({1}, (3, ("cat", "dog", "bird"), [32, 32, 3], 8))
     assert (last_version(read_config(pets)), read_config(pets).instance_group[0].count) == (3, 2)
     assert list(read_config(pets.parent / "pets_decode").output[0].dims) == [32, 32, 3]
     assert check_repository(pets.parent) == []
     promote(pets, None)
-    assert told(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
+    assert shared_state(pets) == (5, OTHER_LABELS, [48, 48, 3], 16)
 
 
 def test_export_warns_when_an_older_served_version_gets_a_larger_batch(
     exported_once: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
-    order = ExportRequest(repository, max_batch=16, serving=serving_from(versions="all"))
-    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    assert done.warnings == ("max_batch_size 16 applies to version 1 too, which is served and was verified up to 8",)
+    request = ExportRequest(repository, max_batch=16, serving=serving_from(versions="all"))
+    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    assert result.warnings == ("max_batch_size 16 applies to version 1 too, which is served and was verified up to 8",)
 
 
 @pytest.mark.parametrize("policy", ["all", "latest:2", "1,2"])
@@ -267,7 +267,7 @@ def test_export_is_refused_when_an_older_version_that_is_served_has_another_size
     assert check_repository(repository) == []
 
 
-def test_export_is_refused_when_the_policy_before_has_both_versions_served(
+def test_export_is_refused_when_the_current_policy_serves_both_versions(
     tmp_path: Path, exported_once: Path, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
@@ -281,35 +281,35 @@ def test_export_is_refused_when_the_policy_before_has_both_versions_served(
     assert export(source_from_checkpoint(checkpoint), every, lambda step: None).version == 3
 
 
-def test_export_is_refused_before_the_work_when_triton_would_refuse_it_for_the_pinned_version(
+def test_export_is_refused_before_the_build_when_it_does_not_fit_the_pinned_version(
     pets: Path, other_checkpoint: Path
 ) -> None:
     promote(pets, 1)
-    order, steps = ExportRequest(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
+    request, steps = ExportRequest(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
     with pytest.raises(InputError, match="preferred batch 16 is not from 1 to max_batch_size 8"):
-        export(source_from_checkpoint(other_checkpoint), order, steps.append)
+        export(source_from_checkpoint(other_checkpoint), request, steps.append)
     assert (steps, versions_of(pets)) == ([], [1, 2])
 
 
-def test_commands_tell_what_is_served_and_what_comes_next(pets: Path, command: Callable[..., Result]) -> None:
-    where = ("--repository", pets.parent)
-    done = command("builder", "rollback", "pets", *where)
-    assert done.exit_code == 0, done.stderr
-    assert "pets: serves version 1 (pinned); before: 2 (policy latest:1)" in done.stdout
-    assert "server reload pets pets_decode pets_encoded" in done.stdout
-    listed = command("builder", "versions", "pets", *where)
+def test_commands_print_the_served_version_and_the_next_step(pets: Path, command: Callable[..., Result]) -> None:
+    options = ("--repository", pets.parent)
+    result = command("builder", "rollback", "pets", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "pets: serves version 1 (pinned); before: 2 (policy latest:1)" in result.stdout
+    assert "server reload pets pets_decode pets_encoded" in result.stdout
+    listed = command("builder", "versions", "pets", *options)
     assert "Triton serves 1" in listed.stdout
     assert "builder promote pets latest" in listed.stdout
-    document = json.loads(command("builder", "promote", "pets", "latest", *where, "--json").stdout)
+    document = json.loads(command("builder", "promote", "pets", "latest", *options, "--json").stdout)
     assert (document["version"], document["policy"], document["served_before"]) == (2, "latest:1", [1])
     for wrong in ("0", "newest", "-1", "../1"):
         refused = command("builder", "promote", "pets", "--", wrong)
         assert (refused.exit_code, "Traceback" in refused.stderr) == (2, False), wrong
     fail_verdict(pets, 1)
-    assert command("builder", "promote", "pets", 1, *where).exit_code == 1
+    assert command("builder", "promote", "pets", 1, *options).exit_code == 1
 
 
-def test_triton_answers_with_the_promoted_version_when_it_loads_the_model_again(pets: Path, tmp_path: Path) -> None:
+def test_triton_serves_the_promoted_version_after_a_reload(pets: Path, tmp_path: Path) -> None:
     (tmp_path / "triton").mkdir()
     with explicit_triton(pets.parent, tmp_path / "triton") as triton:
 

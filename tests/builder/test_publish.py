@@ -1,4 +1,4 @@
-"""Publishing is one step: readers see the old model or the new one, whatever happens to the builder."""
+"""Publication is atomic: readers see the old model or the new one, whatever happens to the builder."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_version_is_not_reused_when_the_newest_was_deleted(tiny_repository: Path
     assert next_version(model) == 2
 
 
-def test_model_is_put_back_when_an_exchange_in_two_steps_was_killed(tmp_path: Path) -> None:
+def test_model_is_restored_after_a_killed_exchange_in_two_steps(tmp_path: Path) -> None:
     publish(tmp_path / "r", "m", "a")
     staging = staging_folder(tmp_path / "r")
     staging.mkdir()
@@ -114,14 +114,14 @@ def test_exchange_in_two_steps_swaps_and_undoes(tmp_path: Path) -> None:
     assert (tmp_path / "second" / "first").exists()
 
 
-def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Path) -> None:
-    names = ("first", "n" * 250)  # no room for what is added to its name
-    neighbours = CompanionModels(tmp_path / "r", tmp_path / "aside")
+def test_models_are_restored_when_one_cannot_be_moved_aside(tmp_path: Path) -> None:
+    names = ("first", "n" * 250)  # no room for a suffix of the name
+    companions = CompanionModels(tmp_path / "r", tmp_path / "aside")
     (tmp_path / "aside").mkdir()
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
-        neighbours.remove(name)
-    with pytest.raises(OSError, match="too long"), neighbours.apply_around(tmp_path / "r" / "m"):
+        companions.remove(name)
+    with pytest.raises(OSError, match="too long"), companions.apply_around(tmp_path / "r" / "m"):
         pass
     assert {path.name for path in (tmp_path / "r").iterdir()} == set(names)
 
@@ -129,7 +129,7 @@ def test_models_are_put_back_when_one_of_them_cannot_be_moved_aside(tmp_path: Pa
 def test_model_stays_when_an_exchange_in_two_steps_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every moment in it: Ctrl-C comes right after a rename, or in its place."""
+    """Ctrl-C arrives at every moment: right after a rename, or instead of it."""
     rename = os.rename
     for moment in range(3):
         repository = tmp_path / str(moment)
@@ -154,16 +154,16 @@ def test_model_stays_when_an_exchange_in_two_steps_is_interrupted(
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path, changed: bool) -> None:
+def test_companion_is_restored_only_when_the_model_did_not_change(tmp_path: Path, changed: bool) -> None:
     publish(tmp_path / "r", "m", "a")
     publish(tmp_path / "r", "m_encoded", "a")
 
     def interrupted() -> None:
         with staging(tmp_path / "r") as aside:
-            neighbours = CompanionModels(tmp_path / "r", aside)
-            neighbours.remove("m_encoded")
+            companions = CompanionModels(tmp_path / "r", aside)
+            companions.remove("m_encoded")
             shutil.copytree(tmp_path / "r" / "m", aside / "m-01234567")
-            with neighbours.apply_around(tmp_path / "r" / "m"):
+            with companions.apply_around(tmp_path / "r" / "m"):
                 assert not (tmp_path / "r" / "m_encoded").exists()
                 if changed:
                     exchange_in_two(aside / "m-01234567", tmp_path / "r" / "m")
@@ -175,7 +175,7 @@ def test_neighbour_comes_back_only_when_the_model_had_not_changed(tmp_path: Path
 
 
 @pytest.mark.parametrize("mount", ["mount -t tmpfs none {}", "mount --bind {} {}"])
-def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(tmp_path: Path, mount: str) -> None:
+def test_publication_is_refused_when_the_repository_is_a_mount(tmp_path: Path, mount: str) -> None:
     repository = tmp_path / "r"
     repository.mkdir()
     commands = mount.format(repository, repository)
@@ -183,15 +183,15 @@ def test_publication_is_refused_before_the_work_when_the_repository_is_a_mount(t
     if subprocess.run([*shell, commands], capture_output=True, check=False).returncode:
         pytest.skip("no mounts of one's own here")
     program = f"{shlex.quote(sys.executable)} -c {shlex.quote(PUBLISH_ONCE)} {repository}"
-    done = subprocess.run(
+    result = subprocess.run(
         [*shell, f"{commands} && {program} && {program}/inside"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
         check=False,
     )
-    refused, *inside = done.stdout.splitlines()
-    assert str(staging_folder(repository)) in refused, done.stderr
+    refused, *inside = result.stdout.splitlines()
+    assert str(staging_folder(repository)) in refused, result.stderr
     assert f"{repository}: " in refused
     assert inside == ["at work", "published 1"]
     assert not staging_folder(repository).exists()
@@ -225,9 +225,9 @@ def test_second_builder_is_refused_while_one_publishes(tmp_path: Path) -> None:
     assert prepared.version == 1
 
 
-def test_repository_is_whole_when_the_builder_is_killed_while_publishing(tiny_repository: Path) -> None:
-    """Twenty kills or more within the first moments of publishing over and over, until some have hit it."""
-    chance = random.Random(0)
+def test_repository_is_valid_after_a_builder_was_killed(tiny_repository: Path) -> None:
+    """Kill a publishing builder at least twenty times, until some kills interrupt a publication."""
+    rng = random.Random(0)
     template = tiny_repository.parent / "template" / "pets"
     shutil.copytree(tiny_repository / "pets", template)
     interrupted = kills = 0
@@ -240,7 +240,7 @@ def test_repository_is_whole_when_the_builder_is_killed_while_publishing(tiny_re
         )
         assert builder.stdout is not None
         builder.stdout.readline()
-        time.sleep(chance.uniform(0.005, 0.12))
+        time.sleep(rng.uniform(0.005, 0.12))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
         interrupted += bool(leftovers(tiny_repository))

@@ -1,4 +1,4 @@
-"""A published ONNX file is exported further only where it is what was proven, and what was proven had passed."""
+"""A published ONNX file is a source only if it is unchanged and its verdict passed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tritonkit.system.files import file_sha256
 
 @pytest.fixture
 def graph(tiny_repository: Path) -> Path:
-    """The file of a version that was proven."""
+    """The graph of a published version."""
     return tiny_repository / "pets/1/model.onnx"
 
 
 def flip_in_weights(graph: Path) -> None:
-    """Flip the highest bit of an exponent, as memory and disks do: no reader of ONNX looks at a checksum."""
+    """Flip the highest bit of an exponent, as a memory or disk error would; ONNX has no checksum."""
     weights = {tensor.name: tensor.raw_data for tensor in onnx.load(graph).graph.initializer}
     content = bytearray(graph.read_bytes())
     place = content.index(weights["backbone.fc.weight"]) + 3
@@ -41,7 +41,7 @@ def flip_in_weights(graph: Path) -> None:
     onnx.checker.check_model(onnx.load(graph))
 
 
-def test_file_of_ours_is_refused_when_a_bit_of_its_weights_flipped(
+def test_tritonkit_file_is_refused_when_a_bit_of_its_weights_flipped(
     graph: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     flip_in_weights(graph)
@@ -52,7 +52,7 @@ def test_file_of_ours_is_refused_when_a_bit_of_its_weights_flipped(
     assert not (tmp_path / "new").exists()
 
 
-def test_file_of_ours_is_refused_when_it_lost_the_answers_recorded_beside_it(graph: Path) -> None:
+def test_tritonkit_file_is_refused_when_it_does_not_reproduce_the_recorded_outputs(graph: Path) -> None:
     (graph.parent / MANIFEST_FILE).unlink()
     assert open_source(graph, None, None).golden is not None
     flip_in_weights(graph)
@@ -61,7 +61,7 @@ def test_file_of_ours_is_refused_when_it_lost_the_answers_recorded_beside_it(gra
 
 
 @pytest.mark.parametrize("name", [VERDICT_FILE, GOLDEN_FILE])
-def test_file_of_ours_is_refused_when_its_proof_was_changed_or_is_gone(graph: Path, name: str) -> None:
+def test_tritonkit_file_is_refused_when_its_verdict_or_sample_changed_or_is_missing(graph: Path, name: str) -> None:
     (graph.parent / name).write_bytes((graph.parent / name).read_bytes() + b" ")
     with raises(ArtifactError, "artifact.changed") as caught:
         open_source(graph, None, None)
@@ -71,12 +71,14 @@ def test_file_of_ours_is_refused_when_its_proof_was_changed_or_is_gone(graph: Pa
         open_source(graph, None, None)
 
 
-def test_file_of_ours_is_refused_when_it_was_forced(
+def test_tritonkit_file_is_refused_when_it_was_published_with_force(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
     strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
-    order = ExportRequest(tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict))
-    forced = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    request = ExportRequest(
+        tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict)
+    )
+    forced = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert forced.verdict.forced
     result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
     assert result.exit_code == 2
@@ -85,17 +87,17 @@ def test_file_of_ours_is_refused_when_it_was_forced(
         open_source(forced.artifact, None, None)
 
 
-def test_reduced_file_of_ours_is_taken_by_the_limits_it_was_published_with(checkpoint: Path, tmp_path: Path) -> None:
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
-    done = export(source_from_checkpoint(checkpoint), order, lambda step: None)
-    assert open_source(done.artifact, None, None).precision == done.verdict.precision == "fp16"
-    path = done.artifact.parent / VERDICT_FILE
+def test_reduced_tritonkit_file_is_verified_by_the_limits_of_its_verdict(checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
+    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    assert open_source(result.artifact, None, None).precision == result.verdict.precision == "fp16"
+    path = result.artifact.parent / VERDICT_FILE
     strict = Verdict.model_validate_json(path.read_bytes())
-    (done.artifact.parent / MANIFEST_FILE).unlink()
-    assert open_source(done.artifact, None, None).precision == strict.precision
+    (result.artifact.parent / MANIFEST_FILE).unlink()
+    assert open_source(result.artifact, None, None).precision == strict.precision
 
 
-def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_otherwise(graph: Path) -> None:
+def test_tritonkit_file_is_accepted_when_hashes_match_and_this_cpu_computes_differently(graph: Path) -> None:
     path = graph.parent / GOLDEN_FILE
     golden = Golden.load(path)
     Golden(golden.images, {name: array[::-1] for name, array in golden.outputs.items()}).save(path)
@@ -106,25 +108,25 @@ def test_file_of_ours_is_taken_when_hashes_vouch_for_it_and_this_cpu_answers_oth
     assert open_source(graph, None, None).golden is not None
 
 
-def test_golden_sample_beside_a_file_of_ours_must_be_its_own(graph: Path, tmp_path: Path) -> None:
-    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
-    assert open_source(alone, None, None).golden is None
+def test_golden_sample_of_another_model_is_refused(graph: Path, tmp_path: Path) -> None:
+    copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+    assert open_source(copied_graph, None, None).golden is None
     golden = Golden.load(graph.parent / GOLDEN_FILE)
     smaller = np.ascontiguousarray(golden.images[:, :16, :16])
     Golden(smaller, golden.outputs).save(tmp_path / GOLDEN_FILE)
     with raises(ArtifactError, "golden.other_model"):
-        open_source(alone, None, None)
+        open_source(copied_graph, None, None)
 
 
-def test_answers_recorded_in_training_may_differ_as_those_of_a_gpu_do(graph: Path, tmp_path: Path) -> None:
-    alone = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
+def test_outputs_recorded_in_training_may_differ_slightly(graph: Path, tmp_path: Path) -> None:
+    copied_graph = Path(shutil.copy(graph, tmp_path / "alone.onnx"))
     golden = Golden.load(graph.parent / GOLDEN_FILE)
     nearly = {name: array * np.float32(1.001) for name, array in golden.outputs.items()}
     Golden(golden.images, nearly).save(tmp_path / GOLDEN_FILE)
-    assert open_source(alone, None, None).golden is not None
+    assert open_source(copied_graph, None, None).golden is not None
 
 
-def test_file_of_ours_is_taken_when_the_manifest_beside_it_is_of_others(graph: Path) -> None:
+def test_tritonkit_file_is_accepted_when_the_manifest_belongs_to_other_files(graph: Path) -> None:
     model = onnx.load(graph)
     tensor = model.graph.initializer[0]
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).copy(), tensor.name))

@@ -1,4 +1,4 @@
-"""Old versions are deleted whole, and never one that is marked or served, whatever happens to the builder."""
+"""Old versions are deleted completely, but never a marked or served one, whatever happens to the builder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ while True:
 
 
 def publish_copies(model: Path, count: int) -> None:
-    """The newest version again, so many times."""
+    """Publish copies of the newest version."""
     for _ in range(count):
         newest = versions_of(model)[-1]
         with publication(model.parent, model.name) as prepared:
@@ -66,8 +66,8 @@ def publish_copies(model: Path, count: int) -> None:
                     (prepared.version_folder / path.name).hardlink_to(path)
             config = read_config(model)
             config.parameters[LAST_VERSION].string_value = str(prepared.version)
-            with atomic_write(prepared.model / "config.pbtxt") as beside:
-                beside.write_text(config_to_text(config))
+            with atomic_write(prepared.model / "config.pbtxt") as files:
+                files.write_text(config_to_text(config))
 
 
 def serve_by(model: Path, policy: VersionPolicy) -> None:
@@ -107,7 +107,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_versions_tell_what_each_is(pets: Path) -> None:
+def test_versions_describe_each_version(pets: Path) -> None:
     mark(pets, 2, "the one of the paper")
     model = model_versions(pets)
     assert [version.version for version in model.versions] == [1, 2, 3, 4, 5]
@@ -123,14 +123,14 @@ def test_versions_tell_what_each_is(pets: Path) -> None:
     assert (model.policy, second.loaded) == ("latest:1", None)
 
 
-def test_old_versions_are_deleted_but_those_marked_or_served(pets: Path) -> None:
+def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
     mark(pets, 2)
     serve_by(pets, VersionPolicy(versions=(1, 5)))
-    done = keep_newest(pets, 1)
+    result = keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 5]
-    assert done.deleted == (3, 4)
-    assert done.freed_bytes > 0
-    assert [(kept.version, kept.reason) for kept in done.spared] == [
+    assert result.deleted == (3, 4)
+    assert result.freed_bytes > 0
+    assert [(entry.version, entry.reason) for entry in result.spared] == [
         (1, "the version policy 1,5 serves it"),
         (2, "marked"),
     ]
@@ -140,18 +140,18 @@ def test_old_versions_are_deleted_but_those_marked_or_served(pets: Path) -> None
 
 def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
     serve_by(pets, VersionPolicy())
-    done = keep_newest(pets, 1)
+    result = keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 3, 4, 5]
-    assert done.summary().startswith("pets: deleted nothing (1 stays: the version policy all serves it;")
+    assert result.summary().startswith("pets: deleted nothing (1 stays: the version policy all serves it;")
 
 
-def test_version_served_until_now_stays_when_a_newer_one_takes_its_place(pets: Path) -> None:
-    done = keep_newest(pets, 1, served_before={4})
+def test_version_served_before_is_kept_when_a_newer_one_replaces_it(pets: Path) -> None:
+    result = keep_newest(pets, 1, served_before={4})
     assert versions_of(pets) == [4, 5]
-    assert [(kept.version, kept.reason) for kept in done.spared] == [(4, "served until now")]
+    assert [(entry.version, entry.reason) for entry in result.spared] == [(4, "served until now")]
 
 
-def test_nothing_is_deleted_when_there_are_not_more(pets: Path) -> None:
+def test_nothing_is_deleted_when_there_are_no_more_versions_than_keep(pets: Path) -> None:
     assert keep_newest(pets, 9).deleted == ()
     with raises(InputError, "option.keep"):
         keep_newest(pets, 0)
@@ -163,7 +163,7 @@ def test_version_number_is_not_used_again_when_versions_were_deleted(pets: Path)
     assert versions_of(pets) == [5, 6]
 
 
-def test_mark_stays_when_a_version_is_added_and_goes_when_it_is_taken_away(pets: Path) -> None:
+def test_mark_survives_a_new_version_and_can_be_removed(pets: Path) -> None:
     mark(pets, 1, "first")
     mark(pets, 1, "again")
     publish_copies(pets, 1)
@@ -196,10 +196,10 @@ def test_model_is_found_by_name_and_by_folder(pets: Path) -> None:
         find_model("cars", pets.parent)
 
 
-def test_what_a_running_server_holds_is_not_deleted(
+def test_versions_loaded_by_a_running_server_are_not_deleted(
     pets: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server was started when other versions were to be served; it goes on answering from them."""
+    """The server still has versions loaded that the version policy no longer serves."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     serve_by(pets, VersionPolicy(versions=(2, 3)))
     with running(pets.parent, free_ports()) as url:
@@ -213,12 +213,12 @@ def test_what_a_running_server_holds_is_not_deleted(
         assert [version["loaded"] for version in document["versions"]] == [True, True, False]
         assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
         publish_copies(pets, 2)
-        done = keep_newest(pets, 1, Servers(default_url=url))
-        assert (versions_of(pets), done.asked) == ([2, 3, 7], (url,))
+        outcome = keep_newest(pets, 1, Servers(default_url=url))
+        assert (versions_of(pets), outcome.asked) == ([2, 3, 7], (url,))
         both = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--url", "none")
         assert (both.exit_code, f"--url none and --url {url} " in both.stderr) == (2, True)
-        again = run("pets", "--repository", pets.parent, "--keep", 1, "--url", "none", "--json")
-        assert json.loads(again.stdout)["retention"]["deleted"] == [2, 3]
+        second = run("pets", "--repository", pets.parent, "--keep", 1, "--url", "none", "--json")
+        assert json.loads(second.stdout)["retention"]["deleted"] == [2, 3]
 
 
 def test_nothing_is_deleted_when_the_server_does_not_answer(pets: Path, free_ports: Callable[[], list[str]]) -> None:
@@ -230,17 +230,17 @@ def test_nothing_is_deleted_when_the_server_does_not_answer(pets: Path, free_por
 
 def test_command_lists_marks_and_deletes(pets: Path) -> None:
     assert run(pets, "--mark", 2, "--note", "the best").exit_code == 0
-    shown = run(pets, "--keep", 2)
-    assert shown.exit_code == 0, shown.stderr
-    assert "pets: deleted 1, 3 (2 stays: marked (the best))" in shown.stdout
-    assert "3 versions, Triton serves latest:1" in shown.stdout
+    result = run(pets, "--keep", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "pets: deleted 1, 3 (2 stays: marked (the best))" in result.stdout
+    assert "3 versions, Triton serves latest:1" in result.stdout
     assert run(pets, "--unmark", 2, "--keep", 2).exit_code == 0
     assert versions_of(pets) == [4, 5]
     wrong = run(pets, "--note", "why")
     assert (wrong.exit_code, "name that version with --mark" in wrong.stderr) == (2, True)
 
 
-def test_next_builder_finishes_when_one_was_killed_while_deleting(pets: Path) -> None:
+def test_next_builder_finishes_a_killed_deletion(pets: Path) -> None:
     aside = staging_folder(pets.parent)
     aside.mkdir()
     (pets / "1").rename(aside / "pets-1-01234567")
@@ -250,9 +250,9 @@ def test_next_builder_finishes_when_one_was_killed_while_deleting(pets: Path) ->
     assert not aside.exists()
 
 
-def test_marked_and_served_versions_are_whole_when_the_builder_is_killed(pets: Path) -> None:
-    """Kills within the first moments of publishing and deleting over and over."""
-    chance = random.Random(0)
+def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Path) -> None:
+    """Kill a builder that publishes and deletes in a loop."""
+    rng = random.Random(0)
     root = Path(__file__).parents[2]
     mark(pets, 2, "kept")
     serve_by(pets, VersionPolicy(versions=(1, 4)))
@@ -261,7 +261,7 @@ def test_marked_and_served_versions_are_whole_when_the_builder_is_killed(pets: P
         builder = subprocess.Popen([sys.executable, "-c", RETAIN_FOREVER, str(pets)], stdout=subprocess.PIPE, cwd=root)
         assert builder.stdout is not None
         assert builder.stdout.readline() == b"started\n"
-        time.sleep(chance.uniform(0.005, 0.2))
+        time.sleep(rng.uniform(0.005, 0.2))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
         interrupted += bool(leftovers(pets.parent))

@@ -1,4 +1,4 @@
-"""What is asked of serving becomes Triton's own words, or one error with all that is wrong; a real Triton loads it."""
+"""Serving options become Triton fields, or one error with all problems; a real Triton loads them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tritonkit.triton.runner import TritonRunner, TritonServer
 PLAN = BackendFiles("tensorrt")
 
 
-def served(
+def written_config(
     spec: ModelSpec, serving: Serving, loading: BackendFiles = PLAN, present: ModelConfig | None = None
 ) -> ModelConfig:
-    """A configuration, written and read back."""
+    """The configuration of a model, after checking that its text reads back the same."""
     interface = ((spec.input,), spec.outputs)
     config = config_for(spec, interface, 16, 1, present, loading=loading, serving=serving)
     assert config_from_text(config_to_text(config), "x") == config
@@ -51,15 +51,15 @@ def running(repository: Path, ports: list[str]) -> Iterator[TritonServer]:
 
 
 def republish(repository: Path, serving: Serving) -> None:
-    """Version 1 again, as the next one, served as asked."""
+    """Publish a copy of version 1 with other serving settings."""
     with publication(repository, "pets") as prepared:
         spec = ModelSpec.from_json((prepared.model / METADATA_KEY).read_text(), "x")
         for path in (prepared.model / "1").iterdir():
             (prepared.version_folder / path.name).hardlink_to(path)
         present = read_config(prepared.model)
         config = config_for(spec, ((spec.input,), spec.outputs), 8, prepared.version, present, serving=serving)
-        with atomic_write(prepared.model / "config.pbtxt") as beside:
-            beside.write_text(config_to_text(config))
+        with atomic_write(prepared.model / "config.pbtxt") as warmup:
+            warmup.write_text(config_to_text(config))
         if uses_golden_image(config):
             golden = Golden.load(prepared.version_folder / GOLDEN_FILE)
             write_warmup(prepared.model, warmup_files(golden.images))
@@ -81,7 +81,7 @@ def test_options_are_written_as_triton_fields(spec: ModelSpec) -> None:
         versions="latest:2",
         response_cache=True,
     )
-    config = served(spec, options)
+    config = written_config(spec, options)
     (group,) = config.instance_group
     assert (group.count, group.kind, list(group.gpus)) == (2, type(group).KIND_GPU, [0, 1])
     assert config.dynamic_batching.max_queue_delay_microseconds == 300
@@ -99,7 +99,7 @@ def test_options_are_written_as_triton_fields(spec: ModelSpec) -> None:
 
 def test_default_serving_is_only_dynamic_batching(spec: ModelSpec) -> None:
     assert serving_from() == Serving()
-    config = served(spec, Serving())
+    config = written_config(spec, Serving())
     assert config.HasField("dynamic_batching")
     for name in ("optimization", "version_policy", "response_cache"):
         assert not config.HasField(name)
@@ -134,7 +134,7 @@ def test_options_are_refused_all_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "most", "shape"),
+    ("option", "maximum", "shape"),
     [
         ("instances", 2**31 - 1, None),
         ("gpus", 2**31 - 1, "0,{}"),
@@ -147,9 +147,9 @@ def test_options_are_refused_all_at_once() -> None:
     ],
 )
 def test_number_is_refused_when_it_is_too_large_for_triton(
-    spec: ModelSpec, option: str, most: int, shape: str | None
+    spec: ModelSpec, option: str, maximum: int, shape: str | None
 ) -> None:
-    largest, beyond = (shape.format(number) if shape else number for number in (most, most + 1))
+    largest, beyond = (shape.format(number) if shape else number for number in (maximum, maximum + 1))
     roomy = config_for(
         spec,
         ((spec.input,), spec.outputs),
@@ -164,7 +164,7 @@ def test_number_is_refused_when_it_is_too_large_for_triton(
     with raises(InputError, "option.too_large") as caught:
         serving_from(**{option: beyond})  # type: ignore[arg-type]
     assert str(caught.value).startswith(f"--{option.replace('_', '-')} {beyond}: ")
-    assert str(most) in str(caught.value)
+    assert str(maximum) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, object],
         serving_from(**options)  # type: ignore[arg-type]
 
 
-def test_graphs_are_captured_at_powers_of_two_when_no_sizes_are_named() -> None:
+def test_cuda_graphs_are_captured_at_powers_of_two_by_default() -> None:
     assert CudaGraphs().sizes(24) == (1, 2, 4, 8, 16, 24)
     assert CudaGraphs().sizes(1) == (1,)
 
@@ -195,7 +195,7 @@ def test_refused_settings_are_reported_all_at_once(spec: ModelSpec) -> None:
         accelerators=(Accelerator(name="tensorrt", parameters={"precision_mode": "FP8"}), Accelerator(name="npu")),
     )
     with pytest.raises(InputError) as raised:
-        served(spec, options, BackendFiles())
+        written_config(spec, options, BackendFiles())
     assert [problem.code for problem in raised.value.problems] == [
         "config.preferred_batch",
         "config.cuda_graph_backend",
@@ -235,35 +235,37 @@ def test_check_reports_what_triton_would_refuse(tmp_path: Path, text: str, code:
 
 def test_options_change_only_their_own_settings(spec: ModelSpec) -> None:
     options = serving_from(instances=3, kind="gpu", gpus="0", queue_delay_us=100, queue_size=8, warmup=True)
-    present = served(spec, options)
-    config = served(spec, serving_from(instances=2, queue_size=4), present=present)
+    present = written_config(spec, options)
+    config = written_config(spec, serving_from(instances=2, queue_size=4), present=present)
     assert (config.instance_group[0].count, list(config.instance_group[0].gpus)) == (2, [0])
     assert config.dynamic_batching.max_queue_delay_microseconds == 100
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 4
     assert [sample.batch_size for sample in config.model_warmup] == [1, 16]
-    off = served(spec, serving_from(warmup=False, dynamic_batching=False, kind="auto", versions="all"), present=config)
+    off = written_config(
+        spec, serving_from(warmup=False, dynamic_batching=False, kind="auto", versions="all"), present=config
+    )
     assert not off.model_warmup
     assert not off.HasField("dynamic_batching")
     assert versions_loaded(off, [1, 2, 5]) == {1, 2, 5}
 
 
 def test_warmup_and_graphs_fit_when_the_largest_batch_shrinks(spec: ModelSpec) -> None:
-    present = served(spec, serving_from(cuda_graphs="on", warmup=True, preferred_batch="2,16"))
+    present = written_config(spec, serving_from(cuda_graphs="on", warmup=True, preferred_batch="2,16"))
     config = config_for(spec, ((spec.input,), spec.outputs), 4, 2, present, loading=PLAN)
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 2, 4]
     assert list(config.dynamic_batching.preferred_batch_size) == [2]
 
 
-def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: ModelSpec) -> None:
-    present = served(spec, serving_from(cuda_graphs="1,8"))
+def test_cuda_graphs_get_the_new_size_when_a_version_takes_larger_images(spec: ModelSpec) -> None:
+    present = written_config(spec, serving_from(cuda_graphs="1,8"))
     bound = present.optimization.cuda.graph_spec[1].graph_lower_bound
     bound.batch_size = 2
     bound.input["image"].dim.extend([32, 32, 3])
     present.optimization.cuda.graph_spec.add(batch_size=4)
     image = spec.input.model_copy(update={"name": "picture", "shape": (64, 64, 3)})
     larger = spec.model_copy(update={"input": image})
-    graphs = served(larger, Serving(), present=present).optimization.cuda.graph_spec
+    graphs = written_config(larger, Serving(), present=present).optimization.cuda.graph_spec
     assert [graph.batch_size for graph in graphs] == [1, 8, 4]
     for captured in (graphs[0], graphs[1], graphs[1].graph_lower_bound):
         assert {name: list(shape.dim) for name, shape in captured.input.items()} == {"picture": [64, 64, 3]}
@@ -281,16 +283,16 @@ def test_graphs_are_of_the_new_size_when_a_version_takes_larger_pictures(spec: M
         ('"other" value { dim: [32, 32, 3] }', "config.cuda_graph_input"),
     ],
 )
-def test_user_config_is_refused_when_its_graphs_are_of_another_size(spec: ModelSpec, dims: str, code: str) -> None:
+def test_user_config_is_refused_when_its_cuda_graphs_have_another_size(spec: ModelSpec, dims: str, code: str) -> None:
     text = "optimization {{ cuda {{ graphs: true graph_spec {{ batch_size: 8 input {{ key: {} }} }} }} }}"
-    given = config_from_text(text.format(dims), "x")
+    user_config = config_from_text(text.format(dims), "x")
     with raises(InputError, code):
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=given)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=PLAN, user_config=user_config)
 
 
 def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: ModelSpec) -> None:
     words = ["tensorrt:precision_mode=FP16,trt_engine_cache_enable=1", "openvino"]
-    config = served(spec, serving_from(accelerator=words), BackendFiles())
+    config = written_config(spec, serving_from(accelerator=words), BackendFiles())
     section = config.optimization.execution_accelerators
     assert dict(section.gpu_execution_accelerator[0].parameters)["precision_mode"] == "FP16"
     assert [entry.name for entry in section.cpu_execution_accelerator] == ["openvino"]
@@ -298,7 +300,9 @@ def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: Mod
         "execution accelerator tensorrt in FP16",
         "execution accelerator openvino",
     ]
-    assert unverified_accelerators(served(spec, serving_from(accelerator=["none"]), BackendFiles(), config)) == []
+    assert (
+        unverified_accelerators(written_config(spec, serving_from(accelerator=["none"]), BackendFiles(), config)) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,11 +314,13 @@ def test_accelerators_are_written_by_device_and_reported_as_unverified(spec: Mod
         (VersionPolicy(), {2, 5, 7}),
     ],
 )
-def test_version_policy_loads_what_it_says(spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]) -> None:
-    assert versions_loaded(served(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
+def test_version_policy_selects_the_loaded_versions(
+    spec: ModelSpec, policy: VersionPolicy | None, loads: set[int]
+) -> None:
+    assert versions_loaded(written_config(spec, Serving(version_policy=policy)), [2, 5, 7]) == loads
 
 
-def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: Path) -> None:
+def test_check_reports_missing_or_short_warmup_files(tiny_repository: Path) -> None:
     republish(tiny_repository, serving_from(warmup=True))
     assert check_repository(tiny_repository) == []
     path = tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE
@@ -327,7 +333,7 @@ def test_check_notices_warmup_files_that_are_missing_or_short(tiny_repository: P
     assert (finding.severity, finding.path) == ("error", str(path))
 
 
-def test_check_notices_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
+def test_check_reports_a_policy_that_loads_nothing(tiny_repository: Path) -> None:
     republish(tiny_repository, serving_from(versions="8,9"))
     (finding,) = check_repository(tiny_repository)
     assert "loads none of the versions" in finding.message
@@ -342,10 +348,10 @@ def test_warmup_file_is_replaced_and_not_written_into(tiny_repository: Path, tmp
     assert set((tmp_path / "linked").read_bytes()) == {0}
 
 
-def test_triton_loads_and_answers_when_everything_is_asked(
+def test_triton_loads_and_answers_with_all_serving_options(
     tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Warm-up, a queue policy, two instances, a version policy: read back from the server, and seen in its counters."""
+    """Warm-up, queue policy, two instances, version policy: read back from the server and from its statistics."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     words = {"instances": 2, "kind": "cpu", "queue_delay_us": 200, "queue_timeout_ms": 500, "queue_size": 64}
     for _ in range(2):
@@ -366,7 +372,7 @@ def test_triton_loads_and_answers_when_everything_is_asked(
 def test_triton_does_not_load_when_a_warmup_file_is_missing(
     tiny_repository: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is why `builder check` calls it an error."""
+    """So `builder check` reports it as an error."""
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     republish(tiny_repository, serving_from(warmup=True))
     (tiny_repository / "pets" / WARMUP_FOLDER / WARMUP_FILE).unlink()

@@ -45,14 +45,14 @@ def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> 
         check_loads(folder, IMAGE)
     assert "TRITON_IMAGE in .env" in str(refused.value)
     assert "--force" in str(refused.value)
-    (told,) = check_loads(folder, IMAGE, force=True)
-    assert "an older TensorRT never loads it" in told
+    (warning,) = check_loads(folder, IMAGE, force=True)
+    assert "an older TensorRT never loads it" in warning
 
 
-def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path) -> None:
+def test_plan_is_accepted_when_the_image_fits_is_unknown_or_built_it(folder: Path) -> None:
     assert check_loads(folder, NEWER) == []
-    (told,) = check_loads(folder, "our/triton:mine")
-    assert "which TensorRT is in our/triton:mine is not known here" in told
+    (warning,) = check_loads(folder, "our/triton:mine")
+    assert "which TensorRT is in our/triton:mine is not known here" in warning
     built_there = BuildRecord.model_validate_json((folder / BUILD_FILE).read_bytes())
     built_there = built_there.model_copy(update={"image": "our/triton:mine"})
     (folder / BUILD_FILE).write_text(built_there.model_dump_json())
@@ -63,8 +63,8 @@ def test_plan_is_taken_when_the_image_fits_is_not_known_or_built_it(folder: Path
 
 def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
-    order = ExportRequest(tmp_path / "repository", max_batch=2)
-    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+    request = ExportRequest(tmp_path / "repository", max_batch=2)
+    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     manifest = json.loads(published.artifact.with_name(MANIFEST_FILE).read_text())
     assert manifest["triton_image"] == "26.07-py3"
 
@@ -83,7 +83,7 @@ def test_plan_is_refused_before_it_is_built_when_the_serving_image_is_older(chec
     assert check_build(newer, DEFAULT_IMAGE, force=True)
 
 
-def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_known(
+def test_no_record_is_expected_when_triton_serves_no_plan_or_the_image_is_unknown(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     job = job_of(checkpoint, tmp_path)
@@ -92,13 +92,13 @@ def test_nothing_is_foreseen_when_no_plan_is_for_triton_or_the_image_is_not_know
     assert check_build(None, IMAGE) == []
 
 
-def test_env_that_cannot_be_read_is_told_before_any_work(
+def test_unreadable_env_file_is_refused_before_the_build(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
-    said: list[str] = []
+    steps: list[str] = []
     with pytest.raises(InputError, match="TRITON_IMAGE"):
-        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), said.append)
-    assert not said
+        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), steps.append)
+    assert not steps
     assert not (tmp_path / "repository").exists()

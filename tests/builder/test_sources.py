@@ -1,4 +1,4 @@
-"""What a source is, is found by its content; timm's weights and trainers' checkpoints are taken."""
+"""The kind of a source is detected by its content; timm weights and checkpoints of other trainers load."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put random weights of a timm model where the hub's library keeps what it has fetched."""
+    """A function that puts random weights of a timm model into the hub's cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(name: str) -> Path:
@@ -49,26 +49,22 @@ def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def published(source: Source, repository: Path) -> PublishedVersion:
-    done = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
-    assert done.verdict.passed
-    return done
+    result = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
+    assert result.verdict.passed
+    return result
 
 
-def test_timm_weights_are_published_with_imagenets_labels_when_they_are_at_hand(
-    in_cache: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_timm_weights_are_published_with_imagenet_labels(in_cache: Callable[[str], Path], tmp_path: Path) -> None:
     in_cache("test_resnet")
     source = open_source("timm:test_resnet", ForeignModelOptions(size=(32, 32)), "small")
     assert source.spec.labels[:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
     assert len(source.spec.labels) == 1000
-    done = published(source, tmp_path / "repository")
-    assert done.source.startswith("timm test_resnet, weights timm/test_resnet.r160_in1k")
-    assert done.model == "small"
+    result = published(source, tmp_path / "repository")
+    assert result.source.startswith("timm test_resnet, weights timm/test_resnet.r160_in1k")
+    assert result.model == "small"
 
 
-def test_timm_features_are_published_when_an_embedding_is_asked(
-    in_cache: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_timm_features_are_published_with_task_embedding(in_cache: Callable[[str], Path], tmp_path: Path) -> None:
     weights = in_cache("test_resnet")
     source = open_source("timm:test_resnet", ForeignModelOptions(size=(32, 32), task="embedding"), None)
     assert source.spec.outputs[0].shape == (96,)
@@ -77,11 +73,11 @@ def test_timm_features_are_published_when_an_embedding_is_asked(
     assert source.path == weights
 
 
-def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path) -> None:
+def test_timm_gives_one_error_when_weights_cannot_be_downloaded(tmp_path: Path) -> None:
     code = "from builder.sources import open_source; open_source('timm:test_resnet', None, None)"
-    # Nobody listens there, whatever machine this runs on.
+    # No server listens on this address on any machine.
     nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, **nowhere},
@@ -89,15 +85,15 @@ def test_timm_ends_with_one_error_when_weights_cannot_be_fetched(tmp_path: Path)
         text=True,
         timeout=60,
     )
-    lines = done.stderr.strip().splitlines()
+    lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("tritonkit.errors.ExternalError: test_resnet: ")
     assert "builder export FILE --model test_resnet --labels FILE" in lines[-1]
-    assert "Retrying" not in done.stderr
+    assert "Retrying" not in result.stderr
 
 
-def test_timm_weights_are_refused_when_the_labels_they_bring_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
-    monkeypatch.setitem(known, name, dataclasses.replace(known[name], label_names=("cat", "dog")))
+def test_timm_weights_are_refused_when_they_have_too_few_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
+    monkeypatch.setitem(configs, name, dataclasses.replace(configs[name], label_names=("cat", "dog")))
     with raises(SpecError, "source.label_count"):
         open_source(f"timm:{name}", ForeignModelOptions(), None)
 
@@ -112,7 +108,7 @@ def test_timm_weights_are_refused_when_the_labels_they_bring_are_too_few(monkeyp
         ("vit_base_patch16_clip_224.openai", ForeignModelOptions(), InputError, "source.labels_unknown"),
     ],
 )
-def test_timm_name_is_refused_when_it_cannot_be_what_was_said(
+def test_timm_name_is_refused_when_the_options_do_not_fit(
     name: str, foreign: ForeignModelOptions, error: type[InputError], expected: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -121,7 +117,7 @@ def test_timm_name_is_refused_when_it_cannot_be_what_was_said(
     assert expected == caught.value.code or expected in str(caught.value)
 
 
-def test_timm_checkpoint_of_a_training_names_its_model_and_its_average_is_taken(
+def test_timm_training_checkpoint_gives_its_model_name_and_averaged_weights(
     net: nn.Module, labels: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model_best.pth.tar"
@@ -140,7 +136,7 @@ def test_timm_checkpoint_of_a_training_names_its_model_and_its_average_is_taken(
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "backbone.", "module.model."])
-def test_lightning_checkpoint_is_taken_when_its_settings_are_plain(
+def test_lightning_checkpoint_is_loaded_when_its_settings_are_plain(
     prefix: str, net: nn.Module, labels: Path, tmp_path: Path
 ) -> None:
     state = {prefix + key: value for key, value in net.state_dict().items()}
@@ -151,7 +147,7 @@ def test_lightning_checkpoint_is_taken_when_its_settings_are_plain(
 
 
 class Settings:
-    """A stranger's class, in a pickle."""
+    """A third-party class in a pickle."""
 
 
 def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, labels: Path, tmp_path: Path) -> None:
@@ -160,13 +156,13 @@ def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, l
         open_source(tmp_path / "last.ckpt", ForeignModelOptions("test_resnet", labels), None)
 
 
-def test_whole_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+def test_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     torch.save(net, tmp_path / "model.pt")
     with pytest.raises(CheckpointError):
         open_source(tmp_path / "model.pt", ForeignModelOptions("test_resnet", labels), None)
 
 
-def test_safetensors_of_timm_are_weights_whatever_their_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+def test_timm_safetensors_are_weights_with_any_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     for metadata in (None, {"format": "pt"}):
         save_file(net.state_dict(), tmp_path / "model.safetensors", metadata=metadata)
         with raises(InputError, "option.missing_for_weights") as caught:
@@ -186,7 +182,7 @@ def test_safetensors_of_timm_are_weights_whatever_their_metadata(net: nn.Module,
         ([], CheckpointError),
     ],
 )
-def test_safetensors_get_one_error_when_their_metadata_is_no_object(
+def test_safetensors_with_invalid_metadata_give_one_error(
     header: object, error: type[InputError], tmp_path: Path
 ) -> None:
     if isinstance(header, dict):
@@ -225,7 +221,7 @@ DESCRIPTION = json.dumps({"description": "YOLO11n-cls", "task": "classify"}).enc
         ("m.safetensors", b"short", None, ".safetensors"),
     ],
 )
-def test_file_is_refused_with_the_way_out_when_it_is_no_source(
+def test_file_that_is_no_source_is_refused_with_a_remedy(
     name: str, content: bytes, code: str | None, part: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -243,13 +239,13 @@ def test_zip_archive_is_refused_when_torch_did_not_write_it(tmp_path: Path) -> N
         open_source(tmp_path / "m.pt", None, None)
 
 
-def test_damaged_safetensors_is_told_as_such_when_it_is_said_to_be_someone_elses(labels: Path, tmp_path: Path) -> None:
+def test_damaged_safetensors_is_reported_before_third_party_options(labels: Path, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match=r"m\.safetensors"):
         open_source(tmp_path / "m.safetensors", ForeignModelOptions(labels=labels), None)
 
 
-def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_folder_is_refused_with_the_name_of_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "1"
     run.mkdir(parents=True)
     checkpoint.rename(run / "best.safetensors")
@@ -258,7 +254,7 @@ def test_folder_is_refused_and_the_file_in_it_named(checkpoint: Path, tmp_path: 
             open_source(folder, None, None)
 
 
-def test_checkpoint_of_ours_is_refused_when_its_spec_would_be_overruled(checkpoint: Path) -> None:
+def test_tritonkit_checkpoint_is_refused_with_third_party_options(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="leave out --size and --task"):
         open_source(checkpoint, ForeignModelOptions(size=(8, 8), task="multilabel"), None)
 

@@ -1,4 +1,4 @@
-"""Each task: what is right is published with a passed verdict, and its own faults are refused by name."""
+"""Each task: a right artifact passes its verdict, and typical faults are refused with their cause."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tritonkit.triton.model_config import read_config
 
 MAX_BATCH = 4
 Command = Callable[..., Result]
-QUESTIONS = {
+TASK_SPECS = {
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass", "cup"), thresholds={"cup": 0.4}),
     "embedding": TaskSpec(task="embedding", embedding_size=8),
     "segmentation": TaskSpec(task="segmentation", labels=("background", "stamp")),
@@ -72,35 +72,35 @@ LABEL_FILES = {
 
 
 class WithoutLastLayer(Network):
-    """Gives the head's raw values."""
+    """Outputs the raw values of the head."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (logits,)
 
 
 class MaskTransposed(Network):
-    """Gives a mask on its side."""
+    """Outputs a transposed mask."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return tuple(output.transpose(1, 2) for output in super().answers(logits))
 
 
 class ChannelsSwapped(Network):
-    """Takes BGR."""
+    """Expects BGR."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.flip(-1))
 
 
 class OnItsSide(Network):
-    """Takes images on their side."""
+    """Expects transposed images."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.transpose(1, 2))
 
 
 class HeadsSwapped(Network):
-    """Gives the first head's answer for the second's, and the other way round."""
+    """Swaps the outputs of two heads."""
 
     def answers(self, logits: dict[str, Tensor]) -> tuple[Tensor, ...]:
         first, second, *others = super().answers(logits)
@@ -108,7 +108,7 @@ class HeadsSwapped(Network):
 
 
 class MaskDependsOnPlace(Network):
-    """Finds more, the later an image stands in the batch."""
+    """Marks more pixels at later batch positions."""
 
     def logits(self, images: Tensor) -> Tensor:
         raw = super().logits(images)
@@ -117,7 +117,7 @@ class MaskDependsOnPlace(Network):
 
 
 class BorderDependsOnPlace(Runner):
-    """Answers right inside the pictures; in the border around them, differently at each place of a batch."""
+    """Right inside the images; in the padding the mask depends on the batch position."""
 
     def __init__(self, network: Network) -> None:
         self.right, self.spec, self.origin = TorchRunner(network, "x"), network.spec, "x"
@@ -129,14 +129,14 @@ class BorderDependsOnPlace(Runner):
         return {name: np.where(border, places == 1, mask).astype(np.uint8) for name, mask in masks.items()}
 
 
-def judged(artifact: Path, network: Network) -> Verdict:
+def verdict_of(artifact: Path, network: Network) -> Verdict:
     source = NetworkSource(artifact, None, "a test", network)
     return verify_artifact(artifact, source, MAX_BATCH, VerificationOptions())
 
 
 @pytest.fixture(scope="module")
 def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
-    return {task: network_of(question) for task, question in QUESTIONS.items()}
+    return {task: network_of(task_spec) for task, task_spec in TASK_SPECS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Netw
     folder = tmp_path_factory.mktemp("tasks")
     for task, network in networks.items():
         save_network(folder / f"{task}.safetensors", network)
-        order = ExportRequest(folder / "repository", max_batch=MAX_BATCH)
-        export(source_from_checkpoint(folder / f"{task}.safetensors"), order, lambda step: None)
+        request = ExportRequest(folder / "repository", max_batch=MAX_BATCH)
+        export(source_from_checkpoint(folder / f"{task}.safetensors"), request, lambda step: None)
     return folder / "repository"
 
 
@@ -161,7 +161,7 @@ def as_faulty(kind: type[Network], network: Network) -> Network:
 
 
 def cut_at(network: Network, threshold: float) -> Network:
-    """A graph with another threshold inside, which its spec does not tell."""
+    """A network whose threshold differs from its spec."""
     shifted = with_output_options(network, OutputOptions(threshold=threshold))
     shifted.spec = network.spec
     return shifted
@@ -180,15 +180,15 @@ def problems(verdict: Verdict) -> str:
 
 
 def with_spec(artifact: Path, spec: str | None, to: Path) -> Path:
-    """A copy of an artifact that carries another spec, or none."""
+    """A copy of an artifact with another spec, or without one."""
     model = onnx.load(artifact)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec} if spec is not None else {"made_by": "someone"})
     onnx.save(model, to)
     return to
 
 
-@pytest.mark.parametrize("task", QUESTIONS)
-def test_verdict_passes_with_the_measures_of_the_task_when_the_graph_is_right(published: Path, task: str) -> None:
+@pytest.mark.parametrize("task", TASK_SPECS)
+def test_verdict_passes_with_the_metrics_of_the_task_when_the_graph_is_right(published: Path, task: str) -> None:
     verdict = Verdict.model_validate_json((published / f"asked_{task}/1/verdict.json").read_bytes())
     assert verdict.passed, problems(verdict)
     for comparison in verdict.comparisons:
@@ -198,21 +198,21 @@ def test_verdict_passes_with_the_measures_of_the_task_when_the_graph_is_right(pu
     assert all(measure in verdict.summary() for measure in MEASURES[task])
 
 
-@pytest.mark.parametrize("task", QUESTIONS)
+@pytest.mark.parametrize("task", TASK_SPECS)
 def test_published_model_has_the_label_files_of_its_outputs(published: Path, task: str) -> None:
     model = published / f"asked_{task}"
     assert {path.name for path in model.glob("labels*")} == LABEL_FILES[task]
-    said = {output.name: output.label_filename for output in read_config(model).output}
+    label_files = {output.name: output.label_filename for output in read_config(model).output}
     if task == "heads":
-        assert said == {name: f"labels.{name}.txt" if name != "vector" else "" for name in said}
+        assert label_files == {name: f"labels.{name}.txt" if name != "vector" else "" for name in label_files}
         assert (model / "labels.colour.txt").read_text() == "red\ngreen\nblue\n"
     else:
-        assert set(said.values()) == ({"labels.txt"} if task == "multilabel" else {""})
+        assert set(label_files.values()) == ({"labels.txt"} if task == "multilabel" else {""})
     assert check_repository(published) == []
 
 
 @pytest.mark.parametrize(
-    ("task", "plant", "named"),
+    ("task", "plant", "cause"),
     [
         (
             "embedding",
@@ -249,15 +249,15 @@ def test_published_model_has_the_label_files_of_its_outputs(published: Path, tas
     ids=["not-normalised", "no-sigmoid", "transposed", "threshold", "heads"],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    networks: dict[str, Network], tmp_path: Path, task: str, plant: Callable[[Network], Network], named: tuple[str, ...]
+    networks: dict[str, Network], tmp_path: Path, task: str, plant: Callable[[Network], Network], cause: tuple[str, ...]
 ) -> None:
     network = networks[task]
     onnx_from_network(plant(network), tmp_path / "model.onnx")
-    verdict = judged(tmp_path / "model.onnx", network)
+    verdict = verdict_of(tmp_path / "model.onnx", network)
     assert not verdict.passed
-    said = problems(verdict)
-    assert [part for part in named if part not in said] == [], said
-    assert [problem.code in CAUSES for problem in verdict.problems][:2] == [True, False], said
+    problem_text = problems(verdict)
+    assert [part for part in cause if part not in problem_text] == [], problem_text
+    assert [problem.code in CAUSES for problem in verdict.problems][:2] == [True, False], problem_text
 
 
 def test_verdict_fails_when_a_threshold_is_shifted_in_the_artifacts_spec(
@@ -266,7 +266,7 @@ def test_verdict_fails_when_a_threshold_is_shifted_in_the_artifacts_spec(
     spec = networks["multilabel"].spec
     shifted = spec.model_copy(update={"thresholds": {"cup": 0.9}})
     artifact = with_spec(artifact_of(published, "multilabel"), shifted.to_json(), tmp_path / "model.onnx")
-    verdict = judged(artifact, networks["multilabel"])
+    verdict = verdict_of(artifact, networks["multilabel"])
     assert [problem.code for problem in verdict.problems] == ["verdict.spec"]
     assert "thresholds.cup is 0.9, the checkpoint's 0.4" in problems(verdict)
 
@@ -277,7 +277,7 @@ def renamed_label(spec: ModelSpec) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("task", "change", "said"),
+    ("task", "change", "expected"),
     [
         ("multilabel", lambda s: {"labels": ("sky", "cup", "grass")}, ["labels[1] is 'cup', the checkpoint's 'grass'"]),
         ("multilabel", lambda s: {"labels": ("sky", "cup")}, ["labels is '2 labels', the checkpoint's '3'"]),
@@ -293,18 +293,18 @@ def renamed_label(spec: ModelSpec) -> dict[str, object]:
         ("heads", lambda s: {"name": "other", "lineage": Lineage(seed=3)}, []),
     ],
 )
-def test_spec_of_an_artifact_is_refused_when_it_decides_otherwise(
-    networks: dict[str, Network], published: Path, tmp_path: Path, task: str, change: object, said: list[str]
+def test_spec_of_an_artifact_is_refused_when_it_differs(
+    networks: dict[str, Network], published: Path, tmp_path: Path, task: str, change: object, expected: list[str]
 ) -> None:
     spec = networks[task].spec
     other = spec.model_copy(update=change(spec))  # type: ignore[operator]
     artifact = with_spec(artifact_of(published, task), other.to_json(), tmp_path / "model.onnx")
-    found = spec_problems(artifact, spec)
-    assert len(found) == len(said)
-    assert all(part in problem.message for part, problem in zip(said, found, strict=True)), found
+    problems_found = spec_problems(artifact, spec)
+    assert len(problems_found) == len(expected)
+    assert all(part in problem.message for part, problem in zip(expected, problems_found, strict=True)), problems_found
 
 
-def test_spec_of_an_artifact_is_not_missed_when_there_is_none_and_refused_when_it_is_broken(
+def test_spec_of_an_artifact_is_optional_but_refused_when_broken(
     networks: dict[str, Network], published: Path, tmp_path: Path
 ) -> None:
     artifact, spec = artifact_of(published, "embedding"), networks["embedding"].spec
@@ -314,17 +314,17 @@ def test_spec_of_an_artifact_is_not_missed_when_there_is_none_and_refused_when_i
 
 
 def test_cause_is_found_when_the_mask_is_the_only_output(networks: dict[str, Network]) -> None:
-    """No value is near another, so faults are told apart by how well the masks agree."""
+    """Masks have no close values, so causes are ranked by the agreement of the masks."""
     network = networks["segmentation"]
     golden, reference = builtin_golden(network.spec.preprocess), TorchRunner(network, "x")
     for kind, cause in ((ChannelsSwapped, "verdict.channels_swapped"), (OnItsSide, "verdict.sides_swapped")):
         candidate = TorchRunner(as_faulty(kind, network), "x")
         verdict = verify_runner(reference, candidate, golden, 1, "fp32")
-        found = with_causes(verdict, network, candidate, golden, Path("none.plan")).problems
-        assert [problem.code for problem in found][:2] == [cause, "verdict.decisions"]
+        found_problems = with_causes(verdict, network, candidate, golden, Path("none.plan")).problems
+        assert [problem.code for problem in found_problems][:2] == [cause, "verdict.decisions"]
 
 
-def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
+def test_verdict_fails_when_every_mask_is_the_same(networks: dict[str, Network]) -> None:
     network = with_output_options(networks["segmentation"], OutputOptions(threshold=0.9999))
     runner = TorchRunner(network, "x")
     verdict = verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32")
@@ -334,18 +334,18 @@ def test_verdict_refuses_to_prove_when_every_mask_is_the_same(networks: dict[str
     assert verify_runner(runner, runner, builtin_golden(network.spec.preprocess), MAX_BATCH, "fp32").passed
 
 
-def test_verdict_fails_when_a_mask_depends_on_the_place_in_the_batch(networks: dict[str, Network]) -> None:
+def test_verdict_fails_when_a_mask_depends_on_the_batch_position(networks: dict[str, Network]) -> None:
     network = networks["segmentation"]
     candidate = TorchRunner(as_faulty(MaskDependsOnPlace, network), "x")
     golden = builtin_golden(network.spec.preprocess)
-    said = problems(verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
-    assert "verdict.batch_position: " in said
-    assert "verdict.decisions: batch 4" in said
-    assert "verdict.decisions: batch 1" not in said
+    problem_text = problems(verify_runner(TorchRunner(network, "x"), candidate, golden, MAX_BATCH, "fp32"))
+    assert "verdict.batch_position: " in problem_text
+    assert "verdict.decisions: batch 4" in problem_text
+    assert "verdict.decisions: batch 1" not in problem_text
 
 
-def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: dict[str, Network]) -> None:
-    """Each picture has its own border, so each must be found again when they are asked in another order."""
+def test_verdict_passes_when_masks_differ_only_in_the_padding(networks: dict[str, Network]) -> None:
+    """Each image has its own padding, which must follow the image in the reversed order."""
     spec = networks["segmentation"].spec
     padded = Preprocess(height=64, width=64, fit="pad", fill=(17, 201, 93))
     network = networks["segmentation"].with_spec(spec.model_copy(update={"preprocess": padded}))
@@ -353,14 +353,14 @@ def test_verdict_passes_when_masks_differ_only_outside_the_pictures(networks: di
     verdict = verify_runner(reference, candidate, golden, MAX_BATCH, "fp32")
     assert verdict.passed, problems(verdict)
     assert min(comparison.agreement["iou"] for comparison in verdict.comparisons) == 1
-    said = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
-    assert "batch_position: " in said
+    problem_text = problems(verify_runner(reference, candidate, replace(golden, geometries=None), MAX_BATCH, "fp32"))
+    assert "batch_position: " in problem_text
     reversed_ = replace(golden, geometries=pack_geometries(reversed(golden.geometry_values or [])))
     assert not verify_runner(reference, candidate, reversed_, MAX_BATCH, "fp32").passed
 
 
-def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict[str, Network]) -> None:
-    """A picture of 80 x 20 in 64 x 64: what differs in the border does not exist in the picture."""
+def test_masks_are_compared_at_the_original_image_size(networks: dict[str, Network]) -> None:
+    """An image of 80 x 20 in 64 x 64: differences in the padding do not count."""
     task = task_of(networks["segmentation"].spec)
     letterboxed = Geometry((80, 20), (0.0, 0.0, 80.0, 20.0), (0.0, 24.0, 64.0, 40.0))
     expected = np.zeros((1, 64, 64), np.uint8)
@@ -378,19 +378,19 @@ def test_masks_are_compared_at_the_pictures_size_when_it_is_known(networks: dict
     assert closest[2] == pytest.approx((40 / 50 + 30 / 40) / 2)
 
 
-def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
+def test_segmentation_is_exported_with_probability_and_another_threshold(
     command: Command, networks: dict[str, Network], tmp_path: Path
 ) -> None:
-    """The golden sample is of the model as it was trained, and must not be taken for that of another."""
+    """The golden sample of the trained model must be recognized although the output options differ."""
     network, checkpoint, repository = networks["segmentation"], tmp_path / "stamps.safetensors", tmp_path / "repository"
     save_network(checkpoint, network)
     sample = builtin_golden(network.spec.preprocess)
     masks = TorchRunner(network, "x").infer(sample.images)["mask"]
     truth = np.where(np.arange(64) < 8, 255, masks).astype(np.uint8)
     replace(sample, outputs={"mask": masks}, targets={"mask": truth}).save(tmp_path / "golden.npz")
-    terms = ["--threshold", "0.6", "--probability"]
+    options = ["--threshold", "0.6", "--probability"]
     result = command(
-        "builder", "export", checkpoint, "--repository", repository, "--name", "cut", "--max-batch", 2, *terms
+        "builder", "export", checkpoint, "--repository", repository, "--name", "cut", "--max-batch", 2, *options
     )
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in (repository / "cut").glob("labels*")] == ["labels.txt"]
@@ -400,14 +400,14 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
     spec = ModelSpec.from_json((repository / "cut/model.json").read_text(), "x")
     assert (spec.thresholds, spec.probability) == ({"stamp": 0.6}, True)
     assert list(map(str, spec.outputs)) == ["mask UINT8 [N, 64, 64]", "probability FP32 [N, 64, 64]"]
-    kept = Golden.load(repository / "cut/1/golden.npz")
-    assert np.array_equal(kept.outputs["mask"], kept.outputs["probability"] >= 0.6)
-    assert np.array_equal(kept.targets["mask"], truth)
-    assert kept.geometry_values == sample.geometry_values
+    golden = Golden.load(repository / "cut/1/golden.npz")
+    assert np.array_equal(golden.outputs["mask"], golden.outputs["probability"] >= 0.6)
+    assert np.array_equal(golden.targets["mask"], truth)
+    assert golden.geometry_values == sample.geometry_values
     assert check_repository(repository) == []
 
     artifact = repository / "cut/1/model.onnx"
-    assert command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 2, *terms).exit_code == 0
+    assert command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 2, *options).exit_code == 0
     refused = command("builder", "verify", artifact, "--against", checkpoint, "--max-batch", 2)
     assert refused.exit_code == 1
     assert "thresholds.stamp is 0.6, the checkpoint's 0.5" in refused.stdout
@@ -415,52 +415,52 @@ def test_export_of_segmentation_gives_probability_and_cuts_elsewhere_when_asked(
 
 
 @pytest.mark.parametrize(
-    ("question", "options", "code"),
+    ("task_spec", "options", "code"),
     [
-        (QUESTIONS["embedding"], OutputOptions(threshold=0.4), "option.threshold_unused"),
-        (QUESTIONS["heads"].heads["shape"], OutputOptions(threshold=0.4), "option.threshold_unused"),
+        (TASK_SPECS["embedding"], OutputOptions(threshold=0.4), "option.threshold_unused"),
+        (TASK_SPECS["heads"].heads["shape"], OutputOptions(threshold=0.4), "option.threshold_unused"),
         (
             TaskSpec(task="segmentation", labels=("a", "b", "c")),
             OutputOptions(threshold=0.4),
             "option.threshold_unused",
         ),
-        (QUESTIONS["multilabel"], OutputOptions(probability=True), "option.probability_unused"),
-        (QUESTIONS["heads"], OutputOptions(probability=True), "option.probability_unused"),
+        (TASK_SPECS["multilabel"], OutputOptions(probability=True), "option.probability_unused"),
+        (TASK_SPECS["heads"], OutputOptions(probability=True), "option.probability_unused"),
         (
-            QUESTIONS["multilabel"],
+            TASK_SPECS["multilabel"],
             OutputOptions(threshold=float("nan")),
             "option.threshold_range",
         ),
-        (QUESTIONS["multilabel"], OutputOptions(threshold=1.0), "option.threshold_range"),
+        (TASK_SPECS["multilabel"], OutputOptions(threshold=1.0), "option.threshold_range"),
         (
-            TaskSpec(task="heads", heads={"vector": QUESTIONS["embedding"]}),
+            TaskSpec(task="heads", heads={"vector": TASK_SPECS["embedding"]}),
             OutputOptions(threshold=0.4),
             "option.threshold_unused",
         ),
     ],
 )
 def test_output_options_are_refused_when_the_task_does_not_support_them(
-    network_of: Callable[..., Network], question: TaskSpec, options: OutputOptions, code: str
+    network_of: Callable[..., Network], task_spec: TaskSpec, options: OutputOptions, code: str
 ) -> None:
     with raises(InputError, code):
-        with_output_options(network_of(question), options)
+        with_output_options(network_of(task_spec), options)
 
 
 def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: Callable[..., Network]) -> None:
-    question = TaskSpec(task="segmentation", labels=("a", "b", "c"))
+    task_spec = TaskSpec(task="segmentation", labels=("a", "b", "c"))
     with raises(InputError, "option.probability_unused"):
-        with_output_options(network_of(question), OutputOptions(probability=True))
+        with_output_options(network_of(task_spec), OutputOptions(probability=True))
 
 
 def test_threshold_changes_only_labels_that_have_one(networks: dict[str, Network]) -> None:
-    asked = {
+    options = {
         task: with_output_options(network, OutputOptions(threshold=0.3)).spec
         for task, network in networks.items()
         if task[0] != "e"
     }
-    assert asked["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
-    assert asked["segmentation"].thresholds == {"stamp": 0.3}
-    heads = asked["heads"].heads
+    assert options["multilabel"].thresholds == dict.fromkeys(("sky", "grass", "cup"), 0.3)
+    assert options["segmentation"].thresholds == {"stamp": 0.3}
+    heads = options["heads"].heads
     assert {name: head.thresholds for name, head in heads.items() if head.thresholds} == {
         "tags": {"old": 0.3, "wet": 0.3}
     }

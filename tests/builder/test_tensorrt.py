@@ -1,4 +1,4 @@
-"""Plans are really built here, by TensorRT for RTX, which needs no GPU for that."""
+"""Plans are built by TensorRT for RTX, which needs no GPU for a build."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("precision", "computes"), [("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"), ("int8", "int8")]
 )
-def test_build_keeps_the_graphs_own_types(tmp_path: Path, graphs: Path, precision: Precision, computes: str) -> None:
+def test_build_keeps_the_types_of_the_graph(tmp_path: Path, graphs: Path, precision: Precision, computes: str) -> None:
     graph, plan = graphs / f"{precision}.onnx", tmp_path / "model.rtx"
     record = build(graph, plan, SETTINGS, silent)
     header = plan_header(plan)
@@ -111,14 +111,14 @@ def test_build_keeps_the_graphs_own_types(tmp_path: Path, graphs: Path, precisio
 def test_build_draws_its_progress_when_stderr_is_a_terminal(
     tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, told.append)
-    assert told[0] == "building for TensorRT for RTX"
-    assert any("%" in line for line in told[1:])
+    build(graphs / "fp32.onnx", tmp_path / "model.rtx", SETTINGS, lines.append)
+    assert lines[0] == "building for TensorRT for RTX"
+    assert any("%" in line for line in lines[1:])
 
 
-def test_build_is_refused_when_an_fp32_engine_is_said_to_be_fp16(tmp_path: Path, wide: Path) -> None:
+def test_build_is_refused_when_an_fp32_engine_is_claimed_to_be_fp16(tmp_path: Path, wide: Path) -> None:
     plan = tmp_path / "model.rtx"
     record = build(wide / "fp32.onnx", plan, SETTINGS, silent)
     problems = precision_problems(plan, wide / "fp32.onnx", "fp16", record)
@@ -127,7 +127,7 @@ def test_build_is_refused_when_an_fp32_engine_is_said_to_be_fp16(tmp_path: Path,
     assert "bytes per weight" in problems[1].message
 
 
-def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Path, wide: Path) -> None:
+def test_plan_size_shows_an_fp32_engine_with_an_fp16_record(tmp_path: Path, wide: Path) -> None:
     plan = tmp_path / "model.rtx"
     right = build(wide / "fp16.onnx", tmp_path / "right.rtx", SETTINGS, silent)
     build(wide / "fp32.onnx", plan, SETTINGS, silent)
@@ -140,7 +140,7 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("engine", "said"),
+    ("engine", "expected"),
     [
         ({"fp32": 10}, "the engine computes in it: 10 in fp32"),
         ({"fp32": 9, "fp16": 1}, "the engine computes 1 in fp16, 9 in fp32"),
@@ -149,8 +149,8 @@ def test_weights_give_an_fp32_engine_away_when_its_record_says_fp16(tmp_path: Pa
     ],
 )
 @pytest.mark.parametrize("in_container", [False, True])
-def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_said(
-    tmp_path: Path, graphs: Path, engine: dict[str, int], said: str | None, in_container: bool
+def test_inspector_shows_an_engine_of_another_precision(
+    tmp_path: Path, graphs: Path, engine: dict[str, int], expected: str | None, in_container: bool
 ) -> None:
     graph, plan = graphs / "fp16.onnx", tmp_path / "model.plan"
     plan.write_bytes(b"a plan")
@@ -166,12 +166,12 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
         settings=BuildSettings(max_batch=8),
     )
     problems = precision_problems(plan, graph, "fp16", record)
-    assert [problem.code for problem in problems] == (["verdict.precision"] if said else [])
-    assert not said or said in problems[0].message
+    assert [problem.code for problem in problems] == (["verdict.precision"] if expected else [])
+    assert not expected or expected in problems[0].message
 
 
 @pytest.mark.parametrize(
-    ("nodes", "weights", "opset", "said"),
+    ("nodes", "weights", "opset", "expected"),
     [
         (
             [helper.make_node("Resize", ["planes", "", "half"], ["answer"], mode="linear", antialias=1, name="shrink")],
@@ -195,7 +195,7 @@ def test_inspector_gives_an_engine_away_when_most_of_it_is_not_of_the_precision_
     ],
 )
 def test_build_names_operator_node_and_remedy_when_the_parser_refuses(
-    tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, said: tuple[str, ...]
+    tmp_path: Path, nodes: list[NodeProto], weights: tuple[TensorProto, ...], opset: str, expected: tuple[str, ...]
 ) -> None:
     graph = write_graph(tmp_path / "bad.onnx", *nodes, weights=weights, opset=opset)
     with pytest.raises(ArtifactError) as refused:
@@ -203,11 +203,11 @@ def test_build_names_operator_node_and_remedy_when_the_parser_refuses(
     message = str(refused.value)
     assert message.startswith("bad.onnx: TensorRT for RTX 1.")
     assert "\n" not in message
-    assert not [part for part in said if part not in message], message
+    assert not [part for part in expected if part not in message], message
     assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
 
 
-def test_build_names_the_missing_file_when_weights_lie_outside(tmp_path: Path) -> None:
+def test_build_names_a_missing_weights_file(tmp_path: Path) -> None:
     convolution = helper.make_node("Conv", ["planes", "w"], ["answer"], name="conv")
     model = onnx.load(write_graph(tmp_path / "bad.onnx", convolution, weights=(weight("w", 4, 3, 3, 3),)))
     onnx.save(model, tmp_path / "bad.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
@@ -230,13 +230,13 @@ def test_build_stops_when_the_time_limit_passes(tmp_path: Path, graphs: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_build_names_the_targets_there_are_when_one_is_unknown(tmp_path: Path, graphs: Path) -> None:
+def test_build_lists_the_targets_when_one_is_unknown(tmp_path: Path, graphs: Path) -> None:
     odd = SETTINGS.model_copy(update={"compute_capabilities": ("8.6", "3.5")})
     with pytest.raises(ArtifactError, match=r"3\.5; .* 7\.5, 8\.0, 8\.6"):
         build(graphs / "fp32.onnx", tmp_path / "model.rtx", odd, silent)
 
 
-def test_settings_tell_all_problems_at_once() -> None:
+def test_settings_report_all_problems_at_once() -> None:
     wrong = BuildSettings(
         flavour="rtx", max_batch=4, opt_batch=8, optimization_level=9, version_compatible=True, workspace_mib=64
     )
@@ -245,12 +245,12 @@ def test_settings_tell_all_problems_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-def test_timings_are_kept_when_a_cache_is_given(tmp_path: Path, graphs: Path) -> None:
+def test_timings_are_saved_in_the_cache(tmp_path: Path, graphs: Path) -> None:
     shares: list[float] = []
     settings = BuildSettings(max_batch=4, workspace_mib=256, optimization_level=1)
     built = PlanBuilder(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
     cache = tmp_path / "timings" / "one.cache"
-    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX times nothing, and says so
+    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX has no timing cache and prints that
         plan = built.build(cache, lambda share, phase: shares.append(share))
     assert plan.nbytes > 1000
     assert cache.stat().st_size > 0
@@ -258,9 +258,9 @@ def test_timings_are_kept_when_a_cache_is_given(tmp_path: Path, graphs: Path) ->
     assert all(0 <= share <= 1 for share in shares)
 
 
-def test_timings_start_anew_when_the_library_refuses_those_kept(tmp_path: Path) -> None:
+def test_timings_start_empty_when_the_library_refuses_the_cache(tmp_path: Path) -> None:
     class Config:
-        """The part of TensorRT's builder configuration that opens timings."""
+        """The part of TensorRT's builder configuration that loads a timing cache."""
 
         def create_timing_cache(self, timings: bytes) -> bytes | None:
             return None if timings == b"damaged" else timings + b" opened"
@@ -273,7 +273,7 @@ def test_timings_start_anew_when_the_library_refuses_those_kept(tmp_path: Path) 
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
-def test_tensorrt_says_what_is_missing_and_the_two_ways_that_work() -> None:
+def test_missing_tensorrt_gives_an_error_with_two_remedies() -> None:
     with pytest.raises(ArtifactError, match="an NVIDIA GPU with its driver") as refused:
         Trt().check_possible()
     assert "--in-container" in str(refused.value)
@@ -282,16 +282,18 @@ def test_tensorrt_says_what_is_missing_and_the_two_ways_that_work() -> None:
 
 
 @pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
-@pytest.mark.parametrize(("told", "kind"), [("Half", "fp16"), ("Row major linear FP32", "fp32"), ("BFloat16", "bf16")])
-def test_inspector_tells_the_precision_of_an_engine(key: str, told: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("type_name", "kind"), [("Half", "fp16"), ("Row major linear FP32", "fp32"), ("BFloat16", "bf16")]
+)
+def test_inspector_output_gives_the_precision_of_an_engine(key: str, type_name: str, kind: str) -> None:
     layers = [
-        {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: told}]},
+        {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: type_name}]},
         {"Name": "reformat", "LayerType": "Reformat", "Inputs": [{"Name": "x", key: "Float"}]},
     ]
     assert precision_of_engine(json.dumps({"Layers": layers})) == {kind: 1}
 
 
-def test_inspector_is_refused_when_it_tells_no_layers() -> None:
+def test_inspector_output_without_layers_is_refused() -> None:
     with raises(ArtifactError, "tensorrt.inspector"):
         precision_of_engine("[]")
 
@@ -304,7 +306,7 @@ def job(tmp_path: Path, graphs: Path, checkpoint: Path, make_network: Callable[[
     return BuildJob(source, graphs / "fp16.onnx", "fp16", folder, 8, None, silent)
 
 
-def test_rtx_writes_the_graph_and_the_engine_of_it(job: BuildJob) -> None:
+def test_rtx_writes_the_graph_and_its_engine(job: BuildJob) -> None:
     kind = Rtx(BuildOptions(compute_capabilities=("8.6",)))
     artifact = kind.write(job)
     record = BuildRecord.model_validate_json((job.folder / BUILD_FILE).read_bytes())
@@ -332,8 +334,8 @@ def test_engine_is_opened_only_on_a_gpu_it_was_built_for(
     assert BuildSettings.model_validate({"max_batch": 8, **options}).runs_on(capability) == runs
 
 
-class Says(Runner):
-    """Answers what it was told, for each picture."""
+class FixedAnswers(Runner):
+    """Gives a fixed answer for each image."""
 
     origin = "a test"
 
@@ -348,15 +350,15 @@ class Says(Runner):
         self.closed = True
 
 
-def test_farthest_gives_of_each_picture_the_answer_farther_off(spec: ModelSpec) -> None:
+def test_worst_case_runner_returns_the_output_with_the_larger_error(spec: ModelSpec) -> None:
     batch = np.zeros((3, 32, 32, 3), np.uint8)
-    reference = Says(spec, [0, 1], [0, 1], [0, 1])
-    engine = Says(spec, [0, 0.9], [0, 1], [np.nan, 1])
-    graph = Says(spec, [0.2, 1], [0, 0.5], [0, 0])
+    reference = FixedAnswers(spec, [0, 1], [0, 1], [0, 1])
+    engine = FixedAnswers(spec, [0, 0.9], [0, 1], [np.nan, 1])
+    graph = FixedAnswers(spec, [0.2, 1], [0, 0.5], [0, 0])
     with WorstCaseRunner(reference, (engine, graph)) as both:
         np.testing.assert_allclose(both.infer(batch)["probabilities"], [[0.2, 1], [0, 0.5], [np.nan, 1]])
     assert (engine.closed, graph.closed, reference.closed) == (True, True, False)
-    misfit = Says(spec, [0], [0], [0])
+    misfit = FixedAnswers(spec, [0], [0], [0])
     assert WorstCaseRunner(reference, (engine, misfit)).infer(batch)["probabilities"].shape == (3, 1)
 
 
@@ -365,13 +367,13 @@ def test_rtx_refuses_bf16_that_triton_could_not_serve(job: BuildJob) -> None:
         Rtx().write(replace(job, precision="bf16"))
 
 
-def test_rtx_refuses_a_graph_that_is_not_of_the_precision_said(job: BuildJob, graphs: Path) -> None:
+def test_rtx_refuses_a_graph_of_another_precision(job: BuildJob, graphs: Path) -> None:
     with pytest.raises(ArtifactError, match="fp16"):
         Rtx().write(replace(job, graph=graphs / "fp32.onnx"))
     assert not (job.folder / BUILD_FILE).exists()
 
 
-def test_build_takes_its_own_modules_when_the_working_folder_has_some_of_their_names(
+def test_build_ignores_modules_of_the_working_folder(
     tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("model", "numpy"):

@@ -1,4 +1,4 @@
-"""`--torchscript`: a trace that takes any batch, names its outputs as the spec does, and carries the spec."""
+"""`--torchscript`: the trace accepts any batch, has the output names of the spec, and contains the spec."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tritonkit.spec import TaskSpec
 TORCHSCRIPT = FORMATS["torchscript"]
 
 
-class OfAGraph(NetworkSource):
-    """A source without a network, as one of a graph is."""
+class GraphOnlySource(NetworkSource):
+    """A source without a network, like that of an ONNX file."""
 
     @property
     def network(self) -> Network | None:
@@ -36,18 +36,18 @@ class OfAGraph(NetworkSource):
 
 @pytest.fixture
 def job_of(tmp_path: Path) -> Callable[[Network], BuildJob]:
-    def made(network: Network) -> BuildJob:
+    def make_job(network: Network) -> BuildJob:
         folder = tmp_path / "1"
         folder.mkdir(exist_ok=True)
         source = NetworkSource(tmp_path / "given.onnx", None, "a test", network)
         return BuildJob(source, tmp_path / "model.onnx", "fp32", folder, 8, None, lambda step: None)
 
-    return made
+    return make_job
 
 
-def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
-    order = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
-    published = export(source_from_checkpoint(checkpoint), order, lambda step: None)
+def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
     assert published.verdict.passed
     assert published.artifact.name == "model.pt"
     with zipfile.ZipFile(published.artifact) as archive:
@@ -58,7 +58,7 @@ def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tm
 
 
 @pytest.mark.parametrize(
-    "question",
+    "task_spec",
     [
         TaskSpec(task="segmentation", labels=("back", "front"), probability=True),
         TaskSpec(task="embedding", embedding_size=8),
@@ -70,12 +70,12 @@ def test_export_is_proven_and_tells_nothing_of_this_machine(checkpoint: Path, tm
             },
         ),
     ],
-    ids=lambda question: question.task,
+    ids=lambda task_spec: task_spec.task,
 )
-def test_answers_are_the_network_s_under_the_spec_s_names(
-    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob], question: TaskSpec
+def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
+    network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob], task_spec: TaskSpec
 ) -> None:
-    network = network_of(question)
+    network = network_of(task_spec)
     artifact = TORCHSCRIPT.write(job_of(network))
     reference = TorchRunner(network, "network")
     images = np.random.default_rng(0).integers(0, 256, (7, *network.spec.input.shape), dtype=np.uint8)
@@ -87,27 +87,27 @@ def test_answers_are_the_network_s_under_the_spec_s_names(
             for name, array in expected.items():
                 np.testing.assert_allclose(answers[name], array, atol=1e-5)
         with ThreadPoolExecutor(4) as pool:
-            alone = list(pool.map(lambda i: runner.infer(images[i : i + 1]), range(7)))
+            single_answers = list(pool.map(lambda i: runner.infer(images[i : i + 1]), range(7)))
         with pytest.raises(BatchError, match="expected uint8"):
             runner.infer(images[:, :-1])
     for name, array in expected.items():
-        np.testing.assert_allclose([one[name][0] for one in alone], array, atol=1e-5)
+        np.testing.assert_allclose([answer[name][0] for answer in single_answers], array, atol=1e-5)
 
 
-def test_forward_s_argument_is_the_input_and_its_answer_a_tuple(
+def test_forward_takes_the_input_and_returns_a_tuple(
     make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
-    """What Triton's pytorch backend goes by: it takes no dictionary, and names inputs as forward does."""
+    """Triton's pytorch backend accepts no dictionary, and takes input names from `forward`."""
     module = torch.jit.load(TORCHSCRIPT.write(job_of(make_network("test_vit"))))
     schema = module.forward.schema
     assert [argument.name for argument in schema.arguments] == ["self", "image"]
     assert str(schema.returns[0].type).startswith("Tuple[Tensor")
 
 
-def test_source_without_a_network_is_refused_before_any_work(
+def test_source_without_a_network_is_refused_before_the_export(
     make_network: Callable[[str], Network], tmp_path: Path
 ) -> None:
-    graph = OfAGraph(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
+    graph = GraphOnlySource(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
     steps: list[str] = []
     request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
     with raises(InputError, "torchscript.no_network") as caught:
@@ -116,7 +116,7 @@ def test_source_without_a_network_is_refused_before_any_work(
     assert not steps
 
 
-def test_output_names_are_refused_when_triton_would_read_them_as_other_positions(
+def test_output_names_that_triton_reads_as_other_positions_are_refused(
     network_of: Callable[..., Network], job_of: Callable[[Network], BuildJob]
 ) -> None:
     heads = {name: TaskSpec(task="multiclass", labels=("a", "b")) for name in ("second__1", "first__0")}
@@ -125,14 +125,14 @@ def test_output_names_are_refused_when_triton_would_read_them_as_other_positions
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("text", "no TorchScript archive that torch can load"),
         ("weights", "no TorchScript archive that torch can load"),
         ("stranger", "contains no model spec"),
     ],
 )
-def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str, said: str) -> None:
+def test_file_that_tritonkit_did_not_write_gives_one_error(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "some.pt"
     if content == "text":
         path.write_text("not an archive")
@@ -140,6 +140,6 @@ def test_file_that_is_none_of_ours_gets_one_reason(tmp_path: Path, content: str,
         torch.save({"weight": torch.zeros(1)}, path)
     else:
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
-    with pytest.raises(ArtifactError, match=said) as caught:
+    with pytest.raises(ArtifactError, match=expected) as caught:
         open_artifact(path)
     assert len(str(caught.value).splitlines()) == 1

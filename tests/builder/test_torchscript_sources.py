@@ -1,4 +1,4 @@
-"""TorchScript files of strangers are exported and proven against themselves, or refused with a reason."""
+"""Third-party TorchScript files are exported and verified against the original, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 
 
-@pytest.mark.parametrize("how", ["scripted", "traced", "traced for one"])
-def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module, labels: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["scripted", "traced", "traced for one"])
+def test_torchscript_is_published_with_a_size(kind: str, net: nn.Module, labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
-        if how == "scripted":
+        if kind == "scripted":
             torch.jit.script(net).save(tmp_path / "given.pt")
-        elif how == "traced":
+        elif kind == "traced":
             torch.jit.trace(net, torch.zeros(2, 3, 32, 32)).save(tmp_path / "given.pt")
         else:
             vit = timm.create_model("test_vit", num_classes=3, img_size=32).eval()
@@ -33,23 +33,23 @@ def test_torchscript_is_published_when_its_size_is_said(how: str, net: nn.Module
     source = open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert source.description.startswith("given.pt (TorchScript")
     assert "softmax added" in source.description
-    done = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
-    assert done.verdict.passed
-    spec = show(done.artifact).spec
+    result = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
+    assert result.verdict.passed
+    spec = show(result.artifact).spec
     assert spec is not None
     assert spec.architecture.library == "graph"
     with raises(InputError, "option.output_of_graph"):
         source.with_output_options(OutputOptions(threshold=0.3))
 
 
-def test_torchscript_is_refused_when_its_size_is_not_said(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+def test_torchscript_is_refused_without_a_size(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(tmp_path / "given.pt")
     with raises(InputError, "option.size_missing"):
         open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels), None)
 
 
-def test_torchscript_gets_one_error_when_its_code_is_damaged(net: nn.Module, labels: Path, tmp_path: Path) -> None:
+def test_torchscript_with_damaged_code_gives_one_error(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     path = tmp_path / "given.pt"
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(path)
@@ -70,7 +70,7 @@ class AnswersInBf16(nn.Module):
         return x.mean(dim=(2, 3)).to(torch.bfloat16)
 
 
-def test_torchscript_is_refused_when_numpy_does_not_take_its_answers(labels: Path, tmp_path: Path) -> None:
+def test_torchscript_is_refused_when_numpy_lacks_its_output_type(labels: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(AnswersInBf16()).save(tmp_path / "given.pt")
     with raises(ArtifactError, "torchscript.output_type"):
@@ -91,7 +91,7 @@ class ReadsFiles(nn.Module):
 
 
 @pytest.mark.parametrize(("module", "called"), [(WritesFiles, "save"), (ReadsFiles, "from_file")])
-def test_torchscript_is_not_run_when_it_does_more_than_compute(
+def test_torchscript_that_accesses_files_is_not_run(
     module: type[nn.Module], called: str, labels: Path, tmp_path: Path
 ) -> None:
     Path("/tmp/tritonkit-was-here").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`config.pbtxt` is Triton's own message, survives being written, and keeps what was tuned."""
+"""`config.pbtxt` is written with Triton's protobuf, reads back the same, and keeps tuned settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import config_from_text, read_config_file
 
 
-def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:
+def test_config_describes_the_artifact(spec: ModelSpec) -> None:
     config = config_from_text(config_to_text(config_for(spec, ((spec.input,), spec.outputs), 16, 4)), "x")
     assert (config.name, config.backend, config.max_batch_size) == ("pets", "onnxruntime", 16)
     assert tensors_of(config.input) == (spec.input,)
@@ -25,7 +25,7 @@ def test_config_says_what_the_artifact_has(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x") == spec
 
 
-def test_config_tells_clients_nothing_of_the_training_machine(spec: ModelSpec) -> None:
+def test_config_contains_nothing_about_the_training_machine(spec: ModelSpec) -> None:
     secretive = spec.model_copy(update={"lineage": Lineage(config={"path": "/home/me/secret"})})
     assert "secret" not in public_json(secretive)
     assert "secret" in secretive.to_json()
@@ -49,19 +49,19 @@ def test_config_is_refused_when_the_artifact_disagrees_with_the_spec(spec: Model
     assert "probabilities FP32 [N, 4]" in str(caught.value)
 
 
-def test_config_survives_labels_of_any_characters(spec: ModelSpec) -> None:
+def test_config_keeps_labels_with_any_characters(spec: ModelSpec) -> None:
     odd = spec.model_copy(update={"labels": ('say "cat"', "naïve \\ chien", "猫\t")})
     config = config_from_text(config_to_text(config_for(odd, ((odd.input,), odd.outputs), 1, 1)), "x")
     assert ModelSpec.from_json(config.parameters[METADATA_KEY].string_value, "x").labels == odd.labels
 
 
-def configured(spec: ModelSpec, given: str, serving: dict[str, int] | None = None) -> ModelConfig:
+def config_with_user_settings(spec: ModelSpec, user_text: str, serving: dict[str, int] | None = None) -> ModelConfig:
     """A configuration up to batch 16, with the settings of a user's file and of the command line."""
     interface, settings = ((spec.input,), spec.outputs), serving_from(**(serving or {}))  # type: ignore[arg-type]
-    return config_for(spec, interface, 16, 1, user_config=config_from_text(given, "x"), serving=settings)
+    return config_for(spec, interface, 16, 1, user_config=config_from_text(user_text, "x"), serving=settings)
 
 
-GIVEN = """
+USER_CONFIG = """
 platform: "onnxruntime_onnx"
 max_batch_size: 8
 default_model_filename: "model.onnx"
@@ -76,7 +76,7 @@ version_policy { latest { num_versions: 2 } }
 
 
 def test_user_config_overrides_defaults_and_is_overridden_by_options(spec: ModelSpec) -> None:
-    config = configured(spec, GIVEN, {"instances": 5})
+    config = config_with_user_settings(spec, USER_CONFIG, {"instances": 5})
     assert (config.max_batch_size, config.instance_group[0].count) == (8, 5)
     assert config.dynamic_batching.max_queue_delay_microseconds == 700
     assert config.optimization.graph.level == 1
@@ -89,13 +89,13 @@ def test_user_config_overrides_defaults_and_is_overridden_by_options(spec: Model
 
 def test_user_config_may_be_the_published_config(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
-    ours = config_for(spec, interface, 16, 1, serving=serving_from(warmup=True, queue_size=9))
-    assert config_for(spec, interface, 16, 1, user_config=ours) == ours
+    published = config_for(spec, interface, 16, 1, serving=serving_from(warmup=True, queue_size=9))
+    assert config_for(spec, interface, 16, 1, user_config=published) == published
 
 
 def test_user_config_is_refused_with_all_contradictions(spec: ModelSpec) -> None:
     with raises(InputError, "config.contradicts_artifact") as caught:
-        configured(
+        config_with_user_settings(
             spec,
             """
             name: "cars" backend: "tensorrt" max_batch_size: 64 default_model_filename: "model.plan"
@@ -129,15 +129,15 @@ def test_user_config_is_refused_with_all_contradictions(spec: ModelSpec) -> None
 
 def test_user_config_is_refused_when_the_artifact_needs_another_parameter(spec: ModelSpec) -> None:
     loading = BackendFiles("openvino", parameters={"TARGET_DEVICE": "CPU"})
-    given = config_from_text('parameters { key: "TARGET_DEVICE" value { string_value: "GPU" } }', "x")
+    user_text = config_from_text('parameters { key: "TARGET_DEVICE" value { string_value: "GPU" } }', "x")
     with raises(InputError, "config.parameter") as caught:
-        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, user_config=given)
+        config_for(spec, ((spec.input,), spec.outputs), 16, 1, loading=loading, user_config=user_text)
     assert all(part in str(caught.value) for part in ("'TARGET_DEVICE'", "'GPU'", "'CPU'"))
 
 
 def test_user_config_is_refused_when_triton_would_refuse_it(spec: ModelSpec) -> None:
     with raises(InputError, "config.preferred_batch"):
-        configured(spec, "max_batch_size: 8 dynamic_batching { preferred_batch_size: 16 }")
+        config_with_user_settings(spec, "max_batch_size: 8 dynamic_batching { preferred_batch_size: 16 }")
 
 
 def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
@@ -147,19 +147,19 @@ def test_invalid_user_config_is_refused_with_the_line(tmp_path: Path) -> None:
         read_config_file(path)
 
 
-def test_file_is_named_only_when_the_backend_would_not_find_it(spec: ModelSpec) -> None:
+def test_file_name_is_set_only_when_it_is_not_the_default(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
-    named = {
+    config = {
         loading: config_for(spec, interface, 16, 1, loading=BackendFiles(*loading)).default_model_filename
         for loading in [("openvino", "model.xml"), ("tensorrt", None), ("pytorch", "traced.pt")]
     }
-    assert list(named.values()) == ["", "", "traced.pt"]
+    assert list(config.values()) == ["", "", "traced.pt"]
     plans = BackendFiles("tensorrt", plans={"8.6": "sm86.plan", "9.0": "sm90.plan"})
     assert dict(config_for(spec, interface, 16, 1, loading=plans).cc_model_filenames) == plans.plans
 
 
 @pytest.mark.parametrize("loading", [BackendFiles("tensorrt"), BackendFiles(filename="small.onnx")])
-def test_version_is_refused_when_the_older_ones_would_no_longer_load(spec: ModelSpec, loading: BackendFiles) -> None:
+def test_version_is_refused_when_older_versions_would_not_load(spec: ModelSpec, loading: BackendFiles) -> None:
     interface = ((spec.input,), spec.outputs)
     present = config_for(spec, interface, 16, 1)
     with raises(InputError, "config.other_backend"):
@@ -177,7 +177,7 @@ def test_version_is_refused_when_older_versions_would_compute_differently(spec: 
             config_for(spec, interface, 16, 2, present, loading=after)
         assert "HINT_BF16 YES" in str(caught.value)
         assert config_for(spec, interface, 16, 2, present, loading=before).backend == "openvino"
-    alone = config_for(
+    without_older = config_for(
         spec, interface, 16, 2, config_for(spec, interface, 16, 1, loading=coarse), loading=exact, other_versions=()
     )
-    assert "HINT_BF16" not in alone.parameters
+    assert "HINT_BF16" not in without_older.parameters

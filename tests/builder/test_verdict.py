@@ -1,4 +1,4 @@
-"""The verdict passes what is right, and refuses each planted fault with a reason that names it."""
+"""The verdict passes a right graph, and reports the cause of each planted fault."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from tritonkit.spec import Normalize, Outputs, TaskSpec
 from tritonkit.tasks import task_for
 
 MAX_BATCH = 4
-Judge = Callable[..., Verdict]
+Verify = Callable[..., Verdict]
 Make = Callable[[str], Network]
 
 
 class ChannelsSwapped(Network):
-    """Takes BGR."""
+    """Expects BGR."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.flip(-1))
 
 
 class HeightAndWidthSwapped(Network):
-    """Takes images on their side."""
+    """Expects transposed images."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.transpose(1, 2))
@@ -55,7 +55,7 @@ class LabelsShifted(Network):
 
 
 class DependsOnPosition(Network):
-    """Raises the first class with the position in the batch."""
+    """Adds the batch position to the first class."""
 
     def logits(self, images: Tensor) -> Tensor:
         raw = super().logits(images)
@@ -64,7 +64,7 @@ class DependsOnPosition(Network):
 
 
 class NanForBrightImages(Network):
-    """The square root of a negative number, once a picture is bright enough."""
+    """Outputs NaN for bright images."""
 
     def logits(self, images: Tensor) -> Tensor:
         darkness = 110 - images.float().mean(dim=(1, 2, 3))
@@ -72,7 +72,7 @@ class NanForBrightImages(Network):
 
 
 class NanInAnotherOrder(Runner):
-    """Answers as it should, but NaN once a batch begins with certain images."""
+    """Outputs NaN where a batch begins with certain images."""
 
     def __init__(self, network: Network, images: ImageArray) -> None:
         self.right, self.images = TorchRunner(network, "x"), images
@@ -95,17 +95,17 @@ def causes(verdict: Verdict) -> str:
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_of: Judge, architecture: str) -> None:
+def test_verdict_passes_when_the_graph_is_right(make_network: Make, verify_graph_of: Verify, architecture: str) -> None:
     network = make_network(architecture)
-    verdict = judge_graph_of(network, network)
+    verdict = verify_graph_of(network, network)
     assert verdict.passed, causes(verdict)
-    whole = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
-    assert [c.asked for c in verdict.comparisons] == [*whole, "batch 2", "batch 4", "probes"]
+    names = ["batch 1", "batch 3", "batch 8", "other order", "other colours"]
+    assert [c.asked for c in verdict.comparisons] == [*names, "batch 2", "batch 4", "probes"]
     assert verdict.precision == "fp32"
 
 
 @pytest.mark.parametrize(
-    ("kind", "named"),
+    ("kind", "cause"),
     [
         (ChannelsSwapped, "verdict.channels_swapped: "),
         (HeightAndWidthSwapped, "verdict.sides_swapped: "),
@@ -115,12 +115,12 @@ def test_verdict_passes_when_the_graph_is_right(make_network: Make, judge_graph_
     ],
 )
 def test_verdict_names_the_fault_when_the_graph_has_one(
-    make_network: Make, judge_graph_of: Judge, kind: type[Network], named: str
+    make_network: Make, verify_graph_of: Verify, kind: type[Network], cause: str
 ) -> None:
     network = make_network("test_resnet")
-    verdict = judge_graph_of(as_faulty(kind, network), network)
+    verdict = verify_graph_of(as_faulty(kind, network), network)
     assert not verdict.passed
-    assert named in causes(verdict)
+    assert cause in causes(verdict)
 
 
 @pytest.mark.parametrize(
@@ -133,32 +133,32 @@ def test_verdict_names_the_fault_when_the_graph_has_one(
     ],
 )
 def test_verdict_names_normalisation_when_mean_or_std_is_wrong(
-    make_network: Make, judge_graph_of: Judge, normalize: Normalize
+    make_network: Make, verify_graph_of: Verify, normalize: Normalize
 ) -> None:
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network.with_normalize(normalize), network)
+    verdict = verify_graph_of(network.with_normalize(normalize), network)
     assert "verdict.normalization: " in causes(verdict)
 
 
-def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_the_tensor_when_a_weight_is_zeroed(make_network: Make, verify_graph_of: Verify) -> None:
     network = make_network("test_vit")
     damaged = copy.deepcopy(network)
     with torch.no_grad():
         damaged.get_parameter("backbone.blocks.0.norm1.weight").zero_()
-    verdict = judge_graph_of(damaged, network)
+    verdict = verify_graph_of(damaged, network)
     assert "verdict.weight_zero: weight tensor backbone.blocks.0.norm1.weight [64]" in causes(verdict)
 
 
-def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_another_checkpoint_when_all_weights_differ(make_network: Make, verify_graph_of: Verify) -> None:
     network = make_network("test_resnet")
     other = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.2)
-    assert "verdict.other_checkpoint: " in causes(judge_graph_of(other, network))
+    assert "verdict.other_checkpoint: " in causes(verify_graph_of(other, network))
 
 
-def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, verify_graph_of: Verify) -> None:
     def fix_batch(path: Path) -> None:
         model = onnx.load(path)
         for value in (*model.graph.input, *model.graph.output):
@@ -166,12 +166,12 @@ def test_verdict_names_the_batch_axis_when_it_is_fixed(make_network: Make, judge
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network, network, fix_batch)
+    verdict = verify_graph_of(network, network, fix_batch)
     assert "verdict.batch: the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails" in causes(verdict)
     assert "verdict.interface:" in causes(verdict)
 
 
-def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, verify_graph_of: Verify) -> None:
     def spoil(path: Path) -> None:
         model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name.endswith("fc.weight"))
@@ -181,12 +181,12 @@ def test_verdict_fails_when_one_weight_of_the_file_is_nan(make_network: Make, ju
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    verdict = judge_graph_of(network, network, spoil)
+    verdict = verify_graph_of(network, network, spoil)
     assert "verdict.nan: " in causes(verdict)
     assert "verdict.weight_not_finite: weight tensor backbone.fc.weight" in causes(verdict)
 
 
-def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judge_graph_of: Judge) -> None:
+def test_verdict_fails_when_the_output_has_another_name(make_network: Make, verify_graph_of: Verify) -> None:
     def rename(path: Path) -> None:
         model = onnx.load(path)
         old, model.graph.output[0].name = model.graph.output[0].name, "scores"
@@ -195,10 +195,10 @@ def test_verdict_fails_when_the_output_has_another_name(make_network: Make, judg
         onnx.save(model, path)
 
     network = make_network("test_resnet")
-    assert "verdict.interface: has no output 'probabilities'" in causes(judge_graph_of(network, network, rename))
+    assert "verdict.interface: has no output 'probabilities'" in causes(verify_graph_of(network, network, rename))
 
 
-def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: Make) -> None:
+def test_verdict_finds_swapped_channels_when_all_images_are_grey(make_network: Make) -> None:
     network = make_network("test_resnet")
     images = (
         builtin_golden(network.spec.preprocess).images.mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
@@ -209,7 +209,7 @@ def test_verdict_sees_swapped_channels_when_all_pictures_are_grey(make_network: 
     assert "verdict.numbers: batch 1: " not in causes(verdict)
 
 
-def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) -> None:
+def test_verdict_fails_when_nan_occurs_only_in_reversed_order(make_network: Make) -> None:
     network = make_network("test_resnet")
     golden = builtin_golden(network.spec.preprocess)
     candidate = NanInAnotherOrder(network, golden.images[[-1, -2]])
@@ -217,7 +217,7 @@ def test_verdict_fails_when_nan_shows_only_in_another_order(make_network: Make) 
     assert "verdict.nan: other order" in causes(verdict)
 
 
-def test_metric_is_lost_when_it_becomes_nan() -> None:
+def test_metric_that_becomes_nan_is_lost() -> None:
     before = {"accuracy": 0.9, "iou/cat": 0.8, "iou/dog": math.nan}
     assert list(quality_losses(before, {"accuracy": 0.895, "iou/cat": 0.9, "iou/dog": math.nan}, 0.01)) == []
     losses = quality_losses(before, {"accuracy": 0.5, "iou/cat": math.nan, "iou/dog": math.nan}, 0.01)
@@ -228,7 +228,7 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
     network = make_network("test_resnet")
     reference, golden = TorchRunner(network, "x"), builtin_golden(network.spec.preprocess)
     answers = reference.infer(golden.images)["probabilities"]
-    on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # all alike, so no decision changes
+    on_a_gpu = answers + np.float32(1e-3) * answers.std(axis=0)  # the same for all images, so no decision changes
     training = TrainedReference(reference, replace(golden, outputs={"probabilities": on_a_gpu}))
     verdict = verify_runner(reference, reference, golden, MAX_BATCH, "fp32", training)
     *artifact_comparisons, probes, drift = verdict.comparisons
@@ -240,14 +240,14 @@ def test_summary_shows_the_artifact_s_error_when_the_checkpoint_drifted_more_sin
 
 
 def test_verdict_fails_when_the_network_outputs_are_the_same_for_all_images(
-    make_network: Make, judge_graph_of: Judge
+    make_network: Make, verify_graph_of: Verify
 ) -> None:
     network = make_network("test_resnet")
     constant = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in constant.parameters():
             parameter.zero_()
-    assert "verdict.reference_constant: " in causes(judge_graph_of(constant, constant))
+    assert "verdict.reference_constant: " in causes(verify_graph_of(constant, constant))
 
 
 def test_comparison_counts_a_tie_as_kept_and_a_changed_answer_as_lost() -> None:

@@ -1,4 +1,4 @@
-"""`builder verify` on graphs of which parts are reduced, whatever their weights say."""
+"""`builder verify` on graphs that compute in a reduced type although their weights are in fp32."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_int8(model: ModelProto) -> ModelProto:
 
 
 def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False) -> ModelProto:
-    """After the first product: to fp16 by a Cast, times a factor, divided by it, and back; weights are fp32."""
+    """Insert a detour after the first product: cast to fp16, multiply by a factor, divide by it, cast back."""
     detour: Sequence[onnx.NodeProto] = [
         helper.make_node("Cast", ["x"], ["low"], to=TensorProto.FLOAT16),
         helper.make_node("Cast", ["by"], ["low_by"], to=TensorProto.FLOAT16),
@@ -48,15 +48,15 @@ def with_fp16_detour(model: ModelProto, factor: float, as_function: bool = False
         helper.make_node("Cast", ["back"], ["y"], to=TensorProto.FLOAT),
     ]
     place, first = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type in ("Conv", "Gemm"))
-    made, moved = first.output[0], f"{first.output[0]}__before"
+    new_nodes, moved = first.output[0], f"{first.output[0]}__before"
     first.output[0] = moved
     model.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "by"))
-    inside = {"x": moved, "y": made}
+    inside = {"x": moved, "y": new_nodes}
     if as_function:
         opset = [entry for entry in model.opset_import if entry.domain == ""]
         model.functions.append(helper.make_function("ours", "Detour", ["x", "by"], ["y"], list(detour), opset))
         model.opset_import.append(helper.make_opsetid("ours", 1))
-        detour = [helper.make_node("Detour", [moved, "by"], [made], domain="ours")]
+        detour = [helper.make_node("Detour", [moved, "by"], [new_nodes], domain="ours")]
     for number, node in enumerate(detour):
         node.input[:] = [inside.get(name, name) for name in node.input]
         node.output[:] = [inside.get(name, name) for name in node.output]
@@ -72,8 +72,8 @@ def graph(make_network: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judged(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
-    """What `builder verify` says of the graph with a detour, against the graph."""
+def verdict_of(graph: Path, change: Change, factor: float, as_function: bool, path: Path) -> Verdict:
+    """The verdict of `builder verify` for the graph with a detour, against the original graph."""
     onnx.save(with_fp16_detour(change(onnx.load(graph)), factor, as_function), path)
     return verify_artifact(path, open_source(graph, None, None), 3, VerificationOptions())
 
@@ -82,17 +82,17 @@ def judged(graph: Path, change: Change, factor: float, as_function: bool, path: 
     ("change", "as_function", "precision"),
     [(as_it_is, False, "fp16"), (as_it_is, True, "fp16"), (in_int8, False, "int8")],
 )
-def test_verify_rounds_what_is_reduced_when_no_weight_shows_it(
+def test_verify_simulates_rounding_of_nodes_without_reduced_weights(
     change: Change, as_function: bool, precision: str, graph: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    passed = judged(graph, change, HARMLESS, as_function, path)
+    passed = verdict_of(graph, change, HARMLESS, as_function, path)
     assert (passed.passed, passed.precision) == (True, precision), passed.summary()
-    # A source of such a kind is judged as what rounds.
+    # A source of this kind is verified with its rounding.
     assert (onnx_precision(path), reduced_or_quantized_precision(onnx.load(path))) == (precision, "fp16")
-    failed = judged(graph, change, OVERFLOWING, as_function, path)
+    failed = verdict_of(graph, change, OVERFLOWING, as_function, path)
     assert (failed.passed, failed.precision) == (False, precision)
     assert {problem.code for problem in failed.problems} & {"verdict.nan", "verdict.numbers"}
     plain = OnnxRuntimeRunner(path)
     hidden = plain.infer(builtin_golden(plain.spec.preprocess).images)["probabilities"]
-    assert np.isfinite(hidden).all()  # what ONNX Runtime answers on a CPU
+    assert np.isfinite(hidden).all()  # the outputs of ONNX Runtime on a CPU

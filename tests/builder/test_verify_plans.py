@@ -1,4 +1,4 @@
-"""A plan is verified with what stands beside it: the records of its build and of its publication."""
+"""A plan is verified with its build record and its manifest."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.system.files import file_sha256
 
 PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
-"""The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
+"""The header of a plan of TensorRT 11.1.0.106, followed by zeros."""
 PASSED = Verdict(passed=True, format="trt", precision="fp16", images="a test", max_batch=4, limits=LIMITS["fp16"])
 
 
 @pytest.fixture
 def plan(tmp_path: Path, checkpoint: Path) -> Path:
-    """A version folder with a plan in fp16 that was made from the checkpoint, as its records say."""
+    """A version folder with an fp16 plan whose records name the checkpoint as its source."""
     folder = tmp_path / "3"
     folder.mkdir()
     path = folder / "model.plan"
@@ -63,7 +63,7 @@ def record(plan: Path, **engine: int) -> None:
     plan.with_name(BUILD_FILE).write_text(written.model_dump_json())
 
 
-def test_plan_has_the_precision_of_its_verdict_when_its_record_is_of_this_plan(plan: Path) -> None:
+def test_plan_has_the_precision_of_its_verdict_when_its_record_matches(plan: Path) -> None:
     assert (precision_of(plan), recorded_problems(plan, "fp16")) == ("fp16", [])
     plan.write_bytes(PLAN + b"another")
     assert precision_of(plan) == "fp32"
@@ -71,7 +71,7 @@ def test_plan_has_the_precision_of_its_verdict_when_its_record_is_of_this_plan(p
     assert (precision_of(plan), recorded_problems(plan, "fp32")) == ("fp32", [])
 
 
-def test_plan_is_refused_when_its_engine_is_not_of_the_precision_said(
+def test_plan_is_refused_when_its_engine_has_another_precision(
     plan: Path, checkpoint: Path, command: Callable[..., Result]
 ) -> None:
     record(plan, fp32=4)
@@ -84,7 +84,7 @@ def test_plan_is_refused_when_its_engine_is_not_of_the_precision_said(
     assert "the engine computes in it: 4 in fp32" in problem["message"]
 
 
-def test_plan_is_refused_when_its_record_is_of_another(
+def test_plan_is_refused_when_its_record_is_of_another_plan(
     plan: Path, checkpoint: Path, command: Callable[..., Result]
 ) -> None:
     plan.write_bytes(PLAN + b"another")
@@ -94,7 +94,7 @@ def test_plan_is_refused_when_its_record_is_of_another(
     assert [problem["code"] for problem in document["problems"]] == ["verdict.plan"]
 
 
-def test_plan_is_told_to_be_stale_when_it_was_made_from_another_file(
+def test_plan_is_stale_when_it_was_built_from_another_file(
     plan: Path, checkpoint: Path, make_network: Callable[[str], Network], command: Callable[..., Result]
 ) -> None:
     fresh = command("builder", "verify", plan, "--against", checkpoint)
@@ -116,7 +116,7 @@ def test_plan_is_told_to_be_stale_when_it_was_made_from_another_file(
 
 
 @pytest.mark.parametrize(("version_compatible", "codes"), [(False, ["verdict.precision"]), (True, [])])
-def test_size_is_not_checked_when_a_plan_holds_a_runtime_to_load_it(
+def test_size_is_not_checked_for_version_compatible_plans(
     tmp_path: Path, version_compatible: bool, codes: list[str]
 ) -> None:
     weights = numpy_helper.from_array(np.zeros((1600, 1600), np.float16), "weights")
@@ -139,6 +139,6 @@ def test_size_is_not_checked_when_a_plan_holds_a_runtime_to_load_it(
     assert "of the engine computes in it" in precision_problems(plan, graph, "fp16", in_fp32)[0].message
 
 
-def test_plan_that_is_not_there_is_one_error(tmp_path: Path, checkpoint: Path, command: Callable[..., Result]) -> None:
+def test_missing_plan_gives_one_error(tmp_path: Path, checkpoint: Path, command: Callable[..., Result]) -> None:
     result = command("builder", "verify", tmp_path / "model.plan", "--against", checkpoint)
     assert (result.exit_code, "model.plan" in result.stderr) == (2, True)

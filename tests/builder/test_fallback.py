@@ -72,10 +72,10 @@ def test_last_line_names_the_closest_attempt_when_another_precision_is_published
 ) -> None:
     limits = ["--limit", "fp16.max_abs=1e-7", "--limit", "fp16.relative=1e-7"]
     arguments = ["builder", "export", checkpoint, "--onnx", "fp16", *limits, "--max-batch", 2]
-    ran = command(*arguments, "--repository", tmp_path / "repository")
-    assert ran.exit_code == 0, ran.stderr
+    result = command(*arguments, "--repository", tmp_path / "repository")
+    assert result.exit_code == 0, result.stderr
     line = r"fp16 failed \((relative )?error \S+, limit 1e-07, (at|in) .*; all decisions kept\); published in fp32"
-    assert re.fullmatch(line, ran.stdout.splitlines()[-1])
+    assert re.fullmatch(line, result.stdout.splitlines()[-1])
     strict = command(*arguments, "--strict", "--repository", tmp_path / "strict", "--json")
     assert strict.exit_code == 1
     assert json.loads(strict.stdout)["error"]["code"] == "verdict.failed"
@@ -94,13 +94,13 @@ class WithEngine(Onnx):
         return OnnxRuntimeRunner(artifact.with_name(ENGINE), spec=job.source.spec, spinning=False)
 
 
-def test_engine_is_measured_when_only_the_engine_was_run(job: BuildJob) -> None:
-    made = built_in_fp16(WithEngine(), "rtx", job)
-    assert made.artifact.name == Onnx.artifact
-    assert made.verified.file == job.folder / ENGINE
+def test_engine_is_measured_when_it_was_run(job: BuildJob) -> None:
+    built = built_in_fp16(WithEngine(), "rtx", job)
+    assert built.artifact.name == Onnx.artifact
+    assert built.verified.file == job.folder / ENGINE
 
 
-def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(job: BuildJob) -> None:
+def test_simulation_is_measured_when_the_artifact_cannot_run_here(job: BuildJob) -> None:
     assert built_in_fp16(Onnx(), "onnx", job).verified.file.name == "model.simulated.onnx"
 
 
@@ -113,5 +113,5 @@ def test_simulation_is_measured_when_nothing_here_rounds_as_the_artifact_does(jo
         ("bad.onnx: TensorRT 11.1 does not take operator Resize (node 'up'): antialias", False),
     ],
 )
-def test_lack_of_memory_differs_from_a_graph_that_is_not_supported(message: str, is_memory: bool) -> None:
+def test_out_of_memory_messages_are_recognized(message: str, is_memory: bool) -> None:
     assert is_out_of_memory(message) is is_memory

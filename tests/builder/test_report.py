@@ -1,4 +1,4 @@
-"""The page of a verdict: what stands on it, for every task and outcome."""
+"""The page of a verdict, for every task and result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from builder.sources.images import builtin_golden
 from builder.verification.report import LIMIT_PERCENT, bar, render_page, state_of, write_page
 from builder.verification.report_images import MAX_UNCHANGED_IMAGES, ReportAnswers, report_images
-from builder.verification.report_images import collect_answers as asked
+from builder.verification.report_images import collect_answers as collect_report_answers
 from builder.verification.verifier import verify_runner
 from tritonkit.comparison import Comparison, infer_in_batches
 from tritonkit.comparison_inputs import with_changed_colors
@@ -31,7 +31,7 @@ from tritonkit.tasks import task_of
 
 NetworkOf = Callable[..., Network]
 VOID = {"meta", "img", "br"}
-QUESTIONS = {
+TASK_SPECS = {
     "multiclass": TaskSpec(task="multiclass", labels=("<b>cat</b>", "dog", "bird")),
     "multilabel": TaskSpec(task="multilabel", labels=("sky", "grass"), thresholds={"sky": 0.4}),
     "embedding": TaskSpec(task="embedding", embedding_size=8),
@@ -66,54 +66,52 @@ class Balanced(HTMLParser):
 
 @pytest.fixture
 def collect_answers(network_of: NetworkOf) -> Callable[..., ReportAnswers]:
-    """A network's answers about the builder's photographs, and the same with those of some images changed."""
+    """A function that collects a network's outputs for the built-in photographs, and changed ones as the artifact's."""
 
-    def answered(question: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> ReportAnswers:
-        network = network_of(question)
+    def collect(task_spec: TaskSpec, change: Callable[[Outputs], Outputs] | None = None) -> ReportAnswers:
+        network = network_of(task_spec)
         golden = builtin_golden(network.spec.preprocess)
         expected = infer_in_batches(TorchRunner(network, origin="x"), golden.images, 4)
         copied = {name: array.copy() for name, array in expected.items()}
         return ReportAnswers(golden, task_of(network.spec), expected, change(copied) if change else copied)
 
-    return answered
+    return collect
 
 
-def moved(outputs: Outputs) -> Outputs:
-    """The first two images get another class, set of labels, direction and mask."""
+def with_moved_answers(outputs: Outputs) -> Outputs:
+    """Change class, set of labels, direction and mask of the first two images."""
     for array in outputs.values():
         array[:2] = 1 - array[:2] if array.dtype == np.uint8 else np.roll(array[:2], 1, axis=-1)
     return outputs
 
 
-@pytest.mark.parametrize("task", QUESTIONS)
+@pytest.mark.parametrize("task", TASK_SPECS)
 def test_page_shows_both_answers_of_changed_images_when_some_changed(
     task: str, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
-    answers = collect_answers(QUESTIONS[task], moved)
-    shown = report_images(answers, LIMITS["fp32"])
-    assert shown is not None
-    assert shown.lost
-    assert shown.lost <= set(range(9))
-    changed = [tile for tile in shown.tiles if tile.changed]
-    assert {tile.name for tile in changed} == {f"image {number + 1}" for number in shown.lost}
-    assert shown.tiles[: len(changed)] == tuple(changed)
+    answers = collect_answers(TASK_SPECS[task], with_moved_answers)
+    images = report_images(answers, LIMITS["fp32"])
+    assert images is not None
+    assert images.lost
+    assert images.lost <= set(range(9))
+    changed = [tile for tile in images.tiles if tile.changed]
+    assert {tile.name for tile in changed} == {f"image {number + 1}" for number in images.lost}
+    assert images.tiles[: len(changed)] == tuple(changed)
     first = next(tile for tile in changed if tile.name in ("image 1", "image 2"))
     assert first.expected != first.actual
     assert len(first.pictures) == (3 if task == "segmentation" else 1)
     page = render_page("asked", PASSED.model_copy(update={"limits": LIMITS["fp32"]}), answers)
     Balanced(page)
-    assert page.count("<figure") == len(shown.tiles)
+    assert page.count("<figure") == len(images.tiles)
     assert "<b>cat</b>" not in page
 
 
-def test_page_needs_nothing_from_elsewhere_and_is_whole(
-    collect_answers: Callable[..., ReportAnswers], tmp_path: Path
-) -> None:
+def test_page_is_self_contained_and_well_formed(collect_answers: Callable[..., ReportAnswers], tmp_path: Path) -> None:
     write_page(
         tmp_path / "verdict.html",
         "asked",
         PASSED,
-        collect_answers(QUESTIONS["heads"]),
+        collect_answers(TASK_SPECS["heads"]),
         {"Source": "a test & more"},
     )
     page = (tmp_path / "verdict.html").read_text()
@@ -123,11 +121,11 @@ def test_page_needs_nothing_from_elsewhere_and_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["verdict.html"]
 
 
-def test_page_tells_a_real_verdict_when_one_is_given(network_of: NetworkOf) -> None:
-    network = network_of(QUESTIONS["multiclass"])
+def test_page_shows_a_real_verdict(network_of: NetworkOf) -> None:
+    network = network_of(TASK_SPECS["multiclass"])
     runner = TorchRunner(network, origin="x")
     golden = builtin_golden(network.spec.preprocess)
-    answers = asked(runner, runner, golden, 4)
+    answers = collect_report_answers(runner, runner, golden, 4)
     page = render_page("asked", verify_runner(runner, runner, golden, 4, "fp32"), answers)
     Balanced(page)
     for part in ("batch 1", "batch 3", "batch 4", "other order", "other colours", "9 of 9", "No images change their"):
@@ -139,31 +137,31 @@ def test_largest_errors_are_shown_when_no_answer_changed(collect_answers: Callab
         steps = np.linspace(1e-6, 9e-6, 9, dtype=np.float32)[:, None]
         return {name: array + steps for name, array in outputs.items()}
 
-    shown = report_images(collect_answers(QUESTIONS["multiclass"], shifted), LIMITS["fp32"])
-    assert shown is not None
-    assert not shown.lost
-    assert [tile.name for tile in shown.tiles] == [
+    images = report_images(collect_answers(TASK_SPECS["multiclass"], shifted), LIMITS["fp32"])
+    assert images is not None
+    assert not images.lost
+    assert [tile.name for tile in images.tiles] == [
         f"image {number}" for number in range(9, 9 - MAX_UNCHANGED_IMAGES, -1)
     ]
 
 
-def test_image_counts_as_changed_when_its_answer_is_no_number(collect_answers: Callable[..., ReportAnswers]) -> None:
+def test_image_counts_as_changed_when_its_output_is_nan(collect_answers: Callable[..., ReportAnswers]) -> None:
     def broken(outputs: Outputs) -> Outputs:
         outputs["probabilities"][3, 0] = np.nan
         return outputs
 
-    shown = report_images(collect_answers(QUESTIONS["multiclass"], broken), LIMITS["fp32"])
-    assert shown is not None
-    assert shown.lost == {3}
-    assert shown.tiles[0].actual == ("NaN or infinity",)
-    assert math.isinf(shown.distances[3])
+    images = report_images(collect_answers(TASK_SPECS["multiclass"], broken), LIMITS["fp32"])
+    assert images is not None
+    assert images.lost == {3}
+    assert images.tiles[0].actual == ("NaN or infinity",)
+    assert math.isinf(images.distances[3])
 
 
 @pytest.mark.parametrize("actual", [None, {}, {"probabilities": np.zeros((9, 5), np.float32)}])
-def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
+def test_page_has_no_images_when_outputs_cannot_be_compared(
     actual: Outputs | None, collect_answers: Callable[..., ReportAnswers]
 ) -> None:
-    given = collect_answers(QUESTIONS["multiclass"])
+    collected = collect_answers(TASK_SPECS["multiclass"])
     refused = Verdict(
         passed=False,
         precision="fp32",
@@ -172,7 +170,7 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
         limits=LIMITS["fp32"],
         problems=(Problem(code="interface", message="has no output 'probabilities' <here>"),),
     )
-    page = render_page("asked", refused, ReportAnswers(given.golden, given.task, given.expected, actual))
+    page = render_page("asked", refused, ReportAnswers(collected.golden, collected.task, collected.expected, actual))
     Balanced(page)
     assert "<figure" not in page
     assert "&lt;here&gt;" in page
@@ -180,13 +178,13 @@ def test_page_is_written_without_pictures_when_answers_cannot_be_compared(
 
 
 def test_answers_are_none_when_the_candidate_cannot_answer(network_of: NetworkOf) -> None:
-    right, wrong = (TorchRunner(network_of(QUESTIONS["multiclass"], side), origin="x") for side in (32, 64))
+    right, wrong = (TorchRunner(network_of(TASK_SPECS["multiclass"], side), origin="x") for side in (32, 64))
     golden = builtin_golden(right.spec.preprocess)
-    assert asked(right, wrong, golden, 4).actual is None
+    assert collect_report_answers(right, wrong, golden, 4).actual is None
 
 
 class Fickle(Runner):
-    """Answers as another does, but for two pictures: alone one gets another class, in other colours the other."""
+    """Runs another runner, but changes the class of one image in batches of 1, and of another in changed colours."""
 
     def __init__(self, runner: Runner, alone: ImageArray, coloured: ImageArray) -> None:
         self.spec, self.origin = runner.spec, "fickle"
@@ -200,22 +198,22 @@ class Fickle(Runner):
         return answers
 
 
-def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_largest_batch(
+def test_page_shows_an_image_that_changed_only_in_a_smaller_batch(
     network_of: NetworkOf,
 ) -> None:
-    network = network_of(QUESTIONS["multiclass"])
+    network = network_of(TASK_SPECS["multiclass"])
     runner, golden = TorchRunner(network, origin="x"), builtin_golden(network.spec.preprocess)
     coloured = with_changed_colors(golden.images)[5]
     fickle = Fickle(runner, golden.images[2], coloured)
     verdict = verify_runner(runner, fickle, golden, 4, "fp32")
     assert not verdict.passed
-    answers = asked(runner, fickle, golden, 4)
-    whole = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
-    assert [batch.inputs.name for batch in answers.batches] == [*whole, "batch 2", "probes"]
-    shown = report_images(answers, LIMITS["fp32"])
-    assert shown is not None
-    assert not shown.lost
-    changed = [tile for tile in shown.tiles if tile.changed]
+    answers = collect_report_answers(runner, fickle, golden, 4)
+    names = ["batch 1", "batch 3", "batch 4", "other order", "other colours"]
+    assert [batch.inputs.name for batch in answers.batches] == [*names, "batch 2", "probes"]
+    images = report_images(answers, LIMITS["fp32"])
+    assert images is not None
+    assert not images.lost
+    changed = [tile for tile in images.tiles if tile.changed]
     assert [tile.name for tile in changed] == ["image 3, batch 1", "image 6, other colours"]
     assert all(tile.expected != tile.actual for tile in changed)
     assert changed[1].pictures[0][0] == thumbnail(Image.fromarray(coloured))
@@ -224,16 +222,16 @@ def test_page_shows_an_image_when_its_answer_changed_in_another_way_than_in_the_
     assert "2 images change their answer" in page
 
 
-def test_tries_and_quality_are_told_with_what_they_cost() -> None:
+def test_page_shows_attempts_and_quality() -> None:
     reason = Problem("verdict.nan", "batch 1: output holds NaN")
     tries = (
         Attempt(precision="fp16", how="everything", passed=False, nodes=20, seconds=1.5, problems=(reason,)),
         Attempt(precision="fp32", how="the whole model", passed=True, kept=("node_7",), max_abs=1e-6, seconds=2),
     )
-    where = " on 100 pictures of val.csv"
+    options = " on 100 pictures of val.csv"
     quality = {
-        f"checkpoint{where}": {"accuracy": 0.9, "f1/cat": 0.8},
-        f"artifact{where}": {"accuracy": 0.85, "f1/cat": 0.8},
+        f"checkpoint{options}": {"accuracy": 0.9, "f1/cat": 0.8},
+        f"artifact{options}": {"accuracy": 0.85, "f1/cat": 0.8},
     }
     verdict = PASSED.model_copy(update={"asked": "fp16", "precision": "fp32", "tries": tries, "quality": quality})
     page = render_page("asked", verdict)
@@ -261,7 +259,7 @@ def test_tries_and_quality_are_told_with_what_they_cost() -> None:
         ({"passed": False, "forced": True}, "forced"),
     ],
 )
-def test_headline_says_what_came_of_it(changes: dict[str, object], state: str) -> None:
+def test_headline_shows_the_result(changes: dict[str, object], state: str) -> None:
     verdict = PASSED.model_copy(update=changes)
     assert state_of(verdict) == state
     assert f'<span class="pill">{state}</span>' in render_page("asked", verdict)
@@ -286,7 +284,7 @@ def test_headline_has_no_relative_error_when_every_error_is_negligible() -> None
     assert f"<b>1.0e-02</b>{description}" in page
 
 
-def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
+def test_bar_ends_at_the_mark_when_the_error_is_the_limit() -> None:
     assert bar(0.02, 0.02).percent == pytest.approx(LIMIT_PERCENT)
     assert [bar(value, 0.02).grade for value in (0, 0.001, 0.019, 0.021, math.nan, math.inf)] == [
         "good",
@@ -303,7 +301,7 @@ def test_bar_reaches_the_mark_when_the_error_is_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("exact", "part"), [(True, "adds int8 products exactly"), (False, "at 16 bits")])
-def test_page_tells_the_kind_of_cpu_when_int8_was_proven_on_it(exact: bool, part: str) -> None:
+def test_page_names_the_kind_of_cpu_that_verified_int8(exact: bool, part: str) -> None:
     assert "On a CPU that" not in render_page("asked", PASSED)
     page = render_page("asked", PASSED.model_copy(update={"precision": "int8", "exact_int8": exact}))
     Balanced(page)

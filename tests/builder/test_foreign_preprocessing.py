@@ -1,4 +1,4 @@
-"""How pictures are prepared for someone else's weights is told, and can be said; torchvision's networks are known."""
+"""The preprocessing of third-party weights: described, set by options, and taken from torchvision's recipes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FAMILIES = {
 }
 
 
-def theirs(name: str, side: int, **more: bool) -> nn.Module:
-    """torchvision's own network."""
+def own_network(name: str, side: int, **more: bool) -> nn.Module:
+    """A torchvision network with outputs that vary."""
     torch.manual_seed(0)
     arguments = {"googlenet": {"init_weights": False}, "vit_b_32": {"image_size": side}}
     network = get_model(name, weights=None, num_classes=3, **arguments.get(name, {}), **more)
-    # As torchvision begins, signals vanish on the way, and the last layer answers alike for every picture.
+    # With torchvision's initial weights all images would have nearly the same outputs.
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 1.0
     with torch.no_grad():
@@ -49,20 +49,20 @@ def theirs(name: str, side: int, **more: bool) -> nn.Module:
 
 
 def normalized(name: str, images: Tensor) -> Tensor:
-    how = get_model_weights(name).DEFAULT.transforms()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+    preprocess = get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "googlenet.IMAGENET1K_V1"])
-def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels: Path, tmp_path: Path) -> None:
-    """With the name of torchvision's weights GoogLeNet turns ImageNet's mean and std, as torchvision builds it then."""
-    named, (name, _, tag) = name, name.partition(".")
+def test_torchvision_state_dict_gives_the_outputs_of_torchvision(name: str, labels: Path, tmp_path: Path) -> None:
+    """With named weights, torchvision builds GoogLeNet with a layer that converts mean and std."""
+    full_name, (name, _, tag) = name, name.partition(".")
     side = FAMILIES[name]
-    network = theirs(name, side, **({"transform_input": True} if tag else {}))
+    network = own_network(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     source = source_from_state_dict(
-        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{named}", labels, size=(side, side))
+        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{full_name}", labels, size=(side, side))
     )
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -72,15 +72,15 @@ def test_state_dict_of_torchvision_gives_torchvisions_answers(name: str, labels:
     assert torch.allclose(answers, expected, atol=1e-5)
 
 
-def test_torchvision_weights_are_exported_and_their_recipe_is_kept(
+def test_torchvision_weights_are_exported_with_their_recipe(
     command: Callable[..., Result], labels: Path, tmp_path: Path
 ) -> None:
-    state = {f"module.{key}": value for key, value in theirs("mobilenet_v3_small", 64).state_dict().items()}
+    state = {f"module.{key}": value for key, value in own_network("mobilenet_v3_small", 64).state_dict().items()}
     torch.save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
-    where = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]
-    options = ["--model", "torchvision/mobilenet_v3_small", "--labels", labels, "--size", 64, *where]
-    ran = command("builder", "export", tmp_path / "w.pth", *options)
-    assert ran.exit_code == 0, ran.output
+    arguments = ["--repository", tmp_path / "repository", "--name", "mine", "--max-batch", 4]
+    options = ["--model", "torchvision/mobilenet_v3_small", "--labels", labels, "--size", 64, *arguments]
+    result = command("builder", "export", tmp_path / "w.pth", *options)
+    assert result.exit_code == 0, result.output
     manifest = Manifest.model_validate_json((tmp_path / "repository/mine/1/manifest.json").read_bytes())
     for part in (
         "into torchvision/mobilenet_v3_small: matched by name after stripping 'module.'",
@@ -97,7 +97,7 @@ def weights(net: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / "mine.pth"
 
 
-def test_fit_crop_and_interpolation_are_taken_from_the_options_and_told(weights: Path, labels: Path) -> None:
+def test_fit_crop_and_interpolation_of_the_options_are_used_and_described(weights: Path, labels: Path) -> None:
     foreign = foreign_from(
         "test_resnet", labels, None, "0.1,0.2,0.3", "32", fit="squash", crop_ratio=None, interpolation="bilinear"
     )
@@ -126,7 +126,7 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "sides", "said"),
+    ("name", "sides", "expected"),
     [
         ("torchvision/vit_b_16", (224, 192), "--size 224x192"),
         ("torchvision/maxvit_t", (256, 256), "--size 256 .*224.*448"),
@@ -135,19 +135,19 @@ def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: P
         ("swin_t", None, "'swin_t'.*torchvision/swin_t"),
     ],
 )
-def test_torchvision_name_or_size_is_refused_with_what_to_take(
-    name: str, sides: tuple[int, int] | None, said: str, weights: Path, labels: Path
+def test_invalid_torchvision_name_or_size_is_refused_with_a_suggestion(
+    name: str, sides: tuple[int, int] | None, expected: str, weights: Path, labels: Path
 ) -> None:
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=expected):
         open_source(weights, ForeignModelOptions(name, labels, size=sides), None)
 
 
-def test_torchvisions_name_is_suggested_when_its_weights_fit_no_network_of_timm(labels: Path, tmp_path: Path) -> None:
+def test_torchvision_name_is_suggested_when_the_weights_fit_no_timm_network(labels: Path, tmp_path: Path) -> None:
     torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="torchvision/mobilenet_v3_small"):
         open_source(tmp_path / "w.pth", ForeignModelOptions("mobilenet_v3_small", labels), None)
 
 
-def test_recipe_of_named_weights_is_taken() -> None:
+def test_recipe_follows_the_named_weights() -> None:
     assert recipe_of("torchvision/resnet50.IMAGENET1K_V1").preprocess.crop_ratio == 224 / 256
     assert recipe_of("torchvision/resnet50").preprocess.crop_ratio == 224 / 232

@@ -1,4 +1,4 @@
-"""Faults that someone planted to get past the verdict: each is refused with its cause, in every task and format."""
+"""Faults planted to pass the verdict: each is refused with its cause, in every task and format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import CachingRunner, VerificationOptions
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
-from tests.builder.test_tasks import QUESTIONS, as_faulty
+from tests.builder.test_tasks import TASK_SPECS, as_faulty
 from tritonkit.errors import CheckFailedError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.images.probes import probes_of
@@ -39,11 +39,11 @@ Change = Callable[[ImageArray, Outputs], Outputs]
 
 @pytest.fixture(scope="module")
 def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
-    """A small network of each task; the answers of the first vary as those of a trained one."""
+    """A small network of each task; the outputs of the first vary like those of a trained one."""
     labels = tuple(f"class {number}" for number in range(10))
     trained = network_of(TaskSpec(task="multiclass", labels=labels))
     calibrated(trained, builtin_golden(trained.spec.preprocess).images)
-    return {"multiclass": trained, **{task: network_of(question) for task, question in QUESTIONS.items()}}
+    return {"multiclass": trained, **{task: network_of(task_spec) for task, task_spec in TASK_SPECS.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def network(networks: dict[str, Network]) -> Network:
 
 @pytest.fixture(scope="module")
 def references(networks: dict[str, Network]) -> dict[str, Runner]:
-    """The networks, each of which computes every batch once for all tests."""
+    """A caching runner of each network."""
     return {task: CachingRunner(TorchRunner(network, "the checkpoint")) for task, network in networks.items()}
 
 
@@ -66,7 +66,7 @@ def problems(verdict: Verdict) -> str:
     return "\n".join(f"{problem.code}: {problem.message}" for problem in verdict.problems)
 
 
-def judged(
+def verdict_of(
     reference: Runner, candidate: Runner, max_batch: int = MAX_BATCH, preferred: tuple[int, ...] = ()
 ) -> Verdict:
     golden = builtin_golden(reference.spec.preprocess)
@@ -74,28 +74,28 @@ def judged(
 
 
 class Gamma(Network):
-    """Takes pictures of another gamma."""
+    """Expects images with another gamma."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(255 * (images.float() / 255) ** 1.002)
 
 
 class Flipped(Network):
-    """Takes mirror images."""
+    """Expects mirrored images."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.flip(2))
 
 
 class ShiftedByAPixel(Network):
-    """Takes pictures moved to the right by one pixel."""
+    """Expects images shifted to the right by one pixel."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images.roll(1, dims=2))
 
 
 class BatchCentred(Network):
-    """Takes the mean of the batch from its pictures, as a preprocessing step that was left inside."""
+    """Subtracts the mean of the batch, like a preprocessing step left in the graph."""
 
     def logits(self, images: Tensor) -> Tensor:
         pixels = images.float()
@@ -103,29 +103,29 @@ class BatchCentred(Network):
 
 
 class LabelsSwapped(Network):
-    """Gives the first two classes in each other's place."""
+    """Swaps the first two classes."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
-        (given,) = super().answers(logits)
-        return (torch.cat([given[:, [1, 0]], given[:, 2:]], dim=1),)
+        (onnx_path,) = super().answers(logits)
+        return (torch.cat([onnx_path[:, [1, 0]], onnx_path[:, 2:]], dim=1),)
 
 
 class SoftmaxTwice(Network):
-    """Ends in a second softmax."""
+    """Applies softmax twice."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (super().answers(logits)[0].softmax(dim=1),)
 
 
 class SoftmaxOverTheBatch(Network):
-    """Normalises over the pictures, not over the classes."""
+    """Applies softmax over the images, not over the classes."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (logits.softmax(dim=0),)
 
 
 class SigmoidForSoftmax(Network):
-    """Gives each class by itself."""
+    """Applies a sigmoid instead of softmax."""
 
     def answers(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (logits.sigmoid(),)
@@ -137,7 +137,7 @@ def with_other_std(network: Network) -> Network:
 
 
 def with_last_layer(change: Callable[[Tensor, Tensor], None]) -> Callable[[Network], Network]:
-    """Change the weight and the bias of the classifier in place, of a copy."""
+    """A fault that changes weight and bias of the last layer in a copy of the network."""
 
     def planted(network: Network) -> Network:
         damaged = copy.deepcopy(network)
@@ -157,7 +157,7 @@ def copy_class(weight: Tensor, bias: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "named"),
+    ("plant", "cause"),
     [
         (lambda n: as_faulty(Gamma, n), "verdict.numbers: batch 1: "),
         (with_other_std, "verdict.numbers: batch 1: "),
@@ -178,15 +178,15 @@ def copy_class(weight: Tensor, bias: Tensor) -> None:
     ],
 )
 def test_small_fault_of_the_whole_graph_is_refused(
-    network: Network, reference: Runner, plant: Callable[[Network], Network], named: str
+    network: Network, reference: Runner, plant: Callable[[Network], Network], cause: str
 ) -> None:
-    verdict = judged(reference, TorchRunner(plant(network), "x"), max_batch=4)
+    verdict = verdict_of(reference, TorchRunner(plant(network), "x"), max_batch=4)
     assert not verdict.passed
-    assert named in problems(verdict)
+    assert cause in problems(verdict)
 
 
 class Planted(Runner):
-    """Answers as another does, changed by a fault."""
+    """Runs another runner and changes its outputs by a fault."""
 
     def __init__(self, right: Runner, change: Change) -> None:
         self._right, self.spec, self.origin, self._change = right, right.spec, "planted", change
@@ -196,8 +196,8 @@ class Planted(Runner):
         return self._change(batch, answers)
 
 
-def spoiled(outputs: Outputs, rows: np.ndarray) -> Outputs:
-    """Another class, set of labels, direction and mask for some images."""
+def change_rows(outputs: Outputs, rows: np.ndarray) -> Outputs:
+    """Change class, set of labels, direction and mask of some images."""
     for array in outputs.values():
         if array.dtype == np.uint8:
             array[rows] = 1 - array[rows]
@@ -209,28 +209,28 @@ def spoiled(outputs: Outputs, rows: np.ndarray) -> Outputs:
 
 
 def beyond_the_sample(batch: ImageArray, outputs: Outputs) -> Outputs:
-    return spoiled(outputs, np.arange(len(batch)) >= 9)
+    return change_rows(outputs, np.arange(len(batch)) >= 9)
 
 
 def repeated(batch: ImageArray, outputs: Outputs) -> Outputs:
-    """The first nine answers over and over."""
+    """Repeat the first nine outputs."""
     return {name: array[np.arange(len(batch)) % 9] for name, array in outputs.items()}
 
 
 def at_batch(size: int) -> Change:
-    return lambda batch, outputs: spoiled(outputs, np.full(len(batch), len(batch) == size))
+    return lambda batch, outputs: change_rows(outputs, np.full(len(batch), len(batch) == size))
 
 
-def of_mean(least: float, most: float) -> Change:
+def of_mean(minimum: float, maximum: float) -> Change:
     def change(batch: ImageArray, outputs: Outputs) -> Outputs:
         means = batch.mean(axis=(1, 2, 3))
-        return spoiled(outputs, (means >= least) & (means <= most))
+        return change_rows(outputs, (means >= minimum) & (means <= maximum))
 
     return change
 
 
 def not_a_number(value: float, level: int) -> Change:
-    """What no number is, where a whole picture has one level."""
+    """A fault that outputs NaN or infinity for flat images of one level."""
 
     def change(batch: ImageArray, outputs: Outputs) -> Outputs:
         for array in outputs.values():
@@ -257,45 +257,43 @@ BLIND = {
 
 
 @pytest.mark.parametrize("fault", BLIND)
-@pytest.mark.parametrize("task", ["multiclass", *QUESTIONS])
-def test_fault_that_no_whole_sample_shows_is_refused_in_every_task(
+@pytest.mark.parametrize("task", ["multiclass", *TASK_SPECS])
+def test_fault_in_single_images_or_batch_sizes_is_refused_in_every_task(
     references: dict[str, Runner], task: str, fault: str
 ) -> None:
-    change, named = BLIND[fault]
-    verdict = judged(references[task], Planted(references[task], change))
+    change, cause = BLIND[fault]
+    verdict = verdict_of(references[task], Planted(references[task], change))
     assert not verdict.passed
-    assert named in problems(verdict)
+    assert cause in problems(verdict)
 
 
-@pytest.mark.parametrize("task", ["multiclass", *QUESTIONS])
+@pytest.mark.parametrize("task", ["multiclass", *TASK_SPECS])
 def test_network_itself_passes_in_every_task(references: dict[str, Runner], task: str) -> None:
-    verdict = judged(references[task], references[task])
+    verdict = verdict_of(references[task], references[task])
     assert verdict.passed, problems(verdict)
     assert verdict.sizes == [1, 2, 3, 4, 8, 16, 32]
     assert verdict.of_probes is not None
 
 
 @pytest.mark.parametrize(("value", "level", "kind"), [(np.nan, 0, "NaN"), (np.inf, 255, "infinity")])
-def test_value_that_is_no_number_for_a_flat_picture_is_refused(
-    reference: Runner, value: float, level: int, kind: str
-) -> None:
-    verdict = judged(reference, Planted(reference, not_a_number(value, level)))
+def test_nan_for_a_flat_image_is_refused(reference: Runner, value: float, level: int, kind: str) -> None:
+    verdict = verdict_of(reference, Planted(reference, not_a_number(value, level)))
     first = "black" if level == 0 else "white"
     assert f"verdict.nan: probes: output probabilities holds {kind} for 1 of 17 images, first for {first}" in problems(
         verdict
     )
 
 
-def test_fault_at_a_preferred_batch_is_refused_when_the_server_prefers_it(reference: Runner) -> None:
+def test_fault_at_a_preferred_batch_is_refused(reference: Runner) -> None:
     candidate = Planted(reference, at_batch(7))
-    assert judged(reference, candidate).passed, "no sample shows all sizes"
+    assert verdict_of(reference, candidate).passed, "no sample shows all sizes"
     assert "verdict.batch: all outputs of a batch of 7 are wrong" in problems(
-        judged(reference, candidate, preferred=(7,))
+        verdict_of(reference, candidate, preferred=(7,))
     )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
+def test_reduced_precision_may_change_decisions_on_probes_but_not_give_nan(
     reference: Runner, precision: Precision
 ) -> None:
     golden = builtin_golden(reference.spec.preprocess)
@@ -313,10 +311,10 @@ def test_reduced_precision_may_decide_otherwise_about_probes_and_gives_no_nan(
     assert "verdict.nan: probes" in problems(broken)
 
 
-def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(reference: Runner) -> None:
-    both = Planted(reference, not_a_number(np.nan, 0))
+def test_probe_without_a_valid_checkpoint_output_is_skipped_with_a_note(reference: Runner) -> None:
+    runners = Planted(reference, not_a_number(np.nan, 0))
     golden = builtin_golden(reference.spec.preprocess)
-    verdict = verify_runner(both, both, golden, 4, "fp32")
+    verdict = verify_runner(runners, runners, golden, 4, "fp32")
     assert verdict.passed, problems(verdict)
     assert verdict.of_probes is not None
     assert verdict.of_probes.images == 16
@@ -325,14 +323,14 @@ def test_probe_that_the_checkpoint_has_no_answer_to_is_left_out_and_told(referen
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Path:
-    """The network's graph, for surgery."""
+    """The network's graph, to be edited."""
     path = tmp_path_factory.mktemp("red_team") / "model.onnx"
     onnx_from_network(network, path)
     return path
 
 
 def end_with(model: onnx.ModelProto, nodes: list[onnx.NodeProto], *constants: onnx.TensorProto) -> None:
-    """Have nodes make `probabilities` of `right`, which is what the graph gave before."""
+    """Add nodes that compute `probabilities` from `right`, the former output."""
     for node in model.graph.node:
         node.output[:] = ["right" if name == "probabilities" else name for name in node.output]
         node.input[:] = ["right" if name == "probabilities" else name for name in node.input]
@@ -353,8 +351,11 @@ def nan_for_black(model: onnx.ModelProto) -> None:
         helper.make_node("Unsqueeze", ["planted_nothing", "planted_one"], ["planted_column"]),
         helper.make_node("Add", ["right", "planted_column"], ["probabilities"]),
     ]
-    axes, one = constant("planted_axes", TensorProto.INT64, [1, 2, 3]), constant("planted_one", TensorProto.INT64, [1])
-    end_with(model, nodes, axes, one, constant("planted_zero", TensorProto.FLOAT, [0], []))
+    axes, one_value = (
+        constant("planted_axes", TensorProto.INT64, [1, 2, 3]),
+        constant("planted_one", TensorProto.INT64, [1]),
+    )
+    end_with(model, nodes, axes, one_value, constant("planted_zero", TensorProto.FLOAT, [0], []))
 
 
 def wrong_at_batch_two(model: onnx.ModelProto) -> None:
@@ -380,7 +381,7 @@ SURGERY = {
 def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
     network: Network, graph: Path, tmp_path: Path, fault: str
 ) -> None:
-    plant, named = SURGERY[fault]
+    plant, cause = SURGERY[fault]
     model = onnx.load(graph)
     plant(model)
     artifact = tmp_path / "model.onnx"
@@ -391,8 +392,8 @@ def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
             shutil.copyfile(artifact, path)
 
     source = Faulty(graph, None, "a test", network)
-    assert named in problems(verify_artifact(artifact, source, MAX_BATCH, VerificationOptions()))
+    assert cause in problems(verify_artifact(artifact, source, MAX_BATCH, VerificationOptions()))
     with pytest.raises(CheckFailedError) as refused:
         export(source, ExportRequest(tmp_path / "repository", max_batch=8), lambda step: None)
-    assert named in str(refused.value)
+    assert cause in str(refused.value)
     assert not list(tmp_path.glob("repository/*/1"))

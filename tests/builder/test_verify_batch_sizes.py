@@ -1,4 +1,4 @@
-"""`builder verify` tells what kind of artifact it judged, what answered for it, and asks no more than that takes."""
+"""`builder verify`: the batch sizes it tests, and the format and library in its verdict."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tritonkit.spec import Outputs
 MAX_BATCH = 4
 
 
-class UpTo(Runner):
-    """Answers as another runner, but takes no more than so many images at once, as a plan does."""
+class LimitedBatchRunner(Runner):
+    """Runs another runner, but accepts at most `max_batch` images at once, like a plan."""
 
-    def __init__(self, runner: Runner, most: int) -> None:
-        self.runner, self.spec, self.origin, self.max_batch = runner, runner.spec, "model.plan", most
+    def __init__(self, runner: Runner, max_batch: int) -> None:
+        self.runner, self.spec, self.origin, self.max_batch = runner, runner.spec, "model.plan", max_batch
 
     def _infer(self, batch: ImageArray) -> Outputs:
         if self.max_batch is not None and len(batch) > self.max_batch:
@@ -40,37 +40,35 @@ class UpTo(Runner):
         return self.runner.infer(batch)
 
 
-def judged(job: BuildJob, most: int, asked: int | None) -> Verdict:
-    """A right runner that takes so many, asked for as many as `builder verify` would."""
-    plan = CachingRunner(UpTo(job.source.reference, most))
+def verdict_of(job: BuildJob, max_size: int, requested: int | None) -> Verdict:
+    """The verdict of a right runner that accepts `max_size` images, at the batch `builder verify` would choose."""
+    plan = CachingRunner(LimitedBatchRunner(job.source.reference, max_size))
     golden = builtin_golden(job.source.spec.preprocess)
-    return verification_context(job.source, golden, largest_batch(asked, plan)).verify_answers(plan, "fp32")
+    return verification_context(job.source, golden, largest_batch(requested, plan)).verify_answers(plan, "fp32")
 
 
-def test_verify_passes_a_right_plan_when_no_batch_size_was_asked_for(job: BuildJob) -> None:
-    verdict = judged(job, MAX_BATCH, None)
+def test_verify_passes_a_right_plan_without_a_requested_batch_size(job: BuildJob) -> None:
+    verdict = verdict_of(job, MAX_BATCH, None)
     assert (verdict.passed, verdict.max_batch) == (True, MAX_BATCH)
     assert largest_batch(None, job.source.reference) == DEFAULT_MAX_BATCH
 
 
-@pytest.mark.parametrize(("most", "works"), [(4, "1, 3"), (2, "1")])
-def test_verify_does_not_call_the_batch_axis_fixed_when_it_is_only_bounded(
-    job: BuildJob, most: int, works: str
-) -> None:
-    (problem,) = judged(job, most, 8).problems
+@pytest.mark.parametrize(("max_size", "works"), [(4, "1, 3"), (2, "1")])
+def test_verify_does_not_report_a_fixed_batch_axis_when_it_is_limited(job: BuildJob, max_size: int, works: str) -> None:
+    (problem,) = verdict_of(job, max_size, 8).problems
     assert problem.code == "verdict.batch"
     assert problem.message.startswith(f"a batch of {works} works, ")
-    assert problem.message.endswith(f"(the plan was built for up to {most})")
+    assert problem.message.endswith(f"(the plan was built for up to {max_size})")
 
 
-def test_verify_calls_the_batch_axis_fixed_when_one_size_is_all_it_takes(job: BuildJob) -> None:
-    (problem,) = judged(job, 1, 8).problems
+def test_verify_reports_a_fixed_batch_axis_when_only_one_size_works(job: BuildJob) -> None:
+    (problem,) = verdict_of(job, 1, 8).problems
     assert problem.code == "verdict.batch"
     assert problem.message.startswith("the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails")
 
 
 @pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
-def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
+def test_verdict_contains_format_and_library_when_the_artifact_was_run(
     job: BuildJob, name: FormatName, library: str
 ) -> None:
     artifact = FORMATS[name].write(replace(job, precision="fp32"))
@@ -79,7 +77,7 @@ def test_verify_tells_format_and_library_when_the_artifact_itself_answered(
     assert verdict.proven_by == f"the artifact itself, run by {library}"
 
 
-def test_verify_tells_of_the_simulation_when_it_answered(
+def test_verdict_names_the_simulation_when_it_was_run(
     exported: Path, job: BuildJob, command: Callable[..., Result]
 ) -> None:
     onnx.save(cast_graph(onnx.load(job.graph), "fp16"), job.graph)
@@ -89,12 +87,12 @@ def test_verify_tells_of_the_simulation_when_it_answered(
     assert verdict["proven_by"] == "a simulation that rounds to fp16 where hardware would"
 
 
-def test_precision_is_that_of_the_verdict_only_when_the_manifest_names_both(job: BuildJob, checkpoint: Path) -> None:
+def test_precision_is_that_of_the_verdict_only_when_the_hashes_match(job: BuildJob, checkpoint: Path) -> None:
     artifact = job.folder / "model.xml"
     artifact.write_text("<net/>")
-    told = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])
-    artifact.with_name(VERDICT_FILE).write_text(told.model_dump_json())
-    assert precision_of(artifact) == "fp32"  # a verdict of some other file, for all that is known
+    verdict = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])
+    artifact.with_name(VERDICT_FILE).write_text(verdict.model_dump_json())
+    assert precision_of(artifact) == "fp32"  # without a manifest it may be the verdict of another file
     manifest = manifest_of(job.folder, checkpoint, "a test").model_dump_json()
     artifact.with_name(MANIFEST_FILE).write_text(manifest)
     assert precision_of(artifact) == "int8"

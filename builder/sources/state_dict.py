@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
-from builder.sources.pictures import apply_options, describe_preprocessing
+from builder.sources.preprocess_options import apply_options, describe_preprocessing
 from tritonkit.errors import CheckpointError, InputError
 from tritonkit.networks.backbones import architecture_of, library_hint, recipe_of
 from tritonkit.networks.network import Network, load_weights

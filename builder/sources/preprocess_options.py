@@ -67,9 +67,9 @@ def describe_preprocessing(spec: ModelSpec, foreign: ForeignModelOptions, recipe
 def _origins(from_option: Mapping[str, bool], origin: str) -> str:
     """The origin of each value, such as `mean: --mean; std: timm's for resnet18`."""
     set_by_option = [name for name, is_set in from_option.items() if is_set]
-    others = [name for name, is_set in from_option.items() if not is_set]
+    from_recipe = [name for name, is_set in from_option.items() if not is_set]
     parts = [f"{name}: --{name.replace(' ', '-')}" for name in set_by_option]
-    return "; ".join([*parts, *([f"{' and '.join(others)}: {origin}"] if others else [])])
+    return "; ".join([*parts, *([f"{' and '.join(from_recipe)}: {origin}"] if from_recipe else [])])
 
 
 def _triple(values: tuple[float, ...]) -> str:

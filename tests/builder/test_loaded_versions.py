@@ -1,4 +1,4 @@
-"""Versions that servers hold stay: who is asked, and what is told where nobody is."""
+"""Versions that servers have loaded are kept: which servers are asked, and what happens where none answers."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def pets(tiny_repository: Path) -> Path:
     return model
 
 
-def test_summary_says_that_no_server_was_asked_when_none_answers_at_the_usual_address(
+def test_summary_advises_url_when_no_server_runs_at_the_default_address(
     pets: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     servers = Servers(default_url=f"127.0.0.1:{free_ports()[3]}")
     assert servers.loaded_versions("pets") == LoadedVersions()
-    done = keep_newest(pets, 1, servers)
-    assert done.summary().startswith("pets: deleted 1, 2, 3, 4; ")
-    assert "--url" in done.summary()
+    result = keep_newest(pets, 1, servers)
+    assert result.summary().startswith("pets: deleted 1, 2, 3, 4; ")
+    assert "--url" in result.summary()
     assert "--url" not in keep_newest(pets, 1, servers).summary()
 
 
-def test_nothing_is_deleted_when_what_answers_at_the_usual_address_does_not_tell(pets: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        usual = f"127.0.0.1:{other.getsockname()[1]}"
+def test_nothing_is_deleted_when_the_default_address_lists_no_versions(pets: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ExternalError) as caught:
-            keep_newest(pets, 1, Servers(default_url=usual, default_deadline_s=0.3))
+            keep_newest(pets, 1, Servers(default_url=address, default_deadline_s=0.3))
         assert type(caught.value) is ExternalError
         assert "--url none" in str(caught.value)
     assert len(versions_of(pets)) == 5
 
 
-def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_are_no_address() -> None:
+def test_url_is_refused_without_keep_and_when_invalid() -> None:
     assert retention_servers(None, None) == servers_from_options(None) == Servers()
     assert retention_servers(["none"], 2).loaded_versions("pets") == LoadedVersions()
     with raises(InputError, "option.url_without_keep"):
@@ -69,7 +69,7 @@ def test_servers_of_an_export_are_refused_when_nothing_is_to_be_deleted_or_they_
         servers_from_options(["none", "127.0.0.1:8001"])
 
 
-def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use(tmp_path: Path) -> None:
+def test_tls_options_are_refused_without_a_tls_address(tmp_path: Path) -> None:
     missing = tmp_path / "ca.pem"
     for urls in (None, ["none"]):
         with raises(InputError, "option.tls_without_url"):
@@ -80,13 +80,13 @@ def test_certificates_are_refused_when_no_address_is_given_or_they_are_of_no_use
         servers_from_options(["grpc://127.0.0.1:8001"], tls_ca=missing)
 
 
-def test_servers_are_not_asked_again_when_they_answered() -> None:
+def test_known_servers_return_the_earlier_answer() -> None:
     assert KnownServers(answer=LoadedVersions({3: "there"}, ("there",))).loaded_versions("pets").address_by_version == {
         3: "there"
     }
 
 
-def test_version_stays_when_a_server_that_speaks_tls_holds_it(
+def test_version_is_kept_when_a_tls_server_has_loaded_it(
     pets: Path,
     command: Callable[..., Result],
     free_ports: Callable[[], list[str]],
@@ -94,11 +94,11 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
-    own, key = tmp_path / "own.pem", tmp_path / "own.key"
+    certificate, key = tmp_path / "own.pem", tmp_path / "own.key"
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
-    made = ("openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(own), *names)
-    subprocess.run(made, check=True, capture_output=True)
+    openssl = ("openssl", "req", "-x509", *kind, "-keyout", str(key), "-out", str(certificate), *names)
+    subprocess.run(openssl, check=True, capture_output=True)
     http, grpc, metrics = map(int, free_ports()[1::2])
     server = start(
         Options(
@@ -106,7 +106,7 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
             http_port=http,
             grpc_port=grpc,
             metrics_port=metrics,
-            security=Security(tls_certificate=own, tls_key=key),
+            security=Security(tls_certificate=certificate, tls_key=key),
         ),
         stops_with_parent=True,
     )
@@ -115,25 +115,25 @@ def test_version_stays_when_a_server_that_speaks_tls_holds_it(
         with publication(pets.parent, "pets") as prepared:
             for path in (pets / "5").iterdir():
                 (prepared.version_folder / path.name).hardlink_to(path)
-        keep = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
+        versions_command = ("builder", "versions", "pets", "--repository", pets.parent, "--keep", 1)
         with pytest.raises(ExternalError, match=r"grpcs://.*--tls-ca"):
             keep_newest(pets, 1, Servers(default_url=f"127.0.0.1:{grpc}"))
-        done = command(*keep, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", own)
+        result = command(*versions_command, "--url", f"grpcs://127.0.0.1:{grpc}", "--tls-ca", certificate)
     finally:
         stop(server)
-    assert done.exit_code == 0, done.stderr
-    assert f"5 stays: loaded by the server at grpcs://127.0.0.1:{grpc}" in " ".join(done.stdout.split())
+    assert result.exit_code == 0, result.stderr
+    assert f"5 stays: loaded by the server at grpcs://127.0.0.1:{grpc}" in " ".join(result.stdout.split())
     assert versions_of(pets) == [5, 6]
 
 
-def test_export_deletes_nothing_when_a_server_that_was_named_does_not_answer(
+def test_export_deletes_nothing_when_a_named_server_does_not_answer(
     pets: Path, checkpoint: Path, command: Callable[..., Result], free_ports: Callable[[], list[str]]
 ) -> None:
-    order = ("builder", "export", checkpoint, "--repository", pets.parent, "--max-batch", 4, "--keep", 1)
-    silent = command(*order, "--url", f"127.0.0.1:{free_ports()[3]}")
-    assert silent.exit_code == 0, silent.stderr
-    assert "warning: older versions were not deleted: no Triton answers at" in " ".join(silent.stdout.split())
+    export_command = ("builder", "export", checkpoint, "--repository", pets.parent, "--max-batch", 4, "--keep", 1)
+    failed = command(*export_command, "--url", f"127.0.0.1:{free_ports()[3]}")
+    assert failed.exit_code == 0, failed.stderr
+    assert "warning: older versions were not deleted: no Triton answers at" in " ".join(failed.stdout.split())
     assert versions_of(pets) == [1, 2, 3, 4, 5, 6]
-    alone = command(*order, "--url", "none")
-    assert "pets: deleted 1, 2, 3, 4, 5 (6 stays: served until now); " in alone.stdout
+    result = command(*export_command, "--url", "none")
+    assert "pets: deleted 1, 2, 3, 4, 5 (6 stays: served until now); " in result.stdout
     assert versions_of(pets) == [6, 7]
