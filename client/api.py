@@ -52,9 +52,9 @@ class Client:
         """Open a model of a running Triton server.
 
         model: its name. None selects the only model of the server. url: HOST:PORT of the gRPC port, or a
-        `model.connection.Connection` with TLS files, deadline and retry times. Fields that the Connection leaves out
-        have the defaults of `client infer`: a request is repeated for 60 s while the server is away. Tokens are read
-        from the environment.
+        `tritonkit.triton.connection.Connection` with TLS files, deadline and retry times. Fields that the Connection
+        leaves out have the defaults of `client infer`: a request is repeated for 60 s while the server is away. Tokens
+        are read from the environment.
         version: empty lets the server choose. If the server later loads another version with other labels or other
         preprocessing, requests raise InferenceError.
         top: number of best labels in a result. threshold: replaces the model's own threshold.

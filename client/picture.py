@@ -34,7 +34,7 @@ class Picture:
     """Returns encoded bytes, or an RGB image such as a video frame. Called from several threads. Raises ImageError."""
 
     def load(self, preprocess: Preprocess, pixel_budget: Room = nullcontext) -> tuple[ImageArray, Geometry]:
-        """Decode and preprocess the image, as `model.preprocess.load_image` does. Raises ImageError."""
+        """Decode and preprocess the image, as `tritonkit.images.preprocess.load_image` does. Raises ImageError."""
         content = self.content()
         return (
             load_image(content, preprocess, pixel_budget)

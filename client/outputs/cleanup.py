@@ -1,4 +1,4 @@
-"""Delete unfinished files of killed clients; `model.files.atomic_write` gives them their names."""
+"""Delete unfinished files of killed clients; `tritonkit.system.files.atomic_write` gives them their names."""
 
 from __future__ import annotations
 

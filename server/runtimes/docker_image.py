@@ -42,7 +42,7 @@ class TritonImages:
     def prepare(self, options: Options, has_gpu: bool) -> str:
         """Return the image to run; pull or build it if it is missing.
 
-        gpu: whether the engine gives GPUs to containers. Raises ServerError.
+        has_gpu: whether the engine gives GPUs to containers. Raises ServerError.
         """
         if options.image is not None:
             return self._pull_if_missing(options.image)

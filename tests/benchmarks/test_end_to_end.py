@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from scripts.drills.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import open_proxy
 
 Command = Callable[..., Result]
 
@@ -81,7 +81,7 @@ def test_bench_keeps_what_it_has_measured_when_it_ends_early(
     record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))
     program = [str(Path(sys.executable).with_name("bench")), "run", "resnet18", "--concurrency", levels]
     timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
-    with proxy_to(int(served.rpartition(":")[2])) as proxy:
+    with open_proxy(int(served.rpartition(":")[2])) as proxy:
         where = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
         process = subprocess.Popen(
             [*program, *timing, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

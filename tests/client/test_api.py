@@ -23,7 +23,7 @@ from client import Client
 from client.commands.infer import infer as infer_command
 from client.connection import connection_of, with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
-from scripts.drills.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
 from tritonkit.errors import InputError, SpecError
 from tritonkit.images.preprocess import ImageError, load_file
@@ -81,7 +81,10 @@ def test_client_has_the_connection_defaults_of_the_command() -> None:
 
 
 def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat: Path) -> None:
-    with proxy_to(int(served.rpartition(":")[2])) as network, Client("resnet18", f"127.0.0.1:{network.port}") as client:
+    with (
+        open_proxy(int(served.rpartition(":")[2])) as network,
+        Client("resnet18", f"127.0.0.1:{network.port}") as client,
+    ):
         before = client.infer(cat)
         network.cut()
         mending = threading.Timer(0.5, network.mend)

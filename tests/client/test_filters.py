@@ -44,7 +44,7 @@ def test_answer_is_kept_when_it_has_a_selected_label(
 ) -> None:
     chosen = Filter.from_options(task_spec, classes, min_probability)
     assert chosen is not None
-    assert chosen.keeps(Answer(fields)) is kept
+    assert chosen.accepts(Answer(fields)) is kept
 
 
 @pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
@@ -53,7 +53,7 @@ def test_mask_is_kept_when_it_has_a_class_without_a_region(label: str, kept: boo
     chosen = Filter.from_options(TaskSpec(task="segmentation", labels=labels), [label], None)
     fields = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
     assert chosen is not None
-    assert chosen.keeps(Answer(fields, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
+    assert chosen.accepts(Answer(fields, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
 
 
 def test_there_is_no_filter_without_options() -> None:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.studies import models
 from benchmarks.studies.models import TOOLS, ModelResult, _missing
-from scripts.package_versions import installed
+from scripts.package_versions import installed_versions
 
 
 def _result(name: str, versions: dict[str, str]) -> ModelResult:
@@ -18,7 +18,7 @@ def _result(name: str, versions: dict[str, str]) -> ModelResult:
 
 
 def test_results_are_made_again_when_other_versions_made_them() -> None:
-    here = installed(TOOLS)[0]
+    here = installed_versions(TOOLS)[0]
     result_list = (_result("kept", here), _result("old", {**here, "torch": "1.0"}), _result("silent", {}))
     known = {result.name: result for result in result_list}
     names = ["kept", "old", "silent", "new"]
@@ -28,7 +28,7 @@ def test_results_are_made_again_when_other_versions_made_them() -> None:
 
 def test_page_tells_versions_when_results_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results, page = tmp_path / "models.json", tmp_path / "models.md"
-    here = installed(TOOLS)[0]
+    here = installed_versions(TOOLS)[0]
     result = _result("ResNet-18", here)
     results.write_bytes(TypeAdapter(list[ModelResult]).dump_json([result]))
     monkeypatch.setattr(sys, "argv", ["models", "--results", str(results), "--output", str(page), "ResNet-18"])

@@ -13,7 +13,7 @@ from tritonkit.triton.runner import TritonServer
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
-    done = drill(tmp_path, seconds=8, every_s=1, threads=2, over="grpc", report=lambda step: None)
+    done = drill(tmp_path, seconds=8, every_s=1, threads=2, protocol="grpc", report=lambda step: None)
     assert (done.failed, done.failures) == (0, ())
     assert done.versions == 8
     assert len(done.answered_by) > done.versions // 2
