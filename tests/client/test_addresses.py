@@ -307,9 +307,9 @@ def test_csv_elsewhere_is_refused(site: str) -> None:
 def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
     imports = f"import sys; sys.modules[{library!r}] = None; from client.sources import find_pictures"
     code = f"{imports}; find_pictures(['s3://b/a.png'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "InputError" in done.stderr.splitlines()[-2]
-    assert "pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "InputError" in completed.stderr.splitlines()[-2]
+    assert "pip install 'tritonkit[remote]'" in completed.stderr.splitlines()[-1]
 
 
 @pytest.fixture

@@ -41,13 +41,13 @@ def test_ratios_are_those_of_the_medians() -> None:
 def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, 6, photos)
     arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "benchmarks.studies.client_baselines", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         check=True,
     )
-    reported = json.loads(done.stdout)
+    reported = json.loads(completed.stdout)
     assert reported["wall_s"] > 0
     assert reported["cpu_s"] > 0
     assert reported["best"].startswith("batch ")

@@ -35,7 +35,7 @@ class Engine(ThreadingHTTPServer):
         self.requests: list[str] = []
 
     def answer(self, path: str) -> bytes:
-        """What it says to a question, without the version of the API."""
+        """What it says to a task_spec, without the version of the API."""
         documents: dict[str, object] = {
             "/version": {"ApiVersion": "1.43"},
             "/info": {"Runtimes": {"runc": {}}},
@@ -73,7 +73,7 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_POST(self) -> None:
-        """The same, after the question's document has been read."""
+        """The same, after the task_spec's document has been read."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.do_GET()
 
@@ -109,7 +109,7 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def lost(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def unreachable_server(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """One whose engine is gone; its log is still there."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///none.sock")
     remembered.log.write_text("I1121 the last that was seen\n")
@@ -117,35 +117,37 @@ def lost(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def test_commands_name_the_way_out_when_the_engine_of_a_container_is_gone(
-    command: Command, lost: Server, tmp_path: Path
+    command: Command, unreachable_server: Server, tmp_path: Path
 ) -> None:
-    state = lost.folder / "server.json"
+    state = unreachable_server.folder / "server.json"
     up = ("up", "--repository", tmp_path / "repository", "--grpc-port", 9001, "--force")
     for words in (("status",), ("down",), ("down", "--all"), ("reload",), up):
-        done = command("server", *words)
-        assert (done.exit_code, f"delete {state}" in done.stderr) == (3, True), done.output
-        assert "gRPC port 9001 (container 0123456789ab)" in done.stderr
+        completed = command("server", *words)
+        assert (completed.exit_code, f"delete {state}" in completed.stderr) == (3, True), completed.output
+        assert "gRPC port 9001 (container 0123456789ab)" in completed.stderr
     state.unlink()
     assert running_servers() == []
     assert command("server", "status").exit_code == 0
 
 
-def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Command, lost: Server) -> None:
+def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Command, unreachable_server: Server) -> None:
     logs = command("server", "logs")
     assert (logs.exit_code, logs.stdout) == (0, "I1121 the last that was seen\n")
     assert "log of gRPC port 9001, state unknown, last written" in logs.stderr
 
 
 def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
-    command: Command, lost: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
+    command: Command, unreachable_server: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     http, grpc, metrics = map(int, free_ports()[1::2])
-    other = start(Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
-    done = command("server", "status")
-    assert (done.exit_code, f"{tiny_repository}: " in done.stdout) == (3, True), done.output
+    other_server = start(
+        Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True
+    )
+    completed = command("server", "status")
+    assert (completed.exit_code, f"{tiny_repository}: " in completed.stdout) == (3, True), completed.output
     assert command("server", "down", "--all").exit_code == 3
-    assert not runtime_of(other).is_alive(other)
-    assert lost.folder.is_dir()
+    assert not runtime_of(other_server).is_alive(other_server)
+    assert unreachable_server.folder.is_dir()
 
 
 @pytest.mark.usefixtures("engine")
