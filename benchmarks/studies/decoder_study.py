@@ -25,7 +25,7 @@ import pyvips
 
 from benchmarks.studies.decoder_files.lossy_formats import codecs, jpegs, orientations
 from benchmarks.studies.decoder_files.rasters import bmps, pngs, pnms
-from benchmarks.studies.decoder_files.samples import Cell, Samples, blend_with_white
+from benchmarks.studies.decoder_files.samples import DecoderCase, Samples, blend_with_white
 from benchmarks.studies.decoder_files.tiffs import tiffs
 from tritonkit.images.preprocess import ImageError, Preprocess, load_image
 
@@ -73,7 +73,7 @@ def decode_with_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples 
         return None, str(error)
 
 
-def verdict(pixels: Samples | None, cell: Cell) -> str:
+def verdict(pixels: Samples | None, cell: DecoderCase) -> str:
     """Return how pixels compare with the true pixels of a cell."""
     if pixels is None:
         return "not read"

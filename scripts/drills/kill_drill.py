@@ -69,7 +69,7 @@ class KillDrillResult(Frozen):
     seconds: float
 
 
-class _CachedGraphSource(NetworkSource):
+class _ExportedGraphSource(NetworkSource):
     """A checkpoint whose graph was exported before."""
 
     def write_graph(self, path: Path) -> None:
@@ -140,7 +140,7 @@ class ExportDrill:
     def _start_export(self, model: str) -> ForkedProcess:
         source = source_from_checkpoint(self._checkpoint, model)
         if not self._export_graphs:
-            source = _CachedGraphSource(source.path, source.golden, source.description, source.module)
+            source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
         request = ExportRequest(self.repository, max_batch=MAX_BATCH, target=TARGETS[model], keep=2)
 
         def work(report: Callable[[str], None]) -> None:

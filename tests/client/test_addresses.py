@@ -53,7 +53,7 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-class Site(BaseHTTPRequestHandler):
+class PictureSite(BaseHTTPRequestHandler):
     """Answers each path as its name says, and counts its requests."""
 
     protocol_version = "HTTP/1.1"
@@ -127,7 +127,7 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), PictureSite)
     site.handle_error = lambda *_: None
     site.requests, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
     threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()

@@ -296,8 +296,8 @@ def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
 def test_doctor_finds_a_step_that_is_not_there(tiny_repository: Path) -> None:
     (tiny_repository / "pets_decode").rename(tiny_repository.parent / "pets_decode")
     findings = diagnose_repository(tiny_repository)
-    assert (findings[0].severity, findings[0].message) == ("error", "a step calls 'pets_decode', which is not here")
-    assert [finding.message for finding in findings[1:]] == ["nothing gives 'image', which pets takes"]
+    assert (findings[0].severity, findings[0].code) == ("error", "ensemble.missing_step")
+    assert [finding.code for finding in findings[1:]] == ["ensemble.missing_input"]
     assert diagnose_repository(tiny_repository, models=("pets",)) == []
     assert diagnose_repository(tiny_repository, models=("pets_encoded",)) == findings
 

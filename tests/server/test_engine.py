@@ -26,7 +26,7 @@ CONTAINER = "0123456789ab"
 WRITTEN = "2024-11-21T10:22:59.123456789Z"
 
 
-class Engine(ThreadingHTTPServer):
+class FakeDockerEngine(ThreadingHTTPServer):
     """An engine with one container, that has printed something. Format: Docker Engine API 1.43."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Engine(ThreadingHTTPServer):
 class Answers(BaseHTTPRequestHandler):
     """How the engine answers."""
 
-    server: Engine
+    server: FakeDockerEngine
 
     def do_GET(self) -> None:
         """Answer whatever is request, and remember it."""
@@ -86,9 +86,9 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDockerEngine]:
     """The engine of this machine's settings."""
-    with Engine() as engine:
+    with FakeDockerEngine() as engine:
         threading.Thread(target=engine.serve_forever, daemon=True).start()
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.server_port}")
         yield engine
@@ -162,7 +162,7 @@ def test_log_of_a_container_is_as_old_as_its_last_line(remembered: Server) -> No
     assert find_log(None).path == newer
 
 
-def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: Engine) -> None:
+def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: FakeDockerEngine) -> None:
     find_log(None)
     before = remembered.log.stat().st_ino
     find_log(None)
@@ -172,7 +172,7 @@ def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Serv
 
 
 def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_of_our_name(
-    tmp_path: Path, engine: Engine
+    tmp_path: Path, engine: FakeDockerEngine
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('not ours')\n")
@@ -185,7 +185,7 @@ def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_o
 
 
 def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
-    remembered: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    remembered: Server, engine: FakeDockerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remembered.options.repository.chmod(0o755)
     monkeypatch.setattr(sys, "executable", "/none")

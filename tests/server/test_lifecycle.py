@@ -84,7 +84,7 @@ def publish(pets: Path, damaged: bool = False) -> str:
     return version
 
 
-class Traffic:
+class TrafficResults:
     """What requests under way were answered: the version, or why not."""
 
     def __init__(self) -> None:
@@ -106,9 +106,9 @@ class Traffic:
 
 
 @contextmanager
-def traffic(server: Server) -> Iterator[Traffic]:
+def traffic(server: Server) -> Iterator[TrafficResults]:
     """Requests for the model and its ensemble, one after the other in three threads, while the block runs."""
-    results, over = Traffic(), threading.Event()
+    results, over = TrafficResults(), threading.Event()
 
     def send_requests() -> None:
         for model in itertools.cycle(("pets", "relay")):
@@ -215,7 +215,7 @@ def test_status_counts_requests_and_failures(live: Server, pets: Path, command: 
         return next(row for row in rows if row["model"] == "pets" and row["state"] == "READY")
 
     before = counted()
-    results = Traffic()
+    results = TrafficResults()
     for _ in range(3):
         results.ask(live.options.grpc_url, "pets")
     after = counted()

@@ -25,7 +25,7 @@ from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
-ADMIN, USE = "the-keeper-s-token", "the-user-s-token"
+ADMIN, USE = "the-admin-s-token", "the-user-s-token"
 
 
 def openssl(*arguments: object) -> None:

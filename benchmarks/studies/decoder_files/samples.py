@@ -17,7 +17,7 @@ LOSSY = 12
 
 
 @dataclass(frozen=True)
-class Cell:
+class DecoderCase:
     """An image file, and its pixels according to the format's definition."""
 
     name: str
