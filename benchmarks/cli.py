@@ -101,7 +101,7 @@ def run_command(
 
         bench run cats --url http://127.0.0.1:8000 --batch 8 --window-s 2 --json
 
-        bench run someone_elses --shape input:3,224,224
+        bench run third_party_model --shape input:3,224,224
     """
     from benchmarks.inputs import parse_shapes
     from benchmarks.load import Timing, concurrency_levels
@@ -160,7 +160,7 @@ class _RecordWriter:
     """Keeps the latest record, and writes it to a file if there is one."""
 
     def __init__(self, path: Path | None) -> None:
-        """Check that the file can be written. Raises what `check_place` raises."""
+        """Check that the file can be written. Raises what `check_writable` raises."""
         from benchmarks.record import check_writable
 
         if path is not None:
@@ -214,4 +214,4 @@ def _run_with_progress(plan: BenchmarkPlan, on_record: OnRecord) -> Record:
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("connecting", total=plan.phases)
-        return run(plan, lambda text, done: progress.update(task, description=text, completed=done), on_record)
+        return run(plan, lambda text, finished: progress.update(task, description=text, completed=finished), on_record)

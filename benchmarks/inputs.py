@@ -68,7 +68,7 @@ class TensorModel:
             )
         self.inputs = tuple(_parse_input(entry) for entry in config.get("input", []) if not entry.get("optional"))
         self._server, self._model, self._version = server, model, version
-        self._dtypes = {one.name: one.dtype for one in self.inputs}
+        self._dtypes = {model_input.name: model_input.dtype for model_input in self.inputs}
         self._sequences = count(1) if "sequence_batching" in config else None
 
     def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
@@ -85,19 +85,22 @@ def parse_shapes(options: Sequence[str]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for option in options:
         name, _, sizes = option.rpartition(":")
-        listed = sizes.split(",")
-        if not name or not all(size.isdecimal() and int(size) for size in listed):
+        size_texts = sizes.split(",")
+        if not name or not all(size.isdecimal() and int(size) for size in size_texts):
             raise InputError(
                 f"--shape {option}: expected NAME:SIZES without the batch axis, such as input:3,224,224",
                 code="option.shape",
             )
-        shapes[name] = tuple(map(int, listed))
+        shapes[name] = tuple(map(int, size_texts))
     return shapes
 
 
 def accepts_image_files(model: TensorModel) -> bool:
     """Whether the only input is one string per batch element, which may be an image file."""
-    return [(one.dtype, one.dims) for one in model.inputs] in ([("BYTES", (1,))], [("BYTES", ())])
+    return [(model_input.dtype, model_input.dims) for model_input in model.inputs] in (
+        [("BYTES", (1,))],
+        [("BYTES", ())],
+    )
 
 
 def decoded_model(config: Mapping[str, Any]) -> str:
@@ -126,7 +129,9 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
     (model_input,) = model.inputs
     order = padded_order(len(files), batch).reshape(-1, batch)
     shape = (batch, *model_input.dims)
-    batches = [{model_input.name: np.array([files[at] for at in row], np.object_).reshape(shape)} for row in order]
+    batches = [
+        {model_input.name: np.array([files[index] for index in row], np.object_).reshape(shape)} for row in order
+    ]
     return RequestBatches(batches, len(files), source)
 
 
@@ -137,19 +142,27 @@ def generate_requests(
 
     has_batch_axis: whether the inputs have a batch axis. Raises InputError for a dynamic size that is not in `shapes`.
     """
-    if unknown := sorted(set(shapes) - {one.name for one in model.inputs}):
+    if unknown := sorted(set(shapes) - {model_input.name for model_input in model.inputs}):
         raise InputError(
             f"--shape: {model_url} has no input {', '.join(unknown)}; it has {_inputs_text(model.inputs)}",
             code="benchmark.unknown_input",
         )
     random = np.random.default_rng(0)
-    sizes = {one.name: _resolve_sizes(one, shapes.get(one.name), model_url) for one in model.inputs}
+    sizes = {
+        model_input.name: _resolve_sizes(model_input, shapes.get(model_input.name), model_url)
+        for model_input in model.inputs
+    }
     batch_axis = (batch,) if has_batch_axis else ()
     requests = [
-        {one.name: _random_values(random, one.dtype, (*batch_axis, *sizes[one.name])) for one in model.inputs}
+        {
+            model_input.name: _random_values(random, model_input.dtype, (*batch_axis, *sizes[model_input.name]))
+            for model_input in model.inputs
+        }
         for _ in range(GENERATED_REQUESTS)
     ]
-    description = ", ".join(f"{one.name} {one.dtype} {list(sizes[one.name])}" for one in model.inputs)
+    description = ", ".join(
+        f"{model_input.name} {model_input.dtype} {list(sizes[model_input.name])}" for model_input in model.inputs
+    )
     return RequestBatches(requests, GENERATED_REQUESTS * batch, f"generated: {description}", generated=True)
 
 

@@ -34,19 +34,19 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
     return (*(1 << power for power in range(max_batch.bit_length()) if 1 << power < max_batch), max_batch)
 
 
-def open_reference(path: Path, threads: int, served: ModelSpec) -> Runner:
+def open_reference(path: Path, threads: int, served_spec: ModelSpec) -> Runner:
     """Open the artifact to measure the limit with.
 
     served: the spec of the served model. Raises ArtifactError for another model, and errors of opening the artifact.
     """
     runner = open_artifact(path, threads=threads)
-    for part, actual, expected in (
-        ("input", (runner.spec.input,), (served.input,)),
-        ("outputs", runner.spec.outputs, served.outputs),
+    for field, actual, expected in (
+        ("input", (runner.spec.input,), (served_spec.input,)),
+        ("outputs", runner.spec.outputs, served_spec.outputs),
     ):
         if actual != expected:
             raise ArtifactError(
-                f"{path}: its {part} {', '.join(map(str, actual))}, the served model's "
+                f"{path}: its {field} {', '.join(map(str, actual))}, the served model's "
                 f"{', '.join(map(str, expected))}; name the served file with --artifact",
                 code="benchmark.other_model",
             )

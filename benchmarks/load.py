@@ -125,7 +125,7 @@ def measure_level(
     concurrency: int,
     timing: Timing,
     counters: Callable[[], ModelStatistics] | None = None,
-    on_window: Callable[[int], None] = lambda done: None,
+    on_window: Callable[[int], None] = lambda windows: None,
 ) -> LevelMeasurement:
     """Keep `concurrency` requests in flight until three windows agree.
 

@@ -86,10 +86,12 @@ def _add_suffix_to_duplicates(names: Sequence[str], suffixes: Sequence[str]) -> 
 
 
 def _charts(names: Sequence[str], records: Sequence[Record]) -> list[Chart]:
-    shown = [entry for entry in CHARTS if entry[2] is not charts.in_process_figure or any(r.limit for r in records)]
+    chart_entries = [
+        entry for entry in CHARTS if entry[2] is not charts.in_process_figure or any(record.limit for record in records)
+    ]
     return [
         Chart(title, caption, _html(figure(names, records), f"chart-{number}"))
-        for number, (title, caption, figure) in enumerate(shown)
+        for number, (title, caption, figure) in enumerate(chart_entries)
     ]
 
 

@@ -52,6 +52,7 @@ class BenchmarkPlan:
 
     @property
     def phases(self) -> int:
+        """The number of phases: each level, and both measurements of the limit."""
         return len(self.concurrency) + 2
 
 
@@ -100,7 +101,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     artifact = _find_limit_artifact(plan, target)
     environment, started = read_environment(target.server.release()), datetime.now(UTC)
     _check_outputs(target)
-    before = _measure_limit(target, artifact, lambda text, part: on_progress(text, part))
+    before = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, fraction))
 
     def record(measured: Sequence[LevelMeasurement], after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
         limit = limit_of(before, after, artifact.threads) if artifact.path else None
@@ -108,7 +109,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
             started_utc=started.replace(microsecond=0),
             subject=_measured_model(plan, target, artifact),
             load=_load_settings(plan, target),
-            levels=tuple(_level_record(one, plan.batch, limit) for one in measured),
+            levels=tuple(_level_record(measurement, plan.batch, limit) for measurement in measured),
             limit=limit,
             limit_missing=artifact.missing,
             incomplete=incomplete,
@@ -119,7 +120,7 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     for level in _measure_levels(plan, target, on_progress):
         levels.append(level)
         on_record(record(levels, (), STILL_RUNNING))
-    after = _measure_limit(target, artifact, lambda text, part: on_progress(text, plan.phases - 1 + part))
+    after = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, plan.phases - 1 + fraction))
     return record(levels, after, None)
 
 
@@ -242,8 +243,8 @@ def _measure_levels(
 ) -> Iterator[LevelMeasurement]:
     for phase, concurrency in enumerate(plan.concurrency, start=1):
 
-        def on_window(done: int, phase: int = phase, concurrency: int = concurrency) -> None:
-            on_progress(f"concurrency {concurrency}, {done} windows", phase + done / plan.timing.max_windows)
+        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
+            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
 
         on_window(0)
         yield measure_level(

@@ -36,15 +36,17 @@ class Window:
 
     @property
     def duration_s(self) -> float:
+        """The length of the window in seconds."""
         return (self.end_ns - self.start_ns) / 1e9
 
     @property
     def requests_per_s(self) -> float:
+        """Requests that ended in the window, per second."""
         return len(self.latencies_ns) / self.duration_s
 
     @property
     def mean_latency_ns(self) -> float:
-        """The window must not be empty."""
+        """The mean latency in nanoseconds. The window must not be empty."""
         return sum(self.latencies_ns) / len(self.latencies_ns)
 
 

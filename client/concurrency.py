@@ -34,7 +34,7 @@ class AdaptiveConcurrency:
     def __init__(
         self, fixed_limit: int | None = None, initial_limit: int = _INITIAL_LIMIT, clock: Clock = time.monotonic
     ) -> None:
-        """fixed_limit: the limit never changes. initial_limit: the first limit otherwise. clock: returns seconds."""
+        """fixed_limit: a limit that never changes; None: it adapts. initial_limit: the first limit. clock: seconds."""
         self.limit = fixed_limit or initial_limit
         self._is_fixed = fixed_limit is not None
         self._clock = clock

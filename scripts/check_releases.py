@@ -16,15 +16,15 @@ WHAT_TO_DO = """Compare it with NVIDIA's pages, and then set "checked" to today:
 
 
 def describe_outdated_table(checked: date, today: date) -> str:
-    """What to do about a table last compared on `checked`; empty while it is recent."""
+    """Return what to do about an outdated table; empty for a recent one. checked: the date of the last comparison."""
     age = today - checked
     if age <= MAX_AGE:
         return ""
-    return f"{TABLE.name} was compared last on {checked}, {age.days} days ago; at most {MAX_AGE.days}. {WHAT_TO_DO}"
+    return f"{TABLE.name} was last compared {age.days} days ago ({checked}), the limit is {MAX_AGE.days}. {WHAT_TO_DO}"
 
 
 def main() -> int:
-    """Exit code 1 for a table that is too old."""
+    """Return 1 if the table is outdated."""
     checked = date.fromisoformat(json.loads(TABLE.read_text(encoding="utf-8"))["checked"])
     problem = describe_outdated_table(checked, datetime.now(UTC).date())
     if problem:

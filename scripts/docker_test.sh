@@ -98,11 +98,11 @@ make_base() {
 
 check_answers() { # ADDRESS HTTP_PORT
   client infer .cache/data/photos --model imagenet --url "$1" --json > "$work/served.json"
-  python -m scripts.drills.docker_drill same "$work/file.json" "$work/served.json"
+  python -m scripts.drills.docker_drill compare "$work/file.json" "$work/served.json"
   curl --fail --silent --show-error --output "$work/encoded" --header 'Inference-Header-Content-Length: 0' \
     --data-binary @.cache/data/photos/cat.jpg "http://127.0.0.1:$2/v2/models/imagenet_encoded/infer" \
     || fail "the ensemble for encoded pictures did not answer"
-  python -m scripts.drills.docker_drill encoded "$work/served.json" cat.jpg "$work/encoded"
+  python -m scripts.drills.docker_drill compare-encoded "$work/served.json" cat.jpg "$work/encoded"
   [[ $(curl --silent --output /dev/null --write-out '%{http_code}' --request POST \
     "http://127.0.0.1:$2/v2/repository/index") == 403 ]] || fail "the repository API answers without the token"
   curl --fail --silent --output /dev/null --header "tritonkit-token: $TRITONKIT_ADMIN_TOKEN" --request POST \
@@ -167,7 +167,7 @@ compose_up
 ask=(client infer .cache/data/photos --model imagenet --url "grpcs://127.0.0.1:$grpc" --tls-ca "$work/tls/own.pem" --json)
 shown=(--tls-cert "$work/tls/own.pem" --tls-key "$work/tls/own.key")
 TRITONKIT_TOKEN=for-use "${ask[@]}" "${shown[@]}" > "$work/served.json"
-python -m scripts.drills.docker_drill same "$work/file.json" "$work/served.json"
+python -m scripts.drills.docker_drill compare "$work/file.json" "$work/served.json"
 ! TRITONKIT_TOKEN=for-use "${ask[@]}" > /dev/null 2> "$work/refused" || fail "answered without a client's certificate"
 grep -q 'no TLS with' "$work/refused" || fail "$(cat "$work/refused")"
 ! "${ask[@]}" "${shown[@]}" > /dev/null 2> "$work/refused" || fail "answered without the token"
@@ -192,7 +192,7 @@ server logs --lines 1 | grep -q 'Started Metrics Service' || fail "server logs d
 check_answers "127.0.0.1:$grpc" "$http"
 kill -KILL "$(docker inspect --format '{{.State.Pid}}' "tritonkit-$grpc")"
 client infer .cache/data/photos --model imagenet --url "127.0.0.1:$grpc" --wait 60 --json > "$work/served.json"
-python -m scripts.drills.docker_drill same "$work/file.json" "$work/served.json"
+python -m scripts.drills.docker_drill compare "$work/file.json" "$work/served.json"
 server status | grep 'restarted 1 time' || fail "the engine did not start a Triton again that died"
 server down
 [[ -z $(docker ps --all --quiet) ]] || fail "server down left a container"
@@ -206,7 +206,7 @@ USER 1000:1000
 END
 server up --runtime docker --image tritonkit-test/no-pillow --repository "$repository" "${ports[@]}"
 client infer .cache/data/photos --model imagenet --url "127.0.0.1:$grpc" --json > "$work/served.json"
-python -m scripts.drills.docker_drill same "$work/file.json" "$work/served.json"
+python -m scripts.drills.docker_drill compare "$work/file.json" "$work/served.json"
 curl --silent --show-error --output "$work/encoded" --header 'Inference-Header-Content-Length: 0' \
   --data-binary @.cache/data/photos/cat.jpg "http://127.0.0.1:$http/v2/models/imagenet_encoded/infer"
 grep -q "Triton's Python has no Pillow" "$work/encoded" || fail "not refused with the reason: $(head -c 300 "$work/encoded")"

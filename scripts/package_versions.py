@@ -14,25 +14,25 @@ _MODULES: dict[str, tuple[str, ...]] = {
 """Module names of packages that differ from the package name; the first installed one is used."""
 
 
-def installed(tools: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+def installed_versions(tools: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return versions by package, and the reasons for missing packages. One that fails to import counts as missing.
 
     tools: names of packages, such as `torch` or `tensorrt-rtx`.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     missing: dict[str, str] = {}
     for tool in tools:
-        module = module_of(tool)
+        module = module_name(tool)
         if module is None:
             missing[tool] = "not installed"
             continue
         try:
-            found[tool] = str(importlib.import_module(module).__version__)
+            versions[tool] = str(importlib.import_module(module).__version__)
         except Exception as problem:  # noqa: BLE001 - compiled modules fail in their own ways
             missing[tool] = f"cannot be imported: {(str(problem) or type(problem).__name__).splitlines()[0]}"
-    return found, missing
+    return versions, missing
 
 
-def module_of(tool: str) -> str | None:
+def module_name(tool: str) -> str | None:
     """Return the name of the installed module of a package; None if it is not installed."""
     return next((name for name in _MODULES.get(tool, (tool,)) if importlib.util.find_spec(name) is not None), None)

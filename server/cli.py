@@ -148,21 +148,23 @@ def logs(
 @reports_errors
 def down(
     grpc_port: GrpcPortOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Stop every server of this machine.")] = False,
+    all_servers: Annotated[bool, typer.Option("--all", help="Stop every server of this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop the running server; if several run, choose one with --grpc-port, or use --all."""
     from server.process import find_servers, running_servers, stop
 
-    if everything and grpc_port is not None:
+    if all_servers and grpc_port is not None:
         raise InputError("--grpc-port and --all exclude each other; give only one", code="option.conflict")
-    servers, unknown = find_servers() if everything else (running_servers(grpc_port), {})
+    servers, unknown = find_servers() if all_servers else (running_servers(grpc_port), {})
     if grpc_port is not None and not servers:
         raise InputError(
             f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
         )
-    if len(servers) > 1 and not everything:
-        listed = "\n".join(f"  --grpc-port {one.options.grpc_port}  {one.options.repository}" for one in servers)
+    if len(servers) > 1 and not all_servers:
+        listed = "\n".join(
+            f"  --grpc-port {running.options.grpc_port}  {running.options.repository}" for running in servers
+        )
         raise InputError(
             f"{len(servers)} servers are running; choose one, or stop all with --all:\n{listed}",
             code="server.several_running",

@@ -70,8 +70,8 @@ def status(
     if as_json:
         print_json([_status_document(address, running, state) for address, running, state in shown])
     else:
-        for one in shown:
-            _print_server(*one)
+        for row in shown:
+            _print_server(*row)
         if not shown and not unknown:
             print_text("no server is running; start one with `server up`")
     if unknown:
@@ -178,7 +178,7 @@ def _check_server_options(grpc_port: int | None, url: str | None, files: TlsFile
 def _select_server(grpc_port: int | None) -> Server:
     servers = _servers_on_port(grpc_port)
     if len(servers) > 1:
-        ports = ", ".join(str(one.options.grpc_port) for one in servers)
+        ports = ", ".join(str(server.options.grpc_port) for server in servers)
         raise InputError(
             f"{len(servers)} servers are running; choose one with --grpc-port: {ports}", code="server.several_running"
         )
@@ -214,7 +214,7 @@ def _select_servers(
         raise InputError(
             f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
         )
-    return [(one.options.grpc_url, one) for one in servers], list(unknown.values())
+    return [(server.options.grpc_url, server) for server in servers], list(unknown.values())
 
 
 def _open_control(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> Control:

@@ -23,7 +23,7 @@ RuntimeName = Literal["pip", "docker"]
 
 
 class Options(Frozen):
-    """How to serve a repository.
+    """The options of a server.
 
     Raises InputError for a host that is not an IPv4 address, and for Docker options with the pip runtime.
     """

@@ -60,8 +60,8 @@ class ServerLog(Frozen):
     def headline(self) -> str:
         """One line that identifies the log."""
         state = {True: "running", False: "no longer running", None: "state unknown"}[self.running]
-        of = f"of {self.repository}, " if self.repository else ""
-        return f"log of gRPC port {self.grpc_port}, {of}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
+        repository = f"of {self.repository}, " if self.repository else ""
+        return f"log of gRPC port {self.grpc_port}, {repository}{state}, last written {self.written:%Y-%m-%d %H:%M:%S}"
 
 
 def start(options: Options, stops_with_parent: bool = False, report: ProgressCallback = lambda step: None) -> Server:
@@ -98,12 +98,12 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
 
 
 def _check_port_unused(folder: Path) -> None:
-    """Raises ServerError if a server has this port, even while it restarts and its port is free."""
-    other = _read_state(folder / STATE_FILE)
-    if other is not None and _is_alive(other):
-        port = other.options.grpc_port
+    """Raise ServerError if a server has this port, even while it restarts and its port is free."""
+    existing = _read_state(folder / STATE_FILE)
+    if existing is not None and _is_alive(existing):
+        port = existing.options.grpc_port
         raise ServerError(
-            f"gRPC port {port} is in use by a server of {other.options.repository}, which runs or restarts. "
+            f"gRPC port {port} is in use by a server of {existing.options.repository}, which runs or restarts. "
             f"`server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
             "--metrics-port",
             code="server.port_in_use",
@@ -280,7 +280,7 @@ def _check_starting(server: Server, timed_out: bool) -> None:
 
 
 def _check_loaded(server: Server) -> None:
-    """Raises ServerError if a model did not load: Triton reports ready all the same."""
+    """Raise ServerError if a model did not load: Triton reports ready even then."""
     with local_control(server) as control:
         missing = missing_models(control.index(), server.options.models)
     if missing:

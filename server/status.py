@@ -36,7 +36,7 @@ def read_status(control: Control) -> Status:
     if not control.is_ready():
         return Status(ready=False)
     index = control.index()
-    statistics = {(one.name, one.version): one for one in control.statistics()}
+    statistics = {(entry.name, entry.version): entry for entry in control.statistics()}
     rows = tuple(_model_row(state, statistics.get((state.name, state.version))) for state in _current_states(index))
     return Status(ready=not _unavailable_models(index), models=rows)
 

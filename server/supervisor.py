@@ -1,4 +1,4 @@
-"""Runs Triton and restarts it after a crash: `python keeper.py READY PROGRAM ARGUMENT…`.
+"""Runs Triton and restarts it after a crash: `python supervisor.py READY PROGRAM ARGUMENT…`.
 
 READY: a file that exists once Triton was ready. If Triton ends before that, this process ends with the same exit code.
 A client can crash Triton: release 24.10, which the pip runtime has, crashes when a gRPC request is cancelled at a

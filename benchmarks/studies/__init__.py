@@ -1,1 +1,1 @@
-"""Our own measured claims, each against a named baseline."""
+"""Studies: each measures a claim of tritonkit against a named baseline."""

@@ -72,7 +72,7 @@ class BackboneResult(Frozen):
     """The largest difference of a probability, checkpoint to Triton."""
 
     def row(self) -> str:
-        """Its line of the table."""
+        """Return the row of the table."""
         built = timm.create_model(timm_name(self.name), num_classes=0).eval()
         embedding = int(built(torch.zeros(1, 3, 64, 64)).shape[1])
         weights = sum(weight.numel() for weight in built.parameters()) / 1e6
@@ -134,7 +134,7 @@ def _served_error(checkpoint: Path, published: PublishedVersion, repository: Pat
 
 
 def _write_table(folder: Path) -> Path:
-    """A table of a few digits."""
+    """Write a CSV of a few digits and return its path."""
     table = folder / "digits.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -146,7 +146,7 @@ def _write_table(folder: Path) -> Path:
 
 def _check_all(names: Sequence[str]) -> Iterator[BackboneResult]:
     for name in track(list(names), "checking backbones"):
-        # Weights and repositories of one at a time: together they are some gigabytes.
+        # A folder for each backbone: the weights and repositories of all are some gigabytes.
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             yield check_backbone(name, _write_table(folder), folder)

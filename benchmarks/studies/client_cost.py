@@ -5,9 +5,9 @@ python -m benchmarks.studies.client_cost [--pictures 2000] [--rounds 3] [--model
 Three methods process the same JPEGs of about 500 x 400 pixels, cut from the photographs of `make data`, in turns:
 `client infer` with --output through a Triton from the pip wheel; decoding, preprocessing and ONNX Runtime in one
 process at its best batch size; and a loop over `tritonclient`, one image in each request, fp32, over HTTP (both
-baselines are in benchmarks/studies/client_ways.py). CPU time is the sum of the client process and Triton with all its
-children. The time of `client infer` includes the start of its process; the baselines exclude imports and opening the
-model.
+baselines are in benchmarks/studies/client_baselines.py). CPU time is the sum of the client process and Triton with all
+its children. The time of `client infer` includes the start of its process; the baselines exclude imports and opening
+the model.
 Exits with 1 if `client infer` takes more than 1.25 times the CPU time of the single process, or the loop takes less
 than 2 times the wall time of `client infer`.
 """
@@ -40,7 +40,7 @@ from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
 MAX_CPU_RATIO, MIN_WALL_RATIO = 1.25, 2.0
-KIT, IN_PROCESS, PLAIN = "client infer", "in process", "plain loop"
+CLIENT_INFER, IN_PROCESS, PLAIN = "client infer", "in process", "plain loop"
 SERVED, SERVED_PLAIN = "network", "plain"
 PACKAGES = ("numpy", "onnxruntime", "pillow", "tritonclient")
 _ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ class ClientCost(Frozen):
 
     @property
     def cpu_s(self) -> float:
-        """Client and server together."""
+        """CPU time of client and server."""
         return self.client_cpu_s + self.server_cpu_s
 
 
@@ -73,7 +73,7 @@ class TritonAddresses(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ClientComparison:
     """The setup that all three methods share."""
 
     pictures: Path
@@ -84,14 +84,14 @@ class Comparison:
     options: Sequence[str] = ()
     """Additional arguments of `client infer`."""
 
-    def cost_of(self, method: str) -> ClientCost:
+    def run_method(self, method: str) -> ClientCost:
         """Run one method and return its cost. Raises TritonkitError with its output if it fails."""
-        load, before = psutil.getloadavg()[0], _family_cpu_s(self.triton.process)
-        began = time.perf_counter()
+        load, server_start_s = psutil.getloadavg()[0], _family_cpu_s(self.triton.process)
+        started = time.perf_counter()
         output, cpu_s = _run(self._command(method))
-        wall_s = time.perf_counter() - began
-        server_s = _family_cpu_s(self.triton.process) - before
-        reported = {} if method == KIT else json.loads(output)
+        wall_s = time.perf_counter() - started
+        server_s = _family_cpu_s(self.triton.process) - server_start_s
+        reported = {} if method == CLIENT_INFER else json.loads(output)
         return ClientCost(
             wall_s=round(reported.get("wall_s", wall_s), 3),
             client_cpu_s=round(reported.get("cpu_s", cpu_s), 3),
@@ -101,7 +101,7 @@ class Comparison:
         )
 
     def _command(self, method: str) -> list[str]:
-        if method == KIT:
+        if method == CLIENT_INFER:
             output = self.folder / "answers.jsonl"
             output.unlink(missing_ok=True)
             arguments = [
@@ -120,7 +120,7 @@ class Comparison:
         return [
             sys.executable,
             "-m",
-            "benchmarks.studies.client_ways",
+            "benchmarks.studies.client_baselines",
             *map(str, [*arguments, self.pictures, self.count]),
         ]
 
@@ -142,56 +142,56 @@ def _run(command: Sequence[str]) -> tuple[str, float]:
 
 
 def _family_cpu_s(process: psutil.Process) -> float:
-    """CPU seconds of a process and its children so far."""
+    """Return the CPU seconds of a process and its children so far."""
     return float(sum(sum(member.cpu_times()[:2]) for member in [process, *process.children(recursive=True)]))
 
 
 def write_pictures(folder: Path, count: int, photos: Path) -> Path:
     """Write JPEGs of about 500 x 400 pixels, each a random crop of a photograph; reuse them if they exist."""
-    place = folder / f"pictures-{count}"
-    if place.is_dir():
-        return place
-    whole = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.jpg"))]
-    if not whole:
+    picture_folder = folder / f"pictures-{count}"
+    if picture_folder.is_dir():
+        return picture_folder
+    photographs = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.jpg"))]
+    if not photographs:
         raise InputError(f"{photos}: contains no photographs; `make data` fetches them", code="data.no_photos")
     rng = random.Random(0)  # noqa: S311 - no secret
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    partial = picture_folder.with_name(f".{picture_folder.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     for number in range(count):
-        photo = rng.choice(whole)
+        photo = rng.choice(photographs)
         share = rng.uniform(0.7, 1.0)
         height = min(photo.height, photo.width * 0.8) * share
         left, top = rng.uniform(0, photo.width - height * 1.25), rng.uniform(0, photo.height - height)
         size = rng.randint(470, 530), rng.randint(380, 420)
         crop = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + height * 1.25, top + height))
-        turned = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else crop
-        turned.save(partial / f"{number:05}.jpg", quality=90)
-    partial.rename(place)
-    return place
+        picture = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else crop
+        picture.save(partial / f"{number:05}.jpg", quality=90)
+    partial.rename(picture_folder)
+    return picture_folder
 
 
 def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     """Publish the network with tritonkit, and also write it as a plain graph that takes normalised fp32 images."""
     import torch
 
-    from benchmarks.studies.calibrated import network_of
+    from benchmarks.studies.calibration import calibrated_network
     from builder.export import ExportRequest, export
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network
 
     repository = folder / "repository"
-    network = network_of(architecture)
+    network = calibrated_network(architecture)
     save_network(folder / "network.safetensors", network)
     source = source_from_checkpoint(folder / "network.safetensors", name=SERVED)
     export(source, ExportRequest(repository, max_batch=max_batch), lambda step: None)
-    place = repository / SERVED_PLAIN / "1"
-    place.mkdir(parents=True)
-    bare = torch.nn.Sequential(network.backbone, torch.nn.Softmax(dim=1)).eval()
+    version_folder = repository / SERVED_PLAIN / "1"
+    version_folder.mkdir(parents=True)
+    plain_network = torch.nn.Sequential(network.backbone, torch.nn.Softmax(dim=1)).eval()
     shapes = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(
-        bare,
+        plain_network,
         (torch.zeros(2, 3, 224, 224),),
-        place / "model.onnx",
+        version_folder / "model.onnx",
         dynamo=True,
         opset_version=20,
         dynamic_shapes=shapes,
@@ -232,34 +232,34 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Clien
     pictures = write_pictures(_CACHE / "client_cost", arguments.pictures, _CACHE / "data" / "photos")
     repository = arguments.repository or write_repository(folder, arguments.model, arguments.max_batch)
     artifact = repository / SERVED / "1" / "model.onnx"
-    costs: dict[str, list[ClientCost]] = {method: [] for method in (IN_PROCESS, KIT, PLAIN)}
+    costs: dict[str, list[ClientCost]] = {method: [] for method in (IN_PROCESS, CLIENT_INFER, PLAIN)}
     with serve(repository, [SERVED, SERVED_PLAIN]) as triton:
-        comparison = Comparison(pictures, arguments.pictures, artifact, triton, folder, arguments.option)
+        comparison = ClientComparison(pictures, arguments.pictures, artifact, triton, folder, arguments.option)
         for number in range(arguments.rounds):
             for method in list(costs) if number % 2 == 0 else reversed(costs):
-                cost = comparison.cost_of(method)
+                cost = comparison.run_method(method)
                 costs[method].append(cost)
                 print(f"{method}: {_describe(cost, arguments.pictures)}", flush=True)
     return costs
 
 
 def _describe(cost: ClientCost, count: int) -> str:
-    each = 1e3 / count
+    ms_per_picture = 1e3 / count
     best = f", {cost.best}" if cost.best else ""
     return (
-        f"{cost.wall_s * each:.2f} ms of wall time a picture, {cost.cpu_s * each:.2f} ms of CPU "
-        f"(client {cost.client_cpu_s * each:.2f}, server {cost.server_cpu_s * each:.2f}), "
+        f"for each picture {cost.wall_s * ms_per_picture:.2f} ms of wall time, {cost.cpu_s * ms_per_picture:.2f} ms of "
+        f"CPU (client {cost.client_cpu_s * ms_per_picture:.2f}, server {cost.server_cpu_s * ms_per_picture:.2f}), "
         f"load average {cost.load_average:.1f}{best}"
     )
 
 
 def summarize(costs: dict[str, list[ClientCost]]) -> dict[str, Any]:
-    """Medians of the rounds in seconds, and both ratios."""
-    wall = {method: statistics.median(cost.wall_s for cost in each) for method, each in costs.items()}
-    cpu = {method: statistics.median(cost.cpu_s for cost in each) for method, each in costs.items()}
+    """Return the medians of the rounds in seconds, and both ratios."""
+    wall = {method: statistics.median(cost.wall_s for cost in method_costs) for method, method_costs in costs.items()}
+    cpu = {method: statistics.median(cost.cpu_s for cost in method_costs) for method, method_costs in costs.items()}
     ratio = {
-        "cpu, client infer to in process": round(cpu[KIT] / cpu[IN_PROCESS], 3),
-        "wall, plain loop to client infer": round(wall[PLAIN] / wall[KIT], 3),
+        "cpu, client infer to in process": round(cpu[CLIENT_INFER] / cpu[IN_PROCESS], 3),
+        "wall, plain loop to client infer": round(wall[PLAIN] / wall[CLIENT_INFER], 3),
     }
     return {"wall_s": wall, "cpu_s": cpu, "ratio": ratio}
 
@@ -281,14 +281,19 @@ def main() -> int:
     summary = summarize(costs)
     print(json.dumps(summary, indent=2))
     if arguments.output:
-        now = read_environment(triton="2.51.0")
-        machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
+        environment = read_environment(triton="2.51.0")
+        machine = {
+            "cpu": environment.cpu,
+            "cores": environment.cores,
+            "memory_gib": environment.memory_gib,
+            "python": environment.python,
+        }
         record = {
             "model": arguments.model,
             "pictures": arguments.pictures,
             "machine": {**machine, **{name: version(name) for name in PACKAGES}},
             "limits": {"cpu": MAX_CPU_RATIO, "wall": MIN_WALL_RATIO},
-            "rounds": {method: [cost.model_dump() for cost in each] for method, each in costs.items()},
+            "rounds": {method: [cost.model_dump() for cost in method_costs] for method, method_costs in costs.items()},
             **summary,
         }
         with atomic_write(arguments.output) as path:

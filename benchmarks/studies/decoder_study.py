@@ -25,47 +25,47 @@ import pyvips
 
 from benchmarks.studies.decoder_files.lossy_formats import codecs, jpegs, orientations
 from benchmarks.studies.decoder_files.rasters import bmps, pngs, pnms
-from benchmarks.studies.decoder_files.samples import Cell, Samples, on_white
+from benchmarks.studies.decoder_files.samples import DecoderCase, Samples, blend_with_white
 from benchmarks.studies.decoder_files.tiffs import tiffs
 from tritonkit.images.preprocess import ImageError, Preprocess, load_image
 
 
-def on_white_background(pixels: Samples) -> Samples:
-    """OpenCV's or libvips' pixels, RGB with or without alpha, as levels on white."""
-    highest = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
-    values = pixels.astype(float) / highest
+def levels_on_white(pixels: Samples) -> Samples:
+    """Return pixels of OpenCV or libvips as RGB levels, blended with white by their alpha."""
+    max_value = {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    values = pixels.astype(float) / max_value
     values = np.dstack([values] * 3) if values.ndim == 2 else values
     if values.shape[2] in (1, 2):
         values = np.dstack([values[..., :1]] * 3 + [values[..., 1:]])
-    return on_white(values[..., :3], values[..., 3:]) if values.shape[2] == 4 else values * 255
+    return blend_with_white(values[..., :3], values[..., 3:]) if values.shape[2] == 4 else values * 255
 
 
-def by_opencv(data: bytes) -> Samples | None:
-    """Upright RGB, or none where it is not read."""
+def decode_with_opencv(data: bytes) -> Samples | None:
+    """Decode with OpenCV to upright RGB; None if it cannot."""
     flags = cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         return None
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return on_white_background(pixels[..., [2, 1, 0, 3]])
+        return levels_on_white(pixels[..., [2, 1, 0, 3]])
     colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return None if colours is None else on_white_background(colours[..., ::-1])
+    return None if colours is None else levels_on_white(colours[..., ::-1])
 
 
-def by_libvips(data: bytes) -> Samples | None:
-    """Upright RGB, or none where it is not read."""
+def decode_with_libvips(data: bytes) -> Samples | None:
+    """Decode with libvips to upright RGB; None if it cannot."""
     try:
         image = pyvips.Image.new_from_buffer(data, "").autorot()
         if image.interpretation == "cmyk":
             values: Samples = image.numpy() / (65535.0 if image.format == "ushort" else 255.0)
             inks: Samples = (1 - values[..., :3]) * (1 - values[..., 3:4]) * 255
             return inks
-        return on_white_background(image.numpy())
+        return levels_on_white(image.numpy())
     except pyvips.Error:
         return None
 
 
-def by_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, str]:
+def decode_with_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, str]:
     """Decode with tritonkit: upright RGB, or None and the reason for the refusal."""
     try:
         return load_image(data, Preprocess(shape[0], shape[1], "squash", 1.0, "nearest"))[0].astype(float), ""
@@ -73,33 +73,33 @@ def by_tritonkit(data: bytes, shape: tuple[int, ...]) -> tuple[Samples | None, s
         return None, str(error)
 
 
-def verdict(pixels: Samples | None, cell: Cell) -> str:
-    """How pixels compare with the truth."""
+def verdict(pixels: Samples | None, cell: DecoderCase) -> str:
+    """Return how pixels compare with the true pixels of a cell."""
     if pixels is None:
         return "not read"
-    same = pixels.shape == cell.truth.shape and np.abs(pixels - cell.truth).max() <= cell.tolerance
-    return "equal" if same else "DIFFERENT"
+    is_equal = pixels.shape == cell.truth.shape and np.abs(pixels - cell.truth).max() <= cell.tolerance
+    return "equal" if is_equal else "DIFFERENT"
 
 
 def measure() -> Iterator[dict[str, str]]:
-    """Each cell: ours, OpenCV's and libvips' verdict."""
+    """Yield the verdicts on tritonkit, OpenCV and libvips for each cell."""
     for cells in (tiffs, pngs, pnms, bmps, jpegs, orientations, codecs):
         for cell in cells():
-            pixels, reason = by_tritonkit(cell.data, cell.truth.shape)
-            ours = f"refused: {reason}" if reason else verdict(pixels, cell)
+            pixels, reason = decode_with_tritonkit(cell.data, cell.truth.shape)
+            tritonkit_verdict = f"refused: {reason}" if reason else verdict(pixels, cell)
             yield {
                 "file": cell.name,
-                "ours": ours,
-                "opencv": verdict(by_opencv(cell.data), cell),
-                "libvips": verdict(by_libvips(cell.data), cell),
+                "ours": tritonkit_verdict,
+                "opencv": verdict(decode_with_opencv(cell.data), cell),
+                "libvips": verdict(decode_with_libvips(cell.data), cell),
             }
 
 
 def main() -> None:
-    """Measure, print and write. Exit code 1 where a cell is DIFFERENT."""
+    """Run the study, then print and write its cells. Exits with 1 if a cell is DIFFERENT."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="where the cells are written, as JSON")
-    parser.add_argument("--all", action="store_true", help="print the equal cells too")
+    parser.add_argument("--output", type=Path, help="write the cells to this JSON file")
+    parser.add_argument("--all", action="store_true", help="also print the equal cells")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def main() -> None:
         versions = {
             "pillow": PIL.__version__,
             "opencv": cv2.__version__,
-            "libvips": ".".join(str(pyvips.version(n)) for n in range(3)),
+            "libvips": ".".join(str(pyvips.version(part)) for part in range(3)),
         }
         lines = ",\n".join(json.dumps(cell) for cell in cells)
         head = json.dumps({"versions": versions, "counts": counts})[1:-1]

@@ -49,7 +49,7 @@ images = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
 shapes = {"image": {0: torch.export.Dim("batch")}}
 torch.onnx.export(network, (images,), sys.argv[2], dynamo=True, opset_version=20, dynamic_shapes=shapes, verbose=False)
 """
-"""The same network without anything of ours; its last layer is `fc`, as in a ResNet."""
+"""The same network without tritonkit; its last layer is `fc`, as in a ResNet."""
 
 
 class ProcessCost(Frozen):
@@ -59,19 +59,19 @@ class ProcessCost(Frozen):
     cpu_seconds: float
     peak_mib: float
     load_average: float
-    """Of the machine, over the minute before it started."""
+    """Load average of the machine over the minute before the start."""
 
 
-def cost_of(command: Sequence[str]) -> ProcessCost:
+def measure_command(command: Sequence[str]) -> ProcessCost:
     """Run a command and return its cost. Raises TritonkitError with its output if it fails."""
-    load, began = psutil.getloadavg()[0], time.monotonic()
+    load, started = psutil.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryFile() as output, psutil.Popen(command, stdout=output, stderr=output) as process:
         peak_kib, cpu_seconds = 0, 0.0
         while process.poll() is None:
             peak_kib = max(peak_kib, _peak_kib(process))
             cpu_seconds = max(cpu_seconds, _cpu_seconds(process))
             time.sleep(_SAMPLE_S)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         if process.returncode:
             output.seek(0)
             raise TritonkitError(
@@ -87,7 +87,10 @@ def cost_of(command: Sequence[str]) -> ProcessCost:
 
 
 def _peak_kib(process: psutil.Process) -> int:
-    """The kernel keeps the peak of each process, so that rare samples miss none but those of short-lived children."""
+    """Return the sum of the peak memory of a process and its children.
+
+    The kernel keeps the peak of each process, so samples miss only children that live shortly.
+    """
     try:
         processes = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -98,7 +101,7 @@ def _peak_kib(process: psutil.Process) -> int:
 def _high_water_kib(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:  # it ended in between
+    except OSError:  # the process ended
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
@@ -112,10 +115,10 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 def write_checkpoint(model: str, path: Path) -> None:
     """Save a network of timm with random calibrated weights."""
-    from benchmarks.studies.calibrated import network_of
-    from tritonkit.networks.network import save_network  # the heavy libraries are loaded after the arguments are read
+    from benchmarks.studies.calibration import calibrated_network
+    from tritonkit.networks.network import save_network  # imported late, so that --help is fast
 
-    save_network(path, network_of(model))
+    save_network(path, calibrated_network(model))
 
 
 def measure(model: str, rounds: int) -> dict[str, list[ProcessCost]]:
@@ -133,7 +136,7 @@ def measure(model: str, rounds: int) -> dict[str, list[ProcessCost]]:
         costs: dict[str, list[ProcessCost]] = {name: [] for name in commands}
         for number in range(rounds):
             for name in list(commands) if number % 2 else reversed(commands):
-                cost = cost_of(commands[name])
+                cost = measure_command(commands[name])
                 costs[name].append(cost)
                 print(
                     f"{name}: {cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU), {cost.peak_mib:.0f} MiB, "
@@ -151,11 +154,11 @@ def summarize(costs: dict[str, list[ProcessCost]]) -> dict[str, dict[str, float]
         "peak_mib": lambda cost: cost.peak_mib,
     }
     medians = {
-        command: {name: statistics.median(map(read, each)) for name, read in figures.items()}
-        for command, each in costs.items()
+        command: {name: statistics.median(map(read, command_costs)) for name, read in figures.items()}
+        for command, command_costs in costs.items()
     }
-    kit, bare = medians["builder export"], medians["torch.onnx.export"]
-    return {**medians, "ratio": {name: round(kit[name] / bare[name], 2) for name in figures}}
+    builder_medians, bare_medians = medians["builder export"], medians["torch.onnx.export"]
+    return {**medians, "ratio": {name: round(builder_medians[name] / bare_medians[name], 2) for name in figures}}
 
 
 def main() -> int:
@@ -169,13 +172,18 @@ def main() -> int:
     summary = summarize(costs)
     print(json.dumps(summary, indent=2))
     if arguments.output:
-        now = read_environment(triton="")
-        machine = {"cpu": now.cpu, "cores": now.cores, "memory_gib": now.memory_gib, "python": now.python}
+        environment = read_environment(triton="")
+        machine = {
+            "cpu": environment.cpu,
+            "cores": environment.cores,
+            "memory_gib": environment.memory_gib,
+            "python": environment.python,
+        }
         record = {
             "model": arguments.model,
             "machine": {**machine, **{name: version(name) for name in PACKAGES}},
             "limits": {"seconds": MAX_TIME_RATIO, "peak_mib": MAX_MEMORY_RATIO},
-            "rounds": {name: [cost.model_dump() for cost in each] for name, each in costs.items()},
+            "rounds": {name: [cost.model_dump() for cost in command_costs] for name, command_costs in costs.items()},
             **summary,
         }
         with atomic_write(arguments.output) as path:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.package_versions import installed
+from scripts.package_versions import installed_versions
 
 if TYPE_CHECKING:
     from benchmarks.studies.gpu_report import GpuReport
@@ -28,7 +28,7 @@ FAMILIES = (
     *("resnet18", "resnet50", "mobilenetv3_small_100", "efficientnet_b0", "densenet121"),
     *("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny", "regnety_004", "eva02_tiny_patch14_224"),
 )
-NEEDED = (
+REQUIRED = (
     *("torch", "torchvision", "timm", "segmentation-models-pytorch", "onnx", "onnxscript", "onnxruntime"),
     *("numpy", "pydantic", "safetensors", "pillow"),
 )
@@ -37,27 +37,29 @@ MISSING, NO_GPU = 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check all families and tell by the exit code whether fp16 and fp32 kept to their limits."""
+    """Check the networks and return the exit code."""
     options = _parser().parse_args(arguments)
-    found, missing = installed([*NEEDED, *OPTIONAL])
-    print("found: " + ", ".join(f"{tool} {version}" for tool, version in found.items()))
+    versions, missing = installed_versions([*REQUIRED, *OPTIONAL])
+    print("found: " + ", ".join(f"{tool} {version}" for tool, version in versions.items()))
     print("missing: " + (", ".join(f"{tool} ({reason})" for tool, reason in missing.items()) or "nothing"))
-    if set(missing) & set(NEEDED):
-        print(f"nothing was checked: needed are {', '.join(NEEDED)}", file=sys.stderr)
+    if set(missing) & set(REQUIRED):
+        print(f"nothing was checked: required are {', '.join(REQUIRED)}", file=sys.stderr)
         return MISSING
-    from benchmarks.studies.gpu_report import HEAD  # what these import was only now found to be here
-    from benchmarks.studies.gpu_ways import RunSettings, check
+    from benchmarks.studies.gpu_report import HEAD  # imports packages that were checked above
+    from benchmarks.studies.gpu_runtimes import RunSettings, check
 
     settings = RunSettings("cpu", batch=4, runs=1) if options.cpu else RunSettings("cuda", batch=32, runs=20)
-    report = _new_report(settings.device, found, missing, settings.batch, settings.runs)
+    report = _new_report(settings.device, versions, missing, settings.batch, settings.runs)
     if report.gpu is None and not options.cpu:
-        print("no NVIDIA GPU here: nothing was checked (--cpu tries the script itself)", file=sys.stderr)
+        print(
+            "this machine has no NVIDIA GPU, so nothing was checked; --cpu tests the script on the CPU", file=sys.stderr
+        )
         return NO_GPU
     print(HEAD)
     for name in options.names:
-        ways = tuple(check(name, settings))
-        print("\n".join(way.row() for way in ways), flush=True)
-        report = report.model_copy(update={"ways": (*report.ways, *ways)})
+        results = tuple(check(name, settings))
+        print("\n".join(result.row() for result in results), flush=True)
+        report = report.model_copy(update={"results": (*report.results, *results)})
         _write(report, options.output)
     return 0 if report.passed else 1
 
@@ -66,11 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_check.json"))
-    parser.add_argument("--cpu", action="store_true", help="try the script itself where there is no GPU, quickly")
+    parser.add_argument("--cpu", action="store_true", help="test the script on the CPU, with few runs")
     return parser
 
 
-def _new_report(device: str, found: dict[str, str], missing: dict[str, str], batch: int, runs: int) -> GpuReport:
+def _new_report(device: str, versions: dict[str, str], missing: dict[str, str], batch: int, runs: int) -> GpuReport:
     import torch
 
     from benchmarks.studies.gpu_report import GpuReport
@@ -83,7 +85,7 @@ def _new_report(device: str, found: dict[str, str], missing: dict[str, str], bat
         gpu=gpu.name if gpu else None,
         compute_capability=gpu.compute_capability if gpu else None,
         driver=_driver(),
-        versions={"python": platform.python_version(), **found, **cuda},
+        versions={"python": platform.python_version(), **versions, **cuda},
         missing=missing,
         batch=batch,
         runs=runs,

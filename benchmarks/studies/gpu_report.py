@@ -6,7 +6,7 @@ from tritonkit.repository.verdict import LIMITS
 from tritonkit.runtimes.formats import Precision
 from tritonkit.spec import Frozen
 
-HEAD = """| network | way | relative error | against simulation | images/s | passed |
+HEAD = """| network | runtime | relative error | against simulation | images/s | passed |
 |---|---|---|---|---|---|"""
 
 
@@ -14,7 +14,7 @@ class RuntimeResult(Frozen):
     """Result of one network in one runtime."""
 
     network: str
-    way: str
+    runtime: str
     precision: Precision
     relative: float | None = None
     """Error relative to the variation of the answers of torch, fp32 on the CPU."""
@@ -34,10 +34,10 @@ class RuntimeResult(Frozen):
         return self.skipped is not None or (self.problem is None and all(error <= limit for error in errors))
 
     def row(self) -> str:
-        """Its line of the table."""
+        """Return the row of the table."""
         cells = [
             self.network,
-            f"{self.way} {self.precision}",
+            f"{self.runtime} {self.precision}",
             self.problem or self.skipped or _error(self.relative),
             _error(self.against_simulation),
             "" if self.images_per_s is None else f"{self.images_per_s:.0f}",
@@ -50,7 +50,7 @@ class GpuReport(Frozen):
     """The JSON document of a GPU check."""
 
     device: str
-    """`cuda`, or `cpu` where the script alone was tried."""
+    """`cuda`, or `cpu` for a test of the script without a GPU."""
     gpu: str | None
     compute_capability: str | None
     driver: str | None
@@ -62,12 +62,12 @@ class GpuReport(Frozen):
     """Images in each run of a rate."""
     runs: int
     """Number of runs; a rate is their median."""
-    ways: tuple[RuntimeResult, ...] = ()
+    results: tuple[RuntimeResult, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether each runtime was skipped or ran within its limit."""
-        return all(way.passed for way in self.ways)
+        return all(way.passed for way in self.results)
 
 
 def _error(relative: float | None) -> str:

@@ -20,11 +20,11 @@ from pydantic import TypeAdapter
 from rich.progress import track
 
 from benchmarks.studies.backbones import NAMES
-from benchmarks.studies.calibrated import network_of
+from benchmarks.studies.calibration import calibrated_network
 from builder.export import ExportRequest, export
 from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build
-from scripts.package_versions import installed
+from scripts.package_versions import installed_versions
 from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
@@ -77,7 +77,7 @@ class ModelResult(Frozen):
     """Versions of the tools; empty in old results."""
 
     def row(self) -> str:
-        """Its line of the table."""
+        """Return the row of the table."""
         steps = (self.fp32, self.fp16, self.kept, self.torchscript, self.rtx_fp32, self.rtx_fp16)
         return f"| {self.name} | `{timm_name(self.name)}` | {self.weights_millions:.1f} M | {' | '.join(steps)} |"
 
@@ -96,40 +96,42 @@ class _CachedGraphSource(NetworkSource):
 
 def check_model(name: str, folder: Path) -> ModelResult:
     """Run all steps for one network."""
-    network = network_of(name)
+    network = calibrated_network(name)
     weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     source = _CachedGraphSource(folder / "fp32.onnx", None, "calibrated weights", network)
-    found: dict[str, str] = {}
+    step_results: dict[str, str] = {}
     exceptions: list[str] = []
     steps: dict[str, Callable[[], str]] = {
-        "fp32": lambda: _export(source, Target(), folder, found),
-        "fp16": lambda: _export(source, Target(precision="fp16"), folder, found),
-        "torchscript": lambda: _export(source, Target(format="torchscript"), folder, found),
+        "fp32": lambda: _export(source, Target(), folder, step_results),
+        "fp16": lambda: _export(source, Target(precision="fp16"), folder, step_results),
+        "torchscript": lambda: _export(source, Target(format="torchscript"), folder, step_results),
         "rtx_fp32": lambda: _build_engine(folder, "fp32"),
         "rtx_fp16": lambda: _build_engine(folder, "fp16"),
     }
     for step, run_step in steps.items():
         try:
-            found[step] = run_step()
+            step_results[step] = run_step()
         except TritonkitError as error:
-            found[step] = "no"
+            step_results[step] = "no"
             exceptions.append(f"{step}: {str(error).splitlines()[0]}")
-    return ModelResult(name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **found)
+    return ModelResult(
+        name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **step_results
+    )
 
 
-def _export(source: NetworkSource, target: Target, folder: Path, found: dict[str, str]) -> str:
+def _export(source: NetworkSource, target: Target, folder: Path, step_results: dict[str, str]) -> str:
     """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
     repository = folder / f"{target.format}-{target.precision}"
     published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
     verdict = published.verdict
     if target.precision == "fp16":
         shutil.copyfile(published.artifact, folder / "fp16.onnx")
-        found["kept"] = _kept_nodes(verdict)
+        step_results["kept"] = _fp32_nodes_text(verdict)
     worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
     return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
 
 
-def _kept_nodes(verdict: Verdict) -> str:
+def _fp32_nodes_text(verdict: Verdict) -> str:
     last = verdict.tries[-1]
     return f"{len(last.kept)} of {len(last.kept) + last.nodes}"
 
@@ -141,15 +143,15 @@ def _build_engine(folder: Path, precision: Precision) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return installed(TOOLS)[0]
+    return installed_versions(TOOLS)[0]
 
 
 def _page(results: list[ModelResult]) -> str:
-    made_with = dict.fromkeys(
+    tool_versions = dict.fromkeys(
         ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) or "versions that were not kept"
         for result in results
     )
-    page = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(made_with))
+    page = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(tool_versions))
     exceptions = [f"- {result.name}, {reason}" for result in results for reason in result.exceptions]
     return page + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
 
@@ -160,13 +162,13 @@ def _read_results(path: Path) -> dict[str, ModelResult]:
     return {result.name: result for result in results}
 
 
-def _missing(names: list[str], known: dict[str, ModelResult], trust: bool) -> list[str]:
+def _missing(names: list[str], stored_results: dict[str, ModelResult], trust: bool) -> list[str]:
     """Return the names without a result of the installed versions; `trust` accepts results without versions."""
-    installed_versions = _versions()
+    current_versions = _versions()
     current = {
         result.name
-        for result in known.values()
-        if result.versions == installed_versions or (trust and not result.versions)
+        for result in stored_results.values()
+        if result.versions == current_versions or (trust and not result.versions)
     }
     return [name for name in names if name not in current]
 
@@ -184,13 +186,13 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--trust", action="store_true", help="also keep results without versions")
     arguments = parser.parse_args()
-    known = _read_results(arguments.results)
-    for name in track(_missing(arguments.names, known, arguments.trust), "checking networks"):
+    stored_results = _read_results(arguments.results)
+    for name in track(_missing(arguments.names, stored_results, arguments.trust), "checking networks"):
         with tempfile.TemporaryDirectory() as folder:
-            known[name] = check_model(name, Path(folder))
-        print(known[name].row(), *known[name].exceptions, sep="\n", flush=True)
-        _write(arguments.results, _RESULTS.dump_json(list(known.values()), indent=1))
-    results = [known[name] for name in arguments.names]
+            stored_results[name] = check_model(name, Path(folder))
+        print(stored_results[name].row(), *stored_results[name].exceptions, sep="\n", flush=True)
+        _write(arguments.results, _RESULTS.dump_json(list(stored_results.values()), indent=1))
+    results = [stored_results[name] for name in arguments.names]
     if arguments.output:
         _write(arguments.output, _page(results).encode())
     return 1 if any(result.exceptions for result in results) else 0

@@ -48,7 +48,7 @@ CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "am
 
 
 def write_repository(folder: Path, architecture: str, instances: int) -> Path:
-    """The network with random weights in all three formats; speed does not depend on what it has learned."""
+    """Write the network with random weights in all three formats; speed does not depend on the weights."""
     torch.manual_seed(0)
     torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
     (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
@@ -106,13 +106,15 @@ def measure(
 
 def machine(triton: str) -> dict[str, object]:
     """Describe the CPU, its instruction sets that matter here, and the serving libraries."""
-    now = read_environment(triton=triton)
+    environment = read_environment(triton=triton)
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     site = find_pip_environment().interpreter.site
-    distributions = [next(iter(Distribution.discover(name=n, path=[site])), None) for n in ("openvino", "onnxruntime")]
+    distributions = [
+        next(iter(Distribution.discover(name=library, path=[site])), None) for library in ("openvino", "onnxruntime")
+    ]
     return {
-        "cpu": now.cpu,
-        "cores": now.cores,
+        "cpu": environment.cpu,
+        "cores": environment.cores,
         "cpu_has": {name: name in flags.split() for name in CAPABILITIES},
         "triton": triton,
         **{

@@ -21,13 +21,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from benchmarks.studies.calibrated import calibrated
+from benchmarks.studies.calibration import calibrate
 from builder.export import ExportRequest, export
 from builder.foreign_options import ForeignModelOptions
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from builder.sources.state_dict import network_spec
-from scripts.package_versions import installed
+from scripts.package_versions import installed_versions
 from tritonkit.networks.backbones import head_of
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -43,15 +43,15 @@ RESULTS = Path("benchmarks/results/torchvision_models.json")
 TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 
 
-def network_of(name: str) -> nn.Module:
-    """torchvision's own network, with calibrated weights."""
+def torchvision_network(name: str) -> nn.Module:
+    """Return torchvision's own network with calibrated weights."""
     torch.manual_seed(0)
     task_spec = TaskSpec(task="multiclass", labels=tuple(f"class {number}" for number in range(CLASSES)))
-    ours = Network(network_spec(f"torchvision/{name}", task_spec, ForeignModelOptions()))
-    head: Any = head_of(ours.backbone)
-    if not head.weight.any():  # as torchvision begins a ViT
+    tritonkit_network = Network(network_spec(f"torchvision/{name}", task_spec, ForeignModelOptions()))
+    head: Any = head_of(tritonkit_network.backbone)
+    if not head.weight.any():  # torchvision initializes the head of a ViT with zeros
         nn.init.normal_(head.weight)
-    state = calibrated(ours, builtin_golden(ours.spec.preprocess).images).backbone.state_dict()
+    state = calibrate(tritonkit_network, builtin_golden(tritonkit_network.spec.preprocess).images).backbone.state_dict()
     googlenet = {"init_weights": False, "aux_logits": False}
     network: nn.Module = get_model(
         name, weights=None, num_classes=CLASSES, **(googlenet if name == "googlenet" else {})
@@ -61,15 +61,15 @@ def network_of(name: str) -> nn.Module:
 
 
 def check_model(name: str, folder: Path) -> dict[str, Any]:
-    """State dict in, verdict, and the largest difference of a probability to torchvision's own network."""
-    network = network_of(name)
+    """Export a state dict; return whether the verdict passed, and the largest error against torchvision's network."""
+    network = torchvision_network(name)
     weights, labels = folder / f"{name}.pth", folder / "labels.txt"
     torch.save(network.state_dict(), weights)
     labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
     source = source_from_state_dict(weights, ForeignModelOptions(f"torchvision/{name}", labels))
     published = export(source, ExportRequest(folder / "repository", max_batch=2), lambda step: None)
-    side = source.spec.preprocess.height
-    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    size_px = source.spec.preprocess.height
+    images = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), np.uint8)
     with OnnxRuntimeRunner(published.artifact) as runner:
         answers = runner.infer(images)["probabilities"]
     with torch.inference_mode():
@@ -85,12 +85,12 @@ def _normalize(name: str, images: Tensor) -> Tensor:
 
 
 def main() -> int:
-    """Check each network, write the results, and return 1 if one is wrong."""
+    """Check each network, write the results, and return 1 if a network failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    versions = installed(TOOLS)[0]
+    versions = installed_versions(TOOLS)[0]
     stored = json.loads(arguments.results.read_bytes()) if arguments.results.is_file() else {}
     results: dict[str, dict[str, Any]] = stored["networks"] if stored.get("versions") == versions else {}
     for name in track([name for name in arguments.names if name not in results], "checking torchvision's networks"):

@@ -52,16 +52,16 @@ class EpochClock(Callback):
             spans.append((self.images, time.perf_counter() - self.started))
 
 
-def by_train_fit(config: Config) -> float:
-    """Images per second of one run."""
+def train_fit_rate(config: Config) -> float:
+    """Return the images per second of one run of `train fit`."""
     spans.clear()
     with tempfile.TemporaryDirectory() as folder:
         fit(config.model_copy(update={"output": Path(folder)}))
     return _rate(spans)
 
 
-def by_bare_loop(config: Config) -> float:
-    """Images per second of the shortest loop one would write by hand."""
+def bare_loop_rate(config: Config) -> float:
+    """Return the images per second of a minimal training loop in plain torch."""
     preprocess = config.image.preprocess
     augment = make_augmentation(config.augment, preprocess.fill)
     steps = [v2.PILToTensor(), v2.Resize((preprocess.height, preprocess.width)), *([augment] if augment else [])]
@@ -79,13 +79,13 @@ def by_bare_loop(config: Config) -> float:
     optimizer = torch.optim.AdamW(
         network.parameters(), config.optimizer.lr, weight_decay=config.optimizer.weight_decay, fused=True
     )
-    loss_of, epochs, threads = nn.CrossEntropyLoss(label_smoothing=0.05), [], torch.get_num_threads()
+    loss_function, epochs, threads = nn.CrossEntropyLoss(label_smoothing=0.05), [], torch.get_num_threads()
     torch.set_num_threads(max(1, threads - config.workers))
     for epoch in range(EPOCHS):
         images, started = 0, time.perf_counter()
         for batch, targets in batches:
             optimizer.zero_grad()
-            loss_of(network((batch.float() / 255 - 0.5) / 0.5), targets).backward()
+            loss_function(network((batch.float() / 255 - 0.5) / 0.5), targets).backward()
             optimizer.step()
             images += len(batch)
         if epoch:
@@ -99,22 +99,22 @@ def _rate(epochs: list[tuple[int, float]]) -> float:
 
 
 def main() -> int:
-    """Alternate both, print and write what was measured."""
+    """Run both in turns, then print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", type=Path, default=Path("examples/digits.yaml"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     config = load_config(arguments.config, [f"epochs={EPOCHS}", "callbacks=[epoch_clock]", "precision=32-true"])
-    loops: dict[str, Callable[[Config], float]] = {"train fit": by_train_fit, "bare loop": by_bare_loop}
+    loops: dict[str, Callable[[Config], float]] = {"train fit": train_fit_rate, "bare loop": bare_loop_rate}
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(arguments.rounds):
         for name in list(loops) if number % 2 else reversed(loops):
             rates[name].append(round(loops[name](config), 1))
             print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
     ratio = statistics.median(rates["train fit"]) / statistics.median(rates["bare loop"])
-    now = read_environment(triton="")
-    machine = f"{now.cpu}, {now.cores} cores, torch {torch.__version__}"
+    environment = read_environment(triton="")
+    machine = f"{environment.cpu}, {environment.cores} cores, torch {torch.__version__}"
     print(f"train fit reaches {ratio:.2f} of the bare loop ({arguments.config}; {machine})")
     if arguments.output:
         record = {"config": str(arguments.config), "machine": machine, "images_per_s": rates, "ratio": round(ratio, 3)}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def check(
     connection: Connection,
     models: Annotated[list[str] | None, typer.Argument(help="Served models.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Check all models of the server that have a spec.")] = False,
+    all_models: Annotated[bool, typer.Option("--all", help="Check all models of the server that have a spec.")] = False,
     version: Annotated[str, typer.Option(help="Version to check; default: the server's choice.")] = "",
     repository: Annotated[Path, typer.Option(help="The repository that the server serves.")] = Path("model_repository"),
     golden: Annotated[Path | None, typer.Option(help="A golden.npz; default: the version's.")] = None,
@@ -44,7 +44,7 @@ def check(
 
     * client check --all --repository /srv/models --url triton:8001
     """
-    if every == bool(models):
+    if all_models == bool(models):
         raise InputError("expected either models to check or --all", code="check.models")
     if golden is not None and against is not None:
         raise InputError("--golden and --against exclude each other; set one of them", code="check.two_references")
@@ -57,16 +57,16 @@ def check(
     with contextlib.closing(server_at(connection)) as server, progress(f"connecting to {connection.url}") as report:
         for model in models or models_with_spec(server):
             report(f"checking {model}")
-            results.append(_check_model(server, model, version, reference_files, keep_going=every))
+            results.append(_check_model(server, model, version, reference_files, continue_after_errors=all_models))
     print_json(results) if as_json else _print_results(results)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 
 
 def _check_model(
-    server: TritonServer, model: str, version: str, reference_files: ReferenceFiles, keep_going: bool
+    server: TritonServer, model: str, version: str, reference_files: ReferenceFiles, continue_after_errors: bool
 ) -> CheckResult:
-    """Check one model. keep_going: return an error of this model as its result, so that the others are checked."""
+    """Check one model. continue_after_errors: return an error as the model's result, so that others are checked."""
     from client.served_check import check_served_model, failed_check
     from tritonkit.triton.runner import TritonRunner
 
@@ -77,7 +77,7 @@ def _check_model(
     except (CertificateError, TokenError, UnreachableError):  # they fail for all models
         raise
     except (InputError, InferenceError) as error:
-        if not keep_going:
+        if not continue_after_errors:
             raise
         return failed_check(model, version, f"{server.url}/{model}", error)
 

@@ -129,14 +129,14 @@ def _check_frame_step(context: typer.Context, paths: Sequence[str], every: int) 
 
 
 def _print_table(tally: Tally, task: Task, outputs: Sequence[Path]) -> None:
-    shown = {row.name: task.cells(row.answer.fields) for row in tally.rows if row.answer is not None}
-    columns = max(map(len, shown.values()), default=1)
-    if shown:
-        cells = [[name, *answer, *[""] * (columns - len(answer))] for name, answer in shown.items()]
+    cells_by_name = {row.name: task.cells(row.answer.fields) for row in tally.rows if row.answer is not None}
+    columns = max(map(len, cells_by_name.values()), default=1)
+    if cells_by_name:
+        cells = [[name, *answer, *[""] * (columns - len(answer))] for name, answer in cells_by_name.items()]
         table(["image", "answer", *[""] * (columns - 1)], cells)
     if failed := [[row.name, row.error or ""] for row in tally.rows if row.answer is None]:
         table(["image", "error"], failed)  # a separate table, because errors are wider than answers
-    if hidden := tally.answered + tally.failed - tally.filtered_out - len(tally.rows):
+    if not_shown := tally.answered + tally.failed - tally.filtered_out - len(tally.rows):
         complete = next((path for path in outputs if path.suffix != ".npy"), None)
         hint = f"all are in {complete}" if complete else "--output FILE.jsonl writes all"
-        print_text(f"… and {hidden} more; {hint}")
+        print_text(f"… and {not_shown} more; {hint}")

@@ -41,7 +41,7 @@ _CONTEXT_PARAMETER = "context"
 
 
 def with_connection_options(repeats_requests: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's parameter `connection`, a model.connection.Connection, by the options of a connection.
+    """Replace a command's parameter `connection`, a `Connection`, by the options of a connection.
 
     The command may also have a parameter `context`, a typer.Context.
     repeats_requests: whether the command sends many requests, so that retries and shared memory are useful.

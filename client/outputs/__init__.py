@@ -1,1 +1,1 @@
-"""What is written of the answers: files of rows, pictures of masks, a contact sheet."""
+"""The outputs of `client infer`: answer files, drawn masks, a contact sheet."""

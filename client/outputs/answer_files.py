@@ -32,7 +32,7 @@ from tritonkit.errors import ExternalError, InputError
 from tritonkit.system.files import atomic_write, file_sha256
 from tritonkit.tasks import Answer
 
-Say = Callable[[str], None]
+PrintMessage = Callable[[str], None]
 
 
 class AnswerFiles:
@@ -67,11 +67,11 @@ class AnswerFiles:
     @property
     def earlier(self) -> int:
         """Number of images that were answered before this client started."""
-        in_journal = self.earlier_answered + self.earlier_failed
+        journal_rows = self.earlier_answered + self.earlier_failed
         if self.finished_names is None:
-            return in_journal
+            return journal_rows
         # A client that was killed in the midst of adding rows has left some in both.
-        return in_journal + len(self.finished_names) - self._journal_names.count_shared(self.finished_names)
+        return journal_rows + len(self.finished_names) - self._journal_names.count_shared(self.finished_names)
 
     @property
     def is_unchanged(self) -> bool:
@@ -94,10 +94,10 @@ class AnswerFiles:
         """
         if self.is_unchanged:
             return
-        first, *others = self._paths
+        first, *other_paths = self._paths
         try:
             self.journal.sync()
-            for path in others:
+            for path in other_paths:
                 self._write_output(path)
             if first.suffix == ".jsonl" and self.finished_names is None:
                 _check_own_files([first], self._placed_digests)
@@ -137,7 +137,7 @@ def open_answer_files(
     paths: Sequence[Path],
     settings: JobSettings,
     example_answer: Answer,
-    say: Say,
+    say: PrintMessage,
     overwrite: bool = False,
     retry_failed: bool = False,
 ) -> Iterator[AnswerFiles]:
@@ -236,9 +236,9 @@ def _check_own_files(files: Sequence[Path], placed_digests: Collection[str]) -> 
 def _names_in_outputs(paths: Sequence[Path], retry_failed: bool) -> NameSet:
     """Return the names in finished files; without the failed images if these are retried."""
     # An .npy file names only answered images; other files name all.
-    path, *others = sorted(paths, key=lambda path: path.suffix == ".npy")
-    for other in others:  # so that a changed file is refused now, not after all images are answered
-        deque(FORMATS[other.suffix].headings(other), maxlen=0)
+    path, *other_paths = sorted(paths, key=lambda path: path.suffix == ".npy")
+    for other_path in other_paths:  # so that a changed file is refused now, not after all images are answered
+        deque(FORMATS[other_path.suffix].headings(other_path), maxlen=0)
     headings = FORMATS[path.suffix].headings(path)
     return NameSet(heading.name for heading in headings if not (retry_failed and heading.failed))
 

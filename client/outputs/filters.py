@@ -60,7 +60,7 @@ class Filter:
             raise InputError("\n".join(problem.message for problem in problems), code="filter.label", problems=problems)
         return cls(task_spec, frozenset(classes), min_probability or 0.0)
 
-    def keeps(self, answer: Answer) -> bool:
+    def accepts(self, answer: Answer) -> bool:
         """Whether the filter keeps an answer."""
         if answer.mask is not None:  # the answer's regions are only the largest ones
             class_numbers = np.unique(answer.mask)
@@ -85,12 +85,12 @@ def with_filter(finish: FinishRow, answer_filter: Filter | None) -> FinishRow:
     if answer_filter is None:
         return finish
 
-    def finish_kept(picture: Picture, answer: Answer) -> Row:
-        is_kept = answer_filter.keeps(answer)
-        with_kept = replace(answer, fields=answer.fields | {KEPT: is_kept})
-        return finish(picture, with_kept) if is_kept else Row(picture.name, replace(with_kept, mask=None))
+    def finish_accepted(picture: Picture, answer: Answer) -> Row:
+        is_accepted = answer_filter.accepts(answer)
+        marked_answer = replace(answer, fields=answer.fields | {KEPT: is_accepted})
+        return finish(picture, marked_answer) if is_accepted else Row(picture.name, replace(marked_answer, mask=None))
 
-    return finish_kept
+    return finish_accepted
 
 
 def is_filtered_out(row: Row) -> bool:
@@ -113,6 +113,6 @@ def _label_probabilities(fields: Mapping[str, Any]) -> Iterator[tuple[str, float
 
 def _unknown_label(label: str, labels: Sequence[str]) -> Problem:
     similar = difflib.get_close_matches(label, labels, n=3)
-    shown = ", ".join([*labels[:10], "…"] if len(labels) > 10 else labels)
-    hint = f"did you mean {' or '.join(similar)}?" if similar else f"its labels are {shown}"
+    labels_text = ", ".join([*labels[:10], "…"] if len(labels) > 10 else labels)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"its labels are {labels_text}"
     return Problem("filter.label", f"--class {label}: the model has no such label; {hint}")

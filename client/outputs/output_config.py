@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.infer import FinishRow, Row
-from client.outputs.answer_files import AnswerFiles, Say, open_answer_files
+from client.outputs.answer_files import AnswerFiles, PrintMessage, open_answer_files
 from client.outputs.cleanup import delete_stale_files_below
 from client.outputs.contact_sheet import ContactSheet
 from client.outputs.drawings import (
@@ -79,7 +79,7 @@ class OutputConfig:
         inputs: the paths and addresses of the command.
         """
         _check_files(outputs, gallery)
-        _check_not_inputs(outputs, inputs)
+        _check_no_inputs_overwritten(outputs, inputs)
         for option, is_set in {"--overwrite": overwrite, "--retry-failed": retry_failed}.items():
             if is_set and not outputs:
                 raise InputError(
@@ -121,7 +121,7 @@ def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
     check_can_write(*files)
 
 
-def _check_not_inputs(outputs: Sequence[Path], inputs: Sequence[str]) -> None:
+def _check_no_inputs_overwritten(outputs: Sequence[Path], inputs: Sequence[str]) -> None:
     """Refuse outputs that would overwrite inputs."""
     outputs_by_id = {_identity(path.stat()): path for path in outputs if path.is_file()}
     if not outputs_by_id:
@@ -212,7 +212,7 @@ class OutputWriter:
 
 @contextmanager
 def open_outputs(
-    config: OutputConfig, runner: Runner, task: Task, settings: JobSettings, say: Say
+    config: OutputConfig, runner: Runner, task: Task, settings: JobSettings, say: PrintMessage
 ) -> Iterator[OutputWriter]:
     """Start or resume the outputs; the files are complete if the block ends without an error.
 

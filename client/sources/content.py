@@ -50,11 +50,11 @@ class SharedFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset` on. Raises OSError."""
-        pieces = []
-        while size > 0 and (piece := os.pread(self._file.fileno(), size, offset)):
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return b"".join(pieces)
+        chunks = []
+        while size > 0 and (chunk := os.pread(self._file.fileno(), size, offset)):
+            chunks.append(chunk)
+            offset, size = offset + len(chunk), size - len(chunk)
+        return b"".join(chunks)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes at `offset`. Raises OSError."""

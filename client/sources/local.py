@@ -26,7 +26,7 @@ def find_files(text: str, search: PictureSearch) -> list[str]:
 
 
 def common_folder(paths: Sequence[str], files: Iterable[str]) -> str:
-    """Return the innermost folder that contains all paths and files; for one folder, the folder itself."""
+    """Return the innermost folder that contains all paths and files; for a single folder, that folder itself."""
     # Links are not resolved, because their targets may be anywhere.
     folders = {os.path.abspath(_folder_of(text)) for text in paths}  # noqa: PTH100 - resolve() would follow links
     folders |= {os.path.abspath(folder) for folder in {os.path.dirname(file) for file in files}}  # noqa: PTH100, PTH120

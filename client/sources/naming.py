@@ -59,8 +59,8 @@ def is_picture_member(path: str, skipped: SkippedFiles) -> bool:
 def safe_relative_path(text: str) -> PurePath:
     """Return a relative path that stays below any folder, without `..` and without invalid characters."""
     parts = (part.replace("\0", "") for part in re.split(r"[/\\]", text))
-    parts_kept = [part[-_MAX_PART:] for part in parts if part not in ("", ".", "..")]
-    return PurePath(*parts_kept) if parts_kept else PurePath("picture")
+    safe_parts = [part[-_MAX_PART:] for part in parts if part not in ("", ".", "..")]
+    return PurePath(*safe_parts) if safe_parts else PurePath("picture")
 
 
 def public_name(address: str) -> str:
@@ -68,15 +68,15 @@ def public_name(address: str) -> str:
 
     The name is the same for every signature, so that a job can be resumed with newly signed addresses.
     """
-    without_user = as_unicode(_USER.sub("", address))
+    userless_address = as_unicode(_USER.sub("", address))
     if not is_web(address):
-        return without_user
-    start, mark, query = without_user.partition("#")[0].partition("?")
+        return userless_address
+    start, mark, query = userless_address.partition("#")[0].partition("?")
     fields = query.split("&")
     if _SIGNATURES & {_key(field) for field in fields}:
         fields = [field for field in fields if not _is_signature_field(_key(field))]
-    shown = "&".join(_with_digest(field) if _key(field) in _SECRET_FIELDS else field for field in fields)
-    return f"{start}{mark}{shown}" if shown else start
+    public_query = "&".join(_with_digest(field) if _key(field) in _SECRET_FIELDS else field for field in fields)
+    return f"{start}{mark}{public_query}" if public_query else start
 
 
 def public_relative_path(address: str) -> PurePath:
@@ -87,11 +87,11 @@ def public_relative_path(address: str) -> PurePath:
 
 def without_secrets(text: str, address: str) -> str:
     """Remove user and password from a library's message about an address."""
-    shown = text.replace(address, public_name(address))
+    public_text = text.replace(address, public_name(address))
     if user := _user_part(address):
-        shown = shown.replace(user, "")
+        public_text = public_text.replace(user, "")
     password = user.rstrip("@").partition(":")[2]
-    return shown.replace(password, "***") if password else shown
+    return public_text.replace(password, "***") if password else public_text
 
 
 def is_web(address: str) -> bool:
@@ -114,8 +114,8 @@ def split_address(address: str) -> SplitResult:
 
 def split_host(address: str) -> tuple[str, str]:
     """Return scheme and host of an address that is not HTTP, such as `s3` and the bucket."""
-    scheme, _, rest = _USER.sub("", address).partition("://")
-    return scheme, rest.partition("/")[0]
+    scheme, _, location = _USER.sub("", address).partition("://")
+    return scheme, location.partition("/")[0]
 
 
 def _user_part(address: str) -> str:

@@ -119,7 +119,7 @@ def _local_files(
 ) -> dict[str, list[str]]:
     """Return the local files of each argument; a file that several arguments name belongs to the first."""
     files_by_path: dict[str, list[str]] = {}
-    seen = set[str]()
+    known_files = set[str]()
     for text in paths:
         if text == STDIN or is_address(text):
             continue
@@ -128,8 +128,8 @@ def _local_files(
         except InputError as error:
             problems[text] = _problems_in(error)
             continue
-        files_by_path[text] = [file for file in files if file not in seen]
-        seen.update(files)
+        files_by_path[text] = [file for file in files if file not in known_files]
+        known_files.update(files)
     return files_by_path
 
 
@@ -144,10 +144,10 @@ def _unused_options(
 
 def _without_duplicates(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """Yield the pictures whose names did not occur before."""
-    seen = set[bytes]()
+    digests = set[bytes]()
     for picture in pictures:
-        if (digest := name_digest(picture.name)) not in seen:
-            seen.add(digest)
+        if (digest := name_digest(picture.name)) not in digests:
+            digests.add(digest)
             yield picture
 
 

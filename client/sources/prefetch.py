@@ -15,7 +15,7 @@ from client.sources.content import Fetch, SpillBuffer
 from tritonkit.images.preprocess import ImageError
 
 MAX_FETCHES = 16
-"""Images that are downloaded at once."""
+"""Concurrent downloads."""
 
 _Bytes: TypeAlias = Callable[[], bytes]
 

@@ -176,8 +176,8 @@ def _check_status(response: BaseHTTPResponse) -> None:
         return
     message = f"the host answered {response.status} {response.reason or ''}".rstrip()
     if response.status in _RETRYABLE_STATUSES:
-        after = response.headers.get("Retry-After", "")
-        raise _RetryableError(message, float(after) if after.isdecimal() else 0.0)
+        retry_after = response.headers.get("Retry-After", "")
+        raise _RetryableError(message, float(retry_after) if retry_after.isdecimal() else 0.0)
     raise ImageError(f"cannot be downloaded: {message}")
 
 

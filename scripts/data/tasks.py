@@ -56,15 +56,15 @@ PHOTOS = {
 
 def main(packages: Path, data: Path) -> None:
     """Create the missing parts of `data`, each in a temporary folder that is then renamed."""
-    for lay_out in (fashion, mosaics, units, stamps):
-        folder, partial = data / lay_out.__name__, data / f".{lay_out.__name__}.partial"
+    for write_part in (fashion, mosaics, units, stamps):
+        folder, partial = data / write_part.__name__, data / f".{write_part.__name__}.partial"
         if folder.exists():
             print(f"{folder.name}: exists already")
             continue
         started = time.perf_counter()
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        summary = lay_out(packages, partial)
+        summary = write_part(packages, partial)
         partial.rename(folder)
         print(f"{folder.name}: {summary}, {time.perf_counter() - started:.1f} s", flush=True)
 
@@ -77,20 +77,24 @@ def fashion(packages: Path, folder: Path) -> str:
             (folder / split / label).mkdir(parents=True)
         names = (folder / split / LABELS[number] / f"{index:05d}.png" for index, number in enumerate(numbers))
         _save_all(names, pictures)
-    return " and ".join(f"{each * len(LABELS):,} {split}" for split, (_, each) in FASHION_SPLITS.items())
+    return " and ".join(
+        f"{pictures_per_class * len(LABELS):,} {split}" for split, (_, pictures_per_class) in FASHION_SPLITS.items()
+    )
 
 
 def _fashion(packages: Path, split: str) -> tuple[Pixels, Pixels]:
-    """The first pictures of each class, [N, 28, 28], in the file's order, and the numbers of their labels, [N]."""
-    prefix, each = FASHION_SPLITS[split]
-    pictures = _idx(packages / FASHION / f"{prefix}-images-idx3-ubyte.gz")
-    numbers = _idx(packages / FASHION / f"{prefix}-labels-idx1-ubyte.gz")
-    chosen = np.sort(np.concatenate([np.flatnonzero(numbers == number)[:each] for number in range(len(LABELS))]))
+    """Return the first pictures of each class [N, 28, 28], in the file's order, and the numbers of their labels [N]."""
+    prefix, pictures_per_class = FASHION_SPLITS[split]
+    pictures = _read_idx(packages / FASHION / f"{prefix}-images-idx3-ubyte.gz")
+    numbers = _read_idx(packages / FASHION / f"{prefix}-labels-idx1-ubyte.gz")
+    chosen = np.sort(
+        np.concatenate([np.flatnonzero(numbers == number)[:pictures_per_class] for number in range(len(LABELS))])
+    )
     return pictures[chosen], numbers[chosen]
 
 
-def _idx(path: Path) -> Pixels:
-    """An IDX file of bytes: its fourth byte counts the axes, whose lengths follow as big-endian 32-bit integers."""
+def _read_idx(path: Path) -> Pixels:
+    """Read an IDX file of bytes: the fourth byte counts the axes, whose lengths follow as big-endian uint32."""
     content = gzip.decompress(path.read_bytes())
     axes = content[3]
     shape = np.frombuffer(content, ">u4", count=axes, offset=4)
@@ -145,24 +149,24 @@ def units(packages: Path, folder: Path) -> str:
 
 
 def _unit_classes(source: Path) -> dict[str, list[Path]]:
-    """The pictures of each `race__unit`: the folders, and the file's name before its first hyphen.
+    """Return the pictures of each class `race__unit`, named by the folders and the file name before its first hyphen.
 
     A unit's own folder does not count twice: dwarves/stalwart-bob-3.png and dwarves/stalwart/stalwart-ne-attack2.png
     are one unit, monsters/fire-dragon.png and monsters/ant/fire-ant.png are two.
     """
     classes: dict[str, list[Path]] = defaultdict(list)
-    seen: set[bytes] = set()
+    digests: set[bytes] = set()
     for path in sorted(source.glob("*/**/*.png")):
         digest = hashlib.sha256(path.read_bytes()).digest()
-        if digest in seen or not _shows_a_unit(path):
+        if digest in digests or not _is_unit_sprite(path):
             continue
-        seen.add(digest)
+        digests.add(digest)
         words = [*path.parent.relative_to(source).parts, path.stem.split("-")[0]]
         classes["__".join(dict.fromkeys(words))].append(path)
     return {name: paths for name, paths in classes.items() if len(paths) >= UNIT_PICTURES}
 
 
-def _shows_a_unit(path: Path) -> bool:
+def _is_unit_sprite(path: Path) -> bool:
     if "halo" in path.stem:
         return False
     with Image.open(path) as picture:
@@ -176,14 +180,14 @@ def _shows_a_unit(path: Path) -> bool:
 def stamps(packages: Path, folder: Path) -> str:
     """Write images and masks of the same name and size; the splits share photographs but no stamps."""
     rng = np.random.default_rng(0)
-    cut_outs = [path for path in sorted((packages / STAMPS).rglob("*.png")) if _is_a_stamp(path)]
+    cut_outs = [path for path in sorted((packages / STAMPS).rglob("*.png")) if _is_photo_stamp(path)]
     photos = [_photo(packages / source / name) for source, names in PHOTOS.items() for name in names]
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
     number = 0
-    for split, of_stamps in zip(SCENES, _split(rng, cut_outs), strict=True):
+    for split, split_paths in zip(SCENES, _split(rng, cut_outs), strict=True):
         names = [f"{index:04d}" for index in range(number, number + SCENES[split])]
-        _save_scenes(rng, folder, names, [_cut_out(path) for path in of_stamps], photos)
+        _save_scenes(rng, folder, names, [_cut_out(path) for path in split_paths], photos)
         rows = ([f"images/{name}.jpg", f"masks/{name}.png"] for name in names)
         _write_table(folder / f"{split}.csv", ["image_path", "mask_path"], rows)
         number += len(names)
@@ -197,7 +201,7 @@ def _split(rng: np.random.Generator, paths: Sequence[Path]) -> tuple[list[Path],
     return mixed[:end], mixed[end:]
 
 
-def _is_a_stamp(path: Path) -> bool:
+def _is_photo_stamp(path: Path) -> bool:
     """Whether a stamp is a photograph and fills its box."""
     if "mirror" in path.stem or {"cartoon", "plastic", "toys"} & set(path.parts):
         return False

@@ -17,9 +17,9 @@ from typing import Any
 
 from tritonkit import pages
 
-MEASURED = ("checkpoint", "onnx", "triton")
+RUNTIMES = ("checkpoint", "onnx", "triton")
 MAX_DIFFERENCE = 0.001
-AT_LEAST = {
+MINIMUMS = {
     "fashion": ("accuracy", 0.88),
     "mosaics": ("map", 0.80),
     "units": ("recall@1", 0.93),
@@ -30,21 +30,21 @@ DRAWN = ("predictions.png", "curves.png", "confusion.png")
 
 
 @dataclass(frozen=True)
-class Result:
-    """Metrics of one example. `metrics`: by name, the values of checkpoint, ONNX file and Triton."""
+class ExampleResult:
+    """Metrics of one example training. `metrics`: by name, the values of checkpoint, ONNX file and Triton."""
 
     name: str
     task: str
     seconds: int
     metric: str
-    least: float
+    minimum: float
     metrics: dict[str, list[float]]
     verdict: str
     gallery: str
     drawings: tuple[str, ...]
 
     @property
-    def reached(self) -> float:
+    def value(self) -> float:
         """Value of the task's metric with the checkpoint."""
         return self.metrics[self.metric][0]
 
@@ -56,7 +56,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether the metric reaches its minimum and is the same when served."""
-        return self.reached >= self.least and self.difference < MAX_DIFFERENCE
+        return self.value >= self.minimum and self.difference < MAX_DIFFERENCE
 
 
 def main(folder: Path, names: Sequence[str]) -> int:
@@ -71,31 +71,31 @@ def main(folder: Path, names: Sequence[str]) -> int:
     return 0 if all(result.passed for result in results) else 1
 
 
-def _sentence(result: Result) -> str:
+def _sentence(result: ExampleResult) -> str:
     values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
     return (
         f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
-        f"least {result.least}), largest difference of any metric {result.difference:.6f}, "
+        f"least {result.minimum}), largest difference of any metric {result.difference:.6f}, "
         f"trained in {result.seconds} s"
     )
 
 
-def _result(folder: Path, name: str) -> Result:
-    part, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
-    measured = [_read(part / f"{what}.json")["metrics"] for what in MEASURED]
+def _result(folder: Path, name: str) -> ExampleResult:
+    example_folder, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
+    measured = [_read(example_folder / f"{runtime}.json")["metrics"] for runtime in RUNTIMES]
     verdict = _read(version / "verdict.json")
     worst = max(comparison["max_abs"] for comparison in verdict["comparisons"])
-    kept = min(comparison["decisions_kept"] for comparison in verdict["comparisons"])
-    metric, least = AT_LEAST[name]
-    return Result(
+    decisions_kept = min(comparison["decisions_kept"] for comparison in verdict["comparisons"])
+    metric, minimum = MINIMUMS[name]
+    return ExampleResult(
         name=name,
         task=_read(version.parent / "model.json")["task"],
-        seconds=int((part / "seconds").read_text()),
+        seconds=int((example_folder / "seconds").read_text()),
         metric=metric,
-        least=least,
+        minimum=minimum,
         metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
-        verdict=f"{'passed' if verdict['passed'] else 'failed'}, largest error {worst:.1e}, {kept:.0%} decisions kept",
-        gallery=(part / "answers.html").read_text(encoding="utf-8"),
+        verdict=f"{'passed' if verdict['passed'] else 'failed'}, largest error {worst:.1e}, {decisions_kept:.0%} decisions kept",
+        gallery=(example_folder / "answers.html").read_text(encoding="utf-8"),
         drawings=tuple(_data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
     )
 

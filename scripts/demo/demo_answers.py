@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.demo.demo_page import is_right, rows_of, write_page
+from scripts.demo.demo_page import is_correct, read_rows, write_page
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
 
@@ -19,14 +19,14 @@ CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
 def main(demo: Path) -> int:
     """Print a line with the measured value for each expectation."""
     accuracy = json.loads((demo / "test.json").read_text())["metrics"]["accuracy"]
-    photos = {Path(row["path"]).stem: row["label"] for row in rows_of(demo / "photos.jsonl")}
-    digits = rows_of(demo / "digits.jsonl")
-    right = sum(is_right(row) for row in digits)
+    photos = {Path(row["path"]).stem: row["label"] for row in read_rows(demo / "photos.jsonl")}
+    digits = read_rows(demo / "digits.jsonl")
+    correct = sum(is_correct(row) for row in digits)
     record = json.loads((demo / "record.json").read_text())
     best = max(level["share_of_limit"] for level in record["levels"])
     expectations = [
         (accuracy >= 0.95, f"held-out digits: accuracy {accuracy:.4f} (at least 0.95)"),
-        (right >= 0.9 * len(digits), f"digits through Triton: {right} of {len(digits)} right"),
+        (correct >= 0.9 * len(digits), f"digits through Triton: {correct} of {len(digits)} right"),
         (photos["cat"] in CATS, f"the cat is called {photos['cat']!r}"),
         (photos["coffee_cup"] == "espresso", f"the coffee cup is called {photos['coffee_cup']!r}"),
     ]

@@ -27,7 +27,7 @@ class ExportSummary:
 
     name: str
     folder: str
-    what: str
+    target: str
     passed: bool
     max_abs: float
     limit: float
@@ -38,32 +38,32 @@ class ExportSummary:
 def write_page(demo: Path) -> None:
     """Write `index.html` into the folder that `scripts/demo.sh` has filled."""
     test, record = json.loads((demo / "test.json").read_text()), read_record(demo / "record.json")
-    digits, photos = rows_of(demo / "digits.jsonl"), rows_of(demo / "photos.jsonl")
+    digits, photos = read_rows(demo / "digits.jsonl"), read_rows(demo / "photos.jsonl")
     run = Path(test["checkpoint"]).parent
     page = pages.templates(Path(__file__).parent).get_template("demo_page.html.jinja")
     text = page.render(
         test=test,
         run=run.relative_to(demo),
-        drawings=[(_data_url(run / name), what) for name, what in _DRAWINGS.items()],
+        drawings=[(_data_url(run / name), caption) for name, caption in _DRAWINGS.items()],
         exports=[_export(demo, name) for name in ("digits", "imagenet")],
         photos=_tiles(photos),
         digits=[
-            tile.model_copy(update={"failed": not is_right(row)})
+            tile.model_copy(update={"failed": not is_correct(row)})
             for tile, row in zip(_tiles(digits), digits, strict=True)
         ],
-        right=sum(is_right(row) for row in digits),
+        right=sum(is_correct(row) for row in digits),
         record=record,
         chart=_chart(record),
     )
     (demo / "index.html").write_text(text, encoding="utf-8")
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the answers of `client infer --output FILE.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def is_right(row: dict[str, Any]) -> bool:
+def is_correct(row: dict[str, Any]) -> bool:
     """Whether the label of a digit is the start of its file name."""
     return bool(row["label"] == Path(row["path"]).name.partition("_")[0])
 
@@ -85,7 +85,7 @@ def _export(demo: Path, name: str) -> ExportSummary:
     return ExportSummary(
         name=name,
         folder=str(folder.relative_to(demo)),
-        what=f"{verdict['format']} {verdict['precision']}",
+        target=f"{verdict['format']} {verdict['precision']}",
         passed=verdict["passed"],
         max_abs=max(comparison["max_abs"] for comparison in verdict["comparisons"]),
         limit=verdict["limits"]["max_abs"],

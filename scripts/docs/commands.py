@@ -20,7 +20,7 @@ def console_scripts() -> dict[str, str]:
     return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"])
 
 
-def as_text(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape a help text for Markdown."""
     return re.sub(r"([*<])", r"\\\1", text)
 
@@ -30,22 +30,22 @@ def description(text: str, program: str) -> str:
     parts: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         example = re.match(rf"\* (?={program} )|    ", paragraph)
-        shown = paragraph[example.end() :] if example else as_text(paragraph)
+        block = paragraph[example.end() :] if example else escape_markdown(paragraph)
         if example and parts and parts[-1].endswith("\n```"):
-            parts[-1] = f"{parts[-1].removesuffix('```')}{shown}\n```"
+            parts[-1] = f"{parts[-1].removesuffix('```')}{block}\n```"
         else:
-            parts.append(f"```text\n{shown}\n```" if example else shown)
+            parts.append(f"```text\n{block}\n```" if example else block)
     return "\n\n".join(parts)
 
 
 def parameters(command: Any, context: Any) -> Iterator[str]:
     """Yield a list of arguments, then a list of options for each help panel."""
     panels: dict[str, list[str]] = {}
-    for parameter in sorted(command.get_params(context), key=lambda each: each.param_type_name):
+    for parameter in sorted(command.get_params(context), key=lambda parameter: parameter.param_type_name):
         record = parameter.get_help_record(context)
         if record and "--help" not in parameter.opts:
-            name = re.sub(r"<(?:list\[)?(\w+)(?:\]| range)?>", lambda found: f"<{found[1].lower()}>", record[0])
-            text = as_text(" ".join(record[1].split()))
+            name = re.sub(r"<(?:list\[)?(\w+)(?:\]| range)?>", lambda match: f"<{match[1].lower()}>", record[0])
+            text = escape_markdown(" ".join(record[1].split()))
             panel = parameter.rich_help_panel or f"{parameter.param_type_name.capitalize()}s"
             panels.setdefault(panel, []).append(f"- `{name}`: {text}".rstrip(": "))
     yield from (f"**{panel}**\n\n" + "\n".join(lines) for panel, lines in panels.items())

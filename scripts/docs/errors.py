@@ -50,24 +50,26 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """Every code of the source, sorted; the same code with the same message stands once."""
-    found = {Entry(kind.code, kind.__name__, _first_line(kind)) for kind in error_classes()}
+    """Return all codes of the source, sorted, without duplicates of code and message."""
+    unique_entries = {Entry(kind.code, kind.__name__, _first_line(kind)) for kind in error_classes()}
     files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in files.split():
         if name.startswith(PACKAGES):
             tree = ast.parse((ROOT / name).read_text())
-            found.update(entry for call in ast.walk(tree) if isinstance(call, ast.Call) for entry in _entries_of(call))
-    return sorted(found)
+            unique_entries.update(
+                entry for call in ast.walk(tree) if isinstance(call, ast.Call) for entry in _call_entries(call)
+            )
+    return sorted(unique_entries)
 
 
 def error_classes() -> list[type[TritonkitError]]:
-    """The classes of `tritonkit.errors`, in the order of the file."""
+    """Return the classes of `tritonkit.errors`, in the order of the file."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TritonkitError)]
     return [kind for kind in kinds if kind.__module__ == errors.__name__]
 
 
 def page() -> str:
-    """The text of docs/errors.md."""
+    """Return the text of docs/errors.md."""
     areas: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries():
         area = entry.code.partition(".")[0]
@@ -76,22 +78,24 @@ def page() -> str:
     for area, codes in sorted(areas.items()):
         lines += [f"## {area}", "", "| code | reported as | message |", "|---|---|---|"]
         for (code, reported_as), messages in sorted(codes.items()):
-            shown = "<br>".join(_cell(message) for message in messages if message)
-            lines.append(f"| `{code}` | {reported_as} | {shown} |")
+            messages_text = "<br>".join(_cell(message) for message in messages if message)
+            lines.append(f"| `{code}` | {reported_as} | {messages_text} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _entries_of(call: ast.Call) -> Iterator[Entry]:
+def _call_entries(call: ast.Call) -> Iterator[Entry]:
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     code = next((word.value for word in call.keywords if word.arg == "code"), None)
     arguments = [argument for argument in call.args if not isinstance(argument, ast.Starred)]
     if code is None and name == "Problem" and arguments:
         code, *arguments = arguments
     codes = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)] if code else []
-    named = {word.arg: word.value for word in call.keywords}
-    texts = [text for argument in [*arguments, *named.values()] if (text := _template(argument)) not in ("", *codes)]
-    message = named.get("message")
+    keyword_values = {word.arg: word.value for word in call.keywords}
+    texts = [
+        text for argument in [*arguments, *keyword_values.values()] if (text := _template(argument)) not in ("", *codes)
+    ]
+    message = keyword_values.get("message")
     text = _template(message) if message else next(iter(sorted(texts, key=lambda text: " " not in text)), "")
     for value in codes:
         if isinstance(value, str) and "." in value:
@@ -99,7 +103,7 @@ def _entries_of(call: ast.Call) -> Iterator[Entry]:
 
 
 def _template(node: ast.expr) -> str:
-    """A string literal with `{name}` in place of each value; empty for anything else."""
+    """Return a string literal with `{name}` in place of each value; empty for anything else."""
     match node:
         case ast.Constant(value=str() as text):
             return text
@@ -117,7 +121,7 @@ def _template(node: ast.expr) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as one cell of a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     plain = " ".join(text.split())
     for character, escaped in (("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("_", "\\_"), ("[", "\\[")):
         plain = plain.replace(character, escaped)

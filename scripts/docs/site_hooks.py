@@ -38,20 +38,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """
     source = Path(page.file.abs_src_path or "")
 
-    def on_site(found: re.Match[str]) -> str:
-        target = (source.parent / found[2]).resolve()
+    def rewrite_link(match: re.Match[str]) -> str:
+        target = (source.parent / match[2]).resolve()
         if not target.exists() or not target.is_relative_to(ROOT):
-            return found[0]
+            return match[0]
         if target.is_dir():
-            return found[1]
+            return match[1]
         name = target.relative_to(ROOT).as_posix()
         uri = PAGES.get(name) or (name.removeprefix("docs/") if name.startswith("docs/") else f"files/{name}")
         if uri.startswith("files/") and files.get_file_from_path(uri) is None:
             files.append(File.generated(config, uri, abs_src_path=str(target)))
         link = PurePosixPath(*[".."] * (len(PurePosixPath(page.file.src_uri).parts) - 1), uri)
-        return f"[{found[1]}]({link}{found[3] or ''})"
+        return f"[{match[1]}]({link}{match[3] or ''})"
 
-    return TABLE_ROW.sub(bars_in_code, LINK.sub(on_site, markdown))
+    return TABLE_ROW.sub(bars_in_code, LINK.sub(rewrite_link, markdown))
 
 
 def bars_in_code(row: re.Match[str]) -> str:

@@ -37,34 +37,34 @@ def host_network(http: int, grpc: int, metrics: int) -> None:
     service["command"] += [f"--{kind}-port={port}" for kind, port in addresses.items()]
     service["healthcheck"]["test"][-1] = f"http://127.0.0.1:{http}"
     service["healthcheck"]["interval"] = "1s"
-    kept = {"version": document["version"], "services": {"triton-cpu": service}}
-    json.dump(kept, sys.stdout, indent=1)
+    compose_file = {"version": document["version"], "services": {"triton-cpu": service}}
+    json.dump(compose_file, sys.stdout, indent=1)
 
 
 @app.command()
-def same(expected: Path, served: Path) -> None:
+def compare(expected: Path, served: Path) -> None:
     """Compare two documents of `client infer --json`: the same files, labels and scores to within 1e-5."""
-    left, right = (_scores(path) for path in (expected, served))
-    if left.keys() != right.keys() or not left:
-        raise SystemExit(f"answers for {sorted(left)}, but {sorted(right)}")
-    largest = max(abs(left[key] - right[key]) for key in left)
+    expected_scores, served_scores = (_scores(path) for path in (expected, served))
+    if expected_scores.keys() != served_scores.keys() or not expected_scores:
+        raise SystemExit(f"answers for {sorted(expected_scores)}, but {sorted(served_scores)}")
+    largest = max(abs(expected_scores[key] - served_scores[key]) for key in expected_scores)
     if largest > TOLERANCE:
         raise SystemExit(f"scores differ by {largest:g}, more than {TOLERANCE:g}")
-    print(f"{len(left)} scores agree to within {largest:.1g}")
+    print(f"{len(expected_scores)} scores agree to within {largest:.1g}")
 
 
 @app.command()
-def encoded(served: Path, picture: str, answer: Path) -> None:
+def compare_encoded(served: Path, picture: str, answer: Path) -> None:
     """Compare the response of curl for an encoded image with `client infer --json`: equal scores to within 1e-5.
 
     answer: JSON and, right behind it, the probabilities as float32 (the binary tensor data extension).
     """
     content = answer.read_bytes()
     _, end = json.JSONDecoder().raw_decode(content.decode("latin-1"))
-    got = np.sort(np.frombuffer(content[end:], "<f4"))[::-1]
+    scores = np.sort(np.frombuffer(content[end:], "<f4"))[::-1]
     expected = [score for (path, _), score in _scores(served).items() if Path(path).name == picture]
-    if not expected or not np.allclose(got[: len(expected)], expected, rtol=0, atol=TOLERANCE):
-        raise SystemExit(f"{picture}: {expected}, but as an encoded picture {got[: len(expected)].tolist()}")
+    if not expected or not np.allclose(scores[: len(expected)], expected, rtol=0, atol=TOLERANCE):
+        raise SystemExit(f"{picture}: {expected}, but as an encoded picture {scores[: len(expected)].tolist()}")
     print(f"{len(expected)} scores of the encoded picture agree")
 
 

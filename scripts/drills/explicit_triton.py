@@ -37,7 +37,7 @@ class ExplicitTriton:
         self._address = f"http://127.0.0.1:{port}/v2"
 
     def load(self, model: str) -> None:
-        """Load a model, or load it again where its files have changed."""
+        """Load a model, or reload it if its files have changed."""
         self._post(f"repository/models/{model}/load", {})
 
     def unload(self, model: str) -> None:
@@ -45,7 +45,7 @@ class ExplicitTriton:
         self._post(f"repository/models/{model}/unload", {})
 
     def infer(self, model: str, images: ImageArray) -> tuple[int, NDArray[np.float32]]:
-        """The version that answers, and its first output [N, ...], for uint8 images [N, H, W, 3]."""
+        """Send uint8 images [N, H, W, 3]; return the version that answered and its first output [N, ...]."""
         tensor = {"name": "image", "datatype": "UINT8", "shape": images.shape, "data": images.ravel().tolist()}
         answer = self._post(f"models/{model}/infer", {"inputs": [tensor]})
         output = answer["outputs"][0]
@@ -95,7 +95,7 @@ def explicit_triton(repository: Path, folder: Path) -> Iterator[ExplicitTriton]:
         process = subprocess.Popen(
             [str(runtime.binary), *(f"--{name}={value}" for name, value in arguments.items())],
             env=runtime.environment(),
-            cwd=folder,  # its Python stubs would find the kit's own `model` elsewhere
+            cwd=folder,  # Triton's Python stubs import `model` from here
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
@@ -114,6 +114,6 @@ def _wait_until_ready(triton: ExplicitTriton, process: subprocess.Popen[bytes], 
     deadline = time.monotonic() + _READY_S
     while not triton.is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise ServerError(f"Triton did not start:\n{last}", code="server.start_failed")
+            log_tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            raise ServerError(f"Triton did not start:\n{log_tail}", code="server.start_failed")
         time.sleep(0.1)

@@ -33,9 +33,9 @@ from PIL import Image
 
 from builder.export import ExportRequest, export
 from builder.sources import source_from_checkpoint
-from scripts.drills.compared import compare, has_same_bytes
+from scripts.drills.compare_jobs import compare, has_same_bytes
 from scripts.drills.kill_drill import tiny_network
-from scripts.drills.tcp_proxy import TcpProxy, proxy_to
+from scripts.drills.tcp_proxy import TcpProxy, open_proxy
 from scripts.ports import free_ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from server.runtimes.table import runtime_of
@@ -45,7 +45,7 @@ from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
 _MODEL = "tiny"
-_BROKEN_EVERY = 100
+_DAMAGED_INTERVAL = 100
 _POLL_S = 0.003
 _STALL_TIMEOUT_S = 60.0
 """The drill fails after this time without a new row."""
@@ -76,15 +76,15 @@ class TritonProcess:
     options: Options
     server: Server = field(init=False)
     restarts: int = 0
-    """By the keepers of those that have ended."""
+    """Restarts by the supervisors of the servers that ended."""
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it is ready."""
         self.server = start(self.options, stops_with_parent=True)
         wait_until_ready(self.server, timeout_s=120)
 
     def kill(self) -> None:
-        """SIGKILL it and all its children at once."""
+        """SIGKILL the server and all its children."""
         self.restarts += runtime_of(self.server).restart_count(self.server)
         process = psutil.Process(self.server.pid)
         family = [process, *process.children(recursive=True)]
@@ -93,7 +93,7 @@ class TritonProcess:
         psutil.wait_procs(family, timeout=30)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self.restarts += runtime_of(self.server).restart_count(self.server)
         stop(self.server)
 
@@ -154,14 +154,14 @@ def drill(
 
     folder: for all files of the drill; the server's state goes where `STATE_VARIABLE` says.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     make_pictures(folder / "pictures", pictures)
     http, grpc, metrics = free_ports()
     triton = TritonProcess(Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics))
     with ExitStack() as stack:
         triton.start()
         stack.callback(triton.stop)
-        proxy = stack.enter_context(proxy_to(grpc))
+        proxy = stack.enter_context(open_proxy(grpc))
         jobs = {
             name: InferJob(
                 folder / "pictures", folder / name / "answers.jsonl", f"127.0.0.1:{proxy.port}", model, batch
@@ -175,7 +175,7 @@ def drill(
         fault_counts = _disturb(jobs["disturbed"], triton, proxy, pictures, kills, random.Random(seed))  # noqa: S311
     failures, largest = compare(jobs["undisturbed"].output, jobs["disturbed"].output, pictures)
     if (missing := len(_faults(kills)) - sum(fault_counts.values())) > 0:
-        failures.append(f"the job was done with {missing} faults to come: give it more pictures")
+        failures.append(f"the job ended before {missing} of the faults; use more --pictures")
     identical = has_same_bytes(jobs["undisturbed"].output, jobs["disturbed"].output)
     if batch == 1 and not identical:
         failures.append("the files differ from those of the undisturbed job")
@@ -187,7 +187,7 @@ def drill(
         restarts=triton.restarts,
         largest_difference=largest,
         failures=tuple(failures),
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(time.monotonic() - started, 1),
     )
 
 
@@ -228,17 +228,17 @@ def _faults(kills: int) -> list[str]:
 
 def _wait(job: InferJob, rows: int | None) -> bool:
     """Wait until the journal has `rows` rows; return True if the job was complete first."""
-    last, since = -1, time.monotonic()
+    last_row_count, last_change = -1, time.monotonic()
     while not job.is_done():
-        now = job.rows()
-        if rows and now >= rows:
+        row_count = job.rows()
+        if rows and row_count >= rows:
             return False
-        if now != last:
-            last, since = now, time.monotonic()
-        if time.monotonic() - since > _STALL_TIMEOUT_S:
+        if row_count != last_row_count:
+            last_row_count, last_change = row_count, time.monotonic()
+        if time.monotonic() - last_change > _STALL_TIMEOUT_S:
             log_tail = job.output.with_suffix(".log").read_text(errors="replace")[-1000:]
             raise ServerError(
-                f"{now} rows, and no new row in {_STALL_TIMEOUT_S:.0f} s; the end of the client's log:\n{log_tail}",
+                f"{row_count} rows, no new row in {_STALL_TIMEOUT_S:.0f} s; the end of the client's log:\n{log_tail}",
                 code="job.stalled",
             )
         time.sleep(_POLL_S)
@@ -251,7 +251,7 @@ def make_pictures(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"{number:06}.png"
-        if number % _BROKEN_EVERY == _BROKEN_EVERY // 2:
+        if number % _DAMAGED_INTERVAL == _DAMAGED_INTERVAL // 2:
             path.write_text("not a picture")
         else:
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))

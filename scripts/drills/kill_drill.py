@@ -31,7 +31,7 @@ from builder.repository.lint import check_repository
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from scripts.drills.explicit_triton import ExplicitTriton, explicit_triton
-from scripts.drills.forked import ForkedProcess, start_fork
+from scripts.drills.forked_process import ForkedProcess, start_fork
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import Preprocess
@@ -69,7 +69,7 @@ class KillDrillResult(Frozen):
     seconds: float
 
 
-class _CachedGraphSource(NetworkSource):
+class _ExportedGraphSource(NetworkSource):
     """A checkpoint whose graph was exported before."""
 
     def write_graph(self, path: Path) -> None:
@@ -79,30 +79,33 @@ class _CachedGraphSource(NetworkSource):
 class ExportDrill:
     """Runs exports into one repository and kills them."""
 
-    def __init__(self, folder: Path, triton: ExplicitTriton, seed: int, whole: bool) -> None:
+    def __init__(self, folder: Path, triton: ExplicitTriton, seed: int, export_graphs: bool) -> None:
         self.repository = triton.repository
         self._checkpoint = folder / "network.safetensors"
         self._triton = triton
         self._rng = random.Random(seed)  # noqa: S311 - moments, no secrets
-        torch.set_num_threads(1)  # the threads of a pool do not live on in a fork, and a fork would wait for them
-        self._whole = whole
+        torch.set_num_threads(1)  # threads do not survive a fork, which would wait for them
+        self._export_graphs = export_graphs
         self._loaded: dict[str, int] = {}
         save_network(self._checkpoint, tiny_network())
-        # Before the forks, so that all that torch imports for it is there.
+        # Before the forks, so that they need not import the modules that torch loads lazily.
         source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(".onnx"))
         self.export_s: dict[str, float] = {}
         self.publishing_s: dict[str, float] = {}
 
     def measure(self, model: str) -> None:
         """Run an export to its end to measure its time. Raises TritonkitError if it fails."""
-        began = time.monotonic()
+        started = time.monotonic()
         running = self._start_export(model)
         running.wait(None, PUBLISHING)
-        publishing = time.monotonic()
+        publishing_started = time.monotonic()
         running.wait(None)
         if code := running.end(kill=False):
             raise TritonkitError(f"{model}: an export that nobody killed ended with {code}", code="drill.export_failed")
-        self.export_s[model], self.publishing_s[model] = time.monotonic() - began, time.monotonic() - publishing
+        self.export_s[model], self.publishing_s[model] = (
+            time.monotonic() - started,
+            time.monotonic() - publishing_started,
+        )
 
     def kill(self, model: str, while_publishing: bool) -> str | None:
         """Kill an export at a random moment; return its step, or None if it had ended."""
@@ -121,9 +124,9 @@ class ExportDrill:
         errors = [finding for finding in check_repository(self.repository) if finding.severity == "error"]
         result = [f"{finding.path}: {finding.message}" for finding in errors]
         if (self.repository / model).is_dir():
-            result += self._wrong_answers(model)
+            result += self._answer_problems(model)
         if (self.repository / ensemble_of(model)).is_dir():
-            result += self._not_loaded(decoder_of(model), ensemble_of(model))
+            result += self._load_problems(decoder_of(model), ensemble_of(model))
         return result
 
     def clear(self, model: str) -> None:
@@ -136,8 +139,8 @@ class ExportDrill:
 
     def _start_export(self, model: str) -> ForkedProcess:
         source = source_from_checkpoint(self._checkpoint, model)
-        if not self._whole:
-            source = _CachedGraphSource(source.path, source.golden, source.description, source.module)
+        if not self._export_graphs:
+            source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
         request = ExportRequest(self.repository, max_batch=MAX_BATCH, target=TARGETS[model], keep=2)
 
         def work(report: Callable[[str], None]) -> None:
@@ -145,7 +148,7 @@ class ExportDrill:
 
         return start_fork(work)
 
-    def _wrong_answers(self, name: str) -> list[str]:
+    def _answer_problems(self, name: str) -> list[str]:
         newest = versions_of(self.repository / name)[-1]
         golden = Golden.load(self.repository / name / str(newest) / GOLDEN_FILE)
         try:
@@ -160,7 +163,7 @@ class ExportDrill:
             problems.append(f"{name}: Triton uses version {version}, the newest is {newest}")
         return problems
 
-    def _not_loaded(self, *names: str) -> list[str]:
+    def _load_problems(self, *names: str) -> list[str]:
         """Load models that were written since the last load; return the errors."""
         try:
             for name in names:
@@ -173,26 +176,26 @@ class ExportDrill:
         return []
 
 
-def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> KillDrillResult:
+def drill(folder: Path, kills: int, seed: int, export_graphs: bool = False) -> KillDrillResult:
     """Kill `kills` exports. Raises TritonkitError if an export fails by itself."""
-    began = time.monotonic()
+    started = time.monotonic()
     (folder / "repository").mkdir()
     steps: Counter[str] = Counter()
     failures: list[str] = []
     interrupted = published = number = 0
     with explicit_triton(folder / "repository", folder) as triton:
-        exports = ExportDrill(folder, triton, seed, whole)
+        exports = ExportDrill(folder, triton, seed, export_graphs)
         for model in TARGETS:
             exports.measure(model)
             exports.clear(model)
         while steps.total() < kills:
             model = list(TARGETS)[number % len(TARGETS)]
             number += 1
-            before = versions_of(exports.repository / model)
+            versions_before = versions_of(exports.repository / model)
             step = exports.kill(model, while_publishing=number % 9 in (3, 5, 7))  # of each model, a third
             if step is not None:
                 steps[step] += 1
-                published += versions_of(exports.repository / model) != before
+                published += versions_of(exports.repository / model) != versions_before
                 interrupted += bool(leftovers(exports.repository))
             failures += [
                 f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in exports.problems(model)
@@ -204,7 +207,7 @@ def drill(folder: Path, kills: int, seed: int, whole: bool = False) -> KillDrill
         published=published,
         interrupted=interrupted,
         failures=tuple(failures),
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(time.monotonic() - started, 1),
     )
 
 
@@ -215,22 +218,22 @@ def _check_cleanup(exports: ExportDrill) -> list[str]:
         exports.measure(model)
         failures += exports.problems(model)
     if staging_folder(exports.repository).exists():
-        failures.append(f"{staging_folder(exports.repository)}: still there after whole exports")
+        failures.append(f"{staging_folder(exports.repository)}: exists after complete exports")
     return failures
 
 
 def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:
-    """A residual network of three classes at `side` x `side` pixels, random weights."""
+    """Return a residual network of three classes at `side` x `side` pixels with random weights."""
     torch.manual_seed(seed)
-    how = Preprocess(height=side, width=side)
+    preprocess = Preprocess(height=side, width=side)
     spec = ModelSpec(
         name=name,
         task="multiclass",
         labels=("cat", "dog", "bird"),
         architecture=architecture_of("test_resnet", side, side),
-        input=image_input(how),
+        input=image_input(preprocess),
         outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
-        preprocess=how,
+        preprocess=preprocess,
         normalize=Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
     )
     return Network(spec).eval()
@@ -240,7 +243,7 @@ def main() -> int:
     """Run the drill, then print and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--whole", action="store_true", help="have torch export the network each time")
+    parser.add_argument("--whole", action="store_true", help="export the graph with torch each time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -35,14 +35,14 @@ _SAMPLE_S = 0.05
 
 def write_pictures(folder: Path, count: int) -> Path:
     """Create a folder with `count` image files and return it."""
-    whole = [Image.open(path).convert("RGB") for path in sorted(_PHOTOS.glob("*.jpg"))]
-    if not whole:
+    photographs = [Image.open(path).convert("RGB") for path in sorted(_PHOTOS.glob("*.jpg"))]
+    if not photographs:
         raise InputError(f"{_PHOTOS}: contains no photographs; `make data` fetches them", code="data.no_photos")
     rng = random.Random(0)  # noqa: S311 - no secret
     (folder / "distinct").mkdir()
     (folder / "pictures").mkdir()
     for number in range(min(count, _DISTINCT)):
-        photo = rng.choice(whole)
+        photo = rng.choice(photographs)
         left, top = rng.randint(0, photo.width - _SIDE), rng.randint(0, photo.height - _SIDE)
         photo.crop((left, top, left + _SIDE, top + _SIDE)).save(folder / "distinct" / f"{number}.png")
     for number in range(count):
@@ -52,12 +52,12 @@ def write_pictures(folder: Path, count: int) -> Path:
 
 def write_repository(folder: Path) -> Path:
     """Publish a tiny network with random weights."""
-    from benchmarks.studies.calibrated import network_of
+    from benchmarks.studies.calibration import calibrated_network
     from builder.export import ExportRequest, export
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network
 
-    save_network(folder / "tiny.safetensors", network_of("test_resnet"))
+    save_network(folder / "tiny.safetensors", calibrated_network("test_resnet"))
     source = source_from_checkpoint(folder / "tiny.safetensors", name=SERVED)
     export(source, ExportRequest(folder / "repository", max_batch=32), lambda step: None)
     return folder / "repository"
@@ -67,13 +67,13 @@ def run_client(pictures: Path, address: str, output: Path) -> dict[str, float]:
     """Run the client and sample its memory and first row. Raises TritonkitError if it fails."""
     client = str(Path(sys.executable).with_name("client"))
     arguments = ["infer", str(pictures), "--model", SERVED, "--url", address, "--output", str(output)]
-    began, first_s, peak_kib = time.monotonic(), 0.0, 0
+    started, first_s, peak_kib = time.monotonic(), 0.0, 0
     with tempfile.TemporaryFile() as output_file:
         process = subprocess.Popen([client, *arguments], stdout=output_file, stderr=output_file)
         while process.poll() is None:
             peak_kib = max(peak_kib, _high_water_kib(process.pid))
             if not first_s and any(b'"path"' in path.read_bytes() for path in output.parent.glob("*.jsonl*")):
-                first_s = time.monotonic() - began
+                first_s = time.monotonic() - started
             time.sleep(_SAMPLE_S)
         if process.returncode:
             output_file.seek(0)
@@ -83,16 +83,16 @@ def run_client(pictures: Path, address: str, output: Path) -> dict[str, float]:
             )
     return {
         "first_row_s": round(first_s, 2),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "peak_mib": round(peak_kib / 1024, 1),
     }
 
 
 def _high_water_kib(pid: int) -> int:
-    """The kernel's own peak of a process's resident memory."""
+    """Return the peak resident memory of a process, as the kernel counts it."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:  # it has ended
+    except OSError:  # the process ended
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
@@ -103,32 +103,36 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         os.environ["TRITONKIT_STATE"] = str(folder / "state")
         pictures = write_pictures(folder, arguments.pictures)
         (folder / "answers").mkdir()
         output = folder / "answers" / "answers.jsonl"
         with serve(write_repository(folder), [SERVED]) as triton:
-            found = run_client(pictures, triton.grpc, output)
+            measurement = run_client(pictures, triton.grpc, output)
         with output.open(encoding="utf-8") as lines:
             rows = sum(1 for _ in lines)
     load = round(psutil.getloadavg()[0], 2)
-    now = read_environment(triton="")
+    environment = read_environment(triton="")
     record = {
         "pictures": arguments.pictures,
         "rows": rows,
-        **found,
+        **measurement,
         "load_average": load,
-        "cpu": now.cpu,
-        "cores": now.cores,
+        "cpu": environment.cpu,
+        "cores": environment.cores,
     }
     print(json.dumps(record, indent=2))
     if arguments.output:
         with atomic_write(arguments.output) as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
-    good = found["peak_mib"] <= MAX_MIB and 0 < found["first_row_s"] <= MAX_FIRST_ROW_S and rows == arguments.pictures
-    return 0 if good else 1
+    passed = (
+        measurement["peak_mib"] <= MAX_MIB
+        and 0 < measurement["first_row_s"] <= MAX_FIRST_ROW_S
+        and rows == arguments.pictures
+    )
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ SIDE = 128
 BATCH = 8
 """Large enough for shared memory."""
 TOLERANCE = 1e-4
-"""Of a probability; the networks differ by far more."""
+"""Allowed difference of a probability; the networks differ by far more."""
 KEEP = 2
 MAX_FAILURES_LISTED = 20
 
@@ -65,16 +65,16 @@ class ReloadDrillResult(Frozen):
 
     seconds: float
     versions: int
-    """Published under load."""
+    """Number of versions published under load."""
     requests: int
     answered_by: dict[str, int]
     """Answers, by version."""
     left: tuple[str, ...]
     """Versions in the repository at the end."""
     failed: int
-    """Requests that failed, publications that did, and answers that were wrong."""
+    """Number of failed requests, failed publications and wrong answers."""
     failures: tuple[str, ...]
-    """The first of them."""
+    """The first failures."""
 
 
 @dataclass
@@ -92,14 +92,14 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Networks:
-    """The exported files, and what each answers to the same pictures."""
+    """The exported files of each network, and its answers to the same images."""
 
     folders: tuple[Path, ...]
     images: ImageArray
     answers: tuple[Outputs, ...]
 
     def match(self, version: int, outputs: Outputs) -> bool:
-        """Whether outputs are those of the network of a version."""
+        """Whether the outputs come from the network of a version."""
         expected = self.answers[version % len(self.answers)]
         return all(np.allclose(outputs[name], expected[name], atol=TOLERANCE) for name in expected)
 
@@ -114,12 +114,12 @@ class Traffic:
     ledger: Ledger
     answered: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send_requests(self) -> None:
-        """Send requests until `over` is set."""
-        while not self.over.is_set():
+        """Send requests until `stop` is set."""
+        while not self.stop.is_set():
             sent = time.monotonic()
             try:
                 outputs, version = self.server.infer(MODEL, "", self.spec, self.networks.images)
@@ -136,19 +136,19 @@ class Traffic:
         if not self.networks.match(version, outputs):
             return "the answers are not those of its network"
         if not self.ledger.was_live(version, sent, time.monotonic()):
-            return "it answered, and was not live"
+            return "answered although it was not live"
         return ""
 
 
 def drill(
-    folder: Path, seconds: float, every_s: float, threads: int, over: Protocol, report: Callable[[str], None]
+    folder: Path, seconds: float, every_s: float, threads: int, protocol: Protocol, report: Callable[[str], None]
 ) -> ReloadDrillResult:
-    """Run the drill in an empty folder. Raises TritonkitError when it cannot even begin."""
+    """Run the drill in an empty folder. Raises TritonkitError if the server or an export fails at the start."""
     networks = export_networks(folder / "networks", report)
     repository = folder / "repository"
     shutil.copytree(folder / "networks" / "1", repository)
-    with serving(repository, folder / "state") as server:
-        url = server.options.grpc_url if over == "grpc" else server.options.http_url
+    with serve(repository, folder / "state") as server:
+        url = server.options.grpc_url if protocol == "grpc" else server.options.http_url
         with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
             request_threads = [
@@ -159,7 +159,7 @@ def drill(
             try:
                 published = publish_all(server, repository, traffic, seconds, every_s, report)
             finally:
-                traffic.over.set()
+                traffic.stop.set()
                 for thread in request_threads:
                     thread.join()
     return summarize(seconds, published, traffic, repository)
@@ -183,10 +183,10 @@ def publish_all(
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
     control = local_control(server, timeout_s=60)
-    began = time.monotonic()
+    started = time.monotonic()
     published = 0
-    while (due := published * every_s) < seconds:
-        time.sleep(max(0.0, began + due - time.monotonic()))
+    while (due_s := published * every_s) < seconds:
+        time.sleep(max(0.0, started + due_s - time.monotonic()))
         try:
             version = publish(repository, traffic.networks)
             traffic.ledger.begun[version] = time.monotonic()
@@ -198,7 +198,7 @@ def publish_all(
             return published
         published += 1
         report(f"version {version}: {sum(traffic.answered.values())} answers, {len(traffic.failures)} failures")
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    time.sleep(max(0.0, started + seconds - time.monotonic()))
     return published
 
 
@@ -211,7 +211,7 @@ def publish(repository: Path, networks: Networks) -> int:
 
 
 def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
-    """Export the networks; version 1 has the files of the second, number 1."""
+    """Export the networks. Version N gets the files of network N modulo their number."""
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     folders, answers = [], []
     for number in range(NETWORKS):
@@ -225,16 +225,16 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
         with open_artifact(published.artifact, threads=1) as runner:
             answers.append(runner.infer(images))
     networks = Networks(tuple(folders), images, tuple(answers))
-    if any(networks.match(other, answers[number]) for number in range(NETWORKS) for other in range(number)):
+    if any(networks.match(earlier, answers[number]) for number in range(NETWORKS) for earlier in range(number)):
         raise TritonkitError("two of the networks give the same answers", code="checkpoint.equal_networks")
     return networks
 
 
 @contextmanager
-def serving(repository: Path, state: Path) -> Iterator[Server]:
-    """A server of the repository on ports that nobody uses, remembered in `state`."""
+def serve(repository: Path, state: Path) -> Iterator[Server]:
+    """Start a server of the repository on free ports; its state folder is `state`."""
     http, grpc, metrics = free_ports()
-    before = os.environ.get(STATE_VARIABLE)
+    previous_state = os.environ.get(STATE_VARIABLE)
     os.environ[STATE_VARIABLE] = str(state)
     try:
         options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
@@ -246,8 +246,8 @@ def serving(repository: Path, state: Path) -> Iterator[Server]:
             stop(server)
     finally:
         os.environ.pop(STATE_VARIABLE)
-        if before is not None:
-            os.environ[STATE_VARIABLE] = before
+        if previous_state is not None:
+            os.environ[STATE_VARIABLE] = previous_state
 
 
 def main() -> int:

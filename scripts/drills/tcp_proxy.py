@@ -74,7 +74,7 @@ class TcpProxy:
 
 
 @contextlib.contextmanager
-def proxy_to(port: int) -> Iterator[TcpProxy]:
+def open_proxy(port: int) -> Iterator[TcpProxy]:
     """Start a proxy to a port of this machine; the port need not be open yet."""
     proxy = TcpProxy(port)
     thread = threading.Thread(target=proxy.accept_all, daemon=True)

@@ -46,23 +46,23 @@ class BatchingModel(ABC):
 
         The rules are those of NVIDIA's backends: onnxruntime_backend, src/onnxruntime.cc, `AutoCompleteConfig`.
         """
-        known = config.as_dict()
-        if known["input"] and known["output"]:
+        settings = config.as_dict()
+        if settings["input"] and settings["output"]:
             return config
         path = _artifact_path()
         inputs, outputs = cls.interface(path)
         batches = all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
-        if known["max_batch_size"] and not batches:
+        if settings["max_batch_size"] and not batches:
             raise pb_utils.TritonModelException(
-                f"{path}: config.pbtxt has max_batch_size {known['max_batch_size']}, but not every input and output of "
-                "the model has a dynamic first axis; set max_batch_size: 0"
+                f"{path}: config.pbtxt has max_batch_size {settings['max_batch_size']}, but not every input and output "
+                "of the model has a dynamic first axis; set max_batch_size: 0"
             )
         if batches:
-            config.set_max_batch_size(known["max_batch_size"] or DEFAULT_MAX_BATCH)
-            if "sequence_batching" not in known:
+            config.set_max_batch_size(settings["max_batch_size"] or DEFAULT_MAX_BATCH)
+            if "sequence_batching" not in settings:
                 config.set_dynamic_batching()
-        known["input"] = [_config_entry(tensor, batches) for tensor in inputs]
-        known["output"] = [_config_entry(tensor, batches) for tensor in outputs]
+        settings["input"] = [_config_entry(tensor, batches) for tensor in inputs]
+        settings["output"] = [_config_entry(tensor, batches) for tensor in outputs]
         return config
 
     @classmethod

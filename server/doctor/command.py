@@ -78,7 +78,7 @@ def doctor(
         print_json({"errors": errors, "findings": findings})
     else:
         if findings:
-            rows = [[one.severity, one.path, one.message, one.fix] for one in findings]
+            rows = [[finding.severity, finding.path, finding.message, finding.fix] for finding in findings]
             table(["", "where", "what is wrong", "what to do"], rows)
         print_text(f"{repository}: {errors} errors, {len(findings) - errors} warnings")
     if errors:
@@ -95,7 +95,7 @@ def check_before_start(options: Options, force: bool = False) -> None:
 
     findings = diagnose(options, inspect_machine(options.runtime))
     errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in findings if force else [one for one in findings if one not in errors]:
+    for finding in findings if force else [finding for finding in findings if finding not in errors]:
         print(f"warning: {_finding_text(finding)}", file=sys.stderr)
     if errors and not force:
         lines = [f"  {_finding_text(finding)}" for finding in errors]

@@ -31,7 +31,7 @@ def diagnose(options: Options, machine: Machine, deep: bool = False) -> list[Fin
             f"{repository}: is not a model repository; create one with `builder export`", code="repository.missing"
         )
     target, findings = inspect_target(options, machine)
-    return sorted([*findings, *_repository_findings(target, deep)], key=lambda one: one.severity != "error")
+    return sorted([*findings, *_repository_findings(target, deep)], key=lambda finding: finding.severity != "error")
 
 
 def start_findings(options: Options) -> list[Finding]:
@@ -65,8 +65,8 @@ def _repository_findings(target: TargetEnvironment, deep: bool) -> list[Finding]
             code="repository.no_model",
         )
     models, findings = find_models_to_load(target.repository, names)
-    for one in models:
-        findings += [*check_model(one, target, deep), *check_plans(one, target)]
+    for model in models:
+        findings += [*check_model(model, target, deep), *check_plans(model, target)]
     findings += check_resources(models, target)
     return [
         *findings,

@@ -51,8 +51,8 @@ def check_resources(models: Sequence[ModelToLoad], target: TargetEnvironment) ->
 
 
 def _check_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
-    in_memory = [one for one in models if not _is_on_gpu(one, target)]
-    needed_bytes = sum(one.weights_bytes * one.instances for one in in_memory)
+    in_memory = [model for model in models if not _is_on_gpu(model, target)]
+    needed_bytes = sum(model.weights_bytes * model.instances for model in in_memory)
     if needed_bytes > target.machine.memory_bytes:
         yield error(
             target.repository,
@@ -65,8 +65,8 @@ def _check_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> I
 
 def _check_gpu_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
     free_bytes = target.machine.gpu_memory_bytes
-    on_gpu = [one for one in models if _is_on_gpu(one, target)]
-    needed_bytes = sum(one.weights_bytes * one.instances for one in on_gpu)
+    on_gpu = [model for model in models if _is_on_gpu(model, target)]
+    needed_bytes = sum(model.weights_bytes * model.instances for model in on_gpu)
     if free_bytes is not None and needed_bytes > free_bytes:
         yield error(
             target.repository,
@@ -78,7 +78,7 @@ def _check_gpu_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) 
 
 
 def _check_shared_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
-    needed_bytes = sum(_shared_bytes(one) for one in models if target.is_python_based(one.backend))
+    needed_bytes = sum(_shared_bytes(model) for model in models if target.is_python_based(model.backend))
     in_container = target.options.runtime == "docker"
     free_bytes = _container_shm_bytes(target) if in_container else target.machine.shared_memory_bytes
     if needed_bytes > free_bytes:
@@ -132,14 +132,16 @@ def _is_on_gpu(model: ModelToLoad, target: TargetEnvironment) -> bool:
 def _shared_bytes(model: ModelToLoad) -> int:
     batch = max(model.config.max_batch_size, 1)
     tensors = [*model.config.input, *model.config.output]
-    image_bytes: int = sum(prod(max(dim, 1) for dim in one.dims) * _TYPE_BYTES.get(one.data_type, 1) for one in tensors)
+    image_bytes: int = sum(
+        prod(max(dim, 1) for dim in tensor.dims) * _TYPE_BYTES.get(tensor.data_type, 1) for tensor in tensors
+    )
     instance_bytes: int = _SEGMENT_BYTES + batch * image_bytes
     return model.instances * max(len(model.versions), 1) * instance_bytes
 
 
 def _largest_models(models: Sequence[ModelToLoad]) -> str:
-    largest = sorted(models, key=lambda one: one.weights_bytes * one.instances, reverse=True)[:3]
-    return ", ".join(f"{one.name} {_mib_text(one.weights_bytes)} x {one.instances}" for one in largest)
+    largest = sorted(models, key=lambda model: model.weights_bytes * model.instances, reverse=True)[:3]
+    return ", ".join(f"{model.name} {_mib_text(model.weights_bytes)} x {model.instances}" for model in largest)
 
 
 def _mib_text(byte_count: int) -> str:

@@ -138,7 +138,7 @@ def container_settings(options: Options, tokens: ServerTokens, network: str | No
         "shm_size": setting(_SHM_VARIABLE, options.repository) or _DEFAULT_SHM_SIZE,
         "volumes": {
             str(options.repository): {"bind": _MODELS_MOUNT, "mode": "ro"},
-            **{str(here): {"bind": there, "mode": "ro"} for here, there in files.items()},
+            **{str(host_path): {"bind": container_path, "mode": "ro"} for host_path, container_path in files.items()},
         },
         **({"network_mode": _HOST_NETWORK} if network == _HOST_NETWORK else {"ports": published}),
         **({"network": network} if network not in (None, _HOST_NETWORK) else {}),
@@ -189,7 +189,7 @@ def select_network(docker: Docker, options: Options) -> str | None:
     if name in (None, _HOST_NETWORK):
         return name
     with translate_docker_errors(docker[0], "list its networks"):
-        existing = sorted(one.name for one in docker[1].networks.list())
+        existing = sorted(network.name for network in docker[1].networks.list())
     if name in existing:
         return name
     if name == _COMPOSE_NETWORK:
@@ -202,7 +202,7 @@ def select_network(docker: Docker, options: Options) -> str | None:
 
 
 def _check_engine_is_local() -> None:
-    """Raises InputError for a remote engine: ports, files and shared memory are checked on this machine."""
+    """Raise InputError for a remote engine: ports, files and shared memory are checked on this machine."""
     docker_host = os.environ.get("DOCKER_HOST", "")
     scheme, _, address = docker_host.partition("://")
     if scheme in ("ssh", "tcp", "http", "https") and not _LOOPBACK.match(address):
@@ -231,7 +231,9 @@ def _mounted_security(security: Security) -> tuple[Security, dict[Path, str]]:
     """Return the settings with paths inside the container, and the path in the container for each file."""
     files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
     mounted = {name: f"{_TLS_MOUNT}/{name}.pem" for name, path in files.items() if path is not None}
-    container_security = security.model_copy(update={name: Path(there) for name, there in mounted.items()})
+    container_security = security.model_copy(
+        update={name: Path(container_path) for name, container_path in mounted.items()}
+    )
     return container_security, {path: mounted[name] for name, path in files.items() if path is not None}
 
 
@@ -246,7 +248,7 @@ def _save_log(content: bytes, last_line: bytes, log: Path) -> None:
 
 
 def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
-    """Raises InputError for the first file or folder that the user in the container cannot read."""
+    """Raise InputError for the first file or folder that the user in the container cannot read."""
     if user == os.geteuid():
         return
     for root in paths:
@@ -270,7 +272,7 @@ def start_guard(container: str) -> None:
             "-m",
             "server.runtimes.docker_guard",
             container,
-        ],  # -P: do not import a folder `model` of the working folder
+        ],  # -P: do not import a folder `server` of the working folder
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -92,6 +92,6 @@ def test_help_loads_nothing_heavy() -> None:
         "except SystemExit: pass\n"
         "print({'numpy', 'torch', 'tritonclient', 'plotly', 'onnxruntime'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "--concurrency" in done.stdout
-    assert done.stderr.strip() == "set()"
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--concurrency" in completed.stdout
+    assert completed.stderr.strip() == "set()"

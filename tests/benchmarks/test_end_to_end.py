@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from scripts.drills.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import open_proxy
 
 Command = Callable[..., Result]
 
@@ -25,8 +25,8 @@ def test_bench_measures_a_served_model_beside_its_limit(
     url = served if protocol == "grpc" else served_http
     record, page = tmp_path / "record.json", tmp_path / "report.html"
     timing = ["--window-s", 0.5, "--max-windows", 3, "--concurrency", "1,8"]
-    where = ["--url", url, "--repository", repository, "--output", record]
-    result = command("bench", "run", "resnet18", *where, *timing)
+    arguments = ["--url", url, "--repository", repository, "--output", record]
+    result = command("bench", "run", "resnet18", *arguments, *timing)
     assert result.exit_code == 0, result.stderr
     written = json.loads(record.read_text())
     assert [level["concurrency"] for level in written["levels"]] == [1, 8]
@@ -42,8 +42,8 @@ def test_bench_measures_a_served_model_beside_its_limit(
 
 def test_bench_says_why_when_there_is_no_limit(command: Command, served: str, photos: Path, tmp_path: Path) -> None:
     timing = ["--window-s", 0.3, "--max-windows", 3, "--concurrency", "2"]
-    where = ["--url", served, "--repository", tmp_path, "--images", photos]
-    result = command("bench", "run", "resnet18", *where, *timing, "--json")
+    arguments = ["--url", served, "--repository", tmp_path, "--images", photos]
+    result = command("bench", "run", "resnet18", *arguments, *timing, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["limit"] is None
@@ -81,18 +81,18 @@ def test_bench_keeps_what_it_has_measured_when_it_ends_early(
     record, levels = tmp_path / "record.json", ",".join(map(str, range(1, 201)))
     program = [str(Path(sys.executable).with_name("bench")), "run", "resnet18", "--concurrency", levels]
     timing = ["--window-s", "0.1", "--max-windows", "3", "--images", str(photos), "--repository", str(tmp_path)]
-    with proxy_to(int(served.rpartition(":")[2])) as proxy:
-        where = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
+    with open_proxy(int(served.rpartition(":")[2])) as proxy:
+        arguments = ["--url", f"127.0.0.1:{proxy.port}", "--output", str(record)]
         process = subprocess.Popen(
-            [*program, *timing, *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*program, *timing, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        least = finished_levels(record, process)
+        minimum = finished_levels(record, process)
         process.send_signal(end) if end else proxy.cut()
         stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
     assert reason in stderr
     document = json.loads(record.read_text())
-    assert len(document["levels"]) >= least
+    assert len(document["levels"]) >= minimum
     assert reason in document["incomplete"]
     assert f"INCOMPLETE: {len(document['levels'])} of 200 levels; " in stdout
     page = tmp_path / "report.html"
@@ -101,16 +101,16 @@ def test_bench_keeps_what_it_has_measured_when_it_ends_early(
     assert "INCOMPLETE: " in page.read_text()
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("from_folder", [True, False])
 def test_bench_measures_a_model_of_encoded_pictures(
-    command: Command, served: str, repository: Path, photos: Path, own: bool
+    command: Command, served: str, repository: Path, photos: Path, from_folder: bool
 ) -> None:
     timing = ["--window-s", 0.2, "--max-windows", 3, "--concurrency", "2", "--json"]
-    pictures = ["--images", photos] if own else ["--repository", repository]
+    pictures = ["--images", photos] if from_folder else ["--repository", repository]
     result = command("bench", "run", "resnet18_encoded", "--url", served, *timing, *pictures)
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
-    expected = f"files of {photos}" if own else "as PNG"
+    expected = f"files of {photos}" if from_folder else "as PNG"
     assert expected in record["load"]["images_source"]
     assert (record["load"]["generated"], record["limit"]) == (False, None)
     assert record["levels"][0]["errors"] == 0

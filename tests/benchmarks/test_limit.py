@@ -33,9 +33,9 @@ def test_threads_are_those_of_all_instances(config: dict[str, Any], threads: int
     assert server_threads(config) == threads
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))])
-def test_batch_sizes_end_with_the_largest(most: int, sizes: tuple[int, ...]) -> None:
-    assert batch_sizes(most) == sizes
+@pytest.mark.parametrize(("largest", "sizes"), [(1, (1,)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))])
+def test_batch_sizes_end_with_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(largest) == sizes
 
 
 def test_every_batch_size_is_measured(onnx_file: Path, spec: ModelSpec, images: NDArray[np.uint8]) -> None:
@@ -56,8 +56,8 @@ def test_the_limit_is_the_batch_that_is_best_on_average_over_both_halves() -> No
 
 
 def test_another_model_is_refused_as_the_limit(onnx_file: Path, spec: ModelSpec) -> None:
-    other = spec.model_copy(update={"outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(4,)),)})
+    other_spec = spec.model_copy(update={"outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(4,)),)})
     with raises(ArtifactError, "benchmark.other_model") as caught:
-        open_reference(onnx_file, 1, other)
+        open_reference(onnx_file, 1, other_spec)
     for part in ("probabilities FP32 [N, 3]", "[N, 4]", "--artifact"):
         assert part in str(caught.value)

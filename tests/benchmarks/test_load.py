@@ -26,13 +26,13 @@ class Sleeper(Runner):
 
     def __init__(self, spec: ModelSpec, latency_s: float, fails_every: int = 0) -> None:
         self.spec, self.origin, self.latency_s, self.fails_every = spec, "sleeper", latency_s, fails_every
-        self.calls, self.waiting, self.most = itertools.count(1), 0, 0
+        self.calls, self.waiting, self.max_waiting = itertools.count(1), 0, 0
         self.lock = threading.Lock()
 
     def _infer(self, batch: NDArray[Any]) -> Outputs:
         with self.lock:
             self.waiting += 1
-            self.most = max(self.most, self.waiting)
+            self.max_waiting = max(self.max_waiting, self.waiting)
         time.sleep(self.latency_s)
         with self.lock:
             self.waiting -= 1
@@ -71,7 +71,7 @@ def test_batches_go_through_all_images(images: NDArray[np.uint8]) -> None:
 def test_as_many_requests_are_in_flight_as_asked(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     sleeper = Sleeper(spec, latency_s=0.02)
     measured = measure_level(sleeper, batches_of(images, 1), concurrency=3, timing=QUICK)
-    assert sleeper.most == 3
+    assert sleeper.max_waiting == 3
     assert sleeper.waiting == 0
     assert measured.figures.p50_ms >= 20
     assert measured.figures.requests > 0

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from benchmarks.studies.calibrated import calibrated
+from benchmarks.studies.calibration import calibrate
 from builder.export import ExportRequest, export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.wiring import flattened, wiring_of
@@ -47,8 +47,8 @@ MAX_BATCH = 4
 
 @pytest.fixture(scope="module")
 def network(make_network: Make) -> Network:
-    copied = copy.deepcopy(make_network("test_resnet"))
-    return calibrated(copied, builtin_golden(copied.spec.preprocess).images)
+    made = copy.deepcopy(make_network("test_resnet"))
+    return calibrate(made, builtin_golden(made.spec.preprocess).images)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from benchmarks.studies.calibrated import calibrated
+from benchmarks.studies.calibration import calibrate
 from builder.export import ExportRequest, export
 from builder.onnx.export import onnx_from_network
 from builder.sources.base import NetworkSource
@@ -42,7 +42,7 @@ def networks(network_of: Callable[..., Network]) -> dict[str, Network]:
     """A small network of each task; the outputs of the first vary like those of a trained one."""
     labels = tuple(f"class {number}" for number in range(10))
     trained = network_of(TaskSpec(task="multiclass", labels=labels))
-    calibrated(trained, builtin_golden(trained.spec.preprocess).images)
+    calibrate(trained, builtin_golden(trained.spec.preprocess).images)
     return {"multiclass": trained, **{task: network_of(task_spec) for task, task_spec in TASK_SPECS.items()}}
 
 

@@ -14,7 +14,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from benchmarks.studies.calibrated import calibrated
+from benchmarks.studies.calibration import calibrate
 from builder.config.serving import serving_from
 from builder.export import ExportRequest, export
 from builder.onnx.export import onnx_from_network
@@ -226,7 +226,7 @@ def test_fallback_keeps_the_overflowing_nodes_in_fp32(
     make_network: Make, tmp_path: Path, architecture: str, factor: float
 ) -> None:
     trained_like = copy.deepcopy(make_network(architecture))
-    network = scaled(calibrated(trained_like, builtin_golden(trained_like.spec.preprocess).images), factor)
+    network = scaled(calibrate(trained_like, builtin_golden(trained_like.spec.preprocess).images), factor)
     plain = plain_verdict(network, tmp_path)
     assert not plain.passed
     assert {problem.code for problem in plain.problems} & {"verdict.nan", "verdict.numbers", "verdict.decisions"}

@@ -24,11 +24,11 @@ def send_answer(pipe: Pipe, ask: Callable[[], Any]) -> None:
     pipe.send(answer)
 
 
-def in_a_fork(ask: Callable[[], Any]) -> str:
-    here, there = FORK.Pipe()
-    child = FORK.Process(target=send_answer, args=(there, ask))
+def answer_in_fork(ask: Callable[[], Any]) -> str:
+    read_end, write_end = FORK.Pipe()
+    child = FORK.Process(target=send_answer, args=(write_end, ask))
     child.start()
-    answer = here.recv() if here.poll(LONGEST_S) else "still waiting"
+    answer = read_end.recv() if read_end.poll(LONGEST_S) else "still waiting"
     child.kill()
     child.join()
     return str(answer)
@@ -42,15 +42,15 @@ def main(grpc: str, http: str, model: str, picture: str) -> None:
     answers = {}
     with Client(model, http) as client:
         client.infer(picture)
-        answers["same http"] = in_a_fork(lambda: client.infer(picture))
-        answers["new http"] = in_a_fork(lambda: ask_with_new_client(http))
+        answers["same http"] = answer_in_fork(lambda: client.infer(picture))
+        answers["new http"] = answer_in_fork(lambda: ask_with_new_client(http))
     with Client(model, grpc) as client:
         client.infer(picture)
         asyncio.run(client.infer_async(picture))
-        answers["same grpc"] = in_a_fork(lambda: client.infer(picture))
-        answers["awaited"] = in_a_fork(lambda: asyncio.run(client.infer_async(picture)))
-        answers["stream"] = in_a_fork(lambda: next(client.stream([picture])))
-        answers["new grpc"] = in_a_fork(lambda: ask_with_new_client(grpc))
+        answers["same grpc"] = answer_in_fork(lambda: client.infer(picture))
+        answers["awaited"] = answer_in_fork(lambda: asyncio.run(client.infer_async(picture)))
+        answers["stream"] = answer_in_fork(lambda: next(client.stream([picture])))
+        answers["new grpc"] = answer_in_fork(lambda: ask_with_new_client(grpc))
         answers["parent"] = client.infer(picture).fields["label"]
     print(json.dumps(answers))
 

@@ -52,19 +52,19 @@ def run_in_process(work: Callable[[], None], folder: Path, kill_at: int = -1) ->
     """Run `work` in a child process, which gets SIGKILL before its step `kill_at`; return the number of its steps."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
-        code, done = 1, 0
+        code, steps_done = 1, 0
 
         def step(event: str, details: tuple[Any, ...]) -> None:
-            nonlocal done
+            nonlocal steps_done
             if is_step(event, details, folder):
-                if done == kill_at:
+                if steps_done == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
-                done += 1
+                steps_done += 1
 
         sys.addaudithook(step)
         try:
             work()
-            os.write(writing, str(done).encode())
+            os.write(writing, str(steps_done).encode())
             code = 0
         except (TritonkitError, OSError) as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -111,20 +111,22 @@ def kill_at_each_step(folder: Path, suffixes: Sequence[str], finished: Sequence[
 
     prepare()
     steps = run_in_process(work, folder)
-    whole = files(folder)
-    wrong: dict[int, str] = {}
+    undisturbed = files(folder)
+    mismatches: dict[int, str] = {}
     for at in range(steps):
         prepare()
         run_in_process(work, folder, at)
         try:
             run_in_process(work, folder)
         except RuntimeError as error:
-            wrong[at] = str(error)
+            mismatches[at] = str(error)
             continue
-        if (found := files(folder)) != whole:
-            names_of = sorted(name for name in found.keys() | whole if found.get(name) != whole.get(name))
-            wrong[at] = f"other files: {', '.join(names_of)}"
-    return {"steps": steps, "wrong": wrong}
+        if (found := files(folder)) != undisturbed:
+            changed_names = sorted(
+                name for name in found.keys() | undisturbed if found.get(name) != undisturbed.get(name)
+            )
+            mismatches[at] = f"other files: {', '.join(changed_names)}"
+    return {"steps": steps, "wrong": mismatches}
 
 
 if __name__ == "__main__":

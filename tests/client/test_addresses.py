@@ -53,7 +53,7 @@ def archive() -> bytes:
     return file.getvalue()
 
 
-class Site(BaseHTTPRequestHandler):
+class PictureSite(BaseHTTPRequestHandler):
     """Answers each path as its name says, and counts its requests."""
 
     protocol_version = "HTTP/1.1"
@@ -127,7 +127,7 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    site: Any = ThreadingHTTPServer(("127.0.0.1", 0), PictureSite)
     site.handle_error = lambda *_: None
     site.requests, site.lock, site.released = Counter(), threading.Lock(), threading.Event()
     threading.Thread(target=site.serve_forever, args=[0.05], daemon=True).start()
@@ -307,9 +307,9 @@ def test_csv_elsewhere_is_refused(site: str) -> None:
 def test_missing_library_is_one_error_with_the_command_that_installs_it(library: str) -> None:
     imports = f"import sys; sys.modules[{library!r}] = None; from client.sources import find_pictures"
     code = f"{imports}; find_pictures(['s3://b/a.png'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "InputError" in done.stderr.splitlines()[-2]
-    assert "pip install 'tritonkit[remote]'" in done.stderr.splitlines()[-1]
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "InputError" in completed.stderr.splitlines()[-2]
+    assert "pip install 'tritonkit[remote]'" in completed.stderr.splitlines()[-1]
 
 
 @pytest.fixture

@@ -27,14 +27,14 @@ SIDE = 8
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph that gives each colour's share of the light: of a black picture, 0 / 0."""
-    how = Preprocess(height=SIDE, width=SIDE)
+    preprocess = Preprocess(height=SIDE, width=SIDE)
     spec = ModelSpec(
         name="shares",
         task="multiclass",
         architecture=Architecture(name="test_resnet"),
-        input=image_input(how),
+        input=image_input(preprocess),
         outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
-        preprocess=how,
+        preprocess=preprocess,
         normalize=Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
         labels=("red", "green", "blue"),
     )

@@ -23,7 +23,7 @@ from client import Client
 from client.commands.infer import infer as infer_command
 from client.connection import connection_of, with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
-from scripts.drills.tcp_proxy import proxy_to
+from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
 from tritonkit.errors import InputError, SpecError
 from tritonkit.images.preprocess import ImageError, load_file
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 COLOURS = TaskSpec(task="multiclass", labels=("red", "green", "blue"))
 TAGS = TaskSpec(task="multilabel", labels=("old", "new", "rare"))
 VECTOR = TaskSpec(task="embedding", embedding_size=8)
-QUESTIONS = {
+TASK_SPECS = {
     "multiclass": COLOURS,
     "multilabel": TAGS,
     "embedding": VECTOR,
@@ -48,9 +48,9 @@ QUESTIONS = {
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[..., Network]) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("asked")
-    for name, question in QUESTIONS.items():
-        save_network(folder / f"{name}.safetensors", network_of(question))
-    return {name: folder / f"{name}.safetensors" for name in QUESTIONS}
+    for name, task_spec in TASK_SPECS.items():
+        save_network(folder / f"{name}.safetensors", network_of(task_spec))
+    return {name: folder / f"{name}.safetensors" for name in TASK_SPECS}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], se
 
 def test_client_has_the_connection_defaults_of_the_command() -> None:
     options = {parameter.name: parameter.default for parameter in inspect.signature(infer_command).parameters.values()}
-    own = inspect.signature(connection_of).parameters
-    command = connection_of(**{name: default for name, default in options.items() if name in own})
+    defaults = inspect.signature(connection_of).parameters
+    command = connection_of(**{name: default for name, default in options.items() if name in defaults})
     assert with_infer_defaults(command.url) == command
     assert command.patience_s
     connection = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)
@@ -81,7 +81,10 @@ def test_client_has_the_connection_defaults_of_the_command() -> None:
 
 
 def test_client_asks_again_when_the_network_breaks_for_a_moment(served: str, cat: Path) -> None:
-    with proxy_to(int(served.rpartition(":")[2])) as network, Client("resnet18", f"127.0.0.1:{network.port}") as client:
+    with (
+        open_proxy(int(served.rpartition(":")[2])) as network,
+        Client("resnet18", f"127.0.0.1:{network.port}") as client,
+    ):
         before = client.infer(cat)
         network.cut()
         mending = threading.Timer(0.5, network.mend)
@@ -117,13 +120,13 @@ def test_every_kind_of_input_gives_the_answer_of_the_file(checkpoints: dict[str,
     image = Image.open(cat)
     inputs = [cat, str(cat), cat.read_bytes(), image, np.asarray(image.convert("RGB"))]
     with Client.from_artifact(checkpoints["multiclass"]) as client:
-        first, *others = client.infer_many(inputs)
-        assert [result.fields for result in others] == [first.fields] * 4
-        assert [result.name for result in others] == [str(cat), "#2", "#3", "#4"]
+        first, *other_inputs = client.infer_many(inputs)
+        assert [result.fields for result in other_inputs] == [first.fields] * 4
+        assert [result.name for result in other_inputs] == [str(cat), "#2", "#3", "#4"]
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_input",
     [
         b"",
         b"no picture",
@@ -134,15 +137,15 @@ def test_every_kind_of_input_gives_the_answer_of_the_file(checkpoints: dict[str,
     ],
 )
 def test_unreadable_picture_raises_alone_and_is_a_result_in_a_stream(
-    checkpoints: dict[str, Path], cat: Path, wrong: object
+    checkpoints: dict[str, Path], cat: Path, invalid_input: object
 ) -> None:
     with Client.from_artifact(checkpoints["multiclass"]) as client:
         with pytest.raises(ImageError):
-            client.infer(wrong)  # type: ignore[arg-type]
-        good, bad, last = client.stream([cat, wrong, cat])  # type: ignore[list-item]
-    assert isinstance(bad, Failed)
-    assert bad.error
-    assert good.fields == last.fields
+            client.infer(invalid_input)  # type: ignore[arg-type]
+        readable, unreadable, last = client.stream([cat, invalid_input, cat])  # type: ignore[list-item]
+    assert isinstance(unreadable, Failed)
+    assert unreadable.error
+    assert readable.fields == last.fields
 
 
 def test_wrong_options_are_refused_when_the_model_is_opened(checkpoints: dict[str, Path]) -> None:
@@ -188,10 +191,10 @@ def test_stream_reads_a_few_batches_ahead_and_no_more(checkpoints: dict[str, Pat
 
 
 def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], cat: Path) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    started, go_on = threading.Event(), threading.Event()
 
     def slow() -> Iterator[Path]:
-        began.set()
+        started.set()
         assert go_on.wait(30)
         yield cat
 
@@ -200,7 +203,7 @@ def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], 
             return [result async for result in client.stream_async(slow())]
 
         reading = asyncio.create_task(read())
-        await asyncio.to_thread(began.wait, 30)
+        await asyncio.to_thread(started.wait, 30)
         reading.cancel()
         await asyncio.sleep(0)
         go_on.set()
@@ -212,12 +215,12 @@ def test_stream_ends_when_its_reader_is_cancelled(checkpoints: dict[str, Path], 
         assert isinstance(client.infer(cat), LabelResult)
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("reads_on", [False, True])
 def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
-    checkpoints: dict[str, Path], cat: Path, goes_on: bool
+    checkpoints: dict[str, Path], cat: Path, reads_on: bool
 ) -> None:
     exceptions: list[dict[str, Any]] = []
-    others = set(threading.enumerate())
+    earlier_threads = set(threading.enumerate())
 
     async def broken_off() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: exceptions.append(context))
@@ -225,24 +228,24 @@ def test_stream_ends_quietly_when_its_reader_breaks_off_and_closes_the_client(
             async for result in client.stream_async([cat] * 500):
                 assert isinstance(result, LabelResult)
                 break
-        for _ in range(300 if goes_on else 0):
-            if not at_work():
+        for _ in range(300 if reads_on else 0):
+            if not busy_threads():
                 return
             await asyncio.sleep(0.05)
 
-    def at_work() -> set[str]:
-        kinds = {thread.name.partition("_")[0] for thread in set(threading.enumerate()) - others}
+    def busy_threads() -> set[str]:
+        kinds = {thread.name.partition("_")[0] for thread in set(threading.enumerate()) - earlier_threads}
         return kinds & {"decode", "send", "finish", "ask"}
 
     asyncio.run(broken_off())
     assert not exceptions
-    assert not at_work()
+    assert not busy_threads()
 
 
 def test_name_client_loads_nothing_heavy_until_it_is_asked_for() -> None:
     code = "import client, sys; print({'numpy', 'PIL', 'tritonclient', 'pydantic'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout == "set()\n"
 
 
 def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -262,8 +265,8 @@ def test_examples_of_the_page_run(served: str, cat: Path, checkpoints: dict[str,
     for example in examples:
         text = words.sub(lambda found: places[found[0]], example)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip(), "the example shows nothing"
+        assert completed.returncode == 0, completed.stderr
+        assert completed.stdout.strip(), "the example shows nothing"

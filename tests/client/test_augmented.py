@@ -38,9 +38,9 @@ class Columns(Runner):
 
 @pytest.fixture
 def runner(tmp_path: Path, network_of: Callable[..., Network]) -> Callable[[TaskSpec], Runner]:
-    def opened(question: TaskSpec) -> Runner:
+    def opened(task_spec: TaskSpec) -> Runner:
         path = tmp_path / "asked.safetensors"
-        save_network(path, network_of(question))
+        save_network(path, network_of(task_spec))
         return open_artifact(path)
 
     return opened

@@ -27,9 +27,9 @@ def copied(repository: Path, tmp_path: Path) -> Path:
 def test_served_models_pass_when_they_are_those_of_the_repository(
     command: Command, served: str, triton: Server, repository: Path
 ) -> None:
-    done = command("client", "check", "--all", "--url", served, "--repository", repository, "--json")
-    assert done.exit_code == 0, done.stdout + done.stderr
-    results = json.loads(done.stdout)
+    completed = command("client", "check", "--all", "--url", served, "--repository", repository, "--json")
+    assert completed.exit_code == 0, completed.stdout + completed.stderr
+    results = json.loads(completed.stdout)
     assert {result["model"] for result in results} == {
         "resnet18",
         "efficientnet_b0",
@@ -45,9 +45,9 @@ def test_served_models_pass_when_they_are_those_of_the_repository(
 
 def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command, served: str, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").unlink()
-    done = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
-    assert done.exit_code == 1, done.stderr
-    problems = {result["model"]: result["problem_codes"] for result in json.loads(done.stdout)}
+    completed = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
+    assert completed.exit_code == 1, completed.stderr
+    problems = {result["model"]: result["problem_codes"] for result in json.loads(completed.stdout)}
     assert problems.pop("resnet18") == ["golden.missing"]
     assert len(problems) == 3
     assert not any(problems.values())
@@ -56,13 +56,13 @@ def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command
 def test_check_fails_when_the_server_gives_other_answers(command: Command, served: str, copied: Path) -> None:
     path = copied / "resnet18" / "1" / "golden.npz"
     golden = Golden.load(path)
-    others = {name: np.roll(array, 1, axis=1) for name, array in golden.outputs.items()}
-    Golden(golden.images, others, source=golden.source).save(path)
+    other_outputs = {name: np.roll(array, 1, axis=1) for name, array in golden.outputs.items()}
+    Golden(golden.images, other_outputs, source=golden.source).save(path)
     words = ("client", "check", "resnet18", "imagenet", "--url", served, "--repository", copied)
-    done = command(*words)
-    assert done.exit_code == 1
-    assert "resnet18" in done.stdout
-    assert done.stdout.count("FAILED") == 5, "at batch 1, 2, 3, 4 and 8"
+    completed = command(*words)
+    assert completed.exit_code == 1
+    assert "resnet18" in completed.stdout
+    assert completed.stdout.count("FAILED") == 5, "at batch 1, 2, 3, 4 and 8"
     results = {result["model"]: result["problem_codes"] for result in json.loads(command(*words, "--json").stdout)}
     assert "check.decisions" in results["resnet18"]
     assert results["imagenet"] == []
@@ -74,9 +74,9 @@ def test_check_fails_when_the_server_is_wrong_about_a_probe_alone(command: Comma
     for array in golden.probe_outputs.values():
         array[0] = np.roll(array[0], 1)
     golden.save(path)
-    done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
-    assert done.exit_code == 1
-    (result,) = json.loads(done.stdout)
+    completed = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
+    assert completed.exit_code == 1
+    (result,) = json.loads(completed.stdout)
     assert "check.values" in result["problem_codes"]
     assert {problem.partition(":")[0] for problem in result["problems"]} == {"probes"}
 
@@ -95,16 +95,16 @@ def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, 
 
 
 def test_golden_sample_of_another_model_is_refused(command: Command, served: str, copied: Path) -> None:
-    other = copied / "imagenet" / "1" / "golden.npz"
-    refused = command("client", "check", "resnet18", "--url", served, "--golden", other, "--json")
+    other_model = copied / "imagenet" / "1" / "golden.npz"
+    refused = command("client", "check", "resnet18", "--url", served, "--golden", other_model, "--json")
     assert refused.exit_code == 2
     assert error_codes(refused) == {"golden.other_model"}
     assert "imagenet/1/golden.npz: " in refused.stderr
     assert "labels, preprocess differ" in refused.stderr
-    (other.parent / "model.json").unlink()  # only the arrays show it now
-    done = command("client", "check", "resnet18", "--url", served, "--golden", other, "--json")
-    assert done.exit_code == 1
-    (result,) = json.loads(done.stdout)
+    (other_model.parent / "model.json").unlink()  # only the arrays show it now
+    completed = command("client", "check", "resnet18", "--url", served, "--golden", other_model, "--json")
+    assert completed.exit_code == 1
+    (result,) = json.loads(completed.stdout)
     assert result["problem_codes"] == ["check.shape"]
     assert all(datum in result["problems"][0] for datum in ("probabilities", "[9, 10]", "[9, 1000]"))
 
@@ -138,9 +138,9 @@ def test_limits_of_fp32_are_used_when_the_verdict_is_not_found(
     assert "--verdict" in alone.stdout
     verdict = loosen(copied / "resnet18" / "1")
     for more in (("--verdict", verdict), ("--repository", copied)):
-        done = command(*words, *more)
-        assert done.exit_code == 0, done.output
-        assert "limits of fp32" not in done.stdout
+        completed = command(*words, *more)
+        assert completed.exit_code == 0, completed.output
+        assert "limits of fp32" not in completed.stdout
     document = json.loads(command(*words, "--verdict", verdict, "--json").stdout)
     assert document[0]["verdict"] == str(verdict)
     missing = command(*words, "--verdict", tmp_path / "none.json", "--json")
@@ -155,9 +155,9 @@ def test_verdict_of_another_model_is_not_used_with_a_checkpoint(
     version = copied / "resnet18" / "1"
     loosen(version)
     shutil.copy(copied / "vit_tiny_patch16_224" / "1" / "model.json", version / "model.json")
-    done = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--against", recorded)
-    assert done.exit_code == 1
-    assert "limits of fp32" in done.stdout
+    completed = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--against", recorded)
+    assert completed.exit_code == 1
+    assert "limits of fp32" in completed.stdout
     refused = command("client", "check", "imagenet", "--url", served, "--against", recorded, "--json")
     assert refused.exit_code == 2
     assert error_codes(refused) == {"golden.other_model"}
@@ -166,9 +166,9 @@ def test_verdict_of_another_model_is_not_used_with_a_checkpoint(
 
 def test_other_models_are_checked_when_a_file_of_one_is_broken(command: Command, served: str, copied: Path) -> None:
     (copied / "resnet18" / "1" / "golden.npz").write_bytes(b"torn")
-    done = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
-    assert done.exit_code == 1, done.stderr
-    problems = {result["model"]: result["problems"] for result in json.loads(done.stdout)}
+    completed = command("client", "check", "--all", "--url", served, "--repository", copied, "--json")
+    assert completed.exit_code == 1, completed.stderr
+    problems = {result["model"]: result["problems"] for result in json.loads(completed.stdout)}
     assert "resnet18/1/golden.npz: " in problems.pop("resnet18")[0]
     assert not any(problems.values())
 
@@ -183,6 +183,6 @@ def test_other_models_are_checked_when_a_file_of_one_is_broken(command: Command,
     ],
 )
 def test_check_refuses_wrong_options(command: Command, served: str, words: list[str], code: str) -> None:
-    done = command("client", "check", *words, "--url", served, "--json")
-    assert done.exit_code == 2
-    assert error_codes(done) == {code}
+    completed = command("client", "check", *words, "--url", served, "--json")
+    assert completed.exit_code == 2
+    assert error_codes(completed) == {code}

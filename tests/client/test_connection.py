@@ -52,9 +52,9 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         openssl("req", *kind, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr", "-subj", f"/CN={name}")
         (folder / "names.cnf").write_text(f"subjectAltName = {names}\n")
-        by = ("-CA", folder / f"{authority}.pem", "-CAkey", folder / f"{authority}.key", "-CAcreateserial")
+        signer = ("-CA", folder / f"{authority}.pem", "-CAkey", folder / f"{authority}.key", "-CAcreateserial")
         request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "names.cnf")
-        openssl("x509", *request, *by, "-out", folder / f"{name}.pem")
+        openssl("x509", *request, *signer, "-out", folder / f"{name}.pem")
     return folder
 
 
@@ -123,8 +123,10 @@ def probabilities(connection: Connection) -> ImageArray:
         return runner.infer(IMAGES)["probabilities"]
 
 
-def tls(url: str, pki: Path, ca: str = "ca", shown: str | None = None) -> Connection:
-    files = {} if shown is None else {"tls_cert": pki / f"{shown}.pem", "tls_key": pki / f"{shown}.key"}
+def tls(url: str, pki: Path, ca: str = "ca", certificate: str | None = None) -> Connection:
+    files = (
+        {} if certificate is None else {"tls_cert": pki / f"{certificate}.pem", "tls_key": pki / f"{certificate}.key"}
+    )
     return Connection(url=f"grpcs://{url}", tls_ca=pki / f"{ca}.pem", deadline_s=10, **files)
 
 
@@ -163,7 +165,7 @@ def tls_front(pki: Path, name: str, behind: int | None = None) -> Iterator[int]:
 
 @pytest.mark.usefixtures("token")
 def test_model_answers_when_certificates_and_token_are_right(guarded: Server, plain: Server, pki: Path) -> None:
-    answered = probabilities(tls(guarded.options.grpc_url, pki, shown="client"))
+    answered = probabilities(tls(guarded.options.grpc_url, pki, certificate="client"))
     assert np.array_equal(answered, probabilities(Connection(url=plain.options.grpc_url)))
 
 
@@ -177,7 +179,7 @@ def test_model_answers_when_a_proxy_speaks_https(plain: Server, pki: Path) -> No
 
 @pytest.mark.usefixtures("token")
 @pytest.mark.parametrize(
-    ("ca", "shown", "expected_text"),
+    ("ca", "certificate", "expected_text"),
     [
         ("ca", None, "--tls-cert and --tls-key"),
         ("ca", "stranger", "stranger.pem"),
@@ -185,10 +187,10 @@ def test_model_answers_when_a_proxy_speaks_https(plain: Server, pki: Path) -> No
     ],
 )
 def test_certificate_is_named_when_the_other_side_refuses_it(
-    guarded: Server, pki: Path, ca: str, shown: str | None, expected_text: str
+    guarded: Server, pki: Path, ca: str, certificate: str | None, expected_text: str
 ) -> None:
     with pytest.raises(CertificateError) as caught:
-        probabilities(tls(guarded.options.grpc_url, pki, ca, shown))
+        probabilities(tls(guarded.options.grpc_url, pki, ca, certificate))
     assert f"grpcs://{guarded.options.grpc_url}: " in str(caught.value)
     assert expected_text in str(caught.value)
 
@@ -337,7 +339,9 @@ def test_repeating_ends_when_the_connection_is_closed(options: Callable[..., Opt
 
 def test_wrong_token_is_not_asked_again(guarded: Server, pki: Path) -> None:
     failures: list[TritonkitError] = []
-    patient = tls(guarded.options.grpc_url, pki, shown="client").model_copy(update={"wait_s": 60, "patience_s": 60})
+    patient = tls(guarded.options.grpc_url, pki, certificate="client").model_copy(
+        update={"wait_s": 60, "patience_s": 60}
+    )
     with pytest.raises(TokenError):
         TritonRunner(TritonServer(patient, failures.append), "pets")
     assert failures == []

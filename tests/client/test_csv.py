@@ -37,7 +37,7 @@ def answer(folder: Path, names: Sequence[str], *outputs: str) -> list[str]:
     return new
 
 
-def names_in(path: Path) -> list[str]:
+def read_names(path: Path) -> list[str]:
     with path.open(encoding="utf-8", newline="") as file:
         return [row["path"] for row in csv.DictReader(file)]
 
@@ -46,19 +46,19 @@ def test_every_name_comes_back_when_a_finished_file_is_added_to(tmp_path: Path) 
     assert answer(tmp_path, NAMES[:3], "a.csv") == NAMES[:3]
     assert answer(tmp_path, NAMES, "a.csv") == NAMES[3:]
     assert answer(tmp_path, NAMES, "a.csv") == []
-    assert names_in(tmp_path / "a.csv") == NAMES
+    assert read_names(tmp_path / "a.csv") == NAMES
     assert (tmp_path / "a.csv").read_bytes().startswith("path,error,label,probability\nplain.jpg,,thé,0.5\n".encode())
 
 
-def with_a_blank_line(data: bytes) -> bytes:
+def insert_blank_line(data: bytes) -> bytes:
     return data + b"\n"
 
 
-def in_cp1252(data: bytes) -> bytes:
+def encode_as_cp1252(data: bytes) -> bytes:
     return data.decode().encode("cp1252")
 
 
-def without_quotes_around_a_return(data: bytes) -> bytes:
+def remove_quotes_around_return(data: bytes) -> bytes:
     return data + b"a\rb.jpg,,th,0.5\n"
 
 
@@ -67,9 +67,9 @@ def cut_within_quotes(data: bytes) -> bytes:
 
 
 CHANGES: list[tuple[Callable[[bytes], bytes], str, str]] = [
-    (with_a_blank_line, "line 4", "0 cells, expected 4"),
-    (in_cp1252, "line 2", "UTF-8"),
-    (without_quotes_around_a_return, "line 4", "1 cells, expected 4"),
+    (insert_blank_line, "line 4", "0 cells, expected 4"),
+    (encode_as_cp1252, "line 2", "UTF-8"),
+    (remove_quotes_around_return, "line 4", "1 cells, expected 4"),
     (cut_within_quotes, "line 5", "unexpected end of data"),
 ]
 

@@ -23,7 +23,7 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
 
 
 @pytest.mark.parametrize(
-    ("task_spec", "fields", "classes", "min_probability", "kept"),
+    ("task_spec", "fields", "classes", "min_probability", "is_accepted"),
     [
         (COLOURS, RED, ["red"], None, True),
         (COLOURS, RED, ["green"], None, False),
@@ -40,20 +40,20 @@ THING = {"size": [4, 4], "regions": [{"label": "thing", "share": 0.1}]}
     ],
 )
 def test_answer_is_kept_when_it_has_a_selected_label(
-    task_spec: TaskSpec, fields: dict[str, Any], classes: list[str], min_probability: float | None, kept: bool
+    task_spec: TaskSpec, fields: dict[str, Any], classes: list[str], min_probability: float | None, is_accepted: bool
 ) -> None:
     chosen = Filter.from_options(task_spec, classes, min_probability)
     assert chosen is not None
-    assert chosen.keeps(Answer(fields)) is kept
+    assert chosen.accepts(Answer(fields)) is is_accepted
 
 
-@pytest.mark.parametrize(("label", "kept"), [("four", True), ("one", True), ("three", False), ("ground", False)])
-def test_mask_is_kept_when_it_has_a_class_without_a_region(label: str, kept: bool) -> None:
+@pytest.mark.parametrize(("label", "is_accepted"), [("four", True), ("one", True), ("three", False), ("ground", False)])
+def test_mask_is_kept_when_it_has_a_class_without_a_region(label: str, is_accepted: bool) -> None:
     labels = ("ground", "one", "two", "three", "four")
     chosen = Filter.from_options(TaskSpec(task="segmentation", labels=labels), [label], None)
     fields = {"size": [2, 2], "regions": [{"label": "one", "share": 0.5}]}
     assert chosen is not None
-    assert chosen.keeps(Answer(fields, mask=np.array([[1, 1], [4, 2]], np.uint8))) is kept
+    assert chosen.accepts(Answer(fields, mask=np.array([[1, 1], [4, 2]], np.uint8))) is is_accepted
 
 
 def test_there_is_no_filter_without_options() -> None:

@@ -185,6 +185,6 @@ def test_nothing_is_written_when_the_version_is_not_served(
 def test_models_and_show_print_the_served_models(command: Command, served: str) -> None:
     listed = json.loads(command("client", "models", "--url", served, "--json").stdout)
     assert {(row["name"], row["state"]) for row in listed} >= {("imagenet", "READY"), ("resnet18", "READY")}
-    shown = json.loads(command("client", "show", "imagenet", "--url", served, "--json").stdout)
-    assert shown["labels"][0] == "tench"
-    assert shown["lineage"]["parent"] is None
+    description = json.loads(command("client", "show", "imagenet", "--url", served, "--json").stdout)
+    assert description["labels"][0] == "tench"
+    assert description["lineage"]["parent"] is None

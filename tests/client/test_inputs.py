@@ -15,12 +15,12 @@ GREY = (np.arange(48).reshape(6, 8) * 1361).astype(np.uint16)
 GREEN = Image.new("RGBA", (8, 6), (0, 200, 0, 90))
 
 
-def saved(folder: Path, name: str, image: Image.Image, **options: object) -> Path:
+def save_image(folder: Path, name: str, image: Image.Image, **options: object) -> Path:
     image.save(folder / name, **options)
     return folder / name
 
 
-def in_mode_i(levels: np.ndarray) -> Image.Image:
+def image_of_mode_i(levels: np.ndarray) -> Image.Image:
     return Image.fromarray(levels.astype(np.int32))
 
 
@@ -51,7 +51,7 @@ def pixels(source: object) -> np.ndarray:
 @pytest.mark.parametrize("name", IMAGES)
 def test_opened_picture_has_the_pixels_of_its_file(tmp_path: Path, name: str) -> None:
     image, options = IMAGES[name]
-    path = saved(tmp_path, name, image, **options)
+    path = save_image(tmp_path, name, image, **options)
     assert (pixels(Image.open(path)) == pixels(path)).all()
 
 
@@ -69,7 +69,7 @@ def test_transparency_becomes_white_when_a_palette_has_its_own() -> None:
     assert (pixels(clear) == 255).all()
 
 
-@pytest.mark.parametrize("image", [in_mode_i(GREY.astype(int) + 65536), in_mode_i(GREY.astype(int) - 9)])
+@pytest.mark.parametrize("image", [image_of_mode_i(GREY.astype(int) + 65536), image_of_mode_i(GREY.astype(int) - 9)])
 def test_picture_is_refused_when_its_levels_have_more_than_16_bits(image: Image.Image) -> None:
     with pytest.raises(ImageError, match=r"0\.\.65535"):
         pixels(image)

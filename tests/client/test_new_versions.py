@@ -117,13 +117,13 @@ def test_clients_end_with_an_error_when_a_new_version_swaps_labels(pets: Pets) -
 
 def test_difference_is_named_when_answers_would_be_misread(spec: ModelSpec) -> None:
     larger = replace(spec.preprocess, height=40)
-    others: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "preprocess": replace(spec.preprocess, interpolation="bicubic"),
         "thresholds": {"cat": 0.9},
         "outputs": (TensorSpec(name="probabilities", dtype="FP32", shape=(4,)),),
         "task": "multilabel",
     }
-    for field, value in others.items():
+    for field, value in changes.items():
         assert changed_answer_fields(spec, spec.model_copy(update={field: value})) == [field]
     resized = spec.model_copy(update={"preprocess": larger, "input": image_input(larger)})
     assert changed_answer_fields(spec, resized) == ["input", "preprocess"]
@@ -250,16 +250,16 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
         assert f"`builder promote pets {first}`" in ended.stderr
         assert "`server reload pets`" in ended.stderr
         assert f"rows are kept in {journal}; " in ended.stderr
-        kept = journal.read_text().splitlines()
-        assert 1 <= len(kept) <= 40
+        kept_rows = journal.read_text().splitlines()
+        assert 1 <= len(kept_rows) <= 40
         refused = command(*words, "--patience", 0.2, "--json")  # the job was started with another version
         assert (refused.exit_code, error_codes(refused)) == (2, {"output.other_settings"}), refused.stderr
         assert "version: " in refused.stderr
         assert command("builder", "promote", "pets", first, "--repository", pets.folder.parent).exit_code == 0
         pets.reload()
-        done = command(*words)
-    assert done.exit_code == 0, done.stderr
+        completed = command(*words)
+    assert completed.exit_code == 0, completed.stderr
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["path"] for row in rows] == addresses
-    assert output.read_text().splitlines()[: len(kept)] == kept
+    assert output.read_text().splitlines()[: len(kept_rows)] == kept_rows
     assert json.loads((tmp_path / "a.jsonl.made.json").read_text())["version"] == first

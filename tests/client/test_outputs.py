@@ -71,11 +71,11 @@ def test_files_are_those_of_an_undisturbed_writer_when_it_is_killed_at_any_step(
 ) -> None:
     program = [sys.executable, str(KILLER), str(tmp_path / "job"), *suffixes]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=100, env=environment)
-    assert done.returncode == 0, done.stderr
-    for found in json.loads(done.stdout).values():
+    completed = subprocess.run(program, capture_output=True, text=True, timeout=100, env=environment)
+    assert completed.returncode == 0, completed.stderr
+    for found in json.loads(completed.stdout).values():
         assert found["steps"] > 10
-        assert found["wrong"] == {}, done.stderr
+        assert found["wrong"] == {}, completed.stderr
 
 
 @pytest.mark.parametrize("names", [("a.jsonl",), ("a.npy", "a.csv")])
@@ -94,7 +94,7 @@ def test_rows_count_once_when_a_client_was_killed_after_it_had_added_them(
 
 
 @pytest.mark.parametrize(
-    ("outputs", "there"),
+    ("outputs", "existing"),
     [
         (("new.jsonl", "mine.csv"), "mine.csv"),
         (("new.jsonl", "e.npy"), "e.npy"),
@@ -103,12 +103,14 @@ def test_rows_count_once_when_a_client_was_killed_after_it_had_added_them(
         (("new.jsonl", "mine.csv"), "mine.csv.made.json"),
     ],
 )
-def test_existing_file_is_not_replaced_when_a_job_starts(tmp_path: Path, outputs: tuple[str, ...], there: str) -> None:
-    (tmp_path / there).write_text("mine\n")
+def test_existing_file_is_not_replaced_when_a_job_starts(
+    tmp_path: Path, outputs: tuple[str, ...], existing: str
+) -> None:
+    (tmp_path / existing).write_text("mine\n")
     with raises(InputError, "output.exists") as caught:
         write(tmp_path, *outputs)
-    assert f"{there}: " in str(caught.value)
-    assert files(tmp_path) == {there: b"mine\n"}
+    assert f"{existing}: " in str(caught.value)
+    assert files(tmp_path) == {existing: b"mine\n"}
     write(tmp_path, *outputs, overwrite=True)
     assert not (tmp_path / "mine.csv.made.json").exists()
     assert (tmp_path / outputs[-1]).stat().st_size > 10
@@ -228,16 +230,16 @@ def test_journal_without_a_note_of_placed_files_is_continued(tmp_path: Path) -> 
 def test_vectors_without_names_say_how_to_go_on_from_the_journal(tmp_path: Path) -> None:
     """A client of an earlier version, which renamed the vectors first, could leave such files."""
     write(tmp_path, "e.npy")
-    whole = files(tmp_path)
+    undisturbed = files(tmp_path)
     interrupted(tmp_path / "again", "e.npy")
-    (tmp_path / "again" / "e.npy").write_bytes(whole["e.npy"])
+    (tmp_path / "again" / "e.npy").write_bytes(undisturbed["e.npy"])
     with raises(InputError, "output.missing") as caught:
         write(tmp_path / "again", "e.npy")
     assert "e.paths.json: " in str(caught.value)
     assert f"2 rows in {tmp_path / 'again' / 'e.npy.partial'}" in str(caught.value)
     (tmp_path / "again" / "e.npy").unlink()
     write(tmp_path / "again", "e.npy")
-    assert files(tmp_path / "again") == whole
+    assert files(tmp_path / "again") == undisturbed
 
 
 @pytest.mark.parametrize("argument", ["list.csv", "*.csv", "link.tsv"])
@@ -258,10 +260,10 @@ def test_output_that_is_the_list_on_standard_input_is_refused(tmp_path: Path) ->
     words = ["infer", "-", "--from", "m.onnx", "--overwrite", "--output", str(tmp_path / "list.csv"), "--json"]
     program = [sys.executable, "-c", "from client.cli import app; app()", *words]
     with (tmp_path / "list.csv").open() as listed:
-        done = subprocess.run(program, stdin=listed, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert json.loads(done.stdout)["error"]["code"] == "output.is_input"
-    assert "list.csv: " in done.stderr
+        completed = subprocess.run(program, stdin=listed, capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 2
+    assert json.loads(completed.stdout)["error"]["code"] == "output.is_input"
+    assert "list.csv: " in completed.stderr
     assert (tmp_path / "list.csv").read_text() == "x.png\n"
 
 

@@ -53,18 +53,18 @@ SUFFIXES = (".jsonl", ".csv", ".parquet", ".npy")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint with random weights for each task."""
     folder = tmp_path_factory.mktemp("models")
-    for name, question in MODELS.items():
+    for name, task_spec in MODELS.items():
         torch.manual_seed(0)
-        how = Preprocess(height=64, width=64) if name == "mask" else Preprocess(height=32, width=32)
+        preprocess = Preprocess(height=64, width=64) if name == "mask" else Preprocess(height=32, width=32)
         network = dense_architecture_of("Unet", "tu-test_resnet") if name == "mask" else None
         spec = ModelSpec(
             name=name,
             architecture=network or architecture_of("test_resnet", 32, 32),
-            input=image_input(how),
-            outputs=task_for(question).outputs(image_input(how)),
-            preprocess=how,
+            input=image_input(preprocess),
+            outputs=task_for(task_spec).outputs(image_input(preprocess)),
+            preprocess=preprocess,
             normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-            **question.model_dump(),
+            **task_spec.model_dump(),
         )
         save_network(folder / f"{name}.safetensors", Network(spec))
     return {name: folder / f"{name}.safetensors" for name in MODELS}
@@ -92,8 +92,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def interrupt(folder: Path, rows: int, torn: bytes = b'{"path": "/x/0', files_of: str = "a.jsonl") -> None:
     """Turn a finished job into the files of a client that was killed after `rows` rows."""
-    whole = (folder / "a.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / f"{files_of}.partial").write_bytes(b"".join(whole[:rows]) + torn)
+    undisturbed = (folder / "a.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / f"{files_of}.partial").write_bytes(b"".join(undisturbed[:rows]) + torn)
     for path in folder.glob("a.*"):
         if path.name not in (f"{files_of}.partial", f"{files_of}.made.json"):
             path.unlink()
@@ -107,14 +107,14 @@ def test_output_is_the_undisturbed_one_when_a_killed_run_is_continued(
     # Batches of one image: kernels sum larger batches in another order.
     words = ("client", "infer", pictures, "--from", models[model], "--batch", 1, *outputs(tmp_path, *suffixes))
     assert command(*words).exit_code == 1
-    whole = files(tmp_path)
+    undisturbed = files(tmp_path)
     interrupt(tmp_path, rows)
     assert set(files(tmp_path)) == {"a.jsonl.partial", "a.jsonl.made.json"}
     result = command(*words, "--json")
     assert result.exit_code == 1, result.stderr
     document = json.loads(result.stdout)
     assert (document["answered"] + document["failed"], document.get("earlier", 0)) == (COUNT - rows, rows)
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == undisturbed
 
 
 def test_embeddings_keep_every_bit_when_a_killed_run_is_continued(
@@ -123,10 +123,10 @@ def test_embeddings_keep_every_bit_when_a_killed_run_is_continued(
     words = ("client", "infer", pictures, "--from", models["vector"], "--batch", 1)
     both = outputs(tmp_path, ".npy", ".jsonl")
     command(*words, *both)
-    whole = files(tmp_path)
+    undisturbed = files(tmp_path)
     interrupt(tmp_path, 40, files_of="a.npy")
     assert command(*words, *both).exit_code == 1
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == undisturbed
     vectors = np.array([row["embedding"] for row in lines(tmp_path / "a.jsonl") if "embedding" in row], np.float32)
     assert (vectors == np.load(tmp_path / "a.npy")).all()
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
@@ -150,17 +150,25 @@ def test_only_new_pictures_are_answered_when_the_folder_grew(
     command: Command, models: dict[str, Path], tmp_path: Path, first: str
 ) -> None:
     make_pictures(tmp_path / "given", 6)
-    kept = list((tmp_path / "given").iterdir())[3:]
+    first_pictures = list((tmp_path / "given").iterdir())[3:]
     (tmp_path / "out").mkdir()
-    others = [suffix for suffix in SUFFIXES if suffix != first]
-    words = ("client", "infer", "--from", models["vector"], "--batch", 1, *outputs(tmp_path / "out", first, *others))
-    assert command(*words, *kept).exit_code == 0
+    other_suffixes = [suffix for suffix in SUFFIXES if suffix != first]
+    words = (
+        "client",
+        "infer",
+        "--from",
+        models["vector"],
+        "--batch",
+        1,
+        *outputs(tmp_path / "out", first, *other_suffixes),
+    )
+    assert command(*words, *first_pictures).exit_code == 0
     result = command(*words, tmp_path / "given", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["answered"], document["earlier"]) == (3, 3)
     rows = lines(tmp_path / "out" / "a.jsonl")
-    assert [row["path"] for row in rows[:3]] == [str(path) for path in kept]
+    assert [row["path"] for row in rows[:3]] == [str(path) for path in first_pictures]
     names = {str(path) for path in (tmp_path / "given").iterdir()}
     assert {row["path"] for row in rows} == names
     vectors = np.array([row["embedding"] for row in rows], np.float32)
@@ -225,7 +233,7 @@ def test_failed_pictures_of_an_interrupted_run_have_one_row_when_retried(
 
 
 @pytest.mark.parametrize(
-    ("others", "message"),
+    ("arguments", "message"),
     [
         (["--top", 2], r"top: .*3.* 2\b"),
         (["--from", "tags"], r"model: .*colours.* tags\b"),
@@ -234,7 +242,13 @@ def test_failed_pictures_of_an_interrupted_run_have_one_row_when_retried(
 )
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_settings_are_refused_by_name_and_overwrite_starts_over(
-    command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path, others: Any, message: str, finished: bool
+    command: Command,
+    models: dict[str, Path],
+    pictures: Path,
+    tmp_path: Path,
+    arguments: Any,
+    message: str,
+    finished: bool,
 ) -> None:
     images = [pictures / "000000.png", pictures / "000001.png"]
     words = ("client", "infer", *images, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
@@ -242,7 +256,7 @@ def test_other_settings_are_refused_by_name_and_overwrite_starts_over(
     if not finished:
         interrupt(tmp_path, 1, torn=b"")
     before = files(tmp_path)
-    changed = [models.get(word, tmp_path / word if word == "more.csv" else word) for word in others]
+    changed = [models.get(word, tmp_path / word if word == "more.csv" else word) for word in arguments]
     result = command(*words, *changed, "--json")
     assert result.exit_code == 2
     assert error_codes(result) == {"output.other_settings"}
@@ -310,8 +324,8 @@ def test_option_about_files_is_refused_when_there_are_none(
 def test_second_client_is_refused_when_one_writes_the_same_output(
     command: Command, models: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
-    with (tmp_path / "a.jsonl.partial").open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with (tmp_path / "a.jsonl.partial").open("wb") as other_file:
+        fcntl.flock(other_file, fcntl.LOCK_EX)
         words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl")
         result = command(*words, "--json")
     assert result.exit_code == 2
@@ -325,10 +339,10 @@ def test_torn_end_of_a_journal_is_cut_off(
 ) -> None:
     words = ("client", "infer", pictures, "--from", models["colours"], "--output", tmp_path / "a.jsonl", "--batch", 1)
     command(*words)
-    whole = files(tmp_path)
+    undisturbed = files(tmp_path)
     interrupt(tmp_path, 51, torn=garbage)
     assert command(*words).exit_code == 1
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == undisturbed
 
 
 def test_journal_stays_whole_when_the_disk_is_full(exported_once: Path, pictures: Path, tmp_path: Path) -> None:
@@ -345,12 +359,12 @@ def test_journal_stays_whole_when_the_disk_is_full(exported_once: Path, pictures
     assert "a.jsonl.partial: " in full.stderr
     assert "(File too large)" in full.stderr
     assert "Traceback" not in full.stderr
-    kept = lines(tmp_path / "a.jsonl.partial")
-    assert 10 < len(kept) < COUNT
-    assert f"{len(kept)} rows are kept in {tmp_path / 'a.jsonl.partial'}; " in full.stderr
-    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1, done.stderr
-    assert lines(tmp_path / "a.jsonl")[: len(kept)] == kept
+    kept_rows = lines(tmp_path / "a.jsonl.partial")
+    assert 10 < len(kept_rows) < COUNT
+    assert f"{len(kept_rows)} rows are kept in {tmp_path / 'a.jsonl.partial'}; " in full.stderr
+    completed = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 1, completed.stderr
+    assert lines(tmp_path / "a.jsonl")[: len(kept_rows)] == kept_rows
     assert len(lines(tmp_path / "a.jsonl")) == COUNT
 
 
@@ -363,7 +377,7 @@ def test_masks_are_all_there_and_named_alike_when_a_killed_run_is_continued(
     words = ("client", "infer", tmp_path / "given", "--from", models["mask"], "--batch", 1)
     words = (*words, "--output", tmp_path / "a.jsonl", "--masks", tmp_path / "m")
     assert command(*words).exit_code == 0
-    whole = files(tmp_path)
+    undisturbed = files(tmp_path)
     assert len({row["mask"] for row in lines(tmp_path / "a.jsonl")}) == 5
     interrupt(tmp_path, 2)
     for mask in list((tmp_path / "m").iterdir()):
@@ -371,7 +385,7 @@ def test_masks_are_all_there_and_named_alike_when_a_killed_run_is_continued(
             mask.unlink()
     (tmp_path / "m" / f".b.png.{2**22 + 1}.partial").write_bytes(b"half")
     assert command(*words).exit_code == 0
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == undisturbed
     result = command(*words, "--masks", tmp_path / "elsewhere")
     assert str(tmp_path / "elsewhere") in result.stderr
 
@@ -407,9 +421,9 @@ def test_rows_are_kept_when_a_file_cannot_be_written(
     assert len(lines(tmp_path / "a.jsonl")) == 3
 
 
-@pytest.mark.parametrize(("number", "how"), [(signal.SIGINT, "by the keyboard"), (signal.SIGTERM, "by SIGTERM")])
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "by the keyboard"), (signal.SIGTERM, "by SIGTERM")])
 def test_signal_ends_a_run_that_can_be_continued(
-    exported_once: Path, pictures: Path, tmp_path: Path, number: int, how: str
+    exported_once: Path, pictures: Path, tmp_path: Path, number: int, reason: str
 ) -> None:
     graph = exported_once / "pets" / "1" / "model.onnx"
     words = ["infer", pictures, "--from", graph, "--output", tmp_path / "a.jsonl", "--batch", 1]
@@ -425,7 +439,7 @@ def test_signal_ends_a_run_that_can_be_continued(
         pytest.skip("it was done before it could be stopped")
     assert running.returncode == 130, stderr
     assert f"rows are kept in {journal}; " in stderr
-    assert stderr.endswith(f"error: stopped {how}\n")
+    assert stderr.endswith(f"error: stopped {reason}\n")
     assert len(lines(journal)) >= 1
 
 

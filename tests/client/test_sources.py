@@ -403,14 +403,14 @@ def video(path: Path, frames: int = 60, kind: str = "mp4", turned: int = 0) -> P
     return path
 
 
-def shown(picture: Picture) -> Image.Image:
+def decode_picture(picture: Picture) -> Image.Image:
     content = picture.content()
     assert isinstance(content, Image.Image)
     return content
 
 
 def level(picture: Picture) -> float:
-    return float(np.asarray(shown(picture))[:, :24].mean())
+    return float(np.asarray(decode_picture(picture))[:, :24].mean())
 
 
 def test_video_gives_every_nth_frame(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_video_gives_every_nth_frame(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == [f"{path}#{number}" for number in (0, 25, 50)]
     assert [str(picture.relative_path) for picture in pictures] == [f"clip/{number:06}" for number in (0, 25, 50)]
     assert [level(picture) for picture in pictures] == pytest.approx([0, 100, 200], abs=6)
-    assert shown(pictures[0]).size == (64, 48)
+    assert decode_picture(pictures[0]).size == (64, 48)
     assert found.total == 3
     assert len(contents_of_all_frames(path)) == 60
 
@@ -433,7 +433,7 @@ def test_turned_video_is_given_upright(tmp_path: Path) -> None:
     # A frame that is bright on the left is bright at the bottom after a quarter turn counterclockwise.
     path = video(tmp_path / "clip.mov", turned=90, kind="mov")
     *_, last = find_pictures([str(path)], frame_step=50).pictures
-    pixels = np.asarray(shown(last))
+    pixels = np.asarray(decode_picture(last))
     assert pixels.shape == (64, 48, 3)
     assert pixels[40:].mean() > 150 > 50 > pixels[:24].mean()
 
@@ -449,7 +449,7 @@ def test_damaged_frame_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert [picture.name for picture in found] == [f"{path}#{number}" for number in range(0, 60, 10)]
     with pytest.raises(ImageError, match="the frame"):
         found[2].content()
-    assert shown(found[3]).size == (64, 48)
+    assert decode_picture(found[3]).size == (64, 48)
 
 
 def test_playlist_named_as_a_video_opens_nothing(tmp_path: Path) -> None:

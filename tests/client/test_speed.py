@@ -38,25 +38,25 @@ class MeanRunner(Runner):
 
     max_batch = 16
 
-    def __init__(self, spec: ModelSpec, fails_at: int = -1, side: int = SIDE) -> None:
+    def __init__(self, spec: ModelSpec, failing_batch: int = -1, side: int = SIDE) -> None:
         how = Preprocess(height=side, width=side)
         self.spec = spec.model_copy(update={"preprocess": how, "input": image_input(how)})
         self.origin = "a stand-in"
         self.batches: list[int] = []
-        self.at_once = self.most_at_once = 0
-        self._fails_at = fails_at
+        self.concurrent = self.max_concurrent = 0
+        self._fails_at = failing_batch
         self._lock = threading.Lock()
 
     def _infer(self, batch: ImageArray) -> Outputs:
         with self._lock:
             self.batches.append(len(batch))
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self.concurrent)
             if len(self.batches) == self._fails_at:
                 raise InferenceError("the server is gone")
         level = batch.reshape(len(batch), -1).mean(axis=1) / 255
         with self._lock:
-            self.at_once -= 1
+            self.concurrent -= 1
         return {"probabilities": np.stack([level, 1 - level, 0 * level], axis=1).astype(np.float32)}
 
 
@@ -75,13 +75,13 @@ class CountedTask(Multiclass):
 class Pictures:
     """A stream of pictures with changing grey levels; it counts the pictures taken from it."""
 
-    def __init__(self, count: int, broken: frozenset[int] = frozenset()) -> None:
+    def __init__(self, count: int, damaged: frozenset[int] = frozenset()) -> None:
         self.taken = 0
-        self._count, self._broken = count, broken
+        self._count, self._damaged = count, damaged
         self._levels = [Image.new("RGB", (SIDE, SIDE), (level, level, level)) for level in range(0, 256, 16)]
 
     def _content(self, number: int) -> Image.Image:
-        if number in self._broken:
+        if number in self._damaged:
             raise ImageError("the file is empty")
         return self._levels[number % len(self._levels)]
 
@@ -108,14 +108,14 @@ def test_memory_stays_and_the_first_row_comes_early_when_pictures_are_many(spec:
 
 
 def test_answers_are_those_of_the_right_pictures_when_some_cannot_be_read(spec: ModelSpec) -> None:
-    runner, broken = MeanRunner(spec), frozenset({0, 3, 31, *range(48, 64), 99})
-    rows = list(infer_pictures(runner, task_of(runner.spec), Pictures(100, broken), 3, InferenceSettings(batch=16)))
-    assert {number for number, row in enumerate(rows) if row.error} == broken
+    runner, damaged = MeanRunner(spec), frozenset({0, 3, 31, *range(48, 64), 99})
+    rows = list(infer_pictures(runner, task_of(runner.spec), Pictures(100, damaged), 3, InferenceSettings(batch=16)))
+    assert {number for number, row in enumerate(rows) if row.error} == damaged
     for number, row in enumerate(rows):
         if row.answer:
             chances = {entry["label"]: entry["probability"] for entry in row.answer.fields["top"]}
             assert chances["cat"] == pytest.approx(number % 16 * 16 / 255, abs=1e-4)
-    assert sum(runner.batches) == 100 - len(broken)
+    assert sum(runner.batches) == 100 - len(damaged)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -131,11 +131,11 @@ def test_requests_in_flight_do_not_exceed_the_limit(spec: ModelSpec, limit: int)
         )
     )
     assert len(rows) == 200
-    assert runner.most_at_once <= limit
+    assert runner.max_concurrent <= limit
 
 
 def test_error_is_raised_and_nothing_more_is_sent_when_the_host_fails(spec: ModelSpec) -> None:
-    runner, pictures = MeanRunner(spec, fails_at=3), Pictures(MANY)
+    runner, pictures = MeanRunner(spec, failing_batch=3), Pictures(MANY)
     rows = infer_pictures(
         runner, task_of(runner.spec), pictures, 1, InferenceSettings(in_flight=AdaptiveConcurrency(1))
     )
@@ -151,20 +151,20 @@ def test_few_answers_are_made_ahead_when_rows_keep_them_whole(spec: ModelSpec) -
     first = next(rows)
     while sum(runner.batches) < pictures.taken:
         threading.Event().wait(0.01)
-    others = [next(rows) for _ in range(20)]
+    more_rows = [next(rows) for _ in range(20)]
     rows.close()
-    assert [row.name for row in (first, *others)] == [f"{number}.png" for number in range(21)]
+    assert [row.name for row in (first, *more_rows)] == [f"{number}.png" for number in range(21)]
     assert sum(runner.batches) > 100
     assert task.count <= 21 + 3
 
 
 def test_rows_before_a_failed_batch_are_not_lost_when_they_were_answered(spec: ModelSpec) -> None:
     in_order = InferenceSettings(batch=4, workers=1, in_flight=AdaptiveConcurrency(1))
-    rows = infer_pictures(MeanRunner(spec, fails_at=3), CountedTask(spec), Pictures(100), 1, in_order)
-    named = list[str]()
+    rows = infer_pictures(MeanRunner(spec, failing_batch=3), CountedTask(spec), Pictures(100), 1, in_order)
+    pictures = list[str]()
     with pytest.raises(InferenceError, match="the server is gone"):
-        named.extend(row.name for row in rows)
-    assert len(named) == 8
+        pictures.extend(row.name for row in rows)
+    assert len(pictures) == 8
 
 
 def test_batches_are_smaller_when_the_model_takes_large_images(spec: ModelSpec) -> None:
@@ -205,7 +205,7 @@ def test_many_small_files_are_all_answered_by_triton(
 
 def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spec: ModelSpec, photos: Path) -> None:
     runner, lock = MeanRunner(spec), threading.Lock()
-    at_once, pixel_counts = [0, 0], list[int]()
+    concurrent_counts, pixel_counts = [0, 0], list[int]()
     only = PixelBudget(1)
 
     @contextmanager
@@ -213,21 +213,21 @@ def test_large_pictures_wait_for_each_other_while_they_are_decoded_and_drawn(spe
         with only(pixels):
             with lock:
                 pixel_counts.append(pixels)
-                at_once[0] += 1
-                at_once[1] = max(at_once)
+                concurrent_counts[0] += 1
+                concurrent_counts[1] = max(concurrent_counts)
             yield
             with lock:
-                at_once[0] -= 1
+                concurrent_counts[0] -= 1
 
     data = (photos / "cat.jpg").read_bytes()
-    named = [Picture(f"{number}.jpg", PurePath(f"{number}.jpg"), lambda: data) for number in range(8)]
+    pictures = [Picture(f"{number}.jpg", PurePath(f"{number}.jpg"), lambda: data) for number in range(8)]
     drawn = infer_pictures(
         runner,
         task_of(runner.spec),
-        named,
+        pictures,
         1,
         InferenceSettings(batch=4, workers=4, pixel_budget=pixel_budget),
         lambda picture, answer: Row(picture.name, answer, thumbnail=str(picture.decode().size)),
     )
-    assert [row.name for row in drawn] == [picture.name for picture in named]
-    assert (at_once[1], len(pixel_counts)) == (1, 2 * len(named))
+    assert [row.name for row in drawn] == [picture.name for picture in pictures]
+    assert (concurrent_counts[1], len(pixel_counts)) == (1, 2 * len(pictures))

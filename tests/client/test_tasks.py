@@ -56,22 +56,24 @@ MODELS: dict[str, tuple[Architecture, TaskSpec]] = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint with random weights for each task."""
     folder = tmp_path_factory.mktemp("models")
-    for name, (architecture, question) in MODELS.items():
+    for name, (architecture, task_spec) in MODELS.items():
         torch.manual_seed(0)
-        save_network(folder / f"{name}.safetensors", Network(spec_of(name, architecture, question)))
+        save_network(folder / f"{name}.safetensors", Network(tiny_spec(name, architecture, task_spec)))
     return {name: folder / f"{name}.safetensors" for name in MODELS}
 
 
-def spec_of(name: str, architecture: Architecture, question: TaskSpec) -> ModelSpec:
-    how = Preprocess(height=64, width=64, crop_ratio=0.9) if architecture is UNET else Preprocess(height=32, width=32)
+def tiny_spec(name: str, architecture: Architecture, task_spec: TaskSpec) -> ModelSpec:
+    preprocess = (
+        Preprocess(height=64, width=64, crop_ratio=0.9) if architecture is UNET else Preprocess(height=32, width=32)
+    )
     return ModelSpec(
         name=name,
         architecture=architecture,
-        input=image_input(how),
-        outputs=task_for(question).outputs(image_input(how)),
-        preprocess=how,
+        input=image_input(preprocess),
+        outputs=task_for(task_spec).outputs(image_input(preprocess)),
+        preprocess=preprocess,
         normalize=Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-        **question.model_dump(),
+        **task_spec.model_dump(),
     )
 
 
@@ -291,12 +293,12 @@ def test_contact_sheet_shows_the_overlay_when_the_model_makes_masks(
 ) -> None:
     command("client", "infer", photos / "cat.jpg", "--from", models["three"], "--gallery", tmp_path / "s.html")
     encoded = re.findall(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "s.html").read_text())
-    shown = Image.open(io.BytesIO(base64.b64decode(encoded[0])))
-    plain = pixels(Image.open(photos / "cat.jpg").resize(shown.size))
+    output = Image.open(io.BytesIO(base64.b64decode(encoded[0])))
+    plain = pixels(Image.open(photos / "cat.jpg").resize(output.size))
     mask = expected(models["three"], photos / "cat.jpg").mask
     assert mask is not None
-    inside = np.asarray(Image.fromarray(mask).resize(shown.size, Image.Resampling.NEAREST)) > 0
-    changed = np.abs(pixels(shown) - plain).mean(axis=2)
+    inside = np.asarray(Image.fromarray(mask).resize(output.size, Image.Resampling.NEAREST)) > 0
+    changed = np.abs(pixels(output) - plain).mean(axis=2)
     assert changed[inside].mean() > 3 * changed[~inside].mean()
 
 
@@ -420,8 +422,8 @@ def test_failure_half_way_leaves_no_half_written_file(
     result = command("client", "infer", pictures, "--from", models["mask"], *outputs, *options)
     assert result.exit_code == 2
     assert "below" in result.stderr
-    left = {path.name for path in tmp_path.iterdir()} - {"pictures", "m"}
-    assert left == {"a.jsonl.partial", "a.jsonl.made.json"}
+    leftovers = {path.name for path in tmp_path.iterdir()} - {"pictures", "m"}
+    assert leftovers == {"a.jsonl.partial", "a.jsonl.made.json"}
     assert written(tmp_path / "m", "a.jpg").size == (640, 427)
 
 
@@ -438,9 +440,9 @@ def test_killed_client_leaves_only_whole_files(models: dict[str, Path], photos: 
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
     assert not {"a.jsonl", "a.parquet"} & {path.name for path in tmp_path.iterdir()}
-    whole = list(masks.glob("[0-9]*.png"))
-    assert 20 <= len(whole) < 300
-    assert {Image.open(path).convert("RGB").size for path in whole} == {(741, 500)}
+    undisturbed = list(masks.glob("[0-9]*.png"))
+    assert 20 <= len(undisturbed) < 300
+    assert {Image.open(path).convert("RGB").size for path in undisturbed} == {(741, 500)}
 
 
 def test_table_says_how_many_rows_it_does_not_show(

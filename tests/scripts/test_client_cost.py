@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.studies.client_cost import IN_PROCESS, KIT, PLAIN, ClientCost, summarize, write_pictures
+from benchmarks.studies.client_cost import CLIENT_INFER, IN_PROCESS, PLAIN, ClientCost, summarize, write_pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_pictures_differ_and_are_kept_when_asked_for_again(photos: Path, tmp_pat
 def test_ratios_are_those_of_the_medians() -> None:
     costs = {
         IN_PROCESS: [cost(1, 10, 0), cost(1, 100, 0), cost(1, 9, 0)],
-        KIT: [cost(5, 4, 7), cost(50, 40, 70), cost(4, 3, 7)],
+        CLIENT_INFER: [cost(5, 4, 7), cost(50, 40, 70), cost(4, 3, 7)],
         PLAIN: [cost(15, 5, 9), cost(15, 5, 9), cost(15, 5, 9)],
     }
     assert list(summarize(costs)["ratio"].values()) == pytest.approx([1.1, 3.0])
@@ -41,13 +41,13 @@ def test_ratios_are_those_of_the_medians() -> None:
 def test_loop_in_one_process_tells_what_it_took(exported_once: Path, photos: Path, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path, 6, photos)
     arguments = ["in-process", exported_once / "pets" / "1" / "model.onnx", folder, 6]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.studies.client_ways", *map(str, arguments)],
+    completed = subprocess.run(
+        [sys.executable, "-m", "benchmarks.studies.client_baselines", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         check=True,
     )
-    reported = json.loads(done.stdout)
+    reported = json.loads(completed.stdout)
     assert reported["wall_s"] > 0
     assert reported["cpu_s"] > 0
     assert reported["best"].startswith("batch ")

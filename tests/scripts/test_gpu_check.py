@@ -1,4 +1,4 @@
-"""The check for a GPU, tried on the CPU with a tiny network, in a Python that lacks most of what the kit may use."""
+"""The check for a GPU, tried on the CPU with a tiny network, in a Python without most of tritonkit's packages."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ NOT_NEEDED = (
 )
 WITHOUT = """
 import runpy, sys
-sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))  # None is how Python notes that there is no such module
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))  # None makes an import fail
 runpy.run_module("benchmarks.studies.gpu_check", run_name="__main__")
 """
 
 
-def _run(without: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT, ",".join(without), *map(str, arguments)]
+def _run(hidden_modules: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, ",".join(hidden_modules), *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_check_compares_every_way_when_tried_on_the_cpu(tmp_path: Path) -> None:
-    result = tmp_path / "gpu_check.json"
-    done = _run(NOT_NEEDED, "--cpu", "--output", result, "test_resnet")
-    assert done.returncode == 0, done.stdout + done.stderr
-    report: dict[str, Any] = json.loads(result.read_text())
+def test_check_compares_every_runtime_when_tried_on_the_cpu(tmp_path: Path) -> None:
+    report_file = tmp_path / "gpu_check.json"
+    completed = _run(NOT_NEEDED, "--cpu", "--output", report_file, "test_resnet")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    report: dict[str, Any] = json.loads(report_file.read_text())
     assert report["device"] == "cpu"
     assert {"python", "torch", "timm", "onnxruntime"} <= set(report["versions"])
-    ways = {(way["way"], way["precision"]): way for way in report["ways"]}
-    assert ways["torch", "fp32"]["relative"] == 0
-    assert ways["onnxruntime", "fp32"]["relative"] < LIMITS["fp32"].relative
-    simulation = ways["simulation on the CPU", "fp16"]["relative"]
+    results = {(result["runtime"], result["precision"]): result for result in report["results"]}
+    assert results["torch", "fp32"]["relative"] == 0
+    assert results["onnxruntime", "fp32"]["relative"] < LIMITS["fp32"].relative
+    simulation = results["simulation on the CPU", "fp16"]["relative"]
     assert 0 < simulation < LIMITS["fp16"].relative
-    assert 0 < ways["torch", "fp16"]["against_simulation"] < 2 * simulation
-    assert all(ways[way, "fp16"]["images_per_s"] > 0 for way in ("torch", "onnxruntime"))
-    assert all(ways["tensorrt", precision]["skipped"] for precision in ("fp32", "fp16"))
-    assert list(tmp_path.iterdir()) == [result]
+    assert 0 < results["torch", "fp16"]["against_simulation"] < 2 * simulation
+    assert all(results[runtime, "fp16"]["images_per_s"] > 0 for runtime in ("torch", "onnxruntime"))
+    assert all(results["tensorrt", precision]["skipped"] for precision in ("fp32", "fp16"))
+    assert list(tmp_path.iterdir()) == [report_file]
 
 
 def test_check_lists_what_is_missing_when_a_needed_package_is_absent(tmp_path: Path) -> None:
     absent = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "onnxscript", "pydantic")
-    done = _run(absent, "--cpu", "--output", tmp_path / "gpu_check.json", "test_resnet")
-    assert done.returncode == MISSING
-    assert {"timm (not installed)", "pydantic (not installed)"} <= set(done.stdout.splitlines()[1][9:].split(", "))
+    completed = _run(absent, "--cpu", "--output", tmp_path / "gpu_check.json", "test_resnet")
+    assert completed.returncode == MISSING
+    assert {"timm (not installed)", "pydantic (not installed)"} <= set(completed.stdout.splitlines()[1][9:].split(", "))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("found", "passed"),
+    ("fields", "passed"),
     [
         ({"relative": 1e-2, "against_simulation": 1e-2}, True),
         ({"relative": 1e-2, "against_simulation": 0.2}, False),
-        ({"problem": "answers hold NaN or infinity"}, False),
+        ({"problem": "the answers contain NaN or infinity"}, False),
         ({"skipped": "tensorrt is not installed"}, True),
     ],
 )
-def test_way_passes_when_it_ran_within_limits_or_was_not_to_be_tried(found: dict[str, Any], passed: bool) -> None:
-    assert RuntimeResult(network="resnet18", way="torch", precision="fp16", **found).passed is passed
+def test_runtime_passes_when_it_ran_within_limits_or_was_not_to_be_tried(fields: dict[str, Any], passed: bool) -> None:
+    assert RuntimeResult(network="resnet18", runtime="torch", precision="fp16", **fields).passed is passed

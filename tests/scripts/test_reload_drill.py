@@ -13,12 +13,14 @@ from tritonkit.triton.runner import TritonServer
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
-    done = drill(tmp_path, seconds=8, every_s=1, threads=2, over="grpc", report=lambda step: None)
-    assert (done.failed, done.failures) == (0, ())
-    assert done.versions == 8
-    assert len(done.answered_by) > done.versions // 2
-    assert sum(done.answered_by.values()) == done.requests
-    assert done.left == tuple(sorted(str(version) for version in range(done.versions + 2 - KEEP, done.versions + 2)))
+    completed = drill(tmp_path, seconds=8, every_s=1, threads=2, protocol="grpc", report=lambda step: None)
+    assert (completed.failed, completed.failures) == (0, ())
+    assert completed.versions == 8
+    assert len(completed.answered_by) > completed.versions // 2
+    assert sum(completed.answered_by.values()) == completed.requests
+    assert completed.left == tuple(
+        sorted(str(version) for version in range(completed.versions + 2 - KEEP, completed.versions + 2))
+    )
 
 
 def test_failures_are_all_counted_when_there_are_more_than_are_told(spec: ModelSpec, tmp_path: Path) -> None:
@@ -26,8 +28,8 @@ def test_failures_are_all_counted_when_there_are_more_than_are_told(spec: ModelS
     traffic = Traffic(TritonServer(Connection(url="127.0.0.1:1")), spec, networks, Ledger())
     traffic.failures += [f"failed: {number}" for number in range(MAX_FAILURES_LISTED + 5)]
     (tmp_path / MODEL / "1").mkdir(parents=True)
-    done = summarize(1, 3, traffic, tmp_path)
-    assert (done.failed, len(done.failures), done.requests) == (
+    completed = summarize(1, 3, traffic, tmp_path)
+    assert (completed.failed, len(completed.failures), completed.requests) == (
         MAX_FAILURES_LISTED + 5,
         MAX_FAILURES_LISTED,
         MAX_FAILURES_LISTED + 5,

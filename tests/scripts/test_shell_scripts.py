@@ -22,6 +22,8 @@ def test_script_ends_when_training_fails(name: str, tmp_path: Path) -> None:
         (programs / program).write_text(f"#!/bin/sh\n{does}\n")
         (programs / program).chmod(0o755)
     ports = {f"{kind}_PORT": str(port) for kind, port in (("HTTP", 1), ("GRPC", 2), ("METRICS", 3))}
-    done = subprocess.run(["bash", str(tmp_path / "scripts" / name)], env={**os.environ, **ports}, capture_output=True)
-    assert done.returncode == 4, done.stderr
+    completed = subprocess.run(
+        ["bash", str(tmp_path / "scripts" / name)], env={**os.environ, **ports}, capture_output=True
+    )
+    assert completed.returncode == 4, completed.stderr
     assert not (tmp_path / "built").exists()

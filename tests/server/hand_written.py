@@ -93,7 +93,7 @@ CONFIGS = {
 VERSIONS = {"two_versions": ("2", "7", "9"), "version_zero": ("0",), "absent": ("1", "3")}
 PYTHON = {"sequences", "python_absent", "python_other_file", "decoupled", "calling"}
 FILES = {"other_file": "net.onnx", "python_other_file": "app.py", "folder_of_files": "model.onnx/model.onnx"}
-BESIDE = (".git", "lost+found", "docs", "scripts")
+OTHER_FOLDERS = (".git", "lost+found", "docs", "scripts")
 """Folders beside the models, of which none is one."""
 
 
@@ -110,7 +110,7 @@ def write_repository(repository: Path) -> None:
     (repository / "dynamic" / "names.txt").write_text("a\nb\nc\n")
     (repository / "commented" / "README.md").write_text("A model.")
     (repository / "commented" / "notebooks").mkdir()
-    for name in BESIDE:
+    for name in OTHER_FOLDERS:
         (repository / name).mkdir()
     (repository / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     (repository / "docs" / "index.md").write_text("# Models\n")
@@ -153,5 +153,5 @@ def scalars() -> onnx.ModelProto:
     return _model(helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "negative", ends[:1], ends[1:]))
 
 
-def _model(made: onnx.GraphProto) -> onnx.ModelProto:
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -95,9 +95,9 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported: Path, name: str) -> None:
     kind = FORMATS[MODELS[name][0]]
     served = TritonRunner(TritonServer(f"127.0.0.1:{heads.options.grpc_port}"), name)
-    own = open_artifact(exported / name / "1" / kind.artifact)
+    local_outputs = open_artifact(exported / name / "1" / kind.artifact)
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    expected = own.infer(images)
+    expected = local_outputs.infer(images)
     atol = 1e-5 if MODELS[name][1] == "fp32" else 0.01
     for size in (1, 3, 8):
         for output, array in served.infer(images[:size]).items():
@@ -105,7 +105,7 @@ def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported
     with ThreadPoolExecutor(12) as pool:
         single = list(pool.map(lambda i: served.infer(images[i : i + 1]), range(24)))
     for output, array in expected.items():
-        np.testing.assert_allclose([one[output][0] for one in single], array, atol=atol)
+        np.testing.assert_allclose([outputs[output][0] for outputs in single], array, atol=atol)
     deadline = time.monotonic() + 10  # an answer is counted just after it was given
     while served.server.counters(name).images < 1 + 3 + 8 + 24:
         assert time.monotonic() < deadline
@@ -116,10 +116,10 @@ def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("openvino")])
 def test_openvino_file_runs_in_the_precision_that_it_has_in_process(heads: Server, exported: Path, name: str) -> None:
-    own = open_artifact(exported / name / "1" / "model.xml")
-    assert isinstance(own, OpenVinoRunner)
-    assert own.precision == {"openvino_fp32": "f32", "openvino_bf16": "bf16"}[name]
-    assert f"{name}/1/model.xml: OpenVINO runs it in {own.precision}" in heads.log.read_text()
+    local_outputs = open_artifact(exported / name / "1" / "model.xml")
+    assert isinstance(local_outputs, OpenVinoRunner)
+    assert local_outputs.precision == {"openvino_fp32": "f32", "openvino_bf16": "bf16"}[name]
+    assert f"{name}/1/model.xml: OpenVINO runs it in {local_outputs.precision}" in heads.log.read_text()
 
 
 def only(exported: Path, name: str, folder: Path) -> Path:
@@ -134,13 +134,13 @@ def refused(
     """Serve a model that must not load; what `server up` says of it."""
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
 
-    def said(model: Path) -> str:
+    def failed_start_text(model: Path) -> str:
         up = command("server", "up", "--repository", model.parent, *free_ports())
         assert up.exit_code == 3, up.stdout
         assert "Traceback" not in up.stderr
         return up.stderr
 
-    return said
+    return failed_start_text
 
 
 @pytest.mark.parametrize(
@@ -155,17 +155,17 @@ def test_server_names_the_reason_when_the_artifact_is_broken(
 ) -> None:
     model = only(exported, name, tmp_path)
     (model / "1" / artifact).write_text("<net is not")
-    assert f"model {name} version 1: " in (said := refused(model))
-    assert reason in said
+    assert f"model {name} version 1: " in (stderr := refused(model))
+    assert reason in stderr
 
 
 def test_server_says_where_to_get_torch_when_there_is_none(
     exported: Path, tmp_path: Path, refused: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITONKIT_TORCH_SITE", str(tmp_path / "nothing"))
-    said = refused(only(exported, "torchscript_fp32", tmp_path))
-    assert "TorchScript needs torch" in said
-    assert "$TRITONKIT_TORCH_SITE" in said
+    stderr = refused(only(exported, "torchscript_fp32", tmp_path))
+    assert "TorchScript needs torch" in stderr
+    assert "$TRITONKIT_TORCH_SITE" in stderr
 
 
 def test_accelerator_that_is_not_there_fails_the_model(
@@ -212,11 +212,11 @@ def test_bf16_graph_on_a_cpu_is_told_what_it_needs(
 
 
 class FakeLogger:
-    said: list[str] = []
+    warnings: list[str] = []
 
     @classmethod
     def log_warn(cls, message: str) -> None:
-        cls.said.append(message)
+        cls.warnings.append(message)
 
 
 @pytest.fixture
@@ -238,8 +238,10 @@ ON_GPU = {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
 ALL = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider")
 
 
-def asking(**entries: list[Mapping[str, object]]) -> dict[str, object]:
-    accelerators = {f"{kind}_execution_accelerator": asked for kind, asked in entries.items()}
+def accelerator_config(**entries: list[Mapping[str, object]]) -> dict[str, object]:
+    accelerators = {
+        f"{kind}_execution_accelerator": accelerators_of_kind for kind, accelerators_of_kind in entries.items()
+    }
     return {"name": "m", "optimization": {"execution_accelerators": accelerators}}
 
 
@@ -255,7 +257,7 @@ def test_accelerators_become_providers_with_their_options(
         },
     }
     cuda = {"name": "cuda", "parameters": {"cudnn_conv_algo_search": "HEURISTIC"}}
-    assert providers_for(asking(gpu=[cuda, tensorrt], cpu=[{"name": "openvino"}]), ON_GPU, ALL) == [
+    assert providers_for(accelerator_config(gpu=[cuda, tensorrt], cpu=[{"name": "openvino"}]), ON_GPU, ALL) == [
         (
             "TensorrtExecutionProvider",
             {
@@ -284,6 +286,6 @@ def test_accelerator_that_nvidia_s_backend_refuses_is_refused(
     providers_for: Callable[..., list[tuple[str, dict[str, str]]]], entry: dict[str, object], parts: tuple[str, ...]
 ) -> None:
     with pytest.raises(ServerError) as caught:
-        providers_for(asking(gpu=[entry]), ON_GPU, ALL)
+        providers_for(accelerator_config(gpu=[entry]), ON_GPU, ALL)
     for part in parts:
         assert part in str(caught.value)

@@ -121,15 +121,20 @@ class OfTwoNetworks:
         return [SimpleNamespace(name=name) for name in ("models", "bridge")]
 
 
-def network_of(options: Options, name: str) -> str | None:
+def selected_network(options: Options, name: str) -> str | None:
     (options.repository.parent / ".env").write_text(f"TRITON_NETWORK={name}\n")
     return select_network((docker, OfTwoNetworks()), options)
 
 
 def test_network_is_refused_when_it_is_not_there(options: Options) -> None:
-    assert [network_of(options, name) for name in ("models", "host", "", "tritonkit")] == ["models", "host", None, None]
+    assert [selected_network(options, name) for name in ("models", "host", "", "tritonkit")] == [
+        "models",
+        "host",
+        None,
+        None,
+    ]
     with raises(InputError, "docker.no_network") as caught:
-        network_of(options, "model")
+        selected_network(options, "model")
     assert "bridge, models" in str(caught.value)
 
 
@@ -140,9 +145,9 @@ def test_engine_of_another_machine_is_refused(
     monkeypatch.setenv("DOCKER_HOST", address)
     with raises(InputError, "docker.remote_engine"):
         engine_has_gpu()
-    done = command("server", "doctor", "--runtime", "docker", "--repository", options.repository, "--json")
-    assert f"DOCKER_HOST={address}" in done.stdout
-    assert "docker.remote_engine" in {finding["code"] for finding in json.loads(done.stdout)["findings"]}
+    completed = command("server", "doctor", "--runtime", "docker", "--repository", options.repository, "--json")
+    assert f"DOCKER_HOST={address}" in completed.stdout
+    assert "docker.remote_engine" in {finding["code"] for finding in json.loads(completed.stdout)["findings"]}
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(ServerError, match="no Docker daemon answers"):
         engine_has_gpu()
@@ -237,29 +242,31 @@ class OfOneImage:
         return [{"stream": "Step 1/1 : FROM x"}, *([{"error": self._failing}] if self._failing else [])]
 
 
-def images_of(engine: OfOneImage) -> TritonImages:
+def triton_images(engine: OfOneImage) -> TritonImages:
     return TritonImages((docker, engine), host_network=False, report=lambda step: None)
 
 
 def test_image_is_nvidia_s_when_there_is_a_gpu(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
     monkeypatch.setenv("TRITON_CPU_IMAGE", "cpu:1")
-    assert images_of(OfOneImage("nvidia:26.06-py3-pillow")).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
-    assert images_of(OfOneImage("cpu:1")).prepare(options, has_gpu=False) == "cpu:1"
-    named = options.model_copy(update={"image": "mine:2"})
-    assert images_of(OfOneImage("mine:2")).prepare(named, has_gpu=True) == "mine:2"
+    assert (
+        triton_images(OfOneImage("nvidia:26.06-py3-pillow")).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
+    )
+    assert triton_images(OfOneImage("cpu:1")).prepare(options, has_gpu=False) == "cpu:1"
+    option = options.model_copy(update={"image": "mine:2"})
+    assert triton_images(OfOneImage("mine:2")).prepare(option, has_gpu=True) == "mine:2"
 
 
 def test_image_for_encoded_pictures_is_built_of_nvidia_s(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_IMAGE", "nvidia:26.06-py3")
     engine = OfOneImage("nvidia:26.06-py3")
-    assert images_of(engine).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
+    assert triton_images(engine).prepare(options, has_gpu=True) == "nvidia:26.06-py3-pillow"
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
     assert engine.built["dockerfile"] == service["build"]["dockerfile"]
     assert engine.built["buildargs"].items() >= {"TRITON_IMAGE": "nvidia:26.06-py3"}.items()
     assert engine.built["tag"] == "nvidia:26.06-py3-pillow"
     with raises(ServerError, "docker.failed_step") as caught:
-        images_of(OfOneImage("nvidia:26.06-py3", failing="no index")).prepare(options, has_gpu=True)
+        triton_images(OfOneImage("nvidia:26.06-py3", failing="no index")).prepare(options, has_gpu=True)
     for part in ("no index", "--image nvidia:26.06-py3"):
         assert part in str(caught.value)
 

@@ -43,7 +43,9 @@ PLAN = struct.pack("<4s12xQ4B", b"ftrt", 128, 11, 1, 0, 106) + bytes(100)
 """The header of a plan of TensorRT 11.1.0.106, and no plan behind it."""
 
 
-def found(repository: Path, machine: Machine = LAPTOP, deep: bool = False, **options: Any) -> list[Finding]:
+def diagnose_repository(
+    repository: Path, machine: Machine = LAPTOP, deep: bool = False, **options: Any
+) -> list[Finding]:
     return diagnose(Options(repository=repository, **options), machine, deep)
 
 
@@ -60,7 +62,7 @@ def replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def with_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True, **settings: Any) -> Path:
+def add_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True, **settings: Any) -> Path:
     """Make `pets` a model with a plan for an L4; the plan's file."""
     version = repository / "pets" / "1"
     plan = version / "model.plan"
@@ -94,10 +96,10 @@ def only(findings: list[Finding]) -> Finding:
 
 
 def test_doctor_finds_nothing_when_all_is_well(tiny_repository: Path) -> None:
-    assert found(tiny_repository, deep=True) == []
-    assert found(tiny_repository, L4, runtime="docker", image=IMAGE) == []
-    with_plan(tiny_repository)
-    assert found(tiny_repository, L4, runtime="docker", image=IMAGE) == []
+    assert diagnose_repository(tiny_repository, deep=True) == []
+    assert diagnose_repository(tiny_repository, L4, runtime="docker", image=IMAGE) == []
+    add_plan(tiny_repository)
+    assert diagnose_repository(tiny_repository, L4, runtime="docker", image=IMAGE) == []
 
 
 @pytest.mark.parametrize(
@@ -126,55 +128,69 @@ def test_doctor_finds_nothing_when_all_is_well(tiny_repository: Path) -> None:
 def test_doctor_compares_a_plan_with_the_image(
     tiny_repository: Path, tensorrt: str, settings: dict[str, Any], image: str, severity: str, problem: str, fix: str
 ) -> None:
-    plan = with_plan(tiny_repository, tensorrt, **settings)
-    told = [one for one in found(tiny_repository, L4, runtime="docker", image=image) if problem in one.message]
-    assert {(one.severity, one.path) for one in told} == {(severity, str(plan))}
-    assert any(fix in one.fix for one in told)
+    plan = add_plan(tiny_repository, tensorrt, **settings)
+    findings = [
+        finding
+        for finding in diagnose_repository(tiny_repository, L4, runtime="docker", image=image)
+        if problem in finding.message
+    ]
+    assert {(finding.severity, finding.path) for finding in findings} == {(severity, str(plan))}
+    assert any(fix in finding.fix for finding in findings)
     if severity == "error":
-        again = f"/pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
-        assert again in told[0].fix
+        expected_command = f"/pets.safetensors --trt fp16 --max-batch 8 --in-container --image {image} --name pets"
+        assert expected_command in findings[0].fix
 
 
 @pytest.mark.parametrize("tensorrt", ["11.0.0", "11.1.0.106"])
 def test_doctor_is_silent_about_a_version_compatible_plan_when_triton_is_told_of_it(
     tiny_repository: Path, tensorrt: str
 ) -> None:
-    place: dict[str, Any] = {"runtime": "docker", "image": IMAGE, "version_compatible": True}
-    with_plan(tiny_repository, tensorrt, version_compatible=True)
-    assert found(tiny_repository, L4, **place) == []
+    docker_options: dict[str, Any] = {"runtime": "docker", "image": IMAGE, "version_compatible": True}
+    add_plan(tiny_repository, tensorrt, version_compatible=True)
+    assert diagnose_repository(tiny_repository, L4, **docker_options) == []
 
 
 def test_doctor_still_warns_of_an_older_plan_without_a_record_when_triton_is_told_to_take_any(
     tiny_repository: Path,
 ) -> None:
-    plan = with_plan(tiny_repository, record=False)
+    plan = add_plan(tiny_repository, record=False)
     older = PLAN.replace(bytes((11, 1)), bytes((10, 9)))
     replace(plan, older)
-    place: dict[str, Any] = {"runtime": "docker", "image": IMAGE}
-    unsaid = [one for one in found(tiny_repository, L4, **place) if "not known to be version" in one.message]
-    assert only(unsaid).severity == "error"
-    findings = found(tiny_repository, L4, **place, version_compatible=True)
-    told = only([one for one in findings if "TensorRT 10.9" in one.message])
-    assert (told.severity, "only if it was built version-compatible" in told.message) == ("warning", True)
+    docker_options: dict[str, Any] = {"runtime": "docker", "image": IMAGE}
+    errors = [
+        finding
+        for finding in diagnose_repository(tiny_repository, L4, **docker_options)
+        if "not known to be version" in finding.message
+    ]
+    assert only(errors).severity == "error"
+    findings = diagnose_repository(tiny_repository, L4, **docker_options, version_compatible=True)
+    warning = only([finding for finding in findings if "TensorRT 10.9" in finding.message])
+    assert (warning.severity, "only if it was built version-compatible" in warning.message) == ("warning", True)
 
 
 def test_version_compatible_without_docker_is_refused(tiny_repository: Path) -> None:
     with raises(InputError, "option.needs_docker"):
-        found(tiny_repository, version_compatible=True)
+        diagnose_repository(tiny_repository, version_compatible=True)
 
 
 def test_doctor_asks_the_engine_whether_containers_have_the_gpu(tiny_repository: Path) -> None:
     def codes(image: str | None = None) -> list[tuple[str, str]]:
         machine = L4.model_copy(update={"containers_have_gpu": False})
-        return [(one.severity, one.code) for one in found(tiny_repository, machine, runtime="docker", image=image)]
+        return [
+            (finding.severity, finding.code)
+            for finding in diagnose_repository(tiny_repository, machine, runtime="docker", image=image)
+        ]
 
     unused = ("warning", "docker.no_gpu")
     assert codes() == [unused]
-    with_plan(tiny_repository)
+    add_plan(tiny_repository)
     assert codes() == [("error", "server.no_tensorrt"), unused]
     assert ("error", "machine.no_gpu") in codes(IMAGE)
     assert (
-        found(tiny_repository, L4.model_copy(update={"containers_have_gpu": True}), runtime="docker", image=IMAGE) == []
+        diagnose_repository(
+            tiny_repository, L4.model_copy(update={"containers_have_gpu": True}), runtime="docker", image=IMAGE
+        )
+        == []
     )
 
 
@@ -185,30 +201,30 @@ def test_image_without_docker_is_refused(tiny_repository: Path) -> None:
 
 
 def test_doctor_reads_the_header_when_a_plan_has_no_record(tiny_repository: Path) -> None:
-    with_plan(tiny_repository, record=False)
-    told, dated = found(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3")
+    add_plan(tiny_repository, record=False)
+    finding, dated = diagnose_repository(tiny_repository, L4, runtime="docker", image="x/tritonserver:26.06-py3")
     assert dated.code == "server.vulnerable_release"
-    assert "built by TensorRT 11.1.0.106" in told.message
+    assert "built by TensorRT 11.1.0.106" in finding.message
 
 
 def test_doctor_compares_a_plan_with_the_gpu(tiny_repository: Path) -> None:
-    with_plan(tiny_repository)
+    add_plan(tiny_repository)
     older = L4.model_copy(update={"gpu": Gpu(name="NVIDIA A10", compute_capability="8.6")})
-    told = only(found(tiny_repository, older, runtime="docker", image=IMAGE))
-    assert told.code == "tensorrt.other_gpu"
-    assert "NVIDIA L4 (compute capability 8.9)" in told.message
-    assert "8.6" in told.message
-    assert "--hardware ampere_plus" in told.fix
-    none = only(found(tiny_repository, LAPTOP, runtime="docker", image=IMAGE))
-    assert none.code == "machine.no_gpu"
+    finding = only(diagnose_repository(tiny_repository, older, runtime="docker", image=IMAGE))
+    assert finding.code == "tensorrt.other_gpu"
+    assert "NVIDIA L4 (compute capability 8.9)" in finding.message
+    assert "8.6" in finding.message
+    assert "--hardware ampere_plus" in finding.fix
+    without_gpu = only(diagnose_repository(tiny_repository, LAPTOP, runtime="docker", image=IMAGE))
+    assert without_gpu.code == "machine.no_gpu"
 
 
 def test_doctor_says_that_the_pip_runtime_has_no_tensorrt(tiny_repository: Path) -> None:
-    with_plan(tiny_repository)
-    told = only(found(tiny_repository))
-    assert (told.severity, told.code) == ("error", "server.no_tensorrt")
-    assert "server up --runtime docker" in told.fix
-    assert "/pets.safetensors --onnx fp16 --max-batch 8 --name pets" in told.fix
+    add_plan(tiny_repository)
+    finding = only(diagnose_repository(tiny_repository))
+    assert (finding.severity, finding.code) == ("error", "server.no_tensorrt")
+    assert "server up --runtime docker" in finding.fix
+    assert "/pets.safetensors --onnx fp16 --max-batch 8 --name pets" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -220,22 +236,22 @@ def test_doctor_says_that_the_pip_runtime_has_no_tensorrt(tiny_repository: Path)
     ],
 )
 def test_doctor_finds_a_damaged_plan(tiny_repository: Path, content: bytes, code: str) -> None:
-    plan = with_plan(tiny_repository)
+    plan = add_plan(tiny_repository)
     replace(plan, content)
-    told = only(found(tiny_repository, L4, runtime="docker", image=IMAGE))
-    assert (told.severity, told.path) == ("error", str(plan))
-    assert told.code == code
-    assert "/pets.safetensors --trt fp16" in told.fix
+    finding = only(diagnose_repository(tiny_repository, L4, runtime="docker", image=IMAGE))
+    assert (finding.severity, finding.path) == ("error", str(plan))
+    assert finding.code == code
+    assert "/pets.safetensors --trt fp16" in finding.fix
 
 
 def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported_once: Path) -> None:
     pets = tiny_repository / "pets"
     replace(pets / "1" / "model.onnx", b"short")
-    assert only(found(tiny_repository)).code == "repository.changed_file"
+    assert only(diagnose_repository(tiny_repository)).code == "repository.changed_file"
     (pets / "1" / "model.onnx").unlink()
-    told = only(found(tiny_repository))
-    assert (told.path, told.code) == (str(pets / "1" / "model.onnx"), "repository.missing_file")
-    assert told.fix == (
+    finding = only(diagnose_repository(tiny_repository))
+    assert (finding.path, finding.code) == (str(pets / "1" / "model.onnx"), "repository.missing_file")
+    assert finding.fix == (
         f"builder export {exported_once.parent}/pets.safetensors --onnx fp32 --max-batch 8 --name pets "
         f"--repository {tiny_repository}"
     )
@@ -261,9 +277,9 @@ def test_doctor_finds_what_a_configuration_asks_in_vain(
     tiny_repository: Path, change: Callable[[Any], object], severity: str, code: str, fix: str
 ) -> None:
     configure(tiny_repository / "pets", change)
-    told = [one for one in found(tiny_repository) if one.code == code]
-    assert only(told).severity == severity
-    assert fix in told[0].fix
+    findings = [finding for finding in diagnose_repository(tiny_repository) if finding.code == code]
+    assert only(findings).severity == severity
+    assert fix in findings[0].fix
 
 
 def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
@@ -274,19 +290,18 @@ def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
         config.model_warmup.add(name="one", batch_size=1).inputs["image"].input_data_file = "golden_image.raw"
 
     configure(pets, warm)
-    labels, warmup = found(tiny_repository)
+    labels, warmup = diagnose_repository(tiny_repository)
     assert (labels.path, labels.code) == (str(pets / "labels.txt"), "repository.no_labels")
     assert (warmup.severity, warmup.code) == ("error", "repository.no_warmup_file")
 
 
 def test_doctor_finds_a_step_that_is_not_there(tiny_repository: Path) -> None:
     (tiny_repository / "pets_decode").rename(tiny_repository.parent / "pets_decode")
-    told = found(tiny_repository)
-    assert told[0].severity == "error"
-    assert "'pets_decode'" in told[0].message
-    assert [one.code for one in told[1:]] == ["ensemble.missing_input"]
-    assert found(tiny_repository, models=("pets",)) == []
-    assert found(tiny_repository, models=("pets_encoded",)) == told
+    findings = diagnose_repository(tiny_repository)
+    assert (findings[0].severity, findings[0].code) == ("error", "ensemble.missing_step")
+    assert [finding.code for finding in findings[1:]] == ["ensemble.missing_input"]
+    assert diagnose_repository(tiny_repository, models=("pets",)) == []
+    assert diagnose_repository(tiny_repository, models=("pets_encoded",)) == findings
 
 
 def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) -> None:
@@ -296,24 +311,24 @@ def test_doctor_finds_what_is_no_model_and_what_was_left(tiny_repository: Path) 
     (tiny_repository / "broken").mkdir()
     (tiny_repository / "broken" / "config.pbtxt").write_text("name: ")
     (staging_folder(tiny_repository) / "pets-01234567").mkdir(parents=True)
-    findings = found(tiny_repository)
-    codes = [(one.severity, one.code) for one in findings]
-    told = {Path(one.path).name: (one.severity, one.message) for one in findings}
+    findings = diagnose_repository(tiny_repository)
+    codes = [(finding.severity, finding.code) for finding in findings]
+    findings_by_name = {Path(finding.path).name: (finding.severity, finding.message) for finding in findings}
     assert ("warning", "repository.not_a_model") in codes
-    assert told["notes"][0] == "warning"
+    assert findings_by_name["notes"][0] == "warning"
     assert ("error", "repository.no_version") in codes
-    assert "not a Triton model configuration" in told["config.pbtxt"][1]
+    assert "not a Triton model configuration" in findings_by_name["config.pbtxt"][1]
     assert ("warning", "repository.leftover") in codes
-    assert len(told) == 4
+    assert len(findings_by_name) == 4
     with raises(InputError, "repository.no_model") as caught:
-        found(tiny_repository, models=("cats",))
+        diagnose_repository(tiny_repository, models=("cats",))
     assert "broken, empty, pets" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../repository", ".", "pets/1", "./pets", ""])
 def test_doctor_refuses_a_name_that_is_no_folder_right_in_the_repository(tiny_repository: Path, name: str) -> None:
     with raises(InputError, "repository.no_model") as caught:
-        found(tiny_repository, models=(name,))
+        diagnose_repository(tiny_repository, models=(name,))
     assert "pets, pets_decode, pets_encoded" in str(caught.value)
 
 
@@ -325,55 +340,57 @@ def test_doctor_names_the_largest_model_of_those_in_this_memory_when_others_are_
     configure(tiny_repository / "small", lambda config: setattr(config, "name", "small"))
     configure(tiny_repository / "pets", lambda config: config.instance_group.add(count=70000, kind=1))
     roomy = L4.model_copy(update={"gpu_memory_bytes": 2**50})
-    told = found(tiny_repository, roomy, runtime="docker", image=IMAGE)
-    (memory,) = [one for one in told if one.code == "machine.memory"]
+    findings = diagnose_repository(tiny_repository, roomy, runtime="docker", image=IMAGE)
+    (memory,) = [finding for finding in findings if finding.code == "machine.memory"]
     assert "The largest: small " in memory.message
     assert "pets " not in memory.message
 
 
 def test_doctor_counts_memory_and_shared_memory(tiny_repository: Path) -> None:
     small = LAPTOP.model_copy(update={"shared_memory_bytes": 2**20})
-    told = only(found(tiny_repository, small))
-    assert (told.severity, told.path) == ("warning", "/dev/shm")
-    assert told.code == "machine.shared_memory"
-    assert "1 MiB" in told.message
-    assert "remount,size=" in told.fix
+    finding = only(diagnose_repository(tiny_repository, small))
+    assert (finding.severity, finding.path) == ("warning", "/dev/shm")
+    assert finding.code == "machine.shared_memory"
+    assert "1 MiB" in finding.message
+    assert "remount,size=" in finding.fix
     (tiny_repository.parent / ".env").write_text("SHM_SIZE=1m\n")
-    python = only(found(tiny_repository, LAPTOP, runtime="docker"))
+    python = only(diagnose_repository(tiny_repository, LAPTOP, runtime="docker"))
     assert (python.severity, "set SHM_SIZE=" in python.fix) == ("warning", True)
     (tiny_repository.parent / ".env").unlink()
     full = L4.model_copy(update={"gpu_memory_bytes": 10})
-    told = only(found(tiny_repository, full, runtime="docker", image=IMAGE))
-    assert told.code == "machine.gpu_memory"
+    finding = only(diagnose_repository(tiny_repository, full, runtime="docker", image=IMAGE))
+    assert finding.code == "machine.gpu_memory"
 
 
 def test_doctor_warns_of_an_image_with_known_faults(tiny_repository: Path) -> None:
-    told = only(found(tiny_repository, L4, runtime="docker", image="nvcr.io/nvidia/tritonserver:25.10-py3"))
-    assert (told.severity, "CVE-2026-16497" in told.message) == ("warning", True)
-    assert "TRITON_IMAGE to 26.07-py3 or newer" in told.fix
+    finding = only(
+        diagnose_repository(tiny_repository, L4, runtime="docker", image="nvcr.io/nvidia/tritonserver:25.10-py3")
+    )
+    assert (finding.severity, "CVE-2026-16497" in finding.message) == ("warning", True)
+    assert "TRITON_IMAGE to 26.07-py3 or newer" in finding.fix
 
 
 def test_doctor_finds_a_port_that_is_taken(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         options = Options(repository=tiny_repository, http_port=port, grpc_port=port + 1, metrics_port=port + 2)
-        told = [one for one in start_findings(options) if one.severity == "error"]
-    assert f"HTTP port {port} is in use" in only(told).message
-    assert "--http-port" in told[0].fix
+        findings = [finding for finding in start_findings(options) if finding.severity == "error"]
+    assert f"HTTP port {port} is in use" in only(findings).message
+    assert "--http-port" in findings[0].fix
 
 
 def test_doctor_tells_everything_when_the_key_of_tls_is_not_there(tiny_repository: Path, tmp_path: Path) -> None:
     (tmp_path / "server.pem").touch()
     (tiny_repository / "pets" / "labels.txt").unlink()
     pair = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "gone.key")
-    told = json.loads(run_doctor("--repository", tiny_repository, *pair, "--json").stdout)
-    codes = {one["code"] for one in told["findings"]}
+    document = json.loads(run_doctor("--repository", tiny_repository, *pair, "--json").stdout)
+    codes = {finding["code"] for finding in document["findings"]}
     assert {"repository.no_labels", "tls.unreadable"} <= codes, codes
-    assert [one for one in told["findings"] if "gone.key" in one["message"]]
+    assert [finding for finding in document["findings"] if "gone.key" in finding["message"]]
 
 
 @pytest.mark.parametrize(
-    ("source", "named"),
+    ("source", "expected"),
     [
         ("checkpoint my best.pth", "'my best.pth'"),
         ("my pets.onnx (made by torch 2.9): as told", "'my pets.onnx'"),
@@ -381,11 +398,13 @@ def test_doctor_tells_everything_when_the_key_of_tls_is_not_there(tiny_repositor
         ("timm resnet18, weights timm/resnet18.a1_in1k", "SOURCE"),
     ],
 )
-def test_command_to_export_again_names_the_whole_file_or_none(tiny_repository: Path, source: str, named: str) -> None:
+def test_command_to_export_again_names_the_whole_file_or_none(
+    tiny_repository: Path, source: str, expected: str
+) -> None:
     version = tiny_repository / "pets" / "1"
     manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
     replace(version / MANIFEST_FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
-    assert reexport_command(version, tiny_repository).startswith(f"builder export {named} --")
+    assert reexport_command(version, tiny_repository).startswith(f"builder export {expected} --")
 
 
 @pytest.mark.parametrize("size", ["1.5g", "1gib", "1500mb", "1 g"])
@@ -393,7 +412,7 @@ def test_doctor_reads_sizes_as_docker_does(tiny_repository: Path, size: str) -> 
     (tiny_repository.parent / ".env").write_text(f"SHM_SIZE={size}\n")
     configure(tiny_repository / "pets", lambda config: setattr(config, "backend", "python"))
     options = Options(repository=tiny_repository, runtime="docker")
-    assert not [one for one in diagnose(options, inspect_machine()) if one.code == "machine.shared_memory"]
+    assert not [finding for finding in diagnose(options, inspect_machine()) if finding.code == "machine.shared_memory"]
 
 
 def test_this_machine_has_memory() -> None:
@@ -422,15 +441,15 @@ def run_doctor(*arguments: object) -> Result:
 def test_command_exits_with_1_when_there_is_an_error(
     tiny_repository: Path, free_ports: Callable[[], list[str]]
 ) -> None:
-    where = ("--repository", tiny_repository, *free_ports())
-    well = run_doctor(*where)
-    assert (well.exit_code, "0 errors" in well.stdout) == (0, True), well.stdout
+    arguments = ("--repository", tiny_repository, *free_ports())
+    passed = run_doctor(*arguments)
+    assert (passed.exit_code, "0 errors" in passed.stdout) == (0, True), passed.stdout
     (tiny_repository / "pets" / "labels.txt").unlink()
-    document = json.loads(run_doctor(*where, "--json").stdout)
+    document = json.loads(run_doctor(*arguments, "--json").stdout)
     assert document["errors"] == 1
     assert document["findings"][0].keys() == {"severity", "code", "path", "message", "fix"}
-    assert run_doctor(*where).exit_code == 1
-    told = json.loads(run_doctor(*where, "--host", "0.0.0.0", "--expose", "--json").stdout)
-    assert any(one["code"] == "option.expose_without_tls" for one in told["findings"])
-    nowhere = run_doctor("--repository", tiny_repository / "none")
-    assert (nowhere.exit_code, "Traceback" in nowhere.stderr) == (2, False)
+    assert run_doctor(*arguments).exit_code == 1
+    findings = json.loads(run_doctor(*arguments, "--host", "0.0.0.0", "--expose", "--json").stdout)
+    assert any(finding["code"] == "option.expose_without_tls" for finding in findings["findings"])
+    refused = run_doctor("--repository", tiny_repository / "none")
+    assert (refused.exit_code, "Traceback" in refused.stderr) == (2, False)

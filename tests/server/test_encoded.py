@@ -108,8 +108,8 @@ def curl(server: Server, model: str, picture: Path) -> tuple[int, dict[str, Any]
         "\n%{http_code} %header{inference-header-content-length}",
     ]
     command = ["curl", "--silent", "--data-binary", f"@{picture}", *header, url]
-    answer, _, told = subprocess.run(command, capture_output=True, check=True).stdout.rpartition(b"\n")
-    status, *length = told.split()
+    answer, _, stderr = subprocess.run(command, capture_output=True, check=True).stdout.rpartition(b"\n")
+    status, *length = stderr.split()
     cut = int(length[0]) if length else len(answer)
     return int(status), json.loads(answer[:cut]), answer[cut:]
 
@@ -133,13 +133,13 @@ def decoded(server: Server, data: bytes) -> ImageArray:
 
 
 def test_curl_gets_the_probabilities_of_the_client(server: Server, cat: Path, command: Command, tmp_path: Path) -> None:
-    status, told, values = curl(server, "pets_encoded", cat)
-    assert (status, told["outputs"][0]["shape"]) == (200, [1, 3])
+    status, stderr, values = curl(server, "pets_encoded", cat)
+    assert (status, stderr["outputs"][0]["shape"]) == (200, [1, 3])
     url, output = f"127.0.0.1:{server.options.grpc_port}", tmp_path / "answers.jsonl"
-    done = command("client", "infer", cat, "--model", "pets", "--url", url, "--top", 3, "--output", output)
-    assert done.exit_code == 0, done.stderr
-    said = {one["label"]: one["probability"] for one in json.loads(output.read_text())["top"]}
-    expected = [said[label] for label in ("cat", "dog", "bird")]
+    completed = command("client", "infer", cat, "--model", "pets", "--url", url, "--top", 3, "--output", output)
+    assert completed.exit_code == 0, completed.stderr
+    probabilities = {entry["label"]: entry["probability"] for entry in json.loads(output.read_text())["top"]}
+    expected = [probabilities[label] for label in ("cat", "dog", "bird")]
     assert list(np.frombuffer(values, "<f4")) == pytest.approx(expected, abs=1e-5)
 
 
@@ -175,8 +175,8 @@ def test_model_sees_the_same_pixels_whatever_the_format(server: Server, cat: Pat
 @pytest.mark.parametrize("model", MODELS)
 def test_ensemble_answers_as_the_model_does_whatever_its_task(server: Server, photos: Path, model: str) -> None:
     files = sorted(photos.glob("*.jpg"))
-    own = runner(server, model)
-    expected = own.infer(np.stack([load_file(path, own.spec.preprocess)[0] for path in files]))
+    local = runner(server, model)
+    expected = local.infer(np.stack([load_file(path, local.spec.preprocess)[0] for path in files]))
     answers = ask(server, f"{model}_encoded", *(path.read_bytes() for path in files))
     assert set(answers) == set(expected)
     for name, values in expected.items():
@@ -196,25 +196,25 @@ def bomb() -> bytes:
     """A PNG that says it has 12,000 x 12,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
     chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]
-    parts = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
+    parts = [struct.pack(">I", len(entry) - 4) + entry + struct.pack(">I", zlib.crc32(entry)) for entry in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"no picture", "not an image in a supported format; supported: JPEG, PNG, WEBP"),
         (b"", "the file is empty"),
         (bomb(), "12,000 x 12,000 pixels; at most 100,000,000"),
     ],
 )
-def test_broken_picture_is_refused_with_the_reason(server: Server, tmp_path: Path, data: bytes, said: str) -> None:
+def test_broken_picture_is_refused_with_the_reason(server: Server, tmp_path: Path, data: bytes, message: str) -> None:
     if data:
         (tmp_path / "broken.jpg").write_bytes(data)
-        status, told, _ = curl(server, "pets_encoded", tmp_path / "broken.jpg")
+        status, stderr, _ = curl(server, "pets_encoded", tmp_path / "broken.jpg")
         assert status == 400
-        assert said in told["error"]
-    with pytest.raises(InferenceServerException, match=said):
+        assert message in stderr["error"]
+    with pytest.raises(InferenceServerException, match=message):
         ask(server, "pets_encoded", data)
 
 
@@ -235,46 +235,46 @@ def test_http_of_the_wheel_bounds_no_body_and_inflates_gzip(server: Server, comp
 
 
 def test_picture_is_named_when_one_of_several_is_broken(server: Server, cat: Path) -> None:
-    whole = cat.read_bytes()
+    intact = cat.read_bytes()
     with pytest.raises(InferenceServerException, match=r"image 1 of 3: the JPEG data is broken or cut short"):
-        ask(server, "pets_encoded", whole, whole[: len(whole) // 2], whole)
+        ask(server, "pets_encoded", intact, intact[: len(intact) // 2], intact)
 
 
 def test_broken_picture_fails_only_its_own_request_when_others_are_in_flight(server: Server, cat: Path) -> None:
-    whole = cat.read_bytes()
-    expected = ask(server, "pets_encoded", whole)["probabilities"]
+    intact = cat.read_bytes()
+    expected = ask(server, "pets_encoded", intact)["probabilities"]
 
     def one(number: int) -> bool:
         if number % 3:
-            return bool(np.allclose(ask(server, "pets_encoded", whole)["probabilities"], expected, atol=1e-5))
+            return bool(np.allclose(ask(server, "pets_encoded", intact)["probabilities"], expected, atol=1e-5))
         with pytest.raises(InferenceServerException, match="broken or cut short"):
-            ask(server, "pets_encoded", whole[:9000])
+            ask(server, "pets_encoded", intact[:9000])
         return True
 
     with ThreadPoolExecutor(8) as clients:
         assert all(clients.map(one, range(48)))
 
 
-def of_decoder(server: Server, model: str) -> psutil.Process:
+def decoder_process(server: Server, model: str) -> psutil.Process:
     """The process in which a decoder runs."""
     inside = f"{server.options.repository}/{model}/"
-    return next(one for one in psutil.process_iter(["cmdline"]) if inside in " ".join(one.info["cmdline"] or ()))
+    return next(entry for entry in psutil.process_iter(["cmdline"]) if inside in " ".join(entry.info["cmdline"] or ()))
 
 
 def test_large_pictures_are_decoded_one_after_the_other_when_they_come_at_once(server: Server, cat: Path) -> None:
     large = io.BytesIO()
     Image.new("RGBA", (3000, 3000), (200, 100, 50, 99)).save(large, "PNG", compress_level=1)
     ask(server, "tight_decode", cat.read_bytes())
-    decoder = of_decoder(server, "tight_decode")
-    before, most = decoder.memory_info().rss, []
+    decoder = decoder_process(server, "tight_decode")
+    before, max_concurrency = decoder.memory_info().rss, []
     with ThreadPoolExecutor(6) as clients:
-        asked = [clients.submit(ask, server, "tight_decode", large.getvalue()) for _ in range(6)]
-        while not all(one.done() for one in asked):
-            most.append(decoder.memory_info().rss)
+        futures = [clients.submit(ask, server, "tight_decode", large.getvalue()) for _ in range(6)]
+        while not all(entry.done() for entry in futures):
+            max_concurrency.append(decoder.memory_info().rss)
             time.sleep(0.01)
     expected = load_image(large.getvalue(), HOW)[0]
-    assert all(np.array_equal(one.result()["image"][0], expected) for one in asked)
-    assert max(most) - before < 3 * 8 * 3000**2, "each takes 8 bytes a pixel; the C library keeps some of it"
+    assert all(np.array_equal(entry.result()["image"][0], expected) for entry in futures)
+    assert max(max_concurrency) - before < 3 * 8 * 3000**2, "each takes 8 bytes a pixel; the C library keeps some of it"
 
 
 def test_picture_is_refused_when_it_has_more_pixels_than_there_is_room_for(server: Server) -> None:
@@ -291,10 +291,10 @@ def test_reload_warns_when_the_ensemble_of_a_model_does_not_load_along_with_it(
     before = config.read_text()
     config.write_text(before.replace('value: "probabilities"', 'value: "scores"'))
     try:
-        told = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
-        assert (told.exit_code, told.stdout) == (0, "tight: version 1, as before\n"), told.output
-        assert "warning: tight_encoded could not be loaded along with tight: ensemble output " in told.stderr
-        assert "; it keeps serving its previous version\n" in told.stderr
+        stderr = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
+        assert (stderr.exit_code, stderr.stdout) == (0, "tight: version 1, as before\n"), stderr.output
+        assert "warning: tight_encoded could not be loaded along with tight: ensemble output " in stderr.stderr
+        assert "; it keeps serving its previous version\n" in stderr.stderr
     finally:
         config.write_text(before)
         well = command("server", "reload", "tight", "--grpc-port", server.options.grpc_port)
@@ -302,7 +302,7 @@ def test_reload_warns_when_the_ensemble_of_a_model_does_not_load_along_with_it(
 
 
 def test_models_are_served_when_triton_has_no_pillow(server: Server, cat: Path) -> None:
-    own = runner(server, "bare")
-    assert own.infer(load_file(cat, HOW)[0][np.newaxis])["probabilities"].shape == (1, 3)
+    local = runner(server, "bare")
+    assert local.infer(load_file(cat, HOW)[0][np.newaxis])["probabilities"].shape == (1, 3)
     with pytest.raises(InferenceServerException, match="bare_decode: Triton's Python has no Pillow"):
         ask(server, "bare_encoded", cat.read_bytes())

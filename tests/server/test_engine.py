@@ -26,7 +26,7 @@ CONTAINER = "0123456789ab"
 WRITTEN = "2024-11-21T10:22:59.123456789Z"
 
 
-class Engine(ThreadingHTTPServer):
+class FakeDockerEngine(ThreadingHTTPServer):
     """An engine with one container, that has printed something. Format: Docker Engine API 1.43."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Engine(ThreadingHTTPServer):
         self.requests: list[str] = []
 
     def answer(self, path: str) -> bytes:
-        """What it says to a question, without the version of the API."""
+        """What it says to a task_spec, without the version of the API."""
         documents: dict[str, object] = {
             "/version": {"ApiVersion": "1.43"},
             "/info": {"Runtimes": {"runc": {}}},
@@ -58,7 +58,7 @@ class Engine(ThreadingHTTPServer):
 class Answers(BaseHTTPRequestHandler):
     """How the engine answers."""
 
-    server: Engine
+    server: FakeDockerEngine
 
     def do_GET(self) -> None:
         """Answer whatever is request, and remember it."""
@@ -73,7 +73,7 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_POST(self) -> None:
-        """The same, after the question's document has been read."""
+        """The same, after the task_spec's document has been read."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.do_GET()
 
@@ -86,9 +86,9 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDockerEngine]:
     """The engine of this machine's settings."""
-    with Engine() as engine:
+    with FakeDockerEngine() as engine:
         threading.Thread(target=engine.serve_forever, daemon=True).start()
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.server_port}")
         yield engine
@@ -109,7 +109,7 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def lost(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def unreachable_server(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """One whose engine is gone; its log is still there."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///none.sock")
     remembered.log.write_text("I1121 the last that was seen\n")
@@ -117,35 +117,37 @@ def lost(remembered: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def test_commands_name_the_way_out_when_the_engine_of_a_container_is_gone(
-    command: Command, lost: Server, tmp_path: Path
+    command: Command, unreachable_server: Server, tmp_path: Path
 ) -> None:
-    state = lost.folder / "server.json"
+    state = unreachable_server.folder / "server.json"
     up = ("up", "--repository", tmp_path / "repository", "--grpc-port", 9001, "--force")
     for words in (("status",), ("down",), ("down", "--all"), ("reload",), up):
-        done = command("server", *words)
-        assert (done.exit_code, f"delete {state}" in done.stderr) == (3, True), done.output
-        assert "gRPC port 9001 (container 0123456789ab)" in done.stderr
+        completed = command("server", *words)
+        assert (completed.exit_code, f"delete {state}" in completed.stderr) == (3, True), completed.output
+        assert "gRPC port 9001 (container 0123456789ab)" in completed.stderr
     state.unlink()
     assert running_servers() == []
     assert command("server", "status").exit_code == 0
 
 
-def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Command, lost: Server) -> None:
+def test_log_is_shown_as_it_was_seen_last_when_the_engine_is_gone(command: Command, unreachable_server: Server) -> None:
     logs = command("server", "logs")
     assert (logs.exit_code, logs.stdout) == (0, "I1121 the last that was seen\n")
     assert "log of gRPC port 9001, state unknown, last written" in logs.stderr
 
 
 def test_status_shows_the_other_servers_when_the_engine_of_one_is_gone(
-    command: Command, lost: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
+    command: Command, unreachable_server: Server, tiny_repository: Path, free_ports: Callable[[], list[str]]
 ) -> None:
     http, grpc, metrics = map(int, free_ports()[1::2])
-    other = start(Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
-    done = command("server", "status")
-    assert (done.exit_code, f"{tiny_repository}: " in done.stdout) == (3, True), done.output
+    other_server = start(
+        Options(repository=tiny_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True
+    )
+    completed = command("server", "status")
+    assert (completed.exit_code, f"{tiny_repository}: " in completed.stdout) == (3, True), completed.output
     assert command("server", "down", "--all").exit_code == 3
-    assert not runtime_of(other).is_alive(other)
-    assert lost.folder.is_dir()
+    assert not runtime_of(other_server).is_alive(other_server)
+    assert unreachable_server.folder.is_dir()
 
 
 @pytest.mark.usefixtures("engine")
@@ -160,7 +162,7 @@ def test_log_of_a_container_is_as_old_as_its_last_line(remembered: Server) -> No
     assert find_log(None).path == newer
 
 
-def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: Engine) -> None:
+def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Server, engine: FakeDockerEngine) -> None:
     find_log(None)
     before = remembered.log.stat().st_ino
     find_log(None)
@@ -170,7 +172,7 @@ def test_log_of_a_container_is_written_when_there_is_more_of_it(remembered: Serv
 
 
 def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_of_our_name(
-    tmp_path: Path, engine: Engine
+    tmp_path: Path, engine: FakeDockerEngine
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("raise SystemExit('not ours')\n")
@@ -183,7 +185,7 @@ def test_container_is_removed_when_its_command_ends_in_a_folder_with_a_package_o
 
 
 def test_container_is_removed_when_nobody_can_be_had_to_watch_over_it(
-    remembered: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    remembered: Server, engine: FakeDockerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remembered.options.repository.chmod(0o755)
     monkeypatch.setattr(sys, "executable", "/none")

@@ -27,21 +27,21 @@ SOUND = 'backend: "onnxruntime"\n' + hand_written.BATCHED
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repository = tmp_path_factory.mktemp("theirs") / "repository"
+def foreign_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repository = tmp_path_factory.mktemp("foreign") / "repository"
     hand_written.write_repository(repository)
     return repository
 
 
 @pytest.fixture(scope="module")
-def served_theirs(
-    theirs: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
+def foreign_server(
+    foreign_repository: Path, tmp_path_factory: pytest.TempPathFactory, module_ports: tuple[int, int, int]
 ) -> Iterator[Server]:
     """A Triton that serves all of it: `wait_until_ready` insists on every model."""
     before = os.environ.get(STATE_VARIABLE)
     os.environ[STATE_VARIABLE] = str(tmp_path_factory.mktemp("state"))
     http, grpc, metrics = module_ports
-    server = start(Options(repository=theirs, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
+    server = start(Options(repository=foreign_repository, http_port=http, grpc_port=grpc, metrics_port=metrics), True)
     wait_until_ready(server, 180)
     yield server
     stop(server)
@@ -51,19 +51,19 @@ def served_theirs(
 
 
 def errors(findings: list[Finding]) -> list[str]:
-    return [f"{one.path}: {one.code} {one.message}" for one in findings if one.severity == "error"]
+    return [f"{finding.path}: {finding.code} {finding.message}" for finding in findings if finding.severity == "error"]
 
 
-def test_what_triton_serves_is_no_error(theirs: Path) -> None:
-    checked, diagnosed = check_repository(theirs), diagnose(Options(repository=theirs), LAPTOP)
+def test_what_triton_serves_is_no_error(foreign_repository: Path) -> None:
+    checked, diagnosed = check_repository(foreign_repository), diagnose(Options(repository=foreign_repository), LAPTOP)
     assert errors(checked) == errors(diagnosed) == []
     for findings in (checked, diagnosed):
-        strangers = [Path(one.path).name for one in findings if one.code == "repository.not_a_model"]
-        assert strangers == sorted(hand_written.BESIDE)
+        unknown_folders = [Path(finding.path).name for finding in findings if finding.code == "repository.not_a_model"]
+        assert unknown_folders == sorted(hand_written.OTHER_FOLDERS)
 
 
-def test_a_folder_that_cannot_be_listed_is_no_model(theirs: Path, tmp_path: Path) -> None:
-    shutil.copytree(theirs / "commented", tmp_path / "commented")
+def test_a_folder_that_cannot_be_listed_is_no_model(foreign_repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(foreign_repository / "commented", tmp_path / "commented")
     (tmp_path / "lost+found").mkdir(mode=0)
     assert errors(check_repository(tmp_path)) == errors(diagnose(Options(repository=tmp_path), LAPTOP)) == []
 
@@ -97,11 +97,11 @@ def test_what_keeps_a_model_from_loading_is_an_error(
     onnx.save(hand_written.graph(outputs=1), version / name)
     if config is not None:
         (tmp_path / "model" / "config.pbtxt").write_text(config)
-    assert any(problem in one for one in errors(check_repository(tmp_path)))
+    assert any(problem in finding for finding in errors(check_repository(tmp_path)))
 
 
-def test_status_and_reload_pass_over_folders_that_are_no_models(command: Command, served_theirs: Server) -> None:
-    port = served_theirs.options.grpc_port
+def test_status_and_reload_pass_over_folders_that_are_no_models(command: Command, foreign_server: Server) -> None:
+    port = foreign_server.options.grpc_port
     status = command("server", "status", "--json")
     assert status.exit_code == 0, status.stdout
     reloaded = command("server", "reload", "--grpc-port", port)
@@ -124,18 +124,18 @@ def test_status_and_reload_pass_over_folders_that_are_no_models(command: Command
     ],
 )
 def test_show_tells_what_triton_completed(
-    command: Command, served_theirs: Server, model: str, inputs: list[str], outputs: list[str], max_batch: int
+    command: Command, foreign_server: Server, model: str, inputs: list[str], outputs: list[str], max_batch: int
 ) -> None:
-    shown = command("client", "show", model, "--url", served_theirs.options.grpc_url, "--json")
-    document = json.loads(shown.stdout)
+    completed = command("client", "show", model, "--url", foreign_server.options.grpc_url, "--json")
+    document = json.loads(completed.stdout)
     for key, expected in (("inputs", inputs), ("outputs", outputs)):
-        assert [f"{one['name']} {one['data_type']} {one['dims']}" for one in document[key]] == expected
+        assert [f"{finding['name']} {finding['data_type']} {finding['dims']}" for finding in document[key]] == expected
     assert document["max_batch"] == max_batch
     assert document["versions"] == (["3"] if model == "absent" else ["1"])
 
 
-def test_completed_models_answer(served_theirs: Server) -> None:
-    client = tritonclient.grpc.InferenceServerClient(served_theirs.options.grpc_url)
+def test_completed_models_answer(foreign_server: Server) -> None:
+    client = tritonclient.grpc.InferenceServerClient(foreign_server.options.grpc_url)
     picture = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
     for model in ("absent", "openvino_absent", "chain", "calling", "unbatched_chain", "folder_of_files"):
         tensor = tritonclient.grpc.InferInput("input", picture.shape, "FP32")
@@ -158,10 +158,10 @@ def test_completed_models_answer(served_theirs: Server) -> None:
     ],
 )
 def test_bench_measures_any_model_with_generated_input(
-    command: Command, served_theirs: Server, model: str, options: list[str], source: str
+    command: Command, foreign_server: Server, model: str, options: list[str], source: str
 ) -> None:
     timing = ["--window-s", 0.1, "--max-windows", 3, "--concurrency", 2, "--json"]
-    result = command("bench", "run", model, "--url", served_theirs.options.grpc_url, *timing, *options)
+    result = command("bench", "run", model, "--url", foreign_server.options.grpc_url, *timing, *options)
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
     assert record["load"]["generated"] is True
@@ -171,7 +171,7 @@ def test_bench_measures_any_model_with_generated_input(
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
+    ("model", "options", "message"),
     [
         ("dynamic", [], "--shape input:3,224,224"),
         ("dynamic", ["--shape", "input:1,8,8"], "does not fit input FP32 [3, -1, -1]"),
@@ -183,8 +183,8 @@ def test_bench_measures_any_model_with_generated_input(
     ],
 )
 def test_bench_refuses_what_it_cannot_send(
-    command: Command, served_theirs: Server, model: str, options: list[str], said: str
+    command: Command, foreign_server: Server, model: str, options: list[str], message: str
 ) -> None:
-    result = command("bench", "run", model, "--url", served_theirs.options.grpc_url, "--json", *options)
+    result = command("bench", "run", model, "--url", foreign_server.options.grpc_url, "--json", *options)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr

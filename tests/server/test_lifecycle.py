@@ -34,7 +34,7 @@ ensemble_scheduling { step {
 """
 
 
-def with_ensemble(exported_once: Path, folder: Path) -> Path:
+def repository_with_ensemble(exported_once: Path, folder: Path) -> Path:
     """A repository with `pets` and the ensemble `relay`, which needs it."""
     repository = folder / "repository"
     shutil.copytree(exported_once / "pets", repository / "pets")
@@ -52,7 +52,7 @@ def live(
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(STATE_VARIABLE, str(folder / "state"))
         http, grpc, metrics = module_ports
-        repository = with_ensemble(exported_once, folder)
+        repository = repository_with_ensemble(exported_once, folder)
         server = start(
             Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics),
             stops_with_parent=True,
@@ -84,7 +84,7 @@ def publish(pets: Path, damaged: bool = False) -> str:
     return version
 
 
-class Traffic:
+class TrafficResults:
     """What requests under way were answered: the version, or why not."""
 
     def __init__(self) -> None:
@@ -106,21 +106,21 @@ class Traffic:
 
 
 @contextmanager
-def traffic(server: Server) -> Iterator[Traffic]:
+def traffic(server: Server) -> Iterator[TrafficResults]:
     """Requests for the model and its ensemble, one after the other in three threads, while the block runs."""
-    seen, over = Traffic(), threading.Event()
+    results, over = TrafficResults(), threading.Event()
 
-    def go_on() -> None:
+    def send_requests() -> None:
         for model in itertools.cycle(("pets", "relay")):
             if over.is_set():
                 return
-            seen.ask(server.options.grpc_url, model)
+            results.ask(server.options.grpc_url, model)
 
-    threads = [threading.Thread(target=go_on) for _ in range(3)]
+    threads = [threading.Thread(target=send_requests) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
-        yield seen
+        yield results
     finally:
         over.set()
         for thread in threads:
@@ -135,16 +135,16 @@ def health(server: Server) -> int:
 def test_good_version_goes_on_answering_when_a_damaged_one_is_published_under_load(
     live: Server, pets: Path, command: Command
 ) -> None:
-    with traffic(live) as seen:
+    with traffic(live) as results:
         version = publish(pets, damaged=True)
         refused = command("server", "reload")
-        again = command("server", "reload", "pets", "--json")
-    assert seen.failures == []
-    assert set(seen.versions) == {"1"}
-    assert refused.exit_code == again.exit_code == 1
+        republished = command("server", "reload", "pets", "--json")
+    assert results.failures == []
+    assert set(results.versions) == {"1"}
+    assert refused.exit_code == republished.exit_code == 1
     assert f"pets could not be loaded: version {version}: " in refused.stderr
     assert "Protobuf parsing failed; version 1 keeps serving" in refused.stderr
-    document = json.loads(again.stdout)["document"]
+    document = json.loads(republished.stdout)["document"]
     assert (document[0]["model"], document[0]["before"], document[0]["after"]) == ("pets", ["1"], ["1"])
     assert health(live) == 200, "a load balancer must not take the server away"
     status = command("server", "status")
@@ -156,10 +156,10 @@ def test_good_version_goes_on_answering_when_a_damaged_one_is_published_under_lo
 def test_good_version_goes_on_answering_when_the_configuration_is_broken_under_load(
     live: Server, pets: Path, command: Command
 ) -> None:
-    with traffic(live) as seen:
+    with traffic(live) as results:
         (pets / "config.pbtxt").write_text((pets / "config.pbtxt").read_text() + "nonsense {")
         refused = command("server", "reload", "pets")
-    assert seen.failures == []
+    assert results.failures == []
     assert refused.exit_code == 1
     assert "failed to read text proto from" in refused.stderr
     assert "; version 1 keeps serving" in refused.stderr
@@ -169,15 +169,15 @@ def test_versions_change_without_a_failed_request_when_they_are_reloaded_under_l
     live: Server, pets: Path, command: Command
 ) -> None:
     config = (pets / "config.pbtxt").read_text()
-    with traffic(live) as seen:
+    with traffic(live) as results:
         newer = publish(pets)
         up = command("server", "reload", "pets")
-        answered = len(seen.versions)
+        answered = len(results.versions)
         (pets / "config.pbtxt").write_text(config + "version_policy { specific { versions: [1] } }")
         back = command("server", "reload", "--json")
-    assert seen.failures == []
+    assert results.failures == []
     assert f"pets: version 1 -> {newer}" in up.stdout, up.stderr
-    assert set(seen.versions[:answered]) <= {"1", newer}
+    assert set(results.versions[:answered]) <= {"1", newer}
     changes = {change["model"]: change for change in json.loads(back.stdout)}
     assert changes["pets"] == {"model": "pets", "before": [newer], "after": ["1"], "problem": "", "warning": ""}
     with traffic(live) as later:
@@ -194,9 +194,9 @@ def test_model_and_its_ensemble_stop_answering_when_the_model_is_unloaded(
     assert status.exit_code == 0, "nobody misses what was unloaded"
     assert "no model is loaded" in command("server", "reload").stdout, "what was unloaded stays so"
     assert "relay: version none -> 1" in command("server", "load", "relay").stdout
-    with traffic(live) as seen:
+    with traffic(live) as results:
         pass
-    assert seen.failures == []
+    assert results.failures == []
 
 
 def test_reload_takes_up_a_model_that_is_new(live: Server, pets: Path, command: Command) -> None:
@@ -215,9 +215,9 @@ def test_status_counts_requests_and_failures(live: Server, pets: Path, command: 
         return next(row for row in rows if row["model"] == "pets" and row["state"] == "READY")
 
     before = counted()
-    seen = Traffic()
+    results = TrafficResults()
     for _ in range(3):
-        seen.ask(live.options.grpc_url, "pets")
+        results.ask(live.options.grpc_url, "pets")
     after = counted()
     assert after["requests"] - before["requests"] == 3
     assert after["images"] - before["images"] == 3
@@ -229,9 +229,9 @@ def test_status_counts_requests_and_failures(live: Server, pets: Path, command: 
 @pytest.mark.parametrize("name", ["../pets", "/etc", ".staging", "", "pets/1", "pets%2f.."])
 @pytest.mark.parametrize("verb", ["load", "unload", "reload"])
 def test_name_that_leads_out_of_the_repository_is_refused(live: Server, command: Command, verb: str, name: str) -> None:
-    done = command("server", verb, name, "--json")
-    assert done.exit_code == 2
-    assert json.loads(done.stdout)["error"]["code"] == "repository.model_name"
+    completed = command("server", verb, name, "--json")
+    assert completed.exit_code == 2
+    assert json.loads(completed.stdout)["error"]["code"] == "repository.model_name"
 
 
 @pytest.mark.parametrize(
@@ -246,24 +246,24 @@ def test_name_that_leads_out_of_the_repository_is_refused(live: Server, command:
 def test_options_that_would_be_passed_over_are_refused(
     command: Command, verb: tuple[str, ...], options: tuple[str, ...], code: str
 ) -> None:
-    done = command("server", *verb, *options, "--json")
-    assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (2, code), done.output
+    completed = command("server", *verb, *options, "--json")
+    assert (completed.exit_code, json.loads(completed.stdout)["error"]["code"]) == (2, code), completed.output
 
 
 def test_unknown_model_is_refused_with_the_names_there_are(live: Server, command: Command) -> None:
     for verb in ("load", "unload", "reload"):
-        done = command("server", verb, "cats", "--json")
-        assert done.exit_code == 2
-        assert json.loads(done.stdout)["error"]["code"] == "repository.no_model"
-        assert "'cats'" in done.stderr
-        assert "pets, relay" in done.stderr
+        completed = command("server", verb, "cats", "--json")
+        assert completed.exit_code == 2
+        assert json.loads(completed.stdout)["error"]["code"] == "repository.no_model"
+        assert "'cats'" in completed.stderr
+        assert "pets, relay" in completed.stderr
 
 
 def test_server_loads_what_an_ensemble_needs_and_no_more_when_models_are_named(
     exported_once: Path, tmp_path: Path, command: Command, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
-    repository = with_ensemble(exported_once, tmp_path)
+    repository = repository_with_ensemble(exported_once, tmp_path)
     shutil.copytree(repository / "pets", repository / "broken")  # its config.pbtxt has the other's name
     up = command("server", "up", "--repository", repository, "--model", "relay", *free_ports())
     try:
@@ -272,8 +272,8 @@ def test_server_loads_what_an_ensemble_needs_and_no_more_when_models_are_named(
         assert [row["model"] for row in rows if row["state"] == "READY"] == ["pets", "relay"]
         assert command("server", "reload").exit_code == 0, "what was not asked for is not loaded later either"
     finally:
-        for left in running_servers():
-            stop(left)
+        for server in running_servers():
+            stop(server)
     outside = command(
         "server", "up", "--repository", repository, "--model", "../repository/pets", *free_ports(), "--json"
     )

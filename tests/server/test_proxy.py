@@ -23,7 +23,7 @@ print(Server(options=Options(repository=Path("."), http_port={port}), tokens=Ser
 
 
 class Ready(BaseHTTPRequestHandler):
-    """Answers every question with 200."""
+    """Answers every task_spec with 200."""
 
     def do_GET(self) -> None:
         """Say yes."""
@@ -43,19 +43,21 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
-def with_proxy() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "all_proxy")}
-    return {**kept, "HTTP_PROXY": NO_PROXY_HERE, "http_proxy": NO_PROXY_HERE}
+def proxy_environment() -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "all_proxy")}
+    return {**environment, "HTTP_PROXY": NO_PROXY_HERE, "http_proxy": NO_PROXY_HERE}
 
 
 def test_server_is_seen_to_be_ready_when_a_proxy_is_set(port: int) -> None:
     code = READY.format(port=port)
-    result = subprocess.run([sys.executable, "-c", code], env=with_proxy(), capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], env=proxy_environment(), capture_output=True, text=True)
     assert result.stdout == "True\n", result.stderr
 
 
 def test_container_is_healthy_when_a_proxy_is_set(port: int, tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
     words = ["/bin/sh", str(ENTRYPOINT), "healthy", f"http://127.0.0.1:{port}"]
-    result = subprocess.run(words, env={**with_proxy(), "MODELS_FOLDER": str(tmp_path)}, capture_output=True, text=True)
+    result = subprocess.run(
+        words, env={**proxy_environment(), "MODELS_FOLDER": str(tmp_path)}, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, "")

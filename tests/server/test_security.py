@@ -25,7 +25,7 @@ from tritonkit.triton.connection import GRPC_TOKEN_HEADER, TOKEN_HEADER
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
-ADMIN, USE = "the-keeper-s-token", "the-user-s-token"
+ADMIN, USE = "the-admin-s-token", "the-user-s-token"
 
 
 def openssl(*arguments: object) -> None:
@@ -38,9 +38,9 @@ def new_request(folder: Path, name: str) -> None:
 
 
 def sign(folder: Path, name: str, days: int = 2) -> None:
-    by = ("-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial")
+    signer = ("-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial")
     request = ("-req", "-in", folder / f"{name}.csr", "-days", days, "-extfile", folder / "names.cnf")
-    openssl("x509", *request, *by, "-out", folder / f"{name}.pem")
+    openssl("x509", *request, *signer, "-out", folder / f"{name}.pem")
 
 
 def make_authority(folder: Path, name: str, days: int = 2) -> None:
@@ -102,7 +102,7 @@ def guarded(
         stop(server)
 
 
-def over_grpc(
+def call_grpc(
     server: Server, method: str, token: str | None = None, *arguments: str, files: Mapping[str, Path] | None = None
 ) -> str:
     """What one call comes to: "done", or the error."""
@@ -118,7 +118,7 @@ def over_grpc(
     return "done"
 
 
-def over_http(server: Server, path: str, token: str | None = None, body: bytes | None = b"{}") -> int:
+def http_status(server: Server, path: str, token: str | None = None, body: bytes | None = b"{}") -> int:
     """The HTTP status of one call."""
     headers = {TOKEN_HEADER: token} if token else {}
     request = urllib.request.Request(f"{server.options.http_url}/v2/{path}".rstrip("/"), body, headers)
@@ -163,42 +163,42 @@ MEMORY_PATHS = ("systemsharedmemory/status", "cudasharedmemory/status")
 
 
 @pytest.mark.parametrize(
-    ("calls", "right", "wrong"), [(ADMIN_CALLS, ADMIN, USE), (USE_CALLS, USE, ADMIN)], ids=["admin", "use"]
+    ("calls", "valid_token", "other_token"), [(ADMIN_CALLS, ADMIN, USE), (USE_CALLS, USE, ADMIN)], ids=["admin", "use"]
 )
 def test_grpc_is_closed_without_the_token_and_open_with_it(
-    guarded: Server, pki: Path, calls: dict[str, tuple[str, ...]], right: str, wrong: str
+    guarded: Server, pki: Path, calls: dict[str, tuple[str, ...]], valid_token: str, other_token: str
 ) -> None:
     for method, arguments in calls.items():
-        for token in (None, wrong, right[:-1], right + "x"):
-            assert "is restricted" in over_grpc(guarded, method, token, *arguments, files=mutual(pki)), method
-        assert over_grpc(guarded, method, right, *arguments, files=mutual(pki)) == "done", method
+        for token in (None, other_token, valid_token[:-1], valid_token + "x"):
+            assert "is restricted" in call_grpc(guarded, method, token, *arguments, files=mutual(pki)), method
+        assert call_grpc(guarded, method, valid_token, *arguments, files=mutual(pki)) == "done", method
 
 
 def test_http_is_closed_without_the_token_and_open_with_it(guarded: Server) -> None:
     for path in ADMIN_PATHS:
         body = None if path in ("logging", "trace/setting") else b"{}"
-        assert [over_http(guarded, path, token, body) for token in (None, USE)] == [403, 403], path
-        assert over_http(guarded, path, ADMIN, body) == 200, path
+        assert [http_status(guarded, path, token, body) for token in (None, USE)] == [403, 403], path
+        assert http_status(guarded, path, ADMIN, body) == 200, path
     for path in MEMORY_PATHS:
-        assert over_http(guarded, path, USE, None) == 403, path
-    assert over_http(guarded, "models/pets/infer") == 403
-    assert over_http(guarded, "models/pets/infer", USE) in (400, 500), "an empty request, but one that is looked at"
+        assert http_status(guarded, path, USE, None) == 403, path
+    assert http_status(guarded, "models/pets/infer") == 403
+    assert http_status(guarded, "models/pets/infer", USE) in (400, 500), "an empty request, but one that is looked at"
     for path in ("models/pets/config", "models/pets/stats", "models/pets", ""):
-        assert over_http(guarded, path, None, None) == 403, path
-        assert over_http(guarded, path, USE, None) == 200, path
-    assert over_http(guarded, "health/ready", None, None) == 200
+        assert http_status(guarded, path, None, None) == 403, path
+        assert http_status(guarded, path, USE, None) == 200, path
+    assert http_status(guarded, "health/ready", None, None) == 200
 
 
 def test_client_certificate_is_required_when_an_authority_is_named(guarded: Server, pki: Path) -> None:
-    assert over_grpc(guarded, "is_server_ready", files=mutual(pki)) == "done"
-    wrong: list[dict[str, Path]] = [
+    assert call_grpc(guarded, "is_server_ready", files=mutual(pki)) == "done"
+    wrong_files: list[dict[str, Path]] = [
         {},
         {"root_certificates": pki / "ca.pem"},
         {**mutual(pki), "certificate_chain": pki / "stranger.pem", "private_key": pki / "stranger.key"},
         {**mutual(pki), "root_certificates": pki / "stranger.pem"},
     ]
-    for files in wrong:
-        assert "failed to connect" in over_grpc(guarded, "is_server_ready", files=files), files
+    for files in wrong_files:
+        assert "failed to connect" in call_grpc(guarded, "is_server_ready", files=files), files
 
 
 def test_only_grpc_leaves_the_loopback_address_when_exposed(guarded: Server) -> None:
@@ -218,9 +218,9 @@ def test_tokens_are_kept_where_only_their_owner_reads_them(guarded: Server, comm
     assert state.stat().st_mode & 0o777 == 0o600
     assert guarded.folder.stat().st_mode & 0o777 == 0o700
     assert ADMIN in state.read_text()
-    shown = command("server", "status", "--json").stdout + command("server", "logs", "-n", 1000).stdout + repr(guarded)
-    assert ADMIN not in shown
-    assert USE not in shown
+    output = command("server", "status", "--json").stdout + command("server", "logs", "-n", 1000).stdout + repr(guarded)
+    assert ADMIN not in output
+    assert USE not in output
 
 
 def test_server_elsewhere_is_asked_with_certificates_and_tokens(
@@ -263,15 +263,15 @@ def test_admin_api_asks_for_a_token_that_nobody_chose_when_none_is_set(
         server = Server.model_validate_json(Path(document["state"]).read_bytes())
         assert len(server.tokens.admin) >= 32
         assert "tokens" not in document
-        assert over_http(server, "repository/index") == 403
-        assert over_http(server, "repository/index", server.tokens.admin) == 200
-        assert "is restricted" in over_grpc(server, "get_model_repository_index")
-        assert over_grpc(server, "get_model_repository_index", server.tokens.admin) == "done"
-        assert over_grpc(server, "get_inference_statistics") == "done", "use is open on the loopback address"
-        assert over_grpc(server, "get_system_shared_memory_status") == "done", "for clients of this machine"
+        assert http_status(server, "repository/index") == 403
+        assert http_status(server, "repository/index", server.tokens.admin) == 200
+        assert "is restricted" in call_grpc(server, "get_model_repository_index")
+        assert call_grpc(server, "get_model_repository_index", server.tokens.admin) == "done"
+        assert call_grpc(server, "get_inference_statistics") == "done", "use is open on the loopback address"
+        assert call_grpc(server, "get_system_shared_memory_status") == "done", "for clients of this machine"
         for path in MEMORY_PATHS:
-            assert over_http(server, path, None, None) == 403, "which a page in a browser can ask"
-            assert over_http(server, path, server.tokens.admin, None) == 200
+            assert http_status(server, path, None, None) == 403, "which a page in a browser can ask"
+            assert http_status(server, path, server.tokens.admin, None) == 200
     finally:
         assert command("server", "down").exit_code == 0
 
@@ -280,8 +280,8 @@ def test_shared_memory_is_for_users_of_this_machine_and_over_grpc_alone() -> Non
     def rules(runtime: RuntimeName) -> dict[str, str]:
         options = Options(repository=Path("models"), runtime=runtime)
         arguments = triton_arguments(options, ServerTokens(admin=ADMIN, use=USE), "models")
-        told = [argument.split("=", 2) for argument in arguments if "shared-memory" in argument]
-        return {option: token for option, _, token in told}
+        rules_text = [argument.split("=", 2) for argument in arguments if "shared-memory" in argument]
+        return {option: token for option, _, token in rules_text}
 
     http, grpc = "--http-restricted-api", "--grpc-restricted-protocol"
     assert rules("pip") == {http: ADMIN, grpc: USE}
@@ -375,7 +375,12 @@ def test_token_that_triton_could_not_take_is_refused(
 
 def own_address() -> str:
     """An address of this machine that others may reach."""
-    found = [one.address for all_of_it in psutil.net_if_addrs().values() for one in all_of_it if one.family == AF_INET]
+    found = [
+        interface.address
+        for all_of_it in psutil.net_if_addrs().values()
+        for interface in all_of_it
+        if interface.family == AF_INET
+    ]
     return next((address for address in found if not address.startswith("127.")), "0.0.0.0")
 
 

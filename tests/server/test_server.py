@@ -34,8 +34,8 @@ Ports = Callable[[], list[str]]
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
     yield
-    for left in running_servers():  # a failed test must leave no server either
-        stop(left)
+    for server in running_servers():  # a failed test must leave no server either
+        stop(server)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -43,7 +43,7 @@ def family(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def gone(processes: list[psutil.Process], within_s: float) -> bool:
+def have_ended(processes: list[psutil.Process], within_s: float) -> bool:
     return not psutil.wait_procs(processes, timeout=within_s)[1]
 
 
@@ -64,7 +64,7 @@ def test_server_serves_until_told_to_stop(command: Command, tiny_repository: Pat
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
     down = command("server", "down")
     assert down.exit_code == 0
-    assert gone(processes, within_s=1)
+    assert have_ended(processes, within_s=1)
     assert "no server is running" in command("server", "status").stdout
     assert not list(state_folder().rglob("server.json"))
 
@@ -157,7 +157,7 @@ def test_server_stops_when_its_parent_ends(tiny_repository: Path, free_ports: Po
     processes = family(parent.pid)[1:]
     assert len(processes) > 1
     os.kill(parent.pid, number)
-    assert gone(processes, within_s=30)
+    assert have_ended(processes, within_s=30)
     parent.wait(30)
     assert running_servers() == []
 
@@ -195,13 +195,13 @@ def test_no_triton_is_left_when_up_is_stopped_while_models_load(tmp_path: Path, 
     while up.poll() is None and not mark.exists():
         time.sleep(0.05)
     processes = [psutil.Process(server.pid) for server in running_servers()]
-    processes += [child for one in processes for child in one.children(recursive=True)]
+    processes += [child for process in processes for child in process.children(recursive=True)]
     assert len(processes) > 2, "the supervisor, Triton and its stub"
     up.send_signal(signal.SIGTERM)
     mark.unlink()
-    _, said = up.communicate(timeout=120)
-    assert (up.returncode, "error: stopped by" in said) == (130, True), said
-    assert gone(processes, within_s=30)
+    _, stderr = up.communicate(timeout=120)
+    assert (up.returncode, "error: stopped by" in stderr) == (130, True), stderr
+    assert have_ended(processes, within_s=30)
     assert running_servers() == []
 
 
@@ -286,11 +286,11 @@ def test_backend_batches_requests_and_fails_only_the_wrong_one(fussy: Server) ->
     client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{fussy.options.grpc_port}")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda index: look_up(client, index), [0, 1, 2, 99, 4, 5, 6, 7]))
-    wrong = answers.pop(3)
+    invalid = answers.pop(3)
     assert answers == [0.0, 10.0, 20.0, 40.0, 50.0, 60.0, 70.0]
-    assert isinstance(wrong, str)
-    assert "onnxruntime:" in wrong
-    assert "indices element out of data bounds" in wrong
+    assert isinstance(invalid, str)
+    assert "onnxruntime:" in invalid
+    assert "indices element out of data bounds" in invalid
     statistics = client.get_inference_statistics("fussy", as_json=True)["model_stats"][0]
     assert int(statistics["execution_count"]) < 8, "several requests ran as one batch"
 

@@ -58,8 +58,8 @@ def test_pauses_grow_when_it_dies_again_and_again(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
     with supervised(tmp_path / "ready", DIES) as process:
         lines = [line(process) for _ in range(4)]
-    again = f"{RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
-    assert lines == ["began\n", again.format(1), "began\n", again.format(2)]
+    pauses = f"{RESTART_PREFIX} in {{}} s: Triton ended with signal 11\n"
+    assert lines == ["began\n", pauses.format(1), "began\n", pauses.format(2)]
 
 
 def test_restart_is_counted_when_triton_died_in_the_middle_of_a_line(

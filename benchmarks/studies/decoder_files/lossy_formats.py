@@ -12,7 +12,17 @@ import numpy as np
 import pillow_heif
 from PIL import Image
 
-from benchmarks.studies.decoder_files.samples import HEIGHT, LOSSY, WIDTH, Cell, Samples, on_white, ramps, saved, shown
+from benchmarks.studies.decoder_files.samples import (
+    HEIGHT,
+    LOSSY,
+    WIDTH,
+    DecoderCase,
+    Samples,
+    blend_with_white,
+    encode_image,
+    expected_pixels,
+    ramps,
+)
 
 UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
     1: lambda a: a,
@@ -26,26 +36,30 @@ UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
 }
 
 
-def jpegs() -> Iterator[Cell]:
+def jpegs() -> Iterator[DecoderCase]:
     """Yield JPEGs: channels x progressive, colour markers, and several images in a file."""
     grey, rgb = ramps(1, 8).squeeze(), ramps(3, 8)
     cmyk = Image.fromarray(rgb).convert("CMYK")
-    each = {"grey": Image.fromarray(grey), "RGB": Image.fromarray(rgb), "CMYK": cmyk}
-    for (name, image), progressive in product(each.items(), (False, True)):
-        data = saved(image, "JPEG", quality=95, progressive=progressive)
+    images = {"grey": Image.fromarray(grey), "RGB": Image.fromarray(rgb), "CMYK": cmyk}
+    for (name, image), progressive in product(images.items(), (False, True)):
+        data = encode_image(image, "JPEG", quality=95, progressive=progressive)
         truth = np.dstack([grey] * 3) if name == "grey" else rgb
-        yield Cell(f"JPEG {name} {'progressive' if progressive else 'baseline'}", data, truth, LOSSY)
-    stored_rgb = saved(Image.fromarray(rgb), "JPEG", quality=95, keep_rgb=True)
-    yield Cell("JPEG RGB without YCbCr", stored_rgb, rgb, LOSSY)
-    bare = saved(cmyk, "JPEG", quality=95)
-    start = bare.index(b"\xff\xee")
-    bare = bare[:start] + bare[start + 2 + int.from_bytes(bare[start + 2 : start + 4]) :]
-    yield Cell("JPEG CMYK without Adobe's marker", bare, shown(255 - np.asarray(cmyk), 8, "separated", ""), LOSSY)
-    further = [Image.new("RGB", (WIDTH, HEIGHT))]
-    yield Cell("MPO", saved(each["RGB"], "MPO", save_all=True, append_images=further, quality=95), rgb, LOSSY)
+        yield DecoderCase(f"JPEG {name} {'progressive' if progressive else 'baseline'}", data, truth, LOSSY)
+    stored_rgb = encode_image(Image.fromarray(rgb), "JPEG", quality=95, keep_rgb=True)
+    yield DecoderCase("JPEG RGB without YCbCr", stored_rgb, rgb, LOSSY)
+    unmarked = encode_image(cmyk, "JPEG", quality=95)
+    start = unmarked.index(b"\xff\xee")
+    unmarked = unmarked[:start] + unmarked[start + 2 + int.from_bytes(unmarked[start + 2 : start + 4]) :]
+    yield DecoderCase(
+        "JPEG CMYK without Adobe's marker", unmarked, expected_pixels(255 - np.asarray(cmyk), 8, "separated", ""), LOSSY
+    )
+    more_images = [Image.new("RGB", (WIDTH, HEIGHT))]
+    yield DecoderCase(
+        "MPO", encode_image(images["RGB"], "MPO", save_all=True, append_images=more_images, quality=95), rgb, LOSSY
+    )
 
 
-def orientations() -> Iterator[Cell]:
+def orientations() -> Iterator[DecoderCase]:
     """Yield EXIF orientations x formats that support EXIF."""
     rgb = ramps(3, 8)
     options: dict[str, dict[str, Any]] = {
@@ -57,47 +71,58 @@ def orientations() -> Iterator[Cell]:
         "HEIF": {"quality": 95},
     }
     pillow_heif.register_heif_opener()
-    for (kind, how), (orientation, turn) in product(options.items(), UPRIGHT.items()):
+    for (kind, encode_options), (orientation, turn) in product(options.items(), UPRIGHT.items()):
         exif = Image.Exif()
         exif[274] = orientation
-        data = saved(Image.fromarray(rgb), kind, exif=exif.tobytes(), **how)
-        yield Cell(f"{kind} orientation {orientation}", data, turn(rgb), LOSSY)
+        data = encode_image(Image.fromarray(rgb), kind, exif=exif.tobytes(), **encode_options)
+        yield DecoderCase(f"{kind} orientation {orientation}", data, turn(rgb), LOSSY)
 
 
-def codecs() -> Iterator[Cell]:
+def codecs() -> Iterator[DecoderCase]:
     """Yield WebP, GIF, AVIF, JPEG 2000 and HEIC: channels x bits x alpha."""
     grey, rgb, rgba = ramps(1, 8).squeeze(), ramps(3, 8), ramps(4, 8)
-    clear = on_white(rgba[..., :3] / 255, rgba[..., 3:] / 255)
-    yield Cell("WebP", saved(Image.fromarray(rgb), "WEBP", lossless=True), rgb)
-    yield Cell("WebP alpha", saved(Image.fromarray(rgba), "WEBP", lossless=True, exact=True), clear)
-    yield Cell("WebP lossy alpha", saved(Image.fromarray(rgba), "WEBP", quality=95, alpha_quality=100), clear, LOSSY)
+    blended = blend_with_white(rgba[..., :3] / 255, rgba[..., 3:] / 255)
+    yield DecoderCase("WebP", encode_image(Image.fromarray(rgb), "WEBP", lossless=True), rgb)
+    yield DecoderCase("WebP alpha", encode_image(Image.fromarray(rgba), "WEBP", lossless=True, exact=True), blended)
+    yield DecoderCase(
+        "WebP lossy alpha", encode_image(Image.fromarray(rgba), "WEBP", quality=95, alpha_quality=100), blended, LOSSY
+    )
     for name, image in {"grey": Image.fromarray(grey), "RGB": Image.fromarray(rgb)}.items():
         truth = np.asarray(image.convert("RGB"))
-        yield Cell(f"AVIF {name}", saved(image, "AVIF", quality=95), truth, LOSSY)
-        yield Cell(f"JPEG 2000 {name}", saved(image, "JPEG2000"), truth)
-        yield Cell(f"JPEG 2000 {name} codestream", saved(image, "JPEG2000", no_jp2=True), truth)
-    yield Cell("AVIF alpha", saved(Image.fromarray(rgba), "AVIF", quality=95), clear, LOSSY)
-    yield Cell("HEIC alpha", saved(Image.fromarray(rgba), "HEIF", quality=95), clear, LOSSY)
-    yield Cell("JPEG 2000 alpha", saved(Image.fromarray(rgba), "JPEG2000"), clear)
-    yield Cell("JPEG 2000 YCbCr", saved(Image.fromarray(rgb).convert("YCbCr"), "JPEG2000"), rgb, 3)
-    few = Image.fromarray(rgb).quantize(16)
-    yield Cell("GIF", saved(few, "GIF"), np.asarray(few.convert("RGB")))
-    opaque = np.asarray(few)[..., None] != 3
-    truth = on_white(np.asarray(few.convert("RGB")) / 255, opaque.astype(float))
-    yield Cell("GIF transparent", saved(few, "GIF", transparency=3), truth)
+        yield DecoderCase(f"AVIF {name}", encode_image(image, "AVIF", quality=95), truth, LOSSY)
+        yield DecoderCase(f"JPEG 2000 {name}", encode_image(image, "JPEG2000"), truth)
+        yield DecoderCase(f"JPEG 2000 {name} codestream", encode_image(image, "JPEG2000", no_jp2=True), truth)
+    yield DecoderCase("AVIF alpha", encode_image(Image.fromarray(rgba), "AVIF", quality=95), blended, LOSSY)
+    yield DecoderCase("HEIC alpha", encode_image(Image.fromarray(rgba), "HEIF", quality=95), blended, LOSSY)
+    yield DecoderCase("JPEG 2000 alpha", encode_image(Image.fromarray(rgba), "JPEG2000"), blended)
+    yield DecoderCase("JPEG 2000 YCbCr", encode_image(Image.fromarray(rgb).convert("YCbCr"), "JPEG2000"), rgb, 3)
+    paletted = Image.fromarray(rgb).quantize(16)
+    yield DecoderCase("GIF", encode_image(paletted, "GIF"), np.asarray(paletted.convert("RGB")))
+    opaque = np.asarray(paletted)[..., None] != 3
+    truth = blend_with_white(np.asarray(paletted.convert("RGB")) / 255, opaque.astype(float))
+    yield DecoderCase("GIF transparent", encode_image(paletted, "GIF", transparency=3), truth)
     yield from more_bits()
 
 
-def more_bits() -> Iterator[Cell]:
+def more_bits() -> Iterator[DecoderCase]:
     """Yield channels of more than 8 bits, written by OpenCV if Pillow cannot write them."""
-    deep, colours, ten = ramps(1, 16), ramps(3, 16), ramps(3, 10)
-    yield Cell("JPEG 2000 grey 16", saved(Image.fromarray(deep.squeeze()), "JPEG2000"), shown(deep, 16, "", ""))
+    grey, colours, ten_bit_samples = ramps(1, 16), ramps(3, 16), ramps(3, 10)
+    yield DecoderCase(
+        "JPEG 2000 grey 16",
+        encode_image(Image.fromarray(grey.squeeze()), "JPEG2000"),
+        expected_pixels(grey, 16, "", ""),
+    )
     for bits in (9, 12):
-        few = ramps(1, bits)
-        coded = bytes(imagecodecs.jpeg2k_encode(few.squeeze(), level=0, bitspersample=bits))
-        yield Cell(f"JPEG 2000 grey {bits}", coded, shown(few, bits, "", ""))
-    whole = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
-    coded = cv2.imencode(".jp2", colours[..., ::-1], whole)[1].tobytes()
-    yield Cell("JPEG 2000 RGB 16", coded, shown(colours, 16, "rgb", ""))
-    good = [cv2.IMWRITE_AVIF_QUALITY, 95, cv2.IMWRITE_AVIF_DEPTH, 10]
-    yield Cell("AVIF RGB 10", cv2.imencode(".avif", ten[..., ::-1], good)[1].tobytes(), ten / 1023 * 255, LOSSY)
+        samples = ramps(1, bits)
+        coded = bytes(imagecodecs.jpeg2k_encode(samples.squeeze(), level=0, bitspersample=bits))
+        yield DecoderCase(f"JPEG 2000 grey {bits}", coded, expected_pixels(samples, bits, "", ""))
+    lossless_options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    coded = cv2.imencode(".jp2", colours[..., ::-1], lossless_options)[1].tobytes()
+    yield DecoderCase("JPEG 2000 RGB 16", coded, expected_pixels(colours, 16, "rgb", ""))
+    avif_options = [cv2.IMWRITE_AVIF_QUALITY, 95, cv2.IMWRITE_AVIF_DEPTH, 10]
+    yield DecoderCase(
+        "AVIF RGB 10",
+        cv2.imencode(".avif", ten_bit_samples[..., ::-1], avif_options)[1].tobytes(),
+        ten_bit_samples / 1023 * 255,
+        LOSSY,
+    )

@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.studies.decoder_files.samples import HEIGHT, WIDTH, Cell, Samples, on_white, ramps
+from benchmarks.studies.decoder_files.samples import HEIGHT, WIDTH, DecoderCase, Samples, blend_with_white, ramps
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -17,7 +17,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def packed(samples: Samples, bits: int) -> list[bytes]:
+def pack_rows(samples: Samples, bits: int) -> list[bytes]:
     """Pack samples [height, width, channels] into the rows of PNG and PNM, most significant bits first."""
     rows = samples.reshape(len(samples), -1)
     if bits >= 8:
@@ -26,70 +26,73 @@ def packed(samples: Samples, bits: int) -> list[bytes]:
     return [np.packbits(row).tobytes() for row in digits.reshape(len(rows), -1)]
 
 
-def interlaced(samples: Samples, bits: int) -> bytes:
+def interlace(samples: Samples, bits: int) -> bytes:
     """Return the seven unfiltered passes of Adam7."""
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-    parts = [samples[top::down, left::right] for top, left, down, right in passes]
-    return b"".join(b"\0" + row for part in parts for row in packed(part, bits))
+    pass_samples = [samples[top::down, left::right] for top, left, down, right in passes]
+    return b"".join(b"\0" + row for samples in pass_samples for row in pack_rows(samples, bits))
 
 
-def pngs() -> Iterator[Cell]:
+def pngs() -> Iterator[DecoderCase]:
     """Yield PNGs: colour type x depth x transparent colour x interlace."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
     depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-    for colour, clear, adam in product(channels, (False, True), (False, True)):
+    for colour, has_transparency, is_interlaced in product(channels, (False, True), (False, True)):
         for bits in depths[colour]:
-            if clear and colour > 3:
+            if has_transparency and colour > 3:
                 continue
             samples = ramps(channels[colour], bits)
-            values, before = samples / (2**bits - 1), b""
+            values, extra_chunks = samples / (2**bits - 1), b""
             alpha = np.ones((HEIGHT, WIDTH, 1))
             if colour == 3:
                 colours = np.random.default_rng(1).integers(0, 256, (2**bits, 3))
-                before = chunk(b"PLTE", colours.astype(np.uint8).tobytes())
+                extra_chunks = chunk(b"PLTE", colours.astype(np.uint8).tobytes())
                 values = colours[samples[..., 0]] / 255
-                if clear:
+                if has_transparency:
                     alphas = np.linspace(0, 255, 2**bits).astype(np.uint8)
-                    before += chunk(b"tRNS", alphas.tobytes())
+                    extra_chunks += chunk(b"tRNS", alphas.tobytes())
                     alpha = alphas[samples] / 255
-            elif clear:
-                one = samples[9, 20]
-                before = chunk(b"tRNS", one.astype(">u2").tobytes())
-                alpha = 1.0 - (samples == one).all(axis=2, keepdims=True)
+            elif has_transparency:
+                clear_colour = samples[9, 20]
+                extra_chunks = chunk(b"tRNS", clear_colour.astype(">u2").tobytes())
+                alpha = 1.0 - (samples == clear_colour).all(axis=2, keepdims=True)
             elif colour > 3:
                 values, alpha = values[..., :-1], values[..., -1:]
-            raw = interlaced(samples, bits) if adam else b"".join(b"\0" + row for row in packed(samples, bits))
-            header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour, 0, 0, adam)
-            data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before
+            raw = (
+                interlace(samples, bits) if is_interlaced else b"".join(b"\0" + row for row in pack_rows(samples, bits))
+            )
+            header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour, 0, 0, is_interlaced)
+            data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra_chunks
             data += chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
             values = np.dstack([values] * 3) if values.shape[2] == 1 else values
-            name = f"PNG colour {colour} depth {bits}{' tRNS' if clear else ''}{' interlaced' if adam else ''}"
-            yield Cell(name, data, on_white(values, alpha), 2.1 if bits == 16 and colour > 3 else 1.01)
+            suffixes = " tRNS" * has_transparency + " interlaced" * is_interlaced
+            name = f"PNG colour {colour} depth {bits}{suffixes}"
+            yield DecoderCase(name, data, blend_with_white(values, alpha), 2.1 if bits == 16 and colour > 3 else 1.01)
 
 
-def pnms() -> Iterator[Cell]:
+def pnms() -> Iterator[DecoderCase]:
     """Yield PNMs: binary and plain x maximum level, and the PNM formats that are not supported."""
-    for channels, most, plain in product((1, 3), (1, 7, 100, 255, 256, 1000, 4095, 65535), (False, True)):
-        samples = np.rint(ramps(channels, 16) / 65535 * most).astype(np.uint16)
+    for channels, max_level, plain in product((1, 3), (1, 7, 100, 255, 256, 1000, 4095, 65535), (False, True)):
+        samples = np.rint(ramps(channels, 16) / 65535 * max_level).astype(np.uint16)
         number = {1: 5, 3: 6}[channels] - 3 * plain
-        body = samples.astype(np.uint8 if most < 256 else ">u2").tobytes()
+        body = samples.astype(np.uint8 if max_level < 256 else ">u2").tobytes()
         if plain:
             body = b"\n".join(b" ".join(b"%d" % level for level in row.ravel()) for row in samples)
-        values = samples / most * 255
+        values = samples / max_level * 255
         truth = np.dstack([values] * 3) if channels == 1 else values
-        name = f"P{number} of 0..{most}"
-        yield Cell(name, b"P%d\n# a comment\n%d %d\n%d\n" % (number, WIDTH, HEIGHT, most) + body, truth)
+        name = f"P{number} of 0..{max_level}"
+        yield DecoderCase(name, b"P%d\n# a comment\n%d %d\n%d\n" % (number, WIDTH, HEIGHT, max_level) + body, truth)
     bits = ramps(1, 1)
     truth = np.dstack([255 * (1 - bits)] * 3)
-    yield Cell("P4", b"P4\n%d %d\n" % (WIDTH, HEIGHT) + b"".join(packed(bits, 1)), truth)
-    yield Cell("P1", b"P1\n%d %d\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % bit for bit in bits.ravel()), truth)
+    yield DecoderCase("P4", b"P4\n%d %d\n" % (WIDTH, HEIGHT) + b"".join(pack_rows(bits, 1)), truth)
+    yield DecoderCase("P1", b"P1\n%d %d\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % bit for bit in bits.ravel()), truth)
     rgba = ramps(4, 8)
     head = b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" % (WIDTH, HEIGHT)
-    yield Cell("PAM", head + rgba.tobytes(), on_white(rgba[..., :3] / 255, rgba[..., 3:] / 255))
+    yield DecoderCase("PAM", head + rgba.tobytes(), blend_with_white(rgba[..., :3] / 255, rgba[..., 3:] / 255))
     for kind, channels in ((b"Pf", 1), (b"PF", 3)):
         levels = ramps(channels, 8).astype("<f4") / 255
         data = kind + b"\n%d %d\n-1.0\n" % (WIDTH, HEIGHT) + levels[::-1].tobytes()
-        yield Cell(f"PFM {kind.decode()}", data, np.broadcast_to(levels * 255, (HEIGHT, WIDTH, 3)))
+        yield DecoderCase(f"PFM {kind.decode()}", data, np.broadcast_to(levels * 255, (HEIGHT, WIDTH, 3)))
 
 
 ARGB = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
@@ -107,7 +110,7 @@ def bmp(bits: int, rows: list[bytes], masks: tuple[int, ...] = (), colours: byte
     return struct.pack("<2sIHHI", b"BM", 14 + len(header) + len(body), 0, 0, 14 + len(header)) + header + body
 
 
-def bmps() -> Iterator[Cell]:
+def bmps() -> Iterator[DecoderCase]:
     """Yield BMPs: bits x palettes, colour masks and alpha masks."""
     for bits, count in ((1, 2), (4, 16), (4, 2), (8, 256), (8, 16), (8, 2), (8, 1)):
         index = np.minimum(ramps(1, bits), count - 1)
@@ -119,27 +122,37 @@ def bmps() -> Iterator[Cell]:
         }
         for name, colours in palettes.items():
             stored = np.column_stack([colours[:, ::-1], np.zeros(count)]).astype(np.uint8).tobytes()
-            data = bmp(bits, packed(index, bits), colours=stored)
-            yield Cell(f"BMP {bits} bits, {count} {name}", data, colours[index[..., 0]].astype(np.uint8))
+            data = bmp(bits, pack_rows(index, bits), colours=stored)
+            yield DecoderCase(f"BMP {bits} bits, {count} {name}", data, colours[index[..., 0]].astype(np.uint8))
     rgb = ramps(4, 8).astype(np.uint32)
     red, green, blue, alpha = (rgb[..., channel] for channel in range(4))
     opaque = np.full_like(alpha, 255)
-    yield Cell("BMP 24", bmp(24, packed(rgb[..., 2::-1], 8)), rgb[..., :3])
+    yield DecoderCase("BMP 24", bmp(24, pack_rows(rgb[..., 2::-1], 8)), rgb[..., :3])
     word = blue | green << 8 | red << 16
-    yield Cell("BMP 32, alpha unused", bmp(32, [row.tobytes() for row in word | alpha << 24]), rgb[..., :3])
-    for name, kept in (("ramp", alpha), ("opaque", opaque), ("all clear", alpha * 0)):
-        data = bmp(32, [row.tobytes() for row in word | kept << 24], ARGB, size=124)
-        yield Cell(f"BMP 32 with alpha, {name}", data, on_white(rgb[..., :3] / 255, kept[..., None] / 255))
-    ten = ramps(3, 10).astype(np.uint32)
-    data = bmp(32, [row.tobytes() for row in ten[..., 2] | ten[..., 1] << 10 | ten[..., 0] << 20], TEN_BITS, size=108)
-    yield Cell("BMP 32 of 10 bits", data, ten / 1023 * 255)
-    each: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
+    yield DecoderCase("BMP 32, alpha unused", bmp(32, [row.tobytes() for row in word | alpha << 24]), rgb[..., :3])
+    for name, alpha_values in (("ramp", alpha), ("opaque", opaque), ("all clear", alpha * 0)):
+        data = bmp(32, [row.tobytes() for row in word | alpha_values << 24], ARGB, size=124)
+        yield DecoderCase(
+            f"BMP 32 with alpha, {name}", data, blend_with_white(rgb[..., :3] / 255, alpha_values[..., None] / 255)
+        )
+    ten_bit_samples = ramps(3, 10).astype(np.uint32)
+    data = bmp(
+        32,
+        [
+            row.tobytes()
+            for row in ten_bit_samples[..., 2] | ten_bit_samples[..., 1] << 10 | ten_bit_samples[..., 0] << 20
+        ],
+        TEN_BITS,
+        size=108,
+    )
+    yield DecoderCase("BMP 32 of 10 bits", data, ten_bit_samples / 1023 * 255)
+    layouts: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
         ("555", (5, 5, 5), ()),
         ("565", (5, 6, 5), (0xF800, 0x7E0, 0x1F)),
     )
-    for name, sizes, masks in each:
-        parts = [ramps(4, size)[..., channel].astype(np.uint16) for channel, size in enumerate(sizes)]
-        word = parts[2] | parts[1] << sizes[2] | parts[0] << sizes[1] + sizes[2]
-        truth = np.dstack([part * 255 / (2**size - 1) for part, size in zip(parts, sizes, strict=True)])
+    for name, sizes, masks in layouts:
+        channels = [ramps(4, size)[..., channel].astype(np.uint16) for channel, size in enumerate(sizes)]
+        word = channels[2] | channels[1] << sizes[2] | channels[0] << sizes[1] + sizes[2]
+        truth = np.dstack([samples * 255 / (2**size - 1) for samples, size in zip(channels, sizes, strict=True)])
         size = 40 if not masks else 52
-        yield Cell(f"BMP 16 {name}", bmp(16, [row.tobytes() for row in word], masks, size=size), truth)
+        yield DecoderCase(f"BMP 16 {name}", bmp(16, [row.tobytes() for row in word], masks, size=size), truth)

@@ -11,7 +11,7 @@ from tritonkit.tasks import Answer
 
 RowFields: TypeAlias = dict[str, Any]
 """The JSON object of a row: `path`, and the answer's keys or `error`."""
-KeepRow: TypeAlias = Callable[[str], bool]
+RowFilter: TypeAlias = Callable[[str], bool]
 """Whether the row of this name stays."""
 
 
@@ -26,7 +26,7 @@ class EarlierOutput(NamedTuple):
     """A finished answer file to which rows are added."""
 
     path: Path
-    keeps: KeepRow
+    keeps_row: RowFilter
 
 
 class OutputFormat(ABC):

@@ -39,7 +39,7 @@ class Csv(OutputFormat):
             write = _writer(file)
             write(columns)
             for earlier_cells in _read_cells(earlier.path) if earlier is not None else ():
-                if earlier is None or earlier.keeps(earlier_cells[0]):
+                if earlier is None or earlier.keeps_row(earlier_cells[0]):
                     write(earlier_cells)
             for row in rows:
                 cells = flat_cells(row)
@@ -81,11 +81,11 @@ def _rank_cells(entries: list[dict[str, Any]]) -> dict[str, Any]:
 @contextmanager
 def _long_cells() -> Iterator[None]:
     """Allow long cells: the JSON of an embedding is longer than Python's limit of 128 KiB, which is global."""
-    before = csv.field_size_limit(_MAX_CELL_BYTES)
+    previous_limit = csv.field_size_limit(_MAX_CELL_BYTES)
     try:
         yield
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(previous_limit)
 
 
 def _writer(file: TextIO) -> Callable[[Sequence[Any]], Any]:

@@ -67,7 +67,7 @@ class JsonLines(OutputFormat):
     def _kept_lines(self, earlier: EarlierOutput) -> Iterator[bytes]:
         with earlier.path.open("rb") as lines:
             for line, heading in zip(lines, self.headings(earlier.path), strict=True):
-                if earlier.keeps(heading.name):
+                if earlier.keeps_row(heading.name):
                     yield line if line.endswith(b"\n") else line + b"\n"
 
 

@@ -103,7 +103,7 @@ def _kept_rows(earlier: EarlierOutput) -> Iterator[tuple[str, NDArray[np.float32
     # The numbers of names and vectors differ if a client that added rows was killed between the two files.
     # Such rows are also in the journal, so they are dropped here.
     for number, name in enumerate(_read_json_list(paths_file(path))):
-        if not earlier.keeps(name):
+        if not earlier.keeps_row(name):
             continue
         if number >= len(vectors_path):
             raise InputError(

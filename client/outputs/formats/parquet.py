@@ -38,7 +38,7 @@ class Parquet(OutputFormat):
         from pyarrow.parquet import ParquetWriter
 
         schema = _schema(example.fields)
-        kept_rows = (row for row in _read_rows(earlier.path) if earlier.keeps(row["path"])) if earlier else iter(())
+        kept_rows = (row for row in _read_rows(earlier.path) if earlier.keeps_row(row["path"])) if earlier else iter(())
         all_rows = itertools.chain(kept_rows, rows)
         with ParquetWriter(files[0], schema) as writer:
             while chunk := list(itertools.islice(all_rows, ROW_GROUP)):

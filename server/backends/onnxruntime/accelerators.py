@@ -22,7 +22,7 @@ _PRECISION_MODES: dict[str, dict[str, str]] = {
     "BF16": {"trt_bf16_enable": "1"},
     "INT8": {"trt_int8_enable": "1"},
 }
-_RENAMED = {
+_TENSORRT_OPTIONS = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
@@ -35,50 +35,50 @@ def providers_for(config: Mapping[str, Any], args: Mapping[str, str], available:
     config: the model configuration. args: Triton's arguments of `initialize`. Raises TritonModelException.
     """
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-    for_gpu, for_cpu = (accelerators.get(f"{kind}_execution_accelerator", []) for kind in ("gpu", "cpu"))
+    gpu_entries, cpu_entries = (accelerators.get(f"{kind}_execution_accelerator", []) for kind in ("gpu", "cpu"))
     on_gpu = args["model_instance_kind"] == "GPU"
-    if for_gpu and not on_gpu:
-        names = ", ".join(entry["name"] for entry in for_gpu)
+    if gpu_entries and not on_gpu:
+        names = ", ".join(entry["name"] for entry in gpu_entries)
         pb_utils.Logger.log_warn(
             f"{config.get('name')}: {names} applies to GPU instances; this instance runs on the CPU"
         )
-    chosen = [_for_gpu(entry, args["model_instance_device_id"]) for entry in for_gpu if on_gpu]
-    if on_gpu and _CUDA in available and _CUDA not in [name for name, _ in chosen]:
-        chosen.append((_CUDA, {"device_id": args["model_instance_device_id"]}))
-    chosen.sort(key=lambda provider: provider[0] == _CUDA)  # CUDA is the fallback of the other providers
-    chosen += [_for_cpu(entry) for entry in for_cpu]
-    for name, _ in chosen:
+    providers = [_gpu_provider(entry, args["model_instance_device_id"]) for entry in gpu_entries if on_gpu]
+    if on_gpu and _CUDA in available and _CUDA not in [name for name, _ in providers]:
+        providers.append((_CUDA, {"device_id": args["model_instance_device_id"]}))
+    providers.sort(key=lambda provider: provider[0] == _CUDA)  # CUDA is the fallback of the other providers
+    providers += [_cpu_provider(entry) for entry in cpu_entries]
+    for name, _ in providers:
         if name not in available:
             raise pb_utils.TritonModelException(
                 f"the execution accelerator {name} is not in this ONNX Runtime, which has {', '.join(available)}; "
                 "serve with NVIDIA's image, or remove it from config.pbtxt (optimization.execution_accelerators)"
             )
-    return [*chosen, ("CPUExecutionProvider", {})]
+    return [*providers, ("CPUExecutionProvider", {})]
 
 
-def _for_gpu(entry: Mapping[str, Any], device: str) -> Provider:
+def _gpu_provider(entry: Mapping[str, Any], device: str) -> Provider:
     parameters: dict[str, str] = entry.get("parameters", {})
     if entry["name"] == "cuda":
         return _CUDA, {**parameters, "device_id": device}
     if entry["name"] != "tensorrt":
-        raise _unknown(entry)
+        raise _unknown_accelerator_error(entry)
     options: dict[str, Any] = {"device_id": device}
     for name, value in parameters.items():
         if name == "precision_mode" and value in _PRECISION_MODES:
             options |= _PRECISION_MODES[value]
-        elif name in _RENAMED or name.startswith("trt_"):
-            options[_RENAMED.get(name) or name] = value
+        elif name in _TENSORRT_OPTIONS or name.startswith("trt_"):
+            options[_TENSORRT_OPTIONS.get(name) or name] = value
         else:
             raise pb_utils.TritonModelException(f"execution accelerator tensorrt: unknown parameter {name} = {value!r}")
     return _TENSORRT, options
 
 
-def _for_cpu(entry: Mapping[str, Any]) -> Provider:
+def _cpu_provider(entry: Mapping[str, Any]) -> Provider:
     if entry["name"] != "openvino":
-        raise _unknown(entry)
+        raise _unknown_accelerator_error(entry)
     return _OPENVINO, {"device_type": "CPU"}
 
 
-def _unknown(entry: Mapping[str, Any]) -> Exception:
+def _unknown_accelerator_error(entry: Mapping[str, Any]) -> Exception:
     error: Exception = pb_utils.TritonModelException(f"unknown execution accelerator {entry['name']!r}")
     return error

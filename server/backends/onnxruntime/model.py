@@ -41,7 +41,7 @@ class TritonPythonModel(BatchingModel):
 
     @classmethod
     def interface(cls, path: Path) -> Interface:
-        """Inputs and outputs of the graph."""
+        """Return inputs and outputs of the graph."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -62,9 +62,9 @@ class TritonPythonModel(BatchingModel):
                 "accelerator on a GPU"
             ) from error
         requested = [provider[0] for provider in providers]
-        if lost := set(requested) - set(self._session.get_providers()):  # ONNX Runtime only logs the reason
+        if failed := set(requested) - set(self._session.get_providers()):  # ONNX Runtime only logs the reason
             raise pb_utils.TritonModelException(
-                f"{self.path}: {', '.join(sorted(lost))} failed to start; see the log above for missing libraries"
+                f"{self.path}: {', '.join(sorted(failed))} failed to start; see the log above for missing libraries"
             )
         self.check_names("inputs", self.inputs, [tensor.name for tensor in self._session.get_inputs()])
         self.check_names("outputs", self.outputs, [tensor.name for tensor in self._session.get_outputs()])
@@ -91,7 +91,7 @@ class TritonPythonModel(BatchingModel):
 
 
 def _tensor(node: Any) -> TensorInfo:
-    """node: a NodeArg of ONNX Runtime, whose dynamic sizes are names or None."""
+    """Return name, type and shape of a tensor. node: a NodeArg of ONNX Runtime; its dynamic sizes are names or None."""
     element = node.type.removeprefix("tensor(").removesuffix(")")
     if element not in _TYPES:
         raise pb_utils.TritonModelException(f"{node.name} is {node.type}, which Triton does not support")

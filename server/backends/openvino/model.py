@@ -49,7 +49,7 @@ class TritonPythonModel(BatchingModel):
 
     @classmethod
     def interface(cls, path: Path) -> Interface:
-        """Inputs and outputs of the model."""
+        """Return inputs and outputs of the model."""
         try:
             model = _read(path)
         except RuntimeError as error:
@@ -120,7 +120,7 @@ def _load_error(path: Path, error: RuntimeError) -> Exception:
 
 
 def _tensor(port: Any) -> TensorInfo:
-    """port: an input or output of an OpenVINO model; with several names, the library chooses one."""
+    """Return name, type and shape of an input or output; of a port with several names, the library chooses one."""
     element = port.get_element_type().get_type_name()
     if element not in _TYPES:
         raise pb_utils.TritonModelException(f"{port.get_any_name()} is {element}, which this backend does not support")

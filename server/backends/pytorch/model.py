@@ -37,8 +37,8 @@ class TritonPythonModel(BatchingModel):
         """Load the archive onto the device of the instance."""
         self._torch = torch = _import_torch()
         torch.set_num_threads(int(self.parameter("INTRA_OP_THREAD_COUNT") or self.cores))
-        if between := self.parameter("INTER_OP_THREAD_COUNT"):
-            torch.set_num_interop_threads(int(between))
+        if interop_threads := self.parameter("INTER_OP_THREAD_COUNT"):
+            torch.set_num_interop_threads(int(interop_threads))
         on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
         self._device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
         self._optimized = self.parameter("DISABLE_OPTIMIZED_EXECUTION").lower() not in ("true", "1")
@@ -60,8 +60,8 @@ class TritonPythonModel(BatchingModel):
             tensors = [tensors[self.inputs.index(name)] for name in self._arguments if name in self.inputs]
         with torch.inference_mode(), torch.jit.optimized_execution(self._optimized):
             result = self._module(*tensors)
-        listed = [result] if isinstance(result, torch.Tensor) else list(result)
-        return [listed[index].cpu().numpy() for index in self._indices]
+        outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+        return [outputs[index].cpu().numpy() for index in self._indices]
 
 
 def _import_torch() -> Any:

@@ -1,7 +1,7 @@
 """The baselines of benchmarks/studies/client_cost.py. Each run measures one loop in its own process.
 
-python -m benchmarks.studies.client_ways in-process MODEL.onnx FOLDER COUNT
-python -m benchmarks.studies.client_ways plain HOST:PORT MODEL FOLDER COUNT
+python -m benchmarks.studies.client_baselines in-process MODEL.onnx FOLDER COUNT
+python -m benchmarks.studies.client_baselines plain HOST:PORT MODEL FOLDER COUNT
 
 `in-process` is the lower limit of the cost: the `load_file` of tritonkit with one thread for each core, and ONNX
 Runtime in the same process with the batch size and thread count that need the least CPU time. `plain` is a simple
@@ -35,13 +35,13 @@ TUNING_IMAGES = 64
 """Number of images used to choose the batch size and thread count."""
 
 
-def in_process(artifact: Path, paths: Sequence[Path]) -> dict[str, Any]:
+def run_in_process(artifact: Path, paths: Sequence[Path]) -> dict[str, Any]:
     """Decode, preprocess and run the model in this process; return the time."""
     runners = {threads: _open_runner(artifact, threads) for threads in {1, _cores()}}
     preprocess = runners[1].spec.preprocess
     images = np.stack([load_file(path, preprocess)[0] for path in paths[:TUNING_IMAGES]])
     cpu_s_by_setting = {
-        f"batch {batch}, {threads} threads": (_cpu_s_of(partial(_infer_all, runners[threads], images, batch)), batch)
+        f"batch {batch}, {threads} threads": (_min_cpu_s(partial(_infer_all, runners[threads], images, batch)), batch)
         for threads in runners
         for batch in BATCHES
     }
@@ -58,10 +58,10 @@ def in_process(artifact: Path, paths: Sequence[Path]) -> dict[str, Any]:
             while pending:
                 _infer(runners[threads], pending.popleft())
 
-    return {**_cost_of(loop), "best": best}
+    return {**_measure(loop), "best": best}
 
 
-def plain(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
+def run_plain_loop(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
     """Run a served model that takes fp32 [N, 3, 224, 224], one image at a time."""
     import tritonclient.http as triton
 
@@ -74,11 +74,11 @@ def plain(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
             tensor.set_data_from_numpy(pixels)
             int(connection.infer(model, [tensor]).as_numpy("probabilities").argmax())
 
-    return _cost_of(loop)
+    return _measure(loop)
 
 
 def _preprocess(path: Path) -> NDArray[np.float32]:
-    """The usual evaluation of ImageNet's classifiers: the short side to 256, the middle 224, mean and deviation."""
+    """Preprocess as is usual for ImageNet classifiers: short side to 256, centre crop of 224, mean and deviation."""
     with Image.open(path) as image:
         scale = 256 / min(image.size)
         resized = image.convert("RGB").resize(
@@ -109,13 +109,13 @@ def _infer_all(runner: Runner, images: ImageArray, batch: int) -> None:
         runner.infer(images[start : start + batch])
 
 
-def _cpu_s_of(work: Callable[[], None]) -> float:
+def _min_cpu_s(work: Callable[[], None]) -> float:
     """Return the lower CPU time of two runs, because disturbances only add time."""
     work()
-    return min(_cost_of(work)["cpu_s"] for _ in range(2))
+    return min(_measure(work)["cpu_s"] for _ in range(2))
 
 
-def _cost_of(work: Callable[[], None]) -> dict[str, float]:
+def _measure(work: Callable[[], None]) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
@@ -125,7 +125,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run one loop and print its time."""
     method, *targets, folder, count = arguments
     paths = pictures_below(Path(folder))[: int(count)]
-    cost = in_process(Path(targets[0]), paths) if method == "in-process" else plain(targets[0], targets[1], paths)
+    cost = (
+        run_in_process(Path(targets[0]), paths)
+        if method == "in-process"
+        else run_plain_loop(targets[0], targets[1], paths)
+    )
     print(json.dumps(cost))
     return 0
 

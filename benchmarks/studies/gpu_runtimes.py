@@ -17,14 +17,14 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.studies.calibrated import network_of
+from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.gpu_report import RuntimeResult
 from builder.onnx.export import onnx_from_network
 from builder.onnx.simulation import simulate_rounding, simulated_runner
 from builder.precision.precision_search import PrecisionSearch
 from builder.sources.images import builtin_golden
 from builder.tensorrt.build import build
-from scripts.package_versions import module_of
+from scripts.package_versions import module_name
 from tritonkit.comparison import relative_error
 from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
@@ -52,7 +52,7 @@ class RunSettings:
     """Device, and how the rate is measured."""
 
     device: str
-    """`cuda`, or `cpu` to try the script itself."""
+    """`cuda`, or `cpu` to test the script without a GPU."""
     batch: int
     runs: int
 
@@ -66,11 +66,13 @@ def check(name: str, settings: RunSettings) -> Iterator[RuntimeResult]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             network = _NetworkUnderTest(name, Path(temporary))
-        except Exception as problem:  # noqa: BLE001 - the other networks are still worth their time
-            yield RuntimeResult(network=name, way="graphs", precision="fp16", problem=_first_line(problem))
+        except Exception as problem:  # noqa: BLE001 - the other networks still run
+            yield RuntimeResult(network=name, runtime="graphs", precision="fp16", problem=_first_line(problem))
             return
-        for (way, precision), open_runner in _runs(network, settings).items():
-            yield _measure(network, settings, RuntimeResult(network=name, way=way, precision=precision), open_runner)
+        for (runtime, precision), open_runner in _runtimes(network, settings).items():
+            yield _measure(
+                network, settings, RuntimeResult(network=name, runtime=runtime, precision=precision), open_runner
+            )
 
 
 class _NetworkUnderTest:
@@ -78,76 +80,78 @@ class _NetworkUnderTest:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = folder
-        self.network = network_of(name)
+        self.network = calibrated_network(name)
         self.images = builtin_golden(self.network.spec.preprocess).images
         self.graphs: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
-        self.reference = _torch_on(self.network, "cpu", "fp32")(self.images)
+        self.reference = _torch_infer(self.network, "cpu", "fp32")(self.images)
         onnx_from_network(self.network, self.graphs["fp32"])
-        first = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
-        first.write(self.graphs["fp16"])
-        self.simulate = _simulation(self.graphs["fp16"])
-        self.simulated = self.simulate(self.images)
+        attempt = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
+        attempt.write(self.graphs["fp16"])
+        self.simulate = _simulation_infer(self.graphs["fp16"])
+        self.simulated_answers = self.simulate(self.images)
 
 
-def _runs(network: _NetworkUnderTest, settings: RunSettings) -> dict[tuple[str, Precision], Callable[[], Infer]]:
-    ways: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: network.simulate}
+def _runtimes(network: _NetworkUnderTest, settings: RunSettings) -> dict[tuple[str, Precision], Callable[[], Infer]]:
+    runtimes: dict[tuple[str, Precision], Callable[[], Infer]] = {(SIMULATION, "fp16"): lambda: network.simulate}
     for precision in PRECISIONS:
         graph = network.graphs[precision]
-        ways["torch", precision] = partial(_torch_on, network.network, settings.device, precision)
-        ways["onnxruntime", precision] = partial(_onnxruntime_on, settings.device, OnnxRuntimeRunner, graph)
+        runtimes["torch", precision] = partial(_torch_infer, network.network, settings.device, precision)
+        runtimes["onnxruntime", precision] = partial(_onnxruntime_infer, settings.device, OnnxRuntimeRunner, graph)
         for flavour, package in _PACKAGES.items():
-            ways[package, precision] = partial(_engine, flavour, network, precision, settings)
+            runtimes[package, precision] = partial(_tensorrt_infer, flavour, network, precision, settings)
     if settings.device == "cuda":
         open_runner = partial(simulated_runner, spec=network.network.spec, folder=network.folder)
-        ways["simulation on the GPU", "fp16"] = partial(_onnxruntime_on, "cuda", open_runner, network.graphs["fp16"])
-    return ways
+        runtimes["simulation on the GPU", "fp16"] = partial(
+            _onnxruntime_infer, "cuda", open_runner, network.graphs["fp16"]
+        )
+    return runtimes
 
 
 def _measure(
-    network: _NetworkUnderTest, settings: RunSettings, way: RuntimeResult, open_runner: Callable[[], Infer]
+    network: _NetworkUnderTest, settings: RunSettings, result: RuntimeResult, open_runner: Callable[[], Infer]
 ) -> RuntimeResult:
     try:
         infer = open_runner()
         answers = infer(network.images)
         if not np.isfinite(answers).all():
-            return way.model_copy(update={"problem": "answers hold NaN or infinity"})
-        found: dict[str, float] = {"relative": relative_error(network.reference, answers)}
-        if way.way != SIMULATION:
-            found["images_per_s"] = _rate(infer, network.images, settings)
-            if way.precision == "fp16":
-                found["against_simulation"] = relative_error(network.simulated, answers)
-        return way.model_copy(update=found)
+            return result.model_copy(update={"problem": "the answers contain NaN or infinity"})
+        measurements: dict[str, float] = {"relative": relative_error(network.reference, answers)}
+        if result.runtime != SIMULATION:
+            measurements["images_per_s"] = _rate(infer, network.images, settings)
+            if result.precision == "fp16":
+                measurements["against_simulation"] = relative_error(network.simulated_answers, answers)
+        return result.model_copy(update=measurements)
     except NotInstalledError as reason:
-        return way.model_copy(update={"skipped": str(reason)})
-    except Exception as problem:  # noqa: BLE001 - each library fails in its own way; the next is tried all the same
-        return way.model_copy(update={"problem": _first_line(problem)})
+        return result.model_copy(update={"skipped": str(reason)})
+    except Exception as problem:  # noqa: BLE001 - each library fails in its own way; the other runtimes still run
+        return result.model_copy(update={"problem": _first_line(problem)})
 
 
 def _first_line(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0].replace("|", "/")
 
 
-def _torch_on(network: Network, device: str, precision: Precision) -> Infer:
+def _torch_infer(network: Network, device: str, precision: Precision) -> Infer:
     if device == "cuda" and not torch.cuda.is_available():
         raise ArtifactError(
-            f"torch {torch.__version__} finds no GPU: install its build for CUDA", code="machine.no_gpu"
+            f"torch {torch.__version__} finds no GPU; install its build for CUDA", code="machine.no_gpu"
         )
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    own, dtype = copy.deepcopy(network).to(device), _TYPES[precision]
-    own.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
+    model, dtype = copy.deepcopy(network).to(device), _TYPES[precision]
+    model.backbone.to(dtype)  # the normalisation before and the softmax after stay in fp32, as in the graphs
 
     def infer(batch: ImageArray) -> Answers:
         with torch.inference_mode():
             pixels = torch.from_numpy(batch).to(device).float().permute(0, 3, 1, 2)
-            logits = own.backbone(((pixels - own.mean) / own.std).to(dtype)).float()
-            (answers,) = own.answers(logits)
-            found: Answers = answers.cpu().numpy()
-        return found
+            logits = model.backbone(((pixels - model.mean) / model.std).to(dtype)).float()
+            (answers,) = model.answers(logits)
+            probabilities: Answers = answers.cpu().numpy()
+        return probabilities
 
     return infer
 
 
-def _simulation(graph: Path) -> Infer:
+def _simulation_infer(graph: Path) -> Infer:
     """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
     session = onnxruntime.InferenceSession(
         simulate_rounding(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
@@ -161,7 +165,7 @@ def _simulation(graph: Path) -> Infer:
     return infer
 
 
-def _onnxruntime_on(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
+def _onnxruntime_infer(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
     if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise NotInstalledError("onnxruntime-gpu is not installed")
     runner = open_runner(graph)
@@ -173,8 +177,8 @@ def _onnxruntime_on(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner
     return lambda batch: runner.infer(batch)["probabilities"]
 
 
-def _engine(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, settings: RunSettings) -> Infer:
-    if module_of(_PACKAGES[flavour]) is None:
+def _tensorrt_infer(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, settings: RunSettings) -> Infer:
+    if module_name(_PACKAGES[flavour]) is None:
         raise NotInstalledError(f"{_PACKAGES[flavour]} is not installed")
     gpu = find_gpu()
     if settings.device == "cpu" or gpu is None:
@@ -191,13 +195,13 @@ def _engine(flavour: Flavour, network: _NetworkUnderTest, precision: Precision, 
 
 
 def _rate(infer: Infer, images: ImageArray, settings: RunSettings) -> float:
-    """Images a second: the median of runs of one batch, from the host and back to it."""
+    """Return images per second: the median of runs of one batch, including the copies to the GPU and back."""
     batch = images[np.arange(settings.batch) % len(images)]
     for _ in range(min(_WARM_UPS, settings.runs)):
         infer(batch)
     durations_s = []
     for _ in range(settings.runs):
-        began = time.perf_counter()
+        started = time.perf_counter()
         infer(batch)
-        durations_s.append(time.perf_counter() - began)
+        durations_s.append(time.perf_counter() - started)
     return settings.batch / statistics.median(durations_s)

@@ -21,7 +21,7 @@ class ForkedProcess:
     output: bytes = b""
 
     def wait(self, seconds: float | None, step: str | None = None) -> bool:
-        """Wait until the process has ended or begun `step`; False on a timeout."""
+        """Wait until the process ends or begins `step`; return False on a timeout."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while step is None or f"{step}\n".encode() not in self.output:
             remaining_s = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -29,7 +29,7 @@ class ForkedProcess:
             if not ready:
                 return False
             chunk = os.read(self.steps, 4096)
-            if not chunk:  # it has ended, and with it its end of the pipe
+            if not chunk:  # the process ended, which closed its end of the pipe
                 return True
             self.output += chunk
         return True

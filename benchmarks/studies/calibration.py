@@ -1,6 +1,6 @@
-"""Networks with random weights, calibrated to behave like trained ones: signals keep their scale and answers vary.
+"""Calibrate networks with random weights to behave like trained ones: signals keep their scale and answers vary.
 
-A network that its library has just initialised gives nearly the same answer for each image, so errors are invisible.
+A network with the initial weights of its library gives nearly the same answer for each image, so errors are invisible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ rectifiers at 0 is chaotic, as no trained one is: it makes a rounding in its fir
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 
 
-def network_of(name: str) -> Network:
+def calibrated_network(name: str) -> Network:
     """Create a timm network at its default size with calibrated weights and a hundred classes. Raises SpecError."""
     torch.manual_seed(0)
     preprocess = timm_preprocess(name)
@@ -40,10 +40,10 @@ def network_of(name: str) -> Network:
         preprocess=preprocess,
         normalize=timm_normalize(name),
     )
-    return calibrated(Network(spec).eval(), builtin_golden(preprocess).images)
+    return calibrate(Network(spec).eval(), builtin_golden(preprocess).images)
 
 
-def calibrated(network: Network, images: ImageArray) -> Network:
+def calibrate(network: Network, images: ImageArray) -> Network:
     """Fit batch-norm statistics and the last layer to uint8 images [N, H, W, 3], N of 4 or more; in place."""
     with torch.no_grad():
         _open_branches(network)
@@ -57,8 +57,8 @@ def _open_branches(network: Network) -> None:
     """Raise norms and layer scales near 0: they switch residual branches off in an untrained network."""
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1 and name.endswith(("weight", "gamma", "gamma_1", "gamma_2", "layer_scale.scale")):
-            small = parameter.abs() < 0.1
-            parameter[small] = 0.5
+            is_small = parameter.abs() < 0.1
+            parameter[is_small] = 0.5
 
 
 def _fit_norms(network: Network, images: ImageArray) -> None:
@@ -69,7 +69,7 @@ def _fit_norms(network: Network, images: ImageArray) -> None:
         norm.bias.fill_(LINEAR)
         norm.reset_running_stats()
         norm.train()
-        norm.momentum = None  # the mean over all that it sees
+        norm.momentum = None  # the mean over all batches
     network.logits(torch.from_numpy(images))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
