@@ -65,7 +65,7 @@ def test_builder_export_says_what_to_change(
 # builder
 def test_retention_says_what_was_deleted_what_stays_and_that_no_server_was_asked() -> None:
     kept = (KeptVersion(version=5, reason="marked (the best)"),)
-    done = Retention(model="pets", keep=2, deleted=(1, 2), spared=kept)
+    done = Retention(model="pets", keep=2, deleted=(1, 2), kept=kept)
     assert done.summary() == (
         "pets: deleted 1, 2 (5 stays: marked (the best)); no server was asked for its loaded versions: name running "
         "servers with --url"

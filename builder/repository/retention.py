@@ -34,17 +34,17 @@ class Retention(Frozen):
     keep: int
     deleted: tuple[int, ...] = ()
     freed_bytes: int = 0
-    spared: tuple[KeptVersion, ...] = ()
-    """Old versions that were not deleted. The name is a JSON key."""
-    asked: tuple[str, ...] = ()
+    kept: tuple[KeptVersion, ...] = ()
+    """Old versions that were not deleted."""
+    servers: tuple[str, ...] = ()
     """The servers that listed their loaded versions."""
 
     def summary(self) -> str:
         """The result in one sentence."""
         deleted = f"deleted {', '.join(map(str, self.deleted))}" if self.deleted else "deleted nothing"
-        kept = "; ".join(f"{version.version} stays: {version.reason}" for version in self.spared)
+        kept = "; ".join(f"{version.version} stays: {version.reason}" for version in self.kept)
         unchecked = (
-            "; no server was asked for its loaded versions: name running servers with --url" if not self.asked else ""
+            "; no server was asked for its loaded versions: name running servers with --url" if not self.servers else ""
         )
         return f"{self.model}: {deleted}{f' ({kept})' if kept else ''}{unchecked if self.deleted else ''}"
 
@@ -76,8 +76,8 @@ def keep_newest(
             keep=keep,
             deleted=tuple(version.version for version in to_delete),
             freed_bytes=sum(version.bytes for version in to_delete),
-            spared=tuple(KeptVersion(version=number, reason=reason) for number, reason in reasons.items() if reason),
-            asked=loaded.servers,
+            kept=tuple(KeptVersion(version=number, reason=reason) for number, reason in reasons.items() if reason),
+            servers=loaded.servers,
         )
 
 

@@ -124,7 +124,7 @@ def test_third_party_onnx_of_any_layout_is_published(
     assert contents.spec is not None
     assert (contents.spec.architecture.library, contents.spec.architecture.name) == ("graph", "given")
     assert contents.spec.labels == ("cat", "dog", "bird")
-    with pytest.raises(SpecError, match="no network can be built from it"):
+    with raises(SpecError, "architecture.graph"):
         Network(contents.spec)
 
 
@@ -280,8 +280,9 @@ def test_tritonkit_onnx_file_keeps_its_spec(tiny_repository: Path, tmp_path: Pat
     assert source.golden is not None
     result = published(source, tmp_path / "repository")
     assert show(result.artifact).spec == source.spec
-    with pytest.raises(InputError, match="leave out --size"):
+    with raises(InputError, "option.foreign_unused") as caught:
         open_source(tiny_repository / "pets/1/model.onnx", ForeignModelOptions(size=(8, 8)), None)
+    assert "--size" in str(caught.value)
 
 
 def test_output_options_of_a_graph_are_refused_except_a_multilabel_threshold(

@@ -74,9 +74,10 @@ def test_tls_options_are_refused_without_a_tls_address(tmp_path: Path) -> None:
     for urls in (None, ["none"]):
         with raises(InputError, "option.tls_without_url"):
             servers_from_options(urls, tls_ca=missing)
-    with pytest.raises(InputError, match=r"--tls-ca .*ca\.pem: no such file"):
+    with raises(InputError, "tls.file_not_found") as caught:
         servers_from_options(["grpcs://127.0.0.1:8001"], tls_ca=missing)
-    with pytest.raises(InputError, match="is an address without TLS"):
+    assert "ca.pem" in str(caught.value)
+    with raises(InputError, "tls.unused_certificate"):
         servers_from_options(["grpc://127.0.0.1:8001"], tls_ca=missing)
 
 

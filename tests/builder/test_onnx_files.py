@@ -246,8 +246,10 @@ def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
         reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None
     )
     request = ExportRequest(tmp_path / "repository", max_batch=2)
-    with pytest.raises(InputError, match=r"reduced\.onnx .*bf16.*--accelerator tensorrt"):
+    with raises(InputError, "onnx.bf16_kernels") as caught:
         export(source, request, lambda step: None)
+    assert "reduced.onnx" in str(caught.value)
+    assert "--accelerator tensorrt" in str(caught.value)
     accelerated = replace(request, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
     assert export(source, accelerated, lambda step: None).verdict.precision == "bf16"
 

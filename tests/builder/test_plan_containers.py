@@ -53,8 +53,9 @@ def test_command_line_is_the_equivalent_docker_run(spec: ModelSpec, tmp_path: Pa
 
 def test_docker_error_has_a_remedy_when_no_daemon_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(BuildStoppedError, match=r"no Docker daemon answers at .*none\.sock.*has Docker with a GPU"):
+    with raises(BuildStoppedError, "docker.unreachable") as caught:
         docker_here()
+    assert "none.sock" in str(caught.value)
 
 
 NO_GPU = docker.errors.APIError("500 Server Error", explanation="could not select device driver")

@@ -67,7 +67,7 @@ def test_tritonkit_file_is_refused_when_its_verdict_or_sample_changed_or_is_miss
         open_source(graph, None, None)
     assert f"{name}: " in str(caught.value)
     (graph.parent / name).unlink()
-    with pytest.raises(ArtifactError, match=rf"{name}: is missing"):
+    with raises(ArtifactError, "artifact.changed"):
         open_source(graph, None, None)
 
 

@@ -130,7 +130,7 @@ def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
     assert versions_of(pets) == [1, 2, 5]
     assert result.deleted == (3, 4)
     assert result.freed_bytes > 0
-    assert [(entry.version, entry.reason) for entry in result.spared] == [
+    assert [(entry.version, entry.reason) for entry in result.kept] == [
         (1, "the version policy 1,5 serves it"),
         (2, "marked"),
     ]
@@ -148,7 +148,7 @@ def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
 def test_version_served_before_is_kept_when_a_newer_one_replaces_it(pets: Path) -> None:
     result = keep_newest(pets, 1, served_before={4})
     assert versions_of(pets) == [4, 5]
-    assert [(entry.version, entry.reason) for entry in result.spared] == [(4, "served until now")]
+    assert [(entry.version, entry.reason) for entry in result.kept] == [(4, "served until now")]
 
 
 def test_nothing_is_deleted_when_there_are_no_more_versions_than_keep(pets: Path) -> None:
@@ -208,13 +208,13 @@ def test_versions_loaded_by_a_running_server_are_not_deleted(
         assert result.exit_code == 0, result.stderr
         assert versions_of(pets) == [2, 3, 5]
         document = json.loads(result.stdout)
-        assert document["retention"]["spared"][0] == {"version": 2, "reason": f"loaded by the server at {url}"}
+        assert document["retention"]["kept"][0] == {"version": 2, "reason": f"loaded by the server at {url}"}
         assert document["retention"]["asked"] == [url]
         assert [version["loaded"] for version in document["versions"]] == [True, True, False]
         assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
         publish_copies(pets, 2)
         outcome = keep_newest(pets, 1, Servers(default_url=url))
-        assert (versions_of(pets), outcome.asked) == ([2, 3, 7], (url,))
+        assert (versions_of(pets), outcome.servers) == ([2, 3, 7], (url,))
         both = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--url", "none")
         assert (both.exit_code, f"--url none and --url {url} " in both.stderr) == (2, True)
         second = run("pets", "--repository", pets.parent, "--keep", 1, "--url", "none", "--json")

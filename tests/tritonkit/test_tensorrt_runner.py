@@ -263,13 +263,14 @@ def test_runner_refuses_a_plan_without_a_spec(plan: Path) -> None:
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
 def test_plan_names_what_is_missing_when_there_is_no_gpu(plan: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"missing .*an NVIDIA GPU.*--url"):
+    with raises(ArtifactError, "tensorrt.missing") as caught:
         open_artifact(plan)
+    assert "--url" in str(caught.value)
     with raises(ArtifactError, "tensorrt.no_gpu"):
         TensorRtRunner(plan, trt=library([]))
 
 
 def test_plan_is_refused_before_a_library_is_loaded_when_it_is_cut_short(plan: Path) -> None:
     plan.write_bytes(plan.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match="is cut short"):
+    with raises(ArtifactError, "tensorrt.truncated"):
         open_artifact(plan)

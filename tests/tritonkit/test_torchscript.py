@@ -220,5 +220,5 @@ def test_runner_gives_one_error_when_answers_are_not_those_of_the_spec(spec: Mod
             return x, x
 
     runner = open_artifact(scripted(Pair(), folder / "given.pt", spec.to_json()))
-    with pytest.raises(ArtifactError, match=r"does not answer .*1 tensors"):
+    with raises(ArtifactError, "artifact.tensor_mismatch"):
         runner.infer(torch.zeros(1, *spec.input.shape, dtype=torch.uint8).numpy())

@@ -117,8 +117,10 @@ def test_error_says_how_to_start_a_server_when_nothing_listens(scheme: str) -> N
 def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(DeadlineError, match=r"'pets' within 0\.3 s.*--deadline"):
+        with raises(DeadlineError, "server.deadline") as caught:
             TritonRunner(TritonServer(Connection(url=url, deadline_s=0.3)), "pets")
+        assert "0.3 s" in str(caught.value)
+        assert "--deadline" in str(caught.value)
 
 
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ключ"])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import source_from_state_dict
 from tests.errors import raises
-from tritonkit.errors import CheckpointError, InputError
+from tritonkit.errors import CheckpointError, SpecError
 from tritonkit.networks.network import Network
 from tritonkit.networks.weight_matching import map_weights, match_weights
 from tritonkit.networks.weights import State, read_foreign_weights
@@ -205,8 +205,9 @@ def test_source_takes_mean_std_and_size_from_the_options(tmp_path: Path, state: 
 def test_labels_are_refused_when_a_line_is_blank(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "w.pth")
     (tmp_path / "labels.txt").write_text("a\n\nc\n")
-    with pytest.raises(InputError, match="no label in line 2"):
+    with raises(SpecError, "source.blank_label") as caught:
         source_from_state_dict(tmp_path / "w.pth", ForeignModelOptions("test_resnet", tmp_path / "labels.txt"))
+    assert "line 2" in str(caught.value)
 
 
 def test_options_are_refused_all_at_once() -> None:
