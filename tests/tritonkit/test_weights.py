@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import source_from_state_dict
 from tests.errors import raises
-from tritonkit.errors import CheckpointError, SpecError
+from tritonkit.errors import CheckpointError, InputError, SpecError
 from tritonkit.networks.network import Network
 from tritonkit.networks.weight_matching import map_weights, match_weights
 from tritonkit.networks.weights import State, read_foreign_weights
