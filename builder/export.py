@@ -252,7 +252,7 @@ def _plan(
 
 def _check_request(source: Source, request: ExportRequest, artifact_format: Format) -> None:
     """Raise InputError or ExternalError, before any work, for a request that cannot succeed."""
-    artifact_format.check_possible()
+    artifact_format.check_machine()
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_converter(request.converter)

@@ -177,11 +177,11 @@ def _planned_steps(
 def _unchanged_step(job: BuildJob, target: Target) -> PrecisionStep:
     """The graph of the source, unchanged. Where the precision is not the graph's own, the runtime computes in it."""
 
-    def write(path: Path) -> Sequence[str]:
+    def copy_graph(path: Path) -> Sequence[str]:
         path.write_bytes(job.graph.read_bytes())
-        return ()
+        return ()  # no node is kept in fp32 by choice
 
-    return PrecisionStep(target.precision, "the whole model", write)
+    return PrecisionStep(target.precision, "the whole model", copy_graph)
 
 
 def _run_step(

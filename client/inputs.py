@@ -15,7 +15,7 @@ from PIL import Image
 
 from client.picture import Picture, picture_of_file
 from tritonkit.errors import InputError
-from tritonkit.images.preprocess import ImageError, check_size
+from tritonkit.images.preprocess import ImageError, check_pixel_count
 
 Input: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path, the bytes of an image file, a Pillow image, or a uint8 RGB array [H, W, 3]."""
@@ -77,5 +77,5 @@ def _in_png_mode(image: Image.Image) -> Image.Image:
 def _image_from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise ImageError(f"expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)}")
-    check_size(array.shape[1], array.shape[0])
+    check_pixel_count(array.shape[1], array.shape[0])
     return Image.fromarray(array)

@@ -88,7 +88,7 @@ def up(
 
     Example: server up --repository model_repository --grpc-port 9001
     """
-    from server.network_policy import check_exposure
+    from server.network_policy import check_network_options
     from server.options import Options
     from server.process import start, stop, wait_until_ready
     from server.runtimes.table import runtime_of
@@ -107,7 +107,7 @@ def up(
         cache_mib=cache_mib,
         version_compatible=version_compatible,
     )
-    check_exposure(options)  # report wrong options before problems of the machine
+    check_network_options(options)  # report wrong options before problems of the machine
     check_before_start(options, force)
     with progress(f"starting Triton on {repository}") as report:
         started = start(options, stops_with_parent=foreground, report=report)

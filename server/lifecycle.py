@@ -108,9 +108,11 @@ def _ready_versions(index: Sequence[VersionState], model: str) -> tuple[str, ...
     return tuple(row.version for row in index if row.name == model and row.state == "READY")
 
 
-def _load_model(control: Control, server: Server | None, model: str, before: tuple[str, ...]) -> ModelChange:
-    problem = _try_load(control, server, model)
-    return ModelChange(model=model, before=before, after=_ready_versions(control.index(), model), problem=problem)
+def _load_model(
+    control: Control, local_server: Server | None, model: str, ready_before: tuple[str, ...]
+) -> ModelChange:
+    problem = _try_load(control, local_server, model)
+    return ModelChange(model=model, before=ready_before, after=_ready_versions(control.index(), model), problem=problem)
 
 
 def _try_load(control: Control, server: Server | None, model: str) -> str:

@@ -18,7 +18,7 @@ _KEY_MISMATCH_REASONS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFI
 """OpenSSL's reasons for a key that does not belong to the certificate."""
 
 
-def check_exposure(options: Options) -> None:
+def check_network_options(options: Options) -> None:
     """Check that address, exposure and TLS options fit together. Raises InputError."""
     security = options.security
     check_certificates(security)

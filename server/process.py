@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from server.lifecycle import missing_models
 from server.load_failures import load_failures
 from server.local_control import local_control
-from server.network_policy import check_exposure
+from server.network_policy import check_network_options
 from server.options import Options
 from server.ports import check_ports_free
 from server.runtimes.base import LOG_FILE, ProgressCallback, Server
@@ -79,7 +79,7 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
         )
     for model in options.models:
         check_model_exists(options.repository, model)
-    check_exposure(options)
+    check_network_options(options)
     options = _with_absolute_paths(options)
     tokens = load_server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)
@@ -131,7 +131,7 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
             _check_starting(server, timed_out=time.monotonic() > deadline)
             time.sleep(0.1)
         _check_loaded(server)
-        runtime_of(server).restart_on_failure(server)
+        runtime_of(server).enable_restarts(server)
     except BaseException:
         stop(server, keep_log=True)
         raise

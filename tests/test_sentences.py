@@ -23,7 +23,7 @@ from client.outputs.answer_files import open_answer_files
 from client.outputs.filters import Filter
 from client.outputs.job_settings import JobSettings
 from client.sources import find_pictures
-from server.network_policy import check_exposure
+from server.network_policy import check_network_options
 from server.options import Options
 from train.config.loading import load_config
 from train.config.sections import LossTerm
@@ -239,7 +239,7 @@ def test_exposure_without_tls_names_both_ways_out() -> None:
 
     options = Options(repository=Path("models"), host="0.0.0.0", security=Security(expose=True))
     with pytest.raises(InputError) as caught:
-        check_exposure(options)
+        check_network_options(options)
     assert str(caught.value) == (
         "--expose without TLS: anyone who can reach 0.0.0.0 could use every model, and read images, responses and "
         "tokens on the network. Add --tls-cert FILE and --tls-key FILE, or --insecure to accept this"
@@ -248,7 +248,7 @@ def test_exposure_without_tls_names_both_ways_out() -> None:
 
 def test_host_beyond_loopback_asks_for_consent() -> None:
     with pytest.raises(InputError) as caught:
-        check_exposure(Options(repository=Path("models"), host="0.0.0.0"))
+        check_network_options(Options(repository=Path("models"), host="0.0.0.0"))
     assert str(caught.value) == "--host 0.0.0.0: other machines can reach this address; add --expose to allow it"
 
 

@@ -43,7 +43,7 @@ class Format(ABC):
     """Whether bf16 is a fallback where fp16 fails."""
     dialect: ClassVar[Dialect] = "onnxruntime"
 
-    def check_possible(self) -> None:  # noqa: B027 - most formats need only what is installed
+    def check_machine(self) -> None:  # noqa: B027 - most formats need only what is installed
         """Raise where this machine lacks something that the format needs.
 
         ArtifactError for a package that is missing, BuildStoppedError where Docker does not answer.

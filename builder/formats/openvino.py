@@ -39,7 +39,7 @@ class OpenVino(Format):
     artifact = "model.xml"
     casts = False
 
-    def check_possible(self) -> None:
+    def check_machine(self) -> None:
         if find_spec("openvino") is None:
             raise ArtifactError(
                 "--openvino needs OpenVINO; install it with: pip install 'tritonkit[openvino]'",

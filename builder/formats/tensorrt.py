@@ -36,7 +36,7 @@ class Trt(Format):
         self.options = options or BuildOptions()
         self.image = image
 
-    def check_possible(self) -> None:
+    def check_machine(self) -> None:
         if self.image is None:
             find_tensorrt("tensorrt")
         else:
@@ -120,7 +120,7 @@ class Rtx(Format):
     def __init__(self, options: BuildOptions | None = None) -> None:
         self.options = options or BuildOptions()
 
-    def check_possible(self) -> None:
+    def check_machine(self) -> None:
         find_tensorrt("rtx")
 
     def check_job(self, job: BuildJob) -> None:

@@ -79,7 +79,7 @@ class PrecisionSearch:
         yield self.fp32_step()
 
     def fp32_step(self) -> PrecisionStep:
-        """The unchanged fp32 graph."""
+        """Return the last step: a copy of the fp32 graph, unchanged."""
 
         def write(path: Path) -> Sequence[str]:
             shutil.copyfile(self._graph, path)

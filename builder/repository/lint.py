@@ -29,7 +29,7 @@ from tritonkit.repository.compatibility import (
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import Finding, error, no_model, warning
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
-from tritonkit.repository.staging import leftovers
+from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.verdict import VERDICT_FILE, Verdict
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.cpu import adds_int8_exactly
@@ -82,7 +82,7 @@ def check_repository(repository: Path) -> list[Finding]:
         ]
     findings = unread + [
         warning(path, "left by an interrupted export", "delete it", code="repository.leftover")
-        for path in leftovers(repository)
+        for path in interrupted_exports(repository)
     ]
     models = models_in(repository)
     if not models:

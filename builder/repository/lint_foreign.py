@@ -19,7 +19,13 @@ from builder.onnx.export import loaded_graph
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
 from tritonkit.triton.backends import ModelConfig, artifact_names, backend_of
-from tritonkit.triton.model_config import CONFIG_FILE, completes_tensors, misread_versions, versions_loaded, versions_of
+from tritonkit.triton.model_config import (
+    CONFIG_FILE,
+    backend_completes_tensors,
+    misread_versions,
+    versions_loaded,
+    versions_of,
+)
 
 _CORRECT = "correct it"
 _TYPES = {1: 11, 2: 2, 3: 6, 4: 3, 5: 7, 6: 8, 7: 9, 8: 13, 9: 1, 10: 10, 11: 12, 12: 4, 13: 5, 16: 14}
@@ -61,10 +67,10 @@ def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
 
 
 def _check_tensors(path: Path, config: ModelConfig) -> Iterator[Finding]:
-    if completes_tensors(config) and not (config.input or config.output):
+    if backend_completes_tensors(config) and not (config.input or config.output):
         return
     for kind, entries in (("input", config.input), ("output", config.output)):
-        if not entries and not completes_tensors(config):
+        if not entries and not backend_completes_tensors(config):
             yield error(
                 path,
                 f"names no {kind}, and backend {backend_of(config)} cannot complete it",
@@ -127,7 +133,7 @@ def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
     except TritonkitError as reason:
         yield error(path, str(reason).removeprefix(f"{path}: "), "copy it again", code=reason.code)
         return
-    for name in sorted(_external_files(graph)):
+    for name in sorted(_external_weight_files(graph)):
         if not (path.parent / name).is_file():
             yield error(
                 path.parent / name,
@@ -145,7 +151,7 @@ def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
             )
 
 
-def _external_files(graph: onnx.GraphProto) -> set[str]:
+def _external_weight_files(graph: onnx.GraphProto) -> set[str]:
     external = (tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL)
     return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
 

@@ -96,7 +96,7 @@ def _source_of(
     foreign: ForeignModelOptions,
     rename: str | None,
 ) -> NetworkSource:
-    network.check_size("--size")
+    network.check_patch_multiple("--size")
     note = f"{origin}; {describe_preprocessing(network.spec, foreign, recipe)}"
     lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
     network.spec = network.spec.model_copy(update={"lineage": lineage})

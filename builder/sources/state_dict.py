@@ -10,7 +10,7 @@ from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.preprocess_options import apply_options, describe_preprocessing
 from tritonkit.errors import CheckpointError, InputError
-from tritonkit.networks.backbones import architecture_of, library_hint, recipe_of
+from tritonkit.networks.backbones import architecture_of, recipe_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.torchvision_networks import is_torchvision
 from tritonkit.networks.weight_matching import map_weights
@@ -36,11 +36,11 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     _check_options(path, weights.state, model, foreign)
     model, recipe = str(model), recipe_of(str(model), library_weights=False)
     network = Network(_classifier_spec(model, foreign))
-    network.check_size(_SIZE)
+    network.check_patch_multiple(_SIZE)
     try:
         mapping = map_weights(weights.state, network.backbone.state_dict(), origin=str(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{library_hint(model)}", code=error.code) from error
+        raise CheckpointError(f"{error}{torchvision_name_hint(model)}", code=error.code) from error
     load_weights(network.backbone, mapping.weights, origin=str(path))
     origin = "" if foreign.model else ", named in the file"
     library = "" if is_torchvision(model) else "timm "

@@ -42,22 +42,22 @@ def spec_differences(found: ModelSpec, expected: ModelSpec) -> Iterator[str]:
         yield _difference_text("outputs", *(", ".join(map(str, side.outputs)) for side in (found, expected)))
 
 
-def _task_differences(found: TaskSpec, expected: TaskSpec, head: str) -> Iterator[str]:
+def _task_differences(found: TaskSpec, expected: TaskSpec, prefix: str) -> Iterator[str]:
     for name in ("task", "embedding_size", "probability"):
         value, expected_value = getattr(found, name), getattr(expected, name)
         if value != expected_value:
-            yield _difference_text(head + name, value, expected_value)
+            yield _difference_text(prefix + name, value, expected_value)
     if found.labels != expected.labels:
-        yield _label_difference(head, found.labels, expected.labels)
+        yield _label_difference(prefix, found.labels, expected.labels)
     for label in expected.labels:
         thresholds = [task.threshold(label) for task in (found, expected)]
         if thresholds[0] != thresholds[1]:
-            yield _difference_text(f"{head}thresholds.{label}", *thresholds)
+            yield _difference_text(f"{prefix}thresholds.{label}", *thresholds)
     if list(found.heads) != list(expected.heads):
-        yield _difference_text(f"{head}heads", list(found.heads), list(expected.heads))
+        yield _difference_text(f"{prefix}heads", list(found.heads), list(expected.heads))
         return
     for name, task in expected.heads.items():
-        yield from _task_differences(found.heads[name], task, f"{head}heads.{name}.")
+        yield from _task_differences(found.heads[name], task, f"{prefix}heads.{name}.")
 
 
 def _label_difference(head: str, found: Sequence[str], expected: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tritonkit.errors import InputError
-from tritonkit.images.picture_files import PictureSearch, is_below_hidden, link_error
+from tritonkit.images.picture_files import PictureSearch, broken_link_message, is_below_hidden
 from tritonkit.images.preprocess import SUFFIXES
 
 
@@ -50,11 +50,11 @@ def _files(text: str, search: PictureSearch) -> list[str]:
     path = Path(text)
     try:
         if path.is_dir():
-            return list(search.below(str(path)))
+            return list(search.pictures_below(str(path)))
         if path.exists():
             return [str(path)]
         if path.is_symlink():
-            search.errors[str(path)] = link_error(str(path))
+            search.errors[str(path)] = broken_link_message(str(path))
             return [str(path)]
     except PermissionError as error:
         search.errors[str(path)] = f"cannot be read ({error.strerror})"
@@ -72,7 +72,7 @@ def _matching(pattern: str, search: PictureSearch) -> list[str]:
     search.errors.update(dict.fromkeys(unlistable, "the folder cannot be listed (Permission denied)"))
     matches = sorted({str(Path(match)) for match in files} | set(unlistable))
     folders = {match for match in matches if os.path.isdir(match)} - set(unlistable)  # noqa: PTH112 - as above
-    files_by_match = (search.below(match) if match in folders else [match] for match in matches)
+    files_by_match = (search.pictures_below(match) if match in folders else [match] for match in matches)
     return list(dict.fromkeys(itertools.chain.from_iterable(files_by_match)))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from client.picture import Picture
 from client.sources.content import FailedContent, SpillBuffer
 from tritonkit.errors import InputError, first_line
-from tritonkit.images.preprocess import ImageError, check_size
+from tritonkit.images.preprocess import ImageError, check_pixel_count
 
 _FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,asf,flv"
 """FFmpeg's names. Playlists are excluded, because FFmpeg would open any file that they name."""
@@ -73,7 +73,7 @@ class Video:
         if frame.is_corrupt:
             return FailedContent("the frame is damaged")
         try:
-            check_size(frame.width, frame.height)
+            check_pixel_count(frame.width, frame.height)
         except ImageError as error:
             return FailedContent(str(error))
         image = frame.to_image()

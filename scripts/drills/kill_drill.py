@@ -37,7 +37,7 @@ from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
-from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.runtimes.formats import Target
 from tritonkit.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
 from tritonkit.system.files import atomic_write
@@ -196,7 +196,7 @@ def drill(folder: Path, kills: int, seed: int, export_graphs: bool = False) -> K
             if step is not None:
                 steps[step] += 1
                 published += versions_of(exports.repository / model) != versions_before
-                interrupted += bool(leftovers(exports.repository))
+                interrupted += bool(interrupted_exports(exports.repository))
             failures += [
                 f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in exports.problems(model)
             ]

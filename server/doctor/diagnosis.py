@@ -10,13 +10,13 @@ from server.doctor.models_to_load import find_models_to_load
 from server.doctor.plan_checks import check_plans
 from server.doctor.resource_checks import check_resources
 from server.doctor.target_environment import TargetEnvironment, inspect_target
-from server.network_policy import check_exposure, security_warnings
+from server.network_policy import check_network_options, security_warnings
 from server.options import Options
 from server.ports import check_ports_free
 from server.runtimes.docker_runtime import engine_has_gpu
 from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
-from tritonkit.repository.staging import leftovers
+from tritonkit.repository.staging import interrupted_exports
 from tritonkit.triton.model_config import models_in
 
 
@@ -41,7 +41,7 @@ def start_findings(options: Options) -> list[Finding]:
         for problem in security_warnings(options)
     ]
     try:
-        check_exposure(options)
+        check_network_options(options)
         check_ports_free(options.bind_addresses)
     except (InputError, ServerError) as reason:
         message, _, fix = str(reason).rpartition("\n")
@@ -72,6 +72,6 @@ def _repository_findings(target: TargetEnvironment, deep: bool) -> list[Finding]
         *findings,
         *(
             warning(path, "left by an interrupted export", "delete it", code="repository.leftover")
-            for path in leftovers(target.repository)
+            for path in interrupted_exports(target.repository)
         ),
     ]

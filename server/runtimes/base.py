@@ -81,7 +81,7 @@ class Runtime(ABC):
         """Whether the server still runs, ready or not. Raises ServerError when this is unknown."""
 
     @abstractmethod
-    def restart_on_failure(self, server: Server) -> None:
+    def enable_restarts(self, server: Server) -> None:
         """Restart the server from now on when it crashes. Called once, when the server is ready."""
 
     @abstractmethod

@@ -68,7 +68,7 @@ class DockerRuntime(Runtime):
         with _open_container(server) as container:
             return container is not None and container.status in ("running", "restarting")
 
-    def restart_on_failure(self, server: Server) -> None:
+    def enable_restarts(self, server: Server) -> None:
         """Set the restart policy of the container; not earlier, because wrong settings would restart it without end."""
         with _open_container(server) as container:
             if container is not None:

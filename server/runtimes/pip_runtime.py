@@ -59,7 +59,7 @@ class PipRuntime(Runtime):
         """Whether the started process still runs."""
         return _find_process(server) is not None
 
-    def restart_on_failure(self, server: Server) -> None:
+    def enable_restarts(self, server: Server) -> None:
         """Create the file that the supervisor looks for when Triton crashes."""
         (server.folder / _READY_FILE).touch()
 

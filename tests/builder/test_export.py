@@ -24,7 +24,7 @@ from server.process import Options, start, stop, wait_until_ready
 from tritonkit.checkpoint import read_spec
 from tritonkit.golden import Golden
 from tritonkit.networks.network import Network
-from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.model_config import versions_of
@@ -212,6 +212,6 @@ def test_repository_loads_after_exports_were_killed(
     wait_until_ready(server, 60)
     stop(server)
     subprocess.run(program, check=True, capture_output=True)
-    assert leftovers(tiny_repository) == []
+    assert interrupted_exports(tiny_repository) == []
     assert not staging_folder(tiny_repository).exists()
     assert read_spec(checkpoint) == before

@@ -19,7 +19,7 @@ from builder.repository.lint import check_repository
 from builder.repository.publish import CompanionModels, exchange_in_two, next_version, publication, staging
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
-from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.triton.model_config import versions_of
 
 PUBLISH_FOREVER = """
@@ -82,7 +82,7 @@ def test_nothing_is_published_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fails()
     assert versions_of(tmp_path / "r/m") == [1]
-    assert not leftovers(tmp_path / "r")
+    assert not interrupted_exports(tmp_path / "r")
 
 
 def test_version_is_not_reused_when_the_newest_was_deleted(tiny_repository: Path) -> None:
@@ -243,7 +243,7 @@ def test_repository_is_valid_after_a_builder_was_killed(tiny_repository: Path) -
         time.sleep(rng.uniform(0.005, 0.12))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
-        interrupted += bool(leftovers(tiny_repository))
+        interrupted += bool(interrupted_exports(tiny_repository))
         findings = check_repository(tiny_repository)
         assert not [finding for finding in findings if finding.severity == "error"], findings
     assert interrupted, "no kill hit the moment between preparing and publishing"

@@ -28,7 +28,7 @@ from builder.repository.versions import MARK_FILE, find_model, mark, model_versi
 from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
-from tritonkit.repository.staging import leftovers, staging_folder
+from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.model_config import LAST_VERSION, read_config, versions_of
 from tritonkit.triton.runner import TritonServer
@@ -244,7 +244,7 @@ def test_next_builder_finishes_a_killed_deletion(pets: Path) -> None:
     aside = staging_folder(pets.parent)
     aside.mkdir()
     (pets / "1").rename(aside / "pets-1-01234567")
-    assert len(leftovers(pets.parent)) == 1
+    assert len(interrupted_exports(pets.parent)) == 1
     assert [version.version for version in model_versions(pets).versions] == [2, 3, 4, 5]
     assert keep_newest(pets, 3).deleted == (2,)
     assert not aside.exists()
@@ -264,7 +264,7 @@ def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Pa
         time.sleep(rng.uniform(0.005, 0.2))
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
-        interrupted += bool(leftovers(pets.parent))
+        interrupted += bool(interrupted_exports(pets.parent))
         findings = check_repository(pets.parent)
         assert not [finding for finding in findings if finding.severity == "error"], findings
         assert {1, 2, 4} <= set(versions_of(pets))
@@ -273,4 +273,4 @@ def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Pa
     assert interrupted, "no kill hit a moment with something in the staging folder"
     keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 4, highest]
-    assert leftovers(pets.parent) == []
+    assert interrupted_exports(pets.parent) == []

@@ -276,10 +276,10 @@ def test_timings_start_empty_when_the_library_refuses_the_cache(tmp_path: Path) 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")
 def test_missing_tensorrt_gives_an_error_with_two_remedies() -> None:
     with raises(ArtifactError, "tensorrt.missing") as refused:
-        Trt().check_possible()
+        Trt().check_machine()
     assert "--in-container" in str(refused.value)
     assert "--rtx" in str(refused.value)
-    FORMATS["rtx"].check_possible()
+    FORMATS["rtx"].check_machine()
 
 
 @pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])

@@ -82,7 +82,7 @@ def test_architecture_is_found_under_timms_prefix_of_the_hub(name: str) -> None:
 
 def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Callable[[str], Network]) -> None:
     network = make_network("test_vit")
-    network.check_size()
+    network.check_patch_multiple()
     spec = network.spec
     cut = Network(
         spec.model_copy(
@@ -94,7 +94,7 @@ def test_network_is_refused_when_its_patches_would_drop_pixels(make_network: Cal
         )
     )
     with raises(SpecError, "architecture.patch_size") as caught:
-        cut.check_size("image.size")
+        cut.check_patch_multiple("image.size")
     assert all(part in str(caught.value) for part in ("image.size 40x32", " 16 ", "test_vit", "48x32"))
 
 

@@ -20,7 +20,7 @@ from train.export import check_can_export
 from train.tasks import TrainingTask, training_task
 from train.tasks.losses import WeightedSum
 from tritonkit.errors import CheckpointError, ConfigError, DataError, InputError, Problem, SpecError
-from tritonkit.networks.backbones import architecture_of, dense_architecture_of, library_hint, normalize_of
+from tritonkit.networks.backbones import architecture_of, dense_architecture_of, normalize_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.weight_matching import match_weights
 from tritonkit.networks.weights import ForeignWeights, read_foreign
@@ -78,7 +78,7 @@ def plan_run(config: Config, data: DataConfig | None = None, is_resumed: bool = 
     network = Network(
         _spec(config, architecture, splits.task_spec), pretrained=config.model.pretrained and not is_resumed
     )
-    network.check_size("image.size")
+    network.check_patch_multiple("image.size")
     _check_image_shape(network)
     _show_class_weights(loss)
     if config.frozen_epochs:
@@ -201,7 +201,9 @@ def _load_initial_weights(path: Path, weights: ForeignWeights, network: Network)
     try:
         matched = match_weights(weights.state, dict(network.state_dict()), origin=str(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{library_hint(network.spec.architecture.name)}", code=error.code) from error
+        raise CheckpointError(
+            f"{error}{torchvision_name_hint(network.spec.architecture.name)}", code=error.code
+        ) from error
     load_weights(network, matched.weights, origin=str(path), strict=False)
     counts = (
         f"{len(matched.weights)} tensors loaded, {len(matched.skipped)} skipped, {len(matched.new_tensors)} initialised"

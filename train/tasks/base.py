@@ -60,7 +60,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def classes(self, truth: Truth) -> Sequence[str]:
-        """Return the classes of an image."""
+        """Return the labels of an image, for counting and splitting: `HEAD=LABEL` with heads, none for masks."""
 
     @property
     def label_columns(self) -> Sequence[str]:

@@ -63,6 +63,8 @@ class MulticlassTraining(TrainingTask):
         return {self.output or "probabilities": targets.numpy()}
 
     def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
+        """Return the weighted sum of the configured losses; `truths` give the counts of balanced class weights."""
+
         def balanced() -> Mapping[str, float]:
             return balanced_weights(Counter(truths), task_spec.labels)
 

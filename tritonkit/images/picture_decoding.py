@@ -49,11 +49,11 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PictureFile
         raise ImageError(f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read", code="image.file_size")
     file = picture_file(data)
     image = _open_with_exif(file)
-    check_size(*image.size, max_pixels)
+    check_pixel_count(*image.size, max_pixels)
     return file, image
 
 
-def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+def check_pixel_count(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Check the number of pixels, in total and per side. Raises ImageError."""
     if not 0 < width * height <= max_pixels or max(width, height) > MAX_SOURCE_SIDE:
         limits = f"{max_pixels:,} in total and {MAX_SOURCE_SIDE:,} per side"

@@ -55,7 +55,7 @@ class PictureSearch:
     errors: dict[str, str] = field(default_factory=dict)
     """Message for each path of a folder that cannot be listed or a file that cannot be read."""
 
-    def below(self, folder: str) -> Iterator[str]:
+    def pictures_below(self, folder: str) -> Iterator[str]:
         """Yield the paths sorted by their parts, those in linked folders last.
 
         Paths in `errors` are yielded too: a folder that cannot be listed, or a broken link.
@@ -117,7 +117,7 @@ class PictureSearch:
             is_file = False
             self.errors[path] = f"cannot be read ({error.strerror})"
         if not is_file and path not in self.errors and entry.is_symlink():
-            self.errors[path] = link_error(path)
+            self.errors[path] = broken_link_message(path)
         if has_picture_suffix(entry.name):
             if is_file or path in self.errors:
                 return "picture"
@@ -128,7 +128,7 @@ class PictureSearch:
         return ""
 
 
-def link_error(path: str) -> str:
+def broken_link_message(path: str) -> str:
     """Return the message for a link that cannot be read."""
     return f"cannot be read (it is a link to {os.readlink(path)}, which does not exist)"  # noqa: PTH115 - as above
 
@@ -139,7 +139,7 @@ def pictures_below(folder: Path, search: PictureSearch | None = None) -> list[Pa
     search: collects the counts of skipped files, and the errors.
     """
     search = search or PictureSearch()
-    found = sorted(Path(path) for path in search.below(str(folder)))
+    found = sorted(Path(path) for path in search.pictures_below(str(folder)))
     return [path for path in found if str(path) not in search.errors]
 
 

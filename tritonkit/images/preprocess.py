@@ -22,7 +22,7 @@ from PIL import Image
 
 from .picture_decoding import MAX_BYTES as MAX_BYTES
 from .picture_decoding import MAX_PIXELS as MAX_PIXELS
-from .picture_decoding import check_size as check_size
+from .picture_decoding import check_pixel_count as check_pixel_count
 from .picture_decoding import decode_picture, open_picture, orientation_of
 from .picture_file import ImageError as ImageError
 from .picture_formats import FORMATS as FORMATS

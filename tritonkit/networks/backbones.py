@@ -175,7 +175,7 @@ def normalize_of(architecture: Architecture) -> Normalize:
     return timm_normalize(str(architecture.arguments.get("encoder_name", architecture.name)))
 
 
-def library_hint(name: str) -> str:
+def torchvision_name_hint(name: str) -> str:
     """Return a hint if torchvision has a network of the same name with other tensors, else an empty string."""
     similar = None if is_torchvision(name) else torchvision_name_like(name)
     return f" For the weights of torchvision's network, use the name {similar}." if similar else ""

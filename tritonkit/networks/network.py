@@ -85,7 +85,7 @@ class Network(nn.Module):
         head_modules = set(self.heads.modules() if self.heads is not None else head_of(self.backbone).modules())
         return (module for module in self.backbone.modules() if module not in head_modules)
 
-    def check_size(self, option: str = "size") -> None:
+    def check_patch_multiple(self, option: str = "size") -> None:
         """Check that the image size is a multiple of the patch size of the first layer. Raises SpecError.
 
         Otherwise the network would ignore the remaining pixels. option: name of the size in the error.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import Finding, error
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.model_config import CONFIG_FILE, completed_config, completes_tensors, versions_of
+from tritonkit.triton.model_config import CONFIG_FILE, backend_completes_tensors, completed_config, versions_of
 
 _EXPORT = "correct it, or export the model again"
 
@@ -41,7 +41,7 @@ def check_ensemble(model: Path, config: ModelConfig) -> Iterator[Finding]:
         except TritonkitError:  # reported by the check of that model
             unknown |= set(step.output_map.values())
             continue
-        if completes_tensors(step_config):  # its inputs and outputs are known only after loading
+        if backend_completes_tensors(step_config):  # its inputs and outputs are known only after loading
             unknown |= set(step.output_map.values())
             continue
         yield from _check_batch(model, config, step.model_name, step_config)

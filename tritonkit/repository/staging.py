@@ -1,4 +1,4 @@
-"""The folder in which `builder` prepares versions, and the leftovers of an interrupted builder."""
+"""The folder in which `builder` prepares versions, and what an interrupted builder left there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def staging_folder(repository: Path) -> Path:
     return resolved.parent / f".{resolved.name}.staging"
 
 
-def leftovers(repository: Path) -> list[Path]:
+def interrupted_exports(repository: Path) -> list[Path]:
     """Return the folders that an interrupted builder left in the staging folder; empty while a builder is running."""
     folder = staging_folder(repository)
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -12,43 +12,43 @@ from tritonkit.spec import Outputs
 __all__ = ["Outputs", "Runner", "open_artifact"]
 
 
-def _torch(path: Path, threads: int) -> Runner:
+def _open_pytorch(path: Path, threads: int) -> Runner:
     from tritonkit.runtimes.pytorch import TorchRunner
 
     return TorchRunner.from_checkpoint(path, threads=threads)
 
 
-def _onnxruntime(path: Path, threads: int) -> Runner:
+def _open_onnxruntime(path: Path, threads: int) -> Runner:
     from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(path, threads=threads)
 
 
-def _openvino(path: Path, threads: int) -> Runner:
+def _open_openvino(path: Path, threads: int) -> Runner:
     from tritonkit.runtimes.openvino import OpenVinoRunner
 
     return OpenVinoRunner(path, threads=threads)
 
 
-def _torchscript(path: Path, threads: int) -> Runner:
+def _open_torchscript(path: Path, threads: int) -> Runner:
     from tritonkit.runtimes.torchscript import TorchScriptRunner
 
     return TorchScriptRunner(path, threads=threads)
 
 
-def _tensorrt(path: Path, threads: int) -> Runner:
+def _open_tensorrt(path: Path, threads: int) -> Runner:
     from tritonkit.runtimes.tensorrt import TensorRtRunner
 
     return TensorRtRunner(path)
 
 
 OPENERS: dict[str, Callable[[Path, int], Runner]] = {
-    ".safetensors": _torch,
-    ".onnx": _onnxruntime,
-    ".xml": _openvino,
-    ".pt": _torchscript,
-    ".plan": _tensorrt,
-    ".rtx": _tensorrt,
+    ".safetensors": _open_pytorch,
+    ".onnx": _open_onnxruntime,
+    ".xml": _open_openvino,
+    ".pt": _open_torchscript,
+    ".plan": _open_tensorrt,
+    ".rtx": _open_tensorrt,
 }
 _EXTRA_BY_LIBRARY = {"openvino": "openvino"}
 """Extra of tritonkit that installs a library, by library; `builder` for all others."""

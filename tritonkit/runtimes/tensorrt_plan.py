@@ -106,6 +106,7 @@ def find_tensorrt(flavour: Flavour, alternatives: str = ALTERNATIVES) -> ModuleT
 
 
 def _import_tensorrt(flavour: Flavour) -> tuple[ModuleType | None, str]:
+    """Import TensorRT or TensorRT for RTX. Returns the library, or None and the reason."""
     reasons: list[str] = []
     for name in _MODULES[flavour]:
         try:

@@ -139,7 +139,7 @@ class Task(ABC):
 
     @abstractmethod
     def cells(self, fields: Mapping[str, Any]) -> list[str]:
-        """Return the fields of an answer as cells of a table row, best first."""
+        """Format an answer as short texts for a table row, at least one; the first is also the caption."""
 
     def captions(self, answers: Sequence[Answer], names: Sequence[str]) -> list[str]:
         """Return a short caption for each answer; `names` are the names of the images."""

@@ -63,7 +63,7 @@ def completed_config(model: Path) -> ModelConfig:
     return config
 
 
-def completes_tensors(config: ModelConfig) -> bool:
+def backend_completes_tensors(config: ModelConfig) -> bool:
     """Whether the backend completes inputs or outputs that the configuration omits."""
     return backend_of(config) in _AUTO_COMPLETING and not (config.input and config.output)
 

@@ -91,7 +91,7 @@ class Transport:
             options["client_timeout"] = connection.deadline_s
         headers = self._headers(admin)
         with self._translate_errors(connection, action, admin):
-            answer = self._execute(lambda client: getattr(client, method)(*arguments, headers=headers, **options))
+            answer = self._with_client(lambda client: getattr(client, method)(*arguments, headers=headers, **options))
         self._has_succeeded = True
         return answer
 
@@ -102,7 +102,7 @@ class Transport:
         options = {"as_json": True} if self._http_pool is None else {}
         return self.call(action, method, *arguments, admin=admin, timeout_s=timeout_s, **options)
 
-    def _execute(self, request: Callable[[Any], Any]) -> Any:
+    def _with_client(self, request: Callable[[Any], Any]) -> Any:
         return request(self._channel) if self._http_pool is None else self._http_pool.call(request)
 
     def _headers(self, admin: bool) -> dict[str, str] | None:

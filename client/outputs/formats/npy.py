@@ -55,7 +55,7 @@ class Embeddings(OutputFormat):
                 if "error" not in row:
                     file.write(np.array(_embedding_values(row), "<f4").tobytes())
                     count.add(row["path"])
-            count.end()
+            count.close_list()
             file.seek(0)
             _write_header(file, (count.length, size))  # the same length, because numpy reserves space for any N
 
@@ -76,7 +76,7 @@ class _JsonListWriter:
         self._file.write(("[\n" if not self.length else ",\n") + json.dumps(text, ensure_ascii=False))
         self.length += 1
 
-    def end(self) -> None:
+    def close_list(self) -> None:
         self._file.write("\n]" if self.length else "[]")
 
 
