@@ -162,6 +162,7 @@ def _read_boundary(counters: Callable[[], ModelStatistics] | None) -> WindowBoun
 def _summarize(
     concurrency: int, boundaries: Sequence[WindowBoundary], results: SenderResults, stable: bool
 ) -> LevelMeasurement:
+    """Summarize the last three windows; errors count from the warm-up on. Raises if no request ended in them."""
     windows = _last_windows(boundaries, results)
     figures = merge_windows(windows)
     if figures is None:

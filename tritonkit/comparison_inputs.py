@@ -111,7 +111,7 @@ def reversed_order(golden: Golden, max_batch: int) -> ComparisonInput:
 
 
 def changed_colors(golden: Golden, max_batch: int) -> ComparisonInput:
-    """Return the images with changed colours."""
+    """Return all images with red, green and blue dimmed by different factors, in batches of the middle size."""
     batch, titles = min(MIDDLE_BATCH, max_batch), _titles(range(len(golden.images)))
     return ComparisonInput(OTHER_COLOURS, with_changed_colors(golden.images), batch, titles, golden.geometry_values)
 

@@ -36,7 +36,7 @@ from tritonkit.triton.model_config import (
 
 @dataclass(frozen=True)
 class SharedFiles:
-    """The content of the shared files."""
+    """The files that all versions of a model share: config.pbtxt, model.json, labels and warm-up."""
 
     spec: ModelSpec
     config: ModelConfig

@@ -116,7 +116,7 @@ def _size_problem(plan: Path, graph: Path, claimed: Precision, record: BuildReco
     """
     if record.settings.version_compatible:
         return None
-    weights, elements = _weights_of(graph, claimed)
+    weights, elements = _expected_weight_size(graph, claimed)
     size = plan.stat().st_size
     # Weights of twice the size must be larger than the rest of the plan.
     if weights < 2 * _OTHER_BYTES or size <= _TOO_LARGE * weights + _OTHER_BYTES:
@@ -128,8 +128,8 @@ def _size_problem(plan: Path, graph: Path, claimed: Precision, record: BuildReco
     )
 
 
-def _weights_of(graph: Path, claimed: Precision) -> tuple[int, int]:
-    """The bytes of a graph's weights in the claimed precision, and their number.
+def _expected_weight_size(graph: Path, claimed: Precision) -> tuple[int, int]:
+    """Return the bytes that a graph's weights need in the claimed precision, and the number of their elements.
 
     Weights that the graph keeps in a wider type on purpose count with that type, unless all weights are wider.
     """

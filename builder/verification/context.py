@@ -108,6 +108,7 @@ class CachingRunner(Runner):
         return self._answers[key]
 
     def close(self) -> None:
+        """Close the wrapped runner; the cached outputs remain."""
         self.runner.close()
 
 

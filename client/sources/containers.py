@@ -17,7 +17,7 @@ from tritonkit.images.preprocess import SUFFIXES, ImageError
 
 
 class Container(Protocol):
-    """Reads pictures from an open file that has a descriptor, and closes the file."""
+    """Reads pictures from an open archive (zip, tar), or the frames of a video."""
 
     def total(self, file: BinaryIO) -> int | None:
         """Return the number of pictures; None if it is slow to find out. Raises ImageError."""

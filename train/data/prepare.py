@@ -82,7 +82,7 @@ def prepare(options: PrepareOptions) -> PreparedData:
 
 
 def _config(options: PrepareOptions) -> Config:
-    """Create a configuration for these data options; its other keys are not used."""
+    """Create a configuration with the task and the data options; name, model and image size are placeholders."""
     val_ratio, test_ratio = parse_ratios(options.ratio)
     data = {
         "path": options.source,

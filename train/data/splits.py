@@ -204,7 +204,7 @@ def _read_data(config: DataConfig, task: TrainingTask, parts: Sequence[str] = PA
 
 
 def _sample(labelled: LabelledRow, table: LabelledTable, task: TrainingTask, part: str) -> Sample:
-    """Create a sample from a row. Raises ValueError if the row cannot be used."""
+    """Create a sample from a row, without opening its image. Raises ValueError if the row cannot be used."""
     empty = [column for column in task.declared_labels(table.columns) if labelled.row.get(column) in (None, "")]
     if empty:
         raise RowError(f"there is no value for {', '.join(empty[:5])}", code="data.blank_cell")

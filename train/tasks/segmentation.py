@@ -155,6 +155,7 @@ class SegmentationTraining(TrainingTask):
         return class_numbers(truth, self._mapping, self._labels if self._mapping.configured else ())
 
     def golden_targets(self, targets: BatchTargets) -> Targets:
+        """Return a batch of masks, already loaded, as NumPy arrays under the output's name."""
         return {"mask": targets.numpy()}
 
     def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
