@@ -179,7 +179,7 @@ class _RecordWriter:
 
     def finish_incomplete(self, reason: BaseException, as_json: bool) -> None:
         """Show and write the incomplete record with the reason, and exit with the exit code of the reason."""
-        message = str(reason) or "stopped by the keyboard"
+        message = str(reason) or "stopped by Ctrl-C"
         if self.record is not None:
             self.finish(self.record.model_copy(update={"incomplete": message}), as_json)
         exit_with_error(message, code=exit_code(reason))

@@ -210,7 +210,7 @@ def test_check_warns_when_onnx_runtime_serves_bf16(tiny_repository: Path) -> Non
     onnx.save(cast_graph(onnx.load(path), "bf16"), path)
     warnings = [finding for finding in findings_of(tiny_repository, ".onnx") if finding.severity == "warning"]
     assert len(warnings) == 1
-    assert "computes in bf16, which ONNX Runtime has no kernels for on a CPU" in warnings[0].message
+    assert "computes in bf16" in warnings[0].message
     with (tiny_repository / "pets/config.pbtxt").open("a") as config:
         config.write('optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }\n')
     assert not [finding for finding in findings_of(tiny_repository, ".onnx") if "bf16" in finding.message]

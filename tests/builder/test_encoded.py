@@ -156,7 +156,7 @@ def test_ensemble_is_restored_when_the_publication_fails(tiny_repository: Path) 
             shutil.rmtree(tiny_repository / "pets")  # so that it cannot be moved into place
             (tiny_repository / "pets").write_text("in the way")
 
-    with pytest.raises(Exception, match="cannot be put in place"):
+    with pytest.raises(Exception, match="pets: cannot be replaced"):
         fails()
     assert (tiny_repository / "pets_encoded" / CONFIG_FILE).is_file()
 
@@ -191,14 +191,18 @@ def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, 
             "error",
             "its max_batch_size is 9",
         ),
-        (lambda r: edit(r / "pets_decode", "dims: 32", "dims: 31"), "error", "'image' has another type or other sizes"),
+        (lambda r: edit(r / "pets_decode", "dims: 32", "dims: 31"), "error", "'image' has another type"),
         (
             lambda r: edit(r / "pets_encoded", 'key: "image"', 'key: "picture"'),
             "error",
             "step pets has no input picture",
         ),
-        (lambda r: edit(r / "pets_encoded", 'key: "image"', 'key: "picture"'), "error", "gives step pets no image"),
-        (lambda r: edit(r / "pets_encoded", 'name: "encoded"', 'name: "other"'), "error", "nothing gives 'encoded'"),
+        (
+            lambda r: edit(r / "pets_encoded", 'key: "image"', 'key: "picture"'),
+            "error",
+            "has no input image for step pets",
+        ),
+        (lambda r: edit(r / "pets_encoded", 'name: "encoded"', 'name: "other"'), "error", "no step produces 'encoded'"),
         (lambda r: shutil.rmtree(r / "pets"), "warning", "decodes images for pets, which is not here"),
     ],
 )

@@ -85,7 +85,7 @@ def test_torchvision_weights_are_exported_with_their_recipe(
     manifest = Manifest.model_validate_json((tmp_path / "repository/mine/1/manifest.json").read_bytes())
     for part in (
         "into torchvision/mobilenet_v3_small: matched by name after stripping 'module.'",
-        "the moving average of the weights in 'model_ema' is taken, not 'model'",
+        "'model_ema'",
         "64 x 64 RGB (size: --size), mean 0.485,0.456,0.406, std 0.229,0.224,0.225 (mean and std: torchvision's",
         "images: crop, keeps 0.875, bilinear (torchvision's for mobilenet_v3_small, weights IMAGENET1K_V1)",
     ):

@@ -242,7 +242,7 @@ def test_export_warns_when_int8_is_calibrated_on_few_images(checkpoint: Path, ph
         tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
     )
     result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
-    expected = "int8 was calibrated on 4 pictures alone; --calibration FOLDER takes up to 32"
+    expected = "int8 was calibrated on only 4 images; --calibration FOLDER takes up to 32"
     assert result.verdict.precision == "int8"
     assert expected in result.warnings
     worst = max(comparison.relative for comparison in result.verdict.comparisons if comparison.asked != PROBES)

@@ -52,7 +52,7 @@ def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> 
 def test_plan_is_accepted_when_the_image_fits_is_unknown_or_built_it(folder: Path) -> None:
     assert check_loads(folder, NEWER) == []
     (warning,) = check_loads(folder, "our/triton:mine")
-    assert "which TensorRT is in our/triton:mine is not known here" in warning
+    assert "our/triton:mine" in warning
     built_there = BuildRecord.model_validate_json((folder / BUILD_FILE).read_bytes())
     built_there = built_there.model_copy(update={"image": "our/triton:mine"})
     (folder / BUILD_FILE).write_text(built_there.model_dump_json())

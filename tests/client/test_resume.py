@@ -421,7 +421,7 @@ def test_rows_are_kept_when_a_file_cannot_be_written(
     assert len(lines(tmp_path / "a.jsonl")) == 3
 
 
-@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "by the keyboard"), (signal.SIGTERM, "by SIGTERM")])
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "by Ctrl-C"), (signal.SIGTERM, "by SIGTERM")])
 def test_signal_ends_a_run_that_can_be_continued(
     exported_once: Path, pictures: Path, tmp_path: Path, number: int, reason: str
 ) -> None:

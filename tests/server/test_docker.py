@@ -308,6 +308,5 @@ def test_cpu_image_is_built_of_files_that_need_nothing_of_ours() -> None:
         "print(*sorted(m for m in sys.modules if m.startswith(('tritonkit', 'server'))))"
     )
     loaded = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (
-        loaded.stdout.strip() == "tritonkit tritonkit.errors server server.runtimes server.runtimes.pip_environment"
-    ), loaded.stderr
+    expected = "server server.runtimes server.runtimes.pip_environment tritonkit tritonkit.errors"
+    assert loaded.stdout.strip() == expected, loaded.stderr

@@ -106,7 +106,7 @@ class TrainingTask(ABC):
     def validate_splits(
         self, truths: Mapping[str, Sequence[Truth]], task_spec: TaskSpec, minimum: int
     ) -> list[Problem]:
-        """Report why these parts cannot be used for training; each class needs `least` images in train."""
+        """Report why these parts cannot be used for training; each class needs `minimum` images in train."""
         counts = Counter(label for truth in truths["train"] for label in self.classes(truth))
         small = [f"{label} has {counts[label]}" for label in task_spec.labels if 0 < counts[label] < minimum]
         empty = [label for label in task_spec.labels if not counts[label]]

@@ -41,7 +41,7 @@ _BAND = 2**20  # pixels that are converted at once, so that the conversion needs
 def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[PictureFile, Image.Image]:
     """Read the header of an image. Returns the prepared file and Pillow's image, not decoded. Raises ImageError.
 
-    most: maximum number of pixels.
+    max_pixels: of the largest image that is read.
     """
     if not data:
         raise ImageError("the file is empty", code="image.empty")

@@ -137,7 +137,7 @@ def load_image(
 ) -> tuple[ImageArray, Geometry]:
     """Decode the bytes of an image and fit it to the model's size.
 
-    room: called with the number of pixels before decoding. most: maximum number of pixels.
+    reserve: called with the number of pixels before decoding. max_pixels: of the largest image that is read.
     Returns uint8 RGB [height, width, 3] and the geometry. Raises ImageError.
     """
     file, image = open_picture(data, max_pixels)
