@@ -37,7 +37,8 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
 def open_reference(path: Path, threads: int, served_spec: ModelSpec) -> Runner:
     """Open the artifact to measure the limit with.
 
-    served_spec: the spec of the served model. Raises ArtifactError for another model, and errors of opening the artifact.
+    served_spec: the spec of the served model. Raises ArtifactError for another model, and errors of opening the
+    artifact.
     """
     runner = open_artifact(path, threads=threads)
     for field, actual, expected in (

@@ -209,7 +209,7 @@ def test_versions_loaded_by_a_running_server_are_not_deleted(
         assert versions_of(pets) == [2, 3, 5]
         document = json.loads(result.stdout)
         assert document["retention"]["kept"][0] == {"version": 2, "reason": f"loaded by the server at {url}"}
-        assert document["retention"]["asked"] == [url]
+        assert document["retention"]["servers"] == [url]
         assert [version["loaded"] for version in document["versions"]] == [True, True, False]
         assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
         publish_copies(pets, 2)

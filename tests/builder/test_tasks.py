@@ -448,7 +448,7 @@ def test_output_options_are_refused_when_the_task_does_not_support_them(
 
 def test_probability_is_refused_when_there_are_more_than_two_labels(network_of: Callable[..., Network]) -> None:
     task_spec = TaskSpec(task="segmentation", labels=("a", "b", "c"))
-    with raises(InputError, "option.probability_unused"):
+    with raises(SpecError, "spec.probability_labels"):
         with_output_options(network_of(task_spec), OutputOptions(probability=True))
 
 

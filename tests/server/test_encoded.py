@@ -280,7 +280,7 @@ def test_large_pictures_are_decoded_one_after_the_other_when_they_come_at_once(s
 def test_picture_is_refused_when_it_has_more_pixels_than_there_is_room_for(server: Server) -> None:
     header = io.BytesIO()
     Image.new("1", (5000, 4000)).save(header, "PNG")
-    with pytest.raises(InferenceServerException, match="5,000 x 4,000 pixels; .* 10,000,000 "):
+    with pytest.raises(InferenceServerException, match=r"5,000 x 4,000 pixels; .* 10,000,000 "):
         ask(server, "tight_encoded", header.getvalue())
 
 
