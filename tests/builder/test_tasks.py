@@ -30,7 +30,7 @@ from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
 from tests.errors import raises
 from tritonkit.comparison import compare
-from tritonkit.errors import InputError
+from tritonkit.errors import InputError, SpecError
 from tritonkit.golden import Golden, pack_geometries
 from tritonkit.images.preprocess import Geometry, ImageArray, Preprocess
 from tritonkit.networks.network import Network, save_network
