@@ -23,7 +23,6 @@ from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
 from builder.precision.autocast import check_converter
 from builder.repository.encoded import check_companion_names, remove_companions, update_companions
-from builder.repository.loaded_versions import Servers
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build, check_loads
@@ -93,8 +92,6 @@ class ExportRequest:
     """A config.pbtxt of the user, whose serving settings are kept."""
     keep: int | None = None
     """The number of versions to keep; None deletes none."""
-    servers: Servers = field(default_factory=Servers)
-    """Running servers; the versions they have loaded are not deleted."""
     page: Path | None = None
     """Where to write the verdict as an HTML page, also when it fails."""
     encoded: bool = True
@@ -388,7 +385,7 @@ def _with_follow_up(
     retention = None
     try:
         if request.keep is not None:
-            retention = keep_newest(folder, request.keep, request.servers, loaded_before)
+            retention = keep_newest(folder, request.keep, loaded_before)
     except TritonkitError as error:
         warnings.append(f"older versions were not deleted: {error}")
     return published.model_copy(update={"served": is_served, "retention": retention, "warnings": tuple(warnings)})

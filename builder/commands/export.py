@@ -12,7 +12,6 @@ from builder.commands import export_options as options
 from builder.commands import serving_options as serve
 from builder.commands.export_options import build_from, call_with_options, converter_from
 from builder.commands.option_rules import unused_options
-from builder.commands.versions import ServersOption, TlsCa, TlsCert, TlsKey
 from builder.config.serving import Serving, serving_from
 from builder.foreign_options import foreign_from
 from tritonkit.repository.build_record import BuildOptions
@@ -59,10 +58,6 @@ def export(
         bool, typer.Option("--force", help="Publish although the verdict failed; the verdict records it.")
     ] = False,
     keep: options.Keep = None,
-    url: ServersOption = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
     encoded: options.Encoded = True,
     keep_fp32: options.KeepFp32 = None,
     calibration: options.Calibration = None,
@@ -151,7 +146,6 @@ def _export_request(
     values: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None
 ) -> ExportRequest:
     from builder.export import ExportRequest
-    from builder.repository.loaded_versions import retention_servers
     from builder.verification.context import VerificationOptions
     from builder.verification.limits import limits_from
     from tritonkit.repository.verdict import LIMITS
@@ -180,7 +174,6 @@ def _export_request(
         build=build,
         image=(values["image"] or image_for(values["repository"])) if values["in_container"] else None,
         serving=serving,
-        servers=call_with_options(retention_servers, {**values, "urls": values["url"]}),
         page=values["report_page"],
     )
 
