@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from server.doctor.models_to_load import ModelToLoad, read_manifest
+from server.doctor.models_to_load import ModelToLoad
 from server.doctor.reexport_command import reexport_command
 from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
 from tritonkit.errors import Problem
 from tritonkit.repository.compatibility import PLANS, damage_reason
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
-from tritonkit.repository.manifest import FileEntry
+from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.model_config import CONFIG_FILE, misread_versions, policy_text, versions_of
 
@@ -130,7 +130,7 @@ def _check_files(version: Path, required: Sequence[str], repository: Path, deep:
     for name in required:
         if not (version / name).exists():  # ONNX Runtime and TensorFlow take folders too
             yield error(version / name, "missing: the backend loads it", command, code="repository.missing_file")
-    manifest = read_manifest(version)
+    manifest = Manifest.find(version)
     for name, entry in manifest.files.items() if manifest else ():
         path = version / name
         if path.suffix not in _LOADED_SUFFIXES:
