@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.artifacts import INSPECTORS, inspect_artifact
+from builder.artifacts import inspect_artifact
 from builder.onnx.export import spec_in_onnx
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import InputError
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import ONNX, format_of, known_formats
 from tritonkit.runtimes.tensorrt_plan import PlanHeader
 from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.triton.model_config import versions_of
@@ -35,7 +36,7 @@ def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
         return ShowResult(path=path, spec=read_spec(path))
-    if path.suffix in INSPECTORS:
+    if format_of(path) is not None:
         return _show_artifact(path)
     if (path / ModelSpec.FILE).is_file():
         versions = versions_of(path)
@@ -43,7 +44,7 @@ def show(path: Path) -> ShowResult:
         return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _show_version(path, ())
-    suffixes = ", ".join((".safetensors", *INSPECTORS))
+    suffixes = ", ".join((".safetensors", *(known.suffix for known in known_formats())))
     raise InputError(
         f"{path}: expected a file {suffixes}, or the folder of a published model or version",
         code="artifact.unknown_format",
@@ -60,7 +61,7 @@ def _show_artifact(path: Path) -> ShowResult:
             "path": path,
             "spec": info.spec or version.spec,
             "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
-            "precision": info.precision if path.suffix == ".onnx" else verified or info.precision,
+            "precision": info.precision if format_of(path) is ONNX else verified or info.precision,
             "header": info.header,
             "build": BuildRecord.read(path.parent) if info.header is not None else None,
         }
@@ -79,7 +80,7 @@ def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
 
 def _spec_of_version(folder: Path) -> ModelSpec | None:
     """The spec in the graph of a version, else in its folder, else in the folder of the model."""
-    graph = folder / "model.onnx"
+    graph = folder / ONNX.file
     if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
         return spec
     for path in (folder, folder.parent):

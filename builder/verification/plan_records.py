@@ -10,10 +10,8 @@ from tritonkit.errors import Problem
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.system.files import file_sha256
-
-_GRAPH = "model.onnx"
 
 
 def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
@@ -22,7 +20,7 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
     The graph is checked too where it lies next to the plan, as for engines of TensorRT for RTX. Raises ArtifactError
     for a broken record.
     """
-    record, graph = BuildRecord.read(plan.parent), plan.with_name(_GRAPH)
+    record, graph = BuildRecord.read(plan.parent), plan.with_name(ONNX.file)
     if record is None or not plan.is_file():
         return []
     if graph.is_file():

@@ -9,6 +9,7 @@ from pathlib import Path
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import TORCHSCRIPT, TRT
 from tritonkit.spec import ModelSpec
 
 _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
@@ -26,7 +27,7 @@ def reexport_command(version: Path, repository: Path, image: str | None = None) 
     if manifest and source and not manifest.source.startswith("checkpoint "):
         words += _model_arguments(version)
     words += _target_arguments(version)
-    if image and "--trt" in words:
+    if image and f"--{TRT.name}" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
 
@@ -55,6 +56,6 @@ def _model_arguments(version: Path) -> list[str]:
 def _target_arguments(version: Path) -> list[str]:
     verdict = Verdict.find(version)
     if verdict is None:
-        return ["--trt", "fp16"] if list(version.glob("*.plan")) else []
-    precision = [] if verdict.format == "torchscript" else [verdict.precision]
+        return [f"--{TRT.name}", "fp16"] if list(version.glob(f"*{TRT.suffix}")) else []
+    precision = [] if verdict.format == TORCHSCRIPT.name else [verdict.precision]
     return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 from tritonkit.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
 from tritonkit.errors import ArtifactError, Problem
 from tritonkit.repository.file import RepositoryFile
-from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.spec import Frozen
 
 TRAINING_COMPARISON = "training"
@@ -71,7 +71,7 @@ class Verdict(RepositoryFile):
 
     passed: bool
     forced: bool = False
-    format: FormatName = "onnx"
+    format: str = ONNX.name
     asked: str | None = None
     """The precision that was requested, where another one was needed."""
     precision: Precision
