@@ -129,8 +129,8 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     command: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
     command += ["--from", artifact] if artifact is not None else []
     command += ["--masks", masks] if masks is not None else []
-    # A plan measured here was built here, or has been opened before.
-    trusted = artifact is not None and artifact.suffix in _ENGINE_SUFFIXES
+    # A file measured here was built here, or has been opened before.
+    trusted = artifact is not None and artifact.suffix in {".pt", *_ENGINE_SUFFIXES}
     code, document = _run_json(list(map(str, command)), {TRUST_VARIABLE: "1"} if trusted else {})
     if code == 0:
         # Metrics that cannot be measured on these images are null.
