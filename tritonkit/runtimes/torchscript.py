@@ -10,6 +10,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ class TorchScriptRunner(Runner):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Without TF32, like the checkpoint.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        extra: dict[str, bytes | str] = {METADATA_KEY: ""}
+        extra: dict[str, Any] = {METADATA_KEY: ""}
         try:
             with warnings.catch_warnings(action="ignore"):
                 self._module = torch.jit.load(path, self._device, _extra_files=extra).eval()  # type: ignore[no-untyped-call]
