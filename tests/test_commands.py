@@ -14,7 +14,8 @@ import typer.main
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).with_name("options_0_1.json")
 """Options and arguments of each command of 0.1."""
-REMOVED = {"builder export": {"--converter"}}
+_SERVERS = {"--url", "--tls-ca", "--tls-cert", "--tls-key"}
+REMOVED = {"builder export": {"--converter", *_SERVERS}, "builder versions": _SERVERS}
 """Options of 0.1 that are gone, by command. CHANGELOG lists each under Removed."""
 
 

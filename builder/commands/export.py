@@ -12,11 +12,10 @@ from builder.commands import export_options as options
 from builder.commands import serving_options as serve
 from builder.commands.export_options import build_from, call_with_options
 from builder.commands.option_rules import unused_options
-from builder.commands.versions import ServersOption, TlsCa, TlsCert, TlsKey
 from builder.config.serving import Serving, serving_from
 from builder.foreign_options import foreign_from
 from tritonkit.repository.build_record import BuildOptions
-from tritonkit.runtimes.formats import FormatName, Target, target_from
+from tritonkit.runtimes.formats import Target, target_from
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 from tritonkit.system.files import check_can_write, check_is_html
 
@@ -57,10 +56,6 @@ def export(
         bool, typer.Option("--force", help="Publish although the verdict failed; the verdict records it.")
     ] = False,
     keep: options.Keep = None,
-    url: ServersOption = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
     encoded: options.Encoded = True,
     keep_fp32: options.KeepFp32 = None,
     calibration: options.Calibration = None,
@@ -120,7 +115,7 @@ def export(
     * builder export classifier.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
     values = dict(locals())  # the options by name, for the readers of each group
-    precisions: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
+    precisions: dict[str, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
     target = target_from({**precisions, "torchscript": "fp32" if torchscript else None})
     foreign, serving = call_with_options(foreign_from, values), call_with_options(serving_from, values)
     build = call_with_options(build_from, {**values, "target": target, "unused": unused_options(target, values)})
@@ -148,7 +143,6 @@ def _export_request(
     values: Mapping[str, Any], target: Target, serving: Serving, build: BuildOptions | None
 ) -> ExportRequest:
     from builder.export import ExportRequest
-    from builder.repository.loaded_versions import retention_servers
     from builder.verification.context import VerificationOptions
     from builder.verification.limits import limits_from
     from tritonkit.repository.verdict import LIMITS
@@ -176,7 +170,6 @@ def _export_request(
         build=build,
         image=(values["image"] or image_for(values["repository"])) if values["in_container"] else None,
         serving=serving,
-        servers=call_with_options(retention_servers, {**values, "urls": values["url"]}),
         page=values["report_page"],
     )
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from builder.export import ExportRequest, export
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.sources import open_source, source_from_checkpoint
 from builder.sources.base import NetworkSource
 from tests.errors import raises
@@ -25,7 +25,7 @@ from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.runtimes.torchscript import TorchScriptRunner
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 
-TORCHSCRIPT = FORMATS["torchscript"]
+TORCHSCRIPT = builder_for("torchscript")
 
 
 class GraphOnlySource(NetworkSource):
