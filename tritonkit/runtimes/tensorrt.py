@@ -35,7 +35,7 @@ OTHER_WAYS_TO_RUN = (
     "Use a Triton server that serves it, with --url, or a machine that has one; an ONNX file runs anywhere"
 )
 TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
-"""Set to 1, it allows version-compatible plans to run the code that they contain; a build record cannot allow it."""
+"""Set to 1, it allows files that contain code to run it: version-compatible plans, TorchScript without a manifest."""
 _PROFILE = 0
 """Index of the only optimization profile that the builder creates."""
 
@@ -250,8 +250,8 @@ def _as_array(tensor: Any) -> Any:
 
 def _read_spec(path: Path) -> ModelSpec:
     for folder in (path.parent, path.parent.parent):
-        if (folder / METADATA_KEY).is_file():
-            return ModelSpec.from_json((folder / METADATA_KEY).read_text(encoding="utf-8"), origin=str(path))
+        if (spec := ModelSpec.read(folder)) is not None:
+            return spec
     raise ArtifactError(
         f"{path}: no {METADATA_KEY} in its folder or the one above, so labels and preprocessing are unknown; "
         "publish it with `builder export`",
