@@ -12,16 +12,17 @@ import numpy as np
 
 from benchmarks.environment import read_environment
 from benchmarks.images import SampleImages, load_sample_images
-from benchmarks.inputs import TensorModel, accepts_image_files, decoded_model, generate_requests, image_file_requests
+from benchmarks.inputs import TensorModel, accepts_image_files, generate_requests, image_file_requests
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
 from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from tritonkit.errors import InputError
-from tritonkit.spec import METADATA_KEY
 from tritonkit.system.console import warn
 from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_of
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import Statistics, TritonClient
+from tritonkit.triton.runner import TritonRunner
+from tritonkit.triton.served_model import ServedModel
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0
@@ -60,7 +61,7 @@ class BenchmarkPlan:
 class BenchmarkTarget:
     """The served model, and the requests to send."""
 
-    server: TritonServer
+    server: TritonClient
     version: str
     backend: str
     max_batch: int
@@ -142,20 +143,24 @@ def _check_outputs(target: BenchmarkTarget) -> None:
 
 
 def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
-    server = TritonServer(plan.url)
-    config = server.config(plan.model)
-    version = server.version(plan.model)
-    max_batch = int(config.get("max_batch_size", 0))
-    if plan.batch > max(1, max_batch):
+    client = TritonClient(plan.url)
+    served = client.model(plan.model)
+    version = client.version(plan.model)
+    max_batch = max(1, served.max_batch)
+    if plan.batch > max_batch:
         raise InputError(
-            f"--batch {plan.batch}: {plan.url}/{plan.model} takes at most {max(1, max_batch)} images per request",
+            f"--batch {plan.batch}: {served.origin} takes at most {max_batch} images per request",
             code="benchmark.batch_too_large",
         )
-    backend = config.get("backend") or config.get("platform") or "unknown"
-    common = {"version": version, "backend": backend, "max_batch": max(1, max_batch), "threads": server_threads(config)}
-    if METADATA_KEY in config.get("parameters", {}):
-        return _pixel_target(plan, TritonRunner(server, plan.model, version), common)
-    return _tensor_target(plan, TensorModel(server, plan.model, version, config), config, server, common)
+    common = {
+        "version": version,
+        "backend": served.backend,
+        "max_batch": max_batch,
+        "threads": server_threads(served),
+    }
+    if served.has_spec:
+        return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
+    return _tensor_target(plan, TensorModel(client, served, version), served, client, common)
 
 
 def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str, Any]) -> BenchmarkTarget:
@@ -178,26 +183,24 @@ def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str
 
 
 def _tensor_target(
-    plan: BenchmarkPlan, model: TensorModel, config: Mapping[str, Any], server: TritonServer, common: Mapping[str, Any]
+    plan: BenchmarkPlan, model: TensorModel, served: ServedModel, client: TritonClient, common: Mapping[str, Any]
 ) -> BenchmarkTarget:
     """Prepare requests for any other model: image files if it accepts them, else generated values."""
-    owner, model_url = decoded_model(config), f"{plan.url}/{plan.model}"
+    owner = served.encoded_of
     if accepts_image_files(model) and (owner or plan.images is not None):
-        version_folder = plan.repository / owner / (server.version(owner) if owner else "")
-        requests = image_file_requests(model, plan.batch, plan.images, version_folder)
+        owner_version = client.version(owner) if owner else ""
+        requests = image_file_requests(model, plan.batch, plan.images, plan.repository / owner / owner_version)
     elif plan.images is not None:
         raise InputError(
-            f"--images: {model_url} takes no image files; without --images, generated values are sent",
+            f"--images: {served.origin} takes no image files; without --images, generated values are sent",
             code="benchmark.takes_no_images",
         )
     else:
-        requests = generate_requests(
-            model, plan.batch, int(config.get("max_batch_size", 0)) > 0, plan.shapes, model_url
-        )
+        requests = generate_requests(model, plan.batch, served.max_batch > 0, plan.shapes, served.origin)
     if owner:
         common = {**common, "no_limit": f"the server decodes the images; measure {owner} for a limit"}
     return BenchmarkTarget(
-        server=server, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
+        server=client, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
     )
 
 
@@ -252,7 +255,7 @@ def _measure_levels(
             target.batches,
             concurrency,
             plan.timing,
-            lambda: target.server.counters(plan.model),
+            lambda: Statistics.total(target.server.statistics(plan.model).values()),
             on_window,
         )
 

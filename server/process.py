@@ -13,9 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from server.lifecycle import missing_models
+from server.lifecycle import ModelManager
 from server.load_failures import load_failures
-from server.local_control import local_control
 from server.network_policy import check_network_options
 from server.options import Options
 from server.ports import check_ports_free
@@ -281,8 +280,8 @@ def _check_starting(server: Server, timed_out: bool) -> None:
 
 def _check_loaded(server: Server) -> None:
     """Raise ServerError if a model did not load: Triton reports ready even then."""
-    with local_control(server) as control:
-        missing = missing_models(control.index(), server.options.models)
+    with ModelManager.of(server) as models:
+        missing = models.missing(server.options.models)
     if missing:
         raise ServerError(
             _failure_text(server, f"Triton did not load {', '.join(missing)}"), code="server.model_not_loaded"
