@@ -18,7 +18,7 @@ from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
-from builder.formats import BuildJob, Format, ProgressCallback, format_for
+from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
 from builder.precision.autocast import check_converter
@@ -43,7 +43,7 @@ from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import Target
+from tritonkit.runtimes.formats import ONNX, ProgressCallback, Target
 from tritonkit.spec import Frozen
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import (
@@ -120,16 +120,16 @@ def export(source: Source, request: ExportRequest, report: ProgressCallback) -> 
 
     Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
     """
-    artifact_format = format_for(request.target.format, request.build, request.image)
-    _check_request(source, request, artifact_format)
+    artifact_builder = builder_for(request.target.format, request.build, request.image)
+    _check_request(source, request, artifact_builder)
     serving_image = image_for(request.repository)
     user_config = None if request.config is None else read_config_file(request.config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "model.onnx"
-        plan = _plan(source, request, artifact_format, serving_image, user_config, staged, graph, report)
+        graph = Path(scratch) / ONNX.file
+        plan = _plan(source, request, artifact_builder, serving_image, user_config, staged, graph, report)
         report("exporting to ONNX")
         source.write_graph(graph)
-        built = build_verified(plan.context, plan.job, request.target, artifact_format, plan.fallback)
+        built = build_verified(plan.context, plan.job, request.target, artifact_builder, plan.fallback)
         with closing(built.verified.runner):
             verdict = _verify(built, plan)
         # The built plan may need more of the image than was expected of it, so it is checked again.
@@ -146,7 +146,7 @@ class _ExportPlan:
 
     source: Source
     request: ExportRequest
-    artifact_format: Format
+    artifact_builder: ArtifactBuilder
     serving_image: str
     """The Triton image that serves the repository."""
     user_config: ModelConfig | None
@@ -167,14 +167,14 @@ class _ExportPlan:
     def model_config(self, job: BuildJob) -> ModelConfig:
         """The `config.pbtxt` of an artifact. Raises InputError that lists all contradictions."""
         interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(self.context.spec)
-        artifact_format = self.artifact_format
+        served = self.artifact_builder.format.served
         return config_for(
             self.context.spec,
             interface,
             self.context.max_batch,
             self.staged.version,
             self.current_config,
-            loading=BackendFiles(artifact_format.backend, artifact_format.artifact, artifact_format.parameters(job)),
+            loading=BackendFiles(served.backend, served.file, self.artifact_builder.parameters(job)),
             serving=self.request.serving,
             user_config=self.user_config,
             other_versions=self.other_versions,
@@ -192,7 +192,7 @@ class _ExportPlan:
 def _plan(
     source: Source,
     request: ExportRequest,
-    artifact_format: Format,
+    artifact_builder: ArtifactBuilder,
     serving_image: str,
     user_config: ModelConfig | None,
     staged: Publication,
@@ -220,12 +220,12 @@ def _plan(
         opt_batch=request.opt_batch,
         report=report,
     )
-    artifact_format.check_job(job)
-    check_build(artifact_format.expected_build_record(job), serving_image, request.force)
+    artifact_builder.check_job(job)
+    check_build(artifact_builder.expected_build_record(job), serving_image, request.force)
     plan = _ExportPlan(
         source=source,
         request=request,
-        artifact_format=artifact_format,
+        artifact_builder=artifact_builder,
         serving_image=serving_image,
         user_config=user_config,
         current_config=current_config,
@@ -247,9 +247,9 @@ def _plan(
     return replace(plan, context=replace(context, preferred=configured_batch_sizes(config)))
 
 
-def _check_request(source: Source, request: ExportRequest, artifact_format: Format) -> None:
+def _check_request(source: Source, request: ExportRequest, artifact_builder: ArtifactBuilder) -> None:
     """Raise InputError or ExternalError, before any work, for a request that cannot succeed."""
-    artifact_format.check_machine()
+    artifact_builder.check_machine()
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_converter(request.converter)
@@ -258,7 +258,7 @@ def _check_request(source: Source, request: ExportRequest, artifact_format: Form
         train_command()
     uses_tensorrt = any(accelerator.name == "tensorrt" for accelerator in request.serving.accelerators or ())
     is_bf16 = "bf16" in (request.target.precision, source.precision)
-    if request.target.format == "onnx" and is_bf16 and not uses_tensorrt:
+    if request.target.record is ONNX and is_bf16 and not uses_tensorrt:
         subject = "--onnx bf16" if source.precision == "fp32" else f"{source.path.name} is in bf16"
         raise InputError(
             f"{subject}: ONNX Runtime has no bf16 kernels for most operators. Run it by TensorRT on a GPU with "

@@ -15,7 +15,7 @@ from builder.commands.option_rules import unused_options
 from builder.config.serving import Serving, serving_from
 from builder.foreign_options import foreign_from
 from tritonkit.repository.build_record import BuildOptions
-from tritonkit.runtimes.formats import FormatName, Target, target_from
+from tritonkit.runtimes.formats import Target, target_from
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 from tritonkit.system.files import check_can_write, check_is_html
 
@@ -118,7 +118,7 @@ def export(
     * builder export classifier.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
     values = dict(locals())  # the options by name, for the readers of each group
-    precisions: dict[FormatName, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
+    precisions: dict[str, str | None] = {"onnx": onnx, "trt": trt, "rtx": rtx, "openvino": openvino}
     target = target_from({**precisions, "torchscript": "fp32" if torchscript else None})
     foreign, serving = call_with_options(foreign_from, values), call_with_options(serving_from, values)
     build = call_with_options(build_from, {**values, "target": target, "unused": unused_options(target, values)})

@@ -15,8 +15,9 @@ from tritonclient.grpc import model_config_pb2
 from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
 from tritonkit.errors import InputError, Problem
+from tritonkit.runtimes.formats import ONNX, TRT
 from tritonkit.spec import TensorSpec
-from tritonkit.triton.backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
+from tritonkit.triton.backends import ModelConfig, backend_of, default_file, platform_backend
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 
@@ -176,12 +177,12 @@ def _instance_problems(config: ModelConfig) -> Iterator[Problem]:
             yield Problem("config.instance_count", f"{location}: count is {group.count}, expected 1 or more")
         if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
             yield Problem("config.instance_gpus", f"{location}: {kind} takes no gpus, got {list(group.gpus)}")
-        if group.profile and backend_of(config) != "tensorrt":
+        if group.profile and backend_of(config) != TRT.backend:
             yield Problem(
                 "config.instance_profile",
                 f"{location}: profiles are for backend tensorrt, not for {backend_of(config)}",
             )
-        if kind == "KIND_CPU" and backend_of(config) == "tensorrt":
+        if kind == "KIND_CPU" and backend_of(config) == TRT.backend:
             yield Problem("config.instance_kind", f"{location}: backend tensorrt runs on GPUs, got {kind}")
 
 
@@ -217,7 +218,7 @@ def _batching_problems(config: ModelConfig) -> Iterator[Problem]:
 
 def _cuda_graph_problems(config: ModelConfig) -> Iterator[Problem]:
     cuda = config.optimization.cuda
-    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != "tensorrt":
+    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != TRT.backend:
         yield Problem(
             "config.cuda_graph_backend",
             f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}",
@@ -255,8 +256,8 @@ def _matches(actual: list[int], expected: list[int]) -> bool:
 
 def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
     entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
-    if backend != "onnxruntime":  # a third-party backend may have its own accelerators
-        if entries and backend in ARTIFACTS:
+    if backend != ONNX.backend:  # a third-party backend may have its own accelerators
+        if entries and default_file(backend):
             names = ", ".join(entry.name for entry in entries)
             yield Problem(
                 "config.accelerator_backend",
@@ -285,7 +286,7 @@ def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
 
 
 def _other_problems(config: ModelConfig) -> Iterator[Problem]:
-    if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
+    if config.platform and config.backend and platform_backend(config.platform) != config.backend:
         yield Problem(
             "config.platform_backend",
             f"platform {config.platform} does not belong to backend {config.backend}: set one of them",

@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from builder.commands.option_rules import unused_options
 from builder.precision.cast import cast_graph
-from tritonkit.runtimes.formats import FormatName, Precision, Target
+from tritonkit.runtimes.formats import Precision, Target
 
 Command = Callable[..., Result]
 UNSET = {
@@ -41,7 +41,7 @@ SET = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter":
     ],
 )
 def test_options_are_reported_when_the_target_does_not_use_them(
-    name: FormatName, precision: Precision, unused: list[str]
+    name: str, precision: Precision, unused: list[str]
 ) -> None:
     target = Target(format=name, precision=precision)
     problems = unused_options(target, {**UNSET, **SET})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builder.export import ExportRequest, export
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from tests.errors import raises
@@ -23,7 +23,7 @@ from tritonkit.runtimes.formats import Target
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import TaskSpec
 
-TORCHSCRIPT = FORMATS["torchscript"]
+TORCHSCRIPT = builder_for("torchscript")
 
 
 class GraphOnlySource(NetworkSource):

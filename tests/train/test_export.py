@@ -22,7 +22,7 @@ from train.config.sections import ExportConfig
 from train.engine.fit import FitResult, fit
 from train.export import check_can_export, export_checkpoint
 from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
-from tritonkit.runtimes.formats import PRECISIONS
+from tritonkit.runtimes.formats import BUILT_IN, TORCHSCRIPT
 from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
 
@@ -185,11 +185,13 @@ def test_section_is_refused_when_its_keys_exclude_each_other(section: dict[str, 
 
 
 def test_section_knows_the_formats_precisions_and_accelerators_of_the_builder() -> None:
-    known = {name: get_args(ExportConfig.model_fields[name].annotation)[0] for name in FORMATS if name != "torchscript"}
-    assert {name: get_args(precisions) for name, precisions in known.items()} == {
-        name: precisions for name, precisions in PRECISIONS.items() if name != "torchscript"
+    configured = {
+        name: get_args(ExportConfig.model_fields[name].annotation)[0] for name in FORMATS if name != "torchscript"
     }
-    assert set(FORMATS) == set(PRECISIONS)
+    assert {name: get_args(precisions) for name, precisions in configured.items()} == {
+        known.name: known.precisions for known in BUILT_IN if known is not TORCHSCRIPT
+    }
+    assert set(FORMATS) == {known.name for known in BUILT_IN}
     assert ACCELERATORS == ACCELERATORS_OF_THE_BUILDER
 
 
