@@ -21,7 +21,6 @@ from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
-from builder.precision.autocast import check_converter
 from builder.repository.encoded import check_companion_names, remove_companions, update_companions
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
@@ -75,7 +74,6 @@ class ExportRequest:
     evidence: VerificationOptions = field(default_factory=VerificationOptions)
     keep_fp32: tuple[str, ...] = ()
     """Patterns of nodes, operators and tensors that stay in fp32."""
-    converter: str = "edges"
     calibration: Path | None = None
     """Images to calibrate int8 and measure value ranges on; None takes those of the verdict."""
     repair: bool = True
@@ -238,7 +236,6 @@ def _plan(
             allowed=request.repair,
             force=request.force,
             strict=request.strict,
-            converter=request.converter,
         ),
         job=job,
     )
@@ -252,7 +249,6 @@ def _check_request(source: Source, request: ExportRequest, artifact_builder: Art
     artifact_builder.check_machine()
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
-    check_converter(request.converter)
     check_companion_names(request.repository, source.spec.name, request.encoded)
     if request.evidence.data is not None:
         train_command()
@@ -277,7 +273,6 @@ def _check_reduction_options(source: Source, request: ExportRequest) -> None:
     is_set = {
         "--keep-fp32": request.keep_fp32,
         "--calibration": request.calibration,
-        "--converter": request.converter != ExportRequest.converter,
     }
     if source.precision != "fp32" and (options := [option for option, value in is_set.items() if value]):
         raise InputError(

@@ -10,7 +10,7 @@ import typer
 
 from builder.commands import export_options as options
 from builder.commands import serving_options as serve
-from builder.commands.export_options import build_from, call_with_options, converter_from
+from builder.commands.export_options import build_from, call_with_options
 from builder.commands.option_rules import unused_options
 from builder.config.serving import Serving, serving_from
 from builder.foreign_options import foreign_from
@@ -34,9 +34,7 @@ _DRY_RUN = (
 def export(
     source: Annotated[
         str,
-        typer.Argument(
-            help="A checkpoint, third-party weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."
-        ),
+        typer.Argument(help="A checkpoint, third-party weights, a .onnx file, timm:NAME or torchvision:NAME."),
     ],
     onnx: options.Onnx = None,
     trt: options.Trt = None,
@@ -63,7 +61,6 @@ def export(
     calibration: options.Calibration = None,
     repair: options.RepairOption = True,
     strict: options.Strict = False,
-    converter: options.Converter = "edges",
     model: options.Model = None,
     labels: options.Labels = None,
     mean: options.Mean = None,
@@ -170,7 +167,6 @@ def _export_request(
             values["images"], values["data"], values["masks"], limits_from(values["limit"] or [], LIMITS)
         ),
         keep_fp32=tuple(values["keep_fp32"] or ()),
-        converter=converter_from(values["converter"]),
         build=build,
         image=(values["image"] or image_for(values["repository"])) if values["in_container"] else None,
         serving=serving,

@@ -14,7 +14,6 @@ from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.build_record import Hardware as HardwareName
 from tritonkit.runtimes.formats import Target
 
-CONVERTER_NAMES = ("edges", "autocast")
 Result = TypeVar("Result")
 
 _FORMAT, _VERIFICATION, _REDUCED = "Format", "Verification", "Reduced precision"
@@ -101,9 +100,6 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Publish only the requested precision; otherwise exit 1.", rich_help_panel=_REDUCED),
 ]
-Converter = Annotated[
-    str, typer.Option(help="What places casts: edges, or autocast (NVIDIA ModelOpt).", rich_help_panel=_REDUCED)
-]
 
 Model = Annotated[
     str | None,
@@ -187,13 +183,6 @@ ComputeCapability = Annotated[
 def call_with_options(reader: Callable[..., Result], values: Mapping[str, Any]) -> Result:
     """Call a function with those option values that it has parameters for."""
     return reader(**{name: values[name] for name in inspect.signature(reader).parameters if name in values})
-
-
-def converter_from(name: str) -> str:
-    """The name of a converter. Raises InputError for an unknown one."""
-    if name not in CONVERTER_NAMES:
-        raise InputError(f"--converter {name}: expected {' or '.join(CONVERTER_NAMES)}", code="option.converter")
-    return name
 
 
 def build_from(

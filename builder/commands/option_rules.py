@@ -21,11 +21,7 @@ class _Rule(NamedTuple):
 
 
 def _reduces(target: Target, values: Mapping[str, Any]) -> bool:
-    return target.precision == "int8" or _casts(target, values)
-
-
-def _casts(target: Target, values: Mapping[str, Any]) -> bool:
-    return target.precision != "fp32" and target.format in _CASTING
+    return target.precision == "int8" or (target.precision != "fp32" and target.format in _CASTING)
 
 
 _REDUCED = "is for a reduced graph; use --onnx, --trt or --rtx in fp16, bf16 or int8, or --openvino int8"
@@ -37,11 +33,6 @@ _RULES = (
     ),
     _Rule("keep_fp32", _reduces, _REDUCED),
     _Rule("calibration", _reduces, _REDUCED),
-    _Rule(
-        "converter",
-        lambda target, values: values["converter"] == "edges" or _casts(target, values),
-        "places casts; use --onnx, --trt or --rtx in fp16, bf16 or int8",
-    ),
     _Rule(
         "strict",
         lambda target, values: not values["force"],

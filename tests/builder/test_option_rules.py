@@ -19,24 +19,23 @@ UNSET = {
     "opt_batch": None,
     "keep_fp32": None,
     "calibration": None,
-    "converter": "edges",
     "masks": None,
     "data": None,
     "strict": False,
     "force": False,
 }
-SET = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "converter": "autocast", "masks": "masks"}
+SET = {"opt_batch": 4, "keep_fp32": ["x"], "calibration": "photos", "masks": "masks"}
 
 
 @pytest.mark.parametrize(
     ("name", "precision", "unused"),
     [
-        ("onnx", "fp32", ["--opt-batch", "--keep-fp32", "--calibration", "--converter"]),
+        ("onnx", "fp32", ["--opt-batch", "--keep-fp32", "--calibration"]),
         ("onnx", "int8", ["--opt-batch"]),
-        ("openvino", "bf16", ["--opt-batch", "--keep-fp32", "--calibration", "--converter"]),
-        ("openvino", "int8", ["--opt-batch", "--converter"]),
-        ("torchscript", "fp32", ["--opt-batch", "--keep-fp32", "--calibration", "--converter"]),
-        ("trt", "fp32", ["--keep-fp32", "--calibration", "--converter"]),
+        ("openvino", "bf16", ["--opt-batch", "--keep-fp32", "--calibration"]),
+        ("openvino", "int8", ["--opt-batch"]),
+        ("torchscript", "fp32", ["--opt-batch", "--keep-fp32", "--calibration"]),
+        ("trt", "fp32", ["--keep-fp32", "--calibration"]),
         ("rtx", "fp16", []),
     ],
 )
