@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.images import SampleImages, load_sample_images
 from benchmarks.inputs import TensorModel, accepts_image_files, generate_requests, image_file_requests
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
-from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
 from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.system.console import warn
@@ -105,25 +105,61 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     _check_outputs(target)
     before = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, fraction))
 
-    def record(measured: Sequence[LevelMeasurement], after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
+    subject = MeasuredModel(
+        model=plan.model,
+        version=target.version,
+        url=target.server.url,
+        protocol=target.server.protocol,
+        backend=target.backend,
+        max_batch=target.max_batch,
+        input=target.input,
+        artifact=str(artifact.path) if artifact.path else None,
+        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
+    )
+    load = LoadSettings(
+        concurrency=plan.concurrency,
+        batch=plan.batch,
+        images=target.images,
+        images_source=target.source,
+        generated=target.generated,
+        **asdict(plan.timing),
+    )
+    measured: list[LevelMeasurement] = []
+
+    def record(after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
         limit = limit_of(before, after, artifact.threads) if artifact.path else None
+        levels = []
+        for measurement in measured:
+            fields = asdict(measurement)
+            figures = fields.pop("figures")
+            images_per_s = figures.pop("requests_per_s") * plan.batch
+            share = images_per_s / limit.images_per_s if limit else None
+            levels.append(Level(images_per_s=images_per_s, share_of_limit=share, **figures, **fields))
         return Record(
             started_utc=started.replace(microsecond=0),
-            subject=_measured_model(plan, target, artifact),
-            load=_load_settings(plan, target),
-            levels=tuple(_level_record(measurement, plan.batch, limit) for measurement in measured),
+            subject=subject,
+            load=load,
+            levels=tuple(levels),
             limit=limit,
             limit_missing=artifact.missing,
             incomplete=incomplete,
             environment=environment,
         )
 
-    levels: list[LevelMeasurement] = []
-    for level in _measure_levels(plan, target, on_progress):
-        levels.append(level)
-        on_record(record(levels, (), STILL_RUNNING))
+    for phase, concurrency in enumerate(plan.concurrency, start=1):
+
+        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
+            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
+
+        def counters() -> Statistics:
+            return Statistics.total(target.server.statistics(plan.model).values())
+
+        on_window(0)
+        level = measure_level(target.runner, target.batches, concurrency, plan.timing, counters, on_window)
+        measured.append(level)
+        on_record(record((), STILL_RUNNING))
     after = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, plan.phases - 1 + fraction))
-    return record(levels, after, None)
+    return record(after, None)
 
 
 def _check_outputs(target: BenchmarkTarget) -> None:
@@ -240,55 +276,3 @@ def _measure_limit(target: BenchmarkTarget, artifact: LimitArtifact, on_progress
             LIMIT_POINT_S,
             on_size=lambda size: on_progress(f"limit in process, batch {size}", sizes.index(size) / len(sizes)),
         )
-
-
-def _measure_levels(
-    plan: BenchmarkPlan, target: BenchmarkTarget, on_progress: OnProgress
-) -> Iterator[LevelMeasurement]:
-    for phase, concurrency in enumerate(plan.concurrency, start=1):
-
-        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
-            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
-
-        on_window(0)
-        yield measure_level(
-            target.runner,
-            target.batches,
-            concurrency,
-            plan.timing,
-            lambda: Statistics.total(target.server.statistics(plan.model).values()),
-            on_window,
-        )
-
-
-def _measured_model(plan: BenchmarkPlan, target: BenchmarkTarget, artifact: LimitArtifact) -> MeasuredModel:
-    return MeasuredModel(
-        model=plan.model,
-        version=target.version,
-        url=target.server.url,
-        protocol=target.server.protocol,
-        backend=target.backend,
-        max_batch=target.max_batch,
-        input=target.input,
-        artifact=str(artifact.path) if artifact.path else None,
-        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
-    )
-
-
-def _load_settings(plan: BenchmarkPlan, target: BenchmarkTarget) -> LoadSettings:
-    return LoadSettings(
-        concurrency=plan.concurrency,
-        batch=plan.batch,
-        images=target.images,
-        images_source=target.source,
-        generated=target.generated,
-        **asdict(plan.timing),
-    )
-
-
-def _level_record(measurement: LevelMeasurement, batch: int, limit: Limit | None) -> Level:
-    fields = asdict(measurement)
-    figures = fields.pop("figures")
-    images_per_s = figures.pop("requests_per_s") * batch
-    share = images_per_s / limit.images_per_s if limit else None
-    return Level(images_per_s=images_per_s, share_of_limit=share, **figures, **fields)
