@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
-from builder.config.triton_config import config_for, config_to_text, label_texts
+from builder.config.triton_config import config_for, config_to_text
 from builder.foreign_options import ForeignModelOptions
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
@@ -66,7 +66,7 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
         group.kind = group.KIND_CPU
         for key, value in artifact_builder.parameters(job).items():
             config.parameters[key].string_value = value
-        for name, text in {CONFIG_FILE: config_to_text(config), **label_texts(source.spec)}.items():
+        for name, text in {CONFIG_FILE: config_to_text(config), **source.spec.label_files}.items():
             (model / name).write_text(text)
     return folder / "repository"
 

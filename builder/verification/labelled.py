@@ -95,7 +95,7 @@ class LabelledSet:
             for path in (artifact, artifact.with_name(BUILD_FILE)):
                 if path.is_file():
                     (Path(folder) / path.name).symlink_to(path.resolve())
-            (Path(folder) / METADATA_KEY).write_text(self.spec.to_json(), encoding="utf-8")
+            self.spec.write(Path(folder))
             yield Path(folder) / artifact.name
 
 

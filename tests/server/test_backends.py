@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import Result
 
-from builder.config.triton_config import config_for, config_to_text, label_texts
+from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
@@ -69,7 +69,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[...,
         config.instance_group.add(count=2)
         for key, value in builder_for(kind).parameters(job).items():
             config.parameters[key].string_value = value
-        for file, text in {CONFIG_FILE: config_to_text(config), **label_texts(network.spec)}.items():
+        for file, text in {CONFIG_FILE: config_to_text(config), **network.spec.label_files}.items():
             (job.folder.parent / file).write_text(text)
     return folder / "repository"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from tritonkit.errors import InputError, Problem
-from tritonkit.runtimes.tensorrt_plan import Flavour
+from tritonkit.errors import ArtifactError, InputError, Problem
+from tritonkit.repository.file import RepositoryFile
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour
 from tritonkit.spec import Frozen, TensorSpec
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
@@ -88,8 +90,10 @@ class BuildSettings(BuildOptions):
             raise InputError("; ".join(map(str, problems)), code="build.options", problems=problems)
 
 
-class BuildRecord(Frozen):
+class BuildRecord(RepositoryFile):
     """The content of `build.json`: source, tool, target and precision of a plan."""
+
+    FILE: ClassVar[str] = BUILD_FILE
 
     flavour: Flavour
     tensorrt: str
@@ -117,3 +121,8 @@ class BuildRecord(Frozen):
     settings: BuildSettings
     image: str | None = None
     """The image of the container in which it was built."""
+
+    @classmethod
+    def unreadable(cls, path: Path, reason: str) -> ArtifactError:
+        """The error for a build record that cannot be read."""
+        return ArtifactError(f"{path}: not a build record; export the model again ({reason})", code="build.record")

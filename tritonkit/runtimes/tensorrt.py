@@ -164,8 +164,8 @@ def _logger_for(trt: ModuleType, logged: list[str]) -> Any:
 
 def _read_spec(path: Path) -> ModelSpec:
     for folder in (path.parent, path.parent.parent):
-        if (folder / METADATA_KEY).is_file():
-            return ModelSpec.from_json((folder / METADATA_KEY).read_text(encoding="utf-8"), origin=str(path))
+        if (spec := ModelSpec.read(folder)) is not None:
+            return spec
     raise ArtifactError(
         f"{path}: no {METADATA_KEY} in its folder or the one above, so labels and preprocessing are unknown; "
         "publish it with `builder export`",
