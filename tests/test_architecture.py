@@ -29,6 +29,7 @@ NEEDS_A_LIBRARY = (
     "tritonkit.runtimes.onnxruntime",
     "tritonkit.runtimes.openvino",
     "tritonkit.runtimes.pytorch",
+    "tritonkit.runtimes.tensorrt",
     "tritonkit.runtimes.torchscript",
     "tritonkit.tasks.layers",
     "tritonkit.triton.runner",
