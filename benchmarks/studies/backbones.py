@@ -27,7 +27,8 @@ from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.backbones import timm_name
 from tritonkit.runtimes.formats import Target
 from tritonkit.spec import Frozen
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.runner import TritonRunner
 
 NAMES = (
     *("ResNet-18", "ResNet-34", "ResNet-50", "ResNet-101", "MobileNetV2", "MobileNetV3 small", "MobileNetV3 large"),
@@ -120,7 +121,7 @@ def _served_error(checkpoint: Path, model: str, repository: Path) -> float:
     golden = golden_of_checkpoint(checkpoint)
     if golden is None:
         raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
-    with serve(repository) as triton, TritonRunner(TritonServer(triton.options.grpc_url), model) as runner:
+    with serve(repository) as triton, TritonRunner(TritonClient(triton.options.grpc_url), model) as runner:
         answers = runner.infer(golden.images[:4])["probabilities"]
     return float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
 

@@ -17,7 +17,6 @@ from PIL import Image
 from builder.export import ExportRequest, PublishedVersion, export
 from builder.sources import source_from_checkpoint
 from scripts.ports import free_ports
-from server.local_control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from server.runtimes.table import runtime_of
 from tritonkit.errors import InputError
@@ -25,7 +24,6 @@ from tritonkit.images.preprocess import ImageArray, Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, Normalize, Outputs, TensorSpec, image_input
-from tritonkit.triton.runner import TritonRunner, TritonServer
 
 PHOTOS = Path(__file__).parents[2] / ".cache" / "data" / "photos"
 
@@ -63,16 +61,18 @@ class LocalTriton:
 
     def load(self, model: str) -> None:
         """Load a model, or reload it if its files have changed. Raises TritonkitError with Triton's reason."""
-        local_control(self.server, timeout_s=60).load(model)
+        with self.server.client(timeout_s=60) as client:
+            client.load(model)
 
     def unload(self, model: str) -> None:
         """Unload a model."""
-        local_control(self.server).unload(model)
+        with self.server.client() as client:
+            client.unload(model)
 
     def infer(self, model: str, images: ImageArray) -> tuple[int, Outputs]:
         """Send uint8 images [N, H, W, 3]; return the version that answered and its outputs."""
-        with TritonRunner(TritonServer(self.options.grpc_url), model) as runner:
-            outputs, version = runner.server.infer(model, "", runner.spec, images)
+        with self.server.client() as client:
+            outputs, version = client.infer(model, "", client.model(model).spec, images)
         return int(version), outputs
 
     def cpu_s(self) -> float:

@@ -32,8 +32,9 @@ from server.runtimes.pip_environment import find_pip_environment
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.formats import ONNX, Target
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 VARIANTS = {
     "openvino bf16": Target(format="openvino", precision="bf16"),
@@ -78,8 +79,11 @@ def measure(
 ) -> Result:
     """Measure the three variants, and compare the medians."""
     timing = Timing(window_s, max_windows, warm_up_s=min(2.0, window_s))
-    with tempfile.TemporaryDirectory() as folder, serve(write_repository(Path(folder), model, instances)) as triton:
-        server = TritonServer(triton.options.grpc_url)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serve(write_repository(Path(folder), model, instances)) as triton,
+        TritonClient(triton.options.grpc_url) as server,
+    ):
         runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
         batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
         methods = {name: partial(rate, runner, batches, concurrency, timing) for name, runner in runners.items()}

@@ -25,18 +25,17 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from benchmarks.studies.local_triton import publish_network, serve, tiny_network
+from benchmarks.studies.local_triton import LocalTriton, publish_network, serve, tiny_network
 from benchmarks.studies.study import Result, command
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
-from server.local_control import local_control
-from server.process import Server
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact
 from tritonkit.spec import Frozen, ModelSpec, Outputs
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 MODEL = "changing"
 NETWORKS = 3
@@ -99,7 +98,7 @@ class Networks:
 class Traffic:
     """Sends requests one after another in each thread, and counts answers and failures."""
 
-    server: TritonServer
+    server: TritonClient
     spec: ModelSpec
     networks: Networks
     ledger: Ledger
@@ -140,7 +139,7 @@ def drill(
     shutil.copytree(folder / "1", repository)
     with serve(repository) as triton:
         url = triton.options.grpc_url if protocol == "grpc" else triton.options.http_url
-        with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
+        with TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
             request_threads = [
                 threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
@@ -148,7 +147,7 @@ def drill(
             for thread in request_threads:
                 thread.start()
             try:
-                published = publish_all(triton.server, repository, traffic, seconds, every_s, report)
+                published = publish_all(triton, repository, traffic, seconds, every_s, report)
             finally:
                 traffic.stop.set()
                 for thread in request_threads:
@@ -170,10 +169,14 @@ def summarize(seconds: float, published: int, traffic: Traffic, repository: Path
 
 
 def publish_all(
-    server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
+    triton: LocalTriton,
+    repository: Path,
+    traffic: Traffic,
+    seconds: float,
+    every_s: float,
+    report: Callable[[str], None],
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    control = local_control(server, timeout_s=60)
     started = time.monotonic()
     published = 0
     while (due_s := published * every_s) < seconds:
@@ -181,7 +184,7 @@ def publish_all(
         try:
             version = publish(repository, traffic.networks)
             traffic.ledger.begun[version] = time.monotonic()
-            control.load(MODEL)
+            triton.load(MODEL)
             traffic.ledger.loaded[version] = time.monotonic()
             keep_newest(repository / MODEL, KEEP)
         except TritonkitError as error:
