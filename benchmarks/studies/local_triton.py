@@ -72,7 +72,7 @@ class LocalTriton:
     def infer(self, model: str, images: ImageArray) -> tuple[int, Outputs]:
         """Send uint8 images [N, H, W, 3]; return the version that answered and its outputs."""
         with self.server.client() as client:
-            outputs, version = client.infer(model, "", client.model(model).spec, images)
+            outputs, version = client.infer(model, "", client.model(model).spec(), images)
         return int(version), outputs
 
     def cpu_s(self) -> float:
