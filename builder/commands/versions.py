@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritonkit.errors import InputError
+from tritonkit.export_options import RetentionOptions
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
 if TYPE_CHECKING:
     from builder.repository.versions import Model, Version
 
-ServersOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--url",
-        help="HOST:PORT of a running Triton; versions that it has loaded are not deleted. Can be repeated. Default: "
-        "127.0.0.1:8001 if a server runs there; `none` for no server.",
-    ),
-]
-TlsCa = Annotated[
-    Path | None, typer.Option("--tls-ca", help="With --url: the CA that signed the server's certificate (PEM).")
-]
-TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="With --url: the client certificate (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="With --url: the key of the client certificate (PEM).")]
 _HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 
 
 @reports_errors
+@options_of(RetentionOptions)
 def versions(
+    options: RetentionOptions,
     model: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
-    repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("model_repository"),
-    keep: Annotated[int | None, typer.Option(help="Keep the newest N versions, delete older ones.")] = None,
     mark: Annotated[int | None, typer.Option(help="Never delete this version.")] = None,
     note: Annotated[str, typer.Option(help="Why the version is marked.")] = "",
     unmark: Annotated[int | None, typer.Option(help="Remove the mark of this version.")] = None,
-    url: ServersOption = None,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the versions of a model; mark them, or delete old ones.
 
-    Versions are never deleted if they are marked, if the version policy of config.pbtxt serves them (the policy `all`
-    serves every version), or if a server at --url has loaded them; without --url, a server at 127.0.0.1:8001.
+    Versions are never deleted if they are marked, or if the version policy of config.pbtxt serves them (the policy
+    `all` serves every version).
 
     Examples:
 
@@ -54,25 +38,20 @@ def versions(
 
     * builder versions digits --mark 3 --note "the one of the paper"
 
-    * builder versions digits --keep 2 --url 127.0.0.1:8001
+    * builder versions digits --keep 2
     """
     if note and mark is None:
         raise InputError("--note: says why a version is marked; add --mark VERSION", code="option.note_unused")
     from builder.repository import retention
     from builder.repository import versions as published
-    from builder.repository.loaded_versions import KnownServers, servers_from_options
 
-    servers = servers_from_options(url, tls_ca, tls_cert, tls_key)
-    folder = published.find_model(model, repository)
+    folder = published.find_model(model, options.repository)
     if mark is not None:
         published.mark(folder, mark, note)
     if unmark is not None:
         published.unmark(folder, unmark)
-    loaded = servers.loaded_versions(folder.name) if url or keep is not None else None
-    removed = (
-        None if keep is None or loaded is None else retention.keep_newest(folder, keep, KnownServers(answer=loaded))
-    )
-    listing = published.model_versions(folder, loaded)
+    removed = None if options.keep is None else retention.keep_newest(folder, options.keep)
+    listing = published.model_versions(folder)
     if as_json:
         print_json({**listing.model_dump(mode="json"), "retention": removed})
         return
@@ -96,6 +75,6 @@ def _row(version: Version) -> list[str]:
         " ".join(filter(None, (version.format, version.precision))),
         version.verdict,
         f"{version.bytes / 1e6:.1f}",
-        ", ".join(filter(None, ("policy" if version.served else "", "loaded" if version.loaded else ""))),
+        "yes" if version.served else "",
         marked,
     ]

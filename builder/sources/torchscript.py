@@ -10,7 +10,6 @@ from typing import Any
 import onnx
 import torch
 
-from builder.foreign_options import ForeignModelOptions
 from builder.onnx.file import read_onnx
 from builder.onnx.precision import inline_functions
 from builder.sources.foreign_spec import preprocess_of
@@ -18,6 +17,7 @@ from builder.sources.graph import GraphFunction, GraphSource, Raw
 from builder.sources.onnx.graph import DeclaredInterface
 from builder.sources.onnx.source import source_from_graph
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.runtimes.torchscript_archive import embedded_spec, load_torchscript, torch_reason
 
 _OPSET = 17

@@ -11,13 +11,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import ExportRequest, export
-from builder.foreign_options import ForeignModelOptions
-from builder.output_options import OutputOptions
+from builder.export import export
+from builder.request import ExportRequest
 from builder.show import show
 from builder.sources import open_source
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import ForeignModelOptions, OutputOptions
 
 
 @pytest.mark.parametrize("kind", ["scripted", "traced", "traced for one"])
@@ -33,7 +33,7 @@ def test_torchscript_is_published_with_a_size(kind: str, net: nn.Module, labels:
     source = open_source(tmp_path / "given.pt", ForeignModelOptions(labels=labels, size=(32, 32)), None)
     assert source.description.startswith("given.pt (TorchScript")
     assert "softmax added" in source.description
-    result = export(source, ExportRequest(tmp_path / "repository", max_batch=4), lambda step: None)
+    result = export(ExportRequest(source=source, repository=tmp_path / "repository", max_batch=4))
     assert result.verdict.passed
     spec = show(result.artifact).spec
     assert spec is not None
