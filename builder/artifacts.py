@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import get_args
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.precision import onnx_precision
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.manifest import read_build_record
+from tritonkit.runtimes.formats import format_of, formats
 from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
 from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
@@ -32,21 +34,25 @@ class ArtifactInfo(Frozen):
 
 def inspect_artifact(path: Path) -> ArtifactInfo:
     """Read an artifact. Raises ArtifactError for a damaged file, or a format that is not known."""
-    if path.suffix not in INSPECTORS:
-        raise ArtifactError(
-            f"{path}: not an artifact; expected one of {', '.join(INSPECTORS)}", code="artifact.unknown_format"
-        )
+    artifact_format = format_of(path)
+    if artifact_format is None:
+        known = ", ".join(known.suffix for known in formats())
+        raise ArtifactError(f"{path}: not an artifact; expected one of {known}", code="artifact.unknown_format")
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", code="artifact.missing")
-    return INSPECTORS[path.suffix](path)
+    if artifact_format.inspector is None:
+        return ArtifactInfo()
+    info: ArtifactInfo = resolve_name(artifact_format.inspector)(path)
+    return info
 
 
-def _inspect_onnx(path: Path) -> ArtifactInfo:
+def inspect_onnx(path: Path) -> ArtifactInfo:
+    """Read an ONNX graph."""
     return ArtifactInfo(spec=spec_in_onnx(path), interface=onnx_interface(path), precision=onnx_precision(path))
 
 
-def _inspect_openvino(path: Path) -> ArtifactInfo:
-    """Format: docs.openvino.ai, "OpenVINO IR format"; tested with 2026.4."""
+def inspect_openvino(path: Path) -> ArtifactInfo:
+    """Read an OpenVINO file. Format: docs.openvino.ai, "OpenVINO IR format"; tested with 2026.4."""
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - expat expands no external entities
     except (OSError, ElementTree.ParseError) as error:
@@ -94,8 +100,8 @@ def _openvino_tensor(
     return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": list(map(int, sizes))})
 
 
-def _inspect_torchscript(path: Path) -> ArtifactInfo:
-    """The archive contains no shapes, so the interface is that of its spec."""
+def inspect_torchscript(path: Path) -> ArtifactInfo:
+    """Read a TorchScript archive. It contains no shapes, so the interface is that of its spec."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")), None)
@@ -108,16 +114,8 @@ def _inspect_torchscript(path: Path) -> ArtifactInfo:
     return ArtifactInfo(spec=spec, interface=interface_of(spec) if spec else None)
 
 
-def _inspect_plan(path: Path) -> ArtifactInfo:
+def inspect_plan(path: Path) -> ArtifactInfo:
+    """Read the header of a plan or engine, and the build record next to it."""
     record = read_build_record(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
     return ArtifactInfo(header=plan_header(path), interface=interface)
-
-
-INSPECTORS: dict[str, Callable[[Path], ArtifactInfo]] = {
-    ".onnx": _inspect_onnx,
-    ".xml": _inspect_openvino,
-    ".pt": _inspect_torchscript,
-    ".plan": _inspect_plan,
-    ".rtx": _inspect_plan,
-}

@@ -17,7 +17,7 @@ from pathlib import Path
 from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
-from builder.formats import BuildJob, Format, ProgressCallback, format_for
+from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
 from builder.repository.encoded import check_companion_names, remove_companions, update_companions
@@ -42,6 +42,7 @@ from tritonkit.export_options import ONNX_BF16
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.spec import Frozen
 from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
@@ -92,15 +93,15 @@ def export(request: ExportRequest, report: ProgressCallback = _ignore) -> Publis
     source = source_of(request)
     serving_image = image_for(request.repository)
     image = (request.image or serving_image) if request.in_container else None
-    artifact_format = format_for(request.target.format, request.build, image)
-    _check_request(source, request, artifact_format)
+    artifact_builder = builder_for(request.target.format, request.build, image)
+    _check_request(source, request, artifact_builder)
     user_config = None if request.config is None else read_config_file(request.config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "model.onnx"
-        plan = _plan(source, request, artifact_format, serving_image, user_config, staged, graph, report)
+        graph = Path(scratch) / ONNX.file
+        plan = _plan(source, request, artifact_builder, serving_image, user_config, staged, graph, report)
         report("exporting to ONNX")
         source.write_graph(graph)
-        built = build_verified(plan.context, plan.job, request.target, artifact_format, plan.fallback)
+        built = build_verified(plan.context, plan.job, request.target, artifact_builder, plan.fallback)
         with closing(built.verified.runner):
             verdict = _verify(built, plan)
         # The built plan may need more of the image than was expected of it, so it is checked again.
@@ -125,7 +126,7 @@ class _ExportPlan:
 
     source: Source
     request: ExportRequest
-    artifact_format: Format
+    artifact_builder: ArtifactBuilder
     serving_image: str
     """The Triton image that serves the repository."""
     user_config: ModelConfig | None
@@ -146,14 +147,14 @@ class _ExportPlan:
     def model_config(self, job: BuildJob) -> ModelConfig:
         """The `config.pbtxt` of an artifact. Raises InputError that lists all contradictions."""
         interface = onnx_interface(job.graph) if job.graph.is_file() else interface_of(self.context.spec)
-        artifact_format = self.artifact_format
+        served = self.artifact_builder.format.served
         return config_for(
             self.context.spec,
             interface,
             self.context.max_batch,
             self.staged.version,
             self.current_config,
-            loading=BackendFiles(artifact_format.backend, artifact_format.artifact, artifact_format.parameters(job)),
+            loading=BackendFiles(served.backend, served.file, self.artifact_builder.parameters(job)),
             serving=self.request,
             user_config=self.user_config,
             other_versions=self.other_versions,
@@ -171,7 +172,7 @@ class _ExportPlan:
 def _plan(
     source: Source,
     request: ExportRequest,
-    artifact_format: Format,
+    artifact_builder: ArtifactBuilder,
     serving_image: str,
     user_config: ModelConfig | None,
     staged: Publication,
@@ -199,12 +200,12 @@ def _plan(
         opt_batch=request.opt_batch,
         report=report,
     )
-    artifact_format.check_job(job)
-    check_build(artifact_format.expected_build_record(job), serving_image, request.force)
+    artifact_builder.check_job(job)
+    check_build(artifact_builder.expected_build_record(job), serving_image, request.force)
     plan = _ExportPlan(
         source=source,
         request=request,
-        artifact_format=artifact_format,
+        artifact_builder=artifact_builder,
         serving_image=serving_image,
         user_config=user_config,
         current_config=current_config,
@@ -225,15 +226,15 @@ def _plan(
     return replace(plan, context=replace(context, preferred=configured_batch_sizes(config)))
 
 
-def _check_request(source: Source, request: ExportRequest, artifact_format: Format) -> None:
+def _check_request(source: Source, request: ExportRequest, artifact_builder: ArtifactBuilder) -> None:
     """Raise InputError or ExternalError, before any work, for a request that cannot succeed."""
-    artifact_format.check_machine()
+    artifact_builder.check_machine()
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_companion_names(request.repository, source.spec.name, request.encoded)
     if request.data is not None:
         train_command()
-    if request.target.format == "onnx" and source.precision == "bf16" and not request.uses_tensorrt:
+    if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
         raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
 
 

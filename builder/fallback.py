@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from builder.failures import CannotBuildError
-from builder.formats import BuildJob, Format
+from builder.formats import ArtifactBuilder, BuildJob
 from builder.onnx.simulation import simulated_runner, simulation_of
 from builder.precision.precision_search import PrecisionSearch, PrecisionStep
 from builder.verification.context import CachingRunner, VerificationContext
@@ -19,11 +19,8 @@ from tritonkit.errors import ArtifactError, CheckFailedError, Problem, Tritonkit
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.verdict import Attempt, LimitExcess, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Precision, ReducedType, Target, target_from
+from tritonkit.runtimes.formats import Precision, ReducedType, Target, format_of, target_from
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-
-_SELF_CONTAINED = (".onnx", ".xml", ".pt")
-"""Artifacts that contain their spec, so that `train test --from` can open them alone."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,11 @@ class VerifiedArtifact:
 
 
 def build_verified(
-    context: VerificationContext, job: BuildJob, target: Target, artifact_format: Format, fallback: FallbackOptions
+    context: VerificationContext,
+    job: BuildJob,
+    target: Target,
+    artifact_builder: ArtifactBuilder,
+    fallback: FallbackOptions,
 ) -> BuildAttempt:
     """Build the artifact and verify it, with the fallbacks that are allowed.
 
@@ -82,7 +83,7 @@ def build_verified(
     attempts: list[Attempt] = []
     # A format without casts can compute an fp16 source in fp32; quantised values stay quantised.
     reduced_before = job.source.precision != "fp32" and (
-        artifact_format.casts or job.source.precision in (target.precision, "int8")
+        artifact_builder.format.casts or job.source.precision in (target.precision, "int8")
     )
     if reduced_before:  # exported unchanged, and verified in its own precision
         target = target_from({target.format: job.source.precision})
@@ -92,11 +93,11 @@ def build_verified(
         and (failed := _failed_fp32_graph(context, job, attempts)) is not None
     ):
         failed = failed.with_verdict_fields(format=target.format, asked=target.precision, tries=tuple(attempts))
-        artifact = job.folder / artifact_format.artifact
+        artifact = job.folder / artifact_builder.format.served.file
         built = BuildAttempt(artifact, replace(job, precision="fp32"), failed)
-        return _write_if_forced(built, artifact_format, fallback)
-    built = _build_with_fallback(context, job, target, artifact_format, fallback, attempts)
-    built = _write_if_forced(built, artifact_format, fallback)
+        return _write_if_forced(built, artifact_builder, fallback)
+    built = _build_with_fallback(context, job, target, artifact_builder, fallback, attempts)
+    built = _write_if_forced(built, artifact_builder, fallback)
     requested = None if built.verdict.precision == target.precision else target.precision
     recorded = tuple(attempts) if target.precision != "fp32" else ()
     fields = {"format": target.format, "asked": requested, "tries": recorded}
@@ -107,14 +108,14 @@ def _build_with_fallback(
     context: VerificationContext,
     job: BuildJob,
     target: Target,
-    artifact_format: Format,
+    artifact_builder: ArtifactBuilder,
     fallback: FallbackOptions,
     attempts: list[Attempt],
 ) -> BuildAttempt:
     """The first attempt that passes, else the last. Every attempt is added to `attempts`."""
     built: BuildAttempt | None = None
     unavailable: set[Precision] = set()
-    for number, step in enumerate(_allowed_steps(artifact_format, job, target, fallback), 1):
+    for number, step in enumerate(_allowed_steps(artifact_builder, job, target, fallback), 1):
         if step.precision in unavailable:
             continue
         job.report(f"attempt {number}: {target.format} {step.precision}, {step.description}")
@@ -122,7 +123,7 @@ def _build_with_fallback(
             built.verified.runner.close()
         started = time.monotonic()
         try:
-            built, attempt = _run_step(context, job, artifact_format, step)
+            built, attempt = _run_step(context, job, artifact_builder, step)
         except ArtifactError as error:
             if not fallback.allowed or step.precision == "fp32" or is_fatal(step, target, error):
                 raise
@@ -150,23 +151,27 @@ def _no_attempt_error(target: Target, fallback: FallbackOptions, attempts: Seque
 
 
 def _allowed_steps(
-    artifact_format: Format, job: BuildJob, target: Target, fallback: FallbackOptions
+    artifact_builder: ArtifactBuilder, job: BuildJob, target: Target, fallback: FallbackOptions
 ) -> Iterator[PrecisionStep]:
     """The planned steps, up to the first of another precision where the export is strict."""
-    steps = _planned_steps(artifact_format, job, target, fallback)
+    steps = _planned_steps(artifact_builder, job, target, fallback)
     return takewhile(lambda step: step.precision == target.precision, steps) if fallback.strict else steps
 
 
 def _planned_steps(
-    artifact_format: Format, job: BuildJob, target: Target, fallback: FallbackOptions
+    artifact_builder: ArtifactBuilder, job: BuildJob, target: Target, fallback: FallbackOptions
 ) -> Iterator[PrecisionStep]:
-    if target.precision in ("fp32", job.source.precision) or (artifact_format.casts and job.source.precision != "fp32"):
+    if target.precision in ("fp32", job.source.precision) or (
+        artifact_builder.format.casts and job.source.precision != "fp32"
+    ):
         return iter([_unchanged_step(job, target)])
-    if not artifact_format.casts and target.precision != "int8":
+    if not artifact_builder.format.casts and target.precision != "int8":
         return iter([_unchanged_step(job, target), _unchanged_step(job, Target(format=target.format))])
     search = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32)
-    casts: tuple[ReducedType, ...] = ("fp16", "bf16") if artifact_format.takes_bf16 else ("fp16",)
-    return search.steps(target.precision, artifact_format.dialect, casts if artifact_format.casts else ())
+    casts: tuple[ReducedType, ...] = ("fp16", "bf16") if artifact_builder.format.takes_bf16 else ("fp16",)
+    return search.steps(
+        target.precision, artifact_builder.format.dialect, casts if artifact_builder.format.casts else ()
+    )
 
 
 def _unchanged_step(job: BuildJob, target: Target) -> PrecisionStep:
@@ -180,7 +185,7 @@ def _unchanged_step(job: BuildJob, target: Target) -> PrecisionStep:
 
 
 def _run_step(
-    context: VerificationContext, job: BuildJob, artifact_format: Format, step: PrecisionStep
+    context: VerificationContext, job: BuildJob, artifact_builder: ArtifactBuilder, step: PrecisionStep
 ) -> tuple[BuildAttempt, Attempt]:
     """Verify a simulation of the step's graph, then the artifact itself where it runs here."""
     started = time.monotonic()
@@ -188,17 +193,18 @@ def _run_step(
     graph = folder / job.graph.name
     fp32_nodes = tuple(step.write(graph))
     step_job = replace(job, graph=graph, precision=step.precision)
-    can_simulate = artifact_format.casts and step.precision in ("fp16", "bf16")
+    can_simulate = artifact_builder.format.casts and step.precision in ("fp16", "bf16")
     verified = _verify_simulation(context, step_job) if can_simulate else None
     if verified is None or verified.verdict.passed:
-        verified = _verify_artifact(context, step_job, artifact_format) or verified
+        verified = _verify_artifact(context, step_job, artifact_builder) or verified
     if verified is None:
         raise ArtifactError(
-            f"{artifact_format.name} {step.precision}: nothing on this machine can run it, so it cannot be verified",
+            f"{artifact_builder.format.name} {step.precision}: nothing on this machine can run it, so it cannot be "
+            "verified",
             code="artifact.cannot_verify",
         )
     attempt = _attempt_record(step, verified.verdict, fp32_nodes, started)
-    return BuildAttempt(job.folder / artifact_format.artifact, step_job, verified), attempt
+    return BuildAttempt(job.folder / artifact_builder.format.served.file, step_job, verified), attempt
 
 
 def _verify_simulation(context: VerificationContext, job: BuildJob) -> VerifiedArtifact:
@@ -208,10 +214,12 @@ def _verify_simulation(context: VerificationContext, job: BuildJob) -> VerifiedA
     return verified.with_verdict_fields(proven_by=f"a simulation that rounds to {job.precision} where hardware would")
 
 
-def _verify_artifact(context: VerificationContext, job: BuildJob, artifact_format: Format) -> VerifiedArtifact | None:
+def _verify_artifact(
+    context: VerificationContext, job: BuildJob, artifact_builder: ArtifactBuilder
+) -> VerifiedArtifact | None:
     """The verdict of the artifact itself; None where it does not run on this machine."""
-    artifact = artifact_format.write(job)
-    opened = artifact_format.open_runner(artifact, job)
+    artifact = artifact_builder.write(job)
+    opened = artifact_builder.open_runner(artifact, job)
     if opened is None:
         return None
     runner = CachingRunner(opened)
@@ -221,7 +229,7 @@ def _verify_artifact(context: VerificationContext, job: BuildJob, artifact_forma
         runner.close()
         raise
     verified = VerifiedArtifact(verdict, runner, _measurable_file(opened, artifact, job))
-    return verified.with_verdict_fields(proven_by=artifact_format.verification_method(job))
+    return verified.with_verdict_fields(proven_by=artifact_builder.verification_method(job))
 
 
 def _measurable_file(opened: Runner, artifact: Path, job: BuildJob) -> Path:
@@ -229,7 +237,8 @@ def _measurable_file(opened: Runner, artifact: Path, job: BuildJob) -> Path:
     origin = Path(opened.origin)
     if origin.is_file():  # may be an engine next to the artifact, which rounds where its graph does not on this CPU
         return origin
-    if artifact.suffix in _SELF_CONTAINED:  # one of several runners of a WorstCaseRunner
+    known = format_of(artifact)
+    if known is not None and known.self_contained:  # one of several runners of a WorstCaseRunner
         return artifact
     rounded = simulation_of(job.graph, job.graph.parent)
     return rounded if rounded.is_file() else job.graph
@@ -277,10 +286,10 @@ def _failed_attempt(step: PrecisionStep, error: ArtifactError, started: float) -
     )
 
 
-def _write_if_forced(built: BuildAttempt, artifact_format: Format, fallback: FallbackOptions) -> BuildAttempt:
+def _write_if_forced(built: BuildAttempt, artifact_builder: ArtifactBuilder, fallback: FallbackOptions) -> BuildAttempt:
     """Write the artifact where it was not written because its graph failed, but the export is forced."""
     if fallback.force and not built.artifact.exists():
-        artifact_format.write(built.job)
+        artifact_builder.write(built.job)
     return built
 
 

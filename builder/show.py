@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from builder.artifacts import INSPECTORS, inspect_artifact
+from builder.artifacts import inspect_artifact
 from builder.onnx.export import spec_in_onnx
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.manifest import MANIFEST_FILE
 from tritonkit.repository.verdict import VERDICT_FILE
+from tritonkit.runtimes.formats import ONNX, format_of, formats
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, PlanHeader
 from tritonkit.spec import METADATA_KEY, Frozen, ModelSpec
 from tritonkit.triton.model_config import versions_of
@@ -38,7 +39,7 @@ def show(path: Path) -> ShowResult:
     """Read a checkpoint, an artifact, a version folder or a model folder. Raises InputError for anything else."""
     if path.suffix == ".safetensors":
         return ShowResult(path=path, spec=read_spec(path))
-    if path.suffix in INSPECTORS:
+    if format_of(path) is not None:
         return _show_artifact(path)
     if (path / METADATA_KEY).is_file():
         versions = versions_of(path)
@@ -46,7 +47,7 @@ def show(path: Path) -> ShowResult:
         return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _show_version(path, ())
-    suffixes = ", ".join((".safetensors", *INSPECTORS))
+    suffixes = ", ".join((".safetensors", *(known.suffix for known in formats())))
     raise InputError(
         f"{path}: expected a file {suffixes}, or the folder of a published model or version",
         code="artifact.unknown_format",
@@ -63,7 +64,7 @@ def _show_artifact(path: Path) -> ShowResult:
             "path": path,
             "spec": info.spec or version.spec,
             "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
-            "precision": info.precision if path.suffix == ".onnx" else verified or info.precision,
+            "precision": info.precision if format_of(path) is ONNX else verified or info.precision,
             "header": info.header,
             "build": _read_json(path.parent / BUILD_FILE) if info.header is not None else None,
         }
@@ -82,7 +83,7 @@ def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
 
 def _spec_of_version(folder: Path) -> ModelSpec | None:
     """The spec in the graph of a version, else in its folder, else in the folder of the model."""
-    graph = folder / "model.onnx"
+    graph = folder / ONNX.file
     if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
         return spec
     for path in (folder / METADATA_KEY, folder.parent / METADATA_KEY):

@@ -22,13 +22,14 @@ from tritonkit.images.preprocess import MAX_SIDE, Fit, Interpolation
 from tritonkit.options import CommandLine, Options, UserPath, option_error
 from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.verdict import LIMITS
-from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.runtimes.formats import ONNX, OPENVINO, RTX, TORCHSCRIPT, TRT, Precision, Target, format_named
 
 Layout = Literal["NCHW", "NHWC"]
 """The axis order of a graph's image input."""
 ForeignTask = Literal["multiclass", "multilabel", "embedding", "segmentation"]
 """The tasks of third-party models. Only our own networks have several heads."""
-FORMATS = ("onnx", "trt", "rtx", "openvino", "torchscript")
+FORMATS = tuple(record.name for record in (ONNX, TRT, RTX, OPENVINO, TORCHSCRIPT))
+"""The options that choose a format, in the order of `--help`."""
 ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
 """Execution accelerators of Triton's onnxruntime backend, and the kind of instances that use them."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
@@ -451,29 +452,26 @@ class ExportOptions(
         return self
 
 
-_PLAN_SETTINGS = tuple(BuildOptions.model_fields)
-
-
 def _contradiction(name: str, value: Any, before: Mapping[str, Any]) -> Problem | None:
     """What speaks against an option that is set. before: the valid options that are declared before it."""
     formats = [name for name in FORMATS if before.get(name)]
     if not formats and any(name not in before for name in FORMATS):
         return None  # the format itself is refused
-    target = formats[0] if formats else "onnx"
-    precision = before.get(target)
-    is_reduced = precision == "int8" or (precision not in (None, "fp32") and target in ("onnx", "trt", "rtx"))
+    target = format_named(formats[0] if formats else ONNX.name)
+    precision = before.get(target.name)
+    is_reduced = precision == "int8" or (precision not in (None, True, "fp32") and target.casts)
     match name:
-        case "kind" if value == "cpu" and target == "trt":
+        case "kind" if value == "cpu" and "cpu" not in target.served.runs_on:
             return Problem("config.instance_kind", "a TensorRT plan runs on GPUs")
-        case "accelerator" if value and target not in ("onnx", "rtx"):
-            return Problem("config.accelerator_backend", f"is for ONNX, not for {target}")
-        case "in_container" if target != "trt":
+        case "accelerator" if value and target.served is not ONNX:
+            return Problem("config.accelerator_backend", f"is for ONNX, not for {target.name}")
+        case "in_container" if target is not TRT:
             return Problem("option.in_container_unused", "builds TensorRT plans; set `trt` to a precision")
         case "image" if not before.get("in_container"):
             return Problem("option.image_unused", "is the image that `in_container` builds in; add `in_container`")
-        case "opt_batch" if target not in ("trt", "rtx"):
+        case "opt_batch" if target.flavour is None:
             return Problem("option.no_effect", "is for plans; set `trt` or `rtx` to a precision")
-        case _ if name in _PLAN_SETTINGS and target not in ("trt", "rtx"):
+        case _ if name in BuildOptions.model_fields and target.flavour is None:
             return Problem("option.plan_unused", "only for plans; set `trt` or `rtx` to a precision")
         case "keep_fp32" | "calibration" if not is_reduced:
             advice = "use `onnx`, `trt` or `rtx` in fp16, bf16 or int8, or `openvino` int8"

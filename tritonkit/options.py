@@ -62,7 +62,7 @@ Model = TypeVar("Model", bound=Options)
 
 def option_error(message: str, *, code: str) -> PydanticCustomError:
     """The error of a validator. In the message, names of options stand in backticks: a command shows them as flags."""
-    return PydanticCustomError(code, message)  # type: ignore[arg-type] # pydantic wants literals
+    return PydanticCustomError(code, message)
 
 
 def options_of(model: type[Model]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -132,8 +132,9 @@ def _parameter(model: type[Options], name: str) -> inspect.Parameter:
     default = inspect.Parameter.empty if field.is_required() else field.default
     if kind is list:
         kind, default = list[str], None
-    annotation = Annotated[kind if default is not None else kind | None, info]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    if default is None:
+        kind = kind | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
 def _command_line_type(field: FieldInfo) -> Any:

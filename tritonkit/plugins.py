@@ -1,4 +1,4 @@
-"""Plugins: models, losses, readers, callbacks and tasks in a user's Python modules, found by name.
+"""Plugins: models, losses, readers, callbacks, tasks and formats in a user's Python modules, found by name.
 
 A module registers plugins under a name; `module:attribute` selects one directly. A module is imported only if the user
 lists it, in the environment or in the training configuration. A name in a third-party checkpoint imports nothing.
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from tritonkit.errors import ConfigError, SpecError
 
-Kind = Literal["model", "loss", "reader", "callback", "task", "training task"]
+Kind = Literal["model", "loss", "reader", "callback", "task", "training task", "format"]
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 
 VARIABLE = "TRITONKIT_PLUGINS"

@@ -30,7 +30,7 @@ from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.formats import Precision
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -120,9 +120,7 @@ def check_model(name: str, folder: Path) -> ModelResult:
     )
 
 
-def _export(
-    source: NetworkSource, name: FormatName, precision: Precision, folder: Path, step_results: dict[str, str]
-) -> str:
+def _export(source: NetworkSource, name: str, precision: Precision, folder: Path, step_results: dict[str, str]) -> str:
     """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
     repository = folder / f"{name}-{precision}"
     published = export(

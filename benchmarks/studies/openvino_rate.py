@@ -26,7 +26,7 @@ import torch
 from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
 from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
@@ -34,7 +34,7 @@ from scripts.ports import free_ports
 from server.process import Options, start, stop, wait_until_ready
 from server.runtimes.pip_environment import find_pip_environment
 from tritonkit.export_options import ForeignModelOptions
-from tritonkit.runtimes.formats import Target
+from tritonkit.runtimes.formats import ONNX, Target
 from tritonkit.triton.model_config import CONFIG_FILE
 from tritonkit.triton.runner import TritonRunner, TritonServer
 
@@ -55,18 +55,18 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     source = source_from_state_dict(
         folder / "weights.pth", ForeignModelOptions(model=architecture, labels=folder / "labels.txt")
     )
-    source.write_graph(folder / "model.onnx")
+    source.write_graph(folder / ONNX.file)
     for variant, target in VARIANTS.items():
         model = folder / "repository" / variant.replace(" ", "_")
         (model / "1").mkdir(parents=True)
-        job = BuildJob(source, folder / "model.onnx", target.precision, model / "1", MAX_BATCH, None, print)
-        artifact_format = FORMATS[target.format]
-        artifact_format.write(job)
+        job = BuildJob(source, folder / ONNX.file, target.precision, model / "1", MAX_BATCH, None, print)
+        artifact_builder = builder_for(target.format)
+        artifact_builder.write(job)
         config = config_for(source.spec.renamed(model.name), onnx_interface(job.graph), MAX_BATCH, 1)
-        config.backend = artifact_format.backend
+        config.backend = target.record.backend
         group = config.instance_group.add(count=instances)
         group.kind = group.KIND_CPU
-        for key, value in artifact_format.parameters(job).items():
+        for key, value in artifact_builder.parameters(job).items():
             config.parameters[key].string_value = value
         for name, text in {CONFIG_FILE: config_to_text(config), **label_texts(source.spec)}.items():
             (model / name).write_text(text)

@@ -16,7 +16,7 @@ from builder.config.warmup import add_warmup, remove_warmup
 from tritonkit.errors import InputError, Problem
 from tritonkit.export_options import ACCELERATORS, ServingOptions
 from tritonkit.spec import TensorSpec
-from tritonkit.triton.backends import ARTIFACTS, PLATFORMS, ModelConfig, backend_of
+from tritonkit.triton.backends import ModelConfig, backend_of, default_file, platform_backend
 
 PRECISION_MODES = ("FP32", "FP16", "INT8")
 
@@ -258,7 +258,7 @@ def _matches(actual: list[int], expected: list[int]) -> bool:
 def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
     entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
     if backend != "onnxruntime":  # a third-party backend may have its own accelerators
-        if entries and backend in ARTIFACTS:
+        if entries and default_file(backend):
             names = ", ".join(entry.name for entry in entries)
             yield Problem(
                 "config.accelerator_backend",
@@ -287,7 +287,7 @@ def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
 
 
 def _other_problems(config: ModelConfig) -> Iterator[Problem]:
-    if config.platform and config.backend and PLATFORMS.get(config.platform, config.backend) != config.backend:
+    if config.platform and config.backend and platform_backend(config.platform) != config.backend:
         yield Problem(
             "config.platform_backend",
             f"platform {config.platform} does not belong to backend {config.backend}: set one of them",

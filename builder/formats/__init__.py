@@ -1,31 +1,17 @@
-"""All export formats, by the name of their option."""
+"""Builders of artifacts, one for each format."""
 
 from __future__ import annotations
 
-from builder.formats.base import BuildJob, Format
-from builder.formats.onnx import Onnx
-from builder.formats.openvino import OpenVino
-from builder.formats.tensorrt import Rtx, Trt
-from builder.formats.torchscript import TorchScript
+from pkgutil import resolve_name
+
+from builder.formats.base import ArtifactBuilder, BuildJob
 from tritonkit.repository.build_record import BuildOptions
-from tritonkit.runtimes.formats import FormatName, ProgressCallback
+from tritonkit.runtimes.formats import format_named
 
-__all__ = ["FORMATS", "BuildJob", "Format", "ProgressCallback", "format_for"]
-
-FORMATS: dict[FormatName, Format] = {
-    "onnx": Onnx(),
-    "openvino": OpenVino(),
-    "torchscript": TorchScript(),
-    "trt": Trt(),
-    "rtx": Rtx(),
-}
-"""The formats with default build options."""
+__all__ = ["ArtifactBuilder", "BuildJob", "builder_for"]
 
 
-def format_for(name: FormatName, build: BuildOptions | None = None, image: str | None = None) -> Format:
-    """The format of that name, with its build options and the container image to build in."""
-    if name == "trt":
-        return Trt(build, image)
-    if name == "rtx":
-        return Rtx(build)
-    return FORMATS[name]
+def builder_for(name: str, options: BuildOptions | None = None, image: str | None = None) -> ArtifactBuilder:
+    """The builder of a format. options: of TensorRT. image: the container image to build in."""
+    builder: ArtifactBuilder = resolve_name(format_named(name).builder)(options, image)
+    return builder

@@ -1,4 +1,4 @@
-"""The interface of all formats: write an artifact from a graph, and open it as a runner to verify."""
+"""The interface of all builders: write an artifact from a graph, and open it as a runner to verify."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from builder.sources.base import Source
-from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.build_record import BuildOptions, BuildRecord
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Dialect, FormatName, Precision, ProgressCallback
+from tritonkit.runtimes.formats import ArtifactFormat, Precision, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,15 @@ class BuildJob:
     report: ProgressCallback
 
 
-class Format(ABC):
-    """A file format that Triton serves."""
+class ArtifactBuilder(ABC):
+    """Builds the artifacts of a format, and opens them for verification."""
 
-    name: ClassVar[FormatName]
-    backend: ClassVar[str]
-    """The Triton backend that serves the artifact."""
-    artifact: ClassVar[str]
-    """The name of the file that the backend loads from a version folder."""
-    casts: ClassVar[bool] = True
-    """Whether the types of the graph set the precision; otherwise it is a setting of the runtime."""
-    takes_bf16: ClassVar[bool] = False
-    """Whether bf16 is a fallback where fp16 fails."""
-    dialect: ClassVar[Dialect] = "onnxruntime"
+    format: ClassVar[ArtifactFormat]
+
+    def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
+        """options: of TensorRT. image: the container image to build and verify in; None uses this environment."""
+        self.options = options or BuildOptions()
+        self.image = image
 
     def check_machine(self) -> None:  # noqa: B027 - most formats need only what is installed
         """Raise where this machine lacks something that the format needs.
@@ -77,7 +73,7 @@ class Format(ABC):
 
     def verification_method(self, job: BuildJob) -> str:
         """What produced the answers: the artifact, or a simulation where it cannot run here. For the verdict."""
-        return f"the artifact itself, run by {self.backend}"
+        return f"the artifact itself, run by {self.format.served.backend}"
 
     def parameters(self, job: BuildJob) -> Mapping[str, str]:
         """Parameters of `config.pbtxt` that the backend reads."""

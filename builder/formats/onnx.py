@@ -7,20 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.formats.base import BuildJob, Format
+from builder.formats.base import ArtifactBuilder, BuildJob
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 
-class Onnx(Format):
+class Onnx(ArtifactBuilder):
     """The unchanged ONNX graph."""
 
-    name = "onnx"
-    backend = "onnxruntime"
-    artifact = "model.onnx"
+    format = ONNX
 
     def write(self, job: BuildJob) -> Path:
-        artifact = job.folder / self.artifact
+        artifact = job.folder / self.format.file
         shutil.copyfile(job.graph, artifact)
         return artifact
 

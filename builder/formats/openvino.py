@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from builder.failures import CannotBuildError
-from builder.formats.base import BuildJob, Format
+from builder.formats.base import ArtifactBuilder, BuildJob
 from tritonkit.errors import ArtifactError
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import OPENVINO, Precision
 from tritonkit.spec import METADATA_KEY
-
-if TYPE_CHECKING:
-    from tritonkit.runtimes.formats import Precision
 
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """By precision, OpenVINO's name of the type of all that is not quantised."""
@@ -31,13 +28,10 @@ _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _BF16_ADVICE = "Export on a CPU that has bf16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo), or export --openvino fp32"
 
 
-class OpenVino(Format):
+class OpenVino(ArtifactBuilder):
     """`model.xml` and `model.bin`, which contain the spec and the precision."""
 
-    name = "openvino"
-    backend = "openvino"
-    artifact = "model.xml"
-    casts = False
+    format = OPENVINO
 
     def check_machine(self) -> None:
         if find_spec("openvino") is None:
@@ -59,8 +53,8 @@ class OpenVino(Format):
 
         from tritonkit.runtimes.openvino import PRECISION_KEY, get_core
 
-        artifact = job.folder / self.artifact
-        for stale in (artifact, artifact.with_suffix(".bin")):
+        artifact = job.folder / self.format.file
+        for stale in self.format.files(artifact):
             stale.unlink(missing_ok=True)  # a runner of an earlier attempt may have the old file mapped
         try:
             model = get_core().read_model(job.graph)

@@ -7,34 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.failures import CannotBuildError
-from builder.formats.base import BuildJob, Format
+from builder.formats.base import ArtifactBuilder, BuildJob
 from builder.formats.onnx import Onnx
 from builder.formats.worst_case_runner import WorstCaseRunner
 from builder.onnx.export import onnx_interface
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildOptions, BuildRecord, BuildSettings
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import RTX, TRT
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour, find_tensorrt
 from tritonkit.system.gpu import Gpu, find_gpu
 from tritonkit.triton.releases import release_of
 
-ENGINE = "model.rtx"
 
-
-class Trt(Format):
+class Trt(ArtifactBuilder):
     """A plan, served by Triton's `tensorrt` backend with the TensorRT version that built it."""
 
-    name = "trt"
-    backend = "tensorrt"
-    artifact = "model.plan"
-    takes_bf16 = True
-    dialect = "tensorrt"
-
-    def __init__(self, options: BuildOptions | None = None, image: str | None = None) -> None:
-        """image: the container image to build and verify in; None uses this environment."""
-        self.options = options or BuildOptions()
-        self.image = image
+    format = TRT
 
     def check_machine(self) -> None:
         if self.image is None:
@@ -72,7 +62,7 @@ class Trt(Format):
         )
 
     def write(self, job: BuildJob) -> Path:
-        plan = job.folder / self.artifact
+        plan = job.folder / self.format.file
         settings = build_settings(self.options, "tensorrt", job)
         if self.image is None:
             from builder.tensorrt.build import build
@@ -105,20 +95,14 @@ class Trt(Format):
         return f"the plan itself, run by TensorRT on {gpu.name if gpu else 'a GPU'}"
 
 
-class Rtx(Format):
+class Rtx(ArtifactBuilder):
     """An ONNX model for Triton, with an engine of the same graph for RTX machines.
 
     Triton has no backend for these engines: `onnxruntime` serves `model.onnx`, and `client infer --from` runs
     `model.rtx`. bf16 is refused, because ONNX Runtime has no bf16 kernels for most operators.
     """
 
-    name = "rtx"
-    backend = Onnx.backend
-    artifact = Onnx.artifact
-    dialect = "tensorrt"
-
-    def __init__(self, options: BuildOptions | None = None) -> None:
-        self.options = options or BuildOptions()
+    format = RTX
 
     def check_machine(self) -> None:
         find_tensorrt("rtx")
@@ -136,7 +120,7 @@ class Rtx(Format):
         from builder.tensorrt.build import build
 
         artifact = Onnx().write(job)
-        engine = job.folder / ENGINE
+        engine = job.folder / self.format.file
         record = build(job.graph, engine, build_settings(self.options, "rtx", job), job.report)
         write_build_record(record, engine, job)
         return artifact
@@ -149,7 +133,7 @@ class Rtx(Format):
         from tritonkit.runtimes.tensorrt import TensorRtRunner
 
         with _artifact_errors_end_the_build():
-            engine = TensorRtRunner(artifact.with_name(ENGINE), spec=job.source.spec)
+            engine = TensorRtRunner(artifact.with_name(self.format.file), spec=job.source.spec)
         return engine if graph is None else WorstCaseRunner(job.source.reference, (engine, graph))
 
     def verification_method(self, job: BuildJob) -> str:
@@ -157,10 +141,10 @@ class Rtx(Format):
         is_run = _onnxruntime_keeps_precision(job)
         graph = "its graph, run by onnxruntime" if is_run else "its graph, by a simulation of its rounding"
         if gpu is not None and self._runs_on(gpu, job):
-            both = f"{ENGINE}, run by TensorRT for RTX on {gpu.name}, and {graph}"
+            both = f"{self.format.file}, run by TensorRT for RTX on {gpu.name}, and {graph}"
             return f"{both}; for each image the answer with the larger error counts" if is_run else both
         why = f"{gpu.name} is not a GPU that it is built for" if gpu is not None else "no GPU here"
-        return f"{graph}; {ENGINE} was built from the same graph, and not run: {why}"
+        return f"{graph}; {self.format.file} was built from the same graph, and not run: {why}"
 
     def _runs_on(self, gpu: Gpu, job: BuildJob) -> bool:
         return build_settings(self.options, "rtx", job).runs_on(gpu.compute_capability)

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 
-from builder.formats.base import BuildJob, Format
+from builder.formats.base import ArtifactBuilder, BuildJob
 from tritonkit.errors import ArtifactError, InputError, first_line
 from tritonkit.networks.network import Network, on_cpu
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import TORCHSCRIPT
 from tritonkit.runtimes.torchscript import TorchScriptRunner
 from tritonkit.spec import METADATA_KEY
 
@@ -33,20 +34,17 @@ _WRITTEN_BY_TORCH = ("version", ".data/serialization_id")
 """Records that torch's archive writer adds itself."""
 
 
-class TorchScript(Format):
+class TorchScript(ArtifactBuilder):
     """A trace of the network, with the spec as an extra file in the archive."""
 
-    name = "torchscript"
-    backend = "pytorch"
-    artifact = "model.pt"
-    casts = False
+    format = TORCHSCRIPT
 
     def check_job(self, job: BuildJob) -> None:
         _check_names([output.name for output in _network_of(job).spec.outputs])
 
     def write(self, job: BuildJob) -> Path:
         network = _network_of(job)
-        artifact = job.folder / self.artifact
+        artifact = job.folder / self.format.file
         with on_cpu(network):  # until the file is saved: a trace shares the weights of the network
             _save(_trace_network(network), network.spec.to_json(), artifact)
         return artifact

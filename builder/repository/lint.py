@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import INSPECTORS, ArtifactInfo, inspect_artifact
+from builder.artifacts import ArtifactInfo, inspect_artifact
 from builder.config.serving_config import config_problems, unverified_accelerators
 from builder.config.triton_config import label_texts, public_json, tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
@@ -18,7 +18,6 @@ from builder.repository.lint_foreign import check_foreign
 from builder.repository.shared_files import can_promote
 from tritonkit.errors import InputError, TritonkitError
 from tritonkit.repository.compatibility import (
-    PLANS,
     PlanProblem,
     damage_reason,
     header_problems,
@@ -31,11 +30,12 @@ from tritonkit.repository.finding import Finding, error, no_model, warning
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
 from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.runtimes.formats import ONNX, TRT, format_of, is_plan
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.cpu import adds_int8_exactly
 from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
-from tritonkit.triton.backends import ARTIFACTS, ModelConfig, backend_files, backend_of
+from tritonkit.triton.backends import ModelConfig, backend_files, backend_of, default_file
 from tritonkit.triton.companions import companion_owner
 from tritonkit.triton.model_config import (
     CONFIG_FILE,
@@ -231,7 +231,7 @@ def _check_spec(model: Path, config: ModelConfig, interface: Interface | None) -
 
 def _check_version(folder: Path, config: ModelConfig, interface: Interface | None, loaded: bool) -> Iterator[Finding]:
     loading = backend_files(config)
-    names = loading.plans.values() or ([loading.file] if loading.backend in ARTIFACTS else [])
+    names = loading.plans.values() or ([loading.file] if default_file(loading.backend) else [])
     if missing := [name for name in names if not (folder / name).is_file()]:
         yield error(
             folder,
@@ -243,7 +243,7 @@ def _check_version(folder: Path, config: ModelConfig, interface: Interface | Non
     yield from _check_manifest(folder)
     yield from _check_verdict(folder)
     for name in dict.fromkeys(names):
-        if (folder / name).suffix in INSPECTORS:
+        if format_of(name) is not None:
             yield from _check_artifact(folder / name, config, interface, loaded)
 
 
@@ -279,7 +279,7 @@ def _check_artifact(
 def _bf16_on_cpu(info: ArtifactInfo, config: ModelConfig) -> bool:
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     has_tensorrt = any(accelerator.name == "tensorrt" for accelerator in accelerators)
-    return info.precision == "bf16" and backend_of(config) == "onnxruntime" and not has_tensorrt
+    return info.precision == "bf16" and backend_of(config) == ONNX.backend and not has_tensorrt
 
 
 def _check_manifest(folder: Path) -> Iterator[Finding]:
@@ -308,7 +308,7 @@ def _check_manifest(folder: Path) -> Iterator[Finding]:
                 path, "is in the manifest but missing", "export the model again", code="repository.missing_file"
             )
         elif path.stat().st_size != entry.bytes or file_sha256(path) != entry.sha256:
-            damaged = damage_reason(path) if path.suffix in PLANS else None
+            damaged = damage_reason(path) if is_plan(path) else None
             message = damaged or "was changed since it was published (its hash differs)"
             yield error(path, message, "export the model again", code="repository.changed_file")
     for problem in stale_problems(manifest):
@@ -327,7 +327,7 @@ def _check_plans(folder: Path, target: _Target) -> Iterator[Finding]:
         for problem in plan_problems(manifest, target.image, target.compute_capability):
             yield _plan_finding(folder, problem)
         return
-    for plan in sorted(folder.glob("*.plan")):
+    for plan in sorted(folder.glob(f"*{TRT.suffix}")):
         try:
             problems = header_problems(plan, target.image)
         except TritonkitError:  # _check_artifact reports it

@@ -12,12 +12,13 @@ from typing import Any
 
 import onnx
 
-from builder.artifacts import INSPECTORS, inspect_artifact
+from builder.artifacts import inspect_artifact
 from builder.config.serving_config import ignored_settings, load_problems
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.onnx.export import loaded_graph
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
+from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of
 from tritonkit.triton.backends import ModelConfig, artifact_names, backend_of
 from tritonkit.triton.model_config import (
     CONFIG_FILE,
@@ -30,8 +31,6 @@ from tritonkit.triton.model_config import (
 _CORRECT = "correct it"
 _TYPES = {1: 11, 2: 2, 3: 6, 4: 3, 5: 7, 6: 8, 7: 9, 8: 13, 9: 1, 10: 10, 11: 12, 12: 4, 13: 5, 16: 14}
 """ONNX element types, each with the number of Triton's `DataType`."""
-_INSPECTED_SUFFIXES = ".onnx", ".plan", ".pt"
-"""Files that are inspected; third-party OpenVINO files are left to OpenVINO."""
 
 
 def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
@@ -119,13 +118,13 @@ def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
                 "put the file there",
                 code="repository.no_artifact",
             )
-        elif path.suffix in _INSPECTED_SUFFIXES and path.suffix in INSPECTORS:
+        elif format_of(path) not in (None, OPENVINO):  # third-party OpenVINO files are left to OpenVINO
             yield from _check_artifact(path, config)
 
 
 def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
     try:
-        if path.suffix == ".onnx":
+        if format_of(path) is ONNX:
             graph = loaded_graph(path)
         else:
             inspect_artifact(path)

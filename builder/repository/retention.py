@@ -1,4 +1,4 @@
-"""Delete old versions: the newest are kept, and all that are marked, served or loaded by a server.
+"""Delete old versions: the newest are kept, and all that are marked or served.
 
 A version is renamed into the staging folder beside the repository and deleted there. So a killed builder leaves a
 version complete or removed; the next builder deletes the rest of the staging folder.
@@ -11,13 +11,10 @@ from collections.abc import Collection
 from pathlib import Path
 from uuid import uuid4
 
-from builder.repository.loaded_versions import NO_SERVER, LoadedVersions, Servers
 from builder.repository.publish import staging
 from builder.repository.versions import Model, Version, model_versions
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.spec import Frozen
-
-NO_SERVERS = Servers((NO_SERVER,))
 
 
 class KeptVersion(Frozen):
@@ -36,36 +33,26 @@ class Retention(Frozen):
     freed_bytes: int = 0
     kept: tuple[KeptVersion, ...] = ()
     """Old versions that were not deleted."""
-    servers: tuple[str, ...] = ()
-    """The servers that listed their loaded versions."""
 
     def summary(self) -> str:
         """The result in one sentence."""
         deleted = f"deleted {', '.join(map(str, self.deleted))}" if self.deleted else "deleted nothing"
         kept = "; ".join(f"{version.version} stays: {version.reason}" for version in self.kept)
-        unchecked = (
-            "; no server was asked for its loaded versions: name running servers with --url" if not self.servers else ""
-        )
-        return f"{self.model}: {deleted}{f' ({kept})' if kept else ''}{unchecked if self.deleted else ''}"
+        return f"{self.model}: {deleted}{f' ({kept})' if kept else ''}"
 
 
-def keep_newest(
-    folder: Path, keep: int, servers: Servers = NO_SERVERS, served_before: Collection[int] = ()
-) -> Retention:
-    """Delete a model's versions, except the newest `keep` and those marked, served or loaded by `servers`.
+def keep_newest(folder: Path, keep: int, served_before: Collection[int] = ()) -> Retention:
+    """Delete a model's versions, except the newest `keep` and those that are marked or served.
 
     served_before: versions that the version policy loaded until now; running servers may still have them loaded.
-    Servers that are not named in `servers` are not asked: a deleted version stays in their memory until a reload.
-    Raises InputError for keep < 1, ArtifactError where another builder is running, and what `Servers.loaded_versions`
-    raises; then nothing is deleted.
+    Raises InputError for keep < 1, ArtifactError where another builder is running; then nothing is deleted.
     """
     if keep < 1:
         raise InputError(f"--keep {keep}: expected 1 or more; to remove a model delete its folder", code="option.keep")
     with staging(folder.parent) as staging_folder:
-        loaded = servers.loaded_versions(folder.name)
-        model = model_versions(folder, loaded)
+        model = model_versions(folder)
         older = model.versions[:-keep]
-        reasons = {version.version: _keep_reason(version, model, loaded, served_before) for version in older}
+        reasons = {version.version: _keep_reason(version, model, served_before) for version in older}
         to_delete = [version for version in older if not reasons[version.version]]
         for version in to_delete:
             _move_out(
@@ -77,18 +64,15 @@ def keep_newest(
             deleted=tuple(version.version for version in to_delete),
             freed_bytes=sum(version.bytes for version in to_delete),
             kept=tuple(KeptVersion(version=number, reason=reason) for number, reason in reasons.items() if reason),
-            servers=loaded.servers,
         )
 
 
-def _keep_reason(version: Version, model: Model, loaded: LoadedVersions, before: Collection[int]) -> str:
+def _keep_reason(version: Version, model: Model, before: Collection[int]) -> str:
     """Why a version must be kept; empty where it can be deleted."""
     if version.mark is not None:
         return f"marked ({version.mark.note})" if version.mark.note else "marked"
     if version.served:
         return f"the version policy {model.policy} serves it"
-    if version.version in loaded.address_by_version:
-        return f"loaded by the server at {loaded.address_by_version[version.version]}"
     return "served until now" if version.version in before else ""
 
 

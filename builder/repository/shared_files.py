@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder.artifacts import INSPECTORS, ArtifactInfo, inspect_artifact
+from builder.artifacts import ArtifactInfo, inspect_artifact
 from builder.config.triton_config import config_for, config_to_text, label_texts
 from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
 from builder.interface import Interface, describe_difference, interface_of
@@ -21,6 +21,7 @@ from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.runtimes.formats import format_of
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import ModelConfig, backend_files
@@ -208,7 +209,7 @@ def _inspect_version(folder: Path, name: str) -> ArtifactInfo:
         raise ArtifactError(
             f"{folder}: has no {name}, which its backend loads; export it again", code="repository.no_artifact"
         )
-    return inspect_artifact(artifact) if artifact.suffix in INSPECTORS else ArtifactInfo()
+    return inspect_artifact(artifact) if format_of(artifact) is not None else ArtifactInfo()
 
 
 def _read_spec(path: Path) -> ModelSpec:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from builder.repository.loaded_versions import LoadedVersions
 from builder.repository.publish import staging
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
@@ -42,8 +40,6 @@ class Version(Frozen):
     mark: Mark | None = None
     served: bool
     """Whether the version policy of config.pbtxt loads the version."""
-    loaded: bool | None = None
-    """Whether a server has the version loaded; None where no server was asked."""
 
 
 class Model(Frozen):
@@ -67,20 +63,16 @@ def find_model(model: str, repository: Path) -> Path:
     )
 
 
-def model_versions(folder: Path, loaded: LoadedVersions | None = None) -> Model:
-    """Read the versions in a model's folder. loaded: the versions that servers have loaded, if any were asked.
-
-    Raises ArtifactError for a broken configuration.
-    """
+def model_versions(folder: Path) -> Model:
+    """Read the versions in a model's folder. Raises ArtifactError for a broken configuration."""
     config = read_config(folder)
     numbers = versions_of(folder)
     served = versions_loaded(config, numbers)
-    loaded_numbers = None if loaded is None or not loaded.servers else loaded.address_by_version
     return Model(
         name=folder.name,
         folder=folder,
         policy=policy_text(config),
-        versions=tuple(_version(folder / str(number), number in served, loaded_numbers) for number in numbers),
+        versions=tuple(_version(folder / str(number), number in served) for number in numbers),
     )
 
 
@@ -124,7 +116,7 @@ def read_mark(folder: Path) -> Mark | None:
         ) from error
 
 
-def _version(folder: Path, served: bool, loaded: Container[int] | None) -> Version:
+def _version(folder: Path, served: bool) -> Version:
     manifest, verdict = _manifest(folder), _verdict(folder)
     return Version(
         version=int(folder.name),
@@ -135,7 +127,6 @@ def _version(folder: Path, served: bool, loaded: Container[int] | None) -> Versi
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         mark=read_mark(folder),
         served=served,
-        loaded=None if loaded is None else int(folder.name) in loaded,
     )
 
 

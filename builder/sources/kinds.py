@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.runtimes.formats import ONNX, TORCHSCRIPT, format_of, is_plan
 from tritonkit.runtimes.tensorrt_plan import TITLES, plan_header
 from tritonkit.spec import METADATA_KEY
 
@@ -18,7 +19,7 @@ ACCEPTED = (
     "a checkpoint that `train` wrote (.safetensors), third-party weights (a state dict as .pth, .pt, .ckpt, .bin "
     "or .safetensors), a TorchScript file, an .onnx file, timm:NAME or torchvision:NAME"
 )
-_WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+_WEIGHTS = (".pth", TORCHSCRIPT.suffix, ".ckpt", ".bin", ".tar")
 _HEAD = 64
 
 
@@ -37,7 +38,7 @@ def source_kind(path: Path) -> Kind:
         return _archive_kind(path)
     if head[8:9] == b"{" and path.suffix not in _WEIGHTS:
         return _safetensors_kind(path)
-    if path.suffix == ".onnx":
+    if format_of(path) is ONNX:
         return "onnx"
     if path.suffix == ".safetensors":
         return "checkpoint"  # a damaged file, which its reader reports
@@ -53,7 +54,7 @@ def _library_hint(path: Path) -> str:
 
 
 def _folder_message(path: Path) -> str:
-    for pattern in ("best.safetensors", "*/best.safetensors", "model.safetensors", "model.onnx", "*/model.onnx"):
+    for pattern in ("best.safetensors", "*/best.safetensors", "model.safetensors", ONNX.file, f"*/{ONNX.file}"):
         if found := sorted(path.glob(pattern)):
             return f"is a folder; pass the file in it: {found[-1]}"
     return f"is a folder; expected {ACCEPTED}"
@@ -63,7 +64,7 @@ def _refuse_plans(path: Path) -> None:
     try:
         reason = f"is a {TITLES[plan_header(path).flavour]} plan"
     except ArtifactError as error:
-        if path.suffix not in (".plan", ".engine"):
+        if not is_plan(path) and path.suffix != ".engine":
             return
         reason = str(error).removeprefix(f"{path}: ")
     raise InputError(

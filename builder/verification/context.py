@@ -21,7 +21,7 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import OPENVINO, Precision, format_of
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.cpu import adds_int8_exactly
@@ -117,7 +117,7 @@ def _computes_on_cpu(candidate: Runner) -> bool:
     runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
     if isinstance(runner, OnnxRuntimeRunner):
         return not runner.is_on_gpu
-    return Path(runner.origin).suffix == ".xml"  # OpenVINO, always with its CPU plugin
+    return format_of(runner.origin) is OPENVINO  # always with its CPU plugin
 
 
 def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:

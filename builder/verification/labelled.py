@@ -24,7 +24,7 @@ from tritonkit.comparison import Limits
 from tritonkit.errors import ExternalError, InputError, Problem
 from tritonkit.networks.network import save_network
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import FormatName
+from tritonkit.runtimes.formats import ONNX, format_named, is_plan
 from tritonkit.runtimes.tensorrt import TRUST_VARIABLE
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.spec import METADATA_KEY, ModelSpec
@@ -35,9 +35,6 @@ _ROUNDING = 2e-6
 """`train test` prints six digits."""
 _NOT_MEASURABLE = {"verdict.nan", "verdict.interface", "verdict.batch"}
 """Problems of an artifact whose outputs cannot be measured."""
-_ENGINES: Mapping[FormatName, str] = {"trt": "model.plan", "rtx": "model.rtx"}
-"""By format, the files that only run on a GPU."""
-_ENGINE_SUFFIXES = {Path(name).suffix for name in _ENGINES.values()}
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,11 @@ class LabelledSet:
             return verdict
         with self._openable_artifact(artifact) as path:
             after = measure(self.reference, path, self.data, self.masks)
+        record = format_named(verdict.format)
         data, proven_by = f"{after.images} pictures of {self.data}", verdict.proven_by
-        if (engine := _ENGINES.get(verdict.format)) is not None and artifact.suffix not in _ENGINE_SUFFIXES:
-            data += f" (its graph was run in place of {engine})"
-            note = f"on the labelled images its graph was run, not {engine}"
+        if record.flavour is not None and not is_plan(artifact):
+            data += f" (its graph was run in place of {record.file})"
+            note = f"on the labelled images its graph was run, not {record.file}"
             proven_by = f"{proven_by}; {note}" if proven_by else note
         measured = {f"checkpoint on {data}": self.reference_result.metrics, f"artifact on {data}": after.metrics}
         problems = (*verdict.problems, *quality_problems(self.reference_result, after, verdict.limits))
@@ -91,7 +89,7 @@ class LabelledSet:
     @contextmanager
     def _openable_artifact(self, artifact: Path) -> Iterator[Path]:
         """Yield a path that `train test` can open: a plan gets its spec, which is published later, next to it."""
-        if self.spec is None or artifact.suffix not in _ENGINE_SUFFIXES or artifact.with_name(METADATA_KEY).is_file():
+        if self.spec is None or not is_plan(artifact) or artifact.with_name(METADATA_KEY).is_file():
             yield artifact
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +113,7 @@ def labelled_set(source: Source, data: Path, masks: Path | None = None) -> Itera
             reference = Path(scratch) / "reference.safetensors"
             save_network(reference, source.network)
         else:
-            reference = Path(scratch) / "reference.onnx"
+            reference = Path(scratch) / f"reference{ONNX.suffix}"
             source.write_graph(reference)
         yield LabelledSet(reference, data, masks, source.spec)
 
@@ -130,7 +128,7 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     command += ["--from", artifact] if artifact is not None else []
     command += ["--masks", masks] if masks is not None else []
     # A plan measured here was built here, or has been opened before.
-    trusted = artifact is not None and artifact.suffix in _ENGINE_SUFFIXES
+    trusted = artifact is not None and is_plan(artifact)
     code, document = _run_json(list(map(str, command)), {TRUST_VARIABLE: "1"} if trusted else {})
     if code == 0:
         # Metrics that cannot be measured on these images are null.

@@ -11,10 +11,8 @@ from builder.tensorrt.precision import precision_problems, record_problems
 from tritonkit.errors import Problem
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest, read_build_record
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.system.files import file_sha256
-
-_GRAPH = "model.onnx"
 
 
 def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
@@ -23,7 +21,7 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
     The graph is checked too where it lies next to the plan, as for engines of TensorRT for RTX. Raises ArtifactError
     for a broken record.
     """
-    record, graph = read_build_record(plan.parent), plan.with_name(_GRAPH)
+    record, graph = read_build_record(plan.parent), plan.with_name(ONNX.file)
     if record is None or not plan.is_file():
         return []
     if graph.is_file():

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from builder.onnx.export import onnx_from_network
 from tritonkit.errors import Problem
 from tritonkit.networks.network import Network
+from tritonkit.runtimes.formats import ONNX, format_of
 
 MAX_DAMAGED_TENSORS = 5
 """Where more tensors differ, the graph is of another checkpoint, not damaged."""
@@ -22,10 +23,10 @@ MAX_DAMAGED_TENSORS = 5
 
 def changed_tensors(artifact: Path, network: Network) -> Iterator[Problem]:
     """Compare the graph's tensors by name with those of a fresh export; yield a problem for each difference."""
-    if artifact.suffix != ".onnx":
+    if format_of(artifact) is not ONNX:
         return
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / "model.onnx"
+        fresh = Path(folder) / ONNX.file
         onnx_from_network(network, fresh)
         expected, actual = _initializers(fresh), _initializers(artifact)
     common = [name for name in expected if name in actual and expected[name].shape == actual[name].shape]

@@ -24,23 +24,15 @@ from builder.verification.report_images import collect_answers
 from builder.verification.spec_check import compare_specs
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.export_options import VerificationOptions
-from tritonkit.repository.compatibility import PLANS
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
 from tritonkit.repository.verdict import VERDICT_FILE, Verdict
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.formats import ONNX, Precision, format_of, is_plan
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.model_config import CONFIG_FILE, configured_batch_sizes, read_config
 
-_FORMATS: dict[str, tuple[FormatName, str]] = {
-    ".onnx": ("onnx", "onnxruntime"),
-    ".xml": ("openvino", "OpenVINO"),
-    ".pt": ("torchscript", "torch"),
-    ".plan": ("trt", "TensorRT"),
-    ".rtx": ("rtx", "TensorRT for RTX"),
-}
 """By file suffix: the format of an artifact, and the library that runs it here."""
 
 
@@ -57,7 +49,7 @@ def verify_artifact(
     """
     golden = select_golden(source.spec, source.golden, options.images)
     precision = precision_of(artifact)
-    recorded = recorded_problems(artifact, precision) if artifact.suffix in PLANS else []
+    recorded = recorded_problems(artifact, precision) if is_plan(artifact) else []
     with (
         tempfile.TemporaryDirectory() as scratch,
         CachingRunner(_open_runner(artifact, source, Path(scratch), recorded)) as runner,
@@ -65,13 +57,13 @@ def verify_artifact(
         context = verification_context(
             source, golden, largest_batch(max_batch, runner), options.limits, _sizes_in_config(artifact)
         )
-        if artifact.suffix == ".onnx":
+        if format_of(artifact) is ONNX:
             verdict = context.verify(runner, precision, artifact)
         else:
             verdict = context.verify_answers(runner, precision)
             problems = (*recorded, *compare_specs(runner.spec, source.spec), *verdict.problems)
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
-            verdict = with_stale_reason(verdict, artifact, source) if artifact.suffix in PLANS else verdict
+            verdict = with_stale_reason(verdict, artifact, source) if is_plan(artifact) else verdict
         verdict = verdict.model_copy(update=_verdict_fields(artifact, runner))
         if options.data is not None:
             with labelled_set(source, options.data, options.masks) as pictures:
@@ -98,12 +90,14 @@ def _sizes_in_config(artifact: Path) -> tuple[int, ...]:
 
 def _verdict_fields(artifact: Path, runner: Runner) -> dict[str, str]:
     """The verdict's fields `format` and `proven_by`."""
-    if artifact.suffix not in _FORMATS:  # a checkpoint has no format
+    known = format_of(artifact)
+    if known is None:  # a checkpoint has no format
         return {"proven_by": "the checkpoint itself, run by torch"}
-    kind, library = _FORMATS[artifact.suffix]
     if Path(runner.origin) == artifact:
-        return {"format": kind, "proven_by": f"the artifact itself, run by {library}"}
-    return {"format": kind, "proven_by": f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"}
+        proven_by = f"the artifact itself, run by {known.library}"
+    else:
+        proven_by = f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"
+    return {"format": known.name, "proven_by": proven_by}
 
 
 def precision_of(artifact: Path) -> Precision:
@@ -112,9 +106,9 @@ def precision_of(artifact: Path) -> Precision:
     The verdict is used only where it belongs to this file: for a plan by the build record, whose layers are then
     checked, for other artifacts by the hashes in the manifest. Raises ArtifactError.
     """
-    if artifact.suffix == ".onnx":
+    if format_of(artifact) is ONNX:
         return onnx_precision(artifact)
-    if not (is_recorded if artifact.suffix in PLANS else _is_published)(artifact):
+    if not (is_recorded if is_plan(artifact) else _is_published)(artifact):
         return "fp32"
     try:
         return Verdict.model_validate_json(artifact.with_name(VERDICT_FILE).read_bytes()).precision
@@ -134,9 +128,9 @@ def _is_published(artifact: Path) -> bool:
 
 def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:
     """Open the artifact as a runner. recorded: problems already found in the records of a plan."""
-    if artifact.suffix in PLANS:
+    if is_plan(artifact):
         return _open_plan(artifact, source, recorded)
-    if artifact.suffix != ".onnx":
+    if format_of(artifact) is not ONNX:
         return open_artifact(artifact)
     rounding = onnx_rounding(artifact)  # an int8 graph may also compute in fp16
     runner = OnnxRuntimeRunner(artifact, spec=source.spec) if rounding != "bf16" else None

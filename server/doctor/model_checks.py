@@ -9,10 +9,11 @@ from server.doctor.models_to_load import ModelToLoad, read_manifest
 from server.doctor.reexport_command import reexport_command
 from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
 from tritonkit.errors import Problem
-from tritonkit.repository.compatibility import PLANS, damage_reason
+from tritonkit.repository.compatibility import damage_reason
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
 from tritonkit.repository.manifest import FileEntry
+from tritonkit.runtimes.formats import is_plan
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.model_config import CONFIG_FILE, misread_versions, policy_text, versions_of
 
@@ -143,7 +144,7 @@ def _check_files(version: Path, required: Sequence[str], repository: Path, deep:
 
 
 def _file_problem(path: Path, entry: FileEntry, deep: bool) -> Problem | None:
-    if path.suffix in PLANS and (reason := damage_reason(path)):
+    if is_plan(path) and (reason := damage_reason(path)):
         return Problem("repository.damaged_plan", reason)
     size = path.stat().st_size
     if size != entry.bytes:

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.artifacts import INSPECTORS, inspect_artifact
-from builder.formats import FORMATS, BuildJob
+from builder.artifacts import inspect_artifact
+from builder.formats import BuildJob, builder_for
 from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
 from builder.precision.cast import cast_graph
@@ -25,7 +25,7 @@ from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
-from tritonkit.runtimes.formats import FormatName
+from tritonkit.runtimes.formats import BUILT_IN
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.spec import ModelSpec
 from tritonkit.triton.releases import IMAGE_VARIABLE
@@ -65,9 +65,9 @@ def artifacts_once(
         None,
         lambda step: None,
     )
-    names: tuple[FormatName, ...] = ("openvino", "torchscript")
+    names: tuple[str, ...] = ("openvino", "torchscript")
     for name in names:
-        FORMATS[name].write(job)
+        builder_for(name).write(job)
     (folder / "model.plan").write_bytes(PLAN)
     (folder / BUILD_FILE).write_text(record_of(network.spec).model_dump_json())
     return folder
@@ -120,7 +120,7 @@ def test_inspection_reads_the_interface_of_an_artifact(artifacts: Path, spec: Mo
         assert info.spec == spec
 
 
-@pytest.mark.parametrize("suffix", INSPECTORS)
+@pytest.mark.parametrize("suffix", [known.suffix for known in BUILT_IN])
 def test_damaged_artifact_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     with raises(ArtifactError, "artifact.missing") as caught:

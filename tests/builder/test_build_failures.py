@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from builder.failures import BuildStoppedError, CannotBuildError
 from builder.fallback import FallbackOptions, build_verified
-from builder.formats import FORMATS, BuildJob, Format
+from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
 from builder.onnx.export import onnx_from_network
@@ -23,7 +23,7 @@ from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import FormatName, Precision, Target
+from tritonkit.runtimes.formats import ONNX, Precision, Target
 
 Command = Callable[..., Result]
 STRICT = LIMITS["fp16"].model_copy(update={"relative": 1e-9})
@@ -33,11 +33,9 @@ STRICT = LIMITS["fp16"].model_copy(update={"relative": 1e-9})
 class Failing(Onnx):
     """Writes its graph, but raises an error in one precision."""
 
-    takes_bf16 = True
-
     def __init__(self, precision: Precision, error: TritonkitError, casts: bool = True) -> None:
         self.precision, self.error = precision, error
-        self.casts = casts  # type: ignore[misc] # a class variable in Format
+        self.format = ONNX.model_copy(update={"casts": casts, "takes_bf16": True})  # type: ignore[misc]
         self.written: list[Precision] = []
 
     def write(self, job: BuildJob) -> Path:
@@ -56,7 +54,7 @@ def context_for(job: BuildJob, fp16_passes: bool = True) -> VerificationContext:
 
 
 def verdict_of_build(
-    kind: Format, job: BuildJob, precision: Precision, fp16_passes: bool = True, name: FormatName = "trt"
+    kind: ArtifactBuilder, job: BuildJob, precision: Precision, fp16_passes: bool = True, name: str = "trt"
 ) -> Verdict:
     context = context_for(job, fp16_passes)
     built = build_verified(
@@ -159,7 +157,7 @@ def test_openvino_bf16_is_refused_before_the_build_when_the_cpu_lacks_bf16(job: 
 
     bf16 = BuildJob(job.source, job.graph, "bf16", job.folder, 4, None, job.report)
     if has_bf16():
-        FORMATS["openvino"].check_job(bf16)
+        builder_for("openvino").check_job(bf16)
     else:
         with raises(CannotBuildError, "openvino.bf16_unsupported"):
-            FORMATS["openvino"].check_job(bf16)
+            builder_for("openvino").check_job(bf16)

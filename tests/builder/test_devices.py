@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from builder.export import export
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_from_network
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from tritonkit.networks.network import Network, on_cpu
-from tritonkit.runtimes.formats import FormatName
 from tritonkit.spec import ModelSpec
 
 Writer = Callable[[Network, Path], object]
@@ -44,7 +43,7 @@ class OffCpuNetwork(Network):
 
 def as_torchscript(network: Network, path: Path) -> None:
     source = NetworkSource(path, None, "a test", network)
-    FORMATS["torchscript"].write(BuildJob(source, path, "fp32", path.parent, 8, None, lambda step: None))
+    builder_for("torchscript").write(BuildJob(source, path, "fp32", path.parent, 8, None, lambda step: None))
 
 
 @pytest.mark.parametrize("write", [onnx_from_network, as_torchscript])
@@ -63,7 +62,7 @@ def test_network_returns_to_its_device_when_the_export_fails(spec: ModelSpec) ->
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_export_passes_when_the_reference_runs_on_a_gpu(kind: FormatName, checkpoint: Path, tmp_path: Path) -> None:
+def test_export_passes_when_the_reference_runs_on_a_gpu(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     source = source_from_checkpoint(checkpoint)
     request = ExportRequest(
         source=source,

@@ -13,15 +13,15 @@ from typer.testing import Result
 
 from builder.failures import is_out_of_memory
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
-from builder.formats import BuildJob, Format
+from builder.formats import ArtifactBuilder, BuildJob
 from builder.formats.onnx import Onnx
-from builder.formats.tensorrt import ENGINE, Rtx
+from builder.formats.tensorrt import Rtx
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, CheckFailedError
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import FormatName, Target
+from tritonkit.runtimes.formats import ONNX, RTX, Target
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 HEAVY = ("Conv", "Gemm")
@@ -32,8 +32,8 @@ Command = Callable[..., Result]
 
 
 def built_in_fp16(
-    kind: Format,
-    name: FormatName,
+    kind: ArtifactBuilder,
+    name: str,
     job: BuildJob,
     keep: tuple[str, ...] = (),
     allowed: bool = True,
@@ -87,17 +87,17 @@ class WithEngine(Onnx):
     """Writes an engine next to its graph and runs only the engine, as on a GPU machine with ONNX Runtime for CPUs."""
 
     def write(self, job: BuildJob) -> Path:
-        shutil.copyfile(job.graph, job.folder / ENGINE)
+        shutil.copyfile(job.graph, job.folder / RTX.file)
         return super().write(job)
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
-        return OnnxRuntimeRunner(artifact.with_name(ENGINE), spec=job.source.spec, spinning=False)
+        return OnnxRuntimeRunner(artifact.with_name(RTX.file), spec=job.source.spec, spinning=False)
 
 
 def test_engine_is_measured_when_it_was_run(job: BuildJob) -> None:
     built = built_in_fp16(WithEngine(), "rtx", job)
-    assert built.artifact.name == Onnx.artifact
-    assert built.verified.file == job.folder / ENGINE
+    assert built.artifact.name == ONNX.file
+    assert built.verified.file == job.folder / RTX.file
 
 
 def test_simulation_is_measured_when_the_artifact_cannot_run_here(job: BuildJob) -> None:

@@ -27,7 +27,6 @@ from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import FormatName
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, TaskSpec
 
@@ -229,7 +228,7 @@ def train_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
 def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
-    target: FormatName, engine: str, train_calls: Path, tmp_path: Path
+    target: str, engine: str, train_calls: Path, tmp_path: Path
 ) -> None:
     artifact_verdict = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
     verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).with_quality(

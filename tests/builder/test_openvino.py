@@ -12,7 +12,7 @@ import pytest
 
 from builder.export import export
 from builder.failures import CannotBuildError
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
@@ -69,7 +69,7 @@ def test_file_stores_its_precision(job: BuildJob, spec: ModelSpec) -> None:
     expected = TorchRunner(load_network(job.source.path), "checkpoint").infer(images)["probabilities"]
     errors = {}
     for precision in ("fp32", "bf16"):
-        artifact = FORMATS["openvino"].write(replace(job, precision=precision))
+        artifact = builder_for("openvino").write(replace(job, precision=precision))
         with open_artifact(artifact) as runner:
             assert isinstance(runner, OpenVinoRunner)
             assert runner.spec == job.source.spec
@@ -80,14 +80,14 @@ def test_file_stores_its_precision(job: BuildJob, spec: ModelSpec) -> None:
 
 
 def test_artifact_is_refused_when_openvino_runs_another_precision(job: BuildJob) -> None:
-    kind = FORMATS["openvino"]
+    kind = builder_for("openvino")
     artifact = kind.write(job)
     with raises(CannotBuildError, "openvino.other_precision"):
         kind.open_runner(artifact, replace(job, precision="bf16"))
 
 
 def test_parameters_are_those_of_the_nvidia_backend(job: BuildJob) -> None:
-    kind = FORMATS["openvino"]
+    kind = builder_for("openvino")
     assert kind.parameters(job) == {"ENABLE_BATCH_PADDING": "YES"}
     assert kind.parameters(replace(job, precision="bf16")) == {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
     assert "NVIDIA" in kind.verification_method(job)
@@ -100,7 +100,7 @@ def test_outputs_keep_their_names_at_any_batch(
     network = network_of(HEADS)
     source = replace(job.source, module=network)
     source.write_graph(tmp_path / "heads.onnx")
-    artifact = FORMATS["openvino"].write(replace(job, source=source, graph=tmp_path / "heads.onnx"))
+    artifact = builder_for("openvino").write(replace(job, source=source, graph=tmp_path / "heads.onnx"))
     reference = TorchRunner(network, "network")
     runner = OpenVinoRunner(artifact, threads=1)
     images = np.random.default_rng(0).integers(0, 256, (7, *network.spec.input.shape), dtype=np.uint8)
@@ -112,7 +112,7 @@ def test_outputs_keep_their_names_at_any_batch(
 
 
 def test_runner_serves_several_threads(job: BuildJob) -> None:
-    runner = OpenVinoRunner(FORMATS["openvino"].write(job))
+    runner = OpenVinoRunner(builder_for("openvino").write(job))
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     single_answers = runner.infer(images)["probabilities"]
     with ThreadPoolExecutor(8) as pool:
@@ -130,7 +130,7 @@ def test_runner_serves_several_threads(job: BuildJob) -> None:
     ],
 )
 def test_damaged_file_gives_one_error(job: BuildJob, broken: str, expected: str) -> None:
-    artifact = FORMATS["openvino"].write(job)
+    artifact = builder_for("openvino").write(job)
     if broken == "text":
         artifact.write_text("<net is not")
     elif broken == "weights":

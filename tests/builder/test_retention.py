@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,11 +18,9 @@ from builder.commands.versions import versions
 from builder.config.serving_config import apply_serving
 from builder.config.triton_config import config_to_text
 from builder.repository.lint import check_repository
-from builder.repository.loaded_versions import Servers
 from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
 from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
-from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ServingOptions
@@ -33,7 +28,6 @@ from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.model_config import LAST_VERSION, read_config, versions_of
-from tritonkit.triton.runner import TritonServer
 
 RETAIN_FOREVER = """
 import shutil, sys
@@ -87,18 +81,6 @@ def pets(tiny_repository: Path) -> Path:
     return tiny_repository / "pets"
 
 
-@contextmanager
-def running(repository: Path, ports: list[str]) -> Iterator[str]:
-    http, grpc, metrics = map(int, ports[1::2])
-    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    try:
-        wait_until_ready(server, 60)
-        yield f"127.0.0.1:{grpc}"
-    finally:
-        stop(server)
-
-
 def run(*arguments: object) -> Result:
     app = typer.Typer()
     app.command()(versions)
@@ -110,6 +92,7 @@ def test_versions_describe_each_version(pets: Path) -> None:
     model = model_versions(pets)
     assert [version.version for version in model.versions] == [1, 2, 3, 4, 5]
     assert [version.version for version in model.versions if version.served] == [5]
+    assert model.policy == "latest:1"
     second = model.versions[1]
     assert (second.precision, second.verdict, second.mark and second.mark.note) == (
         "fp32",
@@ -118,7 +101,6 @@ def test_versions_describe_each_version(pets: Path) -> None:
     )
     assert second.created is not None
     assert second.bytes > (pets / "2/model.onnx").stat().st_size
-    assert (model.policy, second.loaded) == ("latest:1", None)
 
 
 def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
@@ -192,38 +174,6 @@ def test_model_is_found_by_name_and_by_folder(pets: Path) -> None:
     assert find_model("pets", pets.parent) == find_model(str(pets), Path("nowhere")) == pets.resolve()
     with raises(InputError, "repository.unknown_model"):
         find_model("cars", pets.parent)
-
-
-def test_versions_loaded_by_a_running_server_are_not_deleted(
-    pets: Path, free_ports: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server still has versions loaded that the version policy no longer serves."""
-    monkeypatch.setenv("TRITONKIT_STATE", str(tmp_path / "state"))
-    serve_by(pets, "2,3")
-    with running(pets.parent, free_ports()) as url:
-        serve_by(pets, "latest:1")
-        result = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--json")
-        assert result.exit_code == 0, result.stderr
-        assert versions_of(pets) == [2, 3, 5]
-        document = json.loads(result.stdout)
-        assert document["retention"]["kept"][0] == {"version": 2, "reason": f"loaded by the server at {url}"}
-        assert document["retention"]["servers"] == [url]
-        assert [version["loaded"] for version in document["versions"]] == [True, True, False]
-        assert {row.version for row in TritonServer(url).models() if row.name == "pets"} == {"2", "3"}
-        publish_copies(pets, 2)
-        outcome = keep_newest(pets, 1, Servers(default_url=url))
-        assert (versions_of(pets), outcome.servers) == ([2, 3, 7], (url,))
-        both = run("pets", "--repository", pets.parent, "--keep", 1, "--url", url, "--url", "none")
-        assert (both.exit_code, f"--url none and --url {url} " in both.stderr) == (2, True)
-        second = run("pets", "--repository", pets.parent, "--keep", 1, "--url", "none", "--json")
-        assert json.loads(second.stdout)["retention"]["deleted"] == [2, 3]
-
-
-def test_nothing_is_deleted_when_the_server_does_not_answer(pets: Path, free_ports: Callable[[], list[str]]) -> None:
-    result = run("pets", "--repository", pets.parent, "--keep", 1, "--url", f"127.0.0.1:{free_ports()[3]}")
-    assert result.exit_code == 3
-    assert "no Triton answers" in result.stderr
-    assert len(versions_of(pets)) == 5
 
 
 def test_command_lists_marks_and_deletes(pets: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.export import export
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.formats.tensorrt import Trt
 from builder.repository.serving_image import check_build, check_loads
 from builder.request import ExportRequest
@@ -89,7 +89,7 @@ def test_no_record_is_expected_when_triton_serves_no_plan_or_the_image_is_unknow
 ) -> None:
     job = job_of(checkpoint, tmp_path)
     assert Trt(image="our/triton:mine").expected_build_record(job) is None
-    assert [FORMATS[name].expected_build_record(job) for name in ("onnx", "rtx")] == [None, None]
+    assert [builder_for(name).expected_build_record(job) for name in ("onnx", "rtx")] == [None, None]
     assert check_build(None, IMAGE) == []
 
 

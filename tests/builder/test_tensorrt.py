@@ -14,8 +14,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.formats import FORMATS, BuildJob
-from builder.formats.tensorrt import ENGINE, Rtx, Trt
+from builder.formats import BuildJob, builder_for
+from builder.formats.tensorrt import Rtx, Trt
 from builder.formats.worst_case_runner import WorstCaseRunner
 from builder.onnx.export import onnx_from_network
 from builder.precision.cast import cast_graph
@@ -30,7 +30,7 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import RTX, Precision
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, find_tensorrt, plan_header
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.files import file_sha256
@@ -279,7 +279,7 @@ def test_missing_tensorrt_gives_an_error_with_two_remedies() -> None:
         Trt().check_machine()
     assert "--in-container" in str(refused.value)
     assert "--rtx" in str(refused.value)
-    FORMATS["rtx"].check_machine()
+    builder_for("rtx").check_machine()
 
 
 @pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
@@ -313,7 +313,7 @@ def test_rtx_writes_the_graph_and_its_engine(job: BuildJob) -> None:
     record = BuildRecord.model_validate_json((job.folder / BUILD_FILE).read_bytes())
     assert artifact.name == "model.onnx"
     assert record.graph_sha256 == file_sha256(artifact)
-    assert record.sha256 == file_sha256(job.folder / ENGINE)
+    assert record.sha256 == file_sha256(job.folder / RTX.file)
     assert record.compute_capabilities == ("8.6",)
     assert (record.inputs, record.outputs) == ((job.source.spec.input,), job.source.spec.outputs)
     if find_gpu() is None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builder.export import export
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from tests.errors import raises
@@ -22,7 +22,7 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import TaskSpec
 
-TORCHSCRIPT = FORMATS["torchscript"]
+TORCHSCRIPT = builder_for("torchscript")
 
 
 class GraphOnlySource(NetworkSource):

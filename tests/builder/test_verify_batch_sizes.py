@@ -11,7 +11,7 @@ import onnx
 import pytest
 from typer.testing import Result
 
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.precision.cast import cast_graph
 from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
@@ -23,7 +23,6 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.manifest import MANIFEST_FILE
 from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import FormatName
 from tritonkit.spec import Outputs
 
 MAX_BATCH = 4
@@ -68,11 +67,9 @@ def test_verify_reports_a_fixed_batch_axis_when_only_one_size_works(job: BuildJo
     assert problem.message.startswith("the batch axis is fixed: a batch of 1 works, a batch of 3, 8 fails")
 
 
-@pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "OpenVINO")])
-def test_verdict_contains_format_and_library_when_the_artifact_was_run(
-    job: BuildJob, name: FormatName, library: str
-) -> None:
-    artifact = FORMATS[name].write(replace(job, precision="fp32"))
+@pytest.mark.parametrize(("name", "library"), [("torchscript", "torch"), ("openvino", "openvino")])
+def test_verdict_contains_format_and_library_when_the_artifact_was_run(job: BuildJob, name: str, library: str) -> None:
+    artifact = builder_for(name).write(replace(job, precision="fp32"))
     verdict = verify_artifact(artifact, job.source, MAX_BATCH, VerificationOptions())
     assert (verdict.passed, verdict.format) == (True, name)
     assert verdict.proven_by == f"the artifact itself, run by {library}"

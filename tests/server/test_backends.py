@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from typer.testing import Result
 
 from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.formats import FORMATS, BuildJob
+from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
 from scripts import ports
@@ -27,7 +27,7 @@ from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_un
 from tritonkit.errors import ServerError
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
-from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.formats import Precision
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
@@ -42,7 +42,7 @@ HEADS = TaskSpec(
         "marks": TaskSpec(task="multilabel", labels=("dot", "line", "edge")),
     },
 )
-MODELS: dict[str, tuple[FormatName, Precision]] = {
+MODELS: dict[str, tuple[str, Precision]] = {
     "onnx_fp32": ("onnx", "fp32"),
     "openvino_fp32": ("openvino", "fp32"),
     "torchscript_fp32": ("torchscript", "fp32"),
@@ -63,11 +63,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[...,
     for name, (kind, precision) in MODELS.items():
         job = BuildJob(source, folder / "heads.onnx", precision, folder / "repository" / name / "1", 8, None, print)
         job.folder.mkdir(parents=True)
-        FORMATS[kind].write(job)
+        builder_for(kind).write(job)
         config = config_for(network.spec.renamed(name), interface, 8, 1)
-        config.backend = FORMATS[kind].backend
+        config.backend = builder_for(kind).backend
         config.instance_group.add(count=2)
-        for key, value in FORMATS[kind].parameters(job).items():
+        for key, value in builder_for(kind).parameters(job).items():
             config.parameters[key].string_value = value
         for file, text in {CONFIG_FILE: config_to_text(config), **label_texts(network.spec)}.items():
             (job.folder.parent / file).write_text(text)
@@ -93,9 +93,9 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("name", MODELS)
 def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported: Path, name: str) -> None:
-    kind = FORMATS[MODELS[name][0]]
+    kind = builder_for(MODELS[name][0])
     served = TritonRunner(TritonServer(f"127.0.0.1:{heads.options.grpc_port}"), name)
-    local_outputs = open_artifact(exported / name / "1" / kind.artifact)
+    local_outputs = open_artifact(exported / name / "1" / kind.format.file)
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     expected = local_outputs.infer(images)
     atol = 1e-5 if MODELS[name][1] == "fp32" else 0.01

@@ -20,7 +20,7 @@ from train.engine.fit import FitResult, fit
 from train.export import check_can_export, export_checkpoint
 from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
 from tritonkit.export_options import FORMATS, ExportOptions
-from tritonkit.runtimes.formats import PRECISIONS
+from tritonkit.runtimes.formats import BUILT_IN, TORCHSCRIPT
 from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
 
@@ -183,13 +183,11 @@ def test_section_is_refused_when_its_keys_exclude_each_other(section: dict[str, 
 
 
 def test_options_know_the_formats_and_precisions() -> None:
-    known = {
-        name: get_args(ExportOptions.model_fields[name].annotation)[0] for name in FORMATS if name != "torchscript"
+    fields = {name: ExportOptions.model_fields[name] for name in FORMATS if name != "torchscript"}
+    assert {name: get_args(get_args(field.annotation)[0]) for name, field in fields.items()} == {
+        known.name: known.precisions for known in BUILT_IN if known is not TORCHSCRIPT
     }
-    assert {name: get_args(precisions) for name, precisions in known.items()} == {
-        name: precisions for name, precisions in PRECISIONS.items() if name != "torchscript"
-    }
-    assert set(FORMATS) == set(PRECISIONS)
+    assert set(FORMATS) == {known.name for known in BUILT_IN}
 
 
 def test_example_can_be_uncommented_to_enable_the_export() -> None:

@@ -12,6 +12,7 @@ from tritonkit.errors import TritonkitError
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.finding import Finding, warning
 from tritonkit.repository.manifest import Manifest
+from tritonkit.runtimes.formats import ONNX, is_plan
 from tritonkit.runtimes.tensorrt_plan import TITLES, plan_header, same_release, version_numbers
 from tritonkit.system.env_file import ENV_FILE
 from tritonkit.triton.releases import IMAGE_VARIABLE, Release, release_of, releases
@@ -19,8 +20,6 @@ from tritonkit.triton.releases import IMAGE_VARIABLE, Release, release_of, relea
 SERVE_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 """Triton's option to load version-compatible plans: `server up --version-compatible`, or `VERSION_COMPATIBLE=yes` in
 `.env`."""
-PLANS = (".plan", ".rtx")
-_GRAPH = "model.onnx"
 _OLDEST_AMPERE = (8, 0)
 
 
@@ -180,13 +179,13 @@ def stale_problems(manifest: Manifest) -> list[PlanProblem]:
     fix = "export the model again"
     record = manifest.build
     if record is not None:
-        plan = next((name for name in manifest.files if name.endswith(PLANS)), None)
+        plan = next((name for name in manifest.files if is_plan(name)), None)
         if plan is not None and manifest.files[plan].sha256 != record.sha256:
             message = f"{plan} is not the plan of the build record: its hash differs"
             problems.append(PlanProblem("error", message, fix, code="tensorrt.record_mismatch"))
-        graph = manifest.files.get(_GRAPH)
+        graph = manifest.files.get(ONNX.file)
         if graph is not None and graph.sha256 != record.graph_sha256:
-            message = f"stale plan: {plan} was built from another graph than {_GRAPH}"
+            message = f"stale plan: {plan} was built from another graph than {ONNX.file}"
             problems.append(PlanProblem("error", message, fix, code="tensorrt.stale"))
     return problems
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from tritonkit.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
 from tritonkit.errors import Problem
-from tritonkit.runtimes.formats import FormatName, Precision
+from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.spec import Frozen
 
 VERDICT_FILE = "verdict.json"
@@ -67,7 +67,7 @@ class Verdict(Frozen):
 
     passed: bool
     forced: bool = False
-    format: FormatName = "onnx"
+    format: str = ONNX.name
     asked: str | None = None
     """The precision that was requested, where another one was needed."""
     precision: Precision

@@ -6,26 +6,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tritonkit.runtimes.formats import BUILT_IN, ONNX, TRT, backend_format
+
 ModelConfig = Any
 """Triton's `ModelConfig` message; the generated module carries no types."""
-ARTIFACTS = {
-    "onnxruntime": "model.onnx",
-    "tensorrt": "model.plan",
-    "openvino": "model.xml",
-    "pytorch": "model.pt",
-}
-"""The default file of each backend in a version folder."""
-PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
-"""The backend of each value of the older field `platform`."""
-OWN_PARAMETERS = {"openvino": ("ENABLE_BATCH_PADDING", "HINT_BF16")}
-"""Parameters that belong to the artifact, not to the user, because they change how it is computed."""
+PYTHON = "python"
+"""Triton's backend for models that are Python code, and its file."""
+PYTHON_FILE = "model.py"
+
+
+def default_file(backend: str) -> str:
+    """The file that a backend loads from a version folder by default; empty for a backend of no known format."""
+    artifact_format = backend_format(backend)
+    return artifact_format.file if artifact_format is not None else ""
 
 
 @dataclass(frozen=True)
 class BackendFiles:
     """The files and parameters that a backend loads from a version folder."""
 
-    backend: str = "onnxruntime"
+    backend: str = ONNX.backend
     filename: str | None = None
     """None means the backend's default file."""
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class BackendFiles:
     @property
     def file(self) -> str:
         """Return the file name; empty for a backend with an unknown default."""
-        return self.filename or ARTIFACTS.get(self.backend, "")
+        return self.filename or default_file(self.backend)
 
     @property
     def default_model_filename(self) -> str:
         """Return the value of this field of the configuration: empty for the backend's default file."""
-        return "" if self.file == ARTIFACTS.get(self.backend, "") else self.file
+        return "" if self.file == default_file(self.backend) else self.file
 
     def __str__(self) -> str:
         files = ", ".join([self.file or "an artifact", *(f"{file} ({key})" for key, file in self.plans.items())])
@@ -61,7 +61,8 @@ class BackendFiles:
 def backend_files(config: Any, keys: Iterable[str] = ()) -> BackendFiles:
     """Return what the backend of a `ModelConfig` loads. keys: further parameters that belong to the artifact."""
     backend = backend_of(config)
-    artifact_keys = {*OWN_PARAMETERS.get(backend, ()), *keys}
+    artifact_format = backend_format(backend)
+    artifact_keys = {*(artifact_format.parameters if artifact_format is not None else ()), *keys}
     parameters = {key: config.parameters[key].string_value for key in sorted(artifact_keys) if key in config.parameters}
     return BackendFiles(backend, config.default_model_filename or None, parameters, dict(config.cc_model_filenames))
 
@@ -69,13 +70,18 @@ def backend_files(config: Any, keys: Iterable[str] = ()) -> BackendFiles:
 def artifact_names(config: Any) -> list[str]:
     """Return the files that the backend of a `ModelConfig` opens in a version folder; empty if unknown."""
     loading = backend_files(config)
-    if loading.backend == "tensorrt" and loading.plans:
+    if loading.backend == TRT.backend and loading.plans:
         return sorted(set(loading.plans.values()))
-    file = loading.filename or {**ARTIFACTS, "python": "model.py"}.get(loading.backend, "")
-    return [file] if file and loading.backend in {*ARTIFACTS, "python"} else []
+    default = PYTHON_FILE if loading.backend == PYTHON else default_file(loading.backend)
+    return [loading.filename or default] if default else []
 
 
 def backend_of(config: Any) -> str:
     """Return the backend of a `ModelConfig`, from `backend` or `platform`; empty if Triton chooses it."""
-    backend: str = config.backend or PLATFORMS.get(config.platform, config.platform)
-    return backend
+    backend: str = config.backend
+    return backend or platform_backend(config.platform)
+
+
+def platform_backend(platform: str) -> str:
+    """The backend of a value of the older field `platform`; the value itself where it is no other name."""
+    return next((known.backend for known in BUILT_IN if known.platform == platform and platform), platform)

@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tritonkit.errors import ArtifactError
+from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT, TRT, format_of
 from tritonkit.spec import METADATA_KEY
-from tritonkit.triton.backends import ModelConfig, backend_of
+from tritonkit.triton.backends import PYTHON, PYTHON_FILE, ModelConfig, backend_of
 
 CONFIG_FILE = "config.pbtxt"
 LAST_VERSION = "last_version"
 """Parameter with the highest version ever published, so that a deleted version's number is not reused."""
 
 _BACKEND_FILES = {
-    "model.plan": "tensorrt",
-    "model.onnx": "onnxruntime",
-    "model.xml": "openvino",
-    "model.pt": "pytorch",
-    "model.py": "python",
+    **{known.file: known.backend for known in (TRT, ONNX, OPENVINO, TORCHSCRIPT)},
+    PYTHON_FILE: PYTHON,
 }
 """Files from which Triton derives the backend if the configuration names none, in Triton's order."""
-_MODEL_SUFFIXES = {*(Path(name).suffix for name in _BACKEND_FILES), ".pt2", ".pth", ".engine", ".trt", ".safetensors"}
-_AUTO_COMPLETING = ("onnxruntime", "openvino", "tensorrt", "python")
+_FOREIGN_SUFFIXES = {".py", ".pt2", ".pth", ".engine", ".trt", ".safetensors"}
+"""Files of models that Triton loads, or that people put into a repository by mistake."""
+_AUTO_COMPLETING = (ONNX.backend, OPENVINO.backend, TRT.backend, PYTHON)
 """Backends that complete missing inputs and outputs of a configuration; Python models do so in their own code."""
 
 
@@ -81,7 +80,8 @@ def holds_model(folder: Path) -> bool:
     if os.path.lexists(folder / CONFIG_FILE) or is_published(folder):
         return True
     versions = [folder / str(number) for number in versions_of(folder)]
-    return any(Path(name).suffix in _MODEL_SUFFIXES for version in versions for name in _names(version))
+    names = [name for version in versions for name in _names(version)]
+    return any(Path(name).suffix in _FOREIGN_SUFFIXES or format_of(name) is not None for name in names)
 
 
 def models_in(repository: Path) -> list[Path]:
