@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import SkipValidation, ValidationInfo, field_validator
 
@@ -19,7 +19,7 @@ else:
 class ExportRequest(ForeignModelOptions, ExportOptions):
     """What to export, in which format and precision, and where to."""
 
-    panel: ClassVar[str | None] = None
+    panel = None
 
     source: str | Path | SkipValidation[Source]
     """A checkpoint, third-party weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."""
@@ -37,7 +37,7 @@ class ExportRequest(ForeignModelOptions, ExportOptions):
 class VerifyRequest(ForeignModelOptions, VerificationOptions, OutputOptions):
     """Which artifact to compare with which source."""
 
-    panel: ClassVar[str | None] = None
+    panel = None
 
     artifact: Path
     """Any artifact: .onnx, .xml, .pt, .plan, .rtx."""

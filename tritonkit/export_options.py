@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -189,7 +189,7 @@ Channels = Annotated[tuple[float, float, float] | None, BeforeValidator(_channel
 class FormatOptions(Options):
     """The format of the artifact and its precision; ONNX in fp32 by default."""
 
-    panel = "Format"
+    panel: ClassVar[str | None] = "Format"
 
     onnx: Annotated[Literal["fp32", "fp16", "bf16", "int8"] | None, CommandLine(code="option.precision")] = None
     """ONNX in fp32 (the default), fp16, bf16 or int8."""
@@ -241,7 +241,7 @@ class PublicationOptions(RetentionOptions):
     name: str | None = None
     """The name of the model in the repository."""
     max_batch: BatchSize | None = None
-    """Largest batch to verify and serve; default: as before, or 32."""
+    """Largest batch to verify and serve, up to 4096; default: as before, or 32."""
     force: bool = False
     """Publish although the verdict failed; the verdict records it."""
     encoded: bool = True
@@ -260,7 +260,7 @@ class OutputOptions(Options):
 class VerificationOptions(Options):
     """What a verdict is measured on, and its limits."""
 
-    panel = "Verification"
+    panel: ClassVar[str | None] = "Verification"
 
     images: UserPath | None = None
     """Verify on the images of this folder."""
@@ -312,7 +312,7 @@ class VerificationOptions(Options):
 class ReductionOptions(Options):
     """How the precision of the graph is reduced, and what happens where answers change."""
 
-    panel = "Reduced precision"
+    panel: ClassVar[str | None] = "Reduced precision"
 
     keep_fp32: Annotated[tuple[str, ...], CommandLine(metavar="PATTERN")] = ()
     """Nodes, operators or tensors to keep in fp32, such as LayerNormalization or '*.head.*'."""
@@ -328,7 +328,7 @@ class PlanOptions(BuildOptions):
     """How a TensorRT plan, or an engine of TensorRT for RTX, is built."""
 
     opt_batch: BatchSize | None = None
-    """The batch a plan is tuned for."""
+    """The batch a plan is tuned for, up to 4096; default: the largest."""
     in_container: bool = False
     """Build and verify by Docker, in the Triton image of .env."""
     image: str | None = None
@@ -484,7 +484,7 @@ def _contradiction(name: str, value: Any, before: Mapping[str, Any]) -> Problem 
 class ForeignModelOptions(Options):
     """The description of a third-party model; None takes the value of the file, or timm's default for the model."""
 
-    panel = "Third-party models"
+    panel: ClassVar[str | None] = "Third-party models"
 
     model: str | None = None
     """A timm name, or torchvision/NAME: the network of a state dict, or the preprocessing of a graph."""

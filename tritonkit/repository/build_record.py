@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -22,7 +22,7 @@ Hardware = Literal["none", "ampere_plus", "same_compute_capability"]
 class BuildOptions(Options):
     """Options of a build. The precision is not one of them: it is given by the types in the graph."""
 
-    panel = "TensorRT plans"
+    panel: ClassVar[str | None] = "TensorRT plans"
 
     workspace_mib: PositiveInt | None = None
     """GPU memory for temporary data of layers; default: all free memory."""
