@@ -17,6 +17,7 @@ from benchmarks.limit import batch_sizes, limit_of, measure_points, open_referen
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
 from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
 from tritonkit.errors import InputError
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import METADATA_KEY
 from tritonkit.system.console import warn
 from tritonkit.system.files import file_sha256
@@ -217,7 +218,7 @@ def _find_limit_artifact(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitA
         return LimitArtifact(
             None, threads, f"{host} is another machine: run `bench` there, or name the file with --artifact"
         )
-    path = plan.repository / plan.model / target.version / "model.onnx"
+    path = plan.repository / plan.model / target.version / ONNX.file
     if not path.is_file():
         return LimitArtifact(None, threads, f"there is no {path}: use --repository or --artifact")
     return LimitArtifact(path, threads)

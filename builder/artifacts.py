@@ -15,7 +15,7 @@ from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.precision import onnx_precision
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.manifest import read_build_record
-from tritonkit.runtimes.formats import format_of, formats
+from tritonkit.runtimes.formats import format_of, known_formats
 from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
 from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
 
@@ -36,7 +36,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
     """Read an artifact. Raises ArtifactError for a damaged file, or a format that is not known."""
     artifact_format = format_of(path)
     if artifact_format is None:
-        known = ", ".join(known.suffix for known in formats())
+        known = ", ".join(known.suffix for known in known_formats())
         raise ArtifactError(f"{path}: not an artifact; expected one of {known}", code="artifact.unknown_format")
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file", code="artifact.missing")

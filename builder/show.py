@@ -13,7 +13,7 @@ from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.manifest import MANIFEST_FILE
 from tritonkit.repository.verdict import VERDICT_FILE
-from tritonkit.runtimes.formats import ONNX, format_of, formats
+from tritonkit.runtimes.formats import ONNX, format_of, known_formats
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, PlanHeader
 from tritonkit.spec import METADATA_KEY, Frozen, ModelSpec
 from tritonkit.triton.model_config import versions_of
@@ -47,7 +47,7 @@ def show(path: Path) -> ShowResult:
         return _show_version(newest, tuple(versions))
     if path.is_dir() and path.name.isdecimal():
         return _show_version(path, ())
-    suffixes = ", ".join((".safetensors", *(known.suffix for known in formats())))
+    suffixes = ", ".join((".safetensors", *(known.suffix for known in known_formats())))
     raise InputError(
         f"{path}: expected a file {suffixes}, or the folder of a published model or version",
         code="artifact.unknown_format",

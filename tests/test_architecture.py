@@ -16,6 +16,7 @@ import pytest
 
 from builder.repository.encoded import DECODER_MODULES
 from tritonkit.images import preprocess
+from tritonkit.runtimes import formats
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("tritonkit", "train", "builder", "server", "client", "benchmarks", "scripts")
@@ -33,6 +34,8 @@ NEEDS_A_LIBRARY = (
     "tritonkit.triton.control",
     "tritonkit.triton.runner",
 )
+NO_FILES = {"ai.onnx", "torch.onnx", "source.plan", "verdict.plan"}
+"""Words that end like an artifact: ONNX's domain, a logger of torch and two error codes."""
 HEAVY_FOR_NOUNS = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
 HEAVY_FOR_HELP = HEAVY_FOR_NOUNS | {"lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow"}
 
@@ -103,6 +106,19 @@ def test_no_module_is_named_for_leftovers() -> None:
 def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
     folders = Counter(str(path.parent.relative_to(ROOT)) for path in sources())
     assert {folder: count for folder, count in folders.items() if count > MAX_FILES} == {}
+
+
+def test_no_module_but_the_table_of_formats_knows_their_suffixes() -> None:
+    suffixes = tuple(known.suffix for known in formats.BUILT_IN)
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.value!r}"
+        for path in sources()
+        if path != Path(formats.__file__)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.value.endswith(suffixes) and " " not in node.value and node.value not in NO_FILES
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_parameters_that_docstrings_describe_exist() -> None:

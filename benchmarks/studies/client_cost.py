@@ -36,6 +36,7 @@ from PIL import Image
 from benchmarks.environment import read_environment
 from scripts.ports import free_ports
 from tritonkit.errors import InputError, TritonkitError
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -192,7 +193,7 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     torch.onnx.export(
         plain_network,
         (torch.zeros(2, 3, 224, 224),),
-        version_folder / "model.onnx",
+        version_folder / ONNX.file,
         dynamo=True,
         opset_version=20,
         dynamic_shapes=shapes,
@@ -232,7 +233,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Clien
     """Return the costs of each method for each round; the order alternates."""
     pictures = write_pictures(_CACHE / "client_cost", arguments.pictures, _CACHE / "data" / "photos")
     repository = arguments.repository or write_repository(folder, arguments.model, arguments.max_batch)
-    artifact = repository / SERVED / "1" / "model.onnx"
+    artifact = repository / SERVED / "1" / ONNX.file
     costs: dict[str, list[ClientCost]] = {method: [] for method in (IN_PROCESS, CLIENT_INFER, PLAIN)}
     with serve(repository, [SERVED, SERVED_PLAIN]) as triton:
         comparison = ClientComparison(pictures, arguments.pictures, artifact, triton, folder, arguments.option)

@@ -24,6 +24,7 @@ import psutil
 
 from benchmarks.environment import read_environment
 from tritonkit.errors import TritonkitError
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -131,7 +132,7 @@ def measure(model: str, rounds: int) -> dict[str, list[ProcessCost]]:
         repository = ["--repository", str(folder / "repository")]
         commands: dict[str, list[str]] = {
             "builder export": [builder, "export", str(checkpoint), "--onnx", "fp16", *repository],
-            "torch.onnx.export": [sys.executable, "-c", BARE, str(checkpoint), str(folder / "bare.onnx"), model],
+            "torch.onnx.export": [sys.executable, "-c", BARE, str(checkpoint), str(folder / ONNX.file), model],
         }
         costs: dict[str, list[ProcessCost]] = {name: [] for name in commands}
         for number in range(rounds):

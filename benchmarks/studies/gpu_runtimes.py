@@ -30,7 +30,7 @@ from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildSettings
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.tensorrt import TensorRtRunner
 from tritonkit.runtimes.tensorrt_plan import Flavour
@@ -82,7 +82,9 @@ class _NetworkUnderTest:
         self.folder = folder
         self.network = calibrated_network(name)
         self.images = builtin_golden(self.network.spec.preprocess).images
-        self.graphs: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
+        self.graphs: dict[Precision, Path] = {
+            precision: folder / f"{precision}{ONNX.suffix}" for precision in PRECISIONS
+        }
         self.reference = _torch_infer(self.network, "cpu", "fp32")(self.images)
         onnx_from_network(self.network, self.graphs["fp32"])
         attempt = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))

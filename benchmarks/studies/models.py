@@ -30,7 +30,7 @@ from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import ONNX, RTX, Precision
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -99,7 +99,7 @@ def check_model(name: str, folder: Path) -> ModelResult:
     """Run all steps for one network."""
     network = calibrated_network(name)
     weights = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    source = _CachedGraphSource(folder / "fp32.onnx", None, "calibrated weights", network)
+    source = _CachedGraphSource(folder / f"fp32{ONNX.suffix}", None, "calibrated weights", network)
     step_results: dict[str, str] = {}
     exceptions: list[str] = []
     steps: dict[str, Callable[[], str]] = {
@@ -130,7 +130,7 @@ def _export(source: NetworkSource, name: str, precision: Precision, folder: Path
     )
     verdict = published.verdict
     if precision == "fp16":
-        shutil.copyfile(published.artifact, folder / "fp16.onnx")
+        shutil.copyfile(published.artifact, folder / f"fp16{ONNX.suffix}")
         step_results["kept"] = _fp32_nodes_text(verdict)
     worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
     return f"{worst:.0e}" if verdict.precision == precision else f"{worst:.0e} as {verdict.precision}"
@@ -143,7 +143,8 @@ def _fp32_nodes_text(verdict: Verdict) -> str:
 
 def _build_engine(folder: Path, precision: Precision) -> str:
     settings = BuildSettings(flavour="rtx", max_batch=MAX_BATCH)
-    record = build(folder / f"{precision}.onnx", folder / f"{precision}.rtx", settings, lambda step: None)
+    graph = folder / f"{precision}{ONNX.suffix}"
+    record = build(graph, graph.with_suffix(RTX.suffix), settings, lambda step: None)
     return f"{record.bytes / 1e6:.0f} MB"
 
 

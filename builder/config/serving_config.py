@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from builder.config.warmup import add_warmup, remove_warmup
 from tritonkit.errors import InputError, Problem
 from tritonkit.export_options import ACCELERATORS, ServingOptions
+from tritonkit.runtimes.formats import ONNX, TRT
 from tritonkit.spec import TensorSpec
 from tritonkit.triton.backends import ModelConfig, backend_of, default_file, platform_backend
 
@@ -178,12 +179,12 @@ def _instance_problems(config: ModelConfig) -> Iterator[Problem]:
             yield Problem("config.instance_count", f"{location}: count is {group.count}, expected 1 or more")
         if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
             yield Problem("config.instance_gpus", f"{location}: {kind} takes no gpus, got {list(group.gpus)}")
-        if group.profile and backend_of(config) != "tensorrt":
+        if group.profile and backend_of(config) != TRT.backend:
             yield Problem(
                 "config.instance_profile",
                 f"{location}: profiles are for backend tensorrt, not for {backend_of(config)}",
             )
-        if kind == "KIND_CPU" and backend_of(config) == "tensorrt":
+        if kind == "KIND_CPU" and backend_of(config) == TRT.backend:
             yield Problem("config.instance_kind", f"{location}: backend tensorrt runs on GPUs, got {kind}")
 
 
@@ -219,7 +220,7 @@ def _batching_problems(config: ModelConfig) -> Iterator[Problem]:
 
 def _cuda_graph_problems(config: ModelConfig) -> Iterator[Problem]:
     cuda = config.optimization.cuda
-    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != "tensorrt":
+    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != TRT.backend:
         yield Problem(
             "config.cuda_graph_backend",
             f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}",
@@ -257,7 +258,7 @@ def _matches(actual: list[int], expected: list[int]) -> bool:
 
 def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
     entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
-    if backend != "onnxruntime":  # a third-party backend may have its own accelerators
+    if backend != ONNX.backend:  # a third-party backend may have its own accelerators
         if entries and default_file(backend):
             names = ", ".join(entry.name for entry in entries)
             yield Problem(

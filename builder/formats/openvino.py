@@ -19,7 +19,7 @@ from builder.failures import CannotBuildError
 from builder.formats.base import ArtifactBuilder, BuildJob
 from tritonkit.errors import ArtifactError
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import OPENVINO, Precision
+from tritonkit.runtimes.formats import OPENVINO, Precision, model_files
 from tritonkit.spec import METADATA_KEY
 
 _TYPES: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -54,7 +54,7 @@ class OpenVino(ArtifactBuilder):
         from tritonkit.runtimes.openvino import PRECISION_KEY, get_core
 
         artifact = job.folder / self.format.file
-        for stale in self.format.files(artifact):
+        for stale in model_files(artifact):
             stale.unlink(missing_ok=True)  # a runner of an earlier attempt may have the old file mapped
         try:
             model = get_core().read_model(job.graph)

@@ -15,6 +15,7 @@ import torch
 
 from tritonkit.errors import ArtifactError, first_line
 from tritonkit.networks.network import Network, on_cpu
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 
 OPSET = 20
@@ -91,7 +92,7 @@ def _export_by_trace(network: Network, example: torch.Tensor, dynamo_error: str)
     """Export by tracing. dynamo_error: why the other exporter failed, for the message."""
     inputs, outputs = _names(network.spec)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / ONNX.file
         try:
             torch.onnx.export(
                 network,

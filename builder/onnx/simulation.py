@@ -16,6 +16,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from builder.onnx.wiring import wiring_of
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec
 
@@ -79,7 +80,7 @@ def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeR
 
 def simulation_of(graph: Path, folder: Path) -> Path:
     """The path of a graph's simulation in a folder."""
-    return folder / f"{graph.stem}.simulated.onnx"
+    return folder / f"{graph.stem}.simulated{ONNX.suffix}"
 
 
 def _widen(node: NodeProto) -> None:

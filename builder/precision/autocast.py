@@ -19,7 +19,7 @@ from onnx import ModelProto
 
 from builder.failures import CannotBuildError
 from builder.onnx.wiring import flattened, outer_nodes, wiring_of
-from tritonkit.runtimes.formats import ReducedType
+from tritonkit.runtimes.formats import ONNX, ReducedType
 
 
 def autocast(model: ModelProto, precision: ReducedType, keep: Collection[str] = ()) -> ModelProto:
@@ -34,7 +34,7 @@ def autocast(model: ModelProto, precision: ReducedType, keep: Collection[str] = 
     flat = flattened(model)
     out = outer_nodes(flat, wiring_of(flat)) | set(keep)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "fp32.onnx"
+        path = Path(folder) / ONNX.file
         onnx.save(flat, path)
         converted: ModelProto = convert_to_mixed_precision(
             str(path),

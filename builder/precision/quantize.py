@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from builder.onnx.wiring import outer_nodes, wiring_of
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.runtimes.formats import Dialect
+from tritonkit.runtimes.formats import ONNX, Dialect
 
 Method = Literal["minmax", "percentile"]
 
@@ -53,7 +53,7 @@ def quantize_graph(
     excluded = sorted(outer_nodes(flat, wiring_of(flat)) | set(keep))
     settings = _DIALECTS[dialect]
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source, target = (Path(folder) / f"{name}{ONNX.suffix}" for name in ("fp32", "int8"))
         onnx.save(flat, source)
         quantize_static(
             source,

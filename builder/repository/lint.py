@@ -30,7 +30,7 @@ from tritonkit.repository.finding import Finding, error, no_model, warning
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
 from tritonkit.repository.staging import interrupted_exports
 from tritonkit.repository.verdict import VERDICT_FILE, Verdict
-from tritonkit.runtimes.formats import ONNX, TRT, format_of, is_plan
+from tritonkit.runtimes.formats import ONNX, TRT, format_of, is_plan, known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.cpu import adds_int8_exactly
 from tritonkit.system.files import file_sha256
@@ -50,9 +50,6 @@ from tritonkit.triton.releases import image_for
 
 SHARED_FOLDERS = (WARMUP_FOLDER, "initial_state", "configs")
 """Folders of a model that Triton reads and that are not versions."""
-
-_ON_CPUS = {"onnx": "model.onnx", "openvino": "model.xml"}
-"""By format, the artifact files that may compute int8 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -368,8 +365,9 @@ def _check_verdict(folder: Path) -> Iterator[Finding]:
                 "export the model again",
                 code="repository.failed_verdict",
             )
-        if (name := _ON_CPUS.get(verdict.format)) is not None:
-            yield from int8_findings(folder / name, verdict.exact_int8, adds_int8_exactly())
+        known = next((known for known in known_formats() if known.name == verdict.format), None)
+        if known is not None and "cpu" in known.runs_on:
+            yield from int8_findings(folder / known.file, verdict.exact_int8, adds_int8_exactly())
 
 
 def _content(path: Path) -> bytes:

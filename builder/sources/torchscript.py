@@ -18,6 +18,7 @@ from builder.sources.onnx.graph import DeclaredInterface
 from builder.sources.onnx.source import source_from_graph
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ForeignModelOptions
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.runtimes.torchscript_archive import embedded_spec, load_torchscript, torch_reason
 
 _OPSET = 17
@@ -80,7 +81,7 @@ def _module_function(module: Any, origin: str) -> GraphFunction:
 def _export_onnx(module: Any, example: torch.Tensor, path: Path) -> onnx.ModelProto:
     """Export with torch's older exporter, the only one for modules without Python code."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
-        graph = Path(folder) / "model.onnx"
+        graph = Path(folder) / ONNX.file
         try:
             torch.onnx.export(
                 module,

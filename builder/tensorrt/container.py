@@ -19,7 +19,7 @@ from builder.tensorrt.precision import precision_of_engine
 from builder.tensorrt.timing_cache import timing_cache_path
 from tritonkit.errors import first_line
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
-from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.runtimes.formats import ONNX, TRT, ProgressCallback
 from tritonkit.runtimes.tensorrt_plan import plan_header
 from tritonkit.spec import TensorSpec
 from tritonkit.system.docker_engine import Docker, all_gpus, docker_engine, remove_container, run_container
@@ -31,7 +31,7 @@ _NO_TRTEXEC, _NO_TRITON, _CHECK_S = 3, 4, 60.0
 _SIGNAL_BASE, _KILLED = 128, 137
 """Exit codes from 128 are 128 plus the signal that ended a container; the kernel uses signal 9 on lack of memory."""
 _WORK, _CACHE = "/work", "/cache"
-_GRAPH, _PLAN, _LAYERS = "model.onnx", "model.plan", "layers.json"
+_LAYERS = "layers.json"
 _FULL_RELEASE = "use a full release of NVIDIA's Triton image, such as 26.07-py3"
 _HARDWARE = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
@@ -77,8 +77,8 @@ def trtexec_arguments(tensor: TensorSpec, settings: BuildSettings, cache: str) -
     sizes = {"min": 1, "opt": settings.optimal_batch, "max": settings.max_batch}
     dims = "x".join(map(str, tensor.shape))
     arguments = [
-        f"--onnx={_WORK}/{_GRAPH}",
-        f"--saveEngine={_WORK}/{_PLAN}",
+        f"--onnx={_WORK}/{ONNX.file}",
+        f"--saveEngine={_WORK}/{TRT.file}",
         "--stronglyTyped",
         *(f"--{which}Shapes={tensor.name}:{size}x{dims}" for which, size in sizes.items()),
         "--profilingVerbosity=detailed",
@@ -120,13 +120,13 @@ def build_in_container(
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tritonkit-") as folder:
         work = Path(folder)
-        shutil.copyfile(graph, work / _GRAPH)
+        shutil.copyfile(graph, work / ONNX.file)
         run = container_for_build(image, tensor, settings, work)
         for folder_on_host, _ in run.folders:
             folder_on_host.mkdir(parents=True, exist_ok=True)
         log = _run_to_success(docker, run, settings.time_limit_s)
         with atomic_write(plan) as temporary:
-            shutil.copyfile(work / _PLAN, temporary)
+            shutil.copyfile(work / TRT.file, temporary)
             header = plan_header(temporary)
         layers = work / _LAYERS
         engine = precision_of_engine(layers.read_text(encoding="utf-8")) if layers.is_file() else {}

@@ -18,6 +18,7 @@ from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.compatibility import SERVE_COMPATIBLE
 from tritonkit.runtimes.base import Runner
+from tritonkit.runtimes.formats import TRT
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.docker_engine import Docker, all_gpus, remove_container, run_container
 from tritonkit.triton.model_config import CONFIG_FILE
@@ -109,8 +110,8 @@ def write_repository(repository: Path, plan: Path, graph: Path, spec: ModelSpec,
 
     model = repository / spec.name
     (model / "1").mkdir(parents=True)
-    shutil.copyfile(plan, model / "1" / "model.plan")
-    config = config_for(spec, onnx_interface(graph), max_batch, 1, loading=BackendFiles("tensorrt"))
+    shutil.copyfile(plan, model / "1" / TRT.file)
+    config = config_for(spec, onnx_interface(graph), max_batch, 1, loading=BackendFiles(TRT.backend))
     for tensor in config.output:  # labels are not needed here
         tensor.label_filename = ""
     (model / CONFIG_FILE).write_text(config_to_text(config), encoding="utf-8")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tritonkit.errors import InputError
 from tritonkit.runtimes import Runner
+from tritonkit.runtimes.formats import model_files
 from tritonkit.spec import Frozen, Lineage, validation_problems
 from tritonkit.system.files import atomic_write, file_sha256
 
@@ -175,6 +176,5 @@ def _display(value: object) -> str:
 
 def _source_digest(source: Path) -> str:
     """Return the digest of an artifact; OpenVINO's weights are in a second file."""
-    files = [source, *(path for path in [source.with_suffix(".bin")] if source.suffix == ".xml" and path.is_file())]
-    digests = [file_sha256(path) for path in files]
+    digests = [file_sha256(path) for path in model_files(source)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -39,6 +39,7 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.staging import interrupted_exports, staging_folder
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.companions import decoder_of, ensemble_of
@@ -73,7 +74,7 @@ class _ExportedGraphSource(NetworkSource):
     """A checkpoint whose graph was exported before."""
 
     def write_graph(self, path: Path) -> None:
-        shutil.copyfile(self.path.with_suffix(".onnx"), path)
+        shutil.copyfile(self.path.with_suffix(ONNX.suffix), path)
 
 
 class ExportDrill:
@@ -89,7 +90,7 @@ class ExportDrill:
         self._loaded: dict[str, int] = {}
         save_network(self._checkpoint, tiny_network())
         # Before the forks, so that they need not import the modules that torch loads lazily.
-        source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(".onnx"))
+        source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(ONNX.suffix))
         self.export_s: dict[str, float] = {}
         self.publishing_s: dict[str, float] = {}
 

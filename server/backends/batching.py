@@ -38,7 +38,6 @@ class BatchingModel(ABC):
 
     library: str
     """The name in error messages."""
-    default_filename: str
 
     @classmethod
     def auto_complete_config(cls, config: Any) -> Any:
@@ -76,7 +75,7 @@ class BatchingModel(ABC):
         """Open the artifact. Triton shows an exception from here as the reason why the model is not ready."""
         self.config: dict[str, Any] = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.path = _resolve_file(folder / (self.config.get("default_model_filename") or self.default_filename))
+        self.path = _resolve_file(folder / self.config["default_model_filename"])  # Triton completes it
         self.inputs = [entry["name"] for entry in self.config["input"]]
         self.outputs = [entry["name"] for entry in self.config["output"]]
         # Triton starts two CPU instances by default; they share the cores, else they would slow each other down.

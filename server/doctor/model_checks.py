@@ -7,20 +7,20 @@ from pathlib import Path
 
 from server.doctor.models_to_load import ModelToLoad, read_manifest
 from server.doctor.reexport_command import reexport_command
-from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
+from server.doctor.target_environment import ENSEMBLE, PYTHON_BACKENDS, TargetEnvironment
 from tritonkit.errors import Problem
 from tritonkit.repository.compatibility import damage_reason
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
 from tritonkit.repository.manifest import FileEntry
-from tritonkit.runtimes.formats import is_plan
+from tritonkit.runtimes.formats import TRT, backend_format, is_model_file, is_plan
 from tritonkit.system.files import file_sha256
+from tritonkit.triton.backends import PYTHON_FILE
 from tritonkit.triton.model_config import CONFIG_FILE, misread_versions, policy_text, versions_of
 
 WARMUP_FOLDER = "warmup"
 MAX_HASHED_BYTES = 64 * 2**20
 """Larger files are hashed only with `deep`, to keep the start of a server fast."""
-_LOADED_SUFFIXES = {".onnx", ".data", ".plan", ".rtx", ".xml", ".bin", ".pt", ".py"}
 _EXPORT_AGAIN = "export the model again"
 
 
@@ -59,7 +59,7 @@ def _check_backend(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Fi
     if target.backends is None or not model.backend or model.backend in target.backends:
         return
     command = reexport_command(model.versions[-1] if model.versions else model.folder / "1", target.repository)
-    if model.backend == "tensorrt":
+    if model.backend == TRT.backend:
         onnx_command = command.replace("--trt", "--onnx")
         elsewhere = "server up --runtime docker, on a machine with a GPU"
         yield error(
@@ -68,12 +68,11 @@ def _check_backend(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Fi
             f"{elsewhere}; or {onnx_command}",
             code="server.no_tensorrt",
         )
-    elif model.backend in ("onnxruntime", "openvino", "pytorch"):
-        library = {"pytorch": "torch"}.get(model.backend, model.backend)
+    elif model.backend in PYTHON_BACKENDS and (known := backend_format(model.backend)) is not None:
         yield error(
             path,
-            f"{target.title} has no {library}, which {model.name} needs",
-            f"install {library} there",
+            f"{target.title} has no {known.library}, which {model.name} needs",
+            f"install {known.library} there",
             code="server.no_library",
         )
     else:
@@ -134,7 +133,7 @@ def _check_files(version: Path, required: Sequence[str], repository: Path, deep:
     manifest = read_manifest(version)
     for name, entry in manifest.files.items() if manifest else ():
         path = version / name
-        if path.suffix not in _LOADED_SUFFIXES:
+        if not is_model_file(name) and name != PYTHON_FILE:
             continue
         if not path.is_file():
             if name not in required:
@@ -158,7 +157,7 @@ def _check_gpu(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Findin
     if target.machine.gpu is not None:
         return
     on_gpu = [group for group in model.config.instance_group if group.kind == group.KIND_GPU]
-    if on_gpu or (model.backend == "tensorrt" and target.image):
+    if on_gpu or (model.backend == TRT.backend and target.image):
         yield error(
             model.folder / CONFIG_FILE,
             f"{model.name} needs a GPU, but the driver reports none on this machine",

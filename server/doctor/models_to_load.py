@@ -13,6 +13,7 @@ from server.doctor.target_environment import ENSEMBLE
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import Finding, error, no_model
 from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.runtimes.formats import model_files
 from tritonkit.triton.backends import ModelConfig, artifact_names, backend_of
 from tritonkit.triton.model_config import (
     CONFIG_FILE,
@@ -22,9 +23,6 @@ from tritonkit.triton.model_config import (
     versions_loaded,
     versions_of,
 )
-
-_WEIGHT_SUFFIXES = {".xml": ".bin", ".onnx": ".onnx.data"}
-"""Suffix of the separate weights file, by the suffix of the model file."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,8 @@ class ModelToLoad:
     def weights_bytes(self) -> int:
         """The total size of the weights of all loaded versions, for one instance."""
         paths = [version / name for version in self.versions for name in self.files]
-        weight_files = [
-            path.with_suffix(_WEIGHT_SUFFIXES[path.suffix]) for path in paths if path.suffix in _WEIGHT_SUFFIXES
-        ]
-        return sum(path.stat().st_size for path in {*paths, *weight_files} if path.is_file())
+        files = {file for path in paths for file in model_files(path)}
+        return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def find_models_to_load(repository: Path, names: Sequence[str]) -> tuple[list[ModelToLoad], list[Finding]]:

@@ -11,12 +11,13 @@ from server.doctor.target_environment import TargetEnvironment
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.compatibility import PlanProblem, header_problems, plan_problems, stale_problems
 from tritonkit.repository.finding import Finding
+from tritonkit.runtimes.formats import TRT
 from tritonkit.triton.backends import backend_files
 
 
 def check_plans(model: ModelToLoad, target: TargetEnvironment) -> Iterator[Finding]:
     """Check each plan by its build record, or by its header. The fix of an error ends with a command."""
-    if model.backend != "tensorrt" or target.image is None:
+    if model.backend != TRT.backend or target.image is None:
         return
     gpu = target.machine.gpu
     capability = gpu.compute_capability if gpu else None

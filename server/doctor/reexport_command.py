@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from server.doctor.models_to_load import read_manifest
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.manifest import Manifest
+from tritonkit.runtimes.formats import TORCHSCRIPT, TRT
 from tritonkit.spec import METADATA_KEY, ModelSpec
 
 _VERDICT_FILE = "verdict.json"
@@ -37,7 +38,7 @@ def reexport_command(version: Path, repository: Path, image: str | None = None) 
     if manifest and source and not manifest.source.startswith("checkpoint "):
         words += _model_arguments(version)
     words += _target_arguments(version)
-    if image and "--trt" in words:
+    if image and f"--{TRT.name}" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
 
@@ -65,6 +66,6 @@ def _target_arguments(version: Path) -> list[str]:
     try:
         verdict = _VerdictTarget.model_validate_json((version / _VERDICT_FILE).read_bytes())
     except (OSError, ValidationError):
-        return ["--trt", "fp16"] if list(version.glob("*.plan")) else []
-    precision = [] if verdict.format == "torchscript" else [verdict.precision]
+        return [f"--{TRT.name}", "fp16"] if list(version.glob(f"*{TRT.suffix}")) else []
+    precision = [] if verdict.format == TORCHSCRIPT.name else [verdict.precision]
     return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

@@ -10,7 +10,9 @@ from server.doctor.machine import SHARED_MEMORY
 from server.doctor.models_to_load import ModelToLoad
 from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
 from tritonkit.repository.finding import Finding, error, warning
+from tritonkit.runtimes.formats import OPENVINO
 from tritonkit.system.env_file import setting
+from tritonkit.triton.backends import PYTHON
 from tritonkit.triton.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 
 SHM_VARIABLE = "SHM_SIZE"
@@ -123,7 +125,7 @@ def _check_release(target: TargetEnvironment) -> Iterator[Finding]:
 def _is_on_gpu(model: ModelToLoad, target: TargetEnvironment) -> bool:
     """Whether the model runs on the GPU: Triton's default, if there is a GPU and the backend supports it."""
     kinds = {group.kind for group in model.config.instance_group}
-    if target.machine.gpu is None or target.image is None or model.backend in ("python", ENSEMBLE, "openvino"):
+    if target.machine.gpu is None or target.image is None or model.backend in (PYTHON, ENSEMBLE, OPENVINO.backend):
         return False
     group = next(iter(model.config.instance_group), None)
     return group is None or group.KIND_CPU not in kinds

@@ -10,10 +10,12 @@ from server.options import Options
 from server.runtimes.pip_environment import TORCH_VARIABLE, PipEnvironment, find_pip_environment
 from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
+from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT
+from tritonkit.triton.backends import PYTHON
 from tritonkit.triton.releases import image_for
 
 ENSEMBLE = "ensemble"
-PYTHON_BACKENDS = frozenset({"onnxruntime", "openvino", "pytorch"})
+PYTHON_BACKENDS = frozenset({ONNX.backend, OPENVINO.backend, TORCHSCRIPT.backend})
 """Backends that `server/backends` implements on Triton's Python backend."""
 _INSTALL_TOOLKIT = (
     "install the NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
@@ -43,7 +45,7 @@ class TargetEnvironment:
 
     def is_python_based(self, backend: str) -> bool:
         """Whether each model instance of this backend runs in its own Python process."""
-        return backend == "python" or (self.image is None and backend in PYTHON_BACKENDS)
+        return backend == PYTHON or (self.image is None and backend in PYTHON_BACKENDS)
 
 
 def inspect_target(options: Options, machine: Machine) -> tuple[TargetEnvironment, list[Finding]]:
@@ -74,12 +76,12 @@ def _container_environment(options: Options, machine: Machine) -> tuple[TargetEn
             *findings,
             error(options.repository, str(reason), "then run `server doctor` again", code=reason.code),
         ]
-    cpu_backends = frozenset({"onnxruntime", "openvino", "python", ENSEMBLE})  # the CPU image of deploy/Dockerfile
+    cpu_backends = frozenset({ONNX.backend, OPENVINO.backend, PYTHON, ENSEMBLE})  # the CPU image of deploy/Dockerfile
     return TargetEnvironment(options, machine, image, None if image else cpu_backends), findings
 
 
 def _installed_backends(environment: PipEnvironment) -> set[str]:
     site = Path(environment.interpreter.site)
-    libraries = {name for name in ("onnxruntime", "openvino") if (site / name).is_dir()}
-    torch = {"pytorch"} if environment.environment()[TORCH_VARIABLE] else set()
-    return {"python", ENSEMBLE} | libraries | torch
+    libraries = {known.backend for known in (ONNX, OPENVINO) if (site / known.library).is_dir()}
+    torch = {TORCHSCRIPT.backend} if environment.environment()[TORCH_VARIABLE] else set()
+    return {PYTHON, ENSEMBLE} | libraries | torch

@@ -27,7 +27,7 @@ from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_un
 from tritonkit.errors import ServerError
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
-from tritonkit.runtimes.formats import Precision
+from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
@@ -65,7 +65,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[...,
         job.folder.mkdir(parents=True)
         builder_for(kind).write(job)
         config = config_for(network.spec.renamed(name), interface, 8, 1)
-        config.backend = builder_for(kind).backend
+        config.backend = format_named(kind).backend
         config.instance_group.add(count=2)
         for key, value in builder_for(kind).parameters(job).items():
             config.parameters[key].string_value = value
@@ -93,9 +93,9 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("name", MODELS)
 def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported: Path, name: str) -> None:
-    kind = builder_for(MODELS[name][0])
+    kind = format_named(MODELS[name][0])
     served = TritonRunner(TritonServer(f"127.0.0.1:{heads.options.grpc_port}"), name)
-    local_outputs = open_artifact(exported / name / "1" / kind.format.file)
+    local_outputs = open_artifact(exported / name / "1" / kind.file)
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     expected = local_outputs.infer(images)
     atol = 1e-5 if MODELS[name][1] == "fp32" else 0.01

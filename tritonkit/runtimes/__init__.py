@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import format_of, formats
+from tritonkit.runtimes.formats import format_of, known_formats
 from tritonkit.spec import Outputs
 
 __all__ = ["Outputs", "Runner", "open_artifact"]
@@ -25,7 +25,7 @@ def open_artifact(path: Path, threads: int = 0) -> Runner:
             f"{path}: is the folder of a training run; pass its checkpoint, {best}", code="artifact.run_folder"
         )
     if artifact_format is None and path.suffix != _CHECKPOINT:
-        known = ", ".join([_CHECKPOINT, *(known.suffix for known in formats())])
+        known = ", ".join([_CHECKPOINT, *(known.suffix for known in known_formats())])
         raise ArtifactError(
             f"{path}: cannot run a file with the suffix {path.suffix!r}; known suffixes: {known}",
             code="artifact.unknown_suffix",

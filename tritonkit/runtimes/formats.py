@@ -82,11 +82,6 @@ class ArtifactFormat(Frozen):
         runner: Runner = resolve_name(self.runner)(path, **options)
         return runner
 
-    def files(self, path: Path) -> list[Path]:
-        """The file, and the file with its weights where it exists."""
-        weights = path.with_suffix(self.weights_suffix) if self.weights_suffix else path
-        return [path, *([weights] if weights != path and weights.is_file() else [])]
-
 
 ONNX = ArtifactFormat(
     name="onnx",
@@ -163,7 +158,7 @@ BUILT_IN = (ONNX, OPENVINO, TORCHSCRIPT, TRT, RTX)
 """tritonkit's own formats."""
 
 
-def formats() -> tuple[ArtifactFormat, ...]:
+def known_formats() -> tuple[ArtifactFormat, ...]:
     """All formats: tritonkit's own, then those of plug-ins."""
     return (*BUILT_IN, *(record() for record in registered_plugins("format").values()))
 
@@ -171,12 +166,12 @@ def formats() -> tuple[ArtifactFormat, ...]:
 def format_of(path: str | Path) -> ArtifactFormat | None:
     """The format of a file by its suffix; None for any other file."""
     suffix = Path(path).suffix
-    return next((record for record in formats() if record.suffix == suffix), None)
+    return next((record for record in known_formats() if record.suffix == suffix), None)
 
 
 def format_named(name: str) -> ArtifactFormat:
     """The format of this name. Raises ValueError for an unknown one."""
-    known = {record.name: record for record in reversed(formats())}  # tritonkit's own names take precedence
+    known = {record.name: record for record in reversed(known_formats())}  # tritonkit's own names take precedence
     if name not in known:
         raise ValueError(f"expected a format: {', '.join(reversed(known))}; got {name!r}")
     return known[name]
@@ -184,7 +179,20 @@ def format_named(name: str) -> ArtifactFormat:
 
 def backend_format(backend: str) -> ArtifactFormat | None:
     """The format that a Triton backend loads by default; None for a backend that serves no known format."""
-    return next((record for record in formats() if backend and record.backend == backend), None)
+    return next((record for record in known_formats() if backend and record.backend == backend), None)
+
+
+def model_files(path: Path) -> list[Path]:
+    """The path, and the file with its weights where its format has one and it exists."""
+    record = format_of(path)
+    weights = path.with_suffix(record.weights_suffix) if record is not None and record.weights_suffix else None
+    return [path, *([weights] if weights is not None and weights.is_file() else [])]
+
+
+def is_model_file(path: str | Path) -> bool:
+    """Whether a file is an artifact or the weights of one, by its suffix."""
+    name = Path(path).name
+    return any(name.endswith((known.suffix, known.weights_suffix or known.suffix)) for known in known_formats())
 
 
 def is_plan(path: str | Path) -> bool:

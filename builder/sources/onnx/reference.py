@@ -16,6 +16,7 @@ from builder.onnx.precision import reduced_or_quantized_precision
 from builder.onnx.simulation import convert_to_fp32
 from builder.sources.graph import GraphFunction, Raw
 from builder.sources.onnx.graph import onnx_session
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec
 
@@ -47,6 +48,6 @@ def reference_runner(model: onnx.ModelProto, path: Path, spec: ModelSpec) -> Onn
 
 
 def _widened_file(model: onnx.ModelProto, path: Path, folder: Path) -> Path:
-    file = folder / "widened.onnx"
+    file = folder / ONNX.file
     save_onnx(convert_to_fp32(model), file, origin=f"{path}, in fp32")
     return file

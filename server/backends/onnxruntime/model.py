@@ -37,7 +37,6 @@ class TritonPythonModel(BatchingModel):
     """One instance of a model."""
 
     library = "onnxruntime"
-    default_filename = "model.onnx"
 
     @classmethod
     def interface(cls, path: Path) -> Interface:

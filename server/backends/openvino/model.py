@@ -45,7 +45,6 @@ class TritonPythonModel(BatchingModel):
     """One instance of a model."""
 
     library = "openvino"
-    default_filename = "model.xml"
 
     @classmethod
     def interface(cls, path: Path) -> Interface:

@@ -31,7 +31,6 @@ class TritonPythonModel(BatchingModel):
     """One instance of a model."""
 
     library = "pytorch"
-    default_filename = "model.pt"
 
     def open(self, args: dict[str, str]) -> None:
         """Load the archive onto the device of the instance."""
