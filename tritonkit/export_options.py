@@ -530,7 +530,7 @@ class ForeignModelOptions(Options):
     @field_validator("task")
     @classmethod
     def _check_task(cls, value: ForeignTask | None, info: ValidationInfo) -> ForeignTask | None:
-        if value == "embedding" and info.data.get("labels") is not None:
+        if value == "embedding" and info.data.get("labels", True) is not None:  # also a file that does not exist
             raise option_error("an embedding has no labels; leave out `labels`", code="option.labels_unused")
         return value
 
