@@ -22,7 +22,7 @@ class ExportRequest(ForeignModelOptions, ExportOptions):
     panel = None
 
     source: str | Path | SkipValidation[Source]
-    """A checkpoint, third-party weights, a .onnx or TorchScript file, timm:NAME or torchvision:NAME."""
+    """A checkpoint, third-party weights, a .onnx file, timm:NAME or torchvision:NAME."""
     dry_run: Annotated[bool, CommandLine(panel=ExportOptions.panel_of("in_container"))] = False
     """With --in-container: print the Docker command, run nothing."""
 

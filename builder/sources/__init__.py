@@ -10,7 +10,6 @@ from builder.sources.kinds import source_kind
 from builder.sources.onnx.source import source_from_onnx
 from builder.sources.pretrained import pretrained_source
 from builder.sources.state_dict import source_from_state_dict
-from builder.sources.torchscript import source_from_torchscript
 from tritonkit.checkpoint import read_spec
 from tritonkit.export_options import ForeignModelOptions
 
@@ -29,8 +28,6 @@ def open_source(source: str | Path, foreign: ForeignModelOptions | None, name: s
     kind = source_kind(path)
     if kind == "onnx":
         return source_from_onnx(path, options, name)
-    if kind == "torchscript":
-        return source_from_torchscript(path, options, name)
     if kind == "weights" or options.model is not None:
         return source_from_state_dict(path, options, name)
     read_spec(path)  # a damaged checkpoint is reported before unused options

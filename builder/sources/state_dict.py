@@ -78,7 +78,7 @@ def _check_options(path: Path, state: State, model: str | None, foreign: Foreign
     if foreign.task not in (None, "multiclass", "multilabel"):
         raise InputError(
             f"--task {foreign.task}: a state dict is loaded into a classifier, multiclass or multilabel. For another "
-            "task, export the model to ONNX or TorchScript with its own code, and pass that file",
+            "task, export the model to ONNX with its own code, and pass that file",
             code="option.task_of_state_dict",
         )
     missing = []

@@ -1,4 +1,4 @@
-"""How the converters to a reduced precision place casts, and what they need."""
+"""Where the conversion to a reduced precision places casts."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_dynamic_height_and_width_are_set_by_size(
 def test_half_precision_graph_is_published_unchanged(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    from onnxconverter_common import float16
+    from onnxruntime.transformers import float16
 
     onnx_path = make_onnx(net)
     with warnings.catch_warnings(action="ignore"):

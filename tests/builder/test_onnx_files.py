@@ -13,8 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxconverter_common import float16
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.transformers import float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 
 from builder.export import export
@@ -200,7 +201,9 @@ def test_quantised_graph_is_verified_as_int8_for_openvino(onnx_path: Path, label
 def reduced(onnx_path: Path, to: int, keep_io: bool) -> Path:
     """The graph with all its weights in fp16, or bf16."""
     with warnings.catch_warnings(action="ignore"):
-        model = float16.convert_float_to_float16(onnx.load(onnx_path), keep_io_types=keep_io)
+        converted = OnnxModel(float16.convert_float_to_float16(onnx.load(onnx_path), keep_io_types=keep_io))
+        converted.topological_sort()
+    model = converted.model
     if to == TensorProto.BFLOAT16:
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT16:

@@ -19,7 +19,6 @@ from builder.onnx.export import onnx_from_network
 from builder.onnx.precision import onnx_precision
 from builder.onnx.simulation import simulate_rounding, simulated_runner
 from builder.onnx.wiring import flattened, outer_nodes, wiring_of
-from builder.precision.autocast import autocast
 from builder.precision.cast import cast_graph
 from builder.precision.keep_fp32 import match_nodes
 from builder.precision.precision_search import PrecisionSearch
@@ -381,21 +380,6 @@ def test_pattern_that_matches_nothing_is_refused(graph: Path) -> None:
     with raises(InputError, "option.keep_fp32") as caught:
         match_nodes(flattened(onnx.load(graph)), ["Conv", "blocks.9*"])
     assert "blocks.9*" in str(caught.value)
-
-
-def test_autocast_is_as_accurate_as_the_edge_converter(
-    make_network: Make, graph: Path, images: ImageArray, tmp_path: Path
-) -> None:
-    pytest.importorskip("modelopt", reason="NVIDIA ModelOpt is not installed")
-    network = make_network("test_resnet")
-    right = TorchRunner(network, "x").infer(images)["probabilities"]
-    errors = []
-    for name, convert in (("ours", cast_graph), ("theirs", autocast)):
-        onnx.save(convert(onnx.load(graph), "fp16", ()), tmp_path / f"{name}.onnx")
-        answers = simulated_runner(tmp_path / f"{name}.onnx", network.spec, tmp_path).infer(images)["probabilities"]
-        errors.append(float(np.abs(answers - right).mean()))
-    assert 0 < errors[0] < 3 * errors[1]
-    assert 0 < errors[1] < 0.01
 
 
 def test_int8_graph_has_the_dialect_of_its_runtime(graph: Path, images: ImageArray) -> None:
