@@ -18,14 +18,13 @@ import typer
 
 from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command, for_each_model, markdown_row
-from builder.export import ExportRequest, PublishedVersion, export
-from builder.sources import source_from_checkpoint
+from builder.export import PublishedVersion, export
+from builder.request import ExportRequest
 from train.config.loading import Config
 from train.engine.fit import fit
 from tritonkit.errors import ArtifactError, TritonkitError
 from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.backbones import timm_name
-from tritonkit.runtimes.formats import Target
 from tritonkit.spec import Frozen
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.runner import TritonRunner
@@ -83,9 +82,9 @@ def check_backbone(name: str, folder: Path) -> BackboneResult:
     try:
         fitted = fit(_config(name, folder))
         done["trained"] = True
-        published = _export(fitted.checkpoint, Target(), folder / "repository")
+        published = _export(fitted.checkpoint, False, folder / "repository")
         done["exported"] = published.verdict.passed
-        traced = _export(fitted.checkpoint, Target(format="torchscript"), folder / "torchscript")
+        traced = _export(fitted.checkpoint, True, folder / "torchscript")
         done["traced"] = traced.verdict.passed
         done["error"] = _served_error(fitted.checkpoint, published.model, folder / "repository")
         done["served"] = done["error"] < 1e-4
@@ -112,9 +111,9 @@ def _config(name: str, folder: Path) -> Config:
     return Config.model_validate(document)
 
 
-def _export(checkpoint: Path, target: Target, repository: Path) -> PublishedVersion:
-    request = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
-    return export(source_from_checkpoint(checkpoint), request, lambda step: None)
+def _export(checkpoint: Path, torchscript: bool, repository: Path) -> PublishedVersion:
+    request = ExportRequest(source=checkpoint, repository=repository, max_batch=MAX_BATCH, torchscript=torchscript)
+    return export(request)
 
 
 def _served_error(checkpoint: Path, model: str, repository: Path) -> float:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -48,7 +46,7 @@ def main() -> int:
 
     from benchmarks.studies.gpu_runtimes import HEAD, RunSettings, RuntimeResult, check
     from benchmarks.studies.study import write_json
-    from tritonkit.system.gpu import find_gpu
+    from tritonkit.system.gpu import find_gpu, query_gpus
 
     settings = RunSettings("cpu", batch=4, runs=1) if options.cpu else RunSettings("cuda", batch=32, runs=20)
     gpu = find_gpu()
@@ -62,7 +60,7 @@ def main() -> int:
         "device": settings.device,
         "gpu": gpu.name if gpu else None,
         "compute_capability": gpu.compute_capability if gpu else None,
-        "driver": _driver(),
+        "driver": next(iter(query_gpus("driver_version")), None),
         "versions": {"python": platform.python_version(), **versions, **cuda},
         "missing": missing,
         "batch": settings.batch,
@@ -76,16 +74,6 @@ def main() -> int:
             print(result.row(), flush=True)
         write_json(options.output, {**report, "results": [result.model_dump(mode="json") for result in results]})
     return 0 if all(result.passed for result in results) else 1
-
-
-def _driver() -> str | None:
-    """Return the version of NVIDIA's driver."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return None
-    command = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout.strip() else None
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import psutil
 import torch
 from PIL import Image
 
-from builder.export import ExportRequest, PublishedVersion, export
-from builder.sources import source_from_checkpoint
+from builder.export import PublishedVersion, export
+from builder.request import ExportRequest
 from scripts.ports import free_ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from server.runtimes.table import runtime_of
@@ -110,8 +110,7 @@ def publish_network(network: Network, repository: Path, name: str, max_batch: in
     """
     checkpoint = repository.with_name(f"{repository.name}.safetensors")
     save_network(checkpoint, network)
-    request = ExportRequest(repository, max_batch=max_batch, **options)
-    return export(source_from_checkpoint(checkpoint, name), request, lambda step: None)
+    return export(ExportRequest(source=checkpoint, name=name, repository=repository, max_batch=max_batch, **options))
 
 
 def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:

@@ -28,22 +28,23 @@ import typer
 
 from benchmarks.studies.local_triton import LocalTriton, serve, tiny_network
 from benchmarks.studies.study import Result, command
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.repository.lint import check_repository
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.networks.network import save_network
 from tritonkit.repository.staging import interrupted_exports, staging_folder
-from tritonkit.runtimes.formats import ONNX, Target
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import CONFIG_FILE, versions_of
 
 TARGETS = {
-    "first_onnx": Target(precision="fp16"),
-    "first_rtx": Target(format="rtx", precision="fp16"),
-    "replacing": Target(precision="fp16"),
+    "first_onnx": {"onnx": "fp16"},
+    "first_rtx": {"rtx": "fp16"},
+    "replacing": {"onnx": "fp16"},
 }
 """Export targets by model name."""
 MAX_BATCH = 4
@@ -65,8 +66,8 @@ def _export(checkpoint: Path, repository: Path, model: str, whole: bool, steps: 
     source = source_from_checkpoint(checkpoint, model)
     if not whole:
         source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
-    request = ExportRequest(repository, max_batch=MAX_BATCH, target=TARGETS[model], keep=2)
-    export(source, request, steps.send)
+    request = ExportRequest(source=source, repository=repository, max_batch=MAX_BATCH, keep=2, **TARGETS[model])
+    export(request, steps.send)
 
 
 class RunningExport:
