@@ -66,7 +66,7 @@ class Architecture(Frozen):
     """The constructor of a network: library, model name and arguments.
 
     `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`tritonkit.plugins`). `graph` has no
-    constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
+    constructor: the model came as an ONNX file, and `name` is the name of that file.
     """
 
     library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"

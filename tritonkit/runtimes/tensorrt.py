@@ -35,7 +35,7 @@ OTHER_WAYS_TO_RUN = (
     "Use a Triton server that serves it, with --url, or a machine that has one; an ONNX file runs anywhere"
 )
 TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
-"""Set to 1, it allows version-compatible plans to run the code that they contain; a build record cannot allow it."""
+"""Set to 1, it allows files that contain code to run it: version-compatible plans, TorchScript without a manifest."""
 _PROFILE = 0
 """Index of the only optimization profile that the builder creates."""
 
