@@ -182,13 +182,6 @@ def _sides(value: Any) -> Any:
     return int(sides[0]), int(sides[-1])
 
 
-def _offered_precision(value: Any, info: ValidationInfo) -> Any:
-    precisions = format_named(str(info.field_name)).precisions
-    if value is not None and value not in precisions:
-        raise option_error(f"expected {', '.join(precisions)}", code="option.precision")
-    return value
-
-
 def _registered_format(text: str) -> str:
     """Check NAME or NAME:PRECISION; without a precision, add the first one of the format."""
     name, _, precision = text.partition(":")
@@ -210,7 +203,6 @@ def _target_of(values: Mapping[str, Any]) -> Target:
     return Target(format=name, precision="fp32" if value is True else value)
 
 
-PrecisionOption = Annotated[Precision | None, BeforeValidator(_offered_precision)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Channels = Annotated[tuple[float, float, float] | None, BeforeValidator(_channels)]
 
@@ -220,13 +212,13 @@ class FormatOptions(Options):
 
     panel: ClassVar[str | None] = "Format"
 
-    onnx: PrecisionOption = None
+    onnx: Annotated[Literal["fp32", "fp16", "bf16", "int8"] | None, CommandLine(code="option.precision")] = None
     """ONNX in fp32 (the default), fp16, bf16 or int8."""
-    trt: PrecisionOption = None
+    trt: Annotated[Literal["fp32", "fp16", "bf16", "int8"] | None, CommandLine(code="option.precision")] = None
     """A TensorRT plan in fp32, fp16, bf16 or int8; needs a GPU."""
-    rtx: PrecisionOption = None
+    rtx: Annotated[Literal["fp32", "fp16", "int8"] | None, CommandLine(code="option.precision")] = None
     """ONNX and an engine of TensorRT for RTX, in fp32, fp16 or int8."""
-    openvino: PrecisionOption = None
+    openvino: Annotated[Literal["fp32", "bf16", "int8"] | None, CommandLine(code="option.precision")] = None
     """OpenVINO in fp32, bf16 or int8."""
     torchscript: bool = False
     """A TorchScript trace."""
