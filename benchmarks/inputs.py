@@ -16,8 +16,8 @@ from tritonkit.comparison import padded_order
 from tritonkit.errors import InputError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from tritonkit.images.picture_files import pictures_below
-from tritonkit.triton.companions import ENCODED_OF
-from tritonkit.triton.runner import TritonServer
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.served_model import ServedModel, ServedTensor
 
 GENERATED_REQUESTS = 4
 """Number of different generated requests; they are sent in turn."""
@@ -34,19 +34,6 @@ Arrays = Mapping[str, NDArray[Any]]
 """The inputs of one request by name, with the batch axis."""
 
 
-class ModelInput(NamedTuple):
-    """An input of a served model."""
-
-    name: str
-    dtype: str
-    """Triton's data type in requests, such as FP32 or BYTES."""
-    dims: tuple[int, ...]
-    """Without the batch axis; -1 is a dynamic size."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} [{', '.join(map(str, self.dims))}]"
-
-
 class RequestBatches(NamedTuple):
     """Prepared requests, and a text that names the source of their values."""
 
@@ -59,17 +46,17 @@ class RequestBatches(NamedTuple):
 class TensorModel:
     """Runs a served model with arrays for any inputs. Thread-safe."""
 
-    def __init__(self, server: TritonServer, model: str, version: str, config: Mapping[str, Any]) -> None:
-        """config: the server's model configuration. Raises InputError for a decoupled model."""
-        if config.get("model_transaction_policy", {}).get("decoupled"):
+    def __init__(self, client: TritonClient, served: ServedModel, version: str) -> None:
+        """Raises InputError for a decoupled model."""
+        if served.is_decoupled:
             raise InputError(
-                f"{model}: is a decoupled model (streaming responses), which `bench run` does not measure",
+                f"{served.name}: is a decoupled model (streaming responses), which `bench run` does not measure",
                 code="benchmark.decoupled_model",
             )
-        self.inputs = tuple(_parse_input(entry) for entry in config.get("input", []) if not entry.get("optional"))
-        self._server, self._model, self._version = server, model, version
-        self._dtypes = {model_input.name: model_input.dtype for model_input in self.inputs}
-        self._sequences = count(1) if "sequence_batching" in config else None
+        self.inputs = tuple(tensor for tensor in served.inputs if not tensor.optional)
+        self._client, self._model, self._version = client, served.name, version
+        self._dtypes = {tensor.name: tensor.dtype for tensor in self.inputs}
+        self._sequences = count(1) if served.has_sequences else None
 
     def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
         """Send one request and return the outputs; with sequence batching each request is its own sequence."""
@@ -77,7 +64,7 @@ class TensorModel:
         if self._sequences is not None:
             sequence = {"sequence_id": next(self._sequences), "sequence_start": True, "sequence_end": True}
         inputs = {name: (self._dtypes[name], values) for name, values in batch.items()}
-        return self._server.infer_tensors(self._model, self._version, inputs, **sequence)
+        return self._client.infer_tensors(self._model, self._version, inputs, **sequence)
 
 
 def parse_shapes(options: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -103,11 +90,6 @@ def accepts_image_files(model: TensorModel) -> bool:
     )
 
 
-def decoded_model(config: Mapping[str, Any]) -> str:
-    """Return the model that an encoded-image model decodes for; empty for other models."""
-    return str(config.get("parameters", {}).get(ENCODED_OF, {}).get("string_value", ""))
-
-
 def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
     """Make requests of up to 32 image files of `folder`, or of the golden sample of a version folder, as PNG.
 
@@ -115,10 +97,11 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
     """
     if folder is None:
         sample = Golden.load(version_folder / GOLDEN_FILE)
-        files, source = (
-            [_encode_png(image) for image in sample.images],
-            f"{sample.source} as PNG ({version_folder / GOLDEN_FILE})",
-        )
+        files, source = [], f"{sample.source} as PNG ({version_folder / GOLDEN_FILE})"
+        for image in sample.images:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            files.append(buffer.getvalue())
     else:
         files, source = [path.read_bytes() for path in pictures_below(folder)[:MAX_IMAGES]], f"files of {folder}"
     if not files:
@@ -143,8 +126,9 @@ def generate_requests(
     has_batch_axis: whether the inputs have a batch axis. Raises InputError for a dynamic size that is not in `shapes`.
     """
     if unknown := sorted(set(shapes) - {model_input.name for model_input in model.inputs}):
+        present = ", ".join(map(str, model.inputs)) or "none"
         raise InputError(
-            f"--shape: {model_url} has no input {', '.join(unknown)}; it has {_inputs_text(model.inputs)}",
+            f"--shape: {model_url} has no input {', '.join(unknown)}; it has {present}",
             code="benchmark.unknown_input",
         )
     random = np.random.default_rng(0)
@@ -166,12 +150,7 @@ def generate_requests(
     return RequestBatches(requests, GENERATED_REQUESTS * batch, f"generated: {description}", generated=True)
 
 
-def _parse_input(entry: Mapping[str, Any]) -> ModelInput:
-    dtype = entry["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES")
-    return ModelInput(entry["name"], dtype, tuple(map(int, entry.get("dims", []))))
-
-
-def _resolve_sizes(model_input: ModelInput, shape: tuple[int, ...] | None, model_url: str) -> tuple[int, ...]:
+def _resolve_sizes(model_input: ServedTensor, shape: tuple[int, ...] | None, model_url: str) -> tuple[int, ...]:
     if shape is None and -1 not in model_input.dims:
         return model_input.dims
     example = ",".join(str(dim) if dim > 0 else "224" for dim in model_input.dims)
@@ -203,13 +182,3 @@ def _random_values(random: np.random.Generator, dtype: str, shape: tuple[int, ..
     if dtype.startswith("FP"):
         return random.random(shape, np.float32).astype(numpy_type)
     return random.integers(0, 256 if dtype == "UINT8" else 2, shape).astype(numpy_type)
-
-
-def _encode_png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _inputs_text(inputs: Sequence[ModelInput]) -> str:
-    return ", ".join(map(str, inputs)) or "none"

@@ -130,16 +130,13 @@ def _rows(result: ShowResult) -> list[list[str]]:
         rows.append(["precision", result.precision])
     if result.header is not None:
         rows.append(["built by", f"{TITLES[result.header.flavour]} {result.header.version}"])
-    if isinstance(result.build, dict):
-        gpus = result.build.get("compute_capabilities")
-        rows.append(["built for", ", ".join(map(str, gpus)) if isinstance(gpus, list) else ""])
+    if result.build is not None:
+        rows.append(["built for", ", ".join(result.build.compute_capabilities)])
     if result.versions:
         rows.append(["versions", ", ".join(map(str, result.versions))])
-    if isinstance(result.verdict, dict):
-        state = "FORCED" if result.verdict.get("forced") else "passed" if result.verdict.get("passed") else "FAILED"
-        rows.append(["verdict", f"{state} on {result.verdict.get('images')}"])
-    if isinstance(result.manifest, dict):
-        tools = result.manifest.get("tools")
-        tool_versions = ", ".join(f"{k} {v}" for k, v in tools.items()) if isinstance(tools, dict) else ""
-        rows += [["made from", str(result.manifest.get("source"))], ["made with", tool_versions]]
+    if result.verdict is not None:
+        rows.append(["verdict", f"{result.verdict.state} on {result.verdict.images}"])
+    if result.manifest is not None:
+        tool_versions = ", ".join(f"{tool} {version}" for tool, version in result.manifest.tools.items())
+        rows += [["made from", result.manifest.source], ["made with", tool_versions]]
     return [row for row in rows if row[1]]

@@ -178,12 +178,13 @@ def _problem(model: type[Options], details: ErrorDetails) -> Problem:
 
     kind, message = details["type"], re.sub(r"`(\w+)`", as_flag, details["msg"])
     name = next((part for part in details["loc"] if part in model.model_fields), None)
+    is_own = "." in kind  # raised by `option_error`
     if not isinstance(name, str):
-        return Problem(kind if "." in kind else "option.invalid", message)
+        return Problem(kind if is_own else "option.invalid", message)
     value = details["input"]
     shown = "" if isinstance(value, bool | dict) else f" {_text(value)}"
     text = f"{model.flag_of(name)}{shown}: {message.replace('Input should be', 'expected', 1)}"
-    code = kind if "." in kind else _command_line(model.model_fields[name]).code
+    code = kind if is_own else _command_line(model.model_fields[name]).code
     match kind:
         case _ if code:
             return Problem(code, text)

@@ -57,7 +57,7 @@ def config_for(
         config.parameters[key].string_value = value
     if user_config is not None:
         config = merge_config(config, user_config, tuple(loading.parameters))
-    config.parameters[METADATA_KEY].string_value = public_json(spec)
+    config.parameters[METADATA_KEY].string_value = spec.public().to_json()
     config.parameters[LAST_VERSION].string_value = str(version)
     apply_serving(config, serving, spec.input)
     check_config(config)
@@ -109,17 +109,6 @@ def _add_tensors(config: ModelConfig, spec: ModelSpec, interface: Interface) -> 
             dims=tensor.shape,
             label_filename=_label_file(spec, tensor),
         )
-
-
-def public_json(spec: ModelSpec) -> str:
-    """The spec for clients: without its lineage, which describes the training machine."""
-    return spec.model_copy(update={"lineage": type(spec.lineage)()}).to_json()
-
-
-def label_texts(spec: ModelSpec) -> dict[str, str]:
-    """The label files of a model by name, with their content: one label a line, in the order of the classes."""
-    task_specs = {f"labels.{name}.txt": head for name, head in spec.heads.items()} or {"labels.txt": spec}
-    return {name: "".join(f"{label}\n" for label in task.labels) for name, task in task_specs.items() if task.labels}
 
 
 def config_to_text(config: ModelConfig) -> str:

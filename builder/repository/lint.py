@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from builder.artifacts import ArtifactInfo, inspect_artifact
 from builder.config.serving_config import config_problems, unverified_accelerators
-from builder.config.triton_config import label_texts, public_json, tensors_of
+from builder.config.triton_config import tensors_of
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.interface import Interface, describe_difference, interface_of
 from builder.repository.lint_ensemble import check_encoded
@@ -27,9 +25,9 @@ from tritonkit.repository.compatibility import (
 )
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import Finding, error, no_model, warning
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.staging import interrupted_exports
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, TRT, format_of, is_plan, known_formats
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.cpu import adds_int8_exactly
@@ -185,7 +183,7 @@ def _check_serving(model: Path, config: ModelConfig) -> Iterator[Finding]:
 def _public(text: str, path: Path) -> str | None:
     """The spec for clients as this version writes it; None where it cannot be read."""
     try:
-        return public_json(ModelSpec.from_json(text, origin=str(path)))
+        return ModelSpec.from_json(text, origin=str(path)).public().to_json()
     except TritonkitError:
         return None
 
@@ -206,14 +204,14 @@ def _check_spec(model: Path, config: ModelConfig, interface: Interface | None) -
     except (TritonkitError, UnicodeDecodeError) as reason:
         yield error(path, str(reason), "export the model again", code="repository.unreadable_spec")
         return
-    if _public(config.parameters[METADATA_KEY].string_value, path) != public_json(spec):
+    if _public(config.parameters[METADATA_KEY].string_value, path) != spec.public().to_json():
         yield error(
             path,
             "differs from the spec in config.pbtxt, which clients read",
             "export the model again",
             code="repository.spec_differs",
         )
-    for name, text in label_texts(spec).items():
+    for name, text in spec.label_files.items():
         if _content(model / name) != text.encode():
             count = text.count("\n")
             yield error(
@@ -281,21 +279,16 @@ def _bf16_on_cpu(info: ArtifactInfo, config: ModelConfig) -> bool:
 
 def _check_manifest(folder: Path) -> Iterator[Finding]:
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except FileNotFoundError:
+        manifest = Manifest.read(folder)
+    except TritonkitError as reason:
+        yield error(folder / Manifest.FILE, str(reason), "export the model again", code=reason.code)
+        return
+    if manifest is None:
         yield warning(
             folder,
-            f"has no {MANIFEST_FILE}: its files cannot be verified",
+            f"has no {Manifest.FILE}: its files cannot be verified",
             "export it with `builder`",
             code="repository.no_manifest",
-        )
-        return
-    except (OSError, ValidationError) as reason:
-        yield error(
-            folder / MANIFEST_FILE,
-            f"cannot be read ({reason})",
-            "export the model again",
-            code="repository.unreadable_manifest",
         )
         return
     for name, entry in manifest.files.items():
@@ -316,10 +309,7 @@ def _check_plans(folder: Path, target: _Target) -> Iterator[Finding]:
     """Check whether plans load on their target: by their build record, else by the header of the file."""
     if target.image is None:
         return
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError):  # _check_manifest reports it
-        manifest = None
+    manifest = Manifest.find(folder)
     if manifest is not None and manifest.build is not None:
         for problem in plan_problems(manifest, target.image, target.compute_capability):
             yield _plan_finding(folder, problem)
@@ -335,20 +325,16 @@ def _check_plans(folder: Path, target: _Target) -> Iterator[Finding]:
 
 def _check_verdict(folder: Path) -> Iterator[Finding]:
     try:
-        verdict = Verdict.model_validate_json((folder / VERDICT_FILE).read_bytes())
-    except FileNotFoundError:
+        verdict = Verdict.read(folder)
+    except TritonkitError as reason:
+        yield error(folder / Verdict.FILE, str(reason), "export the model again", code=reason.code)
+        return
+    if verdict is None:
         yield warning(
             folder,
             "has no verdict: it was not compared with its checkpoint",
             "export it with `builder`",
             code="repository.no_verdict",
-        )
-    except (OSError, ValidationError) as reason:
-        yield error(
-            folder / VERDICT_FILE,
-            f"cannot be read ({reason})",
-            "export the model again",
-            code="repository.unreadable_verdict",
         )
     else:
         if verdict.forced:

@@ -25,8 +25,7 @@ from tritonkit.errors import ExternalError, InputError, Problem
 from tritonkit.networks.network import save_network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, format_named, is_plan
-from tritonkit.runtimes.tensorrt import TRUST_VARIABLE
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, TRUST_VARIABLE
 from tritonkit.spec import METADATA_KEY, ModelSpec
 
 _ALLOWED_CHANGES = 3
@@ -96,7 +95,7 @@ class LabelledSet:
             for path in (artifact, artifact.with_name(BUILD_FILE)):
                 if path.is_file():
                     (Path(folder) / path.name).symlink_to(path.resolve())
-            (Path(folder) / METADATA_KEY).write_text(self.spec.to_json(), encoding="utf-8")
+            self.spec.write(Path(folder))
             yield Path(folder) / artifact.name
 
 

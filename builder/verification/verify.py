@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from builder.onnx.precision import onnx_precision, onnx_rounding
 from builder.onnx.simulation import simulated_runner
 from builder.sources.base import Source
@@ -24,8 +22,8 @@ from builder.verification.report_images import collect_answers
 from builder.verification.spec_check import compare_specs
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
 from tritonkit.export_options import VerificationOptions
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import ONNX, Precision, format_of, is_plan
@@ -110,19 +108,15 @@ def precision_of(artifact: Path) -> Precision:
         return onnx_precision(artifact)
     if not (is_recorded if is_plan(artifact) else _is_published)(artifact):
         return "fp32"
-    try:
-        return Verdict.model_validate_json(artifact.with_name(VERDICT_FILE).read_bytes()).precision
-    except (OSError, ValidationError):
-        return "fp32"
+    verdict = Verdict.find(artifact.parent)
+    return "fp32" if verdict is None else verdict.precision
 
 
 def _is_published(artifact: Path) -> bool:
     """Whether the hashes in the manifest match the artifact and its verdict."""
-    try:
-        files = Manifest.model_validate_json(artifact.with_name(MANIFEST_FILE).read_bytes()).files
-    except (OSError, ValidationError):
-        return False
-    paths = (artifact, artifact.with_name(VERDICT_FILE))
+    manifest = Manifest.find(artifact.parent)
+    files = {} if manifest is None else manifest.files
+    paths = (artifact, artifact.with_name(Verdict.FILE))
     return all(path.name in files and path.is_file() and file_sha256(path) == files[path.name].sha256 for path in paths)
 
 

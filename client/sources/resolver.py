@@ -12,7 +12,7 @@ from typing import BinaryIO
 from client.picture import Picture, as_unicode, picture_of_file
 from client.sources.containers import ContainerTypes, container_of, unpack, with_error_entry
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import address_path, is_address, is_web, public_name, public_relative_path
+from client.sources.naming import address_path, is_web, public_name, public_relative_path
 from client.sources.stores import Store, open_store
 from client.sources.web import FetchPolicy, fetch, fetch_into
 from tritonkit.errors import InputError
@@ -25,10 +25,6 @@ class Resolver:
 
     container_types: ContainerTypes
     policy: FetchPolicy
-
-    def resolve(self, text: str, folder: Path, relative_path: PurePath) -> Iterator[Picture]:
-        """Return the pictures of an address, or of a path that may be relative to `folder`."""
-        return self.resolve_address(text) if is_address(text) else self.resolve_file(folder / text, relative_path)
 
     def resolve_file(self, path: Path, relative_path: PurePath) -> Iterator[Picture]:
         """Return the pictures of a local file."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from server.doctor.models_to_load import ModelToLoad, read_manifest
+from server.doctor.models_to_load import ModelToLoad
 from server.doctor.reexport_command import reexport_command
 from server.doctor.target_environment import ENSEMBLE, PYTHON_BACKENDS, TargetEnvironment
 from tritonkit.errors import Problem
 from tritonkit.repository.compatibility import damage_reason
 from tritonkit.repository.ensemble import check_ensemble
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
-from tritonkit.repository.manifest import FileEntry
+from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.runtimes.formats import TRT, backend_format, is_model_file, is_plan
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.backends import PYTHON_FILE
@@ -130,7 +130,7 @@ def _check_files(version: Path, required: Sequence[str], repository: Path, deep:
     for name in required:
         if not (version / name).exists():  # ONNX Runtime and TensorFlow take folders too
             yield error(version / name, "missing: the backend loads it", command, code="repository.missing_file")
-    manifest = read_manifest(version)
+    manifest = Manifest.find(version)
     for name, entry in manifest.files.items() if manifest else ():
         path = version / name
         if not is_model_file(name) and name != PYTHON_FILE:

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from server.doctor.target_environment import ENSEMBLE
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import Finding, error, no_model
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
 from tritonkit.runtimes.formats import model_files
 from tritonkit.triton.backends import ModelConfig, artifact_names, backend_of
 from tritonkit.triton.model_config import (
@@ -90,11 +87,3 @@ def find_models_to_load(repository: Path, names: Sequence[str]) -> tuple[list[Mo
             continue
         pending += [step.model_name for step in models[name].config.ensemble_scheduling.step]
     return list(models.values()), findings
-
-
-def read_manifest(version: Path) -> Manifest | None:
-    """Read the manifest of a version; None if missing or invalid, which `builder check` reports."""
-    try:
-        return Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.doctor.models_to_load import ModelToLoad, read_manifest
+from server.doctor.models_to_load import ModelToLoad
 from server.doctor.reexport_command import reexport_command
 from server.doctor.target_environment import TargetEnvironment
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.compatibility import PlanProblem, header_problems, plan_problems, stale_problems
 from tritonkit.repository.finding import Finding
+from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.formats import TRT
 from tritonkit.triton.backends import backend_files
 
@@ -45,7 +46,7 @@ def _plan_problems(plan: Path, target: TargetEnvironment, capability: str | None
     image, version_compatible = target.image, target.options.version_compatible
     if image is None or not plan.is_file():
         return []  # reported by model_checks
-    manifest = read_manifest(plan.parent)
+    manifest = Manifest.find(plan.parent)
     if manifest is not None and manifest.build is not None:
         return [*plan_problems(manifest, image, capability, version_compatible), *stale_problems(manifest)]
     try:

@@ -6,25 +6,14 @@ import re
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
-from server.doctor.models_to_load import read_manifest
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import TORCHSCRIPT, TRT
-from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.spec import ModelSpec
 
-_VERDICT_FILE = "verdict.json"
 _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
 """A source description that starts with a file name, which may contain spaces."""
-
-
-class _VerdictTarget(BaseModel):
-    """The fields of a verdict that an export command needs."""
-
-    format: str
-    precision: str
-    max_batch: int
 
 
 def reexport_command(version: Path, repository: Path, image: str | None = None) -> str:
@@ -32,7 +21,7 @@ def reexport_command(version: Path, repository: Path, image: str | None = None) 
 
     image: the image to build a plan in.
     """
-    manifest = read_manifest(version)
+    manifest = Manifest.find(version)
     source = _SOURCE_FILE.match(manifest.source) if manifest else None
     words = ["builder", "export", _source_path(source["name"], manifest) if manifest and source else "SOURCE"]
     if manifest and source and not manifest.source.startswith("checkpoint "):
@@ -52,8 +41,10 @@ def _source_path(name: str, manifest: Manifest) -> str:
 def _model_arguments(version: Path) -> list[str]:
     """Return the options that describe third-party weights, from the spec."""
     try:
-        spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
-    except (OSError, UnicodeDecodeError, TritonkitError):
+        spec = ModelSpec.read(version)
+    except TritonkitError:
+        spec = None
+    if spec is None:
         return []
     prefix = {"timm": "", "torchvision": "torchvision/"}.get(spec.architecture.library)
     if prefix is None:
@@ -63,9 +54,8 @@ def _model_arguments(version: Path) -> list[str]:
 
 
 def _target_arguments(version: Path) -> list[str]:
-    try:
-        verdict = _VerdictTarget.model_validate_json((version / _VERDICT_FILE).read_bytes())
-    except (OSError, ValidationError):
+    verdict = Verdict.find(version)
+    if verdict is None:
         return [f"--{TRT.name}", "fp16"] if list(version.glob(f"*{TRT.suffix}")) else []
     precision = [] if verdict.format == TORCHSCRIPT.name else [verdict.precision]
     return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

@@ -247,5 +247,5 @@ def test_show_reads_every_artifact_format(artifacts: Path, spec: ModelSpec, suff
     if suffix == ".plan":
         assert result.header is not None
         assert result.header.version == "11.1.0.106"
-        assert isinstance(result.build, dict)
-        assert result.build["graph_sha256"] == "b"
+        assert result.build is not None
+        assert result.build.graph_sha256 == "b"

@@ -185,7 +185,7 @@ def test_softmax_is_not_added_when_the_graph_has_one(
 
 
 @pytest.mark.parametrize(
-    ("foreign", "after", "expected"),
+    ("options", "after", "expected"),
     [
         ({"task": "embedding"}, identity, "scaled to length 1"),
         ({"task": "multilabel", "labels": "labels.txt"}, identity, "sigmoid added"),

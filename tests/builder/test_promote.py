@@ -29,7 +29,7 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.staging import staging_folder
-from tritonkit.repository.verdict import VERDICT_FILE
+from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec, TensorSpec, image_input
 from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import last_version, read_config, versions_loaded, versions_of
@@ -91,7 +91,7 @@ def copy_newest(pets: Path) -> int:
 
 
 def fail_verdict(pets: Path, version: int) -> None:
-    path = pets / str(version) / VERDICT_FILE
+    path = pets / str(version) / Verdict.FILE
     document = {**json.loads(path.read_text()), "passed": False, "forced": True}
     path.unlink()
     path.write_text(json.dumps(document))

@@ -19,8 +19,8 @@ from builder.sources import open_source
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.golden import GOLDEN_FILE, Golden
-from tritonkit.repository.manifest import MANIFEST_FILE
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.system.files import file_sha256
 
 
@@ -52,14 +52,14 @@ def test_tritonkit_file_is_refused_when_a_bit_of_its_weights_flipped(
 
 
 def test_tritonkit_file_is_refused_when_it_does_not_reproduce_the_recorded_outputs(graph: Path) -> None:
-    (graph.parent / MANIFEST_FILE).unlink()
+    (graph.parent / Manifest.FILE).unlink()
     assert open_source(graph, None, None).golden is not None
     flip_in_weights(graph)
     with raises(ArtifactError, "golden.outputs_differ"):
         open_source(graph, None, None)
 
 
-@pytest.mark.parametrize("name", [VERDICT_FILE, GOLDEN_FILE])
+@pytest.mark.parametrize("name", [Verdict.FILE, GOLDEN_FILE])
 def test_tritonkit_file_is_refused_when_its_verdict_or_sample_changed_or_is_missing(graph: Path, name: str) -> None:
     (graph.parent / name).write_bytes((graph.parent / name).read_bytes() + b" ")
     with raises(ArtifactError, "artifact.changed") as caught:
@@ -93,9 +93,9 @@ def test_reduced_tritonkit_file_is_verified_by_the_limits_of_its_verdict(checkpo
     request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, onnx="fp16")
     result = export(request)
     assert open_source(result.artifact, None, None).precision == result.verdict.precision == "fp16"
-    path = result.artifact.parent / VERDICT_FILE
+    path = result.artifact.parent / Verdict.FILE
     strict = Verdict.model_validate_json(path.read_bytes())
-    (result.artifact.parent / MANIFEST_FILE).unlink()
+    (result.artifact.parent / Manifest.FILE).unlink()
     assert open_source(result.artifact, None, None).precision == strict.precision
 
 
@@ -103,7 +103,7 @@ def test_tritonkit_file_is_accepted_when_hashes_match_and_this_cpu_computes_diff
     path = graph.parent / GOLDEN_FILE
     golden = Golden.load(path)
     Golden(golden.images, {name: array[::-1] for name, array in golden.outputs.items()}).save(path)
-    record = graph.parent / MANIFEST_FILE
+    record = graph.parent / Manifest.FILE
     manifest = json.loads(record.read_bytes())
     manifest["files"][GOLDEN_FILE]["sha256"] = file_sha256(path)
     record.write_text(json.dumps(manifest))

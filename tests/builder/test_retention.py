@@ -20,7 +20,7 @@ from builder.config.triton_config import config_to_text
 from builder.repository.lint import check_repository
 from builder.repository.publish import next_version, publication
 from builder.repository.retention import keep_newest
-from builder.repository.versions import MARK_FILE, find_model, mark, model_versions, unmark
+from builder.repository.versions import Mark, find_model, mark, model_versions, unmark
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ServingOptions
@@ -58,7 +58,7 @@ def publish_copies(model: Path, count: int) -> None:
         newest = versions_of(model)[-1]
         with publication(model.parent, model.name) as prepared:
             for path in (model / str(newest)).iterdir():
-                if path.name != MARK_FILE:
+                if path.name != Mark.FILE:
                     (prepared.version_folder / path.name).hardlink_to(path)
             config = read_config(model)
             config.parameters[LAST_VERSION].string_value = str(prepared.version)
@@ -158,7 +158,7 @@ def test_mark_survives_a_new_version_and_can_be_removed(pets: Path) -> None:
 
 
 def test_nothing_is_deleted_when_a_mark_cannot_be_read(pets: Path) -> None:
-    (pets / "1" / MARK_FILE).write_text("{")
+    (pets / "1" / Mark.FILE).write_text("{")
     with raises(ArtifactError, "repository.mark"):
         keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 3, 4, 5]

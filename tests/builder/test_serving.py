@@ -24,8 +24,9 @@ from tritonkit.options import options_from
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import config_from_text, read_config, versions_loaded
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 PLAN = BackendFiles("tensorrt")
 
@@ -46,13 +47,13 @@ def written_config(
 
 
 @contextmanager
-def running(repository: Path, ports: list[str]) -> Iterator[TritonServer]:
+def running(repository: Path, ports: list[str]) -> Iterator[TritonClient]:
     http, grpc, metrics = map(int, ports[1::2])
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 60)
-        yield TritonServer(f"127.0.0.1:{grpc}")
+        yield TritonClient(f"127.0.0.1:{grpc}")
     finally:
         stop(server)
 
@@ -358,7 +359,7 @@ def test_triton_loads_and_answers_with_all_serving_options(
     assert check_repository(tiny_repository) == []
     with running(tiny_repository, free_ports()) as server:
         assert {row.version for row in server.models() if (row.name, row.state) == ("pets", "READY")} == {"1", "3"}
-        warmed = server.counters("pets", "3")
+        warmed = server.statistics("pets", "3")["pets", "3"]
         assert (warmed.images, warmed.executions) == (18, 4), "each instance runs batch 1 and batch 8"
         config = server.config("pets")
         assert config["instance_group"][0]["count"] == 2

@@ -16,7 +16,7 @@ from builder.sources import source_from_checkpoint
 from tests.errors import raises
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
-from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_VARIABLE
 
@@ -66,7 +66,7 @@ def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monke
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
     request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2)
     published = export(request)
-    manifest = json.loads(published.artifact.with_name(MANIFEST_FILE).read_text())
+    manifest = json.loads(published.artifact.with_name(Manifest.FILE).read_text())
     assert manifest["triton_image"] == "26.07-py3"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.config.triton_config import config_for, config_to_text, public_json, tensors_of
+from builder.config.triton_config import config_for, config_to_text, tensors_of
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.export_options import ServingOptions
@@ -27,7 +27,7 @@ def test_config_describes_the_artifact(spec: ModelSpec) -> None:
 
 def test_config_contains_nothing_about_the_training_machine(spec: ModelSpec) -> None:
     secretive = spec.model_copy(update={"lineage": Lineage(config={"path": "/home/me/secret"})})
-    assert "secret" not in public_json(secretive)
+    assert "secret" not in secretive.public().to_json()
     assert "secret" in secretive.to_json()
 
 

@@ -25,7 +25,7 @@ from tests.errors import raises
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.finding import Finding
-from tritonkit.repository.manifest import MANIFEST_FILE, FileEntry, Manifest
+from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.repository.staging import staging_folder
 from tritonkit.system.gpu import Gpu
 from tritonkit.triton.model_config import read_config
@@ -80,10 +80,10 @@ def add_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True
         graph_sha256="b",
         settings=BuildSettings(max_batch=8, **settings),
     )
-    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    manifest = Manifest.read_file(version / Manifest.FILE)
     files = {plan.name: FileEntry(sha256=sha256, bytes=len(PLAN))}
     changed = manifest.model_copy(update={"files": files, "build": built if record else None})
-    replace(version / MANIFEST_FILE, changed.model_dump_json().encode())
+    replace(version / Manifest.FILE, changed.model_dump_json().encode())
     verdict = json.loads((version / "verdict.json").read_bytes())
     replace(version / "verdict.json", json.dumps({**verdict, "format": "trt", "precision": "fp16"}).encode())
     configure(repository / "pets", lambda config: setattr(config, "backend", "tensorrt"))
@@ -402,8 +402,8 @@ def test_command_to_export_again_names_the_whole_file_or_none(
     tiny_repository: Path, source: str, expected: str
 ) -> None:
     version = tiny_repository / "pets" / "1"
-    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
-    replace(version / MANIFEST_FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
+    manifest = Manifest.read_file(version / Manifest.FILE)
+    replace(version / Manifest.FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
     assert reexport_command(version, tiny_repository).startswith(f"builder export {expected} --")
 
 

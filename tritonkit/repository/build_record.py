@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tritonkit.errors import InputError, Problem
+from tritonkit.errors import ArtifactError, InputError, Problem
 from tritonkit.options import CommandLine, Options
-from tritonkit.runtimes.tensorrt_plan import Flavour
-from tritonkit.spec import Frozen, TensorSpec
+from tritonkit.repository.file import RepositoryFile
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour
+from tritonkit.spec import TensorSpec
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
 """Ampere, Ada and Blackwell GPUs. Three targets cost no more time or bytes than one, as kernels are compiled on the
@@ -89,8 +91,10 @@ class BuildSettings(BuildOptions):
             raise InputError("; ".join(map(str, problems)), code="build.options", problems=problems)
 
 
-class BuildRecord(Frozen):
+class BuildRecord(RepositoryFile):
     """The content of `build.json`: source, tool, target and precision of a plan."""
+
+    FILE: ClassVar[str] = BUILD_FILE
 
     flavour: Flavour
     tensorrt: str
@@ -118,3 +122,8 @@ class BuildRecord(Frozen):
     settings: BuildSettings
     image: str | None = None
     """The image of the container in which it was built."""
+
+    @classmethod
+    def unreadable(cls, path: Path, reason: str) -> ArtifactError:
+        """The error for a build record that cannot be read."""
+        return ArtifactError(f"{path}: not a build record; export the model again ({reason})", code="build.record")

@@ -17,7 +17,7 @@ import torch
 from tritonkit.errors import ArtifactError, first_line
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.tensorrt import TRUST_VARIABLE
+from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
 from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
 from tritonkit.system.files import file_sha256
 
