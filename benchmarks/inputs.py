@@ -1,4 +1,4 @@
-"""Requests for models without pixel input: image files, or generated values as in perf_analyzer."""
+"""What a benchmark sends: images, image files, or generated values as in perf_analyzer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tritonkit.comparison import padded_order
-from tritonkit.errors import InputError
+from tritonkit.errors import DataError, InputError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from tritonkit.images.picture_files import pictures_below
+from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess, load_file
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.served_model import ServedModel, ServedTensor
 
 GENERATED_REQUESTS = 4
 """Number of different generated requests; they are sent in turn."""
 _STRING_BYTES = 16
-_NUMPY: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    **{f"{sign}INT{bits}": np.dtype(f"{sign.lower()}int{bits}").type for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}
 
 Arrays = Mapping[str, NDArray[Any]]
 """The inputs of one request by name, with the batch axis."""
@@ -41,6 +35,13 @@ class RequestBatches(NamedTuple):
     images: int
     source: str
     generated: bool = False
+
+
+class SampleImages(NamedTuple):
+    """Images as uint8 [N, H, W, 3], and a text that names their source."""
+
+    images: ImageArray
+    source: str
 
 
 class TensorModel:
@@ -90,6 +91,30 @@ def accepts_image_files(model: TensorModel) -> bool:
     )
 
 
+def load_sample_images(preprocess: Preprocess, folder: Path | None, version_folder: Path) -> SampleImages:
+    """Load up to 32 images from `folder`, or the golden sample of a version folder.
+
+    Raises InputError without images, DataError for an unreadable image, ArtifactError for a broken golden sample.
+    """
+    if folder is None:
+        golden = version_folder / GOLDEN_FILE
+        if not golden.is_file():
+            raise InputError(
+                f"{golden}: no such file, so there are no images to send; name the served repository with "
+                "--repository, or a folder of images with --images",
+                code="benchmark.no_images",
+            )
+        sample = Golden.load(golden)
+        return SampleImages(sample.images, f"{sample.source} ({golden})")
+    images = []
+    for path in _sample_files(folder):
+        try:
+            images.append(load_file(path, preprocess)[0])
+        except ImageError as error:
+            raise DataError(f"{path}: {error}; remove it from --images {folder}", code="image.unreadable") from error
+    return SampleImages(np.stack(images), str(folder))
+
+
 def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
     """Make requests of up to 32 image files of `folder`, or of the golden sample of a version folder, as PNG.
 
@@ -103,12 +128,7 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
             Image.fromarray(image).save(buffer, "PNG")
             files.append(buffer.getvalue())
     else:
-        files, source = [path.read_bytes() for path in pictures_below(folder)[:MAX_IMAGES]], f"files of {folder}"
-    if not files:
-        raise InputError(
-            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
-            code="benchmark.empty_folder",
-        )
+        files, source = [path.read_bytes() for path in _sample_files(folder)], f"files of {folder}"
     (model_input,) = model.inputs
     order = padded_order(len(files), batch).reshape(-1, batch)
     shape = (batch, *model_input.dims)
@@ -170,15 +190,27 @@ def _resolve_sizes(model_input: ServedTensor, shape: tuple[int, ...] | None, mod
 
 
 def _random_values(random: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    from tritonclient.utils import triton_to_np_dtype
+
     if dtype == "BYTES":
         words = ["".join(letters) for letters in random.choice(list("abcdefgh"), (int(np.prod(shape)), _STRING_BYTES))]
         return np.array([word.encode() for word in words], np.object_).reshape(shape)
-    if dtype not in _NUMPY:
+    numpy_type = triton_to_np_dtype(dtype)
+    if numpy_type is None:
         raise InputError(
-            f"inputs of type {dtype} cannot be generated; expected BYTES or one of {', '.join(_NUMPY)}",
-            code="benchmark.unknown_type",
+            f"inputs of type {dtype} cannot be generated; expected a number or BYTES", code="benchmark.unknown_type"
         )
-    numpy_type = _NUMPY[dtype]
-    if dtype.startswith("FP"):
+    if np.issubdtype(numpy_type, np.floating):
         return random.random(shape, np.float32).astype(numpy_type)
     return random.integers(0, 256 if dtype == "UINT8" else 2, shape).astype(numpy_type)
+
+
+def _sample_files(folder: Path) -> list[Path]:
+    """Return up to 32 images of a folder. Raises InputError without images."""
+    paths = pictures_below(folder)[:MAX_IMAGES]
+    if not paths:
+        raise InputError(
+            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
+            code="benchmark.empty_folder",
+        )
+    return paths

@@ -114,9 +114,8 @@ def concurrency_levels(text: str) -> tuple[int, ...]:
 
 def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
     """Split images into batches uint8 [size, H, W, 3]; the last batch is filled from the first images."""
-    count = -(-len(images) // size)
-    order = np.arange(count * size) % len(images)
-    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(count, size)]
+    order = np.arange(-(-len(images) // size) * size) % len(images)
+    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(-1, size)]
 
 
 def measure_level(

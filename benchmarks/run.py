@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import read_environment
-from benchmarks.images import SampleImages, load_sample_images
-from benchmarks.inputs import TensorModel, accepts_image_files, generate_requests, image_file_requests
+from benchmarks.inputs import (
+    SampleImages,
+    TensorModel,
+    accepts_image_files,
+    generate_requests,
+    image_file_requests,
+    load_sample_images,
+)
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
 from benchmarks.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
@@ -25,7 +31,6 @@ from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.runner import TritonRunner
 from tritonkit.triton.served_model import ServedModel
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0
 """Seconds of in-process calls for each batch size, before and after the load."""
 STILL_RUNNING = "the benchmark is still running, or was killed"
@@ -252,10 +257,10 @@ def _find_limit_artifact(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitA
     threads = target.threads if plan.threads is None else plan.threads
     if plan.artifact is not None:
         return LimitArtifact(plan.artifact, threads)
-    host = plan.url.rpartition("://")[2].rpartition(":")[0]
-    if host not in LOCAL_HOSTS:
+    address = target.server.connection.address
+    if not address.is_loopback:
         return LimitArtifact(
-            None, threads, f"{host} is another machine: run `bench` there, or name the file with --artifact"
+            None, threads, f"{address.host} is another machine: run `bench` there, or name the file with --artifact"
         )
     path = plan.repository / plan.model / target.version / ONNX.file
     if not path.is_file():

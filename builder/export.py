@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
@@ -41,6 +40,7 @@ from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.spec import Frozen

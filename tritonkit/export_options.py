@@ -21,6 +21,7 @@ from tritonkit.errors import InputError, Problem
 from tritonkit.images.preprocess import MAX_SIDE, Fit, Interpolation
 from tritonkit.options import CommandLine, Options, UserPath, option_error
 from tritonkit.repository.build_record import BuildOptions
+from tritonkit.repository.config_rules import ACCELERATORS
 from tritonkit.repository.verdict import LIMITS
 from tritonkit.runtimes.formats import ONNX, OPENVINO, RTX, TORCHSCRIPT, TRT, Precision, Target, format_named
 
@@ -30,8 +31,6 @@ ForeignTask = Literal["multiclass", "multilabel", "embedding", "segmentation"]
 """The tasks of third-party models. Only our own networks have several heads."""
 FORMATS = (*(record.name for record in (ONNX, TRT, RTX, OPENVINO, TORCHSCRIPT)), "format")
 """The options that choose a format, in the order of `--help`."""
-ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
-"""Execution accelerators of Triton's onnxruntime backend, and the kind of instances that use them."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 """The largest numbers of the field types of `ModelConfig`."""
 LIMIT_RANGES: dict[str, float] = {

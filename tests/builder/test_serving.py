@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for, config_to_text
-from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, uses_golden_image, warmup_files, write_warmup
+from builder.config.warmup import WARMUP_FILE, uses_golden_image, warmup_files, write_warmup
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from server.process import Options, start, stop, wait_until_ready
@@ -21,11 +20,12 @@ from tritonkit.errors import InputError, ServerError
 from tritonkit.export_options import ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.options import options_from
+from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.client import TritonClient
-from tritonkit.triton.model_config import config_from_text, read_config, versions_loaded
+from tritonkit.triton.model_config import WARMUP_FOLDER, config_from_text, read_config, versions_loaded
 from tritonkit.triton.runner import TritonRunner
 
 PLAN = BackendFiles("tensorrt")
