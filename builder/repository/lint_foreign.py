@@ -15,7 +15,7 @@ import onnx
 from builder.artifacts import inspect_artifact
 from builder.config.serving_config import ignored_settings, load_problems
 from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
-from builder.onnx.export import loaded_graph
+from builder.onnx.file import load_without_weights
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
 from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of
@@ -125,7 +125,7 @@ def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
 def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
     try:
         if format_of(path) is ONNX:
-            graph = loaded_graph(path)
+            graph = load_without_weights(path).graph
         else:
             inspect_artifact(path)
             return
