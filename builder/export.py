@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.config.serving import UNCHANGED_SERVING, Serving
-from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
@@ -41,6 +40,7 @@ from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.build_record import BuildOptions
+from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, ProgressCallback, Target
 from tritonkit.spec import Frozen

@@ -63,13 +63,10 @@ def test_builder_export_says_what_to_change(
 
 
 # builder
-def test_retention_says_what_was_deleted_what_stays_and_that_no_server_was_asked() -> None:
+def test_retention_says_what_was_deleted_and_what_stays() -> None:
     kept = (KeptVersion(version=5, reason="marked (the best)"),)
     done = Retention(model="pets", keep=2, deleted=(1, 2), kept=kept)
-    assert done.summary() == (
-        "pets: deleted 1, 2 (5 stays: marked (the best)); no server was asked for its loaded versions: name running "
-        "servers with --url"
-    )
+    assert done.summary() == "pets: deleted 1, 2 (5 stays: marked (the best))"
 
 
 def test_plan_as_a_source_is_refused_with_what_to_pass_instead(tmp_path: Path) -> None:

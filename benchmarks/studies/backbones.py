@@ -31,7 +31,8 @@ from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.backbones import timm_name
 from tritonkit.runtimes.formats import Target
 from tritonkit.spec import Frozen
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.runner import TritonRunner
 
 NAMES = (
     *("ResNet-18", "ResNet-34", "ResNet-50", "ResNet-101", "MobileNetV2", "MobileNetV3 small", "MobileNetV3 large"),
@@ -125,7 +126,7 @@ def _served_error(checkpoint: Path, published: PublishedVersion, repository: Pat
     server = start(Options(repository=repository, **PORTS), stops_with_parent=True)
     try:
         wait_until_ready(server, timeout_s=120)
-        with TritonRunner(TritonServer(f"127.0.0.1:{PORTS['grpc_port']}"), published.model) as runner:
+        with TritonRunner(TritonClient(f"127.0.0.1:{PORTS['grpc_port']}"), published.model) as runner:
             images = golden.images[:4]
             answers = runner.infer(images)["probabilities"]
     finally:

@@ -35,8 +35,9 @@ from scripts.ports import free_ports
 from server.process import Options, start, stop, wait_until_ready
 from server.runtimes.pip_environment import find_pip_environment
 from tritonkit.runtimes.formats import ONNX, Target
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 VARIANTS = {
     "openvino bf16": Target(format="openvino", precision="bf16"),
@@ -72,20 +73,20 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
 
 
 @contextmanager
-def serve(repository: Path) -> Iterator[TritonServer]:
+def serve(repository: Path) -> Iterator[TritonClient]:
     """Start a Triton on free ports."""
     http, grpc, metrics = free_ports()
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 120)
-        yield TritonServer(f"127.0.0.1:{grpc}")
+        yield TritonClient(f"127.0.0.1:{grpc}")
     finally:
         stop(server)
 
 
 def measure(
-    server: TritonServer, arguments: argparse.Namespace
+    server: TritonClient, arguments: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
     """Return images per second of each variant and round, and whether each was stable; the order alternates."""
     runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}

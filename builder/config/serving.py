@@ -16,14 +16,13 @@ from typing import Literal, TypeVar
 from pydantic import NonNegativeInt, PositiveInt
 
 from tritonkit.errors import InputError, Problem
+from tritonkit.repository.config_rules import ACCELERATORS
 from tritonkit.spec import Frozen
 
 Kind = Literal["auto", "cpu", "gpu"]
 TimeoutAction = Literal["reject", "delay"]
 KINDS: tuple[Kind, ...] = ("auto", "cpu", "gpu")
 ACTIONS: tuple[TimeoutAction, ...] = ("reject", "delay")
-ACCELERATORS: dict[str, Literal["gpu", "cpu"]] = {"tensorrt": "gpu", "cuda": "gpu", "openvino": "cpu"}
-"""Execution accelerators of Triton's onnxruntime backend, and the kind of instances that use them."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 """The largest numbers of the field types of `ModelConfig`."""
 Value = TypeVar("Value")

@@ -35,7 +35,6 @@ from builder.repository.retention import keep_newest
 from builder.sources import source_from_checkpoint
 from scripts.drills.kill_drill import tiny_network
 from scripts.ports import free_ports
-from server.local_control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
@@ -44,8 +43,9 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.system.console import exit_code
 from tritonkit.system.files import atomic_write
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 MODEL = "changing"
 NETWORKS = 3
@@ -108,7 +108,7 @@ class Networks:
 class Traffic:
     """Sends requests one after another in each thread, and counts answers and failures."""
 
-    server: TritonServer
+    server: TritonClient
     spec: ModelSpec
     networks: Networks
     ledger: Ledger
@@ -149,7 +149,7 @@ def drill(
     shutil.copytree(folder / "networks" / "1", repository)
     with serve(repository, folder / "state") as server:
         url = server.options.grpc_url if protocol == "grpc" else server.options.http_url
-        with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
+        with TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
             request_threads = [
                 threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
@@ -182,7 +182,7 @@ def publish_all(
     server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    control = local_control(server, timeout_s=60)
+    control = server.client(timeout_s=60)
     started = time.monotonic()
     published = 0
     while (due_s := published * every_s) < seconds:

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 
 from builder.config.serving import Accelerator, Batching, CudaGraphs, Serving, VersionPolicy, serving_from
-from builder.config.serving_config import unverified_accelerators
 from builder.config.triton_config import config_for, config_to_text
-from builder.config.warmup import WARMUP_FILE, WARMUP_FOLDER, uses_golden_image, warmup_files, write_warmup
+from builder.config.warmup import WARMUP_FILE, uses_golden_image, warmup_files, write_warmup
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
 from server.process import Options, start, stop, wait_until_ready
 from tests.errors import raises
 from tritonkit.errors import InputError, ServerError
 from tritonkit.golden import GOLDEN_FILE, Golden
+from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
-from tritonkit.triton.model_config import config_from_text, read_config, versions_loaded
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.model_config import WARMUP_FOLDER, config_from_text, read_config, versions_loaded
+from tritonkit.triton.runner import TritonRunner
 
 PLAN = BackendFiles("tensorrt")
 
@@ -39,13 +40,13 @@ def written_config(
 
 
 @contextmanager
-def running(repository: Path, ports: list[str]) -> Iterator[TritonServer]:
+def running(repository: Path, ports: list[str]) -> Iterator[TritonClient]:
     http, grpc, metrics = map(int, ports[1::2])
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 60)
-        yield TritonServer(f"127.0.0.1:{grpc}")
+        yield TritonClient(f"127.0.0.1:{grpc}")
     finally:
         stop(server)
 
@@ -359,7 +360,7 @@ def test_triton_loads_and_answers_with_all_serving_options(
     assert check_repository(tiny_repository) == []
     with running(tiny_repository, free_ports()) as server:
         assert {row.version for row in server.models() if (row.name, row.state) == ("pets", "READY")} == {"1", "3"}
-        warmed = server.counters("pets", "3")
+        warmed = server.statistics("pets", "3")["pets", "3"]
         assert (warmed.images, warmed.executions) == (18, 4), "each instance runs batch 1 and batch 8"
         config = server.config("pets")
         assert config["instance_group"][0]["count"] == 2

@@ -33,7 +33,8 @@ from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_un
 from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image
 from tritonkit.networks.network import Network, save_network
 from tritonkit.spec import ModelSpec, TaskSpec, image_input
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.runner import TritonRunner
 
 Command = Callable[..., Result]
 HEADS = TaskSpec(
@@ -124,7 +125,7 @@ def ask(server: Server, model: str, *pictures: bytes) -> dict[str, Any]:
 
 
 def runner(server: Server, model: str) -> TritonRunner:
-    return TritonRunner(TritonServer(f"127.0.0.1:{server.options.grpc_port}"), model)
+    return TritonRunner(TritonClient(f"127.0.0.1:{server.options.grpc_port}"), model)
 
 
 def decoded(server: Server, data: bytes) -> ImageArray:
