@@ -68,17 +68,18 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
     # Weights that the graph keeps in a wider type on purpose count with that type, unless all weights are wider.
     widths = [onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in weights]
     counts = [math.prod(tensor.dims) for tensor in weights]
+    elements = sum(counts)
     narrow = _BYTES_PER_WEIGHT[claimed]
     kept = any(width <= narrow for width in widths)
-    expected = sum(n * (width if kept else min(width, narrow)) for n, width in zip(counts, widths, strict=True))
+    weight_bytes = sum(n * (width if kept else min(width, narrow)) for n, width in zip(counts, widths, strict=True))
     size = plan.stat().st_size
     # A small plan shows nothing: weights of twice the size must be larger than the rest of the plan.
-    if expected >= 2 * _OTHER_BYTES and size > _TOO_LARGE * expected + _OTHER_BYTES:
+    if weight_bytes >= 2 * _OTHER_BYTES and size > _TOO_LARGE * weight_bytes + _OTHER_BYTES:
         problems.append(
             Problem(
                 "verdict.precision",
-                f"expected {claimed}, in which {sum(counts)} weights take {expected} bytes, but the plan has {size} "
-                f"bytes: {size / max(sum(counts), 1):.1f} bytes per weight",
+                f"expected {claimed}, in which {elements} weights take {weight_bytes} bytes, but the plan has {size} "
+                f"bytes: {size / max(elements, 1):.1f} bytes per weight",
             )
         )
     return problems
