@@ -16,7 +16,7 @@ from tritonkit.errors import ArtifactError, first_line
 from tritonkit.networks.network import Network, on_cpu
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
-from tritonkit.system.console import quiet_loggers
+from tritonkit.system.standard_streams import quiet_loggers
 
 OPSET = 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from builder.onnx.wiring import HEAVY_OPERATORS, Wiring, outer_nodes, wiring_of
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.formats import ONNX, Dialect
-from tritonkit.system.console import quiet_loggers
+from tritonkit.system.standard_streams import quiet_loggers
 
 Method = Literal["minmax", "percentile"]
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tritonkit.system.console import quiet_loggers
+from tritonkit.system.standard_streams import quiet_loggers
 
 
 class EpochLogger(Callback):
