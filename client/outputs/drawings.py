@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
-from client.name_set import name_digest
 from client.picture import Picture, as_unicode
 from tritonkit.errors import InputError
 from tritonkit.images.picture_files import pictures_below
@@ -166,7 +166,7 @@ def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:
 
 def _path_key(relative_path: PurePath) -> bytes:
     """Return a short key, so that a set of a million paths stays small."""
-    return name_digest(str(relative_path))
+    return blake2b(str(relative_path).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _check_not_source_folder(path: Path, picture: Picture) -> None:

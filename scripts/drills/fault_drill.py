@@ -18,12 +18,13 @@ import argparse
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,10 +141,12 @@ class InferJob:
         return False
 
     def rows(self) -> int:
-        """Return the number of rows in the journal."""
+        """Return the number of rows in the job."""
+        path = self.output.with_name(f"{self.output.name}.job")
         try:
-            return self.output.with_name(f"{self.output.name}.partial").read_bytes().count(b"\n")
-        except FileNotFoundError:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+                return int(database.execute("SELECT count(*) FROM row").fetchone()[0])
+        except sqlite3.Error:  # it has not begun
             return 0
 
 
@@ -227,7 +230,7 @@ def _faults(kills: int) -> list[str]:
 
 
 def _wait(job: InferJob, rows: int | None) -> bool:
-    """Wait until the journal has `rows` rows; return True if the job was complete first."""
+    """Wait until the job has `rows` rows; return True if the job was complete first."""
     last_row_count, last_change = -1, time.monotonic()
     while not job.is_done():
         row_count = job.rows()
