@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from benchmarks.record import Environment
+from tritonkit.system.gpu import query_gpus
 
 PACKAGES = ("tritonkit", "numpy", "onnxruntime", "tritonclient")
 
@@ -22,7 +21,7 @@ def read_environment(triton: str) -> Environment:
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        gpus=_gpus(),
+        gpus=tuple(query_gpus("name", "driver_version")),
         platform=platform.platform(),
         python=platform.python_version(),
         packages={name: installed for name in PACKAGES if (installed := _installed_version(name))},
@@ -36,16 +35,6 @@ def _cpu_model() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _gpus() -> tuple[str, ...]:
-    """Return name and driver of each GPU from nvidia-smi; empty without a GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - fixed words
-    return tuple(answer.stdout.strip().splitlines()) if answer.returncode == 0 else ()
 
 
 def _installed_version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Requests for models without pixel input: image files, or generated values as in perf_analyzer."""
+"""What a benchmark sends: images, image files, or generated values as in perf_analyzer."""
 
 from __future__ import annotations
 
@@ -13,38 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tritonkit.comparison import padded_order
-from tritonkit.errors import InputError
+from tritonkit.errors import DataError, InputError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden
 from tritonkit.images.picture_files import pictures_below
-from tritonkit.triton.companions import ENCODED_OF
-from tritonkit.triton.runner import TritonServer
+from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess, load_file
+from tritonkit.triton.client import TritonClient
+from tritonkit.triton.served_model import ServedModel, ServedTensor
 
 GENERATED_REQUESTS = 4
 """Number of different generated requests; they are sent in turn."""
 _STRING_BYTES = 16
-_NUMPY: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    **{f"{sign}INT{bits}": np.dtype(f"{sign.lower()}int{bits}").type for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}
 
 Arrays = Mapping[str, NDArray[Any]]
 """The inputs of one request by name, with the batch axis."""
-
-
-class ModelInput(NamedTuple):
-    """An input of a served model."""
-
-    name: str
-    dtype: str
-    """Triton's data type in requests, such as FP32 or BYTES."""
-    dims: tuple[int, ...]
-    """Without the batch axis; -1 is a dynamic size."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} [{', '.join(map(str, self.dims))}]"
 
 
 class RequestBatches(NamedTuple):
@@ -56,20 +37,27 @@ class RequestBatches(NamedTuple):
     generated: bool = False
 
 
+class SampleImages(NamedTuple):
+    """Images as uint8 [N, H, W, 3], and a text that names their source."""
+
+    images: ImageArray
+    source: str
+
+
 class TensorModel:
     """Runs a served model with arrays for any inputs. Thread-safe."""
 
-    def __init__(self, server: TritonServer, model: str, version: str, config: Mapping[str, Any]) -> None:
-        """config: the server's model configuration. Raises InputError for a decoupled model."""
-        if config.get("model_transaction_policy", {}).get("decoupled"):
+    def __init__(self, client: TritonClient, served: ServedModel, version: str) -> None:
+        """Raises InputError for a decoupled model."""
+        if served.is_decoupled:
             raise InputError(
-                f"{model}: is a decoupled model (streaming responses), which `bench run` does not measure",
+                f"{served.name}: is a decoupled model (streaming responses), which `bench run` does not measure",
                 code="benchmark.decoupled_model",
             )
-        self.inputs = tuple(_parse_input(entry) for entry in config.get("input", []) if not entry.get("optional"))
-        self._server, self._model, self._version = server, model, version
-        self._dtypes = {model_input.name: model_input.dtype for model_input in self.inputs}
-        self._sequences = count(1) if "sequence_batching" in config else None
+        self.inputs = tuple(tensor for tensor in served.inputs if not tensor.optional)
+        self._client, self._model, self._version = client, served.name, version
+        self._dtypes = {tensor.name: tensor.dtype for tensor in self.inputs}
+        self._sequences = count(1) if served.has_sequences else None
 
     def infer(self, batch: Arrays) -> dict[str, NDArray[Any]]:
         """Send one request and return the outputs; with sequence batching each request is its own sequence."""
@@ -77,7 +65,7 @@ class TensorModel:
         if self._sequences is not None:
             sequence = {"sequence_id": next(self._sequences), "sequence_start": True, "sequence_end": True}
         inputs = {name: (self._dtypes[name], values) for name, values in batch.items()}
-        return self._server.infer_tensors(self._model, self._version, inputs, **sequence)
+        return self._client.infer_tensors(self._model, self._version, inputs, **sequence)
 
 
 def parse_shapes(options: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -103,9 +91,28 @@ def accepts_image_files(model: TensorModel) -> bool:
     )
 
 
-def decoded_model(config: Mapping[str, Any]) -> str:
-    """Return the model that an encoded-image model decodes for; empty for other models."""
-    return str(config.get("parameters", {}).get(ENCODED_OF, {}).get("string_value", ""))
+def load_sample_images(preprocess: Preprocess, folder: Path | None, version_folder: Path) -> SampleImages:
+    """Load up to 32 images from `folder`, or the golden sample of a version folder.
+
+    Raises InputError without images, DataError for an unreadable image, ArtifactError for a broken golden sample.
+    """
+    if folder is None:
+        golden = version_folder / GOLDEN_FILE
+        if not golden.is_file():
+            raise InputError(
+                f"{golden}: no such file, so there are no images to send; name the served repository with "
+                "--repository, or a folder of images with --images",
+                code="benchmark.no_images",
+            )
+        sample = Golden.load(golden)
+        return SampleImages(sample.images, f"{sample.source} ({golden})")
+    images = []
+    for path in _sample_files(folder):
+        try:
+            images.append(load_file(path, preprocess)[0])
+        except ImageError as error:
+            raise DataError(f"{path}: {error}; remove it from --images {folder}", code="image.unreadable") from error
+    return SampleImages(np.stack(images), str(folder))
 
 
 def image_file_requests(model: TensorModel, batch: int, folder: Path | None, version_folder: Path) -> RequestBatches:
@@ -115,17 +122,13 @@ def image_file_requests(model: TensorModel, batch: int, folder: Path | None, ver
     """
     if folder is None:
         sample = Golden.load(version_folder / GOLDEN_FILE)
-        files, source = (
-            [_encode_png(image) for image in sample.images],
-            f"{sample.source} as PNG ({version_folder / GOLDEN_FILE})",
-        )
+        files, source = [], f"{sample.source} as PNG ({version_folder / GOLDEN_FILE})"
+        for image in sample.images:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            files.append(buffer.getvalue())
     else:
-        files, source = [path.read_bytes() for path in pictures_below(folder)[:MAX_IMAGES]], f"files of {folder}"
-    if not files:
-        raise InputError(
-            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
-            code="benchmark.empty_folder",
-        )
+        files, source = [path.read_bytes() for path in _sample_files(folder)], f"files of {folder}"
     (model_input,) = model.inputs
     order = padded_order(len(files), batch).reshape(-1, batch)
     shape = (batch, *model_input.dims)
@@ -143,8 +146,9 @@ def generate_requests(
     has_batch_axis: whether the inputs have a batch axis. Raises InputError for a dynamic size that is not in `shapes`.
     """
     if unknown := sorted(set(shapes) - {model_input.name for model_input in model.inputs}):
+        present = ", ".join(map(str, model.inputs)) or "none"
         raise InputError(
-            f"--shape: {model_url} has no input {', '.join(unknown)}; it has {_inputs_text(model.inputs)}",
+            f"--shape: {model_url} has no input {', '.join(unknown)}; it has {present}",
             code="benchmark.unknown_input",
         )
     random = np.random.default_rng(0)
@@ -166,12 +170,7 @@ def generate_requests(
     return RequestBatches(requests, GENERATED_REQUESTS * batch, f"generated: {description}", generated=True)
 
 
-def _parse_input(entry: Mapping[str, Any]) -> ModelInput:
-    dtype = entry["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES")
-    return ModelInput(entry["name"], dtype, tuple(map(int, entry.get("dims", []))))
-
-
-def _resolve_sizes(model_input: ModelInput, shape: tuple[int, ...] | None, model_url: str) -> tuple[int, ...]:
+def _resolve_sizes(model_input: ServedTensor, shape: tuple[int, ...] | None, model_url: str) -> tuple[int, ...]:
     if shape is None and -1 not in model_input.dims:
         return model_input.dims
     example = ",".join(str(dim) if dim > 0 else "224" for dim in model_input.dims)
@@ -191,25 +190,27 @@ def _resolve_sizes(model_input: ModelInput, shape: tuple[int, ...] | None, model
 
 
 def _random_values(random: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    from tritonclient.utils import triton_to_np_dtype
+
     if dtype == "BYTES":
         words = ["".join(letters) for letters in random.choice(list("abcdefgh"), (int(np.prod(shape)), _STRING_BYTES))]
         return np.array([word.encode() for word in words], np.object_).reshape(shape)
-    if dtype not in _NUMPY:
+    numpy_type = triton_to_np_dtype(dtype)
+    if numpy_type is None:
         raise InputError(
-            f"inputs of type {dtype} cannot be generated; expected BYTES or one of {', '.join(_NUMPY)}",
-            code="benchmark.unknown_type",
+            f"inputs of type {dtype} cannot be generated; expected a number or BYTES", code="benchmark.unknown_type"
         )
-    numpy_type = _NUMPY[dtype]
-    if dtype.startswith("FP"):
+    if np.issubdtype(numpy_type, np.floating):
         return random.random(shape, np.float32).astype(numpy_type)
     return random.integers(0, 256 if dtype == "UINT8" else 2, shape).astype(numpy_type)
 
 
-def _encode_png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _inputs_text(inputs: Sequence[ModelInput]) -> str:
-    return ", ".join(map(str, inputs)) or "none"
+def _sample_files(folder: Path) -> list[Path]:
+    """Return up to 32 images of a folder. Raises InputError without images."""
+    paths = pictures_below(folder)[:MAX_IMAGES]
+    if not paths:
+        raise InputError(
+            f"--images {folder}: contains no images; expected files such as *.jpg or *.png",
+            code="benchmark.empty_folder",
+        )
+    return paths

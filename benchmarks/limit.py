@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.load import batches_of
 from benchmarks.record import Limit, LimitPoint, best_of
@@ -14,19 +13,17 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import ModelSpec
+from tritonkit.triton.served_model import ServedModel
 
 MIN_CALLS = 3
 
 
-def server_threads(config: Mapping[str, Any]) -> int:
+def server_threads(model: ServedModel) -> int:
     """Return the intra-op threads of all instances, from the model configuration; 0 for the default.
 
     Parameter: github.com/triton-inference-server/onnxruntime_backend, "intra_op_thread_count".
     """
-    parameter = config.get("parameters", {}).get("intra_op_thread_count", {})
-    threads = int(parameter.get("string_value", 0))
-    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
-    return threads * max(1, instances)
+    return int(model.parameters.get("intra_op_thread_count", 0)) * max(1, model.instances)
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from tritonkit.errors import InputError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 
 if TYPE_CHECKING:
-    from tritonkit.triton.runner import ModelStatistics
+    from tritonkit.triton.client import Statistics
 
 MAX_CONCURRENCY = 1024
 Batch = TypeVar("Batch")
@@ -74,7 +74,7 @@ class WindowBoundary(NamedTuple):
 
     time_ns: int
     cpu_ns: int
-    counters: ModelStatistics | None
+    counters: Statistics | None
 
 
 @dataclass
@@ -114,9 +114,8 @@ def concurrency_levels(text: str) -> tuple[int, ...]:
 
 def batches_of(images: ImageArray, size: int) -> list[ImageArray]:
     """Split images into batches uint8 [size, H, W, 3]; the last batch is filled from the first images."""
-    count = -(-len(images) // size)
-    order = np.arange(count * size) % len(images)
-    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(count, size)]
+    order = np.arange(-(-len(images) // size) * size) % len(images)
+    return [np.ascontiguousarray(images[chosen]) for chosen in order.reshape(-1, size)]
 
 
 def measure_level(
@@ -124,7 +123,7 @@ def measure_level(
     batches: Sequence[Batch],
     concurrency: int,
     timing: Timing,
-    counters: Callable[[], ModelStatistics] | None = None,
+    counters: Callable[[], Statistics] | None = None,
     on_window: Callable[[int], None] = lambda windows: None,
 ) -> LevelMeasurement:
     """Keep `concurrency` requests in flight until three windows agree.
@@ -155,7 +154,7 @@ def _last_windows(boundaries: Sequence[WindowBoundary], results: SenderResults) 
     return split_into_windows(last, results.finished.copy())
 
 
-def _read_boundary(counters: Callable[[], ModelStatistics] | None) -> WindowBoundary:
+def _read_boundary(counters: Callable[[], Statistics] | None) -> WindowBoundary:
     return WindowBoundary(time.perf_counter_ns(), time.process_time_ns(), counters() if counters else None)
 
 
@@ -174,7 +173,7 @@ def _summarize(
             code="benchmark.no_request_ended",
         )
     first, last = boundaries[-len(windows) - 1], boundaries[-1]
-    mean_batch, queue_us = _server_means(first.counters, last.counters)
+    counted = last.counters.since(first.counters) if first.counters and last.counters else None
     return LevelMeasurement(
         concurrency=concurrency,
         figures=figures,
@@ -182,20 +181,10 @@ def _summarize(
         windows=len(boundaries) - 1,
         errors=results.failed,
         first_error=str(results.first_error) if results.first_error else None,
-        mean_batch=mean_batch,
-        queue_us=queue_us,
+        mean_batch=counted.mean_batch if counted else None,
+        queue_us=counted.queue_us if counted else None,
         client_cores=(last.cpu_ns - first.cpu_ns) / (last.time_ns - first.time_ns),
     )
-
-
-def _server_means(first: ModelStatistics | None, last: ModelStatistics | None) -> tuple[float | None, float | None]:
-    """Return mean images per execution and mean queue time in microseconds, between two server statistics."""
-    if first is None or last is None:
-        return None, None
-    executions, requests = last.executions - first.executions, last.requests - first.requests
-    mean_batch = (last.images - first.images) / executions if executions > 0 else None
-    queue_us = (last.queue_ns - first.queue_ns) / requests / 1e3 if requests > 0 else None
-    return mean_batch, queue_us
 
 
 @contextmanager

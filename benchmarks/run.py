@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +11,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import read_environment
-from benchmarks.images import SampleImages, load_sample_images
-from benchmarks.inputs import TensorModel, accepts_image_files, decoded_model, generate_requests, image_file_requests
+from benchmarks.inputs import (
+    SampleImages,
+    TensorModel,
+    accepts_image_files,
+    generate_requests,
+    image_file_requests,
+    load_sample_images,
+)
 from benchmarks.limit import batch_sizes, limit_of, measure_points, open_reference, server_threads
 from benchmarks.load import LevelMeasurement, SupportsInfer, Timing, batches_of, measure_level
-from benchmarks.record import Level, Limit, LimitPoint, LoadSettings, MeasuredModel, Record
+from benchmarks.record import Level, LimitPoint, LoadSettings, MeasuredModel, Record
 from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import ONNX
-from tritonkit.spec import METADATA_KEY
 from tritonkit.system.console import warn
 from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_of
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.client import Statistics, TritonClient
+from tritonkit.triton.runner import TritonRunner
+from tritonkit.triton.served_model import ServedModel
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LIMIT_POINT_S = 2.0
 """Seconds of in-process calls for each batch size, before and after the load."""
 STILL_RUNNING = "the benchmark is still running, or was killed"
@@ -61,7 +67,7 @@ class BenchmarkPlan:
 class BenchmarkTarget:
     """The served model, and the requests to send."""
 
-    server: TritonServer
+    server: TritonClient
     version: str
     backend: str
     max_batch: int
@@ -104,25 +110,61 @@ def run(plan: BenchmarkPlan, on_progress: OnProgress, on_record: OnRecord = lamb
     _check_outputs(target)
     before = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, fraction))
 
-    def record(measured: Sequence[LevelMeasurement], after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
+    subject = MeasuredModel(
+        model=plan.model,
+        version=target.version,
+        url=target.server.url,
+        protocol=target.server.protocol,
+        backend=target.backend,
+        max_batch=target.max_batch,
+        input=target.input,
+        artifact=str(artifact.path) if artifact.path else None,
+        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
+    )
+    load = LoadSettings(
+        concurrency=plan.concurrency,
+        batch=plan.batch,
+        images=target.images,
+        images_source=target.source,
+        generated=target.generated,
+        **asdict(plan.timing),
+    )
+    measured: list[LevelMeasurement] = []
+
+    def record(after: tuple[LimitPoint, ...], incomplete: str | None) -> Record:
         limit = limit_of(before, after, artifact.threads) if artifact.path else None
+        levels = []
+        for measurement in measured:
+            fields = asdict(measurement)
+            figures = fields.pop("figures")
+            images_per_s = figures.pop("requests_per_s") * plan.batch
+            share = images_per_s / limit.images_per_s if limit else None
+            levels.append(Level(images_per_s=images_per_s, share_of_limit=share, **figures, **fields))
         return Record(
             started_utc=started.replace(microsecond=0),
-            subject=_measured_model(plan, target, artifact),
-            load=_load_settings(plan, target),
-            levels=tuple(_level_record(measurement, plan.batch, limit) for measurement in measured),
+            subject=subject,
+            load=load,
+            levels=tuple(levels),
             limit=limit,
             limit_missing=artifact.missing,
             incomplete=incomplete,
             environment=environment,
         )
 
-    levels: list[LevelMeasurement] = []
-    for level in _measure_levels(plan, target, on_progress):
-        levels.append(level)
-        on_record(record(levels, (), STILL_RUNNING))
+    for phase, concurrency in enumerate(plan.concurrency, start=1):
+
+        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
+            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
+
+        def counters() -> Statistics:
+            return Statistics.total(target.server.statistics(plan.model).values())
+
+        on_window(0)
+        level = measure_level(target.runner, target.batches, concurrency, plan.timing, counters, on_window)
+        measured.append(level)
+        on_record(record((), STILL_RUNNING))
     after = _measure_limit(target, artifact, lambda text, fraction: on_progress(text, plan.phases - 1 + fraction))
-    return record(levels, after, None)
+    return record(after, None)
 
 
 def _check_outputs(target: BenchmarkTarget) -> None:
@@ -143,20 +185,24 @@ def _check_outputs(target: BenchmarkTarget) -> None:
 
 
 def _inspect_target(plan: BenchmarkPlan) -> BenchmarkTarget:
-    server = TritonServer(plan.url)
-    config = server.config(plan.model)
-    version = server.version(plan.model)
-    max_batch = int(config.get("max_batch_size", 0))
-    if plan.batch > max(1, max_batch):
+    client = TritonClient(plan.url)
+    served = client.model(plan.model)
+    version = client.version(plan.model)
+    max_batch = max(1, served.max_batch)
+    if plan.batch > max_batch:
         raise InputError(
-            f"--batch {plan.batch}: {plan.url}/{plan.model} takes at most {max(1, max_batch)} images per request",
+            f"--batch {plan.batch}: {served.origin} takes at most {max_batch} images per request",
             code="benchmark.batch_too_large",
         )
-    backend = config.get("backend") or config.get("platform") or "unknown"
-    common = {"version": version, "backend": backend, "max_batch": max(1, max_batch), "threads": server_threads(config)}
-    if METADATA_KEY in config.get("parameters", {}):
-        return _pixel_target(plan, TritonRunner(server, plan.model, version), common)
-    return _tensor_target(plan, TensorModel(server, plan.model, version, config), config, server, common)
+    common = {
+        "version": version,
+        "backend": served.backend,
+        "max_batch": max_batch,
+        "threads": server_threads(served),
+    }
+    if served.has_spec:
+        return _pixel_target(plan, TritonRunner(client, plan.model, version), common)
+    return _tensor_target(plan, TensorModel(client, served, version), served, client, common)
 
 
 def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str, Any]) -> BenchmarkTarget:
@@ -179,26 +225,24 @@ def _pixel_target(plan: BenchmarkPlan, runner: TritonRunner, common: Mapping[str
 
 
 def _tensor_target(
-    plan: BenchmarkPlan, model: TensorModel, config: Mapping[str, Any], server: TritonServer, common: Mapping[str, Any]
+    plan: BenchmarkPlan, model: TensorModel, served: ServedModel, client: TritonClient, common: Mapping[str, Any]
 ) -> BenchmarkTarget:
     """Prepare requests for any other model: image files if it accepts them, else generated values."""
-    owner, model_url = decoded_model(config), f"{plan.url}/{plan.model}"
+    owner = served.encoded_of
     if accepts_image_files(model) and (owner or plan.images is not None):
-        version_folder = plan.repository / owner / (server.version(owner) if owner else "")
-        requests = image_file_requests(model, plan.batch, plan.images, version_folder)
+        owner_version = client.version(owner) if owner else ""
+        requests = image_file_requests(model, plan.batch, plan.images, plan.repository / owner / owner_version)
     elif plan.images is not None:
         raise InputError(
-            f"--images: {model_url} takes no image files; without --images, generated values are sent",
+            f"--images: {served.origin} takes no image files; without --images, generated values are sent",
             code="benchmark.takes_no_images",
         )
     else:
-        requests = generate_requests(
-            model, plan.batch, int(config.get("max_batch_size", 0)) > 0, plan.shapes, model_url
-        )
+        requests = generate_requests(model, plan.batch, served.max_batch > 0, plan.shapes, served.origin)
     if owner:
         common = {**common, "no_limit": f"the server decodes the images; measure {owner} for a limit"}
     return BenchmarkTarget(
-        server=server, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
+        server=client, input=", ".join(map(str, model.inputs)), runner=model, **requests._asdict(), **common
     )
 
 
@@ -213,10 +257,10 @@ def _find_limit_artifact(plan: BenchmarkPlan, target: BenchmarkTarget) -> LimitA
     threads = target.threads if plan.threads is None else plan.threads
     if plan.artifact is not None:
         return LimitArtifact(plan.artifact, threads)
-    host = plan.url.rpartition("://")[2].rpartition(":")[0]
-    if host not in LOCAL_HOSTS:
+    address = target.server.connection.address
+    if not address.is_loopback:
         return LimitArtifact(
-            None, threads, f"{host} is another machine: run `bench` there, or name the file with --artifact"
+            None, threads, f"{address.host} is another machine: run `bench` there, or name the file with --artifact"
         )
     path = plan.repository / plan.model / target.version / ONNX.file
     if not path.is_file():
@@ -237,55 +281,3 @@ def _measure_limit(target: BenchmarkTarget, artifact: LimitArtifact, on_progress
             LIMIT_POINT_S,
             on_size=lambda size: on_progress(f"limit in process, batch {size}", sizes.index(size) / len(sizes)),
         )
-
-
-def _measure_levels(
-    plan: BenchmarkPlan, target: BenchmarkTarget, on_progress: OnProgress
-) -> Iterator[LevelMeasurement]:
-    for phase, concurrency in enumerate(plan.concurrency, start=1):
-
-        def on_window(windows: int, phase: int = phase, concurrency: int = concurrency) -> None:
-            on_progress(f"concurrency {concurrency}, {windows} windows", phase + windows / plan.timing.max_windows)
-
-        on_window(0)
-        yield measure_level(
-            target.runner,
-            target.batches,
-            concurrency,
-            plan.timing,
-            lambda: target.server.counters(plan.model),
-            on_window,
-        )
-
-
-def _measured_model(plan: BenchmarkPlan, target: BenchmarkTarget, artifact: LimitArtifact) -> MeasuredModel:
-    return MeasuredModel(
-        model=plan.model,
-        version=target.version,
-        url=target.server.url,
-        protocol=target.server.protocol,
-        backend=target.backend,
-        max_batch=target.max_batch,
-        input=target.input,
-        artifact=str(artifact.path) if artifact.path else None,
-        artifact_sha256=file_sha256(artifact.path) if artifact.path else None,
-    )
-
-
-def _load_settings(plan: BenchmarkPlan, target: BenchmarkTarget) -> LoadSettings:
-    return LoadSettings(
-        concurrency=plan.concurrency,
-        batch=plan.batch,
-        images=target.images,
-        images_source=target.source,
-        generated=target.generated,
-        **asdict(plan.timing),
-    )
-
-
-def _level_record(measurement: LevelMeasurement, batch: int, limit: Limit | None) -> Level:
-    fields = asdict(measurement)
-    figures = fields.pop("figures")
-    images_per_s = figures.pop("requests_per_s") * batch
-    share = images_per_s / limit.images_per_s if limit else None
-    return Level(images_per_s=images_per_s, share_of_limit=share, **figures, **fields)

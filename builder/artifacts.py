@@ -14,7 +14,7 @@ from builder.interface import Interface, interface_of
 from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.precision import onnx_precision
 from tritonkit.errors import ArtifactError
-from tritonkit.repository.manifest import read_build_record
+from tritonkit.repository.build_record import BuildRecord
 from tritonkit.runtimes.formats import format_of, known_formats
 from tritonkit.runtimes.tensorrt_plan import PlanHeader, plan_header
 from tritonkit.spec import METADATA_KEY, DType, Frozen, ModelSpec, TensorSpec
@@ -116,6 +116,6 @@ def inspect_torchscript(path: Path) -> ArtifactInfo:
 
 def inspect_plan(path: Path) -> ArtifactInfo:
     """Read the header of a plan or engine, and the build record next to it."""
-    record = read_build_record(path.parent)
+    record = BuildRecord.read(path.parent)
     interface = (record.inputs, record.outputs) if record and record.inputs else None
     return ArtifactInfo(header=plan_header(path), interface=interface)

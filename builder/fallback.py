@@ -12,9 +12,7 @@ from pathlib import Path
 from builder.failures import CannotBuildError
 from builder.formats import ArtifactBuilder, BuildJob
 from builder.onnx.simulation import simulated_runner, simulation_of
-from builder.precision.autocast import autocast
-from builder.precision.cast import cast_graph
-from builder.precision.precision_search import Converter, PrecisionSearch, PrecisionStep
+from builder.precision.precision_search import PrecisionSearch, PrecisionStep
 from builder.verification.context import CachingRunner, VerificationContext
 from tritonkit.comparison import MIDDLE_BATCH
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem, TritonkitError, first_line
@@ -23,8 +21,6 @@ from tritonkit.repository.verdict import Attempt, LimitExcess, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import Precision, ReducedType, Target, format_of, target_from
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-
-CONVERTERS: dict[str, Converter] = {"edges": cast_graph, "autocast": autocast}
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class FallbackOptions:
     """Write the artifact although it fails."""
     strict: bool = False
     """Accept no other precision."""
-    converter: str = "edges"
-    """What places the casts: `edges`, tritonkit's own converter, or `autocast`, that of NVIDIA ModelOpt."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,7 @@ def _planned_steps(
         return iter([_unchanged_step(job, target)])
     if not artifact_builder.format.casts and target.precision != "int8":
         return iter([_unchanged_step(job, target), _unchanged_step(job, Target(format=target.format))])
-    search = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32, CONVERTERS[fallback.converter])
+    search = PrecisionSearch(job.graph, fallback.images, fallback.keep_fp32)
     casts: tuple[ReducedType, ...] = ("fp16", "bf16") if artifact_builder.format.takes_bf16 else ("fp16",)
     return search.steps(
         target.precision, artifact_builder.format.dialect, casts if artifact_builder.format.casts else ()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-from pydantic import JsonValue
 
 from builder.artifacts import inspect_artifact
 from builder.onnx.export import spec_in_onnx
 from tritonkit.checkpoint import read_spec
-from tritonkit.errors import ArtifactError, InputError
-from tritonkit.repository.manifest import MANIFEST_FILE
-from tritonkit.repository.verdict import VERDICT_FILE
+from tritonkit.errors import InputError
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, format_of, known_formats
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, PlanHeader
-from tritonkit.spec import METADATA_KEY, Frozen, ModelSpec
+from tritonkit.runtimes.tensorrt_plan import PlanHeader
+from tritonkit.spec import Frozen, ModelSpec
 from tritonkit.triton.model_config import versions_of
 
 
@@ -28,11 +26,10 @@ class ShowResult(Frozen):
     precision: str | None = None
     header: PlanHeader | None = None
     """Only for a TensorRT plan, or an engine of TensorRT for RTX."""
-    build: JsonValue = None
-    """The build record."""
+    build: BuildRecord | None = None
     versions: tuple[int, ...] = ()
-    verdict: JsonValue = None
-    manifest: JsonValue = None
+    verdict: Verdict | None = None
+    manifest: Manifest | None = None
 
 
 def show(path: Path) -> ShowResult:
@@ -41,7 +38,7 @@ def show(path: Path) -> ShowResult:
         return ShowResult(path=path, spec=read_spec(path))
     if format_of(path) is not None:
         return _show_artifact(path)
-    if (path / METADATA_KEY).is_file():
+    if (path / ModelSpec.FILE).is_file():
         versions = versions_of(path)
         newest = path / str(versions[-1]) if versions else path
         return _show_version(newest, tuple(versions))
@@ -58,7 +55,7 @@ def _show_artifact(path: Path) -> ShowResult:
     """The content of the file and of its version folder. Except for ONNX, the precision is that of the verdict."""
     info = inspect_artifact(path)
     version = _show_version(path.parent, ())
-    verified = version.verdict.get("precision") if isinstance(version.verdict, dict) else None
+    verified = version.verdict and version.verdict.precision
     return version.model_copy(
         update={
             "path": path,
@@ -66,7 +63,7 @@ def _show_artifact(path: Path) -> ShowResult:
             "interface": tuple(str(tensor) for side in info.interface or () for tensor in side),
             "precision": info.precision if format_of(path) is ONNX else verified or info.precision,
             "header": info.header,
-            "build": _read_json(path.parent / BUILD_FILE) if info.header is not None else None,
+            "build": BuildRecord.read(path.parent) if info.header is not None else None,
         }
     )
 
@@ -76,8 +73,8 @@ def _show_version(folder: Path, versions: tuple[int, ...]) -> ShowResult:
         path=folder,
         spec=_spec_of_version(folder),
         versions=versions,
-        verdict=_read_json(folder / VERDICT_FILE),
-        manifest=_read_json(folder / MANIFEST_FILE),
+        verdict=Verdict.read(folder),
+        manifest=Manifest.read(folder),
     )
 
 
@@ -86,17 +83,7 @@ def _spec_of_version(folder: Path) -> ModelSpec | None:
     graph = folder / ONNX.file
     if graph.is_file() and (spec := spec_in_onnx(graph)) is not None:
         return spec
-    for path in (folder / METADATA_KEY, folder.parent / METADATA_KEY):
-        if path.is_file():
-            return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
+    for path in (folder, folder.parent):
+        if (spec := ModelSpec.read(path)) is not None:
+            return spec
     return None
-
-
-def _read_json(path: Path) -> JsonValue:
-    try:
-        document: JsonValue = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})", code="artifact.not_json") from error
-    return document

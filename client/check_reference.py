@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
 from tritonkit.checkpoint import read_spec
 from tritonkit.comparison import FP32_LIMITS, Limits
-from tritonkit.errors import ArtifactError, CheckpointError, InputError, first_line
+from tritonkit.errors import CheckpointError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
-from tritonkit.spec import METADATA_KEY, Frozen, Lineage, ModelSpec
+from tritonkit.repository.verdict import Verdict
+from tritonkit.spec import Frozen, Lineage, ModelSpec
 
 if TYPE_CHECKING:
     from tritonkit.triton.runner import TritonRunner
 
-_VERDICT_FILE = "verdict.json"
 _EXPORT_INVARIANTS = ("task", "labels", "embedding_size", "input", "preprocess")
 """Fields of a spec that every export keeps from its checkpoint."""
 
@@ -28,12 +26,6 @@ class Reference(NamedTuple):
     limits: Limits
     verdict: Path | None
     """The file that the limits were read from. None means the limits of fp32."""
-
-
-class _VerdictLimits(BaseModel):
-    """The part of `verdict.json` that is needed here."""
-
-    limits: Limits
 
 
 class ReferenceFiles(Frozen):
@@ -66,7 +58,7 @@ class ReferenceFiles(Frozen):
                 "to the repository that the server serves, --golden to a golden.npz, or --against to the checkpoint",
                 code="golden.missing",
             )
-        spec = _folder_spec(version_folder)
+        spec = ModelSpec.read(version_folder)
         if version_folder == path.parent:
             _check_same_model(runner, path, spec)
         return Reference(
@@ -81,15 +73,13 @@ class ReferenceFiles(Frozen):
 
         is_version_folder: whether the folder surely belongs to the served version.
         """
-        path = self.verdict or folder / _VERDICT_FILE
+        path = self.verdict or folder / Verdict.FILE
         if self.verdict is None and not (is_version_folder and path.is_file()):
             return FP32_LIMITS, None
         try:
-            return _VerdictLimits.model_validate_json(path.read_bytes()).limits, path
-        except (OSError, ValidationError) as error:
-            raise ArtifactError(
-                f"{path}: the verdict cannot be read ({error}); export the model again", code="verdict.unreadable"
-            ) from error
+            return Verdict.read_file(path).limits, path
+        except FileNotFoundError as error:
+            raise Verdict.unreadable(path, "no such file") from error
 
 
 def _load_golden(path: Path) -> Golden | None:
@@ -104,18 +94,6 @@ def _checkpoint_spec(checkpoint: Path) -> ModelSpec | None:
         return read_spec(checkpoint)
     except CheckpointError:  # weights alone
         return None
-
-
-def _folder_spec(folder: Path) -> ModelSpec | None:
-    path = folder / METADATA_KEY
-    try:
-        return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path}: the spec cannot be read ({first_line(error)}); export the model again", code="spec.unreadable"
-        ) from error
 
 
 def _has_spec(runner: TritonRunner, spec: ModelSpec | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,18 +68,19 @@ def show(
 ) -> None:
     """Show the inputs and outputs of a served model. `--json` prints its spec if `builder` published the model."""
     from client.connection import server_at
-    from client.model_description import describe_model
-    from tritonkit.spec import METADATA_KEY
-    from tritonkit.triton.served_spec import spec_from_config
 
-    with closing(server_at(connection)) as server:
-        config = server.config(model)
-        description = describe_model(server, model, config)
-    spec = spec_from_config(config, f"{server.url}/{model}") if METADATA_KEY in config.get("parameters", {}) else None
+    with server_at(connection) as server:
+        served, versions = server.model(model), server.versions(model)
+    spec = served.spec() if served.has_spec else None
     if as_json:
-        print_json(spec or description)
-    elif spec is not None:
-        rows = [("backend", description.backend), ("versions", ", ".join(description.versions))]
-        table(["", spec.name], [*spec.summary_rows(), *rows, ("largest batch", str(description.max_batch))])
+        print_json(spec or {**served.model_dump(mode="json"), "versions": versions})
+        return
+    rows = [("backend", served.backend), ("versions", ", ".join(versions))]
+    if spec is not None:
+        rows = [*spec.summary_rows(), *rows]
     else:
-        table(["", model], description.rows())
+        rows += [("input", str(tensor)) for tensor in served.inputs]
+        rows += [("output", str(tensor)) for tensor in served.outputs]
+        rows += [("steps", ", ".join(served.steps))] if served.steps else []
+    rows.append(("largest batch", str(served.max_batch) if served.max_batch else "no batches"))
+    table(["", spec.name if spec else model], rows)

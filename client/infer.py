@@ -65,7 +65,7 @@ class InferenceSettings:
 
     batch: int = 16
     in_flight: AdaptiveConcurrency = field(default_factory=AdaptiveConcurrency)
-    """Concurrent requests. Pass its `record_failure` to `TritonServer`, so that it adapts to the server's load."""
+    """Concurrent requests. Pass its `record_failure` to `TritonClient`, so that it adapts to the server's load."""
     workers: int = field(default_factory=_default_threads)
     """Threads that decode images; the same number of threads finishes answers."""
     pixel_budget: Room = field(default_factory=lambda: PixelBudget.for_threads(_default_threads(), minimum=MAX_PIXELS))

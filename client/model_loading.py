@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from client.connection import OnFailure, server_at
 from tritonkit.errors import InputError, SpecError
 from tritonkit.runtimes import Runner, open_artifact
-from tritonkit.spec import METADATA_KEY
 from tritonkit.tasks import Task, task_of
 
 if TYPE_CHECKING:
+    from tritonkit.triton.client import TritonClient
     from tritonkit.triton.connection import Connection
-    from tritonkit.triton.runner import TritonServer
 
 
 def open_runner(
@@ -41,13 +40,13 @@ def open_runner(
     return runner.pin_version() if pinned else runner
 
 
-def models_with_spec(server: TritonServer) -> list[str]:
+def models_with_spec(server: TritonClient) -> list[str]:
     """Return the ready models that have a spec, so no decoders and no ensembles. Raises InferenceError."""
-    ready = sorted({state.name for state in server.models() if state.state == "READY"})
-    return [name for name in ready if METADATA_KEY in server.config(name).get("parameters", {})]
+    ready = sorted({row.name for row in server.models() if row.is_ready})
+    return [name for name in ready if server.model(name).has_spec]
 
 
-def only_model(server: TritonServer) -> str:
+def only_model(server: TritonClient) -> str:
     """Return the only model of a server. Raises InputError if there are several or none."""
     ready = models_with_spec(server)
     if len(ready) == 1:

@@ -87,21 +87,16 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
 def _test_cases(golden: Golden, runner: TritonRunner) -> Iterator[tuple[ComparisonInput, Outputs]]:
     """Yield the batches to send with their expected answers: golden images, then probes if their answers are known."""
     largest = max(1, runner.max_batch or 1)
+    preferred = runner.server.model(runner.model, runner.version).preferred_batch_sizes
     for test_case in (
         *full_batches(golden, largest),
-        *intermediate_batches(golden, largest, _preferred_batch_sizes(runner)),
+        *intermediate_batches(golden, largest, preferred),
     ):
         yield test_case, test_case.expected(runner, golden.outputs)
     if golden.probe_outputs:
         probe_rows = np.flatnonzero(valid_answers(task_of(runner.spec), golden.probe_outputs))
         if len(probe_rows):
             yield probe_batch(golden, largest).select(probe_rows), select_rows(golden.probe_outputs, probe_rows)
-
-
-def _preferred_batch_sizes(runner: TritonRunner) -> list[int]:
-    """Return the preferred batch sizes of the server's configuration."""
-    batching = runner.server.config(runner.model, runner.version).get("dynamic_batching", {})
-    return [int(size) for size in batching.get("preferred_batch_size", ())]
 
 
 def failed_check(model: str, version: str, origin: str, error: TritonkitError) -> CheckResult:

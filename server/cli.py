@@ -114,10 +114,13 @@ def up(
         wait_until_ready(started, timeout_s)
     _print_ready(started, as_json)
     if foreground:
+        launched_by = runtime_of(started)
         try:
-            _wait_for_end(started)
+            while launched_by.is_alive(started):
+                time.sleep(launched_by.poll_interval_s)
         finally:
-            stop(started, keep_log=not runtime_of(started).is_alive(started))
+            stop(started, keep_log=not launched_by.is_alive(started))
+        raise ServerError(f"Triton ended; see its log: {started.log}", code="server.ended")
 
 
 app.command()(doctor)
@@ -199,12 +202,3 @@ def _print_ready(started: Server, as_json: bool) -> None:
         f"ready: gRPC {options.grpc_text}, http://{options.http_host}:{options.http_port}, "
         f"metrics http://{options.http_host}:{options.metrics_port}/metrics ({started.label})"
     )
-
-
-def _wait_for_end(running: Server) -> None:
-    from server.runtimes.table import runtime_of
-
-    runtime = runtime_of(running)
-    while runtime.is_alive(running):
-        time.sleep(runtime.poll_interval_s)
-    raise ServerError(f"Triton ended; see its log: {running.log}", code="server.ended")

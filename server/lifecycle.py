@@ -1,16 +1,44 @@
-"""Loads, reloads and unloads models of a running server, and reports what changed."""
+"""The models of a running server: shows their state, loads, reloads and unloads them, and reports what changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Self
 
 from server.load_failures import load_failures
 from server.runtimes.base import Server
 from server.runtimes.table import runtime_of
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.spec import Frozen
+from tritonkit.triton.client import Statistics, TritonClient, VersionState, check_model_name
 from tritonkit.triton.companions import ensemble_of
-from tritonkit.triton.control import Control, VersionState, check_model_name
+from tritonkit.triton.model_config import holds_model
+
+
+class ModelRow(Frozen):
+    """The state of a version, and its statistics since it was loaded."""
+
+    model: str
+    version: str
+    state: str
+    requests: int
+    failures: int
+    images: int
+    mean_batch: float
+    """Mean number of images in one execution."""
+    queue_us: int
+    """Mean time of a request in the queue, in microseconds."""
+    reason: str = ""
+    """Why the version failed to load."""
+
+
+class Status(Frozen):
+    """Whether a server is ready, and its models."""
+
+    ready: bool
+    """Whether the server and at least one version of each of its models are ready."""
+    models: tuple[ModelRow, ...] = ()
 
 
 class ModelChange(Frozen):
@@ -25,122 +53,160 @@ class ModelChange(Frozen):
     """Why the ensemble of a loaded model failed to load."""
 
 
-def load(control: Control, server: Server | None, models: Sequence[str] = ()) -> list[ModelChange]:
-    """Load models and the members of ensembles; Triton skips models whose files have not changed.
+class ModelManager(AbstractContextManager["ModelManager"]):
+    """Shows and changes the models of a server. A context, which closes the client.
 
-    server: the local server behind `control`, for its log and its options; None for a remote server.
-    models: empty means all loaded or failed models and, if the server serves its whole repository, new ones; unloaded
-    models stay unloaded.
-    Raises InputError for an unknown model.
+    Every method raises InferenceError, or TokenError for a wrong token.
     """
-    index = control.index()
-    names = (
-        check_models_exist(index, models, control.url)
-        if models
-        else _models_to_reload(index, include_new=_serves_all(server))
-    )
-    loaded = {row.name for row in index if not row.is_unloaded}
-    changes = []
-    for name in names:
-        # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.
-        ensemble = ensemble_of(name)
-        ensemble_problem = _try_load(control, server, ensemble) if ensemble in loaded else ""
-        change = _load_model(control, server, name, _ready_versions(index, name))
-        if ensemble_problem and not change.problem and ensemble not in names:  # else it has its own ModelChange
-            consequence = (
-                "it keeps serving its previous version"
-                if _ready_versions(control.index(), ensemble)
-                else "it is not ready"
+
+    def __init__(self, client: TritonClient, server: Server | None) -> None:
+        """server: the server of this machine behind `client`, for its log and options; None for a remote one."""
+        self._client = client
+        self._server = server
+
+    @classmethod
+    def of(cls, server: Server, timeout_s: float = 20.0) -> Self:
+        """Open the models of a server on this machine. timeout_s: the deadline of loading one."""
+        return cls(server.client(timeout_s), server)
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
+
+    def index(self) -> list[VersionState]:
+        """Return Triton's index, without the folders that are no models, such as `.git`: Triton lists them too."""
+        rows = self._client.index()
+        if self._server is None:
+            return rows
+        repository = self._server.options.repository
+        return [
+            row for row in rows if row.is_ready or not (folder := repository / row.name).is_dir() or holds_model(folder)
+        ]
+
+    def status(self) -> Status:
+        """Read the state and the statistics of all versions."""
+        if not self._client.is_ready():
+            return Status(ready=False)
+        index, statistics = self.index(), self._client.statistics()
+        ready = {row.name for row in index if row.is_ready}
+        # Triton lists a failed version for ever, even after a newer version was loaded or the model was unloaded.
+        unloaded = {row.name for row in index if row.state and row.is_unloaded}
+        unavailable = {row.name for row in index if row.has_failed or row.state == "LOADING"} - unloaded - ready
+        rows = []
+        for state in index:
+            if state.is_unloaded and state.version and state.name in ready:
+                continue  # it was replaced
+            counts = statistics.get((state.name, state.version), Statistics())
+            rows.append(
+                ModelRow(
+                    model=state.name,
+                    version=state.version,
+                    state="NOT LOADED" if state.is_unloaded and state.state != "UNLOADING" else state.state,
+                    requests=counts.requests,
+                    failures=counts.failures,
+                    images=counts.images,
+                    mean_batch=round(counts.mean_batch or 0, 2),
+                    queue_us=round(counts.queue_us or 0),
+                    reason=state.reason.splitlines()[0] if state.has_failed else "",
+                )
             )
-            warning = f"{ensemble} could not be loaded along with {name}: {ensemble_problem.rstrip('.')}; {consequence}"
-            change = change.model_copy(update={"warning": warning})
-        changes.append(change)
-    return changes
+        return Status(ready=not unavailable, models=tuple(rows))
 
+    def missing(self, models: Sequence[str]) -> list[str]:
+        """Return the models that failed to load at the start, in any version of their policy.
 
-def unload(control: Control, models: Sequence[str]) -> list[ModelChange]:
-    """Unload models. Returns a ModelChange for each model that is no longer ready. Raises InputError."""
-    before = control.index()
-    for name in check_models_exist(before, models, control.url):
-        control.unload(name)
-    after = control.index()
-    changes = [
-        ModelChange(model=name, before=_ready_versions(before, name), after=_ready_versions(after, name))
-        for name in dict.fromkeys(row.name for row in before)
-    ]
-    return [change for change in changes if change.model in models or change.before != change.after]
+        models: the models to load; empty means all of the repository.
+        """
+        index = self.index()
+        expected = set(models) or {row.name for row in index}
+        ready = {row.name for row in index if row.is_ready}
+        return sorted((expected - ready) | {row.name for row in index if row.has_failed})
 
+    def load(self, models: Sequence[str] = ()) -> list[ModelChange]:
+        """Load models and the members of ensembles; Triton skips models whose files have not changed.
 
-def missing_models(index: Sequence[VersionState], models: Sequence[str]) -> list[str]:
-    """Return the models that failed to load at the start, in any version of their policy.
-
-    models: the models to load; empty means all of the repository.
-    """
-    ready = {row.name for row in index if row.state == "READY"}
-    expected = set(models) or {row.name for row in index}
-    return sorted((expected - ready) | {row.name for row in index if row.has_failed})
-
-
-def check_models_exist(index: Sequence[VersionState], models: Sequence[str], url: str) -> list[str]:
-    """Return the names without duplicates. Raises InputError for an unknown model."""
-    names = sorted({row.name for row in index})
-    for model in models:
-        check_model_name(model)
-        if model not in names:
-            raise InputError(
-                f"the repository of {url} has no model {model!r}; it has: {', '.join(names) or 'none'}",
-                code="repository.no_model",
+        models: empty means all loaded or failed models and, if the server serves its whole repository, new ones;
+        unloaded models stay unloaded.
+        Raises InputError for an unknown model.
+        """
+        index = self.index()
+        serves_all = self._server is not None and not self._server.options.models
+        reloadable = [row.name for row in index if not row.is_unloaded or (serves_all and not row.state)]
+        names = self._existing(index, models) if models else list(dict.fromkeys(reloadable))
+        loaded = {row.name for row in index if not row.is_unloaded}
+        changes = []
+        for name in names:
+            # Load the ensemble first: with it Triton loads the model, its decoder and itself in one step.
+            ensemble = ensemble_of(name)
+            ensemble_problem = self._try_load(ensemble) if ensemble in loaded else ""
+            problem, warning = self._try_load(name), ""
+            after = self.index()
+            if ensemble_problem and not problem and ensemble not in names:  # else it has its own ModelChange
+                serving = "it keeps serving its previous version"
+                consequence = serving if _ready_versions(after, ensemble) else "it is not ready"
+                reason = ensemble_problem.rstrip(".")
+                warning = f"{ensemble} could not be loaded along with {name}: {reason}; {consequence}"
+            changes.append(
+                ModelChange(
+                    model=name,
+                    before=_ready_versions(index, name),
+                    after=_ready_versions(after, name),
+                    problem=problem,
+                    warning=warning,
+                )
             )
-    return list(dict.fromkeys(models))
+        return changes
 
+    def unload(self, models: Sequence[str]) -> list[ModelChange]:
+        """Unload models. Returns a ModelChange for each model that is no longer ready. Raises InputError."""
+        before = self.index()
+        for name in self._existing(before, models):
+            self._client.unload(name)
+        after = self.index()
+        changes = [
+            ModelChange(model=name, before=_ready_versions(before, name), after=_ready_versions(after, name))
+            for name in dict.fromkeys(row.name for row in before)
+        ]
+        return [change for change in changes if change.model in models or change.before != change.after]
 
-def _models_to_reload(index: Sequence[VersionState], include_new: bool) -> list[str]:
-    """Return the models with a ready or failed version; with `include_new` also those that were never loaded."""
-    rows = [row for row in index if not row.is_unloaded or (include_new and not row.state)]
-    return list(dict.fromkeys(row.name for row in rows))
+    def _existing(self, index: Sequence[VersionState], models: Sequence[str]) -> list[str]:
+        """Return the names without duplicates. Raises InputError for an unknown model."""
+        names = sorted({row.name for row in index})
+        for model in models:
+            check_model_name(model)
+            if model not in names:
+                raise InputError(
+                    f"the repository of {self._client.url} has no model {model!r}; "
+                    f"it has: {', '.join(names) or 'none'}",
+                    code="repository.no_model",
+                )
+        return list(dict.fromkeys(models))
 
+    def _try_load(self, model: str) -> str:
+        """Load a model. Returns the reason if it fails, else an empty string.
 
-def _serves_all(server: Server | None) -> bool:
-    return server is not None and not server.options.models
+        The reason comes from the log, the only source for an unreadable config.pbtxt, else from the index.
+        """
+        log_length = len(self._read_log())
+        try:
+            self._client.load(model)
+        except CheckFailedError as refusal:
+            prefixes = (f"model {model} ", f"model {model}: ")
+            reasons = [
+                line.removeprefix(prefixes[0]).removeprefix(prefixes[1])
+                for line in load_failures(self._read_log()[log_length:])
+                if line.startswith(prefixes)
+            ]
+            failed = [row for row in self.index() if row.name == model and row.has_failed]
+            listed = [f"version {row.version}: {row.reason.splitlines()[0]}" for row in failed]
+            return "; ".join(reasons or listed) or str(refusal)
+        return ""
+
+    def _read_log(self) -> str:
+        if self._server is None:
+            return ""
+        runtime_of(self._server).save_log(self._server)
+        return self._server.log.read_text(errors="replace") if self._server.log.is_file() else ""
 
 
 def _ready_versions(index: Sequence[VersionState], model: str) -> tuple[str, ...]:
-    return tuple(row.version for row in index if row.name == model and row.state == "READY")
-
-
-def _load_model(
-    control: Control, local_server: Server | None, model: str, ready_before: tuple[str, ...]
-) -> ModelChange:
-    problem = _try_load(control, local_server, model)
-    return ModelChange(model=model, before=ready_before, after=_ready_versions(control.index(), model), problem=problem)
-
-
-def _try_load(control: Control, server: Server | None, model: str) -> str:
-    """Load a model. Returns Triton's reason if it fails, else an empty string."""
-    log_length = len(_read_log(server))
-    try:
-        control.load(model)
-    except CheckFailedError as refusal:
-        return _failure_reason(control.index(), model, _read_log(server)[log_length:]) or str(refusal)
-    return ""
-
-
-def _failure_reason(index: Sequence[VersionState], model: str, log: str) -> str:
-    """Return the reason from the log, the only source for an unreadable config.pbtxt, else from the index."""
-    prefixes = (f"model {model} ", f"model {model}: ")
-    reasons = [
-        line.removeprefix(prefixes[0]).removeprefix(prefixes[1])
-        for line in load_failures(log)
-        if line.startswith(prefixes)
-    ]
-    if not reasons:
-        failed = [row for row in index if row.name == model and row.has_failed]
-        reasons = [f"version {row.version}: {row.reason.splitlines()[0]}" for row in failed]
-    return "; ".join(reasons)
-
-
-def _read_log(server: Server | None) -> str:
-    if server is None:
-        return ""
-    runtime_of(server).save_log(server)
-    return server.log.read_text(errors="replace") if server.log.is_file() else ""
+    return tuple(row.version for row in index if row.name == model and row.is_ready)

@@ -19,14 +19,9 @@ def load_failures(log: str) -> list[str]:
             if match := pattern.search(line):
                 parts = match.groupdict()
                 version = f" version {parts['version']}" if "version" in parts else ""
-                messages.setdefault(
-                    parts["model"], f"model {parts['model']}{version}: {_without_frames(parts['reason'])}"
-                )
+                # Without the Python traceback that Triton appends, with its escape sequences.
+                reason = parts["reason"].split("\\n\\nAt:")[0].replace("\\n", " ").strip('" ')
+                messages.setdefault(parts["model"], f"model {parts['model']}{version}: {reason}")
     if messages:
         return list(messages.values())
     return [match["reason"] for line in lines if (match := _FATAL.match(line))]
-
-
-def _without_frames(reason: str) -> str:
-    """Remove the Python traceback that Triton appends, with its escape sequences."""
-    return reason.split("\\n\\nAt:")[0].replace("\\n", " ").strip('" ')

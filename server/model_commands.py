@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritonkit.errors import CheckFailedError, InputError, ServerError
+from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.system.console import (
     JsonOption,
     exit_code,
@@ -21,10 +21,8 @@ from tritonkit.system.console import (
 )
 
 if TYPE_CHECKING:
-    from server.lifecycle import ModelChange
+    from server.lifecycle import ModelChange, ModelManager, Status
     from server.runtimes.base import Server
-    from server.status import Status
-    from tritonkit.triton.control import Control
 
 GrpcPortOption = Annotated[int | None, typer.Option(help="A server of this machine, by its gRPC port.")]
 UrlOption = Annotated[
@@ -58,15 +56,22 @@ def status(
 
     Example: server status
     """
-    from server.status import Status, read_status
+    from server.lifecycle import Status
+    from server.process import find_servers
 
-    _check_server_options(grpc_port, url, (tls_ca, tls_cert, tls_key))
-    servers, unknown = _select_servers(url, grpc_port)
-    shown = []
-    for address, running in servers:
-        is_ready = running is None or running.is_ready()
-        with _open_control(running, address, (tls_ca, tls_cert, tls_key), 20) as control:
-            shown.append((address, running, read_status(control) if is_ready else Status(ready=False)))
+    files = (tls_ca, tls_cert, tls_key)
+    _check_server_options(grpc_port, url, files)
+    running_servers, unknown = ([], {}) if url else find_servers(grpc_port)
+    if grpc_port is not None and not running_servers and not unknown:
+        raise _not_running(grpc_port)
+    servers: list[tuple[str, Server | None]] = [(server.options.grpc_url, server) for server in running_servers]
+    shown: list[tuple[str, Server | None, Status]] = []
+    for address, running in [(url, None)] if url else servers:
+        if running is not None and not running.is_ready():
+            shown.append((address, running, Status(ready=False)))
+            continue
+        with _models_of(running, address, files, 20) as manager:
+            shown.append((address, running, manager.status()))
     if as_json:
         print_json([_status_document(address, running, state) for address, running, state in shown])
     else:
@@ -75,7 +80,7 @@ def status(
         if not shown and not unknown:
             print_text("no server is running; start one with `server up`")
     if unknown:
-        exit_with_error("\n".join(map(str, unknown)), code=exit_code(unknown[0]))
+        exit_with_error("\n".join(map(str, unknown.values())), code=exit_code(next(iter(unknown.values()))))
     if not all(state.ready for _, _, state in shown):
         raise typer.Exit(1)
 
@@ -135,13 +140,11 @@ def unload(
 
     Example: server unload digits
     """
-    from server.lifecycle import unload as unloaded
-
     files = (tls_ca, tls_cert, tls_key)
     _check_server_options(grpc_port, url, files)
     running = None if url else _select_server(grpc_port)
-    with _open_control(running, url, files, timeout_s) as control, progress(f"unloading {', '.join(models)}"):
-        changes = unloaded(control, models)
+    with _models_of(running, url, files, timeout_s) as manager, progress(f"unloading {', '.join(models)}"):
+        changes = manager.unload(models)
     _print_changes(changes, as_json)
 
 
@@ -151,16 +154,21 @@ TlsFiles = tuple[Path | None, Path | None, Path | None]
 def _load_models(
     models: list[str], grpc_port: int | None, url: str | None, files: TlsFiles, timeout_s: float, as_json: bool
 ) -> None:
-    from server.lifecycle import load
-
     _check_server_options(grpc_port, url, files)
     running = None if url else _select_server(grpc_port)
     step = f"loading {', '.join(models) or 'what has changed'}"
-    with _open_control(running, url, files, timeout_s) as control, progress(step):
-        changes = load(control, running, models)
+    with _models_of(running, url, files, timeout_s) as manager, progress(step):
+        changes = manager.load(models)
     failed = [change for change in changes if change.problem]
     if failed:
-        messages = [*map(_problem_text, failed), *_rollback_advice(failed, running)]
+        messages = []
+        for change in failed:
+            serving = f"version {', '.join(change.after)} keeps serving" if change.after else "no version is ready"
+            messages.append(f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {serving}")
+        option = f" --repository {running.options.repository}" if running else ""
+        if commands := [f"builder rollback {change.model}{option}" for change in failed if change.after]:
+            commands_text = "; ".join(commands)
+            messages.append(f"After a restart Triton has no version of this model; roll back before: {commands_text}")
         raise CheckFailedError("\n".join(messages), changes, code="server.model_not_loaded")
     _print_changes(changes, as_json)
 
@@ -176,7 +184,11 @@ def _check_server_options(grpc_port: int | None, url: str | None, files: TlsFile
 
 
 def _select_server(grpc_port: int | None) -> Server:
-    servers = _servers_on_port(grpc_port)
+    from server.process import running_servers
+
+    servers = running_servers(grpc_port)
+    if grpc_port is not None and not servers:
+        raise _not_running(grpc_port)
     if len(servers) > 1:
         ports = ", ".join(str(server.options.grpc_port) for server in servers)
         raise InputError(
@@ -190,42 +202,20 @@ def _select_server(grpc_port: int | None) -> Server:
     return servers[0]
 
 
-def _servers_on_port(grpc_port: int | None) -> list[Server]:
-    from server.process import running_servers
-
-    servers = running_servers(grpc_port)
-    if grpc_port is not None and not servers:
-        raise InputError(
-            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
-        )
-    return servers
+def _not_running(grpc_port: int) -> InputError:
+    return InputError(f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running")
 
 
-def _select_servers(
-    url: str | None, grpc_port: int | None
-) -> tuple[list[tuple[str, Server | None]], list[ServerError]]:
-    """Return the addresses of servers, and the errors of servers whose state is unknown. Raises InputError."""
-    from server.process import find_servers
-
-    if url:
-        return [(url, None)], []
-    servers, unknown = find_servers(grpc_port)
-    if grpc_port is not None and not servers and not unknown:
-        raise InputError(
-            f"no server runs on gRPC port {grpc_port}; `server status` lists them", code="server.not_running"
-        )
-    return [(server.options.grpc_url, server) for server in servers], list(unknown.values())
-
-
-def _open_control(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> Control:
-    from server.local_control import local_control
+def _models_of(running: Server | None, url: str | None, files: TlsFiles, timeout_s: float) -> ModelManager:
+    from server.lifecycle import ModelManager
+    from tritonkit.triton.client import TritonClient
     from tritonkit.triton.connection import Connection
-    from tritonkit.triton.control import remote_control
 
     if running is not None:
-        return local_control(running, timeout_s)
+        return ModelManager.of(running, timeout_s)
     ca, certificate, key = files
-    return remote_control(Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s))
+    connection = Connection(url=url or "", tls_ca=ca, tls_cert=certificate, tls_key=key, deadline_s=timeout_s)
+    return ModelManager(TritonClient(connection), None)
 
 
 def _print_changes(changes: list[ModelChange], as_json: bool) -> None:
@@ -242,44 +232,24 @@ def _print_changes(changes: list[ModelChange], as_json: bool) -> None:
         print_text("no model is loaded")
 
 
-def _problem_text(change: ModelChange) -> str:
-    consequence = f"version {', '.join(change.after)} keeps serving" if change.after else "no version is ready"
-    return f"{change.model} could not be loaded: {change.problem.rstrip('.')}; {consequence}"
-
-
-def _rollback_advice(failed: list[ModelChange], running: Server | None) -> list[str]:
-    """Return the advice that keeps the ready versions over a restart of Triton."""
-    repository_option = f" --repository {running.options.repository}" if running else ""
-    commands = [f"builder rollback {change.model}{repository_option}" for change in failed if change.after]
-    return (
-        [f"After a restart Triton has no version of this model; roll back before: {'; '.join(commands)}"]
-        if commands
-        else []
-    )
-
-
 def _print_server(address: str, running: Server | None, status: Status) -> None:
     from server.runtimes.table import runtime_of
 
     state = "ready" if status.ready else "NOT READY"
-    title = f"{running.options.repository}: {state}, gRPC {_grpc_text(running)}, {running.label}" if running else ""
-    print_text(title or f"{address}: {state}")
-    if running is not None and (restarts := runtime_of(running).restart_count(running)):
-        print_text(f"restarted {restarts} time(s) after a crash; see `server logs`")
+    if running is None:
+        print_text(f"{address}: {state}")
+    else:
+        options = running.options
+        http_text = " and HTTP" if options.http_host == options.host else ""
+        exposure = f" (gRPC{http_text} exposed to other machines)" if options.is_exposed else ""
+        print_text(f"{options.repository}: {state}, gRPC {options.grpc_text}{exposure}, {running.label}")
+        if restarts := runtime_of(running).restart_count(running):
+            print_text(f"restarted {restarts} time(s) after a crash; see `server logs`")
     rows = [list(map(str, row.model_dump(exclude={"reason"}).values())) for row in status.models]
     table(["model", "version", "state", "requests", "failures", "images", "mean batch", "queue us"], rows)
     for row in status.models:
         if row.reason:
             print_text(f"{row.model} version {row.version}: {row.reason}")
-
-
-def _grpc_text(running: Server) -> str:
-    """Return the gRPC address, and whether other machines can reach it."""
-    options = running.options
-    http_text = " and HTTP" if options.http_host == options.host else ""
-    return (
-        f"{options.grpc_text} (gRPC{http_text} exposed to other machines)" if options.is_exposed else options.grpc_text
-    )
 
 
 def _status_document(address: str, running: Server | None, status: Status) -> dict[str, Any]:

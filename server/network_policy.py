@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import ssl
 import stat
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from server.options import Options
 from server.security import Security, ServerTokens
 from tritonkit.errors import InputError, Problem
 from tritonkit.triton.connection import TOKEN_VARIABLE
-from tritonkit.triton.tls import SWAPPED, is_key_swapped
+from tritonkit.triton.tls import SWAPPED, is_key_swapped, read_certificate
 
+_TLS_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""Elliptic curves that TLS clients accept in a certificate (RFC 8446, 4.2.3)."""
 _KEY_MISMATCH_REASONS = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """OpenSSL's reasons for a key that does not belong to the certificate."""
 
@@ -92,54 +94,63 @@ def security_warnings(options: Options) -> list[Problem]:
 
 
 def _check_authority(path: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _check_readable(path, "--tls-ca")
+    from cryptography import x509
+
+    def is_authority(certificate: x509.Certificate) -> bool:
+        try:
+            return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except x509.ExtensionNotFound:
+            return certificate.version is x509.Version.v1  # it has no extensions
+
     try:
-        context.load_verify_locations(path)
-    except ssl.SSLError as error:
+        certificates = x509.load_pem_x509_certificates(_read(path, "--tls-ca"))
+    except ValueError as error:
         raise InputError(f"--tls-ca {path}: contains no PEM certificate", code="tls.ca_not_pem") from error
-    expiries = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in context.get_ca_certs()]
+    expiries = [certificate.not_valid_after_utc for certificate in certificates if is_authority(certificate)]
     if not expiries:
         raise InputError(
             f"--tls-ca {path}: contains no CA certificate (CA:TRUE), so no client could connect", code="tls.not_a_ca"
         )
-    if max(expiries) < time.time():
+    if max(expiries) < datetime.now(UTC):
         raise InputError(f"--tls-ca {path}: has expired; get a new one from its issuer", code="tls.expired_ca")
 
 
 def _check_certificate_and_key(certificate: Path, key: Path) -> None:
-    """Load both files as a server does, and make a TLS handshake in memory, which also finds an expired certificate."""
-    _check_readable(certificate, "--tls-cert")
-    _check_readable(key, "--tls-key")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    """Load both files as a server does, and check what OpenSSL would refuse only in the first connection."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    _read(certificate, "--tls-cert")
+    _read(key, "--tls-key")
     try:
-        server.load_cert_chain(certificate, key, password=_refuse_password)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_refuse_password)
     except ssl.SSLError as error:
         if error.reason in _KEY_MISMATCH_REASONS:
             raise InputError(f"--tls-key {key}: is not the key of {certificate}", code="tls.wrong_key") from error
         if is_key_swapped(certificate, key):
             raise InputError(f"{SWAPPED} (--tls-cert {certificate}, --tls-key {key})", code="tls.swapped") from error
         if error.reason:  # OpenSSL read the file and refused it: short key, weak hash
-            raise _unusable_certificate(certificate, error) from error
+            raise _unusable_certificate(certificate, error.reason.replace("_", " ").lower()) from error
         raise InputError(
             f"--tls-cert {certificate}, --tls-key {key}: expected a certificate and its key in PEM", code="tls.not_pem"
         ) from error
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this certificate itself, whoever signed it
-    client.load_verify_locations(certificate)
-    try:
-        _handshake(server, client)
-    except ssl.SSLCertVerificationError as error:
-        raise InputError(
-            f"--tls-cert {certificate}: {error.verify_message}; get a new one from its issuer", code="tls.invalid"
-        ) from error
-    except ssl.SSLError as error:
-        raise _unusable_certificate(certificate, error) from error
+    loaded, now, problem = read_certificate(certificate), datetime.now(UTC), ""
+    usages = [entry.value for entry in loaded.extensions if isinstance(entry.value, x509.ExtendedKeyUsage)]
+    if loaded.not_valid_after_utc < now:
+        problem = "certificate has expired"
+    elif loaded.not_valid_before_utc > now:
+        problem = "certificate is not yet valid"
+    elif usages and ExtendedKeyUsageOID.SERVER_AUTH not in usages[0]:
+        problem = "certificate is not for servers"
+    if problem:
+        raise InputError(f"--tls-cert {certificate}: {problem}; get a new one from its issuer", code="tls.invalid")
+    public_key = loaded.public_key()
+    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name not in _TLS_CURVES:
+        raise _unusable_certificate(certificate, f"curve {public_key.curve.name}")
 
 
-def _unusable_certificate(certificate: Path, error: ssl.SSLError) -> InputError:
-    reason = (error.reason or str(error)).replace("_", " ").lower()
+def _unusable_certificate(certificate: Path, reason: str) -> InputError:
     return InputError(
         f"--tls-cert {certificate}: cannot be used for TLS ({reason}); create one with a P-256 key, or with an RSA key "
         "of 2048 bits",
@@ -147,25 +158,9 @@ def _unusable_certificate(certificate: Path, error: ssl.SSLError) -> InputError:
     )
 
 
-def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """Make a TLS handshake in memory. Raises ssl.SSLError."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    peers = [
-        client.wrap_bio(to_client, to_server, server_side=False),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    while peers:
-        for peer in tuple(peers):
-            try:
-                peer.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            peers.remove(peer)
-
-
-def _check_readable(path: Path, option: str) -> None:
+def _read(path: Path, option: str) -> bytes:
     try:
-        path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{option} {path}: {error.strerror}", code="tls.unreadable") from error
 

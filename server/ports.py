@@ -16,7 +16,20 @@ def check_ports_free(addresses: Mapping[str, tuple[str, int]]) -> None:
 
     addresses: address and port of each service, such as {"gRPC": ("127.0.0.1", 8001)}.
     """
-    problems = [problem for title, (host, port) in addresses.items() if (problem := _port_problem(host, title, port))]
+    problems = []
+    for title, (host, port) in addresses.items():
+        with socket.socket() as probe:
+            # As Triton does: a port with connections in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    message = f"{title} port {port} is in use by {_port_owner(port)}"
+                    problems.append(Problem("server.port_in_use", message))
+                else:
+                    message = f"{title} port {port} on {host}: {error.strerror}"
+                    problems.append(Problem("server.port_unusable", message))
     if len({port for _, port in addresses.values()}) < len(addresses):
         problems.append(Problem("server.duplicate_ports", "two of the ports are the same"))
     if problems:
@@ -27,19 +40,6 @@ def check_ports_free(addresses: Mapping[str, tuple[str, int]]) -> None:
             code="server.ports",
             problems=problems,
         )
-
-
-def _port_problem(host: str, title: str, port: int) -> Problem | None:
-    with socket.socket() as probe:
-        # As Triton does: a port with connections in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return Problem("server.port_in_use", f"{title} port {port} is in use by {_port_owner(port)}")
-            return Problem("server.port_unusable", f"{title} port {port} on {host}: {error.strerror}")
-    return None
 
 
 def _port_owner(port: int) -> str:

@@ -7,15 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from server.lifecycle import missing_models
+from server.lifecycle import ModelManager
 from server.load_failures import load_failures
-from server.local_control import local_control
 from server.network_policy import check_network_options
 from server.options import Options
 from server.ports import check_ports_free
@@ -80,34 +79,36 @@ def start(options: Options, stops_with_parent: bool = False, report: ProgressCal
     for model in options.models:
         check_model_exists(options.repository, model)
     check_network_options(options)
-    options = _with_absolute_paths(options)
+    files = {name: path.resolve() for name, path in options.security.files().items()}
+    options = options.model_copy(
+        update={"repository": options.repository.resolve(), "security": options.security.model_copy(update=files)}
+    )
     tokens = load_server_tokens(options.repository)
     folder = state_folder() / str(options.grpc_port)
     with _lock_folder(folder):
-        _check_port_unused(folder)
+        existing = _read_state(folder / STATE_FILE)
+        if existing is not None and _is_alive(existing):  # even while it restarts and its port is free
+            port = existing.options.grpc_port
+            raise ServerError(
+                f"gRPC port {port} is in use by a server of {existing.options.repository}, which runs or restarts. "
+                f"`server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
+                "--metrics-port",
+                code="server.port_in_use",
+            )
         check_ports_free(options.bind_addresses)
         runtime = RUNTIMES[options.runtime]()
         (folder / _REPOSITORY_FILE).write_text(str(options.repository), encoding="utf-8")
         server = runtime.launch(options, tokens, folder, stops_with_parent, report)
+        temporary = folder / f".{STATE_FILE}.{os.getpid()}.partial"
         try:
-            _write_state(server)
+            # Only its owner may read the state file, because it contains the tokens.
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
+                state.write(server.model_dump_json())
+            temporary.replace(folder / STATE_FILE)
         except BaseException:
             runtime.stop(server)  # without a state file `server down` could not stop it
             raise
     return server
-
-
-def _check_port_unused(folder: Path) -> None:
-    """Raise ServerError if a server has this port, even while it restarts and its port is free."""
-    existing = _read_state(folder / STATE_FILE)
-    if existing is not None and _is_alive(existing):
-        port = existing.options.grpc_port
-        raise ServerError(
-            f"gRPC port {port} is in use by a server of {existing.options.repository}, which runs or restarts. "
-            f"`server down --grpc-port {port}` stops it; or choose other ports with --http-port, --grpc-port, "
-            "--metrics-port",
-            code="server.port_in_use",
-        )
 
 
 def check_model_exists(repository: Path, model: str) -> None:
@@ -125,16 +126,26 @@ def wait_until_ready(server: Server, timeout_s: float) -> None:
     If a model fails to load, stop the server and raise ServerError with the reason.
     """
     deadline = time.monotonic() + timeout_s
-    try:
-        _check_starting(server, timed_out=False)
-        while not server.is_ready():
-            _check_starting(server, timed_out=time.monotonic() > deadline)
+    runtime, timed_out = runtime_of(server), False
+    with ExitStack() as on_failure:
+        on_failure.callback(stop, server, keep_log=True)
+        while True:
+            if not runtime.is_alive(server):
+                raise ServerError(_failure_text(server, "Triton ended while starting"), code="server.ended")
+            if server.is_ready():
+                break
+            if timed_out:
+                headline = "Triton was not ready in time (--timeout-s)"
+                raise ServerError(_failure_text(server, headline), code="server.timeout")
+            timed_out = time.monotonic() > deadline
             time.sleep(0.1)
-        _check_loaded(server)
-        runtime_of(server).enable_restarts(server)
-    except BaseException:
-        stop(server, keep_log=True)
-        raise
+        with ModelManager.of(server) as models:
+            missing = models.missing(server.options.models)
+        if missing:  # Triton reports ready even then
+            headline = f"Triton did not load {', '.join(missing)}"
+            raise ServerError(_failure_text(server, headline), code="server.model_not_loaded")
+        runtime.enable_restarts(server)
+        on_failure.pop_all()
 
 
 def stop(server: Server, keep_log: bool = False) -> None:
@@ -211,25 +222,6 @@ def find_log(grpc_port: int | None) -> ServerLog:
     )
 
 
-def _with_absolute_paths(options: Options) -> Options:
-    """Return the options with absolute paths."""
-    security = options.security
-    files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
-    resolved = {name: path.resolve() for name, path in files.items() if path is not None}
-    return options.model_copy(
-        update={"repository": options.repository.resolve(), "security": security.model_copy(update=resolved)}
-    )
-
-
-def _write_state(server: Server) -> None:
-    """Write the state file with mode 0600, because it contains the tokens."""
-    path = server.folder / STATE_FILE
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as state:
-        state.write(server.model_dump_json())
-    temporary.replace(path)
-
-
 def _port_pattern(grpc_port: int | None) -> str:
     return "*" if grpc_port is None else str(grpc_port)
 
@@ -248,45 +240,18 @@ def _read_state(path: Path) -> Server | None:
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Create and lock the state folder of a port, so that no other start or stop changes it."""
-    descriptor = _open_locked(folder)
-    while not _is_same_folder(descriptor, folder):  # another process deleted the folder while this one waited
-        os.close(descriptor)
-        descriptor = _open_locked(folder)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                break
+        os.close(descriptor)  # another process deleted the folder while this one waited
     try:
         yield
     finally:
         os.close(descriptor)
-
-
-def _open_locked(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
-
-
-def _is_same_folder(descriptor: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), folder.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _check_starting(server: Server, timed_out: bool) -> None:
-    if not runtime_of(server).is_alive(server):
-        raise ServerError(_failure_text(server, "Triton ended while starting"), code="server.ended")
-    if timed_out:
-        raise ServerError(_failure_text(server, "Triton was not ready in time (--timeout-s)"), code="server.timeout")
-
-
-def _check_loaded(server: Server) -> None:
-    """Raise ServerError if a model did not load: Triton reports ready even then."""
-    with local_control(server) as control:
-        missing = missing_models(control.index(), server.options.models)
-    if missing:
-        raise ServerError(
-            _failure_text(server, f"Triton did not load {', '.join(missing)}"), code="server.model_not_loaded"
-        )
 
 
 def _failure_text(server: Server, headline: str) -> str:

@@ -28,6 +28,11 @@ class Security(Frozen):
     plaintext: bool = False
     """The user allows other machines to connect without TLS."""
 
+    def files(self) -> dict[str, Path]:
+        """Return the TLS files that are set, by field."""
+        paths = {"tls_certificate": self.tls_certificate, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
+        return {name: path for name, path in paths.items() if path is not None}
+
     @property
     def has_tls(self) -> bool:
         """Whether gRPC uses TLS."""

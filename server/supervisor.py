@@ -47,7 +47,8 @@ class Supervisor:
             pause_s = (
                 _FIRST_PAUSE_S if time.monotonic() - started_s > _STABLE_UPTIME_S else min(2 * pause_s, _MAX_PAUSE_S)
             )
-            print(f"{RESTART_PREFIX} in {pause_s:.0f} s: Triton ended with {_exit_reason(code)}", flush=True)
+            reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+            print(f"{RESTART_PREFIX} in {pause_s:.0f} s: Triton ended with {reason}", flush=True)
             self._sleep(pause_s)
             if self._is_stopping:
                 return 0
@@ -80,10 +81,6 @@ def stop_with_parent() -> Callable[[], None]:
     """
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _exit_reason(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def main() -> int:

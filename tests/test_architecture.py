@@ -29,15 +29,15 @@ NEEDS_A_LIBRARY = (
     "tritonkit.runtimes.onnxruntime",
     "tritonkit.runtimes.openvino",
     "tritonkit.runtimes.pytorch",
+    "tritonkit.runtimes.tensorrt",
     "tritonkit.runtimes.torchscript",
     "tritonkit.tasks.layers",
-    "tritonkit.triton.control",
     "tritonkit.triton.runner",
 )
 NO_FILES = {"ai.onnx", "torch.onnx", "source.plan", "verdict.plan"}
 """Words that end like an artifact: ONNX's domain, a logger of torch and two error codes."""
 HEAVY_FOR_NOUNS = {"torch", "timm", "tensorrt", "onnxruntime", "openvino", "tritonclient", "docker", "fsspec", "av"}
-HEAVY_FOR_HELP = HEAVY_FOR_NOUNS | {"lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow"}
+HEAVY_FOR_HELP = HEAVY_FOR_NOUNS | {"cryptography", "lightning", "plotly", "s3fs", "urllib3", "matplotlib", "pyarrow"}
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 

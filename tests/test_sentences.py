@@ -14,7 +14,7 @@ from typer.testing import Result
 from benchmarks.load import concurrency_levels
 from builder.repository.retention import KeptVersion, Retention
 from builder.sources import open_source
-from builder.tensorrt.parser_errors import ParserError, parser_message
+from builder.tensorrt.parser_errors import parser_message
 from builder.verification.verifier import _failed_sizes_message, _positions_text, quality_losses
 from client.infer import Row
 from client.inputs import picture_from_input
@@ -63,13 +63,10 @@ def test_builder_export_says_what_to_change(
 
 
 # builder
-def test_retention_says_what_was_deleted_what_stays_and_that_no_server_was_asked() -> None:
+def test_retention_says_what_was_deleted_and_what_stays() -> None:
     kept = (KeptVersion(version=5, reason="marked (the best)"),)
     done = Retention(model="pets", keep=2, deleted=(1, 2), kept=kept)
-    assert done.summary() == (
-        "pets: deleted 1, 2 (5 stays: marked (the best)); no server was asked for its loaded versions: name running "
-        "servers with --url"
-    )
+    assert done.summary() == "pets: deleted 1, 2 (5 stays: marked (the best))"
 
 
 def test_plan_as_a_source_is_refused_with_what_to_pass_instead(tmp_path: Path) -> None:
@@ -96,8 +93,8 @@ def test_quality_loss_names_the_metric_and_both_values() -> None:
 
 
 def test_parser_error_names_graph_operator_node_and_remedy() -> None:
-    error = ParserError(code="UNSUPPORTED_NODE", operator="Det", node="det", description="x")
-    assert parser_message("bad.onnx", "TensorRT 11.1", [error]) == (
+    error = "In node 2 with name: det and operator: Det (checkDet): UNSUPPORTED_NODE: x"
+    assert parser_message("bad.onnx", "TensorRT 11.1", ["While parsing node number 2", error]) == (
         "bad.onnx: TensorRT 11.1 refuses operator Det (node 'det'): x; TensorRT does not support it. Replace the layer "
         "in the network, or serve the graph as it is, with --onnx"
     )

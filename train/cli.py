@@ -236,9 +236,10 @@ def _runner(checkpoint: Path, source: Path | None, url: str | None, model: str |
     if url is None:
         return None
     from tritonkit.checkpoint import read_spec
-    from tritonkit.triton.runner import TritonRunner, TritonServer
+    from tritonkit.triton.client import TritonClient
+    from tritonkit.triton.runner import TritonRunner
 
-    return TritonRunner(TritonServer(url), model or read_spec(checkpoint).name)
+    return TritonRunner(TritonClient(url), model or read_spec(checkpoint).name)
 
 
 def _print_fit_result(result: FitResult, as_json: bool) -> None:

@@ -7,7 +7,8 @@ and in a parameter of Triton's model configuration.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from numpy.typing import NDArray
 from pydantic import (
@@ -66,7 +67,7 @@ class Architecture(Frozen):
     """The constructor of a network: library, model name and arguments.
 
     `smp` is segmentation-models-pytorch. `plugin` is a user's constructor (`tritonkit.plugins`). `graph` has no
-    constructor: the model came as an ONNX or TorchScript file, and `name` is the name of that file.
+    constructor: the model came as an ONNX file, and `name` is the name of that file.
     """
 
     library: Literal["timm", "torchvision", "smp", "plugin", "graph"] = "timm"
@@ -137,6 +138,8 @@ class TaskSpec(Frozen):
 class ModelSpec(TaskSpec):
     """Everything needed to build, verify, serve and query a model."""
 
+    FILE: ClassVar[str] = METADATA_KEY
+    """The name of its file in a model or version folder."""
     schema_version: Annotated[Literal[2], BeforeValidator(lambda version: 2 if version == 1 else version)] = 2
     """Version 1 lacks fields that have defaults; it is read, and written again as version 2."""
     name: Name
@@ -185,6 +188,35 @@ class ModelSpec(TaskSpec):
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
         return self.model_dump_json()
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelSpec | None:
+        """Read `model.json` of a folder; None where it is missing. Raises SpecError where it cannot be read."""
+        path = folder / cls.FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(
+                f"{path}: the spec cannot be read ({error}); export the model again", code="spec.unreadable"
+            ) from error
+        return cls.from_json(text, origin=str(path))
+
+    def write(self, folder: Path) -> None:
+        """Write `model.json` into a folder."""
+        (folder / self.FILE).write_text(self.to_json(), encoding="utf-8")
+
+    def public(self) -> ModelSpec:
+        """The spec for clients: without its lineage, which describes the training machine."""
+        return self.model_copy(update={"lineage": Lineage()})
+
+    @property
+    def label_files(self) -> dict[str, str]:
+        """The label files of the model by name, with their content: one label a line, in the order of the classes."""
+        tasks: dict[str, TaskSpec] = {f"labels.{name}.txt": head for name, head in self.heads.items()}
+        tasks = tasks or {"labels.txt": self}
+        return {name: "".join(f"{label}\n" for label in task.labels) for name, task in tasks.items() if task.labels}
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> ModelSpec:

@@ -25,8 +25,7 @@ import torch
 
 from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
-from builder.config.triton_config import config_for, config_to_text, label_texts
-from builder.foreign_options import ForeignModelOptions
+from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources import source_from_state_dict
@@ -34,9 +33,11 @@ from builder.sources.images import builtin_golden
 from scripts.ports import free_ports
 from server.process import Options, start, stop, wait_until_ready
 from server.runtimes.pip_environment import find_pip_environment
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.runtimes.formats import ONNX, Target
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 VARIANTS = {
     "openvino bf16": Target(format="openvino", precision="bf16"),
@@ -52,7 +53,9 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     torch.manual_seed(0)
     torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
     (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
-    source = source_from_state_dict(folder / "weights.pth", ForeignModelOptions(architecture, folder / "labels.txt"))
+    source = source_from_state_dict(
+        folder / "weights.pth", ForeignModelOptions(model=architecture, labels=folder / "labels.txt")
+    )
     source.write_graph(folder / ONNX.file)
     for variant, target in VARIANTS.items():
         model = folder / "repository" / variant.replace(" ", "_")
@@ -66,26 +69,26 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
         group.kind = group.KIND_CPU
         for key, value in artifact_builder.parameters(job).items():
             config.parameters[key].string_value = value
-        for name, text in {CONFIG_FILE: config_to_text(config), **label_texts(source.spec)}.items():
+        for name, text in {CONFIG_FILE: config_to_text(config), **source.spec.label_files}.items():
             (model / name).write_text(text)
     return folder / "repository"
 
 
 @contextmanager
-def serve(repository: Path) -> Iterator[TritonServer]:
+def serve(repository: Path) -> Iterator[TritonClient]:
     """Start a Triton on free ports."""
     http, grpc, metrics = free_ports()
     options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
     server = start(options, stops_with_parent=True)
     try:
         wait_until_ready(server, 120)
-        yield TritonServer(f"127.0.0.1:{grpc}")
+        yield TritonClient(f"127.0.0.1:{grpc}")
     finally:
         stop(server)
 
 
 def measure(
-    server: TritonServer, arguments: argparse.Namespace
+    server: TritonClient, arguments: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
     """Return images per second of each variant and round, and whether each was stable; the order alternates."""
     runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from builder.config.warmup import WARMUP_FILE, warmup_sizes
+from builder.config.warmup import WARMUP_FILE
 from tritonkit.errors import InputError, Problem
 from tritonkit.triton.backends import ModelConfig, backend_files, backend_of
+from tritonkit.triton.model_config import warmup_sizes
 
 _ARTIFACT_FIELDS = {
     "name",

@@ -1,44 +1,34 @@
-"""Write serving settings into Triton's `ModelConfig`, and find the settings that Triton would refuse.
-
-The rules are those of model_config.proto and of Triton's own checks (core, model_config_utils.cc). Triton itself
-reports only the first problem, when it loads the model.
-"""
+"""Write serving settings into Triton's `ModelConfig`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Any
-
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.serving import ACCELERATORS, Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
-from tritonkit.errors import InputError, Problem
-from tritonkit.runtimes.formats import ONNX, TRT
+from tritonkit.errors import InputError
+from tritonkit.export_options import ServingOptions
+from tritonkit.repository.config_rules import ACCELERATORS, config_problems
 from tritonkit.spec import TensorSpec
-from tritonkit.triton.backends import ModelConfig, backend_of, default_file, platform_backend
-
-PRECISION_MODES = ("FP32", "FP16", "INT8")
+from tritonkit.triton.backends import ModelConfig
 
 _KIND = model_config_pb2.ModelInstanceGroup.Kind
 _ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
 
 
-def apply_serving(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
+def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpec) -> None:
     """Write the settings into a configuration that has the tensors and the largest batch of the artifact.
 
     An existing warm-up is adapted to the image size and the largest batch.
     """
-    if serving.instances is not None:
-        _set_instances(config, serving.instances)
-    _set_batching(config, serving.batching)
+    if (serving.instances, serving.kind, serving.gpus) != (None, None, None):
+        _set_instances(config, serving)
+    _set_batching(config, serving)
     if serving.cuda_graphs is not None:
         _set_cuda_graphs(config, serving.cuda_graphs, image)
-    if serving.accelerators is not None:
-        _set_accelerators(config, serving.accelerators)
-    if serving.version_policy is not None:
-        _set_version_policy(config, serving.version_policy)
+    if serving.accelerator is not None:
+        _set_accelerators(config, serving.accelerator)
+    if serving.versions is not None:
+        _set_version_policy(config, serving.versions)
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
@@ -58,82 +48,49 @@ def check_config(config: ModelConfig) -> None:
         )
 
 
-def unverified_accelerators(config: ModelConfig) -> list[str]:
-    """A sentence for each accelerator that makes the served model compute differently from the verified artifact."""
-    return [
-        f"execution accelerator {entry.name}{_precision_suffix(entry)}: the served model runs in another runtime than "
-        "the one that was verified"
-        for entry in _accelerators(config)
-        if entry.name != "cuda"
-    ]
-
-
-def config_problems(config: ModelConfig) -> Iterator[Problem]:
-    """All settings that Triton would refuse, or ignore without a message."""
-    yield from load_problems(config)
-    yield from ignored_settings(config)
-
-
-def load_problems(config: ModelConfig) -> Iterator[Problem]:
-    """The settings that prevent a model from loading."""
-    yield from _instance_problems(config)
-    yield from _batching_problems(config)
-    yield from _other_problems(config)
-
-
-def ignored_settings(config: ModelConfig) -> Iterator[Problem]:
-    """The settings that Triton ignores without a message, or that only some backends refuse."""
-    yield from _cuda_graph_problems(config)
-    yield from _accelerator_problems(config)
-    for capability in config.cc_model_filenames:
-        if not re.fullmatch(r"[0-9]+\.[0-9]+", capability):
-            yield Problem(
-                "config.compute_capability",
-                f"cc_model_filenames: expected a compute capability such as 8.6, got {capability!r}",
-            )
-
-
-def _set_instances(config: ModelConfig, settings: Instances) -> None:
+def _set_instances(config: ModelConfig, serving: ServingOptions) -> None:
     """Change the first instance group and delete the others."""
     del config.instance_group[1:]
     group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
-    if settings.count is not None:
-        group.count = settings.count
-    if settings.kind is not None:
-        group.kind = _KIND.Value(f"KIND_{settings.kind.upper()}")
-    if settings.gpus is not None or settings.kind == "cpu":
-        group.gpus[:] = settings.gpus or ()
-    if settings.gpus and settings.kind is None:
+    if serving.instances is not None:
+        group.count = serving.instances
+    if serving.kind is not None:
+        group.kind = _KIND.Value(f"KIND_{serving.kind.upper()}")
+    if serving.gpus is not None or serving.kind == "cpu":
+        group.gpus[:] = serving.gpus or ()
+    if serving.gpus and serving.kind is None:
         group.kind = _KIND.Value("KIND_GPU")
 
 
-def _set_batching(config: ModelConfig, settings: Batching) -> None:
-    if settings.enabled is False:
+def _set_batching(config: ModelConfig, serving: ServingOptions) -> None:
+    if serving.dynamic_batching is False:
         config.ClearField("dynamic_batching")
         return
-    if settings.enabled or settings.has_settings:
+    if serving.dynamic_batching or serving.queue_settings:
         config.dynamic_batching.SetInParent()
-    batching = config.dynamic_batching
-    if settings.max_queue_delay_us is not None:
-        batching.max_queue_delay_microseconds = settings.max_queue_delay_us
-    if settings.preferred_sizes is not None:
-        batching.preferred_batch_size[:] = settings.preferred_sizes
+    batching, timeout_ms = config.dynamic_batching, serving.queue_timeout_ms
+    if serving.queue_delay_us is not None:
+        batching.max_queue_delay_microseconds = serving.queue_delay_us
+    if serving.preferred_batch is not None:
+        batching.preferred_batch_size[:] = serving.preferred_batch
     for name, value in (
-        ("default_timeout_microseconds", settings.timeout_us),
-        ("timeout_action", settings.timeout_action and _ACTION.Value(settings.timeout_action.upper())),
-        ("allow_timeout_override", settings.allow_timeout_override),
-        ("max_queue_size", settings.max_queue_size),
+        ("default_timeout_microseconds", None if timeout_ms is None else round(timeout_ms * 1000)),
+        ("timeout_action", serving.queue_timeout_action and _ACTION.Value(serving.queue_timeout_action.upper())),
+        ("allow_timeout_override", serving.queue_timeout_override),
+        ("max_queue_size", serving.queue_size),
     ):
         if value is not None:
             setattr(batching.default_queue_policy, name, value)
 
 
-def _set_cuda_graphs(config: ModelConfig, settings: CudaGraphs, image: TensorSpec) -> None:
+def _set_cuda_graphs(config: ModelConfig, sizes: bool | tuple[int, ...], image: TensorSpec) -> None:
     """List each size: with dynamic batching Triton would capture only the preferred sizes and the largest."""
-    cuda = config.optimization.cuda
-    cuda.graphs = settings.enabled
+    largest, cuda = config.max_batch_size, config.optimization.cuda
+    if sizes is True:
+        sizes = tuple({1 << power for power in range(largest.bit_length())} | {largest})
+    cuda.graphs = bool(sizes)
     del cuda.graph_spec[:]
-    for size in settings.sizes(config.max_batch_size) if settings.enabled else ():
+    for size in sorted(sizes or ()):
         cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
 
 
@@ -146,181 +103,23 @@ def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
                 graph.input[image.name].dim.extend(image.shape)
 
 
-def _set_accelerators(config: ModelConfig, accelerators: tuple[Accelerator, ...]) -> None:
+def _set_accelerators(config: ModelConfig, accelerators: tuple[str, ...]) -> None:
+    """accelerators: each as `NAME` or `NAME:key=value,key=value`."""
     config.optimization.ClearField("execution_accelerators")
-    for accelerator in accelerators:
+    for text in accelerators:
+        name, _, pairs = text.partition(":")
         section = config.optimization.execution_accelerators
-        entries = (
-            section.cpu_execution_accelerator
-            if ACCELERATORS.get(accelerator.name) == "cpu"
-            else section.gpu_execution_accelerator
-        )
-        entries.add(name=accelerator.name, parameters=accelerator.parameters)
+        is_cpu = ACCELERATORS.get(name) == "cpu"
+        entries = section.cpu_execution_accelerator if is_cpu else section.gpu_execution_accelerator
+        entries.add(name=name, parameters=dict(pair.split("=", 1) for pair in pairs.split(",") if pair))
 
 
-def _set_version_policy(config: ModelConfig, policy: VersionPolicy) -> None:
+def _set_version_policy(config: ModelConfig, policy: str) -> None:
+    """policy: `all`, `latest:N`, or version numbers with commas between them."""
     config.ClearField("version_policy")
-    if policy.versions:
-        config.version_policy.specific.versions.extend(policy.versions)
-    elif policy.latest is not None:
-        config.version_policy.latest.num_versions = policy.latest
-    else:
+    if policy == "all":
         config.version_policy.all.SetInParent()
-
-
-def _instance_problems(config: ModelConfig) -> Iterator[Problem]:
-    if config.HasField("ensemble_scheduling") and config.instance_group:
-        yield Problem("config.ensemble_instances", "instance_group: an ensemble has no instances")
-    for number, group in enumerate(config.instance_group):
-        location, kind = f"instance_group {number}", _KIND.Name(group.kind)
-        if group.count < 0:
-            yield Problem("config.instance_count", f"{location}: count is {group.count}, expected 1 or more")
-        if group.gpus and kind in ("KIND_CPU", "KIND_MODEL"):
-            yield Problem("config.instance_gpus", f"{location}: {kind} takes no gpus, got {list(group.gpus)}")
-        if group.profile and backend_of(config) != TRT.backend:
-            yield Problem(
-                "config.instance_profile",
-                f"{location}: profiles are for backend tensorrt, not for {backend_of(config)}",
-            )
-        if kind == "KIND_CPU" and backend_of(config) == TRT.backend:
-            yield Problem("config.instance_kind", f"{location}: backend tensorrt runs on GPUs, got {kind}")
-
-
-def _batching_problems(config: ModelConfig) -> Iterator[Problem]:
-    if not config.HasField("dynamic_batching"):
-        return
-    batching, largest = config.dynamic_batching, config.max_batch_size
-    for size in batching.preferred_batch_size:
-        if not 0 < size <= largest:
-            yield Problem(
-                "config.preferred_batch",
-                f"dynamic_batching: preferred batch {size} is not from 1 to max_batch_size {largest}",
-            )
-    policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
-    delays = any(policy.default_timeout_microseconds and policy.timeout_action for policy in policies)
-    if batching.preserve_ordering and delays:
-        yield Problem(
-            "config.ordering_timeout",
-            "dynamic_batching: preserve_ordering and the timeout action DELAY exclude each other",
-        )
-    if batching.preserve_ordering and batching.priority_levels > 1:
-        yield Problem(
-            "config.ordering_priorities",
-            f"dynamic_batching: preserve_ordering allows one priority level, got {batching.priority_levels}",
-        )
-    if batching.priority_levels and not 0 < batching.default_priority_level <= batching.priority_levels:
-        yield Problem(
-            "config.default_priority",
-            f"dynamic_batching: default_priority_level {batching.default_priority_level} is not from 1 to "
-            f"priority_levels {batching.priority_levels}",
-        )
-
-
-def _cuda_graph_problems(config: ModelConfig) -> Iterator[Problem]:
-    cuda = config.optimization.cuda
-    if (cuda.graphs or cuda.graph_spec) and backend_of(config) != TRT.backend:
-        yield Problem(
-            "config.cuda_graph_backend",
-            f"optimization.cuda: CUDA graphs are for backend tensorrt, not for {backend_of(config)}",
-        )
-    for spec in cuda.graph_spec:
-        if not 0 < spec.batch_size <= config.max_batch_size:
-            yield Problem(
-                "config.cuda_graph_batch",
-                f"optimization.cuda: graph batch {spec.batch_size} is not from 1 to max_batch_size "
-                f"{config.max_batch_size}",
-            )
-        yield from _graph_size_problems(config, spec)
-
-
-def _graph_size_problems(config: ModelConfig, spec: Any) -> Iterator[Problem]:
-    """CUDA graphs of a size that the model does not accept; -1 accepts any. Skipped for a config without inputs."""
-    inputs = {tensor.name: list(tensor.reshape.shape or tensor.dims) for tensor in config.input}
-    for name, shape in spec.input.items() if inputs else ():
-        expected, actual = inputs.get(name), list(shape.dim)
-        if expected is None:
-            yield Problem(
-                "config.cuda_graph_input",
-                f"optimization.cuda: graph batch {spec.batch_size} is of {name!r}; the inputs are {', '.join(inputs)}",
-            )
-        elif expected and not _matches(actual, expected):
-            yield Problem(
-                "config.cuda_graph_size",
-                f"optimization.cuda: graph batch {spec.batch_size} is of {name!r} {actual}; the model takes {expected}",
-            )
-
-
-def _matches(actual: list[int], expected: list[int]) -> bool:
-    return len(actual) == len(expected) and all(size in (-1, dim) for size, dim in zip(expected, actual, strict=True))
-
-
-def _accelerator_problems(config: ModelConfig) -> Iterator[Problem]:
-    entries, groups, backend = _accelerators(config), config.instance_group, backend_of(config)
-    if backend != ONNX.backend:  # a third-party backend may have its own accelerators
-        if entries and default_file(backend):
-            names = ", ".join(entry.name for entry in entries)
-            yield Problem(
-                "config.accelerator_backend",
-                f"execution_accelerators: {names} are for backend onnxruntime, not for {backend}",
-            )
-        return
-    section = config.optimization.execution_accelerators
-    for kind, accelerators in (("gpu", section.gpu_execution_accelerator), ("cpu", section.cpu_execution_accelerator)):
-        supported = [name for name, device in ACCELERATORS.items() if device == kind]
-        for entry in accelerators:
-            if entry.name not in supported:
-                yield Problem(
-                    "config.accelerator_unknown",
-                    f"{kind}_execution_accelerator: expected {' or '.join(supported)}, got {entry.name!r}",
-                )
-            mode = entry.parameters.get("precision_mode", "FP32")
-            if entry.name == "tensorrt" and mode not in PRECISION_MODES:
-                yield Problem(
-                    "config.accelerator_precision",
-                    f"accelerator tensorrt: expected precision_mode {', '.join(PRECISION_MODES)}, got {mode!r}",
-                )
-    if section.gpu_execution_accelerator and groups and all(group.kind == _KIND.Value("KIND_CPU") for group in groups):
-        yield Problem(
-            "config.accelerator_on_cpu", "gpu_execution_accelerator: all instances are on the CPU, so it is never used"
-        )
-
-
-def _other_problems(config: ModelConfig) -> Iterator[Problem]:
-    if config.platform and config.backend and platform_backend(config.platform) != config.backend:
-        yield Problem(
-            "config.platform_backend",
-            f"platform {config.platform} does not belong to backend {config.backend}: set one of them",
-        )
-    if config.platform == "ensemble" and not config.HasField("ensemble_scheduling"):
-        yield Problem("config.ensemble_scheduling", "has no ensemble_scheduling, which platform ensemble needs")
-    policy = config.version_policy
-    if policy.HasField("latest") and not policy.latest.num_versions:
-        yield Problem("config.no_version", "version_policy: latest 0 loads no version")
-    if policy.HasField("specific") and not policy.specific.versions:
-        yield Problem("config.no_version", "version_policy: specific names no version")
-    for sample in config.model_warmup:
-        # model_config.proto: a model without batches is warmed up with a batch of 1.
-        if not 0 <= sample.batch_size <= max(1, config.max_batch_size):
-            yield Problem(
-                "config.warmup_batch",
-                f"model_warmup {sample.name!r}: batch {sample.batch_size} is above max_batch_size "
-                f"{config.max_batch_size}",
-            )
-        if missing := [
-            tensor.name for tensor in config.input if not tensor.optional and tensor.name not in sample.inputs
-        ]:
-            yield Problem("config.warmup_input", f"model_warmup {sample.name!r}: has no data for {', '.join(missing)}")
-    if config.response_cache.enable and config.HasField("sequence_batching"):
-        yield Problem("config.cache_sequence", "response_cache: cannot be combined with sequence_batching")
-    if config.response_cache.enable and config.model_transaction_policy.decoupled:
-        yield Problem("config.cache_decoupled", "response_cache: cannot be combined with a decoupled model")
-
-
-def _accelerators(config: ModelConfig) -> list[Any]:
-    section = config.optimization.execution_accelerators
-    return [*section.gpu_execution_accelerator, *section.cpu_execution_accelerator]
-
-
-def _precision_suffix(entry: Any) -> str:
-    mode = entry.parameters.get("precision_mode")
-    return f" in {mode}" if mode else ""
+    elif policy.startswith("latest:"):
+        config.version_policy.latest.num_versions = int(policy.removeprefix("latest:"))
+    else:
+        config.version_policy.specific.versions.extend(map(int, policy.split(",")))

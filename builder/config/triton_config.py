@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from builder.config.config_merge import merge_config
-from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import apply_serving, check_config, fit_graphs
 from builder.interface import Interface, describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig, backend_files
 from tritonkit.triton.model_config import LAST_VERSION, config_from_text
@@ -33,7 +33,7 @@ def config_for(
     current_config: ModelConfig | None = None,
     *,
     loading: BackendFiles = ONNX,
-    serving: Serving = UNCHANGED_SERVING,
+    serving: ServingOptions = UNCHANGED_SERVING,
     user_config: ModelConfig | None = None,
     other_versions: Collection[int] | None = None,
 ) -> ModelConfig:
@@ -57,7 +57,7 @@ def config_for(
         config.parameters[key].string_value = value
     if user_config is not None:
         config = merge_config(config, user_config, tuple(loading.parameters))
-    config.parameters[METADATA_KEY].string_value = public_json(spec)
+    config.parameters[METADATA_KEY].string_value = spec.public().to_json()
     config.parameters[LAST_VERSION].string_value = str(version)
     apply_serving(config, serving, spec.input)
     check_config(config)
@@ -109,17 +109,6 @@ def _add_tensors(config: ModelConfig, spec: ModelSpec, interface: Interface) -> 
             dims=tensor.shape,
             label_filename=_label_file(spec, tensor),
         )
-
-
-def public_json(spec: ModelSpec) -> str:
-    """The spec for clients: without its lineage, which describes the training machine."""
-    return spec.model_copy(update={"lineage": type(spec.lineage)()}).to_json()
-
-
-def label_texts(spec: ModelSpec) -> dict[str, str]:
-    """The label files of a model by name, with their content: one label a line, in the order of the classes."""
-    task_specs = {f"labels.{name}.txt": head for name, head in spec.heads.items()} or {"labels.txt": spec}
-    return {name: "".join(f"{label}\n" for label in task.labels) for name, task in task_specs.items() if task.labels}
 
 
 def config_to_text(config: ModelConfig) -> str:

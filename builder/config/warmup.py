@@ -6,16 +6,14 @@ them N times (core, backend_model_instance.cc).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import TensorSpec
 from tritonkit.system.files import atomic_write
+from tritonkit.triton.model_config import WARMUP_FOLDER, warmup_sizes
 
-WARMUP_FOLDER = "warmup"
 WARMUP_FILE = "golden_image.raw"
 _SAMPLE = "golden image, batch "
 
@@ -53,22 +51,3 @@ def remove_warmup(config: Any) -> bool:
 def uses_golden_image(config: Any) -> bool:
     """Whether a `ModelConfig` reads the golden image from the warm-up folder."""
     return WARMUP_FILE in warmup_sizes(config)
-
-
-def warmup_sizes(config: Any) -> dict[str, int]:
-    """The warm-up files that a `ModelConfig` reads, with the minimum size of each in bytes."""
-    sizes: dict[str, int] = {}
-    for name, size in _data_files(config):
-        sizes[name] = max(size, sizes.get(name, 0))
-    return sizes
-
-
-def _data_files(config: Any) -> Iterator[tuple[str, int]]:
-    for sample in config.model_warmup:
-        for entry in sample.inputs.values():
-            if entry.input_data_file:
-                yield entry.input_data_file, prod(entry.dims) * _BYTES.get(entry.data_type, 1)
-
-
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 2, 8: 4, 9: 8, 10: 2, 11: 4, 12: 8, 13: 0, 14: 2}
-"""Bytes per element by the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16; 0 for strings of any length."""

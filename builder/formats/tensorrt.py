@@ -16,7 +16,7 @@ from tritonkit.repository.build_record import BuildOptions, BuildRecord, BuildSe
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import RTX, TRT
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour, find_tensorrt
+from tritonkit.runtimes.tensorrt_plan import Flavour, find_tensorrt
 from tritonkit.system.gpu import Gpu, find_gpu
 from tritonkit.triton.releases import release_of
 
@@ -192,4 +192,4 @@ def write_build_record(record: BuildRecord, plan: Path, job: BuildJob) -> None:
         )
     inputs, outputs = onnx_interface(job.graph)
     full_record = record.model_copy(update={"inputs": inputs, "outputs": outputs})
-    (job.folder / BUILD_FILE).write_text(full_record.model_dump_json(indent=2), encoding="utf-8")
+    full_record.write(job.folder)

@@ -28,8 +28,6 @@ SHARES = {"tenth": 0.1, "three tenths": 0.3}
 """Shares of the reduced nodes that stay in fp32 as the last resort: those where the error grows most."""
 
 FP16: tuple[ReducedType, ...] = ("fp16",)
-Converter = Callable[[ModelProto, ReducedType, Sequence[str]], ModelProto]
-"""Converts an fp32 graph to a reduced type, except the nodes with the given names."""
 
 
 @dataclass
@@ -48,14 +46,11 @@ class PrecisionStep:
 class PrecisionSearch:
     """The steps for one fp32 graph, from the requested precision up to fp32."""
 
-    def __init__(
-        self, graph: Path, images: ImageArray, patterns: Sequence[str] = (), convert: Converter = cast_graph
-    ) -> None:
+    def __init__(self, graph: Path, images: ImageArray, patterns: Sequence[str] = ()) -> None:
         """images: uint8 [N, H, W, 3], to measure value ranges and calibrate int8 on.
 
         Raises ArtifactError for a graph without arithmetic, InputError for a pattern that matches nothing.
         """
-        self._convert = convert
         self._graph = graph
         self._images = images
         self._flat: ModelProto = flattened(onnx.load(graph))
@@ -138,7 +133,7 @@ class PrecisionSearch:
                     f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
                     code="precision.nothing_reduced",
                 )
-            onnx.save(self._convert(self._flat, precision, kept), path)
+            onnx.save(cast_graph(self._flat, precision, kept), path)
             step.nodes = len(left)
             return kept
 

@@ -19,7 +19,7 @@ from builder.repository.publish import CompanionModels
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.images import preprocess
 from tritonkit.images.preprocess import Preprocess
-from tritonkit.repository.manifest import MANIFEST_FILE
+from tritonkit.repository.manifest import Manifest
 from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.triton.backends import ModelConfig
 from tritonkit.triton.companions import companion_owner, decoder_of, ensemble_of
@@ -66,7 +66,7 @@ class Companion:
         return (
             (folder / CONFIG_FILE).is_file()
             and read_config(folder) == self.config
-            and (folder / _VERSION / MANIFEST_FILE).is_file()
+            and (folder / _VERSION / Manifest.FILE).is_file()
             and (preprocess is None or _content(folder / _VERSION / PREPROCESS_FILE) == preprocess)
         )
 
@@ -80,7 +80,7 @@ class Companion:
         manifest = manifest_of(
             version, DECODER_MODULES["preprocess.py"], f"encoded pictures of {companion_owner(self.config)}"
         )
-        (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        manifest.write(version)
         (folder / CONFIG_FILE).write_text(config_to_text(self.config), encoding="utf-8")
 
 

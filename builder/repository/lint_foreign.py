@@ -1,158 +1,55 @@
-"""Lint models that `builder` did not publish: only faults that prevent loading are errors.
+"""Check the graphs of models that `builder` did not publish against their configuration.
 
-What Triton completes or accepts by itself (dynamic sizes, other types, missing names) is not reported. The rules for
-ONNX graphs are those of NVIDIA's backend: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc.
+The rules are those of NVIDIA's backend: triton-inference-server/onnxruntime_backend, src/onnxruntime.cc.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import onnx
 
 from builder.artifacts import inspect_artifact
-from builder.config.serving_config import ignored_settings, load_problems
-from builder.config.warmup import WARMUP_FOLDER, warmup_sizes
 from builder.onnx.export import loaded_graph
 from tritonkit.errors import TritonkitError
-from tritonkit.repository.finding import NO_BACKEND, Finding, error, misread_version, warning
-from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of
-from tritonkit.triton.backends import ModelConfig, artifact_names, backend_of
-from tritonkit.triton.model_config import (
-    CONFIG_FILE,
-    backend_completes_tensors,
-    misread_versions,
-    versions_loaded,
-    versions_of,
-)
+from tritonkit.repository.finding import Finding, error
+from tritonkit.repository.lint import LintScope
+from tritonkit.repository.model_folder import ModelFolder
+from tritonkit.runtimes.formats import ONNX, OPENVINO, format_of, is_plan
+from tritonkit.triton.backends import ModelConfig
+from tritonkit.triton.model_config import CONFIG_FILE, shapes_fit
 
-_CORRECT = "correct it"
 _TYPES = {1: 11, 2: 2, 3: 6, 4: 3, 5: 7, 6: 8, 7: 9, 8: 13, 9: 1, 10: 10, 11: 12, 12: 4, 13: 5, 16: 14}
 """ONNX element types, each with the number of Triton's `DataType`."""
 
 
-def check_foreign(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    """Findings of a model that `builder` has not published."""
-    path = model / CONFIG_FILE
-    yield warning(
-        model,
-        "was not published by `builder`: it was not compared with a checkpoint",
-        "compare its outputs with the original model yourself, or leave it as it is",
-        code="repository.not_published",
-    )
-    if not backend_of(config):
-        yield error(path, NO_BACKEND, 'name it: backend: "onnxruntime"', code="repository.no_backend")
-    for refusal in load_problems(config):
-        yield error(path, refusal.message, _CORRECT, code=refusal.code)
-    for setting in ignored_settings(config):
-        yield warning(path, setting.message, "it has no effect, or the backend refuses it", code=setting.code)
-    yield from _check_tensors(path, config)
-    yield from _check_files(model, config)
-    versions = versions_of(model)
-    if not versions:
-        yield error(
-            model, "has no version folder", "put the model's file into a folder 1 in it", code="repository.no_version"
-        )
-    elif not versions_loaded(config, versions):
-        yield error(
-            path, "its version policy loads none of the versions here", _CORRECT, code="repository.version_policy"
-        )
-    for name, number in misread_versions(model, config).items():
-        yield misread_version(model / name, number)
-    for version in sorted(versions_loaded(config, versions)):
-        yield from _check_version(model / str(version), config)
-
-
-def _check_tensors(path: Path, config: ModelConfig) -> Iterator[Finding]:
-    if backend_completes_tensors(config) and not (config.input or config.output):
+def check_foreign_graphs(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
+    """Check the artifacts of the versions that Triton loads."""
+    if not model.is_foreign:
         return
-    for kind, entries in (("input", config.input), ("output", config.output)):
-        if not entries and not backend_completes_tensors(config):
-            yield error(
-                path,
-                f"names no {kind}, and backend {backend_of(config)} cannot complete it",
-                _CORRECT,
-                code="repository.config_tensor",
-            )
-        for entry in entries:
-            if not entry.name or not entry.data_type or not entry.dims or min(entry.dims) < -1 or 0 in entry.dims:
-                yield error(
-                    path,
-                    f"{kind} {entry.name!r} needs a name, a data_type, and dims of 1 or more, or -1 for any size",
-                    _CORRECT,
-                    code="repository.config_tensor",
-                )
-
-
-def _check_files(model: Path, config: ModelConfig) -> Iterator[Finding]:
-    for output in config.output:
-        if output.label_filename and not (model / output.label_filename).is_file():
-            yield error(
-                model / output.label_filename,
-                f"missing: the labels of output {output.name!r}",
-                "put the file there",
-                code="repository.no_labels",
-            )
-    for name, size in warmup_sizes(config).items():
-        path = model / WARMUP_FOLDER / name
-        if not path.is_file() or path.stat().st_size < size:
-            yield error(
-                path,
-                f"missing, or shorter than the {size} bytes that warm-up reads",
-                "put the file there",
-                code="repository.warmup",
-            )
-
-
-def _check_version(folder: Path, config: ModelConfig) -> Iterator[Finding]:
-    for name in artifact_names(config):
-        path = folder / name
-        if path.is_dir():  # NVIDIA's onnxruntime backend accepts a folder with a file of the same name in it
-            path /= name
-        if not path.exists():
-            yield error(
-                path,
-                f"missing: backend {backend_of(config)} loads it",
-                "put the file there",
-                code="repository.no_artifact",
-            )
-        elif format_of(path) not in (None, OPENVINO):  # third-party OpenVINO files are left to OpenVINO
-            yield from _check_artifact(path, config)
-
-
-def _check_artifact(path: Path, config: ModelConfig) -> Iterator[Finding]:
-    try:
-        if format_of(path) is ONNX:
-            graph = loaded_graph(path)
-        else:
-            inspect_artifact(path)
-            return
-    except TritonkitError as reason:
-        yield error(path, str(reason).removeprefix(f"{path}: "), "copy it again", code=reason.code)
-        return
-    for name in sorted(_external_weight_files(graph)):
-        if not (path.parent / name).is_file():
-            yield error(
-                path.parent / name,
-                f"missing: {path.name} keeps weights in it",
-                "put the file there",
-                code="repository.no_weights",
-            )
-    if config.input and config.output:
-        for problem in _differences(graph, config):
-            yield error(
-                path,
-                problem,
-                f"correct {CONFIG_FILE}, or leave inputs and outputs out of it",
-                code="repository.graph_interface",
-            )
-
-
-def _external_weight_files(graph: onnx.GraphProto) -> set[str]:
-    external = (tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL)
-    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    for path in (version.path / name for version in scope.versions(model) for name in model.files):
+        file = path / path.name if path.is_dir() else path
+        # Third-party OpenVINO files are left to OpenVINO; `check_files` reports what is missing, and damaged plans.
+        if not file.is_file() or format_of(file) in (None, OPENVINO) or is_plan(file):
+            continue
+        try:
+            if format_of(file) is not ONNX:
+                inspect_artifact(file)
+                continue
+            graph = loaded_graph(file)
+        except TritonkitError as reason:
+            yield error(file, str(reason).removeprefix(f"{file}: "), "copy it again", code=reason.code)
+            continue
+        external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        weights = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+        for name in sorted(weights):
+            if not (file.parent / name).is_file():
+                message = f"missing: {file.name} keeps weights in it"
+                yield error(file.parent / name, message, "put the file there", code="repository.no_weights")
+        for problem in _differences(graph, model.config) if model.config.input and model.config.output else ():
+            fix = f"correct {CONFIG_FILE}, or leave inputs and outputs out of it"
+            yield error(file, problem, fix, code="repository.graph_interface")
 
 
 def _differences(graph: onnx.GraphProto, config: ModelConfig) -> Iterator[str]:
@@ -179,10 +76,5 @@ def _difference(entry: Any, values: Mapping[str, onnx.ValueInfoProto], has_batch
     dims = list(entry.reshape.shape) if entry.HasField("reshape") else list(entry.dims)
     if has_batch and (not sizes or sizes[0] != -1):
         yield f"{entry.name!r} is {sizes}: with max_batch_size its first axis must be dynamic; set max_batch_size: 0"
-    elif not _fits([-1, *dims] if has_batch else dims, sizes):
+    elif not shapes_fit([-1, *dims] if has_batch else dims, sizes):
         yield f"{entry.name!r} is {sizes}, the batch axis included; {CONFIG_FILE} says {dims}"
-
-
-def _fits(dims: list[int], sizes: list[int]) -> bool:
-    """Whether the dims of config.pbtxt fit the sizes of the graph; -1 fits any size."""
-    return len(dims) == len(sizes) and all(-1 in pair or pair[0] == pair[1] for pair in zip(dims, sizes, strict=True))

@@ -7,7 +7,8 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tritonkit.repository.manifest import MANIFEST_FILE, FileEntry, Manifest, read_build_record
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.system.files import file_sha256
 
 _TOOLS = ("tritonkit", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tritonclient")
@@ -18,9 +19,9 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
     files = {
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST_FILE
+        if path.name != Manifest.FILE
     }
-    build = read_build_record(folder)
+    build = BuildRecord.read(folder)
     return Manifest(
         files=files,
         created=datetime.now(UTC),

@@ -8,7 +8,7 @@ from pathlib import Path
 from tritonkit.errors import CheckFailedError, Problem
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.compatibility import plan_problems
-from tritonkit.repository.manifest import Manifest, read_build_record
+from tritonkit.repository.manifest import Manifest
 from tritonkit.system.env_file import ENV_FILE
 from tritonkit.triton.releases import IMAGE_VARIABLE
 
@@ -19,7 +19,7 @@ def check_loads(folder: Path, image: str, force: bool = False) -> list[str]:
     image: the Docker image from `.env`. Raises CheckFailedError where it cannot load the plan, unless `force` is set;
     ArtifactError for a broken build record.
     """
-    return check_build(read_build_record(folder), image, force)
+    return check_build(BuildRecord.read(folder), image, force)
 
 
 def check_build(record: BuildRecord | None, image: str, force: bool = False) -> list[str]:

@@ -6,23 +6,22 @@ version folder holds what is needed to create them again: `model.json`, the verd
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from builder.artifacts import ArtifactInfo, inspect_artifact
-from builder.config.serving import UNCHANGED_SERVING, Serving
-from builder.config.triton_config import config_for, config_to_text, label_texts
+from builder.config.triton_config import config_for, config_to_text
 from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
 from builder.interface import Interface, describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
+from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import format_of
-from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.spec import ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.backends import ModelConfig, backend_files
 from tritonkit.triton.model_config import (
@@ -51,25 +50,19 @@ class SharedFiles:
         """
         if self.images is not None and uses_golden_image(self.config):
             write_warmup(model, warmup_files(self.images))
-        texts = {CONFIG_FILE: config_to_text(self.config), METADATA_KEY: self.spec.to_json(), **label_texts(self.spec)}
-        for stale in _label_files(model):
-            (model / stale).unlink(missing_ok=True)
+        texts = {CONFIG_FILE: config_to_text(self.config), ModelSpec.FILE: self.spec.to_json(), **self.spec.label_files}
+        with suppress(TritonkitError):  # `builder check` reports a spec that cannot be read
+            if (present := ModelSpec.read(model)) is not None:
+                for stale in present.label_files:  # other files belong to the user
+                    (model / stale).unlink(missing_ok=True)
         for name, text in texts.items():
             with atomic_write(model / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         return self.config
 
 
-def _label_files(model: Path) -> Collection[str]:
-    """The label files that the builder wrote for the present model; other files belong to the user."""
-    try:
-        return label_texts(_read_spec(model / METADATA_KEY))
-    except ArtifactError:  # a first version, or `builder check` reports it
-        return ()
-
-
 def resolve_shared_files(
-    model: Path, added: SharedFiles, serving: Serving, overrides: ModelConfig | None
+    model: Path, added: SharedFiles, serving: ServingOptions, overrides: ModelConfig | None
 ) -> SharedFiles:
     """Choose the shared files after a version was added: those of the newest version that the version policy loads.
 
@@ -109,7 +102,7 @@ def _interface(folder: Path, name: str) -> Interface | None:
 
 
 def shared_files_for(
-    model: Path, version: int, serving: Serving = UNCHANGED_SERVING, overrides: ModelConfig | None = None
+    model: Path, version: int, serving: ServingOptions = UNCHANGED_SERVING, overrides: ModelConfig | None = None
 ) -> SharedFiles:
     """Create the shared files for a version that is the newest loaded one. Tuned settings of the configuration stay.
 
@@ -142,15 +135,15 @@ def version_spec(model: Path, version: int, info: ArtifactInfo | None = None) ->
     info: the inspected artifact, if known. Raises ArtifactError for a version that has none of these.
     """
     folder, current = model / str(version), read_config(model)
-    if (folder / METADATA_KEY).is_file():
-        return _read_spec(folder / METADATA_KEY)
+    if (spec := ModelSpec.read(folder)) is not None:
+        return spec
     info = info or _inspect_version(folder, backend_files(current).file)
     if info.spec is not None:
         return info.spec
-    if version == shared_version(model) and (model / METADATA_KEY).is_file():
-        return _read_spec(model / METADATA_KEY)
+    if version == shared_version(model) and (spec := ModelSpec.read(model)) is not None:
+        return spec
     raise ArtifactError(
-        f"{folder}: neither the folder nor its artifact holds the model's spec ({METADATA_KEY}), so labels and "
+        f"{folder}: neither the folder nor its artifact holds the model's spec ({ModelSpec.FILE}), so labels and "
         "preprocessing are unknown; export it again",
         code="repository.no_spec",
     )
@@ -159,8 +152,8 @@ def version_spec(model: Path, version: int, info: ArtifactInfo | None = None) ->
 def can_promote(folder: Path, info: ArtifactInfo) -> bool:
     """Whether a version has a spec of its own that fits its artifact, so that it can be promoted."""
     try:
-        spec = _read_spec(folder / METADATA_KEY) if (folder / METADATA_KEY).is_file() else info.spec
-    except ArtifactError:
+        spec = ModelSpec.read(folder) or info.spec
+    except TritonkitError:
         return False
     return spec is not None and info.interface in (None, interface_of(spec))
 
@@ -188,10 +181,8 @@ def unverified_batch_warnings(model: Path, config: ModelConfig) -> list[str]:
 
 def verified_batch(folder: Path) -> int | None:
     """The largest batch a version was verified at; None without a readable verdict."""
-    try:
-        return Verdict.model_validate_json((folder / VERDICT_FILE).read_bytes()).max_batch
-    except (OSError, ValidationError):
-        return None
+    verdict = Verdict.find(folder)
+    return None if verdict is None else verdict.max_batch
 
 
 def _max_batch(model: Path, version: int, current: ModelConfig) -> int:
@@ -210,12 +201,3 @@ def _inspect_version(folder: Path, name: str) -> ArtifactInfo:
             f"{folder}: has no {name}, which its backend loads; export it again", code="repository.no_artifact"
         )
     return inspect_artifact(artifact) if format_of(artifact) is not None else ArtifactInfo()
-
-
-def _read_spec(path: Path) -> ModelSpec:
-    try:
-        return ModelSpec.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    except (OSError, UnicodeDecodeError, TritonkitError) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); export the model again", code="repository.unreadable_spec"
-        ) from error

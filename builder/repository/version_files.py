@@ -14,9 +14,7 @@ from builder.verification.report import VERDICT_PAGE, write_page
 from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
 from tritonkit.golden import GOLDEN_FILE
-from tritonkit.repository.manifest import MANIFEST_FILE
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
-from tritonkit.spec import METADATA_KEY
+from tritonkit.repository.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ class VersionFiles:
         """Write the files next to the artifact. The manifest comes last, because it hashes the others."""
         probed = next((answers.expected for answers in self._answers.batches if answers.inputs.name == PROBES), {})
         replace(self.context.golden, outputs=self._answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
-        (folder / VERDICT_FILE).write_text(self.verdict.model_dump_json(indent=2), encoding="utf-8")
+        self.verdict.write(folder)
         self.write_page(folder / VERDICT_PAGE)
-        (folder / METADATA_KEY).write_text(self.context.spec.to_json(), encoding="utf-8")
+        self.context.spec.write(folder)
         manifest = manifest_of(folder, self.source.path, self.source.description)
         if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
             manifest = manifest.model_copy(update={"triton_image": self.serving_image.rpartition(":")[2]})
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        manifest.write(folder)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
+from typing import ClassVar, Literal
 
 from builder.repository.publish import staging
 from tritonkit.errors import ArtifactError, InputError
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
-from tritonkit.repository.verdict import VERDICT_FILE, Verdict
+from tritonkit.repository.file import RepositoryFile
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import Frozen
 from tritonkit.triton.companions import without_encoded
 from tritonkit.triton.model_config import CONFIG_FILE, policy_text, read_config, versions_loaded, versions_of
 
-MARK_FILE = "mark.json"
-"""The mark of a version, in its folder; no other file changes with it."""
 
+class Mark(RepositoryFile):
+    """The content of `mark.json`, which protects a version from deletion; no other file changes with it."""
 
-class Mark(Frozen):
-    """A mark that protects a version from deletion."""
-
+    FILE: ClassVar[str] = "mark.json"
     note: str = ""
     marked: datetime
+
+    @classmethod
+    def unreadable(cls, path: Path, reason: str) -> ArtifactError:
+        """The error for a mark that cannot be read: it may protect the version."""
+        return ArtifactError(
+            f"{path}: the mark cannot be read ({reason}); delete it, or mark the version again", code="repository.mark"
+        )
 
 
 class Version(Frozen):
@@ -78,19 +81,14 @@ def model_versions(folder: Path) -> Model:
 
 def mark(folder: Path, version: int, note: str = "") -> None:
     """Mark a version, so that it is never deleted. Raises InputError where the version does not exist."""
-    with staging(folder.parent) as staging_folder:
-        target = version_folder(folder, version) / MARK_FILE
-        new_file = staging_folder / MARK_FILE
-        new_file.write_text(Mark(note=note, marked=datetime.now(UTC)).model_dump_json(), encoding="utf-8")
-        with new_file.open("rb") as file:
-            os.fsync(file.fileno())
-        new_file.replace(target)
+    with staging(folder.parent):
+        Mark(note=note, marked=datetime.now(UTC)).write(version_folder(folder, version))
 
 
 def unmark(folder: Path, version: int) -> None:
     """Remove the mark of a version, if it has one. Raises InputError where the version does not exist."""
     with staging(folder.parent):
-        (version_folder(folder, version) / MARK_FILE).unlink(missing_ok=True)
+        (version_folder(folder, version) / Mark.FILE).unlink(missing_ok=True)
 
 
 def version_folder(folder: Path, version: int) -> Path:
@@ -103,49 +101,15 @@ def version_folder(folder: Path, version: int) -> Path:
     return folder / str(version)
 
 
-def read_mark(folder: Path) -> Mark | None:
-    """Read the mark of a version folder. Raises ArtifactError where it cannot be read: it may protect the version."""
-    path = folder / MARK_FILE
-    try:
-        return Mark.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(
-            f"{path}: the mark cannot be read ({error}); delete it, or mark the version again", code="repository.mark"
-        ) from error
-
-
 def _version(folder: Path, served: bool) -> Version:
-    manifest, verdict = _manifest(folder), _verdict(folder)
+    manifest, verdict = Manifest.find(folder), Verdict.find(folder)
     return Version(
         version=int(folder.name),
         created=manifest and manifest.created,
         format=verdict and verdict.format,
         precision=verdict and verdict.precision,
-        verdict=_verdict_state(verdict),
+        verdict="none" if verdict is None else verdict.state,
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        mark=read_mark(folder),
+        mark=Mark.read(folder),
         served=served,
     )
-
-
-def _verdict_state(verdict: Verdict | None) -> Literal["passed", "FORCED", "FAILED", "none"]:
-    if verdict is None:
-        return "none"
-    return "FORCED" if verdict.forced else "passed" if verdict.passed else "FAILED"
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    """Read the manifest; None where it is missing or from a newer builder, which `builder check` reports."""
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _verdict(folder: Path) -> Verdict | None:
-    try:
-        return Verdict.model_validate_json((folder / VERDICT_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None

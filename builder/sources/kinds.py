@@ -13,11 +13,11 @@ from tritonkit.runtimes.formats import ONNX, TORCHSCRIPT, format_of, is_plan
 from tritonkit.runtimes.tensorrt_plan import TITLES, plan_header
 from tritonkit.spec import METADATA_KEY
 
-Kind = Literal["checkpoint", "weights", "torchscript", "onnx"]
+Kind = Literal["checkpoint", "weights", "onnx"]
 
 ACCEPTED = (
     "a checkpoint that `train` wrote (.safetensors), third-party weights (a state dict as .pth, .pt, .ckpt, .bin "
-    "or .safetensors), a TorchScript file, an .onnx file, timm:NAME or torchvision:NAME"
+    "or .safetensors), an .onnx file, timm:NAME or torchvision:NAME"
 )
 _WEIGHTS = (".pth", TORCHSCRIPT.suffix, ".ckpt", ".bin", ".tar")
 _HEAD = 64
@@ -81,7 +81,15 @@ def _archive_kind(path: Path) -> Kind:
     except zipfile.BadZipFile:
         return "weights"  # truncated, which its reader reports
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        return "torchscript"
+        if f"extra/{METADATA_KEY}" in names:
+            raise InputError(
+                f"{path}: was exported by `builder`; pass the checkpoint it came from", code="source.exported"
+            )
+        raise InputError(
+            f"{path}: is a TorchScript file, a program that is not run here. Pass the model's weights (torch.save of "
+            "its state_dict) with --model NAME, or the .onnx file that torch.onnx.export writes of the model",
+            code="source.torchscript",
+        )
     if "data.pkl" in names:
         return "weights"
     raise InputError(

@@ -9,14 +9,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from builder.sources.base import replay_golden
 from tritonkit.comparison import FP32_LIMITS, Limits, compare
 from tritonkit.errors import ArtifactError
 from tritonkit.golden import GOLDEN_FILE, Golden, golden_of_checkpoint
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
-from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import Precision
 from tritonkit.system.files import file_sha256
@@ -50,18 +49,10 @@ def recorded_golden(path: Path, runner: Runner, precision: Precision) -> Golden 
 
 def _manifest_of(path: Path) -> Manifest | None:
     """Read the manifest that lists this file and compare its hashes; None where no manifest lists it."""
-    try:
-        manifest = Manifest.model_validate_json(path.with_name(MANIFEST_FILE).read_bytes())
-    except FileNotFoundError:
+    manifest = Manifest.read(path.parent)
+    if manifest is None or path.name not in manifest.files:
         return None
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(
-            f"{path.with_name(MANIFEST_FILE)}: cannot be read ({error}); export the model again",
-            code="repository.unreadable_manifest",
-        ) from error
-    if path.name not in manifest.files:
-        return None
-    for name in (path.name, VERDICT_FILE, GOLDEN_FILE):
+    for name in (path.name, Verdict.FILE, GOLDEN_FILE):
         entry, file = manifest.files.get(name), path.with_name(name)
         if entry is not None and (not file.is_file() or file_sha256(file) != entry.sha256):
             reason = "was changed since it was published (its hash differs)" if file.is_file() else "is missing"
@@ -73,16 +64,8 @@ def _manifest_of(path: Path) -> Manifest | None:
 
 def _verdict_of(path: Path, manifest: Manifest | None) -> Verdict | None:
     """Read the verdict on this file; None without a manifest that lists both."""
-    if manifest is None or VERDICT_FILE not in manifest.files:
-        return None
-    file = path.with_name(VERDICT_FILE)
-    try:
-        verdict = Verdict.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ArtifactError(
-            f"{file}: cannot be read ({error}); export the model again", code="repository.unreadable_verdict"
-        ) from error
-    if verdict.passed:
+    verdict = Verdict.read(path.parent) if manifest is not None and Verdict.FILE in manifest.files else None
+    if manifest is None or verdict is None or verdict.passed:
         return verdict
     raise ArtifactError(
         f"{path}: its verdict failed, and it was published with --force, so it is no valid reference:\n"

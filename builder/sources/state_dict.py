@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.preprocess_options import apply_options, describe_preprocessing
 from tritonkit.errors import CheckpointError, InputError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.backbones import architecture_of, recipe_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.torchvision_networks import is_torchvision
@@ -78,7 +78,7 @@ def _check_options(path: Path, state: State, model: str | None, foreign: Foreign
     if foreign.task not in (None, "multiclass", "multilabel"):
         raise InputError(
             f"--task {foreign.task}: a state dict is loaded into a classifier, multiclass or multilabel. For another "
-            "task, export the model to ONNX or TorchScript with its own code, and pass that file",
+            "task, export the model to ONNX with its own code, and pass that file",
             code="option.task_of_state_dict",
         )
     missing = []

@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
-from builder.tensorrt.worker import BuildOutcome, BuildReply, BuildRequest
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.formats import ProgressCallback
-from tritonkit.runtimes.tensorrt_plan import TITLES
+from tritonkit.runtimes.tensorrt_plan import TITLES, Flavour
+from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write, file_sha256
 
 _ROOT = Path(__file__).parents[2]
 _BAR_WIDTH = 24
+
+
+class BuildRequest(Frozen):
+    """The plan that the build process shall build."""
+
+    graph: Path
+    plan: Path
+    settings: BuildSettings
+
+
+class BuildOutcome(Frozen):
+    """The result of a build, as far as only the build process knows it."""
+
+    tensorrt: str
+    gpu: str | None
+    compute_capabilities: tuple[str, ...]
+    seconds: float
+    peak_memory_mib: int
+    tensors: dict[str, int]
+    computed: dict[str, int]
+    engine: dict[str, int] = Field(default_factory=dict)
+
+
+class BuildReply(Frozen):
+    """One line of the build process: the progress, the outcome, or the error."""
+
+    done: float = 0.0
+    phase: str = ""
+    error: str | None = None
+    outcome: BuildOutcome | None = None
 
 
 def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCallback) -> BuildRecord:
@@ -35,10 +64,9 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCall
     settings.check()
     if not graph.is_file():
         raise ArtifactError(f"{graph}: no such ONNX file to build a plan from", code="onnx.missing")
-    title = f"building for {TITLES[settings.flavour]}"
-    report(title)
+    report(f"building for {TITLES[settings.flavour]}")
     with atomic_write(plan) as temporary:
-        outcome = _run_worker(BuildRequest(graph=graph, plan=temporary, settings=settings), _ProgressBar(title, report))
+        outcome = _run_worker(BuildRequest(graph=graph, plan=temporary, settings=settings), report)
         size, digest = temporary.stat().st_size, file_sha256(temporary)
     return BuildRecord(
         **outcome.model_dump(),
@@ -50,25 +78,23 @@ def build(graph: Path, plan: Path, settings: BuildSettings, report: ProgressCall
     )
 
 
-class _ProgressBar:
-    """Shows the progress of a build on a terminal; writes nothing to a log."""
-
-    def __init__(self, title: str, report: ProgressCallback) -> None:
-        self._title = title
-        self._report = report
-        self._is_terminal = sys.stderr.isatty()
-
-    def __call__(self, reply: BuildReply) -> None:
-        if self._is_terminal:
-            full = round(reply.done * _BAR_WIDTH)
-            bar = "━" * full + "─" * (_BAR_WIDTH - full)
-            self._report(f"{self._title} {bar} {reply.done:.0%} {reply.phase}")
+def timing_cache_path(flavour: Flavour, version: str, gpu: str) -> Path:
+    """The file of TensorRT's kernel timings, kept between builds, for one TensorRT version and one GPU model."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{flavour}-{version}-{gpu}")
+    return Path(base) / "tritonkit" / "timing" / f"{name}.cache"
 
 
-def _run_worker(request: BuildRequest, show: Callable[[BuildReply], None]) -> BuildOutcome:
+def _run_worker(request: BuildRequest, report: ProgressCallback) -> BuildOutcome:
+    """Run `builder.tensorrt.worker`; on a terminal, show its progress."""
+    settings, name, is_terminal = request.settings, request.graph.name, sys.stderr.isatty()
     folders = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])  # an empty entry means the working folder
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    limit_s = request.settings.time_limit_s
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "POLYGRAPHY_USE_TENSORRT_RTX": "1" if settings.flavour == "rtx" else "0",
+    }
+    last, overdue = BuildReply(), threading.Event()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             # -P: import no module from the working folder that has the name of one of ours
@@ -79,61 +105,50 @@ def _run_worker(request: BuildRequest, show: Callable[[BuildReply], None]) -> Bu
             text=True,
             env=environment,
         )
-        overdue = threading.Event()
+        assert process.stdin is not None  # noqa: S101 - for mypy: both are pipes
+        assert process.stdout is not None  # noqa: S101
 
         def stop() -> None:
             overdue.set()
             process.kill()
 
-        timer = threading.Timer(limit_s, stop)
+        timer = threading.Timer(settings.time_limit_s, stop)
         timer.start()
         try:
-            last = _exchange(process, request, show)
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # it crashed; the exit code shows how
+                process.stdin.write(request.model_dump_json())
+            for line in process.stdout:
+                with contextlib.suppress(ValidationError):  # a killed process leaves an incomplete line
+                    last = BuildReply.model_validate_json(line)
+                if is_terminal:
+                    full = round(last.done * _BAR_WIDTH)
+                    bar = "━" * full + "─" * (_BAR_WIDTH - full)
+                    report(f"building for {TITLES[settings.flavour]} {bar} {last.done:.0%} {last.phase}")
+            process.wait()
         finally:
             timer.cancel()
             process.kill()
             process.wait()
-        if last.outcome is not None:
-            return last.outcome
-        name = request.graph.name
-        if overdue.is_set():
-            raise BuildStoppedError(
-                f"{name}: building the plan was stopped after the time limit of {limit_s:g} s. Raise the limit, or "
-                "lower the optimization level",
-                code="tensorrt.timeout",
-            )
-        if last.error is not None:
-            raise _failure(last.error)
-        raise BuildStoppedError(f"{name}: {_exit_reason(process.returncode, errors)}", code="tensorrt.build_crashed")
-
-
-def _failure(message: str) -> BuildStoppedError | CannotBuildError:
-    if is_out_of_memory(message):
-        return BuildStoppedError(
-            f"{message}; out of memory: lower the workspace or the largest batch, or free memory",
+        errors.seek(0)
+        written = errors.read().decode(errors="replace").strip().splitlines()
+    if last.outcome is not None:
+        return last.outcome
+    if overdue.is_set():
+        raise BuildStoppedError(
+            f"{name}: building the plan was stopped after the time limit of {settings.time_limit_s:g} s. Raise the "
+            "limit, or lower the optimization level",
+            code="tensorrt.timeout",
+        )
+    if last.error is not None and is_out_of_memory(last.error):
+        raise BuildStoppedError(
+            f"{last.error}; out of memory: lower the workspace or the largest batch, or free memory",
             code="tensorrt.out_of_memory",
         )
-    return CannotBuildError(message, code="tensorrt.build_refused")
-
-
-def _exchange(process: subprocess.Popen[str], request: BuildRequest, show: Callable[[BuildReply], None]) -> BuildReply:
-    """Send the request, show each reply, and return the last one."""
-    last = BuildReply()
-    if process.stdin is None or process.stdout is None:
-        return last
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # it crashed before reading; the exit code shows how
-        process.stdin.write(request.model_dump_json())
-    for line in process.stdout:
-        with contextlib.suppress(ValidationError):  # a killed process leaves an incomplete line
-            last = BuildReply.model_validate_json(line)
-            show(last)
-    process.wait()
-    return last
-
-
-def _exit_reason(code: int, errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    if code == -9:
-        return "the build process was killed, most likely for lack of memory: lower the workspace"
-    return f"the build process ended with exit code {code}: {lines[-1] if lines else 'without a message'}"
+    if last.error is not None:
+        raise CannotBuildError(last.error, code="tensorrt.build_refused")
+    if process.returncode == -9:
+        reason = "the build process was killed, most likely for lack of memory: lower the workspace"
+    else:
+        last_words = written[-1] if written else "without a message"
+        reason = f"the build process ended with exit code {process.returncode}: {last_words}"
+    raise BuildStoppedError(f"{name}: {reason}", code="tensorrt.build_crashed")

@@ -1,6 +1,7 @@
 """Build a plan in the Docker image that will serve it, for machines with Docker and a GPU.
 
-NVIDIA's Triton images hold no Python module of TensorRT, but its command `trtexec`, which builds the plan here.
+NVIDIA's Triton images hold no Python module of TensorRT, which Polygraphy would need in the very version of the image.
+They hold its command `trtexec`, which builds the plan here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.failures import BuildStoppedError, CannotBuildError, is_out_of_memory
+from builder.tensorrt.build import timing_cache_path
 from builder.tensorrt.precision import precision_of_engine
-from builder.tensorrt.timing_cache import timing_cache_path
 from tritonkit.errors import first_line
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.formats import ONNX, TRT, ProgressCallback

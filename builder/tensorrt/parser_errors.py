@@ -1,11 +1,9 @@
-"""Turn the errors of TensorRT's ONNX parser into one sentence with a remedy."""
+"""Turn the errors of TensorRT's ONNX parser, as Polygraphy logs them, into one sentence with a remedy."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from tritonkit.spec import Frozen
 
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (
@@ -36,39 +34,32 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
 )
 _DEFAULT_REMEDY = "Look at that node in the graph; the graph can be served as it is, with --onnx"
+_ERROR = re.compile(r"In node -?\d+ with name: (.*?) and operator: (.*?) \(\w*\): ([A-Z_]+): (.*)", re.DOTALL)
+"""TensorRT's text of one error of the parser: node, operator, name of the `ErrorCode`, description in C++."""
+_REASONS = (r'&& "([^"]+)"', r"API Usage Error \((.+?)(?: In \w+ at .*)?\)$", r"Assertion failed: (.+)")
+"""Reasons in a description: the text of an assertion, or of an API usage error."""
 
 
-class ParserError(Frozen):
-    """One error of the parser."""
-
-    code: str
-    """The name of TensorRT's `ErrorCode`."""
-    operator: str = ""
-    node: str = ""
-    description: str
-
-
-def parser_message(graph: str, title: str, errors: Sequence[ParserError], logged: Sequence[str] = ()) -> str:
+def parser_message(graph: str, title: str, logged: Sequence[str]) -> str:
     """Create one sentence with the graph, the operator, the node, the parser's reason and the remedy.
 
-    logged: the library's log of the same time; only the log names a missing file.
+    logged: the log of the parser; only the log names a missing file.
     """
-    first = errors[0] if errors else ParserError(code="", description=next(iter(logged), "no reason was given"))
-    location = f"operator {first.operator} " if first.operator else ""
-    location += f"(node {first.node!r})" if first.node else ""
-    everything = "\n".join((first.code, first.description, *logged))
+    errors = [match for line in logged if (match := _ERROR.match(line)) is not None]
+    node, operator, code, description = errors[0].groups() if errors else ("", "", "", next(iter(logged), ""))
+    location = f"operator {operator} " if operator else ""
+    location += f"(node {node!r})" if node else ""
+    missing = next((line for line in logged if "Failed to open file" in line), None)
+    stated = (match for pattern in _REASONS if (match := re.search(pattern, description, re.MULTILINE)))
+    if missing:
+        reason = missing.rpartition("Failed to open file: ")[2].strip() + " is missing"
+    elif (match := next(stated, None)) is not None:
+        reason = match.group(1).strip()
+    else:
+        words = next(iter(description.strip().splitlines()), "")
+        reason = code.lower().replace("_", " ") if words in ("", "false") else words
+    everything = "\n".join((code, description, *logged))
     remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, everything)), _DEFAULT_REMEDY)
     more = f" ({len(errors) - 1} more errors)" if len(errors) > 1 else ""
-    return f"{graph}: {title} refuses {location.strip() or 'the graph'}: {_reason(first, logged)}{more}; {remedy}"
-
-
-def _reason(error: ParserError, logged: Sequence[str]) -> str:
-    """Extract the reason from a C++ description: the text of an assertion, or of an API usage error."""
-    missing = next((line for line in logged if "Failed to open file" in line), None)
-    if missing:
-        return missing.rpartition("Failed to open file: ")[2].strip() + " is missing"
-    for pattern in (r'&& "([^"]+)"', r"API Usage Error \((.+?)(?: In \w+ at .*)?\)$", r"Assertion failed: (.+)"):
-        if match := re.search(pattern, error.description, re.MULTILINE):
-            return match.group(1).strip().rstrip(".")
-    words = error.description.strip().splitlines()[0] if error.description.strip() else ""
-    return error.code.lower().replace("_", " ") if words in ("", "false") else words.rstrip(".")
+    refused = location.strip() or "the graph"
+    return f"{graph}: {title} refuses {refused}: {reason.rstrip('.') or 'no reason was given'}{more}; {remedy}"

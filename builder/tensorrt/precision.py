@@ -12,13 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tritonkit.errors import ArtifactError, Problem
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.runtimes.formats import Precision
-from tritonkit.runtimes.tensorrt_plan import logger_for
 from tritonkit.system.files import file_sha256
 
 _TYPE_PATTERNS = (
@@ -146,25 +144,6 @@ def _expected_weight_size(graph: Path, claimed: Precision) -> tuple[int, int]:
     kept = any(bytes_each <= narrow for _, bytes_each in sizes)
     total = sum(count * (bytes_each if kept else min(bytes_each, narrow)) for count, bytes_each in sizes)
     return total, sum(count for count, _ in sizes)
-
-
-def engine_information(trt: ModuleType, plan: bytes, version_compatible: bool = False) -> str:
-    """Read the inspector's JSON of all layers of an engine; the plan must be built with DETAILED verbosity.
-
-    version_compatible: the plan was built version-compatible and holds code to load it.
-    Raises ArtifactError where the engine cannot be opened here.
-    """
-    logged: list[str] = []
-    runtime = trt.Runtime(logger_for(trt, logged))
-    if version_compatible:
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise ArtifactError(
-            f"the plan was built, but cannot be opened on this GPU: {'; '.join(logged)}", code="tensorrt.not_openable"
-        )
-    text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return text
 
 
 def precision_of_engine(information: str) -> dict[str, int]:

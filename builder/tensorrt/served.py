@@ -21,8 +21,9 @@ from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import TRT
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.docker_engine import Docker, all_gpus, remove_container, run_container
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 READY_S = 180.0
 _GRPC = "8001/tcp"
@@ -127,7 +128,7 @@ def _wait_until_ready(container: Any, spec: ModelSpec, ready_s: float) -> Triton
             break
         bound = container.ports.get(_GRPC)
         if bound:
-            server = TritonServer(f"127.0.0.1:{bound[0]['HostPort']}")
+            server = TritonClient(f"127.0.0.1:{bound[0]['HostPort']}")
             try:
                 return TritonRunner(server, spec.name)
             except TritonkitError:  # not ready yet

@@ -25,8 +25,7 @@ from tritonkit.errors import ExternalError, InputError, Problem
 from tritonkit.networks.network import save_network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, format_named, is_plan
-from tritonkit.runtimes.tensorrt import TRUST_VARIABLE
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, TRUST_VARIABLE
 from tritonkit.spec import METADATA_KEY, ModelSpec
 
 _ALLOWED_CHANGES = 3
@@ -96,7 +95,7 @@ class LabelledSet:
             for path in (artifact, artifact.with_name(BUILD_FILE)):
                 if path.is_file():
                     (Path(folder) / path.name).symlink_to(path.resolve())
-            (Path(folder) / METADATA_KEY).write_text(self.spec.to_json(), encoding="utf-8")
+            self.spec.write(Path(folder))
             yield Path(folder) / artifact.name
 
 
@@ -127,9 +126,8 @@ def measure(reference: Path, artifact: Path | None, data: Path, masks: Path | No
     command: list[str | Path] = [train_command(), "test", reference, "--data", data, "--json"]
     command += ["--from", artifact] if artifact is not None else []
     command += ["--masks", masks] if masks is not None else []
-    # A plan measured here was built here, or has been opened before.
-    trusted = artifact is not None and is_plan(artifact)
-    code, document = _run_json(list(map(str, command)), {TRUST_VARIABLE: "1"} if trusted else {})
+    # A file measured here was built here, or has been opened before.
+    code, document = _run_json(list(map(str, command)), {TRUST_VARIABLE: "1"})
     if code == 0:
         # Metrics that cannot be measured on these images are null.
         metrics = {name: float(value) for name, value in document["metrics"].items() if value is not None}

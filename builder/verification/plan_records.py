@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from builder.sources.base import Source
 from builder.tensorrt.precision import precision_problems, record_problems
 from tritonkit.errors import Problem
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest, read_build_record
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.system.files import file_sha256
@@ -21,7 +20,7 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
     The graph is checked too where it lies next to the plan, as for engines of TensorRT for RTX. Raises ArtifactError
     for a broken record.
     """
-    record, graph = read_build_record(plan.parent), plan.with_name(ONNX.file)
+    record, graph = BuildRecord.read(plan.parent), plan.with_name(ONNX.file)
     if record is None or not plan.is_file():
         return []
     if graph.is_file():
@@ -34,7 +33,7 @@ def recorded_problems(plan: Path, claimed: Precision) -> list[Problem]:
 
 def is_recorded(plan: Path) -> bool:
     """Whether the build record next to a plan is of this file, by its hash."""
-    record = read_build_record(plan.parent)
+    record = BuildRecord.read(plan.parent)
     return record is not None and plan.is_file() and record.sha256 == file_sha256(plan)
 
 
@@ -43,11 +42,8 @@ def stale_reason(plan: Path, source: Source) -> str | None:
 
     A hint, not a problem: a checkpoint and the ONNX file made from it hold the same weights.
     """
-    try:
-        manifest = Manifest.model_validate_json(plan.with_name(MANIFEST_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    if plan.name not in manifest.files or manifest.source_sha256 == file_sha256(source.path):
+    manifest = Manifest.find(plan.parent)
+    if manifest is None or plan.name not in manifest.files or manifest.source_sha256 == file_sha256(source.path):
         return None
     return f"stale plan: {plan.name} was not made from {source.path} but from {manifest.source}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +14,8 @@ from tritonkit.system.console import JsonOption, print_json, print_text, progres
 if TYPE_CHECKING:
     from client.check_reference import ReferenceFiles
     from client.served_check import CheckResult
+    from tritonkit.triton.client import TritonClient
     from tritonkit.triton.connection import Connection
-    from tritonkit.triton.runner import TritonServer
 
 
 @reports_errors
@@ -54,7 +53,7 @@ def check(
 
     reference_files = ReferenceFiles(golden=golden, checkpoint=against, repository=repository, verdict=verdict)
     results = []
-    with contextlib.closing(server_at(connection)) as server, progress(f"connecting to {connection.url}") as report:
+    with server_at(connection) as server, progress(f"connecting to {connection.url}") as report:
         for model in models or models_with_spec(server):
             report(f"checking {model}")
             results.append(_check_model(server, model, version, reference_files, continue_after_errors=all_models))
@@ -64,7 +63,7 @@ def check(
 
 
 def _check_model(
-    server: TritonServer, model: str, version: str, reference_files: ReferenceFiles, continue_after_errors: bool
+    server: TritonClient, model: str, version: str, reference_files: ReferenceFiles, continue_after_errors: bool
 ) -> CheckResult:
     """Check one model. continue_after_errors: return an error as the model's result, so that others are checked."""
     from client.served_check import check_served_model, failed_check

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.connection import INFER_DEFAULTS
 from tritonkit.errors import InputError
 from tritonkit.system.console import DEFAULT_URL
 from tritonkit.system.local_servers import default_url
@@ -35,7 +36,12 @@ _OPTION_TYPES = {
     "wait": Wait,
     "deadline": Deadline,
 }
-_INFER_OPTIONS = {"patience": (PatienceOption, 60.0), "shared_memory": (SharedMemory, True)}
+_INFER_OPTIONS = {
+    "patience": (PatienceOption, INFER_DEFAULTS["patience_s"]),
+    "shared_memory": (SharedMemory, INFER_DEFAULTS["shared_memory"]),
+}
+_FIELDS = {"wait": "wait_s", "deadline": "deadline_s", "patience": "patience_s"}
+"""Fields of `Connection` whose options have other names."""
 _CONNECTION_PARAMETER = "connection"
 _CONTEXT_PARAMETER = "context"
 
@@ -56,7 +62,7 @@ def with_connection_options(repeats_requests: bool = False) -> Callable[[Callabl
 
         @functools.wraps(command)
         def command_with_options(context: typer.Context, **arguments: Any) -> None:
-            from client.connection import connection_of
+            from tritonkit.triton.connection import Connection
 
             if arguments.get("source") is not None:
                 _check_no_server_options(context, options)
@@ -64,7 +70,8 @@ def with_connection_options(repeats_requests: bool = False) -> Callable[[Callabl
             if arguments.get("source") is None and not is_set_on_command_line(context, "url"):
                 connection_options["url"] = default_url()
             context_argument = {_CONTEXT_PARAMETER: context} if _CONTEXT_PARAMETER in command_parameters else {}
-            command(**arguments, **context_argument, **{_CONNECTION_PARAMETER: connection_of(**connection_options)})
+            connection = Connection(**{_FIELDS.get(name, name): value for name, value in connection_options.items()})
+            command(**arguments, **context_argument, **{_CONNECTION_PARAMETER: connection})
 
         # Connection is not imported at run time, so that --help stays fast.
         hints = typing.get_type_hints(command, localns={"Connection": object}, include_extras=True)

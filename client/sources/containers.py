@@ -61,13 +61,6 @@ def check_container(container: Container, open_file: Callable[[], BinaryIO]) -> 
     return total
 
 
-def unpack(
-    container: Container, name: str, relative_path: PurePath, open_file: Callable[[], BinaryIO]
-) -> Iterator[Picture]:
-    """Yield the pictures of a container, which is opened when the first picture is taken."""
-    yield from container.pictures(open_file(), name, relative_path)
-
-
 def with_error_entry(name: str, relative_path: PurePath, pictures: Iterable[Picture]) -> Iterator[Picture]:
     """Yield the pictures, and after an error or without any picture, one more whose content raises the reason."""
     has_pictures = False

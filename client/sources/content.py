@@ -104,10 +104,18 @@ class SpillBuffer:
 
         Raises ExternalError if a temporary file cannot be written.
         """
-        if self._reserve_memory(len(data)):
-            return _InMemory(data, self)
+        size = len(data)
+        with self._lock:
+            if self._memory_bytes + size <= self._max_memory_bytes:
+                self._memory_bytes += size
+                return _InMemory(data, self)
         try:
-            file, offset = self._allocate(len(data))
+            with self._lock:
+                file = self._file_ref() if self._file_ref else None
+                if file is None or self._file_end >= _MAX_FILE_BYTES:  # a file for each content would be too many
+                    file = SharedFile(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed by SharedFile
+                    self._file_ref, self._file_end = ref(file), 0
+                offset, self._file_end = self._file_end, self._file_end + size
             file.write(offset, data)
         except OSError as error:
             raise ExternalError(
@@ -115,24 +123,7 @@ class SpillBuffer:
                 "free disk space, or set TMPDIR to another folder",
                 code="system.temporary_folder",
             ) from error
-        return FileSlice(file, offset, len(data))
-
-    def _allocate(self, size: int) -> tuple[SharedFile, int]:
-        """Reserve space in the current temporary file; a file for each content would open too many files."""
-        with self._lock:
-            file = self._file_ref() if self._file_ref else None
-            if file is None or self._file_end >= _MAX_FILE_BYTES:
-                file = SharedFile(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed by SharedFile
-                self._file_end = 0
-                self._file_ref = ref(file)
-            offset, self._file_end = self._file_end, self._file_end + size
-        return file, offset
-
-    def _reserve_memory(self, size: int) -> bool:
-        with self._lock:
-            fits = self._memory_bytes + size <= self._max_memory_bytes
-            self._memory_bytes += size if fits else 0
-        return fits
+        return FileSlice(file, offset, size)
 
     def release(self, size: int) -> None:
         """Free this number of bytes in memory."""

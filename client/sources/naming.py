@@ -19,23 +19,8 @@ _SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
 # Query fields that belong to a signature: AWS signature versions 2 and 4, CloudFront, Google (the prefixes are below),
 # and Azure's shared access signatures.
 _SIGNATURE_FIELDS = _SIGNATURES | {"awsaccesskeyid", "googleaccessid", "expires", "policy", "key-pair-id"}
-_SIGNATURE_FIELDS |= {
-    "sv",
-    "ss",
-    "srt",
-    "sp",
-    "se",
-    "st",
-    "spr",
-    "sr",
-    "sip",
-    "skoid",
-    "sktid",
-    "skt",
-    "ske",
-    "sks",
-    "skv",
-}
+_SIGNATURE_FIELDS |= {"sv", "ss", "srt", "sp", "se", "st", "spr", "sr", "sip"}
+_SIGNATURE_FIELDS |= {"skoid", "sktid", "skt", "ske", "sks", "skv"}
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
 _SECRET_FIELDS = {"token", "access_token", "auth", "key", "api_key", "apikey", "password", "secret", "code"}
 
@@ -73,9 +58,17 @@ def public_name(address: str) -> str:
         return userless_address
     start, mark, query = userless_address.partition("#")[0].partition("?")
     fields = query.split("&")
-    if _SIGNATURES & {_key(field) for field in fields}:
-        fields = [field for field in fields if not _is_signature_field(_key(field))]
-    public_query = "&".join(_with_digest(field) if _key(field) in _SECRET_FIELDS else field for field in fields)
+    is_signed = bool(_SIGNATURES & {_key(field) for field in fields})
+    public_fields = []
+    for field in fields:
+        key, _, value = field.partition("=")
+        if is_signed and (_key(field) in _SIGNATURE_FIELDS or _key(field).startswith(_SIGNATURE_PREFIXES)):
+            continue
+        if _key(field) in _SECRET_FIELDS:
+            digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+            field = f"{key}=~{digest}"
+        public_fields.append(field)
+    public_query = "&".join(public_fields)
     return f"{start}{mark}{public_query}" if public_query else start
 
 
@@ -88,7 +81,9 @@ def public_relative_path(address: str) -> PurePath:
 def without_secrets(text: str, address: str) -> str:
     """Remove user and password from a library's message about an address."""
     public_text = text.replace(address, public_name(address))
-    if user := _user_part(address):
+    match = _USER.search(address)
+    user = match.group() if match else ""
+    if user:
         public_text = public_text.replace(user, "")
     password = user.rstrip("@").partition(":")[2]
     return public_text.replace(password, "***") if password else public_text
@@ -118,19 +113,5 @@ def split_host(address: str) -> tuple[str, str]:
     return scheme, location.partition("/")[0]
 
 
-def _user_part(address: str) -> str:
-    match = _USER.search(address)
-    return match.group() if match else ""
-
-
 def _key(field: str) -> str:
     return unquote(field.partition("=")[0]).lower()
-
-
-def _is_signature_field(key: str) -> bool:
-    return key in _SIGNATURE_FIELDS or key.startswith(_SIGNATURE_PREFIXES)
-
-
-def _with_digest(field: str) -> str:
-    key, _, value = field.partition("=")
-    return f"{key}=~{hashlib.sha256(value.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"

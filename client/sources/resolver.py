@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from client.picture import Picture, as_unicode, picture_of_file
-from client.sources.containers import ContainerTypes, container_of, unpack, with_error_entry
+from client.picture import Picture, picture_of_file
+from client.sources.containers import ContainerTypes, container_of, with_error_entry
 from client.sources.content import FailedContent, Fetch
-from client.sources.naming import address_path, is_address, is_web, public_name, public_relative_path
+from client.sources.naming import address_path, is_web, public_name, public_relative_path
 from client.sources.stores import Store, open_store
 from client.sources.web import FetchPolicy, fetch, fetch_into
 from tritonkit.errors import InputError
@@ -26,18 +26,10 @@ class Resolver:
     container_types: ContainerTypes
     policy: FetchPolicy
 
-    def resolve(self, text: str, folder: Path, relative_path: PurePath) -> Iterator[Picture]:
-        """Return the pictures of an address, or of a path that may be relative to `folder`."""
-        return self.resolve_address(text) if is_address(text) else self.resolve_file(folder / text, relative_path)
-
     def resolve_file(self, path: Path, relative_path: PurePath) -> Iterator[Picture]:
         """Return the pictures of a local file."""
-        container = container_of(path.name, self.container_types)
-        if container is None:
-            return iter((picture_of_file(path, relative_path),))
-        name = as_unicode(path)
-        pictures = unpack(container, name, relative_path.with_suffix(""), partial(open_file, path))
-        return with_error_entry(name, relative_path, pictures)
+        picture = picture_of_file(path, relative_path)
+        return self._resolve(picture, path.name, partial(open_file, path))
 
     def resolve_address(self, address: str) -> Iterator[Picture]:
         """Return the pictures of an address."""
@@ -57,12 +49,30 @@ class Resolver:
     def _resolve_remote(
         self, address: str, read: Callable[[], bytes], read_into: Callable[[BinaryIO], None]
     ) -> Iterator[Picture]:
-        name, relative_path = public_name(address), public_relative_path(address)
-        container = container_of(address_path(address), self.container_types)
+        def download() -> BinaryIO:
+            """Download to an unnamed temporary file, because a container is read at many offsets."""
+            file = TemporaryFile()  # noqa: SIM115 - the reader closes it
+            try:
+                read_into(file)
+                file.seek(0)
+            except BaseException:
+                file.close()
+                raise
+            return file
+
+        picture = Picture(public_name(address), public_relative_path(address), Fetch(read))
+        return self._resolve(picture, address_path(address), download)
+
+    def _resolve(self, picture: Picture, file_name: str, open_container: Callable[[], BinaryIO]) -> Iterator[Picture]:
+        """Return the picture, or where `file_name` is that of a container, the pictures in it."""
+        container = container_of(file_name, self.container_types)
         if container is None:
-            return iter((Picture(name, relative_path, Fetch(read)),))
-        pictures = unpack(container, name, relative_path.with_suffix(""), partial(_fetch_to_temporary_file, read_into))
-        return with_error_entry(name, relative_path, pictures)
+            return iter((picture,))
+
+        def unpack() -> Iterator[Picture]:  # opens the container when its first picture is taken
+            yield from container.pictures(open_container(), picture.name, picture.relative_path.with_suffix(""))
+
+        return with_error_entry(picture.name, picture.relative_path, unpack())
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -71,15 +81,3 @@ def open_file(path: Path) -> BinaryIO:
         return path.open("rb")
     except ValueError as error:
         raise ImageError("the file name is invalid") from error
-
-
-def _fetch_to_temporary_file(read_into: Callable[[BinaryIO], None]) -> BinaryIO:
-    """Download to an unnamed temporary file, because a container is read at many offsets."""
-    file = TemporaryFile()  # noqa: SIM115 - the reader closes it
-    try:
-        read_into(file)
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from shutil import copyfileobj
 from typing import Any, BinaryIO
 
@@ -49,7 +50,7 @@ class Store:
             entry = pending.pop()
             if entry["type"] == "directory":
                 try:
-                    pending += sorted(self._entries(entry["name"]), key=_name, reverse=True)
+                    pending += sorted(self._entries(entry["name"]), key=itemgetter("name"), reverse=True)
                 except ImageError as error:
                     if entry["name"] == self.path or not isinstance(error.__cause__, PermissionError):
                         raise
@@ -95,17 +96,16 @@ class Store:
         has_host = bare_path == host or bare_path.startswith(f"{host}/")
         return f"{scheme}://{bare_path}" if has_host else f"{scheme}://{host}/{bare_path}"
 
-    def _entries(self, folder: str) -> list[dict[str, Any]]:
+    def _entries(self, folder: str) -> Iterator[dict[str, Any]]:
         with _translate_errors(self.address):
             entries = self.files.ls(folder, detail=True)
-        # A store may list the folder itself as one of its entries.
-        own_name = folder.rstrip("/")
-        members = [entry for entry in entries if entry["name"].rstrip("/") != own_name]
-        visible = [entry for entry in members if not is_hidden(entry["name"].rstrip("/").rpartition("/")[2])]
-        return [entry for entry in visible if entry["type"] == "directory" or self._is_picture_file(entry["name"])]
-
-    def _is_picture_file(self, path: str) -> bool:
-        return is_picture_member(path.rpartition("/")[2], self.skipped)
+        for entry in entries:
+            path = entry["name"].rstrip("/")
+            name = path.rpartition("/")[2]
+            if path == folder.rstrip("/") or is_hidden(name):
+                continue  # a store may list the folder itself as one of its entries
+            if entry["type"] == "directory" or is_picture_member(name, self.skipped):
+                yield entry
 
 
 def open_store(address: str, skipped: SkippedFiles | None = None) -> Store:
@@ -142,10 +142,6 @@ def no_files_error(address: str) -> InputError:
         f"{name}: the folder does not exist or contains no file that ends in {', '.join(sorted(SUFFIXES))}",
         code="source.empty_folder",
     )
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry["name"])
 
 
 @contextmanager

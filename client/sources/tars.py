@@ -69,16 +69,20 @@ class Tar:
         content = cast("IO[bytes]", decompress(file)) if decompress else file
         for member in _members(content, self.skipped):
             member_name = as_unicode(member.name)
-            if decompress is None:
-                member_content: _Content = FileSlice(shared, member.offset_data, member.size)
+            if member.size > MAX_BYTES:
+                member_content: _Content = FailedContent(f"has {member.size:,} bytes; at most {MAX_BYTES:,} are read")
+            elif member.issparse():
+                member_content = FailedContent("is a sparse file; unpack the archive first")
+            elif decompress is None:
+                member_content = FileSlice(shared, member.offset_data, member.size)
             else:
-                member_content = _read_member(content, member, self.buffer)
-            reason = _unreadable_reason(member)
-            yield Picture(
-                f"{name}/{member_name}",
-                relative_path / safe_relative_path(member_name),
-                FailedContent(reason) if reason else member_content,
-            )
+                with _translate_errors():
+                    content.seek(member.offset_data)
+                    data = content.read(member.size)
+                if len(data) < member.size:
+                    raise ImageError(f"the archive is truncated, {member.size - len(data):,} bytes are missing")
+                member_content = self.buffer.store(data)
+            yield Picture(f"{name}/{member_name}", relative_path / safe_relative_path(member_name), member_content)
 
 
 def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarInfo]:
@@ -86,7 +90,11 @@ def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarI
     reader = _BoundedReader(content)
     with _translate_errors():
         archive = tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:")  # noqa: SIM115 - has nothing to close
-    while member := _next(archive):
+    while True:
+        with _translate_errors():
+            member = archive.next()
+        if member is None:
+            break
         if not member.isdir() and is_picture_member(member.name, skipped):
             if member.isreg():
                 yield member
@@ -96,28 +104,6 @@ def _members(content: IO[bytes], skipped: SkippedFiles) -> Iterator[tarfile.TarI
     # tarfile takes an invalid header for the end of the archive, which is a block of zeros, or nothing.
     if reader.last.strip(b"\0"):
         raise ImageError("the rest is not a tar archive")
-
-
-def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _translate_errors():
-        return archive.next()
-
-
-def _unreadable_reason(member: tarfile.TarInfo) -> str | None:
-    if member.size > MAX_BYTES:
-        return f"has {member.size:,} bytes; at most {MAX_BYTES:,} are read"
-    return "is a sparse file; unpack the archive first" if member.issparse() else None
-
-
-def _read_member(content: IO[bytes], member: tarfile.TarInfo, buffer: SpillBuffer) -> _Content:
-    if _unreadable_reason(member):
-        return FailedContent("")
-    with _translate_errors():
-        content.seek(member.offset_data)
-        data = content.read(member.size)
-    if len(data) < member.size:
-        raise ImageError(f"the archive is truncated, {member.size - len(data):,} bytes are missing")
-    return buffer.store(data)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
@@ -57,8 +56,14 @@ class Video:
         """Yield the content of each selected frame, and None for the others."""
         from av.error import FFmpegError
 
-        number = 0
-        for packet in _packets(container, stream):
+        number, packets = 0, iter(container.demux(stream))
+        while True:
+            try:
+                packet = next(packets, None)
+            except FFmpegError as error:
+                raise ImageError(f"cannot be read further ({first_line(error)})") from error
+            if packet is None:
+                return
             try:
                 frames = packet.decode()
             except FFmpegError as error:
@@ -78,20 +83,8 @@ class Video:
             return FailedContent(str(error))
         image = frame.to_image()
         upright = image.transpose(_ROTATIONS[frame.rotation]) if frame.rotation in _ROTATIONS else image
-        return partial(_image, upright.size, self.buffer.store(upright.tobytes()))
-
-
-def _image(size: tuple[int, int], content: Callable[[], bytes]) -> Image.Image:
-    return Image.frombytes("RGB", size, content())
-
-
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    from av.error import FFmpegError
-
-    try:
-        yield from container.demux(stream)
-    except FFmpegError as error:
-        raise ImageError(f"cannot be read further ({first_line(error)})") from error
+        size, stored = upright.size, self.buffer.store(upright.tobytes())
+        return lambda: Image.frombytes("RGB", size, stored())
 
 
 @contextmanager

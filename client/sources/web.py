@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import SplitResult, unquote
 
 from client.sources.naming import split_address
@@ -17,9 +19,7 @@ from tritonkit.errors import first_line
 from tritonkit.images.preprocess import MAX_BYTES, ImageError
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
-
-Content = TypeVar("Content")
+    from urllib3 import PoolManager
 
 _CHUNK = 2**16
 _RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -46,11 +46,6 @@ class FetchPolicy:
     """Timeout for an archive or a video with all attempts."""
     redirects: int = 5
 
-    def pause(self, attempt: int, retry_after_s: float = 0.0) -> float:
-        """Return the seconds to wait after attempt number `attempt`, counted from 1."""
-        backoff_s = self.pause_s * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        return min(max(backoff_s, retry_after_s), self.longest_pause_s)
-
 
 class _RetryableError(Exception):
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
@@ -60,50 +55,39 @@ class _RetryableError(Exception):
 
 def fetch(address: str, policy: FetchPolicy) -> bytes:
     """Download an address. Raises ImageError, whose message contains no secret of the address."""
-    deadline_s = time.monotonic() + policy.picture_s
-
-    def fetch_once() -> bytes:
-        return b"".join(_until_deadline(_read_chunks(address, policy, MAX_BYTES), deadline_s, policy.picture_s))
-
-    return _with_retries(fetch_once, policy, deadline_s)
+    content = io.BytesIO()
+    _download(address, content, policy, MAX_BYTES, policy.picture_s)
+    return content.getvalue()
 
 
 def fetch_into(address: str, file: BinaryIO, policy: FetchPolicy) -> None:
-    """Download an address to a temporary file, up to the free disk space.
+    """Download an address to an empty temporary file, up to the free disk space.
 
     Raises ImageError, and OSError for the file.
     """
-    deadline_s = time.monotonic() + policy.file_s
+    _download(address, file, policy, shutil.disk_usage(tempfile.gettempdir()).free, policy.file_s)
 
-    def fetch_once() -> None:
+
+def _download(address: str, file: BinaryIO, policy: FetchPolicy, max_bytes: int, limit_s: float) -> None:
+    """Download in several attempts within `limit_s`: also a broken body is retried, which urllib3 does not do."""
+    deadline_s = time.monotonic() + limit_s
+    for attempt in itertools.count(1):
         file.seek(0)
         file.truncate()
-        free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
-        for chunk in _until_deadline(_read_chunks(address, policy, free_bytes), deadline_s, policy.file_s):
-            file.write(chunk)
-
-    _with_retries(fetch_once, policy, deadline_s)
-
-
-def _until_deadline(chunks: Iterator[bytes], deadline_s: float, limit_s: float) -> Iterator[bytes]:
-    for chunk in chunks:
-        if time.monotonic() > deadline_s:
-            raise ImageError(f"the download took longer than {limit_s:g} s")
-        yield chunk
-
-
-def _with_retries(fetch_once: Callable[[], Content], policy: FetchPolicy, deadline_s: float) -> Content:
-    attempt = 1
-    while True:
         try:
-            return fetch_once()
+            for chunk in _read_chunks(address, policy, max_bytes):
+                if time.monotonic() > deadline_s:
+                    raise ImageError(f"the download took longer than {limit_s:g} s")
+                file.write(chunk)
         except _RetryableError as error:
-            pause_s = policy.pause(attempt, error.retry_after_s)
+            backoff_s = policy.pause_s * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            pause_s = min(max(backoff_s, error.retry_after_s), policy.longest_pause_s)
             if attempt == policy.attempts or time.monotonic() + pause_s > deadline_s:
                 times = "once" if attempt == 1 else f"{attempt} times"
                 raise ImageError(f"cannot be downloaded: {error}; tried {times}") from error
             time.sleep(pause_s)
-            attempt += 1
+        else:
+            return
 
 
 def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[bytes]:
@@ -111,9 +95,29 @@ def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[
     import urllib3
 
     try:
-        response = _request(address, policy)
+        parts = split_address(address)
+        headers = {"User-Agent": "tritonkit"}
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers |= urllib3.make_headers(basic_auth=user)
+        response = _connection_pool(_proxy_of(parts)).request(
+            "GET",
+            parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+            headers=headers,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=policy.connect_s, read=policy.read_s),
+            # Only redirects: `_download` retries, with one limit for the request and its body.
+            retries=urllib3.Retry(
+                total=None, connect=False, read=False, other=False, status=0, redirect=policy.redirects
+            ),
+        )
         try:
-            _check_status(response)
+            if response.status != 200:
+                message = f"the host answered {response.status} {response.reason or ''}".rstrip()
+                if response.status not in _RETRYABLE_STATUSES:
+                    raise ImageError(f"cannot be downloaded: {message}")
+                retry_after = response.headers.get("Retry-After", "")
+                raise _RetryableError(message, float(retry_after) if retry_after.isdecimal() else 0.0)
             content_length, received = response.headers.get("Content-Length", ""), 0
             size = int(content_length) if content_length.isdecimal() else 0
             while max(size, received) <= max_bytes:
@@ -130,29 +134,11 @@ def _read_chunks(address: str, policy: FetchPolicy, max_bytes: int) -> Iterator[
         raise _translated_error(error, policy) from error
 
 
-def _request(address: str, policy: FetchPolicy) -> BaseHTTPResponse:
-    from urllib3 import Retry, Timeout
-
-    parts = split_address(address)
-    headers = {"User-Agent": "tritonkit", **_auth_headers(parts)}
-    return _connection_pool(_proxy_of(parts)).request(
-        "GET",
-        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-        headers=headers,
-        preload_content=False,
-        timeout=Timeout(connect=policy.connect_s, read=policy.read_s),
-        # urllib3 must not retry: `_with_retries` does.
-        retries=Retry(total=None, connect=False, read=False, other=False, status=0, redirect=policy.redirects),
-    )
-
-
 @functools.cache
 def _connection_pool(proxy: str | None) -> PoolManager:
     from urllib3 import PoolManager, ProxyManager
 
-    if proxy is None:
-        return PoolManager(maxsize=_CONNECTIONS)
-    return ProxyManager(proxy, maxsize=_CONNECTIONS)
+    return ProxyManager(proxy, maxsize=_CONNECTIONS) if proxy else PoolManager(maxsize=_CONNECTIONS)
 
 
 def _proxy_of(parts: SplitResult) -> str | None:
@@ -161,24 +147,6 @@ def _proxy_of(parts: SplitResult) -> str | None:
 
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
-
-
-def _auth_headers(parts: SplitResult) -> dict[str, str]:
-    from urllib3.util import make_headers
-
-    if parts.username is None:
-        return {}
-    return dict(make_headers(basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}"))
-
-
-def _check_status(response: BaseHTTPResponse) -> None:
-    if response.status == 200:
-        return
-    message = f"the host answered {response.status} {response.reason or ''}".rstrip()
-    if response.status in _RETRYABLE_STATUSES:
-        retry_after = response.headers.get("Retry-After", "")
-        raise _RetryableError(message, float(retry_after) if retry_after.isdecimal() else 0.0)
-    raise ImageError(f"cannot be downloaded: {message}")
 
 
 def _translated_error(error: Exception, policy: FetchPolicy) -> Exception:

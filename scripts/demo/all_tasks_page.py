@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonkit import pages
+from tritonkit.repository.verdict import Verdict
+from tritonkit.spec import ModelSpec
 
 RUNTIMES = ("checkpoint", "onnx", "triton")
 MAX_DIFFERENCE = 0.001
@@ -83,18 +85,18 @@ def _sentence(result: ExampleResult) -> str:
 def _result(folder: Path, name: str) -> ExampleResult:
     example_folder, run, version = folder / name, folder / "runs" / name / "1", folder / "model_repository" / name / "1"
     measured = [_read(example_folder / f"{runtime}.json")["metrics"] for runtime in RUNTIMES]
-    verdict = _read(version / "verdict.json")
-    worst = max(comparison["max_abs"] for comparison in verdict["comparisons"])
-    decisions_kept = min(comparison["decisions_kept"] for comparison in verdict["comparisons"])
+    verdict = Verdict.read_file(version / Verdict.FILE)
+    worst = max(comparison.max_abs for comparison in verdict.comparisons)
+    decisions_kept = min(comparison.decisions_kept for comparison in verdict.comparisons)
     metric, minimum = MINIMUMS[name]
     return ExampleResult(
         name=name,
-        task=_read(version.parent / "model.json")["task"],
+        task=ModelSpec.from_json((version / ModelSpec.FILE).read_text(encoding="utf-8"), str(version)).task,
         seconds=int((example_folder / "seconds").read_text()),
         metric=metric,
         minimum=minimum,
         metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
-        verdict=f"{'passed' if verdict['passed'] else 'failed'}, largest error {worst:.1e}, {decisions_kept:.0%} decisions kept",
+        verdict=f"{'passed' if verdict.passed else 'failed'}, largest error {worst:.1e}, {decisions_kept:.0%} decisions kept",
         gallery=(example_folder / "answers.html").read_text(encoding="utf-8"),
         drawings=tuple(_data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
     )

@@ -17,6 +17,7 @@ from benchmarks.report import CHART_OPTIONS
 from tritonkit import pages
 from tritonkit.pages.contact_sheet import ContactSheetTile, thumbnail
 from tritonkit.images.preprocess import decode_image
+from tritonkit.repository.verdict import Verdict
 
 _DRAWINGS = {"curves.png": "Loss and accuracy by epoch", "confusion.png": "Confusion matrix of the best epoch"}
 
@@ -81,16 +82,16 @@ def _tiles(rows: Sequence[dict[str, Any]]) -> list[ContactSheetTile]:
 
 def _export(demo: Path, name: str) -> ExportSummary:
     folder = demo / "model_repository" / name / "1"
-    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    verdict = Verdict.read_file(folder / Verdict.FILE)
     return ExportSummary(
         name=name,
         folder=str(folder.relative_to(demo)),
-        target=f"{verdict['format']} {verdict['precision']}",
-        passed=verdict["passed"],
-        max_abs=max(comparison["max_abs"] for comparison in verdict["comparisons"]),
-        limit=verdict["limits"]["max_abs"],
-        decisions_kept=min(comparison["decisions_kept"] for comparison in verdict["comparisons"]),
-        images=verdict["images"],
+        target=f"{verdict.format} {verdict.precision}",
+        passed=verdict.passed,
+        max_abs=max(comparison.max_abs for comparison in verdict.comparisons),
+        limit=verdict.limits.max_abs,
+        decisions_kept=min(comparison.decisions_kept for comparison in verdict.comparisons),
+        images=verdict.images,
     )
 
 

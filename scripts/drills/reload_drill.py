@@ -29,13 +29,13 @@ from typing import Literal
 
 import numpy as np
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from scripts.drills.kill_drill import tiny_network
 from scripts.ports import free_ports
-from server.local_control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
@@ -44,8 +44,9 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.spec import Frozen, ModelSpec, Outputs
 from tritonkit.system.console import exit_code
 from tritonkit.system.files import atomic_write
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 MODEL = "changing"
 NETWORKS = 3
@@ -108,7 +109,7 @@ class Networks:
 class Traffic:
     """Sends requests one after another in each thread, and counts answers and failures."""
 
-    server: TritonServer
+    server: TritonClient
     spec: ModelSpec
     networks: Networks
     ledger: Ledger
@@ -149,7 +150,7 @@ def drill(
     shutil.copytree(folder / "networks" / "1", repository)
     with serve(repository, folder / "state") as server:
         url = server.options.grpc_url if protocol == "grpc" else server.options.http_url
-        with TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), MODEL) as runner:
+        with TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
             request_threads = [
                 threading.Thread(target=traffic.send_requests, name=f"request {number}") for number in range(threads)
@@ -182,7 +183,7 @@ def publish_all(
     server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    control = local_control(server, timeout_s=60)
+    control = server.client(timeout_s=60)
     started = time.monotonic()
     published = 0
     while (due_s := published * every_s) < seconds:
@@ -219,8 +220,13 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
         checkpoint = folder / f"{number}.safetensors"
         folder.mkdir(exist_ok=True, parents=True)
         save_network(checkpoint, tiny_network(MODEL, number, SIDE))
-        request = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
-        published = export(source_from_checkpoint(checkpoint, MODEL), request, lambda step: None)
+        request = ExportRequest(
+            source=source_from_checkpoint(checkpoint, MODEL),
+            repository=folder / str(number),
+            max_batch=BATCH,
+            encoded=False,
+        )
+        published = export(request)
         folders.append(published.artifact.parent)
         with open_artifact(published.artifact, threads=1) as runner:
             answers.append(runner.infer(images))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -12,7 +10,7 @@ import psutil
 from server.options import RuntimeName
 from tritonkit.errors import InputError, ServerError
 from tritonkit.spec import Frozen
-from tritonkit.system.gpu import Gpu, find_gpu
+from tritonkit.system.gpu import Gpu, find_gpu, query_gpus
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its segments there
 _CGROUP = Path("/sys/fs/cgroup")
@@ -40,11 +38,12 @@ class Machine(Frozen):
 def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
     """Read free memory and GPU; for the docker runtime also ask the Docker engine."""
     gpu = find_gpu()
+    free_mib = next(iter(query_gpus("memory.free")), "") if gpu else ""
     return Machine(
         memory_bytes=min(psutil.virtual_memory().available, _cgroup_free_bytes()),
         shared_memory_bytes=_free_bytes(SHARED_MEMORY),
         gpu=gpu,
-        gpu_memory_bytes=_gpu_free_bytes() if gpu else None,
+        gpu_memory_bytes=int(free_mib) * _MIB if free_mib.isdecimal() else None,
         containers_have_gpu=_containers_have_gpu() if runtime == "docker" else None,
     )
 
@@ -74,17 +73,3 @@ def _free_bytes(folder: Path) -> int:
     except OSError:
         return 0
     return statistics.f_bavail * statistics.f_frsize
-
-
-def _gpu_free_bytes() -> int | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    result = subprocess.run(
-        [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    first = result.stdout.strip().partition("\n")[0]
-    return int(first) * _MIB if result.returncode == 0 and first.isdecimal() else None

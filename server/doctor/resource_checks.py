@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from server.doctor.machine import SHARED_MEMORY
-from server.doctor.models_to_load import ModelToLoad
-from server.doctor.target_environment import ENSEMBLE, TargetEnvironment
+from server.doctor.target_environment import TargetEnvironment
 from tritonkit.repository.finding import Finding, error, warning
-from tritonkit.runtimes.formats import OPENVINO
+from tritonkit.repository.model_folder import ModelFolder
+from tritonkit.runtimes.formats import OPENVINO, model_files
 from tritonkit.system.env_file import setting
 from tritonkit.triton.backends import PYTHON
+from tritonkit.triton.model_config import ENSEMBLE, TYPE_BYTES
 from tritonkit.triton.releases import IMAGE_TAG, IMAGE_VARIABLE, NEWEST_CVE, release_of
 
 SHM_VARIABLE = "SHM_SIZE"
@@ -25,26 +26,9 @@ _DOCKER_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?")
 _DOCKER_UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _ENCODED_IMAGE_BYTES = 2**20
 """Assumed size of an encoded image."""
-_TYPE_BYTES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 2,
-    8: 4,
-    9: 8,
-    10: 2,
-    11: 4,
-    12: 8,
-    13: _ENCODED_IMAGE_BYTES,
-    14: 2,
-}
-"""Bytes by the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16."""
 
 
-def check_resources(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
+def check_resources(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
     """Check what all models need together. Only weights are counted, so the real need is larger."""
     yield from _check_memory(models, target)
     yield from _check_gpu_memory(models, target)
@@ -52,9 +36,9 @@ def check_resources(models: Sequence[ModelToLoad], target: TargetEnvironment) ->
     yield from _check_release(target)
 
 
-def _check_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
+def _check_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
     in_memory = [model for model in models if not _is_on_gpu(model, target)]
-    needed_bytes = sum(model.weights_bytes * model.instances for model in in_memory)
+    needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in in_memory)
     if needed_bytes > target.machine.memory_bytes:
         yield error(
             target.repository,
@@ -65,10 +49,10 @@ def _check_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> I
         )
 
 
-def _check_gpu_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
+def _check_gpu_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
     free_bytes = target.machine.gpu_memory_bytes
     on_gpu = [model for model in models if _is_on_gpu(model, target)]
-    needed_bytes = sum(model.weights_bytes * model.instances for model in on_gpu)
+    needed_bytes = sum(_weights_bytes(model) * _instances(model) for model in on_gpu)
     if free_bytes is not None and needed_bytes > free_bytes:
         yield error(
             target.repository,
@@ -79,7 +63,7 @@ def _check_gpu_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) 
         )
 
 
-def _check_shared_memory(models: Sequence[ModelToLoad], target: TargetEnvironment) -> Iterator[Finding]:
+def _check_shared_memory(models: Sequence[ModelFolder], target: TargetEnvironment) -> Iterator[Finding]:
     needed_bytes = sum(_shared_bytes(model) for model in models if target.is_python_based(model.backend))
     in_container = target.options.runtime == "docker"
     free_bytes = _container_shm_bytes(target) if in_container else target.machine.shared_memory_bytes
@@ -122,7 +106,19 @@ def _check_release(target: TargetEnvironment) -> Iterator[Finding]:
         )
 
 
-def _is_on_gpu(model: ModelToLoad, target: TargetEnvironment) -> bool:
+def _instances(model: ModelFolder) -> int:
+    """The number of instances of each version."""
+    return sum(max(group.count, 1) * max(len(group.gpus), 1) for group in model.config.instance_group) or 1
+
+
+def _weights_bytes(model: ModelFolder) -> int:
+    """The total size of the weights of all loaded versions, for one instance."""
+    paths = [version.path / name for version in model.loaded_versions for name in model.files]
+    files = {file for path in paths for file in model_files(path)}
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _is_on_gpu(model: ModelFolder, target: TargetEnvironment) -> bool:
     """Whether the model runs on the GPU: Triton's default, if there is a GPU and the backend supports it."""
     kinds = {group.kind for group in model.config.instance_group}
     if target.machine.gpu is None or target.image is None or model.backend in (PYTHON, ENSEMBLE, OPENVINO.backend):
@@ -131,19 +127,20 @@ def _is_on_gpu(model: ModelToLoad, target: TargetEnvironment) -> bool:
     return group is None or group.KIND_CPU not in kinds
 
 
-def _shared_bytes(model: ModelToLoad) -> int:
+def _shared_bytes(model: ModelFolder) -> int:
     batch = max(model.config.max_batch_size, 1)
     tensors = [*model.config.input, *model.config.output]
     image_bytes: int = sum(
-        prod(max(dim, 1) for dim in tensor.dims) * _TYPE_BYTES.get(tensor.data_type, 1) for tensor in tensors
+        prod(max(dim, 1) for dim in tensor.dims) * (TYPE_BYTES.get(tensor.data_type, 1) or _ENCODED_IMAGE_BYTES)
+        for tensor in tensors
     )
     instance_bytes: int = _SEGMENT_BYTES + batch * image_bytes
-    return model.instances * max(len(model.versions), 1) * instance_bytes
+    return _instances(model) * max(len(model.loaded_versions), 1) * instance_bytes
 
 
-def _largest_models(models: Sequence[ModelToLoad]) -> str:
-    largest = sorted(models, key=lambda model: model.weights_bytes * model.instances, reverse=True)[:3]
-    return ", ".join(f"{model.name} {_mib_text(model.weights_bytes)} x {model.instances}" for model in largest)
+def _largest_models(models: Sequence[ModelFolder]) -> str:
+    largest = sorted(models, key=lambda model: _weights_bytes(model) * _instances(model), reverse=True)[:3]
+    return ", ".join(f"{model.name} {_mib_text(_weights_bytes(model))} x {_instances(model)}" for model in largest)
 
 
 def _mib_text(byte_count: int) -> str:

@@ -12,9 +12,9 @@ from tritonkit.errors import InputError, ServerError
 from tritonkit.repository.finding import Finding, error, warning
 from tritonkit.runtimes.formats import ONNX, OPENVINO, TORCHSCRIPT
 from tritonkit.triton.backends import PYTHON
+from tritonkit.triton.model_config import ENSEMBLE
 from tritonkit.triton.releases import image_for
 
-ENSEMBLE = "ensemble"
 PYTHON_BACKENDS = frozenset({ONNX.backend, OPENVINO.backend, TORCHSCRIPT.backend})
 """Backends that `server/backends` implements on Triton's Python backend."""
 _INSTALL_TOOLKIT = (

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.options import Options
 from server.security import ServerTokens
+from tritonkit.errors import InferenceError
 from tritonkit.spec import Frozen
 from tritonkit.system.local_servers import state_folder
+from tritonkit.triton.connection import Connection
+
+if TYPE_CHECKING:
+    from tritonkit.triton.client import TritonClient
 
 LOG_FILE = "triton.log"
 
 ProgressCallback = Callable[[str], None]
-
-_DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Ignores HTTP_PROXY: a proxy would resolve the loopback address to itself."""
 
 
 class Server(Frozen):
@@ -48,13 +49,20 @@ class Server(Frozen):
         """The pid or the container id, as shown to a user."""
         return f"container {self.container[:12]}" if self.container else f"pid {self.pid}"
 
+    def client(self, timeout_s: float = 20.0) -> TritonClient:
+        """Return a client over HTTP, with the tokens of the state file. timeout_s: the deadline of one request."""
+        from tritonkit.triton.client import TritonClient
+
+        connection = Connection(url=self.options.http_url, deadline_s=timeout_s)
+        return TritonClient(connection, tokens=self.tokens.client_tokens)
+
     def is_ready(self) -> bool:
         """Whether Triton answers its readiness check."""
-        try:
-            with _DIRECT_OPENER.open(f"{self.options.http_url}/v2/health/ready", timeout=2) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        with self.client(timeout_s=2) as client:
+            try:
+                return client.is_ready()
+            except InferenceError:
+                return False
 
 
 class Runtime(ABC):

@@ -15,7 +15,7 @@ from typing import Any
 from server.options import Options, triton_arguments
 from server.runtimes.base import ProgressCallback, Runtime, Server
 from server.runtimes.docker_image import TritonImages, translate_docker_errors
-from server.security import Security, ServerTokens
+from server.security import ServerTokens
 from tritonkit.errors import InputError, ServerError
 from tritonkit.system.docker_engine import Docker, all_gpus, docker_engine, run_container
 from tritonkit.system.env_file import setting
@@ -53,11 +53,22 @@ class DockerRuntime(Runtime):
             network = select_network(docker, options)
             image = TritonImages(docker, network == _HOST_NETWORK, report).prepare(options, gpu)
             options = options.model_copy(update={"image": image})
-            container = _start_container(docker, options, tokens, network, gpu)
-        server = Server(options=options, tokens=tokens, container=container)
+            settings = container_settings(options, tokens, network)
+            toolkit = "install the NVIDIA Container Toolkit, or check the output of `docker run --gpus all`"
+            module, client = docker
+            with translate_docker_errors(module, f"run {options.image}", toolkit if gpu else ""):
+                try:  # an ended container of tritonkit may still have this name
+                    ended = client.containers.get(settings["name"])
+                    if ended.labels.get(LABEL) == "server" and ended.status in ("created", "exited", "dead"):
+                        ended.remove(force=True, v=True)
+                except module.errors.NotFound:
+                    pass
+                gpus = all_gpus(module) if gpu else None
+                container = run_container(docker, str(options.image), **settings, device_requests=gpus)
+        server = Server(options=options, tokens=tokens, container=str(container.id))
         if stops_with_parent:
             try:
-                start_guard(container)
+                start_guard(server.container)
             except BaseException:
                 self.stop(server)  # without a guard it would outlive this process
                 raise
@@ -90,8 +101,13 @@ class DockerRuntime(Runtime):
         """Write the container's log into the state folder, with the time of its last line as file time."""
         with _open_container(server) as container:
             if container is not None:
-                last_line = container.logs(tail=1, timestamps=True)
-                _save_log(container.logs(), last_line, server.log)
+                last_line, content = container.logs(tail=1, timestamps=True), container.logs()
+                if not server.log.is_file() or server.log.read_bytes() != content:
+                    with atomic_write(server.log) as path:
+                        path.write_bytes(content)
+                if fields := last_line.split():
+                    written = datetime.fromisoformat(fields[0].decode()).timestamp()
+                    os.utime(server.log, (written, written))
 
 
 def engine_has_gpu() -> bool:
@@ -113,10 +129,12 @@ def container_settings(options: Options, tokens: ServerTokens, network: str | No
     user in the container cannot read.
     """
     user, group = (_CONTAINER_USER, _CONTAINER_USER) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-    security, files = _mounted_security(options.security)
-    _check_readable(user, [options.repository, *files], key=options.security.tls_key)
+    files = options.security.files()
+    _check_readable(user, [options.repository, *files.values()], key=options.security.tls_key)
+    mounted = {name: f"{_TLS_MOUNT}/{name}.pem" for name in files}
+    security = {name: Path(container_path) for name, container_path in mounted.items()}
     arguments = triton_arguments(
-        options.model_copy(update={"security": security}),
+        options.model_copy(update={"security": options.security.model_copy(update=security)}),
         tokens,
         _MODELS_MOUNT,
         bind=None if network == _HOST_NETWORK else "0.0.0.0",  # noqa: S104
@@ -138,39 +156,24 @@ def container_settings(options: Options, tokens: ServerTokens, network: str | No
         "shm_size": setting(_SHM_VARIABLE, options.repository) or _DEFAULT_SHM_SIZE,
         "volumes": {
             str(options.repository): {"bind": _MODELS_MOUNT, "mode": "ro"},
-            **{str(host_path): {"bind": container_path, "mode": "ro"} for host_path, container_path in files.items()},
+            **{str(path): {"bind": mounted[name], "mode": "ro"} for name, path in files.items()},
         },
         **({"network_mode": _HOST_NETWORK} if network == _HOST_NETWORK else {"ports": published}),
         **({"network": network} if network not in (None, _HOST_NETWORK) else {}),
     }
 
 
-def _start_container(docker: Docker, options: Options, tokens: ServerTokens, network: str | None, gpu: bool) -> str:
-    """Start a container and return its id; a container that failed to start is removed."""
-    module, _ = docker
-    settings = container_settings(options, tokens, network)
-    advice = "install the NVIDIA Container Toolkit, or check the output of `docker run --gpus all`" if gpu else ""
-    with translate_docker_errors(module, f"run {options.image}", advice):
-        _remove_stopped_container(docker, settings["name"])
-        gpus = all_gpus(module) if gpu else None
-        container = run_container(docker, str(options.image), **settings, device_requests=gpus)
-    return str(container.id)
-
-
-def _remove_stopped_container(docker: Docker, name: str) -> None:
-    """Remove an ended container of tritonkit that still has this name."""
-    module, client = docker
-    try:
-        container = client.containers.get(name)
-    except module.errors.NotFound:
-        return
-    if container.labels.get(LABEL) == "server" and container.status in ("created", "exited", "dead"):
-        container.remove(force=True, v=True)
-
-
 @contextmanager
 def _open_engine() -> Iterator[Docker]:
-    _check_engine_is_local()
+    # Ports, files and shared memory are checked on this machine.
+    docker_host = os.environ.get("DOCKER_HOST", "")
+    scheme, _, address = docker_host.partition("://")
+    if scheme in ("ssh", "tcp", "http", "https") and not _LOOPBACK.match(address):
+        raise InputError(
+            f"DOCKER_HOST={docker_host}: --runtime docker needs a local Docker engine; run `server up` on that "
+            "machine, or unset DOCKER_HOST",
+            code="docker.remote_engine",
+        )
     docker = docker_engine(
         ServerError, needed_for="--runtime docker", alternative="without Docker there is --runtime pip, for CPUs"
     )
@@ -201,18 +204,6 @@ def select_network(docker: Docker, options: Options) -> str | None:
     )
 
 
-def _check_engine_is_local() -> None:
-    """Raise InputError for a remote engine: ports, files and shared memory are checked on this machine."""
-    docker_host = os.environ.get("DOCKER_HOST", "")
-    scheme, _, address = docker_host.partition("://")
-    if scheme in ("ssh", "tcp", "http", "https") and not _LOOPBACK.match(address):
-        raise InputError(
-            f"DOCKER_HOST={docker_host}: --runtime docker needs a local Docker engine; run `server up` on that "
-            "machine, or unset DOCKER_HOST",
-            code="docker.remote_engine",
-        )
-
-
 @contextmanager
 def _open_container(server: Server) -> Iterator[Any]:
     """Yield the container of the server, or None if it does not exist. Raises ServerError."""
@@ -225,26 +216,6 @@ def _open_container(server: Server) -> Iterator[Any]:
         except module.errors.NotFound:
             container = None
         yield container
-
-
-def _mounted_security(security: Security) -> tuple[Security, dict[Path, str]]:
-    """Return the settings with paths inside the container, and the path in the container for each file."""
-    files = {"tls_certificate": security.tls_certificate, "tls_key": security.tls_key, "tls_ca": security.tls_ca}
-    mounted = {name: f"{_TLS_MOUNT}/{name}.pem" for name, path in files.items() if path is not None}
-    container_security = security.model_copy(
-        update={name: Path(container_path) for name, container_path in mounted.items()}
-    )
-    return container_security, {path: mounted[name] for name, path in files.items() if path is not None}
-
-
-def _save_log(content: bytes, last_line: bytes, log: Path) -> None:
-    """Write the log if it changed, and set the file time to the time stamp of its last line."""
-    if not log.is_file() or log.read_bytes() != content:
-        with atomic_write(log) as path:
-            path.write_bytes(content)
-    if fields := last_line.split():
-        written = datetime.fromisoformat(fields[0].decode()).timestamp()
-        os.utime(log, (written, written))
 
 
 def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
@@ -266,13 +237,8 @@ def _check_readable(user: int, paths: list[Path], key: Path | None) -> None:
 def start_guard(container: str) -> None:
     """Start a process that removes the container when this process ends, even by SIGKILL."""
     guard = subprocess.Popen(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "server.runtimes.docker_guard",
-            container,
-        ],  # -P: do not import a folder `server` of the working folder
+        # -P: do not import a folder `server` of the working folder
+        [sys.executable, "-P", "-m", "server.runtimes.docker_guard", container],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -70,8 +70,18 @@ class PipRuntime(Runtime):
     def stop(self, server: Server) -> None:
         """Terminate the process; kill it and its children after a timeout."""
         process = _find_process(server)
-        if process is not None:
-            _stop_processes(process)
+        if process is None:
+            return
+        try:
+            processes = [process, *process.children(recursive=True)]
+            process.terminate()
+        except psutil.NoSuchProcess:
+            return
+        _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+        for survivor in alive:
+            with suppress(psutil.NoSuchProcess):
+                survivor.kill()
+        psutil.wait_procs(alive, timeout=5)
 
 
 def _find_process(server: Server) -> psutil.Process | None:
@@ -81,16 +91,3 @@ def _find_process(server: Server) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if is_same else None
-
-
-def _stop_processes(process: psutil.Process) -> None:
-    try:
-        processes = [process, *process.children(recursive=True)]
-        process.terminate()
-    except psutil.NoSuchProcess:
-        return
-    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
-    for survivor in alive:
-        with suppress(psutil.NoSuchProcess):
-            survivor.kill()
-    psutil.wait_procs(alive, timeout=5)

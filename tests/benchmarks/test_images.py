@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.images import load_sample_images
+from benchmarks.inputs import load_sample_images
 from tests.errors import raises
 from tritonkit.errors import DataError, InputError
 from tritonkit.golden import Golden

@@ -12,6 +12,7 @@ from benchmarks.record import LimitPoint
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.spec import ModelSpec, TensorSpec
+from tritonkit.triton.served_model import ServedModel
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from tritonkit.spec import ModelSpec, TensorSpec
     ],
 )
 def test_threads_are_those_of_all_instances(config: dict[str, Any], threads: int) -> None:
-    assert server_threads(config) == threads
+    assert server_threads(ServedModel.from_config("m", config, "m")) == threads
 
 
 @pytest.mark.parametrize(("largest", "sizes"), [(1, (1,)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))])

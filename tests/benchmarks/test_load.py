@@ -16,7 +16,7 @@ from tritonkit.errors import InferenceError, InputError
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import ModelSpec, Outputs
-from tritonkit.triton.runner import ModelStatistics
+from tritonkit.triton.client import Statistics
 
 QUICK = Timing(window_s=0.1, max_windows=3, warm_up_s=0.05)
 
@@ -99,10 +99,10 @@ def test_measuring_stops_when_three_windows_agree(spec: ModelSpec, images: NDArr
 def test_server_side_figures_come_from_what_was_counted_in_between(spec: ModelSpec, images: NDArray[np.uint8]) -> None:
     steps = itertools.count()
 
-    def counters() -> ModelStatistics:
+    def counters() -> Statistics:
         step = next(steps)
-        return ModelStatistics(
-            images=7 + 60 * step, executions=3 + 20 * step, requests=30 * step, queue_ns=step * 3_000_000
+        return Statistics(
+            images=7 + 60 * step, executions=3 + 20 * step, queue_count=30 * step, queue_ns=step * 3_000_000
         )
 
     measured = measure_level(Sleeper(spec, latency_s=0.01), batches_of(images, 2), 2, QUICK, counters)

@@ -18,13 +18,14 @@ from builder.formats import BuildJob, builder_for
 from builder.interface import interface_of
 from builder.onnx.export import onnx_interface
 from builder.precision.cast import cast_graph
-from builder.repository.lint import Finding, check_repository
+from builder.repository.lint import check_repository
 from builder.show import show
 from builder.sources.base import NetworkSource
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
+from tritonkit.repository.finding import Finding
 from tritonkit.runtimes.formats import BUILT_IN
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.spec import ModelSpec
@@ -247,5 +248,5 @@ def test_show_reads_every_artifact_format(artifacts: Path, spec: ModelSpec, suff
     if suffix == ".plan":
         assert result.header is not None
         assert result.header.version == "11.1.0.106"
-        assert isinstance(result.build, dict)
-        assert result.build["graph_sha256"] == "b"
+        assert result.build is not None
+        assert result.build.graph_sha256 == "b"

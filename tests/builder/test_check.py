@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from builder.repository.lint import Finding, check_repository
+from builder.repository.lint import check_repository
 from builder.repository.publish import staging
 from tests.errors import raises
 from tritonkit.errors import InputError
+from tritonkit.repository.finding import Finding
 from tritonkit.repository.staging import staging_folder
 
 
@@ -97,7 +98,7 @@ def test_check_reports_all_models_at_once(tiny_repository: Path) -> None:
     for name in ("a", "b"):
         (tiny_repository / name).mkdir()
         (tiny_repository / name / "config.pbtxt").write_text("name: ")
-    assert errors(check_repository(tiny_repository)).count("config.pbtxt") == 2
+    assert errors(check_repository(tiny_repository)).count("config_pbtxt.syntax") == 2
 
 
 def test_check_refuses_a_missing_repository(tmp_path: Path) -> None:

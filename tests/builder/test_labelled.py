@@ -15,14 +15,15 @@ from PIL import Image
 from typer.testing import Result
 
 from builder.onnx.export import onnx_from_network
-from builder.output_options import OutputOptions, with_output_options
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
+from builder.sources.outputs import with_output_options
 from builder.verification import labelled
 from builder.verification.labelled import LabelledMetrics, labelled_set, measure, quality_problems
 from builder.verification.report import quality_tables
 from train.tasks import training_task_of
 from tritonkit.errors import ExternalError, InputError, Problem
+from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner

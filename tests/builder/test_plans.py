@@ -23,7 +23,7 @@ from tritonkit.repository.compatibility import (
     plan_problems,
     stale_problems,
 )
-from tritonkit.repository.manifest import MANIFEST_FILE, Manifest
+from tritonkit.repository.manifest import Manifest
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.triton.releases import DEFAULT_IMAGE, IMAGE_TAG, IMAGE_VARIABLE, image_for, release_of, releases
 
@@ -72,7 +72,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path) ->
     )
     (folder / BUILD_FILE).write_text(record.model_dump_json())
     source = folder / "model.onnx"
-    (folder / MANIFEST_FILE).write_text(manifest_of(folder, source, "a test").model_dump_json())
+    (folder / Manifest.FILE).write_text(manifest_of(folder, source, "a test").model_dump_json())
     return repository
 
 
@@ -107,7 +107,7 @@ def test_header_contains_flavour_and_version(tmp_path: Path) -> None:
 
 
 def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version: Path) -> None:
-    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    manifest = Manifest.read_file(version / Manifest.FILE)
     assert manifest.tensorrt == plan_header(version / "model.rtx").version
     assert manifest.compute_capability == "8.6, 8.9, 12.0"
     assert {"model.rtx", BUILD_FILE} < manifest.files.keys()
@@ -116,7 +116,7 @@ def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version:
 
 
 def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
-    path = tiny_repository / "pets" / "1" / MANIFEST_FILE
+    path = tiny_repository / "pets" / "1" / Manifest.FILE
     old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
     assert plan_problems(Manifest.model_validate(old), IMAGE) == []
 

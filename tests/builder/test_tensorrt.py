@@ -22,7 +22,6 @@ from builder.precision.cast import cast_graph
 from builder.precision.quantize import quantize_graph
 from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build
-from builder.tensorrt.network import PlanBuilder, load_timings
 from builder.tensorrt.precision import precision_of_engine, precision_problems
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
@@ -31,7 +30,7 @@ from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import RTX_TARGETS, BuildOptions, BuildRecord, BuildSettings
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import RTX, Precision
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, find_tensorrt, plan_header
+from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, plan_header
 from tritonkit.spec import ModelSpec, Outputs
 from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
@@ -244,33 +243,6 @@ def test_settings_report_all_problems_at_once() -> None:
     with raises(InputError, "build.options") as caught:
         wrong.check()
     assert len(caught.value.problems) == 3
-
-
-def test_timings_are_saved_in_the_cache(tmp_path: Path, graphs: Path) -> None:
-    shares: list[float] = []
-    settings = BuildSettings(max_batch=4, workspace_mib=256, optimization_level=1)
-    built = PlanBuilder(find_tensorrt("rtx"), graphs / "fp32.onnx", settings)
-    cache = tmp_path / "timings" / "one.cache"
-    with pytest.warns(DeprecationWarning, match="Timing cache"):  # TensorRT for RTX has no timing cache and prints that
-        plan = built.build(cache, lambda share, phase: shares.append(share))
-    assert plan.nbytes > 1000
-    assert cache.stat().st_size > 0
-    assert shares
-    assert all(0 <= share <= 1 for share in shares)
-
-
-def test_timings_start_empty_when_the_library_refuses_the_cache(tmp_path: Path) -> None:
-    class Config:
-        """The part of TensorRT's builder configuration that loads a timing cache."""
-
-        def create_timing_cache(self, timings: bytes) -> bytes | None:
-            return None if timings == b"damaged" else timings + b" opened"
-
-    (tmp_path / "one.cache").write_bytes(b"damaged")
-    assert load_timings(Config(), tmp_path / "one.cache") == b" opened"
-    assert load_timings(Config(), tmp_path / "none.cache") == b" opened"
-    (tmp_path / "one.cache").write_bytes(b"whole")
-    assert load_timings(Config(), tmp_path / "one.cache") == b"whole opened"
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="needs a machine without a GPU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.formats import BuildJob, builder_for
-from builder.sources import source_from_checkpoint
+from builder.request import ExportRequest
+from builder.sources import open_source
 from builder.sources.base import NetworkSource
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, BatchError, InputError
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
-from tritonkit.runtimes.formats import Target
 from tritonkit.runtimes.pytorch import TorchRunner
-from tritonkit.spec import TaskSpec
+from tritonkit.runtimes.torchscript import TorchScriptRunner
+from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 
 TORCHSCRIPT = builder_for("torchscript")
 
@@ -46,8 +48,8 @@ def job_of(tmp_path: Path) -> Callable[[Network], BuildJob]:
 
 
 def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
-    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, torchscript=True)
+    published = export(request)
     assert published.verdict.passed
     assert published.artifact.name == "model.pt"
     with zipfile.ZipFile(published.artifact) as archive:
@@ -55,6 +57,43 @@ def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, t
     for here in (tmp_path, Path(__file__).parents[2], Path(torch.__file__).parent):
         assert str(here).encode() not in contents
     assert not list(published.artifact.parent.glob("*.whole"))
+
+
+def test_published_file_is_opened_until_it_changes_or_leaves_its_manifest(checkpoint: Path, tmp_path: Path) -> None:
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, torchscript=True)
+    artifact = export(request).artifact
+    open_artifact(artifact).close()
+    moved = tmp_path / "model.pt"
+    shutil.copy(artifact, moved)
+    with raises(ArtifactError, "torchscript.untrusted"):
+        open_artifact(moved)
+    content = bytearray(artifact.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.write_bytes(content)
+    with raises(ArtifactError, "torchscript.changed"):
+        open_artifact(artifact)
+
+
+def test_archive_is_refused_as_a_source_with_what_to_pass_instead(
+    make_network: Callable[[str], Network], job_of: Callable[[Network], BuildJob], tmp_path: Path
+) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "given.pt")
+    with raises(InputError, "source.torchscript") as caught:
+        open_source(tmp_path / "given.pt", None, None)
+    assert "--model NAME" in str(caught.value)
+    with raises(InputError, "source.exported"):
+        open_source(TORCHSCRIPT.write(job_of(make_network("test_vit"))), None, None)
+
+
+def test_runner_gives_one_error_when_answers_are_not_those_of_the_spec(spec: ModelSpec, tmp_path: Path) -> None:
+    class Pair(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    path = tmp_path / "pair.pt"
+    torch.jit.save(torch.jit.script(Pair()), path, _extra_files={METADATA_KEY: spec.to_json()})
+    with raises(ArtifactError, "artifact.tensor_mismatch"):
+        TorchScriptRunner(path, trusted=True).infer(np.zeros((1, *spec.input.shape), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +118,7 @@ def test_outputs_equal_those_of_the_network_under_the_names_of_the_spec(
     artifact = TORCHSCRIPT.write(job_of(network))
     reference = TorchRunner(network, "network")
     images = np.random.default_rng(0).integers(0, 256, (7, *network.spec.input.shape), dtype=np.uint8)
-    with open_artifact(artifact) as runner:
+    with TorchScriptRunner(artifact, trusted=True) as runner:
         assert runner.spec == network.spec
         for batch in (images[:1], images[:3], images):
             answers, expected = runner.infer(batch), reference.infer(batch)
@@ -109,9 +148,9 @@ def test_source_without_a_network_is_refused_before_the_export(
 ) -> None:
     graph = GraphOnlySource(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
     steps: list[str] = []
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    request = ExportRequest(source=graph, repository=tmp_path / "repository", max_batch=4, torchscript=True)
     with raises(InputError, "torchscript.no_network") as caught:
-        export(graph, request, steps.append)
+        export(request, steps.append)
     assert "user.onnx" in str(caught.value)
     assert not steps
 
@@ -129,7 +168,7 @@ def test_output_names_that_triton_reads_as_other_positions_are_refused(
     [
         ("text", "torchscript.unreadable"),
         ("weights", "torchscript.unreadable"),
-        ("stranger", "artifact.no_spec"),
+        ("module", "artifact.no_spec"),
     ],
 )
 def test_file_that_tritonkit_did_not_write_gives_one_error(tmp_path: Path, content: str, expected: str) -> None:
@@ -140,6 +179,8 @@ def test_file_that_tritonkit_did_not_write_gives_one_error(tmp_path: Path, conte
         torch.save({"weight": torch.zeros(1)}, path)
     else:
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
-    with raises(ArtifactError, expected) as caught:
+    with raises(ArtifactError, "torchscript.untrusted"):
         open_artifact(path)
+    with raises(ArtifactError, expected) as caught:
+        TorchScriptRunner(path, trusted=True)
     assert len(str(caught.value).splitlines()) == 1

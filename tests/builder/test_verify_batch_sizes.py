@@ -15,12 +15,13 @@ from builder.formats import BuildJob, builder_for
 from builder.precision.cast import cast_graph
 from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
-from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, VerificationOptions, verification_context
+from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, verification_context
 from builder.verification.verify import largest_batch, precision_of, verify_artifact
 from tritonkit.errors import BatchError
+from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.repository.manifest import MANIFEST_FILE
-from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.spec import Outputs
 
@@ -88,10 +89,10 @@ def test_precision_is_that_of_the_verdict_only_when_the_hashes_match(job: BuildJ
     artifact = job.folder / "model.xml"
     artifact.write_text("<net/>")
     verdict = Verdict(passed=True, precision="int8", images="a test", max_batch=4, limits=LIMITS["int8"])
-    artifact.with_name(VERDICT_FILE).write_text(verdict.model_dump_json())
+    artifact.with_name(Verdict.FILE).write_text(verdict.model_dump_json())
     assert precision_of(artifact) == "fp32"  # without a manifest it may be the verdict of another file
     manifest = manifest_of(job.folder, checkpoint, "a test").model_dump_json()
-    artifact.with_name(MANIFEST_FILE).write_text(manifest)
+    artifact.with_name(Manifest.FILE).write_text(manifest)
     assert precision_of(artifact) == "int8"
     artifact.write_text("<net></net>")
     assert precision_of(artifact) == "fp32"

@@ -22,8 +22,8 @@ from builder.verification.verify import precision_of
 from tritonkit.errors import Problem
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
-from tritonkit.repository.manifest import MANIFEST_FILE
-from tritonkit.repository.verdict import LIMITS, VERDICT_FILE, Verdict
+from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
 from tritonkit.system.files import file_sha256
 
@@ -40,8 +40,8 @@ def plan(tmp_path: Path, checkpoint: Path) -> Path:
     path = folder / "model.plan"
     path.write_bytes(PLAN)
     record(path)
-    (folder / VERDICT_FILE).write_text(PASSED.model_dump_json())
-    (folder / MANIFEST_FILE).write_text(
+    (folder / Verdict.FILE).write_text(PASSED.model_dump_json())
+    (folder / Manifest.FILE).write_text(
         manifest_of(folder, checkpoint, "checkpoint pets.safetensors").model_dump_json()
     )
     return path

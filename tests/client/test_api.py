@@ -21,7 +21,7 @@ from typer.testing import Result as Ran
 
 from client import Client
 from client.commands.infer import infer as infer_command
-from client.connection import connection_of, with_infer_defaults
+from client.connection import with_infer_defaults
 from client.results import EmbeddingResult, Failed, HeadsResult, LabelResult, LabelSetResult, MaskResult, Result
 from scripts.drills.tcp_proxy import open_proxy
 from tests.errors import raises
@@ -72,8 +72,8 @@ def test_served_result_is_the_row_of_the_command(command: Callable[..., Ran], se
 
 def test_client_has_the_connection_defaults_of_the_command() -> None:
     options = {parameter.name: parameter.default for parameter in inspect.signature(infer_command).parameters.values()}
-    defaults = inspect.signature(connection_of).parameters
-    command = connection_of(**{name: default for name, default in options.items() if name in defaults})
+    names = {field.removesuffix("_s"): field for field in Connection.model_fields}
+    command = Connection(**{names[name]: default for name, default in options.items() if name in names})
     assert with_infer_defaults(command.url) == command
     assert command.patience_s
     connection = Connection(url="grpcs://triton.example:8001", patience_s=0, wait_s=9)

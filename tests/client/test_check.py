@@ -91,7 +91,7 @@ def test_check_takes_its_limits_from_the_verdict(command: Command, served: str, 
     verdict.write_text("{")
     broken = command("client", "check", "resnet18", "--url", served, "--repository", copied, "--json")
     assert broken.exit_code == 2
-    assert error_codes(broken) == {"verdict.unreadable"}
+    assert error_codes(broken) == {"repository.unreadable_verdict"}
 
 
 def test_golden_sample_of_another_model_is_refused(command: Command, served: str, copied: Path) -> None:
@@ -145,7 +145,7 @@ def test_limits_of_fp32_are_used_when_the_verdict_is_not_found(
     assert document[0]["verdict"] == str(verdict)
     missing = command(*words, "--verdict", tmp_path / "none.json", "--json")
     assert missing.exit_code == 2
-    assert error_codes(missing) == {"verdict.unreadable"}
+    assert error_codes(missing) == {"repository.unreadable_verdict"}
     assert "none.json: " in missing.stderr
 
 

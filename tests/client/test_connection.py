@@ -23,8 +23,9 @@ from server.security import Security
 from tests.client.cli_errors import error_codes
 from tritonkit.errors import CertificateError, InputError, NotReadyError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.connection import ADMIN_TOKEN_VARIABLE, TOKEN_VARIABLE, Connection
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 Command = Callable[..., Result]
 TOKEN = "the-user-s-token"
@@ -119,7 +120,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def probabilities(connection: Connection) -> ImageArray:
-    with TritonRunner(TritonServer(connection), "pets") as runner:
+    with TritonRunner(TritonClient(connection), "pets") as runner:
         return runner.infer(IMAGES)["probabilities"]
 
 
@@ -229,7 +230,7 @@ def test_error_says_whether_the_server_needs_tls(guarded: Server, plain: Server,
 )
 def test_invalid_files_are_refused_before_any_request(pki: Path, files: dict[str, str], expected_text: str) -> None:
     with pytest.raises(InputError, match=expected_text):
-        TritonServer(Connection(url="grpcs://127.0.0.1:9", **{option: pki / name for option, name in files.items()}))
+        TritonClient(Connection(url="grpcs://127.0.0.1:9", **{option: pki / name for option, name in files.items()}))
 
 
 def test_error_says_whether_the_token_is_missing_or_wrong(
@@ -262,7 +263,7 @@ def test_models_that_are_loaded_are_listed_when_the_repository_is_closed(
     url = plain.options.grpc_url if protocol == "grpc" else plain.options.http_url
     for admin in ("", "wrong", plain.tokens.admin):
         monkeypatch.setenv(ADMIN_TOKEN_VARIABLE, admin)
-        with closing(TritonServer(url)) as server:
+        with closing(TritonClient(url)) as server:
             assert [(row.name, row.version, row.state) for row in server.models()] == [("pets", "1", "READY")]
 
 
@@ -297,7 +298,7 @@ def test_no_request_is_lost_when_the_server_comes_late_and_is_killed_in_between(
     url = chosen.grpc_url if protocol == "grpc" else chosen.http_url
     expected = probabilities(Connection(url=plain.options.grpc_url))
     failures: list[TritonkitError] = []
-    server = TritonServer(Connection(url=url, wait_s=60, patience_s=60), failures.append)
+    server = TritonClient(Connection(url=url, wait_s=60, patience_s=60), failures.append)
     enough = threading.Event()
 
     def ask(runner: TritonRunner) -> int:
@@ -320,7 +321,7 @@ def test_no_request_is_lost_when_the_server_comes_late_and_is_killed_in_between(
             time.sleep(0.05)
         second.enter_context(serving(chosen))
         deadline = time.monotonic() + 30
-        while server.counters("pets").requests < 20 and time.monotonic() < deadline:
+        while Statistics.total(server.statistics("pets").values()).requests < 20 and time.monotonic() < deadline:
             time.sleep(0.05)
         enough.set()
         assert all(future.result(60) > 1 for future in asking)
@@ -329,7 +330,7 @@ def test_no_request_is_lost_when_the_server_comes_late_and_is_killed_in_between(
 
 def test_repeating_ends_when_the_connection_is_closed(options: Callable[..., Options]) -> None:
     chosen = options()
-    server = TritonServer(Connection(url=chosen.grpc_url, wait_s=60, patience_s=60))
+    server = TritonClient(Connection(url=chosen.grpc_url, wait_s=60, patience_s=60))
     with ThreadPoolExecutor(1) as threads:
         opening = threads.submit(TritonRunner, server, "pets")
         time.sleep(0.2)
@@ -343,12 +344,12 @@ def test_wrong_token_is_not_asked_again(guarded: Server, pki: Path) -> None:
         update={"wait_s": 60, "patience_s": 60}
     )
     with pytest.raises(TokenError):
-        TritonRunner(TritonServer(patient, failures.append), "pets")
+        TritonRunner(TritonClient(patient, failures.append), "pets")
     assert failures == []
 
 
 def test_token_is_not_sent_when_others_could_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
-    with closing(TritonServer("192.0.2.1:8001")) as server, pytest.raises(TokenError, match="TLS") as raised:
+    with closing(TritonClient("192.0.2.1:8001")) as server, pytest.raises(TokenError, match="TLS") as raised:
         server.release()
     assert TOKEN not in str(raised.value)

@@ -23,16 +23,16 @@ from builder.config.triton_config import config_to_text
 from client import Client
 from client.results import LabelResult
 from scripts import ports
-from server.local_control import local_control
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tests.client.cli_errors import error_codes
 from tritonkit.errors import InferenceError, NotReadyError, TritonkitError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.spec import METADATA_KEY, Architecture, Lineage, ModelSpec, Normalize, TensorSpec, image_input
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
 from tritonkit.triton.model_config import CONFIG_FILE, LAST_VERSION, read_config, versions_of
-from tritonkit.triton.runner import TritonRunner, TritonServer
-from tritonkit.triton.served_spec import changed_answer_fields
+from tritonkit.triton.runner import TritonRunner
+from tritonkit.triton.served_model import changed_answer_fields
 
 Command = Callable[..., Result]
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -52,7 +52,7 @@ class Pets:
         """The version that is served, which is as the first one."""
         served = ModelSpec.from_json(read_config(self.folder).parameters[METADATA_KEY].string_value, "config.pbtxt")
         same = served == self.spec and read_config(self.folder).max_batch_size == 8
-        return TritonServer(self.grpc).version("pets") if same else self.publish()
+        return TritonClient(self.grpc).version("pets") if same else self.publish()
 
     @property
     def spec(self) -> ModelSpec:
@@ -78,7 +78,7 @@ class Pets:
         self.reload()
 
     def reload(self) -> None:
-        with local_control(self.server, timeout_s=60) as control:
+        with self.server.client(timeout_s=60) as control:
             control.load("pets")
 
 
@@ -135,7 +135,7 @@ def test_difference_is_named_when_answers_would_be_misread(spec: ModelSpec) -> N
 
 def test_change_is_reported_when_a_new_version_refuses_a_request_because_of_it(pets: Pets) -> None:
     pets.first()
-    with TritonRunner(TritonServer(pets.grpc), "pets") as runner:
+    with TritonRunner(TritonClient(pets.grpc), "pets") as runner:
         pets.publish(max_batch=2)
         with pytest.raises(InferenceError, match="max_batch_size"):
             runner.infer(np.stack([IMAGE] * 4))
@@ -153,7 +153,7 @@ def test_runner_goes_on_and_looks_once_when_a_new_version_takes_and_gives_the_sa
     assert server.read == 3  # when it was opened, and once for each version that answered
 
 
-class Counting(TritonServer):
+class Counting(TritonClient):
     read = 0
 
     def config(self, model: str, version: str = "", wait: bool = True) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, c
             assert promoted.exit_code == 0, promoted.output
             pets.reload()
 
-    server = TritonServer(Connection(url=pets.grpc, patience_s=60), bring_back)
+    server = TritonClient(Connection(url=pets.grpc, patience_s=60), bring_back)
     with TritonRunner(server, "pets").pin_version() as runner:
         before = runner.infer(IMAGE[None])
         second = pets.publish(**SWAPPED)
@@ -184,7 +184,7 @@ def test_pinned_client_goes_on_when_its_version_comes_back_in_time(pets: Pets, c
 
 def test_error_names_the_command_that_loads_an_unloaded_model(pets: Pets) -> None:
     pets.first()
-    with TritonRunner(TritonServer(pets.grpc), "pets") as runner, local_control(pets.server) as control:
+    with TritonRunner(TritonClient(pets.grpc), "pets") as runner, pets.server.client() as control:
         runner.infer(IMAGE[None])
         control.unload("pets")
         with pytest.raises(NotReadyError, match=r"`server load pets`"):
@@ -195,7 +195,7 @@ def test_error_names_the_command_that_loads_an_unloaded_model(pets: Pets) -> Non
 
 def test_version_is_compared_again_after_it_was_unloaded(pets: Pets) -> None:
     version = pets.publish()
-    with TritonRunner(TritonServer(pets.grpc), "pets", version) as runner, local_control(pets.server) as control:
+    with TritonRunner(TritonClient(pets.grpc), "pets", version) as runner, pets.server.client() as control:
         runner.infer(IMAGE[None])
         control.unload("pets")
         with pytest.raises(NotReadyError):

@@ -17,7 +17,7 @@ from tritonkit.repository.verdict import LIMITS
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = (
     *("rich", "typer", "lightning", "tritonclient", "jinja2", "matplotlib", "psutil", "docker"),
-    *("torchmetrics", "openvino", "modelopt", "requests", "optuna"),
+    *("torchmetrics", "openvino", "requests", "optuna"),
 )
 WITHOUT = """
 import runpy, sys

@@ -8,8 +8,8 @@ import numpy as np
 
 from scripts.drills.reload_drill import KEEP, MAX_FAILURES_LISTED, MODEL, Ledger, Networks, Traffic, drill, summarize
 from tritonkit.spec import ModelSpec
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonServer
 
 
 def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_every_answer_is_of_a_live_version_when_versions_change_under_load(tmp_p
 
 def test_failures_are_all_counted_when_there_are_more_than_are_told(spec: ModelSpec, tmp_path: Path) -> None:
     networks = Networks((), np.zeros((1, 8, 8, 3), np.uint8), ())
-    traffic = Traffic(TritonServer(Connection(url="127.0.0.1:1")), spec, networks, Ledger())
+    traffic = Traffic(TritonClient(Connection(url="127.0.0.1:1")), spec, networks, Ledger())
     traffic.failures += [f"failed: {number}" for number in range(MAX_FAILURES_LISTED + 5)]
     (tmp_path / MODEL / "1").mkdir(parents=True)
     completed = summarize(1, 3, traffic, tmp_path)

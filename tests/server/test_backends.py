@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import Result
 
-from builder.config.triton_config import config_for, config_to_text, label_texts
+from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources.base import NetworkSource
@@ -30,8 +30,9 @@ from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.spec import TaskSpec
+from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 Command = Callable[..., Result]
 Ports = Callable[[], list[str]]
@@ -69,7 +70,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network_of: Callable[...,
         config.instance_group.add(count=2)
         for key, value in builder_for(kind).parameters(job).items():
             config.parameters[key].string_value = value
-        for file, text in {CONFIG_FILE: config_to_text(config), **label_texts(network.spec)}.items():
+        for file, text in {CONFIG_FILE: config_to_text(config), **network.spec.label_files}.items():
             (job.folder.parent / file).write_text(text)
     return folder / "repository"
 
@@ -94,7 +95,7 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.parametrize("name", MODELS)
 def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported: Path, name: str) -> None:
     kind = format_named(MODELS[name][0])
-    served = TritonRunner(TritonServer(f"127.0.0.1:{heads.options.grpc_port}"), name)
+    served = TritonRunner(TritonClient(f"127.0.0.1:{heads.options.grpc_port}"), name)
     local_outputs = open_artifact(exported / name / "1" / kind.file)
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     expected = local_outputs.infer(images)
@@ -107,11 +108,10 @@ def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported
     for output, array in expected.items():
         np.testing.assert_allclose([outputs[output][0] for outputs in single], array, atol=atol)
     deadline = time.monotonic() + 10  # an answer is counted just after it was given
-    while served.server.counters(name).images < 1 + 3 + 8 + 24:
+    while Statistics.total(served.server.statistics(name).values()).images < 1 + 3 + 8 + 24:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    config = served.server.config(name)
-    assert [int(group["count"]) for group in config["instance_group"]] == [2]
+    assert served.server.model(name).instances == 2
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("openvino")])

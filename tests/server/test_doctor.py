@@ -19,13 +19,14 @@ from server.cli import app
 from server.doctor.command import check_before_start
 from server.doctor.diagnosis import diagnose, start_findings
 from server.doctor.machine import Machine, inspect_machine
-from server.doctor.reexport_command import reexport_command
 from server.options import Options
 from tests.errors import raises
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.repository.finding import Finding
-from tritonkit.repository.manifest import MANIFEST_FILE, FileEntry, Manifest
+from tritonkit.repository.manifest import FileEntry, Manifest
+from tritonkit.repository.model_folder import VersionFolder
+from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import staging_folder
 from tritonkit.system.gpu import Gpu
 from tritonkit.triton.model_config import read_config
@@ -80,10 +81,10 @@ def add_plan(repository: Path, tensorrt: str = "11.1.0.106", record: bool = True
         graph_sha256="b",
         settings=BuildSettings(max_batch=8, **settings),
     )
-    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
+    manifest = Manifest.read_file(version / Manifest.FILE)
     files = {plan.name: FileEntry(sha256=sha256, bytes=len(PLAN))}
     changed = manifest.model_copy(update={"files": files, "build": built if record else None})
-    replace(version / MANIFEST_FILE, changed.model_dump_json().encode())
+    replace(version / Manifest.FILE, changed.model_dump_json().encode())
     verdict = json.loads((version / "verdict.json").read_bytes())
     replace(version / "verdict.json", json.dumps({**verdict, "format": "trt", "precision": "fp16"}).encode())
     configure(repository / "pets", lambda config: setattr(config, "backend", "tensorrt"))
@@ -250,7 +251,7 @@ def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported
     assert only(diagnose_repository(tiny_repository)).code == "repository.changed_file"
     (pets / "1" / "model.onnx").unlink()
     finding = only(diagnose_repository(tiny_repository))
-    assert (finding.path, finding.code) == (str(pets / "1" / "model.onnx"), "repository.missing_file")
+    assert (finding.path, finding.code) == (str(pets / "1" / "model.onnx"), "repository.no_artifact")
     assert finding.fix == (
         f"builder export {exported_once.parent}/pets.safetensors --onnx fp32 --max-batch 8 --name pets "
         f"--repository {tiny_repository}"
@@ -261,13 +262,13 @@ def test_doctor_finds_what_is_missing_or_changed(tiny_repository: Path, exported
     ("change", "severity", "code", "fix"),
     [
         (lambda c: setattr(c, "backend", "dali"), "error", "server.no_backend", "docker"),
-        (lambda c: setattr(c, "name", "cats"), "error", "repository.name_mismatch", "`name`"),
+        (lambda c: setattr(c, "name", "cats"), "error", "repository.config_name", "`name`"),
         (lambda c: setattr(c.response_cache, "enable", True), "warning", "server.no_cache", "--cache-mib 64"),
         (lambda c: c.instance_group.add(count=1, kind=1), "error", "machine.no_gpu", "--kind cpu"),
         (
             lambda c: c.version_policy.specific.versions.append(9),
             "error",
-            "repository.policy_loads_nothing",
+            "repository.version_policy",
             "latest",
         ),
         (lambda c: c.instance_group.add(count=60000), "error", "machine.memory", "--model"),
@@ -292,7 +293,7 @@ def test_doctor_finds_missing_labels_and_warm_up(tiny_repository: Path) -> None:
     configure(pets, warm)
     labels, warmup = diagnose_repository(tiny_repository)
     assert (labels.path, labels.code) == (str(pets / "labels.txt"), "repository.no_labels")
-    assert (warmup.severity, warmup.code) == ("error", "repository.no_warmup_file")
+    assert (warmup.severity, warmup.code) == ("error", "repository.warmup")
 
 
 def test_doctor_finds_a_step_that_is_not_there(tiny_repository: Path) -> None:
@@ -402,9 +403,9 @@ def test_command_to_export_again_names_the_whole_file_or_none(
     tiny_repository: Path, source: str, expected: str
 ) -> None:
     version = tiny_repository / "pets" / "1"
-    manifest = Manifest.model_validate_json((version / MANIFEST_FILE).read_bytes())
-    replace(version / MANIFEST_FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
-    assert reexport_command(version, tiny_repository).startswith(f"builder export {expected} --")
+    manifest = Manifest.read_file(version / Manifest.FILE)
+    replace(version / Manifest.FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
+    assert reexport_command(VersionFolder(version), tiny_repository).startswith(f"builder export {expected} --")
 
 
 @pytest.mark.parametrize("size", ["1.5g", "1gib", "1500mb", "1 g"])

@@ -15,10 +15,11 @@ import pytest
 
 from tritonkit.errors import DeadlineError, InferenceError, TokenError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 from tritonkit.triton.shared_memory import FOLDER, MAX_BYTES, MIN_BYTES, PREFIX, RegionRegistry, SharedMemoryPool
-from tritonkit.triton.transport import Transport, TritonRegionRegistry
+from tritonkit.triton.transport import Transport
 
 ENOUGH = MIN_BYTES
 ROOT = Path(__file__).parents[2]
@@ -227,7 +228,7 @@ def batch_of() -> Callable[[int], ImageArray]:
     return create
 
 
-def unregister(registry: TritonRegionRegistry, name: str) -> None:
+def unregister(registry: RegionRegistry, name: str) -> None:
     """Unregister a region; Triton uses it for a moment after its answer."""
     deadline = time.monotonic() + 20
     while True:
@@ -243,9 +244,9 @@ def test_answers_stay_right_when_the_server_forgot_all_regions(
     served: str, batch_of: Callable[[int], ImageArray]
 ) -> None:
     connection = Connection(url=served, shared_memory=True)
-    with closing(TritonServer(connection)) as server, closing(TritonServer(served)) as plain:
+    with closing(TritonClient(connection)) as server, closing(TritonClient(served)) as plain:
         spec = TritonRunner(server, "resnet18").spec
-        registry = TritonRegionRegistry(Transport(Connection(url=served)))
+        registry = RegionRegistry(Transport(Connection(url=served)))
         others = set(registry.registered())  # of clients in this process whose requests timed out
         for seed in range(3):
             expected = plain.infer("resnet18", "", spec, batch_of(seed)).outputs["probabilities"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 
 from builder.onnx.export import onnx_from_network
 from tests.errors import raises
@@ -22,34 +21,13 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-from tritonkit.runtimes.tensorrt import TRUST_VARIABLE, Device, TensorRtRunner
+from tritonkit.runtimes.tensorrt import TensorRtRunner
+from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
 from tritonkit.system.gpu import find_gpu
 
 HEADER = struct.Struct("<4s12xQ4B")
 VERSION = "11.1.0.106"
 TYPES = {"tensor(float)": "FLOAT", "tensor(uint8)": "UINT8"}
-
-
-class Host(Device):
-    """Host memory; a captured graph simply runs again."""
-
-    stream = 7
-
-    def __init__(self) -> None:
-        self.waits = 0
-
-    def upload(self, batch: ImageArray, tensor: Any = None) -> Any:
-        target = torch.empty(batch.shape, dtype=torch.uint8) if tensor is None else tensor
-        return target.copy_(torch.from_numpy(batch))
-
-    def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        return torch.empty(tuple(shape), dtype={"FLOAT": torch.float32}[dtype])
-
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        return run
-
-    def synchronize(self) -> None:
-        self.waits += 1
 
 
 class Engine:
@@ -155,9 +133,8 @@ def images(count: int) -> ImageArray:
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_runner_gives_the_graphs_answers(plan: Path, graph: Path, cuda_graphs: bool) -> None:
-    with TensorRtRunner(plan, cuda_graphs=cuda_graphs, trt=library([]), device=Host()) as runner:
+def test_runner_gives_the_graphs_answers(plan: Path, graph: Path) -> None:
+    with TensorRtRunner(plan, trt=library([]), device="cpu") as runner:
         assert runner.max_batch == 4
         expected = OnnxRuntimeRunner(graph)
         for count in (1, 3, 4, 3):
@@ -170,37 +147,25 @@ def test_runner_gives_the_graphs_answers(plan: Path, graph: Path, cuda_graphs: b
 
 def test_runner_binds_all_tensors_before_it_starts_the_engine(plan: Path) -> None:
     calls: list[str] = []
-    device = Host()
-    TensorRtRunner(plan, trt=library(calls), device=device).infer(images(2))
-    assert calls == ["context", "shape", "address of image", "address of probabilities", "execute on 7"]
-    assert device.waits == 1
-
-
-def test_runner_records_each_batch_size_once_in_a_context_of_its_own(plan: Path) -> None:
-    calls: list[str] = []
-    runner = TensorRtRunner(plan, cuda_graphs=True, trt=library(calls), device=Host())
-    for count in (2, 2, 3):
-        runner.infer(images(count))
-    assert calls.count("context") == 3
-    assert calls.count("shape") == 2
-    assert calls.count("execute on 7") == 5
+    TensorRtRunner(plan, trt=library(calls), device="cpu").infer(images(2))
+    assert calls == ["context", "shape", "address of image", "address of probabilities", "execute on 0"]
 
 
 def test_runner_refuses_a_batch_that_is_larger_than_the_plans(plan: Path) -> None:
     with raises(BatchError, "batch.too_large") as caught:
-        TensorRtRunner(plan, trt=library([]), device=Host()).infer(images(5))
+        TensorRtRunner(plan, trt=library([]), device="cpu").infer(images(5))
     assert "5" in str(caught.value)
     assert str(caught.value).endswith(" 4")
 
 
 def test_error_is_raised_when_the_engine_fails(plan: Path) -> None:
     with raises(InferenceError, "tensorrt.run_failed"):
-        TensorRtRunner(plan, trt=library([], succeeds=False), device=Host()).infer(images(1))
+        TensorRtRunner(plan, trt=library([], succeeds=False), device="cpu").infer(images(1))
 
 
 def test_runner_gives_the_librarys_reason_when_a_plan_does_not_open(plan: Path) -> None:
     with raises(ArtifactError, "tensorrt.unreadable") as caught:
-        TensorRtRunner(plan, trt=library([], opens=False), device=Host())
+        TensorRtRunner(plan, trt=library([], opens=False), device="cpu")
     assert "it is for another GPU" in str(caught.value)
 
 
@@ -215,7 +180,7 @@ def test_runner_refuses_a_version_before_it_opens_the_plan(plan: Path, version: 
 
 
 def test_runner_opens_an_older_plan_when_it_is_version_compatible(plan: Path) -> None:
-    runner = TensorRtRunner(plan, version_compatible=True, trt=library([], version="11.2.0.1"), device=Host())
+    runner = TensorRtRunner(plan, version_compatible=True, trt=library([], version="11.2.0.1"), device="cpu")
     assert runner.max_batch == 4
 
 
@@ -227,7 +192,7 @@ def test_runner_reads_from_the_record_beside_a_plan_whether_it_is_version_compat
     calls: list[str] = []
     record = {"tensorrt": VERSION, "settings": {"version_compatible": compatible}}
     plan.with_name("build.json").write_text(json.dumps(record))
-    TensorRtRunner(plan, trt=library(calls), device=Host())
+    TensorRtRunner(plan, trt=library(calls), device="cpu")
     assert ("host code allowed" in calls) == compatible
 
 
@@ -240,24 +205,24 @@ def test_code_in_a_plan_is_not_run_when_only_the_record_beside_it_asks_for_that(
     for value in ("", "0", "false"):
         monkeypatch.setenv(TRUST_VARIABLE, value)
         with raises(ArtifactError, "tensorrt.untrusted") as caught:
-            TensorRtRunner(plan, trt=library(calls), device=Host())
+            TensorRtRunner(plan, trt=library(calls), device="cpu")
         assert f"{TRUST_VARIABLE}=1" in str(caught.value)
     assert calls == []
-    TensorRtRunner(plan, version_compatible=True, trt=library(calls), device=Host())  # the caller says so
+    TensorRtRunner(plan, version_compatible=True, trt=library(calls), device="cpu")  # the caller says so
     assert "host code allowed" in calls
 
 
 def test_runner_refuses_a_record_that_cannot_be_read(plan: Path) -> None:
     plan.with_name("build.json").write_text("{")
     with raises(ArtifactError, "artifact.unreadable_record") as caught:
-        TensorRtRunner(plan, trt=library([]), device=Host())
+        TensorRtRunner(plan, trt=library([]), device="cpu")
     assert "build.json" in str(caught.value)
 
 
 def test_runner_refuses_a_plan_without_a_spec(plan: Path) -> None:
     (plan.parent / "model.json").unlink()
     with raises(ArtifactError, "artifact.no_spec") as caught:
-        TensorRtRunner(plan, trt=library([]), device=Host())
+        TensorRtRunner(plan, trt=library([]), device="cpu")
     assert "model.json" in str(caught.value)
 
 

@@ -22,10 +22,11 @@ from tritonkit.errors import (
     UnknownModelError,
     UnreachableError,
 )
+from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import TOKEN_VARIABLE, Connection
 from tritonkit.triton.errors import UnknownRegionError, error_from_status
 from tritonkit.triton.retry import RetryPolicy
-from tritonkit.triton.runner import TritonRunner, TritonServer
+from tritonkit.triton.runner import TritonRunner
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ from tritonkit.triton.runner import TritonRunner, TritonServer
 )
 def test_server_says_what_it_takes_when_the_address_is_malformed(url: str) -> None:
     with raises(InputError, "connection.address"):
-        TritonServer(url)
+        TritonClient(url)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_server_says_what_it_takes_when_the_address_is_malformed(url: str) -> No
 )
 def test_server_says_what_is_wrong_when_the_address_is_malformed(url: str, cause: str) -> None:
     with raises(InputError, "connection.address") as caught:
-        TritonServer(url)
+        TritonClient(url)
     assert cause in str(caught.value)
     assert "hidden" not in str(caught.value)
 
@@ -80,7 +81,7 @@ def test_server_says_what_is_wrong_when_the_address_is_malformed(url: str, cause
     ],
 )
 def test_server_picks_the_protocol_when_the_address_says_it(url: str, protocol: str) -> None:
-    assert TritonServer(url).protocol == protocol
+    assert TritonClient(url).protocol == protocol
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_address_knows_tls_and_loopback(url: str, tls: bool, loopback: bool) -> 
 
 def test_certificates_are_refused_when_the_address_is_one_without_tls(pytestconfig: pytest.Config) -> None:
     with raises(InputError, "tls.unused_certificate"):
-        TritonServer(Connection(url="grpc://localhost:8001", tls_ca=pytestconfig.rootpath / "pyproject.toml"))
+        TritonClient(Connection(url="grpc://localhost:8001", tls_ca=pytestconfig.rootpath / "pyproject.toml"))
 
 
 @pytest.mark.parametrize("scheme", ["", "grpc://", "http://"])
@@ -110,7 +111,7 @@ def test_error_says_how_to_start_a_server_when_nothing_listens(scheme: str) -> N
         unused.bind(("127.0.0.1", 0))  # bound, but not listening: connections are refused
         url = f"{scheme}127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UnreachableError, match=rf"{url} .*`server up`.*--url"):
-            TritonRunner(TritonServer(Connection(url=url, deadline_s=5)), "pets")
+            TritonRunner(TritonClient(Connection(url=url, deadline_s=5)), "pets")
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
@@ -118,7 +119,7 @@ def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(sche
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
         with raises(DeadlineError, "server.deadline") as caught:
-            TritonRunner(TritonServer(Connection(url=url, deadline_s=0.3)), "pets")
+            TritonRunner(TritonClient(Connection(url=url, deadline_s=0.3)), "pets")
         assert "0.3 s" in str(caught.value)
         assert "--deadline" in str(caught.value)
 
@@ -127,7 +128,7 @@ def test_deadline_error_is_raised_when_a_server_listens_and_does_not_answer(sche
 def test_token_is_refused_when_no_header_could_hold_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, token)
     with raises(TokenError, "server.token") as caught:
-        TritonServer("localhost:8001")
+        TritonClient("localhost:8001")
     assert "$TRITONKIT_TOKEN: " in str(caught.value)
 
 
@@ -220,8 +221,8 @@ def test_answers_are_the_same_when_pictures_go_through_shared_memory(
     url: str = request.getfixturevalue(fixture)
     images = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
     with (
-        TritonRunner(TritonServer(url), "resnet18") as plain,
-        TritonRunner(TritonServer(Connection(url=url, shared_memory=True)), "resnet18") as sharing,
+        TritonRunner(TritonClient(url), "resnet18") as plain,
+        TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), "resnet18") as sharing,
     ):
         for size in (8, 3, 5):
             expected = plain.infer(images[:size])["probabilities"]

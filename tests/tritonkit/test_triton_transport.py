@@ -67,7 +67,7 @@ def test_token_that_is_not_of_the_environment_is_not_named_after_it(web: str) ->
 
 
 def test_proxy_of_the_environment_is_not_asked_about_this_machine(served: str) -> None:
-    code = f"from tritonkit.triton.runner import TritonServer; print(TritonServer({served!r}).release())"
+    code = f"from tritonkit.triton.client import TritonClient; print(TritonClient({served!r}).release())"
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "grpc_proxy", "https_proxy"), "http://127.0.0.1:9")
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ | proxies, capture_output=True, text=True, check=False

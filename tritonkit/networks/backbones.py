@@ -117,7 +117,7 @@ def build_backbone(architecture: Architecture, classes: int, pretrained: bool) -
         raise SpecError(f"{architecture.name}: models take RGB images; remove `in_chans`", code="architecture.channels")
     if architecture.library == "graph":
         raise SpecError(
-            f"{architecture.name} is a graph from an ONNX or TorchScript file: no network can be built from it. "
+            f"{architecture.name} is a graph from a file: no network can be built from it. "
             "Use that file, or the checkpoint that it was exported from",
             code="architecture.graph",
         )

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import Finding, error
 from tritonkit.triton.backends import ModelConfig
-from tritonkit.triton.model_config import CONFIG_FILE, backend_completes_tensors, completed_config, versions_of
+from tritonkit.triton.model_config import (
+    CONFIG_FILE,
+    backend_completes_tensors,
+    completed_config,
+    shapes_fit,
+    versions_of,
+)
 
 _EXPORT = "correct it, or export the model again"
 
@@ -120,11 +126,4 @@ def _same_type(produced: _Tensor, consumed: _Tensor) -> bool:
 
 def _same_sizes(produced: _Tensor, consumed: _Tensor) -> bool:
     """Whether the sizes fit with or without the batch axis, as one of the models may have none."""
-    return _are_compatible(produced.dims, consumed.dims) or _are_compatible(produced.shape, consumed.shape)
-
-
-def _are_compatible(produced: list[int], consumed: list[int]) -> bool:
-    """Whether two shapes fit; -1 is a variable size."""
-    return len(produced) == len(consumed) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(produced, consumed, strict=True)
-    )
+    return shapes_fit(produced.dims, consumed.dims) or shapes_fit(produced.shape, consumed.shape)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import ClassVar
 
 from tritonkit.errors import ArtifactError
 from tritonkit.repository.build_record import BuildRecord
-from tritonkit.runtimes.tensorrt_plan import BUILD_FILE
+from tritonkit.repository.file import RepositoryFile
 from tritonkit.spec import Frozen
 from tritonkit.triton.releases import IMAGE_TAG
-
-MANIFEST_FILE = "manifest.json"
 
 
 class FileEntry(Frozen):
@@ -23,8 +20,10 @@ class FileEntry(Frozen):
     bytes: int
 
 
-class Manifest(Frozen):
+class Manifest(RepositoryFile):
     """Files, tools and target of a version. The GPU and TensorRT fields belong to a plan."""
+
+    FILE: ClassVar[str] = "manifest.json"
 
     files: dict[str, FileEntry]
     created: datetime
@@ -42,15 +41,9 @@ class Manifest(Frozen):
     build: BuildRecord | None = None
     """The content of `build.json`, for a version with a plan or an engine."""
 
-
-def read_build_record(folder: Path) -> BuildRecord | None:
-    """Read the build record of a version folder, None if absent. Raises ArtifactError for an invalid one."""
-    path = folder / BUILD_FILE
-    if not path.is_file():
-        return None
-    try:
-        return BuildRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{path}: not a build record; export the model again ({error})", code="build.record"
-        ) from error
+    @classmethod
+    def unreadable(cls, path: Path, reason: str) -> ArtifactError:
+        """The error for a manifest that cannot be read."""
+        return ArtifactError(
+            f"{path}: cannot be read ({reason}); export the model again", code="repository.unreadable_manifest"
+        )

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from tritonkit.comparison import FP32_LIMITS, NEGLIGIBLE, PROBES, Comparison, Limits, batch_sizes
-from tritonkit.errors import Problem
+from tritonkit.errors import ArtifactError, Problem
+from tritonkit.repository.file import RepositoryFile
 from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.spec import Frozen
 
-VERDICT_FILE = "verdict.json"
 TRAINING_COMPARISON = "training"
 """The comparison of the checkpoint with the outputs that training recorded. It has its own limits."""
 LIMITS: dict[Precision, Limits] = {
@@ -62,8 +64,10 @@ class Attempt(Frozen):
     """None where the attempt passed, and in verdicts of earlier versions."""
 
 
-class Verdict(Frozen):
+class Verdict(RepositoryFile):
     """The content of `verdict.json`: one artifact compared with its checkpoint."""
+
+    FILE: ClassVar[str] = "verdict.json"
 
     passed: bool
     forced: bool = False
@@ -84,6 +88,18 @@ class Verdict(Frozen):
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     """Properties of the checkpoint itself that its user should know."""
+
+    @classmethod
+    def unreadable(cls, path: Path, reason: str) -> ArtifactError:
+        """The error for a verdict that cannot be read."""
+        return ArtifactError(
+            f"{path}: cannot be read ({reason}); export the model again", code="repository.unreadable_verdict"
+        )
+
+    @property
+    def state(self) -> Literal["passed", "FORCED", "FAILED"]:
+        """The result in one word."""
+        return "FORCED" if self.forced else "passed" if self.passed else "FAILED"
 
     @property
     def artifact_comparisons(self) -> tuple[Comparison, ...]:

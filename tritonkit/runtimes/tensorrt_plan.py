@@ -10,7 +10,7 @@ import importlib
 import struct
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from tritonkit.errors import ArtifactError
 from tritonkit.spec import Frozen
@@ -28,6 +28,8 @@ ALTERNATIVES = (
 )
 BUILD_FILE = "build.json"
 """The build record, next to the plan."""
+TRUST_VARIABLE = "TRITONKIT_TRUST_PLANS"
+"""Set to 1, it allows files that contain code to run it: version-compatible plans, TorchScript without a manifest."""
 _MAGICS: dict[bytes, Flavour] = {b"ftrt": "tensorrt", b"ptrt": "tensorrt", b"vtrt": "rtx"}
 _HEADER = struct.Struct("<4s12xQ4B")
 _MODULES: dict[Flavour, tuple[str, ...]] = {
@@ -114,20 +116,6 @@ def _import_tensorrt(flavour: Flavour) -> tuple[ModuleType | None, str]:
         except ImportError as error:  # also for a missing shared library
             reasons.append(f"{error.name or name}: {str(error).splitlines()[0]}")
     return None, reasons[-1]
-
-
-def logger_for(trt: ModuleType, logged: list[str]) -> Any:
-    """Create a TensorRT logger that appends errors to `logged` instead of writing to stderr."""
-
-    class ErrorCollector(trt.ILogger):  # type: ignore[misc, name-defined] # the base comes with the library
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                logged.append(message)
-
-    return ErrorCollector()
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

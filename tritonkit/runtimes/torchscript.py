@@ -1,43 +1,60 @@
-"""Run a TorchScript file in this process. The spec is an extra file in the archive."""
+"""Run a TorchScript file in this process. The spec is an extra file in the archive.
+
+A TorchScript file is a program: loading it may read and write files. So only a file that `builder export` published is
+opened, known by its hash in the manifest of its version folder.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tritonkit.errors import ArtifactError
+from tritonkit.errors import ArtifactError, first_line
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.torchscript_archive import embedded_spec, load_torchscript, torch_reason
-from tritonkit.spec import ModelSpec, Outputs
+from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
+from tritonkit.spec import METADATA_KEY, ModelSpec, Outputs
+from tritonkit.system.files import file_sha256
+
+_MANIFEST = "manifest.json"
 
 
 class TorchScriptRunner(Runner):
     """Runs a TorchScript module on the CPU, or on the GPU if torch finds one."""
 
-    def __init__(self, path: Path, threads: int = 0, spec: ModelSpec | None = None) -> None:
-        """Open a TorchScript file; without `spec`, read the spec from the archive.
+    def __init__(self, path: Path, threads: int = 0, trusted: bool = False) -> None:
+        """Open a TorchScript file. trusted: this process wrote it; otherwise the manifest next to it must name it.
 
-        Raises ArtifactError if the file is no TorchScript archive or has no spec, InputError if its code may do more
-        than compute.
+        Raises ArtifactError for a file that no manifest knows, or that changed since; for one that torch cannot load,
+        and for one without a spec.
         """
         self.origin = str(path)
+        if not trusted and os.environ.get(TRUST_VARIABLE) != "1":
+            _check_published(path)
         if threads:
             torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Without TF32, like the checkpoint.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        self._module = load_torchscript(path, self._device)
-        self.spec = spec or self._parse_spec(embedded_spec(path))
-
-    def _parse_spec(self, text: str | None) -> ModelSpec:
-        if text is None:
+        extra: dict[str, Any] = {METADATA_KEY: ""}
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                self._module = torch.jit.load(path, self._device, _extra_files=extra).eval()  # type: ignore[no-untyped-call]
+        except Exception as error:  # torch's errors share no base class
+            raise ArtifactError(
+                f"{path}: not a TorchScript file that torch can load ({_reason(error)})", code="torchscript.unreadable"
+            ) from error
+        if not extra[METADATA_KEY]:
             raise ArtifactError(
                 f"{self.origin}: contains no model spec; export the model with `builder export`",
                 code="artifact.no_spec",
             )
-        return ModelSpec.from_json(text, origin=self.origin)
+        self.spec = ModelSpec.from_json(extra[METADATA_KEY], origin=self.origin)
 
     def _infer(self, batch: ImageArray) -> Outputs:
         try:
@@ -45,7 +62,7 @@ class TorchScriptRunner(Runner):
                 answers = self._module(torch.from_numpy(batch).to(self._device))
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self.origin}: inference failed on a batch of {len(batch)}: {torch_reason(error)}",
+                f"{self.origin}: inference failed on a batch of {len(batch)}: {_reason(error)}",
                 code="artifact.run_failed",
             ) from error
         if isinstance(answers, torch.Tensor):
@@ -57,3 +74,28 @@ class TorchScriptRunner(Runner):
                 code="artifact.tensor_mismatch",
             )
         return {name: answer.cpu().numpy() for name, answer in zip(names, answers, strict=True)}
+
+
+def _check_published(path: Path) -> None:
+    """Raise ArtifactError unless the manifest next to a file names its hash."""
+    try:
+        recorded = json.loads(path.with_name(_MANIFEST).read_bytes())["files"][path.name]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path}: no {_MANIFEST} next to it names it, so it may be anybody's, and a TorchScript file is a program "
+            "that would run here with all your permissions. Open it in the version folder that `builder export` "
+            f"published, or set {TRUST_VARIABLE}=1 if you trust who made it",
+            code="torchscript.untrusted",
+        ) from error
+    if file_sha256(path) != recorded:
+        raise ArtifactError(
+            f"{path}: has changed since it was published: its hash is not that of {_MANIFEST}; copy it again",
+            code="torchscript.changed",
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The reason of a torch error as one sentence, without torch's listing of the code and its advice."""
+    lines = [line for line in str(error).splitlines() if line.startswith("RuntimeError: ")]
+    text = lines[0].removeprefix("RuntimeError: ") if lines else first_line(error)
+    return text.partition(". ")[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import subprocess
 
 from tritonkit.spec import Frozen
 
@@ -38,3 +40,16 @@ def find_gpu(index: int = 0) -> Gpu | None:
     if failed:
         return None
     return Gpu(name=name.value.decode(), compute_capability=f"{major.value}.{minor.value}")
+
+
+def query_gpus(*fields: str) -> list[str]:
+    """Return a line of `nvidia-smi --query-gpu` for each GPU, without units; none without a GPU."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return []
+    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []

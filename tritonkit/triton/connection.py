@@ -60,15 +60,11 @@ class Address(NamedTuple):
         return _LOOPBACK.fullmatch(self.host) is not None
 
 
-def _scheme_problem(scheme: str, separator: str) -> str:
-    """Return why a scheme is not supported, or an empty string."""
-    if scheme in _SCHEMES and bool(scheme) == bool(separator):
-        return ""
-    return f"Triton does not speak {scheme!r}" if scheme else "the scheme is missing before ://"
-
-
-def _netloc_problem(netloc: str, scheme: str) -> str:
-    """Return why the part after the scheme is not HOST:PORT, or an empty string."""
+def _address_problem(scheme: str, separator: str, netloc: str) -> str:
+    """Return why an address is not one of Triton, or an empty string."""
+    if scheme not in _SCHEMES or bool(scheme) != bool(separator):
+        return f"Triton does not speak {scheme!r}" if scheme else "the scheme is missing before ://"
+    default_port = 8000 if scheme.startswith("http") else 8001
     if re.search(r"[\s\x00-\x1f\x7f]", netloc):
         return "an address cannot contain spaces or control characters"
     if "@" in netloc:
@@ -76,29 +72,20 @@ def _netloc_problem(netloc: str, scheme: str) -> str:
     if re.search(r"[/?#\\]", netloc):
         return "an address cannot contain a path; the client adds Triton's paths"
     if netloc.count(":") > 1 and "[" not in netloc:
-        return f"an IPv6 address needs brackets, as in [::1]:{_default_port(scheme)}"
+        return f"an IPv6 address needs brackets, as in [::1]:{default_port}"
     parts = _NETLOC.fullmatch(netloc)
     if parts is None:
-        return f"the port is missing; Triton's default is {_default_port(scheme)}"
-    return _host_problem(parts["host"]) or _port_problem(parts["port"], scheme)
-
-
-def _default_port(scheme: str) -> int:
-    return 8000 if scheme.startswith("http") else 8001
-
-
-def _host_problem(host: str) -> str:
+        return f"the port is missing; Triton's default is {default_port}"
+    host, port = parts["host"], parts["port"]
+    if not host:
+        return "the host is missing"
     if host.startswith("["):
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             return f"{host} is not an IPv6 address"
-    return "" if host else "the host is missing"
-
-
-def _port_problem(port: str, scheme: str) -> str:
     if not port:
-        return f"the port is missing; Triton's default is {_default_port(scheme)}"
+        return f"the port is missing; Triton's default is {default_port}"
     is_valid = port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF
     return "" if is_valid else f"port {port} is not in 1..65535"
 
@@ -132,8 +119,7 @@ class Connection(Frozen):
     def address(self) -> Address:
         """Return the parts of `url`. Raises InputError."""
         scheme, separator, netloc = self.url.rpartition("://")
-        problem = _scheme_problem(scheme, separator) or _netloc_problem(netloc, scheme)
-        if problem:
+        if problem := _address_problem(scheme, separator, netloc):
             url = _USER.sub(r"\1…@", self.url)  # hides a password
             raise InputError(f"{url}: {problem}; {_EXPECTED}", code="connection.address")
         host, _, port = netloc.rpartition(":")

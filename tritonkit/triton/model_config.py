@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from tritonkit.errors import ArtifactError
@@ -16,6 +17,11 @@ from tritonkit.spec import METADATA_KEY
 from tritonkit.triton.backends import PYTHON, PYTHON_FILE, ModelConfig, backend_of
 
 CONFIG_FILE = "config.pbtxt"
+WARMUP_FOLDER = "warmup"
+ENSEMBLE = "ensemble"
+"""Triton's name for a model that only calls others."""
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 2, 8: 4, 9: 8, 10: 2, 11: 4, 12: 8, 13: 0, 14: 2}
+"""Bytes per element by the number of Triton's `DataType`, TYPE_BOOL to TYPE_BF16; 0 for strings of any length."""
 LAST_VERSION = "last_version"
 """Parameter with the highest version ever published, so that a deleted version's number is not reused."""
 
@@ -174,3 +180,20 @@ def policy_text(config: ModelConfig) -> str:
     if policy.HasField("specific"):
         return ",".join(map(str, policy.specific.versions))
     return f"latest:{policy.latest.num_versions if policy.HasField('latest') else 1}"
+
+
+def warmup_sizes(config: ModelConfig) -> dict[str, int]:
+    """Return the warm-up files that a configuration reads, with the minimum size of each in bytes."""
+    sizes: dict[str, int] = {}
+    for sample in config.model_warmup:
+        for entry in sample.inputs.values():
+            if name := entry.input_data_file:
+                sizes[name] = max(prod(entry.dims) * TYPE_BYTES.get(entry.data_type, 1), sizes.get(name, 0))
+    return sizes
+
+
+def shapes_fit(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two shapes fit; -1 is a variable size."""
+    return len(first) == len(second) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(first, second, strict=True)
+    )

@@ -12,16 +12,17 @@ import mmap
 import os
 import secrets
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tritonkit.errors import DeadlineError, TritonkitError, UnreachableError
+from tritonkit.errors import DeadlineError, InferenceError, TritonkitError, UnreachableError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.triton.retry import TRANSIENT
+from tritonkit.triton.transport import Transport
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - the folder of shm_open on Linux
 PREFIX = "tritonkit-"
@@ -29,22 +30,42 @@ MIN_BYTES = 128 * 2**10
 """Smaller batches are sent through the socket, which costs no more."""
 MAX_BYTES = 256 * 2**20
 """Limit for all regions together."""
+_TIMEOUT_S = 2.0
+"""Deadline of a gRPC request about shared memory. It is short, because images can be sent without shared memory."""
+_FIRST_SAFE_RELEASE = (2, 50)
+"""First Triton release (24.09) that keeps a region while a request uses it (server, pull request 7567)."""
 
 
-class RegionRegistry(ABC):
+class RegionRegistry:
     """The regions that a server has mapped. All methods raise the errors of the connection."""
 
-    @abstractmethod
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
     def register(self, region: str, size: int) -> None:
         """Let the server map a region; `region` is its name and its key."""
+        self._call("map shared memory", "register_system_shared_memory", region, f"/{region}", size)
 
-    @abstractmethod
     def unregister(self, region: str) -> None:
         """Let the server unmap a region. Fails while a request uses it."""
+        self._call("unmap shared memory", "unregister_system_shared_memory", region)
 
-    @abstractmethod
     def registered(self) -> list[str]:
-        """Return the names of all mapped regions. Fails if this release of the server handles regions unsafely."""
+        """Return the names of all mapped regions. Raises InferenceError for a release that is unsafe."""
+        release = str(self._document("tell its version", "get_server_metadata")["version"])
+        if tuple(map(int, release.split(".")[:2])) < _FIRST_SAFE_RELEASE:
+            raise InferenceError(
+                f"Triton {release} crashes when it unmaps memory that it still reads",
+                code="shared_memory.unsafe_release",
+            )
+        document = self._document("list shared memory", "get_system_shared_memory_status")
+        return list(document["regions"]) if "regions" in document else [str(row["name"]) for row in document]
+
+    def _call(self, action: str, method: str, *arguments: Any) -> None:
+        self._transport.call(action, method, *arguments, timeout_s=_TIMEOUT_S)
+
+    def _document(self, action: str, method: str) -> Any:
+        return self._transport.document(action, method, timeout_s=_TIMEOUT_S)
 
 
 class SharedRegion:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tritonkit.errors import InputError
-from tritonkit.triton.connection import Address, Connection
+from tritonkit.triton.connection import Connection
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _CONNECT_TIMEOUT_S = 3.0
 _EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_IP = 10, 9, 62, 64
@@ -38,7 +43,7 @@ def check_files(connection: Connection) -> None:
         raise InputError(
             f"{files}: expected certificates and a key in PEM, without a password ({error})", code="tls.file_format"
         ) from error
-    if certificate is not None and key is not None and _has_expired(certificate, key):
+    if certificate is not None and read_certificate(certificate).not_valid_after_utc < datetime.now(UTC):
         raise InputError(
             f"--tls-cert {certificate}: has expired; get a new one from the authority that issued it",
             code="tls.expired",
@@ -48,28 +53,38 @@ def check_files(connection: Connection) -> None:
 def tls_problem(connection: Connection) -> str | None:
     """Return why TLS fails and what to do about it; None if TLS is not the reason."""
     address = connection.address
+    socket_address = address.bare_host, address.port
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if not address.tls:
-            return _speaks_tls(address)
-        return _handshake_problem(connection, address)
-    except ssl.SSLCertVerificationError as error:
-        return _certificate_message(error, connection)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # no data is sent; this only tests whether the server speaks TLS
+            with socket.create_connection(socket_address, _CONNECT_TIMEOUT_S) as plain, context.wrap_socket(plain):
+                return f"it speaks TLS; use {address.protocol}s://{address.netloc}, with --tls-ca FILE"
+        context = _context(connection)
+        with (
+            socket.create_connection(socket_address, _CONNECT_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=address.bare_host) as secure,
+        ):
+            # A server that requires another client certificate closes the connection after the handshake.
+            secure.sendall(_HTTP2_HELLO)
+            try:
+                received = secure.recv(1)
+            except (ssl.SSLError, ConnectionError):
+                received = b""
+        return None if received else _client_certificate_message(connection)
     except ssl.SSLError as error:
-        return f"the TLS handshake failed ({error.reason or error}); check the port, and that the server uses TLS"
+        return tls_reason(error, connection) if address.tls else None
     except OSError:
         return None
 
 
 def tls_reason(error: ssl.SSLError, connection: Connection) -> str:
     """Return the meaning of an error of Python's ssl and what to do about it."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _certificate_message(error, connection)
-    if "ALERT" in (error.reason or ""):
-        return _client_certificate_message(connection)
-    return f"the TLS handshake failed ({error.reason or error}); check the port, and that the server uses TLS"
-
-
-def _certificate_message(error: ssl.SSLCertVerificationError, connection: Connection) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        if "ALERT" in (error.reason or ""):
+            return _client_certificate_message(connection)
+        return f"the TLS handshake failed ({error.reason or error}); check the port, and that the server uses TLS"
     match error.verify_code:
         case code if code == _EXPIRED:
             return "its certificate has expired; the operator of the server must renew it"
@@ -78,12 +93,25 @@ def _certificate_message(error: ssl.SSLCertVerificationError, connection: Connec
         case code if code in (_WRONG_NAME, _WRONG_IP):
             host = connection.address.host
             return f"its certificate is not for {host} ({error.verify_message}); use the certificate's name in --url"
-    signer = str(connection.tls_ca) if connection.tls_ca else "no authority that this machine trusts"
-    reason = f"{signer} did not sign it" if connection.tls_ca else f"{signer} signed it"
+    reason = (
+        f"{connection.tls_ca} did not sign it"
+        if connection.tls_ca
+        else "no authority that this machine trusts signed it"
+    )
     return (
         f"its certificate is not trusted: {reason} ({error.verify_message}); "
         "pass the certificate of its authority with --tls-ca"
     )
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Read the first certificate of a PEM file. Raises InputError."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is not a certificate in PEM ({error})", code="tls.file_format") from error
 
 
 def is_key_swapped(certificate: Path, key: Path) -> bool:
@@ -107,58 +135,6 @@ def _context(connection: Connection) -> ssl.SSLContext:
         context.load_cert_chain(connection.tls_cert, connection.tls_key, password=_refuse_password)
     context.set_alpn_protocols(["h2"])
     return context
-
-
-def _handshake_problem(connection: Connection, address: Address) -> str | None:
-    """Repeat the handshake: a server that requires another client certificate closes the connection after it."""
-    with (
-        socket.create_connection((address.bare_host, address.port), _CONNECT_TIMEOUT_S) as plain,
-        _context(connection).wrap_socket(plain, server_hostname=address.bare_host) as secure,
-    ):
-        secure.sendall(_HTTP2_HELLO)
-        try:
-            received = secure.recv(1)
-        except (ssl.SSLError, ConnectionError):
-            received = b""
-    return None if received else _client_certificate_message(connection)
-
-
-def _speaks_tls(address: Address) -> str | None:
-    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE  # no data is sent; this only tests whether the server speaks TLS
-    try:
-        with (
-            socket.create_connection((address.bare_host, address.port), _CONNECT_TIMEOUT_S) as plain,
-            unverified.wrap_socket(plain),
-        ):
-            return f"it speaks TLS; use {address.protocol}s://{address.netloc}, with --tls-ca FILE"
-    except OSError:
-        return None
-
-
-def _has_expired(certificate: Path, key: Path) -> bool:
-    """Whether a client certificate has expired, tested by a handshake in memory with a server that trusts it."""
-    client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    client.check_hostname = False
-    client.verify_mode = ssl.CERT_NONE
-    for context in (client, server):
-        context.load_cert_chain(certificate, key)
-    server.verify_mode = ssl.CERT_REQUIRED
-    server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    server.load_verify_locations(certificate)
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client_side = client.wrap_bio(to_client, to_server)
-    server_side = server.wrap_bio(to_server, to_client, server_side=True)
-    try:
-        for side in (client_side, server_side, client_side, server_side):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    except ssl.SSLCertVerificationError as error:
-        return error.verify_code == _EXPIRED
-    return False
 
 
 def _refuse_password() -> str:

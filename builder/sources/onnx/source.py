@@ -7,20 +7,20 @@ from pathlib import Path
 
 import onnx
 
-from builder.foreign_options import ForeignModelOptions
 from builder.interface import describe_difference, interface_of
 from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.file import read_onnx
 from builder.onnx.precision import inline_functions, reduced_or_quantized_precision
 from builder.sources.foreign_spec import decide_output, describe_graph, graph_spec, normalize_of, preprocess_of
-from builder.sources.graph import ForeignGraphRunner, GraphFunction, GraphSignature, GraphSource
+from builder.sources.graph import ForeignGraphRunner, GraphSignature, GraphSource
 from builder.sources.images import builtin_golden
 from builder.sources.onnx.batch import accepts_any_batch, check_batches, make_batch_dynamic
-from builder.sources.onnx.graph import DeclaredInterface, image_interface
+from builder.sources.onnx.graph import image_interface
 from builder.sources.onnx.reference import graph_function, reference_runner
 from builder.sources.onnx.wrap import upgrade_opset, wrap_graph
 from builder.sources.published import recorded_golden
 from tritonkit.errors import ArtifactError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.spec import ModelSpec
 from tritonkit.tasks import task_of
 
@@ -29,26 +29,13 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
     """Open an ONNX file. Raises ArtifactError for a damaged file, InputError for unfit graphs or missing options."""
     model = inline_functions(read_onnx(path), path)
     if (spec := spec_in_onnx(path)) is not None:
-        foreign.refuse(foreign.set_options, f"{path} carries its own spec")
+        foreign.refuse(foreign.foreign_flags, f"{path} carries its own spec")
         return _tritonkit_source(path, model, spec.renamed(name) if name else spec)
     interface = image_interface(model, path, foreign.layout)
     run = graph_function(model, path)
     model, note = upgrade_opset(model)
     if (precision := reduced_or_quantized_precision(model)) in ("fp16", "bf16"):
         note += f", {precision} compared with the same graph in fp32"
-    return source_from_graph(path, model, interface, run, foreign, name, note)
-
-
-def source_from_graph(
-    path: Path,
-    model: onnx.ModelProto,
-    interface: DeclaredInterface,
-    run: GraphFunction,
-    foreign: ForeignModelOptions,
-    name: str | None,
-    note: str,
-) -> GraphSource:
-    """Wrap a graph to tritonkit's inputs and outputs; `run` runs the original file, the reference of the verdict."""
     preprocess = preprocess_of(path, interface.size, foreign)
     signature = GraphSignature(interface.input, interface.output, interface.dtype, interface.layout, interface.batch)
     photos = builtin_golden(preprocess).images

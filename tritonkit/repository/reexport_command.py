@@ -6,33 +6,22 @@ import re
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
-from server.doctor.models_to_load import read_manifest
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.manifest import Manifest
+from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.runtimes.formats import TORCHSCRIPT, TRT
-from tritonkit.spec import METADATA_KEY, ModelSpec
+from tritonkit.spec import ModelSpec
 
-_VERDICT_FILE = "verdict.json"
 _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
 """A source description that starts with a file name, which may contain spaces."""
 
 
-class _VerdictTarget(BaseModel):
-    """The fields of a verdict that an export command needs."""
-
-    format: str
-    precision: str
-    max_batch: int
-
-
-def reexport_command(version: Path, repository: Path, image: str | None = None) -> str:
+def reexport_command(version: VersionFolder, repository: Path, image: str | None = None) -> str:
     """Return a command such as `builder export best.safetensors --trt fp16 …`; SOURCE if the source is unknown.
 
     image: the image to build a plan in.
     """
-    manifest = read_manifest(version)
+    manifest = version.manifest
     source = _SOURCE_FILE.match(manifest.source) if manifest else None
     words = ["builder", "export", _source_path(source["name"], manifest) if manifest and source else "SOURCE"]
     if manifest and source and not manifest.source.startswith("checkpoint "):
@@ -40,7 +29,7 @@ def reexport_command(version: Path, repository: Path, image: str | None = None) 
     words += _target_arguments(version)
     if image and f"--{TRT.name}" in words:
         words += ["--in-container", "--image", image]
-    return shlex.join([*words, "--name", version.parent.name, "--repository", str(repository)])
+    return shlex.join([*words, "--name", version.path.parent.name, "--repository", str(repository)])
 
 
 def _source_path(name: str, manifest: Manifest) -> str:
@@ -49,23 +38,29 @@ def _source_path(name: str, manifest: Manifest) -> str:
     return str(path) if path is not None and path.name == name else name
 
 
-def _model_arguments(version: Path) -> list[str]:
+def _model_arguments(version: VersionFolder) -> list[str]:
     """Return the options that describe third-party weights, from the spec."""
     try:
-        spec = ModelSpec.from_json((version / METADATA_KEY).read_text(encoding="utf-8"), origin=str(version))
-    except (OSError, UnicodeDecodeError, TritonkitError):
+        spec = ModelSpec.read(version.path)
+    except TritonkitError:
+        spec = None
+    if spec is None:
         return []
+    preprocess, normalize = spec.preprocess, spec.normalize
     prefix = {"timm": "", "torchvision": "torchvision/"}.get(spec.architecture.library)
-    if prefix is None:
-        return []
-    labels = version.parent / "labels.txt"
-    return ["--model", prefix + spec.architecture.name, *(["--labels", str(labels)] if spec.labels else [])]
+    words = ["--model", prefix + spec.architecture.name] if prefix is not None else []
+    words += ["--labels", str(version.path.parent / "labels.txt")] if spec.labels else []
+    words += ["--size", f"{preprocess.height}x{preprocess.width}", "--fit", preprocess.fit]
+    words += ["--crop-ratio", f"{preprocess.crop_ratio:g}"] if preprocess.fit == "crop" else []
+    words += ["--interpolation", preprocess.interpolation]
+    for option, values in (("--mean", normalize.mean), ("--std", normalize.std)):
+        words += [option, ",".join(f"{value:g}" for value in values)]
+    return words
 
 
-def _target_arguments(version: Path) -> list[str]:
-    try:
-        verdict = _VerdictTarget.model_validate_json((version / _VERDICT_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return [f"--{TRT.name}", "fp16"] if list(version.glob(f"*{TRT.suffix}")) else []
+def _target_arguments(version: VersionFolder) -> list[str]:
+    verdict = version.verdict
+    if verdict is None:
+        return [f"--{TRT.name}", "fp16"] if list(version.path.glob(f"*{TRT.suffix}")) else []
     precision = [] if verdict.format == TORCHSCRIPT.name else [verdict.precision]
     return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]
