@@ -67,4 +67,3 @@ class ContactSheet:
             else ContactSheetTile(name=row.name, image=None, caption=row.error or "", failed=True)
             for row in self._rows
         ]
-

@@ -6,7 +6,7 @@ extended with new images.
 
 | table | columns |
 |---|---|
-| `job` | `settings`: JobSettings as JSON; `written`: the last row in the output files; `complete`: whether they have all |
+| `job` | `settings`: JobSettings as JSON; `written`: the last row in the output files; `complete`: they have all rows |
 | `row` | `id`: order; `name` of the image; `failed`; `json`: the row's JSON object |
 | `file` | `sha256` of each output file that this job put, or will put, into place: other files are not replaced |
 """
@@ -44,7 +44,9 @@ BEGIN;
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = 1;
 CREATE TABLE job (settings TEXT NOT NULL, written INTEGER NOT NULL, complete INTEGER NOT NULL);
-CREATE TABLE row (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, failed INTEGER NOT NULL, json TEXT NOT NULL);
+CREATE TABLE row (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, failed INTEGER NOT NULL, json TEXT NOT NULL
+);
 CREATE TABLE file (sha256 TEXT NOT NULL);
 COMMIT;
 """
@@ -237,7 +239,7 @@ class Job:
             old_settings, old_rows = _files_of_version_0_1(self.path)
             for file in (*self._files(), *([old_settings, old_rows] if old_settings.exists() else [])):
                 file.unlink(missing_ok=True)
-        if text := self._value("SELECT settings FROM job"):
+        if text := str(self._value("SELECT settings FROM job")):
             settings.check_same(JobSettings.model_validate_json(text), self.path)
             self._check_own(self._files())
         else:
@@ -287,7 +289,9 @@ def open_job(
     for output in outputs:
         FORMATS[output.suffix].check(output, example)
     path = job_path(outputs[0])
-    with _locked(path), contextlib.closing(_open_database(path)) as database:
+    with _locked(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        with _database_errors(path):
+            _prepare_database(database, path)
         job, is_started = Job(outputs, database), False
         try:
             with _database_errors(path), database:
@@ -308,26 +312,19 @@ def open_job(
                 database.execute("PRAGMA journal_mode = DELETE")  # one file, which can be copied
 
 
-def _open_database(path: Path) -> sqlite3.Connection:
-    """Open the file of a job; an empty file becomes a new job. Raises InputError for any other file."""
-    database = sqlite3.connect(path, isolation_level=None)
-    try:
-        with _database_errors(path):
-            database.execute("PRAGMA journal_mode = WAL")  # a killed client loses no committed row
-            database.execute("PRAGMA synchronous = NORMAL")
-            if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                database.executescript(_SCHEMA)
-            header = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-            if header != [_APPLICATION_ID, 1]:
-                raise InputError(
-                    f"{path}: is not a job of this version of `client infer`, but has the name of one; move the file "
-                    "away, or set another --output",
-                    code="job.invalid",
-                )
-    except BaseException:
-        database.close()
-        raise
-    return database
+def _prepare_database(database: sqlite3.Connection, path: Path) -> None:
+    """Make an empty file a new job. Raises InputError for any other file that is not a job."""
+    if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        database.executescript(_SCHEMA)
+    header = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+    if header != [_APPLICATION_ID, 1]:
+        raise InputError(
+            f"{path}: is not a job of this version of `client infer`, but has the name of one; move the file away, or "
+            "set another --output",
+            code="job.invalid",
+        )
+    database.execute("PRAGMA journal_mode = WAL")  # a killed client loses no committed row
+    database.execute("PRAGMA synchronous = NORMAL")
 
 
 @contextmanager
