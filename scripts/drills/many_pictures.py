@@ -49,18 +49,10 @@ def measure(pictures: int = 100_000) -> Result:
                 first_row_s = round(time.monotonic() - started, 2)
 
         with serve(folder / "repository") as triton:
-            arguments = [
-                "infer",
-                picture_folder,
-                "--model",
-                MODEL,
-                "--url",
-                triton.options.grpc_url,
-                "--output",
-                output,
-            ]
-            client, started = Path(sys.executable).with_name("client"), time.monotonic()
-            cost, _ = run_process([client, *arguments], sample_s=0.05, while_running=look_for_first_row)
+            client = [Path(sys.executable).with_name("client"), "infer", picture_folder, "--output", output]
+            client += ["--model", MODEL, "--url", triton.options.grpc_url]
+            started = time.monotonic()
+            cost, _ = run_process(client, sample_s=0.05, while_running=look_for_first_row)
         with output.open(encoding="utf-8") as lines:
             rows = sum(1 for _ in lines)
     return Result(
