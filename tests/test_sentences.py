@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from client.outputs.answer_files import open_answer_files
+from client.outputs.job_settings import JobSettings
 from safetensors.numpy import save_file
 from typer.testing import Result
 
@@ -19,9 +21,7 @@ from builder.verification.verifier import _failed_sizes_message, _positions_text
 from client.infer import Row
 from client.inputs import picture_from_input
 from client.model_loading import check_threshold
-from client.outputs.answer_files import open_answer_files
 from client.outputs.filters import Filter
-from client.outputs.job_settings import JobSettings
 from client.sources import find_pictures
 from server.network_policy import check_network_options
 from server.options import Options
