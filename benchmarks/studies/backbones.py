@@ -21,7 +21,7 @@ import timm
 import torch
 from rich.progress import track
 
-from builder.export import PublishedVersion, export
+from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from server.process import Options, start, stop, wait_until_ready
 from train.config.loading import Config

@@ -176,7 +176,7 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     import torch
 
     from benchmarks.studies.calibration import calibrated_network
-    from builder.export import export
+    from builder.pipeline import export
     from builder.request import ExportRequest
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network

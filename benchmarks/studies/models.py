@@ -21,7 +21,7 @@ from rich.progress import track
 
 from benchmarks.studies.backbones import NAMES
 from benchmarks.studies.calibration import calibrated_network
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden

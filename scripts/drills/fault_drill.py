@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from scripts.drills.compare_jobs import compare, has_same_bytes

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from builder.export import export
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint

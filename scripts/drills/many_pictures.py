@@ -53,7 +53,7 @@ def write_pictures(folder: Path, count: int) -> Path:
 def write_repository(folder: Path) -> Path:
     """Publish a tiny network with random weights."""
     from benchmarks.studies.calibration import calibrated_network
-    from builder.export import export
+    from builder.pipeline import export
     from builder.request import ExportRequest
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network

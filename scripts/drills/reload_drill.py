@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from builder.export import export
+from builder.pipeline import export
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
 from builder.request import ExportRequest
