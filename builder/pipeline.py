@@ -18,7 +18,7 @@ from builder.plan import ExportPlan, plan
 from builder.repository.encoded import remove_companions, update_companions
 from builder.repository.manifest import manifest_of
 from builder.repository.retention import Retention, keep_newest
-from builder.repository.serving_image import check_build, check_loads
+from builder.repository.serving_image import check_build
 from builder.repository.shared_files import unverified_batch_warnings
 from builder.request import ExportRequest
 from builder.verification.labelled import labelled_set
@@ -27,6 +27,7 @@ from builder.verification.report_images import ReportAnswers, collect_answers
 from tritonkit.comparison import PROBES
 from tritonkit.errors import ArtifactError, CheckFailedError, TritonkitError
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
+from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ProgressCallback
@@ -108,7 +109,7 @@ def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
 def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     """Write the files of the version and those of the model, and rebuild the models that accept encoded images."""
     request, source, staged, verdict = plan.request, plan.source, plan.staged, verified.verdict
-    spec, folder, record = plan.context.spec, verified.job.folder, plan.expected_record
+    spec, folder = plan.context.spec, verified.job.folder
     plan.job.report("publishing")
     # A failed verdict can be forced, but not a file that Triton would not load.
     if found := describe_difference(onnx_interface(verified.job.graph), interface_of(spec), "its spec says"):
@@ -123,11 +124,8 @@ def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
     if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
         manifest = manifest.model_copy(update={"triton_image": plan.serving_image.rpartition(":")[2]})
     manifest.write(folder)
-    load_warnings = (
-        check_loads(folder, plan.serving_image, request.force)
-        if record is None
-        else check_build(record, plan.serving_image, request.force)
-    )
+    record = plan.expected_record or BuildRecord.read(folder)
+    load_warnings = check_build(record, plan.serving_image, request.force)
     _, shared = plan.serving_files(verified.job)
     config = shared.write(staged.model)
     if request.encoded:

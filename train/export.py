@@ -17,6 +17,7 @@ from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, Input
 from tritonkit.export_options import ExportOptions
 from tritonkit.options import arguments_of
 from tritonkit.plugins import VARIABLE
+from tritonkit.runtimes.formats import OPENVINO, Target
 from tritonkit.runtimes.tensorrt_plan import find_tensorrt
 from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, check_can_write
@@ -100,19 +101,19 @@ def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence
 
 def _check_libraries(export: ExportOptions) -> None:
     """Raise InputError if a library that the format needs is missing here."""
-    if export.trt and not export.in_container:
-        find_tensorrt("tensorrt", _PLAN_HINT)
-    if export.rtx:
-        find_tensorrt("rtx")
-    extras = {"openvino": export.openvino is not None, "docker": export.in_container}
-    for module, is_needed in extras.items():
-        if is_needed and find_spec(module) is None:
-            extra = "container" if module == "docker" else module
+    record = export.target.record
+    if record.flavour is not None and not export.in_container:
+        find_tensorrt(record.flavour, _PLAN_HINT)
+    extras = {"docker": "container"} if export.in_container else {}
+    if record is OPENVINO:
+        extras[record.library] = record.extra
+    for module, extra in extras.items():
+        if find_spec(module) is None:
             raise ConfigError(
                 f"needs the Python module {module}; install it with: pip install 'tritonkit[{extra}]'",
                 code="export.missing_module",
             )
-    if export.openvino == "bf16":
+    if export.target == Target(format=OPENVINO.name, precision="bf16"):
         from tritonkit.runtimes.openvino import has_bf16
 
         if not has_bf16():

@@ -29,7 +29,7 @@ Layout = Literal["NCHW", "NHWC"]
 """The axis order of a graph's image input."""
 ForeignTask = Literal["multiclass", "multilabel", "embedding", "segmentation"]
 """The tasks of third-party models. Only our own networks have several heads."""
-FORMATS = tuple(record.name for record in (ONNX, TRT, RTX, OPENVINO, TORCHSCRIPT))
+FORMATS = (*(record.name for record in (ONNX, TRT, RTX, OPENVINO, TORCHSCRIPT)), "format")
 """The options that choose a format, in the order of `--help`."""
 INT32, UINT32, INT64, UINT64 = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 """The largest numbers of the field types of `ModelConfig`."""
@@ -181,6 +181,27 @@ def _sides(value: Any) -> Any:
     return int(sides[0]), int(sides[-1])
 
 
+def _registered_format(text: str) -> str:
+    """Check NAME or NAME:PRECISION; without a precision, add the first one of the format."""
+    name, _, precision = text.partition(":")
+    try:
+        record = format_named(name)
+    except ValueError as error:
+        raise option_error(str(error), code="option.unknown_format") from None
+    if precision and precision not in record.precisions:
+        raise option_error(f"{name}: expected {', '.join(record.precisions)}", code="option.precision")
+    return f"{name}:{precision or record.precisions[0]}"
+
+
+def _target_of(values: Mapping[str, Any]) -> Target:
+    """The format and precision that the options choose; ONNX in fp32 by default."""
+    name = next((name for name in FORMATS if values.get(name)), ONNX.name)
+    value = values.get(name) or "fp32"
+    if name == "format":
+        name, _, value = value.partition(":")
+    return Target(format=name, precision="fp32" if value is True else value)
+
+
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Channels = Annotated[tuple[float, float, float] | None, BeforeValidator(_channels)]
 
@@ -200,6 +221,10 @@ class FormatOptions(Options):
     """OpenVINO in fp32, bf16 or int8."""
     torchscript: bool = False
     """A TorchScript trace."""
+    format: Annotated[
+        Annotated[str, AfterValidator(_registered_format)] | None, CommandLine(metavar="NAME:PRECISION")
+    ] = None
+    """A format by its name, such as one of a plug-in; without a precision: the first one that it has."""
 
     @field_validator(*FORMATS)
     @classmethod
@@ -215,9 +240,7 @@ class FormatOptions(Options):
     @property
     def target(self) -> Target:
         """The requested format and precision."""
-        name = next((name for name in FORMATS if getattr(self, name)), "onnx")
-        precision = "fp32" if self.torchscript else getattr(self, name) or "fp32"
-        return Target.model_validate({"format": name, "precision": precision})
+        return _target_of({name: getattr(self, name) for name in FORMATS})
 
 
 class RepositoryOptions(Options):
@@ -446,19 +469,18 @@ class ExportOptions(
 
     @model_validator(mode="after")
     def _check_bf16(self) -> Self:
-        if self.onnx == "bf16" and not self.uses_tensorrt:
+        if self.target == Target(format=ONNX.name, precision="bf16") and not self.uses_tensorrt:
             raise option_error(f"`onnx` bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
         return self
 
 
 def _contradiction(name: str, value: Any, before: Mapping[str, Any]) -> Problem | None:
     """What speaks against an option that is set. before: the valid options that are declared before it."""
-    formats = [name for name in FORMATS if before.get(name)]
-    if not formats and any(name not in before for name in FORMATS):
+    if not any(before.get(name) for name in FORMATS) and any(name not in before for name in FORMATS):
         return None  # the format itself is refused
-    target = format_named(formats[0] if formats else ONNX.name)
-    precision = before.get(target.name)
-    is_reduced = precision == "int8" or (precision not in (None, True, "fp32") and target.casts)
+    requested = _target_of(before)
+    target, precision = requested.record, requested.precision
+    is_reduced = precision == "int8" or (precision != "fp32" and target.casts)
     match name:
         case "kind" if value == "cpu" and "cpu" not in target.served.runs_on:
             return Problem("config.instance_kind", "a TensorRT plan runs on GPUs")
