@@ -20,7 +20,8 @@ def test_public_name_is_there(package: ModuleType, name: str) -> None:
 
 
 def test_import_of_the_packages_loads_no_library() -> None:
-    code = "import builder, tritonkit, sys; print({'numpy', 'PIL', 'pydantic', 'torch', 'tritonclient'} & sys.modules.keys())"
+    libraries = {"numpy", "PIL", "pydantic", "torch", "tritonclient"}
+    code = f"import builder, tritonkit, sys; print({libraries} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
