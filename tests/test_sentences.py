@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from client.outputs.answer_files import open_answer_files
+from client.outputs.job_settings import JobSettings
 from safetensors.numpy import save_file
 from typer.testing import Result
 
@@ -19,9 +21,7 @@ from builder.verification.verifier import _failed_sizes_message, _positions_text
 from client.infer import Row
 from client.inputs import picture_from_input
 from client.model_loading import check_threshold
-from client.outputs.answer_files import open_answer_files
 from client.outputs.filters import Filter
-from client.outputs.job_settings import JobSettings
 from client.sources import find_pictures
 from server.network_policy import check_network_options
 from server.options import Options
@@ -47,11 +47,11 @@ Command = Callable[..., Result]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
+        (["--onnx", "fp8"], "--onnx fp8: expected 'fp32', 'fp16', 'bf16' or 'int8'"),
         (["--strict", "--force"], "--strict: publishes only what passes; leave out --force"),
-        (["--masks", "masks"], "--masks: are the masks of labelled images; add --data"),
-        (["--crop-ratio", "2"], "--crop-ratio 2: expected a number above 0, up to 1"),
-        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of --kind cpu use no GPU; use --kind gpu"),
+        (["--masks", "masks"], "--masks masks: are the masks of labelled images; add --data"),
+        (["--crop-ratio", "2"], "--crop-ratio 2: expected less than or equal to 1"),
+        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of kind cpu use no GPU; set --kind to gpu"),
     ],
 )
 def test_builder_export_says_what_to_change(

@@ -16,12 +16,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,16 @@ class InferJob:
         return False
 
     def rows(self) -> int:
-        """Return the number of rows in the journal."""
+        """Return the number of rows in the job."""
+        path = self.output.with_name(f"{self.output.name}.job")
         try:
-            return self.output.with_name(f"{self.output.name}.partial").read_bytes().count(b"\n")
-        except FileNotFoundError:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+                return int(database.execute("SELECT count(*) FROM row").fetchone()[0])
+        except sqlite3.Error:  # it has not begun
             return 0
 
     def wait(self, rows: int | None) -> bool:
-        """Wait until the journal has `rows` rows; return True if the job was complete first. Raises ServerError."""
+        """Wait until the job has `rows` rows; return True if the job was complete first. Raises ServerError."""
         last_row_count, last_change = -1, time.monotonic()
         while not self.is_done():
             row_count = self.rows()
