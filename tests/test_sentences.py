@@ -47,11 +47,11 @@ Command = Callable[..., Result]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
+        (["--onnx", "fp8"], "--onnx fp8: expected 'fp32', 'fp16', 'bf16' or 'int8'"),
         (["--strict", "--force"], "--strict: publishes only what passes; leave out --force"),
-        (["--masks", "masks"], "--masks: are the masks of labelled images; add --data"),
-        (["--crop-ratio", "2"], "--crop-ratio 2: expected a number above 0, up to 1"),
-        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of --kind cpu use no GPU; use --kind gpu"),
+        (["--masks", "masks"], "--masks masks: are the masks of labelled images; add --data"),
+        (["--crop-ratio", "2"], "--crop-ratio 2: expected less than or equal to 1"),
+        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of kind cpu use no GPU; set --kind to gpu"),
     ],
 )
 def test_builder_export_says_what_to_change(
