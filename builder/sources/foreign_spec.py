@@ -24,11 +24,6 @@ from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_for
 from tritonkit.tasks.multiclass import SUM_TOLERANCE
 
-_IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_RAW_PIXELS = Normalize(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
-_CROP_RATIO = 0.875
-"""The crop of most ImageNet models: the centre 224 of 256 pixels."""
-
 
 @dataclass(frozen=True)
 class OutputDecision:
@@ -40,11 +35,24 @@ class OutputDecision:
 
 
 def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: ForeignModelOptions) -> Preprocess:
-    """Choose the preprocessing for a graph. size: its height and width, None where dynamic. Raises InputError."""
-    recipe = _recipe(foreign)
-    default_size = (recipe.preprocess.height, recipe.preprocess.width) if foreign.model is not None else None
-    height, width = _size_of(path, size, foreign.size, default_size)
-    preprocess, _ = apply_options(foreign.model_copy(update={"size": (height, width)}), recipe)
+    """Choose the preprocessing for a graph. size: its height and width, None where dynamic. Raises InputError.
+
+    A dynamic side is that of --size, else that of the recipe.
+    """
+    recipe, unset = _recipe(foreign), (None, None)
+    defaults = (recipe.preprocess.height, recipe.preprocess.width) if foreign.model is not None else unset
+    sides: list[int] = []
+    for name, own, option, default in zip(("height", "width"), size, foreign.size or unset, defaults, strict=True):
+        if own is not None and option is not None and own != option:
+            raise InputError(
+                f"{path}: takes {name} {own}, but --size sets {option}; leave --size out, or export the graph again",
+                code="option.size_of_graph",
+            )
+        side = own or option or default
+        if side is None:
+            raise InputError(f"{path}: its {name} is dynamic; set --size N or HEIGHTxWIDTH", code="option.size_missing")
+        sides.append(side)
+    preprocess, _ = apply_options(foreign.model_copy(update={"size": tuple(sides)}), recipe)
     return preprocess
 
 
@@ -56,7 +64,10 @@ def _recipe(foreign: ForeignModelOptions) -> PretrainedRecipe:
         return recipe_of(foreign.model)
     is_dense = foreign.task == "segmentation"
     return PretrainedRecipe(
-        Preprocess(1, 1, "squash") if is_dense else Preprocess(1, 1, crop_ratio=_CROP_RATIO), _IMAGENET, "assumed"
+        # Most ImageNet models crop the centre 224 of 256 pixels.
+        Preprocess(1, 1, "squash") if is_dense else Preprocess(1, 1, crop_ratio=0.875),
+        Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        "assumed",
     )
 
 
@@ -110,7 +121,7 @@ def normalize_of(signature: GraphSignature, foreign: ForeignModelOptions) -> Nor
         foreign.refuse(
             ("--mean", "--std"), f"input {signature.input} takes uint8 pixels, so the graph normalizes by itself"
         )
-        return _RAW_PIXELS
+        return Normalize(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
     default = _recipe(foreign).normalize
     return Normalize(mean=foreign.mean or default.mean, std=foreign.std or default.std)
 
@@ -131,26 +142,6 @@ def describe_graph(
         f"takes {signature.input!r} as {signature.dtype} {signature.layout} {size} RGB, {normalization}; "
         f"{describe_fit(preprocess, foreign, recipe.source)}; gives {signature.output!r}: {decision.reason}"
     )
-
-
-def _size_of(
-    path: Path, found: tuple[int | None, int | None], requested: tuple[int, int] | None, default: tuple[int, int] | None
-) -> tuple[int, int]:
-    """Height and width: those of the graph; dynamic ones from --size, else from the recipe."""
-    unset, sides = (None, None), []
-    for name, own, option, fallback in zip(
-        ("height", "width"), found, requested or unset, default or unset, strict=True
-    ):
-        if own is not None and option is not None and own != option:
-            raise InputError(
-                f"{path}: takes {name} {own}, but --size sets {option}; leave --size out, or export the graph again",
-                code="option.size_of_graph",
-            )
-        side = own or option or fallback
-        if side is None:
-            raise InputError(f"{path}: its {name} is dynamic; set --size N or HEIGHTxWIDTH", code="option.size_missing")
-        sides.append(side)
-    return sides[0], sides[1]
 
 
 def _labels(path: Path, count: int, foreign: ForeignModelOptions) -> tuple[str, ...]:

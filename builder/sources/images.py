@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +22,11 @@ def golden_from_images(images: Path, preprocess: Preprocess) -> Golden:
     search = PictureSearch()
     files = pictures_below(images, search)
     loaded, broken = [], []
-    for path in _evenly_spaced(files, MAX_IMAGES):
+    for i in np.linspace(0, len(files) - 1, min(len(files), MAX_IMAGES)).round().astype(int):
         try:
-            loaded.append(load_file(path, preprocess))
+            loaded.append(load_file(files[i], preprocess))
         except ImageError as error:
-            broken.append(f"  {path}: {error}")
+            broken.append(f"  {files[i]}: {error}")
     if len(loaded) < 2:
         notes = [search.skipped.sentence(), *(f"{path}: {reason}" for path, reason in search.errors.items())]
         lines = "\n".join(["", *(f"  {line}" for line in notes[:10] if line), *broken[:10]])
@@ -46,9 +45,3 @@ def builtin_golden(preprocess: Preprocess) -> Golden:
     """The photographs that are part of the builder, for sources without images."""
     golden = golden_from_images(PHOTOS, preprocess)
     return replace(golden, source=f"{len(golden.images)} built-in photographs")
-
-
-def _evenly_spaced(files: Sequence[Path], count: int) -> Sequence[Path]:
-    if len(files) <= count:
-        return files
-    return [files[i] for i in np.linspace(0, len(files) - 1, count).round().astype(int)]

@@ -20,17 +20,22 @@ ACCEPTED = (
     "or .safetensors), an .onnx file, timm:NAME or torchvision:NAME"
 )
 _WEIGHTS = (".pth", TORCHSCRIPT.suffix, ".ckpt", ".bin", ".tar")
-_HEAD = 64
 
 
 def source_kind(path: Path) -> Kind:
     """Detect the kind of a source. Raises InputError, with what to do, where it is none."""
     if path.is_dir():
-        raise InputError(f"{path}: {_folder_message(path)}", code="source.folder")
+        patterns = ("best.safetensors", "*/best.safetensors", "model.safetensors", ONNX.file, f"*/{ONNX.file}")
+        found = next(filter(None, (sorted(path.glob(pattern)) for pattern in patterns)), [])
+        advice = f"pass the file in it: {found[-1]}" if found else f"expected {ACCEPTED}"
+        raise InputError(f"{path}: is a folder; {advice}", code="source.folder")
     if not path.is_file():
-        raise InputError(f"{path}: no such file{_library_hint(path)}", code="source.missing")
+        library = path.parts[0] if len(path.parts) == 2 else ""
+        is_name = library in ("timm", "torchvision")  # written as `timm/NAME`
+        hint = f"; for the library's weights use {library}:{path.name}" if is_name else ""
+        raise InputError(f"{path}: no such file{hint}", code="source.missing")
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(64)
     if not head:
         raise InputError(f"{path}: is empty", code="source.empty")
     _refuse_plans(path)
@@ -45,19 +50,6 @@ def source_kind(path: Path) -> Kind:
     if path.suffix in _WEIGHTS or head.startswith(b"\x80"):
         return "weights"
     raise InputError(f"{path}: not a file that can be exported; expected {ACCEPTED}", code="source.unknown_kind")
-
-
-def _library_hint(path: Path) -> str:
-    """A hint for a source written as `timm/NAME` or `torchvision/NAME`; empty for others."""
-    library = path.parts[0] if len(path.parts) == 2 else ""
-    return f"; for the library's weights use {library}:{path.name}" if library in ("timm", "torchvision") else ""
-
-
-def _folder_message(path: Path) -> str:
-    for pattern in ("best.safetensors", "*/best.safetensors", "model.safetensors", ONNX.file, f"*/{ONNX.file}"):
-        if found := sorted(path.glob(pattern)):
-            return f"is a folder; pass the file in it: {found[-1]}"
-    return f"is a folder; expected {ACCEPTED}"
 
 
 def _refuse_plans(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tritonkit.errors import InputError
 from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network
-from tritonkit.spec import ModelSpec, TaskSpec
+from tritonkit.spec import TaskSpec
 from tritonkit.tasks import task_for
 
 
@@ -18,7 +18,13 @@ def with_output_options(network: Network, options: OutputOptions) -> Network:
     if options.threshold is not None:
         task_spec = _with_threshold(task_spec, options.threshold)
     if options.probability:
-        task_spec = _with_probability(task_spec, spec)
+        without = task_spec.model_copy(update={"probability": False})
+        task_spec = task_spec.model_copy(update={"probability": True})
+        if task_for(task_spec).outputs(spec.input) == task_for(without).outputs(spec.input):
+            raise InputError(
+                f"--probability: a {spec.task} model has no mask of two labels; leave the option out",
+                code="option.probability_unused",
+            )
     changed = {name: getattr(task_spec, name) for name in TaskSpec.model_fields}
     outputs = task_for(task_spec).outputs(spec.input)
     return network.with_spec(spec.model_copy(update={**changed, "outputs": outputs}))
@@ -26,7 +32,14 @@ def with_output_options(network: Network, options: OutputOptions) -> Network:
 
 def _with_threshold(task_spec: TaskSpec, threshold: float) -> TaskSpec:
     if task_spec.heads:
-        return _with_threshold_in_heads(task_spec, threshold)
+        thresholded = [name for name, head in task_spec.heads.items() if task_for(head, name).thresholded]
+        if not thresholded:
+            raise InputError(
+                f"--threshold: none of the heads {', '.join(task_spec.heads)} has a threshold; leave the option out",
+                code="option.threshold_unused",
+            )
+        changed = {name: _with_threshold(task_spec.heads[name], threshold) for name in thresholded}
+        return task_spec.model_copy(update={"heads": {**task_spec.heads, **changed}})
     task = task_for(task_spec)
     labels = task_spec.labels[1:] if task.dense else task_spec.labels
     if not task_spec.labels:
@@ -41,25 +54,3 @@ def _with_threshold(task_spec: TaskSpec, threshold: float) -> TaskSpec:
             code="option.threshold_unused",
         )
     return task_spec.model_copy(update={"thresholds": dict.fromkeys(labels, threshold)})
-
-
-def _with_threshold_in_heads(task_spec: TaskSpec, threshold: float) -> TaskSpec:
-    thresholded = [name for name, head in task_spec.heads.items() if task_for(head, name).thresholded]
-    if not thresholded:
-        raise InputError(
-            f"--threshold: none of the heads {', '.join(task_spec.heads)} has a threshold; leave the option out",
-            code="option.threshold_unused",
-        )
-    changed = {name: _with_threshold(task_spec.heads[name], threshold) for name in thresholded}
-    return task_spec.model_copy(update={"heads": {**task_spec.heads, **changed}})
-
-
-def _with_probability(task_spec: TaskSpec, spec: ModelSpec) -> TaskSpec:
-    without = task_spec.model_copy(update={"probability": False})
-    with_probability = task_spec.model_copy(update={"probability": True})
-    if task_for(with_probability).outputs(spec.input) == task_for(without).outputs(spec.input):
-        raise InputError(
-            f"--probability: a {spec.task} model has no mask of two labels; leave the option out",
-            code="option.probability_unused",
-        )
-    return with_probability

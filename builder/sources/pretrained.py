@@ -112,7 +112,15 @@ def _classifier_task(name: str, config: Any, foreign: ForeignModelOptions) -> Ta
             code="option.task_of_pretrained",
         )
     task, count = foreign.task or "multiclass", int(config.num_classes)
-    labels = _imagenet_labels(config) if foreign.labels is None else read_labels(foreign.labels)
+    subset = infer_imagenet_subset({"num_classes": config.num_classes})
+    labels: tuple[str, ...] | None = None
+    if foreign.labels is not None:
+        labels = read_labels(foreign.labels)
+    elif config.label_names:
+        labels = tuple(map(str, config.label_names))
+    elif subset is not None:
+        info: Any = ImageNetInfo(subset)
+        labels = tuple(info.index_to_description(number) for number in range(info.num_classes()))
     if labels is None:
         raise InputError(
             f"{PREFIX}{name}: the names of its {count} outputs are unknown: they are no ImageNet classes. Set --labels "
@@ -127,17 +135,6 @@ def _classifier_task(name: str, config: Any, foreign: ForeignModelOptions) -> Ta
             code="source.label_count",
         )
     return TaskSpec(task=task, labels=labels)
-
-
-def _imagenet_labels(config: Any) -> tuple[str, ...] | None:
-    """The label texts of the ImageNet variant with this number of classes; None where there is none."""
-    if config.label_names:
-        return tuple(map(str, config.label_names))
-    subset = infer_imagenet_subset({"num_classes": config.num_classes})
-    if subset is None:
-        return None
-    info: Any = ImageNetInfo(subset)
-    return tuple(info.index_to_description(number) for number in range(info.num_classes()))
 
 
 def _embedding_network(name: str, config: Any, foreign: ForeignModelOptions) -> Network:

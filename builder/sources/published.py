@@ -23,7 +23,6 @@ from tritonkit.tasks import task_of
 
 _AS_TRAINED = FP32_LIMITS.model_copy(update={"max_abs": math.inf, "relative": 100 * FP32_LIMITS.relative})
 """Limits for outputs recorded in training, perhaps on a GPU: decisions must be kept, small errors are allowed."""
-_BATCH = 8
 
 
 def recorded_golden(path: Path, runner: Runner, precision: Precision) -> Golden | None:
@@ -36,11 +35,17 @@ def recorded_golden(path: Path, runner: Runner, precision: Precision) -> Golden 
     runner: runs the file. precision: the precision of the file.
     """
     manifest = _manifest_of(path)
-    verdict = _verdict_of(path, manifest)
+    verdict = Verdict.read(path.parent) if manifest is not None and Verdict.FILE in manifest.files else None
+    if manifest is not None and verdict is not None and not verdict.passed:
+        raise ArtifactError(
+            f"{path}: its verdict failed, and it was published with --force, so it is no valid reference:\n"
+            f"{verdict.summary()}\nExport its source instead: {manifest.source}",
+            code="artifact.forced",
+            problems=verdict.problems,
+        )
     golden = golden_of_checkpoint(path)
-    has_golden_hash = (
-        manifest is not None and GOLDEN_FILE in manifest.files
-    )  # file and sample are unchanged since the verdict
+    # With its hash, file and sample are unchanged since the verdict.
+    has_golden_hash = manifest is not None and GOLDEN_FILE in manifest.files
     if golden is not None and golden.outputs and not has_golden_hash:
         default = _AS_TRAINED if precision == "fp32" else LIMITS[precision]
         _check_recorded_answers(path, runner, golden, precision, verdict.limits if verdict is not None else default)
@@ -62,22 +67,9 @@ def _manifest_of(path: Path) -> Manifest | None:
     return manifest
 
 
-def _verdict_of(path: Path, manifest: Manifest | None) -> Verdict | None:
-    """Read the verdict on this file; None without a manifest that lists both."""
-    verdict = Verdict.read(path.parent) if manifest is not None and Verdict.FILE in manifest.files else None
-    if manifest is None or verdict is None or verdict.passed:
-        return verdict
-    raise ArtifactError(
-        f"{path}: its verdict failed, and it was published with --force, so it is no valid reference:\n"
-        f"{verdict.summary()}\nExport its source instead: {manifest.source}",
-        code="artifact.forced",
-        problems=verdict.problems,
-    )
-
-
 def _check_recorded_answers(path: Path, runner: Runner, golden: Golden, precision: Precision, limits: Limits) -> None:
     """Raise ArtifactError unless the runner reproduces the recorded outputs."""
-    now = replay_golden(runner, golden, min(_BATCH, len(golden.images)))
+    now = replay_golden(runner, golden, min(8, len(golden.images)))
     if now is None:
         raise ArtifactError(
             f"{path}: the golden sample next to it belongs to another model; remove it, or replace it",

@@ -14,13 +14,10 @@ from tritonkit.networks.backbones import architecture_of, recipe_of, torchvision
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.torchvision_networks import is_torchvision
 from tritonkit.networks.weight_matching import map_weights
-from tritonkit.networks.weights import State, class_count, read_foreign
+from tritonkit.networks.weights import class_count, read_foreign
 from tritonkit.spec import Lineage, ModelSpec, TaskSpec, image_input
 from tritonkit.system.files import file_sha256
 from tritonkit.tasks import task_for
-
-_SIZE = "--size"
-_GRAPH_OPTIONS = ("--layout", "--activation")
 
 
 def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str | None = None) -> NetworkSource:
@@ -28,15 +25,30 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
 
     Raises CheckpointError, SpecError, InputError.
     """
-    foreign.refuse(_GRAPH_OPTIONS, f"{path.name} is a state dict, whose network is built here")
+    foreign.refuse(("--layout", "--activation"), f"{path.name} is a state dict, whose network is built here")
     if foreign.model is not None:
         recipe_of(foreign.model)  # reports a wrong name before a large file is read
     weights = read_foreign(path)
     model = foreign.model or weights.architecture
-    _check_options(path, weights.state, model, foreign)
-    model, recipe = str(model), recipe_of(str(model), library_weights=False)
-    network = Network(_classifier_spec(model, foreign))
-    network.check_patch_multiple(_SIZE)
+    if foreign.task not in (None, "multiclass", "multilabel"):
+        raise InputError(
+            f"--task {foreign.task}: a state dict is loaded into a classifier, multiclass or multilabel. For another "
+            "task, export the model to ONNX with its own code, and pass that file",
+            code="option.task_of_state_dict",
+        )
+    missing = ["--model TIMM_NAME"] if model is None else []
+    if foreign.labels is None:
+        classes = class_count(weights.state)
+        count = "" if classes is None else f"; the last layer, {classes[1]}, has {classes[0]} classes"
+        missing.append(f"--labels FILE (one label per line{count})")
+    if model is None or foreign.labels is None:
+        hint = "" if model else "; for a torchvision network use --model torchvision/NAME"
+        raise InputError(
+            f"{path}: third-party weights need {' and '.join(missing)}{hint}", code="option.missing_for_weights"
+        )
+    task_spec = TaskSpec(task=foreign.task or "multiclass", labels=read_labels(foreign.labels))
+    network = Network(network_spec(model, task_spec, foreign))
+    network.check_patch_multiple("--size")
     try:
         mapping = map_weights(weights.state, network.backbone.state_dict(), origin=str(path))
     except CheckpointError as error:
@@ -44,6 +56,7 @@ def source_from_state_dict(path: Path, foreign: ForeignModelOptions, name: str |
     load_weights(network.backbone, mapping.weights, origin=str(path))
     origin = "" if foreign.model else ", named in the file"
     library = "" if is_torchvision(model) else "timm "
+    recipe = recipe_of(model, library_weights=False)
     parts = [f"{path.name} into {library}{model}{origin}: {mapping.description}", weights.note]
     note = "; ".join([*filter(None, parts), describe_preprocessing(network.spec, foreign, recipe)])
     lineage = Lineage(parent=f"sha256:{file_sha256(path)}", note=note)
@@ -59,37 +72,9 @@ def network_spec(model: str, task_spec: TaskSpec, foreign: ForeignModelOptions) 
     return ModelSpec(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", model),
         **task_spec.model_dump(),
-        architecture=architecture_of(model, preprocess.height, preprocess.width, _SIZE),
+        architecture=architecture_of(model, preprocess.height, preprocess.width, "--size"),
         input=image_input(preprocess),
         outputs=task_for(task_spec).outputs(image_input(preprocess)),
         preprocess=preprocess,
         normalize=normalize,
     )
-
-
-def _classifier_spec(model: str, foreign: ForeignModelOptions) -> ModelSpec:
-    task = foreign.task or "multiclass"
-    labels = () if foreign.labels is None else read_labels(foreign.labels)
-    return network_spec(model, TaskSpec(task=task, labels=labels), foreign)
-
-
-def _check_options(path: Path, state: State, model: str | None, foreign: ForeignModelOptions) -> None:
-    """Raise InputError where options that a state dict cannot provide are missing."""
-    if foreign.task not in (None, "multiclass", "multilabel"):
-        raise InputError(
-            f"--task {foreign.task}: a state dict is loaded into a classifier, multiclass or multilabel. For another "
-            "task, export the model to ONNX with its own code, and pass that file",
-            code="option.task_of_state_dict",
-        )
-    missing = []
-    if model is None:
-        missing.append("--model TIMM_NAME")
-    if foreign.labels is None:
-        classes = class_count(state)
-        count = "" if classes is None else f"; the last layer, {classes[1]}, has {classes[0]} classes"
-        missing.append(f"--labels FILE (one label per line{count})")
-    if missing:
-        hint = "" if model else "; for a torchvision network use --model torchvision/NAME"
-        raise InputError(
-            f"{path}: third-party weights need {' and '.join(missing)}{hint}", code="option.missing_for_weights"
-        )

@@ -55,7 +55,13 @@ class VerificationContext:
         verdict = self.verify_answers(candidate, precision)
         if causes and self.network is not None:
             verdict = with_causes(verdict, self.network, candidate, self.golden, graph)
-        problems = (*_interface_problems(graph, self.spec), *spec_problems(graph, self.spec), *verdict.problems)
+        try:
+            found = describe_difference(onnx_interface(graph), interface_of(self.spec), "expected")
+            difference = found and f"the graph {found}"
+        except ArtifactError as error:
+            difference = str(error)
+        interface = [Problem("verdict.interface", difference)] if difference else []
+        problems = (*interface, *spec_problems(graph, self.spec), *verdict.problems)
         return verdict.model_copy(update={"problems": problems, "passed": not problems})
 
     def verify_answers(self, candidate: Runner, precision: Precision) -> Verdict:
@@ -71,9 +77,12 @@ class VerificationContext:
             limits,
             self.preferred,
         )
-        if precision == "int8" and _computes_on_cpu(candidate):
-            return verdict.model_copy(update={"exact_int8": adds_int8_exactly()})
-        return verdict
+        if precision != "int8":
+            return verdict
+        runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
+        # OpenVINO always runs with its CPU plugin.
+        is_gpu = runner.is_on_gpu if isinstance(runner, OnnxRuntimeRunner) else format_of(runner.origin) is not OPENVINO
+        return verdict if is_gpu else verdict.model_copy(update={"exact_int8": adds_int8_exactly()})
 
 
 def verification_context(
@@ -110,22 +119,6 @@ class CachingRunner(Runner):
     def close(self) -> None:
         """Close the wrapped runner; the cached outputs remain."""
         self.runner.close()
-
-
-def _computes_on_cpu(candidate: Runner) -> bool:
-    """Whether the candidate runs on this machine's CPU: ONNX Runtime without a GPU, or OpenVINO."""
-    runner = candidate.runner if isinstance(candidate, CachingRunner) else candidate
-    if isinstance(runner, OnnxRuntimeRunner):
-        return not runner.is_on_gpu
-    return format_of(runner.origin) is OPENVINO  # always with its CPU plugin
-
-
-def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
-    try:
-        found = describe_difference(onnx_interface(graph), interface_of(spec), "expected")
-    except ArtifactError as error:
-        return [Problem("verdict.interface", str(error))]
-    return [Problem("verdict.interface", f"the graph {found}")] if found else []
 
 
 DEFAULT_MAX_BATCH = 32

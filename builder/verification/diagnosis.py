@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from builder.verification.known_faults import known_faults
 from builder.verification.tensors import changed_tensors
@@ -14,7 +12,6 @@ from tritonkit.comparison import Limits, infer_in_batches, relative_error
 from tritonkit.comparison_inputs import with_changed_colors
 from tritonkit.errors import Problem, TritonkitError
 from tritonkit.golden import Golden
-from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.base import Runner
@@ -34,23 +31,17 @@ def with_causes(verdict: Verdict, network: Network, candidate: Runner, golden: G
         actual = infer_in_batches(candidate, probes, 1)
     except TritonkitError:
         return verdict
-    causes = _faults_that_explain(network, actual, probes, verdict.limits)
+    task, limits = task_of(network.spec), verdict.limits
+    right = infer_in_batches(TorchRunner(network, origin="checkpoint"), probes, 1)
+    near: dict[Problem, float] = {}
+    if _nearness(task, right, actual, limits) is None:  # a graph that is right on these probes cannot show its fault
+        for problem, expected in known_faults(network, probes, right, actual):
+            if (nearness := _nearness(task, expected, actual, limits)) is not None:
+                near[problem] = nearness
+    # Masks are compared with a tolerance, so several faults may match; those with the highest agreement count.
+    causes = [problem for problem, nearness in near.items() if nearness == max(near.values())]
     causes = causes or list(changed_tensors(artifact, network))
     return verdict.model_copy(update={"problems": (*causes, *verdict.problems)})
-
-
-def _faults_that_explain(network: Network, actual: Outputs, probes: ImageArray, limits: Limits) -> list[Problem]:
-    """The faults whose outputs are equal to the graph's within the limits, only those with the highest agreement."""
-    task = task_of(network.spec)
-    right = infer_in_batches(TorchRunner(network, origin="checkpoint"), probes, 1)
-    if _nearness(task, right, actual, limits) is not None:
-        return []  # the graph is right on these probes, so they cannot show the fault
-    near: dict[Problem, float] = {}
-    for problem, expected in known_faults(network, probes, right, actual):
-        if (nearness := _nearness(task, expected, actual, limits)) is not None:
-            near[problem] = nearness
-    # Masks are compared with a tolerance, so several faults may match.
-    return [problem for problem, nearness in near.items() if nearness == max(near.values())]
 
 
 def _nearness(task: Task, expected: Outputs, actual: Outputs, limits: Limits) -> float | None:
@@ -59,19 +50,15 @@ def _nearness(task: Task, expected: Outputs, actual: Outputs, limits: Limits) ->
         output = actual.get(name)
         if output is None or (output.shape, output.dtype) != (array.shape, array.dtype):
             return None
-        if not _close(array, output, limits):
+        if not np.issubdtype(array.dtype, np.floating):
+            continue  # integers are compared by the task's agreement
+        # Raw values of a graph without its last layer have any magnitude.
+        scale = max(1.0, float(np.abs(array).max()))
+        if not (float(np.abs(output - array).max()) <= limits.max_abs * scale):
+            return None
+        if not relative_error(array, output) <= limits.relative:
             return None
     agreement = task.agreement(expected, actual, tie=limits.tie)
     if not task.decisions_kept(agreement, limits.slack).all():
         return None
     return float(np.mean(list(agreement.values())))
-
-
-def _close(expected: NDArray[Any], actual: NDArray[Any], limits: Limits) -> bool:
-    """Whether values are equal within the limits; integers are compared by the task's agreement instead."""
-    if not np.issubdtype(expected.dtype, np.floating):
-        return True
-    # Raw values of a graph without its last layer have any magnitude.
-    scale = max(1.0, float(np.abs(expected).max()))
-    near = float(np.abs(actual - expected).max()) <= limits.max_abs * scale
-    return near and relative_error(expected, actual) <= limits.relative

@@ -21,9 +21,8 @@ from tritonkit.tasks import task_for
 KnownFault = tuple[Problem, Outputs]
 """The problem to report, and the outputs of a graph that has the fault."""
 
-_IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _COMMON_NORMALIZATIONS = {
-    "ImageNet's": _IMAGENET,
+    "ImageNet's": Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "0.5 and 0.5": Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "0 and 1 (pixels only scaled to 0..1)": Normalize(mean=(0, 0, 0), std=(1, 1, 1)),
     "none (pixels in 0..255)": Normalize(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255)),
@@ -36,25 +35,12 @@ def known_faults(network: Network, probes: ImageArray, right: Outputs, actual: O
 
     probes: uint8 [N, H, W, 3]. right, actual: the outputs of the network and of the graph for the probes.
     """
-    yield from _input_faults(network, probes)
-    yield from _normalization_faults(network, probes)
-    yield from _label_faults(network, right)
-    yield from _last_layer_faults(network, probes, right)
-    yield from _head_faults(network, right)
-    yield from _mask_faults(right)
-    yield from _threshold_faults(network, probes, actual)
-
-
-def _input_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
     reference = TorchRunner(network, origin="checkpoint")
     channels = Problem("verdict.channels_swapped", "channels are swapped: the graph expects BGR instead of RGB")
     yield channels, infer_in_batches(reference, probes[..., ::-1].copy(), 1)
     if probes.shape[1] == probes.shape[2]:
         sides = Problem("verdict.sides_swapped", "height and width are swapped")
         yield sides, infer_in_batches(reference, probes.transpose(0, 2, 1, 3).copy(), 1)
-
-
-def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[KnownFault]:
     expected = network.spec.normalize
     for title, normalize in _COMMON_NORMALIZATIONS.items():
         if normalize != expected:
@@ -65,6 +51,26 @@ def _normalization_faults(network: Network, probes: ImageArray) -> Iterator[Know
                 f"{list(expected.mean)}, std {list(expected.std)}",
             )
             yield problem, infer_in_batches(other, probes, 1)
+    yield from _label_faults(network, right)
+    yield from _last_layer_faults(network, probes, right)
+    for first, second in combinations(network.spec.heads, 2):
+        if right[first].shape == right[second].shape:
+            swapped = {**right, first: right[second], second: right[first]}
+            problem = Problem(
+                "verdict.heads_swapped",
+                f"heads are swapped: output {first} has the values of {second}, and {second} those of {first}",
+            )
+            yield problem, swapped
+    # Outputs with a value for each pixel, [N, H, W], transposed: a single one, or all.
+    dense = [name for name, array in right.items() if array.ndim == 3]
+    for names in dict.fromkeys([*((name,) for name in dense), tuple(dense)]):
+        transposed = {name: right[name].transpose(0, 2, 1) for name in names}
+        if transposed:
+            problem = Problem(
+                "verdict.mask_transposed", f"{' and '.join(names)} is transposed: height and width are swapped"
+            )
+            yield problem, {**right, **transposed}
+    yield from _threshold_faults(network, probes, actual)
 
 
 def _label_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
@@ -98,29 +104,6 @@ def _last_layer_faults(network: Network, probes: ImageArray, right: Outputs) -> 
                 f"output {name} is not normalized: the graph ends before its last layer, {layer}",
             )
             yield problem, {**right, name: raw}
-
-
-def _head_faults(network: Network, right: Outputs) -> Iterator[KnownFault]:
-    for first, second in combinations(network.spec.heads, 2):
-        if right[first].shape == right[second].shape:
-            swapped = {**right, first: right[second], second: right[first]}
-            problem = Problem(
-                "verdict.heads_swapped",
-                f"heads are swapped: output {first} has the values of {second}, and {second} those of {first}",
-            )
-            yield problem, swapped
-
-
-def _mask_faults(right: Outputs) -> Iterator[KnownFault]:
-    """Transposed outputs with a value for each pixel, [N, H, W]: a single one, or all."""
-    dense = [name for name, array in right.items() if array.ndim == 3]
-    for names in dict.fromkeys([*((name,) for name in dense), tuple(dense)]):
-        transposed = {name: right[name].transpose(0, 2, 1) for name in names}
-        if transposed:
-            problem = Problem(
-                "verdict.mask_transposed", f"{' and '.join(names)} is transposed: height and width are swapped"
-            )
-            yield problem, {**right, **transposed}
 
 
 def _threshold_faults(network: Network, probes: ImageArray, actual: Outputs) -> Iterator[KnownFault]:

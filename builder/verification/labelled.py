@@ -163,33 +163,20 @@ def quality_problems(before: LabelledMetrics, after: LabelledMetrics, limits: Li
     """
     problems = []
     for name, value in before.metrics.items():
-        if _is_loss(name):
-            continue
-        allowed = limits.quality + _tolerance(name, before, limits) + _ROUNDING
+        metric, slash, label = name.partition("/")
+        head, _, kind = metric.rpartition(".")
+        if kind == "loss" or kind.endswith("_loss"):
+            continue  # lower is better: no built-in task has such a metric, a plug-in task may
+        count = before.classes.get(f"{head}={label}" if head else label) if slash else None
+        # Without a count the metric is of all images, or counts pixels.
+        tolerance = 1 / before.images if count is None else 1 - limits.decisions + _ALLOWED_CHANGES / max(count, 1)
+        allowed = limits.quality + tolerance + _ROUNDING
         # A metric that became NaN is lost; one that was NaN before tells nothing.
         measured = after.metrics.get(name, math.nan)
         if not math.isnan(value) and not value - measured <= allowed:
             message = f"{name} falls from {value:.4f} to {measured:.4f} on {after.images} labelled images"
             problems.append(Problem("verdict.quality", f"{message}; the allowed loss is {limits.quality:g}"))
     return problems
-
-
-def _tolerance(name: str, measured: LabelledMetrics, limits: Limits) -> float:
-    """How far a metric may fall beyond the limit by chance."""
-    metric, slash, label = name.partition("/")
-    if not slash:
-        return 1 / measured.images
-    head = metric.rpartition(".")[0]
-    count = measured.classes.get(f"{head}={label}" if head else label)
-    if count is None:  # the metric counts pixels, not images
-        return 1 / measured.images
-    return 1 - limits.decisions + _ALLOWED_CHANGES / max(count, 1)
-
-
-def _is_loss(name: str) -> bool:
-    """Whether lower is better. No built-in task has such a metric; a plug-in task may."""
-    metric = name.partition("/")[0].rpartition(".")[2]
-    return metric == "loss" or metric.endswith("_loss")
 
 
 def _run_json(command: list[str], environment: Mapping[str, str]) -> tuple[int, dict[str, Any]]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from builder.verification.report_images import ReportAnswers, ReportImages, report_images
+from builder.verification.report_images import ReportAnswers, report_images
 from tritonkit import pages
-from tritonkit.comparison import NEGLIGIBLE, PROBES, Limits
+from tritonkit.comparison import NEGLIGIBLE, PROBES
 from tritonkit.repository.verdict import TRAINING_COMPARISON, Verdict
 from tritonkit.system.files import atomic_write
 
@@ -89,6 +89,10 @@ def render_page(
 ) -> str:
     """Render the page of a verdict as HTML; parameters as in `write_page`."""
     shown = report_images(answers, verdict.limits) if answers is not None else None
+    strip: list[tuple[int, Bar, bool]] = []  # the number of each image, its error, and whether its decision changed
+    if shown is not None and shown.measure == "error":
+        for index, error in enumerate(shown.distances):
+            strip.append((index + 1, bar(float(error), verdict.limits.max_abs), index in shown.lost))
     template = pages.templates(Path(__file__).parent).get_template(_TEMPLATE)
     return template.render(
         name=name,
@@ -109,7 +113,7 @@ def render_page(
         limit_at=LIMIT_PERCENT,
         quality=quality_tables(verdict),
         shown=shown,
-        strip=_error_strip(shown, verdict.limits) if shown is not None else [],
+        strip=strip,
         facts=facts or {},
     )
 
@@ -170,10 +174,3 @@ def _headline_facts(verdict: Verdict) -> list[tuple[str, str]]:
 def _has_errors(verdict: Verdict) -> bool:
     """Whether there are errors to show: outputs without floating-point values have none."""
     return any(comparison.max_abs or comparison.relative for comparison in verdict.comparisons)
-
-
-def _error_strip(shown: ReportImages, limits: Limits) -> list[tuple[int, Bar, bool]]:
-    """The error of every image: its number, the bar, and whether its decision changed."""
-    if shown.measure != "error":
-        return []
-    return [(n + 1, bar(float(value), limits.max_abs), n in shown.lost) for n, value in enumerate(shown.distances)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -94,17 +94,16 @@ def collect_answers(
     verdict reports it.
     """
     expected = infer_in_batches(reference, golden.images, balanced_batch_size(len(golden.images), max_batch))
-    outputs = [
-        (inputs, _infer_or_none(candidate, inputs)) for inputs in comparison_inputs(golden, max_batch, preferred)
-    ]
-    batches = [
-        ComparedBatch(inputs, inputs.expected(reference, expected), actual)
-        for inputs, actual in outputs
-        if actual is not None
-    ]
+    batches = []
+    for inputs in comparison_inputs(golden, max_batch, preferred):
+        try:
+            actual = inputs.infer(candidate)
+        except TritonkitError:
+            continue
+        batches.append(ComparedBatch(inputs, inputs.expected(reference, expected), actual))
     in_largest = next((batch.actual for batch in batches if batch.inputs.name == f"batch {max_batch}"), None)
-    actual = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
-    return ReportAnswers(golden, task_of(reference.spec), expected, actual, tuple(batches))
+    largest = in_largest and {name: array[: len(golden.images)] for name, array in in_largest.items()}
+    return ReportAnswers(golden, task_of(reference.spec), expected, largest, tuple(batches))
 
 
 def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None:
@@ -121,7 +120,15 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
     if (comparison := _AnswerComparison.of(answers, batch, limits)) is None:
         return None
     lost = frozenset(comparison.changed)
-    changed_elsewhere = dict(_changed_elsewhere(answers, limits, {titles[number] for number in lost}))
+    changed_elsewhere: dict[str, ReportTile] = {}  # by title, from the first batch in which the decision changed
+    shown = {titles[number] for number in lost}
+    for other in answers.batches:
+        if (elsewhere := _AnswerComparison.of(answers, other, limits)) is None:
+            continue
+        for number in elsewhere.changed:
+            title = other.inputs.titles[number]
+            if title not in shown and title not in changed_elsewhere:
+                changed_elsewhere[title] = elsewhere.tile(number)
     large_errors = [
         number
         for number in comparison.order
@@ -138,29 +145,6 @@ def report_images(answers: ReportAnswers, limits: Limits) -> ReportImages | None
         comparison.measure,
         len(answers.golden.images),
     )
-
-
-def _infer_or_none(candidate: Runner, inputs: ComparisonInput) -> Outputs | None:
-    try:
-        return inputs.infer(candidate)
-    except TritonkitError:
-        return None
-
-
-def _changed_elsewhere(
-    answers: ReportAnswers, limits: Limits, shown: Collection[str]
-) -> Iterator[tuple[str, ReportTile]]:
-    """Yield each image not in `shown` with its title, from the first batch in which its decision changed."""
-    reported = set(shown)
-    for batch in answers.batches:
-        comparison = _AnswerComparison.of(answers, batch, limits)
-        if comparison is None:
-            continue
-        for number in comparison.changed:
-            title = batch.inputs.titles[number]
-            if title not in reported:
-                reported.add(title)
-                yield title, comparison.tile(number)
 
 
 @dataclass(frozen=True)
@@ -285,13 +269,9 @@ def _tile_images(
     shown = [(thumbnail(overlay(picture, before)), "checkpoint")]
     if after is not None:
         shown.append((thumbnail(overlay(picture, after)), "artifact"))
-        shown.append((thumbnail(_difference(image, before != after)), "difference"))
+        # The image in pale gray, with the differing pixels in one strong colour.
+        grey = np.array(picture.convert("L").convert("RGB"))
+        difference = (grey // 2 + 96).astype(np.uint8)
+        difference[before != after] = _DIFFERENCE_COLOR
+        shown.append((thumbnail(Image.fromarray(difference)), "difference"))
     return tuple(shown)
-
-
-def _difference(image: ImageArray, differs: NDArray[np.bool_]) -> Image.Image:
-    """The image in pale gray, with the differing pixels in one strong colour."""
-    grey = np.array(Image.fromarray(image).convert("L").convert("RGB"))
-    shown = (grey // 2 + 96).astype(np.uint8)
-    shown[differs] = _DIFFERENCE_COLOR
-    return Image.fromarray(shown)

@@ -5,7 +5,7 @@ Names and lineages may differ. Architecture and normalization are part of the gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,8 +47,12 @@ def _task_differences(found: TaskSpec, expected: TaskSpec, prefix: str) -> Itera
         value, expected_value = getattr(found, name), getattr(expected, name)
         if value != expected_value:
             yield _difference_text(prefix + name, value, expected_value)
-    if found.labels != expected.labels:
-        yield _label_difference(prefix, found.labels, expected.labels)
+    if len(found.labels) != len(expected.labels):
+        yield _difference_text(f"{prefix}labels", f"{len(found.labels)} labels", f"{len(expected.labels)}")
+    elif found.labels != expected.labels:
+        pairs = enumerate(zip(found.labels, expected.labels, strict=True))
+        first, labels = next((index, labels) for index, labels in pairs if labels[0] != labels[1])
+        yield _difference_text(f"{prefix}labels[{first}]", *labels)
     for label in expected.labels:
         thresholds = [task.threshold(label) for task in (found, expected)]
         if thresholds[0] != thresholds[1]:
@@ -58,17 +62,6 @@ def _task_differences(found: TaskSpec, expected: TaskSpec, prefix: str) -> Itera
         return
     for name, task in expected.heads.items():
         yield from _task_differences(found.heads[name], task, f"{prefix}heads.{name}.")
-
-
-def _label_difference(head: str, found: Sequence[str], expected: Sequence[str]) -> str:
-    if len(found) != len(expected):
-        return _difference_text(f"{head}labels", f"{len(found)} labels", f"{len(expected)}")
-    first = next(
-        index
-        for index, (value, expected_value) in enumerate(zip(found, expected, strict=True))
-        if value != expected_value
-    )
-    return _difference_text(f"{head}labels[{first}]", found[first], expected[first])
 
 
 def _difference_text(field: str, value: object, expected_value: object) -> str:

@@ -38,26 +38,20 @@ def changed_tensors(artifact: Path, network: Network) -> Iterator[Problem]:
         )
         return
     for name in changed:
-        yield _change(name, expected[name], actual[name])
-
-
-def _change(name: str, expected: NDArray[Any], actual: NDArray[Any]) -> Problem:
-    if name in ("mean", "std"):
-        found, right = ((array.ravel() / 255).round(4).tolist() for array in (actual, expected))
-        return Problem(
-            "verdict.normalization", f"mean or std is wrong: the graph's {name} is {found}, expected {right}"
-        )
-    if not np.isfinite(actual).all():
-        return Problem("verdict.weight_not_finite", f"weight tensor {name} holds NaN or infinity")
-    if not actual.any():
-        return Problem(
-            "verdict.weight_zero",
-            f"weight tensor {name} {list(actual.shape)} is all zeros; in the checkpoint it is not",
-        )
-    largest = float(np.abs(actual - expected).max())
-    return Problem(
-        "verdict.weight_changed", f"weight tensor {name} {list(actual.shape)} differs by up to {largest:.2e}"
-    )
+        right, found = expected[name], actual[name]
+        if name in ("mean", "std"):
+            values = [(array.ravel() / 255).round(4).tolist() for array in (found, right)]
+            text = f"mean or std is wrong: the graph's {name} is {values[0]}, expected {values[1]}"
+            yield Problem("verdict.normalization", text)
+        elif not np.isfinite(found).all():
+            yield Problem("verdict.weight_not_finite", f"weight tensor {name} holds NaN or infinity")
+        elif not found.any():
+            text = f"weight tensor {name} {list(found.shape)} is all zeros; in the checkpoint it is not"
+            yield Problem("verdict.weight_zero", text)
+        else:
+            largest = float(np.abs(found - right).max())
+            text = f"weight tensor {name} {list(found.shape)} differs by up to {largest:.2e}"
+            yield Problem("verdict.weight_changed", text)
 
 
 def _initializers(path: Path) -> dict[str, NDArray[Any]]:

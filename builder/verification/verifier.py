@@ -240,32 +240,27 @@ class _Verification:
         if comparable:
             comparison = inputs.compare(self.task, expected, actual, self.expected, limits)
             self.comparisons.append(comparison)
-            self._check_limits(inputs, comparison, limits, expected, actual)
+            if not comparison.is_within(limits):
+                worst = inputs.titles[int(max_error_per_image(expected, actual).argmax())]
+                self.problems.append(
+                    Problem(
+                        "verdict.numbers",
+                        f"{inputs.name}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
+                        f"relative {comparison.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
+                    )
+                )
+            if comparison.decisions_kept < limits.decisions:
+                agreement = ", ".join(f"{name} {value:.4f}" for name, value in comparison.agreement.items())
+                self.problems.append(
+                    Problem(
+                        "verdict.decisions",
+                        f"{inputs.name}: the decision changes for {1 - comparison.decisions_kept:.0%} of images "
+                        f"(mean {agreement})",
+                    )
+                )
         if not before and self.problems and inputs.indices is not None:
             self._report_wrong_positions(inputs, expected, actual)
         return comparable
-
-    def _check_limits(
-        self, inputs: ComparisonInput, comparison: Comparison, limits: Limits, expected: Outputs, actual: Outputs
-    ) -> None:
-        if not comparison.is_within(limits):
-            worst = inputs.titles[int(max_error_per_image(expected, actual).argmax())]
-            self.problems.append(
-                Problem(
-                    "verdict.numbers",
-                    f"{inputs.name}: values differ by up to {comparison.max_abs:.1e} (limit {limits.max_abs:.0e}), "
-                    f"relative {comparison.relative:.1e} (limit {limits.relative:.0e}), most for {worst}",
-                )
-            )
-        if comparison.decisions_kept < limits.decisions:
-            agreement = ", ".join(f"{name} {value:.4f}" for name, value in comparison.agreement.items())
-            self.problems.append(
-                Problem(
-                    "verdict.decisions",
-                    f"{inputs.name}: the decision changes for {1 - comparison.decisions_kept:.0%} of images "
-                    f"(mean {agreement})",
-                )
-            )
 
     def _report_wrong_positions(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> None:
         """Report the batch positions that are wrong where the same images were right in a smaller batch."""
@@ -276,7 +271,12 @@ class _Verification:
         ]
         if not smaller or any(problem.code == "verdict.interface" for problem in self.problems):
             return
-        wrong = self._wrong_rows(inputs, expected, actual)
+        # The wrong rows, bool [N]: values beyond the limit, or for class numbers alone a changed decision. Agreement
+        # can depend on several rows, such as that of nearest neighbours.
+        wrong: NDArray[np.bool_] = ~(max_error_per_image(expected, actual) <= self.limits.max_abs)
+        if not any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
+            agreement = self.task.agreement(expected, actual, inputs.geometries, self.limits.tie)
+            wrong = ~self.task.decisions_kept(agreement, self.limits.slack)
         positions = sorted({row % inputs.batch for row in np.flatnonzero(wrong).tolist()})
         if wrong.all():
             self.problems.append(
@@ -294,14 +294,6 @@ class _Verification:
                 )
             )
 
-    def _wrong_rows(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> NDArray[np.bool_]:
-        """Which rows are wrong, bool [N]: values beyond the limit, or for class numbers alone a changed decision."""
-        far: NDArray[np.bool_] = ~(max_error_per_image(expected, actual) <= self.limits.max_abs)
-        if any(np.issubdtype(array.dtype, np.floating) for array in expected.values()):
-            return far  # agreement can depend on several rows, such as that of nearest neighbours
-        agreement = self.task.agreement(expected, actual, inputs.geometries, self.limits.tie)
-        return ~self.task.decisions_kept(agreement, self.limits.slack)
-
     def _infer_or_report(self, inputs: ComparisonInput) -> Outputs | None:
         try:
             return inputs.infer(self.candidate)
@@ -310,9 +302,23 @@ class _Verification:
             return None
 
     def _has_same_interface(self, inputs: ComparisonInput, expected: Outputs, actual: Outputs) -> bool:
-        for name, array in expected.items():
-            if (problem := _interface_problem(name, array, actual, inputs)) is not None:
-                self.problems.append(problem)
+        """Whether names, shapes and types of the outputs are as expected, and all values finite; else report it."""
+        for name, right in expected.items():
+            if name not in actual:
+                message = f"has no output {name!r}; it has {', '.join(actual)}"
+                self.problems.append(Problem("verdict.interface", message))
+                return False
+            array = actual[name]
+            if array.shape != right.shape or array.dtype != right.dtype:
+                message = f"output {name} is {array.dtype} {list(array.shape)}"
+                expectation = f"expected {right.dtype} {list(right.shape)}"
+                self.problems.append(Problem("verdict.interface", f"{inputs.name}: {message}, {expectation}"))
+                return False
+            bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+            if bad.any():
+                kind, first = "NaN" if np.isnan(array).any() else "infinity", inputs.titles[int(bad.argmax())]
+                message = f"output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, first for {first}"
+                self.problems.append(Problem("verdict.nan", f"{inputs.name}: {message}"))
                 return False
         return True
 
@@ -321,27 +327,6 @@ def _is_constant(answers: NDArray[Any]) -> bool:
     """Whether all images have the output of the first one, except for rounding. answers: [N, ...]."""
     values = answers.astype(np.float64)
     return bool((np.abs(values - values[0]) <= 2 * rounding_tolerance(answers)).all())
-
-
-def _interface_problem(name: str, expected: NDArray[Any], actual: Outputs, inputs: ComparisonInput) -> Problem | None:
-    if name not in actual:
-        return Problem("verdict.interface", f"has no output {name!r}; it has {', '.join(actual)}")
-    array = actual[name]
-    if array.shape != expected.shape or array.dtype != expected.dtype:
-        return Problem(
-            "verdict.interface",
-            f"{inputs.name}: output {name} is {array.dtype} {list(array.shape)}, "
-            f"expected {expected.dtype} {list(expected.shape)}",
-        )
-    bad = np.logical_not(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-    if bad.any():
-        kind = "NaN" if np.isnan(array).any() else "infinity"
-        return Problem(
-            "verdict.nan",
-            f"{inputs.name}: output {name} holds {kind} for {int(bad.sum())} of {len(bad)} images, "
-            f"first for {inputs.titles[int(bad.argmax())]}",
-        )
-    return None
 
 
 def _positions_text(positions: Sequence[int]) -> str:

@@ -31,9 +31,6 @@ from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.system.files import file_sha256
 from tritonkit.triton.model_config import CONFIG_FILE, configured_batch_sizes, read_config
 
-"""By file suffix: the format of an artifact, and the library that runs it here."""
-
-
 DEFAULT_VERIFICATION = VerificationOptions()
 
 
@@ -62,7 +59,15 @@ def verify_artifact(
             problems = (*recorded, *compare_specs(runner.spec, source.spec), *verdict.problems)
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
             verdict = with_stale_reason(verdict, artifact, source) if is_plan(artifact) else verdict
-        verdict = verdict.model_copy(update=_verdict_fields(artifact, runner))
+        known = format_of(artifact)
+        if known is None:  # a checkpoint has no format
+            fields = {"proven_by": "the checkpoint itself, run by torch"}
+        elif Path(runner.origin) == artifact:
+            fields = {"format": known.name, "proven_by": f"the artifact itself, run by {known.library}"}
+        else:
+            simulation = f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"
+            fields = {"format": known.name, "proven_by": simulation}
+        verdict = verdict.model_copy(update=fields)
         if options.data is not None:
             with labelled_set(source, options.data, options.masks) as pictures:
                 verdict = pictures.with_quality(verdict, Path(runner.origin))
@@ -84,18 +89,6 @@ def _sizes_in_config(artifact: Path) -> tuple[int, ...]:
         return configured_batch_sizes(read_config(model)) if (model / CONFIG_FILE).is_file() else ()
     except ArtifactError:  # `builder check` reports it
         return ()
-
-
-def _verdict_fields(artifact: Path, runner: Runner) -> dict[str, str]:
-    """The verdict's fields `format` and `proven_by`."""
-    known = format_of(artifact)
-    if known is None:  # a checkpoint has no format
-        return {"proven_by": "the checkpoint itself, run by torch"}
-    if Path(runner.origin) == artifact:
-        proven_by = f"the artifact itself, run by {known.library}"
-    else:
-        proven_by = f"a simulation that rounds to {onnx_rounding(artifact)} where hardware would"
-    return {"format": known.name, "proven_by": proven_by}
 
 
 def precision_of(artifact: Path) -> Precision:
@@ -123,7 +116,18 @@ def _is_published(artifact: Path) -> bool:
 def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequence[Problem] = ()) -> Runner:
     """Open the artifact as a runner. recorded: problems already found in the records of a plan."""
     if is_plan(artifact):
-        return _open_plan(artifact, source, recorded)
+        try:
+            return open_artifact(artifact)
+        except ArtifactError as error:
+            stale = [reason] if (reason := stale_reason(artifact, source)) is not None else []
+            reasons = "\n".join(f"  {message}" for message in (*stale, *(problem.message for problem in recorded)))
+            if recorded:
+                raise CheckFailedError(
+                    f"{artifact}: FAILED by its records, before it was run:\n{reasons}",
+                    code="verdict.failed",
+                    problems=recorded,
+                ) from error
+            raise ArtifactError(f"{error}\n{reasons}" if stale else str(error), code=error.code) from error
     if format_of(artifact) is not ONNX:
         return open_artifact(artifact)
     rounding = onnx_rounding(artifact)  # an int8 graph may also compute in fp16
@@ -131,18 +135,3 @@ def _open_runner(artifact: Path, source: Source, scratch: Path, recorded: Sequen
     if runner is not None and (rounding is None or runner.is_on_gpu):
         return runner
     return simulated_runner(artifact, source.spec, scratch)
-
-
-def _open_plan(plan: Path, source: Source, recorded: Sequence[Problem]) -> Runner:
-    try:
-        return open_artifact(plan)
-    except ArtifactError as error:
-        stale = [reason] if (reason := stale_reason(plan, source)) is not None else []
-        reasons = "\n".join(f"  {message}" for message in (*stale, *(problem.message for problem in recorded)))
-        if recorded:
-            raise CheckFailedError(
-                f"{plan}: FAILED by its records, before it was run:\n{reasons}",
-                code="verdict.failed",
-                problems=recorded,
-            ) from error
-        raise ArtifactError(f"{error}\n{reasons}" if stale else str(error), code=error.code) from error

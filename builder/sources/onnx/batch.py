@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from builder.sources.graph import GraphFunction, Raw
@@ -28,17 +26,36 @@ def make_batch_dynamic(model: onnx.ModelProto, input_name: str) -> None:
     Inside, reshapes get a dynamic first axis, and constants joined to each image's values (class tokens) are
     repeated. That is right wherever the batch axis is first; `check_batches` detects where it is not.
     """
-    graph, shapes, constants = model.graph, _shapes(model), _constants(model.graph)
+    graph, inferred = model.graph, onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {  # 0 where a size is unknown
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*inferred.value_info, *inferred.output)
+    }
+    constants = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 1}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and len(node.attribute[0].t.dims) == 1:
+            constants[node.output[0]] = node.attribute[0].t
     for value in (*(value for value in graph.input if value.name == input_name), *graph.output):
         if dims := value.type.tensor_type.shape.dim:
             dims[0].dim_param = BATCH
     del graph.value_info[:]
-    reached, nodes = {input_name}, list(_batch_size_nodes(graph, input_name))
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.int64), f"{_COUNT}.first"))
+    nodes = [
+        helper.make_node("Shape", [input_name], [f"{_COUNT}.shape"]),
+        helper.make_node("Gather", [f"{_COUNT}.shape", f"{_COUNT}.first"], [_COUNT], axis=0),  # the batch size, [1]
+    ]
+    reached = {input_name}
     for node in graph.node:
         if reached.intersection(node.input):
             if node.op_type == "Reshape" and node.input[1] not in reached:
-                constant = constants.get(node.input[1])
-                _open_shape(graph, node, shapes.get(node.output[0], []), [] if constant is None else constant.tolist())
+                sizes, constant = shapes.get(node.output[0], []), constants.get(node.input[1])
+                if not sizes or 0 in sizes:
+                    sizes = [] if constant is None else numpy_helper.to_array(constant).tolist()
+                if sizes and min(sizes[1:], default=1) >= 1:
+                    target = f"{_COUNT}.{node.output[0]}.shape"
+                    opened = np.array([-1, *sizes[1:]], np.int64)
+                    graph.initializer.append(numpy_helper.from_array(opened, target))
+                    node.input[1] = target
             elif node.op_type == "Concat":
                 nodes.extend(_repeat_nodes(graph, node, reached, shapes))
             reached.update(node.output)
@@ -76,28 +93,6 @@ def check_batches(origin: str, run: GraphFunction, pixels: Raw, expected: Raw) -
             )
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) == 1}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value" and len(node.attribute[0].t.dims) == 1:
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return constants
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The shapes of tensors by name; 0 where a size is unknown."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    values = (*graph.value_info, *graph.output)
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-
-
-def _batch_size_nodes(graph: onnx.GraphProto, input_name: str) -> Iterator[onnx.NodeProto]:
-    """Nodes that compute the batch size, [1]."""
-    graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.int64), f"{_COUNT}.first"))
-    yield helper.make_node("Shape", [input_name], [f"{_COUNT}.shape"])
-    yield helper.make_node("Gather", [f"{_COUNT}.shape", f"{_COUNT}.first"], [_COUNT], axis=0)
-
-
 def _repeat_nodes(
     graph: onnx.GraphProto, node: onnx.NodeProto, reached: set[str], shapes: Mapping[str, list[int]]
 ) -> Iterator[onnx.NodeProto]:
@@ -113,16 +108,6 @@ def _repeat_nodes(
         node.input[position] = repeated
         yield helper.make_node("Concat", [_COUNT, ones], [shape], axis=0)
         yield helper.make_node("Expand", [name, shape], [repeated])
-
-
-def _open_shape(graph: onnx.GraphProto, node: onnx.NodeProto, inferred: list[int], constant: list[int]) -> None:
-    """Set the target shape of a Reshape to known sizes, with -1 for the batch axis."""
-    sizes = constant if not inferred or 0 in inferred else inferred
-    if not sizes or min(sizes[1:], default=1) < 1:
-        return
-    name = f"{_COUNT}.{node.output[0]}.shape"
-    graph.initializer.append(numpy_helper.from_array(np.array([-1, *sizes[1:]], np.int64), name))
-    node.input[1] = name
 
 
 def _is_close(actual: Raw, expected: Raw) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from builder.interface import describe_difference, interface_of
 from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.file import read_onnx
@@ -21,7 +19,6 @@ from builder.sources.onnx.wrap import upgrade_opset, wrap_graph
 from builder.sources.published import recorded_golden
 from tritonkit.errors import ArtifactError
 from tritonkit.export_options import ForeignModelOptions
-from tritonkit.spec import ModelSpec
 from tritonkit.tasks import task_of
 
 
@@ -30,7 +27,13 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
     model = inline_functions(read_onnx(path), path)
     if (spec := spec_in_onnx(path)) is not None:
         foreign.refuse(foreign.foreign_flags, f"{path} carries its own spec")
-        return _tritonkit_source(path, model, spec.renamed(name) if name else spec)
+        spec = spec.renamed(name) if name else spec
+        task_of(spec)  # reports a task that is not installed
+        if differs := describe_difference(onnx_interface(path), interface_of(spec), "its spec says"):
+            raise ArtifactError(f"{path}: its graph {differs}. Export it again", code="onnx.interface")
+        reference = reference_runner(model, path, spec)
+        golden = recorded_golden(path, reference, reduced_or_quantized_precision(model))
+        return GraphSource(path, golden, f"ONNX file {path.name}", reference, model)
     interface = image_interface(model, path, foreign.layout)
     run = graph_function(model, path)
     model, note = upgrade_opset(model)
@@ -53,12 +56,3 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
     spec = spec.model_copy(update={"lineage": spec.lineage.model_copy(update={"note": description})})
     runner = ForeignGraphRunner(spec.renamed(name) if name else spec, str(path), signature, run, decision.final_step)
     return GraphSource(path, None, description, runner, wrap_graph(model, signature, spec, decision.final_step))
-
-
-def _tritonkit_source(path: Path, model: onnx.ModelProto, spec: ModelSpec) -> GraphSource:
-    task_of(spec)
-    if differs := describe_difference(onnx_interface(path), interface_of(spec), "its spec says"):
-        raise ArtifactError(f"{path}: its graph {differs}. Export it again", code="onnx.interface")
-    runner = reference_runner(model, path, spec)
-    golden = recorded_golden(path, runner, reduced_or_quantized_precision(model))
-    return GraphSource(path, golden, f"ONNX file {path.name}", runner, model)

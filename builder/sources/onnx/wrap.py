@@ -44,7 +44,10 @@ def wrap_graph(
 ) -> onnx.ModelProto:
     """Wrap a graph to tritonkit's input and output; changes `model` in place. The verdict verifies the result."""
     (output,) = spec.outputs
-    taken = {name for graph in graphs_in(model.graph) for name in _names(graph)}
+    taken: set[str] = set()
+    for scope in graphs_in(model.graph):
+        taken |= {name for node in scope.node for name in (*node.input, *node.output)}
+        taken |= {value.name for value in (*scope.input, *scope.output, *scope.initializer)}
     prefix = ""
     if taken & {spec.input.name, output.name}:
         prefix = "given."
@@ -124,11 +127,6 @@ def _chain(steps: list[Step], first: str, last: str) -> list[onnx.NodeProto]:
 def _constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
     graph.initializer.append(numpy_helper.from_array(values, _PREFIX + name))
     return _PREFIX + name
-
-
-def _names(graph: onnx.GraphProto) -> set[str]:
-    nodes = {name for node in graph.node for name in (*node.input, *node.output)}
-    return nodes | {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
 
 
 def _value(name: str, kind: int, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
