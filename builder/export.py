@@ -35,7 +35,7 @@ from builder.verification.context import (
     select_golden,
     verification_context,
 )
-from builder.verification.labelled import labelled_set, train_command
+from builder.verification.labelled import LabelledSet
 from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
@@ -250,8 +250,6 @@ def _check_request(source: Source, request: ExportRequest, artifact_builder: Art
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_companion_names(request.repository, source.spec.name, request.encoded)
-    if request.evidence.data is not None:
-        train_command()
     uses_tensorrt = any(accelerator.name == "tensorrt" for accelerator in request.serving.accelerators or ())
     is_bf16 = "bf16" in (request.target.precision, source.precision)
     if request.target.record is ONNX and is_bf16 and not uses_tensorrt:
@@ -320,8 +318,8 @@ def _with_quality(built: BuildAttempt, evidence: VerificationOptions) -> Verdict
     if evidence.data is None:
         return built.verdict
     built.job.report("measuring on labelled images")
-    with labelled_set(built.job.source, evidence.data, evidence.masks) as labelled:
-        return labelled.with_quality(built.verdict, built.verified.file)
+    labelled = LabelledSet(built.job.source, evidence.data, evidence.masks)
+    return labelled.with_quality(built.verdict, built.verified.file)
 
 
 def _other_precision(request: ExportRequest, source: Source, verdict: Verdict) -> str | None:

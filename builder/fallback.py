@@ -61,7 +61,7 @@ class VerifiedArtifact:
     verdict: Verdict
     runner: Runner
     file: Path
-    """The file that `train test --from` opens to measure quality; for a plan it may be the graph of the plan."""
+    """The file to measure quality with, which opens as a runner here; for a plan it may be the graph of the plan."""
 
     def with_verdict_fields(self, **update: object) -> VerifiedArtifact:
         """A copy with fields of the verdict replaced."""
@@ -233,7 +233,7 @@ def _verify_artifact(
 
 
 def _measurable_file(opened: Runner, artifact: Path, job: BuildJob) -> Path:
-    """The file to measure quality with: that of the runner, else the closest one that `train test --from` opens."""
+    """The file to measure quality with: that of the runner, else the closest one that opens here."""
     origin = Path(opened.origin)
     if origin.is_file():  # may be an engine next to the artifact, which rounds where its graph does not on this CPU
         return origin

@@ -16,7 +16,7 @@ from builder.verification.context import (
     select_golden,
     verification_context,
 )
-from builder.verification.labelled import labelled_set
+from builder.verification.labelled import LabelledSet
 from builder.verification.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
 from builder.verification.report import write_page
 from builder.verification.report_images import collect_answers
@@ -62,8 +62,8 @@ def verify_artifact(
             verdict = with_stale_reason(verdict, artifact, source) if is_plan(artifact) else verdict
         verdict = verdict.model_copy(update=_verdict_fields(artifact, runner))
         if evidence.data is not None:
-            with labelled_set(source, evidence.data, evidence.masks) as pictures:
-                verdict = pictures.with_quality(verdict, Path(runner.origin))
+            labelled = LabelledSet(source, evidence.data, evidence.masks)
+            verdict = labelled.with_quality(verdict, Path(runner.origin))
         if page is not None:
             answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
             write_page(page, source.spec.name, verdict, answers)

@@ -19,10 +19,10 @@ from train.config.sections import (
     ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
-    UserPath,
     WeightedHead,
 )
 from tritonkit.errors import ConfigError
+from tritonkit.evaluation.config import UserPath
 from tritonkit.spec import Name
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]

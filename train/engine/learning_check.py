@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from train.engine.module import TRAIN_LOSS
-from train.samples.sample import Sample
 from train.tasks import TrainingTask
+from tritonkit.evaluation.samples.sample import Sample
 
 
 def learning_warnings(

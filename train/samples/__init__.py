@@ -1,1 +1,1 @@
-"""A labelled sample: its image, its part and its mask."""
+"""Rows and truths, for tasks of plug-ins."""

@@ -1,0 +1,1 @@
+"""A labelled sample: its image, its part and its mask."""
