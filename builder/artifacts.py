@@ -61,14 +61,7 @@ def inspect_openvino(path: Path) -> ArtifactInfo:
     text = entries[METADATA_KEY].get("value") if METADATA_KEY in entries else None
     hint = root.find("rt_info/runtime_options/INFERENCE_PRECISION_HINT")
     spec = ModelSpec.from_json(text, origin=str(path)) if text else None
-    return ArtifactInfo(
-        spec=spec,
-        interface=_openvino_interface(root, {output.name for output in spec.outputs} if spec else ()),
-        precision=None if hint is None else _OPENVINO_PRECISIONS.get(hint.get("value", "")),
-    )
-
-
-def _openvino_interface(root: ElementTree.Element, preferred_names: Collection[str]) -> Interface | None:
+    preferred_names = {output.name for output in spec.outputs} if spec else set()
     inputs, outputs = [], []
     for layer in root.iterfind("layers/layer"):
         if layer.get("type") == "Parameter":
@@ -76,10 +69,11 @@ def _openvino_interface(root: ElementTree.Element, preferred_names: Collection[s
             inputs.append(_openvino_tensor(port, "" if port is None else port.get("names", ""), preferred_names))
         elif layer.get("type") == "Result":
             outputs.append(_openvino_tensor(layer.find("input/port"), layer.get("output_names", ""), preferred_names))
-    tensors = [*inputs, *outputs]
-    if not all(tensors):
-        return None
-    return tuple(filter(None, inputs)), tuple(filter(None, outputs))
+    return ArtifactInfo(
+        spec=spec,
+        interface=(tuple(filter(None, inputs)), tuple(filter(None, outputs))) if all([*inputs, *outputs]) else None,
+        precision=None if hint is None else _OPENVINO_PRECISIONS.get(hint.get("value", "")),
+    )
 
 
 def _openvino_tensor(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from builder.commands import export_options as options
 from builder.commands.export import export
 from builder.commands.promote import promote, rollback
 from builder.commands.versions import versions
-from builder.foreign_options import foreign_from
+from builder.request import VerifyRequest
+from tritonkit.options import options_of
 from tritonkit.runtimes.tensorrt_plan import TITLES
 from tritonkit.system.console import JsonOption, application, print_json, print_text, progress, reports_errors, table
-from tritonkit.system.files import check_can_write, check_is_html
+from tritonkit.system.files import check_can_write
 
 if TYPE_CHECKING:
     from builder.show import ShowResult
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = application("Turn a checkpoint into verified artifacts in a Triton model repository.")
-
-MaxBatch = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=4096,
-        help="The largest batch to verify.",
-        show_default="the largest that the artifact accepts, or 32",
-    ),
-]
 
 app.command("export")(export)
 app.command("versions")(versions)
@@ -59,51 +49,24 @@ def builder() -> None:
 
 @app.command()
 @reports_errors
-def verify(
-    artifact: Annotated[Path, typer.Argument(help="Any artifact: .onnx, .xml, .pt, .plan, .rtx.")],
-    against: Annotated[str, typer.Option(help="The checkpoint or other source to compare with.")],
-    max_batch: MaxBatch = None,
-    images: options.Images = None,
-    data: options.Data = None,
-    masks: options.Masks = None,
-    limit: options.Limit = None,
-    report_page: options.ReportPage = None,
-    threshold: options.Threshold = None,
-    probability: options.Probability = False,
-    model: options.Model = None,
-    labels: options.Labels = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    layout: options.Layout = None,
-    task: options.Task = None,
-    activation: options.Activation = None,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(VerifyRequest)
+def verify(request: VerifyRequest, as_json: JsonOption = False) -> None:
     """Verify an artifact against a checkpoint; exit 1 if the verdict fails.
 
     For an artifact that was exported with --threshold or --probability, use the same options here.
 
     Example: builder verify model.onnx --against runs/digits/1/best.safetensors
     """
-    foreign = foreign_from(model, labels, mean, std, size, layout, task, activation)
-    check_is_html(report_page)
-    check_can_write(report_page)
-    from builder.output_options import OutputOptions
-    from builder.sources import open_source
-    from builder.verification.context import VerificationOptions
-    from builder.verification.limits import limits_from
+    check_can_write(request.report)
+    from builder.export import source_of
     from builder.verification.verify import verify_artifact
-    from tritonkit.repository.verdict import LIMITS
 
-    evidence = VerificationOptions(images, data, masks, limits_from(limit or [], LIMITS))
     with progress("comparing with the checkpoint"):
-        source = open_source(against, foreign, None).with_output_options(OutputOptions(threshold, probability))
-        verdict = verify_artifact(artifact, source, max_batch, evidence, report_page)
+        verdict = verify_artifact(request.artifact, source_of(request), request.max_batch, request)
     if as_json:
         print_json(verdict)
     else:
-        print_text(f"{artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
+        print_text(f"{request.artifact}: {'passed' if verdict.passed else 'FAILED'}: {verdict.summary().lstrip()}")
         for note in verdict.notes:
             print_text(f"warning: {note}")
     if not verdict.passed:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.triton_config import config_for
 from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
@@ -26,24 +25,26 @@ from builder.repository.retention import Retention, keep_newest
 from builder.repository.serving_image import check_build, check_loads
 from builder.repository.shared_files import SharedFiles, resolve_shared_files, unverified_batch_warnings
 from builder.repository.version_files import VersionFiles
+from builder.request import ExportRequest, VerifyRequest
+from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
     VerificationContext,
-    VerificationOptions,
     select_golden,
     verification_context,
 )
 from builder.verification.labelled import LabelledSet
 from tritonkit.errors import CheckFailedError, InputError, TritonkitError
+from tritonkit.export_options import ONNX_BF16
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import ONNX, ProgressCallback, Target
+from tritonkit.runtimes.formats import ONNX, ProgressCallback
 from tritonkit.spec import Frozen
+from tritonkit.system.files import check_can_write
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import (
     CONFIG_FILE,
@@ -58,42 +59,6 @@ from tritonkit.triton.releases import image_for
 
 FEW_IMAGES = 8
 """Fewer images are too few to calibrate int8 on."""
-ONNX_FP32 = Target()
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export, in which format and precision, and where to."""
-
-    repository: Path
-    max_batch: int | None = None
-    """None keeps the largest batch of the published model; a new model gets 32."""
-    target: Target = ONNX_FP32
-    opt_batch: int | None = None
-    """The batch size a plan is tuned for; None is the largest."""
-    evidence: VerificationOptions = field(default_factory=VerificationOptions)
-    keep_fp32: tuple[str, ...] = ()
-    """Patterns of nodes, operators and tensors that stay in fp32."""
-    calibration: Path | None = None
-    """Images to calibrate int8 and measure value ranges on; None takes those of the verdict."""
-    repair: bool = True
-    """Keep more nodes in fp32, or use a higher precision, where the requested precision fails."""
-    force: bool = False
-    """Publish although the verdict failed."""
-    strict: bool = False
-    """Refuse to publish another precision than that of the target."""
-    build: BuildOptions | None = None
-    image: str | None = None
-    """The container image to build plans in; None builds in this environment."""
-    serving: Serving = UNCHANGED_SERVING
-    config: Path | None = None
-    """A config.pbtxt of the user, whose serving settings are kept."""
-    keep: int | None = None
-    """The number of versions to keep; None deletes none."""
-    page: Path | None = None
-    """Where to write the verdict as an HTML page, also when it fails."""
-    encoded: bool = True
-    """Publish `NAME_encoded` too, which takes JPEG, PNG and WebP files."""
 
 
 class PublishedVersion(Frozen):
@@ -113,14 +78,23 @@ class PublishedVersion(Frozen):
     """Why the precision is not the requested one; None where it is."""
 
 
-def export(source: Source, request: ExportRequest, report: ProgressCallback) -> PublishedVersion:
+def _ignore(step: str) -> None:
+    """Report no progress."""
+
+
+def export(request: ExportRequest, report: ProgressCallback = _ignore) -> PublishedVersion:
     """Plan, build, verify and publish the next version of a model.
+
+    report: called with a sentence when a step starts.
 
     Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
     """
-    artifact_builder = builder_for(request.target.format, request.build, request.image)
-    _check_request(source, request, artifact_builder)
+    check_can_write(request.report)
+    source = source_of(request)
     serving_image = image_for(request.repository)
+    image = (request.image or serving_image) if request.in_container else None
+    artifact_builder = builder_for(request.target.format, request.build, image)
+    _check_request(source, request, artifact_builder)
     user_config = None if request.config is None else read_config_file(request.config)
     with publication(request.repository, source.spec.name) as staged, tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / ONNX.file
@@ -136,6 +110,14 @@ def export(source: Source, request: ExportRequest, report: ProgressCallback) -> 
     published = _published_version(built, plan, verdict)
     warnings = [*load_warnings, *_training_warnings(source), *calibration_warnings(source, plan.fallback, verdict)]
     return _with_follow_up(published, request, config, plan.loaded_versions, warnings)
+
+
+def source_of(request: ExportRequest | VerifyRequest) -> Source:
+    """Open the model of a request, with its outputs changed by the options."""
+    model = request.source if isinstance(request, ExportRequest) else request.against
+    name = request.name if isinstance(request, ExportRequest) else None
+    source = model if isinstance(model, Source) else open_source(model, request, name)
+    return source.with_output_options(request)
 
 
 @dataclass(frozen=True)
@@ -173,7 +155,7 @@ class _ExportPlan:
             self.staged.version,
             self.current_config,
             loading=BackendFiles(served.backend, served.file, self.artifact_builder.parameters(job)),
-            serving=self.request.serving,
+            serving=self.request,
             user_config=self.user_config,
             other_versions=self.other_versions,
         )
@@ -184,7 +166,7 @@ class _ExportPlan:
         images: for the warm-up; None keeps its file. Raises InputError where Triton would refuse them.
         """
         added = SharedFiles(self.context.spec, self.model_config(job), images)
-        return resolve_shared_files(self.staged.model, added, self.request.serving, self.user_config)
+        return resolve_shared_files(self.staged.model, added, self.request, self.user_config)
 
 
 def _plan(
@@ -203,9 +185,9 @@ def _plan(
     """
     model_folder = request.repository / source.spec.name
     current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
-    golden = select_golden(source.spec, source.golden, request.evidence.images)
+    golden = select_golden(source.spec, source.golden, request.images)
     max_batch = largest_batch(request, user_config, current_config)
-    context = verification_context(source, golden, max_batch, request.evidence.limits)
+    context = verification_context(source, golden, max_batch, request.limits)
     calibration = golden
     if request.calibration is not None:
         calibration = golden_from_images(request.calibration, source.spec.preprocess)
@@ -250,15 +232,8 @@ def _check_request(source: Source, request: ExportRequest, artifact_builder: Art
     source.check_precision(request.target.precision)
     _check_reduction_options(source, request)
     check_companion_names(request.repository, source.spec.name, request.encoded)
-    uses_tensorrt = any(accelerator.name == "tensorrt" for accelerator in request.serving.accelerators or ())
-    is_bf16 = "bf16" in (request.target.precision, source.precision)
-    if request.target.record is ONNX and is_bf16 and not uses_tensorrt:
-        subject = "--onnx bf16" if source.precision == "fp32" else f"{source.path.name} is in bf16"
-        raise InputError(
-            f"{subject}: ONNX Runtime has no bf16 kernels for most operators. Run it by TensorRT on a GPU with "
-            "--accelerator tensorrt, or use --trt bf16 or --openvino bf16",
-            code="onnx.bf16_kernels",
-        )
+    if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
+        raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")
 
 
 def _training_warnings(source: Source) -> list[str]:
@@ -289,11 +264,11 @@ def largest_batch(request: ExportRequest, user_config: ModelConfig | None, curre
 def _verify(built: BuildAttempt, plan: _ExportPlan) -> Verdict:
     """The final verdict, written into the version folder. Raises CheckFailedError when it failed and is not forced."""
     source, request, name = plan.source, plan.request, plan.context.spec.name
-    verdict = _with_quality(built, request.evidence)
+    verdict = _with_quality(built, request)
     verdict = verdict.model_copy(update={"forced": request.force and not verdict.passed})
     version_files = VersionFiles(source, built, verdict, plan.context, plan.serving_image)
-    if request.page is not None:
-        version_files.write_page(request.page)
+    if request.report is not None:
+        version_files.write_page(request.report)
     if not verdict.passed and not request.force:
         reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_hint, verdict.closest_attempts)))
         raise CheckFailedError(
@@ -313,12 +288,12 @@ def _verify(built: BuildAttempt, plan: _ExportPlan) -> Verdict:
     return verdict
 
 
-def _with_quality(built: BuildAttempt, evidence: VerificationOptions) -> Verdict:
+def _with_quality(built: BuildAttempt, request: ExportRequest) -> Verdict:
     """The verdict, with the quality on the labelled set where there is one."""
-    if evidence.data is None:
+    if request.data is None:
         return built.verdict
     built.job.report("measuring on labelled images")
-    labelled = LabelledSet(built.job.source, evidence.data, evidence.masks)
+    labelled = LabelledSet(built.job.source, request.data, request.masks)
     return labelled.with_quality(built.verdict, built.verified.file)
 
 

@@ -14,11 +14,12 @@ import timm
 import torch
 from typer.testing import CliRunner, Result
 
-from builder.export import ExportRequest, export
-from builder.foreign_options import ForeignModelOptions
-from builder.sources import source_from_checkpoint, source_from_state_dict
+from builder.export import export
+from builder.request import ExportRequest
+from builder.sources import source_from_state_dict
 from scripts import ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of, dense_architecture_of
 from tritonkit.networks.network import Network, save_network
@@ -134,8 +135,8 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory, make_network: Callab
     """A repository with the residual network, to be copied from."""
     folder = tmp_path_factory.mktemp("exported")
     save_network(folder / "pets.safetensors", make_network("test_resnet"))
-    order = ExportRequest(folder / "repository", max_batch=8)
-    export(source_from_checkpoint(folder / "pets.safetensors"), order, lambda step: None)
+    order = ExportRequest(source=folder / "pets.safetensors", repository=folder / "repository", max_batch=8)
+    export(order)
     return order.repository
 
 
@@ -154,19 +155,20 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for family in FAMILIES:
         torch.manual_seed(0)
         torch.save(timm.create_model(family, num_classes=10).state_dict(), folder / f"{family}.pth")
-        source = source_from_state_dict(folder / f"{family}.pth", ForeignModelOptions(family, folder / "labels.txt"))
+        source = source_from_state_dict(
+            folder / f"{family}.pth", ForeignModelOptions(model=family, labels=folder / "labels.txt")
+        )
         checkpoints[family] = folder / f"{family}.safetensors"
         save_network(checkpoints[family], source.network)
     return checkpoints
 
 
 def _publish_all(repository: Path, families: dict[str, Path], lite0: Path) -> None:
-    order = ExportRequest(repository, max_batch=8)
     for path in families.values():
-        export(source_from_checkpoint(path), order, lambda step: None)
-    foreign = ForeignModelOptions("tf_efficientnet_lite0", lite0 / "labels.txt")
+        export(ExportRequest(source=path, repository=repository, max_batch=8))
+    foreign = ForeignModelOptions(model="tf_efficientnet_lite0", labels=lite0 / "labels.txt")
     source = source_from_state_dict(lite0 / "efficientnet_lite0.pth", foreign, name="imagenet")
-    export(source, order, lambda step: None)
+    export(ExportRequest(source=source, repository=repository, max_batch=8))
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from train.config.sections import ExportConfig
 from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, Problem
+from tritonkit.export_options import ExportOptions
+from tritonkit.options import arguments_of
 from tritonkit.plugins import VARIABLE
+from tritonkit.runtimes.formats import OPENVINO, Target
 from tritonkit.runtimes.tensorrt_plan import find_tensorrt
 from tritonkit.system.console import warn
 from tritonkit.system.files import atomic_write, check_can_write
@@ -29,7 +31,7 @@ _PLAN_HINT = (
 )
 
 
-def check_can_export(export: ExportConfig) -> None:
+def check_can_export(export: ExportOptions) -> None:
     """Check before the training that the export can run. Raises ConfigError that lists what is missing."""
     problems: list[Problem] = []
     checks: list[Callable[[], object]] = [
@@ -59,13 +61,13 @@ def builder_command() -> Path:
     return Path(command)
 
 
-def export_checkpoint(checkpoint: Path, export: ExportConfig, plugins: Sequence[str] = ()) -> Path:
+def export_checkpoint(checkpoint: Path, export: ExportOptions, plugins: Sequence[str] = ()) -> Path:
     """Run `builder export` on a checkpoint, with the training's plugins; return the published artifact.
 
     Writes a record of the export and a copy of its config.pbtxt next to the checkpoint. Raises CheckFailedError if the
     verdict failed, ConfigError if the builder rejected the options, and ExternalError if the command failed otherwise.
     """
-    command = ["builder", "export", str(checkpoint), *_options(export)]
+    command = ["builder", "export", str(checkpoint), *arguments_of(export)]
     modules = [*filter(None, [os.environ.get(VARIABLE)]), *plugins]
     environment = {**os.environ, VARIABLE: ",".join(modules)}
     process = subprocess.run(  # noqa: S603 - our own command
@@ -97,43 +99,21 @@ def export_checkpoint(checkpoint: Path, export: ExportConfig, plugins: Sequence[
     return Path(published["artifact"])
 
 
-def _options(export: ExportConfig) -> Iterator[str]:
-    """Yield the section as arguments of the command line."""
-    precision = getattr(export, export.format)
-    yield f"--{export.format}"
-    if export.format != "torchscript":
-        yield precision or "fp32"
-    yield from ("--repository", str(export.repository))
-    if export.strict:
-        yield "--strict"
-    if export.in_container:
-        yield "--in-container"
-    if export.dynamic_batching is not None:
-        yield "--dynamic-batching" if export.dynamic_batching else "--no-dynamic-batching"
-    for name in ("max_batch", "config", "kind", "instances", "keep"):
-        if (value := getattr(export, name)) is not None:
-            yield from (f"--{name.replace('_', '-')}", str(value))
-    if export.gpus:
-        yield from ("--gpus", ",".join(map(str, export.gpus)))
-    for accelerator in export.accelerator:
-        yield from ("--accelerator", accelerator)
-
-
-def _check_libraries(export: ExportConfig) -> None:
+def _check_libraries(export: ExportOptions) -> None:
     """Raise InputError if a library that the format needs is missing here."""
-    if export.trt and not export.in_container:
-        find_tensorrt("tensorrt", _PLAN_HINT)
-    if export.rtx:
-        find_tensorrt("rtx")
-    extras = {"openvino": export.openvino is not None, "docker": export.in_container}
-    for module, is_needed in extras.items():
-        if is_needed and find_spec(module) is None:
-            extra = "container" if module == "docker" else module
+    record = export.target.record
+    if record.flavour is not None and not export.in_container:
+        find_tensorrt(record.flavour, _PLAN_HINT)
+    extras = {"docker": "container"} if export.in_container else {}
+    if record is OPENVINO:
+        extras[record.library] = record.extra
+    for module, extra in extras.items():
+        if find_spec(module) is None:
             raise ConfigError(
                 f"needs the Python module {module}; install it with: pip install 'tritonkit[{extra}]'",
                 code="export.missing_module",
             )
-    if export.openvino == "bf16":
+    if export.target == Target(format=OPENVINO.name, precision="bf16"):
         from tritonkit.runtimes.openvino import has_bf16
 
         if not has_bf16():

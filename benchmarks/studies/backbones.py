@@ -21,15 +21,14 @@ import timm
 import torch
 from rich.progress import track
 
-from builder.export import ExportRequest, PublishedVersion, export
-from builder.sources import source_from_checkpoint
+from builder.export import PublishedVersion, export
+from builder.request import ExportRequest
 from server.process import Options, start, stop, wait_until_ready
 from train.config.loading import Config
 from train.engine.fit import fit
 from tritonkit.errors import ArtifactError, TritonkitError
 from tritonkit.golden import golden_of_checkpoint
 from tritonkit.networks.backbones import timm_name
-from tritonkit.runtimes.formats import Target
 from tritonkit.spec import Frozen
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.runner import TritonRunner
@@ -89,9 +88,9 @@ def check_backbone(name: str, data: Path, folder: Path) -> BackboneResult:
     try:
         fitted = fit(_config(name, data, folder))
         result = result.model_copy(update={"trained": True})
-        published = _export(fitted.checkpoint, Target(), folder / "repository")
+        published = _export(fitted.checkpoint, False, folder / "repository")
         result = result.model_copy(update={"exported": published.verdict.passed})
-        traced = _export(fitted.checkpoint, Target(format="torchscript"), folder / "torchscript")
+        traced = _export(fitted.checkpoint, True, folder / "torchscript")
         result = result.model_copy(update={"traced": traced.verdict.passed})
         error = _served_error(fitted.checkpoint, published, folder / "repository")
         return result.model_copy(update={"served": error < 1e-4, "error": error})
@@ -114,9 +113,9 @@ def _config(name: str, data: Path, folder: Path) -> Config:
     return Config.model_validate(document)
 
 
-def _export(checkpoint: Path, target: Target, repository: Path) -> PublishedVersion:
-    request = ExportRequest(repository, max_batch=MAX_BATCH, target=target)
-    return export(source_from_checkpoint(checkpoint), request, lambda step: None)
+def _export(checkpoint: Path, torchscript: bool, repository: Path) -> PublishedVersion:
+    request = ExportRequest(source=checkpoint, repository=repository, max_batch=MAX_BATCH, torchscript=torchscript)
+    return export(request)
 
 
 def _served_error(checkpoint: Path, published: PublishedVersion, repository: Path) -> float:

@@ -176,7 +176,8 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     import torch
 
     from benchmarks.studies.calibration import calibrated_network
-    from builder.export import ExportRequest, export
+    from builder.export import export
+    from builder.request import ExportRequest
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network
 
@@ -184,7 +185,7 @@ def write_repository(folder: Path, architecture: str, max_batch: int) -> Path:
     network = calibrated_network(architecture)
     save_network(folder / "network.safetensors", network)
     source = source_from_checkpoint(folder / "network.safetensors", name=SERVED)
-    export(source, ExportRequest(repository, max_batch=max_batch), lambda step: None)
+    export(ExportRequest(source=source, repository=repository, max_batch=max_batch))
     version_folder = repository / SERVED_PLAIN / "1"
     version_folder.mkdir(parents=True)
     plain_network = torch.nn.Sequential(network.backbone, torch.nn.Softmax(dim=1)).eval()

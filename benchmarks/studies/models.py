@@ -21,7 +21,8 @@ from rich.progress import track
 
 from benchmarks.studies.backbones import NAMES
 from benchmarks.studies.calibration import calibrated_network
-from builder.export import ExportRequest, export
+from builder.export import export
+from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build
 from scripts.package_versions import installed_versions
@@ -29,7 +30,7 @@ from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
 from tritonkit.repository.verdict import Verdict
-from tritonkit.runtimes.formats import ONNX, RTX, Precision, Target
+from tritonkit.runtimes.formats import ONNX, RTX, Precision
 from tritonkit.spec import Frozen
 from tritonkit.system.files import atomic_write
 
@@ -102,9 +103,9 @@ def check_model(name: str, folder: Path) -> ModelResult:
     step_results: dict[str, str] = {}
     exceptions: list[str] = []
     steps: dict[str, Callable[[], str]] = {
-        "fp32": lambda: _export(source, Target(), folder, step_results),
-        "fp16": lambda: _export(source, Target(precision="fp16"), folder, step_results),
-        "torchscript": lambda: _export(source, Target(format="torchscript"), folder, step_results),
+        "fp32": lambda: _export(source, "onnx", "fp32", folder, step_results),
+        "fp16": lambda: _export(source, "onnx", "fp16", folder, step_results),
+        "torchscript": lambda: _export(source, "torchscript", "fp32", folder, step_results),
         "rtx_fp32": lambda: _build_engine(folder, "fp32"),
         "rtx_fp16": lambda: _build_engine(folder, "fp16"),
     }
@@ -119,16 +120,20 @@ def check_model(name: str, folder: Path) -> ModelResult:
     )
 
 
-def _export(source: NetworkSource, target: Target, folder: Path, step_results: dict[str, str]) -> str:
+def _export(source: NetworkSource, name: str, precision: Precision, folder: Path, step_results: dict[str, str]) -> str:
     """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
-    repository = folder / f"{target.format}-{target.precision}"
-    published = export(source, ExportRequest(repository, max_batch=MAX_BATCH, target=target), lambda step: None)
+    repository = folder / f"{name}-{precision}"
+    published = export(
+        ExportRequest(
+            source=source, repository=repository, max_batch=MAX_BATCH, **{name: name == "torchscript" or precision}
+        )
+    )
     verdict = published.verdict
-    if target.precision == "fp16":
+    if precision == "fp16":
         shutil.copyfile(published.artifact, folder / f"fp16{ONNX.suffix}")
         step_results["kept"] = _fp32_nodes_text(verdict)
     worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
-    return f"{worst:.0e}" if verdict.precision == target.precision else f"{worst:.0e} as {verdict.precision}"
+    return f"{worst:.0e}" if verdict.precision == precision else f"{worst:.0e} as {verdict.precision}"
 
 
 def _fp32_nodes_text(verdict: Verdict) -> str:

@@ -26,7 +26,6 @@ import torch
 from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
 from builder.config.triton_config import config_for, config_to_text
-from builder.foreign_options import ForeignModelOptions
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources import source_from_state_dict
@@ -34,6 +33,7 @@ from builder.sources.images import builtin_golden
 from scripts.ports import free_ports
 from server.process import Options, start, stop, wait_until_ready
 from server.runtimes.pip_environment import find_pip_environment
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.runtimes.formats import ONNX, Target
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
@@ -53,7 +53,9 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     torch.manual_seed(0)
     torch.save(timm.create_model(architecture).state_dict(), folder / "weights.pth")
     (folder / "labels.txt").write_text("".join(f"label {i}\n" for i in range(1000)))
-    source = source_from_state_dict(folder / "weights.pth", ForeignModelOptions(architecture, folder / "labels.txt"))
+    source = source_from_state_dict(
+        folder / "weights.pth", ForeignModelOptions(model=architecture, labels=folder / "labels.txt")
+    )
     source.write_graph(folder / ONNX.file)
     for variant, target in VARIANTS.items():
         model = folder / "repository" / variant.replace(" ", "_")

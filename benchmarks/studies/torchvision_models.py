@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import ExportRequest, export
-from builder.foreign_options import ForeignModelOptions
+from builder.export import export
+from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
 from builder.sources.state_dict import network_spec
 from scripts.package_versions import installed_versions
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.backbones import head_of
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -66,8 +67,8 @@ def check_model(name: str, folder: Path) -> dict[str, Any]:
     weights, labels = folder / f"{name}.pth", folder / "labels.txt"
     torch.save(network.state_dict(), weights)
     labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)), encoding="utf-8")
-    source = source_from_state_dict(weights, ForeignModelOptions(f"torchvision/{name}", labels))
-    published = export(source, ExportRequest(folder / "repository", max_batch=2), lambda step: None)
+    source = source_from_state_dict(weights, ForeignModelOptions(model=f"torchvision/{name}", labels=labels))
+    published = export(ExportRequest(source=source, repository=folder / "repository", max_batch=2))
     size_px = source.spec.preprocess.height
     images = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), np.uint8)
     with OnnxRuntimeRunner(published.artifact) as runner:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritonkit.errors import InputError
+from tritonkit.export_options import RepositoryOptions
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors
 
 if TYPE_CHECKING:
     from builder.repository.promote import Promotion
 
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, or its folder.")]
-Repository = Annotated[Path, typer.Option(help="The model repository.")]
-Force = Annotated[bool, typer.Option("--force", help="Serve a version although its verdict failed.")]
 LATEST = "latest"
 
 
+class PromotionOptions(RepositoryOptions):
+    """What `promote` and `rollback` have in common."""
+
+    force: bool = False
+    """Serve a version although its verdict failed."""
+
+
 @reports_errors
+@options_of(PromotionOptions)
 def promote(
+    options: PromotionOptions,
     model: ModelArgument,
     version: Annotated[str, typer.Argument(help="A version's number, or `latest`: the newest, now and later.")],
-    repository: Repository = Path("model_repository"),
-    force: Force = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pin the version of a model that Triton serves, or follow the newest one again.
@@ -47,14 +53,14 @@ def promote(
     from builder.repository.versions import find_model
 
     number = None if version == LATEST else int(version)
-    _print_promotion(promotion.promote(find_model(model, repository), number, force), as_json)
+    _print_promotion(promotion.promote(find_model(model, options.repository), number, options.force), as_json)
 
 
 @reports_errors
+@options_of(PromotionOptions)
 def rollback(
+    options: PromotionOptions,
     model: ModelArgument,
-    repository: Repository = Path("model_repository"),
-    force: Force = False,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the newest older version whose verdict passed.
@@ -64,7 +70,7 @@ def rollback(
     from builder.repository import promote as promotion
     from builder.repository.versions import find_model
 
-    _print_promotion(promotion.rollback(find_model(model, repository), force), as_json)
+    _print_promotion(promotion.rollback(find_model(model, options.repository), options.force), as_json)
 
 
 def _print_promotion(promoted: Promotion, as_json: bool) -> None:

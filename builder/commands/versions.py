@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritonkit.errors import InputError
+from tritonkit.export_options import RetentionOptions
+from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, reports_errors, table
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ _HEADER = ["version", "created", "format", "verdict", "MB", "served", "marked"]
 
 
 @reports_errors
+@options_of(RetentionOptions)
 def versions(
+    options: RetentionOptions,
     model: Annotated[str, typer.Argument(help="A model's name, or its folder.")],
-    repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("model_repository"),
-    keep: Annotated[int | None, typer.Option(help="Keep the newest N versions, delete older ones.")] = None,
     mark: Annotated[int | None, typer.Option(help="Never delete this version.")] = None,
     note: Annotated[str, typer.Option(help="Why the version is marked.")] = "",
     unmark: Annotated[int | None, typer.Option(help="Remove the mark of this version.")] = None,
@@ -44,12 +45,12 @@ def versions(
     from builder.repository import retention
     from builder.repository import versions as published
 
-    folder = published.find_model(model, repository)
+    folder = published.find_model(model, options.repository)
     if mark is not None:
         published.mark(folder, mark, note)
     if unmark is not None:
         published.unmark(folder, unmark)
-    removed = None if keep is None else retention.keep_newest(folder, keep)
+    removed = None if options.keep is None else retention.keep_newest(folder, options.keep)
     listing = published.model_versions(folder)
     if as_json:
         print_json({**listing.model_dump(mode="json"), "retention": removed})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tritonclient.grpc import model_config_pb2
 
-from builder.config.serving import Accelerator, Batching, CudaGraphs, Instances, Serving, VersionPolicy
 from builder.config.warmup import add_warmup, remove_warmup
 from tritonkit.errors import InputError
+from tritonkit.export_options import ServingOptions
 from tritonkit.repository.config_rules import ACCELERATORS, config_problems
 from tritonkit.spec import TensorSpec
 from tritonkit.triton.backends import ModelConfig
@@ -15,20 +15,20 @@ _KIND = model_config_pb2.ModelInstanceGroup.Kind
 _ACTION = model_config_pb2.ModelQueuePolicy.TimeoutAction
 
 
-def apply_serving(config: ModelConfig, serving: Serving, image: TensorSpec) -> None:
+def apply_serving(config: ModelConfig, serving: ServingOptions, image: TensorSpec) -> None:
     """Write the settings into a configuration that has the tensors and the largest batch of the artifact.
 
     An existing warm-up is adapted to the image size and the largest batch.
     """
-    if serving.instances is not None:
-        _set_instances(config, serving.instances)
-    _set_batching(config, serving.batching)
+    if (serving.instances, serving.kind, serving.gpus) != (None, None, None):
+        _set_instances(config, serving)
+    _set_batching(config, serving)
     if serving.cuda_graphs is not None:
         _set_cuda_graphs(config, serving.cuda_graphs, image)
-    if serving.accelerators is not None:
-        _set_accelerators(config, serving.accelerators)
-    if serving.version_policy is not None:
-        _set_version_policy(config, serving.version_policy)
+    if serving.accelerator is not None:
+        _set_accelerators(config, serving.accelerator)
+    if serving.versions is not None:
+        _set_version_policy(config, serving.versions)
     if serving.response_cache is not None:
         config.ClearField("response_cache")
         config.response_cache.enable = serving.response_cache
@@ -48,47 +48,49 @@ def check_config(config: ModelConfig) -> None:
         )
 
 
-def _set_instances(config: ModelConfig, settings: Instances) -> None:
+def _set_instances(config: ModelConfig, serving: ServingOptions) -> None:
     """Change the first instance group and delete the others."""
     del config.instance_group[1:]
     group = config.instance_group[0] if config.instance_group else config.instance_group.add(count=1)
-    if settings.count is not None:
-        group.count = settings.count
-    if settings.kind is not None:
-        group.kind = _KIND.Value(f"KIND_{settings.kind.upper()}")
-    if settings.gpus is not None or settings.kind == "cpu":
-        group.gpus[:] = settings.gpus or ()
-    if settings.gpus and settings.kind is None:
+    if serving.instances is not None:
+        group.count = serving.instances
+    if serving.kind is not None:
+        group.kind = _KIND.Value(f"KIND_{serving.kind.upper()}")
+    if serving.gpus is not None or serving.kind == "cpu":
+        group.gpus[:] = serving.gpus or ()
+    if serving.gpus and serving.kind is None:
         group.kind = _KIND.Value("KIND_GPU")
 
 
-def _set_batching(config: ModelConfig, settings: Batching) -> None:
-    if settings.enabled is False:
+def _set_batching(config: ModelConfig, serving: ServingOptions) -> None:
+    if serving.dynamic_batching is False:
         config.ClearField("dynamic_batching")
         return
-    if settings.enabled or settings.has_settings:
+    if serving.dynamic_batching or serving.queue_settings:
         config.dynamic_batching.SetInParent()
-    batching = config.dynamic_batching
-    if settings.max_queue_delay_us is not None:
-        batching.max_queue_delay_microseconds = settings.max_queue_delay_us
-    if settings.preferred_sizes is not None:
-        batching.preferred_batch_size[:] = settings.preferred_sizes
+    batching, timeout_ms = config.dynamic_batching, serving.queue_timeout_ms
+    if serving.queue_delay_us is not None:
+        batching.max_queue_delay_microseconds = serving.queue_delay_us
+    if serving.preferred_batch is not None:
+        batching.preferred_batch_size[:] = serving.preferred_batch
     for name, value in (
-        ("default_timeout_microseconds", settings.timeout_us),
-        ("timeout_action", settings.timeout_action and _ACTION.Value(settings.timeout_action.upper())),
-        ("allow_timeout_override", settings.allow_timeout_override),
-        ("max_queue_size", settings.max_queue_size),
+        ("default_timeout_microseconds", None if timeout_ms is None else round(timeout_ms * 1000)),
+        ("timeout_action", serving.queue_timeout_action and _ACTION.Value(serving.queue_timeout_action.upper())),
+        ("allow_timeout_override", serving.queue_timeout_override),
+        ("max_queue_size", serving.queue_size),
     ):
         if value is not None:
             setattr(batching.default_queue_policy, name, value)
 
 
-def _set_cuda_graphs(config: ModelConfig, settings: CudaGraphs, image: TensorSpec) -> None:
+def _set_cuda_graphs(config: ModelConfig, sizes: bool | tuple[int, ...], image: TensorSpec) -> None:
     """List each size: with dynamic batching Triton would capture only the preferred sizes and the largest."""
-    cuda = config.optimization.cuda
-    cuda.graphs = settings.enabled
+    largest, cuda = config.max_batch_size, config.optimization.cuda
+    if sizes is True:
+        sizes = tuple({1 << power for power in range(largest.bit_length())} | {largest})
+    cuda.graphs = bool(sizes)
     del cuda.graph_spec[:]
-    for size in settings.sizes(config.max_batch_size) if settings.enabled else ():
+    for size in sorted(sizes or ()):
         cuda.graph_spec.add(batch_size=size).input[image.name].dim.extend(image.shape)
 
 
@@ -101,23 +103,23 @@ def fit_graphs(config: ModelConfig, image: TensorSpec) -> None:
                 graph.input[image.name].dim.extend(image.shape)
 
 
-def _set_accelerators(config: ModelConfig, accelerators: tuple[Accelerator, ...]) -> None:
+def _set_accelerators(config: ModelConfig, accelerators: tuple[str, ...]) -> None:
+    """accelerators: each as `NAME` or `NAME:key=value,key=value`."""
     config.optimization.ClearField("execution_accelerators")
-    for accelerator in accelerators:
+    for text in accelerators:
+        name, _, pairs = text.partition(":")
         section = config.optimization.execution_accelerators
-        entries = (
-            section.cpu_execution_accelerator
-            if ACCELERATORS.get(accelerator.name) == "cpu"
-            else section.gpu_execution_accelerator
-        )
-        entries.add(name=accelerator.name, parameters=accelerator.parameters)
+        is_cpu = ACCELERATORS.get(name) == "cpu"
+        entries = section.cpu_execution_accelerator if is_cpu else section.gpu_execution_accelerator
+        entries.add(name=name, parameters=dict(pair.split("=", 1) for pair in pairs.split(",") if pair))
 
 
-def _set_version_policy(config: ModelConfig, policy: VersionPolicy) -> None:
+def _set_version_policy(config: ModelConfig, policy: str) -> None:
+    """policy: `all`, `latest:N`, or version numbers with commas between them."""
     config.ClearField("version_policy")
-    if policy.versions:
-        config.version_policy.specific.versions.extend(policy.versions)
-    elif policy.latest is not None:
-        config.version_policy.latest.num_versions = policy.latest
-    else:
+    if policy == "all":
         config.version_policy.all.SetInParent()
+    elif policy.startswith("latest:"):
+        config.version_policy.latest.num_versions = int(policy.removeprefix("latest:"))
+    else:
+        config.version_policy.specific.versions.extend(map(int, policy.split(",")))

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from builder.config.config_merge import merge_config
-from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.serving_config import apply_serving, check_config, fit_graphs
 from builder.interface import Interface, describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig, backend_files
 from tritonkit.triton.model_config import LAST_VERSION, config_from_text
@@ -33,7 +33,7 @@ def config_for(
     current_config: ModelConfig | None = None,
     *,
     loading: BackendFiles = ONNX,
-    serving: Serving = UNCHANGED_SERVING,
+    serving: ServingOptions = UNCHANGED_SERVING,
     user_config: ModelConfig | None = None,
     other_versions: Collection[int] | None = None,
 ) -> ModelConfig:

@@ -12,16 +12,67 @@ from builder.formats.onnx import Onnx
 from builder.formats.worst_case_runner import WorstCaseRunner
 from builder.onnx.export import onnx_interface
 from tritonkit.errors import ArtifactError
-from tritonkit.repository.build_record import BuildOptions, BuildRecord, BuildSettings
+from tritonkit.repository.build_record import BuildRecord, BuildSettings
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import RTX, TRT
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-from tritonkit.runtimes.tensorrt_plan import Flavour, find_tensorrt
+from tritonkit.runtimes.tensorrt_plan import find_tensorrt
 from tritonkit.system.gpu import Gpu, find_gpu
 from tritonkit.triton.releases import release_of
 
 
-class Trt(ArtifactBuilder):
+@contextmanager
+def _artifact_errors_end_the_build() -> Iterator[None]:
+    """Turn an ArtifactError about a new plan into a CannotBuildError, because a less reduced graph would not help."""
+    try:
+        yield
+    except CannotBuildError:
+        raise
+    except ArtifactError as error:
+        raise CannotBuildError(str(error), code=error.code, problems=error.problems) from error
+
+
+class _EngineBuilder(ArtifactBuilder):
+    """What plans and engines have in common."""
+
+    def settings(self, job: BuildJob) -> BuildSettings:
+        """The build options, with the batch sizes of the job."""
+        options = self.options.model_dump()
+        return BuildSettings(**options, flavour=self.format.flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
+
+    def check_job(self, job: BuildJob) -> None:
+        self.settings(job).check()
+
+    def write_engine(self, job: BuildJob) -> Path:
+        """Build the engine into the version folder, with a build record that contains the interface of its graph.
+
+        Raises CannotBuildError where the engine does not have the precision of the job.
+        """
+        from builder.tensorrt.build import build
+        from builder.tensorrt.container import build_in_container
+        from builder.tensorrt.precision import precision_problems
+
+        engine = job.folder / self.format.file
+        if self.image is None:
+            record = build(job.graph, engine, self.settings(job), job.report)
+        else:
+            tensor = job.source.spec.input
+            with _artifact_errors_end_the_build():
+                record = build_in_container(job.graph, engine, tensor, self.settings(job), self.image, job.report)
+        with _artifact_errors_end_the_build():
+            problems = precision_problems(engine, job.graph, job.precision, record)
+        if problems:
+            raise CannotBuildError(
+                f"{engine.name}: {'; '.join(problem.message for problem in problems)}",
+                code="tensorrt.plan_precision",
+                problems=problems,
+            )
+        inputs, outputs = onnx_interface(job.graph)
+        record.model_copy(update={"inputs": inputs, "outputs": outputs}).write(job.folder)
+        return engine
+
+
+class Trt(_EngineBuilder):
     """A plan, served by Triton's `tensorrt` backend with the TensorRT version that built it."""
 
     format = TRT
@@ -35,7 +86,7 @@ class Trt(ArtifactBuilder):
             docker_here()
 
     def check_job(self, job: BuildJob) -> None:
-        build_settings(self.options, "tensorrt", job).check()
+        super().check_job(job)
         if self.image is not None:
             from builder.tensorrt.container import check_image
 
@@ -57,25 +108,12 @@ class Trt(ArtifactBuilder):
             bytes=0,
             sha256="",
             graph_sha256="",
-            settings=build_settings(self.options, "tensorrt", job),
+            settings=self.settings(job),
             image=self.image,
         )
 
     def write(self, job: BuildJob) -> Path:
-        plan = job.folder / self.format.file
-        settings = build_settings(self.options, "tensorrt", job)
-        if self.image is None:
-            from builder.tensorrt.build import build
-
-            record = build(job.graph, plan, settings, job.report)
-        else:
-            from builder.tensorrt.container import build_in_container
-
-            tensor = job.source.spec.input
-            with _artifact_errors_end_the_build():
-                record = build_in_container(job.graph, plan, tensor, settings, self.image, job.report)
-        write_build_record(record, plan, job)
-        return plan
+        return self.write_engine(job)
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
         compatible = self.options.version_compatible
@@ -95,7 +133,7 @@ class Trt(ArtifactBuilder):
         return f"the plan itself, run by TensorRT on {gpu.name if gpu else 'a GPU'}"
 
 
-class Rtx(ArtifactBuilder):
+class Rtx(_EngineBuilder):
     """An ONNX model for Triton, with an engine of the same graph for RTX machines.
 
     Triton has no backend for these engines: `onnxruntime` serves `model.onnx`, and `client infer --from` runs
@@ -107,9 +145,6 @@ class Rtx(ArtifactBuilder):
     def check_machine(self) -> None:
         find_tensorrt("rtx")
 
-    def check_job(self, job: BuildJob) -> None:
-        build_settings(self.options, "rtx", job).check()
-
     def write(self, job: BuildJob) -> Path:
         if job.precision == "bf16":
             raise CannotBuildError(
@@ -117,12 +152,8 @@ class Rtx(ArtifactBuilder):
                 "Use --rtx fp16, or --trt bf16",
                 code="tensorrt.rtx_bf16",
             )
-        from builder.tensorrt.build import build
-
         artifact = Onnx().write(job)
-        engine = job.folder / self.format.file
-        record = build(job.graph, engine, build_settings(self.options, "rtx", job), job.report)
-        write_build_record(record, engine, job)
+        self.write_engine(job)
         return artifact
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner | None:
@@ -147,7 +178,7 @@ class Rtx(ArtifactBuilder):
         return f"{graph}; {self.format.file} was built from the same graph, and not run: {why}"
 
     def _runs_on(self, gpu: Gpu, job: BuildJob) -> bool:
-        return build_settings(self.options, "rtx", job).runs_on(gpu.compute_capability)
+        return self.settings(job).runs_on(gpu.compute_capability)
 
 
 def _onnxruntime_keeps_precision(job: BuildJob) -> bool:
@@ -157,39 +188,3 @@ def _onnxruntime_keeps_precision(job: BuildJob) -> bool:
     # A provider that is installed may fail to load; then the session runs on the CPU.
     with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
         return bool(runner.is_on_gpu)
-
-
-@contextmanager
-def _artifact_errors_end_the_build() -> Iterator[None]:
-    """Turn an ArtifactError about a new plan into a CannotBuildError, because a less reduced graph would not help."""
-    try:
-        yield
-    except CannotBuildError:
-        raise
-    except ArtifactError as error:
-        raise CannotBuildError(str(error), code=error.code, problems=error.problems) from error
-
-
-def build_settings(options: BuildOptions, flavour: Flavour, job: BuildJob) -> BuildSettings:
-    """The build options, with the batch sizes of the job."""
-    return BuildSettings(**options.model_dump(), flavour=flavour, max_batch=job.max_batch, opt_batch=job.opt_batch)
-
-
-def write_build_record(record: BuildRecord, plan: Path, job: BuildJob) -> None:
-    """Write the build record next to the plan, with the interface of its graph.
-
-    Raises CannotBuildError where the plan does not have the precision of the job.
-    """
-    from builder.tensorrt.precision import precision_problems
-
-    with _artifact_errors_end_the_build():
-        problems = precision_problems(plan, job.graph, job.precision, record)
-    if problems:
-        raise CannotBuildError(
-            f"{plan.name}: {'; '.join(problem.message for problem in problems)}",
-            code="tensorrt.plan_precision",
-            problems=problems,
-        )
-    inputs, outputs = onnx_interface(job.graph)
-    full_record = record.model_copy(update={"inputs": inputs, "outputs": outputs})
-    full_record.write(job.folder)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,13 +39,42 @@ class TorchScript(ArtifactBuilder):
     format = TORCHSCRIPT
 
     def check_job(self, job: BuildJob) -> None:
-        _check_names([output.name for output in _network_of(job).spec.outputs])
+        names = [output.name for output in _network_of(job).spec.outputs]
+        indices = [re.fullmatch(r".*?__(\d*)", name) for name in names]
+        if all(indices) and [int(match[1] or 0) for match in indices if match] != list(range(len(names))):
+            raise ArtifactError(
+                f"outputs {', '.join(names)}: Triton's pytorch backend reads the number after __ as the position of "
+                "the output, and these numbers are other positions; rename a head, or export --onnx",
+                code="torchscript.output_names",
+            )
 
     def write(self, job: BuildJob) -> Path:
+        """Trace the network and save it without debug records: they contain stack traces with paths of this machine."""
         network = _network_of(job)
         artifact = job.folder / self.format.file
-        with on_cpu(network):  # until the file is saved: a trace shares the weights of the network
-            _save(_trace_network(network), network.spec.to_json(), artifact)
+        full = artifact.with_suffix(".whole")
+        # The tracer could treat a batch of one as a constant.
+        example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
+        # On the CPU until the file is saved: a trace shares the weights of the network.
+        with on_cpu(network), warnings.catch_warnings(action="ignore"):
+            try:
+                with torch.no_grad():
+                    traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+            except Exception as error:  # the network's code may raise anything
+                raise ArtifactError(
+                    f"{network.spec.name}: torch cannot trace it: {first_line(error)}", code="torchscript.trace"
+                ) from error
+            try:
+                torch.jit.save(traced, full, _extra_files={METADATA_KEY: network.spec.to_json()})
+                archive = torch._C.PyTorchFileReader(str(full))
+                writer = torch._C.PyTorchFileWriter(str(artifact))
+                for name in archive.get_all_records():
+                    if not name.endswith(".debug_pkl") and name not in _WRITTEN_BY_TORCH:
+                        content = archive.get_record(name)
+                        writer.write_record(name, content, len(content))
+                writer.write_end_of_file()
+            finally:
+                full.unlink(missing_ok=True)
         return artifact
 
     def open_runner(self, artifact: Path, job: BuildJob) -> Runner:
@@ -65,45 +93,3 @@ def _network_of(job: BuildJob) -> Network:
             code="torchscript.no_network",
         )
     return network
-
-
-def _trace_network(network: Network) -> torch.jit.ScriptModule:
-    # The tracer could treat a batch of one as a constant.
-    example = torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8)
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        try:
-            traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-        except Exception as error:  # the network's code may raise anything
-            raise ArtifactError(
-                f"{network.spec.name}: torch cannot trace it: {first_line(error)}", code="torchscript.trace"
-            ) from error
-    assert isinstance(traced, torch.jit.ScriptModule)  # noqa: S101 - for mypy: tracing a module returns a module
-    return traced
-
-
-def _save(module: torch.jit.ScriptModule, spec: str, artifact: Path) -> None:
-    """Write the archive without its debug records, which contain stack traces with paths of this machine."""
-    full = artifact.with_suffix(".whole")
-    try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            torch.jit.save(module, full, _extra_files={METADATA_KEY: spec})
-        archive = torch._C.PyTorchFileReader(str(full))
-        writer = torch._C.PyTorchFileWriter(str(artifact))
-        for name in archive.get_all_records():
-            if not name.endswith(".debug_pkl") and name not in _WRITTEN_BY_TORCH:
-                content = archive.get_record(name)
-                writer.write_record(name, content, len(content))
-        writer.write_end_of_file()
-    finally:
-        full.unlink(missing_ok=True)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Raise ArtifactError where the backend would take the outputs in another order than the spec."""
-    indices = [re.fullmatch(r".*?__(\d*)", name) for name in names]
-    if all(indices) and [int(match[1] or 0) for match in indices if match] != list(range(len(names))):
-        raise ArtifactError(
-            f"outputs {', '.join(names)}: Triton's pytorch backend reads the number after __ as the position of the "
-            "output, and these numbers are other positions; rename a head, or export --onnx",
-            code="torchscript.output_names",
-        )

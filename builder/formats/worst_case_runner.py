@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,29 +23,23 @@ class WorstCaseRunner(Runner):
 
     def _infer(self, batch: ImageArray) -> Outputs:
         expected = self._reference.infer(batch)
-        first, *others = (runner.infer(batch) for runner in self._runners)
+        layout = {name: (array.shape, array.dtype) for name, array in expected.items()}
+        worst, *others = (runner.infer(batch) for runner in self._runners)
+        for answers in (worst, *others):
+            if {name: (array.shape, array.dtype) for name, array in answers.items()} != layout:
+                return answers  # the verdict reports the wrong shape or type
         for other in others:
-            first = _worse_answers(expected, first, other)
-        return first
+            is_worse = _distances(expected, other) > _distances(expected, worst)
+            worst = {
+                name: np.where(is_worse.reshape(-1, *[1] * (array.ndim - 1)), other[name], array)
+                for name, array in worst.items()
+            }
+        return worst
 
     def close(self) -> None:
         """Close all runners."""
         for runner in self._runners:
             runner.close()
-
-
-def _worse_answers(expected: Outputs, first: Outputs, second: Outputs) -> Outputs:
-    for answers in (first, second):
-        if not _has_same_layout(expected, answers):  # the verdict reports the wrong shape or type
-            return answers
-    take_second = _distances(expected, second) > _distances(expected, first)
-    return {name: np.where(_expand_flags(take_second, array), second[name], array) for name, array in first.items()}
-
-
-def _has_same_layout(expected: Outputs, answers: Outputs) -> bool:
-    return {name: (array.shape, array.dtype) for name, array in expected.items()} == {
-        name: (array.shape, array.dtype) for name, array in answers.items()
-    }
 
 
 def _distances(expected: Outputs, answers: Outputs) -> NDArray[np.float64]:
@@ -57,8 +50,3 @@ def _distances(expected: Outputs, answers: Outputs) -> NDArray[np.float64]:
         difference = np.abs(answers[name].astype(np.float64) - array.astype(np.float64)).reshape(count, -1).max(axis=1)
         distances = np.maximum(distances, np.where(np.isfinite(difference), difference, np.inf))
     return distances
-
-
-def _expand_flags(flags: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]:
-    """Reshape N flags so that they broadcast with [N, ...]."""
-    return flags.reshape(-1, *[1] * (array.ndim - 1))

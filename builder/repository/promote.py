@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from builder.config.serving import Serving, VersionPolicy
 from builder.repository.encoded import has_encoded, update_companions
 from builder.repository.publish import replacement
 from builder.repository.shared_files import shared_files_for
 from builder.repository.versions import Model, model_versions, version_folder
 from tritonkit.errors import CheckFailedError, InputError
+from tritonkit.export_options import ServingOptions
 from tritonkit.spec import Frozen
 from tritonkit.triton.companions import decoder_of, ensemble_of
 
@@ -67,8 +67,8 @@ def _promote_chosen(folder: Path, choose: Callable[[Model], int | None], force: 
                 f"`builder show {folder / str(number)}` shows why. --force serves it anyway",
                 code="verdict.not_passed",
             )
-        policy = VersionPolicy(latest=1) if version is None else VersionPolicy(versions=(number,))
-        shared = shared_files_for(prepared.model, number, Serving(version_policy=policy))
+        policy = "latest:1" if version is None else str(number)
+        shared = shared_files_for(prepared.model, number, ServingOptions(versions=policy))
         shared.write(prepared.model)
         if encoded := has_encoded(folder.parent, folder.name):
             update_companions(prepared.companions, folder.parent, shared.config)

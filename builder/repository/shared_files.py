@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import ArtifactInfo, inspect_artifact
-from builder.config.serving import UNCHANGED_SERVING, Serving
 from builder.config.triton_config import config_for, config_to_text
 from builder.config.warmup import uses_golden_image, warmup_files, write_warmup
 from builder.interface import Interface, describe_difference, interface_of
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
+from tritonkit.export_options import UNCHANGED_SERVING, ServingOptions
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.verdict import Verdict
@@ -62,7 +62,7 @@ class SharedFiles:
 
 
 def resolve_shared_files(
-    model: Path, added: SharedFiles, serving: Serving, overrides: ModelConfig | None
+    model: Path, added: SharedFiles, serving: ServingOptions, overrides: ModelConfig | None
 ) -> SharedFiles:
     """Choose the shared files after a version was added: those of the newest version that the version policy loads.
 
@@ -102,7 +102,7 @@ def _interface(folder: Path, name: str) -> Interface | None:
 
 
 def shared_files_for(
-    model: Path, version: int, serving: Serving = UNCHANGED_SERVING, overrides: ModelConfig | None = None
+    model: Path, version: int, serving: ServingOptions = UNCHANGED_SERVING, overrides: ModelConfig | None = None
 ) -> SharedFiles:
     """Create the shared files for a version that is the newest loaded one. Tuned settings of the configuration stay.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import Source
 from builder.sources.checkpoint import source_from_checkpoint
 from builder.sources.kinds import source_kind
@@ -12,6 +11,7 @@ from builder.sources.onnx.source import source_from_onnx
 from builder.sources.pretrained import pretrained_source
 from builder.sources.state_dict import source_from_state_dict
 from tritonkit.checkpoint import read_spec
+from tritonkit.export_options import ForeignModelOptions
 
 __all__ = ["Source", "open_source", "source_from_checkpoint", "source_from_state_dict"]
 
@@ -31,5 +31,5 @@ def open_source(source: str | Path, foreign: ForeignModelOptions | None, name: s
     if kind == "weights" or options.model is not None:
         return source_from_state_dict(path, options, name)
     read_spec(path)  # a damaged checkpoint is reported before unused options
-    options.refuse(options.set_options, f"{path} is a checkpoint that carries its own spec")
+    options.refuse(options.foreign_flags, f"{path} is a checkpoint that carries its own spec")
     return source_from_checkpoint(path, name)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from builder.onnx.export import onnx_from_network
-from builder.output_options import OutputOptions, with_output_options
+from builder.sources.outputs import with_output_options
 from tritonkit.comparison import infer_in_batches
+from tritonkit.export_options import OutputOptions
 from tritonkit.golden import Golden
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.base import Runner

@@ -7,16 +7,16 @@ can show wrong ones.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from builder.foreign_options import ForeignModelOptions, ForeignTask, Layout
 from builder.sources.graph import FinalStep, GraphSignature, Raw
 from builder.sources.labels import read_labels
 from builder.sources.preprocess_options import apply_options, describe_fit, describe_normalize
 from tritonkit.errors import InputError
+from tritonkit.export_options import ForeignModelOptions, ForeignTask, Layout
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.pretrained_recipe import PretrainedRecipe
 from tritonkit.spec import Architecture, Lineage, ModelSpec, Normalize, TaskSpec, image_input
@@ -44,7 +44,7 @@ def preprocess_of(path: Path, size: tuple[int | None, int | None], foreign: Fore
     recipe = _recipe(foreign)
     default_size = (recipe.preprocess.height, recipe.preprocess.width) if foreign.model is not None else None
     height, width = _size_of(path, size, foreign.size, default_size)
-    preprocess, _ = apply_options(replace(foreign, size=(height, width)), recipe)
+    preprocess, _ = apply_options(foreign.model_copy(update={"size": (height, width)}), recipe)
     return preprocess
 
 

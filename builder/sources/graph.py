@@ -11,12 +11,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from builder.foreign_options import Layout
 from builder.onnx.file import save_onnx
 from builder.onnx.precision import reduced_or_quantized_precision
-from builder.output_options import OutputOptions
 from builder.sources.base import Source
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import Layout, OutputOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.formats import Precision
@@ -134,7 +133,7 @@ class GraphSource(Source):
             )
 
     def with_output_options(self, options: OutputOptions) -> Self:
-        if options == OutputOptions():
+        if options.threshold is None and not options.probability:
             return self
         task = task_for(self.spec)
         if options.probability or task.dense or not task.thresholded or not isinstance(self.runner, ForeignGraphRunner):
@@ -142,10 +141,6 @@ class GraphSource(Source):
                 f"{self.path}: --threshold and --probability need a network, and this is a graph; leave them out, or "
                 "export the checkpoint with them (--threshold works for a graph with --task multilabel)",
                 code="option.output_of_graph",
-            )
-        if options.threshold is None or not 0 < options.threshold < 1:
-            raise InputError(
-                f"--threshold {options.threshold}: expected a probability between 0 and 1", code="option.threshold"
             )
         thresholds = dict.fromkeys(self.spec.labels, options.threshold)
         return replace(self, runner=self.runner.with_spec(self.spec.model_copy(update={"thresholds": thresholds})))

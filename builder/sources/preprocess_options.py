@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from builder.foreign_options import ForeignModelOptions
 from tritonkit.errors import InputError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.pretrained_recipe import PretrainedRecipe
 from tritonkit.spec import ModelSpec, Normalize

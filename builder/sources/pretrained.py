@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.preprocess_options import describe_preprocessing
 from builder.sources.state_dict import network_spec
 from tritonkit.errors import ExternalError, InputError, SpecError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.backbones import HUB_PREFIXES, recipe_of, timm_name, timm_weights
 from tritonkit.networks.hub import cached_download, weights_file
 from tritonkit.networks.network import Network

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from builder.foreign_options import ForeignModelOptions
 from builder.sources.base import NetworkSource
 from builder.sources.labels import read_labels
 from builder.sources.preprocess_options import apply_options, describe_preprocessing
 from tritonkit.errors import CheckpointError, InputError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.backbones import architecture_of, recipe_of, torchvision_name_hint
 from tritonkit.networks.network import Network, load_weights
 from tritonkit.networks.torchvision_networks import is_torchvision

@@ -131,18 +131,6 @@ def _interface_problems(graph: Path, spec: ModelSpec) -> list[Problem]:
 DEFAULT_MAX_BATCH = 32
 
 
-@dataclass(frozen=True)
-class VerificationOptions:
-    """What a verdict is measured on, and its limits."""
-
-    images: Path | None = None
-    """A folder of images that replaces the golden sample."""
-    data: Path | None = None
-    """A labelled set to measure quality on."""
-    masks: Path | None = None
-    limits: Mapping[Precision, Limits] | None = None
-
-
 def select_golden(spec: ModelSpec, own: Golden | None, images: Path | None) -> Golden:
     """The images of a verdict: those of the folder `images`, else the checkpoint's, else the builder's photographs."""
     if images is not None:

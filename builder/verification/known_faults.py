@@ -8,9 +8,10 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from builder.output_options import OutputOptions, with_output_options
+from builder.sources.outputs import with_output_options
 from tritonkit.comparison import infer_in_batches
 from tritonkit.errors import InputError, Problem
+from tritonkit.export_options import OutputOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.pytorch import TorchRunner

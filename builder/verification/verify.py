@@ -12,7 +12,6 @@ from builder.sources.base import Source
 from builder.verification.context import (
     DEFAULT_MAX_BATCH,
     CachingRunner,
-    VerificationOptions,
     select_golden,
     verification_context,
 )
@@ -22,6 +21,7 @@ from builder.verification.report import write_page
 from builder.verification.report_images import collect_answers
 from builder.verification.spec_check import compare_specs
 from tritonkit.errors import ArtifactError, CheckFailedError, Problem
+from tritonkit.export_options import VerificationOptions
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes import open_artifact
@@ -34,16 +34,18 @@ from tritonkit.triton.model_config import CONFIG_FILE, configured_batch_sizes, r
 """By file suffix: the format of an artifact, and the library that runs it here."""
 
 
+DEFAULT_VERIFICATION = VerificationOptions()
+
+
 def verify_artifact(
-    artifact: Path, source: Source, max_batch: int | None, evidence: VerificationOptions, page: Path | None = None
+    artifact: Path, source: Source, max_batch: int | None = None, options: VerificationOptions = DEFAULT_VERIFICATION
 ) -> Verdict:
     """Compare an artifact with a source, by the limits of the artifact's precision.
 
     max_batch: the largest batch to test; None is the artifact's own maximum, or 32 where it declares none.
-    page: where to write the HTML report.
     Raises ArtifactError where the artifact cannot be opened here.
     """
-    golden = select_golden(source.spec, source.golden, evidence.images)
+    golden = select_golden(source.spec, source.golden, options.images)
     precision = precision_of(artifact)
     recorded = recorded_problems(artifact, precision) if is_plan(artifact) else []
     with (
@@ -51,7 +53,7 @@ def verify_artifact(
         CachingRunner(_open_runner(artifact, source, Path(scratch), recorded)) as runner,
     ):
         context = verification_context(
-            source, golden, largest_batch(max_batch, runner), evidence.limits, _sizes_in_config(artifact)
+            source, golden, largest_batch(max_batch, runner), options.limits, _sizes_in_config(artifact)
         )
         if format_of(artifact) is ONNX:
             verdict = context.verify(runner, precision, artifact)
@@ -61,12 +63,12 @@ def verify_artifact(
             verdict = verdict.model_copy(update={"problems": problems, "passed": not problems})
             verdict = with_stale_reason(verdict, artifact, source) if is_plan(artifact) else verdict
         verdict = verdict.model_copy(update=_verdict_fields(artifact, runner))
-        if evidence.data is not None:
-            labelled = LabelledSet(source, evidence.data, evidence.masks)
+        if options.data is not None:
+            labelled = LabelledSet(source, options.data, options.masks)
             verdict = labelled.with_quality(verdict, Path(runner.origin))
-        if page is not None:
+        if options.report is not None:
             answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
-            write_page(page, source.spec.name, verdict, answers)
+            write_page(options.report, source.spec.name, verdict, answers)
     return verdict
 
 

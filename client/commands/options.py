@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,16 +27,16 @@ SharedMemory = Annotated[
     bool, typer.Option("--shared-memory/--no-shared-memory", help="Share memory with a server on this machine.")
 ]
 
-_DEFAULTS = {"url": DEFAULT_URL, "tls_ca": None, "tls_cert": None, "tls_key": None, "wait": 0.0, "deadline": 60.0}
-_OPTION_TYPES = {
-    "url": Url,
-    "tls_ca": TlsCa,
-    "tls_cert": TlsCert,
-    "tls_key": TlsKey,
-    "wait": Wait,
-    "deadline": Deadline,
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "url": (Url, DEFAULT_URL),
+    "tls_ca": (TlsCa, None),
+    "tls_cert": (TlsCert, None),
+    "tls_key": (TlsKey, None),
+    "wait": (Wait, 0.0),
+    "deadline": (Deadline, 60.0),
 }
-_INFER_OPTIONS = {
+"""The type and default of each option."""
+_INFER_OPTIONS: dict[str, tuple[Any, Any]] = {
     "patience": (PatienceOption, INFER_DEFAULTS["patience_s"]),
     "shared_memory": (SharedMemory, INFER_DEFAULTS["shared_memory"]),
 }
@@ -53,9 +53,7 @@ def with_connection_options(repeats_requests: bool = False) -> Callable[[Callabl
     repeats_requests: whether the command sends many requests, so that retries and shared memory are useful.
     Raises InputError if one of these options is set together with `source`, because a file then answers, not a server.
     """
-    options = {name: (_OPTION_TYPES[name], default) for name, default in _DEFAULTS.items()} | (
-        _INFER_OPTIONS if repeats_requests else {}
-    )
+    options = {**_OPTIONS, **(_INFER_OPTIONS if repeats_requests else {})}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         command_parameters = inspect.signature(command).parameters
@@ -65,7 +63,19 @@ def with_connection_options(repeats_requests: bool = False) -> Callable[[Callabl
             from tritonkit.triton.connection import Connection
 
             if arguments.get("source") is not None:
-                _check_no_server_options(context, options)
+                flags = [
+                    # Of `--this/--no-this` the flag that was typed.
+                    option.opts[0]
+                    if context.params[option.name] or not option.secondary_opts
+                    else option.secondary_opts[0]
+                    for option in context.command.params
+                    if option.name in options and is_set_on_command_line(context, option.name)
+                ]
+                if flags:
+                    raise InputError(
+                        f"--from answers in this process, without a server; omit {', '.join(flags)}",
+                        code="option.from_server",
+                    )
             connection_options = {name: arguments.pop(name) for name in options}
             if arguments.get("source") is None and not is_set_on_command_line(context, "url"):
                 connection_options["url"] = default_url()
@@ -95,16 +105,3 @@ def is_set_on_command_line(context: typer.Context, name: str) -> bool:
     """Whether an option was typed on the command line, even with its default value."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _check_no_server_options(context: typer.Context, names: Iterable[str]) -> None:
-    if flags := [_flag_of(context, name) for name in names if is_set_on_command_line(context, name)]:
-        raise InputError(
-            f"--from answers in this process, without a server; omit {', '.join(flags)}", code="option.from_server"
-        )
-
-
-def _flag_of(context: typer.Context, name: str) -> str:
-    """Return the flag that was typed; of `--this/--no-this` the matching one."""
-    option = next(option for option in context.command.params if option.name == name)
-    return option.opts[0] if context.params[name] or not option.secondary_opts else option.secondary_opts[0]

@@ -95,6 +95,8 @@ def _call_entries(call: ast.Call) -> Iterator[Entry]:
     texts = [
         text for argument in [*arguments, *keyword_values.values()] if (text := _template(argument)) not in ("", *codes)
     ]
+    if name == "CommandLine":
+        texts = ["a value that the option does not take"]
     message = keyword_values.get("message")
     text = _template(message) if message else next(iter(sorted(texts, key=lambda text: " " not in text)), "")
     for value in codes:

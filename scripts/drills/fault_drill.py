@@ -31,7 +31,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from builder.export import ExportRequest, export
+from builder.export import export
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from scripts.drills.compare_jobs import compare, has_same_bytes
 from scripts.drills.kill_drill import tiny_network
@@ -271,8 +272,12 @@ def main() -> int:
         folder = Path(temporary)
         os.environ[STATE_VARIABLE] = str(folder / "state")
         save_network(folder / "tiny.safetensors", tiny_network())
-        request = ExportRequest(folder / "repository", max_batch=8)
-        export(source_from_checkpoint(folder / "tiny.safetensors", _MODEL), request, lambda step: None)
+        request = ExportRequest(
+            source=source_from_checkpoint(folder / "tiny.safetensors", _MODEL),
+            repository=folder / "repository",
+            max_batch=8,
+        )
+        export(request)
         result = drill(
             folder, request.repository, _MODEL, arguments.pictures, arguments.kills, arguments.seed, arguments.batch
         )

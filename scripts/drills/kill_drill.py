@@ -26,8 +26,9 @@ from pathlib import Path
 
 import torch
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.repository.lint import check_repository
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from scripts.drills.explicit_triton import ExplicitTriton, explicit_triton
@@ -38,16 +39,16 @@ from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import architecture_of
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.staging import interrupted_exports, staging_folder
-from tritonkit.runtimes.formats import ONNX, Target
+from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import CONFIG_FILE, versions_of
 
 TARGETS = {
-    "first_onnx": Target(precision="fp16"),
-    "first_rtx": Target(format="rtx", precision="fp16"),
-    "replacing": Target(precision="fp16"),
+    "first_onnx": {"onnx": "fp16"},
+    "first_rtx": {"rtx": "fp16"},
+    "replacing": {"onnx": "fp16"},
 }
 """Export targets by model name."""
 MAX_BATCH = 4
@@ -141,10 +142,12 @@ class ExportDrill:
         source = source_from_checkpoint(self._checkpoint, model)
         if not self._export_graphs:
             source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
-        request = ExportRequest(self.repository, max_batch=MAX_BATCH, target=TARGETS[model], keep=2)
+        request = ExportRequest(
+            source=source, repository=self.repository, max_batch=MAX_BATCH, **TARGETS[model], keep=2
+        )
 
         def work(report: Callable[[str], None]) -> None:
-            export(source, request, report)
+            export(request, report)
 
         return start_fork(work)
 

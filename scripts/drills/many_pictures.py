@@ -53,13 +53,14 @@ def write_pictures(folder: Path, count: int) -> Path:
 def write_repository(folder: Path) -> Path:
     """Publish a tiny network with random weights."""
     from benchmarks.studies.calibration import calibrated_network
-    from builder.export import ExportRequest, export
+    from builder.export import export
+    from builder.request import ExportRequest
     from builder.sources import source_from_checkpoint
     from tritonkit.networks.network import save_network
 
     save_network(folder / "tiny.safetensors", calibrated_network("test_resnet"))
     source = source_from_checkpoint(folder / "tiny.safetensors", name=SERVED)
-    export(source, ExportRequest(folder / "repository", max_batch=32), lambda step: None)
+    export(ExportRequest(source=source, repository=folder / "repository", max_batch=32))
     return folder / "repository"
 
 

@@ -29,9 +29,10 @@ from typing import Literal
 
 import numpy as np
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from scripts.drills.kill_drill import tiny_network
 from scripts.ports import free_ports
@@ -219,8 +220,13 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
         checkpoint = folder / f"{number}.safetensors"
         folder.mkdir(exist_ok=True, parents=True)
         save_network(checkpoint, tiny_network(MODEL, number, SIDE))
-        request = ExportRequest(folder / str(number), max_batch=BATCH, encoded=False)
-        published = export(source_from_checkpoint(checkpoint, MODEL), request, lambda step: None)
+        request = ExportRequest(
+            source=source_from_checkpoint(checkpoint, MODEL),
+            repository=folder / str(number),
+            max_batch=BATCH,
+            encoded=False,
+        )
+        published = export(request)
         folders.append(published.artifact.parent)
         with open_artifact(published.artifact, threads=1) as runner:
             answers.append(runner.infer(images))

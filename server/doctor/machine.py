@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,7 @@ def inspect_machine(runtime: RuntimeName = "pip") -> Machine:
     free_mib = next(iter(query_gpus("memory.free")), "") if gpu else ""
     return Machine(
         memory_bytes=min(psutil.virtual_memory().available, _cgroup_free_bytes()),
-        shared_memory_bytes=_free_bytes(SHARED_MEMORY),
+        shared_memory_bytes=shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0,
         gpu=gpu,
         gpu_memory_bytes=int(free_mib) * _MIB if free_mib.isdecimal() else None,
         containers_have_gpu=_containers_have_gpu() if runtime == "docker" else None,
@@ -65,11 +65,3 @@ def _cgroup_free_bytes() -> int:
         return int(limit) - int(used) + int(reclaimed.get("inactive_file", 0))
     except (OSError, ValueError):  # no such file, or "max"
         return psutil.virtual_memory().total
-
-
-def _free_bytes(folder: Path) -> int:
-    try:
-        statistics = os.statvfs(folder)
-    except OSError:
-        return 0
-    return statistics.f_bavail * statistics.f_frsize

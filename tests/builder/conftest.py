@@ -15,8 +15,8 @@ from builder.formats import BuildJob
 from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from builder.verification.context import VerificationOptions
 from builder.verification.verify import verify_artifact
+from tritonkit.export_options import VerificationOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import Verdict
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_from_network
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
 from tritonkit.networks.network import Network, on_cpu
-from tritonkit.runtimes.formats import Target
 from tritonkit.spec import ModelSpec
 
 Writer = Callable[[Network, Path], object]
@@ -64,8 +64,13 @@ def test_network_returns_to_its_device_when_the_export_fails(spec: ModelSpec) ->
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_export_passes_when_the_reference_runs_on_a_gpu(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     source = source_from_checkpoint(checkpoint)
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format=kind))
-    assert export(source, request, lambda step: None).verdict.passed
+    request = ExportRequest(
+        source=source,
+        repository=tmp_path / "repository",
+        max_batch=4,
+        **{kind: True if kind == "torchscript" else "fp32"},
+    )
+    assert export(request).verdict.passed
     assert source.network.mean.device.type == "cuda"
     image = np.zeros((1, *source.spec.input.shape), np.uint8)
     assert source.reference.infer(image)["probabilities"].shape == (1, 3)

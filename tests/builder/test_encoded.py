@@ -19,11 +19,12 @@ from typer.testing import Result
 
 from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.interface import interface_of
 from builder.repository.encoded import DECODER_MODULES, check_companion_names
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.builder.republish import republish
 from tritonkit.errors import InputError
@@ -164,13 +165,13 @@ def test_export_is_refused_when_a_third_party_model_uses_the_name_of_a_companion
 ) -> None:
     (tiny_repository / "pets_decode" / CONFIG_FILE).write_text('name: "pets_decode" backend: "python"')
     with pytest.raises(InputError, match=r"pets_decode: .* with --no-encoded"):
-        export(source_from_checkpoint(checkpoint), ExportRequest(tiny_repository), lambda step: None)
+        export(ExportRequest(source=checkpoint, repository=tiny_repository))
     check_companion_names(tiny_repository, "pets", encoded=False)
 
 
 def test_export_is_refused_under_the_name_of_an_ensemble(tiny_repository: Path, checkpoint: Path) -> None:
     with pytest.raises(InputError, match=r"pets_encoded: .* --name"):
-        export(source_from_checkpoint(checkpoint, "pets_encoded"), ExportRequest(tiny_repository), lambda step: None)
+        export(ExportRequest(source=source_from_checkpoint(checkpoint, "pets_encoded"), repository=tiny_repository))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from typer.testing import Result
 
-from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import open_source, source_from_state_dict
 from tests.errors import raises
 from tritonkit.errors import CheckpointError, InputError, SpecError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.networks.backbones import recipe_of
+from tritonkit.options import options_from
 from tritonkit.repository.manifest import Manifest
 
 FAMILIES = {
@@ -63,7 +65,7 @@ def test_torchvision_state_dict_gives_the_outputs_of_torchvision(name: str, labe
     network = own_network(name, side, **({"transform_input": True} if tag else {}))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     source = source_from_state_dict(
-        tmp_path / "w.pth", ForeignModelOptions(f"torchvision/{full_name}", labels, size=(side, side))
+        tmp_path / "w.pth", ForeignModelOptions(model=f"torchvision/{full_name}", labels=labels, size=(side, side))
     )
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -92,6 +94,11 @@ def test_torchvision_weights_are_exported_with_their_recipe(
         assert part in manifest.source
 
 
+def foreign_from(**options: Any) -> ForeignModelOptions:
+    """Read options of the command line."""
+    return options_from(ForeignModelOptions, options)
+
+
 @pytest.fixture
 def weights(net: nn.Module, tmp_path: Path) -> Path:
     torch.save(net.state_dict(), tmp_path / "mine.pth")
@@ -100,7 +107,7 @@ def weights(net: nn.Module, tmp_path: Path) -> Path:
 
 def test_fit_crop_and_interpolation_of_the_options_are_used_and_described(weights: Path, labels: Path) -> None:
     foreign = foreign_from(
-        "test_resnet", labels, None, "0.1,0.2,0.3", "32", fit="squash", crop_ratio=None, interpolation="bilinear"
+        model="test_resnet", labels=labels, std="0.1,0.2,0.3", size="32", fit="squash", interpolation="bilinear"
     )
     source = open_source(weights, foreign, None)
     assert source.spec.preprocess == Preprocess(32, 32, "squash", 1.0, "bilinear")
@@ -110,10 +117,10 @@ def test_fit_crop_and_interpolation_of_the_options_are_used_and_described(weight
 
 
 def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: Path) -> None:
-    with pytest.raises(InputError, match="--crop-ratio: --fit squash"):
-        foreign_from("test_resnet", labels, None, None, None, fit="squash", crop_ratio=0.9)
+    with pytest.raises(InputError, match=r"--crop-ratio 0\.9: --fit squash"):
+        foreign_from(fit="squash", crop_ratio=0.9)
     with raises(InputError, "option.crop_ratio") as caught:
-        foreign_from("test_resnet", labels, None, None, None, fit="stretch", crop_ratio=1.5)
+        foreign_from(fit="stretch", crop_ratio=1.5)
     assert "--fit stretch" in str(caught.value)
     assert "--crop-ratio 1.5" in str(caught.value)
 
@@ -121,9 +128,11 @@ def test_crop_ratio_is_refused_where_nothing_is_cropped(weights: Path, labels: P
 def test_size_is_refused_when_patches_do_not_divide_it(labels: Path, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=3, img_size=160).state_dict(), tmp_path / "vit.pth")
     with pytest.raises(SpecError, match=r"--size 31 .* 16 .*test_vit.* 32"):
-        open_source(tmp_path / "vit.pth", ForeignModelOptions("test_vit", labels, size=(31, 31)), None)
+        open_source(tmp_path / "vit.pth", ForeignModelOptions(model="test_vit", labels=labels, size=(31, 31)), None)
     with pytest.raises(SpecError, match=r"--size 31 .* 32 .*torchvision/vit_b_32.* 32"):
-        open_source(tmp_path / "vit.pth", ForeignModelOptions("torchvision/vit_b_32", labels, size=(31, 31)), None)
+        open_source(
+            tmp_path / "vit.pth", ForeignModelOptions(model="torchvision/vit_b_32", labels=labels, size=(31, 31)), None
+        )
 
 
 @pytest.mark.parametrize(
@@ -140,13 +149,13 @@ def test_invalid_torchvision_name_or_size_is_refused_with_a_suggestion(
     name: str, sides: tuple[int, int] | None, expected: str, weights: Path, labels: Path
 ) -> None:
     with pytest.raises(SpecError, match=expected):
-        open_source(weights, ForeignModelOptions(name, labels, size=sides), None)
+        open_source(weights, ForeignModelOptions(model=name, labels=labels, size=sides), None)
 
 
 def test_torchvision_name_is_suggested_when_the_weights_fit_no_timm_network(labels: Path, tmp_path: Path) -> None:
     torch.save(get_model("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="torchvision/mobilenet_v3_small"):
-        open_source(tmp_path / "w.pth", ForeignModelOptions("mobilenet_v3_small", labels), None)
+        open_source(tmp_path / "w.pth", ForeignModelOptions(model="mobilenet_v3_small", labels=labels), None)
 
 
 def test_recipe_follows_the_named_weights() -> None:

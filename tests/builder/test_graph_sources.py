@@ -12,16 +12,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import ExportRequest, PublishedVersion, export
-from builder.foreign_options import ForeignModelOptions
-from builder.output_options import OutputOptions
+from builder.export import PublishedVersion, export
 from builder.repository.lint import check_repository
+from builder.request import ExportRequest
 from builder.show import show
 from builder.sources import Source, open_source
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError, SpecError
+from tritonkit.export_options import ForeignModelOptions, OutputOptions
 from tritonkit.networks.network import Network
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
@@ -92,7 +92,7 @@ def make_onnx(tmp_path: Path) -> MakeOnnx:
 
 
 def published(source: Source, repository: Path) -> PublishedVersion:
-    result = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
+    result = export(ExportRequest(source=source, repository=repository, max_batch=4))
     assert result.verdict.passed
     assert check_repository(repository) == []
     return result
@@ -141,12 +141,18 @@ def test_description_names_assumed_preprocessing(net: nn.Module, labels: Path, m
 def test_graph_gets_the_timm_recipe_in_its_own_size_when_a_model_is_named(
     net: nn.Module, labels: Path, make_onnx: MakeOnnx
 ) -> None:
-    source = open_source(make_onnx(net), ForeignModelOptions("test_resnet", labels), None)
+    source = open_source(make_onnx(net), ForeignModelOptions(model="test_resnet", labels=labels), None)
     assert "(mean and std: timm's for test_resnet); images: crop, keeps 0.95, bilinear (timm's" in source.description
     assert source.spec.input.shape == (SIDE, SIDE, 3)
     onnx_path = make_onnx(net, open_sizes=True)
-    assert open_source(onnx_path, ForeignModelOptions("test_resnet", labels), None).spec.input.shape == (160, 160, 3)
-    assert open_source(onnx_path, ForeignModelOptions("test_resnet", labels, size=(48, 64)), None).spec.input.shape == (
+    assert open_source(onnx_path, ForeignModelOptions(model="test_resnet", labels=labels), None).spec.input.shape == (
+        160,
+        160,
+        3,
+    )
+    assert open_source(
+        onnx_path, ForeignModelOptions(model="test_resnet", labels=labels, size=(48, 64)), None
+    ).spec.input.shape == (
         48,
         64,
         3,
@@ -179,20 +185,16 @@ def test_softmax_is_not_added_when_the_graph_has_one(
 
 
 @pytest.mark.parametrize(
-    ("foreign", "after", "expected"),
+    ("options", "after", "expected"),
     [
-        (ForeignModelOptions(task="embedding"), identity, "scaled to length 1"),
-        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), identity, "sigmoid added"),
-        (ForeignModelOptions(task="multilabel", labels=Path("labels.txt")), sigmoid, "unchanged"),
-        (
-            ForeignModelOptions(labels=Path("labels.txt"), activation="softmax"),
-            sigmoid,
-            "softmax added, by --activation",
-        ),
+        ({"task": "embedding"}, identity, "scaled to length 1"),
+        ({"task": "multilabel", "labels": "labels.txt"}, identity, "sigmoid added"),
+        ({"task": "multilabel", "labels": "labels.txt"}, sigmoid, "unchanged"),
+        ({"labels": "labels.txt", "activation": "softmax"}, sigmoid, "softmax added, by --activation"),
     ],
 )
 def test_onnx_is_published_with_another_task_or_activation(
-    foreign: ForeignModelOptions,
+    options: dict[str, str],
     after: Callable[[Tensor], Tensor],
     expected: str,
     net: nn.Module,
@@ -202,6 +204,7 @@ def test_onnx_is_published_with_another_task_or_activation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    foreign = ForeignModelOptions.model_validate(options)
     result = published(open_source(make_onnx(Wrapped(net, identity, after)), foreign, None), tmp_path / "repository")
     assert expected in result.source
 

@@ -17,16 +17,17 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.wiring import flattened, wiring_of
 from builder.precision.int8_exclusions import activation_products, int8_nodes, with_adjacent_nodes
 from builder.precision.precision_search import PrecisionSearch
 from builder.precision.quantize import quantize_graph, quantized_operators
 from builder.precision.sensitivity import error_growth
-from builder.sources import open_source, source_from_checkpoint
+from builder.request import ExportRequest
+from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.verification.context import CachingRunner, VerificationContext, VerificationOptions
+from builder.verification.context import CachingRunner, VerificationContext
 from builder.verification.report import render_page
 from tests.errors import raises
 from tritonkit.comparison import PROBES
@@ -36,7 +37,7 @@ from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import LIMITS, Attempt, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import Dialect, Target
+from tritonkit.runtimes.formats import Dialect
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.spec import Outputs
 from tritonkit.system.cpu import adds_int8_exactly
@@ -64,8 +65,14 @@ def images(network: Network) -> ImageArray:
 
 
 def published_in_int8(graph: Path, folder: Path, **options: object) -> Verdict:
-    request = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=Target(precision="int8"), **options)  # type: ignore[arg-type]
-    return export(open_source(graph, None, None), request, lambda step: None).verdict
+    request = ExportRequest(
+        source=open_source(graph, None, None),
+        repository=folder / "repository",
+        max_batch=MAX_BATCH,
+        onnx="int8",
+        **options,
+    )  # type: ignore[arg-type]
+    return export(request).verdict
 
 
 class ContainerRunner(Runner):
@@ -114,8 +121,7 @@ def test_bad_calibration_is_refused_and_reported_when_no_int8_attempt_passes(gra
     assert refused.value.code == "verdict.failed"
     assert {problem.code.removeprefix("verdict.") for problem in refused.value.problems} & {"numbers", "decisions"}
     assert not (tmp_path / "repository" / "pets").exists()
-    strict = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"relative": 0.02})}
-    verdict = published_in_int8(graph, tmp_path, calibration=black, evidence=VerificationOptions(limits=strict))
+    verdict = published_in_int8(graph, tmp_path, calibration=black, limit=["int8.relative=0.02"])
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp16", "int8")
     attempts = [attempt for attempt in verdict.tries if attempt.precision == "int8"]
     assert [attempt.how.split()[0] for attempt in attempts] == ["minmax", "percentile", "fp32", "fp32"]
@@ -239,9 +245,9 @@ def test_products_of_activations_leave_int8_first_when_a_transformer_fails(make_
 
 def test_export_warns_when_int8_is_calibrated_on_few_images(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     request = ExportRequest(
-        tmp_path / "repository", max_batch=2, target=Target(precision="int8"), calibration=photos, force=True
+        source=checkpoint, repository=tmp_path / "repository", max_batch=2, onnx="int8", calibration=photos, force=True
     )
-    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    result = export(request)
     expected = "int8 was calibrated on only 4 images; --calibration FOLDER takes up to 32"
     assert result.verdict.precision == "int8"
     assert expected in result.warnings
@@ -256,8 +262,8 @@ def test_export_has_no_calibration_warning_when_the_source_is_in_int8(
     onnx_path = tmp_path / "given.onnx"
     onnx.save(quantize_graph(flattened(onnx.load(graph)), images, "onnxruntime"), onnx_path)
     request = ExportRequest(
-        tmp_path / "repository", max_batch=2, evidence=VerificationOptions(images=photos)
+        source=open_source(onnx_path, None, None), repository=tmp_path / "repository", max_batch=2, images=photos
     )  # four pictures
-    result = export(open_source(onnx_path, None, None), request, lambda step: None)
+    result = export(request)
     assert result.verdict.precision == "int8"
     assert not [warning for warning in result.warnings if "calibrat" in warning]

@@ -16,7 +16,6 @@ from PIL import Image
 from typer.testing import Result
 
 from builder.onnx.export import onnx_from_network
-from builder.output_options import OutputOptions
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
 from builder.verification.labelled import LabelledSet
@@ -24,6 +23,7 @@ from builder.verification.report import quality_tables
 from tritonkit.errors import InputError, Problem
 from tritonkit.evaluation.evaluate import Evaluation, quality_problems
 from tritonkit.evaluation.tasks import evaluation_task_of
+from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner

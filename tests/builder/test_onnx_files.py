@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -19,16 +18,16 @@ from onnxruntime.transformers import float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 
-from builder.config.serving import Accelerator, Serving
-from builder.export import ExportRequest, export
-from builder.foreign_options import ForeignModelOptions
+from builder.export import export
 from builder.onnx.simulation import simulated_runner
+from builder.request import ExportRequest
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError, TritonkitError
-from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.export_options import ForeignModelOptions
+from tritonkit.runtimes.formats import Precision
 from tritonkit.system.cpu import adds_int8_exactly
 
 
@@ -116,9 +115,9 @@ def test_external_data_outside_the_folder_is_not_opened(
 def test_external_data_next_to_the_model_is_read(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     onnx.save(onnx.load(onnx_path), onnx_path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     result = export(
-        open_source(onnx_path, ForeignModelOptions(labels=labels), None),
-        ExportRequest(tmp_path / "repository"),
-        lambda step: None,
+        ExportRequest(
+            source=open_source(onnx_path, ForeignModelOptions(labels=labels), None), repository=tmp_path / "repository"
+        )
     )
     assert not list(result.artifact.parent.glob("*.bin"))
     (tmp_path / "weights.bin").unlink()
@@ -185,7 +184,7 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
 def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
-    assert export(source, ExportRequest(tmp_path / "repository"), lambda step: None).verdict.passed
+    assert export(ExportRequest(source=source, repository=tmp_path / "repository")).verdict.passed
     with raises(InputError, "onnx.already_reduced"):
         source.check_precision("fp16")
     source.check_precision("int8")
@@ -194,8 +193,8 @@ def test_quantised_graph_is_published_unchanged(onnx_path: Path, labels: Path, t
 def test_quantised_graph_is_verified_as_int8_for_openvino(onnx_path: Path, labels: Path, tmp_path: Path) -> None:
     quantize_static(onnx_path, tmp_path / "quantised.onnx", Noise(), quant_format=QuantFormat.QDQ)
     source = open_source(tmp_path / "quantised.onnx", ForeignModelOptions(labels=labels), None)
-    request = ExportRequest(tmp_path / "repository", max_batch=2, target=Target(format="openvino"))
-    verdict = export(source, request, lambda step: None).verdict
+    request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=2, openvino="fp32")
+    verdict = export(request).verdict
     assert (verdict.precision, verdict.exact_int8) == ("int8", adds_int8_exactly())
 
 
@@ -248,13 +247,13 @@ def test_bf16_graph_is_published_for_onnx_only_with_the_tensorrt_accelerator(
     source = open_source(
         reduced(onnx_path, TensorProto.BFLOAT16, keep_io=True), ForeignModelOptions(labels=labels), None
     )
-    request = ExportRequest(tmp_path / "repository", max_batch=2)
+    request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=2)
     with raises(InputError, "onnx.bf16_kernels") as caught:
-        export(source, request, lambda step: None)
+        export(request)
     assert "reduced.onnx" in str(caught.value)
     assert "--accelerator tensorrt" in str(caught.value)
-    accelerated = replace(request, serving=Serving(accelerators=(Accelerator(name="tensorrt"),)))
-    assert export(source, accelerated, lambda step: None).verdict.precision == "bf16"
+    accelerated = request.model_copy(update={"accelerator": ("tensorrt",)})
+    assert export(accelerated).verdict.precision == "bf16"
 
 
 @pytest.mark.parametrize("keep_io", [True, False])

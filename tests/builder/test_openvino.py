@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.failures import CannotBuildError
 from builder.formats import BuildJob, builder_for
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.networks.network import Network, load_network, save_network
 from tritonkit.runtimes import open_artifact
-from tritonkit.runtimes.formats import Precision, Target
+from tritonkit.runtimes.formats import Precision
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import ModelSpec, TaskSpec
@@ -52,9 +53,8 @@ def job(exported: Path, tmp_path: Path) -> BuildJob:
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"])
 def test_export_passes_in_the_requested_precision(checkpoint: Path, tmp_path: Path, precision: Precision) -> None:
-    target = Target(format="openvino", precision=precision)
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=target)
-    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, openvino=precision)
+    published = export(request)
     assert published.verdict.passed
     assert published.verdict.precision == precision
     assert published.artifact.name == "model.xml"

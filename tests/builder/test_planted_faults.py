@@ -15,15 +15,17 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.onnx.export import onnx_from_network
+from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.verification.context import CachingRunner, VerificationOptions
+from builder.verification.context import CachingRunner
 from builder.verification.verifier import verify_runner
 from builder.verification.verify import verify_artifact
 from tests.builder.test_tasks import TASK_SPECS, as_faulty
 from tritonkit.errors import CheckFailedError
+from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.images.probes import probes_of
 from tritonkit.networks.network import Network
@@ -394,6 +396,6 @@ def test_fault_in_a_graph_is_refused_by_verify_and_by_export(
     source = Faulty(graph, None, "a test", network)
     assert cause in problems(verify_artifact(artifact, source, MAX_BATCH, VerificationOptions()))
     with pytest.raises(CheckFailedError) as refused:
-        export(source, ExportRequest(tmp_path / "repository", max_batch=8), lambda step: None)
+        export(ExportRequest(source=source, repository=tmp_path / "repository", max_batch=8))
     assert cause in str(refused.value)
     assert not list(tmp_path.glob("repository/*/1"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.studies.calibration import calibrate
-from builder.config.serving import serving_from
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.precision import onnx_precision
 from builder.onnx.simulation import simulate_rounding, simulated_runner
@@ -26,15 +24,15 @@ from builder.precision.keep_fp32 import match_nodes
 from builder.precision.precision_search import PrecisionSearch
 from builder.precision.quantize import quantize_graph
 from builder.precision.ranges import measure_ranges, nodes_above, vary_contrast
+from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.verification.context import VerificationOptions, verification_context
+from builder.verification.context import verification_context
 from tests.errors import raises
 from tritonkit.errors import CheckFailedError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
-from tritonkit.repository.verdict import LIMITS, Verdict
-from tritonkit.runtimes.formats import Target
+from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.spec import TaskSpec
@@ -75,9 +73,8 @@ def published_in(network: Network, precision: str, folder: Path, **request: obje
     """Export an ONNX graph of this precision and return its verdict."""
     path = folder / "source"
     path.write_bytes(b"")
-    target = Target(format="onnx", precision=precision)  # type: ignore[arg-type]
-    version_folder = ExportRequest(folder / "repository", max_batch=MAX_BATCH, target=target, **request)  # type: ignore[arg-type]
-    return export(source_of(network, path), version_folder, lambda step: None).verdict
+    options = {"repository": folder / "repository", "max_batch": MAX_BATCH, "onnx": precision, **request}
+    return export(ExportRequest(source=source_of(network, path), **options)).verdict
 
 
 def plain_verdict(network: Network, folder: Path) -> Verdict:
@@ -253,26 +250,22 @@ def test_published_fp16_graph_holds_fp16_weights_and_loads(make_network: Make, t
 
 
 def test_fallback_ends_in_fp32_when_no_lower_precision_passes(make_network: Make, tmp_path: Path) -> None:
-    strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
-    verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, evidence=VerificationOptions(limits=strict))
+    verdict = published_in(make_network("test_resnet"), "fp16", tmp_path, limit=["fp16.relative=1e-9"])
     assert (verdict.passed, verdict.precision, verdict.asked) == (True, "fp32", "fp16")
     assert [attempt.precision for attempt in verdict.tries] == ["fp32", *["fp16"] * 4, "fp32"]
     assert all(attempt.seconds > 0 for attempt in verdict.tries)
 
 
 def test_failing_precision_is_refused_without_fallback(make_network: Make, tmp_path: Path) -> None:
-    strict = {**LIMITS, "fp16": LIMITS["fp16"].model_copy(update={"relative": 1e-9})}
     with raises(CheckFailedError, "verdict.failed") as caught:
-        published_in(
-            make_network("test_resnet"), "fp16", tmp_path, evidence=VerificationOptions(limits=strict), repair=False
-        )
+        published_in(make_network("test_resnet"), "fp16", tmp_path, limit=["fp16.relative=1e-9"], repair=False)
     assert {problem.code.removeprefix("verdict.") for problem in caught.value.problems} == {"numbers"}
     assert not (tmp_path / "repository" / "pets").exists()
     forced = published_in(
         make_network("test_resnet"),
         "fp16",
         tmp_path,
-        evidence=VerificationOptions(limits=strict),
+        limit=["fp16.relative=1e-9"],
         repair=False,
         force=True,
     )
@@ -290,9 +283,9 @@ def test_broken_graph_is_refused_when_fp32_fails_too(make_network: Make, tmp_pat
 
     (tmp_path / "source").write_bytes(b"")
     source = Spoiled(tmp_path / "source", None, "a test", make_network("test_resnet"))
-    request = ExportRequest(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
+    request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=MAX_BATCH, onnx="fp16")
     with raises(CheckFailedError, "verdict.failed") as caught:
-        export(source, request, lambda step: None)
+        export(request)
     assert "backbone.fc.weight" in str(caught.value)
     assert caught.value.problems[0].code == "verdict.weight_zero"
 
@@ -309,14 +302,14 @@ def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp
 
     (tmp_path / "source").write_bytes(b"")
     source = OffByALittle(tmp_path / "source", None, "a test", network)
-    request = ExportRequest(tmp_path / "repository", max_batch=MAX_BATCH, target=Target(precision="fp16"))
+    request = ExportRequest(source=source, repository=tmp_path / "repository", max_batch=MAX_BATCH, onnx="fp16")
     with pytest.raises(CheckFailedError) as caught:
-        export(source, request, lambda step: None)
+        export(request)
     assert caught.value.code == "verdict.failed"
     assert caught.value.problems[0].code == "verdict.normalization"
     assert "mean" in caught.value.problems[0].message
     assert [attempt.precision for attempt in caught.value.document.tries] == ["fp32"]  # type: ignore[attr-defined]
-    forced = export(source, replace(request, force=True), lambda step: None).verdict
+    forced = export(request.model_copy(update={"force": True})).verdict
     assert (forced.forced, forced.precision, forced.asked) == (True, "fp32", "fp16")
     assert onnx_precision(tmp_path / "repository/pets/1/model.onnx") == "fp32"
 
@@ -324,8 +317,7 @@ def test_small_fault_is_not_hidden_by_the_limits_of_fp16(make_network: Make, tmp
 def test_bf16_for_onnxruntime_needs_an_accelerator(make_network: Make, tmp_path: Path) -> None:
     with raises(InputError, "onnx.bf16_kernels"):
         published_in(make_network("test_resnet"), "bf16", tmp_path)
-    serving = serving_from(accelerator=["tensorrt"])
-    verdict = published_in(make_network("test_resnet"), "bf16", tmp_path, serving=serving)
+    verdict = published_in(make_network("test_resnet"), "bf16", tmp_path, accelerator=["tensorrt"])
     assert (verdict.passed, verdict.precision) == (True, "bf16")
 
 
@@ -365,14 +357,14 @@ def test_nodes_next_to_untyped_tensors_stay_in_fp32() -> None:
 
 def test_openvino_int8_that_fails_ends_in_fp32(make_network: Make, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"")
-    limits = {**LIMITS, "int8": LIMITS["int8"].model_copy(update={"max_abs": 1e-9})}
     request = ExportRequest(
-        tmp_path / "repository",
+        source=source_of(make_network("test_resnet"), tmp_path / "source"),
+        repository=tmp_path / "repository",
         max_batch=MAX_BATCH,
-        target=Target(format="openvino", precision="int8"),
-        evidence=VerificationOptions(limits=limits),
+        openvino="int8",
+        limit=["int8.max_abs=1e-9"],
     )
-    verdict = export(source_of(make_network("test_resnet"), tmp_path / "source"), request, lambda step: None).verdict
+    verdict = export(request).verdict
     assert (verdict.precision, verdict.asked) == ("fp32", "int8")
 
 

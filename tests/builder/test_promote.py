@@ -12,14 +12,14 @@ import pytest
 import torch
 from typer.testing import Result
 
-from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.interface import interface_of
 from builder.repository.lint import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication
 from builder.repository.shared_files import SharedFiles, shared_version, version_spec
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from scripts.drills.explicit_triton import explicit_triton
 from tests.errors import raises
@@ -60,7 +60,7 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec) 
 def two_versions_once(tmp_path_factory: pytest.TempPathFactory, exported_once: Path, other_checkpoint: Path) -> Path:
     """A repository whose `pets` has a version 2 with other labels, another size and a larger verified batch."""
     repository = Path(shutil.copytree(exported_once, tmp_path_factory.mktemp("two") / "repository"))
-    export(source_from_checkpoint(other_checkpoint), ExportRequest(repository, max_batch=16), lambda step: None)
+    export(ExportRequest(source=other_checkpoint, repository=repository, max_batch=16))
     return repository
 
 
@@ -249,8 +249,8 @@ def test_export_warns_when_an_older_served_version_gets_a_larger_batch(
     exported_once: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
-    request = ExportRequest(repository, max_batch=16, serving=serving_from(versions="all"))
-    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=repository, max_batch=16, versions="all")
+    result = export(request)
     assert result.warnings == ("max_batch_size 16 applies to version 1 too, which is served and was verified up to 8",)
 
 
@@ -261,7 +261,7 @@ def test_export_is_refused_when_an_older_version_that_is_served_has_another_size
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
     source, steps = source_from_checkpoint(other_checkpoint), list[str]()
     with pytest.raises(InputError) as raised:
-        export(source, ExportRequest(repository, serving=serving_from(versions=policy)), steps.append)
+        export(ExportRequest(source=source, repository=repository, versions=policy), steps.append)
     assert raised.value.code == "repository.versions_differ"
     assert f"version 1, which version policy {policy} " in str(raised.value)
     assert "image UINT8 [N, 32, 32, 3] -> probabilities FP32 [N, 3]; version 2 has image UINT8" in str(raised.value)
@@ -274,23 +274,24 @@ def test_export_is_refused_when_the_current_policy_serves_both_versions(
     tmp_path: Path, exported_once: Path, checkpoint: Path, other_checkpoint: Path
 ) -> None:
     repository = Path(shutil.copytree(exported_once, tmp_path / "own" / "repository"))
-    every = ExportRequest(repository, serving=serving_from(versions="all"))
-    export(source_from_checkpoint(checkpoint), every, lambda step: None)
+    every = ExportRequest(source=checkpoint, repository=repository, versions="all")
+    export(every)
     with raises(InputError, "repository.versions_differ"):
-        export(source_from_checkpoint(other_checkpoint), ExportRequest(repository), lambda step: None)
+        export(ExportRequest(source=other_checkpoint, repository=repository))
     assert versions_of(repository / "pets") == [1, 2]
     (repository / "pets/1/model.onnx").unlink()
     (repository / "pets/1/model.onnx").write_bytes(b"damaged, which `builder check` tells of")
-    assert export(source_from_checkpoint(checkpoint), every, lambda step: None).version == 3
+    assert export(every).version == 3
 
 
 def test_export_is_refused_before_the_build_when_it_does_not_fit_the_pinned_version(
     pets: Path, other_checkpoint: Path
 ) -> None:
     promote(pets, 1)
-    request, steps = ExportRequest(pets.parent, max_batch=16, serving=serving_from(preferred_batch="16")), list[str]()
+    request = ExportRequest(source=other_checkpoint, repository=pets.parent, max_batch=16, preferred_batch=(16,))
+    steps = list[str]()
     with raises(InputError, "config.preferred_batch") as caught:
-        export(source_from_checkpoint(other_checkpoint), request, steps.append)
+        export(request, steps.append)
     assert "16" in str(caught.value)
     assert (steps, versions_of(pets)) == ([], [1, 2])
 

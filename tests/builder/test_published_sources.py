@@ -13,15 +13,14 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.export import ExportRequest, export
-from builder.sources import open_source, source_from_checkpoint
-from builder.verification.context import VerificationOptions
+from builder.export import export
+from builder.request import ExportRequest
+from builder.sources import open_source
 from tests.errors import raises
 from tritonkit.errors import ArtifactError
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.repository.manifest import Manifest
-from tritonkit.repository.verdict import LIMITS, Verdict
-from tritonkit.runtimes.formats import Target
+from tritonkit.repository.verdict import Verdict
 from tritonkit.system.files import file_sha256
 
 
@@ -74,11 +73,14 @@ def test_tritonkit_file_is_refused_when_its_verdict_or_sample_changed_or_is_miss
 def test_tritonkit_file_is_refused_when_it_was_published_with_force(
     checkpoint: Path, command: Callable[..., Result], tmp_path: Path
 ) -> None:
-    strict = {"fp32": LIMITS["fp32"].model_copy(update={"max_abs": 0, "relative": 0})}
     request = ExportRequest(
-        tmp_path / "repository", max_batch=4, force=True, evidence=VerificationOptions(limits=strict)
+        source=checkpoint,
+        repository=tmp_path / "repository",
+        max_batch=4,
+        force=True,
+        limit=["fp32.max_abs=0", "fp32.relative=0"],
     )
-    forced = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    forced = export(request)
     assert forced.verdict.forced
     result = command("builder", "verify", forced.artifact, "--against", forced.artifact)
     assert result.exit_code == 2
@@ -88,8 +90,8 @@ def test_tritonkit_file_is_refused_when_it_was_published_with_force(
 
 
 def test_reduced_tritonkit_file_is_verified_by_the_limits_of_its_verdict(checkpoint: Path, tmp_path: Path) -> None:
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(precision="fp16"))
-    result = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, onnx="fp16")
+    result = export(request)
     assert open_source(result.artifact, None, None).precision == result.verdict.precision == "fp16"
     path = result.artifact.parent / Verdict.FILE
     strict = Verdict.model_validate_json(path.read_bytes())

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from builder.commands.versions import versions
-from builder.config.serving import VersionPolicy
+from builder.config.serving_config import apply_serving
 from builder.config.triton_config import config_to_text
 from builder.repository.lint import check_repository
 from builder.repository.publish import next_version, publication
@@ -23,7 +23,9 @@ from builder.repository.retention import keep_newest
 from builder.repository.versions import Mark, find_model, mark, model_versions, unmark
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import ServingOptions
 from tritonkit.repository.staging import interrupted_exports, staging_folder
+from tritonkit.spec import METADATA_KEY, ModelSpec
 from tritonkit.system.files import atomic_write
 from tritonkit.triton.model_config import LAST_VERSION, read_config, versions_of
 
@@ -64,15 +66,11 @@ def publish_copies(model: Path, count: int) -> None:
                 files.write_text(config_to_text(config))
 
 
-def serve_by(model: Path, policy: VersionPolicy) -> None:
+def serve_by(model: Path, policy: str) -> None:
     config = read_config(model)
-    config.ClearField("version_policy")
-    if policy.versions:
-        config.version_policy.specific.versions.extend(policy.versions)
-    elif policy.latest:
-        config.version_policy.latest.num_versions = policy.latest
-    else:
-        config.version_policy.all.SetInParent()
+    apply_serving(
+        config, ServingOptions(versions=policy), ModelSpec.from_json((model / METADATA_KEY).read_text(), "x").input
+    )
     (model / "config.pbtxt").write_text(config_to_text(config))
 
 
@@ -107,7 +105,7 @@ def test_versions_describe_each_version(pets: Path) -> None:
 
 def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
     mark(pets, 2)
-    serve_by(pets, VersionPolicy(versions=(1, 5)))
+    serve_by(pets, "1,5")
     result = keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 5]
     assert result.deleted == (3, 4)
@@ -121,7 +119,7 @@ def test_old_versions_are_deleted_unless_marked_or_served(pets: Path) -> None:
 
 
 def test_nothing_is_deleted_when_all_versions_are_served(pets: Path) -> None:
-    serve_by(pets, VersionPolicy())
+    serve_by(pets, "all")
     result = keep_newest(pets, 1)
     assert versions_of(pets) == [1, 2, 3, 4, 5]
     assert result.summary().startswith("pets: deleted nothing (1 stays: the version policy all serves it;")
@@ -205,7 +203,7 @@ def test_marked_and_served_versions_are_complete_after_a_killed_builder(pets: Pa
     rng = random.Random(0)
     root = Path(__file__).parents[2]
     mark(pets, 2, "kept")
-    serve_by(pets, VersionPolicy(versions=(1, 4)))
+    serve_by(pets, "1,4")
     interrupted, highest = 0, 5
     for _ in range(12):
         builder = subprocess.Popen([sys.executable, "-c", RETAIN_FOREVER, str(pets)], stdout=subprocess.PIPE, cwd=root)

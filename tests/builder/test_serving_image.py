@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.formats import BuildJob, builder_for
 from builder.formats.tensorrt import Trt
 from builder.repository.serving_image import check_build, check_loads
+from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.errors import raises
 from tritonkit.errors import CheckFailedError, InputError
@@ -63,8 +64,8 @@ def test_plan_is_accepted_when_the_image_fits_is_unknown_or_built_it(folder: Pat
 
 def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, IMAGE)
-    request = ExportRequest(tmp_path / "repository", max_batch=2)
-    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2)
+    published = export(request)
     manifest = json.loads(published.artifact.with_name(Manifest.FILE).read_text())
     assert manifest["triton_image"] == "26.07-py3"
 
@@ -99,6 +100,6 @@ def test_unreadable_env_file_is_refused_before_the_build(
     (tmp_path / ".env").write_bytes(b"OWNER=M\xfcller\n")
     steps: list[str] = []
     with pytest.raises(InputError, match="TRITON_IMAGE"):
-        export(source_from_checkpoint(checkpoint), ExportRequest(tmp_path / "repository", max_batch=2), steps.append)
+        export(ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=2), steps.append)
     assert not steps
     assert not (tmp_path / "repository").exists()

@@ -20,11 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from builder.export import ExportRequest, PublishedVersion, export
-from builder.foreign_options import ForeignModelOptions, foreign_from
+from builder.export import PublishedVersion, export
+from builder.request import ExportRequest
 from builder.sources import Source, open_source
 from tests.errors import raises
 from tritonkit.errors import CheckpointError, InputError, SpecError
+from tritonkit.export_options import ForeignModelOptions
+from tritonkit.options import options_from
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +51,7 @@ def in_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def published(source: Source, repository: Path) -> PublishedVersion:
-    result = export(source, ExportRequest(repository, max_batch=4), lambda step: None)
+    result = export(ExportRequest(source=source, repository=repository, max_batch=4))
     assert result.verdict.passed
     return result
 
@@ -142,7 +144,7 @@ def test_lightning_checkpoint_is_loaded_when_its_settings_are_plain(
     state = {prefix + key: value for key, value in net.state_dict().items()}
     document = {"state_dict": state, "hyper_parameters": {"lr": 0.1}, "pytorch-lightning_version": "2.6", "epoch": 3}
     torch.save(document, tmp_path / "last.ckpt")
-    source = open_source(tmp_path / "last.ckpt", ForeignModelOptions("test_resnet", labels), None)
+    source = open_source(tmp_path / "last.ckpt", ForeignModelOptions(model="test_resnet", labels=labels), None)
     assert f"after stripping '{prefix}'" in source.description
 
 
@@ -153,13 +155,13 @@ class Settings:
 def test_lightning_checkpoint_is_refused_when_it_holds_objects(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": net.state_dict(), "hyper_parameters": Settings()}, tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match=r"Settings.*checkpoint\[.state_dict.\]"):
-        open_source(tmp_path / "last.ckpt", ForeignModelOptions("test_resnet", labels), None)
+        open_source(tmp_path / "last.ckpt", ForeignModelOptions(model="test_resnet", labels=labels), None)
 
 
 def test_pickled_model_is_refused(net: nn.Module, labels: Path, tmp_path: Path) -> None:
     torch.save(net, tmp_path / "model.pt")
     with pytest.raises(CheckpointError):
-        open_source(tmp_path / "model.pt", ForeignModelOptions("test_resnet", labels), None)
+        open_source(tmp_path / "model.pt", ForeignModelOptions(model="test_resnet", labels=labels), None)
 
 
 def test_timm_safetensors_are_weights_with_any_metadata(net: nn.Module, labels: Path, tmp_path: Path) -> None:
@@ -169,7 +171,9 @@ def test_timm_safetensors_are_weights_with_any_metadata(net: nn.Module, labels: 
             open_source(tmp_path / "model.safetensors", None, None)
         for part in ("--model TIMM_NAME", "--labels FILE", "fc.weight", "3 classes"):
             assert part in str(caught.value)
-        source = open_source(tmp_path / "model.safetensors", ForeignModelOptions("test_resnet", labels), None)
+        source = open_source(
+            tmp_path / "model.safetensors", ForeignModelOptions(model="test_resnet", labels=labels), None
+        )
         assert source.spec.labels == ("cat", "dog", "bird")
 
 
@@ -263,7 +267,18 @@ def test_tritonkit_checkpoint_is_refused_with_third_party_options(checkpoint: Pa
 
 def test_options_are_refused_all_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        foreign_from("m", tmp_path / "no.txt", "1,2", "0,1,1", "0x5", "HWC", "detection", "relu")
+        options_from(
+            ForeignModelOptions,
+            {
+                "labels": tmp_path / "no.txt",
+                "mean": "1,2",
+                "std": "0,1,1",
+                "size": "0x5",
+                "layout": "HWC",
+                "task": "detection",
+                "activation": "relu",
+            },
+        )
     for part in (
         "no.txt: no such",
         "--mean",
@@ -274,5 +289,4 @@ def test_options_are_refused_all_at_once(tmp_path: Path) -> None:
         "--activation relu",
     ):
         assert part in str(caught.value)
-    assert foreign_from(None, None, None, None, None) is None
-    assert foreign_from(None, None, None, None, None, "nhwc") == ForeignModelOptions(layout="NHWC")
+    assert options_from(ForeignModelOptions, {"layout": "nhwc"}) == ForeignModelOptions(layout="NHWC")

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.onnx.export import onnx_from_network
-from builder.output_options import OutputOptions, with_output_options
 from builder.repository.lint import check_repository
-from builder.sources import source_from_checkpoint
+from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden
-from builder.verification.context import VerificationOptions
+from builder.sources.outputs import with_output_options
 from builder.verification.diagnosis import with_causes
 from builder.verification.spec_check import spec_problems
 from builder.verification.verifier import verify_runner
@@ -31,6 +30,7 @@ from builder.verification.verify import verify_artifact
 from tests.errors import raises
 from tritonkit.comparison import compare
 from tritonkit.errors import InputError, SpecError
+from tritonkit.export_options import OutputOptions, VerificationOptions
 from tritonkit.golden import Golden, pack_geometries
 from tritonkit.images.preprocess import Geometry, ImageArray, Preprocess
 from tritonkit.networks.network import Network, save_network
@@ -145,8 +145,10 @@ def published(tmp_path_factory: pytest.TempPathFactory, networks: dict[str, Netw
     folder = tmp_path_factory.mktemp("tasks")
     for task, network in networks.items():
         save_network(folder / f"{task}.safetensors", network)
-        request = ExportRequest(folder / "repository", max_batch=MAX_BATCH)
-        export(source_from_checkpoint(folder / f"{task}.safetensors"), request, lambda step: None)
+        request = ExportRequest(
+            source=folder / f"{task}.safetensors", repository=folder / "repository", max_batch=MAX_BATCH
+        )
+        export(request)
     return folder / "repository"
 
 

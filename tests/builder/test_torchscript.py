@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import ExportRequest, export
+from builder.export import export
 from builder.formats import BuildJob, builder_for
-from builder.sources import open_source, source_from_checkpoint
+from builder.request import ExportRequest
+from builder.sources import open_source
 from builder.sources.base import NetworkSource
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, BatchError, InputError
 from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
-from tritonkit.runtimes.formats import Target
 from tritonkit.runtimes.pytorch import TorchRunner
 from tritonkit.runtimes.torchscript import TorchScriptRunner
 from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
@@ -48,8 +48,8 @@ def job_of(tmp_path: Path) -> Callable[[Network], BuildJob]:
 
 
 def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
-    published = export(source_from_checkpoint(checkpoint), request, lambda step: None)
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, torchscript=True)
+    published = export(request)
     assert published.verdict.passed
     assert published.artifact.name == "model.pt"
     with zipfile.ZipFile(published.artifact) as archive:
@@ -60,8 +60,8 @@ def test_export_passes_and_contains_no_paths_of_this_machine(checkpoint: Path, t
 
 
 def test_published_file_is_opened_until_it_changes_or_leaves_its_manifest(checkpoint: Path, tmp_path: Path) -> None:
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
-    artifact = export(source_from_checkpoint(checkpoint), request, lambda step: None).artifact
+    request = ExportRequest(source=checkpoint, repository=tmp_path / "repository", max_batch=4, torchscript=True)
+    artifact = export(request).artifact
     open_artifact(artifact).close()
     moved = tmp_path / "model.pt"
     shutil.copy(artifact, moved)
@@ -148,9 +148,9 @@ def test_source_without_a_network_is_refused_before_the_export(
 ) -> None:
     graph = GraphOnlySource(tmp_path / "user.onnx", None, "a test", make_network("test_resnet"))
     steps: list[str] = []
-    request = ExportRequest(tmp_path / "repository", max_batch=4, target=Target(format="torchscript"))
+    request = ExportRequest(source=graph, repository=tmp_path / "repository", max_batch=4, torchscript=True)
     with raises(InputError, "torchscript.no_network") as caught:
-        export(graph, request, steps.append)
+        export(request, steps.append)
     assert "user.onnx" in str(caught.value)
     assert not steps
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.config.serving import serving_from
 from builder.config.triton_config import config_for, config_to_text, tensors_of
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import ServingOptions
 from tritonkit.spec import METADATA_KEY, Lineage, ModelSpec, TensorSpec
 from tritonkit.triton.backends import BackendFiles, ModelConfig
 from tritonkit.triton.model_config import config_from_text, read_config_file
@@ -57,7 +57,7 @@ def test_config_keeps_labels_with_any_characters(spec: ModelSpec) -> None:
 
 def config_with_user_settings(spec: ModelSpec, user_text: str, serving: dict[str, int] | None = None) -> ModelConfig:
     """A configuration up to batch 16, with the settings of a user's file and of the command line."""
-    interface, settings = ((spec.input,), spec.outputs), serving_from(**(serving or {}))  # type: ignore[arg-type]
+    interface, settings = ((spec.input,), spec.outputs), ServingOptions(**(serving or {}))  # type: ignore[arg-type]
     return config_for(spec, interface, 16, 1, user_config=config_from_text(user_text, "x"), serving=settings)
 
 
@@ -89,7 +89,7 @@ def test_user_config_overrides_defaults_and_is_overridden_by_options(spec: Model
 
 def test_user_config_may_be_the_published_config(spec: ModelSpec) -> None:
     interface = ((spec.input,), spec.outputs)
-    published = config_for(spec, interface, 16, 1, serving=serving_from(warmup=True, queue_size=9))
+    published = config_for(spec, interface, 16, 1, serving=ServingOptions(warmup=True, queue_size=9))
     assert config_for(spec, interface, 16, 1, user_config=published) == published
 
 

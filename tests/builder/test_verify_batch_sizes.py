@@ -15,9 +15,10 @@ from builder.formats import BuildJob, builder_for
 from builder.precision.cast import cast_graph
 from builder.repository.manifest import manifest_of
 from builder.sources.images import builtin_golden
-from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, VerificationOptions, verification_context
+from builder.verification.context import DEFAULT_MAX_BATCH, CachingRunner, verification_context
 from builder.verification.verify import largest_batch, precision_of, verify_artifact
 from tritonkit.errors import BatchError
+from tritonkit.export_options import VerificationOptions
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.verdict import LIMITS, Verdict

@@ -16,8 +16,8 @@ from builder.onnx.wiring import flattened
 from builder.precision.quantize import quantize_graph
 from builder.sources import open_source
 from builder.sources.images import builtin_golden
-from builder.verification.context import VerificationOptions
 from builder.verification.verify import verify_artifact
+from tritonkit.export_options import VerificationOptions
 from tritonkit.networks.network import Network
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.export import ExportRequest, export
-from builder.sources import source_from_checkpoint
+from builder.export import export
+from builder.request import ExportRequest
 from tritonkit.networks.network import Network, save_network
-from tritonkit.runtimes.formats import Target
 
 Command = Callable[..., Result]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "openvino": "model.xml"}
@@ -23,9 +22,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_network: Callable[[str
     target_folder = tmp_path_factory.mktemp("same")
     save_network(target_folder / "pets.safetensors", make_network("test_resnet"))
     for name in FORMATS:
-        target = Target.model_validate({"format": name})
-        order = ExportRequest(target_folder / name, max_batch=4, target=target, encoded=False)
-        export(source_from_checkpoint(target_folder / "pets.safetensors"), order, lambda step: None)
+        order = ExportRequest(
+            source=target_folder / "pets.safetensors",
+            repository=target_folder / name,
+            max_batch=4,
+            **{name: name == "torchscript" or "fp32"},
+            encoded=False,
+        )
+        export(order)
     return target_folder
 
 

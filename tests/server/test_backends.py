@@ -29,6 +29,7 @@ from tritonkit.networks.network import Network
 from tritonkit.runtimes import open_artifact
 from tritonkit.runtimes.formats import Precision, format_named
 from tritonkit.runtimes.openvino import OpenVinoRunner, has_bf16
+from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
 from tritonkit.spec import TaskSpec
 from tritonkit.triton.client import Statistics, TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE, read_config
@@ -93,7 +94,10 @@ def heads(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_served_answers_are_those_of_the_file_in_process(heads: Server, exported: Path, name: str) -> None:
+def test_served_answers_are_those_of_the_file_in_process(
+    heads: Server, exported: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, "1")  # no manifest names the TorchScript file
     kind = format_named(MODELS[name][0])
     served = TritonRunner(TritonClient(f"127.0.0.1:{heads.options.grpc_port}"), name)
     local_outputs = open_artifact(exported / name / "1" / kind.file)

@@ -27,8 +27,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from builder.export import ExportRequest, export
-from builder.sources import source_from_checkpoint
+from builder.export import export
+from builder.request import ExportRequest
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image
 from tritonkit.networks.network import Network, save_network
@@ -60,7 +60,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, network
     for network in (Network(padded).eval(), network_of(HEADS), network_of(MASK)):
         path = folder / f"{network.spec.name}.safetensors"
         save_network(path, network)
-        export(source_from_checkpoint(path), ExportRequest(folder / "repository", max_batch=4), lambda step: None)
+        export(ExportRequest(source=path, repository=folder / "repository", max_batch=4))
     for part, name in itertools.product(("", "_decode", "_encoded"), ("bare", "tight")):
         config = (
             shutil.copytree(folder / f"repository/pets{part}", folder / f"repository/{name}{part}") / "config.pbtxt"

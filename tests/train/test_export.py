@@ -12,16 +12,14 @@ from typing import get_args
 import pytest
 import yaml
 
-from builder.config.serving import ACCELERATORS as ACCELERATORS_OF_THE_BUILDER
 from tests.errors import raises
 from train import export
 from train.config.example import example_config
-from train.config.export_rules import ACCELERATORS, FORMATS
 from train.config.loading import load_config
-from train.config.sections import ExportConfig
 from train.engine.fit import FitResult, fit
 from train.export import check_can_export, export_checkpoint
 from tritonkit.errors import CheckFailedError, ConfigError, ExternalError, InputError, TritonkitError
+from tritonkit.export_options import FORMATS, ExportOptions
 from tritonkit.runtimes.formats import BUILT_IN, TORCHSCRIPT
 from tritonkit.system.files import file_sha256
 from tritonkit.system.gpu import find_gpu
@@ -52,12 +50,12 @@ def test_run_publishes_its_best_checkpoint_when_configured(
     published = json.loads((fitted.run / "served" / "published.json").read_text())
     assert published["artifact"] == str(fitted.exported)
     assert published["verdict"]["passed"]
-    assert published["command"].startswith(f"builder export {fitted.checkpoint} --onnx fp32 --repository ")
+    assert published["command"].startswith(f"builder export {fitted.checkpoint} --repository ")
 
 
 def test_run_gives_another_format_and_way_of_serving_when_named(trained: FitResult, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path))
-    export = ExportConfig(torchscript=True, gpus=(0, 1), dynamic_batching=False, repository=tmp_path / "repository")
+    export = ExportOptions(torchscript=True, gpus=(0, 1), dynamic_batching=False, repository=tmp_path / "repository")
     artifact = export_checkpoint(checkpoint, export)
     assert artifact.name == "model.pt"
     config = (tmp_path / "served" / "config.pbtxt").read_text()
@@ -88,7 +86,7 @@ def test_export_warns_when_another_precision_was_published(
     instead = "int8 failed (error 0.4, limit 0.3, at batch 1; all decisions kept); published in fp16"
     document = {"instead": instead, "warnings": ["Triton does not load version 1"]}
     put_builder({"artifact": str(artifact), "verdict": {"precision": "fp16"}, **document})
-    assert export_checkpoint(tmp_path / "run" / "best.safetensors", ExportConfig(onnx="int8")) == artifact
+    assert export_checkpoint(tmp_path / "run" / "best.safetensors", ExportOptions(onnx="int8")) == artifact
     output = capfd.readouterr().err
     assert f"export: {instead}" in output
     assert "export: Triton does not load version 1" in output
@@ -106,9 +104,9 @@ def test_export_error_names_the_command_when_the_builder_fails(
     tmp_path: Path, put_builder: Callable[..., None], exit_code: int, error: type[TritonkitError], code: str
 ) -> None:
     put_builder({}, exit_code)
-    command = "builder export best.safetensors --openvino bf16 --repository model_repository --keep 2"
+    command = "builder export best.safetensors --openvino bf16 --keep 2"
     with raises(error, code) as caught:
-        export_checkpoint(Path("best.safetensors"), ExportConfig(openvino="bf16", keep=2))
+        export_checkpoint(Path("best.safetensors"), ExportOptions(openvino="bf16", keep=2))
     assert str(caught.value).startswith("best.safetensors: ")
     assert command in str(caught.value)
 
@@ -117,8 +115,8 @@ def test_training_is_kept_when_the_export_is_refused(trained: FitResult, tmp_pat
     changed = tmp_path / "best.safetensors"
     changed.write_bytes(trained.checkpoint.read_bytes()[:-4] + b"\0\0\x80\x7f")  # one weight is infinite
     with raises(CheckFailedError, "export.verdict_failed") as caught:
-        export_checkpoint(changed, ExportConfig(repository=tmp_path / "repository"))
-    assert f"builder export {changed} --onnx fp32 --repository" in str(caught.value)
+        export_checkpoint(changed, ExportOptions(repository=tmp_path / "repository"))
+    assert f"builder export {changed} --repository" in str(caught.value)
     assert not list(tmp_path.rglob("model.onnx"))
     assert not (tmp_path / "served").exists()
 
@@ -136,7 +134,7 @@ def test_run_is_refused_before_training_when_there_is_no_builder(
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine may build plans")
 def test_run_is_refused_with_all_that_is_missing_when_its_export_is_not_possible(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    export = ExportConfig(trt="fp16", config=tmp_path / "config.pbtxt", repository=tmp_path / "file" / "repository")
+    export = ExportOptions(trt="fp16", config=tmp_path / "config.pbtxt", repository=tmp_path / "file" / "repository")
     with pytest.raises(InputError) as refused:
         check_can_export(export)
     lines = str(refused.value).splitlines()
@@ -181,21 +179,18 @@ def test_all_problems_of_the_section_are_listed_when_it_contradicts_itself(tmp_p
 )
 def test_section_is_refused_when_its_keys_exclude_each_other(section: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        ExportConfig.model_validate(section)
+        ExportOptions.model_validate(section)
 
 
-def test_section_knows_the_formats_precisions_and_accelerators_of_the_builder() -> None:
-    configured = {
-        name: get_args(ExportConfig.model_fields[name].annotation)[0] for name in FORMATS if name != "torchscript"
-    }
-    assert {name: get_args(precisions) for name, precisions in configured.items()} == {
+def test_options_know_the_formats_and_precisions() -> None:
+    fields = {name: ExportOptions.model_fields[name] for name in FORMATS[:-1] if name != "torchscript"}
+    assert {name: get_args(get_args(field.annotation)[0]) for name, field in fields.items()} == {
         known.name: known.precisions for known in BUILT_IN if known is not TORCHSCRIPT
     }
-    assert set(FORMATS) == {known.name for known in BUILT_IN}
-    assert ACCELERATORS == ACCELERATORS_OF_THE_BUILDER
+    assert set(FORMATS) == {"format", *(known.name for known in BUILT_IN)}
 
 
 def test_example_can_be_uncommented_to_enable_the_export() -> None:
     text = example_config("multiclass")
     section = text[text.index("# export:") :].replace("\n# ", "\n").removeprefix("# ")
-    assert ExportConfig.model_validate(yaml.safe_load(section)["export"]) == ExportConfig(onnx="fp32")
+    assert ExportOptions.model_validate(yaml.safe_load(section)["export"]) == ExportOptions(onnx="fp32")

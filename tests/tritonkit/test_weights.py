@@ -12,13 +12,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from builder.foreign_options import ForeignModelOptions, foreign_from
 from builder.sources import source_from_state_dict
 from tests.errors import raises
-from tritonkit.errors import CheckpointError, InputError, SpecError
+from tritonkit.errors import CheckpointError, SpecError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.networks.network import Network
 from tritonkit.networks.weight_matching import map_weights, match_weights
 from tritonkit.networks.weights import State, read_foreign_weights
+from tritonkit.options import options_from
 from tritonkit.spec import TaskSpec
 
 
@@ -193,8 +194,9 @@ def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_source_takes_mean_std_and_size_from_the_options(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "w.pth")
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
-    foreign = foreign_from("test_resnet", tmp_path / "labels.txt", "0.1,0.2,0.3", "0.4,0.5,0.6", "48x64")
-    assert foreign is not None
+    texts = {"mean": "0.1,0.2,0.3", "std": "0.4,0.5,0.6", "size": "48x64"}
+    labels = tmp_path / "labels.txt"
+    foreign = options_from(ForeignModelOptions, {"model": "test_resnet", "labels": labels, **texts})
     spec = source_from_state_dict(tmp_path / "w.pth", foreign).network.spec
     assert spec.input.shape == (48, 64, 3)
     assert (spec.normalize.mean, spec.normalize.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -206,12 +208,7 @@ def test_labels_are_refused_when_a_line_is_blank(tmp_path: Path, state: State) -
     torch.save(state, tmp_path / "w.pth")
     (tmp_path / "labels.txt").write_text("a\n\nc\n")
     with raises(SpecError, "source.blank_label") as caught:
-        source_from_state_dict(tmp_path / "w.pth", ForeignModelOptions("test_resnet", tmp_path / "labels.txt"))
+        source_from_state_dict(
+            tmp_path / "w.pth", ForeignModelOptions(model="test_resnet", labels=tmp_path / "labels.txt")
+        )
     assert "line 2" in str(caught.value)
-
-
-def test_options_are_refused_all_at_once() -> None:
-    with pytest.raises(InputError) as caught:
-        foreign_from("resnet18", None, "1,2", "0,1,1", "0x5")
-    for part in ("--mean 1,2", "--std 0,1,1", "--size 0x5"):
-        assert part in str(caught.value)

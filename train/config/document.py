@@ -171,6 +171,8 @@ def _describe_value(details: ErrorDetails, key: Key, schema: type[BaseModel]) ->
                 "config.name_pattern",
                 f"expected only letters, digits, `.`, `_` and `-`, starting with a letter or digit, {got}",
             )
+        case code if "." in code:  # of an option of the export
+            return Problem("config.rule", details["msg"])
         case "model_type":
             return Problem("config.not_a_section", f"expected a section with keys, {got}")
         case _:

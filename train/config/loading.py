@@ -13,7 +13,6 @@ from train.config.sections import (
     AugmentConfig,
     Callback,
     DataConfig,
-    ExportConfig,
     HeadConfig,
     ImageConfig,
     ModelConfig,
@@ -22,7 +21,8 @@ from train.config.sections import (
     WeightedHead,
 )
 from tritonkit.errors import ConfigError
-from tritonkit.evaluation.config import UserPath
+from tritonkit.export_options import ExportOptions
+from tritonkit.options import UserPath
 from tritonkit.spec import Name
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -68,7 +68,7 @@ class Config(HeadConfig):
     of sums, because each worker takes a core from torch."""
     callbacks: tuple[Callback, ...] = ()
     """Your own Lightning callbacks: names that plugins registered, or module:Class."""
-    export: ExportConfig | None = None
+    export: ExportOptions | None = None
     """Export the best checkpoint after the training."""
 
     @model_validator(mode="after")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     JsonValue,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from train.config.export_rules import FORMATS, check_accelerator, export_contradiction
-from tritonkit.evaluation.config import LabelledData, Section, TaskConfig, UserPath
+from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
+from tritonkit.options import UserPath
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction in 0..1."""
@@ -217,63 +213,3 @@ class SchedulerConfig(Section):
     arguments: dict[str, JsonValue] = {}
     """Arguments for a class of torch.optim.lr_scheduler, which is stepped after each batch, without our warm-up.
     total_steps, T_max and total_iters default to the length of the training."""
-
-
-Accelerators = Annotated[
-    tuple[Annotated[str, AfterValidator(check_accelerator)], ...],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-]
-
-
-class ExportConfig(Section):
-    """Options for `builder export` after the training: one format; default: ONNX in fp32."""
-
-    onnx: Literal["fp32", "fp16", "bf16", "int8"] | None = None
-    """ONNX, in fp32, fp16, bf16 or int8."""
-    trt: Literal["fp32", "fp16", "bf16", "int8"] | None = None
-    """A TensorRT plan, in fp32, fp16, bf16 or int8; needs a GPU."""
-    rtx: Literal["fp32", "fp16", "int8"] | None = None
-    """ONNX together with a TensorRT for RTX engine, in fp32, fp16 or int8."""
-    openvino: Literal["fp32", "bf16", "int8"] | None = None
-    """OpenVINO, in fp32, bf16 or int8."""
-    torchscript: bool = False
-    """A TorchScript trace."""
-    strict: bool = False
-    """If the precision changes the answers, publish nothing instead of falling back to another precision."""
-    in_container: bool = False
-    """Build and verify a TensorRT plan in the Triton image named in .env, using Docker."""
-    repository: UserPath = Path("model_repository")
-    max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """The largest batch to verify and serve; default: the last export's, or 32."""
-    config: UserPath | None = None
-    """Your own config.pbtxt: its serving settings are used. The keys below take precedence over it."""
-    kind: Literal["auto", "cpu", "gpu"] | None = None
-    """The device kind of model instances."""
-    instances: PositiveInt | None = None
-    """Number of model instances; on GPUs, the number on each GPU."""
-    gpus: tuple[NonNegativeInt, ...] | None = None
-    """The GPUs to run on, such as [0, 1]; default: all."""
-    dynamic_batching: bool | None = None
-    """Whether Triton combines requests into batches; default: the last export's setting, or yes."""
-    accelerator: Accelerators = ()
-    """ONNX only: tensorrt, cuda or openvino, with parameters as NAME:key=value,…; none removes the last export's."""
-    keep: PositiveInt | None = None
-    """Number of versions to keep; older ones are deleted, unless they are marked or served."""
-
-    @field_validator(*FORMATS, "in_container", "kind", "gpus", "accelerator")
-    @classmethod
-    def _check_combination(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and (problem := export_contradiction(str(info.field_name), value, info.data)):
-            raise ValueError(problem)
-        return value
-
-    @model_validator(mode="after")
-    def _check_bf16(self) -> ExportConfig:
-        if self.onnx == "bf16" and not any(name.startswith("tensorrt") for name in self.accelerator):
-            raise ValueError("ONNX Runtime itself has no bf16 kernels; set accelerator: tensorrt, or use onnx: fp16")
-        return self
-
-    @property
-    def format(self) -> str:
-        """The selected format; ONNX if none is set."""
-        return next((name for name in FORMATS if getattr(self, name)), "onnx")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, ConfigDict, FiniteFloat, PositiveInt
+from pydantic import ConfigDict, FiniteFloat, PositiveInt
 
 from tritonkit.evaluation.samples.mask_values import MaskValues
+from tritonkit.options import UserPath
 from tritonkit.spec import Frozen, Name
-
-# os.path.expanduser keeps the name of an unknown user; Path.expanduser raises RuntimeError.
-UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111
 
 
 class Section(Frozen):

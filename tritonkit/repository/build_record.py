@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from tritonkit.errors import ArtifactError, InputError, Problem
+from tritonkit.options import CommandLine, Options
 from tritonkit.repository.file import RepositoryFile
 from tritonkit.runtimes.tensorrt_plan import BUILD_FILE, Flavour
-from tritonkit.spec import Frozen, TensorSpec
+from tritonkit.spec import TensorSpec
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
 """Ampere, Ada and Blackwell GPUs. Three targets cost no more time or bytes than one, as kernels are compiled on the
@@ -20,21 +21,25 @@ Hardware = Literal["none", "ampere_plus", "same_compute_capability"]
 """Which other GPUs can run a plan; `none`: only the GPU model on which it was built."""
 
 
-class BuildOptions(Frozen):
+class BuildOptions(Options):
     """Options of a build. The precision is not one of them: it is given by the types in the graph."""
 
+    panel: ClassVar[str | None] = "TensorRT plans"
+
     workspace_mib: PositiveInt | None = None
-    """GPU memory for temporary data of layers; None is TensorRT's default, all free memory."""
-    time_limit_s: PositiveFloat = 3600
-    optimization_level: NonNegativeInt | None = None
-    """0 to 5: effort of the search for kernels; None is TensorRT's default (3)."""
+    """GPU memory for temporary data of layers; default: all free memory."""
+    time_limit_s: Annotated[PositiveFloat, CommandLine(code="option.time_limit")] = 3600
+    """Give up a build after this long."""
+    optimization_level: Annotated[
+        Annotated[int, Field(ge=0, le=5)] | None, CommandLine(code="build.optimization_level")
+    ] = None
+    """How long to look for kernels, 0 to 5; default: TensorRT's, 3."""
     version_compatible: bool = False
-    """Build a plan that newer TensorRT versions can load; it is larger and slower."""
-    hardware: Hardware = "none"
-    compute_capabilities: tuple[str, ...] = ()
-    """TensorRT for RTX only: the GPUs to build for."""
-    timing_cache: bool = True
-    """Keep the timings of kernels, so that the next build is faster."""
+    """Also loads in newer TensorRT versions; the plan is larger and slower."""
+    hardware: Annotated[Hardware, CommandLine(code="option.hardware")] = "none"
+    """Hardware compatibility: none, ampere_plus, same_compute_capability."""
+    compute_capabilities: Annotated[tuple[str, ...], CommandLine("--compute-capability", metavar="X.Y")] = ()
+    """--rtx: a GPU generation to build for, such as 8.9."""
 
 
 class BuildSettings(BuildOptions):
@@ -44,6 +49,8 @@ class BuildSettings(BuildOptions):
     max_batch: PositiveInt
     opt_batch: PositiveInt | None = None
     """The batch size to optimise for; None is the maximum."""
+    timing_cache: bool = True
+    """Keep the timings of kernels, so that the next build is faster."""
 
     @property
     def optimal_batch(self) -> int:
@@ -67,12 +74,6 @@ class BuildSettings(BuildOptions):
                 Problem(
                     "build.opt_batch",
                     f"the optimal batch size is {self.optimal_batch}, but the maximum is {self.max_batch}",
-                )
-            )
-        if self.optimization_level is not None and self.optimization_level > 5:
-            problems.append(
-                Problem(
-                    "build.optimization_level", f"optimization level: expected 0 to 5, got {self.optimization_level}"
                 )
             )
         if self.flavour == "rtx" and (self.version_compatible or self.hardware != "none"):

@@ -61,8 +61,9 @@ def error_from_status(
     action: for the message, as in "could not ...". status: of gRPC, such as `StatusCode.UNAVAILABLE`, or HTTP.
     token_source: for the message, where the token that was sent comes from; empty if none was sent.
     """
-    url, reason = connection.url, _shorten(message)
-    text = message.lower()
+    url, text = connection.url, message.lower()
+    first = _REQUEST_ID.sub("", message).partition(" NOTE: ")[0]
+    reason = first_line(ValueError(first)).rstrip(".") if first.strip() else "no reason given"
     if _RESTRICTED in text or status in ("401", "403"):
         token = f"with the token of {token_source}" if token_source else "without a token"
         return TokenError(
@@ -95,12 +96,6 @@ _ERROR_BY_TEXT: tuple[tuple[tuple[str, ...], Callable[[str], TritonkitError]], .
     ),
     (_UNKNOWN_REGION, UnknownRegionError),
 )
-
-
-def _shorten(message: str) -> str:
-    """Return the first line of a server message, without the request id and the general notes."""
-    reason = _REQUEST_ID.sub("", message).partition(" NOTE: ")[0]
-    return first_line(ValueError(reason)).rstrip(".") if reason.strip() else "no reason given"
 
 
 def error_from_exception(connection: Connection, action: str, error: Exception) -> InferenceError:

@@ -43,15 +43,12 @@ class RetryPolicy:
             except passing as error:
                 give_up_at = give_up_at or time.monotonic() + self.limit_s
                 left_s = give_up_at - time.monotonic()
-                if left_s <= 0 or self.stopped.is_set():
-                    raise self._final_error(error, option) from error
+                if self.stopped.is_set() or not self.limit_s:
+                    raise
+                if left_s <= 0:
+                    retried = f"Retried for {self.limit_s:g} s{f' ({option})' if option else ''}."
+                    raise type(error)(f"{error} {retried}", code=error.code) from error
                 self.on_failure(error)
                 # The random factor spreads requests that failed at the same time.
                 self.stopped.wait(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_S)
-
-    def _final_error(self, error: TritonkitError, option: str) -> TritonkitError:
-        if not self.limit_s or self.stopped.is_set():
-            return error
-        retried = f"Retried for {self.limit_s:g} s{f' ({option})' if option else ''}."
-        return type(error)(f"{error} {retried}", code=error.code)

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from builder.foreign_options import Layout
 from builder.sources.graph import GraphFunction, PixelType, Raw
 from tritonkit.errors import ArtifactError, InputError
+from tritonkit.export_options import Layout
 
 _PIXELS: dict[int, PixelType] = {
     onnx.TensorProto.FLOAT: "float32",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 
-from builder.foreign_options import ForeignModelOptions
 from builder.interface import describe_difference, interface_of
 from builder.onnx.export import onnx_interface, spec_in_onnx
 from builder.onnx.file import read_onnx
@@ -21,6 +20,7 @@ from builder.sources.onnx.reference import graph_function, reference_runner
 from builder.sources.onnx.wrap import upgrade_opset, wrap_graph
 from builder.sources.published import recorded_golden
 from tritonkit.errors import ArtifactError
+from tritonkit.export_options import ForeignModelOptions
 from tritonkit.spec import ModelSpec
 from tritonkit.tasks import task_of
 
@@ -29,7 +29,7 @@ def source_from_onnx(path: Path, foreign: ForeignModelOptions, name: str | None 
     """Open an ONNX file. Raises ArtifactError for a damaged file, InputError for unfit graphs or missing options."""
     model = inline_functions(read_onnx(path), path)
     if (spec := spec_in_onnx(path)) is not None:
-        foreign.refuse(foreign.set_options, f"{path} carries its own spec")
+        foreign.refuse(foreign.foreign_flags, f"{path} carries its own spec")
         return _tritonkit_source(path, model, spec.renamed(name) if name else spec)
     interface = image_interface(model, path, foreign.layout)
     run = graph_function(model, path)

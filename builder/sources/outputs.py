@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tritonkit.errors import InputError
+from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network
 from tritonkit.spec import ModelSpec, TaskSpec
 from tritonkit.tasks import task_for
 
 
-@dataclass(frozen=True)
-class OutputOptions:
-    """Changes to the outputs of a checkpoint; the defaults change nothing."""
-
-    threshold: float | None = None
-    """The decision threshold of all labels except the background."""
-    probability: bool = False
-    """Output the probability of the foreground too, next to the mask."""
-
-
 def with_output_options(network: Network, options: OutputOptions) -> Network:
     """The network with other outputs. Raises InputError where the task of the model does not support an option."""
-    if options == OutputOptions():
+    if options.threshold is None and not options.probability:
         return network
     spec = network.spec
     task_spec = TaskSpec(**{name: getattr(spec, name) for name in TaskSpec.model_fields})
@@ -36,10 +25,6 @@ def with_output_options(network: Network, options: OutputOptions) -> Network:
 
 
 def _with_threshold(task_spec: TaskSpec, threshold: float) -> TaskSpec:
-    if not 0 < threshold < 1:  # NaN neither
-        raise InputError(
-            f"--threshold {threshold}: expected a probability between 0 and 1", code="option.threshold_range"
-        )
     if task_spec.heads:
         return _with_threshold_in_heads(task_spec, threshold)
     task = task_for(task_spec)

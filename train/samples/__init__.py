@@ -1,1 +1,0 @@
-"""Rows and truths, for tasks of plug-ins."""
