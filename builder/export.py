@@ -22,7 +22,7 @@ from builder.onnx.export import onnx_interface
 from builder.repository.encoded import check_companion_names, remove_companions, update_companions
 from builder.repository.publish import Publication, publication
 from builder.repository.retention import Retention, keep_newest
-from builder.repository.serving_image import check_build, check_loads
+from builder.repository.serving_image import check_build
 from builder.repository.shared_files import SharedFiles, resolve_shared_files, unverified_batch_warnings
 from builder.repository.version_files import VersionFiles
 from builder.request import ExportRequest, VerifyRequest
@@ -40,6 +40,7 @@ from tritonkit.errors import CheckFailedError, InputError, TritonkitError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.golden import MAX_IMAGES
 from tritonkit.images.preprocess import ImageArray
+from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.config_rules import unverified_accelerators
 from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, ProgressCallback
@@ -105,7 +106,7 @@ def export(request: ExportRequest, report: ProgressCallback = _ignore) -> Publis
         with closing(built.verified.runner):
             verdict = _verify(built, plan)
         # The built plan may need more of the image than was expected of it, so it is checked again.
-        load_warnings = check_loads(built.job.folder, serving_image, request.force)
+        load_warnings = check_build(BuildRecord.read(built.job.folder), serving_image, request.force)
         config = _write_shared_files(built, plan)
     published = _published_version(built, plan, verdict)
     warnings = [*load_warnings, *_training_warnings(source), *calibration_warnings(source, plan.fallback, verdict)]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-import typer
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -120,6 +119,8 @@ def arguments_of(options: Options) -> Iterator[str]:
 
 def _parameter(model: type[Options], name: str) -> inspect.Parameter:
     """The parameter that Typer reads: type on the command line, flag, help, panel and default."""
+    import typer  # the check of a GPU runs where Typer is not installed
+
     field, flag = model.model_fields[name], model.flag_of(name)
     line, kind = _command_line(field), _command_line_type(field)
     info: Any

@@ -1,7 +1,5 @@
 """Train, export and serve each of eighteen well-known backbones; write the table of docs/backbones.md.
 
-python -m benchmarks.studies.backbones [--output docs/backbones.md] [NAME...]
-
 Each backbone is trained for one epoch on digits and exported to ONNX and to TorchScript, each with a verdict. A real
 Triton loads the ONNX file and runs the images of the golden sample. The baseline is the trained checkpoint. Exits with
 1 if a step of any backbone fails.
@@ -9,21 +7,19 @@ Triton loads the ONNX file and runs the images of the golden sample. The baselin
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import timm
 import torch
-from rich.progress import track
+import typer
 
+from benchmarks.studies.local_triton import serve
+from benchmarks.studies.study import Result, command, for_each_model, markdown_row
 from builder.export import PublishedVersion, export
 from builder.request import ExportRequest
-from server.process import Options, start, stop, wait_until_ready
 from train.config.loading import Config
 from train.engine.fit import fit
 from tritonkit.errors import ArtifactError, TritonkitError
@@ -43,7 +39,6 @@ DIGITS = Path(".cache/data/digits")
 PICTURES = 24
 """Of each of three digits."""
 MAX_BATCH = 4
-PORTS = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
 PAGE = """# Backbones that were verified
 
 Any network of timm can be named in `model.name`. These eighteen are also found by the names that papers and other
@@ -76,34 +71,37 @@ class BackboneResult(Frozen):
         built = timm.create_model(timm_name(self.name), num_classes=0).eval()
         embedding = int(built(torch.zeros(1, 3, 64, 64)).shape[1])
         weights = sum(weight.numel() for weight in built.parameters()) / 1e6
-        steps = [str(step) for step in (self.trained, self.exported, self.traced, self.served)]
+        steps = (self.trained, self.exported, self.traced, self.served)
         error = "" if self.error is None else f"{self.error:.0e}"
-        cells = [self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", str(embedding), *steps, error]
-        return f"| {' | '.join(cells)} |"
+        return markdown_row([self.name, f"`{timm_name(self.name)}`", f"{weights:.1f} M", embedding, *steps, error])
 
 
-def check_backbone(name: str, data: Path, folder: Path) -> BackboneResult:
+def check_backbone(name: str, folder: Path) -> BackboneResult:
     """Run all steps for one backbone; print an error to stderr and stop at the first failure."""
-    result = BackboneResult(name=name)
+    done: dict[str, Any] = {}
     try:
-        fitted = fit(_config(name, data, folder))
-        result = result.model_copy(update={"trained": True})
+        fitted = fit(_config(name, folder))
+        done["trained"] = True
         published = _export(fitted.checkpoint, False, folder / "repository")
-        result = result.model_copy(update={"exported": published.verdict.passed})
+        done["exported"] = published.verdict.passed
         traced = _export(fitted.checkpoint, True, folder / "torchscript")
-        result = result.model_copy(update={"traced": traced.verdict.passed})
-        error = _served_error(fitted.checkpoint, published, folder / "repository")
-        return result.model_copy(update={"served": error < 1e-4, "error": error})
+        done["traced"] = traced.verdict.passed
+        done["error"] = _served_error(fitted.checkpoint, published.model, folder / "repository")
+        done["served"] = done["error"] < 1e-4
     except TritonkitError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return result
+    return BackboneResult(name=name, **done)
 
 
-def _config(name: str, data: Path, folder: Path) -> Config:
+def _config(name: str, folder: Path) -> Config:
+    table = folder / "digits.csv"
+    pictures = [path for label in "017" for path in sorted((DIGITS / label).iterdir())[:PICTURES]]
+    rows = [f"{path.resolve()},{path.parent.name}" for path in pictures]
+    table.write_text("\n".join(["image_path,label", *rows]) + "\n", encoding="utf-8")
     document = {
         "name": timm_name(name),
         "output": folder / "runs",
-        "data": {"path": data},
+        "data": {"path": table},
         "model": {"name": name},
         "image": {"size": 64, "fit": "squash"},
         "epochs": 1,
@@ -118,53 +116,25 @@ def _export(checkpoint: Path, torchscript: bool, repository: Path) -> PublishedV
     return export(request)
 
 
-def _served_error(checkpoint: Path, published: PublishedVersion, repository: Path) -> float:
+def _served_error(checkpoint: Path, model: str, repository: Path) -> float:
     golden = golden_of_checkpoint(checkpoint)
     if golden is None:
         raise ArtifactError(f"{checkpoint}: training wrote no golden sample", code="golden.not_found")
-    server = start(Options(repository=repository, **PORTS), stops_with_parent=True)
-    try:
-        wait_until_ready(server, timeout_s=120)
-        with TritonRunner(TritonClient(f"127.0.0.1:{PORTS['grpc_port']}"), published.model) as runner:
-            images = golden.images[:4]
-            answers = runner.infer(images)["probabilities"]
-    finally:
-        stop(server)
+    with serve(repository) as triton, TritonRunner(TritonClient(triton.options.grpc_url), model) as runner:
+        answers = runner.infer(golden.images[:4])["probabilities"]
     return float(np.abs(answers - golden.outputs["probabilities"][:4]).max())
 
 
-def _write_table(folder: Path) -> Path:
-    """Write a CSV of a few digits and return its path."""
-    table = folder / "digits.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image_path", "label"])
-        for label in "017":
-            writer.writerows((path.resolve(), label) for path in sorted((DIGITS / label).iterdir())[:PICTURES])
-    return table
-
-
-def _check_all(names: Sequence[str]) -> Iterator[BackboneResult]:
-    for name in track(list(names), "checking backbones"):
-        # A folder for each backbone: the weights and repositories of all are some gigabytes.
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            yield check_backbone(name, _write_table(folder), folder)
-
-
-def main() -> int:
-    """Check each backbone, write the table, and return 1 if a step failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    results = list(_check_all(arguments.names))
-    rows = "\n".join(result.row() for result in results)
-    print(rows)
-    if arguments.output:
-        arguments.output.write_text(PAGE.format(rows=rows, pictures=3 * PICTURES), encoding="utf-8")
-    return 0 if all(result.traced and result.served for result in results) else 1
+def measure(names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None) -> Result:
+    """Check each backbone."""
+    results = dict(for_each_model(names or NAMES, check_backbone, "checking backbones"))
+    rows = "\n".join(result.row() for result in results.values())
+    return Result(
+        {"backbones": {name: result.model_dump() for name, result in results.items()}},
+        {f"{name}: traced and served": result.traced and result.served for name, result in results.items()},
+        page=PAGE.format(rows=rows, pictures=3 * PICTURES),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(measure)()

@@ -2,31 +2,28 @@
 
 Small images are created in each layout, with the pixels that the definition of the format gives them. The decoder of
 tritonkit is compared with these pixels. The results of OpenCV and libvips for the same file check the definition. Needs
-the extra `study`. Prints a table and writes each cell; exits with 1 if an image is decoded wrongly.
-
-    python -m benchmarks.studies.decoder_study --output benchmarks/results/decoder_matrix.json
+the extra `study`. Exits with 1 if an image is decoded wrongly.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import PIL
 import pyvips
+import typer
 
 from benchmarks.studies.decoder_files.lossy_formats import codecs, jpegs, orientations
 from benchmarks.studies.decoder_files.rasters import bmps, pngs, pnms
 from benchmarks.studies.decoder_files.samples import DecoderCase, Samples, blend_with_white
 from benchmarks.studies.decoder_files.tiffs import tiffs
+from benchmarks.studies.study import Result, command
 from tritonkit.images.preprocess import ImageError, Preprocess, load_image
 
 
@@ -95,32 +92,29 @@ def measure() -> Iterator[dict[str, str]]:
             }
 
 
-def main() -> None:
-    """Run the study, then print and write its cells. Exits with 1 if a cell is DIFFERENT."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="write the cells to this JSON file")
-    parser.add_argument("--all", action="store_true", help="also print the equal cells")
-    options = parser.parse_args()
+def study(
+    show_all: Annotated[bool, typer.Option("--all", help="Also print the equal cells.")] = False,
+) -> Result:
+    """Decode each cell, and print those that are not equal."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cells = list(measure())
     for cell in cells:
-        if options.all or cell["ours"] != "equal":
+        if show_all or cell["ours"] != "equal":
             print(f"{cell['file']:58} {cell['ours']} (OpenCV {cell['opencv']}, libvips {cell['libvips']})")
     counts = Counter(cell["ours"].partition(":")[0] for cell in cells)
-    print(", ".join(f"{counts[word]} {word}" for word in ("equal", "refused", "DIFFERENT")))
-    if options.output:
-        versions = {
-            "pillow": PIL.__version__,
-            "opencv": cv2.__version__,
-            "libvips": ".".join(str(pyvips.version(part)) for part in range(3)),
-        }
-        lines = ",\n".join(json.dumps(cell) for cell in cells)
-        head = json.dumps({"versions": versions, "counts": counts})[1:-1]
-        options.output.write_text(f'{{{head}, "cells": [\n{lines}\n]}}\n')
-    sys.exit(1 if counts["DIFFERENT"] else 0)
+    versions = {
+        "pillow": PIL.__version__,
+        "opencv": cv2.__version__,
+        "libvips": ".".join(str(pyvips.version(part)) for part in range(3)),
+    }
+    return Result(
+        {"versions": versions, "counts": counts, "cells": cells},
+        {f"{counts['DIFFERENT']} cells are DIFFERENT": not counts["DIFFERENT"]},
+        hidden=("cells",),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(study)()

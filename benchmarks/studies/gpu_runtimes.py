@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.studies.calibration import calibrated_network
-from benchmarks.studies.gpu_report import RuntimeResult
+from benchmarks.studies.study import markdown_row
 from builder.onnx.export import onnx_from_network
 from builder.onnx.simulation import simulate_rounding, simulated_runner
 from builder.precision.precision_search import PrecisionSearch
@@ -30,10 +30,12 @@ from tritonkit.errors import ArtifactError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildSettings
+from tritonkit.repository.verdict import LIMITS
 from tritonkit.runtimes.formats import ONNX, Precision
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 from tritonkit.runtimes.tensorrt import TensorRtRunner
 from tritonkit.runtimes.tensorrt_plan import Flavour
+from tritonkit.spec import Frozen
 from tritonkit.system.gpu import find_gpu
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -45,6 +47,50 @@ _PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 Answers = NDArray[np.float32]
 Infer = Callable[[ImageArray], Answers]
 """Probabilities [N, classes] of uint8 images [N, H, W, 3]."""
+
+
+HEAD = """| network | runtime | relative error | against simulation | images/s | passed |
+|---|---|---|---|---|---|"""
+
+
+class RuntimeResult(Frozen):
+    """Result of one network in one runtime."""
+
+    network: str
+    runtime: str
+    precision: Precision
+    relative: float | None = None
+    """Error relative to the variation of the answers of torch, fp32 on the CPU."""
+    against_simulation: float | None = None
+    """fp16: the same, from the answers of the simulation."""
+    images_per_s: float | None = None
+    skipped: str | None = None
+    """Why it did not run: a package or GPU is missing."""
+    problem: str | None = None
+    """Why it failed, although all requirements are installed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was skipped, or ran within the limit of its precision."""
+        limit = LIMITS[self.precision].relative
+        errors = (error for error in (self.relative, self.against_simulation) if error is not None)
+        return self.skipped is not None or (self.problem is None and all(error <= limit for error in errors))
+
+    def row(self) -> str:
+        """Return the row of the table."""
+        cells = [
+            self.network,
+            f"{self.runtime} {self.precision}",
+            self.problem or self.skipped or _number(self.relative),
+            _number(self.against_simulation),
+            _number(self.images_per_s, ".0f"),
+            "" if self.skipped else "yes" if self.passed else "NO",
+        ]
+        return markdown_row(cells)
+
+
+def _number(value: float | None, style: str = ".1e") -> str:
+    return "" if value is None else format(value, style)
 
 
 @dataclass(frozen=True)

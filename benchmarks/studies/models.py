@@ -1,7 +1,5 @@
 """Measure the export error of thirty well-known networks against torch in fp32 and fp16; write docs/models.md.
 
-python -m benchmarks.studies.models [--output docs/models.md] [--results FILE.json] [--trust] [NAME...]
-
 Each network is exported to ONNX and TorchScript, and TensorRT for RTX builds engines of both precisions. Weights are
 random and calibrated on photographs, so nothing is downloaded. Results are stored after each network with the versions
 of the tools: a stopped run continues, and results of other versions are computed again. Exits with 1 if a step fails.
@@ -9,18 +7,17 @@ of the tools: a stopped run continues, and results of other versions are compute
 
 from __future__ import annotations
 
-import argparse
+import json
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
-from rich.progress import track
+import typer
 
 from benchmarks.studies.backbones import NAMES
 from benchmarks.studies.calibration import calibrated_network
+from benchmarks.studies.study import Result, command, for_each_model, markdown_row, write_json
 from builder.export import export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
@@ -29,10 +26,8 @@ from scripts.package_versions import installed_versions
 from tritonkit.errors import TritonkitError
 from tritonkit.networks.backbones import timm_name
 from tritonkit.repository.build_record import BuildSettings
-from tritonkit.repository.verdict import Verdict
 from tritonkit.runtimes.formats import ONNX, RTX, Precision
 from tritonkit.spec import Frozen
-from tritonkit.system.files import atomic_write
 
 FAMILIES = (
     *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnextv2_atto"),
@@ -40,7 +35,6 @@ FAMILIES = (
     *("poolformer_s12", "ghostnet_100", "lcnet_050"),
 )
 MAX_BATCH = 4
-RESULTS = Path("benchmarks/results/models.json")
 TOOLS = ("torch", "timm", "onnx", "onnxruntime", "tensorrt-rtx")
 """Packages whose version can change a result."""
 PAGE = """# Models that were verified
@@ -80,10 +74,7 @@ class ModelResult(Frozen):
     def row(self) -> str:
         """Return the row of the table."""
         steps = (self.fp32, self.fp16, self.kept, self.torchscript, self.rtx_fp32, self.rtx_fp16)
-        return f"| {self.name} | `{timm_name(self.name)}` | {self.weights_millions:.1f} M | {' | '.join(steps)} |"
-
-
-_RESULTS = TypeAdapter(list[ModelResult])
+        return markdown_row([self.name, f"`{timm_name(self.name)}`", f"{self.weights_millions:.1f} M", *steps])
 
 
 class _CachedGraphSource(NetworkSource):
@@ -116,29 +107,28 @@ def check_model(name: str, folder: Path) -> ModelResult:
             step_results[step] = "no"
             exceptions.append(f"{step}: {str(error).splitlines()[0]}")
     return ModelResult(
-        name=name, weights_millions=weights, exceptions=tuple(exceptions), versions=_versions(), **step_results
+        name=name,
+        weights_millions=weights,
+        exceptions=tuple(exceptions),
+        versions=installed_versions(TOOLS)[0],
+        **step_results,
     )
 
 
-def _export(source: NetworkSource, name: str, precision: Precision, folder: Path, step_results: dict[str, str]) -> str:
+def _export(
+    source: NetworkSource, format_name: str, precision: Precision, folder: Path, step_results: dict[str, str]
+) -> str:
     """Export, and return the largest relative error of a passed verdict; keep the fp16 graph for the engine."""
-    repository = folder / f"{name}-{precision}"
-    published = export(
-        ExportRequest(
-            source=source, repository=repository, max_batch=MAX_BATCH, **{name: name == "torchscript" or precision}
-        )
-    )
+    target = {format_name: True if format_name == "torchscript" else precision}
+    repository = folder / f"{format_name}-{precision}"
+    published = export(ExportRequest(source=source, repository=repository, max_batch=MAX_BATCH, **target))
     verdict = published.verdict
     if precision == "fp16":
         shutil.copyfile(published.artifact, folder / f"fp16{ONNX.suffix}")
-        step_results["kept"] = _fp32_nodes_text(verdict)
+        last = verdict.tries[-1]
+        step_results["kept"] = f"{len(last.kept)} of {len(last.kept) + last.nodes}"
     worst = max(comparison.relative for comparison in verdict.artifact_comparisons)
     return f"{worst:.0e}" if verdict.precision == precision else f"{worst:.0e} as {verdict.precision}"
-
-
-def _fp32_nodes_text(verdict: Verdict) -> str:
-    last = verdict.tries[-1]
-    return f"{len(last.kept)} of {len(last.kept) + last.nodes}"
 
 
 def _build_engine(folder: Path, precision: Precision) -> str:
@@ -148,61 +138,43 @@ def _build_engine(folder: Path, precision: Precision) -> str:
     return f"{record.bytes / 1e6:.0f} MB"
 
 
-def _versions() -> dict[str, str]:
-    return installed_versions(TOOLS)[0]
+def missing_names(names: Sequence[str], stored: Mapping[str, ModelResult], trust: bool) -> list[str]:
+    """Return the names without a result of the installed versions; `trust` accepts results without versions."""
+    versions = installed_versions(TOOLS)[0]
+    accepted = (versions, {}) if trust else (versions,)
+    return [name for name in names if name not in stored or stored[name].versions not in accepted]
 
 
-def _page(results: list[ModelResult]) -> str:
-    tool_versions = dict.fromkeys(
+def page(results: Sequence[ModelResult]) -> str:
+    """Return docs/models.md."""
+    made_with = dict.fromkeys(
         ", ".join(f"{tool} {version}" for tool, version in result.versions.items()) or "versions that were not kept"
         for result in results
     )
-    page = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(tool_versions))
+    text = PAGE.format(rows="\n".join(result.row() for result in results), made_with="; ".join(made_with))
     exceptions = [f"- {result.name}, {reason}" for result in results for reason in result.exceptions]
-    return page + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
+    return text + ("\n## Exceptions\n\n" + "\n".join(exceptions) + "\n" if exceptions else "")
 
 
-def _read_results(path: Path) -> dict[str, ModelResult]:
-    """Return the stored results by name; empty without a file."""
-    results = _RESULTS.validate_json(path.read_bytes()) if path.is_file() else []
-    return {result.name: result for result in results}
-
-
-def _missing(names: list[str], stored_results: dict[str, ModelResult], trust: bool) -> list[str]:
-    """Return the names without a result of the installed versions; `trust` accepts results without versions."""
-    current_versions = _versions()
-    current = {
-        result.name
-        for result in stored_results.values()
-        if result.versions == current_versions or (trust and not result.versions)
+def measure(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None,
+    results: Path = Path("benchmarks/results/models.json"),
+    trust: Annotated[bool, typer.Option("--trust", help="Also keep results without versions.")] = False,
+) -> Result:
+    """Check each network without a result of these versions, and write the results after each."""
+    documents = json.loads(results.read_bytes()) if results.is_file() else []
+    stored = {document["name"]: ModelResult.model_validate(document) for document in documents}
+    names = names or [*NAMES, *FAMILIES]
+    for name, result in for_each_model(missing_names(names, stored, trust), check_model, "checking networks"):
+        stored[name] = result
+        print(result.row(), *result.exceptions, sep="\n", flush=True)
+        write_json(results, [result.model_dump(mode="json") for result in stored.values()])
+    chosen = [stored[name] for name in names]
+    checks = {
+        f"{result.name}: {', '.join(result.exceptions) or 'no exception'}": not result.exceptions for result in chosen
     }
-    return [name for name in names if name not in current]
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def main() -> int:
-    """Check each network, write results and table, and return 1 if a step failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*NAMES, *FAMILIES], metavar="NAME")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--trust", action="store_true", help="also keep results without versions")
-    arguments = parser.parse_args()
-    stored_results = _read_results(arguments.results)
-    for name in track(_missing(arguments.names, stored_results, arguments.trust), "checking networks"):
-        with tempfile.TemporaryDirectory() as folder:
-            stored_results[name] = check_model(name, Path(folder))
-        print(stored_results[name].row(), *stored_results[name].exceptions, sep="\n", flush=True)
-        _write(arguments.results, _RESULTS.dump_json(list(stored_results.values()), indent=1))
-    results = [stored_results[name] for name in arguments.names]
-    if arguments.output:
-        _write(arguments.output, _page(results).encode())
-    return 1 if any(result.exceptions for result in results) else 0
+    return Result({"networks": len(chosen)}, checks, page=page(chosen))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(measure)()

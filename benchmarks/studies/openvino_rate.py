@@ -1,7 +1,5 @@
 """Measure served images per second of a network as OpenVINO bf16 on a CPU, against OpenVINO fp32 and ONNX Runtime fp32.
 
-python -m benchmarks.studies.openvino_rate [--model resnet18] [--rounds 5] [--concurrency 16] [--output FILE.json]
-
 One Triton from the pip wheel serves all three, with the same instances and dynamic batching. They are measured in
 turns with a fixed number of single images in flight, as `bench run` does. The gain of bf16 depends on the CPU: it is
 large with `amx_bf16`, which multiplies whole tiles, and smaller with `avx512_bf16` only; the record names which of
@@ -10,30 +8,29 @@ these the CPU has.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import Annotated
 
 import timm
 import torch
+import typer
 
-from benchmarks.environment import read_environment
 from benchmarks.load import Timing, batches_of, measure_level
+from benchmarks.studies.local_triton import serve
+from benchmarks.studies.study import Result, command, in_turns, medians
 from builder.config.triton_config import config_for, config_to_text
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_interface
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden
-from scripts.ports import free_ports
-from server.process import Options, start, stop, wait_until_ready
 from server.runtimes.pip_environment import find_pip_environment
+from tritonkit.errors import TritonkitError
 from tritonkit.export_options import ForeignModelOptions
+from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.formats import ONNX, Target
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.model_config import CONFIG_FILE
@@ -74,96 +71,65 @@ def write_repository(folder: Path, architecture: str, instances: int) -> Path:
     return folder / "repository"
 
 
-@contextmanager
-def serve(repository: Path) -> Iterator[TritonClient]:
-    """Start a Triton on free ports."""
-    http, grpc, metrics = free_ports()
-    options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    server = start(options, stops_with_parent=True)
-    try:
-        wait_until_ready(server, 120)
-        yield TritonClient(f"127.0.0.1:{grpc}")
-    finally:
-        stop(server)
-
-
 def measure(
-    server: TritonClient, arguments: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
-    """Return images per second of each variant and round, and whether each was stable; the order alternates."""
-    runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
-    batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
-    timing = Timing(arguments.window_s, arguments.max_windows, warm_up_s=min(2.0, arguments.window_s))
-    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    stable: dict[str, list[bool]] = {variant: [] for variant in VARIANTS}
-    for number in range(arguments.rounds):
-        for variant in list(VARIANTS) if number % 2 else reversed(VARIANTS):
-            level = measure_level(runners[variant], batches, arguments.concurrency, timing)
-            if level.errors:
-                raise SystemExit(f"{variant}: {level.errors} requests failed: {level.first_error}")
-            rates[variant].append(round(level.figures.requests_per_s, 1))
-            stable[variant].append(level.stable)
-            print(f"{variant}: {rates[variant][-1]:.1f} images/s{'' if level.stable else ' (not stable)'}", flush=True)
-    return rates, stable
-
-
-def machine(triton: str) -> dict[str, object]:
-    """Describe the CPU, its instruction sets that matter here, and the serving libraries."""
-    environment = read_environment(triton=triton)
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    site = find_pip_environment().interpreter.site
-    distributions = [
-        next(iter(Distribution.discover(name=library, path=[site])), None) for library in ("openvino", "onnxruntime")
-    ]
-    return {
-        "cpu": environment.cpu,
-        "cores": environment.cores,
-        "cpu_has": {name: name in flags.split() for name in CAPABILITIES},
-        "triton": triton,
-        **{
-            distribution.metadata["Name"]: distribution.version
-            for distribution in distributions
-            if distribution is not None
-        },
-    }
-
-
-def main() -> int:
-    """Run the measurement, then print and write its record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18", help="a timm architecture")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--instances", type=int, default=2, help="of each model; they share the cores")
-    parser.add_argument("--window-s", type=float, default=5.0)
-    parser.add_argument("--max-windows", type=int, default=10)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    model: Annotated[str, typer.Option(help="A timm architecture.")] = "resnet18",
+    rounds: int = 5,
+    concurrency: int = 16,
+    instances: Annotated[int, typer.Option(help="Of each model; they share the cores.")] = 2,
+    window_s: float = 5.0,
+    max_windows: int = 10,
+) -> Result:
+    """Measure the three variants, and compare the medians."""
+    timing = Timing(window_s, max_windows, warm_up_s=min(2.0, window_s))
     with (
         tempfile.TemporaryDirectory() as folder,
-        serve(write_repository(Path(folder), arguments.model, arguments.instances)) as server,
+        serve(write_repository(Path(folder), model, instances)) as triton,
+        TritonClient(triton.options.grpc_url) as server,
     ):
-        rates, stable = measure(server, arguments)
-        environment = machine(server.release())
-    medians = {variant: statistics.median(values) for variant, values in rates.items()}
-    ratios = {
-        f"openvino bf16 to {variant}": round(medians["openvino bf16"] / medians[variant], 3)
-        for variant in list(VARIANTS)[1:]
+        runners = {variant: TritonRunner(server, variant.replace(" ", "_")) for variant in VARIANTS}
+        batches = batches_of(builtin_golden(runners["openvino bf16"].spec.preprocess).images, 1)
+        methods = {name: partial(rate, runner, batches, concurrency, timing) for name, runner in runners.items()}
+        rates = in_turns(methods, rounds)
+        release = server.release()
+    images_per_s = {variant: [number for number, _ in values] for variant, values in rates.items()}
+    median = medians(images_per_s)
+    bf16, *others = VARIANTS
+    return Result(
+        {
+            "model": model,
+            "rounds": rounds,
+            "concurrency": concurrency,
+            "instances": instances,
+            "window_s": window_s,
+            "max_windows": max_windows,
+            "machine": serving_machine(release),
+            "images_per_s": images_per_s,
+            "stable": {variant: [stable for _, stable in values] for variant, values in rates.items()},
+            "median": median,
+            "ratio": {f"{bf16} to {other}": round(median[bf16] / median[other], 3) for other in others},
+        }
+    )
+
+
+def rate(runner: TritonRunner, batches: Sequence[ImageArray], concurrency: int, timing: Timing) -> tuple[float, bool]:
+    """Return images per second, and whether the windows were stable. Raises TritonkitError if a request failed."""
+    level = measure_level(runner, batches, concurrency, timing)
+    if level.errors:
+        raise TritonkitError(f"{level.errors} requests failed: {level.first_error}", code="drill.requests_failed")
+    return round(level.figures.requests_per_s, 1), level.stable
+
+
+def serving_machine(triton: str) -> dict[str, object]:
+    """Return the CPU's instruction sets that matter here, and the versions of the serving libraries."""
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    site = find_pip_environment().interpreter.site
+    found = [next(iter(Distribution.discover(name=name, path=[site])), None) for name in ("openvino", "onnxruntime")]
+    return {
+        "cpu_has": {name: name in flags.split() for name in CAPABILITIES},
+        "triton": triton,
+        **{library.metadata["Name"]: library.version for library in found if library is not None},
     }
-    options = {key: value for key, value in vars(arguments).items() if key != "output"}
-    record = {
-        **options,
-        "machine": environment,
-        "images_per_s": rates,
-        "stable": stable,
-        "median": medians,
-        "ratio": ratios,
-    }
-    print(json.dumps({"median": medians, "ratio": ratios, "machine": environment}, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(measure)()

@@ -1,27 +1,23 @@
 """Export a state dict of each of ten torchvision families, and compare the artifact with torchvision's own network.
 
-python -m benchmarks.studies.torchvision_models [--results benchmarks/results/torchvision_models.json] [NAME...]
-
 Weights are random and calibrated on photographs. Stored results of the same versions are kept. Exits with 1 if a
 verdict fails, or if an output of the ONNX file differs by more than 1e-5.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from rich.progress import track
+import typer
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from benchmarks.studies.calibration import calibrate
+from benchmarks.studies.study import Result, command, for_each_model, write_json
 from builder.export import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
@@ -40,7 +36,6 @@ FAMILIES = (
 )
 CLASSES = 10
 LIMIT = 1e-5
-RESULTS = Path("benchmarks/results/torchvision_models.json")
 TOOLS = ("torch", "torchvision", "onnx", "onnxruntime")
 
 
@@ -85,23 +80,25 @@ def _normalize(name: str, images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def main() -> int:
-    """Check each network, write the results, and return 1 if a network failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+def measure(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...")] = None,
+    results: Path = Path("benchmarks/results/torchvision_models.json"),
+) -> Result:
+    """Check each network without a result of these versions, and write the results after each."""
     versions = installed_versions(TOOLS)[0]
-    stored = json.loads(arguments.results.read_bytes()) if arguments.results.is_file() else {}
-    results: dict[str, dict[str, Any]] = stored["networks"] if stored.get("versions") == versions else {}
-    for name in track([name for name in arguments.names if name not in results], "checking torchvision's networks"):
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = check_model(name, Path(folder))
-        print(name, results[name]["passed"], f"{results[name]['max_abs']:.1e}", flush=True)
-        document = {"versions": versions, "limit": LIMIT, "networks": results}
-        arguments.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(result["passed"] and result["max_abs"] <= LIMIT for result in results.values()) else 1
+    stored = json.loads(results.read_bytes()) if results.is_file() else {}
+    networks: dict[str, dict[str, Any]] = stored["networks"] if stored.get("versions") == versions else {}
+    missing = [name for name in names or FAMILIES if name not in networks]
+    for name, result in for_each_model(missing, check_model, "checking torchvision's networks"):
+        networks[name] = result
+        write_json(results, {"versions": versions, "limit": LIMIT, "networks": networks})
+    checks = {
+        f"{name}: verdict passed, error {result['max_abs']:.1e}, at most {LIMIT}": result["passed"]
+        and result["max_abs"] <= LIMIT
+        for name, result in networks.items()
+    }
+    return Result({"versions": versions, "limit": LIMIT, "networks": networks}, checks, hidden=("networks",))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(measure)()

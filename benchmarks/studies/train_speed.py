@@ -1,32 +1,27 @@
 """Measure images per second of `train fit` against a bare torch loop with the same network, images and augmentation.
 
-python -m benchmarks.studies.train_speed [examples/digits.yaml] [--rounds 4] [--output FILE.json]
-
 Both train in this process in turns, with AdamW. The time covers the training batches of all epochs but the first, with
 decoding and augmentation, without validation and final outputs. Exits with 1 if `train fit` is below 0.9 of the loop.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+import typer
 from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks.environment import read_environment
+from benchmarks.studies.study import Result, command, in_turns, medians
 from train.config.loading import Config, load_config
 from train.data.augment import make_augmentation
 from train.engine.fit import fit
@@ -34,6 +29,7 @@ from tritonkit.plugins import register
 
 EPOCHS = 4
 MIN_RATIO = 0.9
+FIT, LOOP = "train fit", "bare loop"
 
 spans: list[tuple[int, float]] = []
 """Images and seconds of each measured epoch of `train fit`."""
@@ -95,32 +91,21 @@ def bare_loop_rate(config: Config) -> float:
 
 
 def _rate(epochs: list[tuple[int, float]]) -> float:
-    return sum(images for images, _ in epochs) / sum(seconds for _, seconds in epochs)
+    return round(sum(images for images, _ in epochs) / sum(seconds for _, seconds in epochs), 1)
 
 
-def main() -> int:
-    """Run both in turns, then print and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("examples/digits.yaml"))
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    config = load_config(arguments.config, [f"epochs={EPOCHS}", "callbacks=[epoch_clock]", "precision=32-true"])
-    loops: dict[str, Callable[[Config], float]] = {"train fit": train_fit_rate, "bare loop": bare_loop_rate}
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    for number in range(arguments.rounds):
-        for name in list(loops) if number % 2 else reversed(loops):
-            rates[name].append(round(loops[name](config), 1))
-            print(f"{name}: {rates[name][-1]:.0f} images/s", flush=True)
-    ratio = statistics.median(rates["train fit"]) / statistics.median(rates["bare loop"])
-    environment = read_environment(triton="")
-    machine = f"{environment.cpu}, {environment.cores} cores, torch {torch.__version__}"
-    print(f"train fit reaches {ratio:.2f} of the bare loop ({arguments.config}; {machine})")
-    if arguments.output:
-        record = {"config": str(arguments.config), "machine": machine, "images_per_s": rates, "ratio": round(ratio, 3)}
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if ratio >= MIN_RATIO else 1
+def measure(config: Annotated[Path, typer.Argument()] = Path("examples/digits.yaml"), rounds: int = 4) -> Result:
+    """Train with both, and compare the medians."""
+    settings = load_config(config, [f"epochs={EPOCHS}", "callbacks=[epoch_clock]", "precision=32-true"])
+    rates = in_turns({FIT: partial(train_fit_rate, settings), LOOP: partial(bare_loop_rate, settings)}, rounds)
+    median = medians(rates)
+    ratio = round(median[FIT] / median[LOOP], 3)
+    return Result(
+        {"config": str(config), "images_per_s": rates, "ratio": ratio},
+        {f"train fit: {ratio:.2f} of the bare loop, at least {MIN_RATIO}": ratio >= MIN_RATIO},
+        packages=("torch",),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(measure)()

@@ -169,7 +169,10 @@ class Rtx(_EngineBuilder):
 
     def verification_method(self, job: BuildJob) -> str:
         gpu = find_gpu()
-        is_run = _onnxruntime_keeps_precision(job)
+        is_run = True
+        if job.precision == "fp16":  # ONNX Runtime computes fp16 in fp32 on a CPU, also where its GPU provider fails
+            with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
+                is_run = bool(runner.is_on_gpu)
         graph = "its graph, run by onnxruntime" if is_run else "its graph, by a simulation of its rounding"
         if gpu is not None and self._runs_on(gpu, job):
             both = f"{self.format.file}, run by TensorRT for RTX on {gpu.name}, and {graph}"
@@ -179,12 +182,3 @@ class Rtx(_EngineBuilder):
 
     def _runs_on(self, gpu: Gpu, job: BuildJob) -> bool:
         return self.settings(job).runs_on(gpu.compute_capability)
-
-
-def _onnxruntime_keeps_precision(job: BuildJob) -> bool:
-    """Whether ONNX Runtime computes in the precision of the graph here; a CPU computes fp16 in fp32."""
-    if job.precision != "fp16":
-        return True
-    # A provider that is installed may fail to load; then the session runs on the CPU.
-    with OnnxRuntimeRunner(job.graph, spec=job.source.spec, spinning=False) as runner:
-        return bool(runner.is_on_gpu)

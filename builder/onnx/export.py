@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 
+from builder.onnx.file import MAX_BYTES, load_without_weights
 from tritonkit.errors import ArtifactError, first_line
 from tritonkit.networks.network import Network, on_cpu
 from tritonkit.runtimes.formats import ONNX
 from tritonkit.spec import METADATA_KEY, DType, ModelSpec, TensorSpec
+from tritonkit.system.standard_streams import quiet_loggers
 
 OPSET = 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -34,9 +34,6 @@ _TRITON_TYPES: dict[int, DType] = {
     onnx.TensorProto.STRING: "BYTES",
 }
 
-_MAX_BYTES = 2**31 - 1
-"""The maximum size of a protobuf message."""
-
 
 def onnx_from_network(network: Network, path: Path) -> None:
     """Write the network as an fp32 graph with a dynamic batch axis and the spec in its metadata.
@@ -45,105 +42,69 @@ def onnx_from_network(network: Network, path: Path) -> None:
     Raises ArtifactError where both fail, or where the weights are too large for one file.
     """
     spec = network.spec
-    _check_size(network)
+    tensors = (*network.parameters(), *network.buffers())  # tied weights count once
+    size = sum(4 * tensor.numel() for tensor in tensors if tensor.is_floating_point())
+    if size > MAX_BYTES:
+        raise ArtifactError(
+            f"{spec.name}: its weights take {size / 1e9:.1f} GB in fp32, but an ONNX file holds at most 2 GB, "
+            "and every export needs one. Use a smaller network of the family",
+            code="onnx.too_large",
+        )
     # With an example batch of one the exporter would treat the batch axis as a constant.
     example = torch.zeros(2, *spec.input.shape, dtype=torch.uint8)
-    with _quiet(), on_cpu(network):
-        try:
-            model = _export_by_dynamo(network, example)
-        except torch.onnx.errors.OnnxExporterError as error:
-            model = _export_by_trace(network, example, _COLOURS.sub("", first_line(error.__cause__ or error)))
-    _remove_stack_traces(model)
+    outputs = [output.name for output in spec.outputs]
+    settings = {"opset_version": OPSET, "input_names": [spec.input.name], "output_names": outputs, "verbose": False}
+    with quiet_loggers("torch.onnx"), warnings.catch_warnings(action="ignore"), on_cpu(network):
+        model = _exported(network, example, settings)
+    # The exporter's metadata is stack traces with paths of this machine.
+    graph = model.graph
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph, model):
+        del item.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def _check_size(network: Network) -> None:
-    """Raise ArtifactError where the fp32 weights are too large. The graph is always written in fp32 first."""
-    tensors = (*network.parameters(), *network.buffers())  # tied weights count once
-    size = sum(4 * tensor.numel() for tensor in tensors if tensor.is_floating_point())
-    if size > _MAX_BYTES:
-        raise ArtifactError(
-            f"{network.spec.name}: its weights take {size / 1e9:.1f} GB in fp32, but an ONNX file holds at most 2 GB, "
-            "and every export needs one. Use a smaller network of the family",
-            code="onnx.too_large",
-        )
-
-
-def _export_by_dynamo(network: Network, example: torch.Tensor) -> onnx.ModelProto:
-    inputs, outputs = _names(network.spec)
-    program = torch.onnx.export(
-        network,
-        (example,),
-        dynamo=True,
-        opset_version=OPSET,
-        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-        input_names=inputs,
-        output_names=outputs,
-        verbose=False,
-    )
-    if program is None:
-        raise ArtifactError(f"{network.spec.name}: torch exported no graph", code="onnx.export")
-    return program.model_proto
-
-
-def _export_by_trace(network: Network, example: torch.Tensor, dynamo_error: str) -> onnx.ModelProto:
-    """Export by tracing. dynamo_error: why the other exporter failed, for the message."""
-    inputs, outputs = _names(network.spec)
+def _exported(network: Network, example: torch.Tensor, settings: dict[str, Any]) -> onnx.ModelProto:
+    """Export by dynamo, else by a trace."""
+    name = network.spec.name
+    try:
+        shapes = {"image": {0: torch.export.Dim("batch")}}
+        program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=shapes, **settings)
+    except torch.onnx.errors.OnnxExporterError as error:
+        dynamo_error = _COLOURS.sub("", first_line(error.__cause__ or error))
+    else:
+        if program is None:
+            raise ArtifactError(f"{name}: torch exported no graph", code="onnx.export")
+        return program.model_proto
+    axes = {tensor: {0: "batch"} for tensor in (*settings["input_names"], *settings["output_names"])}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ONNX.file
         try:
-            torch.onnx.export(
-                network,
-                (example,),
-                path,
-                dynamo=False,
-                opset_version=OPSET,
-                dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
-                input_names=inputs,
-                output_names=outputs,
-                verbose=False,
-            )
+            torch.onnx.export(network, (example,), path, dynamo=False, dynamic_axes=axes, **settings)
         except Exception as error:  # the network's code may raise anything
-            name = network.spec.architecture.name
             raise ArtifactError(
-                f"{network.spec.name}: torch cannot export {name}: {dynamo_error}; nor by a trace: {first_line(error)}",
+                f"{name}: torch cannot export {network.spec.architecture.name}: {dynamo_error}; nor by a trace: "
+                f"{first_line(error)}",
                 code="onnx.export",
             ) from error
         return onnx.load(path)
 
 
-def _names(spec: ModelSpec) -> tuple[list[str], list[str]]:
-    return [spec.input.name], [output.name for output in spec.outputs]
-
-
 def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of an ONNX file, without the batch axis. Raises ArtifactError, also for a fixed batch."""
-    graph = _loaded(path).graph
+    graph = load_without_weights(path).graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_tensor(value, path) for value in graph.input if value.name not in weights)
     return inputs, tuple(_tensor(value, path) for value in graph.output)
 
 
-def loaded_graph(path: Path) -> onnx.GraphProto:
-    """The graph of an ONNX file, without external weights. Raises ArtifactError."""
-    return _loaded(path).graph
-
-
 def spec_in_onnx(path: Path) -> ModelSpec | None:
     """The spec in the metadata of a graph; None without one. Raises SpecError for an invalid spec."""
-    for entry in _loaded(path).metadata_props:
+    for entry in load_without_weights(path).metadata_props:
         if entry.key == METADATA_KEY:
             return ModelSpec.from_json(entry.value, origin=str(path))
     return None
-
-
-def _loaded(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors have no common base class
-        raise ArtifactError(f"{path}: not a readable ONNX file ({error})", code="onnx.unreadable") from error
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
@@ -162,24 +123,3 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
             f"{path}: {value.name} has a type or size that no image model has ({dims})", code="onnx.tensor"
         )
     return TensorSpec(name=value.name, dtype=dtype, shape=tuple(map(int, dims[1:])))
-
-
-def _remove_stack_traces(model: onnx.ModelProto) -> None:
-    """Remove the exporter's metadata: Python stack traces with paths of this machine."""
-    graph = model.graph
-    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
-        del item.metadata_props[:]
-    del model.metadata_props[:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

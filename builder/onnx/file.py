@@ -10,18 +10,23 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from tritonkit.errors import ArtifactError, first_line
 
-_MAX_BYTES = 2**31 - 1
+MAX_BYTES = 2**31 - 1
 """The largest size of a protobuf message."""
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check a model, with its weights in memory. Raises ArtifactError."""
+def load_without_weights(path: Path) -> onnx.ModelProto:
+    """Read a model without its external weights; their types are in the file itself. Raises ArtifactError."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors share no base class with OSError
         raise ArtifactError(
             f"{path}: not a readable ONNX file: damaged or truncated ({first_line(error)})", code="onnx.unreadable"
         ) from error
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check a model, with its weights in memory. Raises ArtifactError."""
+    model = load_without_weights(path)
     _check_external(model, path)
     try:
         load_external_data_for_model(model, str(path.parent))
@@ -33,7 +38,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 def save_onnx(model: onnx.ModelProto, path: Path, origin: str) -> None:
     """Write a model as one file, weights included. Raises ArtifactError."""
-    if model.ByteSize() > _MAX_BYTES:
+    if model.ByteSize() > MAX_BYTES:
         raise ArtifactError(
             f"{origin}: its weights are larger than 2 GB, the limit of one ONNX file", code="onnx.too_large"
         )
@@ -49,15 +54,19 @@ def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from graphs_in(inner)
 
 
+def nodes_in(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, also those in functions and control flow."""
+    for scope in (*graphs_in(model.graph), *model.functions):
+        yield from scope.node
+
+
 def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield all constant tensors: initializers and attributes, also in functions and control flow."""
-    nodes = [node for function in model.functions for node in function.node]
     for graph in graphs_in(model.graph):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-        nodes.extend(graph.node)
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
+    for attribute in (attribute for node in nodes_in(model) for attribute in node.attribute):
         yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
 
 

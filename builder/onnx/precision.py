@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 
-from builder.onnx.file import graphs_in
+from builder.onnx.file import graphs_in, load_without_weights, nodes_in
 from builder.onnx.simulation import REDUCED_TYPES, TYPE_ATTRIBUTES
-from tritonkit.errors import ArtifactError, InputError, first_line
+from tritonkit.errors import InputError
 from tritonkit.runtimes.formats import Precision, ReducedType
 
 _QUANTIZING_OPERATORS = {
@@ -25,12 +25,12 @@ _QUANTIZING_OPERATORS = {
 
 def onnx_precision(path: Path) -> Precision:
     """The lowest precision in an ONNX file (`lowest_precision`). Raises ArtifactError."""
-    return lowest_precision(_load_without_weights(path))
+    return lowest_precision(load_without_weights(path))
 
 
 def onnx_rounding(path: Path) -> ReducedType | None:
     """The reduced type in an ONNX file (`rounding_type`). Raises ArtifactError and what `inline_functions` raises."""
-    return rounding_type(inline_functions(_load_without_weights(path), path))
+    return rounding_type(inline_functions(load_without_weights(path), path))
 
 
 def reduced_or_quantized_precision(model: onnx.ModelProto) -> Precision:
@@ -45,8 +45,7 @@ def lowest_precision(model: onnx.ModelProto) -> Precision:
 
 def rounding_type(model: onnx.ModelProto) -> ReducedType | None:
     """The reduced type of a graph, the more frequent of fp16 and bf16; None where it has neither."""
-    types = [kind for graph in graphs_in(model.graph) for kind in _types_in(graph)]
-    types += [kind for function in model.functions for kind in _types_of_nodes(function.node)]
+    types = [kind for scope in (*graphs_in(model.graph), *model.functions) for kind in _types_in(scope)]
     fp16, bf16 = types.count(onnx.TensorProto.FLOAT16), types.count(onnx.TensorProto.BFLOAT16)
     if not fp16 + bf16:
         return None
@@ -54,9 +53,7 @@ def rounding_type(model: onnx.ModelProto) -> ReducedType | None:
 
 
 def _is_quantized(model: onnx.ModelProto) -> bool:
-    nodes = [node for graph in graphs_in(model.graph) for node in graph.node]
-    nodes += [node for function in model.functions for node in function.node]
-    return any(node.op_type in _QUANTIZING_OPERATORS for node in nodes)
+    return any(node.op_type in _QUANTIZING_OPERATORS for node in nodes_in(model))
 
 
 def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -76,26 +73,13 @@ def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return model
 
 
-def _types_in(graph: onnx.GraphProto) -> Iterator[int]:
+def _types_in(scope: onnx.GraphProto | onnx.FunctionProto) -> Iterator[int]:
     """Yield the types of a graph's inputs, constants and casts; those of other tensors follow from them."""
-    yield from (value.type.tensor_type.elem_type for value in graph.input)
-    yield from (tensor.data_type for tensor in graph.initializer)
-    yield from _types_of_nodes(graph.node)
-
-
-def _types_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[int]:
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
+    if isinstance(scope, onnx.GraphProto):
+        yield from (value.type.tensor_type.elem_type for value in scope.input)
+        yield from (tensor.data_type for tensor in scope.initializer)
+    for attribute in (attribute for node in scope.node for attribute in node.attribute):
         if attribute.HasField("t"):
             yield attribute.t.data_type
         if attribute.name in TYPE_ATTRIBUTES:
             yield attribute.i
-
-
-def _load_without_weights(path: Path) -> onnx.ModelProto:
-    """Read a file without its external weights: their types are in the file itself."""
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors share no base class with OSError
-        raise ArtifactError(
-            f"{path}: not a readable ONNX file: damaged or truncated ({first_line(error)})", code="onnx.unreadable"
-        ) from error

@@ -60,15 +60,25 @@ def _widen_all(graph: GraphProto, rounded: Mapping[str, int]) -> None:
         _widen_tensor(tensor)
     nodes: list[NodeProto] = []
     for node in list(graph.node):
-        low = {name: rounded[name] for name in node.output if name in rounded}
-        _widen(node)
-        exact = {name: f"{name}__exact" for name in low}
-        node.output[:] = [exact.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.name in TYPE_ATTRIBUTES and attribute.i in REDUCED_TYPES:
+                attribute.i = TensorProto.FLOAT
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+        low = [name for name in node.output if name in rounded]
+        node.output[:] = [f"{name}__exact" if name in rounded else name for name in node.output]
         nodes.append(node)
-        for name, low_type in low.items():
-            nodes += _rounding(exact[name], name, low_type)
+        for name in low:
+            exact, down = f"{name}__exact", f"{name}__rounded"
+            nodes.append(helper.make_node("Cast", [exact], [down], name=f"Round__{name}", to=rounded[name]))
+            nodes.append(helper.make_node("Cast", [down], [name], name=f"Widen__{name}", to=TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in REDUCED_TYPES:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
 def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeRunner:
@@ -81,23 +91,3 @@ def simulated_runner(graph: Path, spec: ModelSpec, folder: Path) -> OnnxRuntimeR
 def simulation_of(graph: Path, folder: Path) -> Path:
     """The path of a graph's simulation in a folder."""
     return folder / f"{graph.stem}.simulated{ONNX.suffix}"
-
-
-def _widen(node: NodeProto) -> None:
-    """Change a node of a reduced type to compute in fp32."""
-    for attribute in node.attribute:
-        if attribute.name in TYPE_ATTRIBUTES and attribute.i in REDUCED_TYPES:
-            attribute.i = TensorProto.FLOAT
-        if attribute.HasField("t"):
-            _widen_tensor(attribute.t)
-
-
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in REDUCED_TYPES:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-
-
-def _rounding(exact: str, name: str, low_type: int) -> list[NodeProto]:
-    down = helper.make_node("Cast", [exact], [f"{name}__rounded"], name=f"Round__{name}", to=low_type)
-    up = helper.make_node("Cast", [f"{name}__rounded"], [name], name=f"Widen__{name}", to=TensorProto.FLOAT)
-    return [down, up]

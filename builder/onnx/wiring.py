@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from builder.onnx.file import graphs_in
 from tritonkit.errors import ArtifactError
 
 HEAVY_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"})
@@ -44,7 +45,11 @@ def flattened(model: ModelProto) -> ModelProto:
     copied.CopyFrom(model)
     if copied.functions:
         copied = onnx.inliner.inline_local_functions(copied)
-    _constants_to_initializers(copied.graph)
+    for node in [node for node in copied.graph.node if node.op_type == "Constant"]:
+        if (value := _value(node)) is not None:
+            value.name = node.output[0]
+            copied.graph.initializer.append(value)
+            copied.graph.node.remove(node)
     used_names: set[str] = set()
     for place, node in enumerate(copied.graph.node):
         if not node.name or node.name in used_names:
@@ -79,7 +84,14 @@ def without_weights(model: ModelProto) -> ModelProto:
     graph = helper.make_graph(
         original.node,
         original.name,
-        [*original.input, *(_weight_as_input(tensor) for tensor in large if tensor.name in new_inputs)],
+        [
+            *original.input,
+            *(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                for tensor in large
+                if tensor.name in new_inputs
+            ),
+        ],
         original.output,
         [tensor for tensor in original.initializer if np.prod(tensor.dims) <= _LARGE],
         value_info=original.value_info,
@@ -89,23 +101,26 @@ def without_weights(model: ModelProto) -> ModelProto:
     )
 
 
-def _weight_as_input(tensor: TensorProto) -> ValueInfoProto:
-    return helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-
-
 def outer_nodes(model: ModelProto, wiring: Wiring) -> set[str]:
     """The nodes before the first heavy operator and after the last: normalisation, softmax, thresholds.
 
     They take little time and change answers a lot, so they stay in fp32.
     """
-    after = _reachable_from(
-        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _consumers_of(node, wiring)
-    )
-    before = _reachable_from(
-        (n for n in model.graph.node if n.op_type in HEAVY_OPERATORS), lambda node: _producers_of(node, wiring)
-    )
-    heavy = {node.name for node in model.graph.node if node.op_type in HEAVY_OPERATORS}
-    return {node.name for node in model.graph.node} - (after & before) - heavy
+    heavy = [node for node in model.graph.node if node.op_type in HEAVY_OPERATORS]
+
+    def reached(following: Callable[[NodeProto], Iterable[NodeProto]]) -> set[str]:
+        names: set[str] = set()
+        pending = [node for start in heavy for node in following(start)]
+        while pending:
+            node = pending.pop()
+            if node.name not in names:
+                names.add(node.name)
+                pending += following(node)
+        return names
+
+    after = reached(lambda node: [user for name in node.output for user in wiring.consumers.get(name, [])])
+    before = reached(lambda node: [wiring.producer[name] for name in node.input if name in wiring.producer])
+    return {node.name for node in model.graph.node} - (after & before) - {node.name for node in heavy}
 
 
 def float_tensors(model: ModelProto, wiring: Wiring) -> list[str]:
@@ -115,32 +130,14 @@ def float_tensors(model: ModelProto, wiring: Wiring) -> list[str]:
 
 def has_subgraph(node: NodeProto) -> bool:
     """Whether a node contains graphs (If, Loop, Scan)."""
-    return any(_subgraphs(node))
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def subgraph_inputs(model: ModelProto) -> set[str]:
     """The names that graphs inside nodes use; those from the outer graph are inputs that no node lists."""
-    return {name for node in model.graph.node for graph in _subgraphs(node) for name in _names_used_in(graph)}
-
-
-def _subgraphs(node: NodeProto) -> list[GraphProto]:
-    single = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
-    return single + [graph for a in node.attribute if a.type == AttributeProto.GRAPHS for graph in a.graphs]
-
-
-def _names_used_in(graph: GraphProto) -> set[str]:
-    deeper = {name for node in graph.node for inner in _subgraphs(node) for name in _names_used_in(inner)}
-    return deeper | {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-
-
-def _constants_to_initializers(graph: GraphProto) -> None:
-    constants = [node for node in graph.node if node.op_type == "Constant" and _value(node) is not None]
-    for node in constants:
-        value = _value(node)
-        if value is not None:
-            value.name = node.output[0]
-            graph.initializer.append(value)
-            graph.node.remove(node)
+    inner = [graph for graph in graphs_in(model.graph) if graph is not model.graph]
+    names = {name for graph in inner for node in graph.node for name in node.input}
+    return names | {value.name for graph in inner for value in graph.output}
 
 
 def _value(node: NodeProto) -> TensorProto | None:
@@ -156,23 +153,3 @@ def _value(node: NodeProto) -> TensorProto | None:
         return None
     dtype = np.float32 if "float" in attribute.name else np.int64
     return numpy_helper.from_array(np.array(numbers, dtype=dtype))
-
-
-def _consumers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
-    return [consumer for name in node.output for consumer in wiring.consumers.get(name, [])]
-
-
-def _producers_of(node: NodeProto, wiring: Wiring) -> list[NodeProto]:
-    return [wiring.producer[name] for name in node.input if name in wiring.producer]
-
-
-def _reachable_from(first: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
-    """The names of all nodes that are reached from the first ones."""
-    reached: set[str] = set()
-    pending = [node for start in first for node in following(start)]
-    while pending:
-        node = pending.pop()
-        if node.name not in reached:
-            reached.add(node.name)
-            pending += following(node)
-    return reached

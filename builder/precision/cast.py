@@ -7,7 +7,6 @@ computes in them.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -46,31 +45,18 @@ def cast_graph(model: ModelProto, precision: ReducedType, keep: Collection[str] 
 
     Types of inputs and outputs do not change. Raises ArtifactError for a graph without arithmetic.
     """
-    flat = flattened(_with_opset_for(precision, model))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if precision == "bf16" and opset < _BF16_OPSET:
+        model = onnx.version_converter.convert_version(model, _BF16_OPSET)
+    flat = flattened(model)
     wiring = wiring_of(flat)
-    low = reducible_nodes(flat, wiring, keep)
     well_typed = _type_problem(flat) is None
-    _Conversion(flat, wiring, low, TYPES[precision]).run()
+    _place_casts(flat, wiring, reducible_nodes(flat, wiring, keep), TYPES[precision])
     del flat.graph.value_info[:]
     onnx.checker.check_model(flat)
     if well_typed and (problem := _type_problem(flat)) is not None:
         raise ArtifactError(f"the graph cannot be cast to {precision}: {problem}", code="precision.cast")
     return flat
-
-
-def _with_opset_for(precision: ReducedType, model: ModelProto) -> ModelProto:
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if precision == "fp16" or opset >= _BF16_OPSET:
-        return model
-    return onnx.version_converter.convert_version(model, _BF16_OPSET)
-
-
-def _type_problem(model: ModelProto) -> str | None:
-    try:
-        onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True)
-    except onnx.shape_inference.InferenceError as error:
-        return first_line(error)
-    return None
 
 
 def reducible_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> set[str]:
@@ -90,88 +76,64 @@ def reducible_nodes(flat: ModelProto, wiring: Wiring, keep: Collection[str]) -> 
     }
 
 
-@dataclass
-class _Conversion:
-    model: ModelProto
-    wiring: Wiring
-    low: set[str]
-    low_type: int
-    casts: dict[tuple[str, int], str] = field(default_factory=dict)
-    nodes: list[NodeProto] = field(default_factory=list)
+def _place_casts(model: ModelProto, wiring: Wiring, low: Collection[str], low_type: int) -> None:
+    """Let the nodes in `low` compute in `low_type`: cast each tensor once, where its producer and consumers differ."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    low_tensors = {
+        name for node in graph.node if node.name in low for name in node.output if name and wiring.is_float(name)
+    }
+    casts: dict[tuple[str, int], str] = {}
+    nodes: list[NodeProto] = []
 
-    def __post_init__(self) -> None:
-        graph = self.model.graph
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
-        self.outputs = {value.name for value in graph.output}
-        self.low_tensors = {
-            name
-            for node in graph.node
-            if node.name in self.low
-            for name in node.output
-            if name and self.wiring.is_float(name)
-        }
+    def cast(source: str, target: str, to: int) -> NodeProto:
+        return helper.make_node("Cast", [source], [target], name=f"Cast__{target}", to=to)
 
-    def run(self) -> None:
-        graph = self.model.graph
-        for node in list(graph.node):
-            self._cast_inputs(node)
-            self.nodes.append(node)
-            self._cast_outputs(node)
-        del graph.node[:]
-        graph.node.extend(self.nodes)
-        used = subgraph_inputs(self.model) | {name for node in graph.node for name in node.input}
-        for name, tensor in self.weights.items():
-            if name not in used and name not in self.outputs:
-                graph.initializer.remove(tensor)
-
-    def _cast_inputs(self, node: NodeProto) -> None:
-        exempt = _FP32_INPUTS.get(node.op_type, set())
+    for node in list(graph.node):
+        is_low, exempt = node.name in low, _FP32_INPUTS.get(node.op_type, set())
         for place, name in enumerate(node.input):
-            if not self.wiring.is_float(name):
+            if not wiring.is_float(name):
                 continue
-            needed = self.low_type if node.name in self.low and place not in exempt else TensorProto.FLOAT
-            actual = self.low_type if name in self.low_tensors else TensorProto.FLOAT
-            if needed != actual:
-                node.input[place] = self._cast_tensor(name, needed)
-
-    def _cast_outputs(self, node: NodeProto) -> None:
-        if node.name not in self.low:
-            return
+            needed = low_type if is_low and place not in exempt else TensorProto.FLOAT
+            if needed == (low_type if name in low_tensors else TensorProto.FLOAT):
+                continue
+            if (name, needed) not in casts:
+                other = casts[name, needed] = f"{name}__{TensorProto.DataType.Name(needed).lower()}"
+                if name in weights:
+                    array = numpy_helper.to_array(weights[name])
+                    with np.errstate(over="ignore"):
+                        array = array.astype(helper.tensor_dtype_to_np_dtype(needed))
+                    graph.initializer.append(numpy_helper.from_array(array, other))
+                else:
+                    nodes.append(cast(name, other, needed))
+            node.input[place] = casts[name, needed]
+        nodes.append(node)
+        if not is_low:
+            continue
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = self.low_type
-        for place, name in enumerate(node.output):
-            if name in self.outputs and name in self.low_tensors:
-                node.output[place] = self._split_output(name)
-                self.nodes.append(_cast(node.output[place], name, TensorProto.FLOAT))
-
-    def _split_output(self, output: str) -> str:
-        """Rename a graph output before its cast back to fp32; its consumers use the new name, which is returned."""
-        name = f"{output}__low"
-        self.casts[name, TensorProto.FLOAT] = output
-        for node in self.wiring.consumers.get(output, []):
-            node.input[:] = [name if tensor == output else tensor for tensor in node.input]
-        self.wiring.types[name] = TensorProto.FLOAT
-        self.low_tensors.add(name)
-        return name
-
-    def _cast_tensor(self, name: str, element_type: int) -> str:
-        key = (name, element_type)
-        if key not in self.casts:
-            other = f"{name}__{TensorProto.DataType.Name(element_type).lower()}"
-            self.casts[key] = other
-            if name in self.weights:
-                self.model.graph.initializer.append(_weight_as(self.weights[name], other, element_type))
-            else:
-                self.nodes.append(_cast(name, other, element_type))
-        return self.casts[key]
+                attribute.i = low_type
+        for place, output in enumerate(node.output):
+            if output in outputs and output in low_tensors:
+                # An output of the graph is cast back to fp32; the nodes that read it read the new tensor instead.
+                name = node.output[place] = f"{output}__low"
+                casts[name, TensorProto.FLOAT] = output
+                for consumer in wiring.consumers.get(output, []):
+                    consumer.input[:] = [name if tensor == output else tensor for tensor in consumer.input]
+                wiring.types[name] = TensorProto.FLOAT
+                low_tensors.add(name)
+                nodes.append(cast(name, output, TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = subgraph_inputs(model) | {name for node in graph.node for name in node.input}
+    for unused in weights.keys() - used - outputs:
+        graph.initializer.remove(weights[unused])
 
 
-def _cast(source: str, target: str, element_type: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"Cast__{target}", to=element_type)
-
-
-def _weight_as(tensor: TensorProto, name: str, element_type: int) -> TensorProto:
-    array = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore"):
-        return numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(element_type)), name)
+def _type_problem(model: ModelProto) -> str | None:
+    try:
+        onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        return first_line(error)
+    return None

@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache, cached_property, partial
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
-from builder.onnx.wiring import HEAVY_OPERATORS, Wiring, flattened, outer_nodes, wiring_of
+from builder.onnx.wiring import HEAVY_OPERATORS, flattened, outer_nodes, wiring_of
 from builder.precision.cast import cast_graph, reducible_nodes
-from builder.precision.int8_exclusions import activation_products, int8_nodes, with_adjacent_nodes
-from builder.precision.keep_fp32 import match_nodes
-from builder.precision.quantize import Method, quantize_graph, quantized_operators
-from builder.precision.ranges import Ranges, measure_ranges, nodes_above, vary_contrast
-from builder.precision.sensitivity import rank_by_error_growth
-from tritonkit.errors import ArtifactError
+from builder.precision.measure import measure_ranges, nodes_above, rank_by_error_growth, vary_contrast
+from builder.precision.quantize import (
+    Method,
+    activation_products,
+    int8_nodes,
+    quantize_graph,
+    quantized_operators,
+    with_adjacent_nodes,
+)
+from tritonkit.errors import ArtifactError, InputError
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.formats import Dialect, Precision, ReducedType
 
@@ -28,6 +33,8 @@ SHARES = {"tenth": 0.1, "three tenths": 0.3}
 """Shares of the reduced nodes that stay in fp32 as the last resort: those where the error grows most."""
 
 FP16: tuple[ReducedType, ...] = ("fp16",)
+Nodes = Callable[[], Sequence[str]]
+"""Names nodes, where a step needs them: finding them may take as long as the step itself."""
 
 
 @dataclass
@@ -53,13 +60,10 @@ class PrecisionSearch:
         """
         self._graph = graph
         self._images = images
-        self._flat: ModelProto = flattened(onnx.load(graph))
-        self._wiring: Wiring = wiring_of(self._flat)
+        self._flat = flattened(onnx.load(graph))
+        self._wiring = wiring_of(self._flat)
         self._user_kept = match_nodes(self._flat, patterns)
-
-    @cached_property
-    def _ranges(self) -> Ranges:
-        return measure_ranges(self._flat, self._wiring, vary_contrast(self._images))
+        self._margins = outer_nodes(self._flat, self._wiring)
 
     def steps(
         self, precision: Precision, dialect: Dialect, casts: Collection[ReducedType] = FP16
@@ -71,119 +75,127 @@ class PrecisionSearch:
             yield from self._cast_steps("fp16")
         if precision == "bf16" or (precision == "fp16" and "bf16" in casts):
             yield from self._cast_steps("bf16")
-        yield self.fp32_step()
 
-    def fp32_step(self) -> PrecisionStep:
-        """Return the last step: a copy of the fp32 graph, unchanged."""
-
-        def write(path: Path) -> Sequence[str]:
+        def copy_graph(path: Path) -> Sequence[str]:
             shutil.copyfile(self._graph, path)
             return ()
 
-        return PrecisionStep("fp32", "everything in fp32", write)
-
-    def _cast_steps(self, precision: ReducedType) -> Iterator[PrecisionStep]:
-        if precision == "fp16":
-            for bound in BOUNDS:
-                yield self._cast_step(
-                    precision, f"fp32 for values of {bound:g} and more", partial(self._nodes_above, bound)
-                )
-        else:  # bf16 has the range of fp32, so nothing overflows
-            yield self._cast_step(precision, "all nodes that can be", list)
-        worst = cache(partial(self._most_sensitive, precision))  # computed by the first step that needs it
-        for share_name, share in SHARES.items():
-            above = f"values of {BOUNDS[-1]:g} and more and for " if self._overflow_nodes(precision) else ""
-            description = f"fp32 for {above}the {share_name} of the nodes where the error grows most"
-            yield self._cast_step(precision, description, partial(self._cast_share, share, worst, precision))
-
-    def _overflow_nodes(self, precision: ReducedType) -> list[str]:
-        """The nodes whose values could overflow fp16; none for bf16."""
-        return self._nodes_above(BOUNDS[-1]) if precision == "fp16" else []
-
-    def _nodes_above(self, bound: float) -> list[str]:
-        return nodes_above(self._flat, self._ranges, bound)
-
-    def _most_sensitive(self, precision: ReducedType) -> list[str]:
-        """The reduced nodes by error growth. Overflow nodes stay in fp32: after an overflow all errors are infinite."""
-        without_overflow = cast_graph(self._flat, precision, [*self._user_kept, *self._overflow_nodes(precision)])
-        ranked = rank_by_error_growth(self._flat, self._wiring, without_overflow, self._images)
-        return [name for name in ranked if name in self._reducible]
-
-    def _cast_share(self, share: float, worst: Callable[[], list[str]], precision: ReducedType) -> list[str]:
-        return [*self._overflow_nodes(precision), *_top_share(share, worst())]
+        yield PrecisionStep("fp32", "everything in fp32", copy_graph)
 
     @cached_property
-    def _reducible(self) -> set[str]:
-        return reducible_nodes(self._flat, self._wiring, self._user_kept)
-
-    @cached_property
-    def _heavy(self) -> set[str]:
-        return {node.name for node in self._flat.graph.node if node.op_type in HEAVY_OPERATORS}
-
-    @cached_property
-    def _margins(self) -> set[str]:
-        return outer_nodes(self._flat, self._wiring)
-
-    def _cast_step(self, precision: ReducedType, description: str, keep: Callable[[], Sequence[str]]) -> PrecisionStep:
-        def write(path: Path) -> Sequence[str]:
-            kept = self._nodes_to_keep(keep())
-            left = self._reducible - set(kept)
-            if not left & self._heavy:  # the artifact would be in fp32, not in this precision
-                raise ArtifactError(
-                    f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
-                    code="precision.nothing_reduced",
-                )
-            onnx.save(cast_graph(self._flat, precision, kept), path)
-            step.nodes = len(left)
-            return kept
-
-        step = PrecisionStep(precision, description, write)
-        return step
+    def _ranges(self) -> dict[str, float]:
+        return measure_ranges(self._flat, self._wiring, vary_contrast(self._images))
 
     def _nodes_to_keep(self, nodes: Sequence[str]) -> list[str]:
         return [name for name in dict.fromkeys([*self._user_kept, *nodes]) if name not in self._margins]
 
+    def _cast_steps(self, precision: ReducedType) -> Iterator[PrecisionStep]:
+        reducible = reducible_nodes(self._flat, self._wiring, self._user_kept)
+
+        def above(bound: float) -> list[str]:
+            """The nodes whose values could overflow; bf16 has the range of fp32."""
+            return nodes_above(self._flat, self._ranges, bound) if precision == "fp16" else []
+
+        @cache
+        def worst() -> list[str]:
+            # Nodes that overflow stay in fp32: after an overflow all errors are infinite.
+            without_overflow = cast_graph(self._flat, precision, [*self._user_kept, *above(BOUNDS[-1])])
+            ranked = rank_by_error_growth(self._flat, self._wiring, without_overflow, self._images)
+            return [name for name in ranked if name in reducible]
+
+        def sensitive(share: float) -> Sequence[str]:
+            return [*above(BOUNDS[-1]), *_top_share(share, worst())]
+
+        def step(description: str, keep: Nodes) -> PrecisionStep:
+            def write(path: Path) -> Sequence[str]:
+                kept = self._nodes_to_keep(keep())
+                low = reducible - set(kept)
+                if not any(node.name in low and node.op_type in HEAVY_OPERATORS for node in self._flat.graph.node):
+                    raise ArtifactError(  # the artifact would be in fp32, not in this precision
+                        f"{precision}, {description}: no convolution or matrix product would be left in {precision}",
+                        code="precision.nothing_reduced",
+                    )
+                onnx.save(cast_graph(self._flat, precision, kept), path)
+                new.nodes = len(low)
+                return kept
+
+            new = PrecisionStep(precision, description, write)
+            return new
+
+        if precision == "fp16":
+            for bound in BOUNDS:
+                yield step(f"fp32 for values of {bound:g} and more", partial(above, bound))
+        else:
+            yield step("all nodes that can be", list)
+        for name, share in SHARES.items():
+            large = f"values of {BOUNDS[-1]:g} and more and for " if above(BOUNDS[-1]) else ""
+            yield step(f"fp32 for {large}the {name} of the nodes where the error grows most", partial(sensitive, share))
+
     def _int8_steps(self, dialect: Dialect) -> Iterator[PrecisionStep]:
+        products = activation_products(self._flat, self._wiring)
+        operators = quantized_operators(self._flat, dialect)
+
+        @cache
+        def worst() -> list[str]:
+            kept = self._nodes_to_keep(products)
+            model = quantize_graph(self._flat, self._images, dialect, keep=kept, every_activation=True)
+            low = set(int8_nodes(model, operators)) - set(kept)
+            ranked = rank_by_error_growth(self._flat, self._wiring, model, self._images)
+            return [name for name in ranked if name in low]
+
+        def sensitive(share: float) -> Sequence[str]:
+            return [*products, *with_adjacent_nodes(self._flat, self._wiring, _top_share(share, worst()), worst())]
+
+        def step(method: Method, description: str, keep: Nodes) -> PrecisionStep:
+            def write(path: Path) -> Sequence[str]:
+                kept = self._nodes_to_keep(keep())
+                model = quantize_graph(self._flat, self._images, dialect, method, kept)
+                new.nodes = len(set(int8_nodes(model, operators)) - set(kept) - self._margins)
+                if not new.nodes:
+                    raise ArtifactError(
+                        f"int8, {description}: no node would be left in int8", code="precision.nothing_reduced"
+                    )
+                onnx.save(model, path)
+                return kept
+
+            new = PrecisionStep("int8", description, write)
+            return new
+
         methods: tuple[Method, ...] = ("minmax", "percentile")
         for method in methods:
-            yield self._int8_step(dialect, method, f"{method} calibration on {len(self._images)} images", list)
-        if products := activation_products(self._flat, self._wiring):
-            description = "fp32 for the products of two activations, as in attention"
-            yield self._int8_step(dialect, "minmax", description, lambda: products)
-        worst = cache(partial(self._most_sensitive_int8, dialect))
-        for share_name, share in SHARES.items():
-            description = f"fp32 for the {share_name} of the nodes where the error grows most and their neighbours"
-            yield self._int8_step(dialect, "minmax", description, partial(self._int8_share, share, worst))
+            yield step(method, f"{method} calibration on {len(self._images)} images", list)
+        if products:
+            yield step("minmax", "fp32 for the products of two activations, as in attention", lambda: products)
+        for name, share in SHARES.items():
+            description = f"fp32 for the {name} of the nodes where the error grows most and their neighbours"
+            yield step("minmax", description, partial(sensitive, share))
 
-    def _most_sensitive_int8(self, dialect: Dialect) -> list[str]:
-        kept = self._nodes_to_keep(activation_products(self._flat, self._wiring))
-        model = quantize_graph(self._flat, self._images, dialect, keep=kept, every_activation=True)
-        low = set(int8_nodes(model, quantized_operators(self._flat, dialect))) - set(kept)
-        ranked = rank_by_error_growth(self._flat, self._wiring, model, self._images)
-        return [name for name in ranked if name in low]
 
-    def _int8_share(self, share: float, worst: Callable[[], list[str]]) -> list[str]:
-        sensitive = with_adjacent_nodes(self._flat, self._wiring, _top_share(share, worst()), worst())
-        return [*activation_products(self._flat, self._wiring), *sensitive]
+def match_nodes(flat: ModelProto, patterns: Sequence[str]) -> list[str]:
+    """The nodes of `--keep-fp32`: their name, operator, or a tensor of theirs matches one of the shell-style patterns.
 
-    def _int8_step(
-        self, dialect: Dialect, method: Method, description: str, keep: Callable[[], Sequence[str]]
-    ) -> PrecisionStep:
-        def write(path: Path) -> Sequence[str]:
-            kept = self._nodes_to_keep(keep())
-            model = quantize_graph(self._flat, self._images, dialect, method, kept)
-            step.nodes = len(
-                set(int8_nodes(model, quantized_operators(self._flat, dialect))) - set(kept) - self._margins
-            )
-            if not step.nodes:
-                raise ArtifactError(
-                    f"int8, {description}: no node would be left in int8", code="precision.nothing_reduced"
-                )
-            onnx.save(model, path)
-            return kept
-
-        step = PrecisionStep("int8", description, write)
-        return step
+    Raises InputError for patterns that match nothing.
+    """
+    matched: dict[str, None] = {}
+    unmatched = []
+    for pattern in patterns:
+        matching = [
+            node.name
+            for node in flat.graph.node
+            if any(fnmatchcase(name, pattern) for name in (node.name, node.op_type, *node.input, *node.output))
+        ]
+        matched |= dict.fromkeys(matching)
+        if not matching:
+            unmatched.append(pattern)
+    if unmatched:
+        operators = sorted({node.op_type for node in flat.graph.node})
+        weights = [tensor.name for tensor in flat.graph.initializer if "." in tensor.name][:3]
+        raise InputError(
+            f"--keep-fp32 {', '.join(unmatched)}: matches no node, operator or tensor of the graph. Its operators are "
+            f"{', '.join(operators)}; tensors have names such as {', '.join(weights)}; * stands for anything",
+            code="option.keep_fp32",
+        )
+    return list(matched)
 
 
 def _top_share(share: float, ranked: Sequence[str]) -> Sequence[str]:

@@ -7,10 +7,9 @@ and no quantised bias. So each runtime needs its own artifact.
 from __future__ import annotations
 
 import io
-import logging
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +17,10 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from builder.onnx.wiring import outer_nodes, wiring_of
+from builder.onnx.wiring import HEAVY_OPERATORS, Wiring, outer_nodes, wiring_of
 from tritonkit.images.preprocess import ImageArray
 from tritonkit.runtimes.formats import ONNX, Dialect
+from tritonkit.system.standard_streams import quiet_loggers
 
 Method = Literal["minmax", "percentile"]
 
@@ -52,7 +52,8 @@ def quantize_graph(
     """
     excluded = sorted(outer_nodes(flat, wiring_of(flat)) | set(keep))
     settings = _DIALECTS[dialect]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    # The calibrator prints, and the quantiser advises to preprocess the graph, which was done already.
+    with tempfile.TemporaryDirectory() as folder, quiet_loggers(""), redirect_stdout(io.StringIO()):
         source, target = (Path(folder) / f"{name}{ONNX.suffix}" for name in ("fp32", "int8"))
         onnx.save(flat, source)
         quantize_static(
@@ -87,6 +88,52 @@ def quantized_operators(flat: ModelProto, dialect: Dialect) -> list[str]:
     return _PRODUCT_OPERATORS + _OPERATORS_BETWEEN
 
 
+def int8_nodes(model: ModelProto, operators: Collection[str]) -> list[str]:
+    """The nodes of these operators whose two factors are dequantised tensors; runtimes compute them in int8.
+
+    The factors are an activation and a weight, or two activations. A bias may stay in fp32.
+    """
+    dequantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in operators and all(name in dequantised for name in node.input[:2])
+    ]
+
+
+def activation_products(flat: ModelProto, wiring: Wiring) -> list[str]:
+    """The matrix products without a weight, such as the scores of attention.
+
+    A softmax follows and amplifies small differences, so int8 costs more here than the error of the product shows.
+    """
+    return [
+        node.name
+        for node in flat.graph.node
+        if node.op_type == "MatMul" and all(name in wiring.producer for name in node.input)
+    ]
+
+
+def with_adjacent_nodes(flat: ModelProto, wiring: Wiring, nodes: Sequence[str], low: Collection[str]) -> list[str]:
+    """The nodes, with those of `low` that produce or share their inputs: a tensor is rounded for all its consumers.
+
+    flat: the fp32 graph; low: the int8 nodes. The result is in the order of the graph.
+    """
+    by_name = {node.name: node for node in flat.graph.node}
+    kept, pending, visited = set(nodes), [t for name in nodes for t in by_name[name].input], set[str]()
+    while pending:
+        tensor = pending.pop()
+        if tensor in visited or tensor not in wiring.producer:
+            continue
+        visited.add(tensor)
+        producer = wiring.producer[tensor]
+        around = [producer, *wiring.consumers.get(tensor, [])]
+        kept.update(node.name for node in around if node.name in low)
+        # A node of one activation that is not heavy only clips, moves or scales it, as Relu and pools do.
+        if producer.op_type not in HEAVY_OPERATORS and sum(name in wiring.producer for name in producer.input) == 1:
+            pending += producer.input
+    return [node.name for node in flat.graph.node if node.name in kept]
+
+
 class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carries no types
     """Gives one image at a time, because the calibrator keeps all data between two calls of `set_range`."""
 
@@ -103,16 +150,3 @@ class _Images(CalibrationDataReader):  # type: ignore[misc] # onnxruntime carrie
 
     def get_next(self) -> dict[str, ImageArray] | None:
         return next(self._batches, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the advice to preprocess the graph, which was done already."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()):  # the calibrator prints
-            yield
-    finally:
-        logger.setLevel(level)

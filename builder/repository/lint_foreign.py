@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from builder.artifacts import inspect_artifact
-from builder.onnx.export import loaded_graph
+from builder.onnx.file import load_without_weights
 from tritonkit.errors import TritonkitError
 from tritonkit.repository.finding import Finding, error
 from tritonkit.repository.lint import LintScope
@@ -37,7 +37,7 @@ def check_foreign_graphs(model: ModelFolder, scope: LintScope) -> Iterator[Findi
             if format_of(file) is not ONNX:
                 inspect_artifact(file)
                 continue
-            graph = loaded_graph(file)
+            graph = load_without_weights(file).graph
         except TritonkitError as reason:
             yield error(file, str(reason).removeprefix(f"{file}: "), "copy it again", code=reason.code)
             continue

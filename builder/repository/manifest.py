@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,11 +22,15 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
         for path in sorted(folder.iterdir())
         if path.name != Manifest.FILE
     }
+    tools = {}
+    for tool in _TOOLS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            tools[tool] = importlib.metadata.version(tool)
     build = BuildRecord.read(folder)
     return Manifest(
         files=files,
         created=datetime.now(UTC),
-        tools=_tool_versions(),
+        tools=tools,
         python=platform.python_version(),
         source=description,
         source_sha256=file_sha256(source),
@@ -36,13 +41,3 @@ def manifest_of(folder: Path, source: Path, description: str) -> Manifest:
         build=build,
         **({"triton_image": build.image.rpartition(":")[2]} if build and build.image else {}),
     )
-
-
-def _tool_versions() -> dict[str, str]:
-    versions = {}
-    for tool in _TOOLS:
-        try:
-            versions[tool] = importlib.metadata.version(tool)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -187,20 +187,16 @@ def _lock_repository(repository: Path) -> Iterator[None]:
     """Hold a lock on the repository's folder; the kernel releases it when this process ends."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:
-        _lock(descriptor, repository)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactError(
+                f"{repository}: another builder is publishing here; try again when it has finished",
+                code="repository.locked",
+            ) from error
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, repository: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ArtifactError(
-            f"{repository}: another builder is publishing here; try again when it has finished",
-            code="repository.locked",
-        ) from error
 
 
 def _link_tree(live: Path, staged: Path) -> None:

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
-
 from tritonkit.errors import CheckFailedError, Problem
 from tritonkit.repository.build_record import BuildRecord
 from tritonkit.repository.compatibility import plan_problems
-from tritonkit.repository.manifest import Manifest
 from tritonkit.system.env_file import ENV_FILE
 from tritonkit.triton.releases import IMAGE_VARIABLE
 
 
-def check_loads(folder: Path, image: str, force: bool = False) -> list[str]:
-    """Check the plan in a version folder against an image; return warnings, none for a version without a plan.
-
-    image: the Docker image from `.env`. Raises CheckFailedError where it cannot load the plan, unless `force` is set;
-    ArtifactError for a broken build record.
-    """
-    return check_build(BuildRecord.read(folder), image, force)
-
-
 def check_build(record: BuildRecord | None, image: str, force: bool = False) -> list[str]:
-    """Check a build record against an image, also before the plan is built; return warnings, none for None."""
+    """Check a build record against an image, also before the plan is built; return warnings, none without a record.
+
+    image: the Docker image from `.env`. Raises CheckFailedError where it cannot load the plan, unless `force` is set.
+    """
     if record is None or (record.image == image and not record.settings.version_compatible):  # verified in this image
         return []
-    manifest = Manifest(
-        files={}, created=datetime.now(UTC), tools={}, python="", source="", source_sha256="", build=record
-    )
-    problems = plan_problems(manifest, image)
+    problems = plan_problems(record, image)
     messages = [f"{problem.message}; {problem.fix}" for problem in problems]
     errors = [
         Problem(problem.code, message)

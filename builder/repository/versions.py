@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from builder.repository.publish import staging
 from tritonkit.errors import ArtifactError, InputError
 from tritonkit.repository.file import RepositoryFile
-from tritonkit.repository.manifest import Manifest
-from tritonkit.repository.verdict import Verdict
+from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.spec import Frozen
 from tritonkit.triton.companions import without_encoded
 from tritonkit.triton.model_config import CONFIG_FILE, policy_text, read_config, versions_loaded, versions_of
@@ -71,12 +70,22 @@ def model_versions(folder: Path) -> Model:
     config = read_config(folder)
     numbers = versions_of(folder)
     served = versions_loaded(config, numbers)
-    return Model(
-        name=folder.name,
-        folder=folder,
-        policy=policy_text(config),
-        versions=tuple(_version(folder / str(number), number in served) for number in numbers),
-    )
+    versions = []
+    for version in (VersionFolder(folder / str(number)) for number in numbers):
+        manifest, verdict = version.manifest, version.verdict
+        versions.append(
+            Version(
+                version=version.number,
+                created=manifest and manifest.created,
+                format=verdict and verdict.format,
+                precision=verdict and verdict.precision,
+                verdict="none" if verdict is None else verdict.state,
+                bytes=sum(path.stat().st_size for path in version.path.rglob("*") if path.is_file()),
+                mark=Mark.read(version.path),
+                served=version.number in served,
+            )
+        )
+    return Model(name=folder.name, folder=folder, policy=policy_text(config), versions=tuple(versions))
 
 
 def mark(folder: Path, version: int, note: str = "") -> None:
@@ -99,17 +108,3 @@ def version_folder(folder: Path, version: int) -> Path:
             code="repository.unknown_version",
         )
     return folder / str(version)
-
-
-def _version(folder: Path, served: bool) -> Version:
-    manifest, verdict = Manifest.find(folder), Verdict.find(folder)
-    return Version(
-        version=int(folder.name),
-        created=manifest and manifest.created,
-        format=verdict and verdict.format,
-        precision=verdict and verdict.precision,
-        verdict="none" if verdict is None else verdict.state,
-        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        mark=Mark.read(folder),
-        served=served,
-    )

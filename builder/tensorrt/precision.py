@@ -8,11 +8,11 @@ is too small for weights of a wider type.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tritonkit.errors import ArtifactError, Problem
 from tritonkit.repository.build_record import BuildRecord
@@ -27,6 +27,7 @@ _TYPE_PATTERNS = (
     ("fp8", r"fp8"),
 )
 """The inspector's names of types: TensorRT 10 has `Half` or `Row major linear FP16 format`, 11 `Half` in DataType."""
+_NARROWEST_FIRST = ("int8", "fp8", "fp16", "bf16", "fp32")
 _COMPUTING = re.compile(r"conv|gemm|matrix|matmul|fullyconnected|attention|mha", re.IGNORECASE)
 _TYPE_KEYS = ("DataType", "Format/Datatype", "Format")
 _BYTES_PER_WEIGHT: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -43,11 +44,45 @@ def precision_problems(plan: Path, graph: Path, claimed: Precision, record: Buil
 
     graph: the ONNX file the plan was built from. record: the plan's build record.
     """
+    import onnx
+
     problems = record_problems(plan, claimed, record)
     if file_sha256(graph) != record.graph_sha256:
         problems.append(Problem("verdict.plan", f"{plan.name} was built from another graph than {graph.name}"))
-    other_problems = (_share_problem(graph, claimed, record), _size_problem(plan, graph, claimed, record))
-    return [*problems, *(problem for problem in other_problems if problem is not None)]
+    weights = onnx.load(graph, load_external_data=False).graph.initializer
+    planned = record.computed
+    if not planned:  # a plan from trtexec has no record of its network; the types of the graph's weights replace it
+        names = (onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights if len(tensor.dims) > 1)
+        planned = dict(Counter(kind for name in names if (kind := _parse_type(name)) is not None))
+    share = _share(record.engine, claimed)
+    if share and share < _MIN_SHARE * _share(planned, claimed):  # a share of 0 is a problem of the record
+        problems.append(
+            Problem(
+                "verdict.precision",
+                f"expected {claimed}, but the engine computes {_counts_text(record.engine)}, "
+                f"and the network it was built from {_counts_text(planned)}",
+            )
+        )
+    if record.settings.version_compatible:
+        return problems  # such a plan holds a TensorRT runtime (NVIDIA's developer guide, "Version Compatibility")
+    # Weights that the graph keeps in a wider type on purpose count with that type, unless all weights are wider.
+    widths = [onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in weights]
+    counts = [math.prod(tensor.dims) for tensor in weights]
+    elements = sum(counts)
+    narrow = _BYTES_PER_WEIGHT[claimed]
+    kept = any(width <= narrow for width in widths)
+    weight_bytes = sum(n * (width if kept else min(width, narrow)) for n, width in zip(counts, widths, strict=True))
+    size = plan.stat().st_size
+    # A small plan shows nothing: weights of twice the size must be larger than the rest of the plan.
+    if weight_bytes >= 2 * _OTHER_BYTES and size > _TOO_LARGE * weight_bytes + _OTHER_BYTES:
+        problems.append(
+            Problem(
+                "verdict.precision",
+                f"expected {claimed}, in which {elements} weights take {weight_bytes} bytes, but the plan has {size} "
+                f"bytes: {size / max(elements, 1):.1f} bytes per weight",
+            )
+        )
+    return problems
 
 
 def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list[Problem]:
@@ -56,46 +91,15 @@ def record_problems(plan: Path, claimed: Precision, record: BuildRecord) -> list
     if file_sha256(plan) != record.sha256:
         problems.append(Problem("verdict.plan", f"{plan.name} is not the plan of its build record: its hash differs"))
     for source, layers in (("the network it was built from", record.computed), ("the engine", record.engine)):
-        if (problem := _type_problem(source, layers, claimed)) is not None:
-            problems.append(problem)
+        if layers and not layers.get(claimed, 0):
+            problems.append(
+                Problem(
+                    "verdict.precision",
+                    f"expected {claimed}, but no convolution or matrix product of {source} computes in it: "
+                    f"{_counts_text(layers)}",
+                )
+            )
     return problems
-
-
-def _type_problem(source: str, layers: Mapping[str, int], claimed: Precision) -> Problem | None:
-    if not layers or layers.get(claimed, 0):
-        return None
-    return Problem(
-        "verdict.precision",
-        f"expected {claimed}, but no convolution or matrix product of {source} computes in it: {_counts_text(layers)}",
-    )
-
-
-def _share_problem(graph: Path, claimed: Precision, record: BuildRecord) -> Problem | None:
-    """The problem of an engine in which far fewer layers have the claimed type than in its network.
-
-    A plan from trtexec has no record of its network; the types of the graph's weights replace it.
-    """
-    share = _share(record.engine, claimed)
-    if not share:  # _type_problem reports it
-        return None
-    planned = record.computed or _count_matrices(graph)
-    if share >= _MIN_SHARE * _share(planned, claimed):
-        return None
-    return Problem(
-        "verdict.precision",
-        f"expected {claimed}, but the engine computes {_counts_text(record.engine)}, "
-        f"and the network it was built from {_counts_text(planned)}",
-    )
-
-
-def _count_matrices(graph: Path) -> dict[str, int]:
-    """The number of a graph's weights with two or more axes, by type."""
-    import onnx
-
-    model = onnx.load(graph, load_external_data=False)
-    matrices = (tensor for tensor in model.graph.initializer if len(tensor.dims) > 1)
-    names = (onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in matrices)
-    return dict(Counter(kind for name in names if (kind := _parse_type(name)) is not None))
 
 
 def _share(layers: Mapping[str, int], kind: str) -> float:
@@ -104,46 +108,6 @@ def _share(layers: Mapping[str, int], kind: str) -> float:
 
 def _counts_text(layers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} in {name}" for name, count in sorted(layers.items()))
-
-
-def _size_problem(plan: Path, graph: Path, claimed: Precision, record: BuildRecord) -> Problem | None:
-    """The problem of a plan that is too large for weights of the claimed precision.
-
-    Small plans are not checked: apart from weights they hold kernels. Version-compatible plans are not checked: they
-    hold a TensorRT runtime (NVIDIA, TensorRT's developer guide, "Version Compatibility").
-    """
-    if record.settings.version_compatible:
-        return None
-    weights, elements = _expected_weight_size(graph, claimed)
-    size = plan.stat().st_size
-    # Weights of twice the size must be larger than the rest of the plan.
-    if weights < 2 * _OTHER_BYTES or size <= _TOO_LARGE * weights + _OTHER_BYTES:
-        return None
-    return Problem(
-        "verdict.precision",
-        f"expected {claimed}, in which {elements} weights take {weights} bytes, but the plan has {size} bytes: "
-        f"{size / max(elements, 1):.1f} bytes per weight",
-    )
-
-
-def _expected_weight_size(graph: Path, claimed: Precision) -> tuple[int, int]:
-    """Return the bytes that a graph's weights need in the claimed precision, and the number of their elements.
-
-    Weights that the graph keeps in a wider type on purpose count with that type, unless all weights are wider.
-    """
-    import onnx
-
-    model = onnx.load(graph, load_external_data=False)
-    sizes: list[tuple[int, int]] = []
-    for tensor in model.graph.initializer:
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        sizes.append((count, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize))
-    narrow = _BYTES_PER_WEIGHT[claimed]
-    kept = any(bytes_each <= narrow for _, bytes_each in sizes)
-    total = sum(count * (bytes_each if kept else min(bytes_each, narrow)) for count, bytes_each in sizes)
-    return total, sum(count for count, _ in sizes)
 
 
 def precision_of_engine(information: str) -> dict[str, int]:
@@ -158,30 +122,24 @@ def precision_of_engine(information: str) -> dict[str, int]:
         raise ArtifactError(
             f"the output of the engine's inspector is not understood ({error})", code="tensorrt.inspector"
         ) from error
-    detailed = [layer for layer in layers if isinstance(layer, dict)]
-    computing = [layer for layer in detailed if _computes(layer)] or detailed
-    return dict(Counter(kind for layer in computing if (kind := _type_of(layer)) is not None))
-
-
-def _computes(layer: dict[str, Any]) -> bool:
-    kinds = (layer.get("LayerType"), layer.get("ParameterType"))
-    return any(isinstance(kind, str) and _COMPUTING.search(kind) for kind in kinds) or "Weights" in layer
-
-
-def _type_of(layer: dict[str, Any]) -> str | None:
-    kinds = {kind for text in _type_names(layer) if (kind := _parse_type(text)) is not None}
-    return next((kind for kind in ("int8", "fp8", "fp16", "bf16", "fp32") if kind in kinds), None)
-
-
-def _type_names(layer: dict[str, Any]) -> Iterator[str]:
-    for tensor in layer.get("Inputs", []):
+    found: list[tuple[bool, str | None]] = []
+    for layer in layers:
+        if not isinstance(layer, dict):
+            continue
+        weights = layer.get("Weights")
         # TensorRT 11 has the layout in Format too, so DataType is read first.
-        name = next((tensor[key] for key in _TYPE_KEYS if isinstance(tensor.get(key), str)), None)
-        if name is not None:
-            yield name
-    weights = layer.get("Weights")
-    if isinstance(weights, dict) and isinstance(weights.get("Type"), str):
-        yield weights["Type"]
+        names = [
+            next((tensor[key] for key in _TYPE_KEYS if isinstance(tensor.get(key), str)), "")
+            for tensor in layer.get("Inputs", [])
+        ]
+        if isinstance(weights, dict):
+            names.append(str(weights.get("Type")))
+        kinds = {_parse_type(name) for name in names}
+        layer_kinds = (layer.get("LayerType"), layer.get("ParameterType"))
+        computes = "Weights" in layer or any(isinstance(k, str) and _COMPUTING.search(k) for k in layer_kinds)
+        found.append((computes, next((kind for kind in _NARROWEST_FIRST if kind in kinds), None)))
+    chosen = [kind for computes, kind in found if computes] or [kind for _, kind in found]
+    return dict(Counter(kind for kind in chosen if kind is not None))
 
 
 def _parse_type(text: str) -> str | None:

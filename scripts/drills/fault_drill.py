@@ -1,7 +1,5 @@
 """Kill client and server and cut the network at random moments of a job; compare its output with an undisturbed job.
 
-python -m scripts.drills.fault_drill [--pictures 5000] [--kills 20] [--seed 0] [--batch 1] [--output FILE.json]
-
 `client infer` processes small images, some of them damaged, through a real Triton. SIGKILL hits the client and the
 server with all its children in turns, and after one in four kills the network is cut for a while. Each fault happens at
 a random number of rows. The drill restarts a killed server, and restarts the client if it ended before the job was
@@ -14,7 +12,7 @@ digit of a probability; the drill measures this. Exits with 1 after a failure.
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import random
 import signal
@@ -24,32 +22,26 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
-from builder.export import export
-from builder.request import ExportRequest
-from builder.sources import source_from_checkpoint
-from scripts.drills.compare_jobs import compare, has_same_bytes
-from scripts.drills.kill_drill import tiny_network
+from benchmarks.studies.local_triton import LocalTriton, publish_network, serve, tiny_network
+from benchmarks.studies.study import Result, command
 from scripts.drills.tcp_proxy import TcpProxy, open_proxy
-from scripts.ports import free_ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
-from server.runtimes.table import runtime_of
 from tritonkit.errors import ServerError
-from tritonkit.networks.network import save_network
 from tritonkit.spec import Frozen
-from tritonkit.system.files import atomic_write
 
 _MODEL = "tiny"
 _DAMAGED_INTERVAL = 100
 _POLL_S = 0.003
 _STALL_TIMEOUT_S = 60.0
 """The drill fails after this time without a new row."""
+_TOLERANCE = 1e-5
+"""Allowed difference of a probability between batches of different images."""
 
 
 class FaultDrillResult(Frozen):
@@ -68,35 +60,6 @@ class FaultDrillResult(Frozen):
     """Between two probabilities of the same picture and label."""
     failures: tuple[str, ...]
     seconds: float
-
-
-@dataclass
-class TritonProcess:
-    """A Triton server that can be restarted on the same ports."""
-
-    options: Options
-    server: Server = field(init=False)
-    restarts: int = 0
-    """Restarts by the supervisors of the servers that ended."""
-
-    def start(self) -> None:
-        """Start the server and wait until it is ready."""
-        self.server = start(self.options, stops_with_parent=True)
-        wait_until_ready(self.server, timeout_s=120)
-
-    def kill(self) -> None:
-        """SIGKILL the server and all its children."""
-        self.restarts += runtime_of(self.server).restart_count(self.server)
-        process = psutil.Process(self.server.pid)
-        family = [process, *process.children(recursive=True)]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family, timeout=30)
-
-    def stop(self) -> None:
-        """Stop the server."""
-        self.restarts += runtime_of(self.server).restart_count(self.server)
-        stop(self.server)
 
 
 @dataclass
@@ -147,42 +110,56 @@ class InferJob:
         except FileNotFoundError:
             return 0
 
+    def wait(self, rows: int | None) -> bool:
+        """Wait until the journal has `rows` rows; return True if the job was complete first. Raises ServerError."""
+        last_row_count, last_change = -1, time.monotonic()
+        while not self.is_done():
+            row_count = self.rows()
+            if rows and row_count >= rows:
+                return False
+            if row_count != last_row_count:
+                last_row_count, last_change = row_count, time.monotonic()
+            if time.monotonic() - last_change > _STALL_TIMEOUT_S:
+                log_tail = self.output.with_suffix(".log").read_text(errors="replace")[-1000:]
+                raise ServerError(
+                    f"{row_count} rows, no new row in {_STALL_TIMEOUT_S:.0f} s; the client's log ends:\n{log_tail}",
+                    code="job.stalled",
+                )
+            time.sleep(_POLL_S)
+        return True
+
 
 def drill(
     folder: Path, repository: Path, model: str, pictures: int, kills: int, seed: int = 0, batch: int = 1
 ) -> FaultDrillResult:
     """Run an undisturbed and a disturbed job and compare their outputs. Raises the errors of a server start.
 
-    folder: for all files of the drill; the server's state goes where `STATE_VARIABLE` says.
+    folder: for all files of the drill.
     """
     started = time.monotonic()
     make_pictures(folder / "pictures", pictures)
-    http, grpc, metrics = free_ports()
-    triton = TritonProcess(Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics))
+    outputs = [folder / name / "answers.jsonl" for name in ("undisturbed", "disturbed")]
+    faults = _faults(kills)
     with ExitStack() as stack:
-        triton.start()
-        stack.callback(triton.stop)
-        proxy = stack.enter_context(open_proxy(grpc))
-        jobs = {
-            name: InferJob(
-                folder / "pictures", folder / name / "answers.jsonl", f"127.0.0.1:{proxy.port}", model, batch
-            )
-            for name in ("undisturbed", "disturbed")
-        }
-        for job in jobs.values():
+        triton = stack.enter_context(serve(repository))
+        proxy = stack.enter_context(open_proxy(triton.options.grpc_port))
+        url = f"127.0.0.1:{proxy.port}"
+        undisturbed, disturbed = (InferJob(folder / "pictures", output, url, model, batch) for output in outputs)
+        for job in (undisturbed, disturbed):
             job.output.parent.mkdir()
             stack.callback(job.kill)
-        _wait(jobs["undisturbed"], 0)
-        fault_counts = _disturb(jobs["disturbed"], triton, proxy, pictures, kills, random.Random(seed))  # noqa: S311
-    failures, largest = compare(jobs["undisturbed"].output, jobs["disturbed"].output, pictures)
-    if (missing := len(_faults(kills)) - sum(fault_counts.values())) > 0:
+        undisturbed.wait(None)
+        fault_counts = _disturb(disturbed, triton, proxy, pictures, faults, random.Random(seed))  # noqa: S311
+    failures, largest = compare(outputs[0], outputs[1], pictures)
+    if (missing := len(faults) - fault_counts.total()) > 0:
         failures.append(f"the job ended before {missing} of the faults; use more --pictures")
-    identical = has_same_bytes(jobs["undisturbed"].output, jobs["disturbed"].output)
+    csv_files = [output.with_suffix(".csv") for output in outputs]
+    identical = all(len({path.read_bytes() for path in pair}) == 1 for pair in (outputs, csv_files))
     if batch == 1 and not identical:
         failures.append("the files differ from those of the undisturbed job")
     return FaultDrillResult(
         faults=dict(fault_counts),
-        clients=jobs["disturbed"].clients,
+        clients=disturbed.clients,
         rows=pictures,
         identical=identical,
         restarts=triton.restarts,
@@ -192,15 +169,21 @@ def drill(
     )
 
 
+def _faults(kills: int) -> list[str]:
+    faults = []
+    for number in range(kills):
+        faults += [("client", "server")[number % 2], *["network"] * (number % 4 == 1)]
+    return faults
+
+
 def _disturb(
-    job: InferJob, triton: TritonProcess, proxy: TcpProxy, pictures: int, kills: int, rng: random.Random
+    job: InferJob, triton: LocalTriton, proxy: TcpProxy, pictures: int, faults: list[str], rng: random.Random
 ) -> Counter[str]:
     """Cause faults at random row counts, at least one row apart; return their number by kind."""
     fault_counts = Counter[str]()
-    faults = _faults(kills)
     row_counts = sorted(rng.sample(range(1, max(len(faults) + 1, int(pictures * 0.7))), len(faults)))
     for fault, row_count in zip(faults, row_counts, strict=True):
-        if _wait(job, max(row_count, job.rows() + 1)):
+        if job.wait(max(row_count, job.rows() + 1)):
             break
         time.sleep(rng.uniform(0, 0.02))
         if fault == "client":
@@ -214,36 +197,36 @@ def _disturb(
             proxy.mend()
         fault_counts[fault] += 1
     else:
-        _wait(job, None)
+        job.wait(None)
     return fault_counts
 
 
-def _faults(kills: int) -> list[str]:
-    faults = []
-    for number in range(kills):
-        faults.append(("client", "server")[number % 2])
-        if number % 4 == 1:
-            faults.append("network")
-    return faults
+def compare(expected: Path, actual: Path, pictures: int) -> tuple[list[str], float]:
+    """Compare the JSON lines of two jobs; return the failures and the largest difference of a probability."""
+    expected_rows, actual_rows = (
+        [json.loads(line) for line in path.read_text().splitlines()] for path in (expected, actual)
+    )
+    names = [row["path"] for row in actual_rows]
+    failures = []
+    if len(names) != pictures or len(set(names)) != len(names):
+        failures.append(f"{len(names)} rows of {len(set(names))} pictures, expected {pictures}")
+    if names != [row["path"] for row in expected_rows]:
+        failures.append("different images, or a different order")
+        return failures, float("inf")
+    differences = list(map(_difference, expected_rows, actual_rows))
+    different = [name for name, difference in zip(names, differences, strict=True) if difference > _TOLERANCE]
+    return failures + [f"{name}: different answer" for name in different[:10]], max(differences)
 
 
-def _wait(job: InferJob, rows: int | None) -> bool:
-    """Wait until the journal has `rows` rows; return True if the job was complete first."""
-    last_row_count, last_change = -1, time.monotonic()
-    while not job.is_done():
-        row_count = job.rows()
-        if rows and row_count >= rows:
-            return False
-        if row_count != last_row_count:
-            last_row_count, last_change = row_count, time.monotonic()
-        if time.monotonic() - last_change > _STALL_TIMEOUT_S:
-            log_tail = job.output.with_suffix(".log").read_text(errors="replace")[-1000:]
-            raise ServerError(
-                f"{row_count} rows, no new row in {_STALL_TIMEOUT_S:.0f} s; the end of the client's log:\n{log_tail}",
-                code="job.stalled",
-            )
-        time.sleep(_POLL_S)
-    return True
+def _difference(first_row: dict[str, Any], second_row: dict[str, Any]) -> float:
+    if first_row.keys() != second_row.keys() or first_row.get("error") != second_row.get("error"):
+        return float("inf")
+    first, second = (
+        {entry["label"]: entry["probability"] for entry in row.get("top", [])} for row in (first_row, second_row)
+    )
+    if first.keys() != second.keys():
+        return float("inf")
+    return max((abs(first[label] - second[label]) for label in first), default=0.0)
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -259,34 +242,14 @@ def make_pictures(folder: Path, count: int) -> None:
             coarse.resize((40, 30)).save(path, compress_level=1)
 
 
-def main() -> int:
-    """Run the drill, then print and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=5000)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+def fault_drill(pictures: int = 5000, kills: int = 20, seed: int = 0, batch: int = 1) -> Result:
+    """Run the drill with a tiny network."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        os.environ[STATE_VARIABLE] = str(folder / "state")
-        save_network(folder / "tiny.safetensors", tiny_network())
-        request = ExportRequest(
-            source=source_from_checkpoint(folder / "tiny.safetensors", _MODEL),
-            repository=folder / "repository",
-            max_batch=8,
-        )
-        export(request)
-        result = drill(
-            folder, request.repository, _MODEL, arguments.pictures, arguments.kills, arguments.seed, arguments.batch
-        )
-    print(result.model_dump_json(indent=2))
-    if arguments.output:
-        with atomic_write(arguments.output) as path:
-            path.write_text(result.model_dump_json(indent=2) + "\n")
-    return 1 if result.failures else 0
+        publish_network(tiny_network(), folder / "repository", _MODEL, max_batch=8)
+        result = drill(folder, folder / "repository", _MODEL, pictures, kills, seed, batch)
+    return Result(result.model_dump(), {"the disturbed job has the answers of the undisturbed": not result.failures})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(fault_drill)()

@@ -1,7 +1,5 @@
 """Kill `builder export` at random moments; after each kill, the repository must load in a real Triton.
 
-python -m scripts.drills.kill_drill [--kills 50] [--whole] [--seed 0] [--output FILE.json]
-
 Three exports run in turns: a first export to ONNX fp16, a first export with an engine of TensorRT for RTX, and a new
 version of a published model that keeps two versions. Two of three kills happen at any time of an export, the third
 after the step `publishing`, when files move. Only the builder is killed, as by the kernel when memory is short. Then
@@ -14,34 +12,32 @@ was exported before; `--whole` exports the graph each time. Exits with 1 after a
 
 from __future__ import annotations
 
-import argparse
+import multiprocessing
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import torch
+import typer
 
+from benchmarks.studies.local_triton import LocalTriton, serve, tiny_network
+from benchmarks.studies.study import Result, command
 from builder.export import export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource
-from scripts.drills.explicit_triton import ExplicitTriton, explicit_triton
-from scripts.drills.forked_process import ForkedProcess, start_fork
 from tritonkit.errors import TritonkitError
 from tritonkit.golden import GOLDEN_FILE, Golden
-from tritonkit.images.preprocess import Preprocess
-from tritonkit.networks.backbones import architecture_of
-from tritonkit.networks.network import Network, save_network
+from tritonkit.networks.network import save_network
 from tritonkit.repository.staging import interrupted_exports, staging_folder
 from tritonkit.runtimes.formats import ONNX
-from tritonkit.spec import Frozen, ModelSpec, Normalize, TensorSpec, image_input
-from tritonkit.system.files import atomic_write
 from tritonkit.triton.companions import decoder_of, ensemble_of
 from tritonkit.triton.model_config import CONFIG_FILE, versions_of
 
@@ -57,19 +53,6 @@ TOLERANCE = 0.02
 """Allowed error of a probability in fp16."""
 
 
-class KillDrillResult(Frozen):
-    """Result of the drill."""
-
-    kills: dict[str, int]
-    """Number of kills by export step."""
-    published: int
-    """Killed exports that left their version in the repository."""
-    interrupted: int
-    """Kills that left something in the staging folder."""
-    failures: tuple[str, ...]
-    seconds: float
-
-
 class _ExportedGraphSource(NetworkSource):
     """A checkpoint whose graph was exported before."""
 
@@ -77,187 +60,177 @@ class _ExportedGraphSource(NetworkSource):
         shutil.copyfile(self.path.with_suffix(ONNX.suffix), path)
 
 
-class ExportDrill:
-    """Runs exports into one repository and kills them."""
+def _export(checkpoint: Path, repository: Path, model: str, whole: bool, steps: Connection) -> None:
+    """Export one version, and send each step. Runs in a process of its own."""
+    torch.set_num_threads(1)
+    source = source_from_checkpoint(checkpoint, model)
+    if not whole:
+        source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
+    request = ExportRequest(source=source, repository=repository, max_batch=MAX_BATCH, keep=2, **TARGETS[model])
+    export(request, steps.send)
 
-    def __init__(self, folder: Path, triton: ExplicitTriton, seed: int, export_graphs: bool) -> None:
-        self.repository = triton.repository
-        self._checkpoint = folder / "network.safetensors"
-        self._triton = triton
+
+class RunningExport:
+    """An export in a process that can be killed at any moment."""
+
+    _processes = multiprocessing.get_context("forkserver")
+    _processes.set_forkserver_preload(["benchmarks.studies.local_triton", "builder.repository.lint", "onnxruntime"])
+
+    def __init__(self, *arguments: object) -> None:
+        self._steps, steps = self._processes.Pipe(duplex=False)
+        self._process = self._processes.Process(target=_export, args=(*arguments, steps))
+        self._process.start()
+        steps.close()
+        self.step = "its first step"
+        """The step that began last."""
+
+    def wait(self, seconds: float | None, step: str | None = None) -> bool:
+        """Wait until the process ends or begins `step`; return False on a timeout."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._steps.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            try:
+                self.step = self._steps.recv().partition(":")[0]
+            except EOFError:
+                return True
+            if self.step == step:
+                return True
+        return False
+
+    def end(self, kill: bool) -> int:
+        """Reap the process, after SIGKILL if `kill`; return its exit code, negative for a signal."""
+        if kill:
+            self._process.kill()
+        self._process.join()
+        self._steps.close()
+        return int(self._process.exitcode or 0)
+
+
+class ExportDrill:
+    """Runs exports into one repository, kills them, and checks what is left."""
+
+    def __init__(self, folder: Path, seed: int, whole: bool) -> None:
+        self.repository = folder / "repository"
+        self._arguments = (folder / "network.safetensors", self.repository)
         self._rng = random.Random(seed)  # noqa: S311 - moments, no secrets
-        torch.set_num_threads(1)  # threads do not survive a fork, which would wait for them
-        self._export_graphs = export_graphs
+        self._whole = whole
         self._loaded: dict[str, int] = {}
-        save_network(self._checkpoint, tiny_network())
-        # Before the forks, so that they need not import the modules that torch loads lazily.
-        source_from_checkpoint(self._checkpoint).write_graph(self._checkpoint.with_suffix(ONNX.suffix))
-        self.export_s: dict[str, float] = {}
-        self.publishing_s: dict[str, float] = {}
+        """When the configuration of each loaded model was written."""
+        self._export_s: dict[str, float] = {}
+        self._publishing_s: dict[str, float] = {}
+        save_network(folder / "network.safetensors", tiny_network())
+        source_from_checkpoint(folder / "network.safetensors").write_graph(folder / f"network{ONNX.suffix}")
 
     def measure(self, model: str) -> None:
         """Run an export to its end to measure its time. Raises TritonkitError if it fails."""
         started = time.monotonic()
-        running = self._start_export(model)
+        running = RunningExport(*self._arguments, model, self._whole)
         running.wait(None, PUBLISHING)
         publishing_started = time.monotonic()
         running.wait(None)
         if code := running.end(kill=False):
             raise TritonkitError(f"{model}: an export that nobody killed ended with {code}", code="drill.export_failed")
-        self.export_s[model], self.publishing_s[model] = (
-            time.monotonic() - started,
-            time.monotonic() - publishing_started,
-        )
+        self._export_s[model] = time.monotonic() - started
+        self._publishing_s[model] = time.monotonic() - publishing_started
 
     def kill(self, model: str, while_publishing: bool) -> str | None:
         """Kill an export at a random moment; return its step, or None if it had ended."""
-        running = self._start_export(model)
+        running = RunningExport(*self._arguments, model, self._whole)
         if while_publishing:
             running.wait(None, PUBLISHING)
-        span = self.publishing_s if while_publishing else self.export_s
+        span = self._publishing_s if while_publishing else self._export_s
         ended = running.wait(self._rng.uniform(0, span[model]))
-        step = running.step
         if running.end(kill=not ended) > 0:
-            raise TritonkitError(f"{model}: the export failed by itself while: {step}", code="drill.export_failed")
-        return None if ended else step
+            raise TritonkitError(f"{model}: the export failed by itself: {running.step}", code="drill.export_failed")
+        return None if ended else running.step
 
-    def problems(self, model: str) -> list[str]:
-        """Return the problems of the repository."""
+    def problems(self, triton: LocalTriton, model: str) -> list[str]:
+        """Return the problems of the repository, and of the model's newest version in Triton."""
         errors = [finding for finding in check_repository(self.repository) if finding.severity == "error"]
-        result = [f"{finding.path}: {finding.message}" for finding in errors]
-        if (self.repository / model).is_dir():
-            result += self._answer_problems(model)
-        if (self.repository / ensemble_of(model)).is_dir():
-            result += self._load_problems(decoder_of(model), ensemble_of(model))
-        return result
+        problems = [f"{finding.path}: {finding.message}" for finding in errors]
+        try:
+            if (self.repository / model).is_dir():
+                self._loaded.pop(model, None)  # it may have a new version under the same configuration
+                self._load(triton, model)
+                problems += answer_problems(triton, self.repository, model)
+            if (self.repository / ensemble_of(model)).is_dir():
+                self._load(triton, decoder_of(model))
+                self._load(triton, ensemble_of(model))
+        except TritonkitError as error:
+            problems.append(str(error))
+        return problems
 
-    def clear(self, model: str) -> None:
+    def clear(self, triton: LocalTriton, model: str) -> None:
         """Remove and unload a model, so that its next export is a first one."""
         for name in () if model == "replacing" else (ensemble_of(model), decoder_of(model), model):
             if self._loaded.pop(name, None):
-                self._triton.unload(name)
+                triton.unload(name)
             if (self.repository / name).is_dir():
                 shutil.rmtree(self.repository / name)
 
-    def _start_export(self, model: str) -> ForkedProcess:
-        source = source_from_checkpoint(self._checkpoint, model)
-        if not self._export_graphs:
-            source = _ExportedGraphSource(source.path, source.golden, source.description, source.module)
-        request = ExportRequest(
-            source=source, repository=self.repository, max_batch=MAX_BATCH, **TARGETS[model], keep=2
-        )
-
-        def work(report: Callable[[str], None]) -> None:
-            export(request, report)
-
-        return start_fork(work)
-
-    def _answer_problems(self, name: str) -> list[str]:
-        newest = versions_of(self.repository / name)[-1]
-        golden = Golden.load(self.repository / name / str(newest) / GOLDEN_FILE)
-        try:
-            self._triton.load(name)
-            self._loaded[name] = newest
-            version, answers = self._triton.infer(name, golden.images[:MAX_BATCH])
-        except TritonkitError as error:
-            return [str(error)]
-        max_error = float(abs(answers - golden.outputs["probabilities"][:MAX_BATCH]).max())
-        problems = [] if max_error <= TOLERANCE else [f"{name}: answers differ by {max_error:.1e}"]
-        if version != newest:
-            problems.append(f"{name}: Triton uses version {version}, the newest is {newest}")
-        return problems
-
-    def _load_problems(self, *names: str) -> list[str]:
-        """Load models that were written since the last load; return the errors."""
-        try:
-            for name in names:
-                written = (self.repository / name / CONFIG_FILE).stat().st_mtime_ns
-                if self._loaded.get(name) != written:
-                    self._triton.load(name)
-                    self._loaded[name] = written
-        except TritonkitError as error:
-            return [str(error)]
-        return []
+    def _load(self, triton: LocalTriton, name: str) -> None:
+        """Load a model that was written since the last load."""
+        written = (self.repository / name / CONFIG_FILE).stat().st_mtime_ns
+        if self._loaded.get(name) != written:
+            triton.load(name)
+            self._loaded[name] = written
 
 
-def drill(folder: Path, kills: int, seed: int, export_graphs: bool = False) -> KillDrillResult:
-    """Kill `kills` exports. Raises TritonkitError if an export fails by itself."""
+def answer_problems(triton: LocalTriton, repository: Path, model: str) -> list[str]:
+    """Return the problems of the answers to the golden sample of the newest version. Raises TritonkitError."""
+    newest = max(versions_of(repository / model))
+    golden = Golden.load(repository / model / str(newest) / GOLDEN_FILE)
+    version, outputs = triton.infer(model, golden.images[:MAX_BATCH])
+    error = float(np.abs(outputs["probabilities"] - golden.outputs["probabilities"][:MAX_BATCH]).max())
+    problems = [f"{model}: an answer differs by {error:.2g} from the golden sample"] * (not error < TOLERANCE)
+    if version != newest:
+        problems.append(f"{model}: Triton uses version {version}, the newest is {newest}")
+    return problems
+
+
+def drill(
+    kills: int = 50,
+    seed: int = 0,
+    whole: Annotated[bool, typer.Option("--whole", help="Export the graph with torch each time.")] = False,
+) -> Result:
+    """Kill exports. Raises TritonkitError if an export fails by itself."""
     started = time.monotonic()
-    (folder / "repository").mkdir()
-    steps: Counter[str] = Counter()
-    failures: list[str] = []
+    steps, failures = Counter[str](), list[str]()
     interrupted = published = number = 0
-    with explicit_triton(folder / "repository", folder) as triton:
-        exports = ExportDrill(folder, triton, seed, export_graphs)
-        for model in TARGETS:
-            exports.measure(model)
-            exports.clear(model)
-        while steps.total() < kills:
-            model = list(TARGETS)[number % len(TARGETS)]
-            number += 1
-            versions_before = versions_of(exports.repository / model)
-            step = exports.kill(model, while_publishing=number % 9 in (3, 5, 7))  # of each model, a third
-            if step is not None:
-                steps[step] += 1
-                published += versions_of(exports.repository / model) != versions_before
-                interrupted += bool(interrupted_exports(exports.repository))
-            failures += [
-                f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in exports.problems(model)
-            ]
-            exports.clear(model)
-        failures += _check_cleanup(exports)
-    return KillDrillResult(
-        kills=dict(steps),
-        published=published,
-        interrupted=interrupted,
-        failures=tuple(failures),
-        seconds=round(time.monotonic() - started, 1),
-    )
-
-
-def _check_cleanup(exports: ExportDrill) -> list[str]:
-    """Check that the next exports succeed and clean up after the last kill."""
-    failures = []
-    for model in TARGETS:
-        exports.measure(model)
-        failures += exports.problems(model)
-    if staging_folder(exports.repository).exists():
-        failures.append(f"{staging_folder(exports.repository)}: exists after complete exports")
-    return failures
-
-
-def tiny_network(name: str = "tiny", seed: int = 0, side: int = 32) -> Network:
-    """Return a residual network of three classes at `side` x `side` pixels with random weights."""
-    torch.manual_seed(seed)
-    preprocess = Preprocess(height=side, width=side)
-    spec = ModelSpec(
-        name=name,
-        task="multiclass",
-        labels=("cat", "dog", "bird"),
-        architecture=architecture_of("test_resnet", side, side),
-        input=image_input(preprocess),
-        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(3,)),),
-        preprocess=preprocess,
-        normalize=Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
-    )
-    return Network(spec).eval()
-
-
-def main() -> int:
-    """Run the drill, then print and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--whole", action="store_true", help="export the graph with torch each time")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = drill(Path(folder), arguments.kills, arguments.seed, arguments.whole)
-    print(result.model_dump_json(indent=2))
-    if arguments.output:
-        with atomic_write(arguments.output) as path:
-            path.write_text(result.model_dump_json(indent=2) + "\n")
-    return 1 if result.failures else 0
+        exports = ExportDrill(Path(folder), seed, whole)
+        exports.measure("replacing")
+        with serve(exports.repository) as triton:
+            for model in TARGETS:
+                exports.measure(model)
+                exports.clear(triton, model)
+            while steps.total() < kills:
+                model = list(TARGETS)[number % len(TARGETS)]
+                number += 1
+                versions_before = versions_of(exports.repository / model)
+                step = exports.kill(model, while_publishing=number % 9 in (3, 5, 7))  # of each model, a third
+                if step is not None:
+                    steps[step] += 1
+                    published += versions_of(exports.repository / model) != versions_before
+                    interrupted += bool(interrupted_exports(exports.repository))
+                problems = exports.problems(triton, model)
+                failures += [f"kill {steps.total()}, {model}, while {step}: {problem}" for problem in problems]
+                exports.clear(triton, model)
+            for model in TARGETS:  # the next exports succeed and clean up after the last kill
+                exports.measure(model)
+                failures += exports.problems(triton, model)
+        if staging_folder(exports.repository).exists():
+            failures.append(f"{staging_folder(exports.repository)}: exists after complete exports")
+        if triton.restarts:
+            failures.append(f"Triton crashed {triton.restarts} times")
+    record = {
+        "kills": steps,
+        "published": published,
+        "interrupted": interrupted,
+        "failures": failures,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return Result(record, {"the repository loads and answers after each kill": not failures})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(drill)()

@@ -1,7 +1,5 @@
 """Publish new versions every few seconds under load; each request must succeed with an answer of a live version.
 
-python -m scripts.drills.reload_drill [--seconds 60] [--every 2] [--threads 4] [--over grpc|http] [--output FILE.json]
-
 Three tiny networks with different weights are exported once. Their files are then published repeatedly, each time as
 the next version and in the builder's way: prepared in a staging folder as hard links, then renamed. After each
 publication the server loads the model, and all versions but the newest two are deleted. Threads send requests all the
@@ -12,38 +10,29 @@ was sent. Exits with 1 otherwise.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import typer
 
-from builder.export import export
+from benchmarks.studies.local_triton import LocalTriton, publish_network, serve, tiny_network
+from benchmarks.studies.study import Result, command
 from builder.repository.publish import publication
 from builder.repository.retention import keep_newest
-from builder.request import ExportRequest
-from builder.sources import source_from_checkpoint
-from scripts.drills.kill_drill import tiny_network
-from scripts.ports import free_ports
-from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tritonkit.errors import TritonkitError
 from tritonkit.images.preprocess import ImageArray
-from tritonkit.networks.network import save_network
 from tritonkit.runtimes import open_artifact
 from tritonkit.spec import Frozen, ModelSpec, Outputs
-from tritonkit.system.console import exit_code
-from tritonkit.system.files import atomic_write
 from tritonkit.triton.client import TritonClient
 from tritonkit.triton.connection import Connection
 from tritonkit.triton.runner import TritonRunner
@@ -145,11 +134,11 @@ def drill(
     folder: Path, seconds: float, every_s: float, threads: int, protocol: Protocol, report: Callable[[str], None]
 ) -> ReloadDrillResult:
     """Run the drill in an empty folder. Raises TritonkitError if the server or an export fails at the start."""
-    networks = export_networks(folder / "networks", report)
+    networks = export_networks(folder, report)
     repository = folder / "repository"
-    shutil.copytree(folder / "networks" / "1", repository)
-    with serve(repository, folder / "state") as server:
-        url = server.options.grpc_url if protocol == "grpc" else server.options.http_url
+    shutil.copytree(folder / "1", repository)
+    with serve(repository) as triton:
+        url = triton.options.grpc_url if protocol == "grpc" else triton.options.http_url
         with TritonRunner(TritonClient(Connection(url=url, shared_memory=True)), MODEL) as runner:
             traffic = Traffic(runner.server, runner.spec, networks, Ledger(begun={1: 0.0}, loaded={1: 0.0}))
             request_threads = [
@@ -158,7 +147,7 @@ def drill(
             for thread in request_threads:
                 thread.start()
             try:
-                published = publish_all(server, repository, traffic, seconds, every_s, report)
+                published = publish_all(triton, repository, traffic, seconds, every_s, report)
             finally:
                 traffic.stop.set()
                 for thread in request_threads:
@@ -180,10 +169,14 @@ def summarize(seconds: float, published: int, traffic: Traffic, repository: Path
 
 
 def publish_all(
-    server: Server, repository: Path, traffic: Traffic, seconds: float, every_s: float, report: Callable[[str], None]
+    triton: LocalTriton,
+    repository: Path,
+    traffic: Traffic,
+    seconds: float,
+    every_s: float,
+    report: Callable[[str], None],
 ) -> int:
     """Publish and load a version every `every_s` seconds; return their number."""
-    control = server.client(timeout_s=60)
     started = time.monotonic()
     published = 0
     while (due_s := published * every_s) < seconds:
@@ -191,7 +184,7 @@ def publish_all(
         try:
             version = publish(repository, traffic.networks)
             traffic.ledger.begun[version] = time.monotonic()
-            control.load(MODEL)
+            triton.load(MODEL)
             traffic.ledger.loaded[version] = time.monotonic()
             keep_newest(repository / MODEL, KEEP)
         except TritonkitError as error:
@@ -217,16 +210,8 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
     folders, answers = [], []
     for number in range(NETWORKS):
         report(f"exporting network {number + 1} of {NETWORKS}")
-        checkpoint = folder / f"{number}.safetensors"
-        folder.mkdir(exist_ok=True, parents=True)
-        save_network(checkpoint, tiny_network(MODEL, number, SIDE))
-        request = ExportRequest(
-            source=source_from_checkpoint(checkpoint, MODEL),
-            repository=folder / str(number),
-            max_batch=BATCH,
-            encoded=False,
-        )
-        published = export(request)
+        network = tiny_network(MODEL, number, SIDE)
+        published = publish_network(network, folder / str(number), MODEL, max_batch=BATCH, encoded=False)
         folders.append(published.artifact.parent)
         with open_artifact(published.artifact, threads=1) as runner:
             answers.append(runner.infer(images))
@@ -236,54 +221,18 @@ def export_networks(folder: Path, report: Callable[[str], None]) -> Networks:
     return networks
 
 
-@contextmanager
-def serve(repository: Path, state: Path) -> Iterator[Server]:
-    """Start a server of the repository on free ports; its state folder is `state`."""
-    http, grpc, metrics = free_ports()
-    previous_state = os.environ.get(STATE_VARIABLE)
-    os.environ[STATE_VARIABLE] = str(state)
-    try:
-        options = Options(repository=repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
-        server = start(options, stops_with_parent=True)
-        try:
-            wait_until_ready(server, 120)
-            yield server
-        finally:
-            stop(server)
-    finally:
-        os.environ.pop(STATE_VARIABLE)
-        if previous_state is not None:
-            os.environ[STATE_VARIABLE] = previous_state
-
-
-def main() -> int:
-    """Run the drill, print its result, and return the exit code."""
-    arguments = _parse_arguments()
+def reload_drill(
+    seconds: float = 60.0,
+    every: Annotated[float, typer.Option(help="Seconds from one version to the next.")] = 2.0,
+    threads: int = 4,
+    over: Protocol = "grpc",
+) -> Result:
+    """Run the drill with three tiny networks."""
     with tempfile.TemporaryDirectory(prefix="reload_drill.") as folder:
-        try:
-            report = partial(print, flush=True)
-            result = drill(Path(folder), arguments.seconds, arguments.every, arguments.threads, arguments.over, report)
-        except TritonkitError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return exit_code(error)
-    print(f"{result.requests} requests, {result.versions} versions in {result.seconds:g} s, {result.failed} failures")
-    for failure in result.failures:
-        print(failure)
-    if arguments.output is not None:
-        with atomic_write(arguments.output) as path:
-            path.write_text(result.model_dump_json(indent=2))
-    return 1 if result.failed else 0
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--every", type=float, default=2.0)
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--over", choices=("grpc", "http"), default="grpc")
-    parser.add_argument("--output", type=Path)
-    return parser.parse_args()
+        result = drill(Path(folder), seconds, every, threads, over, partial(print, flush=True))
+    sentence = f"{result.requests} requests, {result.versions} versions in {seconds:g} s, {result.failed} failures"
+    return Result(result.model_dump(), {sentence: not result.failed})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(reload_drill)()

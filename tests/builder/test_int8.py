@@ -20,10 +20,15 @@ from benchmarks.studies.calibration import calibrate
 from builder.export import export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.wiring import flattened, wiring_of
-from builder.precision.int8_exclusions import activation_products, int8_nodes, with_adjacent_nodes
+from builder.precision.measure import error_growth
 from builder.precision.precision_search import PrecisionSearch
-from builder.precision.quantize import quantize_graph, quantized_operators
-from builder.precision.sensitivity import error_growth
+from builder.precision.quantize import (
+    activation_products,
+    int8_nodes,
+    quantize_graph,
+    quantized_operators,
+    with_adjacent_nodes,
+)
 from builder.request import ExportRequest
 from builder.sources import open_source
 from builder.sources.images import builtin_golden

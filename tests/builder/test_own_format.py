@@ -14,6 +14,8 @@ from typer.testing import Result
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.repository.lint import check_repository
 from tritonkit import plugins
+from tritonkit.repository.model_folder import VersionFolder
+from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.runtimes import Runner, open_artifact
 from tritonkit.runtimes.formats import BUILT_IN, ArtifactFormat, Target, format_of, is_model_file, known_formats
 from tritonkit.triton.model_config import holds_model
@@ -101,3 +103,5 @@ def test_export_in_an_own_format_is_verified_published_and_listed(
     assert json.loads(shown.stdout)["verdict"]["format"] == "ort"
     verified = command("builder", "verify", artifact, "--against", checkpoint, "--json")
     assert json.loads(verified.stdout)["format"] == "ort"
+    again = reexport_command(VersionFolder(artifact.parent), repository)
+    assert f"{checkpoint} --format ort:int8 --max-batch 32" in again

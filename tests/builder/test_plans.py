@@ -118,7 +118,7 @@ def test_manifest_of_a_version_with_an_engine_contains_the_build_record(version:
 def test_manifest_without_plan_fields_is_still_read(tiny_repository: Path) -> None:
     path = tiny_repository / "pets" / "1" / Manifest.FILE
     old = {key: value for key, value in json.loads(path.read_text()).items() if key != "build"}
-    assert plan_problems(Manifest.model_validate(old), IMAGE) == []
+    assert plan_problems(Manifest.model_validate(old).build, IMAGE) == []
 
 
 def test_check_reports_a_truncated_plan(version: Path) -> None:
@@ -164,14 +164,14 @@ def test_plan_is_stale_when_it_or_its_graph_changed(version: Path) -> None:
 def test_plan_is_refused_when_its_tensorrt_does_not_fit_the_image(
     tensorrt: str, changed: dict[str, Any], image: str, severity: str, expected: str, fix: str
 ) -> None:
-    (problem,) = plan_problems(manifest_with(record_of(tensorrt, **changed)), image)
+    (problem,) = plan_problems(record_of(tensorrt, **changed), image)
     assert problem.severity == severity
     assert expected in problem.message
     assert fix in problem.fix
 
 
 def test_plan_of_an_unknown_image_still_needs_the_flag_when_it_is_version_compatible() -> None:
-    problems = plan_problems(manifest_with(record_of("11.1.0.106", version_compatible=True)), "our/triton:mine")
+    problems = plan_problems(record_of("11.1.0.106", version_compatible=True), "our/triton:mine")
     assert [SERVE_COMPATIBLE in problem.fix for problem in problems] == [True, False]
 
 
@@ -198,14 +198,14 @@ def test_check_compares_a_plan_without_a_record_with_the_image(
 
 
 def test_plan_fits_when_image_and_gpu_are_those_it_was_built_for() -> None:
-    assert plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, "8.9") == []
-    assert plan_problems(manifest_with(record_of("11.1.0.106", hardware="ampere_plus")), IMAGE, "12.0") == []
-    assert plan_problems(manifest_with(None), IMAGE, "8.9") == []
+    assert plan_problems(record_of("11.1.0.106"), IMAGE, "8.9") == []
+    assert plan_problems(record_of("11.1.0.106", hardware="ampere_plus"), IMAGE, "12.0") == []
+    assert plan_problems(None, IMAGE, "8.9") == []
 
 
 @pytest.mark.parametrize(("gpu", "count"), [("8.6", 1), ("7.0", 2)])
 def test_plan_is_refused_when_the_gpu_is_another(gpu: str, count: int) -> None:
-    problems = plan_problems(manifest_with(record_of("11.1.0.106")), IMAGE, gpu)
+    problems = plan_problems(record_of("11.1.0.106"), IMAGE, gpu)
     assert len(problems) == count
     assert f"the GPU has {gpu}" in problems[-1].message
 

@@ -20,10 +20,9 @@ from builder.onnx.precision import onnx_precision
 from builder.onnx.simulation import simulate_rounding, simulated_runner
 from builder.onnx.wiring import flattened, outer_nodes, wiring_of
 from builder.precision.cast import cast_graph
-from builder.precision.keep_fp32 import match_nodes
-from builder.precision.precision_search import PrecisionSearch
+from builder.precision.measure import measure_ranges, nodes_above, vary_contrast
+from builder.precision.precision_search import PrecisionSearch, match_nodes
 from builder.precision.quantize import quantize_graph
-from builder.precision.ranges import measure_ranges, nodes_above, vary_contrast
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden

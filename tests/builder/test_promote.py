@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import Result
 
+from benchmarks.studies.local_triton import serve
 from builder.config.triton_config import config_for, config_to_text
 from builder.export import export
 from builder.interface import interface_of
@@ -21,7 +22,6 @@ from builder.repository.publish import publication
 from builder.repository.shared_files import SharedFiles, shared_version, version_spec
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
-from scripts.drills.explicit_triton import explicit_triton
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, CheckFailedError, InputError
 from tritonkit.golden import GOLDEN_FILE, Golden
@@ -314,17 +314,16 @@ def test_commands_print_the_served_version_and_the_next_step(pets: Path, command
     assert command("builder", "promote", "pets", 1, *options).exit_code == 1
 
 
-def test_triton_serves_the_promoted_version_after_a_reload(pets: Path, tmp_path: Path) -> None:
-    (tmp_path / "triton").mkdir()
-    with explicit_triton(pets.parent, tmp_path / "triton") as triton:
+def test_triton_serves_the_promoted_version_after_a_reload(pets: Path) -> None:
+    with serve(pets.parent) as triton:
 
         def answers_as(version: int) -> None:
             golden = Golden.load(pets / str(version) / GOLDEN_FILE)
             for name in ("pets_decode", "pets", "pets_encoded"):
                 triton.load(name)
-            answered, output = triton.infer("pets", golden.images[:2])
+            answered, outputs = triton.infer("pets", golden.images[:2])
             assert answered == version
-            assert np.allclose(output, golden.outputs["probabilities"][:2], atol=1e-4)
+            assert np.allclose(outputs["probabilities"], golden.outputs["probabilities"][:2], atol=1e-4)
 
         answers_as(2)
         rollback(pets)

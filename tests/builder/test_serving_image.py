@@ -10,7 +10,7 @@ import pytest
 from builder.export import export
 from builder.formats import BuildJob, builder_for
 from builder.formats.tensorrt import Trt
-from builder.repository.serving_image import check_build, check_loads
+from builder.repository.serving_image import check_build
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from tests.errors import raises
@@ -43,23 +43,23 @@ def folder(tmp_path: Path) -> Path:
 
 def test_plan_is_refused_when_the_serving_image_cannot_load_it(folder: Path) -> None:
     with raises(CheckFailedError, "tensorrt.serving_image") as refused:
-        check_loads(folder, IMAGE)
+        check_build(BuildRecord.read(folder), IMAGE)
     assert "TRITON_IMAGE in .env" in str(refused.value)
     assert "--force" in str(refused.value)
-    (warning,) = check_loads(folder, IMAGE, force=True)
+    (warning,) = check_build(BuildRecord.read(folder), IMAGE, force=True)
     assert "an older TensorRT never loads it" in warning
 
 
 def test_plan_is_accepted_when_the_image_fits_is_unknown_or_built_it(folder: Path) -> None:
-    assert check_loads(folder, NEWER) == []
-    (warning,) = check_loads(folder, "our/triton:mine")
+    assert check_build(BuildRecord.read(folder), NEWER) == []
+    (warning,) = check_build(BuildRecord.read(folder), "our/triton:mine")
     assert "our/triton:mine" in warning
-    built_there = BuildRecord.model_validate_json((folder / BUILD_FILE).read_bytes())
+    built_there = BuildRecord.read_file(folder / BuildRecord.FILE)
     built_there = built_there.model_copy(update={"image": "our/triton:mine"})
     (folder / BUILD_FILE).write_text(built_there.model_dump_json())
-    assert check_loads(folder, "our/triton:mine") == []
+    assert check_build(BuildRecord.read(folder), "our/triton:mine") == []
     (folder / BUILD_FILE).unlink()
-    assert check_loads(folder, IMAGE) == []
+    assert check_build(BuildRecord.read(folder), IMAGE) == []
 
 
 def test_manifest_names_the_image_of_env(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.studies.gpu_check import MISSING
-from benchmarks.studies.gpu_report import RuntimeResult
+from benchmarks.studies.gpu_runtimes import RuntimeResult
 from tritonkit.repository.verdict import LIMITS
 
 ROOT = Path(__file__).parents[2]

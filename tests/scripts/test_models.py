@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import pytest
 from pydantic import TypeAdapter
 
-from benchmarks.studies import models
-from benchmarks.studies.models import TOOLS, ModelResult, _missing
+from benchmarks.studies.models import TOOLS, ModelResult, measure, missing_names
 from scripts.package_versions import installed_versions
 
 
@@ -26,16 +23,16 @@ def test_results_are_made_again_when_other_versions_made_them() -> None:
     )
     results_by_name = {result.name: result for result in result_list}
     names = ["kept", "old", "silent", "new"]
-    assert _missing(names, results_by_name, trust=False) == ["old", "silent", "new"]
-    assert _missing(names, results_by_name, trust=True) == ["old", "new"]
+    assert missing_names(names, results_by_name, trust=False) == ["old", "silent", "new"]
+    assert missing_names(names, results_by_name, trust=True) == ["old", "new"]
 
 
-def test_page_tells_versions_when_results_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results, page = tmp_path / "models.json", tmp_path / "models.md"
+def test_page_tells_versions_when_results_do(tmp_path: Path) -> None:
+    results = tmp_path / "models.json"
     installed_here = installed_versions(TOOLS)[0]
     result = _result("ResNet-18", installed_here)
     results.write_bytes(TypeAdapter(list[ModelResult]).dump_json([result]))
-    monkeypatch.setattr(sys, "argv", ["models", "--results", str(results), "--output", str(page), "ResNet-18"])
-    assert models.main() == 0
-    assert f"Made with torch {installed_here['torch']}" in page.read_text()
-    assert result.row() in page.read_text()
+    found = measure(["ResNet-18"], results)
+    assert all(found.checks.values())
+    assert f"Made with torch {installed_here['torch']}" in str(found.page)
+    assert result.row() in str(found.page)

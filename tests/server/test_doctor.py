@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from builder.config.triton_config import config_to_text
+from builder.repository.lint import check_repository
 from server.cli import app
 from server.doctor.command import check_before_start
 from server.doctor.diagnosis import diagnose, start_findings
@@ -28,6 +29,7 @@ from tritonkit.repository.manifest import FileEntry, Manifest
 from tritonkit.repository.model_folder import VersionFolder
 from tritonkit.repository.reexport_command import reexport_command
 from tritonkit.repository.staging import staging_folder
+from tritonkit.spec import ModelSpec
 from tritonkit.system.gpu import Gpu
 from tritonkit.triton.model_config import read_config
 
@@ -406,6 +408,28 @@ def test_command_to_export_again_names_the_whole_file_or_none(
     manifest = Manifest.read_file(version / Manifest.FILE)
     replace(version / Manifest.FILE, manifest.model_copy(update={"source": source}).model_dump_json().encode())
     assert reexport_command(VersionFolder(version), tiny_repository).startswith(f"builder export {expected} --")
+
+
+def test_command_to_export_third_party_weights_again_names_their_preprocessing(tiny_repository: Path) -> None:
+    version = VersionFolder(tiny_repository / "pets" / "1")
+    assert version.manifest is not None
+    version.manifest.model_copy(update={"source": "pets.pth into timm resnet18: all weights"}).write(version.path)
+    command = reexport_command(VersionFolder(version.path), tiny_repository)
+    assert " --size 32x32 --fit crop --crop-ratio " in command
+    spec = ModelSpec.read(version.path)
+    assert spec is not None
+    assert f" --mean {','.join(f'{value:g}' for value in spec.normalize.mean)} --std " in command
+
+
+def test_check_finds_the_same_faults_as_doctor(tiny_repository: Path) -> None:
+    pets = tiny_repository / "pets"
+    replace(pets / "labels.txt", b"cow\n")
+    replace(pets / "1" / "model.onnx", b"short")
+    configure(pets, lambda config: config.dynamic_batching.preferred_batch_size.append(99))
+    doctor = {(finding.code, finding.path) for finding in diagnose_repository(tiny_repository)}
+    codes = {code for code, _ in doctor}
+    assert codes == {"repository.labels_differ", "repository.changed_file", "config.preferred_batch"}
+    assert doctor < {(finding.code, finding.path) for finding in check_repository(tiny_repository)}
 
 
 @pytest.mark.parametrize("size", ["1.5g", "1gib", "1500mb", "1 g"])

@@ -33,14 +33,13 @@ class PlanProblem(NamedTuple):
 
 
 def plan_problems(
-    manifest: Manifest, image_tag: str, compute_capability: str | None = None, serve_compatible: bool = False
+    record: BuildRecord | None, image_tag: str, compute_capability: str | None = None, serve_compatible: bool = False
 ) -> list[PlanProblem]:
-    """Return the problems of serving a version's plan from an image on a GPU; empty for a version without a plan.
+    """Return the problems of serving a plan from an image on a GPU, from its build record; none without a record.
 
     image_tag: the image, or its tag. compute_capability: of the target GPU, such as 8.9; None if unknown.
     serve_compatible: whether Triton is started with SERVE_COMPATIBLE.
     """
-    record = manifest.build
     if record is None or record.flavour == "rtx":
         return []
     release = release_of(image_tag)

@@ -343,7 +343,7 @@ def check_plans(model: ModelFolder, scope: LintScope) -> Iterator[Finding]:
             problems = stale_problems(version.manifest)
             if scope.image is not None:
                 problems += plan_problems(
-                    version.manifest, scope.image, scope.compute_capability, scope.version_compatible
+                    version.manifest.build, scope.image, scope.compute_capability, scope.version_compatible
                 )
             found = [(path, problem) for path in paths or [version.path] for problem in problems]
         else:

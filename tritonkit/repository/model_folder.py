@@ -27,6 +27,11 @@ class VersionFolder:
 
     path: Path
 
+    @property
+    def number(self) -> int:
+        """The number of the version."""
+        return int(self.path.name)
+
     @cached_property
     def manifest(self) -> Manifest | None:
         """The manifest; None where it is missing or cannot be read."""
@@ -104,4 +109,4 @@ class ModelFolder:
     def loaded_versions(self) -> list[VersionFolder]:
         """The versions that the version policy loads, oldest first."""
         loaded = versions_loaded(self.config, versions_of(self.path))
-        return [version for version in self.versions if int(version.path.name) in loaded]
+        return [version for version in self.versions if version.number in loaded]

@@ -7,9 +7,8 @@ import shlex
 from pathlib import Path
 
 from tritonkit.errors import TritonkitError
-from tritonkit.repository.manifest import Manifest
 from tritonkit.repository.model_folder import VersionFolder
-from tritonkit.runtimes.formats import TORCHSCRIPT, TRT
+from tritonkit.runtimes.formats import BUILT_IN, TORCHSCRIPT, TRT
 from tritonkit.spec import ModelSpec
 
 _SOURCE_FILE = re.compile(r"(?:checkpoint )?(?P<name>.+?\.(?:safetensors|pth?|ckpt|bin|onnx))(?=$| \(| into timm )")
@@ -21,21 +20,24 @@ def reexport_command(version: VersionFolder, repository: Path, image: str | None
 
     image: the image to build a plan in.
     """
-    manifest = version.manifest
+    manifest, verdict, words = version.manifest, version.verdict, ["builder", "export"]
     source = _SOURCE_FILE.match(manifest.source) if manifest else None
-    words = ["builder", "export", _source_path(source["name"], manifest) if manifest and source else "SOURCE"]
-    if manifest and source and not manifest.source.startswith("checkpoint "):
-        words += _model_arguments(version)
-    words += _target_arguments(version)
+    if manifest and source:
+        path = manifest.source_path  # None if unknown; then the name must do
+        words.append(str(path) if path is not None and path.name == source["name"] else source["name"])
+        words += [] if manifest.source.startswith("checkpoint ") else _model_arguments(version)
+    else:
+        words.append("SOURCE")
+    if verdict is None:
+        words += [f"--{TRT.name}", "fp16"] if list(version.path.glob(f"*{TRT.suffix}")) else []
+    elif verdict.format not in {known.name for known in BUILT_IN}:
+        words += ["--format", f"{verdict.format}:{verdict.precision}"]
+    else:
+        words += [f"--{verdict.format}", *([] if verdict.format == TORCHSCRIPT.name else [verdict.precision])]
+    words += ["--max-batch", str(verdict.max_batch)] if verdict else []
     if image and f"--{TRT.name}" in words:
         words += ["--in-container", "--image", image]
     return shlex.join([*words, "--name", version.path.parent.name, "--repository", str(repository)])
-
-
-def _source_path(name: str, manifest: Manifest) -> str:
-    """Return the path of the source at the export; only its name if the path is unknown."""
-    path = manifest.source_path
-    return str(path) if path is not None and path.name == name else name
 
 
 def _model_arguments(version: VersionFolder) -> list[str]:
@@ -56,11 +58,3 @@ def _model_arguments(version: VersionFolder) -> list[str]:
     for option, values in (("--mean", normalize.mean), ("--std", normalize.std)):
         words += [option, ",".join(f"{value:g}" for value in values)]
     return words
-
-
-def _target_arguments(version: VersionFolder) -> list[str]:
-    verdict = version.verdict
-    if verdict is None:
-        return [f"--{TRT.name}", "fp16"] if list(version.path.glob(f"*{TRT.suffix}")) else []
-    precision = [] if verdict.format == TORCHSCRIPT.name else [verdict.precision]
-    return [f"--{verdict.format}", *precision, "--max-batch", str(verdict.max_batch)]

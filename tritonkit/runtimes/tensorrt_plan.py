@@ -90,7 +90,13 @@ def find_tensorrt(flavour: Flavour, alternatives: str = ALTERNATIVES) -> ModuleT
     alternatives: what to do without TensorRT, for the error message. Raises ArtifactError that names what is missing:
     the library, a GPU or both. Only a build with `--rtx` needs no GPU.
     """
-    library, reason = _import_tensorrt(flavour)
+    library, reason = None, ""
+    for name in _MODULES[flavour]:
+        try:
+            library = importlib.import_module(name)
+            break
+        except ImportError as error:  # also for a missing shared library
+            reason = f"{error.name or name}: {str(error).splitlines()[0]}"
     missing = [] if library is not None else [f"the library ({reason})"]
     if flavour == "tensorrt" and find_gpu() is None:
         missing.append("an NVIDIA GPU with its driver")
@@ -105,17 +111,6 @@ def find_tensorrt(flavour: Flavour, alternatives: str = ALTERNATIVES) -> ModuleT
             code="tensorrt.too_old",
         )
     return library
-
-
-def _import_tensorrt(flavour: Flavour) -> tuple[ModuleType | None, str]:
-    """Import TensorRT or TensorRT for RTX. Returns the library, or None and the reason."""
-    reasons: list[str] = []
-    for name in _MODULES[flavour]:
-        try:
-            return importlib.import_module(name), ""
-        except ImportError as error:  # also for a missing shared library
-            reasons.append(f"{error.name or name}: {str(error).splitlines()[0]}")
-    return None, reasons[-1]
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

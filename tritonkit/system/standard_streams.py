@@ -1,12 +1,14 @@
-"""Standard streams that handle other encodings, closed pipes and a full disk."""
+"""Standard streams that handle other encodings, closed pipes and a full disk; libraries that log only errors."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import io
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tritonkit.errors import ExternalError
@@ -76,3 +78,17 @@ def _redirect_to_null(number: int) -> None:
     if nowhere != number:
         os.dup2(nowhere, number)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def quiet_loggers(*names: str) -> Iterator[None]:
+    """Log only errors of these libraries; the empty name is the root logger."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
