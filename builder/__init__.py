@@ -1,3 +1,30 @@
-"""`builder`: export a checkpoint to verified artifacts in a model repository."""
+"""`builder`: export a checkpoint to verified artifacts in a model repository.
+
+The names of `__all__` are the public Python API. Each is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import tritonkit  # noqa: F401 - it sets environment variables that gRPC reads at import
+
+if TYPE_CHECKING:
+    from builder.pipeline import PublishedVersion, export
+    from builder.request import ExportRequest
+
+__all__ = ["ExportRequest", "PublishedVersion", "export"]
+
+_MODULES = {
+    "ExportRequest": "builder.request",
+    "PublishedVersion": "builder.pipeline",
+    "export": "builder.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use. Raises AttributeError for any other."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

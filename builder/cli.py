@@ -58,7 +58,7 @@ def verify(request: VerifyRequest, as_json: JsonOption = False) -> None:
     Example: builder verify model.onnx --against runs/digits/1/best.safetensors
     """
     check_can_write(request.report)
-    from builder.export import source_of
+    from builder.plan import source_of
     from builder.verification.verify import verify_artifact
 
     with progress("comparing with the checkpoint"):

@@ -1,7 +1,7 @@
 """Errors of a build that gives no artifact to verify.
 
 They say nothing about the answers of the model. If the requested precision cannot be built, the export ends; a fallback
-precision, such as bf16 after an fp16 that failed, is skipped: see `builder.fallback`.
+precision, such as bf16 after an fp16 that failed, is skipped: see `builder.build`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path, PurePath
 
 from PIL import Image
@@ -51,6 +52,11 @@ class Picture:
 def picture_of_file(path: Path, relative_path: PurePath) -> Picture:
     """Return a Picture of a file; the file is read when its content is needed."""
     return Picture(as_unicode(path), relative_path, partial(read_picture, path))
+
+
+def name_digest(name: str) -> bytes:
+    """Return 16 bytes for a name, so that a set of a million names stays small."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def as_unicode(path: PurePath | str) -> str:

@@ -14,7 +14,7 @@ import timm
 import torch
 from typer.testing import CliRunner, Result
 
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from scripts import ports

@@ -1,22 +1,27 @@
-"""The public Python API of the shared package: typed names that load only what they need."""
+"""The public Python API of the shared package and of the builder: typed names that load only what they need."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
+import builder
 import tritonkit
 
-
-@pytest.mark.parametrize("name", tritonkit.__all__)
-def test_public_name_is_there(name: str) -> None:
-    assert getattr(tritonkit, name).__name__ == name
+NAMES = [(package, name) for package in (tritonkit, builder) for name in package.__all__]
 
 
-def test_import_of_the_package_loads_no_library() -> None:
-    code = "import tritonkit, sys; print({'numpy', 'PIL', 'pydantic', 'torch', 'tritonclient'} & sys.modules.keys())"
+@pytest.mark.parametrize(("package", "name"), NAMES)
+def test_public_name_is_there(package: ModuleType, name: str) -> None:
+    assert getattr(package, name).__name__ == name
+
+
+def test_import_of_the_packages_loads_no_library() -> None:
+    libraries = {"numpy", "PIL", "pydantic", "torch", "tritonclient"}
+    code = f"import builder, tritonkit, sys; print({libraries} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

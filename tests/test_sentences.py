@@ -19,9 +19,8 @@ from builder.verification.verifier import _failed_sizes_message, _positions_text
 from client.infer import Row
 from client.inputs import picture_from_input
 from client.model_loading import check_threshold
-from client.outputs.answer_files import open_answer_files
 from client.outputs.filters import Filter
-from client.outputs.job_settings import JobSettings
+from client.outputs.job import JobSettings, open_job
 from client.sources import find_pictures
 from server.network_policy import check_network_options
 from server.options import Options
@@ -47,11 +46,11 @@ Command = Callable[..., Result]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--onnx", "fp8"], "--onnx fp8: expected fp32, fp16, bf16, int8"),
+        (["--onnx", "fp8"], "--onnx fp8: expected 'fp32', 'fp16', 'bf16' or 'int8'"),
         (["--strict", "--force"], "--strict: publishes only what passes; leave out --force"),
-        (["--masks", "masks"], "--masks: are the masks of labelled images; add --data"),
-        (["--crop-ratio", "2"], "--crop-ratio 2: expected a number above 0, up to 1"),
-        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of --kind cpu use no GPU; use --kind gpu"),
+        (["--masks", "masks"], "--masks masks: are the masks of labelled images; add --data"),
+        (["--crop-ratio", "2"], "--crop-ratio 2: expected less than or equal to 1"),
+        (["--kind", "cpu", "--gpus", "0"], "--gpus 0: instances of kind cpu use no GPU; set --kind to gpu"),
     ],
 )
 def test_builder_export_says_what_to_change(
@@ -107,13 +106,13 @@ def test_interrupted_job_says_how_to_continue(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
 
     def interrupted_job() -> None:
-        with open_answer_files([path], settings, example, messages.append) as answers:
-            answers.write(Row("cat.jpg", example))
+        with open_job([path], settings, example, messages.append) as job:
+            job.write(Row("cat.jpg", example))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_job()
-    assert messages == [f"1 rows are kept in {path}.partial; run the same command to continue"]
+    assert messages == [f"1 rows are kept in {path}.job; run the same command to continue"]
 
 
 def test_existing_output_is_refused_with_three_ways_out(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_existing_output_is_refused_with_three_ways_out(tmp_path: Path) -> None:
     example = Answer({"label": "cat", "probability": 1.0})
     with (
         pytest.raises(InputError) as caught,
-        open_answer_files([tmp_path / "a.csv", tmp_path / "b.csv"], settings, example, print),
+        open_job([tmp_path / "a.csv", tmp_path / "b.csv"], settings, example, print),
     ):
         pytest.fail("the job has started")
     assert str(caught.value) == (

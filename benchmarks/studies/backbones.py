@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.studies.local_triton import serve
 from benchmarks.studies.study import Result, command, for_each_model, markdown_row
-from builder.export import PublishedVersion, export
+from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from train.config.loading import Config
 from train.engine.fit import fit

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from PIL import Image
 
 from tritonkit.images.picture_files import pictures_below
 from tritonkit.images.preprocess import Geometry, ImageArray, load_file
-from tritonkit.runtimes.base import Runner
 
 BATCHES = (1, 4, 8, 16, 32)
 SIDE = 224
@@ -37,28 +36,32 @@ TUNING_IMAGES = 64
 
 def run_in_process(artifact: Path, paths: Sequence[Path]) -> dict[str, Any]:
     """Decode, preprocess and run the model in this process; return the time."""
-    runners = {threads: _open_runner(artifact, threads) for threads in {1, _cores()}}
+    from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    cores = len(os.sched_getaffinity(0))
+    runners = {threads: OnnxRuntimeRunner(artifact, threads=threads, spinning=False) for threads in {1, cores}}
     preprocess = runners[1].spec.preprocess
     images = np.stack([load_file(path, preprocess)[0] for path in paths[:TUNING_IMAGES]])
-    cpu_s_by_setting = {
-        f"batch {batch}, {threads} threads": (_min_cpu_s(partial(_infer_all, runners[threads], images, batch)), batch)
-        for threads in runners
-        for batch in BATCHES
-    }
-    best = min(cpu_s_by_setting, key=lambda name: cpu_s_by_setting[name][0])
-    batch, threads = cpu_s_by_setting[best][1], int(best.split()[2])
+
+    def min_cpu_s(threads: int, batch: int) -> float:
+        def infer_all() -> None:
+            for start in range(0, len(images), batch):
+                runners[threads].infer(images[start : start + batch])
+
+        infer_all()
+        return min(_measure(infer_all)["cpu_s"] for _ in range(2))  # disturbances only add time
+
+    threads, batch = min(product(runners, BATCHES), key=lambda setting: min_cpu_s(*setting))
 
     def loop() -> None:
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(cores) as pool:
             pending: deque[list[Future[tuple[ImageArray, Geometry]]]] = deque()
             for start in range(0, len(paths), batch):
                 pending.append([pool.submit(load_file, path, preprocess) for path in paths[start : start + batch]])
-                if len(pending) > 2:
-                    _infer(runners[threads], pending.popleft())
-            while pending:
-                _infer(runners[threads], pending.popleft())
+                while pending and (len(pending) > 2 or start + batch >= len(paths)):
+                    runners[threads].infer(np.stack([image.result()[0] for image in pending.popleft()]))
 
-    return {**_measure(loop), "best": best}
+    return {**_measure(loop), "best": f"batch {batch}, {threads} threads"}
 
 
 def run_plain_loop(address: str, model: str, paths: Sequence[Path]) -> dict[str, Any]:
@@ -88,31 +91,6 @@ def _preprocess(path: Path) -> NDArray[np.float32]:
     pixels = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)), dtype=np.float32) / 255
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1), dtype=np.float32)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _open_runner(artifact: Path, threads: int) -> Runner:
-    from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-
-    return OnnxRuntimeRunner(artifact, threads=threads, spinning=False)
-
-
-def _infer(runner: Runner, images: Sequence[Future[tuple[ImageArray, Geometry]]]) -> None:
-    runner.infer(np.stack([image.result()[0] for image in images]))
-
-
-def _infer_all(runner: Runner, images: ImageArray, batch: int) -> None:
-    for start in range(0, len(images), batch):
-        runner.infer(images[start : start + batch])
-
-
-def _min_cpu_s(work: Callable[[], None]) -> float:
-    """Return the lower CPU time of two runs, because disturbances only add time."""
-    work()
-    return min(_measure(work)["cpu_s"] for _ in range(2))
 
 
 def _measure(work: Callable[[], None]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import psutil
 import torch
 from PIL import Image
 
-from builder.export import PublishedVersion, export
+from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from scripts.ports import free_ports
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready

@@ -18,7 +18,7 @@ import typer
 from benchmarks.studies.backbones import NAMES
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.study import Result, command, for_each_model, markdown_row, write_json
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.tensorrt.build import build

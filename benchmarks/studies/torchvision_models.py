@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights
 
 from benchmarks.studies.calibration import calibrate
 from benchmarks.studies.study import Result, command, for_each_model, write_json
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_state_dict
 from builder.sources.images import builtin_golden

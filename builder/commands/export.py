@@ -10,7 +10,7 @@ from tritonkit.options import options_of
 from tritonkit.system.console import JsonOption, print_json, print_text, progress, reports_errors, warn
 
 if TYPE_CHECKING:
-    from builder.export import PublishedVersion
+    from builder.pipeline import PublishedVersion
     from tritonkit.spec import ModelSpec
 
 
@@ -38,8 +38,8 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
 
     * builder export classifier.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt
     """
-    from builder.export import export as run_export
-    from builder.export import source_of
+    from builder.pipeline import export as run_export
+    from builder.plan import source_of
 
     with progress("reading the source") as report:
         if request.dry_run:
@@ -57,16 +57,12 @@ def export(request: ExportRequest, as_json: JsonOption = False) -> None:
 
 def _build_command(spec: ModelSpec, request: ExportRequest) -> str:
     """The Docker command that would build the plan, with the current folder in place of the temporary one."""
-    from builder.export import largest_batch
+    from builder.plan import configs_of, largest_batch
     from builder.tensorrt.container import container_for_build
     from tritonkit.repository.build_record import BuildSettings
-    from tritonkit.triton.model_config import CONFIG_FILE, read_config, read_config_file
     from tritonkit.triton.releases import image_for
 
-    model_folder = request.repository / spec.name
-    user_config = None if request.config is None else read_config_file(request.config)
-    current_config = read_config(model_folder) if (model_folder / CONFIG_FILE).is_file() else None
-    max_batch = largest_batch(request, user_config, current_config)
+    max_batch = largest_batch(request, *configs_of(request, spec.name))
     settings = BuildSettings(**request.build.model_dump(), max_batch=max_batch, opt_batch=request.opt_batch)
     settings.check()
     image = request.image or image_for(request.repository)

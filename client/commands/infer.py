@@ -76,7 +76,7 @@ def infer(
     from client.infer import InferenceSettings, infer_pictures
     from client.model_loading import check_threshold, open_runner, task_with_threshold
     from client.outputs.filters import Filter, with_filter
-    from client.outputs.job_settings import job_settings_of
+    from client.outputs.job import job_settings_of
     from client.outputs.output_config import OutputConfig, Tally, open_outputs
     from client.sources import find_pictures, prefetch_content
     from tritonkit.runtimes.augmented import with_augmentation

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from pathlib import Path
-from typing import Any
 
 from client.infer import Row
 from client.outputs.filters import is_filtered_out
-from client.outputs.journal import Journal
+from client.outputs.job import Job
 from client.picture import Picture
 from tritonkit.images.preprocess import ImageError
 from tritonkit.pages.contact_sheet import MAX_TILES, ContactSheetTile, thumbnail, write_contact_sheet
@@ -18,13 +17,15 @@ from tritonkit.tasks import Answer, Task
 class ContactSheet:
     """The sheet of a job's first rows: the rows of an interrupted client, then those of this client."""
 
-    def __init__(self, task: Task, journal: Journal | None = None) -> None:
-        """journal: of this job, with the rows of an interrupted client; None if there is none."""
+    def __init__(self, task: Task, job: Job | None = None) -> None:
+        """job: has the rows of an interrupted client; None without --output."""
         self._task = task
-        earlier = (row for row in map(_row_from_fields, journal.rows() if journal else ()) if not is_filtered_out(row))
-        self._rows = list(itertools.islice(earlier, MAX_TILES))
+        self._rows: list[Row] = []
+        self.total = self.failed = 0
+        for fields in map(json.loads, job.rows(only_new=True) if job else ()):
+            error = fields.get("error")
+            self.write(Row(fields.pop("path"), None if error else Answer(fields), error))
         self._row_numbers = {row.name: number for number, row in enumerate(self._rows)}
-        self.total, self.failed = (journal.length, journal.failed) if journal else (0, 0)
 
     @property
     def has_room(self) -> bool:
@@ -43,7 +44,7 @@ class ContactSheet:
             return  # the file was deleted after it was answered, so its tile has only a caption
 
     def write(self, row: Row) -> None:
-        """Add a row of this client."""
+        """Add a row."""
         if is_filtered_out(row):
             return
         self.total += 1
@@ -66,9 +67,3 @@ class ContactSheet:
             else ContactSheetTile(name=row.name, image=None, caption=row.error or "", failed=True)
             for row in self._rows
         ]
-
-
-def _row_from_fields(fields: dict[str, Any]) -> Row:
-    if "error" in fields:
-        return Row(fields["path"], error=fields["error"])
-    return Row(fields["path"], Answer({key: value for key, value in fields.items() if key != "path"}))

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from client.infer import Row
-from client.name_set import name_digest
-from client.picture import Picture, as_unicode
+from client.picture import Picture, as_unicode, name_digest
 from tritonkit.errors import InputError
 from tritonkit.images.picture_files import pictures_below
 from tritonkit.images.preprocess import ImageError, decode_image, read_picture
@@ -154,19 +153,14 @@ def with_unique_paths(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The last number of each path that occurred more than once."""
     for picture in pictures:
         unique_path = relative_path = picture.relative_path.with_suffix(SUFFIX)
-        if (key := _path_key(relative_path)) in used_keys:
+        if (key := name_digest(str(relative_path))) in used_keys:
             numbers = itertools.count(last_numbers.get(key, 1) + 1)
             numbered = ((number, relative_path.with_stem(f"{relative_path.stem}-{number}")) for number in numbers)
             last_numbers[key], unique_path = next(
-                (number, candidate) for number, candidate in numbered if _path_key(candidate) not in used_keys
+                (number, candidate) for number, candidate in numbered if name_digest(str(candidate)) not in used_keys
             )
-        used_keys.add(_path_key(unique_path))
+        used_keys.add(name_digest(str(unique_path)))
         yield replace(picture, relative_path=unique_path)
-
-
-def _path_key(relative_path: PurePath) -> bytes:
-    """Return a short key, so that a set of a million paths stays small."""
-    return name_digest(str(relative_path))
 
 
 def _check_not_source_folder(path: Path, picture: Picture) -> None:

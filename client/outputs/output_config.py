@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.infer import FinishRow, Row
-from client.outputs.answer_files import AnswerFiles, PrintMessage, open_answer_files
-from client.outputs.cleanup import delete_stale_files_below
 from client.outputs.contact_sheet import ContactSheet
 from client.outputs.drawings import (
     Draw,
@@ -31,7 +29,7 @@ from client.outputs.drawings import (
 )
 from client.outputs.filters import KEPT, is_filtered_out
 from client.outputs.formats import FORMATS
-from client.outputs.job_settings import JobSettings, settings_path
+from client.outputs.job import Job, JobSettings, PrintMessage, job_path, open_job
 from client.picture import Picture
 from client.sources.argument_files import files_in_arguments
 from client.sources.lists import CSV_SUFFIXES
@@ -41,7 +39,7 @@ from tritonkit.images.picture_files import SkippedFiles
 from tritonkit.images.preprocess import Geometry
 from tritonkit.runtimes import Runner
 from tritonkit.spec import TensorSpec
-from tritonkit.system.files import check_can_write, check_is_html
+from tritonkit.system.files import check_can_write, check_is_html, delete_partial_files
 from tritonkit.tasks import Answer, Task
 
 DEFAULT_BACKGROUND = "white"
@@ -111,7 +109,7 @@ def _check_files(outputs: Sequence[Path], gallery: Path | None) -> None:
             raise InputError(f"{path}: expected a file name that ends in {', '.join(FORMATS)}", code="output.format")
     files = [*outputs]  # first, so that an error names the path that was typed
     files += [file for path in outputs for file in FORMATS[path.suffix].files(path) if file != path]
-    files += map(settings_path, outputs[:1])
+    files += map(job_path, outputs[:1])
     check_is_html(gallery)
     if gallery is not None:
         files.append(gallery)
@@ -150,8 +148,8 @@ class OutputWriter:
 
     finish: FinishRow
     """Finishes each answer, in any thread."""
-    answers: AnswerFiles | None
-    """The answer files; None without --output, so that earlier runs are not known."""
+    job: Job | None
+    """The job of --output; None without it, so that earlier runs are not known."""
     sheet: ContactSheet | None
     thumbnail_names: set[str]
     """Names of the images that need a thumbnail for the contact sheet."""
@@ -161,7 +159,7 @@ class OutputWriter:
     def unanswered(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
         """Yield the pictures without a row, with the same relative paths in every run."""
         for picture in with_unique_paths(pictures) if self.has_drawings else pictures:
-            if self.answers and self.answers.has_row(picture.name):
+            if self.job and self.job.has_row(picture.name):
                 if self.sheet:
                     self.sheet.restore_thumbnail(picture)
                 continue
@@ -171,17 +169,17 @@ class OutputWriter:
 
     def remaining(self, total: int | None) -> int | None:
         """Estimate how many of `total` pictures have no row yet."""
-        return None if total is None else max(0, total - (self.answers.earlier if self.answers else 0))
+        return None if total is None else max(0, total - (self.job.earlier if self.job else 0))
 
     @property
     def earlier_failed(self) -> int:
         """Number of images of this job that failed before this client resumed it."""
-        return self.answers.earlier_failed if self.answers else 0
+        return self.job.earlier_failed if self.job else 0
 
     def document(self, tally: Tally, skipped: SkippedFiles) -> dict[str, Any]:
         """Return the `--json` document: rows of this client, the number of earlier rows, and skipped files."""
         rows = [row.as_json() for row in tally.rows]
-        earlier_counts = {"earlier": self.answers.earlier} if self.answers and self.answers.earlier else {}
+        earlier_counts = {"earlier": self.job.earlier} if self.job and self.job.earlier else {}
         filter_counts = {"left_out": tally.filtered_out} if tally.filtered_out else {}
         skipped_counts = {"skipped": dict(skipped.kinds.most_common())} if skipped.kinds else {}
         return {
@@ -196,16 +194,16 @@ class OutputWriter:
     def summary(self, tally: Tally, origin: str, version: str) -> str:
         """Return the last line. version: of a served model; empty for an artifact."""
         line = f"{tally.summary()}, by {model_title(origin, version)}"
-        if not (self.answers and self.answers.earlier):
+        if not (self.job and self.job.earlier):
             return line
-        if self.answers.is_unchanged:
-            return f"nothing new: {self.answers.path} already has all {self.answers.earlier} rows"
-        return f"{line}; {self.answers.earlier} rows are from earlier runs"
+        if self.job.has_nothing_new:
+            return f"nothing new: {self.job.path} already has all {self.job.earlier} rows"
+        return f"{line}; {self.job.earlier} rows are from earlier runs"
 
     def write(self, row: Row) -> None:
         """Write a finished row, in order. Raises ExternalError if the disk is full."""
-        if self.answers:
-            self.answers.write(row)
+        if self.job:
+            self.job.write(row)
         if self.sheet:
             self.sheet.write(row)
 
@@ -229,19 +227,19 @@ def open_outputs(
     filter_fields = {KEPT: True} if settings.has_filter else {}
     example = replace(example, fields=example.fields | dict.fromkeys(config.folders, "") | filter_fields)
     with contextlib.ExitStack() as stack:
-        answers = None
+        job = None
         if config.outputs:
             resume_options = (config.overwrite, config.retry_failed)
-            answers = stack.enter_context(
-                open_answer_files(config.outputs, config.add_to_settings(settings), example, say, *resume_options)
+            job = stack.enter_context(
+                open_job(config.outputs, config.add_to_settings(settings), example, say, *resume_options)
             )
-            if answers.earlier:
+            if job.earlier:
                 for folder in config.folders.values():
-                    delete_stale_files_below(folder)
-        sheet = ContactSheet(task, answers.journal if answers else None) if config.gallery else None
+                    delete_partial_files(folder.rglob(".*.partial"))
+        sheet = ContactSheet(task, job) if config.gallery else None
         thumbnail_names = set[str]()
         drawings = Drawings(config.draws, config.folders, thumbnail_names)
-        yield OutputWriter(drawings.finish, answers, sheet, thumbnail_names, has_drawings=bool(config.draws))
+        yield OutputWriter(drawings.finish, job, sheet, thumbnail_names, has_drawings=bool(config.draws))
         if sheet and sheet.total and config.gallery:
             sheet.save(config.gallery, runner.spec.name, model_title(runner.origin, settings.version))
 

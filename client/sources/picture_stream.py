@@ -13,8 +13,7 @@ from pathlib import Path, PurePath
 from textwrap import indent
 from typing import BinaryIO
 
-from client.name_set import name_digest
-from client.picture import Picture, as_unicode
+from client.picture import Picture, as_unicode, name_digest
 from client.sources.containers import (
     ContainerTypes,
     check_container,

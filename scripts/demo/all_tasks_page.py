@@ -7,7 +7,6 @@ Exits with 1 if a model is below the minimum of its task, or if checkpoint, ONNX
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.study import report_checks
+from scripts.demo.demo_page import data_url
 from tritonkit import pages
 from tritonkit.repository.verdict import Verdict
 from tritonkit.spec import ModelSpec
@@ -64,19 +65,17 @@ class ExampleResult:
 def main(folder: Path, names: Sequence[str]) -> int:
     """Print a line for each example, and write `index.html`."""
     results = [_result(folder, name) for name in names]
-    for result in results:
-        print(_sentence(result))
     template = pages.templates(Path(__file__).parent).get_template("all_tasks_page.html.jinja")
     page = template.render(results=results, max_difference=MAX_DIFFERENCE)
     (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"open {folder / 'index.html'} in a browser")
-    return 0 if all(result.passed for result in results) else 1
+    return 0 if report_checks({_sentence(result): result.passed for result in results}) else 1
 
 
 def _sentence(result: ExampleResult) -> str:
     values = " ".join(f"{value:.4f}" for value in result.metrics[result.metric])
     return (
-        f"{'ok  ' if result.passed else 'FAIL'} {result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
+        f"{result.name}: {result.metric} {values} (checkpoint, ONNX, Triton; at "
         f"least {result.minimum}), largest difference of any metric {result.difference:.6f}, "
         f"trained in {result.seconds} s"
     )
@@ -98,17 +97,13 @@ def _result(folder: Path, name: str) -> ExampleResult:
         metrics={key: [metrics[key] for metrics in measured] for key in measured[0]},
         verdict=f"{'passed' if verdict.passed else 'failed'}, largest error {worst:.1e}, {decisions_kept:.0%} decisions kept",
         gallery=(example_folder / "answers.html").read_text(encoding="utf-8"),
-        drawings=tuple(_data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
+        drawings=tuple(data_url(run / drawn) for drawn in DRAWN if (run / drawn).is_file()),
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
-
-
-def _data_url(picture: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 if __name__ == "__main__":

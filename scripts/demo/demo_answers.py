@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.studies.study import report_checks
 from scripts.demo.demo_page import is_correct, read_rows, write_page
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"}
@@ -24,17 +25,17 @@ def main(demo: Path) -> int:
     correct = sum(is_correct(row) for row in digits)
     record = json.loads((demo / "record.json").read_text())
     best = max(level["share_of_limit"] for level in record["levels"])
-    expectations = [
-        (accuracy >= 0.95, f"held-out digits: accuracy {accuracy:.4f} (at least 0.95)"),
-        (correct >= 0.9 * len(digits), f"digits through Triton: {correct} of {len(digits)} right"),
-        (photos["cat"] in CATS, f"the cat is called {photos['cat']!r}"),
-        (photos["coffee_cup"] == "espresso", f"the coffee cup is called {photos['coffee_cup']!r}"),
-    ]
-    for reached, sentence in expectations:
-        print("ok  " if reached else "FAIL", sentence)
+    passed = report_checks(
+        {
+            f"held-out digits: accuracy {accuracy:.4f} (at least 0.95)": accuracy >= 0.95,
+            f"digits through Triton: {correct} of {len(digits)} right": correct >= 0.9 * len(digits),
+            f"the cat is called {photos['cat']!r}": photos["cat"] in CATS,
+            f"the coffee cup is called {photos['coffee_cup']!r}": photos["coffee_cup"] == "espresso",
+        }
+    )
     print(f"     served at {best:.0%} of the in-process rate at the best concurrency")
     write_page(demo)
-    return 0 if all(reached for reached, _ in expectations) else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def write_page(demo: Path) -> None:
     text = page.render(
         test=test,
         run=run.relative_to(demo),
-        drawings=[(_data_url(run / name), caption) for name, caption in _DRAWINGS.items()],
+        drawings=[(data_url(run / name), caption) for name, caption in _DRAWINGS.items()],
         exports=[_export(demo, name) for name in ("digits", "imagenet")],
         photos=_tiles(photos),
         digits=[
@@ -101,5 +101,6 @@ def _chart(record: Record) -> Markup:
     return Markup(html)  # noqa: S704 - Plotly escapes its input
 
 
-def _data_url(picture: Path) -> str:
+def data_url(picture: Path) -> str:
+    """Return a PNG as a URL, so that a page needs no other file."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

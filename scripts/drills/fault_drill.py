@@ -16,12 +16,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,18 +104,11 @@ class InferJob:
             self.start()
         return False
 
-    def rows(self) -> int:
-        """Return the number of rows in the journal."""
-        try:
-            return self.output.with_name(f"{self.output.name}.partial").read_bytes().count(b"\n")
-        except FileNotFoundError:
-            return 0
-
     def wait(self, rows: int | None) -> bool:
-        """Wait until the journal has `rows` rows; return True if the job was complete first. Raises ServerError."""
+        """Wait until the job has `rows` rows; return True if the job was complete first. Raises ServerError."""
         last_row_count, last_change = -1, time.monotonic()
         while not self.is_done():
-            row_count = self.rows()
+            row_count = job_rows(self.output)
             if rows and row_count >= rows:
                 return False
             if row_count != last_row_count:
@@ -127,6 +121,16 @@ class InferJob:
                 )
             time.sleep(_POLL_S)
         return True
+
+
+def job_rows(output: Path) -> int:
+    """Return the number of rows that `client infer` has in its job."""
+    path = output.with_name(f"{output.name}.job")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM row").fetchone()[0])
+    except sqlite3.Error:  # it has not begun
+        return 0
 
 
 def drill(
@@ -183,7 +187,7 @@ def _disturb(
     fault_counts = Counter[str]()
     row_counts = sorted(rng.sample(range(1, max(len(faults) + 1, int(pictures * 0.7))), len(faults)))
     for fault, row_count in zip(faults, row_counts, strict=True):
-        if job.wait(max(row_count, job.rows() + 1)):
+        if job.wait(max(row_count, job_rows(job.output) + 1)):
             break
         time.sleep(rng.uniform(0, 0.02))
         if fault == "client":

@@ -28,7 +28,7 @@ import typer
 
 from benchmarks.studies.local_triton import LocalTriton, serve, tiny_network
 from benchmarks.studies.study import Result, command
-from builder.export import export
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.studies.calibration import calibrated_network
 from benchmarks.studies.local_triton import publish_network, random_photos, serve
 from benchmarks.studies.study import Result, command, machine, run_process
+from scripts.drills.fault_drill import job_rows
 
 MAX_MIB, MAX_FIRST_ROW_S = 1000, 10.0
 MODEL = "network"
@@ -45,22 +46,14 @@ def measure(pictures: int = 100_000) -> Result:
 
         def look_for_first_row() -> None:
             nonlocal first_row_s
-            if not first_row_s and any(b'"path"' in path.read_bytes() for path in output.parent.glob("*.jsonl*")):
+            if not first_row_s and job_rows(output):
                 first_row_s = round(time.monotonic() - started, 2)
 
         with serve(folder / "repository") as triton:
-            arguments = [
-                "infer",
-                picture_folder,
-                "--model",
-                MODEL,
-                "--url",
-                triton.options.grpc_url,
-                "--output",
-                output,
-            ]
-            client, started = Path(sys.executable).with_name("client"), time.monotonic()
-            cost, _ = run_process([client, *arguments], sample_s=0.05, while_running=look_for_first_row)
+            client = [Path(sys.executable).with_name("client"), "infer", picture_folder, "--output", output]
+            client += ["--model", MODEL, "--url", triton.options.grpc_url]
+            started = time.monotonic()
+            cost, _ = run_process(client, sample_s=0.05, while_running=look_for_first_row)
         with output.open(encoding="utf-8") as lines:
             rows = sum(1 for _ in lines)
     return Result(

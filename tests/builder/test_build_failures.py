@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 from typer.testing import Result
 
+from builder.build import BuildPlan, build_verified
 from builder.failures import BuildStoppedError, CannotBuildError
-from builder.fallback import FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob, builder_for
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
@@ -19,11 +19,12 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import VerificationContext, verification_context
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, TritonkitError
+from tritonkit.export_options import ExportOptions
 from tritonkit.networks.network import Network
 from tritonkit.repository.build_record import BuildOptions
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import ONNX, Precision, Target
+from tritonkit.runtimes.formats import ONNX, Precision
 
 Command = Callable[..., Result]
 STRICT = LIMITS["fp16"].model_copy(update={"relative": 1e-9})
@@ -57,11 +58,10 @@ def verdict_of_build(
     kind: ArtifactBuilder, job: BuildJob, precision: Precision, fp16_passes: bool = True, name: str = "trt"
 ) -> Verdict:
     context = context_for(job, fp16_passes)
-    built = build_verified(
-        context, job, Target(format=name, precision=precision), kind, FallbackOptions(context.golden.images)
-    )
-    built.verified.runner.close()
-    return built.verdict
+    request = ExportOptions.model_validate({name: precision})
+    verified = build_verified(BuildPlan(request, kind, job, context, context.golden.images))
+    verified.runner.close()
+    return verified.verdict
 
 
 @pytest.mark.parametrize("error", [CannotBuildError("refused by the parser"), BuildStoppedError("out of memory")])

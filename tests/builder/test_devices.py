@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import export
 from builder.formats import BuildJob, builder_for
 from builder.onnx.export import onnx_from_network
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource

@@ -19,8 +19,8 @@ from typer.testing import Result
 
 from builder.config.encoded import decoder_config, ensemble_config
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import export
 from builder.interface import interface_of
+from builder.pipeline import export
 from builder.repository.encoded import DECODER_MODULES, check_companion_names
 from builder.repository.lint import check_repository
 from builder.repository.publish import publication

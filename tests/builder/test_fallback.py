@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from builder.build import BuildPlan, Verified, build_verified
 from builder.failures import is_out_of_memory
-from builder.fallback import BuildAttempt, FallbackOptions, build_verified
 from builder.formats import ArtifactBuilder, BuildJob
 from builder.formats.onnx import Onnx
 from builder.formats.tensorrt import Rtx
@@ -20,8 +20,9 @@ from builder.sources.images import builtin_golden
 from builder.verification.context import verification_context
 from tests.errors import raises
 from tritonkit.errors import ArtifactError, CheckFailedError
+from tritonkit.export_options import ExportOptions
 from tritonkit.runtimes.base import Runner
-from tritonkit.runtimes.formats import ONNX, RTX, Target
+from tritonkit.runtimes.formats import ONNX, RTX
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
 
 HEAVY = ("Conv", "Gemm")
@@ -38,13 +39,14 @@ def built_in_fp16(
     keep: tuple[str, ...] = (),
     allowed: bool = True,
     strict: bool = False,
-) -> BuildAttempt:
+) -> Verified:
     golden = builtin_golden(job.source.spec.preprocess)
     context = verification_context(job.source, golden, job.max_batch)
-    fallback = FallbackOptions(context.golden.images, keep, allowed, strict=strict)
-    built = build_verified(context, job, Target(format=name, precision="fp16"), kind, fallback)
-    built.verified.runner.close()
-    return built
+    options = {"keep_fp32": keep, "repair": allowed, "strict": strict}
+    request = ExportOptions.model_validate({name: "fp16", **options})
+    verified = build_verified(BuildPlan(request, kind, job, context, context.golden.images))
+    verified.runner.close()
+    return verified
 
 
 def test_export_falls_back_to_fp32_when_nothing_is_left_in_fp16(job: BuildJob) -> None:
@@ -96,12 +98,12 @@ class WithEngine(Onnx):
 
 def test_engine_is_measured_when_it_was_run(job: BuildJob) -> None:
     built = built_in_fp16(WithEngine(), "rtx", job)
-    assert built.artifact.name == ONNX.file
-    assert built.verified.file == job.folder / RTX.file
+    assert (job.folder / ONNX.file).is_file()
+    assert built.file == job.folder / RTX.file
 
 
 def test_simulation_is_measured_when_the_artifact_cannot_run_here(job: BuildJob) -> None:
-    assert built_in_fp16(Onnx(), "onnx", job).verified.file.name == "model.simulated.onnx"
+    assert built_in_fp16(Onnx(), "onnx", job).file.name == "model.simulated.onnx"
 
 
 @pytest.mark.parametrize(

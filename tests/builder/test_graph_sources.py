@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from builder.export import PublishedVersion, export
+from builder.pipeline import PublishedVersion, export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.show import show

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.wiring import flattened, wiring_of
+from builder.pipeline import export
 from builder.precision.measure import error_growth
 from builder.precision.precision_search import PrecisionSearch
 from builder.precision.quantize import (

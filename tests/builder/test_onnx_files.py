@@ -18,8 +18,8 @@ from onnxruntime.transformers import float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 
-from builder.export import export
 from builder.onnx.simulation import simulated_runner
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import open_source
 from builder.sources.images import builtin_golden

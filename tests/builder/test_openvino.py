@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.export import export
 from builder.failures import CannotBuildError
 from builder.formats import BuildJob, builder_for
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint
 from builder.sources.images import builtin_golden

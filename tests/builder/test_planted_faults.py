@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import export
 from builder.onnx.export import onnx_from_network
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource
 from builder.sources.images import builtin_golden

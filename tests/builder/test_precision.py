@@ -14,11 +14,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.studies.calibration import calibrate
-from builder.export import export
 from builder.onnx.export import onnx_from_network
 from builder.onnx.precision import onnx_precision
 from builder.onnx.simulation import simulate_rounding, simulated_runner
 from builder.onnx.wiring import flattened, outer_nodes, wiring_of
+from builder.pipeline import export
 from builder.precision.cast import cast_graph
 from builder.precision.measure import measure_ranges, nodes_above, vary_contrast
 from builder.precision.precision_search import PrecisionSearch, match_nodes

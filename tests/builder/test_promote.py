@@ -14,8 +14,8 @@ from typer.testing import Result
 
 from benchmarks.studies.local_triton import serve
 from builder.config.triton_config import config_for, config_to_text
-from builder.export import export
 from builder.interface import interface_of
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.repository.promote import promote, rollback
 from builder.repository.publish import publication

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import Result
 
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import open_source
 from tests.errors import raises

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.export import export
 from builder.formats import BuildJob, builder_for
 from builder.formats.tensorrt import Trt
+from builder.pipeline import export
 from builder.repository.serving_image import check_build
 from builder.request import ExportRequest
 from builder.sources import source_from_checkpoint

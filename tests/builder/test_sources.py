@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from builder.export import PublishedVersion, export
+from builder.pipeline import PublishedVersion, export
 from builder.request import ExportRequest
 from builder.sources import Source, open_source
 from tests.errors import raises

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from builder.export import export
 from builder.onnx.export import onnx_from_network
+from builder.pipeline import export
 from builder.repository.lint import check_repository
 from builder.request import ExportRequest
 from builder.sources.base import NetworkSource

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from builder.export import export
 from builder.formats import BuildJob, builder_for
+from builder.pipeline import export
 from builder.request import ExportRequest
 from builder.sources import open_source
 from builder.sources.base import NetworkSource

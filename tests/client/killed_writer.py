@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.infer import Row
-from client.outputs.answer_files import open_answer_files
-from client.outputs.job_settings import JobSettings
+from client.outputs.job import JobSettings, open_job
 from tritonkit.errors import TritonkitError
 from tritonkit.tasks import Answer
 
@@ -42,10 +41,10 @@ def write(folder: Path, suffixes: Sequence[str], names: Sequence[str]) -> None:
     outputs = [folder / f"out{suffix}" for suffix in suffixes]
     settings = SETTINGS.model_copy(update={"outputs": tuple(path.name for path in outputs)})
     example = Answer({"embedding": [1.0] * 4}, embedding=np.ones(4, np.float32))
-    with open_answer_files(outputs, settings, example, lambda message: None) as answers:
+    with open_job(outputs, settings, example, lambda message: None) as job:
         for name in names:
-            if not answers.has_row(name):
-                answers.write(row(name))
+            if not job.has_row(name):
+                job.write(row(name))
 
 
 def run_in_process(work: Callable[[], None], folder: Path, kill_at: int = -1) -> int:
@@ -89,7 +88,8 @@ def is_step(event: str, details: tuple[Any, ...], folder: Path) -> bool:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The output files; the bytes of a job's own file depend on its history."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".job"}
 
 
 def main(folder: Path, suffixes: Sequence[str]) -> None:

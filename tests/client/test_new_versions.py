@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -241,7 +243,7 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
     pictures = sorted((tmp_path / "given").iterdir())[:60]
     pictures[40].rename(tmp_path / "given" / "middle.png")
     pictures[40] = tmp_path / "given" / "middle.png"
-    output, journal = tmp_path / "a.jsonl", tmp_path / "a.jsonl.partial"
+    output, job = tmp_path / "a.jsonl", tmp_path / "a.jsonl.job"
     with site(tmp_path / "given", lambda: pets.publish(**SWAPPED)) as address:
         addresses = [f"{address}/{path.name}" for path in pictures]
         words = ("client", "infer", *addresses, "--url", pets.grpc, "--output", output, "--batch", 1)
@@ -249,8 +251,9 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
         assert ended.exit_code == 3, ended.output
         assert f"`builder promote pets {first}`" in ended.stderr
         assert "`server reload pets`" in ended.stderr
-        assert f"rows are kept in {journal}; " in ended.stderr
-        kept_rows = journal.read_text().splitlines()
+        assert f"rows are kept in {job}; " in ended.stderr
+        with contextlib.closing(sqlite3.connect(job)) as database:
+            kept_rows = [text for (text,) in database.execute("SELECT json FROM row ORDER BY id")]
         assert 1 <= len(kept_rows) <= 40
         refused = command(*words, "--patience", 0.2, "--json")  # the job was started with another version
         assert (refused.exit_code, error_codes(refused)) == (2, {"output.other_settings"}), refused.stderr
@@ -262,4 +265,3 @@ def test_job_with_output_goes_on_when_the_version_it_was_begun_with_is_back(
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["path"] for row in rows] == addresses
     assert output.read_text().splitlines()[: len(kept_rows)] == kept_rows
-    assert json.loads((tmp_path / "a.jsonl.made.json").read_text())["version"] == first

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from tritonkit.networks.network import Network, save_network
 

@@ -423,7 +423,7 @@ def test_failure_half_way_leaves_no_half_written_file(
     assert result.exit_code == 2
     assert "below" in result.stderr
     leftovers = {path.name for path in tmp_path.iterdir()} - {"pictures", "m"}
-    assert leftovers == {"a.jsonl.partial", "a.jsonl.made.json"}
+    assert leftovers == {"a.jsonl.job"}
     assert written(tmp_path / "m", "a.jpg").size == (640, 427)
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 from typer.testing import Result
 
-from builder.export import export
+from builder.pipeline import export
 from builder.request import ExportRequest
 from server.process import STATE_VARIABLE, Options, Server, start, stop, wait_until_ready
 from tritonkit.images.preprocess import ImageArray, Preprocess, load_file, load_image

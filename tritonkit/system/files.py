@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +44,16 @@ def _with_path(error: OSError, temporary: Path, path: Path) -> OSError:
     if error.errno is None or error.filename not in (None, str(temporary)):
         return error
     return OSError(error.errno, error.strerror, str(path))
+
+
+def delete_partial_files(paths: Iterable[Path]) -> None:
+    """Delete temporary files that killed processes left in `atomic_write`; those of running processes stay."""
+    import psutil
+
+    for path in paths:
+        process_id = path.name.split(".")[-2]
+        if process_id.isdecimal() and not psutil.pid_exists(int(process_id)):
+            path.unlink(missing_ok=True)
 
 
 def check_can_write(*paths: Path | None) -> None:

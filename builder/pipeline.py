@@ -1,0 +1,202 @@
+"""Export a model: plan, build, verify and publish one version of it.
+
+plan: check the request, and choose the images, the largest batch and the serving configuration.
+build, verify: write the artifact and compare it with the source on real images, attempt after attempt.
+publish: write the files of the version and of the model; they are renamed into the repository as the plan ends.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from builder.build import BuildPlan, Verified, build_verified
+from builder.interface import describe_difference, interface_of
+from builder.onnx.export import onnx_interface
+from builder.plan import ExportPlan, plan
+from builder.repository.encoded import remove_companions, update_companions
+from builder.repository.manifest import manifest_of
+from builder.repository.retention import Retention, keep_newest
+from builder.repository.serving_image import check_build
+from builder.repository.shared_files import unverified_batch_warnings
+from builder.request import ExportRequest
+from builder.verification.labelled import LabelledSet
+from builder.verification.report import VERDICT_PAGE, write_page
+from builder.verification.report_images import ReportAnswers, collect_answers
+from tritonkit.comparison import PROBES
+from tritonkit.errors import ArtifactError, CheckFailedError, TritonkitError
+from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES
+from tritonkit.repository.build_record import BuildRecord
+from tritonkit.repository.config_rules import unverified_accelerators
+from tritonkit.repository.verdict import Verdict
+from tritonkit.runtimes.formats import ProgressCallback
+from tritonkit.spec import Frozen
+from tritonkit.triton.model_config import policy_text, versions_loaded, versions_of
+
+FEW_IMAGES = 8
+"""Fewer images are too few to calibrate int8 on."""
+
+
+class PublishedVersion(Frozen):
+    """A version that was published."""
+
+    model: str
+    version: int
+    artifact: Path
+    source: str
+    verdict: Verdict
+    served: bool = True
+    """Triton loads the version, by the version policy of config.pbtxt."""
+    retention: Retention | None = None
+    warnings: tuple[str, ...] = ()
+    """Problems that the verdict does not cover."""
+    instead: str | None = None
+    """Why the precision is not the requested one; None where it is."""
+
+
+def _ignore(step: str) -> None:
+    """Report no progress."""
+
+
+def export(request: ExportRequest, report: ProgressCallback = _ignore) -> PublishedVersion:
+    """Plan, build, verify and publish the next version of a model.
+
+    report: called with a sentence when a step starts.
+
+    Raises CheckFailedError, unless forced, when the verdict failed or the serving image cannot load the plan.
+    """
+    with plan(request, report) as planned:
+        report("exporting to ONNX")
+        planned.source.write_graph(planned.job.graph)
+        verified = build_verified(planned)
+        with closing(verified.runner):
+            published = publish(planned, final_verdict(planned, verified))
+    return delete_older(planned, published)
+
+
+def final_verdict(plan: ExportPlan, verified: Verified) -> Verified:
+    """The artifact with its verdict on the labelled images too.
+
+    Raises CheckFailedError where it failed and is not forced, or is about another precision and the export is strict.
+    """
+    request, verdict, name = plan.request, verified.verdict, plan.context.spec.name
+    if request.data is not None:
+        plan.job.report("measuring on labelled images")
+        verdict = LabelledSet(plan.source, request.data, request.masks).with_quality(verdict, verified.file)
+    verdict = verdict.model_copy(update={"forced": request.force and not verdict.passed})
+    verified = replace(verified, verdict=verdict)
+    if request.report is not None:
+        _write_page(plan, verified, request.report)
+    if not verdict.passed and not request.force:
+        reasons = "\n".join(filter(None, (verdict.summary(), verdict.calibration_hint, verdict.closest_attempts)))
+        raise CheckFailedError(
+            f"{name}: the verdict failed, nothing was published.\n{reasons}",
+            verdict,
+            code="verdict.failed",
+            problems=verdict.problems,
+        )
+    if request.strict and (reason := _other_precision(plan, verdict)) is not None:
+        raise CheckFailedError(
+            f"{name}: {reason}; --strict accepts no other precision, nothing was published",
+            verdict,
+            code="verdict.other_precision",
+        )
+    return verified
+
+
+def publish(plan: ExportPlan, verified: Verified) -> PublishedVersion:
+    """Write the files of the version and those of the model, and rebuild the models that accept encoded images."""
+    request, source, staged, verdict = plan.request, plan.source, plan.staged, verified.verdict
+    spec, folder = plan.context.spec, verified.job.folder
+    plan.job.report("publishing")
+    # A failed verdict can be forced, but not a file that Triton would not load.
+    if found := describe_difference(onnx_interface(verified.job.graph), interface_of(spec), "its spec says"):
+        raise ArtifactError(f"{spec.name}: the artifact {found}", code="artifact.interface")
+    answers = _answers(plan, verified)
+    probed = next((batch.expected for batch in answers.batches if batch.inputs.name == PROBES), {})
+    replace(plan.context.golden, outputs=answers.expected, probe_outputs=probed).save(folder / GOLDEN_FILE)
+    verdict.write(folder)
+    _write_page(plan, verified, folder / VERDICT_PAGE)
+    spec.write(folder)
+    manifest = manifest_of(folder, source.path, source.description)  # comes last, because it hashes the others
+    if manifest.build is None or manifest.build.image is None:  # a plan is for the image that it was built in
+        manifest = manifest.model_copy(update={"triton_image": plan.serving_image.rpartition(":")[2]})
+    manifest.write(folder)
+    record = plan.expected_record or BuildRecord.read(folder)
+    load_warnings = check_build(record, plan.serving_image, request.force)
+    _, shared = plan.serving_files(verified.job)
+    config = shared.write(staged.model)
+    if request.encoded:
+        update_companions(staged.companions, request.repository, config)
+    else:
+        remove_companions(staged.companions, request.repository, spec.name)
+    is_served = staged.version in versions_loaded(config, versions_of(staged.model))
+    warnings = [
+        *load_warnings,
+        *(f"training: {warning}" for warning in source.spec.lineage.warnings),
+        *calibration_warnings(plan, verdict),
+        *verdict.notes,
+        *unverified_accelerators(config),
+        *filter(None, [verdict.calibration_hint]),
+    ]
+    if not is_served:
+        warnings.append(
+            f"Triton does not load version {staged.version}, because config.pbtxt loads {policy_text(config)}. Serve "
+            f"it with: builder promote {spec.name} {staged.version}"
+        )
+    warnings += unverified_batch_warnings(staged.model, config)
+    reason = _other_precision(plan, verdict)
+    return PublishedVersion(
+        model=spec.name,
+        version=staged.version,
+        artifact=request.repository / spec.name / str(staged.version) / plan.builder.format.served.file,
+        source=source.description,
+        verdict=verdict,
+        served=is_served,
+        warnings=tuple(warnings),
+        instead=reason and f"{reason}; published in {verdict.precision}",
+    )
+
+
+def delete_older(plan: ExportPlan, published: PublishedVersion) -> PublishedVersion:
+    """Delete older versions where `keep` is set; a failure is a warning."""
+    if plan.request.keep is None:
+        return published
+    try:
+        folder = plan.request.repository / published.model
+        retention = keep_newest(folder, plan.request.keep, plan.loaded_versions)
+    except TritonkitError as error:
+        warnings = (*published.warnings, f"older versions were not deleted: {error}")
+        return published.model_copy(update={"warnings": warnings})
+    return published.model_copy(update={"retention": retention})
+
+
+def calibration_warnings(plan: BuildPlan, verdict: Verdict) -> list[str]:
+    """A warning where int8 was calibrated on too few images."""
+    count = len(plan.calibration)
+    if verdict.precision != "int8" or plan.job.source.precision != "fp32" or count >= FEW_IMAGES:
+        return []
+    return [f"int8 was calibrated on only {count} images; --calibration FOLDER takes up to {MAX_IMAGES}"]
+
+
+def _other_precision(plan: ExportPlan, verdict: Verdict) -> str | None:
+    """Why the verdict is about another precision than the requested one; None where it is about that."""
+    requested = plan.request.target.precision
+    if verdict.precision == requested:
+        return None
+    if verdict.asked is None:
+        return f"{plan.source.path.name} is in {verdict.precision}, not in {requested}"
+    return verdict.closest_attempts or f"{verdict.asked} was not tried, because the graph fails in fp32 too"
+
+
+def _answers(plan: ExportPlan, verified: Verified) -> ReportAnswers:
+    """The answers of all batches of the verdict; the runners have cached them."""
+    context = plan.context
+    return collect_answers(context.reference, verified.runner, context.golden, context.max_batch, context.preferred)
+
+
+def _write_page(plan: ExportPlan, verified: Verified, path: Path) -> None:
+    """Write the verdict as an HTML page, also for a model that is not published."""
+    facts = {"Source": plan.source.description, "Artifact": plan.builder.format.served.file}
+    write_page(path, plan.context.spec.name, verified.verdict, _answers(plan, verified), facts)
