@@ -21,7 +21,6 @@ from builder.sources import open_source
 from builder.sources.base import Source
 from builder.sources.images import golden_from_images
 from builder.verification.context import DEFAULT_MAX_BATCH, select_golden, verification_context
-from builder.verification.labelled import train_command
 from tritonkit.errors import InputError
 from tritonkit.export_options import ONNX_BF16
 from tritonkit.repository.build_record import BuildRecord
@@ -165,7 +164,5 @@ def _check_request(request: ExportRequest, source: Source, builder: ArtifactBuil
             code="option.source_is_reduced",
         )
     check_companion_names(request.repository, source.spec.name, request.encoded)
-    if request.data is not None:
-        train_command()
     if request.target.record is ONNX and source.precision == "bf16" and not request.uses_tensorrt:
         raise InputError(f"{source.path.name} is in bf16: {ONNX_BF16}", code="onnx.bf16_kernels")

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from client.check_reference import ReferenceFiles
+from tritonkit.checkpoint import read_spec
 from tritonkit.comparison import FP32_LIMITS, PROBES, Comparison, Limits, select_rows, valid_answers
 from tritonkit.comparison_inputs import ComparisonInput, full_batches, intermediate_batches, probe_batch
 from tritonkit.errors import InputError, Problem, TritonkitError
 from tritonkit.golden import Golden
-from tritonkit.runtimes import Outputs
+from tritonkit.runtimes import Outputs, open_artifact
 from tritonkit.spec import Frozen
 from tritonkit.tasks import task_of
 
@@ -41,6 +42,8 @@ class CheckResult(Frozen):
     problems: tuple[str, ...]
     problem_codes: tuple[str, ...] = ()
     """The stable code of each problem, in the same order."""
+    quality: dict[str, dict[str, float]] = {}
+    """With labelled images: the metrics of the server, and of the checkpoint if it was set."""
 
     @property
     def passed(self) -> bool:
@@ -81,6 +84,35 @@ def check_served_model(runner: TritonRunner, reference_files: ReferenceFiles) ->
         comparisons=tuple(comparisons),
         problems=tuple(problem.message for problem in problems),
         problem_codes=tuple(problem.code for problem in problems),
+    )
+
+
+def with_quality(
+    result: CheckResult, runner: TritonRunner, data: Path, masks: Path | None, checkpoint: Path | None
+) -> CheckResult:
+    """Measure a served model on labelled images; with its checkpoint, a metric that is lower than its own is a problem.
+
+    Raises DataError that lists all problems of the images.
+    """
+    from tritonkit.evaluation.evaluate import LabelledImages, quality_problems
+
+    # A served model has no lineage, which contains the columns of the truth.
+    images = LabelledImages.read(data, runner.spec if checkpoint is None else read_spec(checkpoint), masks)
+    served = images.evaluate(runner)
+    measured, problems = {"server": served}, list[Problem]()
+    if checkpoint is not None:
+        with open_artifact(checkpoint) as reference:
+            measured["checkpoint"] = images.evaluate(reference)
+        problems = quality_problems(measured["checkpoint"], served, result.limits)
+    return result.model_copy(
+        update={
+            "quality": {
+                f"{name} on {served.images} pictures of {data}": evaluation.measured_metrics()
+                for name, evaluation in measured.items()
+            },
+            "problems": (*result.problems, *(problem.message for problem in problems)),
+            "problem_codes": (*result.problem_codes, *(problem.code for problem in problems)),
+        }
     )
 
 

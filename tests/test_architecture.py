@@ -25,6 +25,11 @@ MAX_FILES = 15
 """Python files in a folder: more than these want a second folder."""
 
 NEEDS_A_LIBRARY = (
+    "tritonkit.evaluation.evaluate",
+    "tritonkit.evaluation.label_checks",
+    "tritonkit.evaluation.labelled_images",
+    "tritonkit.evaluation.labelled_tables",
+    "tritonkit.evaluation.tasks",
     "tritonkit.networks",
     "tritonkit.runtimes.onnxruntime",
     "tritonkit.runtimes.openvino",

@@ -27,10 +27,10 @@ from server.options import Options
 from train.config.loading import load_config
 from train.config.sections import LossTerm
 from train.data.prepare import parse_ratios
-from train.data.readers import read_table
 from train.tasks.losses import MULTICLASS, weighted_sum
 from tritonkit.checkpoint import read_spec
 from tritonkit.errors import ArtifactError, CheckpointError, ConfigError, InputError, SpecError
+from tritonkit.evaluation.readers import read_table
 from tritonkit.images.preprocess import ImageError, decode_image
 from tritonkit.networks.weights import read_foreign_weights
 from tritonkit.runtimes import open_artifact

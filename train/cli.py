@@ -209,7 +209,7 @@ def _test(
 
         train test runs/digits/1/best.safetensors --url 127.0.0.1:8001
     """
-    from train.evaluation.evaluate import evaluate
+    from train.evaluate import evaluate
 
     if source is not None and url is not None:
         raise InputError("--from and --url both select what to measure; use only one", code="option.exclusive")

@@ -135,7 +135,10 @@ class _NetworkUnderTest:
         onnx_from_network(self.network, self.graphs["fp32"])
         attempt = next(PrecisionSearch(self.graphs["fp32"], self.images).steps("fp16", "onnxruntime"))
         attempt.write(self.graphs["fp16"])
-        self.simulate = _simulation_infer(self.graphs["fp16"])
+        # The simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU.
+        simulation = simulate_rounding(onnx.load(self.graphs["fp16"])).SerializeToString()
+        session = onnxruntime.InferenceSession(simulation, providers=["CPUExecutionProvider"])
+        self.simulate: Infer = lambda batch: session.run(None, {session.get_inputs()[0].name: batch})[0]
         self.simulated_answers = self.simulate(self.images)
 
 
@@ -165,7 +168,16 @@ def _measure(
             return result.model_copy(update={"problem": "the answers contain NaN or infinity"})
         measurements: dict[str, float] = {"relative": relative_error(network.reference, answers)}
         if result.runtime != SIMULATION:
-            measurements["images_per_s"] = _rate(infer, network.images, settings)
+            # The median of runs of one batch, including the copies to the GPU and back.
+            batch = network.images[np.arange(settings.batch) % len(network.images)]
+            for _ in range(min(_WARM_UPS, settings.runs)):
+                infer(batch)
+            durations_s = []
+            for _ in range(settings.runs):
+                started = time.perf_counter()
+                infer(batch)
+                durations_s.append(time.perf_counter() - started)
+            measurements["images_per_s"] = settings.batch / statistics.median(durations_s)
             if result.precision == "fp16":
                 measurements["against_simulation"] = relative_error(network.simulated_answers, answers)
         return result.model_copy(update=measurements)
@@ -199,20 +211,6 @@ def _torch_infer(network: Network, device: str, precision: Precision) -> Infer:
     return infer
 
 
-def _simulation_infer(graph: Path) -> Infer:
-    """Open the simulation that a verdict uses without a GPU, on the CPU even if ONNX Runtime finds a GPU."""
-    session = onnxruntime.InferenceSession(
-        simulate_rounding(onnx.load(graph)).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
-
-    def infer(batch: ImageArray) -> Answers:
-        answers: Answers = session.run(None, {name: batch})[0]
-        return answers
-
-    return infer
-
-
 def _onnxruntime_infer(device: str, open_runner: Callable[[Path], OnnxRuntimeRunner], graph: Path) -> Infer:
     if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise NotInstalledError("onnxruntime-gpu is not installed")
@@ -240,16 +238,3 @@ def _tensorrt_infer(flavour: Flavour, network: _NetworkUnderTest, precision: Pre
     build(network.graphs[precision], plan, build_settings, lambda step: None)
     runner = TensorRtRunner(plan, spec=network.network.spec)
     return lambda batch: runner.infer(batch)["probabilities"]
-
-
-def _rate(infer: Infer, images: ImageArray, settings: RunSettings) -> float:
-    """Return images per second: the median of runs of one batch, including the copies to the GPU and back."""
-    batch = images[np.arange(settings.batch) % len(images)]
-    for _ in range(min(_WARM_UPS, settings.runs)):
-        infer(batch)
-    durations_s = []
-    for _ in range(settings.runs):
-        started = time.perf_counter()
-        infer(batch)
-        durations_s.append(time.perf_counter() - started)
-    return settings.batch / statistics.median(durations_s)

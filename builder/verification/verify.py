@@ -15,7 +15,7 @@ from builder.verification.context import (
     select_golden,
     verification_context,
 )
-from builder.verification.labelled import labelled_set
+from builder.verification.labelled import LabelledSet
 from builder.verification.plan_records import is_recorded, recorded_problems, stale_reason, with_stale_reason
 from builder.verification.report import write_page
 from builder.verification.report_images import collect_answers
@@ -69,8 +69,8 @@ def verify_artifact(
             fields = {"format": known.name, "proven_by": simulation}
         verdict = verdict.model_copy(update=fields)
         if options.data is not None:
-            with labelled_set(source, options.data, options.masks) as pictures:
-                verdict = pictures.with_quality(verdict, Path(runner.origin))
+            labelled = LabelledSet(source, options.data, options.masks)
+            verdict = labelled.with_quality(verdict, Path(runner.origin))
         if options.report is not None:
             answers = collect_answers(context.reference, runner, golden, context.max_batch, context.preferred)
             write_page(options.report, source.spec.name, verdict, answers)

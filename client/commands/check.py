@@ -33,6 +33,11 @@ def check(
     against: Annotated[
         Path | None, typer.Option(help="A checkpoint with its golden sample in the same folder.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Also measure the served model on labelled images; with --against, compare its metrics."),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="With --data: the folder of masks.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a running server's answers to the golden images with the checkpoint's; exit 1 if they differ.
@@ -42,6 +47,8 @@ def check(
     * client check digits
 
     * client check --all --repository /srv/models --url triton:8001
+
+    * client check digits --against runs/digits/1/best.safetensors --data runs/digits/1/splits
     """
     if all_models == bool(models):
         raise InputError("expected either models to check or --all", code="check.models")
@@ -56,23 +63,30 @@ def check(
     with server_at(connection) as server, progress(f"connecting to {connection.url}") as report:
         for model in models or models_with_spec(server):
             report(f"checking {model}")
-            results.append(_check_model(server, model, version, reference_files, continue_after_errors=all_models))
+            results.append(_check_model(server, model, version, reference_files, data, masks, all_models))
     print_json(results) if as_json else _print_results(results)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 
 
 def _check_model(
-    server: TritonClient, model: str, version: str, reference_files: ReferenceFiles, continue_after_errors: bool
+    server: TritonClient,
+    model: str,
+    version: str,
+    reference_files: ReferenceFiles,
+    data: Path | None,
+    masks: Path | None,
+    continue_after_errors: bool,
 ) -> CheckResult:
     """Check one model. continue_after_errors: return an error as the model's result, so that others are checked."""
-    from client.served_check import check_served_model, failed_check
+    from client.served_check import check_served_model, failed_check, with_quality
     from tritonkit.triton.runner import TritonRunner
 
     try:
         runner = TritonRunner(server, model, version).pin_version()
         version = runner.version
-        return check_served_model(runner, reference_files)
+        result = check_served_model(runner, reference_files)
+        return result if data is None else with_quality(result, runner, data, masks, reference_files.checkpoint)
     except (CertificateError, TokenError, UnreachableError):  # they fail for all models
         raise
     except (InputError, InferenceError) as error:
@@ -100,6 +114,9 @@ def _print_results(results: list[CheckResult]) -> None:
         ],
     )
     for result in results:
+        for measured, metrics in result.quality.items():
+            print_text(f"{result.model} version {result.version}: {measured}")
+            table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()])
         for problem in result.problems:
             print_text(f"{result.origin} version {result.version}: {problem}")
         if result.comparisons and result.verdict is None:

@@ -1,10 +1,11 @@
-"""Quality on labelled images: `train test` measures it, the verdict checks it."""
+"""Quality on labelled images: it is measured, and the verdict checks it."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +18,18 @@ from typer.testing import Result
 from builder.onnx.export import onnx_from_network
 from builder.sources import source_from_checkpoint
 from builder.sources.base import NetworkSource, Source
-from builder.sources.outputs import with_output_options
-from builder.verification import labelled
-from builder.verification.labelled import LabelledMetrics, labelled_set, measure, quality_problems
+from builder.verification.labelled import LabelledSet
 from builder.verification.report import quality_tables
-from train.tasks import training_task_of
-from tritonkit.errors import ExternalError, InputError, Problem
+from tritonkit.errors import InputError, Problem
+from tritonkit.evaluation.evaluate import Evaluation, quality_problems
+from tritonkit.evaluation.tasks import evaluation_task_of
 from tritonkit.export_options import OutputOptions
 from tritonkit.networks.network import Network, save_network
 from tritonkit.repository.verdict import LIMITS, Verdict
 from tritonkit.runtimes.base import Runner
 from tritonkit.runtimes.onnxruntime import OnnxRuntimeRunner
-from tritonkit.spec import ModelSpec, TaskSpec
+from tritonkit.runtimes.tensorrt_plan import TRUST_VARIABLE
+from tritonkit.spec import METADATA_KEY, ModelSpec, TaskSpec
 
 Make = Callable[[str], Network]
 NetworkOf = Callable[..., Network]
@@ -58,6 +59,13 @@ HIGHER_IS_BETTER = {
         *(f"vector.recall@{k}" for k in (1, 5, 10)),
     },
 }
+
+
+def metrics_of(metrics: Mapping[str, float | None], images: int, classes: Mapping[str, int]) -> Evaluation:
+    """The evaluation of a data set that does not exist."""
+    return Evaluation(
+        measured="x", data=Path("x"), part="test", images=images, classes=dict(classes), metrics=dict(metrics)
+    )
 
 
 @pytest.fixture
@@ -109,8 +117,7 @@ def test_artifact_keeps_the_quality_of_its_checkpoint_when_the_graph_is_right(
     network = network_of(TASK_SPECS[task])
     source = NetworkSource(tmp_path / "x.pth", None, "someone else's weights", network)
     onnx_from_network(network, tmp_path / "model.onnx")
-    with labelled_set(source, data) as labelled_pictures:
-        verdict = labelled_pictures.with_quality(PASSED, tmp_path / "model.onnx")
+    verdict = LabelledSet(source, data).with_quality(PASSED, tmp_path / "model.onnx")
     assert verdict.passed, verdict.problems
     assert list(verdict.quality) == [f"checkpoint on 12 pictures of {data}", f"artifact on 12 pictures of {data}"]
     before, after = verdict.quality.values()
@@ -140,56 +147,52 @@ def test_verdict_fails_when_an_artifact_loses_accuracy_on_labelled_images(
     with torch.no_grad():
         network.backbone.get_classifier().weight.mul_(-1)
     onnx_from_network(network, tmp_path / "model.onnx")
-    with labelled_set(GraphSource(tmp_path / "given.onnx", None, "a graph without a network"), data) as pictures:
-        assert pictures.reference.suffix == ".onnx"
-        verdict = pictures.with_quality(PASSED, tmp_path / "model.onnx")
-        assert pictures.reference_result.classes == {"cat": 4, "dog": 4, "bird": 4}
+    labelled = LabelledSet(GraphSource(tmp_path / "given.onnx", None, "a graph without a network"), data)
+    verdict = labelled.with_quality(PASSED, tmp_path / "model.onnx")
+    assert labelled.reference.classes == {"cat": 4, "dog": 4, "bird": 4}
     assert not verdict.passed
     assert {problem.code for problem in verdict.problems} == {"verdict.quality"}
     assert any("on 12 labelled images" in problem.message for problem in verdict.problems)
 
 
-def test_labelled_images_that_do_not_fit_the_model_give_one_error(
-    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_labelled_images_that_do_not_fit_the_model_give_one_error(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "fish").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "fish" / "a.png")
-    with pytest.raises(InputError, match=r"(?s)labels.*: fish"):
-        measure(checkpoint, None, tmp_path)
-    assert "error: " not in capfd.readouterr().err
+    with pytest.raises(InputError, match=r"(?s)labels.*: fish") as caught:
+        _ = LabelledSet(source_from_checkpoint(checkpoint), tmp_path).images
+    assert caught.value.code == "data.invalid"
 
 
-def test_output_options_of_the_export_are_measured(network_of: NetworkOf, tmp_path: Path) -> None:
+def test_output_options_of_the_export_are_measured(network_of: NetworkOf, data: Path, tmp_path: Path) -> None:
     network = network_of(TASK_SPECS["multilabel"])
     save_network(tmp_path / "asked.safetensors", network)
-    source = source_from_checkpoint(tmp_path / "asked.safetensors").with_output_options(OutputOptions(threshold=0.9))
-    with labelled_set(source, tmp_path) as pictures:
-        spec = source_from_checkpoint(pictures.reference).spec
-    assert spec.thresholds == {"sky": 0.9, "grass": 0.9}
-    assert not pictures.reference.exists()
-    assert with_output_options(network, OutputOptions(threshold=0.9)).spec == spec
+    asked = source_from_checkpoint(tmp_path / "asked.safetensors")
+    never = asked.with_output_options(OutputOptions(threshold=0.999))
+    assert LabelledSet(never, data).images.spec.thresholds == {"sky": 0.999, "grass": 0.999}
+    assert LabelledSet(never, data).reference.metrics["macro_f1"] == 0
+    assert LabelledSet(asked.with_output_options(OutputOptions(threshold=0.001)), data).reference.metrics["macro_f1"]
 
 
 @pytest.mark.parametrize("task", TASK_SPECS)
 def test_every_metric_of_a_task_is_checked(task: str, network_of: NetworkOf) -> None:
     spec = network_of(TASK_SPECS[task]).spec
     names = HIGHER_IS_BETTER[task]
-    assert training_task_of(spec).monitor in names
+    assert evaluation_task_of(spec).monitor in names
     counts = dict.fromkeys(("cat", "dog", "bird", "kind=cat", "kind=dog", "kind=bird", "sky", "grass"), 100)
-    before = LabelledMetrics(dict.fromkeys(names, 0.9), 1000, counts)
+    before = metrics_of(dict.fromkeys(names, 0.9), 1000, counts)
     assert quality_problems(before, before, INT8) == []
     for name in names:
-        after = LabelledMetrics({**before.metrics, name: 0.7}, 1000, counts)
+        after = metrics_of({**before.metrics, name: 0.7}, 1000, counts)
         (problem,) = quality_problems(before, after, INT8)
         assert problem.code == "verdict.quality"
         assert problem.message.startswith(f"{name} falls from 0.9000 to 0.7000 on 1000 labelled images")
 
 
 def test_loss_of_a_few_images_is_tolerated() -> None:
-    before = LabelledMetrics({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
-    after = LabelledMetrics({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
+    before = metrics_of({"accuracy": 0.9, "f1/rare": 0.8, "f1/common": 0.8}, 1000, {"rare": 5, "common": 900})
+    after = metrics_of({"accuracy": 0.899, "f1/rare": 0.4, "f1/common": 0.799}, 1000, {})
     assert quality_problems(before, after, FP32) == []
-    more = LabelledMetrics({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
+    more = metrics_of({"accuracy": 0.898, "f1/rare": 0.1, "f1/common": 0.79}, 1000, {})
     assert [problem.message.split()[0] for problem in quality_problems(before, more, FP32)] == [
         "accuracy",
         "f1/rare",
@@ -198,100 +201,43 @@ def test_loss_of_a_few_images_is_tolerated() -> None:
 
 
 def test_losses_and_nan_metrics_are_not_checked_but_a_missing_metric_is() -> None:
-    before = LabelledMetrics({"own.loss": 2, "val_loss": 2, "map": float("nan"), "auroc": 0.5, "f1/loss": 0.5}, 100, {})
-    after = LabelledMetrics({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": float("nan"), "f1/loss": 0.1}, 100, {})
+    before = metrics_of({"own.loss": 2, "val_loss": 2, "map": None, "auroc": 0.5, "f1/loss": 0.5}, 100, {})
+    after = metrics_of({"own.loss": 1, "val_loss": 1, "map": 0.5, "auroc": None, "f1/loss": 0.1}, 100, {})
     metrics = [problem.message.split()[0] for problem in quality_problems(before, after, FP32)]
     assert metrics == ["auroc", "f1/loss"]
 
 
-def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(tmp_path: Path) -> None:
+def test_nothing_is_measured_when_the_artifact_has_no_valid_outputs(checkpoint: Path, tmp_path: Path) -> None:
     broken = PASSED.model_copy(update={"passed": False, "problems": (Problem("verdict.nan", "x"),)})
-    pictures = labelled.LabelledSet(tmp_path / "no.safetensors", tmp_path)
-    assert pictures.with_quality(broken, tmp_path / "no.onnx") == broken
-
-
-STAND_IN = """#!/bin/sh
-echo "$@" trusted=$TRITONKIT_TRUST_PLANS >> {train_calls}
-for argument in "$@"; do case $argument in *.plan) ls "$(dirname "$argument")" >> {train_calls};; esac; done
-echo '{{"metrics": {{"accuracy": 0.9}}, "images": 12, "classes": {{}}}}'
-"""
-
-
-@pytest.fixture
-def train_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Install a stand-in for `train`; it writes its arguments, and the files next to a plan, into the file returned."""
-    (tmp_path / "train").write_text(STAND_IN.format(train_calls=tmp_path / "calls.txt"))
-    (tmp_path / "train").chmod(0o755)
-    monkeypatch.setattr(labelled.sys, "executable", str(tmp_path / "python"))
-    return tmp_path / "calls.txt"
+    labelled = LabelledSet(source_from_checkpoint(checkpoint), tmp_path)
+    assert labelled.with_quality(broken, tmp_path / "no.onnx") == broken
 
 
 @pytest.mark.parametrize(("target", "engine"), [("trt", "model.plan"), ("rtx", "model.rtx")])
 def test_verdict_says_so_when_the_graph_was_measured_in_place_of_a_plan(
-    target: str, engine: str, train_calls: Path, tmp_path: Path
+    target: str, engine: str, make_network: Make, data: Path, tmp_path: Path
 ) -> None:
+    network = make_network("test_resnet")
+    onnx_from_network(network, tmp_path / "graph.onnx")
     artifact_verdict = PASSED.model_copy(update={"format": target, "proven_by": "the plan itself"})
-    verdict = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val")).with_quality(
-        artifact_verdict, tmp_path / "graph.onnx"
-    )
-    images = f"12 pictures of val (its graph was run in place of {engine})"
+    source = NetworkSource(tmp_path / "x.pth", None, "a network", network)
+    verdict = LabelledSet(source, data).with_quality(artifact_verdict, tmp_path / "graph.onnx")
+    images = f"12 pictures of {data} (its graph was run in place of {engine})"
     assert list(verdict.quality) == [f"checkpoint on {images}", f"artifact on {images}"]
     assert verdict.proven_by == f"the plan itself; on the labelled images its graph was run, not {engine}"
     assert [quality.measured_on for quality in quality_tables(verdict)] == [images]
 
 
-def test_plan_is_measured_with_its_spec_when_it_can_be_opened(
-    train_calls: Path, spec: ModelSpec, tmp_path: Path
+def test_torchscript_file_that_was_just_built_is_measured(
+    make_network: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "7"
-    folder.mkdir()
-    for name in ("model.plan", "build.json", "other.txt"):
-        (folder / name).write_text("{}")
-    artifact_verdict = PASSED.model_copy(update={"format": "trt", "proven_by": "the plan itself"})
-    pictures = labelled.LabelledSet(tmp_path / "a.safetensors", Path("val"), spec=spec)
-    verdict = pictures.with_quality(artifact_verdict, folder / "model.plan")
-    assert list(verdict.quality) == ["checkpoint on 12 pictures of val", "artifact on 12 pictures of val"]
-    assert verdict.proven_by == "the plan itself"
-    call, *files = train_calls.read_text().splitlines()[:4]
-    assert "--from" in call
-    assert call.endswith("trusted=1")
-    assert train_calls.read_text().endswith("trusted=\n")  # the checkpoint
-    assert files == ["build.json", "model.json", "model.plan"]
-    assert sorted(path.name for path in folder.iterdir()) == ["build.json", "model.plan", "other.txt"]
-
-
-@pytest.mark.parametrize(
-    ("script", "error", "code", "part"),
-    [
-        (None, InputError, "machine.train_missing", "pip install 'tritonkit[train]'"),
-        (
-            'echo \'{"error": {"type": "ModuleNotFoundError", "message": "torchmetrics is missing; x"}}\'; exit 2',
-            InputError,
-            "machine.train_missing",
-            "torchmetrics is missing; install it with: pip install 'tritonkit[train]'",
-        ),
-        ("echo reading >&2; echo 'error: boom' >&2; exit 3", ExternalError, "data.train_test_failed", "exit code 3"),
-        ("exit 130", KeyboardInterrupt, "", ""),
-    ],
-)
-def test_failing_train_command_gives_one_error(
-    script: str | None,
-    error: type[BaseException],
-    code: str,
-    part: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(labelled.sys, "executable", str(tmp_path / "python"))
-    if script is None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-    else:
-        (tmp_path / "train").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "train").chmod(0o755)
-    with pytest.raises(error) as caught:
-        measure(tmp_path / "x.safetensors", None, tmp_path)
-    assert type(caught.value) is error
-    assert getattr(caught.value, "code", "") == code
-    assert part in str(caught.value)
-    assert capsys.readouterr().err == ("reading\n" if script and "reading" in script else "")
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
+    network = make_network("test_resnet")
+    traced = torch.jit.trace(network, torch.zeros(2, *network.spec.input.shape, dtype=torch.uint8))
+    torch.jit.save(traced, tmp_path / "model.pt", _extra_files={METADATA_KEY: network.spec.to_json()})
+    source = NetworkSource(tmp_path / "x.pth", None, "a network", network)
+    verdict = LabelledSet(source, data).with_quality(
+        PASSED.model_copy(update={"format": "torchscript"}), tmp_path / "model.pt"
+    )
+    assert verdict.passed, verdict.problems
+    assert TRUST_VARIABLE not in os.environ

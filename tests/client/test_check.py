@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from server.process import Server
 from tests.client.cli_errors import error_codes
 from tritonkit.golden import Golden
+from tritonkit.spec import ModelSpec
 
 Command = Callable[..., Result]
 
@@ -41,6 +43,32 @@ def test_served_models_pass_when_they_are_those_of_the_repository(
         sizes = ["batch 1", "batch 3", "batch 8", "batch 2", "batch 4"]
         assert [entry["asked"] for entry in result["comparisons"]] == [*sizes, "probes"]
         assert all(entry["max_abs"] <= result["limits"]["max_abs"] for entry in result["comparisons"])
+
+
+def known(metrics: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def test_served_model_is_measured_on_labelled_images(
+    command: Command, served: str, repository: Path, tmp_path: Path
+) -> None:
+    version = repository / "resnet18" / "1"
+    golden, spec = Golden.load(version / "golden.npz"), ModelSpec.read(version)
+    assert spec is not None
+    found = [spec.labels[at] for at in golden.outputs["probabilities"][:3].argmax(axis=1)]
+    for number, (image, label) in enumerate(zip(golden.images, found, strict=False)):
+        (tmp_path / label).mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / label / f"{number}.png")
+    words = ("client", "check", "resnet18", "--url", served, "--repository", repository, "--data", tmp_path)
+    (result,) = json.loads(command(*words, "--json").stdout)
+    local = json.loads(command("train", "test", version / "model.onnx", "--data", tmp_path, "--json").stdout)["metrics"]
+    assert result["quality"] == {
+        f"server on {len(found)} pictures of {tmp_path}": pytest.approx(known(local), abs=1e-4)
+    }
+    (tmp_path / found[0]).rename(tmp_path / "a label of another model")
+    completed = command(*words, "--json")
+    assert completed.exit_code == 2
+    assert "data.unknown_labels" in error_codes(completed)
 
 
 def test_other_models_are_checked_when_one_has_no_golden_sample(command: Command, served: str, copied: Path) -> None:

@@ -11,9 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from train.config.loading import Config
 from train.engine.learning_check import learning_warnings
-from train.samples.sample import Sample
 from train.tasks import TrainingTask, training_task
-from train.tasks.embedding import RecallAtK
+from tritonkit.evaluation.samples.sample import Sample
+from tritonkit.evaluation.tasks.embedding import RecallAtK
 from tritonkit.spec import TaskSpec
 
 LABELS = ("a", "b", "c", "d")

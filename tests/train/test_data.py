@@ -16,13 +16,15 @@ from PIL import Image
 from tests.errors import raises
 from train.config.loading import Config
 from train.config.sections import DataConfig, HeadConfig
-from train.data.readers import read_table
-from train.data.splits import Splits, read_labelled, read_splits
-from train.samples.part_names import PARTS
-from train.samples.sample import IMAGE
-from train.tasks import TRAINING_TASKS, TrainingTask, training_task, training_task_of
-from train.tasks.base import natural_sort_key
+from train.data.splits import Splits, read_splits
+from train.tasks import TRAINING_TASKS, training_task
 from tritonkit.errors import DataError
+from tritonkit.evaluation.labelled_images import read_labelled
+from tritonkit.evaluation.readers import read_table
+from tritonkit.evaluation.samples.part_names import PARTS
+from tritonkit.evaluation.samples.sample import IMAGE
+from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of
+from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import Lineage, ModelSpec
 
@@ -236,9 +238,9 @@ def test_pictures_of_any_mode_are_accepted_when_they_decode(folder: Path) -> Non
     assert len(all_paths(split(folder))) == 37
 
 
-def multiclass(labels: tuple[str, ...], spec: ModelSpec) -> tuple[ModelSpec, TrainingTask]:
+def multiclass(labels: tuple[str, ...], spec: ModelSpec) -> tuple[ModelSpec, EvaluationTask]:
     relabelled = spec.model_copy(update={"labels": labels})
-    return relabelled, training_task_of(relabelled)
+    return relabelled, evaluation_task_of(relabelled)
 
 
 def test_labelled_pictures_are_refused_when_the_model_does_not_know_them(folder: Path, spec: ModelSpec) -> None:
@@ -437,7 +439,7 @@ def test_masks_are_read_as_in_training_when_a_model_is_measured(
     assert splits.task_spec.labels == ("background", "ink")
     lineage = Lineage(config=config.model_dump(mode="json"))
     model = spec.model_copy(update={"task": "segmentation", "labels": splits.task_spec.labels, "lineage": lineage})
-    task = training_task_of(model)
+    task = evaluation_task_of(model)
     samples = read_labelled(masked / "pairs.csv", model, task)
     assert len(samples) == 12
     assert set(np.unique(task.target(samples[0].truth, False, Preprocess(64, 64), model))) == {0, 1}

@@ -21,7 +21,7 @@ from train.data.dataset import ImageDataset
 from train.data.splits import read_splits
 from train.engine.fit import FitResult, fit
 from train.engine.run_folder import RunFolder
-from train.evaluation.evaluate import evaluate
+from train.evaluate import evaluate
 from train.tasks import training_task
 from tritonkit.checkpoint import read_spec, read_weights
 from tritonkit.errors import ConfigError, DataError, SpecError, TritonkitError

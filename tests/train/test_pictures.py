@@ -12,16 +12,16 @@ from PIL import Image
 
 from tests.train.conftest import CopyDigits, WriteConfig, WriteTable
 from train.config.loading import load_config
-from train.data.splits import read_labelled
 from train.engine.fit import FitResult, fit, resume
-from train.evaluation.evaluate import evaluate
-from train.evaluation.measure import measure
+from train.evaluate import evaluate
 from train.reports.overlays import class_overlay, comparison_overlay
 from train.reports.plots import draw_confusion, draw_curves
 from train.reports.sheets import SheetCell, write_sheet
-from train.tasks import training_task_of
-from train.tasks.confusion import ConfusionMatrix
-from train.tasks.nearest_neighbors import find_nearest
+from tritonkit.evaluation.evaluate import measure
+from tritonkit.evaluation.labelled_images import read_labelled
+from tritonkit.evaluation.tasks import evaluation_task_of
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.nearest_neighbors import find_nearest
 from tritonkit.images.preprocess import load_file
 from tritonkit.runtimes import open_artifact
 from tritonkit.tasks.segmentation import IGNORED
@@ -42,7 +42,7 @@ def confusions_of(checkpoint: Path, data: Path) -> dict[str, ConfusionMatrix]:
     """Count the confusion matrices of a checkpoint over the images of a CSV."""
     found: dict[str, ConfusionMatrix] = {}
     with open_artifact(checkpoint) as runner:
-        task = training_task_of(runner.spec)
+        task = evaluation_task_of(runner.spec)
 
         def count(batch):
             for head, each in task.confusion(batch.outputs, task.golden_targets(batch.targets), runner.spec).items():

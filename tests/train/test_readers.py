@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from train.config.sections import DataConfig, HeadConfig
-from train.data.readers import read_table
-from train.samples.mask_values import MaskMapping
-from train.samples.masks import MaskError, class_number_mapping, class_numbers, two_class_mapping
-from train.samples.sample import IMAGE, MASK
-from train.tasks.segmentation import SegmentationTraining
+from train.tasks.builtin import SegmentationTraining
 from tritonkit.errors import ConfigError
+from tritonkit.evaluation.readers import read_table
+from tritonkit.evaluation.samples.mask_values import MaskMapping
+from tritonkit.evaluation.samples.masks import MaskError, class_number_mapping, class_numbers, two_class_mapping
+from tritonkit.evaluation.samples.sample import IMAGE, MASK
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.plugins import load_plugins
 from tritonkit.spec import TaskSpec

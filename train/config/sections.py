@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
-    FiniteFloat,
     JsonValue,
     PositiveFloat,
     PositiveInt,
@@ -16,19 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from train.samples.mask_values import MaskValues
+from tritonkit.evaluation.config import LabelledData, Section, TaskConfig
 from tritonkit.images.preprocess import Fit, Interpolation, Preprocess
 from tritonkit.options import UserPath
-from tritonkit.spec import Frozen, Name
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A fraction in 0..1."""
-
-
-class Section(Frozen):
-    """Base class of configuration sections. Rejects unknown keys, NaN and infinity."""
-
-    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class NamedComponent(Section):
@@ -88,20 +79,12 @@ Losses = Annotated[tuple[LossTerm, ...], BeforeValidator(_expand_loss_terms), Fi
 Callback = Annotated[NamedComponent, BeforeValidator(lambda value: _expand_component(value, NamedComponent))]
 
 
-class HeadConfig(Section):
+class HeadConfig(TaskConfig):
     """The task of a model or of one head, and its loss."""
 
-    task: Name = "multiclass"
-    """multiclass, multilabel, embedding, segmentation, heads, or a plugin's."""
     loss: Losses | None = None
     """A name, or a list of losses with weights; default: the task's usual loss. For rare classes:
     {name: cross_entropy, class_weights: balanced}, or a list in the order of the labels, or {cat: 2.0}."""
-    column: str | None = None
-    """The column of a CSV or JSON that holds the ground truth; default: the task's usual column, or the head's name."""
-    thresholds: dict[str, FiniteFloat] = {}
-    """By label, the lowest probability that counts as yes (multilabel, segmentation with two labels)."""
-    embedding_size: PositiveInt = 128
-    """Length of an embedding vector."""
 
 
 class WeightedHead(HeadConfig):
@@ -111,36 +94,13 @@ class WeightedHead(HeadConfig):
     """Factor of this head's loss in the sum."""
 
 
-class DataConfig(Section):
+class DataConfig(LabelledData):
     """The images. A part that the data set lacks is split off from `train`, using the run's seed."""
 
-    path: UserPath
-    """A folder of class folders; a CSV or JSON; or a folder with one of these for each part: `train`, `val`, `test`,
-    and `base`."""
-    reader: str | None = None
-    """folder, csv, json, jsonl, or a plugin's; default: chosen from the type of `path`."""
-    columns: dict[Literal["image", "label", "labels", "mask"], str] = {}
-    """Column names of your table, where they differ from ours, such as {image: filename, label: class}."""
-    masks: UserPath | None = None
-    """Segmentation: the folder of masks, if `path` is a folder of images. Files are paired by name; extensions may
-    differ."""
-    mask_suffix: str = ""
-    """Segmentation: the suffix that mask names add to image names, such as _mask."""
-    mask_values: MaskValues | None = None
-    """Segmentation: by class, the values in masks: a number, a list, a range or a colour, such as
-    {background: 0, nucleus: 1-255, ignore: 65535}; `nonzero` is every other value except 0. Pixels with an `ignore`
-    value count neither for the loss nor for metrics."""
-    labels: tuple[str, ...] | None = None
-    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground.
-    Multilabel: the columns that are labels; default: all but the image column."""
     top_classes: PositiveInt | None = None
     """Keep only this number of the most common classes."""
     split_by: Literal["picture", "class"] | None = None
     """class: no class is in two parts, to measure on unseen classes; default: class for embeddings, else picture."""
-    split_column: str | None = None
-    """The column that assigns each image to train, val or test."""
-    group: str | None = None
-    """A column, such as patient: images with an equal value stay in one part."""
     per_class: Annotated[int, Field(ge=2)] | None = None
     """Number of images of each class in a batch, for losses that compare images; default: images in random order."""
     val_ratio: float = Field(default=0.15, gt=0, lt=1)

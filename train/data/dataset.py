@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from train.samples.sample import Sample
 from train.tasks.base import BatchTargets, TrainingTask
-from tritonkit.errors import DataError
-from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
+from tritonkit.evaluation.evaluate import load_sample
+from tritonkit.evaluation.samples.sample import Sample
+from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import TaskSpec
 
 Batch = tuple[Tensor, BatchTargets]
@@ -96,14 +96,6 @@ class EpochSampler(Sampler[SampleIndex]):
             by_class.setdefault(self._classes[index], []).append(index)
         groups = [each[i : i + size] for each in by_class.values() for i in range(0, len(each), size)]
         return [index for number in draw.permutation(len(groups)) for index in groups[number]]
-
-
-def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geometry]:
-    """Load and preprocess a sample's image, uint8 [H, W, 3], with the geometry of its fitting. Raises DataError."""
-    try:
-        return load_file(sample.path, preprocess)
-    except ImageError as error:
-        raise DataError(f"{sample.path}: the image cannot be read: {error}", code="data.image_unreadable") from error
 
 
 def make_loader(

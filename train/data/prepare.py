@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from train.config.loading import Config
 from train.data.splits import read_splits
-from train.samples.part_names import PARTS
-from train.samples.sample import COLUMNS
 from train.tasks import training_task
 from tritonkit.errors import DataError, ExternalError, InputError, is_external_failure
+from tritonkit.evaluation.samples.part_names import PARTS
+from tritonkit.evaluation.samples.sample import COLUMNS
 from tritonkit.spec import Frozen, validation_problems
 
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-from train.samples.sample import Sample
 from train.tasks.base import TrainingTask
 from tritonkit.errors import ConfigError, DataError
+from tritonkit.evaluation.samples.sample import Sample
 
 
 def keep_most_common_classes(

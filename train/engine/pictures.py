@@ -19,11 +19,11 @@ from train.engine.history import History
 from train.engine.plan import TrainingPlan
 from train.engine.publish import select_golden_samples
 from train.engine.run_folder import RunFolder
-from train.evaluation.measure import AnsweredBatch
 from train.reports.overlays import class_overlay, model_input_geometry, side_by_side
 from train.reports.plots import draw_confusion, draw_curves
 from train.reports.sheets import INK, RIGHT, WRONG, SheetCell, write_sheet
-from train.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.evaluate import AnsweredBatch
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.golden import GOLDEN_FILE, Golden
 from tritonkit.system.console import warn
 from tritonkit.tasks import task_of

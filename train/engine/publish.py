@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch.utils.data import default_collate
 
-from train.data.dataset import load_sample
 from train.engine.plan import TrainingPlan
 from train.engine.run_folder import RunFolder, git_revision
-from train.evaluation.measure import AnsweredBatch, MetricValues, measure
-from train.samples.sample import Sample
 from train.tasks import TrainingTask
-from train.tasks.base import natural_sort_key
+from tritonkit.evaluation.evaluate import AnsweredBatch, MetricValues, load_sample, measure
+from tritonkit.evaluation.samples.sample import Sample
+from tritonkit.evaluation.tasks.base import natural_sort_key
 from tritonkit.golden import GOLDEN_FILE, MAX_IMAGES, Golden, pack_geometries
 from tritonkit.networks.network import save_network
 from tritonkit.runtimes.base import Runner

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from train.reports.sheets import INK, MUTED
-from train.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
 from tritonkit.system.files import atomic_write
 
 _MAX_WITH_COUNTS = 20

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from train.samples.sample import Row, Sample, listed, summarized
-from train.tasks.base import TrainingTask, natural_sort_key
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.sample import Row, Sample, listed, summarized
+from tritonkit.evaluation.tasks.base import EvaluationTask, natural_sort_key
 
 _NUMBER = re.compile(r"(^|=)\+?(-?)0*([0-9]+)(?:\.0*)?$")
 _NO_LABEL = {"nan", "none", "null", "n/a", "<na>"}
@@ -51,7 +51,7 @@ def _quoted(labels: Sequence[str]) -> str:
 
 
 def find_contradicting_truths(
-    samples: Sequence[Sample], digests: Mapping[Path, str], task: TrainingTask
+    samples: Sequence[Sample], digests: Mapping[Path, str], task: EvaluationTask
 ) -> list[Problem]:
     """Find images with the same content and different truths."""
     first: dict[str, Sample] = {}

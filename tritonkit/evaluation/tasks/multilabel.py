@@ -1,4 +1,4 @@
-"""Multilabel: binary cross-entropy on each label; mean average precision, and F1 at the thresholds."""
+"""Multilabel: mean average precision, and F1 at the thresholds."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision, MultilabelF1Score
 
-from train.samples.part_names import is_split_column
-from train.samples.sample import IMAGE, LABELS, MASK, Row, RowError, Truth, is_soft_label, listed, parse_bool
-from train.tasks.base import BatchTargets, TrainingTask, natural_sort_key
-from train.tasks.confusion import ConfusionMatrix
-from train.tasks.losses import MULTILABEL, balanced_weights, weighted_sum
-from train.tasks.measures import Measures
-from train.tasks.per_class import PerClassMean, PerClassMetric, count_label_columns
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.part_names import is_split_column
+from tritonkit.evaluation.samples.sample import (
+    IMAGE,
+    LABELS,
+    MASK,
+    Row,
+    RowError,
+    Truth,
+    is_soft_label,
+    listed,
+    parse_bool,
+)
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask, natural_sort_key
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.metrics import Measures, PerClassMean, PerClassMetric, count_label_columns
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks.base import Targets
@@ -32,8 +40,8 @@ SEPARATOR = "|"
 _SOFT = "; labels between 0 and 1 are not supported, round them"
 
 
-class MultilabelTraining(TrainingTask):
-    """Training of a multilabel classifier. A truth is the tuple of an image's labels.
+class MultilabelEvaluation(EvaluationTask):
+    """A multilabel classifier. A truth is the tuple of an image's labels.
 
     A row has either a column of 0 or 1 for each label, or one column with the list of labels.
     """
@@ -41,7 +49,6 @@ class MultilabelTraining(TrainingTask):
     name = "multilabel"
     monitor = "map"
     column = LABELS
-    usual_loss = "bce"
 
     def truth(self, row: Row) -> Truth:
         if self.truth_column in row:
@@ -157,18 +164,6 @@ class MultilabelTraining(TrainingTask):
 
     def golden_targets(self, targets: BatchTargets) -> Targets:
         return {self.output or "probabilities": targets.numpy().astype(np.uint8)}
-
-    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        def balanced() -> Mapping[str, float]:
-            """Return negatives per positive for each label: the ratio of scikit-learn's balanced weights."""
-            counts = Counter(label for truth in truths for label in truth)
-            counts_by_label = {
-                label: {label: counts[label], "no": len(truths) - counts[label]} for label in task_spec.labels
-            }
-            weights = {label: balanced_weights(each, tuple(each)) for label, each in counts_by_label.items()}
-            return {label: each[label] / each["no"] for label, each in weights.items()}
-
-        return weighted_sum(self.config.loss, self.usual_loss, MULTILABEL, task_spec, balanced)
 
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(task_spec.labels), list(task_spec.labels)

@@ -1,4 +1,4 @@
-"""Segmentation: Dice and cross-entropy on masks; IoU and Dice of the foreground."""
+"""Segmentation: IoU and Dice of the foreground."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from train.config.sections import HeadConfig
-from train.samples.mask_values import IGNORE, MaskMapping, format_values
-from train.samples.masks import (
+from tritonkit.errors import ConfigError, Problem
+from tritonkit.evaluation.config import TaskConfig
+from tritonkit.evaluation.samples.mask_values import IGNORE, MaskMapping, format_values
+from tritonkit.evaluation.samples.masks import (
     BLACK_AND_WHITE,
     MaskError,
     MaskValueError,
@@ -23,13 +24,10 @@ from train.samples.masks import (
     mask_content,
     two_class_mapping,
 )
-from train.samples.sample import MASK, Row, Truth
-from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.confusion import ConfusionMatrix, confusion_matrix
-from train.tasks.losses import SEGMENTATION, balanced_weights, weighted_sum
-from train.tasks.measures import Measures
-from train.tasks.per_class import PerClassMean, PerClassMetric, count_class_numbers
-from tritonkit.errors import ConfigError, Problem
+from tritonkit.evaluation.samples.sample import MASK, Row, Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, confusion_matrix
+from tritonkit.evaluation.tasks.metrics import Measures, PerClassMean, PerClassMetric, count_class_numbers
 from tritonkit.images.mask_fitting import fit_mask
 from tritonkit.images.preprocess import ImageArray, ImageError, Preprocess
 from tritonkit.spec import Outputs, TaskSpec
@@ -40,16 +38,15 @@ from tritonkit.tasks.segmentation import IGNORED, foreground_iou
 BINARY = ("background", "foreground")
 
 
-class SegmentationTraining(TrainingTask):
-    """Training of segmentation. A truth is the path of a mask; class numbers start at the background, 0."""
+class SegmentationEvaluation(EvaluationTask):
+    """Segmentation. A truth is the path of a mask; class numbers start at the background, 0."""
 
     name = "segmentation"
     monitor = "iou"
     column = MASK
-    usual_loss = "dice"
     dense = True
 
-    def __init__(self, config: HeadConfig, output: str | None = None, label_names: Sequence[str] | None = None) -> None:
+    def __init__(self, config: TaskConfig, output: str | None = None, label_names: Sequence[str] | None = None) -> None:
         super().__init__(config, output, label_names)
         self._labels = tuple(label_names or BINARY)
         self._mapping = BLACK_AND_WHITE if len(self._labels) == 2 else class_number_mapping(len(self._labels))
@@ -93,7 +90,7 @@ class SegmentationTraining(TrainingTask):
 
     def truth_problem(self, truth: Truth, size: tuple[int, int], task_spec: TaskSpec) -> Problem | None:
         try:
-            mask = self._mask(truth)
+            mask = self.read_mask(truth)
         except MaskError as error:
             if isinstance(error, MaskValueError):
                 self._unknown_values |= {(value, error.colour) for value in error.values}
@@ -149,22 +146,15 @@ class SegmentationTraining(TrainingTask):
         return {"": {"iou": 0.0}}
 
     def target(self, truth: Truth, gallery: bool, preprocess: Preprocess, task_spec: TaskSpec) -> Any:
-        return fit_mask(self._mask(truth), preprocess, fill=IGNORED)
+        return fit_mask(self.read_mask(truth), preprocess, fill=IGNORED)
 
-    def _mask(self, truth: Truth) -> ImageArray:
+    def read_mask(self, truth: Truth) -> ImageArray:
+        """Read a mask as class numbers, uint8 [H, W]. Raises ImageError."""
         return class_numbers(truth, self._mapping, self._labels if self._mapping.configured else ())
 
     def golden_targets(self, targets: BatchTargets) -> Targets:
         """Return a batch of masks, already loaded, as NumPy arrays under the output's name."""
         return {"mask": targets.numpy()}
-
-    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        def balanced() -> Mapping[str, float]:
-            masks = (self._mask(truth) for truth in truths)
-            counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
-            return balanced_weights(dict(zip(task_spec.labels, counts.tolist(), strict=False)), task_spec.labels)
-
-        return weighted_sum(self.config.loss, self.usual_loss, SEGMENTATION, task_spec, balanced)
 
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(task_spec.labels), list(task_spec.labels)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.samples.mask_values import IGNORE, MaskMapping, format_values
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.mask_values import IGNORE, MaskMapping, format_values
 from tritonkit.images.preprocess import MAX_PIXELS, ImageArray, ImageError, read_picture
 from tritonkit.tasks.segmentation import IGNORED
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.config.sections import DataConfig
-from train.data.label_checks import without_decimal_zeros
-from train.data.readers import READERS, read_table, subfolders
-from train.samples.part_names import PARTS, is_split_column, misnamed_part_problems, part_of_name
-from train.samples.sample import COLUMNS, MASK, Row, RowError, Table, parse_bool
-from train.tasks.base import TrainingTask
 from tritonkit.errors import Problem
+from tritonkit.evaluation.config import LabelledData
+from tritonkit.evaluation.label_checks import without_decimal_zeros
+from tritonkit.evaluation.readers import READERS, read_table, subfolders
+from tritonkit.evaluation.samples.part_names import PARTS, is_split_column, misnamed_part_problems, part_of_name
+from tritonkit.evaluation.samples.sample import COLUMNS, MASK, Row, RowError, Table, parse_bool
+from tritonkit.evaluation.tasks.base import EvaluationTask
 
 WHOLE = ""
 """Name in place of a part, for a data set without parts."""
@@ -41,7 +41,7 @@ class LabelledTable:
 
 
 def read_labelled_tables(
-    config: DataConfig, task: TrainingTask, parts: Sequence[str] = PARTS
+    config: LabelledData, task: EvaluationTask, parts: Sequence[str] = PARTS
 ) -> dict[str, LabelledTable]:
     """Read the table of each part; a data set without parts is read under WHOLE."""
     tables = _tables(config, task, parts)
@@ -62,7 +62,7 @@ def _part_path(path: Path, part: str) -> Path | None:
     return files[0] if files else None
 
 
-def _tables(config: DataConfig, task: TrainingTask, parts: Sequence[str]) -> dict[str, Table]:
+def _tables(config: LabelledData, task: EvaluationTask, parts: Sequence[str]) -> dict[str, Table]:
     path, masks = config.path, config.masks
     if path.is_dir() and config.reader is None and (problems := _misnamed_part_problems(path, masks is not None)):
         return {WHOLE: Table(problems=problems)}
@@ -89,7 +89,7 @@ def _tables(config: DataConfig, task: TrainingTask, parts: Sequence[str]) -> dic
     return tables
 
 
-def _read_part(config: DataConfig, path: Path, masks: Path | None, task: TrainingTask) -> Table:
+def _read_part(config: LabelledData, path: Path, masks: Path | None, task: EvaluationTask) -> Table:
     columns = {COLUMNS[name]: theirs for name, theirs in config.columns.items()}
     mask_column = task.truth_column if task.dense else MASK
     return read_table(path, config.reader, masks, mask_column, columns, config.mask_suffix)
@@ -102,7 +102,7 @@ def _misnamed_part_problems(path: Path, has_masks: bool) -> list[Problem]:
     return misnamed_part_problems(path, [*folders, *(name for name in tables if Path(name).stem not in PARTS)])
 
 
-def _labelled(table: Table, config: DataConfig, task: TrainingTask, part: str) -> LabelledTable:
+def _labelled(table: Table, config: LabelledData, task: EvaluationTask, part: str) -> LabelledTable:
     options = {"data.group": config.group, "data.split_column": config.split_column}
     used = {key: column for key, column in options.items() if column is not None}
     problems = list(table.problems)
@@ -135,7 +135,7 @@ def _labelled(table: Table, config: DataConfig, task: TrainingTask, part: str) -
     return LabelledTable(columns, labelled, problems, notes)
 
 
-def _unused_column_notes(columns: Sequence[str], config: DataConfig, task: TrainingTask) -> list[str]:
+def _unused_column_notes(columns: Sequence[str], config: LabelledData, task: EvaluationTask) -> list[str]:
     """Report unused columns that seem to hold the part."""
     names = [name for name in columns if is_split_column(name) and name != task.truth_column]
     if config.split_column is not None or (config.labels is None and task.name == "multilabel"):
@@ -143,7 +143,7 @@ def _unused_column_notes(columns: Sequence[str], config: DataConfig, task: Train
     return [f"column {name} is not used; to take the parts from it, set data.split_column: {name}" for name in names]
 
 
-def _labelled_row(place: str, row: Row, full: Mapping[str, object], config: DataConfig) -> LabelledRow:
+def _labelled_row(place: str, row: Row, full: Mapping[str, object], config: LabelledData) -> LabelledRow:
     group = "" if config.group is None else str(full.get(config.group) or "")
     part, error = "", None
     if config.group is not None and not group:

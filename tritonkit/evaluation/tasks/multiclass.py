@@ -1,4 +1,4 @@
-"""Multiclass: cross-entropy on class numbers; accuracy over images, and F1 averaged over classes."""
+"""Multiclass: accuracy over images, and F1 averaged over classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import ClasswiseWrapper, Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -18,24 +18,21 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from train.samples.sample import LABEL, Row, Truth
-from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.confusion import ConfusionMatrix, confusion_matrix
-from train.tasks.losses import MULTICLASS, balanced_weights, weighted_sum
-from train.tasks.measures import Measures
-from train.tasks.per_class import PerClassMean, PerClassMetric, count_class_numbers
+from tritonkit.evaluation.samples.sample import LABEL, Row, Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix, confusion_matrix
+from tritonkit.evaluation.tasks.metrics import Measures, PerClassMean, PerClassMetric, count_class_numbers
 from tritonkit.images.preprocess import Preprocess
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks.base import Targets
 
 
-class MulticlassTraining(TrainingTask):
-    """Training of a classifier with one label per image."""
+class MulticlassEvaluation(EvaluationTask):
+    """A classifier with one label per image."""
 
     name = "multiclass"
     monitor = "accuracy"
     column = LABEL
-    usual_loss = "cross_entropy"
 
     def truth(self, row: Row) -> Truth:
         return self._cell(row)
@@ -61,14 +58,6 @@ class MulticlassTraining(TrainingTask):
 
     def golden_targets(self, targets: BatchTargets) -> Targets:
         return {self.output or "probabilities": targets.numpy()}
-
-    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        """Return the weighted sum of the configured losses; `truths` give the counts of balanced class weights."""
-
-        def balanced() -> Mapping[str, float]:
-            return balanced_weights(Counter(truths), task_spec.labels)
-
-        return weighted_sum(self.config.loss, self.usual_loss, MULTICLASS, task_spec, balanced)
 
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         count, labels = len(task_spec.labels), list(task_spec.labels)

@@ -1,4 +1,4 @@
-"""Models with several heads: each head has its own truths, loss and metrics; the losses are summed with weights."""
+"""Models with several heads: each head has its own truths and metrics."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from train.config.sections import HeadConfig
-from train.samples.sample import Row, Sample, Truth
-from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.confusion import ConfusionMatrix
-from train.tasks.losses import add_up
-from train.tasks.measures import HeadMeasures
 from tritonkit.errors import Problem
+from tritonkit.evaluation.config import TaskConfig
+from tritonkit.evaluation.samples.sample import Row, Sample, Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.tasks.confusion import ConfusionMatrix
+from tritonkit.evaluation.tasks.metrics import HeadMeasures
 from tritonkit.images.preprocess import Geometry, Preprocess
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_for
 from tritonkit.tasks.base import Targets
 
 
-class HeadsTraining(TrainingTask):
-    """Training of several heads. A truth is a mapping from head name to the head's truth."""
+class HeadsEvaluation(EvaluationTask):
+    """Several heads. A truth is a mapping from head name to the head's truth."""
 
     name = "heads"
     monitor = "mean"
     column = ""
-    usual_loss = ""
 
-    def __init__(self, config: HeadConfig, heads: Mapping[str, TrainingTask], weights: Mapping[str, float]) -> None:
+    def __init__(self, config: TaskConfig, heads: Mapping[str, EvaluationTask]) -> None:
         super().__init__(config)
-        self.heads, self.weights = dict(heads), dict(weights)
-        self.has_val_loss = all(task.has_val_loss for task in heads.values())
+        self.heads = dict(heads)
         self.compares_samples = any(task.compares_samples for task in heads.values())
 
     def truth(self, row: Row) -> Truth:
@@ -97,13 +93,6 @@ class HeadsTraining(TrainingTask):
     def golden_targets(self, targets: BatchTargets) -> Targets:
         return {k: v for name, task in self.heads.items() for k, v in task.golden_targets(targets[name]).items()}
 
-    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        losses = {
-            name: task.loss(task_spec.heads[name], [truth[name] for truth in truths])
-            for name, task in self.heads.items()
-        }
-        return _HeadLossSum(losses, self.weights)
-
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> HeadMeasures:
         measures = {name: task.metrics(task_spec.heads[name], detailed) for name, task in self.heads.items()}
         return HeadMeasures(measures, {name: task.monitor for name, task in self.heads.items()})
@@ -136,16 +125,3 @@ class HeadsTraining(TrainingTask):
 
     def describe_truth(self, truth: Truth) -> str:
         return " · ".join(f"{name}: {task.describe_truth(truth[name])}" for name, task in self.heads.items())
-
-
-class _HeadLossSum(nn.Module):
-    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
-        super().__init__()
-        self.names, self.losses = tuple(losses), nn.ModuleList(losses.values())
-        self.weights = dict(weights)
-
-    def forward(self, logits: Mapping[str, Tensor], targets: BatchTargets) -> Tensor:
-        """Compute the weighted sum of the heads' losses."""
-        each = zip(self.names, self.losses, strict=True)
-        parts = [self.weights[name] * loss(logits[name], targets[name]) for name, loss in each]
-        return add_up(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from train.samples.mask_pairs import pair_masks
-from train.samples.part_names import class_folder_problems
-from train.samples.sample import IMAGE, LABEL, MASK, Row, Table, listed, search_notes, summarized
 from tritonkit.errors import Problem, SpecError
+from tritonkit.evaluation.samples.mask_pairs import pair_masks
+from tritonkit.evaluation.samples.part_names import class_folder_problems
+from tritonkit.evaluation.samples.sample import IMAGE, LABEL, MASK, Row, Table, listed, search_notes, summarized
 from tritonkit.images.picture_files import PictureSearch, is_hidden, pictures_below
 from tritonkit.images.preprocess import SUFFIXES
 from tritonkit.plugins import find_plugin
@@ -44,15 +43,6 @@ def read_table(
 def subfolders(path: Path) -> list[Path]:
     """Return the folders in a folder, except hidden ones."""
     return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write rows with equal columns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _find_reader(path: Path, name: str | None) -> Reader:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.samples.sample import IMAGE, Table, listed, search_notes
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.sample import IMAGE, Table, listed, search_notes
 from tritonkit.images.picture_files import PictureSearch, pictures_below
 
 

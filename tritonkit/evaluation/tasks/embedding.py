@@ -1,4 +1,4 @@
-"""Embedding: losses of pytorch-metric-learning, and recall@k: is the same class among the k nearest?"""
+"""Embedding: recall@k: is the same class among the k nearest?"""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from train.samples.sample import LABEL, Row, Sample, Truth
-from train.tasks.base import BatchTargets, TrainingTask
-from train.tasks.losses import embedding_losses
-from train.tasks.measures import Measures
-from train.tasks.nearest_neighbors import ABSENT, NearestNeighbors, find_nearest
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.sample import LABEL, Row, Sample, Truth
+from tritonkit.evaluation.tasks.base import BatchTargets, EvaluationTask
+from tritonkit.evaluation.tasks.metrics import Measures
+from tritonkit.evaluation.tasks.nearest_neighbors import ABSENT, NearestNeighbors, find_nearest
 from tritonkit.images.preprocess import Geometry, Preprocess
 from tritonkit.spec import Outputs, TaskSpec
 from tritonkit.tasks import task_for
@@ -28,15 +27,13 @@ from tritonkit.tasks.base import Targets
 RANKS = (1, 5, 10)
 
 
-class EmbeddingTraining(TrainingTask):
-    """Training of embeddings: one label per image; val and test may have classes that train does not have."""
+class EmbeddingEvaluation(EvaluationTask):
+    """Embeddings: one label per image; val and test may have classes that train does not have."""
 
     name = "embedding"
     monitor = "recall@1"
     column = LABEL
     split_by = "class"
-    usual_loss = "ArcFaceLoss"
-    has_val_loss = False
     compares_samples = True
 
     def truth(self, row: Row) -> Truth:
@@ -82,11 +79,6 @@ class EmbeddingTraining(TrainingTask):
         name, gallery = self.output or "embedding", targets["gallery"].numpy()
         classes = {name: targets["class"].numpy()}
         return {**classes, f"{name}.gallery": gallery} if gallery.any() else classes
-
-    def loss(self, task_spec: TaskSpec, truths: Sequence[Truth]) -> nn.Module:
-        ids = sorted({class_id(truth) for truth in truths})
-        losses = embedding_losses(self.config.loss, self.usual_loss, len(ids), self.config.embedding_size)
-        return _ClassIndexLoss(losses, torch.tensor(ids))
 
     def metrics(self, task_spec: TaskSpec, detailed: bool) -> Measures:
         return Measures({f"recall@{k}": RecallAtK(k) for k in RANKS}, self._count)
@@ -154,22 +146,6 @@ class RecallAtK(Metric):
         nearest = similarity.topk(min(self.k, int(searched.sum()), len(vectors))).indices
         hit = same.gather(1, nearest).any(dim=1).int()
         return torch.where(same.any(dim=1), hit, torch.full_like(hit, -1))
-
-
-class _ClassIndexLoss(nn.Module):
-    """Calls a loss with class numbers from 0 instead of class ids."""
-
-    ids: Tensor
-
-    def __init__(self, losses: nn.Module, ids: Tensor) -> None:
-        super().__init__()
-        self.losses = losses
-        self.register_buffer("ids", ids, persistent=False)
-
-    def forward(self, logits: Tensor, targets: BatchTargets) -> Tensor:
-        """Compute the loss on images of training classes."""
-        total: Tensor = self.losses(logits, torch.searchsorted(self.ids, targets["class"]))
-        return total
 
 
 def class_id(label: str) -> int:

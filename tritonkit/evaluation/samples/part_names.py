@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from train.samples.sample import listed
 from tritonkit.errors import Problem
+from tritonkit.evaluation.samples.sample import listed
 
 PARTS = ("base", "train", "val", "test")
 _PART_WORDS = {

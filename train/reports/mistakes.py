@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import default_collate
 
-from train.data.dataset import load_sample
-from train.evaluation.measure import AnsweredBatch
 from train.reports.overlays import COMPARISON_LEGEND, comparison_overlay, model_input_geometry
-from train.samples.sample import Sample
-from train.tasks import TrainingTask
+from tritonkit.evaluation.evaluate import AnsweredBatch, load_sample
+from tritonkit.evaluation.samples.sample import Sample
+from tritonkit.evaluation.tasks import EvaluationTask
 from tritonkit.pages.contact_sheet import ContactSheetTile, thumbnail, write_contact_sheet
 from tritonkit.spec import ModelSpec
 from tritonkit.tasks import task_of
@@ -37,7 +36,7 @@ class Mistake:
 class MistakeCollector:
     """Collects the worst answers over labelled images. Stores only their outputs, unless the task compares samples."""
 
-    def __init__(self, task: TrainingTask, spec: ModelSpec) -> None:
+    def __init__(self, task: EvaluationTask, spec: ModelSpec) -> None:
         self._task, self._spec = task, spec
         self._mistakes: list[Mistake] = []
         self._image_count = self._wrong_count = 0

@@ -1,0 +1,58 @@
+"""The settings that labelled data are read and measured with. Loads without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, FiniteFloat, PositiveInt
+
+from tritonkit.evaluation.samples.mask_values import MaskValues
+from tritonkit.options import UserPath
+from tritonkit.spec import Frozen, Name
+
+
+class Section(Frozen):
+    """Base class of configuration sections. Rejects unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TaskConfig(Section):
+    """The task of a model or of one head."""
+
+    task: Name = "multiclass"
+    """multiclass, multilabel, embedding, segmentation, heads, or a plugin's."""
+    column: str | None = None
+    """The column of a CSV or JSON that holds the ground truth; default: the task's usual column, or the head's name."""
+    thresholds: dict[str, FiniteFloat] = {}
+    """By label, the lowest probability that counts as yes (multilabel, segmentation with two labels)."""
+    embedding_size: PositiveInt = 128
+    """Length of an embedding vector."""
+
+
+class LabelledData(Section):
+    """Labelled images, and how to read them."""
+
+    path: UserPath
+    """A folder of class folders; a CSV or JSON; or a folder with one of these for each part: `train`, `val`, `test`,
+    and `base`."""
+    reader: str | None = None
+    """folder, csv, json, jsonl, or a plugin's; default: chosen from the type of `path`."""
+    columns: dict[Literal["image", "label", "labels", "mask"], str] = {}
+    """Column names of your table, where they differ from ours, such as {image: filename, label: class}."""
+    masks: UserPath | None = None
+    """Segmentation: the folder of masks, if `path` is a folder of images. Files are paired by name; extensions may
+    differ."""
+    mask_suffix: str = ""
+    """Segmentation: the suffix that mask names add to image names, such as _mask."""
+    mask_values: MaskValues | None = None
+    """Segmentation: by class, the values in masks: a number, a list, a range or a colour, such as
+    {background: 0, nucleus: 1-255, ignore: 65535}; `nonzero` is every other value except 0. Pixels with an `ignore`
+    value count neither for the loss nor for metrics."""
+    labels: tuple[str, ...] | None = None
+    """Segmentation: the names of the class numbers in the masks, from 0; default: background, foreground.
+    Multilabel: the columns that are labels; default: all but the image column."""
+    split_column: str | None = None
+    """The column that assigns each image to train, val or test."""
+    group: str | None = None
+    """A column, such as patient: images with an equal value stay in one part."""

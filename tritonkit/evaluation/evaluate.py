@@ -1,0 +1,169 @@
+"""Measures the quality of a model on labelled images: of a checkpoint, an artifact or a server."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from tritonkit.comparison import Limits
+from tritonkit.errors import DataError, Problem
+from tritonkit.evaluation.labelled_images import known_labels, labelled_part, read_labelled
+from tritonkit.evaluation.samples.sample import Sample
+from tritonkit.evaluation.tasks import EvaluationTask, evaluation_task_of
+from tritonkit.images.preprocess import Geometry, ImageArray, ImageError, Preprocess, load_file
+from tritonkit.runtimes.base import Runner
+from tritonkit.spec import Frozen, ModelSpec, Outputs
+from tritonkit.tasks import task_of
+
+BATCH_SIZE = 64
+MetricValues = dict[str, float | None]
+"""Metrics by name; None for a metric that cannot be measured on these images."""
+_ALLOWED_CHANGES = 3
+"""Images of one class that may change beyond the limits: a model has many classes, and some are small."""
+_ROUNDING = 2e-6
+"""Metrics are rounded to six digits."""
+
+
+class Evaluation(Frozen):
+    """The metrics of one model on one set of images."""
+
+    measured: str
+    """The file or server that was measured."""
+    data: Path
+    part: str
+    """test, or val if the data has no test part; train for data without parts."""
+    images: int
+    """Number of measured images, without the gallery."""
+    classes: dict[str, int] = {}
+    """Number of images of each label; `HEAD=LABEL` for a model with several heads."""
+    metrics: dict[str, float | None]
+    """None for a metric that cannot be measured on these images."""
+
+    def measured_metrics(self) -> dict[str, float]:
+        """The metrics that can be measured on these images."""
+        return {name: value for name, value in self.metrics.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """A batch of samples with a model's outputs."""
+
+    samples: Sequence[Sample]
+    images: ImageArray
+    outputs: Outputs
+    targets: Any
+    """Collated targets, as the task's metrics take them."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The labelled images of a data set, for one model: the same for each runner of it."""
+
+    data: Path
+    part: str
+    spec: ModelSpec
+    task: EvaluationTask
+    samples: Sequence[Sample]
+
+    @classmethod
+    def read(cls, data: Path, spec: ModelSpec, masks: Path | None = None) -> LabelledImages:
+        """Read and check the images. spec: of the model, with its lineage, which names the columns of the truth.
+
+        Raises DataError that lists all problems of the data.
+        """
+        task = evaluation_task_of(spec)
+        return cls(data, labelled_part(data, masks), spec, task, read_labelled(data, spec, task, masks))
+
+    def evaluate(self, runner: Runner, on_batch: Callable[[AnsweredBatch], None] | None = None) -> Evaluation:
+        """Measure a runner; call `on_batch` with each batch. Raises DataError, and AnswerError for values like NaN."""
+        queries = [sample for sample in self.samples if not sample.gallery]
+        counts = Counter(label for sample in queries for label in self.task.classes(sample.truth))
+        known = set(known_labels(self.spec))
+        return Evaluation(
+            measured=runner.origin,
+            data=self.data,
+            part=self.part,
+            images=len(queries),
+            classes={label: count for label, count in counts.items() if label in known},
+            metrics=measure(runner, self.samples, self.task, on_batch),
+        )
+
+
+def measure(
+    runner: Runner,
+    samples: Sequence[Sample],
+    task: EvaluationTask,
+    on_batch: Callable[[AnsweredBatch], None] | None = None,
+) -> MetricValues:
+    """Compute all metrics of the model's task over samples; call `on_batch` with each batch. Raises DataError."""
+    measures = task.metrics(runner.spec, detailed=True)
+    for batch in _answer_batches(runner, samples, task):
+        # Arrays from a server may be read-only, and torch warns about that.
+        outputs = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in batch.outputs.items()}
+        measures.update(outputs, batch.targets)
+        if on_batch is not None:
+            on_batch(batch)
+    values = {name: float(value) for name, value in measures.compute().items()}
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _answer_batches(runner: Runner, samples: Sequence[Sample], task: EvaluationTask) -> Iterator[AnsweredBatch]:
+    spec = runner.spec
+    checker = task_of(spec)
+    size = min(BATCH_SIZE, runner.max_batch or BATCH_SIZE)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(samples), size):
+            batch = samples[start : start + size]
+            images = np.stack(list(pool.map(lambda sample: load_sample(sample, spec.preprocess)[0], batch)))
+            targets = default_collate([task.target(s.truth, s.gallery, spec.preprocess, spec) for s in batch])
+            outputs = runner.infer(images)
+            checker.check_values(outputs)
+            yield AnsweredBatch(batch, images, outputs, targets)
+
+
+def load_sample(sample: Sample, preprocess: Preprocess) -> tuple[ImageArray, Geometry]:
+    """Load and preprocess a sample's image, uint8 [H, W, 3], with the geometry of its fitting. Raises DataError."""
+    try:
+        return load_file(sample.path, preprocess)
+    except ImageError as error:
+        raise DataError(f"{sample.path}: the image cannot be read: {error}", code="data.image_unreadable") from error
+
+
+def quality_problems(before: Evaluation, after: Evaluation, limits: Limits) -> list[Problem]:
+    """The metrics that fell by more than the limit plus a tolerance of one image.
+
+    For a metric of one class the tolerance is the share of decisions that may change, plus a few images. Losses, which
+    only tasks of plug-ins have, are not compared.
+    """
+    problems = []
+    for name, value in before.measured_metrics().items():
+        metric = name.partition("/")[0].rpartition(".")[2]
+        if metric == "loss" or metric.endswith("_loss"):
+            continue
+        allowed = limits.quality + _tolerance(name, before.images, before.classes, limits) + _ROUNDING
+        # A metric that cannot be measured any more is lost.
+        measured = after.metrics.get(name)
+        if measured is None or value - measured > allowed:
+            found = "nan" if measured is None else f"{measured:.4f}"
+            message = f"{name} falls from {value:.4f} to {found} on {after.images} labelled images"
+            problems.append(Problem("verdict.quality", f"{message}; the allowed loss is {limits.quality:g}"))
+    return problems
+
+
+def _tolerance(name: str, images: int, classes: Mapping[str, int], limits: Limits) -> float:
+    """How far a metric may fall beyond the limit by chance."""
+    metric, slash, label = name.partition("/")
+    head = metric.rpartition(".")[0]
+    count = classes.get(f"{head}={label}" if head else label) if slash else None
+    if count is None:  # the metric counts all images, or pixels
+        return 1 / images
+    return 1 - limits.decisions + _ALLOWED_CHANGES / max(count, 1)
